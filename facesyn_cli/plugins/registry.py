@@ -1,0 +1,154 @@
+"""The registry: from (kind, name) to a builder, its typed config and its card.
+
+Names are addresses: the built-in table and entry points of group `facesyn.<kind>` say in which module
+a plugin lives, and only that module is imported when the plugin is looked up. A plugin is a builder
+with the decorator `@register`; its only argument is its config, a pydantic model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from facesyn_cli.errors import UserError
+from facesyn_cli.plugins.settings import PluginConfig
+from facesyn_cli.plugins.table import BUILTIN, KINDS
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a user needs to know about a plugin before choosing it."""
+
+    about: str                         # one sentence
+    paper: str = ""                    # title or authors, year, arXiv number
+    input: str = ""                    # input size and normalisation, where the plugin is a network
+    licence: str = ""                  # licence of known weights, where there are any
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One registered builder.
+
+    Args:
+        kind: One of `KINDS`.
+        name: Lower-kebab public name.
+        build: Builder; its only argument is an instance of `config_class`.
+        config_class: The pydantic model of the plugin's settings.
+        card: Description for `facesyn plugins`.
+    """
+
+    kind: str
+    name: str
+    build: Callable
+    config_class: type
+    card: Card = field(default_factory=lambda: Card(""))
+
+
+_registered: dict[tuple[str, str], Plugin] = {}
+
+
+def register(kind: str, name: str, card: Card) -> Callable[[Callable], Callable]:
+    """Return a decorator that registers a builder under (kind, name).
+
+    Raises:
+        ValueError: The kind is unknown, the name is taken by another builder, or the builder does not
+            take exactly one annotated argument.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown plugin kind {kind!r}; kinds are {', '.join(KINDS)}")
+
+    def decorate(build: Callable) -> Callable:
+        known = _registered.get((kind, name))
+        owner = f"{build.__module__}.{build.__qualname__}"
+        if known and f"{known.build.__module__}.{known.build.__qualname__}" != owner:
+            raise ValueError(
+                f"two plugins are called {kind} {name!r}: {known.build.__module__}.{known.build.__qualname__}"
+                f" and {owner}"
+            )
+        _registered[kind, name] = Plugin(kind, name, build, _config_class(build), card)
+        return build
+
+    return decorate
+
+
+def get(kind: str, name: str) -> Plugin:
+    """Return the plugin called `name`, importing its module (and no other) when needed.
+
+    Raises:
+        UserError: There is no such plugin, two packages claim the name, or its module does not import.
+    """
+    addresses = _addresses(kind)
+    if name not in addresses:
+        if (kind, name) in _registered:
+            return _registered[kind, name]
+        near = difflib.get_close_matches(name, addresses, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise UserError(f"unknown {kind} {name!r}{hint} Known: {', '.join(available(kind))}")
+    owners = addresses[name]
+    if len(owners) > 1:
+        raise UserError(f"two plugins are called {kind} {name!r}: {' and '.join(owners)}")
+    address = next(iter(owners))
+    if (kind, name) not in _registered:
+        try:
+            importlib.import_module(address.partition(":")[0])
+        except Exception as error:
+            raise UserError(f"{kind} plugin {name!r} ({address}) does not import: {error}") from error
+    if (kind, name) not in _registered:
+        raise UserError(f"module {address} does not register a {kind} called {name!r}")
+    return _registered[kind, name]
+
+
+def configure(kind: str, settings: dict) -> PluginConfig:
+    """Validate the settings of one plugin.
+
+    Args:
+        settings: `name` and any of the plugin's own settings.
+
+    Raises:
+        UserError: The plugin is unknown.
+        pydantic.ValidationError: A setting is unknown or has a wrong value.
+    """
+    plugin = get(kind, settings["name"])
+    return plugin.config_class.model_validate(settings)
+
+
+def build(kind: str, cfg: PluginConfig) -> Any:
+    """Build the plugin that `cfg` names."""
+    return get(kind, cfg.name).build(cfg)
+
+
+def available(kind: str) -> list[str]:
+    """Return the names of all plugins of a kind, sorted, without importing any."""
+    if kind not in KINDS:
+        near = difflib.get_close_matches(kind, KINDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise UserError(f"unknown plugin kind {kind!r}{hint} Kinds: {', '.join(KINDS)}")
+    return sorted(set(_addresses(kind)) | {name for k, name in _registered if k == kind})
+
+
+def _addresses(kind: str) -> dict[str, dict[str, None]]:
+    """Map each name to the distinct addresses that claim it."""
+    if kind not in KINDS:
+        available(kind)
+    found: dict[str, dict[str, None]] = {name: {module: None} for name, module in BUILTIN[kind].items()}
+    for point in _entry_points(f"facesyn.{kind}"):
+        found.setdefault(point.name, {})[point.value] = None
+    return found
+
+
+def _entry_points(group: str) -> list[EntryPoint]:
+    return list(entry_points(group=group))
+
+
+def _config_class(build: Callable) -> type:
+    parameters = list(inspect.signature(build).parameters)
+    hints = typing.get_type_hints(build)
+    if len(parameters) != 1 or parameters[0] not in hints:
+        raise ValueError(f"{build.__qualname__} must take exactly one argument, its config, with a type annotation")
+    return hints[parameters[0]]

@@ -1,0 +1,74 @@
+"""The kinds of plugins and the built-in ones: names and the modules that register them.
+
+Addresses only; nothing is imported here, so listing plugins stays instant.
+"""
+
+from __future__ import annotations
+
+KINDS: dict[str, str] = {
+    "backbone": "face pixels -> embedding",
+    "head": "embedding and label -> logits with a margin",
+    "denoiser": "noisy latent, timestep, context -> noise",
+    "autoencoder": "pixels <-> latents",
+    "scheduler": "how a sample moves from noise to image, step by step",
+    "guidance": "how denoiser outputs under several contexts are combined",
+    "contexts": "where new identities come from",
+    "context_filter": "which candidate contexts are kept",
+    "context_variation": "one context per image of an identity",
+    "sample_filter": "which images are drawn again",
+    "augmentation": "images added to a finished set",
+    "transform": "random changes of an image during training",
+    "record_format": "how a packed set lies on disk",
+    "benchmark": "verification pairs with a protocol",
+    "metric": "figures of an image set",
+}
+
+_MODELS = "facesyn_cli.models"
+
+BUILTIN: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
+
+BUILTIN["backbone"] = {
+    **{f"ir-{d}": f"{_MODELS}.ir" for d in (18, 34, 50, 101)},
+    **{f"ir-se-{d}": f"{_MODELS}.ir" for d in (18, 34, 50, 101)},
+    **{f"iresnet-{d}": f"{_MODELS}.iresnet" for d in (18, 34, 50, 100)},
+    "ir-tiny": f"{_MODELS}.ir",
+    "onnx": f"{_MODELS}.onnx_backbone",
+}
+BUILTIN["head"] = {name: f"{_MODELS}.heads" for name in ("arcface", "cosface", "curricularface")}
+BUILTIN["denoiser"] = {"idiff-unet": f"{_MODELS}.idiff_unet"}
+BUILTIN["autoencoder"] = {
+    "vq-f4": f"{_MODELS}.vq_f4",
+    "diffusers": f"{_MODELS}.diffusers_autoencoder",
+    "pixels": f"{_MODELS}.pixel_autoencoder",
+}
+BUILTIN["scheduler"] = {
+    **{
+        name: "facesyn_cli.diffusion.schedulers"
+        for name in ("ddim", "ddpm", "dpm-solver++", "unipc", "euler")
+    },
+    "ddim-admis": "facesyn_cli.diffusion.ddim_admis",
+}
+BUILTIN["guidance"] = {name: "facesyn_cli.diffusion.guidance" for name in ("none", "cfg")}
+BUILTIN["contexts"] = {
+    "sphere": "facesyn_cli.contexts.sphere",
+    "embeddings": "facesyn_cli.contexts.embeddings",
+    "images": "facesyn_cli.contexts.images",
+    "diffusers": "facesyn_cli.contexts.diffusers_pipeline",
+    "two-stage": "facesyn_cli.contexts.two_stage",
+}
+BUILTIN["context_filter"] = {
+    "unique": "facesyn_cli.contexts.unique",
+    "novel": "facesyn_cli.contexts.novel",
+}
+BUILTIN["augmentation"] = {
+    "oversample": "facesyn_cli.augmentations.oversample",
+    "photometric": "facesyn_cli.augmentations.photometric",
+}
+BUILTIN["transform"] = {
+    name: "facesyn_cli.data.transforms" for name in ("flip", "random-resized-crop", "random-erasing", "photometric")
+}
+BUILTIN["record_format"] = {"tfrecord": "facesyn_cli.data.tfrecord", "folder": "facesyn_cli.data.folder_format"}
+BUILTIN["benchmark"] = {
+    name: "facesyn_cli.evaluation.benchmarks"
+    for name in ("lfw", "cfp-fp", "cfp-ff", "cplfw", "agedb-30", "calfw")
+}
