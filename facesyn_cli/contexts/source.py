@@ -1,0 +1,140 @@
+"""What a source of new identities and a filter of them look like to the stage that runs them.
+
+A plugin's builder takes only its settings. What lies outside of them (files of the user, networks) is
+gathered by the stage into one `Resources` object, and only what the plugin names in `needs`:
+
+    source = build("contexts", cfg.source)        # settings only, nothing is read
+    source.open(resources)                        # files are checked, networks taken over
+    for batch in source.candidates(start): ...    # candidate `start`, `start` + 1, ...
+
+Candidate k depends on (settings, inputs, seed, k) alone: not on the batch size, nor on where an
+earlier run stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from facesyn_cli.artifacts.images import ImageSet
+
+EMBEDDING_SIZE = 512
+FACE_SIZE = 112  # pixels a side of the faces that come with contexts, as every recogniser here reads them
+
+NEEDS = {
+    "images": "a folder or zip of faces",
+    "embeddings": "embeddings: an EmbeddingSet, an (N, 512) .npy or a torch-saved dict",
+    "known": "the EmbeddingSet of known people",
+    "generator": "a diffusers pipeline",
+    "ldm": "a trained LDM with its autoencoder",
+    "recogniser": "a face recogniser",
+}
+
+
+@dataclass(frozen=True)
+class Ldm:
+    """An LDM ready to draw faces.
+
+    Args:
+        draw: (noise keys, a list of N candidate numbers) -> (N, H, W, 3) uint8 faces drawn with the empty
+            context; the noise of each belongs to its number.
+    """
+
+    draw: Callable[[list[int]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the stage has ready for sources and filters; None where it was not needed.
+
+    Args:
+        seed: Seed of everything random.
+        batch_size: How many faces the networks see at once.
+        images: Faces of the user.
+        embeddings: File or folder of given embeddings.
+        known: (M, 512) float32 unit embeddings of known people.
+        embedder: Digest of the recogniser.
+        embed: The recogniser: (N, 112, 112, 3) uint8 faces -> (N, 512) float32 unit rows, any N.
+        pipeline: Unconditional diffusers pipeline, on its device.
+        ldm: The own LDM.
+    """
+
+    seed: int = 0
+    batch_size: int = 32
+    images: ImageSet | None = None
+    embeddings: Path | None = None
+    known: np.ndarray | None = None
+    embedder: str | None = None
+    embed: Callable[[np.ndarray], np.ndarray] | None = None
+    pipeline: Any = None
+    ldm: Ldm | None = None
+
+
+@dataclass(frozen=True)
+class CandidateBatch:
+    """Candidates number `start` up to, not including, `stop`.
+
+    Args:
+        start: Number of the first candidate.
+        stop: Number after the last one.
+        vectors: (N, 512) float32 unit rows; N may be less than stop - start where candidates failed.
+        origins: N records of where each comes from; `candidate` is its number.
+        faces: N encoded 112 x 112 images, or None for a candidate without a face.
+        failed: What could not be read, one line each.
+    """
+
+    start: int
+    stop: int
+    vectors: np.ndarray
+    origins: list[dict[str, Any]]
+    faces: list[bytes | None]
+    failed: list[str] = field(default_factory=list)
+
+
+class ContextSource(Protocol):
+    """Yields candidate identities in an order that never changes."""
+
+    needs: frozenset[str]  # which of `NEEDS` must be in the resources
+    may_use: frozenset[str]  # which of `NEEDS` it uses when they are given
+
+    def open(self, resources: Resources) -> None:
+        """Take the resources and check them.
+
+        Raises:
+            UserError: An input is not what was expected.
+        """
+
+    @property
+    def num_candidates(self) -> int | None:
+        """How many candidates there are; None without end. Known after `open`."""
+
+    @property
+    def embedder(self) -> str | None:
+        """Digest of the recogniser in whose space the vectors lie; None unknown. Known after `open`."""
+
+    def candidates(self, start: int) -> Iterator[CandidateBatch]:
+        """Yield all candidates from number `start` on, without gaps."""
+
+
+class ContextFilter(Protocol):
+    """Says which candidates are kept."""
+
+    needs: frozenset[str]  # which of `NEEDS` must be in the resources
+    remembers: bool  # decisions depend on what was kept before; such a filter acts after all others
+
+    def open(self, resources: Resources) -> None:
+        """Take the resources."""
+
+    def restore(self, vectors: np.ndarray) -> None:
+        """Remember (N, 512) candidates that an earlier run kept, in their order."""
+
+    def select(self, vectors: np.ndarray) -> np.ndarray:
+        """Return (N,) bool, which of the (N, 512) float32 unit candidates to keep.
+
+        The result over a sequence of candidates does not depend on how it is cut into calls.
+        """

@@ -1,0 +1,64 @@
+"""Random directions: identities without a face, uniform on the unit sphere.
+
+IDiff-Face (Boutros et al. 2023, arXiv:2308.04995) calls them "synthetic uniform" contexts: a vector of
+512 independent N(0, 1) numbers divided by its length is uniform on the sphere (Muller 1959).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, Resources
+from facesyn_cli.diffusion.noise import keyed_random
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+_BLOCK = 1024  # candidates drawn from one generator; part of what a seed means, never change it
+
+
+class SphereConfig(PluginConfig):
+    """Settings of the source `sphere`: none."""
+
+
+class Sphere:
+    """Endless uniform directions; block b of 1024 candidates is drawn from (seed, b)."""
+
+    needs: frozenset[str] = frozenset()
+    may_use: frozenset[str] = frozenset()
+    num_candidates = None
+    embedder = None  # a uniform direction favours no recogniser
+
+    def __init__(self) -> None:
+        self._seed = 0
+
+    def open(self, resources: Resources) -> None:
+        """Take the seed."""
+        self._seed = resources.seed
+
+    def candidates(self, start: int) -> Iterator[CandidateBatch]:
+        """Yield directions in blocks."""
+        while True:
+            block, skip = divmod(start, _BLOCK)
+            random = keyed_random("sphere", self._seed, block)
+            vectors = random.standard_normal((_BLOCK, EMBEDDING_SIZE))
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors = vectors[skip:].astype(np.float32)
+            stop = (block + 1) * _BLOCK
+            origins = [{"candidate": k} for k in range(start, stop)]
+            yield CandidateBatch(start, stop, vectors, origins, [None] * len(vectors))
+            start = stop
+
+
+@register(
+    "contexts",
+    "sphere",
+    Card(
+        about="Uniform random directions; needs no network, but holds identity less well than faces do.",
+        paper="IDiff-Face, Boutros et al. 2023, arXiv:2308.04995",
+    ),
+)
+def build_sphere(cfg: SphereConfig) -> Sphere:
+    """Build the source."""
+    return Sphere()
