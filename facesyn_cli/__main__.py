@@ -1,0 +1,16 @@
+"""`facesyn` and `python -m facesyn_cli`, also as started by `accelerate launch -m facesyn_cli`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    from facesyn_cli.cli.main import run_command_line
+
+    sys.exit(run_command_line(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

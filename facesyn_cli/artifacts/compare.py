@@ -1,0 +1,73 @@
+"""May a folder begun with one config be continued with another?
+
+Configs arrive grouped by the role of their fields (`StageConfig.to_json`):
+
+    identity   changes the result: must be equal
+    growing    may be raised, never lowered; None means without limit
+    recorded   batch sizes: a change is allowed and earns a warning
+    runtime    never matters
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+ROLES = ("identity", "growing", "recorded", "runtime")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What differs between two configs.
+
+    Args:
+        problems: Differences that forbid going on, one phrase each.
+        warnings: Differences that are allowed but worth a line.
+        grown: Some growing field was raised.
+    """
+
+    problems: list[str]
+    warnings: list[str]
+    grown: bool
+
+
+def compare_configs(before: dict[str, Any], now: dict[str, Any]) -> Comparison:
+    """Compare two configs in the grouped form of `StageConfig.to_json`."""
+    problems, warnings, grown = [], [], False
+    old, new = flatten(before.get("identity", {})), flatten(now.get("identity", {}))
+    for key in sorted(set(old) | set(new)):
+        if old.get(key, _ABSENT) != new.get(key, _ABSENT):
+            problems.append(f"{key}: was {_show(old, key)}, is {_show(new, key)}")
+    old, new = flatten(before.get("growing", {})), flatten(now.get("growing", {}))
+    for key in sorted(set(old) | set(new)):
+        was, now_is = _limit(old.get(key)), _limit(new.get(key))
+        if now_is < was:
+            problems.append(f"{key}: may only be raised, was {_show(old, key)}, is {_show(new, key)}")
+        grown = grown or now_is > was
+    old, new = flatten(before.get("recorded", {})), flatten(now.get("recorded", {}))
+    for key in sorted(set(old) & set(new)):
+        if old[key] != new[key]:
+            warnings.append(f"{key} was {old[key]}, is {new[key]}; results may differ in rounding")
+    return Comparison(problems, warnings, grown)
+
+
+def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested dicts into one dict with dotted keys; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, dict) and item:
+            flat.update(flatten(item, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+_ABSENT = object()
+
+
+def _limit(value: float | None) -> float:
+    return float("inf") if value is None else value
+
+
+def _show(flat: dict[str, Any], key: str) -> str:
+    return repr(flat[key]) if key in flat else "absent"

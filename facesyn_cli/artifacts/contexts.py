@@ -1,0 +1,110 @@
+"""ContextSet: one embedding per new identity, where it came from, and its face where there is one.
+
+On disk: `contexts.npy` (N, 512) float32 in the order of identities, readable by the published sampler;
+`contexts.jsonl`, one line per identity with its name, its origin and its face; `faces/`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facesyn_cli.artifacts.digest import file_digest
+from facesyn_cli.artifacts.embeddings import normalise, read_vectors
+from facesyn_cli.artifacts.files import write_atomically, write_text
+from facesyn_cli.artifacts.output import Parent, require_header
+from facesyn_cli.errors import UserError
+
+VECTORS = "contexts.npy"
+ROWS = "contexts.jsonl"
+FACES = "faces"
+
+
+@dataclass(frozen=True)
+class ContextSet:
+    """Contexts of new identities.
+
+    Args:
+        identities: Name of each identity.
+        vectors: (N, D) float32, each row of length 1.
+        origins: Where each context came from, for people and audits.
+        faces: Absolute path of each context's face image, or None.
+        embedder: Digest of the recogniser's weights; None when unknown.
+        path: Where the set was read from.
+        digest: Digest of the set.
+    """
+
+    identities: list[str]
+    vectors: np.ndarray
+    origins: list[dict[str, Any]]
+    faces: list[Path | None]
+    embedder: str | None
+    path: Path
+    digest: str
+
+    @staticmethod
+    def open(path: Path) -> ContextSet:
+        """Read a folder written by `facesyn gen-contexts`, or a published context `.npy` (N, 512).
+
+        The rows of a published file are named `0`, `1`, ... as its own sampler does.
+
+        Raises:
+            UserError: It is neither, or unfinished.
+        """
+        path = Path(path)
+        if path.is_file():
+            vectors = normalise(read_vectors(path))
+            names = [str(i) for i in range(len(vectors))]
+            origins = [{"file": path.name, "row": i} for i in range(len(vectors))]
+            return ContextSet(names, vectors, origins, [None] * len(names), None, path, file_digest(path))
+        header = require_header(path, "ContextSet")
+        vectors = read_vectors(path / VECTORS)
+        rows = _read_rows(path / ROWS)
+        if len(rows) != len(vectors):
+            raise UserError(f"{path}: {len(rows)} lines in {ROWS} but {len(vectors)} rows in {VECTORS}")
+        faces = [path / FACES / row["face"] if row.get("face") else None for row in rows]
+        identities = [row["identity"] for row in rows]
+        origins = [row["origin"] for row in rows]
+        return ContextSet(identities, vectors, origins, faces, header.extra.get("embedder"), path, header.digest)
+
+    def parent(self) -> Parent:
+        """Return this set as an input for a header."""
+        return Parent(str(self.path), self.digest)
+
+
+def write_contexts(
+    folder: Path, identities: list[str], vectors: np.ndarray, origins: list[dict], faces: list[str | None]
+) -> None:
+    """Write the vectors and the rows; face files are written by the caller into `faces/`.
+
+    Args:
+        folder: Output folder.
+        identities: Name of each identity.
+        vectors: (N, D); normalised to length 1.
+        origins: Where each context came from.
+        faces: File name inside `faces/`, or None.
+    """
+    with write_atomically(folder / VECTORS) as temporary, open(temporary, "wb") as file:
+        np.save(file, normalise(vectors))
+    lines = [
+        json.dumps({"identity": identity, "origin": origin, "face": face}, sort_keys=True)
+        for identity, origin, face in zip(identities, origins, faces, strict=True)
+    ]
+    write_text(folder / ROWS, "".join(f"{line}\n" for line in lines))
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for row in rows:
+            face = row.get("face")
+            if not isinstance(row["identity"], str) or (face and Path(face).name != face):
+                raise ValueError(f"bad row {row!r}")
+            row.setdefault("origin", {})
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    return rows

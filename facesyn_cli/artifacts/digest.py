@@ -1,0 +1,46 @@
+"""Digests: what tells two inputs or two configs apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from facesyn_cli.errors import UserError
+
+
+def bytes_digest(data: bytes) -> str:
+    """Return the SHA-256 of some bytes as `sha256:<hex>`."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content as `sha256:<hex>`.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    return "sha256:" + digest.hexdigest()
+
+
+def json_digest(value: Any) -> str:
+    """Return the SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return bytes_digest(text.encode("utf-8"))
+
+
+def path_digest(path: Path) -> str:
+    """Return the digest of a file, or of every file below a folder (relative names and contents)."""
+    if not path.is_dir():
+        return file_digest(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return json_digest([[p.relative_to(path).as_posix(), file_digest(p)] for p in files])
+

@@ -1,0 +1,103 @@
+"""Write files so that a reader never sees half of one.
+
+Everything is written to a temporary name in the same folder, flushed to disk and renamed. Temporary
+names start with `.tmp-` and end in the process number; what a killed process left behind is removed when
+the folder is opened again.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from facesyn_cli.errors import UserError
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+@contextmanager
+def write_atomically(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` when the block ends without an error.
+
+    Args:
+        path: Final name; its folder is created.
+        durable: Flush to disk before the rename, so that the file survives a power cut. Bulk writers of
+            single images turn it off: a torn image is impossible either way while the system stays up.
+
+    Raises:
+        UserError: No space left, read-only folder or no permission.
+    """
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}-{threading.get_ident()}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if durable:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        _remove(temporary)
+        raise explain(error, path) from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def explain(error: OSError, path: Path) -> Exception:
+    """Turn an OSError a user can act on into a one-line UserError; return any other one unchanged."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"no space left while writing {path}; free some space and run the same command again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(f"cannot write {path}: {os.strerror(error.errno)}")
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return UserError(f"cannot write {path}: {error.filename or path.parent} is a file, a folder was expected")
+    return error
+
+
+def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
+    """Write a whole binary file by rename."""
+    with write_atomically(path, durable) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole UTF-8 text file by rename, with plain line feeds on every system."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys and two spaces of indentation, by rename."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: The file is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} as JSON: {error}") from error
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove temporary files that killed processes left anywhere below `folder`."""
+    for path in folder.rglob(f"{TEMPORARY_PREFIX}*"):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        import shutil
+
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,65 @@
+"""What a sampler must know about a latent diffusion model besides its weights."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from facesyn_cli.errors import UserError
+
+
+class LdmSettings(BaseModel):
+    """The `config.json` of a `2-ldm` folder.
+
+    The defaults are those of the published system, whose files carry no settings at all
+    (IDiff-Face, arXiv:2308.04995, as used by ADMIS).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["ldm"] = "ldm"
+    denoiser: dict[str, Any]                                # plugin section: name and settings
+    num_timesteps: int = 1000                               # T
+    beta_schedule: str = "linear"                           # name understood by diffusion/schedule.py
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    prediction: Literal["epsilon", "v"] = "epsilon"         # what the denoiser's output means
+    latent_channels: int = 3
+    latent_size: int = 32                                   # side of the latent grid
+    latent_mean: list[float] | None = None                  # per channel; None: latents are used as they are
+    latent_std: list[float] | None = None
+    image_size: int = 128                                   # side of a decoded image
+    output_size: int = 112                                  # side of a finished image
+    autoencoder: dict[str, Any] | None = None               # name, settings, path, digest; None: must be given
+    embedder: str | None = None                             # digest of the recogniser it was conditioned on
+    embedding_size: int = 512
+
+    @model_validator(mode="after")
+    def _statistics_fit(self) -> LdmSettings:
+        for name in ("latent_mean", "latent_std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.latent_channels:
+                raise ValueError(f"{name} has {len(values)} values for {self.latent_channels} latent channels")
+        if (self.latent_mean is None) != (self.latent_std is None):
+            raise ValueError("latent_mean and latent_std come together")
+        if self.latent_std is not None and min(self.latent_std) <= 0:
+            raise ValueError("latent_std must be positive")
+        return self
+
+    @staticmethod
+    def published(denoiser: dict[str, Any]) -> LdmSettings:
+        """Return the settings of a published checkpoint with the given denoiser section."""
+        return LdmSettings(denoiser=denoiser)
+
+    @staticmethod
+    def from_json(value: Any, where: str) -> LdmSettings:
+        """Validate a `config.json`; `where` is named in the error."""
+        try:
+            return LdmSettings.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(
+                f"{where} does not describe a latent diffusion model: "
+                f"{'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}"
+            ) from error

@@ -1,0 +1,116 @@
+"""One writer per folder (or per part of it), named by host and process."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+from facesyn_cli.console import log
+from facesyn_cli.errors import UserError
+
+HEARTBEAT_SECONDS = 30
+STALE_SECONDS = 300
+
+
+class Lock:
+    """A lock file held while the `with` block runs.
+
+    On the same host a lock is stale when its process is gone; on another host when its file has not been
+    touched for `STALE_SECONDS` (the holder touches it every `HEARTBEAT_SECONDS`). A stale lock is taken
+    over with one line.
+
+    Args:
+        folder: The folder to lock; must exist.
+        part: Name of the part; different parts may be written at the same time.
+    """
+
+    def __init__(self, folder: Path, part: str = "all") -> None:
+        self.path = folder / f".lock-{part}"
+        self._released = threading.Event()
+
+    def __enter__(self) -> Lock:
+        owner = {"host": socket.gethostname(), "process": os.getpid(), "started": _start_time(os.getpid())}
+        for _ in range(20):
+            if _create(self.path, json.dumps(owner)):
+                threading.Thread(target=self._beat, daemon=True).start()
+                return self
+            self._take_over_or_refuse()
+        raise UserError(f"cannot take the lock {self.path}; another process keeps taking it")
+
+    def __exit__(self, *exc: object) -> None:
+        self._released.set()
+        self.path.unlink(missing_ok=True)
+
+    def _take_over_or_refuse(self) -> None:
+        try:
+            text, touched = self.path.read_text(encoding="utf-8"), self.path.stat().st_mtime
+        except FileNotFoundError:
+            return
+        try:
+            owner = json.loads(text)
+            host, process, started = owner["host"], int(owner["process"]), owner["started"]
+        except (ValueError, KeyError, TypeError):
+            host, process, started = "unknown", 0, ""
+        if host == socket.gethostname():
+            is_stale = _start_time(process) != started
+        else:
+            is_stale = time.time() - touched > STALE_SECONDS
+        if not is_stale:
+            raise UserError(
+                f"{self.path.parent} is being written by process {process} on {host}; "
+                f"wait for it, or remove {self.path} if it is gone"
+            )
+        log.info(f"taking over {self.path.parent} from process {process} on {host}, which is gone")
+        grave = self.path.with_name(f"{self.path.name}-stale-{os.getpid()}")
+        try:
+            os.replace(self.path, grave)  # only one of several takers succeeds
+        except FileNotFoundError:
+            return
+        grave.unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        while not self._released.wait(HEARTBEAT_SECONDS):
+            try:
+                os.utime(self.path)
+            except FileNotFoundError:
+                return
+
+
+def _create(path: Path, text: str) -> bool:
+    """Create the lock file with its content in one step; False when it exists."""
+    draft = path.with_name(f"{path.name}-draft-{os.getpid()}-{threading.get_ident()}")
+    draft.write_text(text, encoding="utf-8")
+    try:
+        os.link(draft, path)
+        return True
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        try:
+            with open(path, "x", encoding="utf-8") as file:
+                file.write(text)
+            return True
+        except FileExistsError:
+            return False
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _start_time(process: int) -> str:
+    """Return what distinguishes a live process from a later one with the same number; "" when it is gone."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+        return stat.rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        pass
+    if not Path("/proc/self/stat").exists():
+        try:
+            os.kill(process, 0)
+            return "alive"
+        except (OSError, OverflowError):
+            return ""
+    return ""

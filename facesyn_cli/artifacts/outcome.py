@@ -1,0 +1,41 @@
+"""What a stage hands back to the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one stage.
+
+    Args:
+        folder: Where the stage wrote.
+        summary: JSON-able figures; printed to stdout with `--json`.
+        text: The same for a person; empty means one `key: value` line per figure.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    text: str = ""
+
+    def render(self) -> str:
+        """Return the human form."""
+        return self.text or render_summary(self.summary)
+
+
+def render_summary(summary: dict[str, Any]) -> str:
+    """Return one `key: value` line per figure, nested ones indented."""
+    lines = []
+    for key, value in summary.items():
+        name = key.replace("_", " ")
+        if isinstance(value, dict):
+            lines.append(f"{name}:")
+            lines += [f"  {line}" for line in render_summary(value).splitlines()]
+        elif isinstance(value, float):
+            lines.append(f"{name}: {value:.4g}")
+        else:
+            lines.append(f"{name}: {value}")
+    return "\n".join(lines)

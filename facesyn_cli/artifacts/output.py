@@ -1,0 +1,297 @@
+"""The output folder of a stage: who may write, what it was begun with, and when it is finished.
+
+Files with a meaning:
+
+    facesyn.json           the header; written last, so a folder without it is unfinished
+    facesyn.begun.json     the same without counts; written first, says what the unfinished work is
+    shard-i-of-n.json      one part of a sharded run is finished
+    .lock-*                a process is writing
+
+`begun` decides while it exists: it appears before any other file, survives every kill and is removed
+after the header has been written. Growing a finished folder writes a new `begun` and takes the header
+away, so nobody mistakes a half-grown folder for a whole one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from facesyn_cli import __version__
+from facesyn_cli.artifacts.compare import Comparison, compare_configs
+from facesyn_cli.artifacts.digest import json_digest
+from facesyn_cli.artifacts.files import explain, read_json, remove_temporaries, write_json
+from facesyn_cli.artifacts.lock import Lock
+from facesyn_cli.console import is_first_process, log
+from facesyn_cli.errors import UserError
+
+HEADER = "facesyn.json"
+BEGUN = "facesyn.begun.json"
+FORMAT_VERSION = 1
+
+
+class Config(Protocol):
+    """A stage config as this package sees it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings grouped by role; see `artifacts/compare.py`."""
+
+
+@dataclass(frozen=True)
+class Parent:
+    """One input of a stage.
+
+    Args:
+        path: Where it was found; a note for people, never compared.
+        digest: What it contains; compared on resume.
+    """
+
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """What `facesyn.json` says about the folder it lies in."""
+
+    kind: str
+    command: str
+    config: dict[str, Any]
+    parents: dict[str, Parent]
+    counts: dict[str, int] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
+    format_version: int = FORMAT_VERSION
+    package_version: str = __version__
+
+    @staticmethod
+    def from_json(value: Any, path: Path) -> Header:
+        """Read a header back; `path` is named in the error when it is not one."""
+        try:
+            parents = {name: Parent(**parent) for name, parent in value["parents"].items()}
+            header = Header(**{**value, "parents": parents})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path} is not a facesyn header: {error}") from error
+        if header.format_version > FORMAT_VERSION:
+            raise UserError(
+                f"{path} has format version {header.format_version}, this facesyn ({__version__}) reads up to "
+                f"{FORMAT_VERSION}; install a newer one"
+            )
+        return header
+
+
+def read_header(folder: Path) -> Header | None:
+    """Return the header of a finished folder, or None when there is none."""
+    path = folder / HEADER
+    if not path.is_file() or (folder / BEGUN).is_file():
+        return None
+    return Header.from_json(read_json(path), path)
+
+
+def require_header(folder: Path, kind: str) -> Header:
+    """Return the header of a finished folder of the given kind.
+
+    Raises:
+        UserError: The folder is missing, unfinished, or of another kind.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist; a finished {kind} folder was expected")
+    header = read_header(folder)
+    if header is None:
+        begun = folder / BEGUN
+        if begun.is_file():
+            command = Header.from_json(read_json(begun), begun).command
+            raise UserError(f"{folder} is unfinished; run the same `facesyn {command}` command again to finish it")
+        raise UserError(f"{folder} has no {HEADER}; a {kind} folder written by facesyn was expected")
+    if header.kind != kind:
+        raise UserError(f"{folder} is a {header.kind} made by `facesyn {header.command}`; a {kind} was expected")
+    return header
+
+
+class Output:
+    """An output folder opened for writing; made by `open_output`.
+
+    Attributes:
+        folder: The folder.
+        finished: The folder is complete for this config; `header` describes it and nothing is to do.
+        header: The finished header, or None.
+        resumed: An earlier run has begun this work.
+    """
+
+    def __init__(self, folder: Path, begun: Header, part: tuple[int, int] | None) -> None:
+        self.folder = folder
+        self.part = part
+        self.header: Header | None = None
+        self.resumed = False
+        self._begun = begun
+
+    @property
+    def finished(self) -> bool:
+        """True when nothing is left to do here."""
+        return self.header is not None
+
+    def part_finished(self) -> bool:
+        """True when this run is one part of a sharded one and the part's file says it is done."""
+        return self.part is not None and self._part_path(self.part[0]).is_file()
+
+    def finish(
+        self, counts: dict[str, int], extra: dict[str, Any] | None = None, digest: str | None = None
+    ) -> Header | None:
+        """Write the header, last of all. Of a sharded run: write the part, and the header when it is the last.
+
+        Args:
+            counts: How many of what the folder holds. With parts: of the whole set.
+            extra: Further facts for readers of the folder.
+            digest: Digest of the content; by default that of config, parents and counts, which
+                determine the content.
+
+        Returns:
+            The header, or None when other parts are still missing or another process writes it.
+        """
+        if not is_first_process():
+            return None
+        if self.part is not None:
+            write_json(self._part_path(self.part[0]), {"part": self.part[0], "of": self.part[1]})
+            missing = [i for i in range(1, self.part[1] + 1) if not self._part_path(i).is_file()]
+            if missing and read_header(self.folder) is not None:
+                return None  # another part has just found all of them
+            if missing:
+                log.info(f"part {self.part[0]} of {self.part[1]} is finished; still missing: {missing}")
+                return None
+        begun = self._begun
+        parents = {name: parent.digest for name, parent in begun.parents.items()}
+        settings = [begun.config.get("identity"), begun.config.get("growing")]
+        digest = digest or json_digest([begun.kind, begun.command, settings, parents, counts])
+        values = {**vars(begun), "counts": counts, "extra": extra or {}, "digest": digest}
+        self.header = Header(**values)
+        write_json(self.folder / HEADER, asdict(self.header))
+        (self.folder / BEGUN).unlink(missing_ok=True)
+        for path in self.folder.glob("shard-*-of-*.json"):
+            path.unlink(missing_ok=True)
+        return self.header
+
+    def _part_path(self, index: int) -> Path:
+        return self.folder / f"shard-{index}-of-{self.part[1]}.json"
+
+
+@contextmanager
+def open_output(
+    folder: Path,
+    kind: str,
+    command: str,
+    cfg: Config,
+    parents: dict[str, Parent],
+    part: tuple[int, int] | None = None,
+) -> Iterator[Output]:
+    """Open the output folder of a stage; see the module docstring for its life.
+
+    Args:
+        folder: Where to write.
+        kind: Kind of artifact, for example `ImageSet`.
+        command: Name of the command, for messages.
+        cfg: Resolved config; its fields say by their role what may change on resume.
+        parents: Inputs by name.
+        part: (i, n), 1-based, when this run makes part i of n; parts may run at the same time.
+
+    Raises:
+        UserError: The folder holds something else, was begun with another config or other inputs, or
+            another process is writing to it.
+    """
+    begun = Header(kind, command, cfg.to_json(), parents)
+    output = Output(folder, begun, part)
+    if not is_first_process():
+        _adopt(output, begun)
+        yield output
+        return
+    _refuse_strangers(folder, kind)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise explain(error, folder) from error
+    with Lock(folder, f"{part[0]}-of-{part[1]}" if part else "all"):
+        before = _read_begun(folder) or read_header(folder)
+        if before is not None:
+            if before.kind != kind:
+                raise UserError(f"{folder} is a {before.kind} made by `facesyn {before.command}`; choose another --out")
+            comparison = _compare(folder, before, begun)
+            output.resumed = True
+            if read_header(folder) is not None and not comparison.grown:
+                output.header = read_header(folder)
+                yield output
+                return
+        if part is None:
+            remove_temporaries(folder)
+        write_json(folder / BEGUN, asdict(begun))
+        (folder / HEADER).unlink(missing_ok=True)
+        if before is not None and comparison.grown:
+            for path in folder.glob("shard-*-of-*.json"):
+                path.unlink(missing_ok=True)
+        yield output
+
+
+def check_output(folder: Path, kind: str, cfg: Config, parents: dict[str, Parent]) -> str:
+    """Say what `open_output` would find, without writing: `new`, `unfinished`, `grows` or `finished`.
+
+    Raises:
+        UserError: As `open_output`.
+    """
+    _refuse_strangers(folder, kind)
+    before = _read_begun(folder) or read_header(folder)
+    if before is None:
+        return "new"
+    if before.kind != kind:
+        raise UserError(f"{folder} is a {before.kind} made by `facesyn {before.command}`; choose another --out")
+    comparison = _compare(folder, before, Header(kind, before.command, cfg.to_json(), parents))
+    if read_header(folder) is None:
+        return "unfinished"
+    return "grows" if comparison.grown else "finished"
+
+
+def _compare(folder: Path, before: Header, now: Header) -> Comparison:
+    problems = []
+    for name in sorted(set(before.parents) | set(now.parents)):
+        old, new = before.parents.get(name), now.parents.get(name)
+        if old is None or new is None or old.digest != new.digest:
+            problems.append(f"input {name}: was {_describe(old)}, is {_describe(new)}")
+    comparison = compare_configs(before.config, now.config)
+    problems += comparison.problems
+    if problems:
+        raise UserError(
+            f"{folder} was begun with other settings ({'; '.join(problems)}); "
+            "use the same ones, another --out, or remove the folder"
+        )
+    for warning in comparison.warnings:
+        log.warning(f"{folder}: {warning}")
+    return comparison
+
+
+def _describe(parent: Parent | None) -> str:
+    return f"{parent.path} ({parent.digest[:19]})" if parent else "absent"
+
+
+def _read_begun(folder: Path) -> Header | None:
+    path = folder / BEGUN
+    return Header.from_json(read_json(path), path) if path.is_file() else None
+
+
+def _refuse_strangers(folder: Path, kind: str) -> None:
+    """Never mix our files into a folder that somebody else filled."""
+    if not folder.exists() or (folder / HEADER).exists() or (folder / BEGUN).exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file; a folder to write a {kind} into was expected")
+    foreign = [p.name for p in folder.iterdir() if not p.name.startswith(".")]
+    if foreign:
+        raise UserError(
+            f"{folder} is not empty and was not made by facesyn (it holds {foreign[0]!r}); choose another --out"
+        )
+
+
+def _adopt(output: Output, begun: Header) -> None:
+    """Processes other than the first follow what the first one decides after its barrier."""
+    header = read_header(output.folder) if output.folder.is_dir() else None
+    if header is not None and not compare_configs(header.config, begun.config).grown:
+        output.header = header

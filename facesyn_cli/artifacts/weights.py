@@ -1,0 +1,103 @@
+"""Weights: tensors in safetensors with a JSON config beside them; and reading of foreign tensor files.
+
+Foreign files are never executed: torch files are read with `weights_only`, anything else is refused.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from facesyn_cli.artifacts.files import read_json, write_atomically, write_json
+from facesyn_cli.errors import UserError
+
+CONFIG = "config.json"
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a flat dict of tensors from safetensors or a torch file, onto the CPU.
+
+    Of a Lightning-style checkpoint (a dict with the key `state_dict`) that entry is taken. Entries that
+    are no tensors are left out.
+
+    Raises:
+        UserError: Missing, truncated, no tensor file, or a file that wants to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; a weights file was expected")
+    if _is_safetensors(path):
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f"{path} is a damaged safetensors file: {error}") from error
+    return _flatten(read_torch(path), path)
+
+
+def read_torch(path: Path) -> Any:
+    """Read a file written by `torch.save`, allowing tensors and plain containers only.
+
+    Raises:
+        UserError: Not such a file, or it holds anything else.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "global" in str(error):
+            reason = str(error).split("\n")[0][:200]
+            raise UserError(f"{path} holds more than tensors and is not read, for safety: {reason}") from error
+        raise UserError(f"{path} is not a torch or safetensors file (or is damaged)") from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError,
+            UnicodeDecodeError, zipfile.BadZipFile, AssertionError, MemoryError, OverflowError) as error:
+        reason = str(error).split("\n")[0][:200]
+        raise UserError(f"{path} is not a torch or safetensors file (or is damaged): {reason}") from error
+
+
+def write_weights(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any], name: str = "model") -> None:
+    """Write `<name>.safetensors` and `config.json`; tensors first."""
+    write_tensors(folder / f"{name}.safetensors", tensors)
+    write_json(folder / CONFIG, config)
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write one safetensors file by rename. Shared memory is copied out."""
+    ready = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
+    with write_atomically(path) as temporary:
+        save_file(ready, temporary)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the `config.json` of a Weights folder.
+
+    Raises:
+        UserError: It is missing or no mapping.
+    """
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / CONFIG} must hold a mapping, found {type(config).__name__}")
+    return config
+
+
+def _is_safetensors(path: Path) -> bool:
+    """A safetensors file starts with the length of its JSON header and `{`."""
+    with open(path, "rb") as file:
+        head = file.read(9)
+    return len(head) == 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+
+
+def _flatten(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}; a dict of tensors was expected")
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise UserError(f"{path} holds no tensors at its top level (keys: {', '.join(map(str, list(content)[:5]))})")
+    return tensors

@@ -1,0 +1,33 @@
+"""The work folder of one run: numbered folders, one per stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDERS = {
+    "images": "0-images",
+    "embeddings": "1-embeddings",
+    "ldm": "2-ldm",
+    "contexts": "3-contexts",
+    "samples": "4-samples",
+    "augmented": "5-augmented",
+    "records": "6-records",
+    "fr": "7-fr",
+    "table": "8-table",
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """The folder given by `--work`.
+
+    Args:
+        path: Its path; need not exist yet.
+    """
+
+    path: Path
+
+    def folder(self, name: str) -> Path:
+        """Return the path of one numbered folder by its short name (a key of `FOLDERS`)."""
+        return self.path / FOLDERS[name]

@@ -1,0 +1,69 @@
+"""`facesyn config`: which recipes there are, what is in one, and what a stage can be told."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facesyn_cli.cli.stage_command import config_class_of, print_json, resolve_stage, section_of, start
+
+
+def command(
+    recipe: Annotated[str | None, typer.Argument(help="Recipe to show: a YAML file or a built-in name.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Show every setting of one stage, with its meaning.")] = None,
+    copy: Annotated[Path | None, typer.Option(help="Copy the recipe to this file, to change it.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Show recipes and the settings of stages."""
+    from facesyn_cli.config import recipe as recipes
+    from facesyn_cli.errors import UserError
+
+    start()
+    if stage is not None:
+        if stage not in recipes.STAGES:
+            raise UserError(f"unknown stage {stage!r}; stages are {', '.join(recipes.STAGES)}")
+        _show_stage(stage, recipe, json)
+        return
+    if recipe is None:
+        found = {name: _first_comment(recipes.find_recipe(name)) for name in recipes.recipe_names()}
+        if json:
+            print_json(found)
+        else:
+            typer.echo("\n".join(f"{name:20} {about}" for name, about in found.items()))
+        return
+    path = recipes.find_recipe(recipe)
+    sections = recipes.load_recipe(recipe)
+    for name, section in sections.items():  # a recipe with a mistake is refused here, before any work
+        resolve_stage(name, section, [], {})
+    if copy is not None:
+        if copy.exists():
+            raise UserError(f"{copy} exists; choose another file to copy the recipe to")
+        from facesyn_cli.artifacts.files import write_bytes
+
+        write_bytes(copy, path.read_bytes())
+        typer.echo(str(copy))
+    elif json:
+        print_json(sections)
+    else:
+        typer.echo(path.read_text(encoding="utf-8"), nl=False)
+
+
+def _show_stage(stage: str, recipe: str | None, json: bool) -> None:
+    from facesyn_cli.config.fields import role_of
+
+    cfg = resolve_stage(stage, section_of(recipe, stage), [], {})
+    values = {key: value for group in cfg.to_json().values() for key, value in group.items()}
+    rows = [
+        {"key": key, "value": values.get(key), "role": role_of(info), "doc": info.description or ""}
+        for key, info in config_class_of(stage).model_fields.items()
+    ]
+    if json:
+        print_json(rows)
+        return
+    for row in rows:
+        typer.echo(f"{row['key']}: {row['value']}  # {row['doc']} [{row['role']}]")
+
+
+def _first_comment(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    return first.lstrip("# ").strip() if first.startswith("#") else ""

@@ -1,0 +1,108 @@
+"""`facesyn doctor`: is this machine ready?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facesyn_cli.cli.stage_command import print_json, start
+
+_PACKAGES = {
+    "core": ("torch", "torchvision", "accelerate", "diffusers", "safetensors", "numpy", "pillow", "pydantic"),
+    "onnx": ("onnxruntime", "onnx"),
+    "tracking": ("tensorboard",),
+}
+
+
+def command(
+    work: Annotated[Path, typer.Option(help="Folder whose disk is looked at.")] = Path("work"),
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Check that this machine is ready (exit code 2: it is not)."""
+    start()
+    report = examine(work)
+    if json:
+        print_json(report)
+    else:
+        typer.echo(_render(report))
+    if report["problems"]:
+        raise typer.Exit(2)
+
+
+def examine(work: Path) -> dict:
+    """Return what was found, and a list of problems in words."""
+    import os
+    import shutil
+    import sys
+    from importlib.metadata import PackageNotFoundError, version
+
+    from facesyn_cli import __version__
+
+    versions: dict[str, dict[str, str]] = {}
+    problems = []
+    for group, names in _PACKAGES.items():
+        versions[group] = {}
+        for name in names:
+            try:
+                versions[group][name] = version(name)
+            except PackageNotFoundError:
+                versions[group][name] = "missing"
+                if group == "core":
+                    problems.append(f"{name} is not installed: pip install facesyn")
+    devices = _devices(problems)
+    at = work.resolve()
+    while not at.exists():
+        at = at.parent
+    if not os.access(at, os.W_OK):
+        problems.append(f"{at} is not writable; choose another --work")
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    return {
+        "facesyn": __version__,
+        "python": sys.version.split()[0],
+        "packages": versions,
+        "devices": devices,
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
+        "disk_free_gib": round(shutil.disk_usage(at).free / 2**30, 1),
+        "problems": problems,
+    }
+
+
+def _devices(problems: list[str]) -> dict[str, str]:
+    """Return each device and whether a small matrix product on it is right."""
+    try:
+        import torch
+        import torchvision.transforms.functional  # noqa: F401 (a torchvision of another torch fails here)
+    except Exception as error:
+        problems.append(f"torch or torchvision does not import: {error}")
+        return {}
+    names = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    found = {}
+    for name in names:
+        about = torch.cuda.get_device_name(name) if name.startswith("cuda") else f"{torch.get_num_threads()} threads"
+        try:
+            product = torch.ones(8, 8, device=name) @ torch.ones(8, 8, device=name)
+            is_right = bool((product == 8).all())
+        except RuntimeError as error:
+            is_right, about = False, str(error).split("\n")[0]
+        found[name] = f"{about}, {'works' if is_right else 'DOES NOT WORK'}"
+        if not is_right:
+            problems.append(f"device {name} does not work: {about}")
+    return found
+
+
+def _render(report: dict) -> str:
+    lines = [f"facesyn {report['facesyn']}, Python {report['python']}"]
+    for group, versions in report["packages"].items():
+        lines.append(f"{group}: " + ", ".join(f"{name} {number}" for name, number in versions.items()))
+    lines += [f"device {name}: {about}" for name, about in report["devices"].items()]
+    lines.append(
+        f"{report['cpus']} cpus, {report['memory_gib']} GiB memory, "
+        f"{report['disk_free_gib']} GiB free on the disk of --work"
+    )
+    lines += [f"PROBLEM: {problem}" for problem in report["problems"]]
+    if not report["problems"]:
+        lines.append("ready")
+    return "\n".join(lines)

@@ -1,0 +1,18 @@
+"""`facesyn embed`: faces to embeddings."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from facesyn_cli.cli.stage_command import stage_command
+
+
+@stage_command("embed")
+def command(
+    images: Annotated[Path | None, typer.Option(help="Folder or zip of faces; default 0-images.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Architecture; default: read off the weights.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights of the recogniser.")] = None,
+) -> dict[str, Any]:
+    """Turn a folder of faces into unit embeddings, joined by key."""
+    return {"images": images, "backbone.name": backbone, "weights": weights}

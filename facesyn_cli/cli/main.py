@@ -1,0 +1,100 @@
+"""Assemble the commands, and turn what happens into an exit code.
+
+    0 done   1 our bug (traceback)   2 the user can fix it   130 / 143 / 138 stopped by a signal
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from facesyn_cli import __version__, console
+from facesyn_cli.cli import (
+    augment,
+    config,
+    demo,
+    doctor,
+    embed,
+    eval,
+    gen_contexts,
+    pack,
+    plugins,
+    run,
+    sample,
+    train_fr,
+    train_ldm,
+)
+from facesyn_cli.errors import Stopped, UserError
+
+app = typer.Typer(
+    name="facesyn",
+    help="Face-recognition training sets of people who do not exist: generate, pack, train, evaluate.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _name, _module in (
+    ("demo", demo),
+    ("run", run),
+    ("embed", embed),
+    ("train-ldm", train_ldm),
+    ("gen-contexts", gen_contexts),
+    ("sample", sample),
+    ("augment", augment),
+    ("pack", pack),
+    ("train-fr", train_fr),
+    ("eval", eval),
+    ("plugins", plugins),
+    ("config", config),
+    ("doctor", doctor),
+):
+    app.command(_name)(_module.command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"facesyn {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
+
+def run_command_line(arguments: list[str]) -> int:
+    """Run one command and return its exit code; messages go to stderr, from the first process only."""
+    try:
+        code = app(args=arguments or ["--help"], standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (UserError, Stopped) as error:
+        _say(f"error: {error}" if isinstance(error, UserError) else str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("interrupted; run the same command again to go on")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output is gone; nothing is left to say
+        return 141
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        _say(f"error: {error.format_message()} (see facesyn --help)")  # a usage error of the option parser
+        return 2
+
+
+def _say(text: str) -> None:
+    if not console.is_first_process():
+        return
+    if console.log.handlers:
+        console.log.error(text.removeprefix("error: ")) if text.startswith("error: ") else console.log.info(text)
+    else:
+        print(text, file=sys.stderr)

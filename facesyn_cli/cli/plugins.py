@@ -1,0 +1,72 @@
+"""`facesyn plugins`: what can be chosen, and what it accepts."""
+
+from typing import Annotated
+
+import typer
+
+from facesyn_cli.cli.stage_command import print_json, start
+
+
+def command(
+    kind: Annotated[str | None, typer.Argument(help="A kind of plugin.")] = None,
+    name: Annotated[str | None, typer.Argument(help="One plugin of that kind.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """List the plugins, those of one kind, or the settings of one."""
+    from facesyn_cli.plugins import registry
+    from facesyn_cli.plugins.table import KINDS
+
+    start()
+    if kind is None:
+        listing = {k: {"about": about, "names": registry.available(k)} for k, about in KINDS.items()}
+        if json:
+            print_json(listing)
+            return
+        for k, entry in listing.items():
+            typer.echo(f"{k:18} {entry['about']}\n{'':18} {', '.join(entry['names']) or '(none yet)'}")
+    elif name is None:
+        names = registry.available(kind)
+        if json:
+            print_json(names)
+        else:
+            typer.echo("\n".join(names))
+    else:
+        description = describe(kind, name)
+        if json:
+            print_json(description)
+        else:
+            typer.echo(_render(description))
+
+
+def describe(kind: str, name: str) -> dict:
+    """Return a plugin's card and settings as JSON values."""
+    from facesyn_cli.plugins import registry
+
+    plugin = registry.get(kind, name)
+    settings = [
+        {
+            "key": key,
+            "type": getattr(info.annotation, "__name__", None) or str(info.annotation),
+            "default": "(required)" if info.is_required() else info.get_default(call_default_factory=True),
+            "doc": info.description or "",
+        }
+        for key, info in plugin.config_class.model_fields.items()
+        if key != "name"
+    ]
+    return {
+        "kind": kind, "name": name, **vars(plugin.card),
+        "builder": f"{plugin.build.__module__}.{plugin.build.__qualname__}", "settings": settings,
+    }
+
+
+def _render(description: dict) -> str:
+    lines = [f"{description['kind']} {description['name']}"]
+    for key in ("about", "paper", "input", "licence", "builder"):
+        if description[key]:
+            lines.append(f"  {key}: {description[key]}")
+    if description["settings"]:
+        lines.append("  settings:")
+    for item in description["settings"]:
+        doc = f"  # {item['doc']}" if item["doc"] else ""
+        lines.append(f"    {item['key']}: {item['default']}  ({item['type']}){doc}")
+    return "\n".join(lines)

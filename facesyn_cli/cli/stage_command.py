@@ -1,0 +1,187 @@
+"""What all eight stage commands share: the common flags, and the way from flags to a finished stage.
+
+A command file holds one function, `flags`, decorated with `stage_command`. Its parameters are the
+everyday flags of the command; it returns them as config keys. Every other setting is given as `key=value`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json as json_format
+import sys
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from facesyn_cli import console, signals
+from facesyn_cli.errors import UserError
+
+if typing.TYPE_CHECKING:
+    from facesyn_cli.artifacts.outcome import Outcome
+    from facesyn_cli.artifacts.work import Work
+    from facesyn_cli.config.fields import StageConfig
+
+DEFAULT_WORK = Path("work")
+
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "overrides": (
+        Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Any key of the recipe section.")],
+        None,
+    ),
+    "config": (Annotated[str | None, typer.Option(help="Recipe: a YAML file or the name of a built-in one.")], None),
+    "work": (Annotated[Path | None, typer.Option(help="Folder of the run; default ./work.")], None),
+    "out": (Annotated[Path | None, typer.Option(help="Write here instead of the stage's folder in --work.")], None),
+    "seed": (Annotated[int | None, typer.Option(help="Seed of everything random.")], None),
+    "batch_size": (Annotated[int | None, typer.Option(help="Images a batch.")], None),
+    "device": (Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")], None),
+    "dry_run": (Annotated[bool, typer.Option("--dry-run", help="Show the resolved config and the plan; do nothing.")],
+                False),
+    "json": (Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")], False),
+    "log_file": (Annotated[Path | None, typer.Option(help="Also write messages to this file.")], None),
+}
+
+
+@dataclass(frozen=True)
+class Common:
+    """The flags every stage command has, by their names on the command line."""
+
+    overrides: list[str] | None
+    config: str | None
+    work: Path | None
+    out: Path | None
+    seed: int | None
+    batch_size: int | None
+    device: str | None
+    dry_run: bool
+    json: bool
+    log_file: Path | None
+
+
+def stage_command(name: str) -> Callable[[Callable[..., dict[str, Any]]], Callable[..., None]]:
+    """Turn a function that maps flags to config keys into a complete command.
+
+    Args:
+        name: Name of the command, of its stage and of its recipe section.
+    """
+
+    def decorate(flags: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+        own = typing.get_type_hints(flags, include_extras=True)
+        own.pop("return", None)
+        parameters = [
+            p.replace(annotation=own[p.name], kind=inspect.Parameter.KEYWORD_ONLY)
+            for p in inspect.signature(flags).parameters.values()
+        ]
+        parameters += [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            for key, (annotation, default) in _COMMON.items()
+        ]
+
+        def command(**values: Any) -> None:
+            common = Common(**{key: values.pop(key) for key in _COMMON})
+            execute(name, flags(**values), common)
+
+        command.__doc__ = flags.__doc__
+        command.__signature__ = inspect.Signature(parameters)
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
+
+    return decorate
+
+
+def execute(name: str, flags: dict[str, Any], common: Common) -> None:
+    """Resolve the config of one stage, then plan or run it and print the result."""
+    from facesyn_cli.artifacts.work import Work
+
+    start(common.log_file)
+    section = section_of(common.config, name)
+    flags = {**flags, "out": common.out, "seed": common.seed, "device": common.device, "batch_size": common.batch_size}
+    work = Work(common.work or DEFAULT_WORK)
+    cfg = resolve_stage(name, section, common.overrides or [], flags)
+    if common.dry_run:
+        print_plan(cfg, stage_module(name).plan(cfg, work), common.json)
+        return
+    outcome = run_stage(name, cfg, work)
+    if console.is_first_process():
+        print_outcome(outcome, common.json)
+
+
+def start(log_file: Path | None = None) -> None:
+    """Set up messages and stop signals; the first thing every working command does."""
+    console.configure(log_file)
+    signals.install()
+
+
+def section_of(recipe: str | None, name: str) -> dict[str, Any]:
+    """Return the section of one stage in a recipe, empty without a recipe."""
+    from facesyn_cli.config.recipe import load_recipe
+
+    return load_recipe(recipe).get(name, {}) if recipe else {}
+
+
+def resolve_stage(name: str, section: dict[str, Any], overrides: list[str], flags: dict[str, Any]) -> StageConfig:
+    """Return the validated config of a stage."""
+    from facesyn_cli.config.resolve import resolve
+
+    config_class = config_class_of(name)
+    if flags.get("batch_size") is not None and "batch_size" not in config_class.model_fields:
+        raise UserError(f"{name} has no batch size")
+    return resolve(config_class, name, section, overrides, flags)
+
+
+def run_stage(name: str, cfg: StageConfig, work: Work) -> Outcome:
+    """Run one stage; memory that ran out becomes one line."""
+    import torch
+
+    try:
+        return stage_module(name).run(cfg, work)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"{name}: not enough memory on the device; use a smaller --batch-size") from error
+
+
+def stage_module(name: str) -> Any:
+    """Import and return the module of a stage."""
+    return importlib.import_module(f"facesyn_cli.stages.{name.replace('-', '_')}")
+
+
+def config_class_of(name: str) -> type[StageConfig]:
+    """Return the config class on top of a stage's module: `train-ldm` -> `TrainLdmConfig`."""
+    return getattr(stage_module(name), "".join(part.title() for part in name.split("-")) + "Config")
+
+
+def print_plan(cfg: StageConfig, plan: dict[str, Any], as_json: bool) -> None:
+    """Print the resolved config and the plan to stdout."""
+    import yaml
+
+    from facesyn_cli.artifacts.outcome import render_summary
+
+    if not console.is_first_process():
+        return
+    settings = cfg.to_json()
+    flat = {key: value for group in settings.values() for key, value in group.items()}
+    if as_json:
+        print_json({"config": settings, "plan": plan})
+    else:
+        sys.stdout.write(yaml.safe_dump({"config": flat}, sort_keys=True, allow_unicode=True))
+        sys.stdout.write(f"\nplan\n{_indent(render_summary(plan))}\n")
+
+
+def print_outcome(outcome: Outcome, as_json: bool) -> None:
+    """Print the result of a stage to stdout."""
+    if as_json:
+        print_json({**outcome.summary, "folder": str(outcome.folder)})
+    else:
+        sys.stdout.write(f"{outcome.render()}\nfolder: {outcome.folder}\n")
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document to stdout."""
+    sys.stdout.write(json_format.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())

@@ -1,0 +1,11 @@
+"""`facesyn train-fr`."""
+
+from typing import Any
+
+from facesyn_cli.cli.stage_command import stage_command
+
+
+@stage_command("train-fr")
+def command() -> dict[str, Any]:
+    """(being written)"""
+    return {}

@@ -1,0 +1,67 @@
+"""Recipes: YAML files with one section per stage, found by name or by path."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from facesyn_cli.errors import UserError
+
+STAGES = (
+    "embed", "train-ldm", "gen-contexts", "sample", "augment", "pack", "train-fr", "eval",
+)
+
+
+def recipe_folder() -> Path:
+    """Return the folder of the recipes that come with facesyn."""
+    inside = Path(__file__).resolve().parents[1] / "configs"  # in an installed wheel
+    return inside if inside.is_dir() else Path(__file__).resolve().parents[2] / "configs"
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with facesyn."""
+    return sorted(p.relative_to(recipe_folder()).with_suffix("").as_posix() for p in recipe_folder().rglob("*.yaml"))
+
+
+def find_recipe(name: str) -> Path:
+    """Return the path of a recipe given by path or by the name of a built-in one."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    built_in = recipe_folder() / f"{name}.yaml"
+    if built_in.is_file() and ".." not in name:
+        return built_in
+    near = difflib.get_close_matches(name, recipe_names(), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    raise UserError(
+        f"no recipe file {name} and no built-in recipe of that name{hint} Built in: {', '.join(recipe_names())}"
+    )
+
+
+def load_recipe(name: str) -> dict[str, dict[str, Any]]:
+    """Read a recipe and return its sections by stage name.
+
+    Raises:
+        UserError: No such recipe, not YAML, or a section that is no stage.
+    """
+    path = find_recipe(name)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read recipe {path}: {' '.join(str(error).split())}") from error
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise UserError(f"recipe {path} must be a mapping of stage names to settings, found {type(content).__name__}")
+    problems = []
+    for section, settings in content.items():
+        if section not in STAGES:
+            near = difflib.get_close_matches(str(section), STAGES, n=1)
+            problems.append(f"unknown section {section!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+        elif settings is not None and not isinstance(settings, dict):
+            problems.append(f"section {section!r} must hold settings, found {settings!r}")
+    if problems:
+        raise UserError(f"recipe {path}: {'; '.join(problems)} Sections are {', '.join(STAGES)}")
+    return {section: settings or {} for section, settings in content.items()}

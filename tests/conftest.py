@@ -1,0 +1,121 @@
+"""Fixtures for all tests: fixed seeds, no network, and the command line in process or as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # shared builders such as `fill.py`
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> dict:
+        """Return stdout as JSON."""
+        return json.loads(self.out)
+
+
+@pytest.fixture(autouse=True)
+def _still_random_and_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+    def refuse(self: socket.socket, address: object, *args: object) -> None:
+        if isinstance(address, tuple) and address[0] in ("127.0.0.1", "::1", "localhost"):
+            return connect(self, address, *args)
+        raise OSError(f"tests do not use the network (tried {address})")
+
+    connect = socket.socket.connect
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture
+def golden() -> Path:
+    """Return the folder of golden vectors."""
+    return GOLDEN
+
+
+@pytest.fixture
+def run_cli(capfd: pytest.CaptureFixture[str]):
+    """Return a function that runs `facesyn` in this process: fast, and a traceback fails the test."""
+    from facesyn_cli import signals
+    from facesyn_cli.cli.main import run_command_line
+
+    def run(*arguments: object) -> Ran:
+        capfd.readouterr()
+        code = run_command_line([str(a) for a in arguments])
+        captured = capfd.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    handlers = _handlers()
+    yield run
+    signals.reset()
+    _restore(handlers)
+
+
+@pytest.fixture
+def assert_refused(run_cli):
+    """Return a function that runs a command and checks for exit code 2 and one clear line on stderr."""
+
+    def check(*arguments: object, says: str | tuple[str, ...] = ()) -> Ran:
+        ran = run_cli(*arguments)
+        lines = ran.err.strip().splitlines()
+        assert ran.code == 2, f"exit code {ran.code}\n{ran.err}"
+        errors = [line for line in lines if line.startswith("error: ")]
+        assert len(errors) == 1 and lines[-1] == errors[0], ran.err
+        assert "Traceback" not in ran.err
+        for text in (says,) if isinstance(says, str) else says:
+            assert text in errors[0], f"{text!r} is not in {errors[0]!r}"
+        return ran
+
+    return check
+
+
+def spawn(*arguments: object, processes: int = 1) -> subprocess.Popen[str]:
+    """Start `facesyn` as a process of its own, or as several with `accelerate launch`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_DISABLE_RICH": "1"}
+    command = [sys.executable, "-m", "facesyn_cli"]
+    if processes > 1:
+        command = [
+            sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes),
+            "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+            "--main_process_port", "0", "-m", "facesyn_cli",
+        ]
+    return subprocess.Popen(
+        [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 240) -> Ran:
+    """Wait for a started command."""
+    out, err = process.communicate(timeout=timeout)
+    return Ran(process.returncode, out, err)
+
+
+def _handlers() -> dict[int, object]:
+    import signal
+
+    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+
+
+def _restore(handlers: dict[int, object]) -> None:
+    import signal
+
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
