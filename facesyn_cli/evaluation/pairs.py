@@ -1,0 +1,267 @@
+"""Verification pairs from the files in circulation.
+
+    .bin        InsightFace: a pickle of (2N encoded images, N answers); pair k is images 2k and 2k + 1
+    pairs.txt   LFW: first line `folds` and, optionally, the pairs per fold and class; then lines
+                `name i j` (the same person) and `name1 i name2 j` (different persons)
+    any list    first line as above; then lines `path path 1` (same) or `path path 0` (different)
+
+Fields are separated by tabs where a line has any, otherwise by white space. Images are looked up by name
+whatever their extension: `Ann_Lee 3` is `Ann_Lee/Ann_Lee_0003`, `Ann_Lee/3`, `Ann_Lee/0003` or
+`Ann_Lee_0003`, the first of these that exists.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facesyn_cli.artifacts.images import SUFFIXES, ImageEntry, ImageSet
+from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.plain_pickle import load_plain
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Pairs of images with the right answers. An image that occurs in several pairs is held once.
+
+    Args:
+        name: What the table calls it.
+        first: (N,) index of each pair's first image.
+        second: (N,) index of its second image.
+        is_same: (N,) True where both show the same person.
+        folds: Number of folds of the protocol; they are consecutive.
+        images: Name of each image, for messages.
+        read: From an index to the encoded bytes; safe to call from several threads.
+    """
+
+    name: str
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    is_same: NDArray[np.bool_]
+    folds: int
+    images: list[str]
+    read: Callable[[int], bytes]
+
+    def __len__(self) -> int:
+        return len(self.is_same)
+
+
+def is_bin(path: Path) -> bool:
+    """True when a file looks like a pickled `.bin` and not like a list of pairs."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(1)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    return start == b"\x80" or path.suffix == ".bin"
+
+
+def read_bin(path: Path, name: str, folds: int = 10) -> PairSet:
+    """Read an InsightFace verification `.bin`.
+
+    Raises:
+        UserError: The file is missing, no such pickle, or asks for code to be run.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        content = load_plain(data)
+    except ValueError as error:
+        raise UserError(f"{path} is no verification .bin that is safe to read: {error}") from error
+    if not isinstance(content, (tuple, list)) or len(content) != 2:
+        raise UserError(f"{path}: a pickle of (images, answers) was expected, found {_describe(content)}")
+    encoded, answers = (_listed(part) for part in content)
+    if encoded is None or answers is None:
+        raise UserError(f"{path}: two lists were expected, found {' and '.join(_describe(p) for p in content)}")
+    if len(encoded) != 2 * len(answers) or not answers:
+        raise UserError(f"{path}: holds {len(encoded)} images for {len(answers)} pairs; two a pair were expected")
+    index: dict[bytes, int] = {}
+    places = [index.setdefault(_image_bytes(item, path, i), len(index)) for i, item in enumerate(encoded)]
+    bad = next((a for a in answers if not isinstance(a, (bool, int, np.bool_, np.integer)) or a not in (0, 1)), None)
+    if bad is not None:
+        raise UserError(f"{path}: answers must be true or false, found {bad!r}")
+    images = list(index)
+    first_use = {place: i for i, place in reversed(list(enumerate(places)))}
+    return PairSet(
+        name=name,
+        first=np.array(places[0::2]),
+        second=np.array(places[1::2]),
+        is_same=np.array([bool(a) for a in answers]),
+        folds=_checked_folds(folds, len(answers), path),
+        images=[f"image {first_use[place]} of {path.name}" for place in range(len(images))],
+        read=images.__getitem__,
+    )
+
+
+def read_pairs(path: Path, images: ImageSet, name: str) -> PairSet:
+    """Read a list of pairs of images of a set.
+
+    Raises:
+        UserError: The file is missing or malformed (with the line), or names images the set lacks.
+    """
+    folds, lines = _read_lines(path)
+    rows = _parse(path, lines)
+    finder = _Finder(images)
+    used: dict[ImageEntry, int] = {}
+    missing: dict[str, None] = {}
+    places: list[int] = []
+    for first, second, _ in rows:
+        for names in (first, second):
+            entry = finder.find(names, path)
+            if entry is None:
+                missing[names[0]] = None
+            else:
+                places.append(used.setdefault(entry, len(used)))
+    if missing:
+        shown = ", ".join(list(missing)[:3]) + (", ..." if len(missing) > 3 else "")
+        raise UserError(f"{len(missing)} images of {path} are not in {images.path}: {shown}")
+    entries = list(used)
+    return PairSet(
+        name=name,
+        first=np.array(places[0::2]),
+        second=np.array(places[1::2]),
+        is_same=np.array([same for _, _, same in rows]),
+        folds=_checked_folds(folds, len(rows), path),
+        images=[entry.location for entry in entries],
+        read=lambda index: images.read(entries[index]),
+    )
+
+
+def _read_lines(path: Path) -> tuple[int, list[tuple[int, list[str]]]]:
+    """Return the number of folds and the (line number, fields) of every pair."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file; a list of pairs was expected") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    lines = [(number, _fields(line)) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise UserError(f"{path} is empty; a list of pairs was expected")
+    (number, header), *pairs = lines
+    if not 1 <= len(header) <= 2 or not all(field.isdecimal() for field in header):
+        raise UserError(
+            f"{path} line {number}: the number of folds (and the pairs per fold) was expected, "
+            f"found {' '.join(header)[:80]!r}"
+        )
+    folds = int(header[0])
+    if len(header) == 2:
+        announced = folds * int(header[1])
+        if len(pairs) not in (announced, 2 * announced):
+            raise UserError(
+                f"{path} has {len(pairs)} pairs; its first line announces {folds} folds of {header[1]} pairs, "
+                f"{announced} in all or {2 * announced} with as many of different persons"
+            )
+    return folds, pairs
+
+
+def _fields(line: str) -> list[str]:
+    return [field.strip() for field in line.strip().split("\t")] if "\t" in line.strip() else line.split()
+
+
+Row = tuple[list[str], list[str], bool]  # candidate names of the first and second image, and the answer
+
+
+def _parse(path: Path, lines: list[tuple[int, list[str]]]) -> list[Row]:
+    threes = [fields for _, fields in lines if len(fields) == 3]
+    has_fours = any(len(fields) == 4 for _, fields in lines)
+    answers_only = all(fields[2] in ("0", "1") for fields in threes)
+    is_lfw = has_fours or not answers_only
+    rows = []
+    for number, fields in lines:
+        if is_lfw and len(fields) == 3 and fields[1].isdecimal() and fields[2].isdecimal():
+            rows.append((_numbered(fields[0], fields[1]), _numbered(fields[0], fields[2]), True))
+        elif is_lfw and len(fields) == 4 and fields[1].isdecimal() and fields[3].isdecimal():
+            rows.append((_numbered(fields[0], fields[1]), _numbered(fields[2], fields[3]), False))
+        elif not is_lfw and len(fields) == 3:
+            rows.append(([fields[0]], [fields[1]], fields[2] == "1"))
+        else:
+            expected = "'name i j' or 'name1 i name2 j'" if is_lfw else "'path path 0' or 'path path 1'"
+            raise UserError(f"{path} line {number}: {expected} was expected, found {' '.join(fields)[:80]!r}")
+    return rows
+
+
+def _numbered(name: str, number: str) -> list[str]:
+    padded = f"{int(number):04d}"
+    return [f"{name}/{name}_{padded}", f"{name}/{int(number)}", f"{name}/{padded}", f"{name}_{padded}"]
+
+
+class _Finder:
+    """Finds images of a set by path, by the end of their path, or by key, with or without extension."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self._root = images.path
+        self._exact = {entry.location: entry for entry in images.entries}
+        self._by_name: dict[str, ImageEntry | None] = {}  # None: several images have this name
+        for entry in images.entries:
+            parts = _without_suffix(entry.location).split("/")
+            names = {"/".join(parts[i:]) for i in range(len(parts))} | {entry.key}
+            for name in names:
+                other = self._by_name.get(name, entry)
+                self._by_name[name] = entry if other is entry else None
+        for entry in images.entries:
+            self._by_name[entry.key] = entry
+
+    def find(self, names: list[str], path: Path) -> ImageEntry | None:
+        """Return the first of several names that exists, or None.
+
+        Raises:
+            UserError: The name fits several images.
+        """
+        for name in names:
+            wanted = self._relative(name)
+            if wanted in self._exact:
+                return self._exact[wanted]
+            name = _without_suffix(wanted)
+            if name in self._by_name:
+                entry = self._by_name[name]
+                if entry is None:
+                    raise UserError(f"{path}: {wanted!r} fits several images in {self._root}; give more of the path")
+                return entry
+        return None
+
+    def _relative(self, name: str) -> str:
+        if os.path.isabs(name):
+            try:
+                name = os.path.relpath(name, self._root)
+            except ValueError:
+                return name
+        return PurePosixPath(name.replace("\\", "/")).as_posix()
+
+
+def _without_suffix(location: str) -> str:
+    stem, suffix = os.path.splitext(location)
+    return stem if suffix.lower() in SUFFIXES else location
+
+
+def _checked_folds(folds: int, num_pairs: int, path: Path) -> int:
+    if not 2 <= folds <= num_pairs:
+        raise UserError(f"{path}: {folds} folds of {num_pairs} pairs; at least 2 folds and a pair in each are needed")
+    return folds
+
+
+def _listed(part: Any) -> list | None:
+    if isinstance(part, np.ndarray) and part.ndim == 1:
+        return part.tolist()
+    return list(part) if isinstance(part, (list, tuple)) else None
+
+
+def _image_bytes(item: Any, path: Path, index: int) -> bytes:
+    if isinstance(item, bytes):
+        return item
+    if isinstance(item, bytearray) or (isinstance(item, np.ndarray) and item.dtype == np.uint8):
+        return bytes(item)
+    raise UserError(f"{path}: image {index} must be encoded bytes, found {_describe(item)}")
+
+
+def _describe(value: Any) -> str:
+    size = f" of {len(value)}" if isinstance(value, (list, tuple, dict, bytes, str)) else ""
+    return f"{type(value).__name__}{size}"
