@@ -1,0 +1,217 @@
+"""Building blocks of the identity-conditioned UNet: residual, attention and resolution changes.
+
+Boutros et al. 2023, "IDiff-Face", arXiv:2308.04995, with the parameter names of its published checkpoints.
+Residual block with adaptive group norm: Dhariwal and Nichol 2021, arXiv:2105.05233, section 3.
+Cross-attention: Rombach et al. 2022, arXiv:2112.10752, Eq. 3; softmax(q k^T / sqrt(d)) v per head of width d.
+
+Shapes: B batch, C channels, H x W latent grid, L = H*W positions, S context tokens, E context width,
+A heads, D width of one head.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_GROUPS = 32  # every group norm of the published network; widths are multiples of it
+
+
+class TimeEmbedding(nn.Module):
+    """Turn integer timesteps into a vector: sinusoids, linear, SiLU, linear.
+
+    The sinusoids are [cos(t f_j), sin(t f_j)] with f_j = exp(-ln(10000) j / half), j = 0 .. half-1.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.half = channels // 2
+        self.lin1 = nn.Linear(channels, width)
+        self.lin2 = nn.Linear(width, width)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Map timesteps (B,), unscaled, to vectors (B, width)."""
+        steps = torch.arange(self.half, device=t.device, dtype=torch.float32)
+        frequency = torch.exp(steps * (-math.log(10_000) / self.half))             # (half,)
+        angle = t.float()[:, None] * frequency                                     # (B, half)
+        waves = torch.cat([angle.cos(), angle.sin()], dim=1)                       # (B, channels)
+        return self.lin2(F.silu(self.lin1(waves.to(self.lin1.weight.dtype))))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions whose middle norm is scaled and shifted by the time (and, for AdaGN, the context).
+
+    Args:
+        in_channels: Channels of the input; a 1x1 convolution is the shortcut where it differs from `channels`.
+        channels: Channels of the output.
+        time_width: Width of the time vector.
+        context_width: Width E of the context vector added to the time (AdaGN); None without one.
+    """
+
+    def __init__(self, in_channels: int, channels: int, time_width: int, context_width: int | None) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(NORM_GROUPS, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.time_emb = nn.Sequential(nn.SiLU(), nn.Linear(time_width, channels))
+        if context_width is not None:
+            self.context_emb = nn.Sequential(nn.SiLU(), nn.Linear(context_width, channels))
+        self.scale_emb = nn.Linear(channels, channels)
+        self.shift_emb = nn.Linear(channels, channels)
+        self.norm2 = AdaptiveGroupNorm(channels)
+        self.conv2 = _zero(nn.Conv2d(channels, channels, 3, padding=1))
+        if in_channels != channels:
+            self.shortcut = nn.Conv2d(in_channels, channels, 1)
+        else:
+            self.shortcut = nn.Identity()
+
+    def encode_context(self, context: Tensor) -> Tensor | None:
+        """Return what the context (B, E) adds to the time vector, (B, C), or None where it adds nothing."""
+        return self.context_emb(context) if hasattr(self, "context_emb") else None
+
+    def forward(self, x: Tensor, time: Tensor, added: Tensor | None = None) -> Tensor:
+        """Map features (B, in_channels, H, W) to (B, C, H, W).
+
+        Args:
+            time: (B, time_width).
+            added: What `encode_context` returned.
+        """
+        h = self.conv1(F.silu(self.norm1(x)))                                      # (B, C, H, W)
+        e = self.time_emb(time)                                                    # (B, C)
+        if added is not None:
+            e = e + added
+        h = self.norm2(h, self.scale_emb(e), self.shift_emb(e))
+        return self.conv2(F.silu(h)) + self.shortcut(x)
+
+
+class AdaptiveGroupNorm(nn.Module):
+    """(1 + scale) GroupNorm(x) + shift with a scale and a shift per sample and channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(NORM_GROUPS, channels)
+
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return (1 + scale[:, :, None, None]) * self.norm(x) + shift[:, :, None, None]
+
+
+class Attention(nn.Module):
+    """Multi-head attention over positions; heads are contiguous groups of channels.
+
+    Args:
+        channels: Width C of the queries and of the output.
+        source_channels: Width of what keys and values are made from.
+        head_channels: Width D of one head.
+    """
+
+    def __init__(self, channels: int, source_channels: int, head_channels: int) -> None:
+        super().__init__()
+        self.head_channels = head_channels
+        self.to_q = nn.Conv1d(channels, channels, 1)
+        self.to_k = nn.Conv1d(source_channels, channels, 1)
+        self.to_v = nn.Conv1d(source_channels, channels, 1)
+        self.proj_out = nn.Conv1d(channels, channels, 1)
+
+    def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values, each (B, A, S, D), of a source (B, source_channels, S)."""
+        return self._split(self.to_k(source)), self._split(self.to_v(source))
+
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Return what each position of x (B, C, L) reads, (B, C, L).
+
+        Args:
+            keys_values: What to read from; None for x itself.
+        """
+        k, v = self.keys_values(x) if keys_values is None else keys_values
+        # Differs from IDiff-Face: q and k are not scaled by D^(-1/4) each; the product is scaled once by
+        # D^(-1/2), which is the same number, and the library's fused kernels apply.
+        y = F.scaled_dot_product_attention(self._split(self.to_q(x)), k, v)        # (B, A, L, D)
+        return self.proj_out(y.transpose(2, 3).flatten(1, 2))                      # (B, C, L)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (-1, self.head_channels)).transpose(2, 3)            # (B, A, L, D)
+
+
+class SelfAttentionBlock(nn.Module):
+    """Add to every position what it reads from the others (the AdaGN variants)."""
+
+    def __init__(self, channels: int, head_channels: int) -> None:
+        super().__init__()
+        self.attention = Attention(channels, channels, head_channels)
+        self.norm = nn.GroupNorm(NORM_GROUPS, channels)
+
+    def encode_context(self, context: Tensor) -> None:
+        """The context takes another way in these variants."""
+        return None
+
+    def forward(self, x: Tensor, context_keys_values: None = None) -> Tensor:
+        y = self.attention(self.norm(x.flatten(2)))                                # (B, C, L)
+        return x + y.unflatten(2, x.shape[2:])
+
+
+class CrossAttentionBlock(nn.Module):
+    """Self-attention, attention to tokens made from the context vector, and a feed-forward network.
+
+    As published, one group norm (`x_norm`) serves all three, and there are as many tokens as a head has
+    channels.
+
+    Args:
+        channels: Width C of the features.
+        head_channels: Width D of one head, and number S of context tokens.
+        context_width: Width E of the context vector and of one token.
+    """
+
+    def __init__(self, channels: int, head_channels: int, context_width: int) -> None:
+        super().__init__()
+        self.context_width = context_width
+        self.x_proj_in = nn.Conv2d(channels, channels, 1)
+        self.x_proj_out = _zero(nn.Conv2d(channels, channels, 1))
+        self.self_attention = Attention(channels, channels, head_channels)
+        self.c_proj_in = nn.Linear(context_width, context_width * head_channels)
+        self.cross_attention = Attention(channels, context_width, head_channels)
+        self.x_norm = nn.GroupNorm(NORM_GROUPS, channels)
+        self.c_norm = nn.GroupNorm(NORM_GROUPS, context_width)
+        self.ff = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels))
+
+    def encode_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the keys and values, each (B, A, S, D), of a context vector (B, E)."""
+        tokens = self.c_proj_in(context).unflatten(1, (self.context_width, -1))    # (B, E, S), channel-major
+        return self.cross_attention.keys_values(self.c_norm(tokens))
+
+    def forward(self, x: Tensor, context_keys_values: tuple[Tensor, Tensor]) -> Tensor:
+        """Return x (B, C, H, W) plus what was read; `context_keys_values` comes from `encode_context`."""
+        y = self.x_proj_in(x).flatten(2)                                           # (B, C, L)
+        y = y + self.self_attention(self.x_norm(y))
+        y = y + self.cross_attention(self.x_norm(y), context_keys_values)
+        y = y + self.ff(self.x_norm(y).transpose(1, 2)).transpose(1, 2)
+        return x + self.x_proj_out(y.unflatten(2, x.shape[2:]))
+
+
+class Downsample(nn.Module):
+    """Halve the grid with a strided 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Double the grid with a transposed 4x4 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+def _zero(layer: nn.Conv2d) -> nn.Conv2d:
+    """Start a residual branch as zero, so that the block starts as its shortcut."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

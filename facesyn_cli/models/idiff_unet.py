@@ -1,0 +1,292 @@
+"""The identity-conditioned UNet of IDiff-Face and ADMIS, with its published parameter names.
+
+Boutros et al. 2023, "IDiff-Face: Synthetic-based Face Recognition through Fizzy Identity-Conditioned
+Diffusion Models", arXiv:2308.04995: predicts the noise eps of a noisy latent, conditioned on a face
+embedding. Its contextual partial dropout (CPD) drops components of the projected context in training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import model_validator
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from facesyn_cli.config.fields import identity, runtime
+from facesyn_cli.models.idiff_blocks import (
+    NORM_GROUPS,
+    CrossAttentionBlock,
+    Downsample,
+    ResidualBlock,
+    SelfAttentionBlock,
+    TimeEmbedding,
+    Upsample,
+)
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+
+class UnetConfig(PluginConfig):
+    """Settings of `idiff-unet`; the defaults are the published `unet_cond_ca_cpd25`."""
+
+    in_channels: int = identity(3, "channels of the latent: 3 for vq-f4, 16 for TAESD3", ge=1)
+    channels: int = identity(96, "width of the first level", ge=NORM_GROUPS, multiple_of=NORM_GROUPS)
+    multipliers: tuple[int, ...] = identity((1, 2, 2, 2), "width of each level over the one before (cumulative)")
+    attention: tuple[bool, ...] = identity((False, True, True, True), "which levels attend; the middle always does")
+    head_channels: int = identity(32, "width of one attention head; cross-attention: also number of tokens", ge=1)
+    num_blocks: int = identity(2, "residual blocks per level on the way down; one more on the way up", ge=1)
+    conditioning: Literal["ca", "adagn", "unconditional"] = identity(
+        "ca", "how the context acts: cross-attention, adaptive group norm, or not at all"
+    )
+    context_size: int = identity(512, "size of the face embedding", ge=1)
+    context_width: int = identity(
+        256, "size of the projected context", ge=NORM_GROUPS, multiple_of=NORM_GROUPS
+    )
+    component_dropout: float = identity(
+        0.25, "CPD: probability of dropping a component of the projected context in training", ge=0, lt=1
+    )
+    learn_empty_context: bool = identity(False, "learn the vector of an absent context; false: zeros")
+    checkpoint_activations: bool = runtime(False, "recompute blocks in the backward pass: less memory, slower")
+
+    @model_validator(mode="after")
+    def _agree(self) -> UnetConfig:
+        if not self.multipliers or len(self.multipliers) != len(self.attention):
+            raise ValueError(
+                f"multipliers ({len(self.multipliers)}) and attention ({len(self.attention)}) must have one entry "
+                "per level, at least one"
+            )
+        if min(self.multipliers) < 1:
+            raise ValueError(f"multipliers must be 1 or more, got {list(self.multipliers)}")
+        for width in (self.channels, *self.widths):
+            if width % self.head_channels:
+                raise ValueError(f"the width of every level ({width}) must be divisible by head_channels "
+                                 f"({self.head_channels})")
+        if self.learn_empty_context and self.conditioning == "unconditional":
+            raise ValueError("learn_empty_context needs a conditional network (conditioning ca or adagn)")
+        return self
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each level."""
+        return [self.channels * math.prod(self.multipliers[: i + 1]) for i in range(len(self.multipliers))]
+
+
+@register(
+    "denoiser",
+    "idiff-unet",
+    Card(
+        about="Identity-conditioned UNet of IDiff-Face and ADMIS; 216 M parameters with its defaults",
+        paper="Boutros et al. 2023, arXiv:2308.04995",
+        input="latents whose side is divisible by 2^(levels-1), timesteps 0..999, face embedding of unit length",
+        licence="published weights: CC BY-NC-SA 4.0 (IDiff-Face); none stated (ADMIS)",
+    ),
+)
+def build_idiff_unet(cfg: UnetConfig) -> nn.Module:
+    """Build the network with random weights."""
+    return ConditionalUNet(cfg)
+
+
+@dataclass(frozen=True)
+class ContextState:
+    """What each block takes from the contexts of a batch, worked out once for all steps of a sampler.
+
+    Made by `ConditionalUNet.encode_context`; belongs to the weights, dtype and device it was made with.
+    """
+
+    batch: int
+    per_block: tuple[Any, ...]
+
+
+class ConditionalUNet(nn.Module):
+    """Predict the noise in a latent, given its timestep and a face embedding.
+
+    Args:
+        cfg: Settings.
+
+    Shapes: B batch, C latent channels, H x W latent grid (sides divisible by `downscale`), E context width.
+    """
+
+    def __init__(self, cfg: UnetConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.in_channels = cfg.in_channels
+        self.downscale = 2 ** (len(cfg.multipliers) - 1)
+        self.is_conditional = cfg.conditioning != "unconditional"
+        self.checkpoint_activations = cfg.checkpoint_activations
+        widths = cfg.widths
+        self.image_proj = nn.Conv2d(cfg.in_channels, cfg.channels, 3, padding=1)
+        self.time_emb = TimeEmbedding(cfg.channels, 4 * cfg.channels)
+        if self.is_conditional:
+            self.context_emb = nn.Linear(cfg.context_size, cfg.context_width)
+        if cfg.learn_empty_context:
+            self.empty_context_embedding = nn.Parameter(torch.randn(cfg.context_width))
+
+        width, skips = cfg.channels, [cfg.channels]
+        self.down = nn.ModuleList()
+        for level, channels in enumerate(widths):
+            for _ in range(cfg.num_blocks):
+                self.down.append(Block(cfg, width, channels, cfg.attention[level]))
+                skips.append(width := channels)
+            if level + 1 < len(widths):
+                self.down.append(Downsample(channels))
+                skips.append(channels)
+        self.middle = Middle(cfg, width)
+        self.up = nn.ModuleList()
+        for level in reversed(range(len(widths))):
+            for block in range(cfg.num_blocks + 1):
+                # the last block of a level already has the width of the level above
+                channels = widths[level] // (cfg.multipliers[level] if block == cfg.num_blocks else 1)
+                self.up.append(Block(cfg, width + skips.pop(), channels, cfg.attention[level]))
+                width = channels
+            if level:
+                self.up.append(Upsample(width))
+        self.norm = nn.GroupNorm(NORM_GROUPS, width)
+        self.final = nn.Conv2d(width, cfg.in_channels, 3, padding=1)
+        nn.init.zeros_(self.final.weight)
+        nn.init.zeros_(self.final.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: Tensor | ContextState | None = None,
+        drop_context: Tensor | None = None,
+        component_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Return the predicted noise, (B, C, H, W).
+
+        Args:
+            x: (B, C, H, W) noisy latents.
+            t: (B,) timesteps, unscaled.
+            context: (B, context_size) face embeddings; None for an absent context; or what `encode_context`
+                returned, and then the other arguments stay away. An unconditional network ignores it.
+            drop_context: (B,) bool; True replaces this sample's context by the absent one.
+            component_mask: (B, E) bool, the components that CPD keeps, in training or not; they are scaled by
+                1 / (1 - component_dropout). None: drawn in training from torch's global generator, off in eval.
+
+        Raises:
+            ValueError: The latents do not fit the network.
+        """
+        if x.shape[1] != self.in_channels or x.shape[2] % self.downscale or x.shape[3] % self.downscale:
+            raise ValueError(
+                f"expected latents (B, {self.in_channels}, H, W) with H and W divisible by {self.downscale}, "
+                f"got {tuple(x.shape)}"
+            )
+        if not isinstance(context, ContextState):
+            context = self.encode_context(context, drop_context, component_mask, batch=len(x))
+        elif drop_context is not None or component_mask is not None:
+            raise ValueError("drop_context and component_mask go to encode_context, not beside its result")
+        if context.batch != len(x):
+            raise ValueError(f"{context.batch} contexts for {len(x)} latents")
+        states = iter(context.per_block)
+
+        time = self.time_emb(t)                                                    # (B, 4 * channels)
+        h = self.image_proj(x)
+        skips = [h]
+        for module in self.down:
+            h = self._run(module, h, time, states)
+            skips.append(h)
+        h = self._run(self.middle, h, time, states)
+        for module in self.up:
+            if isinstance(module, Block):
+                h = torch.cat([h, skips.pop()], dim=1)
+            h = self._run(module, h, time, states)
+        return self.final(F.silu(self.norm(h)))
+
+    def encode_context(
+        self,
+        context: Tensor | None,
+        drop_context: Tensor | None = None,
+        component_mask: Tensor | None = None,
+        batch: int | None = None,
+    ) -> ContextState:
+        """Work out what every block takes from the contexts; arguments as in `forward`.
+
+        Args:
+            batch: Number of latents, needed where there is no context.
+        """
+        batch = batch if context is None else len(context)
+        if batch is None:
+            raise ValueError("without a context, encode_context needs the batch size")
+        c = self._project(context, drop_context, component_mask, batch) if self.is_conditional else None
+        return ContextState(batch, tuple(None if c is None else block.encode_context(c) for block in self._blocks()))
+
+    def _project(
+        self, context: Tensor | None, drop_context: Tensor | None, component_mask: Tensor | None, batch: int
+    ) -> Tensor:
+        """Return the context vector of all blocks, (batch, E)."""
+        weight = self.context_emb.weight
+        empty = self.empty_context_embedding if self.cfg.learn_empty_context else weight.new_zeros(weight.shape[0])
+        if context is None:
+            c = empty.expand(batch, -1)
+        else:
+            c = self.context_emb(context)
+            if drop_context is not None:
+                c = torch.where(drop_context[:, None], empty.to(c.dtype), c)
+        p = self.cfg.component_dropout
+        if component_mask is not None:
+            return c * component_mask.to(c.dtype) / (1 - p)
+        return F.dropout(c, p, training=self.training)
+
+    def _blocks(self) -> Iterator[Block | Middle]:
+        for module in (*self.down, self.middle, *self.up):
+            if isinstance(module, (Block, Middle)):
+                yield module
+
+    def _run(self, module: nn.Module, h: Tensor, time: Tensor, states: Iterator) -> Tensor:
+        if not isinstance(module, (Block, Middle)):
+            return module(h)
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            return checkpoint(module, h, time, next(states), use_reentrant=False)
+        return module(h, time, next(states))
+
+
+class Block(nn.Module):
+    """A residual block and, on some levels, attention."""
+
+    def __init__(self, cfg: UnetConfig, in_channels: int, channels: int, has_attention: bool) -> None:
+        super().__init__()
+        self.res = _residual(cfg, in_channels, channels)
+        self.attn = _attention(cfg, channels) if has_attention else None
+
+    def encode_context(self, context: Tensor) -> tuple[Any, Any]:
+        return self.res.encode_context(context), self.attn.encode_context(context) if self.attn else None
+
+    def forward(self, x: Tensor, time: Tensor, state: tuple[Any, Any] | None) -> Tensor:
+        for_res, for_attn = state or (None, None)
+        x = self.res(x, time, for_res)
+        return self.attn(x, for_attn) if self.attn else x
+
+
+class Middle(nn.Module):
+    """Residual block, attention, residual block at the lowest resolution."""
+
+    def __init__(self, cfg: UnetConfig, channels: int) -> None:
+        super().__init__()
+        self.res1 = _residual(cfg, channels, channels)
+        self.attn = _attention(cfg, channels)
+        self.res2 = _residual(cfg, channels, channels)
+
+    def encode_context(self, context: Tensor) -> tuple[Any, Any, Any]:
+        return tuple(part.encode_context(context) for part in (self.res1, self.attn, self.res2))
+
+    def forward(self, x: Tensor, time: Tensor, state: tuple[Any, Any, Any] | None) -> Tensor:
+        for_res1, for_attn, for_res2 = state or (None, None, None)
+        return self.res2(self.attn(self.res1(x, time, for_res1), for_attn), time, for_res2)
+
+
+def _residual(cfg: UnetConfig, in_channels: int, channels: int) -> ResidualBlock:
+    context_width = cfg.context_width if cfg.conditioning == "adagn" else None
+    return ResidualBlock(in_channels, channels, 4 * cfg.channels, context_width)
+
+
+def _attention(cfg: UnetConfig, channels: int) -> nn.Module:
+    if cfg.conditioning == "ca":
+        return CrossAttentionBlock(channels, cfg.head_channels, cfg.context_width)
+    return SelfAttentionBlock(channels, cfg.head_channels)

@@ -1,0 +1,187 @@
+"""IR and IR-SE recognition networks with the parameter names of TFace's checkpoints.
+
+Residual units after Deng et al. 2019, "ArcFace", arXiv:1801.07698, section 2.2.1 ("improved residual unit":
+BN-Conv-BN-PReLU-Conv-BN); squeeze and excitation: Hu et al. 2018, arXiv:1709.01507, Eq. 2-4.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from facesyn_cli.config.fields import identity
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+WIDTHS = (64, 128, 256, 512)
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 101: (3, 13, 30, 3)}
+SE_REDUCTION = 16
+_INPUT_SIZE = 112
+
+
+class IrConfig(PluginConfig):
+    """Settings of `ir-<depth>` and `ir-se-<depth>`."""
+
+    embedding_size: int = identity(512, "size of an embedding", ge=1)
+    dropout: float = identity(0.4, "dropout before the last linear layer, in training", ge=0, lt=1)
+
+
+class IrTinyConfig(IrConfig):
+    """Settings of `ir-tiny`; the defaults cost 27 million multiply-adds per image."""
+
+    dropout: float = identity(0.0, "dropout before the last linear layer, in training", ge=0, lt=1)
+    widths: tuple[int, ...] = identity((16, 32, 64, 128), "channels of each stage, rising; each halves the grid")
+    blocks: tuple[int, ...] = identity((1, 1, 1, 1), "residual units of each stage")
+    stem_stride: int = identity(2, "stride of the first convolution, 1 or 2", ge=1, le=2)
+
+    @model_validator(mode="after")
+    def _agree(self) -> IrTinyConfig:
+        if not self.widths or len(self.widths) != len(self.blocks):
+            raise ValueError(f"widths {list(self.widths)} and blocks {list(self.blocks)} must be of one length, not 0")
+        if min(self.widths) < 1 or any(b <= a for a, b in itertools.pairwise(self.widths)):
+            raise ValueError(f"widths must rise from stage to stage, got {list(self.widths)}")
+        if min(self.blocks) < 1:
+            raise ValueError(f"blocks must be 1 or more, got {list(self.blocks)}")
+        return self
+
+
+_INPUT = "RGB 112 x 112 aligned to the ArcFace template, (x - 127.5) / 127.5"
+
+
+def _register_depths(build):
+    for depth in BLOCKS:
+        plain = f"IR-{depth} as TFace trains it; embedding not normalised"
+        squeezed = f"IR-{depth} with squeeze and excitation, as TFace"
+        paper = "Deng et al. 2019, arXiv:1801.07698"
+        build = register("backbone", f"ir-{depth}", Card(plain, paper, _INPUT))(build)
+        build = register("backbone", f"ir-se-{depth}", Card(squeezed, paper, _INPUT))(build)
+    return build
+
+
+@_register_depths
+def build_ir(cfg: IrConfig) -> nn.Module:
+    """Build `ir-<depth>` or `ir-se-<depth>` with random weights."""
+    depth = int(cfg.name.rpartition("-")[2])
+    return IrBackbone(WIDTHS, BLOCKS[depth], 1, cfg.name.startswith("ir-se-"), cfg.embedding_size, cfg.dropout)
+
+
+@register("backbone", "ir-tiny", Card("Small IR network for demonstrations and tests", "this project", _INPUT))
+def build_ir_tiny(cfg: IrTinyConfig) -> nn.Module:
+    """Build the small network with random weights."""
+    return IrBackbone(cfg.widths, cfg.blocks, cfg.stem_stride, False, cfg.embedding_size, cfg.dropout)
+
+
+class IrBackbone(nn.Module):
+    """Face pixels to an embedding that is not normalised.
+
+    Args:
+        widths: Channels of each stage.
+        blocks: Residual units of each stage; the first unit halves the grid.
+        stem_stride: Stride of the first convolution.
+        use_se: Whether each unit ends in squeeze and excitation.
+        embedding_size: Size of the embedding.
+        dropout: Dropout before the last linear layer.
+
+    Shapes: pixels (B, 3, 112, 112) in [-1, 1] -> (B, embedding_size).
+    """
+
+    input_size = _INPUT_SIZE
+
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        blocks: tuple[int, ...],
+        stem_stride: int,
+        use_se: bool,
+        embedding_size: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.embedding_size = embedding_size
+        self.input_layer = nn.Sequential(
+            nn.Conv2d(3, widths[0], 3, stem_stride, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0])
+        )
+        side = final_side(stem_stride, len(widths))
+        self.output_layer = nn.Sequential(
+            nn.BatchNorm2d(widths[-1]),
+            nn.Dropout(dropout),
+            nn.Flatten(),
+            nn.Linear(widths[-1] * side * side, embedding_size),
+            nn.BatchNorm1d(embedding_size, affine=False),
+        )
+        units, before = [], widths[0]
+        for width, count in zip(widths, blocks, strict=True):
+            for unit in range(count):
+                units.append(IrUnit(before, width, 2 if unit == 0 else 1, use_se))
+                before = width
+        self.body = nn.Sequential(*units)
+        _initialise(self)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return embeddings (B, embedding_size).
+
+        Raises:
+            ValueError: The pixels are not 112 x 112.
+        """
+        if tuple(pixels.shape[1:]) != (3, _INPUT_SIZE, _INPUT_SIZE):
+            raise ValueError(f"expected pixels (B, 3, {_INPUT_SIZE}, {_INPUT_SIZE}), got {tuple(pixels.shape)}")
+        return self.output_layer(self.body(self.input_layer(pixels)))
+
+
+class IrUnit(nn.Module):
+    """BN-Conv-BN-PReLU-Conv-BN (and squeeze and excitation), added to a shortcut."""
+
+    def __init__(self, before: int, width: int, stride: int, use_se: bool) -> None:
+        super().__init__()
+        if before == width:
+            self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)
+        else:
+            self.shortcut_layer = nn.Sequential(
+                nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+            )
+        layers: list[tuple[str, nn.Module]] = [
+            ("0", nn.BatchNorm2d(before)),
+            ("1", nn.Conv2d(before, width, 3, 1, 1, bias=False)),
+            ("2", nn.BatchNorm2d(width)),
+            ("3", nn.PReLU(width)),
+            ("4", nn.Conv2d(width, width, 3, stride, 1, bias=False)),
+            ("5", nn.BatchNorm2d(width)),
+        ]
+        if use_se:
+            layers.append(("se_block", SqueezeExcite(width)))
+        self.res_layer = nn.Sequential(OrderedDict(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut_layer(x) + self.res_layer(x)
+
+
+class SqueezeExcite(nn.Module):
+    """Scale each channel by sigmoid(W2 relu(W1 mean(x)))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(width, width // SE_REDUCTION, 1, bias=False)
+        self.fc2 = nn.Conv2d(width // SE_REDUCTION, width, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+
+
+def final_side(stem_stride: int, num_stages: int) -> int:
+    """Return the side of the last feature grid; every strided 3x3 convolution rounds up."""
+    side = _INPUT_SIZE // stem_stride
+    for _ in range(num_stages):
+        side = (side + 1) // 2
+    return side
+
+
+def _initialise(module: nn.Module) -> None:
+    """Kaiming normal (fan out) for convolutions and linear layers, as TFace; norms start at 1 and 0."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,115 @@
+"""IResNet recognition networks with the parameter names of ElasticFace and arcface_torch checkpoints.
+
+Duta et al. 2020, arXiv:2004.04989; Deng et al. 2019, "ArcFace", arXiv:1801.07698; weights conditioned on by
+the published generator: Boutros et al. 2022, "ElasticFace", arXiv:2109.09416.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from facesyn_cli.config.fields import identity
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+WIDTHS = (64, 128, 256, 512)
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}
+_INPUT_SIZE = 112
+
+
+class IresnetConfig(PluginConfig):
+    """Settings of `iresnet-<depth>`."""
+
+    embedding_size: int = identity(512, "size of an embedding", ge=1)
+    dropout: float = identity(0.0, "dropout before the last linear layer, in training", ge=0, lt=1)
+
+
+def _register_depths(build):
+    for depth in BLOCKS:
+        card = Card(
+            about=f"IResNet-{depth} as ElasticFace and InsightFace's arcface_torch; embedding not normalised",
+            paper="Duta et al. 2020, arXiv:2004.04989",
+            input="RGB 112 x 112 aligned to the ArcFace template, (x - 127.5) / 127.5",
+            licence="ElasticFace weights: CC BY-NC-SA 4.0; InsightFace weights: non-commercial research",
+        )
+        build = register("backbone", f"iresnet-{depth}", card)(build)
+    return build
+
+
+@_register_depths
+def build_iresnet(cfg: IresnetConfig) -> nn.Module:
+    """Build `iresnet-<depth>` with random weights."""
+    return IresnetBackbone(BLOCKS[int(cfg.name.rpartition("-")[2])], cfg.embedding_size, cfg.dropout)
+
+
+class IresnetBackbone(nn.Module):
+    """Face pixels to an embedding that is not normalised.
+
+    Args:
+        blocks: Residual units of the four stages; the first unit of each halves the grid.
+        embedding_size: Size of the embedding.
+        dropout: Dropout before the last linear layer.
+
+    Shapes: pixels (B, 3, 112, 112) in [-1, 1] -> (B, embedding_size).
+    """
+
+    input_size = _INPUT_SIZE
+
+    def __init__(self, blocks: tuple[int, ...], embedding_size: int, dropout: float) -> None:
+        super().__init__()
+        self.embedding_size = embedding_size
+        self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
+        self.prelu = nn.PReLU(WIDTHS[0])
+        before = WIDTHS[0]
+        for stage, (width, count) in enumerate(zip(WIDTHS, blocks, strict=True), start=1):
+            units = [IresnetUnit(before if i == 0 else width, width, 2 if i == 0 else 1) for i in range(count)]
+            self.add_module(f"layer{stage}", nn.Sequential(*units))
+            before = width
+        self.bn2 = nn.BatchNorm2d(before)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(before * (_INPUT_SIZE // 16) ** 2, embedding_size)
+        self.features = nn.BatchNorm1d(embedding_size)
+        self.features.weight.requires_grad_(False)  # the scale of the embedding stays 1
+        _initialise(self)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return embeddings (B, embedding_size).
+
+        Raises:
+            ValueError: The pixels are not 112 x 112.
+        """
+        if tuple(pixels.shape[1:]) != (3, _INPUT_SIZE, _INPUT_SIZE):
+            raise ValueError(f"expected pixels (B, 3, {_INPUT_SIZE}, {_INPUT_SIZE}), got {tuple(pixels.shape)}")
+        x = self.prelu(self.bn1(self.conv1(pixels)))                               # (B, 64, 112, 112)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))                  # (B, 512, 7, 7)
+        return self.features(self.fc(self.dropout(self.bn2(x)).flatten(1)))
+
+
+class IresnetUnit(nn.Module):
+    """BN-Conv-BN-PReLU-Conv-BN, added to the input; where the grid halves, to its 1x1 convolution."""
+
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(before)
+        self.conv1 = nn.Conv2d(before, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.prelu = nn.PReLU(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.downsample = None
+        if stride != 1:
+            self.downsample = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(self.prelu(self.bn2(self.conv1(self.bn1(x)))))
+        return self.bn3(y) + (x if self.downsample is None else self.downsample(x))
+
+
+def _initialise(module: nn.Module) -> None:
+    """Kaiming normal (fan out) for convolutions and the linear layer; norms start at 1 and 0."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

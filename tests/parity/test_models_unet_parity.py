@@ -1,0 +1,73 @@
+"""The published UNets against golden outputs, published names and parameter counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fill import fill_state, golden_unet, load_golden, load_keys
+
+from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+
+TOLERANCE = 2e-5  # outputs have std 0.6; float32 sums in another order differ by a few 1e-6
+
+VARIANTS = {
+    "ca": ("ldm_unet_ca", 216_341_187, 842),
+    "adagn": ("ldm_unet_cond_adagn", 134_595_939, 566),
+    "unconditional": ("ldm_unet_uncond_adagn", 132_392_163, 520),
+}
+
+
+def _build_on_meta(conditioning: str):
+    with torch.device("meta"):
+        return build_idiff_unet(UnetConfig(name="idiff-unet", conditioning=conditioning))
+
+
+def _inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    golden = load_golden("unet_ca")
+    return tuple(torch.from_numpy(golden[key]) for key in ("x", "t", "context"))
+
+
+def _check(actual: torch.Tensor, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(actual.detach().numpy(), expected, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("conditioning", VARIANTS)
+def test_names_shapes_and_counts_are_the_published_ones(conditioning):
+    keys, num_parameters, num_tensors = VARIANTS[conditioning]
+    module = _build_on_meta(conditioning)
+    assert {key: tuple(value.shape) for key, value in module.state_dict().items()} == load_keys(keys)
+    assert len(module.state_dict()) == num_tensors
+    assert sum(parameter.numel() for parameter in module.parameters()) == num_parameters
+
+
+def test_embeddings_of_time_and_context():
+    golden = load_golden("unet_ca")
+    _, t, context = _inputs()
+    unet = golden_unet()
+    _check(unet.time_emb(t), golden["time_emb"])
+    _check(unet.context_emb(context), golden["context_emb"])
+
+
+@torch.inference_mode()
+def test_cross_attention_outputs():
+    golden = load_golden("unet_ca")
+    x, t, context = _inputs()
+    unet = golden_unet()
+    _check(unet(x, t, context), golden["eps_cond"])
+    _check(unet(x, t, None), golden["eps_uncond"])
+    dropped = torch.tensor([True, False])
+    _check(unet(x, t, context, drop_context=dropped), golden["eps_mask0"])
+    _check(unet(x, t, unet.encode_context(context, dropped)), golden["eps_mask0"])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("conditioning", "name"), [("adagn", "unet_cond_adagn"), ("unconditional", "unet_uncond_adagn")]
+)
+def test_adagn_outputs(conditioning, name):
+    golden = load_golden(name)
+    x, t, context = _inputs()
+    unet = fill_state(_build_on_meta(conditioning), golden_unet().state_dict())
+    _check(unet(x, t, context), golden["eps"])
+    _check(unet(x, t, None), golden["eps_no_context"])

@@ -1,0 +1,59 @@
+"""VQ-f4 against golden outputs, published names and parameter counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fill import fill_state, load_golden, load_keys
+
+from facesyn_cli.models.vq_f4 import VqConfig, build_vq_f4
+
+TOLERANCE = 2e-5  # relative to the spread of the output
+
+
+@pytest.fixture(scope="module")
+def vq():
+    with torch.device("meta"):
+        module = build_vq_f4(VqConfig(name="vq-f4"))
+    return fill_state(module)
+
+
+def _check(actual: torch.Tensor, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=0, atol=TOLERANCE * max(expected.std(), 1))
+
+
+@pytest.mark.parametrize(
+    ("part", "num_tensors", "num_values"), [("encoder", 90, 22_337_423), ("decoder", 115, 32_985_359)]
+)
+def test_names_shapes_and_counts_of_the_halves(part, num_tensors, num_values):
+    with torch.device("meta"):
+        state = build_vq_f4(VqConfig(name="vq-f4", part=part)).state_dict()
+    assert {key: tuple(value.shape) for key, value in state.items()} == load_keys(f"vq_{part}")
+    assert (len(state), sum(value.numel() for value in state.values())) == (num_tensors, num_values)
+
+
+def test_the_whole_is_both_halves(vq):
+    assert set(vq.state_dict()) == set(load_keys("vq_encoder")) | set(load_keys("vq_decoder"))
+
+
+@torch.inference_mode()
+def test_encode(vq):
+    golden = load_golden("vq")
+    _check(vq.encode(torch.from_numpy(golden["image"])), golden["latent"])
+
+
+@torch.inference_mode()
+def test_quantise(vq):
+    golden = load_golden("vq")
+    quantised, indices = vq.quantize(torch.from_numpy(golden["z"]))
+    assert indices.flatten().tolist() == golden["indices"].tolist()
+    np.testing.assert_allclose(quantised.numpy(), golden["quantised"], rtol=0, atol=1e-6)  # reference adds z - z
+
+
+@torch.inference_mode()
+def test_decode_with_and_without_quantisation(vq):
+    golden = load_golden("vq")
+    z = torch.from_numpy(golden["z"])
+    _check(vq.decode(z), golden["decoded"])
+    _check(vq.decoder(vq.post_quant_conv(z)), golden["decoded_noquant"])
