@@ -1,0 +1,89 @@
+"""One reverse chain over fixed noise levels: DDIM, and ancestral DDPM as its stochastic end.
+
+Song et al. 2021, arXiv:2010.02502, Eq. 12 and 16, with a = ab_t and p = ab_prev:
+
+    x0     = (x_t - sqrt(1 - a) eps) / sqrt(a)
+    sigma  = eta sqrt((1 - p) / (1 - a)) sqrt(1 - a / p)
+    x_prev = sqrt(p) x0 + sqrt(1 - p - sigma^2) eps + sigma z,    z ~ N(0, 1)
+
+eta = 1 is the posterior of Ho et al. 2020, arXiv:2006.11239, Eq. 7. Their other choice of variance keeps
+that mean but adds noise of variance beta = 1 - a / p, and none after the last step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from facesyn_cli.diffusion.schedule import NoiseSchedule
+from facesyn_cli.errors import UserError
+
+
+class ReverseChain:
+    """Steps along a list of timesteps; keeps no state.
+
+    Args:
+        timesteps: Timesteps at which the network is evaluated, falling.
+        alpha_bars: (steps,) alpha_bar of each of them.
+        previous_alpha_bars: (steps,) alpha_bar after each step; the last is 1 where the chain ends clean.
+        eta: 0 is deterministic, 1 is ancestral.
+        large_variance: Add noise of variance beta instead of the posterior's; needs eta 1.
+    """
+
+    def __init__(
+        self,
+        timesteps: Sequence[int],
+        alpha_bars: np.ndarray,
+        previous_alpha_bars: np.ndarray,
+        eta: float = 0.0,
+        large_variance: bool = False,
+    ) -> None:
+        self.timesteps = tuple(timesteps)
+        a, p = np.asarray(alpha_bars, np.float64), np.asarray(previous_alpha_bars, np.float64)
+        sigma = eta * np.sqrt((1 - p) / (1 - a)) * np.sqrt(1 - a / p)
+        spread = np.sqrt((1 - a) / a)
+        # x_prev = scale x + slope eps + sigma z, with the coefficients rounded once, from float64.
+        self._scale = np.sqrt(p / a)
+        self._slope = np.sqrt(np.maximum(1 - p - sigma**2, 0)) - np.sqrt(p) * spread
+        self._sigma = np.where(p < 1, np.sqrt(1 - a / p), 0.0) if large_variance else sigma
+
+    def start(self, noise: Tensor) -> Tensor:
+        """Return x at the first timestep: pure noise."""
+        return noise
+
+    def model_input(self, x: Tensor, index: int) -> Tensor:
+        """Return what the network sees at step `index`: x itself."""
+        return x
+
+    def step(self, eps: Tensor, index: int, x: Tensor, draw_noise: Callable[[int], Tensor]) -> Tensor:
+        """Return x after step `index`; see `Scheduler.step`."""
+        x = float(self._scale[index]) * x + float(self._slope[index]) * eps
+        if self._sigma[index] > 0:
+            x = x + float(self._sigma[index]) * draw_noise(index)
+        return x
+
+
+def trailing_timesteps(steps: int, num_timesteps: int) -> list[int]:
+    """Return `steps` equally spaced timesteps that begin at the last one.
+
+    Lin et al. 2024, arXiv:2305.08891, Table 2, "trailing": round(T - i T / steps) - 1.
+
+    Raises:
+        UserError: More steps than timesteps.
+    """
+    if steps > num_timesteps:
+        raise UserError(f"scheduler.steps is {steps}, but the LDM was trained with {num_timesteps} timesteps")
+    return [round(num_timesteps - i * num_timesteps / steps) - 1 for i in range(steps)]
+
+
+def textbook_chain(schedule: NoiseSchedule, steps: int, eta: float, large_variance: bool = False) -> ReverseChain:
+    """Return the chain over trailing timesteps in which every step ends where the next one begins.
+
+    # Differs from diffusers: its DDIM goes to t - T // steps, which misses the next timestep, and at 60
+    # steps never reaches alpha_bar 1, where the number of steps does not divide T.
+    """
+    timesteps = trailing_timesteps(steps, schedule.num_timesteps)
+    alpha_bars = schedule.alpha_bars.double().numpy()[timesteps]
+    return ReverseChain(timesteps, alpha_bars, np.append(alpha_bars[1:], 1.0), eta, large_variance)

@@ -1,0 +1,118 @@
+"""The training objective: mean squared error of the predicted noise.
+
+Ho et al. 2020, arXiv:2006.11239, Eq. 14: E || eps - eps_theta(sqrt(ab_t) x_0 + sqrt(1 - ab_t) eps, t) ||^2.
+
+All that is random is drawn per image from (seed, step, index), so that the loss of a global batch does not
+depend on how many processes share it or how it is accumulated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from facesyn_cli.diffusion.noise import keyed_random
+from facesyn_cli.diffusion.schedule import NoiseSchedule
+
+
+class TrainingNoise(NamedTuple):
+    """What is random in one training step, on the CPU; unpacks in this order.
+
+    Shapes: B images of this process, W components of the projected context.
+    """
+
+    t: Tensor                       # (B,) int64 in [0, num_timesteps)
+    noise: Tensor                   # (B, C, H, W) float32 N(0, 1)
+    drop_context: Tensor | None     # (B,) bool, True: train without the context; None where never
+    component_mask: Tensor | None   # (B, W) bool, True: keep this component of the projected context; None at p = 0
+
+    def to(self, device: torch.device | str) -> TrainingNoise:
+        """Return it on another device."""
+        return TrainingNoise(*(None if x is None else x.to(device, non_blocking=True) for x in self))
+
+
+def training_noise(
+    seed: int,
+    step: int,
+    indices: Sequence[int],
+    shape: tuple[int, ...],
+    num_timesteps: int,
+    context_dropout: float,
+    component_dropout: float,
+    context_width: int,
+) -> TrainingNoise:
+    """Draw timestep, noise and dropout masks of some images of one optimizer step.
+
+    Args:
+        seed: The run's seed.
+        step: Optimizer step; the same image gets new numbers at each.
+        indices: Which images: positions in the global batch, 0 .. global batch - 1, each in one process.
+        shape: (C, H, W) of one latent.
+        num_timesteps: T of the schedule.
+        context_dropout: Probability that an image trains under the empty context (0 as published).
+        component_dropout: p of CPD, the element-wise dropout of the projected context (Boutros et al.
+            2023, arXiv:2308.04995); one mask per image for the whole forward pass. The denoiser scales
+            what is kept by 1 / (1 - p).
+        context_width: W, width of the projected context (256).
+    """
+    draws = [
+        _draw_image(seed, step, index, shape, num_timesteps, context_dropout, component_dropout, context_width)
+        for index in indices
+    ]
+    t, noise, drop_context, component_mask = zip(*draws, strict=True)
+    return TrainingNoise(
+        torch.tensor(t, dtype=torch.long),
+        torch.from_numpy(np.stack(noise)),
+        torch.tensor(drop_context) if context_dropout > 0 else None,
+        torch.from_numpy(np.stack(component_mask)) if component_dropout > 0 else None,
+    )
+
+
+def diffusion_loss(
+    denoiser: nn.Module,
+    schedule: NoiseSchedule,
+    latents: Tensor,
+    contexts: Tensor | None,
+    draws: TrainingNoise,
+) -> Tensor:
+    """Return the mean squared error per image, (B,) float32; its mean is the loss.
+
+    Args:
+        denoiser: `denoiser(x, t, context, drop_context=..., component_mask=...)` -> eps.
+        latents: (B, C, H, W) clean latents.
+        contexts: (B, E) contexts; None for an unconditional denoiser, which takes no masks.
+        draws: From `training_noise`, on the device of the latents.
+    """
+    x = schedule.add_noise(latents, draws.noise, draws.t)
+    if contexts is None:
+        eps = denoiser(x, draws.t, None)
+    else:
+        eps = denoiser(
+            x, draws.t, contexts, drop_context=draws.drop_context, component_mask=draws.component_mask
+        )
+    return (eps.float() - draws.noise).square().flatten(1).mean(dim=1)
+
+
+def _draw_image(
+    seed: int,
+    step: int,
+    index: int,
+    shape: tuple[int, ...],
+    num_timesteps: int,
+    context_dropout: float,
+    component_dropout: float,
+    context_width: int,
+) -> tuple[int, np.ndarray, bool, np.ndarray | None]:
+    # One generator per image; the order of draws is fixed, and a setting of 0 still draws, so that a run
+    # with dropout sees the timesteps and noise of the run without.
+    random = keyed_random("train", seed, step, index)
+    t = int(random.randint(num_timesteps))
+    noise = random.standard_normal(shape).astype(np.float32)
+    drop_context = bool(random.random_sample() < context_dropout)
+    if component_dropout == 0:
+        return t, noise, drop_context, None
+    return t, noise, drop_context, random.random_sample(context_width) >= component_dropout

@@ -1,0 +1,82 @@
+"""From noise to latents: the loop over the steps of a scheduler, for any denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from facesyn_cli.diffusion.guidance import Guidance
+from facesyn_cli.diffusion.schedulers import Scheduler
+
+
+def sample_latents(
+    denoiser: nn.Module,
+    scheduler: Scheduler,
+    guidance: Guidance,
+    contexts: Tensor | None,
+    noise: Tensor,
+    draw_noise: Callable[[int], Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Return the latents of one batch; nothing leaves the device on the way.
+
+    Args:
+        denoiser: `denoiser(x, t, context)` -> eps, in eval mode and on the device of `noise`. What depends
+            on the context alone is computed once per batch if it offers `encode_context(context, batch=B)`,
+            whose result is then passed in place of the context.
+        scheduler: A fresh scheduler; the multistep ones serve one batch only.
+        guidance: How outputs under the contexts and under the empty context are combined.
+        contexts: (B, E) identity contexts; None for an unconditional model.
+        noise: (B, C, H, W) float32 N(0, 1).
+        draw_noise: Gives the (B, C, H, W) noise to add after a step; stochastic schedulers need it.
+        dtype: float32, or the type in which autocast runs the network; x and the steps stay in float32.
+
+    Returns:
+        (B, C, H, W) float32 latents.
+    """
+    device, num_steps = noise.device, len(scheduler.timesteps)
+    mixed = dtype is not torch.float32
+    with torch.inference_mode(), torch.autocast(device.type, dtype if mixed else None, enabled=mixed):
+        context = _encode(denoiser, contexts, len(noise))
+        needs_empty = count_evaluations(scheduler, guidance) > num_steps
+        empty = _encode(denoiser, None, len(noise)) if needs_empty else None
+        x = scheduler.start(noise)
+        for index, timestep in enumerate(scheduler.timesteps):
+            x_in = scheduler.model_input(x, index)
+            t = torch.full((len(noise),), timestep, device=device, dtype=_timestep_dtype(timestep))
+            eps = guidance.predict(
+                positive=partial(_predict, denoiser, x_in, t, context),
+                negative=partial(_predict, denoiser, x_in, t, empty),
+                index=index,
+                num_steps=num_steps,
+            )
+            with torch.autocast(device.type, enabled=False):
+                x = scheduler.step(eps, index, x, draw_noise or _refuse_to_draw)
+    return x
+
+
+def count_evaluations(scheduler: Scheduler, guidance: Guidance) -> int:
+    """Return how often the network is evaluated for one image."""
+    num_steps = len(scheduler.timesteps)
+    return sum(guidance.evaluations(index, num_steps) for index in range(num_steps))
+
+
+def _encode(denoiser: nn.Module, contexts: Tensor | None, batch: int) -> Any:
+    encode = getattr(denoiser, "encode_context", None)
+    return contexts if encode is None else encode(contexts, batch=batch)
+
+
+def _predict(denoiser: nn.Module, x: Tensor, t: Tensor, context: Any) -> Tensor:
+    return denoiser(x, t, context).float()
+
+
+def _timestep_dtype(timestep: float) -> torch.dtype:
+    return torch.long if float(timestep).is_integer() else torch.float32
+
+
+def _refuse_to_draw(index: int) -> Tensor:
+    raise ValueError("this scheduler adds noise between its steps: sample_latents needs draw_noise")

@@ -1,0 +1,170 @@
+"""Ways from noise to a latent, all over the same trailing timesteps and all ending at alpha_bar 1.
+
+A builder returns a function from a `NoiseSchedule` to a `Scheduler`; each batch needs its own scheduler,
+because the multistep solvers remember earlier steps. Latents are not pixels, so nothing is clipped or
+thresholded. `ddim` and `ddpm` are `diffusion/chain.py`; the solvers' steps come from diffusers:
+
+* DPM-Solver++ (2M): Lu et al. 2022, arXiv:2211.01095.
+* UniPC: Zhao et al. 2023, arXiv:2302.04867.
+* Euler: Karras et al. 2022, arXiv:2206.00364, Alg. 1 without churn; with trailing timesteps it walks the
+  same path as `ddim`, with spacing `karras` (Eq. 5, rho 7) another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
+from torch import Tensor
+
+from facesyn_cli.config.fields import identity
+from facesyn_cli.diffusion.chain import ReverseChain, textbook_chain, trailing_timesteps
+from facesyn_cli.diffusion.schedule import NoiseSchedule
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+_KARRAS_RHO = 7.0
+
+
+class Scheduler(Protocol):
+    """Takes one batch from noise to latents.
+
+    Shapes: B batch, C channels, H x W latent grid; noise, x and eps are (B, C, H, W) float32.
+    """
+
+    timesteps: Sequence[float]  # timestep of each network evaluation, one evaluation per step
+
+    def start(self, noise: Tensor) -> Tensor:
+        """Return x before the first step, made from N(0, 1) noise."""
+
+    def model_input(self, x: Tensor, index: int) -> Tensor:
+        """Return what the network must see at step `index`, counted from 0."""
+
+    def step(self, eps: Tensor, index: int, x: Tensor, draw_noise: Callable[[int], Tensor]) -> Tensor:
+        """Return x after step `index`.
+
+        Args:
+            eps: Noise predicted at `model_input(x, index)` and `timesteps[index]`.
+            index: Steps come in order, each once.
+            x: What `start` or the step before returned.
+            draw_noise: Gives the (B, C, H, W) noise of a step; called by stochastic schedulers only.
+        """
+
+
+MakeScheduler = Callable[[NoiseSchedule], Scheduler]
+
+
+class DdimConfig(PluginConfig):
+    """Settings of `ddim`."""
+
+    steps: int = identity(50, "network evaluations", ge=1)
+    eta: float = identity(0.0, "share of the ancestral noise; 0 adds none", ge=0, le=1)
+
+
+class DdpmConfig(PluginConfig):
+    """Settings of `ddpm`."""
+
+    steps: int = identity(1000, "network evaluations", ge=1)
+    variance: Literal["small", "large"] = identity("small", "small: the posterior's; large: beta, as in IDiff-Face")
+
+
+class SolverConfig(PluginConfig):
+    """Settings of the solvers that step through noise levels sigma = sqrt((1 - ab) / ab)."""
+
+    steps: int = identity(20, "network evaluations", ge=1)
+    spacing: Literal["trailing", "karras"] = identity("trailing", "equal steps in time, or Karras et al. in sigma")
+
+
+class EulerConfig(SolverConfig):
+    """Settings of `euler`."""
+
+    steps: int = identity(50, "network evaluations", ge=1)
+
+
+@register("scheduler", "ddim", Card("DDIM, deterministic at eta 0", "Song et al. 2021, arXiv:2010.02502"))
+def build_ddim(cfg: DdimConfig) -> Callable[[NoiseSchedule], ReverseChain]:
+    """Return a function that makes a DDIM chain for a schedule."""
+    return lambda schedule: textbook_chain(schedule, cfg.steps, cfg.eta)
+
+
+@register("scheduler", "ddpm", Card("ancestral sampling", "Ho et al. 2020, arXiv:2006.11239"))
+def build_ddpm(cfg: DdpmConfig) -> Callable[[NoiseSchedule], ReverseChain]:
+    """Return a function that makes an ancestral chain for a schedule."""
+    return lambda schedule: textbook_chain(schedule, cfg.steps, 1.0, cfg.variance == "large")
+
+
+@register("scheduler", "dpm-solver++", Card("second-order multistep solver (2M)", "Lu et al. 2022, arXiv:2211.01095"))
+def build_dpm_solver(cfg: SolverConfig) -> MakeScheduler:
+    """Return a function that makes a DPM-Solver++ (2M) for a schedule."""
+    return lambda schedule: _Solver(DPMSolverMultistepScheduler, schedule, cfg)
+
+
+@register("scheduler", "unipc", Card("second-order predictor-corrector", "Zhao et al. 2023, arXiv:2302.04867"))
+def build_unipc(cfg: SolverConfig) -> MakeScheduler:
+    """Return a function that makes a UniPC solver for a schedule."""
+    return lambda schedule: _Solver(UniPCMultistepScheduler, schedule, cfg)
+
+
+@register("scheduler", "euler", Card("first-order solver in sigma", "Karras et al. 2022, arXiv:2206.00364"))
+def build_euler(cfg: EulerConfig) -> MakeScheduler:
+    """Return a function that makes an Euler solver for a schedule."""
+    return lambda schedule: _Euler(EulerDiscreteScheduler, schedule, cfg)
+
+
+class _Solver:
+    """A diffusers solver on our noise levels.
+
+    # Differs from diffusers: its trailing timesteps come from a float range that for 62 of the step
+    # counts up to 1000 (61, 103, 121, ...) has one element too many, at t = -1. So the levels are set here.
+    """
+
+    def __init__(self, solver: type, schedule: NoiseSchedule, cfg: SolverConfig) -> None:
+        self._solver = solver(
+            num_train_timesteps=schedule.num_timesteps,
+            trained_betas=schedule.betas.numpy(),
+            prediction_type="epsilon",
+            timestep_spacing="trailing",
+            final_sigmas_type="zero",
+        )
+        timesteps, sigmas = _noise_levels(schedule, cfg)
+        self._solver.set_timesteps(cfg.steps)
+        self._solver.timesteps = torch.tensor(timesteps)
+        self._solver.sigmas = torch.tensor([*sigmas, 0.0], dtype=torch.float32)
+        self._solver.num_inference_steps = cfg.steps
+        self._solver.set_begin_index(0)
+        self.timesteps = tuple(timesteps)
+
+    def start(self, noise: Tensor) -> Tensor:
+        return noise
+
+    def model_input(self, x: Tensor, index: int) -> Tensor:
+        return x
+
+    def step(self, eps: Tensor, index: int, x: Tensor, draw_noise: Callable[[int], Tensor]) -> Tensor:
+        return self._solver.step(eps, self._solver.timesteps[index], x, return_dict=False)[0]
+
+
+class _Euler(_Solver):
+    """The Euler solver works on x / sqrt(ab), so that x = x0 + sigma eps."""
+
+    def start(self, noise: Tensor) -> Tensor:
+        return noise * float((self._solver.sigmas[0] ** 2 + 1) ** 0.5)
+
+    def model_input(self, x: Tensor, index: int) -> Tensor:
+        return self._solver.scale_model_input(x, self._solver.timesteps[index])
+
+
+def _noise_levels(schedule: NoiseSchedule, cfg: SolverConfig) -> tuple[list[float], np.ndarray]:
+    """Return the timesteps of the evaluations and their sigmas, both falling."""
+    alpha_bars = schedule.alpha_bars.double().numpy()
+    all_sigmas = np.sqrt((1 - alpha_bars) / alpha_bars)
+    timesteps = [float(t) for t in trailing_timesteps(cfg.steps, schedule.num_timesteps)]
+    if cfg.spacing == "trailing":
+        return timesteps, all_sigmas[[int(t) for t in timesteps]]
+    high, low = all_sigmas[-1] ** (1 / _KARRAS_RHO), all_sigmas[0] ** (1 / _KARRAS_RHO)
+    sigmas = np.linspace(high, low, cfg.steps) ** _KARRAS_RHO
+    positions = np.interp(np.log(sigmas), np.log(all_sigmas), np.arange(len(all_sigmas)))
+    return positions.tolist(), sigmas
