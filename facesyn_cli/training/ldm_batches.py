@@ -1,0 +1,134 @@
+"""What one step of LDM training sees: latents, contexts and everything random, as functions of (seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from facesyn_cli.data.face_images import FaceImages, image_batches
+from facesyn_cli.data.latent_cache import LatentCache
+from facesyn_cli.data.pixels import to_pixels
+from facesyn_cli.diffusion.loss import TrainingNoise, training_noise
+from facesyn_cli.diffusion.noise import keyed_random
+from facesyn_cli.training.data_order import batch_rows
+
+T = TypeVar("T")
+
+
+class Rows(NamedTuple):
+    """Which images, and which of them mirrored."""
+
+    rows: list[int]
+    is_mirrored: list[bool]
+
+
+class Batch(NamedTuple):
+    """The share of one process in the global batch of one step, on the CPU."""
+
+    latents: Tensor           # (b, c, h, w) as the autoencoder gives them
+    contexts: Tensor | None   # (b, E); None for an unconditional denoiser
+    draws: TrainingNoise
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Everything about batches that does not depend on the images themselves.
+
+    Args:
+        seed: Seed of the training.
+        batch_size: Global batch.
+        places: Which places of the global batch this process works on.
+        train_rows: Rows of the images to train on.
+        flip: Probability of training on the mirror image.
+        latent_shape: (c, h, w).
+        num_timesteps: T.
+        context_dropout: Probability that an image trains under the empty context.
+        component_dropout: Probability of CPD.
+        context_width: Width of the projected context.
+    """
+
+    seed: int
+    batch_size: int
+    places: range
+    train_rows: Sequence[int]
+    flip: float
+    latent_shape: tuple[int, int, int]
+    num_timesteps: int
+    context_dropout: float
+    component_dropout: float
+    context_width: int
+
+    def rows(self, step: int) -> Rows:
+        """Return the images of one step."""
+        order = batch_rows(self.seed, step, self.batch_size, len(self.train_rows))
+        is_mirrored = [
+            bool(keyed_random("flip", self.seed, step, place).random_sample() < self.flip) for place in self.places
+        ]
+        return Rows([int(self.train_rows[order[place]]) for place in self.places], is_mirrored)
+
+    def draws(self, step: int) -> TrainingNoise:
+        """Return what is random besides the choice of images."""
+        return training_noise(
+            self.seed, step, self.places, self.latent_shape, self.num_timesteps,
+            self.context_dropout, self.component_dropout, self.context_width,
+        )
+
+
+def training_batches(
+    plan: BatchPlan, latents: Iterable[Tensor], contexts: Tensor | None, steps: range
+) -> Iterator[Batch]:
+    """Yield the batches of some steps.
+
+    Args:
+        plan: What they consist of.
+        latents: For every step in turn the latents of `plan.rows(step)`.
+        contexts: (N, E) context of every image of the set; None for an unconditional denoiser.
+        steps: The steps.
+    """
+    for step, step_latents in zip(steps, latents, strict=False):
+        rows = plan.rows(step).rows
+        yield Batch(step_latents, None if contexts is None else contexts[rows], plan.draws(step))
+
+
+def cached_latents(cache: LatentCache, choices: Iterable[Rows]) -> Iterator[Tensor]:
+    """Yield the latents of each choice of rows from the cache on disk."""
+    for choice in choices:
+        yield cache.read(choice.rows, choice.is_mirrored)
+
+
+def encoded_latents(
+    faces: FaceImages, encode: Callable[[Tensor], Tensor], choices: Iterable[Rows], workers: int
+) -> Iterator[Tensor]:
+    """Yield the latents of each choice of rows, decoded by worker processes and encoded here and now.
+
+    Args:
+        faces: The images.
+        encode: Pixels (B, 3, S, S) in [-1, 1] on the CPU -> latents (B, c, h, w) on the CPU.
+        choices: Rows of each batch; may be endless.
+        workers: Processes that decode; 0 decodes in this one.
+    """
+    mirrored: list[list[bool]] = []
+
+    def wanted() -> Iterator[list[int]]:
+        for choice in choices:
+            mirrored.append(choice.is_mirrored)
+            yield choice.rows
+
+    for pixels_u8 in image_batches(faces, wanted(), workers):
+        pixels = to_pixels(pixels_u8)
+        is_mirrored = torch.tensor(mirrored.pop(0))[:, None, None, None]
+        yield encode(torch.where(is_mirrored, pixels.flip(-1), pixels))
+
+
+def read_ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield the items while a thread already works on the next one."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        future = thread.submit(next, items, None)
+        while (item := future.result()) is not None:
+            future = thread.submit(next, items, None)
+            yield item

@@ -1,0 +1,41 @@
+"""Order of training: complete, without a gap, and a function of the step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from facesyn_cli.training.data_order import batch_rows, epoch_order, is_held_out, local_share
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(10, 3), (10, 10), (4, 9), (1, 5)])
+def test_every_epoch_shows_every_example_once(count: int, batch_size: int):
+    stream = np.concatenate([batch_rows(1, step, batch_size, count) for step in range(4 * count)])
+    for epoch in range(len(stream) // count):
+        assert sorted(stream[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+def test_epochs_and_seeds_differ():
+    orders = {tuple(epoch_order(seed, epoch, 50)) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+
+
+def test_one_step_can_be_asked_for_alone():
+    whole = [batch_rows(7, step, 4, 9) for step in range(20)]
+    epoch_order.cache_clear()
+    assert np.array_equal(batch_rows(7, 13, 4, 9), whole[13])
+
+
+@pytest.mark.parametrize(("batch_size", "processes"), [(8, 2), (7, 3), (4, 4)])
+def test_shares_of_processes_make_the_batch(batch_size: int, processes: int):
+    shares = [local_share(batch_size, index, processes) for index in range(processes)]
+    assert [place for share in shares for place in share] == list(range(batch_size))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_held_out_share_is_about_the_fraction_and_depends_on_the_key_alone():
+    keys = [f"person-{i}/{i}" for i in range(4000)]
+    held_out = [key for key in keys if is_held_out(key, 0.1)]
+    assert 0.08 < len(held_out) / len(keys) < 0.12
+    assert set(held_out) <= {key for key in keys if is_held_out(key, 0.2)}
+    assert not any(is_held_out(key, 0.0) for key in keys) and all(is_held_out(key, 1.0) for key in keys)
