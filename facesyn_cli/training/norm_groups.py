@@ -1,0 +1,169 @@
+"""The groups of images that BatchNorm sees together, divided over processes.
+
+The global batch of B images is cut into consecutive groups of N. Every process works through its
+consecutive share of the groups, one forward and backward pass each, and adds the gradients up. So the
+result does not depend on the number of processes: the published 8 processes x 64 images are 8 groups of 64
+on 1, 2, 4 or 8 processes. Running statistics are taken from the first group of each step alone, which is
+what data-parallel training does when the first process hands its buffers to the others.
+
+Ioffe and Szegedy 2015, arXiv:1502.03167 (batch normalisation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from facesyn_cli.errors import UserError
+
+NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+def num_groups(batch_size: int, norm_batch_size: int, num_processes: int) -> int:
+    """Return how many groups the global batch has.
+
+    Args:
+        batch_size: Images of the global batch.
+        norm_batch_size: Images of a group; one larger than the batch means the whole batch.
+        num_processes: Processes that share the groups.
+
+    Raises:
+        UserError: The batch does not divide into groups, or the groups not over the processes.
+    """
+    size = min(norm_batch_size, batch_size)
+    if batch_size % size:
+        raise UserError(
+            f"batch_size {batch_size} is not a multiple of norm_batch_size {size}; "
+            f"use batch_size {batch_size // size * size} or {(batch_size // size + 1) * size}"
+        )
+    count = batch_size // size
+    if count % num_processes:
+        works = [n for n in range(1, count + 1) if count % n == 0]
+        raise UserError(
+            f"batch_size {batch_size} has {count} groups of norm_batch_size {size}, which do not divide over "
+            f"{num_processes} processes; start {', '.join(map(str, works))} processes or use batch_size "
+            f"{size * num_processes * max(1, round(count / num_processes))}"
+        )
+    return count
+
+
+def shared_groups(count: int, index: int, num_processes: int) -> range:
+    """Return the groups of process `index`: a consecutive share of `count` groups."""
+    per_process = count // num_processes
+    return range(index * per_process, (index + 1) * per_process)
+
+
+def group_seed(seed: int, step: int, group: int) -> int:
+    """Return the seed of the dropout of one group in one step, the same in whichever process it is computed."""
+    return int(np.random.SeedSequence([seed, step, group]).generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextmanager
+def running_statistics(module: nn.Module, is_updated: bool) -> Iterator[None]:
+    """Within this block BatchNorm layers in training mode leave their running statistics alone unless told.
+
+    They normalise with the statistics of their input in either case.
+    """
+    norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+    if not is_updated:
+        for layer in norms:
+            layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in norms:
+            layer.track_running_stats = True
+
+
+@torch.no_grad()
+def sum_gradients(parameters: Iterable[nn.Parameter], add_up: Callable[[Tensor], Tensor]) -> None:
+    """Replace the gradients by their sums over all processes.
+
+    One flat buffer in the order of the parameters, rather than DistributedDataParallel: its buckets change
+    order after the first step, so a resumed run would not repeat the roundings of an uninterrupted one.
+
+    Args:
+        parameters: Parameters with gradients.
+        add_up: Returns the sum of a tensor over all processes.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = add_up(torch.cat([gradient.flatten() for gradient in gradients]))
+    for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(total.view_as(gradient))
+
+
+@torch.no_grad()
+def copy_from_first(module: nn.Module, is_first: bool, add_up: Callable[[Tensor], Tensor]) -> None:
+    """Give all processes the floating-point buffers of the first one (the running statistics)."""
+    for buffer in module.buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(add_up(buffer if is_first else torch.zeros_like(buffer)))
+
+
+def decay_groups(module: nn.Module, weight_decay: float, decay_norms: bool) -> list[dict]:
+    """Return the parameter groups of an optimizer: all with weight decay, or all but those of norm layers."""
+    free = set() if decay_norms else {
+        id(p) for layer in module.modules() if isinstance(layer, NORMS) for p in layer.parameters(recurse=False)
+    }
+    with_decay = [p for p in module.parameters() if id(p) not in free]
+    without = [p for p in module.parameters() if id(p) in free]
+    groups = [{"params": with_decay, "weight_decay": weight_decay}]
+    return groups + ([{"params": without, "weight_decay": 0.0}] if without else [])
+
+
+def use_global_norms(module: nn.Module, add_up: Callable[[Tensor], Tensor]) -> None:
+    """Make all BatchNorm layers normalise with the statistics of the inputs of all processes together.
+
+    torch's SyncBatchNorm needs GPUs; this one runs everywhere.
+    """
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.forward = _GlobalNorm(layer, add_up)
+
+
+class _GlobalNorm:
+    """The forward pass of a BatchNorm layer over all processes (each with an input of the same shape)."""
+
+    def __init__(self, layer: _BatchNorm, add_up: Callable[[Tensor], Tensor]) -> None:
+        self.layer, self.add_up = layer, add_up
+
+    def __call__(self, x: Tensor) -> Tensor:
+        layer = self.layer
+        if not layer.training:
+            return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=layer.eps)
+        with torch.autocast(x.device.type, enabled=False):
+            wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+            axes = [axis for axis in range(x.ndim) if axis != 1]
+            shape = [1, -1] + [1] * (x.ndim - 2)
+            count = self.add_up(x.new_tensor(x.numel() / x.shape[1], dtype=torch.float64)).item()
+            mean = _AddUp.apply(wide.sum(axes), self.add_up) / count                      # (C,)
+            centred = wide - mean.view(shape)
+            variance = _AddUp.apply(centred.square().sum(axes), self.add_up) / count      # (C,)
+            y = centred * (variance + layer.eps).rsqrt().view(shape)
+            if layer.affine:
+                y = y * layer.weight.view(shape) + layer.bias.view(shape)
+        if layer.track_running_stats:
+            with torch.no_grad():
+                layer.num_batches_tracked += 1
+                layer.running_mean.lerp_(mean, layer.momentum)
+                layer.running_var.lerp_(variance * count / (count - 1), layer.momentum)
+        return y.to(x.dtype)
+
+
+class _AddUp(torch.autograd.Function):
+    """A sum over processes; its gradient is the sum over processes of the gradients."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, add_up: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.add_up = add_up
+        return add_up(x.contiguous())
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.add_up(gradient.contiguous()), None

@@ -1,0 +1,30 @@
+"""Weights of a trained recogniser in the form that TFace reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from facesyn_cli.artifacts.files import write_atomically
+
+
+def published_name(epoch: int) -> str:
+    """Return TFace's name of the backbone's weights after `epoch` (1-based) epochs."""
+    return f"Backbone_Epoch_{epoch}_checkpoint.pth"
+
+
+def export_published(backbone: nn.Module, folder: Path, epoch: int) -> Path:
+    """Write the flat state dict of a backbone with `torch.save`, as TFace does.
+
+    Args:
+        backbone: The network; its parameter names are written as they are, which for `ir-*` are TFace's.
+        folder: Where to write.
+        epoch: Number of finished epochs, part of the file name.
+    """
+    path = folder / published_name(epoch)
+    tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in backbone.state_dict().items()}
+    with write_atomically(path) as temporary:
+        torch.save(tensors, temporary)
+    return path
