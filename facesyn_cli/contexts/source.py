@@ -21,7 +21,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from facesyn_cli.artifacts.images import ImageSet
+    from facesyn_cli.artifacts.ldm import LdmSettings
 
 EMBEDDING_SIZE = 512
 FACE_SIZE = 112  # pixels a side of the faces that come with contexts, as every recogniser here reads them
@@ -41,11 +45,16 @@ class Ldm:
     """An LDM ready to draw faces.
 
     Args:
-        draw: (noise keys, a list of N candidate numbers) -> (N, H, W, 3) uint8 faces drawn with the empty
-            context; the noise of each belongs to its number.
+        denoiser: In eval mode, on `device`.
+        autoencoder: Its decoder, in eval mode, on `device`.
+        settings: Noise schedule, sizes and statistics of the latents.
+        device: Where the networks are.
     """
 
-    draw: Callable[[list[int]], np.ndarray]
+    denoiser: nn.Module
+    autoencoder: nn.Module
+    settings: LdmSettings
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ class CandidateBatch:
         vectors: (N, 512) float32 unit rows; N may be less than stop - start where candidates failed.
         origins: N records of where each comes from; `candidate` is its number.
         faces: N encoded 112 x 112 images, or None for a candidate without a face.
-        failed: What could not be read, one line each.
+        failed: Number and reason of what could not be read.
     """
 
     start: int
@@ -93,7 +102,7 @@ class CandidateBatch:
     vectors: np.ndarray
     origins: list[dict[str, Any]]
     faces: list[bytes | None]
-    failed: list[str] = field(default_factory=list)
+    failed: list[tuple[int, str]] = field(default_factory=list)
 
 
 class ContextSource(Protocol):
@@ -101,6 +110,7 @@ class ContextSource(Protocol):
 
     needs: frozenset[str]  # which of `NEEDS` must be in the resources
     may_use: frozenset[str]  # which of `NEEDS` it uses when they are given
+    evaluations: dict[str, int]  # network evaluations per candidate; known after `open`
 
     def open(self, resources: Resources) -> None:
         """Take the resources and check them.

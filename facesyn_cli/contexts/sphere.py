@@ -27,6 +27,7 @@ class Sphere:
 
     needs: frozenset[str] = frozenset()
     may_use: frozenset[str] = frozenset()
+    evaluations: dict[str, int] = {}
     num_candidates = None
     embedder = None  # a uniform direction favours no recogniser
 

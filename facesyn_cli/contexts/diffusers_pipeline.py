@@ -1,0 +1,141 @@
+"""Identities drawn by an unconditional diffusers pipeline, as the published contexts were.
+
+ADMIS took its context faces from an unconditional DDPM trained on FFHQ; any pipeline that makes images
+from noise alone will do (DDPM, DDIM, LDM, ...).
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from facesyn_cli.contexts.generated import generated_candidates, to_faces
+from facesyn_cli.contexts.source import CandidateBatch, Resources
+from facesyn_cli.diffusion.noise import keyed_random
+from facesyn_cli.errors import UserError
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+
+class DiffusersConfig(PluginConfig):
+    """Settings of the source `diffusers`; the pipeline is `generator`, the recogniser is `weights`."""
+
+    steps: int | None = Field(None, ge=1)    # network evaluations per face; None: the pipeline's own default
+    crop: float = Field(1.0, gt=0, le=1)     # central share kept; 0.8 turns FFHQ framing into ArcFace framing
+
+
+class DiffusersPipeline:
+    """Endless faces of a pipeline.
+
+    Candidate k has a generator of its own, seeded with b + k modulo 2^32, where b follows from the seed:
+    torch keeps 32 bits of a seed, so hashing k would make some of 200,000 candidates twins.
+
+    In FFHQ framing the eyes lie a quarter of the image's side apart, in ArcFace's 35.2 of 112 pixels, at
+    nearly the same height; the central 0.8 of the one is therefore close to the other.
+
+    Args:
+        steps: Network evaluations per face.
+        crop: Central share of the image that is kept.
+    """
+
+    needs: frozenset[str] = frozenset({"generator", "recogniser"})
+    may_use: frozenset[str] = frozenset()
+    num_candidates = None
+
+    def __init__(self, steps: int | None, crop: float) -> None:
+        self._steps, self._crop = steps, crop
+        self._resources = Resources()
+        self._base = 0
+        self.evaluations: dict[str, int] = {}
+
+    def open(self, resources: Resources) -> None:
+        """Take the pipeline and the recogniser."""
+        self._resources = resources
+        self._base = int(keyed_random("pipeline", resources.seed).randint(2**32, dtype=np.uint64))
+        default = inspect.signature(type(resources.pipeline).__call__).parameters.get("num_inference_steps")
+        self.evaluations = {"generator": self._steps or (default.default if default else 1), "recogniser": 1}
+
+    @property
+    def embedder(self) -> str | None:
+        """The recogniser."""
+        return self._resources.embedder
+
+    def candidates(self, start: int) -> Iterator[CandidateBatch]:
+        """Yield one batch at a time."""
+        return generated_candidates(self._resources, start, self._draw)
+
+    def _draw(self, numbers: list[int]) -> np.ndarray:
+        generators = [torch.Generator("cpu").manual_seed((self._base + k) % 2**32) for k in numbers]
+        steps = {} if self._steps is None else {"num_inference_steps": self._steps}
+        images = self._resources.pipeline(
+            batch_size=len(numbers), generator=generators, output_type="np", **steps
+        ).images                                                       # (N, H, W, C) in [0, 1]
+        images_u8 = (np.asarray(images) * 255).round().astype(np.uint8)
+        if images_u8.shape[-1] == 1:
+            images_u8 = images_u8.repeat(3, axis=-1)
+        return to_faces(images_u8, self._crop)
+
+
+def find_pipeline(name: str) -> Path:
+    """Return the folder of a pipeline given by folder, or by hub id, which is downloaded.
+
+    Raises:
+        UserError: Neither, or the download fails.
+    """
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "model_index.json").is_file():
+            raise UserError(f"{path} has no model_index.json; the folder of a diffusers pipeline was expected")
+        return path
+    if path.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+        raise UserError(f"{name} is not there; the folder of a diffusers pipeline or a hub id owner/name was expected")
+    from diffusers import DiffusionPipeline
+
+    try:
+        return Path(DiffusionPipeline.download(name))
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{name} is no folder here, and from the hub it does not come: {reason}") from error
+
+
+def load_pipeline(folder: Path, device: torch.device) -> Any:
+    """Load an unconditional pipeline in float32 and move it to its device; nothing is downloaded.
+
+    Raises:
+        UserError: The folder does not load, or the pipeline wants more than noise.
+    """
+    import diffusers
+
+    diffusers.utils.logging.disable_progress_bar()
+    try:
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder} does not load as a diffusers pipeline: {reason}") from error
+    finally:
+        diffusers.utils.logging.enable_progress_bar()
+    wanted = inspect.signature(inspect.unwrap(type(pipeline).__call__)).parameters
+    if "batch_size" not in wanted or "generator" not in wanted or "prompt" in wanted:
+        raise UserError(f"{folder} is a {type(pipeline).__name__}; a pipeline that draws from noise alone was expected")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+@register(
+    "contexts",
+    "diffusers",
+    Card(
+        about="Faces of an unconditional diffusers pipeline (DDPM, DDIM, LDM, ...), folder or hub id, then embedded.",
+        paper="DDPM, Ho et al. 2020, arXiv:2006.11239; as context source: ADMIS, FRCSyn at CVPR 2024",
+    ),
+)
+def build_diffusers(cfg: DiffusersConfig) -> DiffusersPipeline:
+    """Build the source."""
+    return DiffusersPipeline(cfg.steps, cfg.crop)

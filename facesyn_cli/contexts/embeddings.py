@@ -1,0 +1,128 @@
+"""Identities from given embeddings, with their faces where those are given too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.contexts.faces import read_face
+from facesyn_cli.contexts.source import CandidateBatch, Resources
+from facesyn_cli.contexts.vector_files import GivenVectors, read_given_vectors
+from facesyn_cli.data.pixels import UnreadableImage
+from facesyn_cli.errors import UserError
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+_BATCH = 1024
+
+
+class EmbeddingsConfig(PluginConfig):
+    """Settings of the source `embeddings`: none; the file is `embeddings`, the faces are `images`."""
+
+
+class Embeddings:
+    """The rows of a file of embeddings, in its order.
+
+    Faces join an EmbeddingSet by key and a dict by name (the file's name, with or without its ending). A
+    published array has no names: its row i belongs to the i-th file in string-sorted order, so there must
+    be exactly as many. A ContextSet brings its own faces.
+    """
+
+    needs: frozenset[str] = frozenset({"embeddings"})
+    may_use: frozenset[str] = frozenset({"images"})
+    evaluations: dict[str, int] = {}
+
+    def __init__(self) -> None:
+        self._given: GivenVectors | None = None
+        self._images: ImageSet | None = None
+        self._entries: list[ImageEntry | None] = []
+
+    def open(self, resources: Resources) -> None:
+        """Read the vectors and find their faces.
+
+        Raises:
+            UserError: The file is none of the known forms, or the faces do not fit.
+        """
+        self._given = read_given_vectors(resources.embeddings)
+        self._images = resources.images
+        self._entries = [None] * len(self._given.names)
+        if resources.images is not None:
+            self._entries = _join(self._given, resources.images)
+
+    @property
+    def num_candidates(self) -> int:
+        """Number of rows."""
+        return len(self._given.names)
+
+    @property
+    def embedder(self) -> str | None:
+        """The recogniser the file names; published files name none."""
+        return self._given.embedder
+
+    def candidates(self, start: int) -> Iterator[CandidateBatch]:
+        """Yield the rows; a row whose face cannot be read keeps its vector and goes without."""
+        given = self._given
+        for first in range(start, len(given.names), _BATCH):
+            stop = min(first + _BATCH, len(given.names))
+            origins, faces, failed = [], [], []
+            for k in range(first, stop):
+                origins.append({"candidate": k, "name": given.names[k]})
+                try:
+                    faces.append(self._face(k))
+                except UnreadableImage as error:
+                    faces.append(None)
+                    failed.append((k, f"face of {given.names[k]}: {error}"))
+            yield CandidateBatch(first, stop, given.vectors[first:stop], origins, faces, failed)
+
+    def _face(self, k: int) -> bytes | None:
+        if self._entries[k] is not None:
+            return read_face(self._images.read(self._entries[k]))[1]
+        if self._given.faces[k] is not None:
+            try:
+                return read_face(self._given.faces[k].read_bytes())[1]
+            except OSError as error:
+                raise UserError(f"cannot read {self._given.faces[k]}: {error.strerror}") from error
+        return None
+
+
+def _join(given: GivenVectors, images: ImageSet) -> list[ImageEntry]:
+    """Return the face of each row."""
+    if given.form == "array":
+        entries = sorted(images.entries, key=lambda e: e.location)
+        if len(entries) != len(given.names):
+            raise UserError(
+                f"{images.path} holds {len(entries)} images for the {len(given.names)} rows of {given.parent.path}; "
+                "rows of a plain array belong to the files in string-sorted order, so there must be as many"
+            )
+        return entries
+    by_name = {entry.key: entry for entry in images.entries}
+    if given.form == "dict":
+        by_name = _by_file_name(images.entries)
+    missing = [name for name in given.names if name not in by_name]
+    if missing:
+        raise UserError(
+            f"{images.path} has no face for {len(missing)} of the {len(given.names)} rows of {given.parent.path}, "
+            f"first {missing[0]!r}"
+        )
+    return [by_name[name] for name in given.names]
+
+
+def _by_file_name(entries: list[ImageEntry]) -> dict[str, ImageEntry]:
+    """Return the files by path and by name, with and without ending; a name that two files share is no name."""
+    owners: dict[str, set[ImageEntry]] = {}
+    for entry in entries:
+        for path in (entry.location, os.path.basename(entry.location)):
+            for name in (path, os.path.splitext(path)[0]):
+                owners.setdefault(name, set()).add(entry)
+    return {name: found.pop() for name, found in owners.items() if len(found) == 1}
+
+
+@register(
+    "contexts",
+    "embeddings",
+    Card(about="Given embeddings: an EmbeddingSet, a published context .npy or IDiff-Face's torch-saved dict."),
+)
+def build_embeddings(cfg: EmbeddingsConfig) -> Embeddings:
+    """Build the source."""
+    return Embeddings()

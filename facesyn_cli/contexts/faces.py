@@ -1,0 +1,33 @@
+"""The face image that lies beside a context: 112 x 112, kept as it came where it already fits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from facesyn_cli.contexts.source import FACE_SIZE
+from facesyn_cli.data.pixels import decode_image, encode_png, resize_u8
+
+_MAGIC = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"RIFF", ".webp"), (b"BM", ".bmp"))
+
+
+def read_face(data: bytes) -> tuple[np.ndarray, bytes]:
+    """Decode an encoded image to what a recogniser sees and to what is stored.
+
+    An image of another size is stretched to the square, as `facesyn embed` does.
+
+    Returns:
+        (112, 112, 3) uint8 pixels, and the bytes: those given if they are 112 x 112, else a PNG.
+
+    Raises:
+        UnreadableImage: The bytes are no image.
+    """
+    pixels_u8 = decode_image(data)
+    if pixels_u8.shape[:2] == (FACE_SIZE, FACE_SIZE):
+        return pixels_u8, data
+    pixels_u8 = resize_u8(pixels_u8, FACE_SIZE)
+    return pixels_u8, encode_png(pixels_u8)
+
+
+def face_suffix(data: bytes) -> str:
+    """Return the file suffix that fits an encoded image, whatever its file was called."""
+    return next((suffix for magic, suffix in _MAGIC if data.startswith(magic)), ".png")

@@ -1,0 +1,74 @@
+"""Identities from given faces: every image of a folder or zip is one candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.contexts.faces import read_face
+from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, Resources
+from facesyn_cli.data.pixels import UnreadableImage
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+
+class ImagesConfig(PluginConfig):
+    """Settings of the source `images`: none; the faces are `images`, the recogniser is `weights`."""
+
+
+class Images:
+    """Faces of a set in the order of its keys, embedded by the recogniser."""
+
+    needs: frozenset[str] = frozenset({"images", "recogniser"})
+    may_use: frozenset[str] = frozenset()
+    evaluations = {"recogniser": 1}
+
+    def __init__(self) -> None:
+        self._resources = Resources()
+
+    def open(self, resources: Resources) -> None:
+        """Take the set and the recogniser."""
+        self._resources = resources
+
+    @property
+    def num_candidates(self) -> int:
+        """Number of images."""
+        return len(self._set.entries)
+
+    @property
+    def embedder(self) -> str | None:
+        """The recogniser."""
+        return self._resources.embedder
+
+    def candidates(self, start: int) -> Iterator[CandidateBatch]:
+        """Yield one batch of the recogniser at a time; unreadable images are reported and left out."""
+        size = self._resources.batch_size
+        for first in range(start, len(self._set.entries), size):
+            stop = min(first + size, len(self._set.entries))
+            pixels, origins, faces, failed = [], [], [], []
+            for k in range(first, stop):
+                entry = self._set.entries[k]
+                try:
+                    face_u8, face = read_face(self._set.read(entry))
+                except UnreadableImage as error:
+                    failed.append((k, f"{entry.location}: {error}"))
+                    continue
+                pixels.append(face_u8)
+                faces.append(face)
+                origins.append({"candidate": k, "name": entry.key})
+            vectors = np.empty((0, EMBEDDING_SIZE), dtype=np.float32)
+            if pixels:
+                vectors = self._resources.embed(np.stack(pixels))
+            yield CandidateBatch(first, stop, vectors, origins, faces, failed)
+
+    @property
+    def _set(self) -> ImageSet:
+        return self._resources.images
+
+
+@register("contexts", "images", Card(about="Faces of a folder or zip, embedded; one candidate per image."))
+def build_images(cfg: ImagesConfig) -> Images:
+    """Build the source."""
+    return Images()

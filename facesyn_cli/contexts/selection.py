@@ -1,0 +1,191 @@
+"""From candidates to kept contexts, block by block, so that a killed run goes on where it was.
+
+Every batch of a source becomes one file `progress/block-<start>.npz` with what the filters kept of it and
+what they dropped. The files are written in order and whole, so together they always say exactly what an
+uninterrupted run would have known at that point. The block in which the wanted number is reached is cut
+there; when more are wanted later, that block alone is made again.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facesyn_cli.artifacts.files import write_atomically
+from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, ContextFilter
+
+FOLDER = "progress"
+
+
+@dataclass(frozen=True)
+class Block:
+    """What came of the candidates number `start` up to, not including, `stop`.
+
+    Args:
+        start: Number of the first candidate.
+        stop: Number after the last one that was looked at.
+        is_cut: The wanted number was reached at candidate `stop` - 1; later ones of the batch are unknown.
+        vectors: (K, 512) float32 unit rows that were kept.
+        origins: K records of where they come from.
+        faces: K file names, or None.
+        dropped: Numbers of the candidates that each filter dropped.
+        failed: Number and reason of candidates (or faces) that could not be read.
+    """
+
+    start: int
+    stop: int
+    is_cut: bool
+    vectors: np.ndarray
+    origins: list[dict[str, Any]]
+    faces: list[str | None]
+    dropped: dict[str, list[int]]
+    failed: list[tuple[int, str]]
+
+    def cut(self, room: int) -> Block:
+        """Return this block ending with its kept candidate number `room`, counted from 1."""
+        stop = self.origins[room - 1]["candidate"] + 1
+        return Block(
+            self.start, stop, True, self.vectors[:room], self.origins[:room], self.faces[:room],
+            {name: [k for k in numbers if k < stop] for name, numbers in self.dropped.items()},
+            [(k, text) for k, text in self.failed if k < stop],
+        )
+
+
+def judge(batch: CandidateBatch, filters: Sequence[tuple[str, ContextFilter]]) -> tuple[Block, list[bytes | None]]:
+    """Run a batch through the filters.
+
+    Args:
+        batch: The candidates.
+        filters: Names and filters, in the order in which they act.
+
+    Returns:
+        The block, without names of faces, and the encoded faces of what was kept.
+    """
+    numbers = np.array([origin["candidate"] for origin in batch.origins], dtype=np.int64)
+    rows = np.arange(len(numbers))
+    dropped = {}
+    for name, context_filter in filters:
+        keep = context_filter.select(batch.vectors[rows])
+        dropped[name] = numbers[rows[~keep]].tolist()
+        rows = rows[keep]
+    origins = [batch.origins[row] for row in rows]
+    block = Block(
+        batch.start, batch.stop, False, batch.vectors[rows], origins, [None] * len(rows), dropped, batch.failed
+    )
+    return block, [batch.faces[row] for row in rows]
+
+
+def in_order(filters: Sequence[tuple[str, ContextFilter]]) -> list[tuple[str, ContextFilter]]:
+    """Return the filters with those that remember last.
+
+    A filter that remembers must see only what will be kept; behind all others it does, and the result no
+    longer depends on the order in which the filters were listed.
+
+    Raises:
+        ValueError: More than one filter remembers.
+    """
+    remembering = [name for name, f in filters if f.remembers]
+    if len(remembering) > 1:
+        raise ValueError(f"{' and '.join(remembering)} both compare candidates with what was kept; use one of them")
+    return sorted(filters, key=lambda item: item[1].remembers)
+
+
+@dataclass
+class Progress:
+    """The blocks that are finished, on disk and in memory.
+
+    Args:
+        folder: Where they lie.
+        blocks: In order and without gaps; at most the last one is cut.
+    """
+
+    folder: Path
+    blocks: list[Block] = field(default_factory=list)
+
+    @staticmethod
+    def open(folder: Path, count: int | None) -> Progress:
+        """Read what earlier runs finished, so far as `count` contexts need it.
+
+        Blocks behind a gap, a damaged one or the wanted number are forgotten, a cut one too when more are
+        wanted.
+        """
+        progress = Progress(folder)
+        paths = sorted(folder.glob("block-*.npz"))
+        while paths and not progress.has(count):
+            block = _read(paths[0])
+            if block is None or block.start != progress.next_candidate:
+                break
+            room = progress.room(count)
+            if block.is_cut and (room is None or len(block.origins) < room):
+                break
+            progress.blocks.append(block)
+            paths.pop(0)
+        for path in reversed(paths):
+            path.unlink()
+        return progress
+
+    @property
+    def num_kept(self) -> int:
+        """Contexts kept so far."""
+        return sum(len(block.origins) for block in self.blocks)
+
+    @property
+    def next_candidate(self) -> int:
+        """Number of the first candidate that was not looked at."""
+        return self.blocks[-1].stop if self.blocks else 0
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """(K, 512) float32, all kept rows."""
+        return np.concatenate([np.empty((0, EMBEDDING_SIZE), np.float32), *(block.vectors for block in self.blocks)])
+
+    def has(self, count: int | None) -> bool:
+        """True when `count` contexts are kept; None is never reached."""
+        return count is not None and self.num_kept >= count
+
+    def room(self, count: int | None) -> int | None:
+        """How many more contexts are wanted; None without end."""
+        return None if count is None else count - self.num_kept
+
+    def last_kept(self) -> int:
+        """Number of the last kept candidate, -1 without any."""
+        return next((block.origins[-1]["candidate"] for block in reversed(self.blocks) if block.origins), -1)
+
+    def dropped(self) -> dict[str, int]:
+        """Candidates each filter dropped."""
+        totals: dict[str, int] = {}
+        for block in self.blocks:
+            for name, numbers in block.dropped.items():
+                totals[name] = totals.get(name, 0) + len(numbers)
+        return totals
+
+    def add(self, block: Block) -> None:
+        """Store the next block."""
+        _write(self.folder / f"block-{block.start:012d}.npz", block)
+        self.blocks.append(block)
+
+
+def _write(path: Path, block: Block) -> None:
+    facts = {
+        "start": block.start, "stop": block.stop, "is_cut": block.is_cut, "origins": block.origins,
+        "faces": block.faces, "dropped": block.dropped, "failed": block.failed,
+    }
+    with write_atomically(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, vectors=block.vectors, facts=np.array(json.dumps(facts)))
+
+
+def _read(path: Path) -> Block | None:
+    """Return a stored block, None when the file is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            facts = json.loads(str(file["facts"]))
+            facts["failed"] = [(k, text) for k, text in facts["failed"]]
+            return Block(vectors=file["vectors"], **facts)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
