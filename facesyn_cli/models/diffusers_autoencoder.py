@@ -1,0 +1,134 @@
+"""Any diffusers autoencoder by path: `AutoencoderKL`, `VQModel`, `AutoencoderTiny`.
+
+The factors that diffusion pipelines apply to latents (`scaling_factor`, `shift_factor`) are not applied:
+latents are normalised per channel with statistics of the training set, which are stored with the LDM.
+Of `AutoencoderKL` the latent is the mean of the posterior; `VQModel` quantises when it decodes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from facesyn_cli.config.fields import source
+from facesyn_cli.errors import UserError
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+CLASSES = ("AutoencoderKL", "VQModel", "AutoencoderTiny")
+_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
+
+
+class DiffusersConfig(PluginConfig):
+    """Settings of `diffusers`."""
+
+    path: str | None = source(None, "folder with config.json and weights, or a hub id like owner/name")
+
+
+@register(
+    "autoencoder",
+    "diffusers",
+    Card(
+        about="A diffusers autoencoder by folder or hub id: AutoencoderKL, VQModel or AutoencoderTiny",
+        paper="Rombach et al. 2022, arXiv:2112.10752 (AutoencoderKL, VQModel)",
+        input="RGB in [-1, 1], side divisible by the downscale of the network (often 8)",
+        licence="see the weights' own card",
+    ),
+)
+def build_diffusers_autoencoder(cfg: DiffusersConfig) -> nn.Module:
+    """Load the autoencoder that `cfg.path` names.
+
+    Raises:
+        UserError: No path, no such folder or hub id, another class, or weights that do not fit.
+    """
+    if cfg.path is None:
+        raise UserError("autoencoder diffusers: path is not set; expected a folder in diffusers format or a hub id")
+    return DiffusersAutoencoder(_load(_folder(cfg.path)))
+
+
+class DiffusersAutoencoder(nn.Module):
+    """A diffusers autoencoder behind `encode` and `decode`.
+
+    Shapes: pixels (B, 3, S, S) in [-1, 1] <-> latents (B, latent_channels, S/downscale, S/downscale).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        settings = model.config
+        tiny = type(model).__name__ == "AutoencoderTiny"
+        levels = settings.encoder_block_out_channels if tiny else settings.block_out_channels
+        self.downscale = 2 ** (len(levels) - 1)
+        self.latent_channels = getattr(settings, "vq_embed_dim", None) or settings.latent_channels
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Return latents; deterministic (the mean, where the encoder gives a distribution)."""
+        encoded = self.model.encode(pixels)
+        return encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return pixels, about [-1, 1] and not clamped."""
+        return self.model.decode(latents).sample
+
+
+def resolve_path(path: str) -> Path | None:
+    """Return the local folder that holds the autoencoder's config, or None where there is none.
+
+    A pipeline's folder stands for its `vae` or `vqvae`.
+    """
+    for folder in (Path(path), Path(path) / "vae", Path(path) / "vqvae"):
+        if (folder / "config.json").is_file():
+            return folder
+    return None
+
+
+def _folder(path: str) -> Path:
+    folder = resolve_path(path)
+    if folder is not None:
+        return folder
+    if Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise UserError(f"autoencoder {path}: no config.json there; expected a folder in diffusers format or a hub id")
+    from huggingface_hub import snapshot_download
+
+    nested = [f"{part}/{name}" for part in ("vae", "vqvae") for name in _FILES]
+    try:
+        local = snapshot_download(path, allow_patterns=[*_FILES, *nested])
+    except (OSError, ValueError) as error:  # the hub's errors are both; offline included
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"autoencoder {path}: neither a local folder nor reachable on the hub ({reason})") from error
+    folder = resolve_path(local)
+    if folder is None:
+        raise UserError(f"autoencoder {path}: the hub repository has no config.json of an autoencoder")
+    return folder
+
+
+def _load(folder: Path) -> nn.Module:
+    """Load strictly: diffusers itself only warns about missing and unexpected tensors."""
+    try:
+        name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
+    except (ValueError, AttributeError, OSError) as error:
+        raise UserError(f"{folder / 'config.json'} cannot be read: {error}") from error
+    if name not in CLASSES:
+        raise UserError(f"{folder} holds {name or 'no diffusers model'}; expected one of {', '.join(CLASSES)}")
+    import diffusers
+
+    verbosity = diffusers.logging.get_verbosity()
+    diffusers.logging.set_verbosity_error()  # it warns about harmless extra settings; faults are checked below
+    try:
+        model, info = getattr(diffusers, name).from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
+        )
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{folder}: cannot load {name}: {reason}") from error
+    finally:
+        diffusers.logging.set_verbosity(verbosity)
+    wrong = {kind: sorted(map(str, info.get(kind) or [])) for kind in ("missing_keys", "unexpected_keys",
+                                                                     "mismatched_keys")}
+    if any(wrong.values()):
+        listed = "; ".join(f"{len(v)} {k.replace('_', ' ')} such as {v[0]}" for k, v in wrong.items() if v)
+        raise UserError(f"{folder}: the weights do not fit its config.json ({name}): {listed}")
+    return model.eval()

@@ -1,0 +1,60 @@
+"""An autoencoder without weights: a latent is the image made smaller.
+
+For demonstrations and tests where no trained autoencoder is at hand. Encoding averages blocks of pixels;
+decoding interpolates, so detail finer than a block is lost.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facesyn_cli.config.fields import identity
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+
+class PixelConfig(PluginConfig):
+    """Settings of `pixels`."""
+
+    downscale: int = identity(4, "image side over latent side", ge=1)
+
+
+@register(
+    "autoencoder",
+    "pixels",
+    Card(about="No network: latents are the image averaged over blocks", input="RGB in [-1, 1], any side divisible"),
+)
+def build_pixel_autoencoder(cfg: PixelConfig) -> nn.Module:
+    """Build it; there are no weights."""
+    return PixelAutoencoder(cfg.downscale)
+
+
+class PixelAutoencoder(nn.Module):
+    """Average blocks of pixels, and interpolate back.
+
+    Args:
+        downscale: Side f of a block.
+
+    Shapes: pixels (B, 3, S, S) with S divisible by f <-> latents (B, 3, S/f, S/f), both in [-1, 1].
+    """
+
+    latent_channels = 3
+
+    def __init__(self, downscale: int) -> None:
+        super().__init__()
+        self.downscale = downscale
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Return the mean of every block.
+
+        Raises:
+            ValueError: A side is not divisible by the block.
+        """
+        if pixels.shape[-2] % self.downscale or pixels.shape[-1] % self.downscale:
+            raise ValueError(f"image sides {tuple(pixels.shape[-2:])} must be divisible by {self.downscale}")
+        return F.avg_pool2d(pixels, self.downscale)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the latents enlarged with bilinear interpolation."""
+        return F.interpolate(latents, scale_factor=self.downscale, mode="bilinear", align_corners=False)
