@@ -1,0 +1,61 @@
+"""A package imports only what stands to its right: the order of DESIGN is checked on the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "facesyn_cli"
+LEVELS = [
+    {"cli", "__main__"},
+    {"stages"},
+    {"training", "evaluation", "contexts", "augmentations", "report"},
+    {"models", "diffusion", "data"},
+    {"artifacts", "config"},
+    {"plugins"},
+    {"errors", "console", "signals", "__init__"},
+]
+BESIDE = {("report", "evaluation"), ("console", "errors"), ("signals", "errors"), ("cli", "cli"), ("__main__", "cli")}
+LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    """Return (line, dotted name) of everything a file imports from our package, wherever it does."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    return [(line, name) for line, name in found if name.split(".")[0] == "facesyn_cli"]
+
+
+def owner(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else path.stem
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_imports_point_to_the_right(path: Path) -> None:
+    source = owner(path)
+    for line, name in imports(path):
+        parts = name.split(".")
+        target = parts[1] if len(parts) > 1 and parts[1] in LEVEL_OF else "__init__"
+        if target == source and source != "stages":
+            continue
+        allowed = LEVEL_OF[source] < LEVEL_OF[target] or (source, target) in BESIDE
+        assert allowed, f"{path.name}:{line} imports {name}: {source} may not import {target}"
+
+
+def test_every_package_has_a_level() -> None:
+    names = {p.name if p.is_dir() else p.stem for p in PACKAGE.iterdir() if not p.name.startswith("__pycache__")}
+    assert names - {"configs"} <= set(LEVEL_OF), "a new package needs a place in the order"
+
+
+def test_rule_catches_a_wrong_arrow() -> None:
+    assert LEVEL_OF["data"] == LEVEL_OF["models"] and ("models", "data") not in BESIDE
+    assert not LEVEL_OF["artifacts"] < LEVEL_OF["stages"]

@@ -1,0 +1,162 @@
+"""The life of an output folder: begun, killed, resumed, grown, finished, locked."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from facesyn_cli.artifacts.files import write_atomically, write_bytes
+from facesyn_cli.artifacts.lock import Lock
+from facesyn_cli.artifacts.output import BEGUN, HEADER, Parent, check_output, open_output, read_header, require_header
+from facesyn_cli.errors import UserError
+
+
+class Config:
+    """A config as output folders see it."""
+
+    def __init__(self, ids: int | None = 5, lr: float = 0.1, batch: int = 4, workers: int = 1) -> None:
+        self.values = {
+            "identity": {"lr": lr}, "growing": {"ids": ids}, "recorded": {"batch_size": batch},
+            "runtime": {"workers": workers},
+        }
+
+    def to_json(self) -> dict:
+        return self.values
+
+
+PARENTS = {"images": Parent("a", "sha256:1")}
+
+
+def go(folder: Path, cfg: Config | None = None, parents: dict | None = None, finish: bool = True, **options: object):
+    with open_output(folder, "Thing", "make", cfg or Config(), PARENTS if parents is None else parents, **options) as out:
+        state = (out.finished, out.resumed)
+        if finish and not out.finished:
+            out.finish({"things": 3}, {"note": 1})
+        return state
+
+
+def test_header_comes_last_and_says_everything(tmp_path: Path) -> None:
+    folder = tmp_path / "o"
+    with open_output(folder, "Thing", "make", Config(), PARENTS) as out:
+        assert not (folder / HEADER).exists() and (folder / BEGUN).exists()
+        header = out.finish({"things": 3}, {"note": 1})
+    assert [p.name for p in folder.iterdir()] == [HEADER]
+    assert read_header(folder) == header
+    assert (header.kind, header.command, header.counts, header.extra) == ("Thing", "make", {"things": 3}, {"note": 1})
+    assert header.parents["images"].digest == "sha256:1" and header.config["growing"] == {"ids": 5}
+
+
+def test_unfinished_work_is_taken_up(tmp_path: Path) -> None:
+    assert go(tmp_path / "o", finish=False) == (False, False)
+    with pytest.raises(UserError, match="unfinished; run the same `facesyn make`"):
+        require_header(tmp_path / "o", "Thing")
+    assert go(tmp_path / "o") == (False, True)
+    assert go(tmp_path / "o") == (True, True)
+
+
+@pytest.mark.parametrize(
+    "change", [{"cfg": Config(lr=0.2)}, {"parents": {"images": Parent("a", "sha256:2")}}, {"parents": {}}, {"cfg": Config(ids=4)}]
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_changes_are_refused_with_the_difference(tmp_path: Path, change: dict, finished: bool) -> None:
+    go(tmp_path / "o", finish=finished)
+    with pytest.raises(UserError, match="was "):
+        go(tmp_path / "o", **change)
+
+
+def test_runtime_and_batch_size_may_change(tmp_path: Path) -> None:
+    go(tmp_path / "o", finish=False)
+    assert go(tmp_path / "o", Config(batch=8, workers=9)) == (False, True)
+
+
+def test_growing_takes_the_header_away_until_finished(tmp_path: Path) -> None:
+    folder = tmp_path / "o"
+    go(folder)
+    assert check_output(folder, "Thing", Config(ids=9), PARENTS) == "grows"
+    assert go(folder, Config(ids=9), finish=False) == (False, True)
+    assert read_header(folder) is None
+    with pytest.raises(UserError, match="may only be raised, was 9"):
+        go(folder, Config(ids=5))
+    assert go(folder, Config(ids=9)) == (False, True)
+    assert go(folder, Config(ids=None)) == (False, True), "None is without limit"
+
+
+def test_digest_depends_on_what_makes_the_content(tmp_path: Path) -> None:
+    digests = []
+    for number, (cfg, parents) in enumerate(
+        [(Config(), PARENTS), (Config(workers=7, batch=9), PARENTS), (Config(lr=3), PARENTS), (Config(), {})]
+    ):
+        go(tmp_path / str(number), cfg, parents)
+        digests.append(read_header(tmp_path / str(number)).digest)
+    assert digests[0] == digests[1] and len(set(digests)) == 3
+
+
+def test_parts_meet(tmp_path: Path) -> None:
+    folder = tmp_path / "o"
+    go(folder, part=(2, 3))
+    go(folder, part=(1, 3))
+    assert read_header(folder) is None
+    assert sorted(p.name for p in folder.glob("shard*")) == ["shard-1-of-3.json", "shard-2-of-3.json"]
+    go(folder, part=(3, 3))
+    assert read_header(folder) is not None and not list(folder.glob("shard*"))
+
+
+def test_a_second_writer_is_refused_but_another_part_is_not(tmp_path: Path) -> None:
+    folder = tmp_path / "o"
+    with open_output(folder, "Thing", "make", Config(), PARENTS, part=(1, 2)):
+        with pytest.raises(UserError, match=f"process {os.getpid()} on {socket.gethostname()}"):
+            go(folder, part=(1, 2))
+        go(folder, part=(2, 2))
+
+
+def test_a_stale_lock_is_taken_over(tmp_path: Path) -> None:
+    owner = {"host": socket.gethostname(), "process": 2**22 + 1, "started": "1"}
+    (tmp_path / ".lock-all").write_text(json.dumps(owner))
+    with Lock(tmp_path):
+        assert json.loads((tmp_path / ".lock-all").read_text())["process"] == os.getpid()
+    assert not (tmp_path / ".lock-all").exists()
+
+
+def test_a_lock_of_another_host_counts_until_it_is_old(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock-all"
+    lock.write_text(json.dumps({"host": "elsewhere", "process": 1, "started": "1"}))
+    with pytest.raises(UserError, match="elsewhere"), Lock(tmp_path):
+        pass
+    os.utime(lock, (1, 1))
+    with Lock(tmp_path):
+        pass
+
+
+def test_strangers_are_never_mixed(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"x")
+    with pytest.raises(UserError, match="not made by facesyn"):
+        go(tmp_path)
+    go(tmp_path / "o")
+    with (
+        pytest.raises(UserError, match="is a Thing made by `facesyn make`"),
+        open_output(tmp_path / "o", "Other", "make", Config(), PARENTS),
+    ):
+        pass
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), write_atomically(tmp_path / "a") as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    write_bytes(tmp_path / "a", b"1")
+    write_bytes(tmp_path / "a", b"22")
+    assert (tmp_path / "a").read_bytes() == b"22" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_left_behind_temporaries_go(tmp_path: Path) -> None:
+    folder = tmp_path / "o"
+    go(folder, finish=False)
+    (folder / "sub").mkdir()
+    (folder / "sub" / ".tmp-x-1-1").write_bytes(b"torn")
+    go(folder)
+    assert not list(folder.rglob(".tmp-*"))

@@ -1,0 +1,80 @@
+"""From recipe, overrides and flags to one config; all problems at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from facesyn_cli.config.fields import PluginConfig, PluginList, PluginSection, StageConfig, growing, identity
+from facesyn_cli.config.fields import recorded, runtime, source
+from facesyn_cli.config.resolve import resolve
+from facesyn_cli.errors import UserError
+
+
+class Inner(BaseModel):
+    depth: int = 1
+
+
+class ThingConfig(StageConfig):
+    ids: int | None = growing(5, "how many")
+    workers: int = runtime(1, "threads")
+    batch_size: int = recorded(4, "batch")
+    lr: float = identity(0.1, "rate", gt=0)
+    images: Path | None = source(None, "input")
+    inner: Inner = identity(Inner(), "nested")
+    head: PluginConfig = PluginSection("head", default="arcface")
+    transforms: list[PluginConfig] = PluginList("transform", default=["flip"])
+
+
+def config(*overrides: str, section: dict | None = None, **flags: object) -> ThingConfig:
+    return resolve(ThingConfig, "thing", section or {}, list(overrides), flags)
+
+
+def test_later_sources_win() -> None:
+    section = {"lr": 0.2, "ids": 7, "workers": 3}
+    cfg = config("lr=0.3", "ids=8", section=section, ids=9)
+    assert (cfg.workers, cfg.lr, cfg.ids) == (3, 0.3, 9)
+    assert config(section=section, ids=None).ids == 7
+
+
+def test_plugin_settings_and_change_of_plugin() -> None:
+    assert config().head.margin == 0.5
+    assert config("head.margin=0.3").head.margin == 0.3
+    changed = config("head.name=cosface", section={"head": {"name": "arcface", "margin": 0.1}})
+    assert (changed.head.name, changed.head.margin) == ("cosface", 0.4)
+    assert config("head=cosface").head.name == "cosface"
+    assert config(section={"head": "cosface"}).head.name == "cosface"
+
+
+def test_lists_of_plugins() -> None:
+    cfg = config("transforms=[flip, {name: random-resized-crop, probability: 0.5}]")
+    assert [t.name for t in cfg.transforms] == ["flip", "random-resized-crop"]
+    assert config("transforms=[]").transforms == []
+
+
+def test_nested_settings() -> None:
+    assert config("inner.depth=4").inner.depth == 4
+
+
+def test_all_problems_at_once_with_nearest_names() -> None:
+    with pytest.raises(UserError) as caught:
+        config("lrr=1", "lr=-1", "head.marginn=2", "ids=x", "oops")
+    message = str(caught.value)
+    for part in ("'lrr', did you mean 'lr'", "lr: Input should be greater than 0", "did you mean 'margin'", "ids:", "'oops'"):
+        assert part in message, part
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("word", ["head=nope", "head=[1]", "seed.x=1", "lr.x=2", "transforms.0=3", "head.name=nope", "seed=-1"])
+def test_wrong_words_are_refused(word: str) -> None:
+    with pytest.raises(UserError):
+        config(word)
+
+
+def test_roles_group_the_header() -> None:
+    groups = config().to_json()
+    assert groups["identity"]["head"] == {"name": "arcface", "scale": 64.0, "margin": 0.5}
+    assert set(groups["growing"]) == {"ids"} and set(groups["recorded"]) == {"batch_size"}
+    assert {"workers", "images", "out", "device"} <= set(groups["runtime"])

@@ -1,0 +1,104 @@
+"""Value ranges, rounding, colours and hostile images."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from facesyn_cli.data.pixels import (
+    UnreadableImage,
+    decode_image,
+    encode_jpeg,
+    encode_png,
+    fit_square,
+    resize_pixels,
+    to_pixels,
+    to_u8,
+)
+
+
+def test_every_grey_level_comes_back() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    pixels = to_pixels(levels)
+    assert pixels.shape == (3, 16, 16) and pixels.min() == -1 and pixels.max() == 1
+    assert torch.equal(to_u8(pixels), torch.from_numpy(levels))
+    assert torch.equal(to_u8(torch.tensor([-9.0, 9.0]).reshape(2, 1, 1, 1).expand(2, 3, 1, 1)).flatten(), torch.tensor(
+        [0, 0, 0, 255, 255, 255], dtype=torch.uint8))
+
+
+def test_red_stays_red() -> None:
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[..., 0] = 255
+    assert np.array_equal(decode_image(encode_png(red)), red)
+    shifted = decode_image(encode_jpeg(red)).astype(int)
+    assert shifted[..., 0].min() > 240 and shifted[..., 1:].max() < 15
+
+
+def test_modes_and_orientation() -> None:
+    for mode in ("L", "P", "RGBA", "1", "CMYK"):
+        out = io.BytesIO()
+        Image.new(mode, (5, 4)).save(out, "JPEG" if mode == "CMYK" else "PNG")
+        assert decode_image(out.getvalue()).shape == (4, 5, 3), mode
+    deep = Image.fromarray(np.array([[0, 65535], [32768, 257]], np.uint16))
+    out = io.BytesIO()
+    deep.save(out, "PNG")
+    assert decode_image(out.getvalue())[:, :, 0].tolist() == [[0, 255], [128, 1]]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned a quarter
+    out = io.BytesIO()
+    Image.new("RGB", (8, 4)).save(out, "JPEG", exif=exif)
+    assert decode_image(out.getvalue()).shape == (8, 4, 3)
+
+
+def _png_of_claimed_size(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"hello", _png_of_claimed_size(60000, 60000), _png_of_claimed_size(100, 100), b"GIF89a" + b"\0" * 100],
+    ids=["empty", "text", "bomb", "no pixels", "gif"],
+)
+def test_hostile_bytes_are_one_short_reason(data: bytes) -> None:
+    with pytest.raises(UnreadableImage) as caught:
+        decode_image(data)
+    assert "\n" not in str(caught.value) and 0 < len(str(caught.value)) < 200
+
+
+def test_truncated_and_flipped_files_never_escape() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (32, 32, 3), np.uint8)
+    for whole in (encode_png(noise), encode_jpeg(noise)):
+        for cut in range(0, len(whole) - 1, max(1, len(whole) // 17)):
+            with pytest.raises(UnreadableImage):
+                decode_image(whole[:cut])
+        for _ in range(150):
+            broken = bytearray(whole)
+            broken[rng.integers(len(broken))] ^= 1 << int(rng.integers(8))
+            try:
+                assert decode_image(bytes(broken)).ndim == 3
+            except UnreadableImage:
+                pass
+
+
+def test_published_resize(golden) -> None:
+    """128 -> 112 is plain bilinear: output pixel k samples the input at (k + 0.5) * 128 / 112 - 0.5."""
+    ramp = torch.arange(128, dtype=torch.float32).expand(1, 3, 128, 128)
+    got = resize_pixels(ramp, 112, antialias=False)[0, 0, 5]
+    want = ((torch.arange(112) + 0.5) * 128 / 112 - 0.5).clamp(0, 127)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
+
+
+def test_square_from_the_middle() -> None:
+    wide = np.arange(6, dtype=np.uint8).reshape(1, 6, 1).repeat(2, axis=0).repeat(3, axis=2)
+    assert fit_square(wide)[0, :, 0].tolist() == [2, 3]
