@@ -49,7 +49,7 @@ def test_plugin_settings_and_change_of_plugin() -> None:
 
 
 def test_lists_of_plugins() -> None:
-    cfg = config("transforms=[flip, {name: random-resized-crop, probability: 0.5}]")
+    cfg = config("transforms=[flip, {name: random-resized-crop, p: 0.5}]")
     assert [t.name for t in cfg.transforms] == ["flip", "random-resized-crop"]
     assert config("transforms=[]").transforms == []
 
