@@ -1,11 +1,22 @@
 """`facesyn augment`."""
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
 
 @stage_command("augment")
-def command() -> dict[str, Any]:
-    """(being written)"""
-    return {}
+def command(
+    images: Annotated[
+        Path | None, typer.Option("--in", help="Images to add to; default: 4-samples of --work.")
+    ] = None,
+    contexts: Annotated[
+        Path | None, typer.Option(help="Contexts with the source faces; default: 3-contexts of --work.")
+    ] = None,
+    copies: Annotated[int | None, typer.Option(help="How many images to add; see the augmentation's card.")] = None,
+) -> dict[str, Any]:
+    """Add images to every identity of a finished set; the images themselves are linked, never edited."""
+    return {"images": images, "contexts": contexts, "augmentation.copies": copies}

@@ -1,11 +1,24 @@
 """`facesyn pack`."""
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
 
 @stage_command("pack")
-def command() -> dict[str, Any]:
-    """(being written)"""
-    return {}
+def command(
+    inputs: Annotated[
+        list[Path] | None, typer.Option("--in", help="Folder or zip of images, or a packed set; may be repeated.")
+    ] = None,
+    source_format: Annotated[
+        str | None, typer.Option("--from", help="Format of the inputs; default: recognised by content.")
+    ] = None,
+    target_format: Annotated[
+        str | None, typer.Option("--to", help="Format to write, for example tfrecord or folder.")
+    ] = None,
+) -> dict[str, Any]:
+    """Pack images into a few large files for training, or unpack them again."""
+    return {"inputs": inputs or None, "source_format": source_format, "format.name": target_format}

@@ -1,0 +1,179 @@
+"""RecordSet: encoded images with integer labels in a few large files.
+
+How the files look is the business of a `record_format` plugin; this module says what every format offers.
+Integer labels are 0..num_classes-1 without gaps, in natural order of the identities' names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from facesyn_cli.artifacts.files import read_json
+from facesyn_cli.artifacts.images import natural_key
+from facesyn_cli.artifacts.output import BEGUN, HEADER, Header, Parent, require_header
+from facesyn_cli.errors import UserError
+from facesyn_cli.plugins import registry
+
+LABELS = "labels.txt"      # our sets: one line `label \t identity \t number of images` per identity
+
+
+class RecordReader(Protocol):
+    """Random access to the images of a set; picklable, usable from several processes and threads."""
+
+    def read(self, index: int) -> bytes:
+        """Return one encoded image."""
+
+    def samples(self) -> Iterator[str]:
+        """Yield the sample name of every record, in order."""
+
+
+class RecordWriter(Protocol):
+    """Writes one set; what it has written survives a kill from `commit` to `commit`."""
+
+    def append(self, identity: str, sample: str, data: bytes) -> None:
+        """Add one encoded image."""
+
+    def commit(self) -> dict[str, Any]:
+        """Make everything appended so far durable; return the state to restore from."""
+
+    def finish(self, labels: np.ndarray, samples: Iterable[str]) -> None:
+        """Close the set: (N,) labels and the sample names of all records, in order."""
+
+    def close(self) -> None:
+        """Release open files; the set may be unfinished."""
+
+
+class RecordFormat(Protocol):
+    """How a packed set lies on disk; what a `record_format` plugin builds.
+
+    Attributes:
+        kind: Kind of artifact its folder is, `RecordSet` or `ImageSet`.
+    """
+
+    kind: str
+
+    def fit(self, data: bytes, size: int | None) -> bytes:
+        """Return an encoded image as the format stores it, unchanged when it already fits."""
+
+    def writer(self, folder: Path, name: str, scratch: Path, state: dict[str, Any]) -> RecordWriter:
+        """Open a set for writing, at the state of the last commit or, with an empty one, from the start.
+
+        Args:
+            folder: Output folder.
+            name: Name of the set.
+            scratch: Folder for what is needed until the set is finished.
+            state: What `commit` returned, or {}.
+        """
+
+    def recognises(self, path: Path) -> bool:
+        """True when `path` looks like a set of this format that somebody else wrote."""
+
+    def open(self, path: Path, header: Header | None) -> RecordSet:
+        """Open a set; `header` is that of our own folders."""
+
+
+@dataclass(frozen=True)
+class RecordSet:
+    """A packed set, opened for reading.
+
+    Args:
+        path: Where it lies.
+        labels: (N,) int32 label of every record.
+        identities: Name of the identity of every label.
+        digest: Digest of the set.
+        reader: Access to the images.
+    """
+
+    path: Path
+    labels: np.ndarray
+    identities: list[str]
+    digest: str
+    reader: RecordReader
+
+    @staticmethod
+    def open(path: Path, format_name: str | None = None) -> RecordSet:
+        """Open a folder written by `facesyn pack`, or a published folder or index file.
+
+        Args:
+            path: The folder or index.
+            format_name: Name of a record format; None asks every format whether it recognises the path.
+
+        Raises:
+            UserError: Nothing there, unfinished, or no set of records.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise UserError(f"{path} does not exist; a set of records was expected")
+        header = None
+        if path.is_dir() and ((path / HEADER).exists() or (path / BEGUN).exists()):
+            header = require_header(path, "RecordSet")
+            format_name = str(header.extra.get("format"))
+        for name in [format_name] if format_name else registry.available("record_format"):
+            plugin = build_format(name)
+            if header is not None or plugin.recognises(path):
+                return plugin.open(path, header)
+        wanted = format_name or "any known format"
+        raise UserError(f"{path} holds no records of {wanted}; an index file with its records was expected")
+
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        """True when `open` would find a set of records here (it may still turn out to be damaged)."""
+        path = Path(path)
+        for name in (HEADER, BEGUN):
+            if path.is_dir() and (path / name).is_file():
+                return _kind_of(path / name) == "RecordSet"
+        return any(build_format(name).recognises(path) for name in registry.available("record_format"))
+
+    @property
+    def num_classes(self) -> int:
+        """Number of identities."""
+        return len(self.identities)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes:
+        """Return the encoded image of one record.
+
+        Raises:
+            UserError: The record is damaged or its file is gone.
+        """
+        return self.reader.read(index)
+
+    def keys(self) -> Iterator[tuple[str, str]]:
+        """Yield (identity, sample) of every record, in order."""
+        for label, sample in zip(self.labels, self.reader.samples(), strict=True):
+            yield self.identities[label], sample
+
+    def parent(self) -> Parent:
+        """Return this set as an input for a header."""
+        return Parent(str(self.path), self.digest)
+
+
+def build_format(name: str) -> RecordFormat:
+    """Build a record format with its default settings."""
+    return registry.build("record_format", registry.configure("record_format", {"name": name}))
+
+
+def natural_labels(names: list[str]) -> tuple[list[str], np.ndarray]:
+    """Give every name its label: its rank in natural order.
+
+    Args:
+        names: Different names, in any order.
+
+    Returns:
+        The names in order of their labels, and (len(names),) int32: the label of each given name.
+    """
+    order = sorted(range(len(names)), key=lambda i: natural_key(names[i]))
+    labels = np.empty(len(names), dtype=np.int32)
+    labels[order] = np.arange(len(names), dtype=np.int32)
+    return [names[i] for i in order], labels
+
+
+def _kind_of(header: Path) -> str:
+    return Header.from_json(read_json(header), header).kind

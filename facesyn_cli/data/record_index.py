@@ -1,0 +1,205 @@
+r"""Index files of TFRecord sets, the published ones and ours: which record lies where, and whose face it is.
+
+    <any>/<identity>/<sample>.<suffix> \t shard \t offset        ADMIS; the identity is the folder of the image
+    <set> \t shard \t offset \t label                            TFace
+
+Read into plain arrays: 16 bytes a record, whatever its name.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from facesyn_cli.artifacts.files import write_text
+from facesyn_cli.artifacts.record_set import LABELS, natural_labels
+from facesyn_cli.errors import UserError
+
+_ODD = re.compile(r"[%/\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_ESCAPED = re.compile(r"%([0-9a-f]{4})")
+
+
+@dataclass(frozen=True)
+class RecordIndex:
+    """Where the N records of a set lie.
+
+    Args:
+        path: The index file.
+        files: Record files.
+        file_of: (N,) int32, number of the record file.
+        offsets: (N,) int64, byte at which the record starts.
+        labels: (N,) int32.
+        identities: Name of the identity of every label.
+    """
+
+    path: Path
+    files: list[Path]
+    file_of: np.ndarray
+    offsets: np.ndarray
+    labels: np.ndarray
+    identities: list[str]
+
+
+def looks_like_index(path: Path) -> bool:
+    """True when the first line of a file is one of the two kinds of lines."""
+    if path.suffix not in (".index", ".txt"):
+        return False
+    try:
+        with open(path, "rb") as file:
+            columns = file.readline(65536).split(b"\t")
+    except OSError:
+        return False
+    return len(columns) in (3, 4) and all(column.strip().isdigit() for column in columns[1:])
+
+
+def find_index(folder: Path) -> list[Path]:
+    """Return the index files in a folder; of two with one stem the `.txt`, whose labels are explicit."""
+    found = [p for p in sorted(folder.iterdir()) if p.is_file() and looks_like_index(p)] if folder.is_dir() else []
+    return [p for p in found if p.suffix == ".txt" or p.with_suffix(".txt") not in found]
+
+
+def read_index(path: Path, identities: list[str] | None = None) -> RecordIndex:
+    """Read an index and find its record files.
+
+    Args:
+        path: The index.
+        identities: Names of the labels 0, 1, ... when the index holds labels of ours; None: the names in the
+            index become labels in their natural order.
+
+    Raises:
+        UserError: Naming the line that is wrong, the record file that is missing or too short.
+    """
+    names: dict[bytes, int] = {}
+    places: dict[tuple[bytes, int], int] = {}
+    file_of, offsets, name_of = array("i"), array("q"), array("i")
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    owner, shard, offset, name = _columns(line)
+                    offsets.append(offset)
+                except (ValueError, OverflowError) as error:
+                    raise UserError(
+                        f"{path}, line {number}: `path/identity/image, shard, offset` or `set, shard, offset, label` "
+                        f"was expected, separated by tabs, found {line[:80].decode('utf-8', 'replace').strip()!r}"
+                    ) from error
+                file_of.append(places.setdefault((owner, shard), len(places)))
+                name_of.append(names.setdefault(name, len(names)))
+    except OSError as error:
+        raise UserError(f"cannot read the index {path}: {error.strerror}") from error
+    if not names:
+        raise UserError(f"the index {path} is empty")
+    files = [_record_file(path, owner.decode("utf-8", "replace"), shard) for owner, shard in places]
+    index_files = np.frombuffer(file_of, dtype=np.int32)
+    starts = np.frombuffer(offsets, dtype=np.int64)
+    _check_sizes(path, files, index_files, starts)
+    known, label_of_name = _labels(path, [name.decode("utf-8", "replace") for name in names], identities)
+    return RecordIndex(path, files, index_files, starts, label_of_name[np.frombuffer(name_of, dtype=np.int32)], known)
+
+
+def index_samples(index: RecordIndex, is_escaped: bool) -> Iterator[str]:
+    """Yield the sample name of every record: the image's name without suffix, or a number within its identity.
+
+    Args:
+        index: The index.
+        is_escaped: The names were written by `escape_name`.
+    """
+    counts: Counter[bytes] = Counter()
+    with open(index.path, "rb") as file:
+        for line in file:
+            columns = line.rstrip(b"\r\n").split(b"\t")
+            if len(columns) == 3:
+                name = PurePosixPath(columns[0].decode("utf-8", "replace")).stem
+                yield _ESCAPED.sub(lambda m: chr(int(m[1], 16)), name) if is_escaped else name
+            else:
+                yield str(counts[columns[3]])
+                counts[columns[3]] += 1
+
+
+def escape_name(name: str, keep: str = "") -> str:
+    """Return a name that is one word of an index: `%`, slashes and control characters become %xxxx.
+
+    Args:
+        name: Name of a sample or an identity.
+        keep: Characters that may stay as they are.
+    """
+    return _ODD.sub(lambda m: m[0] if m[0] in keep else f"%{ord(m[0]):04x}", name)
+
+
+def write_labels(path: Path, identities: list[str], counts: np.ndarray) -> None:
+    """Write `label, identity, number of images`, one line per identity, separated by tabs."""
+    rows = enumerate(zip(identities, counts, strict=True))
+    write_text(path, "".join(f"{label}\t{escape_name(name, keep='/')}\t{count}\n" for label, (name, count) in rows))
+
+
+def read_labels(path: Path) -> list[str]:
+    """Return the identities of a `labels.txt` in order of their labels.
+
+    Raises:
+        UserError: Missing, or labels that are not 0, 1, 2, ...
+    """
+    names = []
+    try:
+        with open(path, encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(file):
+                label, name, _ = line.rstrip("\n").split("\t")
+                if int(label) != number:
+                    raise ValueError(f"label {label} in line {number + 1}")
+                names.append(_ESCAPED.sub(lambda m: chr(int(m[1], 16)), name))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    return names
+
+
+def _columns(line: bytes) -> tuple[bytes, int, int, bytes]:
+    """Return (set or empty, shard, offset, identity or label) of one line."""
+    columns = line.rstrip(b"\r\n").split(b"\t")
+    shard, offset = int(columns[1]), int(columns[2])
+    if shard < 0 or offset < 0:
+        raise ValueError("negative number")
+    if len(columns) == 4:
+        # With slashes in the first column ADMIS, too, takes the set's name from the index file.
+        owner = b"" if b"/" in columns[0] else columns[0]
+        return owner, shard, offset, b"%d" % int(columns[3])
+    if len(columns) != 3:
+        raise ValueError("number of columns")
+    return b"", shard, offset, columns[0].rsplit(b"/", 2)[-2] if columns[0].count(b"/") else _no_folder()
+
+
+def _no_folder() -> bytes:
+    raise ValueError("the image path has no folder")
+
+
+def _record_file(index: Path, owner: str, shard: int) -> Path:
+    """Return the record file of a shard; `owner` is the set's name where the line holds one."""
+    name = owner or index.stem
+    file = f"{name}-{shard:05d}.tfrecord"
+    places = [index.parent / name / file, index.parent / file] if owner else [index.parent / file]
+    for place in places:
+        if Path(name).name == name and place.is_file():
+            return place
+    raise UserError(f"the index {index} needs {' or '.join(str(p) for p in places)}, which does not exist")
+
+
+def _check_sizes(index: Path, files: list[Path], file_of: np.ndarray, offsets: np.ndarray) -> None:
+    last = np.zeros(len(files), dtype=np.int64)
+    np.maximum.at(last, file_of, offsets)
+    for file, offset in zip(files, last, strict=True):
+        size = file.stat().st_size
+        if offset >= size:
+            raise UserError(f"{file} has {size} bytes but {index} has a record at byte {offset}; is it truncated?")
+
+
+def _labels(index: Path, names: list[str], identities: list[str] | None) -> tuple[list[str], np.ndarray]:
+    if identities is None:
+        return natural_labels(names)
+    labels = [int(name) if name.isdecimal() else -1 for name in names]
+    if min(labels) < 0 or max(labels) >= len(identities):
+        raise UserError(f"{index} holds labels that are not among the {len(identities)} of its {LABELS}")
+    return identities, np.array(labels, dtype=np.int32)

@@ -1,0 +1,216 @@
+"""Random changes of an image during training: `transform` plugins.
+
+A transform is a callable (pixels_u8 (H, W, 3) RGB, generator) -> pixels_u8 (H, W, 3). All randomness comes
+from the generator that is passed in, so what happens to an image follows from whoever seeds it, not from
+worker processes. The image maths is torchvision's on PIL images, as published.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+from pydantic import Field, field_validator
+from torchvision.transforms import functional as F
+
+from facesyn_cli.plugins.registry import Card, build, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+def compose(configs: Sequence[PluginConfig]) -> Transform:
+    """Return one transform that applies the plugins of `configs` in their order."""
+    return Composed([build("transform", cfg) for cfg in configs])
+
+
+class Composed:
+    """Several transforms, one after the other, fed by one generator."""
+
+    def __init__(self, transforms: Sequence[Transform]) -> None:
+        self.transforms = list(transforms)
+
+    def __call__(self, pixels_u8: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        for transform in self.transforms:
+            pixels_u8 = transform(pixels_u8, generator)
+        return pixels_u8
+
+
+class FlipConfig(PluginConfig):
+    """Settings of `flip`."""
+
+    p: float = Field(0.5, ge=0, le=1)  # probability
+
+
+@register("transform", "flip", Card("Mirrors the face left to right.", "Tencent TFace"))
+def build_flip(cfg: FlipConfig) -> Transform:
+    """Build a horizontal flip."""
+    return Flip(cfg)
+
+
+class Flip:
+    """Mirror left to right with probability p."""
+
+    def __init__(self, cfg: FlipConfig) -> None:
+        self.cfg = cfg
+
+    def __call__(self, pixels_u8: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        if generator.random() < self.cfg.p:
+            return np.ascontiguousarray(pixels_u8[:, ::-1])
+        return pixels_u8
+
+
+class RandomResizedCropConfig(PluginConfig):
+    """Settings of `random-resized-crop`."""
+
+    p: float = Field(0.2, ge=0, le=1)                # probability
+    scale: tuple[float, float] = (0.2, 1.0)          # area of the crop over area of the image
+    ratio: tuple[float, float] = (0.75, 1.3333)      # width over height of the crop
+    size: int = Field(112, gt=0)                     # side of the result
+
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        return _require_range(value)
+
+
+@register(
+    "transform", "random-resized-crop",
+    Card("Cuts out a random part and enlarges it to the full size.",
+         "Kim et al. 2022, AdaFace, arXiv:2204.00964, as changed by the ADMIS team of FRCSyn 2024"),
+)
+def build_random_resized_crop(cfg: RandomResizedCropConfig) -> Transform:
+    """Build a random resized crop."""
+    return RandomResizedCrop(cfg)
+
+
+class RandomResizedCrop:
+    """With probability p, crop a random rectangle and resize it bilinearly (PIL) to size x size.
+
+    The rectangle's area is uniform in `scale` and its aspect ratio log-uniform in `ratio`; after ten
+    rectangles that do not fit, the largest central one with an allowed ratio is taken.
+    """
+
+    def __init__(self, cfg: RandomResizedCropConfig) -> None:
+        self.cfg = cfg
+
+    def __call__(self, pixels_u8: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        if generator.random() >= self.cfg.p:
+            return pixels_u8
+        top, left, height, width = self.rectangle(pixels_u8.shape[0], pixels_u8.shape[1], generator)
+        image = Image.fromarray(pixels_u8)
+        size = [self.cfg.size, self.cfg.size]
+        return np.asarray(F.resized_crop(image, top, left, height, width, size, F.InterpolationMode.BILINEAR))
+
+    def rectangle(self, height: int, width: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
+        """Draw (top, left, height, width) of a crop of an image of the given size, in pixels."""
+        for _ in range(10):
+            h, w = _random_sides(height * width, self.cfg.scale, self.cfg.ratio, generator)
+            if 0 < w <= width and 0 < h <= height:
+                top, left = generator.integers(height - h + 1), generator.integers(width - w + 1)
+                return int(top), int(left), h, w
+        w = min(width, round(height * self.cfg.ratio[1]))
+        h = min(height, round(width / self.cfg.ratio[0]))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+
+class RandomErasingConfig(PluginConfig):
+    """Settings of `random-erasing`."""
+
+    p: float = Field(0.5, ge=0, le=1)                # probability
+    scale: tuple[float, float] = (0.02, 0.33)        # area of the rectangle over area of the image
+    ratio: tuple[float, float] = (0.3, 3.3)          # height over width of the rectangle
+    fill: int = Field(128, ge=0, le=255)             # grey level of the rectangle
+
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        return _require_range(value)
+
+
+@register(
+    "transform", "random-erasing",
+    Card("Paints a random rectangle grey.", "Zhong et al. 2017, Random Erasing, arXiv:1708.04896"),
+)
+def build_random_erasing(cfg: RandomErasingConfig) -> Transform:
+    """Build random erasing."""
+    return RandomErasing(cfg)
+
+
+class RandomErasing:
+    """With probability p, fill a random rectangle; after ten that do not fit, leave the image alone."""
+
+    def __init__(self, cfg: RandomErasingConfig) -> None:
+        self.cfg = cfg
+
+    def __call__(self, pixels_u8: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        if generator.random() >= self.cfg.p:
+            return pixels_u8
+        height, width = pixels_u8.shape[:2]
+        for _ in range(10):
+            w, h = _random_sides(height * width, self.cfg.scale, self.cfg.ratio, generator)
+            if 0 < w < width and 0 < h < height:
+                top, left = generator.integers(height - h + 1), generator.integers(width - w + 1)
+                pixels_u8 = pixels_u8.copy()
+                pixels_u8[top : top + h, left : left + w] = self.cfg.fill
+                break
+        return pixels_u8
+
+
+class PhotometricConfig(PluginConfig):
+    """Settings of `photometric`; factors are uniform in 1 - value .. 1 + value."""
+
+    p: float = Field(0.2, ge=0, le=1)                # probability
+    brightness: float = Field(0.5, ge=0, le=1)
+    contrast: float = Field(0.5, ge=0, le=1)
+    saturation: float = Field(0.5, ge=0, le=1)
+
+
+@register(
+    "transform", "photometric",
+    Card("Changes brightness, contrast and saturation, in random order.",
+         "Kim et al. 2022, AdaFace, arXiv:2204.00964"),
+)
+def build_photometric(cfg: PhotometricConfig) -> Transform:
+    """Build the photometric transform."""
+    return Photometric(cfg)
+
+
+class Photometric:
+    """With probability p, scale brightness, contrast and saturation by random factors in random order."""
+
+    def __init__(self, cfg: PhotometricConfig) -> None:
+        self.cfg = cfg
+        self._steps = (
+            (F.adjust_brightness, cfg.brightness),
+            (F.adjust_contrast, cfg.contrast),
+            (F.adjust_saturation, cfg.saturation),
+        )
+
+    def __call__(self, pixels_u8: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        if generator.random() >= self.cfg.p:
+            return pixels_u8
+        image = Image.fromarray(pixels_u8)
+        factors = generator.uniform(-1, 1, size=len(self._steps))
+        for i in generator.permutation(len(self._steps)):
+            adjust, strength = self._steps[i]
+            if strength:
+                image = adjust(image, 1 + strength * factors[i])
+        return np.asarray(image)
+
+
+def _random_sides(
+    area: int, scale: tuple[float, float], ratio: tuple[float, float], generator: np.random.Generator
+) -> tuple[int, int]:
+    """Draw two sides (first, second): area uniform in `scale`, second over first log-uniform in `ratio`."""
+    target = area * generator.uniform(*scale)
+    aspect = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    return round(math.sqrt(target / aspect)), round(math.sqrt(target * aspect))
+
+
+def _require_range(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < value[0] <= value[1]:
+        raise ValueError("two numbers 0 < smallest <= largest are expected")
+    return value

@@ -1,0 +1,194 @@
+"""Pack images into a few large files for training; integer labels are assigned here and nowhere else.
+
+What is written survives a kill: `.unfinished/progress.json` says up to which image everything is on disk,
+and the next run cuts every file back to that point and goes on. So the files are those of a run that was
+never disturbed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import field_validator
+
+from facesyn_cli import signals
+from facesyn_cli.artifacts.files import read_json, write_bytes, write_json
+from facesyn_cli.artifacts.outcome import Outcome
+from facesyn_cli.artifacts.output import Output, Parent, check_output, open_output
+from facesyn_cli.artifacts.record_set import LABELS, RecordFormat, RecordWriter, natural_labels
+from facesyn_cli.artifacts.work import Work
+from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, identity, runtime, source
+from facesyn_cli.console import is_first_process, log, progress
+from facesyn_cli.data.append_file import AppendFile
+from facesyn_cli.data.ordered_pool import ordered_map
+from facesyn_cli.data.pack_order import PackItem, PackSource, open_source, pack_items
+from facesyn_cli.data.pixels import UnreadableImage
+from facesyn_cli.data.record_index import escape_name, write_labels
+from facesyn_cli.errors import UserError
+from facesyn_cli.plugins import registry
+
+UNREADABLE = "unreadable.txt"    # one line `identity/sample \t why` per image left out
+_SCRATCH = ".unfinished"
+_COMMIT_EVERY = 2000             # images
+_COMMIT_SECONDS = 5.0
+
+
+class PackConfig(StageConfig):
+    """Settings of `facesyn pack`."""
+
+    inputs: list[Path] | None = source(None, "image or packed sets; None: 5-augmented, else 4-samples")
+    source_format: str = source("auto", "auto, folder (images), or the record format of the inputs")
+    format: PluginConfig = PluginSection("record_format", default="tfrecord")
+    name: str = identity("TFR-facesyn", "name of the set; TFace reads records only when it contains TFR")
+    size: int | None = identity(112, "side in pixels; None keeps every image as it is", gt=0)
+    drop_first: bool = identity(False, "leave out the first image of every identity, as the published converter does")
+    min_images: int = identity(1, "leave out identities with fewer images", ge=1)
+    shuffle: bool = identity(False, "random order of records, from the seed, instead of identity by identity")
+    workers: int | None = runtime(None, "threads that read and encode; None: one per core, at most 16", ge=0)
+
+    @field_validator("name")
+    @classmethod
+    def _is_file_name(cls, value: str) -> str:
+        taken = (Path(LABELS).stem, Path(UNREADABLE).stem)
+        if not value or value[0] in ". " or escape_name(value) != value or len(value.encode()) > 200:
+            raise ValueError("a name that can be a file name is expected")
+        if value in taken:
+            raise ValueError(f"a name other than {' and '.join(taken)} is expected, which are files of the set")
+        return value
+
+    @field_validator("source_format")
+    @classmethod
+    def _is_format(cls, value: str) -> str:
+        known = ["auto", *registry.available("record_format")]
+        if value not in known:
+            raise ValueError(f"one of {', '.join(known)} is expected")
+        return value
+
+
+def plan(cfg: PackConfig, work: Work) -> dict[str, Any]:
+    """Return what `run` would do: counts, shards and where to."""
+    folder = cfg.out or work.folder("records")
+    sources = _open_inputs(cfg, work)
+    items = _items(cfg, sources)
+    record_format: RecordFormat = registry.build("record_format", cfg.format)
+    per_shard = getattr(cfg.format, "records_per_shard", None)
+    return {
+        "inputs": [parent.path for parent in _parents(sources).values()],
+        "images": len(items),
+        "identities": len({item.identity for item in items}),
+        "format": cfg.format.name,
+        **({"shards": -(-len(items) // per_shard)} if per_shard else {}),
+        "folder": str(folder),
+        "state": check_output(folder, record_format.kind, cfg, _parents(sources)),
+    }
+
+
+def run(cfg: PackConfig, work: Work) -> Outcome:
+    """Pack the inputs; only the first of several processes works."""
+    folder = cfg.out or work.folder("records")
+    if not is_first_process():
+        return Outcome(folder, {})
+    sources = _open_inputs(cfg, work)
+    record_format: RecordFormat = registry.build("record_format", cfg.format)
+    items = _items(cfg, sources)
+    with open_output(folder, record_format.kind, "pack", cfg, _parents(sources)) as out:
+        if not out.finished:
+            _pack(cfg, sources, items, record_format, out)
+        shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
+        counts = out.header.counts
+    if counts["unreadable"]:
+        log.warning(f"{counts['unreadable']} unreadable images were left out; they are listed in {folder / UNREADABLE}")
+    if cfg.format.name == "tfrecord" and "TFR" not in cfg.name:
+        log.info(f"note: TFace reads records only when the name of a set contains TFR; {cfg.name} does not")
+    return Outcome(folder, {"name": cfg.name, "format": cfg.format.name, **counts})
+
+
+def _open_inputs(cfg: PackConfig, work: Work) -> list[PackSource]:
+    paths = cfg.inputs
+    if not paths:
+        found = [work.folder(name) for name in ("augmented", "samples") if work.folder(name).exists()]
+        if not found:
+            raise UserError(
+                f"nothing to pack: neither {work.folder('augmented')} nor {work.folder('samples')} exists; "
+                "name a folder, zip or packed set with --in"
+            )
+        paths = found[:1]
+    return [open_source(path, cfg.source_format) for path in paths]
+
+
+def _parents(sources: list[PackSource]) -> dict[str, Parent]:
+    if len(sources) == 1:
+        return {"input": sources[0].parent()}
+    return {f"input-{i}": source.parent() for i, source in enumerate(sources, 1)}
+
+
+def _items(cfg: PackConfig, sources: list[PackSource]) -> list[PackItem]:
+    return pack_items(sources, cfg.drop_first, cfg.min_images, cfg.seed if cfg.shuffle else None)
+
+
+def _pack(
+    cfg: PackConfig, sources: list[PackSource], items: list[PackItem], record_format: RecordFormat, out: Output
+) -> None:
+    scratch = out.folder / _SCRATCH
+    journal = scratch / "progress.json"
+    state = read_json(journal) if journal.is_file() else {}
+    rows = AppendFile(scratch / "rows", 8 * state.get("records", 0))
+    unreadable = AppendFile(scratch / "unreadable", state.get("unreadable_bytes", 0))
+    done = state.get("done", 0)
+    writer = record_format.writer(out.folder, cfg.name, scratch, state.get("writer", {}))
+
+    def fit(item: PackItem) -> bytes | UnreadableImage:
+        try:
+            return record_format.fit(sources[item.source].read(item.place), cfg.size)
+        except UnreadableImage as error:
+            return error
+
+    def commit() -> None:
+        written = {"writer": writer.commit(), "records": rows.sync() // 8, "unreadable_bytes": unreadable.sync()}
+        write_json(journal, {**written, "done": done})
+
+    workers = min(os.cpu_count() or 1, 16) if cfg.workers is None else cfg.workers
+    try:
+        committed = time.monotonic()
+        with progress("pack", len(items), done=done) as bar:
+            for data in ordered_map(fit, items[done:], workers):
+                item = items[done]
+                if isinstance(data, UnreadableImage):
+                    unreadable.write(f"{escape_name(f'{item.identity}/{item.sample}', keep='/')}\t{data}\n".encode())
+                else:
+                    writer.append(item.identity, item.sample, data)
+                    rows.write(done.to_bytes(8, "little"))
+                done += 1
+                bar.advance()
+                is_due = done % _COMMIT_EVERY == 0 or time.monotonic() - committed > _COMMIT_SECONDS
+                if is_due or signals.received():
+                    commit()
+                    committed = time.monotonic()
+                    signals.check()
+        commit()
+        _finish(cfg, items, out, writer)
+    finally:
+        for file in (writer, rows, unreadable):
+            file.close()
+
+
+def _finish(cfg: PackConfig, items: list[PackItem], out: Output, writer: RecordWriter) -> None:
+    """Assign the labels: identities with at least one image, in natural order, so that no class is empty."""
+    scratch = out.folder / _SCRATCH
+    rows = np.fromfile(scratch / "rows", dtype="<i8")
+    if not len(rows):
+        raise UserError(f"none of the {len(items)} images is readable; see {scratch / 'unreadable'}")
+    names = {items[row].identity: None for row in rows}
+    identities, labels_of = natural_labels(list(names))
+    label_of = dict(zip(names, labels_of.tolist(), strict=True))
+    labels = np.array([label_of[items[row].identity] for row in rows], dtype=np.int32)
+    writer.finish(labels, (items[row].sample for row in rows))
+    write_labels(out.folder / LABELS, identities, np.bincount(labels, minlength=len(identities)))
+    write_bytes(out.folder / UNREADABLE, (scratch / "unreadable").read_bytes())
+    counts = {"images": len(rows), "identities": len(identities), "unreadable": len(items) - len(rows)}
+    out.finish(counts, extra={"format": cfg.format.name, "name": cfg.name})
