@@ -5,10 +5,12 @@ They are drawn (`data/drawn_faces.py`), so that the whole way runs with nothing 
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from pydantic import model_validator
 
 from facesyn_cli.artifacts.files import write_bytes, write_text
 from facesyn_cli.artifacts.outcome import Outcome
@@ -31,6 +33,13 @@ class DemoConfig(StageConfig):
     test_identities: int = identity(60, "held-out identities", ge=2)
     test_samples: int = identity(5, "pictures of each", ge=2)
     pairs: int = identity(30, "genuine pairs a fold, and as many impostor pairs", ge=1)
+
+    @model_validator(mode="after")
+    def _enough(self) -> DemoConfig:
+        genuine = self.test_identities * math.comb(self.test_samples, 2)
+        if FOLDS * self.pairs > genuine:
+            raise ValueError(f"{FOLDS} folds of {self.pairs} genuine pairs are wanted, {genuine} exist")
+        return self
 
 
 def plan(cfg: DemoConfig, work: Work) -> dict:
@@ -69,7 +78,7 @@ def pairs_text(cfg: DemoConfig) -> str:
                 a, b = rng.choice(cfg.test_identities, 2, replace=False)
                 i, j = rng.choice(cfg.test_samples, 2, replace=False)
                 pair = (a, a, min(i, j), max(i, j)) if is_genuine else (a, b, i, j)
-                if pair in seen and len(seen) < cfg.test_identities * cfg.test_samples:
+                if pair in seen:
                     continue
                 seen.add(pair)
                 left -= 1
