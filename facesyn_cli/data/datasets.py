@@ -1,0 +1,175 @@
+"""Training examples for recognition: several sets side by side, each with a weight, as one dataset.
+
+A weight says how often an image of its set is seen per epoch: 1 once, 2 twice, 0.5 every second one, with
+another half each epoch. Identities of different sets stay distinct, whatever their names.
+
+What example (epoch, row) looks like follows from (seed, epoch, row) alone, so neither the number of worker
+processes nor a resumed run changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.record_set import RecordSet, natural_labels
+from facesyn_cli.data.pixels import UnreadableImage, decode_image, resize_u8
+from facesyn_cli.data.transforms import Transform
+from facesyn_cli.errors import UserError
+
+
+class LabelledSet(Protocol):
+    """A set as training sees it; picklable.
+
+    Attributes:
+        labels: (N,) int32, 0..num_classes-1.
+        num_classes: Number of identities.
+    """
+
+    labels: np.ndarray
+    num_classes: int
+
+    def read(self, index: int) -> bytes:
+        """Return one encoded image."""
+
+    def name_of(self, index: int) -> str:
+        """Say which image this is, for messages."""
+
+
+class LabelledRecords:
+    """A packed set for training, all of it or some of its rows."""
+
+    def __init__(self, records: RecordSet, rows: np.ndarray | None = None) -> None:
+        self._records = records
+        self._rows = np.arange(len(records)) if rows is None else np.asarray(rows, dtype=np.int64)
+        self.labels, self.num_classes = records.labels[self._rows], records.num_classes
+
+    def read(self, index: int) -> bytes:
+        """Return one encoded image."""
+        return self._records.read(int(self._rows[index]))
+
+    def name_of(self, index: int) -> str:
+        """Say which image this is."""
+        return f"record {self._rows[index]} of {self._records.path}"
+
+
+class LabelledImages:
+    """An image set for training, all of it or some of its rows; labels are those that packing it would give."""
+
+    def __init__(self, images: ImageSet, rows: np.ndarray | None = None) -> None:
+        names, owners = np.unique(np.array([e.identity for e in images.entries], dtype=object), return_inverse=True)
+        _, labels = natural_labels(list(names))
+        self._images = images
+        self._rows = np.arange(len(images.entries)) if rows is None else np.asarray(rows, dtype=np.int64)
+        self.labels, self.num_classes = labels[owners][self._rows], len(names)
+
+    def read(self, index: int) -> bytes:
+        """Return one encoded image."""
+        return self._images.read(self._images.entries[self._rows[index]])
+
+    def name_of(self, index: int) -> str:
+        """Say which image this is."""
+        return f"{self._images.entries[self._rows[index]].location} in {self._images.path}"
+
+
+@dataclass(frozen=True)
+class WeightedSet:
+    """One of the sets to train on.
+
+    Args:
+        examples: The set.
+        weight: How often each image is seen per epoch.
+    """
+
+    examples: LabelledSet
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < float("inf") or self.epoch_length == 0:
+            raise UserError(
+                f"weight {self.weight:g} of a set of {len(self.examples.labels)} images leaves nothing to train on; "
+                "a weight above 0 that keeps at least one image is expected"
+            )
+
+    @property
+    def epoch_length(self) -> int:
+        """Number of examples per epoch."""
+        return round(self.weight * len(self.examples.labels))
+
+
+class TrainingFaces(Dataset):
+    """Map-style dataset over several sets; its items are asked for by (epoch, row).
+
+    Args:
+        sets: The sets and their weights.
+        transform: Random change of each image, or None.
+        seed: Seed of the transforms and of which images a fractional weight picks.
+        size: Side in pixels; images of another size are resized (bilinear, antialiased).
+    """
+
+    def __init__(
+        self, sets: Sequence[WeightedSet], transform: Transform | None = None, seed: int = 0, size: int = 112
+    ) -> None:
+        self.sets, self.transform, self.seed, self.size = list(sets), transform, seed, size
+        self._row_ends = np.cumsum([s.epoch_length for s in self.sets])
+        self._label_starts = np.cumsum([0] + [s.examples.num_classes for s in self.sets])
+
+    @property
+    def num_classes(self) -> int:
+        """Number of identities of all sets together."""
+        return int(self._label_starts[-1])
+
+    def __len__(self) -> int:
+        """Number of examples per epoch."""
+        return int(self._row_ends[-1])
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
+        """Return one example.
+
+        Args:
+            item: Epoch and row in [0, len(self)).
+
+        Returns:
+            (size, size, 3) uint8 RGB and the label.
+
+        Raises:
+            UserError: The image is unreadable.
+        """
+        epoch, row = int(item[0]), int(item[1])
+        number, index = self.locate(epoch, row)
+        examples = self.sets[number].examples
+        try:
+            pixels_u8 = resize_u8(decode_image(examples.read(index)), self.size)
+        except UnreadableImage as error:
+            name = examples.name_of(index)
+            raise UserError(f"{name} is unreadable: {error}; `facesyn pack` leaves such images out") from error
+        if self.transform is not None:
+            pixels_u8 = self.transform(pixels_u8, np.random.default_rng([self.seed, epoch, row]))
+        return torch.tensor(pixels_u8), int(self._label_starts[number] + examples.labels[index])
+
+    def locate(self, epoch: int, row: int) -> tuple[int, int]:
+        """Return which set and which of its images a row of an epoch is."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        number = int(np.searchsorted(self._row_ends, row, side="right"))
+        place = row - int(self._row_ends[number - 1] if number else 0)
+        weighted = self.sets[number]
+        count = len(weighted.examples.labels)
+        whole = weighted.epoch_length // count * count
+        if place < whole:
+            return number, place % count
+        return number, int(_shuffled(self.seed, epoch, number, count)[place - whole])
+
+
+@lru_cache(maxsize=16)
+def _shuffled(seed: int, epoch: int, number: int, count: int) -> np.ndarray:
+    """The order in which a fractional weight picks images of set `number`."""
+    return np.random.default_rng([seed, epoch, number, 1]).permutation(count)
