@@ -1,11 +1,32 @@
-"""`facesyn gen-contexts`."""
+"""`facesyn gen-contexts`: new identities to draw."""
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
 
 @stage_command("gen-contexts")
-def command() -> dict[str, Any]:
-    """(being written)"""
-    return {}
+def command(
+    source: Annotated[
+        str | None, typer.Option(help="two-stage (default), diffusers, images, embeddings, sphere, or a plugin.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(help="Contexts to keep; default: all that the source yields.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder or zip of faces (images, embeddings).")] = None,
+    generator: Annotated[str | None, typer.Option(help="Diffusers pipeline: folder or hub id (diffusers).")] = None,
+    ldm: Annotated[Path | None, typer.Option(help="LDM; default 2-ldm (two-stage).")] = None,
+    autoencoder: Annotated[
+        Path | None, typer.Option(help="Its autoencoder; default: the one it was trained with (two-stage).")
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="Architecture; default: read off the weights.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights of the recogniser; default: the one that made 1-embeddings.")
+    ] = None,
+) -> dict[str, Any]:
+    """Collect the embeddings of identities to draw, each unlike the others."""
+    return {
+        "source.name": source, "count": count, "images": images, "generator": generator, "ldm": ldm,
+        "autoencoder": autoencoder, "backbone.name": backbone, "weights": weights,
+    }

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
 from facesyn_cli.contexts.faces import read_face
 from facesyn_cli.contexts.source import CandidateBatch, Resources
-from facesyn_cli.contexts.vector_files import GivenVectors, read_given_vectors
+from facesyn_cli.contexts.vector_files import GivenVectors
 from facesyn_cli.data.pixels import UnreadableImage
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
@@ -39,12 +39,12 @@ class Embeddings:
         self._entries: list[ImageEntry | None] = []
 
     def open(self, resources: Resources) -> None:
-        """Read the vectors and find their faces.
+        """Take the vectors and find their faces.
 
         Raises:
-            UserError: The file is none of the known forms, or the faces do not fit.
+            UserError: The faces do not fit.
         """
-        self._given = read_given_vectors(resources.embeddings)
+        self._given = resources.embeddings
         self._images = resources.images
         self._entries = [None] * len(self._given.names)
         if resources.images is not None:

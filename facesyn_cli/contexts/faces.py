@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from facesyn_cli.contexts.source import FACE_SIZE
-from facesyn_cli.data.pixels import decode_image, encode_png, resize_u8
+from facesyn_cli.data.pixels import UnreadableImage, decode_image, encode_png, resize_u8
 
 _MAGIC = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"RIFF", ".webp"), (b"BM", ".bmp"))
 
@@ -13,15 +13,16 @@ _MAGIC = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"RIFF", ".webp"), (b"BM
 def read_face(data: bytes) -> tuple[np.ndarray, bytes]:
     """Decode an encoded image to what a recogniser sees and to what is stored.
 
-    An image of another size is stretched to the square, as `facesyn embed` does.
-
     Returns:
         (112, 112, 3) uint8 pixels, and the bytes: those given if they are 112 x 112, else a PNG.
 
     Raises:
-        UnreadableImage: The bytes are no image.
+        UnreadableImage: The bytes are no image, or it is not square: squeezed faces are other people.
     """
     pixels_u8 = decode_image(data)
+    height, width = pixels_u8.shape[:2]
+    if height != width:
+        raise UnreadableImage(f"{width} x {height} pixels are not square")
     if pixels_u8.shape[:2] == (FACE_SIZE, FACE_SIZE):
         return pixels_u8, data
     pixels_u8 = resize_u8(pixels_u8, FACE_SIZE)

@@ -124,6 +124,9 @@ class Progress:
             room = progress.room(count)
             if block.is_cut and (room is None or len(block.origins) < room):
                 break
+            if room is not None and len(block.origins) >= room and not block.is_cut:
+                block = block.cut(room)
+                _write(paths[0], block)
             progress.blocks.append(block)
             paths.pop(0)
         for path in reversed(paths):

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from facesyn_cli.artifacts.images import ImageSet
     from facesyn_cli.artifacts.ldm import LdmSettings
+    from facesyn_cli.contexts.vector_files import GivenVectors
 
 EMBEDDING_SIZE = 512
 FACE_SIZE = 112  # pixels a side of the faces that come with contexts, as every recogniser here reads them
@@ -65,8 +65,9 @@ class Resources:
         seed: Seed of everything random.
         batch_size: How many faces the networks see at once.
         images: Faces of the user.
-        embeddings: File or folder of given embeddings.
+        embeddings: Given embeddings.
         known: (M, 512) float32 unit embeddings of known people.
+        known_embedder: Digest of the recogniser they come from; None unknown.
         embedder: Digest of the recogniser.
         embed: The recogniser: (N, 112, 112, 3) uint8 faces -> (N, 512) float32 unit rows, any N.
         pipeline: Unconditional diffusers pipeline, on its device.
@@ -76,8 +77,9 @@ class Resources:
     seed: int = 0
     batch_size: int = 32
     images: ImageSet | None = None
-    embeddings: Path | None = None
+    embeddings: GivenVectors | None = None
     known: np.ndarray | None = None
+    known_embedder: str | None = None
     embedder: str | None = None
     embed: Callable[[np.ndarray], np.ndarray] | None = None
     pipeline: Any = None

@@ -107,7 +107,7 @@ def _per_channel(values: list[float], like: Tensor) -> Tensor:
     "contexts",
     "two-stage",
     Card(
-        about="Faces the own LDM draws under the empty context, then embedded; wants an LDM trained with context dropout.",
+        about="Faces the own LDM draws under the empty context, then embedded; wants one trained with context dropout.",
         paper="IDiff-Face, Boutros et al. 2023, arXiv:2308.04995",
     ),
 )
