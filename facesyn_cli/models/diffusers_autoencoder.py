@@ -13,12 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.config.fields import source
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
 CLASSES = ("AutoencoderKL", "VQModel", "AutoencoderTiny")
+_WEIGHTS = (".safetensors", ".bin")
 _FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
 
 
@@ -46,18 +48,24 @@ def build_diffusers_autoencoder(cfg: DiffusersConfig) -> nn.Module:
     """
     if cfg.path is None:
         raise UserError("autoencoder diffusers: path is not set; expected a folder in diffusers format or a hub id")
-    return DiffusersAutoencoder(_load(_folder(cfg.path)))
+    folder = _folder(cfg.path)
+    return DiffusersAutoencoder(_load(folder), folder)
 
 
 class DiffusersAutoencoder(nn.Module):
     """A diffusers autoencoder behind `encode` and `decode`.
 
+    Args:
+        model: The autoencoder.
+        folder: Where it was read from.
+
     Shapes: pixels (B, 3, S, S) in [-1, 1] <-> latents (B, latent_channels, S/downscale, S/downscale).
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, folder: Path) -> None:
         super().__init__()
         self.model = model
+        self.folder = folder
         settings = model.config
         tiny = type(model).__name__ == "AutoencoderTiny"
         levels = settings.encoder_block_out_channels if tiny else settings.block_out_channels
@@ -72,6 +80,11 @@ class DiffusersAutoencoder(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Return pixels, about [-1, 1] and not clamped."""
         return self.model.decode(latents).sample
+
+    def digest(self) -> str:
+        """Return a digest of the config and the weights it was read from."""
+        files = sorted(p for p in self.folder.iterdir() if p.name == "config.json" or p.suffix in _WEIGHTS)
+        return json_digest([[p.name, file_digest(p)] for p in files])
 
 
 def resolve_path(path: str) -> Path | None:

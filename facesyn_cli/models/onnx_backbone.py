@@ -187,8 +187,7 @@ def _nodes(model: Any) -> Iterator[Any]:
 def _tensors(model: Any) -> Iterator[Any]:
     """Yield every stored tensor: initialisers, sparse ones, and those in attributes."""
     for graph in _graphs(model):
-        for tensor in getattr(graph, "initializer", ()):
-            yield tensor
+        yield from getattr(graph, "initializer", ())
         for sparse in getattr(graph, "sparse_initializer", ()):
             yield from (sparse.values, sparse.indices)
         for node in graph.node:

@@ -1,0 +1,116 @@
+"""Denoisers as IDiff-Face and ADMIS save them: `ema_averaged_model_<step>.ckpt`, `model_<step>.ckpt`.
+
+A file is the state dict of the UNet alone, of the diffusion wrapper (`eps_model.` and 8 schedule buffers), or
+of that inside one or two wrappers of its trainer (`module.`, `_module.`, `_module.module.`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from facesyn_cli.errors import UserError
+from facesyn_cli.models.convert.recognised import Recognised, indices, strip_prefix
+
+WRAPPERS = ("_module.module.", "_module.", "module.")
+BUFFERS = (
+    "betas", "alphas", "sigmas", "sqrt_alphas_inv", "alpha_bars", "sqrt_alpha_bars", "sqrt_one_minus_alpha_bars",
+    "one_minus_alphas_over_sqrt_one_minus_alpha_bars",
+)
+
+
+def bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors without wrapper prefixes and schedule buffers."""
+    return _split(tensors)[0]
+
+
+def read(tensors: Mapping[str, Tensor]) -> Recognised | None:
+    """Return the UNet in a state dict with the settings its shapes tell, or None where it holds none.
+
+    Two settings leave no trace: CPD's probability, and the width of an attention head unless the conditioning
+    is cross-attention; they keep their defaults.
+
+    Raises:
+        UserError: The schedule buffers contradict each other or are not linear.
+        KeyError, IndexError, ValueError: Tensors that any such UNet has are missing or have odd shapes.
+    """
+    unet, buffers = _split(tensors)
+    if "image_proj.weight" not in unet or not any(key.startswith("middle.res1.") for key in unet):
+        return None
+    settings = _settings(unet)
+    title = f"an idiff-unet denoiser ({settings['conditioning']})"
+    return Recognised("denoiser", "idiff-unet", settings, unet, title, _schedule(buffers))
+
+
+def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    inner = strip_prefix(tensors, *WRAPPERS)
+    buffers = {key: inner.pop(key) for key in BUFFERS if key in inner}
+    return strip_prefix(inner, "eps_model."), buffers
+
+
+def _settings(unet: Mapping[str, Tensor]) -> dict:
+    channels, in_channels = unet["image_proj.weight"].shape[:2]
+    levels: list[list[tuple[int, bool]]] = [[]]  # (width, attends) of each block, by level
+    for i in indices(unet, "down."):
+        if f"down.{i}.conv.weight" in unet:
+            levels.append([])
+        else:
+            attends = any(key.startswith(f"down.{i}.attn.") for key in unet)
+            levels[-1].append((unet[f"down.{i}.res.conv1.weight"].shape[0], attends))
+    widths = [channels, *(level[0][0] for level in levels)]
+    settings = {
+        "in_channels": in_channels,
+        "channels": channels,
+        "multipliers": [after // before for before, after in zip(widths, widths[1:], strict=False)],
+        "attention": [level[0][1] for level in levels],
+        "num_blocks": len(levels[0]),
+        "conditioning": "unconditional",
+    }
+    if "context_emb.weight" in unet:
+        width, size = unet["context_emb.weight"].shape
+        by_attention = "middle.attn.c_proj_in.weight" in unet
+        settings |= {
+            "conditioning": "ca" if by_attention else "adagn",
+            "context_size": size,
+            "context_width": width,
+            "learn_empty_context": "empty_context_embedding" in unet,
+        }
+        if by_attention:
+            settings["head_channels"] = unet["middle.attn.c_proj_in.weight"].shape[0] // width
+    if "head_channels" not in settings:
+        settings["head_channels"] = math.gcd(32, *widths)
+    return settings
+
+
+def _schedule(buffers: Mapping[str, Tensor]) -> dict:
+    """Check the buffers against their betas and return what they say; empty without betas."""
+    if "betas" not in buffers:
+        return {}
+    betas = buffers["betas"].double()
+    if betas.ndim != 1 or len(betas) < 2:
+        raise UserError(f"schedule buffer betas has shape {list(betas.shape)}; a list of at least 2 was expected")
+    alphas = 1 - betas
+    bars = alphas.log().cumsum(0).exp()
+    expected = {
+        "alphas": alphas,
+        "sigmas": betas.sqrt(),
+        "sqrt_alphas_inv": alphas.rsqrt(),
+        "alpha_bars": bars,
+        "sqrt_alpha_bars": bars.sqrt(),
+        "sqrt_one_minus_alpha_bars": (1 - bars).sqrt(),
+        "one_minus_alphas_over_sqrt_one_minus_alpha_bars": betas / (1 - bars).sqrt(),
+    }
+    for name, values in expected.items():
+        found = buffers.get(name)
+        if found is not None and not (
+            found.shape == values.shape and torch.allclose(found.double(), values, rtol=2e-3, atol=1e-6)
+        ):
+            raise UserError(f"schedule buffer {name} does not follow from the betas in the same file")
+    count = len(betas)
+    start, end = (float(f"{value:.6g}") for value in (betas[0].item(), betas[-1].item()))
+    if not torch.allclose(betas, torch.linspace(start, end, count, dtype=torch.float64), rtol=1e-4, atol=1e-7):
+        raise UserError("the noise schedule in the file is not linear; only linear schedules are read from such files")
+    return {"num_timesteps": count, "beta_schedule": "linear", "beta_start": start, "beta_end": end}

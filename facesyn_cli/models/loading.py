@@ -1,0 +1,283 @@
+"""From a file or folder of weights to a network ready to use: ours or published, recognised by content.
+
+A Weights folder of ours holds `model.safetensors` and `config.json`; the config says which plugin with which
+settings. Published files hold tensors only; names and shapes tell what they are (`models/convert`). Every file
+is loaded strictly. Modules come in eval mode, on the CPU, in float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from facesyn_cli.artifacts.digest import file_digest, json_digest
+from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensors
+from facesyn_cli.errors import UserError
+from facesyn_cli.models.convert import compvis
+from facesyn_cli.models.convert.recognise import differences, recognise
+from facesyn_cli.models.convert.recognised import Recognised
+from facesyn_cli.models.diffusers_autoencoder import resolve_path
+from facesyn_cli.plugins import registry
+from facesyn_cli.plugins.settings import PluginConfig
+
+TENSORS = "model.safetensors"
+_HALVES = ("first_stage_encoder_state_dict.pt", "first_stage_decoder_state_dict.pt")
+_KIND_NAMES = {"backbone": "a face recogniser", "denoiser": "a denoiser", "autoencoder": "an autoencoder"}
+
+
+@dataclass(frozen=True)
+class LoadedBackbone:
+    """A face recogniser: pixels (B, 3, input_size, input_size) in [-1, 1] -> embeddings (B, D), not normalised."""
+
+    module: nn.Module
+    name: str        # plugin name
+    digest: str      # of the weights file's content
+    input_size: int  # side of the images it takes, in pixels
+
+
+@dataclass(frozen=True)
+class LoadedLdm:
+    """A denoiser and what a sampler must know about it."""
+
+    module: nn.Module
+    config: LdmSettings
+    digest: str  # of the weights file's content
+
+
+def load_backbone(path: Path | str | None, cfg: PluginConfig | None = None) -> LoadedBackbone:
+    """Load a face recogniser from a Weights folder, a published file or an ONNX file.
+
+    Args:
+        path: Where it lies; None only for a `cfg` that names its file itself (`onnx`).
+        cfg: Plugin and settings asked for; None takes what the file holds. Settings given explicitly must
+            agree with the file.
+
+    Raises:
+        UserError: Not there, damaged, something else, or not what `cfg` asks for.
+    """
+    if path is None:
+        if cfg is None or getattr(cfg, "weights", None) is None:
+            asked = f"backbone {cfg.name}" if cfg is not None else "a face recogniser"
+            raise UserError(f"{asked} needs a weights file; none was given")
+        path = cfg.weights
+    path = Path(path)
+    if is_onnx(path) or (cfg is not None and cfg.name == "onnx"):
+        if cfg is not None and cfg.name != "onnx":
+            raise UserError(f"{path} is an ONNX network; backbone {cfg.name} was asked for (use backbone onnx)")
+        cfg = _configure("backbone", {"name": "onnx"}, str(path)) if cfg is None else cfg
+        module = registry.build("backbone", cfg.model_copy(update={"weights": path})).eval()
+        return LoadedBackbone(module, "onnx", file_digest(path), module.input_size)
+    found, file = _open(path, "backbone")
+    cfg = _agreed(found, cfg, path)
+    module = _assemble("backbone", cfg, found.tensors, path)
+    return LoadedBackbone(module, cfg.name, file_digest(file), getattr(module, "input_size", 112))
+
+
+def load_denoiser(path: Path | str, cfg: PluginConfig | None = None) -> LoadedLdm:
+    """Load a denoiser from a `2-ldm` folder or a published checkpoint.
+
+    A published checkpoint has no settings: those of the published system are taken, with the number of
+    latent channels, the size of the embedding and the noise schedule as the file shows them.
+
+    Args:
+        path: Where it lies.
+        cfg: Plugin and settings asked for; None takes what the file holds. Settings given explicitly must
+            agree with the file.
+
+    Raises:
+        UserError: Not there, damaged, something else, or not what `cfg` asks for.
+    """
+    path = Path(path)
+    found, file = _open(path, "denoiser")
+    cfg = _agreed(found, cfg, path)
+    module = _assemble("denoiser", cfg, found.tensors, path)
+    section = cfg.model_dump(mode="json")
+    if (path / CONFIG).is_file():
+        config = LdmSettings.from_json({**read_config(path), "denoiser": section}, str(path / CONFIG))
+    else:
+        shown = {"latent_channels": getattr(cfg, "in_channels", 3), "embedding_size": getattr(cfg, "context_size", 512)}
+        config = LdmSettings.published(section).model_copy(update={**shown, **found.schedule})
+    return LoadedLdm(module, config, file_digest(file))
+
+
+def load_autoencoder(path: Path | str | None, cfg: PluginConfig | None = None, part: str = "both") -> nn.Module:
+    """Load an autoencoder: a VQ-f4 file (whole or a half), a diffusers folder or hub id, or one without weights.
+
+    The module has `encode`, `decode`, `latent_channels`, `downscale`, and `section`: the dict
+    {name, settings, path, digest} from which `open_autoencoder` loads it again.
+
+    Args:
+        path: Where it lies; a folder may also hold the two halves under their published names. None only for
+            a `cfg` that names its file itself (`diffusers`) or has none (`pixels`).
+        cfg: Plugin and settings asked for; None takes what is there.
+        part: What is needed: encoder, decoder or both.
+
+    Raises:
+        UserError: Not there, damaged, something else, not what `cfg` asks for, or the wrong half.
+    """
+    if path is None:
+        if cfg is None:
+            raise UserError("an autoencoder is needed; none was given")
+        if cfg.name == "vq-f4":
+            raise UserError("autoencoder vq-f4 needs a weights file; none was given")
+        path = getattr(cfg, "path", None)
+    if path is not None and (cfg.name == "diffusers" if cfg is not None else _is_diffusers(str(path))):
+        cfg = cfg if cfg is not None else _configure("autoencoder", {"name": "diffusers"}, str(path))
+        module = registry.build("autoencoder", cfg.model_copy(update={"path": str(path)}))
+        return _with_section(module, cfg, str(path), module.digest())
+    if cfg is not None and cfg.name != "vq-f4":
+        if path is not None:
+            raise UserError(f"autoencoder {cfg.name} takes no weights file; got {path}")
+        return _with_section(registry.build("autoencoder", cfg), cfg, None, None)
+    file = Path(path)
+    found, digest = _open_vq(file)
+    have = found.settings["part"]
+    if have not in ("both", part):
+        missing = {"encoder": "decoder", "decoder": "encoder"}[have]
+        raise UserError(f"{file} is {found.title}; its {missing} was expected too" if part == "both" else
+                        f"{file} is {found.title}; its {part} was expected")
+    found = Recognised(found.kind, found.name, {**found.settings, "part": part}, compvis.half(found.tensors, part),
+                       found.title)
+    explicit = cfg.model_copy(update={"part": part}) if cfg is not None else None
+    agreed = _agreed(found, explicit, file)
+    return _with_section(_assemble("autoencoder", agreed, found.tensors, file), agreed, str(file), digest)
+
+
+def open_autoencoder(section: dict[str, Any], part: str = "both") -> nn.Module:
+    """Load the autoencoder that an LDM's settings name, and make sure that it is the same one.
+
+    Args:
+        section: {name, settings, path, digest} as `load_autoencoder` left it.
+        part: What is needed: encoder, decoder or both.
+
+    Raises:
+        UserError: It cannot be loaded, or its content has changed.
+    """
+    cfg = _configure("autoencoder", {"name": section["name"], **section.get("settings", {})}, "the LDM's settings")
+    module = load_autoencoder(section.get("path"), cfg, part)
+    if section.get("digest") not in (None, module.section["digest"]):
+        raise UserError(f"autoencoder {section.get('path')} has changed since the LDM was trained on its latents")
+    return module
+
+
+def is_onnx(path: Path) -> bool:
+    """True for a file that begins as ONNX files do (field 1, the IR version) or is called .onnx."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        head = file.read(9)
+    is_safetensors = head[4:] == b"\0\0\0\0{"
+    return path.suffix.lower() == ".onnx" or (head[:1] == b"\x08" and not is_safetensors)
+
+
+def _open(path: Path, kind: str) -> tuple[Recognised, Path]:
+    """Read a file or Weights folder that should hold a plugin of `kind`; return it and its weights file."""
+    wanted = _KIND_NAMES[kind]
+    if path.is_dir():
+        if not (path / CONFIG).is_file():
+            raise UserError(f"{path} is a folder without {CONFIG}; expected a weights file or a folder with {CONFIG} "
+                            f"and {TENSORS} of {wanted}")
+        return _open_folder(path, kind), path / TENSORS
+    if is_onnx(path):
+        raise UserError(f"{path} is an ONNX network; {wanted} was expected")
+    found = recognise(read_tensors(path), str(path))
+    if found.kind != kind:
+        raise UserError(f"{path} is {found.title}; {wanted} was expected")
+    return found, path
+
+
+def _open_folder(folder: Path, kind: str) -> Recognised:
+    config = read_config(folder)
+    section = config.get(kind)
+    if not isinstance(section, dict) or "name" not in section:
+        held = next((name for name in _KIND_NAMES if isinstance(config.get(name), dict)), None)
+        held = _KIND_NAMES[held] if held else f"kind {config.get('kind') or config.get('_class_name') or 'unknown'}"
+        raise UserError(f"{folder} holds {held}; {_KIND_NAMES[kind]} was expected")
+    settings = {key: value for key, value in section.items() if key != "name"}
+    return Recognised(kind, section["name"], settings, read_tensors(folder / TENSORS), f"{kind} {section['name']}")
+
+
+def _open_vq(path: Path) -> tuple[Recognised, str]:
+    """Read a VQ-f4 file, or a folder with its two halves; return it and the digest of the content."""
+    files = [path / half for half in _HALVES] if path.is_dir() else [path]
+    if path.is_dir() and not all(file.is_file() for file in files):
+        raise UserError(f"{path}: expected a weights file, a folder in diffusers format, or one with "
+                        f"{' and '.join(_HALVES)}")
+    found = [recognise(read_tensors(file), str(file)) for file in files]
+    for part, file in zip(found, files, strict=True):
+        if part.kind != "autoencoder":
+            raise UserError(f"{file} is {part.title}; an autoencoder was expected")
+    if len(files) == 1:
+        return found[0], file_digest(path)
+    return recognise(found[0].tensors | found[1].tensors, str(path)), json_digest([file_digest(f) for f in files])
+
+
+def _is_diffusers(path: str) -> bool:
+    return resolve_path(path) is not None or (not Path(path).exists() and path.count("/") == 1 and "." not in path)
+
+
+def _agreed(found: Recognised, cfg: PluginConfig | None, path: Path) -> PluginConfig:
+    """Return the settings of the file, with those asked for where the file leaves a choice."""
+    if cfg is None:
+        return _configure(found.kind, {"name": found.name, **found.settings}, str(path))
+    if cfg.name != found.name:
+        raise UserError(f"{path} is {found.title}; {found.kind} {cfg.name} was asked for")
+    asked = {key: getattr(cfg, key) for key in cfg.model_fields_set if key != "name"}
+    agreed = _configure(found.kind, {"name": found.name, **found.settings, **asked}, str(path))
+    plain = _configure(found.kind, {"name": found.name, **found.settings}, str(path))
+    for key in found.settings:
+        if key in asked and getattr(agreed, key) != getattr(plain, key) and not _is_free(found.kind, key):
+            raise UserError(f"{path} has {key} {getattr(plain, key)}; {getattr(agreed, key)} was asked for")
+    return agreed
+
+
+def _is_free(kind: str, key: str) -> bool:
+    """True for settings that change how a network runs or trains, not which tensors it has."""
+    return key in {"dropout", "component_dropout", "checkpoint_activations", "quantize", "head_channels"}
+
+
+def _configure(kind: str, settings: dict[str, Any], where: str) -> PluginConfig:
+    try:
+        return registry.configure(kind, settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "settings"
+        raise UserError(f"{where}: {kind} {settings['name']}: {place}: {first['msg']}") from error
+
+
+def _assemble(kind: str, cfg: PluginConfig, tensors: dict[str, Tensor], path: Path) -> nn.Module:
+    """Build the network and give it the tensors, strictly, without spending random numbers on it."""
+    bad = [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise UserError(f"{path} holds numbers that are not finite, in {len(bad)} tensors such as {bad[0]}")
+    module = _build_without_numbers(kind, cfg)
+    state = module.state_dict()
+    if wrong := differences({key: (value.shape, value.dtype) for key, value in state.items()}, tensors):
+        raise UserError(f"{path} does not fit {kind} {cfg.name} with its settings: {wrong}")
+    module.load_state_dict(tensors, strict=True)
+    return module.eval()
+
+
+def _build_without_numbers(kind: str, cfg: PluginConfig) -> nn.Module:
+    """Build a network whose state dict is to be overwritten; torch's generator is left as it was."""
+    try:
+        with torch.device("meta"):
+            module = registry.build(kind, cfg)
+        if {name for name, _ in module.named_buffers()} <= set(module.state_dict()):
+            return module.to_empty(device="cpu")
+    except (NotImplementedError, RuntimeError):
+        pass  # a builder that looks at the numbers it draws, or buffers no file holds: build it in full
+    with torch.random.fork_rng(devices=[]):
+        return registry.build(kind, cfg)
+
+
+def _with_section(module: nn.Module, cfg: PluginConfig, path: str | None, digest: str | None) -> nn.Module:
+    settings = cfg.model_dump(mode="json", exclude={"name", "path", "part"})
+    module.section = {"name": cfg.name, "settings": settings, "path": path, "digest": digest}
+    return module.eval()
