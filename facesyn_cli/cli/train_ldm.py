@@ -1,11 +1,19 @@
-"""`facesyn train-ldm`."""
+"""`facesyn train-ldm`: faces and embeddings to a latent diffusion model."""
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
 
 @stage_command("train-ldm")
-def command() -> dict[str, Any]:
-    """(being written)"""
-    return {}
+def command(
+    images: Annotated[Path | None, typer.Option(help="Folder or zip of faces; default 0-images.")] = None,
+    embeddings: Annotated[Path | None, typer.Option(help="Embeddings of the images; default 1-embeddings.")] = None,
+    autoencoder: Annotated[str | None, typer.Option(help="Weights of the autoencoder: file, folder or hub id.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+) -> dict[str, Any]:
+    """Train a latent diffusion model that draws faces from embeddings."""
+    return {"images": images, "embeddings": embeddings, "autoencoder": autoencoder, "steps": steps}

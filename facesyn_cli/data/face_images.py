@@ -9,14 +9,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
-from facesyn_cli.data.pixels import UnreadableImage, decode_image, resize_u8
+from facesyn_cli.data.pixels import UnreadableImage, decode_image, fit_square, resize_u8
 from facesyn_cli.errors import UserError
 
 
 class FaceImages(Dataset):
     """Rows of an image set as squares of one size.
 
-    As published, an image is stretched to the square with PIL's antialiased bilinear filter.
+    Resized with PIL's antialiased bilinear filter, as published.
+
+    # Differs from IDiff-Face / ADMIS: they stretch an image that is not square, we take its central square,
+    # as `embed` does. For square images there is no difference.
 
     Args:
         images: The set.
@@ -44,7 +47,7 @@ class FaceImages(Dataset):
                 f"cannot read {entry.location} in {self.images.path}: {error}; "
                 "remove it, or run `facesyn embed` again, which leaves such images out"
             ) from error
-        return torch.tensor(resize_u8(pixels_u8, self.size))
+        return torch.tensor(resize_u8(fit_square(pixels_u8), self.size))
 
 
 def image_batches(faces: FaceImages, batches: Iterable[Sequence[int]], workers: int) -> Iterator[Tensor]:

@@ -10,7 +10,7 @@ may share the work, and the files are the same for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +125,7 @@ class LatentCache:
         return part
 
 
-def channel_statistics(batches: Sequence[Tensor]) -> tuple[list[float], list[float]]:
+def channel_statistics(batches: Iterable[Tensor]) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation of each channel over (B, c, h, w) latents, summed in float64.
 
     Raises:

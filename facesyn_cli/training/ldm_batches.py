@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-import torch
 from torch import Tensor
 
-from facesyn_cli.data.face_images import FaceImages, image_batches
-from facesyn_cli.data.latent_cache import LatentCache
-from facesyn_cli.data.pixels import to_pixels
 from facesyn_cli.diffusion.loss import TrainingNoise, training_noise
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.training.data_order import batch_rows
@@ -72,11 +68,13 @@ class BatchPlan:
         return Rows([int(self.train_rows[order[place]]) for place in self.places], is_mirrored)
 
     def draws(self, step: int) -> TrainingNoise:
-        """Return what is random besides the choice of images."""
-        return training_noise(
+        """Return what is random besides the choice of images; `component_mask` is True where CPD keeps."""
+        draws = training_noise(
             self.seed, step, self.places, self.latent_shape, self.num_timesteps,
             self.context_dropout, self.component_dropout, self.context_width,
         )
+        # The denoiser scales what it keeps itself, so it gets yes or no.
+        return draws if draws.component_mask is None else draws._replace(component_mask=draws.component_mask > 0)
 
 
 def training_batches(
@@ -93,36 +91,6 @@ def training_batches(
     for step, step_latents in zip(steps, latents, strict=False):
         rows = plan.rows(step).rows
         yield Batch(step_latents, None if contexts is None else contexts[rows], plan.draws(step))
-
-
-def cached_latents(cache: LatentCache, choices: Iterable[Rows]) -> Iterator[Tensor]:
-    """Yield the latents of each choice of rows from the cache on disk."""
-    for choice in choices:
-        yield cache.read(choice.rows, choice.is_mirrored)
-
-
-def encoded_latents(
-    faces: FaceImages, encode: Callable[[Tensor], Tensor], choices: Iterable[Rows], workers: int
-) -> Iterator[Tensor]:
-    """Yield the latents of each choice of rows, decoded by worker processes and encoded here and now.
-
-    Args:
-        faces: The images.
-        encode: Pixels (B, 3, S, S) in [-1, 1] on the CPU -> latents (B, c, h, w) on the CPU.
-        choices: Rows of each batch; may be endless.
-        workers: Processes that decode; 0 decodes in this one.
-    """
-    mirrored: list[list[bool]] = []
-
-    def wanted() -> Iterator[list[int]]:
-        for choice in choices:
-            mirrored.append(choice.is_mirrored)
-            yield choice.rows
-
-    for pixels_u8 in image_batches(faces, wanted(), workers):
-        pixels = to_pixels(pixels_u8)
-        is_mirrored = torch.tensor(mirrored.pop(0))[:, None, None, None]
-        yield encode(torch.where(is_mirrored, pixels.flip(-1), pixels))
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:

@@ -1,0 +1,62 @@
+"""Averaged weights as the file that IDiff-Face and ADMIS read.
+
+A flat `torch.save` of `eps_model.*` and eight buffers of the noise schedule, in their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from facesyn_cli.artifacts.files import write_atomically
+from facesyn_cli.diffusion.schedule import NoiseSchedule
+from facesyn_cli.errors import UserError
+from facesyn_cli.plugins.settings import PluginConfig
+
+
+def check_exportable(denoiser: PluginConfig, beta_schedule: str) -> None:
+    """Refuse what the published code could not run.
+
+    Raises:
+        UserError: Not the published architecture, or not the linear noise schedule.
+    """
+    if beta_schedule != "linear":
+        raise UserError(f"export_published needs beta_schedule linear, this one is {beta_schedule}")
+    if denoiser.name != "idiff-unet":
+        raise UserError(f"export_published needs the denoiser idiff-unet, this one is {denoiser.name}")
+
+
+def export_published(folder: Path, step: int, weights: Mapping[str, Tensor], schedule: NoiseSchedule) -> Path:
+    """Write `ema_averaged_model_<step>.ckpt` and return its path.
+
+    Args:
+        folder: Where to.
+        step: Finished optimizer steps.
+        weights: Averaged weights of an `idiff-unet`.
+        schedule: Noise schedule of the training.
+    """
+    path = folder / f"ema_averaged_model_{step}.ckpt"
+    tensors = {f"eps_model.{key}": value.detach().cpu().float().clone() for key, value in weights.items()}
+    with write_atomically(path) as temporary:
+        torch.save({**tensors, **schedule_buffers(schedule)}, temporary)
+    return path
+
+
+def schedule_buffers(schedule: NoiseSchedule) -> dict[str, Tensor]:
+    """Return the eight published buffers, (T,) float32 each."""
+    betas, alpha_bars = schedule.betas, schedule.alpha_bars
+    alphas = 1 - betas
+    sqrt_one_minus = torch.sqrt(1 - alpha_bars)
+    return {
+        "betas": betas,
+        "alphas": alphas,
+        "sigmas": torch.sqrt(betas),
+        "sqrt_alphas_inv": 1 / torch.sqrt(alphas),
+        "alpha_bars": alpha_bars,
+        "sqrt_alpha_bars": torch.sqrt(alpha_bars),
+        "sqrt_one_minus_alpha_bars": sqrt_one_minus,
+        "one_minus_alphas_over_sqrt_one_minus_alpha_bars": (1 - alphas) / sqrt_one_minus,
+    }

@@ -1,0 +1,105 @@
+"""Where training gets latents from: a cache on disk, or the encoder at every step; and their statistics."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from facesyn_cli.artifacts.files import read_json, write_json
+from facesyn_cli.console import progress
+from facesyn_cli.data.face_images import FaceImages, image_batches
+from facesyn_cli.data.latent_cache import ENCODE_BATCH, LatentCache, channel_statistics
+from facesyn_cli.data.pixels import to_pixels
+from facesyn_cli.data.sharding import fixed_batches, share
+from facesyn_cli.training.ldm_batches import Rows
+from facesyn_cli.training.processes import Processes
+
+_STATISTICS_BATCH = 512
+
+
+class CachedLatents:
+    """Latents from the cache on disk.
+
+    Args:
+        cache: A whole cache.
+    """
+
+    def __init__(self, cache: LatentCache) -> None:
+        self.cache = cache
+
+    def read(self, rows: Sequence[int]) -> Tensor:
+        """Return the (n, c, h, w) latents of some rows, not mirrored."""
+        return self.cache.read(rows, [False] * len(rows))
+
+    def stream(self, choices: Iterable[Rows]) -> Iterator[Tensor]:
+        """Yield the latents of each choice of rows."""
+        for choice in choices:
+            yield self.cache.read(choice.rows, choice.is_mirrored)
+
+
+class EncodedLatents:
+    """Latents encoded when they are needed, from images that worker processes decode.
+
+    Args:
+        faces: The images.
+        encode: Pixels (B, 3, S, S) in [-1, 1] on the CPU -> latents (B, c, h, w) on the CPU.
+        workers: Processes that decode; 0 decodes in this one.
+    """
+
+    def __init__(self, faces: FaceImages, encode: Callable[[Tensor], Tensor], workers: int) -> None:
+        self.faces, self.encode, self.workers = faces, encode, workers
+
+    def read(self, rows: Sequence[int]) -> Tensor:
+        """Return the (n, c, h, w) latents of some rows, not mirrored."""
+        batches = [[rows[place] for place in batch] for batch in fixed_batches(len(rows), ENCODE_BATCH)]
+        return torch.cat([self.encode(to_pixels(u8)) for u8 in image_batches(self.faces, batches, self.workers)])
+
+    def stream(self, choices: Iterable[Rows]) -> Iterator[Tensor]:
+        """Yield the latents of each choice of rows; choices may be endless."""
+        waiting: deque[list[bool]] = deque()
+
+        def rows_ahead() -> Iterator[list[int]]:
+            for choice in choices:
+                waiting.append(choice.is_mirrored)
+                yield choice.rows
+
+        for pixels_u8 in image_batches(self.faces, rows_ahead(), self.workers):
+            pixels = to_pixels(pixels_u8)
+            is_mirrored = torch.tensor(waiting.popleft())[:, None, None, None]
+            pixels = torch.where(is_mirrored, pixels.flip(-1), pixels)
+            yield torch.cat([self.encode(part) for part in pixels.split(ENCODE_BATCH)])
+
+
+def fill_cache(
+    cache: LatentCache, encode: Callable[[Tensor], Tensor], workers: int, processes: Processes
+) -> None:
+    """Encode what is missing, spread over the processes; returns when all of it is there."""
+    numbers = share(cache.missing(), processes.index, processes.count)
+    processes.barrier()  # everyone has seen the same missing parts
+    with progress("encode", len(cache.faces), "images", cache.num_done()) as bar:
+        cache.fill(numbers, encode, bar, workers)
+    processes.barrier()
+
+
+def latent_statistics(
+    path: Path, latents: CachedLatents | EncodedLatents, rows: Sequence[int], processes: Processes
+) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of each channel, measured once and kept in a file.
+
+    Args:
+        path: The file.
+        latents: Where the latents come from.
+        rows: Images to measure.
+        processes: The first one measures, all read.
+    """
+    if processes.is_first and not path.is_file():
+        parts = [list(rows[start : start + _STATISTICS_BATCH]) for start in range(0, len(rows), _STATISTICS_BATCH)]
+        mean, std = channel_statistics(latents.read(part) for part in parts)
+        write_json(path, {"mean": mean, "std": std, "images": len(rows)})
+    processes.barrier()
+    measured = read_json(path)
+    return measured["mean"], measured["std"]
