@@ -18,7 +18,7 @@ def command(
     generator: Annotated[str | None, typer.Option(help="Diffusers pipeline: folder or hub id (diffusers).")] = None,
     ldm: Annotated[Path | None, typer.Option(help="LDM; default 2-ldm (two-stage).")] = None,
     autoencoder: Annotated[
-        Path | None, typer.Option(help="Its autoencoder; default: the one it was trained with (two-stage).")
+        str | None, typer.Option(help="Its autoencoder; default: the one it was trained with (two-stage).")
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="Architecture; default: read off the weights.")] = None,
     weights: Annotated[

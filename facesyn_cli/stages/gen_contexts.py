@@ -54,7 +54,7 @@ class GenContextsConfig(StageConfig):
     known: Path | None = fields.source(None, "EmbeddingSet of real people, for the filter novel; None: 1-embeddings")
     generator: str | None = fields.source(None, "diffusers pipeline: a folder, or a hub id, which is downloaded")
     ldm: Path | None = fields.source(None, "LDM for the source two-stage; None: 2-ldm")
-    autoencoder: Path | None = fields.source(None, "its autoencoder or decoder; None: the one it was trained with")
+    autoencoder: str | None = fields.source(None, "its autoencoder or decoder; None: the one it was trained with")
     weights: Path | None = fields.source(None, "recogniser; None: the one that made 1-embeddings")
     backbone: PluginConfig | None = PluginSection("backbone", default=None)
     batch_size: int = fields.recorded(32, "faces the networks see at once", ge=1)
