@@ -115,10 +115,9 @@ class RecordSet:
             format_name = str(header.extra.get("format"))
         for name in [format_name] if format_name else registry.available("record_format"):
             plugin = build_format(name)
-            if header is not None or plugin.recognises(path):
+            if format_name or plugin.recognises(path):
                 return plugin.open(path, header)
-        wanted = format_name or "any known format"
-        raise UserError(f"{path} holds no records of {wanted}; an index file with its records was expected")
+        raise UserError(f"{path} holds no records of any known format; an index file with its records was expected")
 
     @staticmethod
     def recognises(path: Path) -> bool:

@@ -160,6 +160,8 @@ def read_labels(path: Path) -> list[str]:
 def _columns(line: bytes) -> tuple[bytes, int, int, bytes]:
     """Return (set or empty, shard, offset, identity or label) of one line."""
     columns = line.rstrip(b"\r\n").split(b"\t")
+    if len(columns) not in (3, 4):
+        raise ValueError("number of columns")
     shard, offset = int(columns[1]), int(columns[2])
     if shard < 0 or offset < 0:
         raise ValueError("negative number")
@@ -167,13 +169,10 @@ def _columns(line: bytes) -> tuple[bytes, int, int, bytes]:
         # With slashes in the first column ADMIS, too, takes the set's name from the index file.
         owner = b"" if b"/" in columns[0] else columns[0]
         return owner, shard, offset, b"%d" % int(columns[3])
-    if len(columns) != 3:
-        raise ValueError("number of columns")
-    return b"", shard, offset, columns[0].rsplit(b"/", 2)[-2] if columns[0].count(b"/") else _no_folder()
-
-
-def _no_folder() -> bytes:
-    raise ValueError("the image path has no folder")
+    parts = columns[0].rsplit(b"/", 2)
+    if len(parts) < 2:
+        raise ValueError("the image path has no folder")
+    return b"", shard, offset, parts[-2]
 
 
 def _record_file(index: Path, owner: str, shard: int) -> Path:

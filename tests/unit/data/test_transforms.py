@@ -1,0 +1,164 @@
+"""Transforms: exact where they are exact, distributions within bounds, and nothing random of their own."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance
+from pydantic import ValidationError
+
+from facesyn_cli.data.transforms import compose
+from facesyn_cli.plugins.registry import build, configure
+
+NAMES = ("flip", "random-resized-crop", "random-erasing", "photometric")
+
+
+def make(name: str, **settings):
+    return build("transform", configure("transform", {"name": name, **settings}))
+
+
+@pytest.fixture
+def face() -> np.ndarray:
+    """A picture without any symmetry, (112, 112, 3)."""
+    y, x = np.mgrid[:112, :112]
+    return np.stack([x * 2, y * 2, (x + y) % 256], axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_generator_same_result_whatever_other_generators_do(name: str, face: np.ndarray):
+    transform = make(name, p=1.0)
+    results = []
+    for state in range(3):
+        torch.manual_seed(state)
+        np.random.seed(state)
+        random.seed(state)
+        results.append(transform(face.copy(), np.random.default_rng(5)))
+    assert all(np.array_equal(results[0], r) for r in results)
+    assert results[0].dtype == np.uint8 and results[0].shape == face.shape
+    assert not np.array_equal(results[0], transform(face, np.random.default_rng(6))) or name == "flip"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_input_is_never_written_to(name: str, face: np.ndarray):
+    before = face.copy()
+    face.flags.writeable = False
+    make(name, p=1.0)(face, np.random.default_rng(0))
+    assert np.array_equal(face, before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_probability_zero_changes_nothing(name: str, face: np.ndarray):
+    transform = make(name, p=0.0)
+    assert all(np.array_equal(transform(face, np.random.default_rng(i)), face) for i in range(20))
+
+
+def test_flip_mirrors_exactly_half_of_the_time(face: np.ndarray):
+    flip = make("flip")
+    generator = np.random.default_rng(0)
+    flipped = 0
+    for _ in range(2000):
+        result = flip(face, generator)
+        is_flipped = np.array_equal(result, face[:, ::-1])
+        assert is_flipped or np.array_equal(result, face)
+        flipped += is_flipped
+    assert abs(flipped - 1000) < 5 * math.sqrt(500)
+
+
+def test_crop_is_pil_bilinear_of_the_drawn_rectangle(face: np.ndarray):
+    crop = make("random-resized-crop", p=1.0)
+    for seed in range(10):
+        generator = np.random.default_rng(seed)
+        generator.random()
+        top, left, height, width = crop.rectangle(112, 112, generator)
+        part = Image.fromarray(face).crop((left, top, left + width, top + height))
+        expected = np.asarray(part.resize((112, 112), Image.Resampling.BILINEAR))
+        assert np.array_equal(crop(face, np.random.default_rng(seed)), expected)
+
+
+def test_crop_rectangles_have_the_published_distribution():
+    crop = make("random-resized-crop")
+    generator = np.random.default_rng(1)
+    rectangles = np.array([crop.rectangle(112, 112, generator) for _ in range(20000)])
+    top, left, height, width = rectangles.T
+    assert (top >= 0).all() and (left >= 0).all() and (top + height <= 112).all() and (left + width <= 112).all()
+    area, ratio = height * width / 112**2, width / height
+    assert area.min() > 0.19 and area.max() <= 1
+    assert ratio.min() > 0.73 and ratio.max() < 1.37
+    assert np.mean(top == 0) < 0.5 and abs(np.mean(left / np.maximum(112 - width, 1)) - 0.5) < 0.02
+    # Below area 0.75 every aspect ratio fits, so areas are uniform and log ratios symmetric there.
+    inside = area < 0.7
+    assert abs(np.mean(area[inside]) - 0.45) < 0.01
+    assert abs(np.mean(np.log(ratio[inside]))) < 0.01
+    assert abs(np.std(np.log(ratio[inside])) - math.log(4 / 3) * 2 / math.sqrt(12)) < 0.01
+
+
+def test_crop_happens_with_probability_a_fifth(face: np.ndarray):
+    crop = make("random-resized-crop")
+    generator = np.random.default_rng(0)
+    changed = sum(not np.array_equal(crop(face, generator), face) for _ in range(2000))
+    assert abs(changed - 400) < 5 * math.sqrt(2000 * 0.2 * 0.8)
+
+
+def test_crop_without_a_fitting_rectangle_takes_the_central_one():
+    crop = make("random-resized-crop", p=1.0, scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    assert crop.rectangle(100, 60, np.random.default_rng(0)) == (20, 0, 60, 60)
+    assert crop.rectangle(60, 100, np.random.default_rng(0)) == (0, 20, 60, 60)
+
+
+def test_crop_enlarges_smaller_images_to_the_asked_size():
+    small = np.zeros((40, 50, 3), dtype=np.uint8)
+    assert make("random-resized-crop", p=1.0, size=96)(small, np.random.default_rng(0)).shape == (96, 96, 3)
+
+
+def test_erasing_fills_one_rectangle_of_the_asked_size(face: np.ndarray):
+    erase = make("random-erasing", p=1.0, fill=77)
+    for seed in range(50):
+        result = erase(face, np.random.default_rng(seed))
+        rows, columns = np.nonzero((result != face).any(axis=-1))
+        box = result[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert (box == 77).mean() > 0.99
+        assert 0.015 < box.shape[0] * box.shape[1] / 112**2 < 0.34
+        assert 0.25 < box.shape[0] / box.shape[1] < 3.6
+
+
+def test_photometric_is_pil_enhancement(face: np.ndarray):
+    for setting, enhance in (
+        ("brightness", ImageEnhance.Brightness), ("contrast", ImageEnhance.Contrast), ("saturation", ImageEnhance.Color)
+    ):
+        strengths = {"brightness": 0, "contrast": 0, "saturation": 0, setting: 0.5}
+        generator = np.random.default_rng(3)
+        generator.random()
+        factor = 1 + 0.5 * generator.uniform(-1, 1, size=3)[["brightness", "contrast", "saturation"].index(setting)]
+        expected = np.asarray(enhance(Image.fromarray(face)).enhance(factor))
+        assert np.array_equal(make("photometric", p=1.0, **strengths)(face, np.random.default_rng(3)), expected)
+
+
+def test_red_stays_red_through_all_of_them():
+    red = np.zeros((112, 112, 3), dtype=np.uint8)
+    red[..., 0] = 200
+    result = compose([configure("transform", {"name": n}) for n in ("flip", "random-resized-crop", "photometric")])(
+        red, np.random.default_rng(0)
+    )
+    assert (result[..., 0] > 80).all() and (result[..., 1:] < 60).all()
+
+
+def test_composition_applies_in_order_with_one_generator(face: np.ndarray):
+    configs = [configure("transform", {"name": n, "p": 1.0}) for n in ("flip", "random-erasing")]
+    generator = np.random.default_rng(9)
+    expected = make("random-erasing", p=1.0)(make("flip", p=1.0)(face, generator), generator)
+    assert np.array_equal(compose(configs)(face, np.random.default_rng(9)), expected)
+    assert compose([])(face, np.random.default_rng(9)) is face
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"name": "flip", "p": 1.5}, {"name": "random-resized-crop", "scale": (1.0, 0.2)},
+     {"name": "random-erasing", "ratio": (0.0, 1.0)}, {"name": "photometric", "hue": 0.1}],
+)
+def test_wrong_settings(settings: dict):
+    with pytest.raises(ValidationError):
+        configure("transform", settings)
