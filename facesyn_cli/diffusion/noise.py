@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from facesyn_cli.errors import UserError
 
 
 def image_noise(seed: int, identity: str, sample: int, shape: tuple[int, ...]) -> Tensor:
@@ -39,6 +42,34 @@ def keyed_random(purpose: str, *key: int | str) -> np.random.RandomState:
     text = json.dumps([purpose, *key], ensure_ascii=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode("ascii")).digest()
     return np.random.RandomState(np.random.Philox(key=np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)))
+
+
+def open_noise_file(
+    path: Path | None, num_ids: int, per_id: int, latent_shape: tuple[int, int, int]
+) -> np.ndarray | None:
+    """Map a given array of starting noise into memory; None without a file.
+
+    Args:
+        path: `.npy` file, (ids, per_id, C, H, W) of any float type; it may hold more ids and samples.
+        num_ids: Identities needed.
+        per_id: Samples of each needed.
+        latent_shape: (C, H, W).
+
+    Raises:
+        UserError: It is no such array.
+    """
+    if path is None:
+        return None
+    expected = f"noise.file {path}: a float .npy of shape {num_ids} x {per_id} x {' x '.join(map(str, latent_shape))}"
+    try:
+        noise = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{expected} was expected, but it cannot be read: {error}") from error
+    if not isinstance(noise, np.ndarray) or noise.dtype.kind != "f":
+        raise UserError(f"{expected} was expected, found {getattr(noise, 'dtype', 'a .npz archive')}")
+    if noise.ndim != 5 or noise.shape[2:] != latent_shape or noise.shape[0] < num_ids or noise.shape[1] < per_id:
+        raise UserError(f"{expected} was expected, found {' x '.join(map(str, noise.shape))}")
+    return noise
 
 
 def _normal(random: np.random.RandomState, shape: tuple[int, ...]) -> Tensor:

@@ -21,6 +21,7 @@ def sample_latents(
     noise: Tensor,
     draw_noise: Callable[[int], Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
+    on_step: Callable[[], None] | None = None,
 ) -> Tensor:
     """Return the latents of one batch; nothing leaves the device on the way.
 
@@ -34,6 +35,7 @@ def sample_latents(
         noise: (B, C, H, W) float32 N(0, 1).
         draw_noise: Gives the (B, C, H, W) noise to add after a step; stochastic schedulers need it.
         dtype: float32, or the type in which autocast runs the network; x and the steps stay in float32.
+        on_step: Called before every step; what it raises ends the loop, for example a stop signal.
 
     Returns:
         (B, C, H, W) float32 latents.
@@ -46,6 +48,8 @@ def sample_latents(
         empty = _encode(denoiser, None, len(noise)) if needs_empty else None
         x = scheduler.start(noise)
         for index, timestep in enumerate(scheduler.timesteps):
+            if on_step is not None:
+                on_step()
             x_in = scheduler.model_input(x, index)
             t = torch.full((len(noise),), timestep, device=device, dtype=_timestep_dtype(timestep))
             eps = guidance.predict(

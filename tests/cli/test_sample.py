@@ -1,0 +1,396 @@
+"""`facesyn sample` on a tiny LDM: 6 x 6 latents of 3 channels, 24 pixels decoded, 21 pixels written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import finish, spawn
+from torch import nn
+
+from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.weights import read_config, read_tensors, write_weights
+from facesyn_cli.data.pixels import decode_image
+from facesyn_cli.diffusion.noise import image_noise
+from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.stages.sample import finish_pixels
+
+TINY = {
+    "name": "idiff-unet", "in_channels": 3, "channels": 32, "multipliers": [1, 1], "attention": [False, True],
+    "num_blocks": 1, "context_size": 8, "context_width": 32,
+}
+EMBEDDER, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+
+
+@pytest.fixture(scope="session")
+def ldm(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("ldm")
+    torch.manual_seed(0)
+    unet = build_idiff_unet(UnetConfig(**TINY))
+    nn.init.normal_(unet.final.weight, std=0.1)
+    settings = LdmSettings(
+        denoiser=TINY, latent_size=6, latent_mean=[0.1, 0.0, -0.1], latent_std=[0.5, 0.5, 0.5], image_size=24,
+        output_size=21, autoencoder={"name": "pixels", "settings": {"downscale": 4}}, embedder=EMBEDDER,
+        embedding_size=8,
+    )
+    write_weights(folder, unet.state_dict(), settings.model_dump(mode="json"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def contexts(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("contexts") / "contexts.npy"
+    np.save(path, np.random.RandomState(0).standard_normal((5, 8)).astype(np.float32))
+    return path
+
+
+@pytest.fixture
+def sample(run_cli, ldm, contexts, tmp_path):
+    def run(*arguments, out="out"):
+        return run_cli(
+            "sample", "--ldm", ldm, "--contexts", contexts, "--out", tmp_path / out, "--device", "cpu",
+            "--steps", 3, "--assume-embedder", EMBEDDER, "--json", *arguments,
+        )
+
+    return run
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*")) if p.suffix in (".png", ".jpg")
+    }
+
+
+def pixels(folder: Path) -> np.ndarray:
+    return np.stack([decode_image((folder / name).read_bytes()) for name in sorted(digests(folder))]).astype(int)
+
+
+def header(folder: Path) -> dict:
+    return json.loads((folder / "facesyn.json").read_text())
+
+
+def test_images_of_every_identity_and_a_header(sample, tmp_path):
+    ran = sample("--per-id", 3)
+    assert ran.code == 0, ran.err
+    assert ran.json() == {
+        "images": 15, "identities": 5, "per_id": 3, "made_now": 15, "folder": str(tmp_path / "out")
+    }
+    images = ImageSet.open(tmp_path / "out")
+    assert [e.location for e in images.entries] == [f"{i}/{k}.png" for i in range(5) for k in range(3)]
+    assert header(tmp_path / "out")["extra"] == {
+        "embedder": EMBEDDER, "size": 21, "network_evaluations_per_image": 3
+    }
+    values = pixels(tmp_path / "out")
+    assert values.shape == (15, 21, 21, 3)
+    assert values.std(axis=(1, 2, 3)).min() > 5  # pictures, not flat colour
+    assert len(set(digests(tmp_path / "out").values())) == 15  # no two alike
+    again = sample("--per-id", 3)
+    assert (again.code, again.json()["made_now"]) == (0, 0)
+
+
+def test_the_numbers_are_those_of_the_formula(sample, ldm, contexts, tmp_path):
+    """One image by hand: normalised context, its noise, three DDIM steps, statistics, decoder, 21 pixels."""
+    sample("--per-id", 2, "--seed", 7)
+    unet = build_idiff_unet(UnetConfig(**TINY)).eval()
+    unet.load_state_dict(read_tensors(ldm / "model.safetensors"))
+    context = torch.from_numpy(np.load(contexts)[3:4])
+    context = context / context.norm()
+    alpha_bars = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    x = image_noise(7, "3", 1, (3, 6, 6))[None]
+    with torch.no_grad():
+        for t, after in ((999, 666), (666, 332), (332, None)):
+            eps = unet(x, torch.tensor([t]), context)
+            a, p = alpha_bars[t], alpha_bars[after] if after is not None else torch.tensor(1.0)
+            x = (p.sqrt() * (x - (1 - a).sqrt() * eps) / a.sqrt() + (1 - p).sqrt() * eps).float()
+        latents = 0.5 * x + torch.tensor([0.1, 0.0, -0.1]).view(1, 3, 1, 1)
+        image = nn.functional.interpolate(latents, scale_factor=4, mode="bilinear", align_corners=False)
+        image = nn.functional.interpolate(image.clamp(-1, 1), (21, 21), mode="bilinear", align_corners=False)
+    expected = ((image[0] + 1) / 2 * 255 + 0.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy().astype(int)
+    actual = decode_image((tmp_path / "out" / "3" / "1.png").read_bytes()).astype(int)
+    assert abs(actual - expected).max() <= 1
+
+
+def test_post_processing_is_the_published_one(golden):
+    decoded = torch.from_numpy(np.load(golden / "vq.npz")["decoded"])
+    expected = np.load(golden / "post.npz")["img112"]  # in [0, 1]
+    actual = finish_pixels(decoded, 112)
+    assert actual.shape == (1, 112, 112, 3)
+    published_u8 = np.clip(expected * 255 + 0.5, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    different = actual.numpy() != published_u8
+    assert different.mean() < 1e-3  # ties of rounding
+    assert abs(actual.numpy().astype(int) - published_u8).max() <= 1
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "ddpm", "unipc"])
+def test_batch_size_changes_at_most_one_grey_level(sample, tmp_path, scheduler):
+    for batch_size in (1, 4, 15):
+        ran = sample("--scheduler", scheduler, "--per-id", 3, "--batch-size", batch_size, out=str(batch_size))
+        assert ran.code == 0, ran.err
+    whole = pixels(tmp_path / "15")
+    assert abs(pixels(tmp_path / "1") - whole).max() <= 1
+    assert abs(pixels(tmp_path / "4") - whole).max() <= 1
+
+
+def test_seed_identity_and_sample_make_the_image(sample, tmp_path):
+    sample("--per-id", 2)
+    sample("--per-id", 2, "--seed", 1, out="other")
+    one, other = digests(tmp_path / "out"), digests(tmp_path / "other")
+    assert not set(one.values()) & set(other.values())
+
+
+def test_growing_adds_images_and_touches_none(sample, tmp_path):
+    sample("--ids", 2, "--per-id", 2, "--batch-size", 4)
+    before = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in digests(tmp_path / "out")}
+    ran = sample("--ids", 4, "--per-id", 3, "--batch-size", 4)
+    assert ran.json()["made_now"] == 8
+    after = digests(tmp_path / "out")
+    assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in before} == before
+    sample("--ids", 4, "--per-id", 3, "--batch-size", 4, out="fresh")
+    assert list(after) == list(digests(tmp_path / "fresh"))
+    assert abs(pixels(tmp_path / "out") - pixels(tmp_path / "fresh")).max() <= 1
+    assert header(tmp_path / "out")["digest"] == header(tmp_path / "fresh")["digest"]
+
+
+def test_growing_ids_alone_gives_the_files_of_a_fresh_run(sample, tmp_path):
+    sample("--ids", 2, "--per-id", 4, "--batch-size", 3)
+    sample("--ids", 5, "--per-id", 4, "--batch-size", 3)
+    sample("--ids", 5, "--per-id", 4, "--batch-size", 3, out="fresh")
+    assert digests(tmp_path / "out") == digests(tmp_path / "fresh")
+
+
+def test_lost_and_empty_images_are_made_again_bit_by_bit(sample, tmp_path):
+    sample("--per-id", 3, "--batch-size", 4)
+    before, folder = digests(tmp_path / "out"), tmp_path / "out"
+    (folder / "facesyn.json").rename(folder / "facesyn.begun.json")
+    (folder / "1" / "0.png").unlink()
+    (folder / "1" / "2.png").write_bytes(b"")
+    shutil.rmtree(folder / "4")
+    kept = {name: (folder / name).stat().st_mtime_ns for name in digests(folder) if name != "1/2.png"}
+    assert sample("--per-id", 3, "--batch-size", 4).json()["made_now"] == 5
+    assert digests(folder) == before
+    assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept
+
+
+def test_given_noise(sample, tmp_path):
+    """A file with the noise that would have been drawn gives the same images; other noise does not."""
+    noise = np.stack([[image_noise(0, str(i), k, (3, 6, 6)).numpy() for k in range(3)] for i in range(5)])
+    np.save(tmp_path / "same.npy", noise)
+    np.save(tmp_path / "other.npy", -noise)
+    sample("--per-id", 2, "--ids", 3)
+    assert sample("--per-id", 2, "--ids", 3, f"noise.file={tmp_path / 'same.npy'}", out="same").code == 0
+    assert sample("--per-id", 2, "--ids", 3, f"noise.file={tmp_path / 'other.npy'}", out="other").code == 0
+    assert digests(tmp_path / "same") == digests(tmp_path / "out")
+    assert not set(digests(tmp_path / "other").values()) & set(digests(tmp_path / "out").values())
+
+
+def test_jpeg_and_size(sample, tmp_path):
+    assert sample("--ids", 1, "--per-id", 2, "format=jpeg", "jpeg_quality=80", "size=30").code == 0
+    files = sorted((tmp_path / "out" / "0").iterdir())
+    assert [p.name for p in files] == ["0.jpg", "1.jpg"]
+    assert all(p.read_bytes()[:2] == b"\xff\xd8" for p in files)
+    assert decode_image(files[0].read_bytes()).shape == (30, 30, 3)
+
+
+def test_guidance_and_half_precision(sample, tmp_path):
+    sample("--per-id", 2)
+    guided = sample("--per-id", 2, "guidance.name=cfg", "guidance.scale=3", out="guided")
+    assert guided.code == 0, guided.err
+    assert header(tmp_path / "guided")["extra"]["network_evaluations_per_image"] == 6
+    assert abs(pixels(tmp_path / "guided") - pixels(tmp_path / "out")).max() > 3
+    assert sample("--per-id", 2, "--precision", "bf16", out="half").code == 0
+    difference = abs(pixels(tmp_path / "half") - pixels(tmp_path / "out"))
+    assert 0 < difference.mean() < 1.5
+
+
+def test_shards_in_any_order_equal_one_run(sample, tmp_path):
+    sample("--per-id", 3, "--batch-size", 2)
+    for part in ("3/3", "1/3"):
+        ran = sample("--per-id", 3, "--batch-size", 2, "--shard", part, out="parts")
+        assert ran.code == 0, ran.err
+        assert not (tmp_path / "parts" / "facesyn.json").exists()
+        assert ran.json()["part"] == part
+    assert sample("--per-id", 3, "--batch-size", 2, "--shard", "1/3", out="parts").json()["made_now"] == 0
+    assert sample("--per-id", 3, "--batch-size", 2, "--shard", "2/3", out="parts").code == 0
+    assert digests(tmp_path / "parts") == digests(tmp_path / "out")
+    assert header(tmp_path / "parts")["digest"] == header(tmp_path / "out")["digest"]
+
+
+def test_shards_of_different_batch_sizes_do_not_leave_gaps_behind_a_header(sample, tmp_path):
+    sample("--per-id", 3, "--batch-size", 2, "--shard", "1/2")
+    ran = sample("--per-id", 3, "--batch-size", 5, "--shard", "2/2")
+    assert ran.code == 2
+    assert "images are missing" in ran.err
+    assert not (tmp_path / "out" / "facesyn.json").exists()
+    assert sample("--per-id", 3, "--batch-size", 2).code == 0
+    assert len(digests(tmp_path / "out")) == 15
+
+
+def test_dry_run_counts_and_writes_nothing(sample, tmp_path):
+    plan = sample("--per-id", 4, "--batch-size", 8, "guidance.name=cfg", "guidance.end=0.5", "--dry-run").json()["plan"]
+    assert plan["images"] == plan["images left"] == 20
+    assert plan["batches left"] == "3 of 8 images"
+    assert plan["network evaluations per image"] == 3 + 2
+    assert plan["network evaluations"] == 5 * 24
+    assert not (tmp_path / "out").exists()
+    sample("--per-id", 4, "--ids", 2)
+    plan = sample("--per-id", 4, "--ids", 3, "--dry-run").json()["plan"]
+    assert (plan["images"], plan["images done"], plan["images left"]) == (12, 8, 4)
+
+
+def test_a_published_file_without_recogniser_gets_one_warning(run_cli, ldm, contexts, tmp_path):
+    ran = run_cli("sample", "--ldm", ldm, "--contexts", contexts, "--out", tmp_path / "o", "--per-id", 1, "--steps", 1)
+    assert ran.code == 0
+    assert ran.err.count("warning: ") == 1
+    assert "do not say which recogniser" in ran.err
+
+
+def test_stop_signal_keeps_what_is_done_and_goes_on(ldm, contexts, tmp_path, sample):
+    arguments = ("sample", "--ldm", ldm, "--contexts", contexts, "--out", tmp_path / "out", "--device", "cpu",
+                 "--assume-embedder", EMBEDDER, "--per-id", 40, "--steps", 100, "--batch-size", 4)
+    process = spawn(*arguments)
+    _wait_for_images(tmp_path / "out", 4)
+    process.send_signal(signal.SIGTERM)
+    ran = finish(process)
+    assert ran.code == 143, ran.err
+    assert "run the same command again" in ran.err
+    done = digests(tmp_path / "out")
+    assert 0 < len(done) < 200
+    assert not list((tmp_path / "out").rglob(".tmp-*"))
+    assert not list((tmp_path / "out").glob(".lock-*"))
+    assert sample("--per-id", 40, "--steps", 100, "--batch-size", 4, "--dry-run").json()["plan"]["images done"] == len(done)
+
+
+def test_killed_several_times_the_files_are_those_of_one_run(ldm, contexts, tmp_path):
+    def arguments(out):
+        return ("sample", "--ldm", ldm, "--contexts", contexts, "--out", tmp_path / out, "--device", "cpu",
+                "--assume-embedder", EMBEDDER, "--per-id", 8, "--steps", 50, "--batch-size", 3)
+
+    assert finish(spawn(*arguments("whole"))).code == 0
+    for images in (2, 9, 20):
+        process = spawn(*arguments("killed"))
+        _wait_for_images(tmp_path / "killed", images)
+        process.kill()
+        process.communicate()
+        assert not (tmp_path / "killed" / "facesyn.json").exists()
+    ran = finish(spawn(*arguments("killed")))
+    assert ran.code == 0, ran.err
+    assert len(digests(tmp_path / "whole")) == 40
+    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+    assert header(tmp_path / "killed")["digest"] == header(tmp_path / "whole")["digest"]
+    assert not list((tmp_path / "killed").rglob(".tmp-*"))
+
+
+def _wait_for_images(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(list(folder.rglob("*.png"))) < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(list(folder.rglob("*.png"))) >= count
+
+
+def _damaged(folder: Path, target: Path, **changes) -> Path:
+    shutil.copytree(folder, target)
+    config = {**read_config(target), **changes}
+    (target / "config.json").write_text(json.dumps(config))
+    return target
+
+
+def test_wrong_inputs(assert_refused, ldm, contexts, tmp_path):
+    def refused(*arguments, says, ldm=ldm, contexts=contexts):
+        assert_refused(
+            "sample", "--ldm", ldm, "--contexts", contexts, "--out", tmp_path / "out", "--assume-embedder", EMBEDDER,
+            *arguments, says=says,
+        )
+        assert not (tmp_path / "out").exists()
+
+    np.save(tmp_path / "wide.npy", np.ones((2, 512), np.float32))
+    np.save(tmp_path / "noise.npy", np.zeros((5, 2, 3, 8, 8), np.float32))
+    np.save(tmp_path / "integers.npy", np.zeros((5, 2, 3, 6, 6), np.int64))
+    (tmp_path / "text.ckpt").write_text("no weights")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "facesyn.begun.json").write_text(
+        json.dumps({"kind": "Weights", "command": "train-ldm", "config": {}, "parents": {}})
+    )
+    refused("--ids", 6, says=("ids is 6", "holds 5 contexts"))
+    refused("--ids", 0, says="ids: ")
+    refused(contexts=tmp_path / "nowhere", says=("nowhere does not exist", "facesyn gen-contexts"))
+    refused(ldm=tmp_path / "nowhere", says=("nowhere does not exist", "facesyn train-ldm"))
+    refused(ldm=tmp_path / "text.ckpt", says="text.ckpt")
+    refused(ldm=tmp_path / "begun", says=("is unfinished", "facesyn train-ldm"))
+    refused(contexts=tmp_path / "wide.npy", says=("contexts of 512 numbers", "takes 8"))
+    refused("--shard", "3/2", says=("shard", "1 <= i <= n"))
+    refused("--scheduler", "dddim", says=("scheduler", "did you mean 'ddim'"))
+    refused("--scheduler", "ddim-admis", "--steps", 30, says="divides 1000, got 30; the nearest is 25")
+    refused("--steps", 1001, says="1001")
+    refused("guidance.scale=2", says="guidance.scale")
+    refused("jpeg_quality=90", says="jpeg_quality belongs to format jpeg")
+    refused(f"noise.file={tmp_path / 'noise.npy'}", "--per-id", 2,
+            says=("5 x 2 x 3 x 6 x 6 was expected", "found 5 x 2 x 3 x 8 x 8"))
+    refused(f"noise.file={tmp_path / 'integers.npy'}", "--per-id", 2, says="found int64")
+    refused(f"noise.file={tmp_path / 'text.ckpt'}", "--per-id", 2, says="cannot be read")
+    refused("--assume-embedder", OTHER, says=("conditioned on recogniser sha256:aaaaaaaaaaaa", "sha256:bbbbbbbbbbbb"))
+    refused("--device", "cuda:99", says="cuda:99")
+    refused("--precision", "fp8", says="precision")
+    refused(ldm=_damaged(ldm, tmp_path / "no-decoder", autoencoder=None), says="name it with --autoencoder")
+    refused(ldm=_damaged(ldm, tmp_path / "velocity", prediction="v"), says="epsilon only")
+    refused(ldm=_damaged(ldm, tmp_path / "wrong-width", denoiser={**TINY, "channels": 64}), says="does not fit")
+    refused("--autoencoder", tmp_path / "text.ckpt", says="text.ckpt")
+
+
+def test_a_changed_setting_or_input_is_refused_with_the_difference(sample, tmp_path, contexts, assert_refused, ldm):
+    sample("--per-id", 2)
+    before = digests(tmp_path / "out")
+
+    def refused(*arguments, says, contexts=contexts):
+        assert_refused("sample", "--ldm", ldm, "--contexts", contexts, "--out", tmp_path / "out", "--steps", 3,
+                       "--assume-embedder", EMBEDDER, *arguments, says=says)
+
+    refused("--per-id", 1, says="per_id: may only be raised, was 2, is 1")
+    refused("--per-id", 2, "--seed", 1, says="seed: was 0, is 1")
+    refused("--per-id", 2, "--steps", 4, says="scheduler.steps: was 3, is 4")
+    np.save(tmp_path / "other.npy", np.ones((5, 8), np.float32))
+    refused("--per-id", 2, contexts=tmp_path / "other.npy", says="input contexts")
+    assert digests(tmp_path / "out") == before
+
+
+def test_numbers_that_are_not_finite_are_one_line(run_cli, ldm, contexts, tmp_path):
+    target = _damaged(ldm, tmp_path / "huge", latent_std=[1e38, 1e38, 1e38])
+    ran = run_cli("sample", "--ldm", target, "--contexts", contexts, "--out", tmp_path / "out", "--per-id", 1,
+                  "--assume-embedder", EMBEDDER, "--steps", 3, "--device", "cpu")
+    assert ran.code == 2
+    assert ran.err.count("error: ") == 1
+    assert "not finite" in ran.err
+    assert not (tmp_path / "out" / "facesyn.json").exists()
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(sample, tmp_path, monkeypatch):
+    import errno
+
+    from facesyn_cli.artifacts import files
+
+    replace, written = files.os.replace, []
+
+    def full(origin, target):
+        if str(target).endswith(".png"):
+            written.append(target)
+            if len(written) > 5:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        replace(origin, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", full)
+        ran = sample("--per-id", 3, "--batch-size", 2)
+    assert ran.code == 2
+    assert ran.err.count("error: ") == 1
+    assert "no space left" in ran.err
+    assert len(digests(tmp_path / "out")) == 5
+    assert not list((tmp_path / "out").rglob(".tmp-*"))
+    assert sample("--per-id", 3, "--batch-size", 2).json()["made_now"] == 10
