@@ -77,8 +77,12 @@ def load_keys(name: str) -> dict[str, tuple[int, ...]]:
 @functools.cache
 def golden_unet() -> nn.Module:
     """Return the full-size published UNet (cross-attention) with golden weights. Do not change it."""
-    from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+    return fill_state(skeleton("denoiser", name="idiff-unet"))
 
-    with torch.device("meta"):
-        module = build_idiff_unet(UnetConfig(name="idiff-unet"))
-    return fill_state(module)
+
+def skeleton(kind: str, **settings) -> nn.Module:
+    """Build a plugin's network without numbers, to be filled."""
+    from facesyn_cli.models.skeleton import build_skeleton
+    from facesyn_cli.plugins import registry
+
+    return build_skeleton(kind, registry.configure(kind, settings))

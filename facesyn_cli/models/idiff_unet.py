@@ -125,7 +125,8 @@ class ConditionalUNet(nn.Module):
         if self.is_conditional:
             self.context_emb = nn.Linear(cfg.context_size, cfg.context_width)
         if cfg.learn_empty_context:
-            self.empty_context_embedding = nn.Parameter(torch.randn(cfg.context_width))
+            self.empty_context_embedding = nn.Parameter(torch.empty(cfg.context_width))
+            nn.init.normal_(self.empty_context_embedding)
 
         width, skips = cfg.channels, [cfg.channels]
         self.down = nn.ModuleList()

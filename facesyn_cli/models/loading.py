@@ -23,6 +23,7 @@ from facesyn_cli.models.convert import compvis
 from facesyn_cli.models.convert.recognise import differences, recognise
 from facesyn_cli.models.convert.recognised import Recognised
 from facesyn_cli.models.diffusers_autoencoder import resolve_path
+from facesyn_cli.models.skeleton import build_skeleton
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -267,8 +268,7 @@ def _assemble(kind: str, cfg: PluginConfig, tensors: dict[str, Tensor], path: Pa
 def _build_without_numbers(kind: str, cfg: PluginConfig) -> nn.Module:
     """Build a network whose state dict is to be overwritten; torch's generator is left as it was."""
     try:
-        with torch.device("meta"):
-            module = registry.build(kind, cfg)
+        module = build_skeleton(kind, cfg)
         if {name for name, _ in module.named_buffers()} <= set(module.state_dict()):
             return module.to_empty(device="cpu")
     except (NotImplementedError, RuntimeError):

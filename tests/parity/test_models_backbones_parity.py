@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fill import fill_state, golden_uniform, load_golden, load_keys
-
-from facesyn_cli.plugins import registry
+from fill import fill_state, golden_uniform, load_golden, load_keys, skeleton
 
 # name -> golden file, key list, parameters and tensors as published (None: not stated)
 NETWORKS = {
@@ -21,11 +19,6 @@ NETWORKS = {
 TOLERANCE = 1e-4  # of the embeddings' spread (which reaches 1e6); float32 in another order differs by 2e-5
 
 
-def _build_on_meta(name: str) -> torch.nn.Module:
-    with torch.device("meta"):
-        return registry.build("backbone", registry.configure("backbone", {"name": name}))
-
-
 @pytest.fixture(scope="module")
 def drawn():
     """Weights drawn so far: networks of one family share most names and shapes."""
@@ -35,7 +28,7 @@ def drawn():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_names_shapes_and_counts_are_the_published_ones(name):
     _, keys, num_parameters, num_tensors = NETWORKS[name]
-    module = _build_on_meta(name)
+    module = skeleton("backbone", name=name)
     state = module.state_dict()
     assert {key: tuple(value.shape) for key, value in state.items()} == load_keys(keys)
     if num_parameters is not None:
@@ -45,7 +38,7 @@ def test_names_shapes_and_counts_are_the_published_ones(name):
 @torch.inference_mode()
 @pytest.mark.parametrize("name", NETWORKS)
 def test_embeddings(name, drawn):
-    module = fill_state(_build_on_meta(name), drawn)
+    module = fill_state(skeleton("backbone", name=name), drawn)
     drawn.update(module.state_dict())
     expected = load_golden(f"backbone_{NETWORKS[name][0]}")["embedding"]
     actual = module(golden_uniform(7, (2, 3, 112, 112))).numpy()

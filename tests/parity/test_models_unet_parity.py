@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fill import fill_state, golden_unet, load_golden, load_keys
-
-from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from fill import fill_state, golden_unet, load_golden, load_keys, skeleton
 
 TOLERANCE = 2e-5  # outputs have std 0.6; float32 sums in another order differ by a few 1e-6
 
@@ -16,11 +14,6 @@ VARIANTS = {
     "adagn": ("ldm_unet_cond_adagn", 134_595_939, 566),
     "unconditional": ("ldm_unet_uncond_adagn", 132_392_163, 520),
 }
-
-
-def _build_on_meta(conditioning: str):
-    with torch.device("meta"):
-        return build_idiff_unet(UnetConfig(name="idiff-unet", conditioning=conditioning))
 
 
 def _inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -35,7 +28,7 @@ def _check(actual: torch.Tensor, expected: np.ndarray) -> None:
 @pytest.mark.parametrize("conditioning", VARIANTS)
 def test_names_shapes_and_counts_are_the_published_ones(conditioning):
     keys, num_parameters, num_tensors = VARIANTS[conditioning]
-    module = _build_on_meta(conditioning)
+    module = skeleton("denoiser", name="idiff-unet", conditioning=conditioning)
     assert {key: tuple(value.shape) for key, value in module.state_dict().items()} == load_keys(keys)
     assert len(module.state_dict()) == num_tensors
     assert sum(parameter.numel() for parameter in module.parameters()) == num_parameters
@@ -68,6 +61,7 @@ def test_cross_attention_outputs():
 def test_adagn_outputs(conditioning, name):
     golden = load_golden(name)
     x, t, context = _inputs()
-    unet = fill_state(_build_on_meta(conditioning), golden_unet().state_dict())
+    module = skeleton("denoiser", name="idiff-unet", conditioning=conditioning)
+    unet = fill_state(module, golden_unet().state_dict())
     _check(unet(x, t, context), golden["eps"])
     _check(unet(x, t, None), golden["eps_no_context"])

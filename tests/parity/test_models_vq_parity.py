@@ -5,18 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fill import fill_state, load_golden, load_keys
-
-from facesyn_cli.models.vq_f4 import VqConfig, build_vq_f4
+from fill import fill_state, load_golden, load_keys, skeleton
 
 TOLERANCE = 2e-5  # relative to the spread of the output
 
 
 @pytest.fixture(scope="module")
 def vq():
-    with torch.device("meta"):
-        module = build_vq_f4(VqConfig(name="vq-f4"))
-    return fill_state(module)
+    return fill_state(skeleton("autoencoder", name="vq-f4"))
 
 
 def _check(actual: torch.Tensor, expected: np.ndarray) -> None:
@@ -27,8 +23,7 @@ def _check(actual: torch.Tensor, expected: np.ndarray) -> None:
     ("part", "num_tensors", "num_values"), [("encoder", 90, 22_337_423), ("decoder", 115, 32_985_359)]
 )
 def test_names_shapes_and_counts_of_the_halves(part, num_tensors, num_values):
-    with torch.device("meta"):
-        state = build_vq_f4(VqConfig(name="vq-f4", part=part)).state_dict()
+    state = skeleton("autoencoder", name="vq-f4", part=part).state_dict()
     assert {key: tuple(value.shape) for key, value in state.items()} == load_keys(f"vq_{part}")
     assert (len(state), sum(value.numel() for value in state.values())) == (num_tensors, num_values)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import arcface_torch, compvis, idiff_face, tface
 from facesyn_cli.models.convert.recognised import Recognised
+from facesyn_cli.models.skeleton import build_skeleton
 from facesyn_cli.plugins import registry
 
 _SOURCES = (idiff_face, compvis, tface, arcface_torch)
@@ -58,8 +59,7 @@ def recognise(tensors: Mapping[str, Tensor], where: str) -> Recognised:
 
 def expected_shapes(kind: str, settings: dict[str, Any]) -> dict[str, tuple[torch.Size, torch.dtype]]:
     """Return name -> (shape, dtype) of a plugin's state dict, without making its weights."""
-    with torch.device("meta"):
-        module = registry.build(kind, registry.configure(kind, settings))
+    module = build_skeleton(kind, registry.configure(kind, settings))
     return {key: (value.shape, value.dtype) for key, value in module.state_dict().items()}
 
 
@@ -89,16 +89,17 @@ def fill_counters(
 
 def _nearest(tensors: Mapping[str, Tensor]) -> str:
     """Describe the known network that shares most tensors with the file."""
-    best, best_count, best_text = "", 0, ""
+    best, best_count, best_rest, best_text = "", 0, 0, ""  # of equally many matches, the one with least else
     views = {"denoiser": idiff_face.bare(tensors), "autoencoder": compvis.bare(tensors)}
     views["backbone"] = tface.bare(tensors)
     for kind, name, settings in _KNOWN:
         expected = expected_shapes(kind, {"name": name, **settings})
         view = views[kind]
         count = sum(key in view and view[key].shape == shape for key, (shape, _) in expected.items())
-        if count > best_count:
+        rest = len(expected) - count
+        if count and (count, -rest) > (best_count, -best_rest):
             detail = ", ".join(str(value) for value in settings.values())
-            best, best_count = f"{kind} {name}" + (f" ({detail})" if detail else ""), count
+            best, best_count, best_rest = f"{kind} {name}" + (f" ({detail})" if detail else ""), count, rest
             best_text = f"{count} of its {len(expected)} tensors match; {differences(expected, view)}"
     if not best:
         return f"holds no network known here; its tensors are called {_some(list(tensors))}"
