@@ -1,11 +1,46 @@
-"""`facesyn train-fr`."""
+"""`facesyn train-fr`: train a recogniser."""
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
 
 @stage_command("train-fr")
-def command() -> dict[str, Any]:
-    """(being written)"""
-    return {}
+def command(
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--in", metavar="PATH[=WEIGHT]",
+            help="Records or a folder of faces, with a factor of its loss; may be repeated. Default 6-records.",
+        ),
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="Network from face to embedding, for example ir-50.")] = None,
+    head: Annotated[str | None, typer.Option(help="arcface, cosface, curricularface.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+) -> dict[str, Any]:
+    """Train a face recogniser on records or folders; identities of different inputs stay distinct."""
+    paths, weights = _split(inputs or [])
+    return {
+        "inputs": paths or None,
+        "input_weights": weights if any(weight != 1 for weight in weights) else None,
+        "backbone.name": backbone,
+        "head.name": head,
+        "epochs": epochs,
+    }
+
+
+def _split(inputs: list[str]) -> tuple[list[Path], list[float]]:
+    """Split `PATH=WEIGHT`; a path that exists as it stands, or does not end in a number, has weight 1."""
+    paths, weights = [], []
+    for text in inputs:
+        path, equals, number = text.rpartition("=")
+        try:
+            weight = float(number) if equals and path and not Path(text).exists() else None
+        except ValueError:
+            weight = None
+        paths.append(Path(text if weight is None else path))
+        weights.append(1.0 if weight is None else weight)
+    return paths, weights

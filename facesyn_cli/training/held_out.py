@@ -1,4 +1,4 @@
-"""Verification pairs of identities that training does not see."""
+"""Identities that training does not see, and verification pairs of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,49 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+
+from facesyn_cli.data.datasets import LabelledSet
+from facesyn_cli.training.data_order import is_held_out
+
+
+class Relabelled:
+    """Some rows of a labelled set, with labels 0, 1, ... for the identities that have rows.
+
+    Args:
+        examples: The whole set.
+        rows: Rows to keep, rising.
+    """
+
+    def __init__(self, examples: LabelledSet, rows: NDArray[np.int64]) -> None:
+        self._examples, self._rows = examples, rows
+        self.old_labels, self.labels = np.unique(examples.labels[rows], return_inverse=True)
+        self.num_classes = len(self.old_labels)
+
+    def read(self, index: int) -> bytes:
+        """Return one encoded image."""
+        return self._examples.read(int(self._rows[index]))
+
+    def name_of(self, index: int) -> str:
+        """Say which image this is."""
+        return self._examples.name_of(int(self._rows[index]))
+
+
+def split_identities(
+    examples: LabelledSet, identities: Sequence[str], seed: int, fraction: float
+) -> tuple[Relabelled, Relabelled]:
+    """Split a set by identity into rows to train on and rows to validate on.
+
+    Whether an identity is held out follows from its name and the seed, whatever else is in the set.
+
+    Args:
+        examples: The set.
+        identities: Name of every label.
+        seed: Seed of the choice.
+        fraction: About this share of the identities is held out.
+    """
+    is_out = np.array([is_held_out(f"{seed}/{name}", fraction) for name in identities], dtype=bool)
+    rows = is_out[examples.labels]
+    return Relabelled(examples, np.flatnonzero(~rows)), Relabelled(examples, np.flatnonzero(rows))
 
 
 @dataclass(frozen=True)
@@ -25,26 +68,26 @@ class RowPairs:
     is_same: NDArray[np.bool_]
 
 
-def held_out_pairs(identities: Sequence[Sequence[int]], num_pairs: int, seed: int) -> RowPairs | None:
-    """Draw genuine pairs and as many impostor pairs.
+def held_out_pairs(labels: NDArray[np.integer], num_pairs: int, seed: int) -> RowPairs | None:
+    """Draw genuine pairs (neighbours among the rows of an identity) and as many impostor pairs.
 
     Args:
-        identities: Rows of each held-out identity.
+        labels: (N,) label of every row.
         num_pairs: Most pairs of each kind.
         seed: Seed of the draw.
 
     Returns:
         The pairs, or None where there are fewer than two identities or none has two rows.
     """
-    generator = np.random.default_rng([seed, num_pairs])
-    genuine = [(a, b) for rows in identities for a, b in pairwise(rows)]
-    if len(identities) < 2 or not genuine:
+    order = np.argsort(labels, kind="stable")
+    rows = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    genuine = np.array([pair for own in rows for pair in pairwise(own)])
+    if len(rows) < 2 or not len(genuine):
         return None
-    generator.shuffle(genuine)
-    pairs: list[tuple[int, int, bool]] = []
-    for a, b in genuine[:num_pairs]:
-        one, other = generator.choice(len(identities), 2, replace=False)
-        impostor = (generator.choice(identities[one]), generator.choice(identities[other]))
-        pairs += [(int(a), int(b), True), (int(impostor[0]), int(impostor[1]), False)]
-    first, second, is_same = zip(*pairs, strict=True)
-    return RowPairs(np.array(first), np.array(second), np.array(is_same))
+    generator = np.random.default_rng([seed, num_pairs])
+    pairs: list[tuple[int, int]] = []
+    for a, b in generator.permutation(genuine)[:num_pairs]:
+        one, other = generator.choice(len(rows), 2, replace=False)
+        pairs += [(a, b), (generator.choice(rows[one]), generator.choice(rows[other]))]
+    first, second = np.array(pairs).T
+    return RowPairs(first, second, np.arange(len(pairs)) % 2 == 0)

@@ -97,5 +97,6 @@ class Recogniser:
         torch.manual_seed(group_seed(self.seed, step, group.number))
         device_type = group.pixels_u8.device.type
         autocast = torch.autocast(device_type, self.dtype, enabled=self.dtype != torch.float32)
+        pixels = to_pixels(group.pixels_u8).contiguous()  # channels-last convolutions of few channels crash oneDNN
         with running_statistics(self.backbone, is_updated), autocast:
-            return self.backbone(to_pixels(group.pixels_u8)).float()
+            return self.backbone(pixels).float()
