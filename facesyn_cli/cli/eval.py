@@ -1,11 +1,29 @@
-"""`facesyn eval`."""
+"""`facesyn eval`: a recogniser against benchmarks."""
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
 
 @stage_command("eval")
-def command() -> dict[str, Any]:
-    """(being written)"""
-    return {}
+def command(
+    weights: Annotated[Path | None, typer.Option(help="Weights of the recogniser; default 7-fr.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Architecture; default: read off the weights.")] = None,
+    benchmarks: Annotated[
+        str | None, typer.Option(help="lfw,cfp-fp,cfp-ff,cplfw,agedb-30,calfw: any of them, with commas.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the benchmarks' .bin files.")] = None,
+    pairs: Annotated[
+        list[Path] | None, typer.Option(help="A pair list (LFW's form, or path path 0/1) or a .bin; may be repeated.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder or zip with the images of --pairs.")] = None,
+) -> dict[str, Any]:
+    """Measure how well a recogniser verifies faces: accuracy as published, TAR at FAR, AUC."""
+    names = None if benchmarks is None else [name.strip() for name in benchmarks.split(",") if name.strip()]
+    return {
+        "weights": weights, "backbone.name": backbone, "benchmarks": names, "data": data, "pairs": pairs or None,
+        "images": images,
+    }

@@ -1,0 +1,133 @@
+"""BenchmarkTable: how well a recogniser verifies, one row a benchmark.
+
+On disk: `table.json` (fractions and distances, full precision), and the same for people in percent as
+`table.csv` and `table.md`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from facesyn_cli.artifacts.files import read_json, write_json, write_text
+from facesyn_cli.errors import UserError
+
+TABLE_JSON = "table.json"
+NOT_AVAILABLE = "n/a"
+
+
+class BenchmarkRow(BaseModel):
+    """The figures of one benchmark; all shares are fractions in [0, 1], None where they are not defined."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    benchmark: str                               # its name
+    pairs: int = 0                               # number of pairs
+    genuine: int = 0                             # how many of them show the same person
+    folds: int = 0                               # folds of the accuracy
+    accuracy: float | None = None                # mean over the folds
+    accuracy_std: float | None = None            # standard deviation over the folds (population)
+    threshold: float | None = None               # mean over the folds of the squared distance applied
+    threshold_cosine: float | None = None        # the same as a cosine
+    tar: dict[str, float | None] = {}            # FAR, for example "1e-03" -> TAR over all pairs
+    auc: float | None = None                     # area under the ROC curve
+    eer: float | None = None                     # equal error rate
+    problem: str | None = None                   # why there are no figures; None: there are
+
+
+class BenchmarkTable(BaseModel):
+    """All rows of one recogniser."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    backbone: str                                # name of its architecture
+    weights: str                                 # digest of its weights
+    flip: bool                                   # embeddings with the flip test
+    rows: list[BenchmarkRow]
+
+    @property
+    def average_accuracy(self) -> float | None:
+        """Mean accuracy of all rows, as published tables give it; None when a row has a problem or there are none."""
+        values = [row.accuracy for row in self.rows if row.accuracy is not None]
+        return sum(values) / len(values) if values and len(values) == len(self.rows) else None
+
+    def to_json(self) -> dict:
+        """Return the table as JSON values, with the average."""
+        return {**self.model_dump(), "average_accuracy": self.average_accuracy}
+
+    def write(self, folder: Path) -> None:
+        """Write the three files into a folder."""
+        write_json(folder / TABLE_JSON, self.to_json())
+        write_text(folder / "table.csv", self.to_csv())
+        write_text(folder / "table.md", self.to_markdown())
+
+    @staticmethod
+    def read(folder: Path) -> BenchmarkTable:
+        """Read a table back.
+
+        Raises:
+            UserError: The folder has none, or it is damaged.
+        """
+        path = folder / TABLE_JSON
+        content = read_json(path)
+        try:
+            return BenchmarkTable.model_validate({k: v for k, v in content.items() if k != "average_accuracy"})
+        except (ValidationError, AttributeError) as error:
+            raise UserError(f"{path} is not a benchmark table: {' '.join(str(error).split())[:200]}") from error
+
+    def to_csv(self) -> str:
+        """Return the table as comma-separated values with a header line."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(self._cells())
+        return text.getvalue()
+
+    def to_markdown(self) -> str:
+        """Return the table in Markdown, figures to the right."""
+        header, *rows = [[cell.replace("|", "\\|") for cell in row] for row in self._cells()]
+        rule = ["---"] + ["---:"] * (len(header) - 2) + ["---"]
+        return "".join(f"| {' | '.join(row)} |\n" for row in (header, rule, *rows))
+
+    def to_text(self) -> str:
+        """Return the table for a terminal, in aligned columns."""
+        *rows, = self._cells()
+        if not any(row[-1] for row in rows[1:]):
+            rows = [row[:-1] for row in rows]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        last = len(widths) - 1
+        lines = []
+        for row in rows:
+            cells = [
+                cell.ljust(width) if column == 0 or (column == last and row is not rows[0]) else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join(lines)
+
+    def _cells(self) -> list[list[str]]:
+        """Return the header and all rows as text; shares in percent."""
+        rates = list(dict.fromkeys(rate for row in self.rows for rate in row.tar))
+        header = ["benchmark", "pairs", "folds", "accuracy %", "std %", "distance", "cosine"]
+        header += [f"TAR@{rate} %" for rate in rates] + ["AUC %", "EER %", "note"]
+        cells = [header]
+        for row in self.rows:
+            cells.append([
+                row.benchmark, str(row.pairs or NOT_AVAILABLE), str(row.folds or NOT_AVAILABLE),
+                _percent(row.accuracy), _percent(row.accuracy_std),
+                _number(row.threshold), _number(row.threshold_cosine),
+                *(_percent(row.tar.get(rate)) for rate in rates),
+                _percent(row.auc), _percent(row.eer), row.problem or "",
+            ])
+        if len(self.rows) > 1:
+            cells.append(["average", "", "", _percent(self.average_accuracy)] + [""] * (len(header) - 4))
+        return cells
+
+
+def _percent(value: float | None) -> str:
+    return NOT_AVAILABLE if value is None else f"{100 * value:.2f}"
+
+
+def _number(value: float | None) -> str:
+    return NOT_AVAILABLE if value is None else f"{value:.3f}"

@@ -1,0 +1,166 @@
+"""From encoded faces to embeddings, with any recogniser that is handed in.
+
+As published (ArcFace, TFace, ElasticFace): RGB in [-1, 1], and for verification the flip test
+
+    e = f(x) + f(flip x)
+
+with the outputs of the network as they are; the sum is normalised afterwards. The network always sees
+batches of the same size: short ones are padded with black images, and so is the place of an image that
+cannot be read, so no image depends on the fate of another.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from facesyn_cli.data.pixels import UnreadableImage, decode_image, fit_square, resize_pixels, to_pixels
+from facesyn_cli.errors import UserError
+
+Fit = Literal["exact", "square", "crop"]
+Precision = Literal["fp32", "bf16", "fp16"]
+_BATCHES_AHEAD = 3
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """How images are brought to a network.
+
+    Args:
+        size: Side of the network's input in pixels.
+        batch_size: Images a batch.
+        device: Where the network runs; it must already be there.
+        flip: Add the output for the mirrored image.
+        fit: `exact` refuses images of another size, `square` resizes square ones, `crop` also cuts the
+            centre square out of all others.
+        precision: fp32, or bf16 / fp16 autocast.
+        workers: Threads that read and decode.
+    """
+
+    size: int
+    batch_size: int
+    device: torch.device
+    flip: bool
+    fit: Fit
+    precision: Precision = "fp32"
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class EmbeddedBatch:
+    """What came out for one batch.
+
+    Args:
+        indices: Which images it holds, n of them.
+        vectors: (n, D) float64, not normalised; rows of images that could not be read mean nothing.
+        problems: Index -> why the image could not be read.
+    """
+
+    indices: Sequence[int]
+    vectors: NDArray[np.float64]
+    problems: dict[int, str]
+
+
+def load_face(data: bytes, size: int, fit: Fit) -> Tensor:
+    """Decode one image and bring it to the network's size.
+
+    Args:
+        data: Encoded image.
+        size: Side in pixels.
+        fit: See `EmbedOptions`. Resizing is bilinear with antialiasing, on floats, as current torchvision
+            resizes tensors.
+
+    Returns:
+        (3, size, size) float32 in [-1, 1], RGB.
+
+    Raises:
+        UnreadableImage: It cannot be decoded or does not fit.
+    """
+    pixels_u8 = decode_image(data)
+    height, width = pixels_u8.shape[:2]
+    if fit == "exact" and (height, width) != (size, size):
+        raise UnreadableImage(f"{width} x {height} pixels, {size} x {size} were expected")
+    if fit == "square" and height != width:
+        raise UnreadableImage(f"{width} x {height} pixels are not square")
+    if fit == "crop":
+        pixels_u8 = fit_square(pixels_u8)
+    pixels = to_pixels(torch.tensor(pixels_u8))  # a copy: decoders hand out read-only arrays
+    return resize_pixels(pixels[None], size, antialias=True)[0]
+
+
+def embed_batches(
+    network: nn.Module, read: Callable[[int], bytes], batches: Sequence[Sequence[int]], options: EmbedOptions
+) -> Iterator[EmbeddedBatch]:
+    """Embed images batch by batch, while threads read the next ones.
+
+    Args:
+        network: (B, 3, size, size) in [-1, 1] -> (B, D), in eval mode.
+        read: From an index to the encoded image; called from threads. A `UserError` counts as unreadable.
+        batches: The indices of each batch; at most `batch_size` a batch.
+    """
+
+    def load(index: int) -> Tensor | str:
+        try:
+            return load_face(read(index), options.size, options.fit)
+        except (UnreadableImage, UserError) as error:
+            return str(error)
+
+    pool = ThreadPoolExecutor(max(1, options.workers), thread_name_prefix="decode")
+    waiting: deque[tuple[Sequence[int], list[Future]]] = deque()
+    coming = iter(batches)
+    try:
+        while True:
+            while len(waiting) < _BATCHES_AHEAD and (batch := next(coming, None)) is not None:
+                waiting.append((batch, [pool.submit(load, index) for index in batch]))
+            if not waiting:
+                return
+            batch, futures = waiting.popleft()
+            loaded = dict(zip(batch, [future.result() for future in futures], strict=True))
+            problems = {index: face for index, face in loaded.items() if isinstance(face, str)}
+            faces = [None if isinstance(face, str) else face for face in loaded.values()]
+            yield EmbeddedBatch(batch, embed_faces(network, faces, options), problems)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def embed_faces(network: nn.Module, faces: Sequence[Tensor | None], options: EmbedOptions) -> NDArray[np.float64]:
+    """Embed up to `batch_size` faces in one full batch.
+
+    Args:
+        faces: (3, size, size) each, in [-1, 1]; None is a place without an image.
+
+    Returns:
+        (len(faces), D) float64, not normalised.
+    """
+    pixels = torch.full((options.batch_size, 3, options.size, options.size), -1.0)
+    for place, face in enumerate(faces):
+        if face is not None:
+            pixels[place] = face
+    pixels = pixels.to(options.device)
+    vectors = _forward(network, pixels, options)
+    if options.flip:
+        vectors = vectors + _forward(network, pixels.flip(-1), options)
+    return vectors[: len(faces)].numpy()
+
+
+@torch.inference_mode()
+def _forward(network: nn.Module, pixels: Tensor, options: EmbedOptions) -> Tensor:
+    if options.precision == "fp32":
+        context = nullcontext()
+    else:
+        dtype = torch.bfloat16 if options.precision == "bf16" else torch.float16
+        context = torch.autocast(options.device.type, dtype=dtype)
+    with context:
+        vectors = network(pixels)                                             # (B, D)
+    if vectors.ndim != 2 or len(vectors) != len(pixels):
+        raise UserError(f"the network returned {tuple(vectors.shape)} for {len(pixels)} faces; a row each was expected")
+    return vectors.cpu().double()

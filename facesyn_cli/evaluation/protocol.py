@@ -1,0 +1,84 @@
+"""One benchmark with one network: embed its images with the flip test, compare its pairs, sum up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from facesyn_cli.artifacts.table import BenchmarkRow
+from facesyn_cli.data.sharding import fixed_batches
+from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches
+from facesyn_cli.evaluation.pairs import PairSet
+from facesyn_cli.evaluation.verification import (
+    FALSE_ACCEPT_RATES,
+    cosine_threshold,
+    equal_error_rate,
+    roc_auc,
+    squared_distances,
+    tar_at_far,
+    unit_rows,
+    verify_folds,
+)
+
+
+def pair_distances(
+    network: nn.Module, pairs: PairSet, options: EmbedOptions, advance: Callable[[int], None] = lambda count: None
+) -> NDArray[np.float64]:
+    """Return the (N,) squared distances of the pairs, from unit embeddings in float64.
+
+    Args:
+        network: As for `embedding.embed_batches`.
+        pairs: The benchmark.
+        options: `flip` is the published flip test; `fit` says what happens to images of another size.
+        advance: Called with the number of images finished since the last call.
+
+    Raises:
+        UserError: An image cannot be read or has another size.
+    """
+    batches = fixed_batches(len(pairs.images), options.batch_size)
+    vectors = []
+    for batch in embed_batches(network, pairs.read, batches, options):
+        if batch.problems:
+            first = min(batch.problems)
+            raise UserError(
+                f"{pairs.name}: {len(batch.problems)} of the first {batch.indices[-1] + 1} images cannot be used, "
+                f"{pairs.images[first]}: {batch.problems[first]}"
+            )
+        vectors.append(batch.vectors)
+        advance(len(batch.indices))
+    unit = unit_rows(np.concatenate(vectors))
+    return squared_distances(unit[pairs.first], unit[pairs.second])
+
+
+def sum_up(pairs: PairSet, distance: NDArray[np.float64]) -> BenchmarkRow:
+    """Return all figures of one benchmark.
+
+    Args:
+        pairs: The benchmark.
+        distance: (N,) squared distances of its pairs.
+
+    Raises:
+        UserError: A distance is not finite.
+    """
+    try:
+        result = verify_folds(distance, pairs.is_same, pairs.folds)
+    except UserError as error:
+        raise UserError(f"{pairs.name}: {error}") from error
+    threshold = float(result.threshold.mean())
+    return BenchmarkRow(
+        benchmark=pairs.name,
+        pairs=len(pairs),
+        genuine=int(pairs.is_same.sum()),
+        folds=pairs.folds,
+        accuracy=float(result.accuracy.mean()),
+        accuracy_std=float(result.accuracy.std()),
+        threshold=threshold,
+        threshold_cosine=cosine_threshold(threshold),
+        tar={f"{far:.0e}": tar_at_far(distance, pairs.is_same, far) for far in FALSE_ACCEPT_RATES},
+        auc=roc_auc(distance, pairs.is_same),
+        eer=equal_error_rate(distance, pairs.is_same),
+    )

@@ -1,0 +1,215 @@
+"""`facesyn embed`: a folder or zip of faces -> unit embeddings, joined by key.
+
+The images are cut, in their canonical order, into parts of fixed size. A part is written when its last
+batch is done, and never computed again; processes take parts in turn, and the first process joins them.
+Which images share a batch depends on nothing but that order, so the result is the same for any number of
+processes and after any number of kills.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from torch import nn
+
+from facesyn_cli import signals
+from facesyn_cli.artifacts.embeddings import normalise, write_embeddings
+from facesyn_cli.artifacts.files import write_atomically, write_text
+from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.outcome import Outcome
+from facesyn_cli.artifacts.output import Header, Output, Parent, check_output
+from facesyn_cli.artifacts.work import Work
+from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, identity, recorded, runtime, source
+from facesyn_cli.console import Progress, log, progress
+from facesyn_cli.data.sharding import fixed_batches, share
+from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches
+from facesyn_cli.models.loading import LoadedBackbone, load_backbone
+from facesyn_cli.training.processes import check_device, processes
+
+UNREADABLE = "unreadable.txt"
+_PARTS = "parts"
+
+
+class EmbedConfig(StageConfig):
+    """Settings of `facesyn embed`."""
+
+    images: Path | None = source(None, "folder or zip of faces; None: 0-images of the run")
+    weights: Path | None = source(None, "weights of the recogniser")
+    backbone: PluginConfig | None = PluginSection("backbone", default=None)  # None: read off the weights
+    flip: bool = identity(False, "add the output for the mirrored image; the published embeddings do not")
+    fit: Literal["square", "crop"] = identity(
+        "square", "square: resize square images, list others as unreadable; crop: cut the centre square out of them"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = identity("fp32", "number format of the network")
+    batch_size: int = recorded(64, "images a batch", ge=1)
+    part_size: int = recorded(512, "images a part; a finished part is never computed again", ge=1)
+    workers: int = runtime(4, "threads that read and decode, per process", ge=1)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    images: ImageSet
+    backbone: LoadedBackbone
+    parents: dict[str, Parent]
+    folder: Path
+
+
+def plan(cfg: EmbedConfig, work: Work) -> dict:
+    """Say what `run` would do."""
+    if cfg.device != "auto":
+        check_device(cfg.device)
+    inputs = _open_inputs(cfg, work)
+    state = check_output(inputs.folder, "EmbeddingSet", cfg, inputs.parents)
+    parts = fixed_batches(len(inputs.images.entries), cfg.part_size)
+    todo = [] if state == "finished" else [p for p in parts if not _part_path(inputs.folder, p).is_file()]
+    num_batches = sum(len(fixed_batches(len(part), cfg.batch_size)) for part in todo)
+    return {
+        "images": len(inputs.images.entries),
+        "images left": sum(len(part) for part in todo),
+        "backbone": inputs.backbone.name,
+        "network evaluations": num_batches * cfg.batch_size * (2 if cfg.flip else 1),
+        "disk": f"{2 * 4 * 512 * len(inputs.images.entries) / 2**20:.1f} MiB",
+        "folder": f"{inputs.folder} ({state})",
+    }
+
+
+def run(cfg: EmbedConfig, work: Work) -> Outcome:
+    """Embed all images; see the module docstring."""
+    group = processes(cfg.device)
+    inputs = _open_inputs(cfg, work)
+    with group.open_output(inputs.folder, "EmbeddingSet", "embed", cfg, inputs.parents) as output:
+        if output.finished:
+            return _outcome(inputs.folder, output.header)
+        network = inputs.backbone.module.to(group.device)
+        options = EmbedOptions(
+            size=inputs.backbone.input_size, batch_size=cfg.batch_size, device=group.device, flip=cfg.flip,
+            fit=cfg.fit, precision=cfg.precision, workers=cfg.workers,
+        )
+        entries = inputs.images.entries
+        parts = fixed_batches(len(entries), cfg.part_size)
+        mine = share(parts, group.index, group.count)
+        todo = [part for part in mine if _read_part(inputs.folder, part) is None]
+        done = sum(len(part) for part in mine if part not in todo)
+        with progress("embed", sum(len(part) for part in mine), done=done) as bar:
+            for part, vectors, problems in _embed_parts(network, inputs.images, todo, options, bar):
+                _write_part(inputs.folder, part, vectors, problems)
+                signals.check()
+        group.barrier()
+        header, problem = None, None
+        if group.is_first:
+            try:
+                header = _join(inputs, parts, output)
+            except UserError as error:
+                problem = error
+        if group.any(problem is not None):
+            raise problem or UserError("the first process could not join the parts")
+        return _outcome(inputs.folder, header)
+
+
+def _open_inputs(cfg: EmbedConfig, work: Work) -> _Inputs:
+    if cfg.weights is None:
+        raise UserError("embed needs the weights of a recogniser: --weights FILE")
+    images = ImageSet.open(cfg.images or work.folder("images"))
+    backbone = load_backbone(cfg.weights, cfg.backbone)
+    parents = {"images": images.parent(), "weights": Parent(str(cfg.weights), backbone.digest)}
+    return _Inputs(images, backbone, parents, cfg.out or work.folder("embeddings"))
+
+
+def _embed_parts(
+    network: nn.Module, images: ImageSet, parts: list[range], options: EmbedOptions, bar: Progress
+) -> Iterator[tuple[range, np.ndarray, dict[int, str]]]:
+    """Yield each part with its (n, D) vectors and what was wrong with which image; batches never span parts."""
+    batches, last_of = [], {}
+    for part in parts:
+        batches += [part[batch.start : batch.stop] for batch in fixed_batches(len(part), options.batch_size)]
+        last_of[len(batches) - 1] = part
+    vectors, problems = [], {}
+    found = embed_batches(network, lambda index: images.read(images.entries[index]), batches, options)
+    for number, batch in enumerate(found):
+        vectors.append(batch.vectors)
+        problems.update(batch.problems)
+        bar.advance(len(batch.indices))
+        if number in last_of:
+            yield last_of[number], np.concatenate(vectors), problems
+            vectors, problems = [], {}
+
+
+def _part_path(folder: Path, part: range) -> Path:
+    return folder / _PARTS / f"{part.start:09d}-{part.stop:09d}.npz"
+
+
+def _write_part(folder: Path, part: range, vectors: np.ndarray, problems: dict[int, str]) -> None:
+    lengths = np.linalg.norm(vectors, axis=1)
+    for row, index in enumerate(part):
+        if index not in problems and not np.isfinite(lengths[row]):
+            problems[index] = "its embedding is not finite"
+        elif index not in problems and lengths[row] == 0:
+            problems[index] = "its embedding is zero"
+    is_good = np.array([index not in problems for index in part])
+    with write_atomically(_part_path(folder, part)) as temporary, open(temporary, "wb") as file:
+        np.savez(
+            file, good=np.array(part)[is_good], vectors=normalise(vectors[is_good]),
+            bad=np.array(sorted(problems), dtype=np.int64),
+            reasons=np.array([problems[index] for index in sorted(problems)], dtype=np.str_),
+        )
+
+
+def _read_part(folder: Path, part: range) -> dict[str, np.ndarray] | None:
+    """Return a finished part, or None when it is not there or damaged."""
+    path = _part_path(folder, part)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            content = {name: file[name] for name in ("good", "vectors", "bad", "reasons")}
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # a damaged zip raises nearly anything
+        log.warning(f"{path} is damaged ({error}); computing it again")
+        return None
+    return content
+
+
+def _join(inputs: _Inputs, parts: list[range], output: Output) -> Header | None:
+    """Write the set from its parts, the list of unreadable images and the header."""
+    entries = inputs.images.entries
+    contents = [_read_part(inputs.folder, part) for part in parts]
+    if any(content is None for content in contents):
+        raise UserError(f"{inputs.folder}: a finished part has vanished; run the same command again")
+    bad = [(entries[i], str(why)) for c in contents for i, why in zip(c["bad"], c["reasons"], strict=True)]
+    good = [entries[i] for c in contents for i in c["good"]]
+    if not good:
+        raise UserError(
+            f"none of the {len(entries)} images in {inputs.images.path} can be embedded, "
+            f"first {bad[0][0].location}: {bad[0][1]}"
+        )
+    write_embeddings(
+        inputs.folder, [e.key for e in good], np.concatenate([c["vectors"] for c in contents if len(c["good"])])
+    )
+    _write_unreadable(inputs.folder / UNREADABLE, bad)
+    header = output.finish(
+        counts={"images": len(entries), "embeddings": len(good), "unreadable": len(bad)},
+        extra={"embedder": inputs.backbone.digest, "backbone": inputs.backbone.name},
+    )
+    shutil.rmtree(inputs.folder / _PARTS, ignore_errors=True)
+    return header
+
+
+def _write_unreadable(path: Path, bad: list[tuple[ImageEntry, str]]) -> None:
+    """One line `key, location, reason` (tabs between) for each image without an embedding."""
+    if not bad:
+        path.unlink(missing_ok=True)
+        return
+    write_text(path, "".join(f"{e.key}\t{e.location}\t{' '.join(why.split())}\n" for e, why in bad))
+    log.warning(f"{len(bad)} images could not be embedded; {path} says why")
+
+
+def _outcome(folder: Path, header: Header | None) -> Outcome:
+    if header is None:  # not the first process: it says nothing
+        return Outcome(folder, {})
+    recogniser = {name: header.extra[name] for name in ("backbone", "embedder")}
+    return Outcome(folder, {**header.counts, **recogniser})

@@ -1,0 +1,172 @@
+"""Images to embeddings: full batches, the flip test, other sizes, and one benchmark from end to end."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from facesyn_cli.data.pixels import UnreadableImage, encode_png, to_pixels
+from facesyn_cli.data.sharding import fixed_batches
+from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches, embed_faces, load_face
+from facesyn_cli.evaluation.pairs import PairSet
+from facesyn_cli.evaluation.protocol import pair_distances, sum_up
+
+SIZE = 8
+
+
+class Linear(nn.Module):
+    """A linear network with fixed, non-symmetric weights; notes the batches it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weights = np.random.RandomState(1).standard_normal((5, 3 * SIZE * SIZE))
+        self.weights = torch.from_numpy(weights.astype(np.float32))
+        self.seen: list[int] = []
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(pixels))
+        return pixels.flatten(1) @ self.weights.T + 0.5
+
+
+def options(**changes) -> EmbedOptions:
+    return EmbedOptions(**{
+        "size": SIZE, "batch_size": 4, "device": torch.device("cpu"), "flip": False, "fit": "exact", **changes,
+    })
+
+
+def faces(count: int, size: int = SIZE) -> list[np.ndarray]:
+    return list(np.random.RandomState(2).randint(0, 256, (count, size, size, 3), dtype=np.uint8))
+
+
+def embed_all(network: nn.Module, images: list[bytes], chosen: EmbedOptions) -> tuple[np.ndarray, dict[int, str]]:
+    batches = list(embed_batches(network, images.__getitem__, fixed_batches(len(images), chosen.batch_size), chosen))
+    assert [i for b in batches for i in b.indices] == list(range(len(images)))
+    return np.concatenate([b.vectors for b in batches]), {k: v for b in batches for k, v in b.problems.items()}
+
+
+def test_embedding_is_the_network_on_pixels_in_minus_one_to_one():
+    images, network = faces(6), Linear()
+    vectors, problems = embed_all(network, [encode_png(x) for x in images], options())
+    scaled = np.stack(images).astype(np.float64).transpose(0, 3, 1, 2) / 127.5 - 1
+    expected = scaled.reshape(6, -1) @ network.weights.double().numpy().T + 0.5
+    np.testing.assert_allclose(vectors, expected, atol=1e-4)
+    assert not problems and network.seen == [4, 4], "the second batch is padded"
+
+
+def test_flip_adds_the_mirrored_output():
+    images, network = faces(3), Linear()
+    plain, _ = embed_all(network, [encode_png(x) for x in images], options())
+    mirrored, _ = embed_all(network, [encode_png(np.ascontiguousarray(x[:, ::-1])) for x in images], options())
+    both, _ = embed_all(network, [encode_png(x) for x in images], options(flip=True))
+    np.testing.assert_allclose(both, plain + mirrored, atol=1e-5)
+    assert not np.allclose(plain, mirrored)
+    swapped, _ = embed_all(
+        network, [encode_png(np.ascontiguousarray(x[:, ::-1])) for x in images], options(flip=True))
+    np.testing.assert_array_equal(both, swapped)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_batch_size_does_not_matter(workers):
+    images = [encode_png(x) for x in faces(11)]
+    expected, _ = embed_all(Linear(), images, options(batch_size=1, flip=True))
+    for batch_size in (2, 4, 16):
+        vectors, _ = embed_all(Linear(), images, options(batch_size=batch_size, flip=True, workers=workers))
+        np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-4)  # float32 sums of 192 terms of size 1
+
+
+def test_unreadable_images_keep_their_place():
+    images = [encode_png(x) for x in faces(6)]
+    expected, _ = embed_all(Linear(), images, options())
+    broken = images.copy()
+    broken[1] = images[1][:40]
+    broken[4] = b"not an image"
+
+    def read(index: int) -> bytes:
+        if index == 2:
+            raise UserError("the file is gone")
+        return broken[index]
+
+    batches = list(embed_batches(Linear(), read, fixed_batches(6, 4), options()))
+    problems = {k: v for b in batches for k, v in b.problems.items()}
+    assert sorted(problems) == [1, 2, 4] and problems[2] == "the file is gone"
+    np.testing.assert_array_equal(np.concatenate([b.vectors for b in batches])[[0, 3, 5]], expected[[0, 3, 5]])
+
+
+def test_other_sizes():
+    big, wide = faces(1, 2 * SIZE)[0], np.zeros((SIZE, 3 * SIZE, 3), dtype=np.uint8)
+    wide[:, SIZE : 2 * SIZE] = faces(1)[0]
+    with pytest.raises(UnreadableImage, match="16 x 16 pixels, 8 x 8 were expected"):
+        load_face(encode_png(big), SIZE, "exact")
+    with pytest.raises(UnreadableImage, match="24 x 8 pixels are not square"):
+        load_face(encode_png(wide), SIZE, "square")
+    torch.testing.assert_close(load_face(encode_png(wide), SIZE, "crop"), to_pixels(faces(1)[0]))
+    grey = np.full((20, 20, 3), 200, dtype=np.uint8)
+    torch.testing.assert_close(load_face(encode_png(grey), SIZE, "square"), torch.full((3, 8, 8), 200 / 127.5 - 1))
+    assert load_face(encode_png(big), SIZE, "square").shape == (3, SIZE, SIZE)
+
+
+def test_resize_is_that_of_torchvision():
+    from torchvision.transforms.functional import InterpolationMode, resize
+
+    big = faces(1, 30)[0]
+    tensor = torch.from_numpy(big).permute(2, 0, 1).float() / 127.5 - 1
+    expected = resize(tensor[None], SIZE, InterpolationMode.BILINEAR, antialias=True)[0]
+    torch.testing.assert_close(load_face(encode_png(big), SIZE, "square"), expected, rtol=0, atol=1e-5)
+
+
+def test_wrong_network_output_is_named():
+    class Flat(nn.Module):
+        def forward(self, pixels):
+            return pixels.mean((1, 2, 3))
+
+    with pytest.raises(UserError, match=r"the network returned \(4,\) for 4 faces"):
+        embed_faces(Flat(), [None], options())
+
+
+def face_pairs(broken: int | None = None) -> PairSet:
+    """Twelve people, two noisy photos each, every other pair of different people."""
+    random = np.random.RandomState(5)
+    people = random.randint(0, 256, (12, SIZE, SIZE, 3))
+    noisy = np.clip(people[:, None] + random.randint(-40, 41, (12, 2, SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
+    images = [encode_png(photo) for person in noisy for photo in person]
+    if broken is not None:
+        images[broken] = b""
+    first, second, is_same = [], [], []
+    for person in range(12):
+        first += [2 * person, 2 * person]
+        second += [2 * person + 1, 2 * ((person + 1) % 12)]
+        is_same += [True, False]
+    return PairSet("noisy", np.array(first), np.array(second), np.array(is_same), 3,
+                   [f"photo {i}" for i in range(24)], images.__getitem__)
+
+
+def test_benchmark_from_images_to_row():
+    pairs, network, chosen = face_pairs(), Linear(), options(flip=True)
+    distance = pair_distances(network, pairs, chosen)
+    vectors, _ = embed_all(network, [pairs.read(i) for i in range(24)], chosen)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.testing.assert_allclose(distance, 2 - 2 * np.sum(unit[pairs.first] * unit[pairs.second], axis=1), atol=1e-12)
+    row = sum_up(pairs, distance)
+    assert (row.benchmark, row.pairs, row.genuine, row.folds) == ("noisy", 24, 12, 3)
+    assert row.accuracy > 0.9 and row.auc > 0.95
+    assert row.threshold_cosine == pytest.approx(1 - row.threshold / 2)
+    assert row.tar == {"1e-02": None, "1e-03": None, "1e-04": None}
+
+
+class MeanColour(nn.Module):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.mean((2, 3))
+
+
+def test_unusable_images_and_networks_end_a_benchmark():
+    with pytest.raises(UserError, match="noisy: 1 of the first 4 images cannot be used, photo 3: not a JPEG"):
+        pair_distances(Linear(), face_pairs(broken=3), options())
+    with pytest.raises(UserError, match="photo 0: 8 x 8 pixels, 9 x 9 were expected"):
+        pair_distances(MeanColour(), face_pairs(), options(size=9))
+    network = Linear()
+    network.weights[0, 0] = float("nan")
+    with pytest.raises(UserError, match="noisy: 24 of 24 pair distances are not finite"):
+        sum_up(face_pairs(), pair_distances(network, face_pairs(), options()))
