@@ -186,9 +186,9 @@ def _write(path: Path, block: Block) -> None:
 def _read(path: Path) -> Block | None:
     """Return a stored block, None when the file is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             facts = json.loads(str(file["facts"]))
             facts["failed"] = [(k, text) for k, text in facts["failed"]]
             return Block(vectors=file["vectors"], **facts)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None

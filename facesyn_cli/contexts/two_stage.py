@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 from torch import Tensor
 
 from facesyn_cli.contexts.generated import generated_candidates, to_faces
@@ -22,6 +22,7 @@ from facesyn_cli.diffusion.guidance import NoGuidanceConfig, build_none
 from facesyn_cli.diffusion.noise import image_noise, step_noise
 from facesyn_cli.diffusion.sampling import sample_latents
 from facesyn_cli.diffusion.schedule import build_schedule
+from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -34,7 +35,11 @@ def _scheduler(value: Any) -> Any:
     if isinstance(value, str):
         value = {"name": value}
     if isinstance(value, dict):
-        return registry.configure("scheduler", {"name": "ddim", **value})
+        try:
+            return registry.configure("scheduler", {"name": "ddim", **value})
+        except ValidationError as error:
+            problems = [f"scheduler.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            raise UserError("; ".join(problems)) from error
     return value
 
 
@@ -61,9 +66,15 @@ class TwoStage:
         self.evaluations: dict[str, int] = {}
 
     def open(self, resources: Resources) -> None:
-        """Take the networks."""
+        """Take the networks.
+
+        Raises:
+            UserError: The LDM does not predict the noise, or the scheduler cannot make its steps.
+        """
         self._resources = resources
         settings = resources.ldm.settings
+        if settings.prediction != "epsilon":
+            raise UserError(f"source two-stage: the LDM predicts {settings.prediction}; sampling knows epsilon only")
         self._schedule = build_schedule(
             settings.beta_schedule, settings.num_timesteps, settings.beta_start, settings.beta_end
         )

@@ -22,7 +22,17 @@ from facesyn_cli.artifacts.embeddings import normalise
 from facesyn_cli.artifacts.files import write_bytes, write_json, write_text
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import BEGUN, Header, Output, Parent, check_output, open_output, read_header
+from facesyn_cli.artifacts.output import (
+    BEGUN,
+    HEADER,
+    Header,
+    Output,
+    Parent,
+    check_output,
+    open_output,
+    read_header,
+    require_header,
+)
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config import fields
 from facesyn_cli.config.fields import PluginConfig, PluginList, PluginSection, StageConfig
@@ -286,23 +296,33 @@ class _Inputs:
         parents["generator"] = Parent(name, path_digest(folder))
 
     def _load_ldm(self, path: Path, values: dict[str, Any], parents: dict[str, Parent]) -> None:
+        if path.is_dir() and ((path / HEADER).exists() or (path / BEGUN).exists()):
+            require_header(path, "Weights")
         loaded = load_denoiser(path)
-        parents["ldm"] = Parent(str(path), loaded.digest)
-        if self._cfg.autoencoder is not None:
-            autoencoder = load_autoencoder(self._cfg.autoencoder, part="decoder")
-        elif loaded.config.autoencoder is not None:
-            autoencoder = open_autoencoder(loaded.config.autoencoder, part="decoder")
-        else:
-            raise UserError(f"{path} does not say which autoencoder it was trained with; give --autoencoder")
-        if autoencoder.latent_channels != loaded.config.latent_channels:
-            raise UserError(
-                f"{path} makes latents of {loaded.config.latent_channels} channels; the autoencoder "
-                f"{autoencoder.section['path']} takes {autoencoder.latent_channels}"
-            )
+        settings = loaded.config
+        facts = settings.model_dump(mode="json", exclude={"autoencoder", "embedder"})
+        parents["ldm"] = Parent(str(path), json_digest([loaded.digest, facts]))
+        autoencoder = self._open_decoder(path, settings.autoencoder)
         section = autoencoder.section
+        if autoencoder.latent_channels != settings.latent_channels:
+            raise UserError(
+                f"{path} makes latents of {settings.latent_channels} channels; the autoencoder "
+                f"{section['path'] or section['name']} takes {autoencoder.latent_channels}"
+            )
         digest = section["digest"] or json_digest([section["name"], section["settings"]])
         parents["autoencoder"] = Parent(section["path"] or section["name"], digest)
-        values["ldm"] = Ldm(loaded.module.to(self._device), autoencoder.to(self._device), loaded.config, self._device)
+        values["ldm"] = Ldm(loaded.module.to(self._device), autoencoder.to(self._device), settings, self._device)
+
+    def _open_decoder(self, ldm: Path, section: dict[str, Any] | None) -> torch.nn.Module:
+        """Load the autoencoder the LDM was trained with, or the one given instead."""
+        given = self._cfg.autoencoder
+        if section is None:
+            if given is None:
+                raise UserError(f"{ldm} does not say which autoencoder it was trained with; give --autoencoder")
+            return load_autoencoder(given, part="decoder")
+        if given is not None:
+            section = {**section, "path": given, "digest": None}
+        return open_autoencoder(section, part="decoder")
 
     def _load_recogniser(self, path: Path, values: dict[str, Any], parents: dict[str, Parent]) -> None:
         backbone = load_backbone(path, self._cfg.backbone)
