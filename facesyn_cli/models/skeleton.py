@@ -26,7 +26,8 @@ class _SkipDraws(TorchFunctionMode):
     """Leave out random initialisation: on the meta device it does nothing, after seconds of imports."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if getattr(func, "__name__", "") in ("normal_", "uniform_") and args:
-            if isinstance(args[0], torch.Tensor) and args[0].is_meta:
-                return args[0]
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        target = args[0] if args else kwargs.get("tensor")  # Tensor.normal_(self), torch.nn.init.normal_(tensor=...)
+        if getattr(func, "__name__", "") in ("normal_", "uniform_") and getattr(target, "is_meta", False):
+            return target
+        return func(*args, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,8 +93,7 @@ def _nearest(tensors: Mapping[str, Tensor]) -> str:
     best, best_count, best_rest, best_text = "", 0, 0, ""  # of equally many matches, the one with least else
     views = {"denoiser": idiff_face.bare(tensors), "autoencoder": compvis.bare(tensors)}
     views["backbone"] = tface.bare(tensors)
-    for kind, name, settings in _KNOWN:
-        expected = expected_shapes(kind, {"name": name, **settings})
+    for (kind, name, settings), expected in zip(_KNOWN, _known_shapes(), strict=True):
         view = views[kind]
         count = sum(key in view and view[key].shape == shape for key, (shape, _) in expected.items())
         rest = len(expected) - count
@@ -104,6 +104,11 @@ def _nearest(tensors: Mapping[str, Tensor]) -> str:
     if not best:
         return f"holds no network known here; its tensors are called {_some(list(tensors))}"
     return f"holds no complete network known here; the nearest is {best}: {best_text}"
+
+
+@functools.cache
+def _known_shapes() -> list[dict[str, tuple[torch.Size, torch.dtype]]]:
+    return [expected_shapes(kind, {"name": name, **settings}) for kind, name, settings in _KNOWN]
 
 
 def _some(names: list[str]) -> str:
