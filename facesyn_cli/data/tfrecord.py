@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.files import explain, write_atomically
@@ -50,6 +50,12 @@ class TfrecordConfig(PluginConfig):
     records_per_shard: int = Field(500_000, gt=0)                 # as published
     quality: int = Field(95, ge=1, le=100)                        # of images that are no fitting JPEG yet
     subsampling: Literal["4:4:4", "4:2:2", "4:2:0"] = "4:2:0"     # of their colour; OpenCV's default
+
+    @field_validator("subsampling", mode="before")
+    @classmethod
+    def _undo_yaml(cls, value: Any) -> Any:
+        """YAML reads an unquoted 4:2:0 as a number to base 60."""
+        return {((4 * 60) + b) * 60 + c: f"4:{b}:{c}" for b, c in ((4, 4), (2, 2), (2, 0))}.get(value, value)
 
 
 @register(

@@ -34,7 +34,7 @@ from facesyn_cli.plugins import registry
 
 UNREADABLE = "unreadable.txt"    # one line `identity/sample \t why` per image left out
 _SCRATCH = ".unfinished"
-_COMMIT_EVERY = 2000             # images
+_COMMIT_EVERY = 1000             # images
 _COMMIT_SECONDS = 5.0
 
 
