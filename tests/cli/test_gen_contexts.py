@@ -317,7 +317,8 @@ def _prepared(kind: str, folder: Path, faces: Path, recogniser: Path) -> list[ob
         ("two greedy filters", "use one of them"), ("unknown key", "did you mean 'filters'"),
         ("no pipeline", "model_index.json"), ("recogniser as ldm", "a denoiser was expected"),
         ("no autoencoder", "--autoencoder"), ("autoencoder does not fit", "latents of 4 channels"),
-        ("bad scheduler", "did you mean 'ddim'"), ("bad steps", "source: scheduler.steps: Input should be greater"), ("bad device", "tpu9"),
+        ("bad scheduler", "did you mean 'ddim'"), ("bad steps", "source: scheduler.steps: Input should be"),
+        ("bad device", "tpu9"),
         ("out is foreign", "choose another --out"),
     ],
 )
