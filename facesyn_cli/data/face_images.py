@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -33,7 +34,7 @@ class FaceImages(Dataset):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, row: int) -> Tensor:
+    def __getitem__(self, row: int) -> np.ndarray:
         """Return (size, size, 3) uint8 RGB of one row.
 
         Raises:
@@ -47,7 +48,7 @@ class FaceImages(Dataset):
                 f"cannot read {entry.location} in {self.images.path}: {error}; "
                 "remove it, or run `facesyn embed` again, which leaves such images out"
             ) from error
-        return torch.tensor(resize_u8(fit_square(pixels_u8), self.size))
+        return np.array(resize_u8(fit_square(pixels_u8), self.size))
 
 
 def image_batches(faces: FaceImages, batches: Iterable[Sequence[int]], workers: int) -> Iterator[Tensor]:
@@ -68,7 +69,7 @@ def image_batches(faces: FaceImages, batches: Iterable[Sequence[int]], workers: 
     for batch in loader:
         if isinstance(batch, UserError):
             raise batch
-        yield batch
+        yield torch.from_numpy(batch)
 
 
 class _Tolerant(Dataset):
@@ -77,15 +78,16 @@ class _Tolerant(Dataset):
     def __init__(self, faces: FaceImages) -> None:
         self._faces = faces
 
-    def __getitem__(self, row: int) -> Tensor | UserError:
+    def __getitem__(self, row: int) -> np.ndarray | UserError:
         try:
             return self._faces[row]
         except UserError as error:
             return error
 
 
-def _collate(items: list[Tensor | UserError]) -> Tensor | UserError:
+def _collate(items: list[np.ndarray | UserError]) -> np.ndarray | UserError:
+    """Join a batch as a plain array: tensors would travel through shared memory, which containers are short of."""
     for item in items:
         if isinstance(item, UserError):
             return item
-    return torch.stack(items)
+    return np.stack(items)

@@ -7,7 +7,6 @@ killed and started again ends with the weights of an undisturbed one.
 
 from __future__ import annotations
 
-import itertools
 import math
 import signal
 import time
@@ -61,7 +60,7 @@ from facesyn_cli.training.ldm_latents import CachedLatents, EncodedLatents, fill
 from facesyn_cli.training.ldm_state import GradientSettings, LdmState, take_step
 from facesyn_cli.training.ldm_validation import Validation, validation_places
 from facesyn_cli.training.lr import LrSettings, depends_on_horizon, set_lr
-from facesyn_cli.training.metrics_log import MetricsLog
+from facesyn_cli.training.metrics_log import MetricsLog, read_lines
 from facesyn_cli.training.optimiser import OptimiserSettings, build_optimiser
 from facesyn_cli.training.precision import DTYPES, Precision, autocast, check_precision, loss_scaler
 from facesyn_cli.training.previews import Previews
@@ -199,18 +198,17 @@ def _train(cfg: TrainLdmConfig, inputs: _Inputs, processes: Processes, out: Outp
 
     batch_plan = _batch_plan(cfg, inputs, processes)
     steps = range(state.step, cfg.steps)
-    # without workers decoding shares this thread's cores; a cache is read while the network computes
     stream = latents.stream(batch_plan.rows(step) for step in steps)
     batches = training_batches(batch_plan, stream, inputs.joined.contexts, steps)
-    batches = read_ahead(batches) if cfg.latents == "cache" else batches
+    batches = read_ahead(batches) if cfg.latents == "cache" else batches  # worker processes read ahead themselves
     validation = _validation(cfg, inputs, processes, latents, mean, std)
     previews = _previews(cfg, inputs, autoencoder, mean, std, device) if processes.is_first else None
     metrics = MetricsLog(folder / "metrics.jsonl", state.step) if processes.is_first else None
-    figures: dict[str, float] = {}
+    figures = _last_figures(folder / "metrics.jsonl") if metrics is not None else {}
     reported, started = state.step, time.monotonic()
 
     with progress("train-ldm", cfg.steps, "steps", state.step) as bar:
-        for batch in itertools.islice(batches, len(steps)):
+        for batch in batches:
             lr = cfg.optimiser.lr * cfg.lr_schedule.factor(state.step, cfg.steps)
             set_lr(state.optimiser, lr)
             batch = Batch(
@@ -259,6 +257,11 @@ def _train(cfg: TrainLdmConfig, inputs: _Inputs, processes: Processes, out: Outp
 
 def _write_weights(folder: Path, state: LdmState, settings: LdmSettings) -> None:
     write_weights(folder, state.ema.state_dict(), settings.model_dump(mode="json"))
+
+
+def _last_figures(path: Path) -> dict[str, float]:
+    """Return what an earlier run reported last, so that a header does not depend on when it was killed."""
+    return {name: line[name] for line in read_lines(path) for name in ("loss", "val_loss") if name in line}
 
 
 def _is_due(step: int, every: int) -> bool:
@@ -429,7 +432,7 @@ def _previews(
         return torch.cat([autoencoder.decode(part * std + mean).float().cpu() for part in latents.split(8)])
 
     return Previews(
-        torch.stack([faces[row] for row in rows]), None if contexts is None else contexts[rows],
+        torch.stack([torch.from_numpy(faces[row]) for row in rows]), None if contexts is None else contexts[rows],
         [faces.entries[row].key for row in rows], cfg.preview_samples, inputs.latent_shape, inputs.schedule,
         min(cfg.preview_steps, cfg.num_timesteps), decode, cfg.seed, device, DTYPES[cfg.precision],
     )

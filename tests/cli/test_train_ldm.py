@@ -1,0 +1,280 @@
+"""`facesyn train-ldm` on a handful of drawn faces: what it learns, writes, resumes and refuses."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import finish, spawn
+from PIL import Image
+from tiny_ldm import EMBEDDER, NUM_IDENTITIES, PER_IDENTITY, train_arguments, write_embedding_set, write_faces
+
+from facesyn_cli import signals
+from facesyn_cli.artifacts.embeddings import EmbeddingSet
+from facesyn_cli.artifacts.weights import read_tensors
+from facesyn_cli.models.loading import load_denoiser
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny-ldm")
+    write_faces(folder)
+    return folder
+
+
+def _lines(out: Path, figure: str) -> list[float]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [line[figure] for line in lines if figure in line]
+
+
+def _largest_difference(first: Path, second: Path) -> float:
+    a, b = read_tensors(first / "model.safetensors"), read_tensors(second / "model.safetensors")
+    assert a.keys() == b.keys()
+    return max((a[key] - b[key]).abs().max().item() for key in a)
+
+
+def _header(out: Path) -> dict:
+    return json.loads((out / "facesyn.json").read_text())
+
+
+def test_it_learns_and_writes_what_sample_needs(faces: Path, tmp_path: Path, run_cli):
+    more = ("preview_every=20", "preview_steps=3", "preview_identities=3", "preview_samples=2", "save_steps=[10]",
+            "export_published=true", "keep_checkpoints=1", "optimiser.clip=1")
+    ran = run_cli(*train_arguments(faces, tmp_path / "ldm", *more, steps=40), "--json")
+    assert ran.code == 0, ran.err
+    out = tmp_path / "ldm"
+    losses = _lines(out, "loss")
+    assert len(losses) == 40 and np.mean(losses[-8:]) < 0.7 * np.mean(losses[:3])
+    validation = _lines(out, "val_loss")
+    assert len(validation) == 8 and validation[-1] < validation[0]
+    assert ran.json()["val_loss"] == validation[-1] and ran.json()["steps"] == 40
+
+    loaded = load_denoiser(out)
+    assert loaded.config.embedder == EMBEDDER
+    assert (loaded.config.latent_channels, loaded.config.latent_size) == (3, 8)
+    assert len(loaded.config.latent_std) == 3 and min(loaded.config.latent_std) > 0
+    assert loaded.config.autoencoder["name"] == "pixels"
+    assert load_denoiser(out / "weights" / "step-00000010").config == loaded.config
+    assert [p.name for p in (out / "checkpoints").iterdir()] == ["step-00000040"]
+    with Image.open(out / "previews" / "step-00000020.png") as grid:
+        assert grid.size == (3 * 16 + 2 * 2, 3 * 16 + 2 * 2)  # (real + 2 samples) x 3 identities, 2 pixels apart
+
+    published = torch.load(out / "ema_averaged_model_40.ckpt", weights_only=True)
+    assert len(published) == len(loaded.module.state_dict()) + 8
+    again = load_denoiser(out / "ema_averaged_model_40.ckpt")
+    for key, value in loaded.module.state_dict().items():
+        assert torch.equal(published[f"eps_model.{key}"], value)
+        assert torch.equal(again.module.state_dict()[key], value)
+    assert published["alpha_bars"][999].item() == pytest.approx(4.03583e-5, rel=1e-5)
+
+
+def test_the_ema_is_written_and_it_is_an_average(faces: Path, tmp_path: Path, run_cli):
+    assert run_cli(*train_arguments(faces, tmp_path / "ldm")).code == 0
+    last = read_tensors(tmp_path / "ldm" / "checkpoints" / "step-00000007" / "model.safetensors")
+    written = read_tensors(tmp_path / "ldm" / "model.safetensors")
+    assert any(not torch.equal(last[key], written[key]) for key in last)
+
+
+def test_same_command_same_weights_and_a_finished_folder_is_left_alone(faces: Path, tmp_path: Path, run_cli):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for out in (first, second):
+        assert run_cli(*train_arguments(faces, out)).code == 0
+    assert _lines(first, "loss") == _lines(second, "loss")
+    assert _largest_difference(first, second) == 0
+    assert _header(first)["digest"] == _header(second)["digest"]
+    before = (first / "model.safetensors").stat().st_mtime_ns
+    again = run_cli(*train_arguments(faces, first), "--json")
+    assert again.code == 0 and again.json()["steps"] == 7
+    assert (first / "model.safetensors").stat().st_mtime_ns == before
+    other = run_cli(*train_arguments(faces, tmp_path / "other"), "--seed", 1)
+    assert other.code == 0 and _largest_difference(first, tmp_path / "other") > 0
+
+
+def test_accumulation_and_latents_on_the_fly_agree(faces: Path, tmp_path: Path, run_cli):
+    variants = {
+        "plain": (), "micro": ("micro_batch=3",), "fly": ("latents=fly",), "workers": ("latents=fly", "workers=1"),
+        "no-attention-memory": ("denoiser.checkpoint_activations=true",),
+    }
+    for name, more in variants.items():
+        ran = run_cli(*train_arguments(faces, tmp_path / name, "optimiser.eps=0.001", *more, steps=4))
+        assert ran.code == 0, ran.err
+    for name in list(variants)[1:]:
+        # eps keeps Adam from blowing rounding up where the gradient is next to zero
+        assert _largest_difference(tmp_path / "plain", tmp_path / name) < 1e-5, name
+        assert _lines(tmp_path / name, "loss") == pytest.approx(_lines(tmp_path / "plain", "loss"), abs=1e-5)
+    assert not (tmp_path / "fly" / "latents").exists()
+
+
+def test_a_stop_signal_saves_and_the_next_run_ends_with_the_same_weights(faces: Path, tmp_path: Path, run_cli, monkeypatch):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    more = ("log_every=4", "checkpoint_every=100")
+    assert run_cli(*train_arguments(faces, whole, *more, steps=9)).code == 0
+    from facesyn_cli.stages import train_ldm
+
+    take_step = train_ldm.take_step
+
+    def stop_after_five(state, *arguments):
+        norm = take_step(state, *arguments)
+        if state.step == 5:
+            signals._remember(15, None)
+        return norm
+
+    monkeypatch.setattr(train_ldm, "take_step", stop_after_five)
+    ran = run_cli(*train_arguments(faces, stopped, *more, steps=9))
+    assert ran.code == 143 and not (stopped / "facesyn.json").exists()
+    assert [p.name for p in (stopped / "checkpoints").iterdir()] == ["step-00000005"]
+    signals.reset()
+    monkeypatch.undo()
+    assert run_cli(*train_arguments(faces, stopped, *more, steps=9)).code == 0
+    assert _largest_difference(whole, stopped) == 0
+    # the loss since the last report lives through the stop
+    assert _lines(stopped, "loss") == pytest.approx(_lines(whole, "loss"), rel=1e-12)
+    assert _header(whole)["digest"] == _header(stopped)["digest"]
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_weights(faces: Path, tmp_path: Path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert finish(spawn(*train_arguments(faces, whole, steps=30))).code == 0
+    rng = random.Random(4)
+    for _ in range(2):
+        process = spawn(*train_arguments(faces, killed, steps=30))
+        have = len(list((killed / "checkpoints").glob("step-*"))) and max((killed / "checkpoints").glob("step-*")).name
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:  # until it has got further, then a bit more
+            found = sorted((killed / "checkpoints").glob("step-*"))
+            if found and found[-1].name != have:
+                break
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.15))
+        process.kill()
+        finish(process)
+    ran = finish(spawn(*train_arguments(faces, killed, steps=30)))
+    assert ran.code == 0, ran.err
+    assert _largest_difference(whole, killed) == 0
+    assert _lines(killed, "loss") == _lines(whole, "loss")
+    assert not list(killed.rglob(".tmp-*"))
+
+
+def test_a_torn_checkpoint_is_not_used(faces: Path, tmp_path: Path, run_cli):
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    for out in (whole, torn):
+        assert run_cli(*train_arguments(faces, out, steps=6)).code == 0
+    (torn / "facesyn.json").rename(torn / "facesyn.begun.json")
+    (torn / "checkpoints" / "step-00000006" / "state.json").unlink()
+    (torn / "model.safetensors").unlink()
+    assert run_cli(*train_arguments(faces, torn, steps=6)).code == 0
+    assert _largest_difference(whole, torn) == 0
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine-warm-restarts"])
+def test_more_steps_extend_a_finished_training(faces: Path, tmp_path: Path, run_cli, schedule: str):
+    more = (f"lr_schedule.name={schedule}", "lr_schedule.first_cycle=4")
+    assert run_cli(*train_arguments(faces, tmp_path / "whole", *more, steps=9)).code == 0
+    assert run_cli(*train_arguments(faces, tmp_path / "grown", *more, steps=5)).code == 0
+    assert run_cli(*train_arguments(faces, tmp_path / "grown", *more, steps=9)).code == 0
+    assert _largest_difference(tmp_path / "whole", tmp_path / "grown") == 0
+    assert _header(tmp_path / "grown")["counts"]["steps"] == 9
+
+
+def test_a_cosine_to_the_end_cannot_be_extended(faces: Path, tmp_path: Path, run_cli, assert_refused):
+    cosine = "lr_schedule.name=cosine"
+    assert run_cli(*train_arguments(faces, tmp_path / "ldm", cosine, steps=4)).code == 0
+    assert_refused(*train_arguments(faces, tmp_path / "ldm", cosine, steps=5), says=("steps=4", "cosine", "--out"))
+    assert_refused(*train_arguments(faces, tmp_path / "ldm", steps=4), says=("lr_schedule.name", "cosine"))
+    assert (tmp_path / "ldm" / "facesyn.json").is_file()
+
+
+def test_unconditional_training_needs_no_embeddings(faces: Path, tmp_path: Path, run_cli, assert_refused):
+    arguments = train_arguments(faces, tmp_path / "ldm", "denoiser.conditioning=unconditional", "preview_every=7",
+                                "preview_steps=2", "preview_identities=1", "preview_samples=1")
+    place = arguments.index("--embeddings")
+    without = arguments[:place] + arguments[place + 2 :]
+    ran = run_cli(*without)
+    assert ran.code == 0, ran.err
+    config = json.loads((tmp_path / "ldm" / "config.json").read_text())
+    assert config["embedder"] is None and config["denoiser"]["conditioning"] == "unconditional"
+    assert_refused(*arguments, says="unconditional")
+
+
+def test_images_without_embedding_are_left_out_and_counted(faces: Path, tmp_path: Path, run_cli):
+    whole = EmbeddingSet.open(faces / "embeddings")
+    write_embedding_set(tmp_path / "embeddings", whole.keys[:12], whole.vectors[:12])
+    shutil.copytree(faces / "faces", tmp_path / "faces")
+    (tmp_path / "faces" / "p4" / "0.png").write_bytes(b"broken")  # `embed` left it out, so it is not needed
+    ran = run_cli(*train_arguments(tmp_path, tmp_path / "ldm", steps=2))
+    assert ran.code == 0, ran.err
+    total = NUM_IDENTITIES * PER_IDENTITY
+    assert f"{total - 12} of {total} have no embedding and are left out" in ran.err
+
+
+def test_dry_run_writes_nothing(faces: Path, tmp_path: Path, run_cli):
+    ran = run_cli(*train_arguments(faces, tmp_path / "ldm", steps=100), "--dry-run", "--json")
+    assert ran.code == 0, ran.err
+    plan = ran.json()["plan"]
+    assert plan["images"] == plan["with embeddings"] == NUM_IDENTITIES * PER_IDENTITY
+    assert plan["trained on"] + plan["looked at in validation"] == plan["images"]
+    assert plan["network evaluations"] == 800 and plan["latent"] == "3x8x8"
+    assert plan["epochs"] == pytest.approx(800 / plan["trained on"], abs=0.01)
+    assert not (tmp_path / "ldm").exists()
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights(faces: Path, tmp_path: Path, assert_refused):
+    arguments = train_arguments(faces, tmp_path / "ldm", "optimiser.lr=1e30", steps=50)
+    assert_refused(*arguments, says=("is not finite", "step"))
+    newest = sorted((tmp_path / "ldm" / "checkpoints").glob("step-*"))
+    assert all(
+        value.isfinite().all() for path in newest for value in read_tensors(path / "model.safetensors").values()
+    )
+
+
+WRONG = {
+    "no such folder": (["--images", "missing"], ("missing", "does not exist")),
+    "no image in it": (["--images", "empty"], ("empty", "holds no images")),
+    "embeddings missing": (["--embeddings", "missing"], ("missing", "EmbeddingSet")),
+    "embeddings of others": (["--embeddings", "others"], ("p0/0", "nobody/0")),
+    "no autoencoder": (["autoencoder_model=null"], ("--autoencoder",)),
+    "autoencoder file missing": (["autoencoder_model=null", "--autoencoder", "./missing.pt"], ("missing.pt",)),
+    "unknown setting": (["step=3"], ("step", "steps")),
+    "wrong type": (["flip=often"], ("flip", "often")),
+    "size does not fit the autoencoder": (["image_size=17"], ("image_size 17", "divisible by 2")),
+    "size does not fit the denoiser": (
+        ["denoiser.multipliers=[1,1,1,1,1]", "denoiser.attention=[false,false,false,false,false]"], ("divisible by 16",)
+    ),
+    "channels do not fit": (["denoiser.in_channels=4"], ("denoiser.in_channels=3",)),
+    "embedding size does not fit": (["denoiser.context_size=64"], ("denoiser.context_size=32",)),
+    "unknown denoiser": (["denoiser.name=unet"], ("unet", "idiff-unet")),
+    "fp16 on a CPU": (["precision=fp16"], ("fp16", "CUDA")),
+    "everything held out": (["validation_fraction=0.999999"], ("validation_fraction",)),
+    "not a schedule": (["beta_start=0.5"], ("beta_start",)),
+    "lowered horizon": (["--steps", "0"], ("steps",)),
+    "out is a file": (["--out", "file"], ("file",)),
+    "out belongs to somebody": (["--out", "faces"], ("not made by facesyn",)),
+    "no such device": (["device=cuda:7"], ("cuda:7",)),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_one_clear_line(case: str, faces: Path, tmp_path: Path, monkeypatch, assert_refused):
+    shutil.copytree(faces, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("mine")
+    write_embedding_set(tmp_path / "others", ["nobody/0"], np.ones((1, 32)))
+    monkeypatch.chdir(tmp_path)
+    words, says = WRONG[case]
+    assert_refused(*train_arguments(tmp_path, tmp_path / "ldm"), *words, says=says)
+    assert not (tmp_path / "ldm" / "facesyn.json").exists()
+
+
+def test_an_image_broken_since_it_was_embedded_is_named(faces: Path, tmp_path: Path, assert_refused):
+    shutil.copytree(faces, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "faces" / "p2" / "1.png").write_bytes(b"not an image")
+    for latents in ("latents=cache", "latents=fly"):
+        for workers in ("workers=0", "workers=1"):
+            out = tmp_path / f"{latents}-{workers}"
+            assert_refused(*train_arguments(tmp_path, out, latents, workers), says="p2/1.png")

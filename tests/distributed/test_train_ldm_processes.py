@@ -1,0 +1,52 @@
+"""train-ldm in two processes learns what one process learns, and resumes bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import finish, spawn
+from tiny_ldm import train_arguments, write_faces
+
+from facesyn_cli.artifacts.weights import read_tensors
+
+pytestmark = pytest.mark.dist
+
+# eps keeps Adam from blowing rounding up where the gradient is next to zero
+MORE = ("optimiser.eps=0.001", "validate_every=4", "checkpoint_every=4", "context_dropout=0.3")
+
+
+def _largest_difference(first: Path, second: Path) -> float:
+    a, b = read_tensors(first / "model.safetensors"), read_tensors(second / "model.safetensors")
+    assert a.keys() == b.keys()
+    return max((a[key] - b[key]).abs().max().item() for key in a)
+
+
+def _figures(out: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line.get("loss", line.get("val_loss"))) for line in lines]
+
+
+def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path):
+    write_faces(tmp_path)
+    alone, together, grown = tmp_path / "alone", tmp_path / "together", tmp_path / "grown"
+    for out, steps, processes in ((alone, 8, 1), (together, 8, 2), (grown, 5, 2), (grown, 8, 2)):
+        ran = finish(spawn(*train_arguments(tmp_path, out, *MORE, steps=steps), "--json", processes=processes))
+        assert ran.code == 0, ran.err
+        summary = json.loads(ran.out)  # one document: only the first process prints
+        assert summary["steps"] == steps
+        assert ran.err.count("images to train on") == 1, ran.err
+    assert _largest_difference(alone, together) < 1e-5
+    for (step, loss), (other_step, other_loss) in zip(_figures(alone), _figures(together), strict=True):
+        assert step == other_step and loss == pytest.approx(other_loss, abs=1e-5)
+    assert _largest_difference(together, grown) == 0
+    cache = {path.name: path.read_bytes() for path in (alone / "latents").rglob("part-*.npy")}
+    assert cache == {path.name: path.read_bytes() for path in (together / "latents").rglob("part-*.npy")}
+
+
+def test_wrong_input_is_told_once(tmp_path: Path):
+    write_faces(tmp_path)
+    ran = finish(spawn(*train_arguments(tmp_path, tmp_path / "ldm"), "denoiser.in_channels=4", processes=2))
+    assert ran.code != 0
+    assert ran.err.count("set denoiser.in_channels=3") == 1, ran.err
