@@ -164,14 +164,13 @@ def _read_part(folder: Path, part: range) -> dict[str, np.ndarray] | None:
     """Return a finished part, or None when it is not there or damaged."""
     path = _part_path(folder, part)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            content = {name: file[name] for name in ("good", "vectors", "bad", "reasons")}
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in ("good", "vectors", "bad", "reasons")}
     except FileNotFoundError:
         return None
     except Exception as error:  # a damaged zip raises nearly anything
         log.warning(f"{path} is damaged ({error}); computing it again")
         return None
-    return content
 
 
 def _join(inputs: _Inputs, parts: list[range], output: Output) -> Header | None:

@@ -1,0 +1,251 @@
+"""`facesyn embed`: what it writes, what it survives and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import zipfile
+
+import numpy as np
+import pytest
+from conftest import finish, spawn
+from tiny_recogniser import face, write_faces, write_recogniser
+
+from facesyn_cli.artifacts.embeddings import EmbeddingSet
+from facesyn_cli.data.pixels import encode_jpeg, encode_png
+from facesyn_cli.models.loading import load_backbone
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    return write_faces(folder / "faces", people=4, photos=3), write_recogniser(folder / "fr")
+
+
+def files(folder) -> dict[str, bytes]:
+    """Return what an embedding folder holds, without the header (it has paths in it)."""
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "facesyn.json"}
+
+
+def test_embeddings_are_unit_and_joined_by_key(run_cli, inputs, tmp_path):
+    images, weights = inputs
+    ran = run_cli("embed", "--images", images, "--weights", weights, "--work", tmp_path, "--batch-size", 5, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json()["embeddings"] == 12 and ran.json()["unreadable"] == 0
+    found = EmbeddingSet.open(tmp_path / "1-embeddings")
+    assert found.keys == [f"p{i}/{k}" for i in range(4) for k in range(3)]
+    backbone = load_backbone(weights)
+    assert found.embedder == backbone.digest == ran.json()["embedder"]
+    from facesyn_cli.data.pixels import to_pixels
+
+    expected = backbone.module(to_pixels(np.stack([face(i, k) for i in range(4) for k in range(3)]))).detach().numpy()
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(found.vectors, expected, rtol=0, atol=2e-6)  # float32 rounding of sums
+    assert sorted(files(tmp_path / "1-embeddings")) == ["embeddings.npy", "keys.txt"]
+
+
+def test_same_result_from_folder_zip_and_any_order(run_cli, inputs, tmp_path):
+    images, weights = inputs
+    shuffled = tmp_path / "shuffled"
+    names = sorted(p.relative_to(images) for p in images.rglob("*.png"))
+    with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:
+        for name in reversed(names):
+            (shuffled / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(images / name, shuffled / name)
+            archive.write(images / name, name.as_posix())
+    results = []
+    for number, source in enumerate((images, shuffled, tmp_path / "faces.zip")):
+        ran = run_cli("embed", "--images", source, "--weights", weights, "--out", tmp_path / f"out{number}")
+        assert ran.code == 0, ran.err
+        results.append(files(tmp_path / f"out{number}"))
+    assert results[0] == results[1] == results[2]
+
+
+def test_batch_and_part_size_hardly_matter(run_cli, inputs, tmp_path):
+    images, weights = inputs
+    vectors = []
+    for number, sizes in enumerate((("batch_size=1", "part_size=5"), ("batch_size=8", "part_size=512"))):
+        out = tmp_path / str(number)
+        assert run_cli("embed", "--images", images, "--weights", weights, "--out", out, *sizes).code == 0
+        vectors.append(EmbeddingSet.open(out).vectors)
+    np.testing.assert_allclose(vectors[0], vectors[1], rtol=0, atol=2e-6)  # float32 rounding of sums
+
+
+def test_flip_is_symmetric(run_cli, inputs, tmp_path):
+    images, weights = inputs
+    mirrored = tmp_path / "mirrored"
+    for path in images.rglob("*.png"):
+        person, photo = int(path.parent.name[1:]), int(path.stem)
+        target = mirrored / path.relative_to(images)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(encode_png(np.ascontiguousarray(face(person, photo)[:, ::-1])))
+    for name, source, flip in (("a", images, "true"), ("b", mirrored, "true"), ("c", mirrored, "false")):
+        run_cli("embed", "--images", source, "--weights", weights, "--out", tmp_path / name, f"flip={flip}")
+    a, b, c = (EmbeddingSet.open(tmp_path / name).vectors for name in "abc")
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+    assert np.abs(a - c).max() > 1e-3
+
+
+def test_unreadable_images_are_listed_and_counted(run_cli, inputs, tmp_path):
+    images, weights = inputs
+    shutil.copytree(images, tmp_path / "faces")
+    faces = tmp_path / "faces"
+    (faces / "p1" / "0.png").write_bytes((faces / "p1" / "0.png").read_bytes()[:300])
+    (faces / "p2" / "text.jpg").write_text("no image")
+    (faces / "p2" / "empty.png").write_bytes(b"")
+    (faces / "p3" / "wide.jpg").write_bytes(encode_jpeg(np.zeros((50, 60, 3), dtype=np.uint8)))
+    (faces / "p3" / "large.png").write_bytes(encode_png(face(3, 9, side=130)))
+    ran = run_cli("embed", "--images", faces, "--weights", weights, "--out", tmp_path / "out", "--json")
+    assert ran.code == 0, ran.err
+    assert {k: ran.json()[k] for k in ("images", "embeddings", "unreadable")} == {
+        "images": 16, "embeddings": 12, "unreadable": 4}
+    rows = [line.split("\t") for line in (tmp_path / "out" / "unreadable.txt").read_text().splitlines()]
+    assert [(key, location) for key, location, _ in rows] == [
+        ("p1/0", "p1/0.png"), ("p2/empty", "p2/empty.png"), ("p2/text", "p2/text.jpg"), ("p3/wide", "p3/wide.jpg")]
+    assert "60 x 50 pixels are not square" in rows[3][2]
+    assert "4 images could not be embedded" in ran.err
+    keys = EmbeddingSet.open(tmp_path / "out").keys
+    assert "p3/large" in keys and "p1/0" not in keys
+    plain = EmbeddingSet.open(tmp_path / "out")
+    run_cli("embed", "--images", faces, "--weights", weights, "--out", tmp_path / "crop", "fit=crop")
+    cropped = EmbeddingSet.open(tmp_path / "crop")
+    assert "p3/wide" in cropped.keys
+    np.testing.assert_array_equal(cropped.join(plain.keys), plain.vectors)
+
+
+def test_nothing_readable_is_an_error(assert_refused, inputs, tmp_path):
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces" / "a.png").write_bytes(b"")
+    assert_refused("embed", "--images", tmp_path / "faces", "--weights", inputs[1], "--out", tmp_path / "out",
+                   says=("none of the 1 images", "first a.png"))
+
+
+def test_not_finite_embeddings_are_listed(run_cli, inputs, tmp_path, monkeypatch):
+    images, weights = inputs
+    import facesyn_cli.stages.embed as stage
+
+    original = stage.embed_batches
+
+    def spoiled(*args):
+        for batch in original(*args):
+            for row, index in enumerate(batch.indices):
+                batch.vectors[row] = {2: np.nan, 5: 0.0}.get(index, batch.vectors[row])
+            yield batch
+
+    monkeypatch.setattr(stage, "embed_batches", spoiled)
+    ran = run_cli("embed", "--images", images, "--weights", weights, "--out", tmp_path / "out", "--json")
+    assert ran.code == 0 and ran.json()["unreadable"] == 2
+    text = (tmp_path / "out" / "unreadable.txt").read_text()
+    assert text == "p0/2\tp0/2.png\tits embedding is not finite\np1/2\tp1/2.png\tits embedding is zero\n"
+
+
+def test_dry_run_writes_nothing(run_cli, inputs, tmp_path):
+    images, weights = inputs
+    ran = run_cli("embed", "--images", images, "--weights", weights, "--out", tmp_path / "out", "--dry-run", "--json",
+                  "flip=true", "--batch-size", 8)
+    assert ran.code == 0, ran.err
+    assert ran.json()["plan"]["images"] == 12 and ran.json()["plan"]["network evaluations"] == 2 * 16
+    assert not (tmp_path / "out").exists()
+
+
+def test_finished_work_is_not_done_again(run_cli, inputs, tmp_path, monkeypatch):
+    images, weights = inputs
+    arguments = ("embed", "--images", images, "--weights", weights, "--out", tmp_path / "out", "--json")
+    first = run_cli(*arguments)
+    import facesyn_cli.stages.embed as stage
+
+    monkeypatch.setattr(stage, "embed_batches", lambda *args: pytest.fail("the network ran again"))
+    assert run_cli(*arguments).json() == first.json()
+
+
+def test_finished_parts_are_not_done_again(run_cli, inputs, tmp_path, monkeypatch):
+    """Stopped after two of three parts, the same command computes the third only, with the same result."""
+    images, weights = inputs
+    sizes = ("part_size=4", "batch_size=2")
+    run_cli("embed", "--images", images, "--weights", weights, "--out", tmp_path / "whole", *sizes)
+    import facesyn_cli.stages.embed as stage
+
+    original, seen = stage.embed_batches, []
+
+    def killed(network, read, batches, options):
+        for number, batch in enumerate(original(network, read, batches, options)):
+            if number == 4:
+                raise KeyboardInterrupt
+            yield batch
+
+    def counted(network, read, batches, options):
+        seen.extend(i for batch in batches for i in batch)
+        return original(network, read, batches, options)
+
+    arguments = ("embed", "--images", images, "--weights", weights, "--out", tmp_path / "out", *sizes)
+    monkeypatch.setattr(stage, "embed_batches", killed)
+    assert run_cli(*arguments).code == 130
+    damaged = sorted((tmp_path / "out" / "parts").iterdir())[0]
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    monkeypatch.setattr(stage, "embed_batches", counted)
+    assert run_cli(*arguments).code == 0
+    assert seen == [0, 1, 2, 3, 8, 9, 10, 11], "the damaged part and the missing one"
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_killed_at_any_moment(run_cli, inputs, tmp_path):
+    """SIGKILL once the first part is on disk; the same command finishes, bit for bit."""
+    images, weights = write_faces(tmp_path / "faces", people=8, photos=8), inputs[1]
+    arguments = ("embed", "--images", images, "--weights", weights, "--device", "cpu", "part_size=2", "batch_size=2")
+    assert run_cli(*arguments, "--out", tmp_path / "whole").code == 0
+    process = spawn(*arguments, "--out", tmp_path / "out")
+    parts = tmp_path / "out" / "parts"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not (parts.is_dir() and any(parts.glob("*.npz"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    ran = finish(spawn(*arguments, "--out", tmp_path / "out"))
+    assert ran.code == 0, ran.err
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def wrong_inputs(tmp_path, images, weights) -> dict[str, tuple[list, tuple[str, ...]]]:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.pth").write_text("not weights")
+    (tmp_path / "text.zip").write_text("not a zip")
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "diary.txt").write_text("mine")
+    good = ["--images", images, "--weights", weights]
+    return {
+        "no weights": (["--images", images], ("--weights",)),
+        "missing images": (["--images", tmp_path / "none", "--weights", weights], ("none does not exist",)),
+        "no images inside": (["--images", tmp_path / "empty", "--weights", weights], ("holds no images",)),
+        "not a zip": (["--images", tmp_path / "text.zip", "--weights", weights], ("neither a folder nor a zip",)),
+        "default images missing": (["--weights", weights, "--work", tmp_path / "w"], ("0-images does not exist",)),
+        "missing weights": (["--images", images, "--weights", tmp_path / "none.pth"], ("none.pth",)),
+        "not weights": (["--images", images, "--weights", tmp_path / "text.pth"], ("text.pth",)),
+        "unknown backbone": ([*good, "--backbone", "ir-51"], ("did you mean 'ir-",)),
+        "another backbone": ([*good, "--backbone", "ir-50"], ("ir-tiny", "ir-50")),
+        "unknown setting": ([*good, "flipp=true"], ("did you mean 'flip'",)),
+        "wrong type": ([*good, "--batch-size", "0"], ("batch_size",)),
+        "bad choice": ([*good, "fit=stretch"], ("fit", "'square' or 'crop'")),
+        "no such device": ([*good, "--device", "cuda:99"], ("cuda:99",)),
+        "somebody's folder": ([*good, "--out", tmp_path / "strange"], ("diary.txt",)),
+        "out is a file": ([*good, "--out", tmp_path / "text.pth"], ("is a file",)),
+    }
+
+
+def test_wrong_inputs(assert_refused, inputs, tmp_path):
+    for arguments, says in wrong_inputs(tmp_path, *inputs).values():
+        out = [] if "--out" in arguments or "--work" in arguments else ["--out", tmp_path / "out"]
+        assert_refused("embed", *arguments, *out, says=says)
+        assert not (tmp_path / "out" / "facesyn.json").exists()
+    assert os.listdir(tmp_path / "strange") == ["diary.txt"]
+
+
+def test_other_settings_on_the_same_folder_are_refused(assert_refused, run_cli, inputs, tmp_path):
+    images, weights = inputs
+    arguments = ["embed", "--images", images, "--weights", weights, "--out", tmp_path / "out"]
+    assert run_cli(*arguments).code == 0
+    assert_refused(*arguments, "flip=true", says=("flip: was False, is True",))
+    write_faces(tmp_path / "faces", people=2, photos=1)
+    assert_refused("embed", "--images", tmp_path / "faces", "--weights", weights, "--out", tmp_path / "out",
+                   says=("input images",))

@@ -1,0 +1,40 @@
+"""A small recogniser with fixed weights, and folders of made-up faces for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from fill import fill_state
+
+SETTINGS = {"name": "ir-tiny", "widths": [4, 8, 12, 16]}
+
+
+def write_recogniser(folder: Path) -> Path:
+    """Write a Weights folder and return it."""
+    from facesyn_cli.artifacts.weights import write_weights
+    from facesyn_cli.plugins import registry
+
+    module = fill_state(registry.build("backbone", registry.configure("backbone", SETTINGS)))
+    write_weights(folder, module.state_dict(), {"backbone": json.loads(json.dumps(SETTINGS))})
+    return folder
+
+
+def face(person: int, photo: int, side: int = 112) -> np.ndarray:
+    """Return (side, side, 3) uint8: coarse colours of the person plus the noise of the photo."""
+    colours = np.random.RandomState(person).randint(0, 256, (7, 7, 3))
+    coarse = np.kron(colours, np.ones((-(-side // 7), -(-side // 7), 1)))[:side, :side]
+    noise = np.random.RandomState(1000 * person + photo).randint(-30, 31, coarse.shape)
+    return np.clip(coarse + noise, 0, 255).astype(np.uint8)
+
+
+def write_faces(folder: Path, people: int, photos: int) -> Path:
+    """Write `<folder>/p<person>/<photo>.png` and return the folder."""
+    from facesyn_cli.data.pixels import encode_png
+
+    for person in range(people):
+        (folder / f"p{person}").mkdir(parents=True, exist_ok=True)
+        for photo in range(photos):
+            (folder / f"p{person}" / f"{photo}.png").write_bytes(encode_png(face(person, photo)))
+    return folder
