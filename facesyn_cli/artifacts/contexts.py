@@ -36,6 +36,8 @@ class ContextSet:
         embedder: Digest of the recogniser's weights; None when unknown.
         path: Where the set was read from.
         digest: Digest of the set.
+        lineage: Digest that stays the same when `gen-contexts` is run again with a higher count: the first
+            rows are then the same.
     """
 
     identities: list[str]
@@ -45,6 +47,7 @@ class ContextSet:
     embedder: str | None
     path: Path
     digest: str
+    lineage: str
 
     @staticmethod
     def open(path: Path) -> ContextSet:
@@ -60,7 +63,8 @@ class ContextSet:
             vectors = normalise(read_vectors(path))
             names = [str(i) for i in range(len(vectors))]
             origins = [{"file": path.name, "row": i} for i in range(len(vectors))]
-            return ContextSet(names, vectors, origins, [None] * len(names), None, path, file_digest(path))
+            digest = file_digest(path)
+            return ContextSet(names, vectors, origins, [None] * len(names), None, path, digest, digest)
         header = require_header(path, "ContextSet")
         vectors = read_vectors(path / VECTORS)
         rows = _read_rows(path / ROWS)
@@ -69,11 +73,12 @@ class ContextSet:
         faces = [path / FACES / row["face"] if row.get("face") else None for row in rows]
         identities = [row["identity"] for row in rows]
         origins = [row["origin"] for row in rows]
-        return ContextSet(identities, vectors, origins, faces, header.extra.get("embedder"), path, header.digest)
+        embedder = header.extra.get("embedder")
+        return ContextSet(identities, vectors, origins, faces, embedder, path, header.digest, header.lineage)
 
     def parent(self) -> Parent:
-        """Return this set as an input for a header."""
-        return Parent(str(self.path), self.digest)
+        """Return this set as an input for a header; a set that has grown since is the same input."""
+        return Parent(str(self.path), self.lineage)
 
 
 def write_contexts(

@@ -63,7 +63,8 @@ class Header:
     parents: dict[str, Parent]
     counts: dict[str, int] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
-    digest: str = ""
+    digest: str = ""        # of the content
+    lineage: str = ""       # of what every larger or smaller folder of the same growing family shares
     format_version: int = FORMAT_VERSION
     package_version: str = __version__
 
@@ -163,9 +164,9 @@ class Output:
                 return None
         begun = self._begun
         parents = {name: parent.digest for name, parent in begun.parents.items()}
-        settings = [begun.config.get("identity"), begun.config.get("growing")]
-        digest = digest or json_digest([begun.kind, begun.command, settings, parents, counts])
-        values = {**vars(begun), "counts": counts, "extra": extra or {}, "digest": digest}
+        lineage = json_digest([begun.kind, begun.command, begun.config.get("identity"), parents])
+        digest = digest or json_digest([lineage, begun.config.get("growing"), counts])
+        values = {**vars(begun), "counts": counts, "extra": extra or {}, "digest": digest, "lineage": lineage}
         self.header = Header(**values)
         write_json(self.folder / HEADER, asdict(self.header))
         (self.folder / BEGUN).unlink(missing_ok=True)
