@@ -8,6 +8,8 @@ thresholded. `ddim` and `ddpm` are `diffusion/chain.py`; the solvers' steps come
 * UniPC: Zhao et al. 2023, arXiv:2302.04867.
 * Euler: Karras et al. 2022, arXiv:2206.00364, Alg. 1 without churn; with trailing timesteps it walks the
   same path as `ddim`, with spacing `karras` (Eq. 5, rho 7) another one.
+
+diffusers is imported by the builders that need it: it takes seconds, and the default scheduler does without.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from facesyn_cli.config.fields import identity
@@ -99,18 +100,24 @@ def build_ddpm(cfg: DdpmConfig) -> Callable[[NoiseSchedule], ReverseChain]:
 @register("scheduler", "dpm-solver++", Card("second-order multistep solver (2M)", "Lu et al. 2022, arXiv:2211.01095"))
 def build_dpm_solver(cfg: SolverConfig) -> MakeScheduler:
     """Return a function that makes a DPM-Solver++ (2M) for a schedule."""
+    from diffusers import DPMSolverMultistepScheduler
+
     return lambda schedule: _Solver(DPMSolverMultistepScheduler, schedule, cfg)
 
 
 @register("scheduler", "unipc", Card("second-order predictor-corrector", "Zhao et al. 2023, arXiv:2302.04867"))
 def build_unipc(cfg: SolverConfig) -> MakeScheduler:
     """Return a function that makes a UniPC solver for a schedule."""
+    from diffusers import UniPCMultistepScheduler
+
     return lambda schedule: _Solver(UniPCMultistepScheduler, schedule, cfg)
 
 
 @register("scheduler", "euler", Card("first-order solver in sigma", "Karras et al. 2022, arXiv:2206.00364"))
 def build_euler(cfg: EulerConfig) -> MakeScheduler:
     """Return a function that makes an Euler solver for a schedule."""
+    from diffusers import EulerDiscreteScheduler
+
     return lambda schedule: _Euler(EulerDiscreteScheduler, schedule, cfg)
 
 

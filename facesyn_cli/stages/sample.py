@@ -8,9 +8,14 @@ processes or on their order; noise belongs to the image (`diffusion/noise.py`).
 
 from __future__ import annotations
 
+import datetime
+import math
 import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -85,6 +90,7 @@ class SampleConfig(StageConfig):
         None, "name or digest of the recogniser behind a published file that does not say: no warning then"
     )
     shard: str | None = runtime(None, "i/n, i from 1: make part i of n; the run that finds all parts finishes")
+    workers: int | None = runtime(None, "batches computed at once on a CPU, a core each; None: all cores", ge=1)
     writers: int = runtime(4, "threads that encode and write images, per process", ge=1)
 
     @field_validator("shard")
@@ -110,11 +116,13 @@ class SampleConfig(StageConfig):
 
 def plan(cfg: SampleConfig, work: Work) -> dict[str, Any]:
     """Return what `run` would do: images, network evaluations, disk."""
-    device = check_device(cfg.device) if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(
+        check_device(cfg.device) if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    )
     inputs = _Inputs(cfg, work)
     state = check_output(inputs.folder, "ImageSet", cfg, inputs.parents)
     done = inputs.images_on_disk()
-    batch_size = inputs.batch_size(device)
+    batch_size = inputs.batch_size(device.type)
     todo = [] if state == "finished" else inputs.unfinished_batches(batch_size, done)
     missing = sum(i not in done for batch in todo for i in batch)
     evaluations = count_evaluations(inputs.make_scheduler(), inputs.guidance)
@@ -128,10 +136,26 @@ def plan(cfg: SampleConfig, work: Work) -> dict[str, Any]:
         "batches left": f"{len(todo)} of {batch_size} images",
         "network evaluations per image": evaluations,
         "network evaluations": evaluations * len(todo) * batch_size,
+        **({"expected time": _expected_time(inputs, device, batch_size, evaluations, len(todo))} if todo else {}),
         "disk": f"{missing * image_bytes / 2**20:.1f} MiB",
         "disk free": f"{shutil.disk_usage(at).free / 2**20:.0f} MiB",
         "folder": f"{inputs.folder} ({state})",
     }
+
+
+def _expected_time(
+    inputs: _Inputs, device: torch.device, batch_size: int, evaluations: int, num_batches: int
+) -> str:
+    """Measure one evaluation and one decoding of a batch, and say how long all of them take one process here."""
+    sampler, workers = _Sampler(inputs, device, batch_size), _num_workers(inputs.cfg, device, 1)
+    with _one_core_each(1, device) as pool:
+        if device.type == "cuda":
+            pool.submit(sampler.measure).result()  # the first batch pays for loading kernels
+        evaluation, decoding = pool.submit(sampler.measure).result()
+    rounds = math.ceil(num_batches / workers)
+    seconds = rounds * (evaluations * evaluation + decoding)
+    at_once = min(batch_size * workers, inputs.num_images)
+    return f"{datetime.timedelta(seconds=round(seconds))} ({at_once} images at once)"
 
 
 def run(cfg: SampleConfig, work: Work) -> Outcome:
@@ -248,23 +272,55 @@ def _sample(inputs: _Inputs, group: Processes) -> int:
     sampler = _Sampler(inputs, group.device, batch_size)
     encode = encode_png if cfg.format == "png" else partial(encode_jpeg, quality=cfg.jpeg_quality or 95)
     before = len(done) if cfg.part is None and group.count == 1 else 0
+
+    def make(batch: range) -> None:
+        signals.check()
+        images = sampler.start(batch)
+        for row, index in enumerate(batch):
+            if index not in done:
+                writer.put(inputs.path(index), partial(images, row))
+
     try:
         with (
             progress("sample", before + missing, done=before) as bar,
             ImageWriter(encode, cfg.writers, max(2 * batch_size, _MAX_WAITING)) as writer,
+            _one_core_each(_num_workers(cfg, group.device, group.count), group.device) as pool,
         ):
-            for batch in mine:
-                signals.check()
-                images = sampler.start(batch)
-                for row, index in enumerate(batch):
-                    if index not in done:
-                        writer.put(inputs.path(index), partial(images, row))
-                bar.advance(writer.written - (bar.done - before))
+            for made in as_completed([pool.submit(make, batch) for batch in mine]):
+                made.result()
+                bar.advance(before + writer.written - bar.done)
     except UserError as error:
         if not group.is_first:  # the launcher ends the other processes, so this one has to speak
             log.error(f"process {group.index}: {error}")
         raise
     return missing
+
+
+@contextmanager
+def _one_core_each(num_workers: int, device: torch.device) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool of threads in which every torch operation keeps to one core.
+
+    Sums are split over cores, so the same batch on another number of cores has other last bits. With one
+    core a batch, and several batches at once, images do not depend on cores, processes or environment.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    choose_device = partial(torch.cuda.set_device, device) if device.index is not None else None  # is per thread
+    pool = ThreadPoolExecutor(num_workers, "sampler", initializer=choose_device)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+def _num_workers(cfg: SampleConfig, device: torch.device, num_processes: int) -> int:
+    """Batches to compute at once: one on a GPU, on a CPU as many as this process has cores for."""
+    if device.type != "cpu":
+        return 1
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
+    return cfg.workers or max(1, num_cores // neighbours)
 
 
 class _Sampler:
@@ -309,6 +365,22 @@ class _Sampler:
             pixels_u8 = finish_pixels(pixels.nan_to_num(), inputs.size)
         return self._fetch(pixels_u8, is_finite, images)
 
+    def measure(self) -> tuple[float, float]:
+        """Return the seconds of one network evaluation and of decoding one batch."""
+        inputs = self._inputs
+        latents = torch.zeros(self._batch_size, *inputs.latent_shape, device=self._device)
+        context = self._send(inputs.vectors[:1].expand(self._batch_size, -1).contiguous())
+        t = torch.zeros(self._batch_size, dtype=torch.long, device=self._device)
+        dtype = _DTYPES[inputs.cfg.precision]
+        times = [time.perf_counter()]
+        with torch.inference_mode():
+            with torch.autocast(self._device.type, dtype, enabled=dtype is not torch.float32):
+                self._denoiser(latents, t, context).sum().item()  # .item() waits for the device
+            times.append(time.perf_counter())
+            self._autoencoder.decode(latents).sum().item()
+        times.append(time.perf_counter())
+        return times[1] - times[0], times[2] - times[1]
+
     def _noise(self, row: int, sample: int) -> Tensor:
         inputs = self._inputs
         if inputs.noise is None:
@@ -328,7 +400,7 @@ class _Sampler:
                 for x in (pixels_u8, is_finite)
             )
             ready = torch.cuda.Event()
-            ready.record()
+            ready.record(torch.cuda.current_stream(self._device))
             wait = ready.synchronize
         else:
             pixels_u8, is_finite = pixels_u8.cpu(), is_finite.cpu()

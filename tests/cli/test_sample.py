@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import signal
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import finish, spawn
+from fill import fill_state
 from torch import nn
 
 from facesyn_cli.artifacts.images import ImageSet
@@ -33,11 +35,9 @@ EMBEDDER, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 @pytest.fixture(scope="session")
 def ldm(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ldm")
-    torch.manual_seed(0)
-    unet = build_idiff_unet(UnetConfig(**TINY))
-    nn.init.normal_(unet.final.weight, std=0.1)
+    unet = fill_state(build_idiff_unet(UnetConfig(**TINY)))
     settings = LdmSettings(
-        denoiser=TINY, latent_size=6, latent_mean=[0.1, 0.0, -0.1], latent_std=[0.5, 0.5, 0.5], image_size=24,
+        denoiser=TINY, latent_size=6, latent_mean=[0.1, 0.0, -0.1], latent_std=[0.003, 0.003, 0.003], image_size=24,
         output_size=21, autoencoder={"name": "pixels", "settings": {"downscale": 4}}, embedder=EMBEDDER,
         embedding_size=8,
     )
@@ -111,7 +111,7 @@ def test_the_numbers_are_those_of_the_formula(sample, ldm, contexts, tmp_path):
             eps = unet(x, torch.tensor([t]), context)
             a, p = alpha_bars[t], alpha_bars[after] if after is not None else torch.tensor(1.0)
             x = (p.sqrt() * (x - (1 - a).sqrt() * eps) / a.sqrt() + (1 - p).sqrt() * eps).float()
-        latents = 0.5 * x + torch.tensor([0.1, 0.0, -0.1]).view(1, 3, 1, 1)
+        latents = 0.003 * x + torch.tensor([0.1, 0.0, -0.1]).view(1, 3, 1, 1)
         image = nn.functional.interpolate(latents, scale_factor=4, mode="bilinear", align_corners=False)
         image = nn.functional.interpolate(image.clamp(-1, 1), (21, 21), mode="bilinear", align_corners=False)
     expected = ((image[0] + 1) / 2 * 255 + 0.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy().astype(int)
@@ -240,6 +240,7 @@ def test_dry_run_counts_and_writes_nothing(sample, tmp_path):
     assert plan["batches left"] == "3 of 8 images"
     assert plan["network evaluations per image"] == 3 + 2
     assert plan["network evaluations"] == 5 * 24
+    assert re.fullmatch(r"0:00:[0-9]{2} \([0-9]+ images at once\)", plan["expected time"])
     assert not (tmp_path / "out").exists()
     sample("--per-id", 4, "--ids", 2)
     plan = sample("--per-id", 4, "--ids", 3, "--dry-run").json()["plan"]
@@ -266,27 +267,40 @@ def test_stop_signal_keeps_what_is_done_and_goes_on(ldm, contexts, tmp_path, sam
     assert 0 < len(done) < 200
     assert not list((tmp_path / "out").rglob(".tmp-*"))
     assert not list((tmp_path / "out").glob(".lock-*"))
-    assert sample("--per-id", 40, "--steps", 100, "--batch-size", 4, "--dry-run").json()["plan"]["images done"] == len(done)
+    plan = sample("--per-id", 40, "--steps", 100, "--batch-size", 4, "--dry-run").json()["plan"]
+    assert plan["images done"] == len(done)
 
 
-def test_killed_several_times_the_files_are_those_of_one_run(ldm, contexts, tmp_path):
-    def arguments(out):
-        return ("sample", "--ldm", ldm, "--contexts", contexts, "--out", tmp_path / out, "--device", "cpu",
-                "--assume-embedder", EMBEDDER, "--per-id", 8, "--steps", 50, "--batch-size", 3)
-
-    assert finish(spawn(*arguments("whole"))).code == 0
-    for images in (2, 9, 20):
-        process = spawn(*arguments("killed"))
+def test_killed_several_times_the_files_are_those_of_one_run(ldm, contexts, tmp_path, sample):
+    settings = ("--per-id", 8, "--steps", 20, "--batch-size", 3)
+    assert sample(*settings, out="whole").code == 0
+    for images in (2, 15):
+        process = spawn("sample", "--ldm", ldm, "--contexts", contexts, "--out", tmp_path / "killed", "--device", "cpu",
+                        "--assume-embedder", EMBEDDER, *settings)
         _wait_for_images(tmp_path / "killed", images)
         process.kill()
         process.communicate()
         assert not (tmp_path / "killed" / "facesyn.json").exists()
-    ran = finish(spawn(*arguments("killed")))
+    ran = sample(*settings, out="killed")
     assert ran.code == 0, ran.err
+    assert "taking over" in ran.err
     assert len(digests(tmp_path / "whole")) == 40
+    assert 0 < ran.json()["made_now"] < 40
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
     assert header(tmp_path / "killed")["digest"] == header(tmp_path / "whole")["digest"]
     assert not list((tmp_path / "killed").rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_cores_do_not_change_a_bit(sample, tmp_path, workers):
+    sample("--per-id", 4, "--batch-size", 3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3 - before if before < 3 else 1)
+    try:
+        sample("--per-id", 4, "--batch-size", 3, f"workers={workers}", out="other")
+    finally:
+        torch.set_num_threads(before)
+    assert digests(tmp_path / "other") == digests(tmp_path / "out")
 
 
 def _wait_for_images(folder: Path, count: int) -> None:
@@ -343,6 +357,12 @@ def test_wrong_inputs(assert_refused, ldm, contexts, tmp_path):
     refused(ldm=_damaged(ldm, tmp_path / "velocity", prediction="v"), says="epsilon only")
     refused(ldm=_damaged(ldm, tmp_path / "wrong-width", denoiser={**TINY, "channels": 64}), says="does not fit")
     refused("--autoencoder", tmp_path / "text.ckpt", says="text.ckpt")
+    unconditional = {**TINY, "conditioning": "unconditional"}
+    write_weights(
+        tmp_path / "unconditional", build_idiff_unet(UnetConfig(**unconditional)).state_dict(),
+        {**read_config(ldm), "denoiser": unconditional},
+    )
+    refused(ldm=tmp_path / "unconditional", says="unconditional LDM")
 
 
 def test_a_changed_setting_or_input_is_refused_with_the_difference(sample, tmp_path, contexts, assert_refused, ldm):

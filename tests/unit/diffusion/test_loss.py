@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fill import fill_state
 from torch import nn
 
 from facesyn_cli.diffusion.loss import diffusion_loss, training_noise
@@ -81,11 +82,10 @@ def test_a_perfect_denoiser_has_no_loss():
 def test_gradient_does_not_depend_on_how_a_batch_is_split(conditioning):
     """The same global batch in one piece and in two, in float64, through the real network and its masks."""
     torch.manual_seed(0)
-    unet = build_idiff_unet(UnetConfig(
+    unet = fill_state(build_idiff_unet(UnetConfig(
         name="idiff-unet", in_channels=2, channels=32, multipliers=(1,), attention=(True,), num_blocks=1,
         context_size=8, context_width=32, conditioning=conditioning,
-    )).double()
-    nn.init.normal_(unet.final.weight, std=0.05)
+    ))).double()
     settings = {**SETTINGS, "context_width": 32}
     latents = torch.randn(4, 2, 4, 4, dtype=torch.float64)
     contexts = torch.nn.functional.normalize(torch.randn(4, 8, dtype=torch.float64), dim=1)
@@ -101,4 +101,4 @@ def test_gradient_does_not_depend_on_how_a_batch_is_split(conditioning):
 
     whole, split = gradient([[0, 1, 2, 3]]), gradient([[2, 0], [3, 1]])
     assert whole.abs().max() > 1e-4
-    torch.testing.assert_close(split, whole, atol=1e-6, rtol=1e-4)  # the loss itself is float32
+    torch.testing.assert_close(split, whole, atol=1e-5 * float(whole.abs().max()), rtol=0)  # the loss is float32
