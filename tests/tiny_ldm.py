@@ -43,7 +43,8 @@ def write_faces(folder: Path) -> tuple[Path, Path]:
 def write_embedding_set(folder: Path, keys: list[str], vectors: np.ndarray) -> Path:
     """Write a finished EmbeddingSet."""
     write_embeddings(folder, keys, vectors)
-    header = Header("EmbeddingSet", "embed", {}, {}, {"images": len(keys)}, {"embedder": EMBEDDER}, "sha256:" + "0" * 64)
+    digest = "sha256:" + "0" * 64
+    header = Header("EmbeddingSet", "embed", {}, {}, {"images": len(keys)}, {"embedder": EMBEDDER}, digest)
     write_json(folder / "facesyn.json", asdict(header))
     return folder
 

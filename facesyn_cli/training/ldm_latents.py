@@ -78,8 +78,11 @@ def fill_cache(
     cache: LatentCache, encode: Callable[[Tensor], Tensor], workers: int, processes: Processes
 ) -> None:
     """Encode what is missing, spread over the processes; returns when all of it is there."""
-    numbers = share(cache.missing(), processes.index, processes.count)
+    missing = cache.missing()
     processes.barrier()  # everyone has seen the same missing parts
+    if not missing:
+        return
+    numbers = share(missing, processes.index, processes.count)
     with progress("encode", len(cache.faces), "images", cache.num_done()) as bar:
         cache.fill(numbers, encode, bar, workers)
     processes.barrier()

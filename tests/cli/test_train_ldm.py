@@ -111,7 +111,9 @@ def test_accumulation_and_latents_on_the_fly_agree(faces: Path, tmp_path: Path, 
     assert not (tmp_path / "fly" / "latents").exists()
 
 
-def test_a_stop_signal_saves_and_the_next_run_ends_with_the_same_weights(faces: Path, tmp_path: Path, run_cli, monkeypatch):
+def test_a_stop_signal_saves_and_the_next_run_ends_with_the_same_weights(
+    faces: Path, tmp_path: Path, run_cli, monkeypatch
+):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     more = ("log_every=4", "checkpoint_every=100")
     assert run_cli(*train_arguments(faces, whole, *more, steps=9)).code == 0

@@ -34,7 +34,8 @@ def _encode(pixels: Tensor) -> Tensor:
 
 
 def _cache(tmp_path: Path, images: ImageSet, autoencoder: str = "a") -> LatentCache:
-    return LatentCache(tmp_path / "latents", FaceImages(images, images.entries, SIZE), autoencoder, (3, SIZE // 2, SIZE // 2))
+    faces = FaceImages(images, images.entries, SIZE)
+    return LatentCache(tmp_path / "latents", faces, autoencoder, (3, SIZE // 2, SIZE // 2))
 
 
 def _fill(cache: LatentCache, numbers: list[int], encode=_encode, workers: int = 0) -> None:
@@ -57,8 +58,8 @@ def test_it_holds_latents_of_images_and_of_their_mirror_images(tmp_path: Path):
     pixels = to_pixels(torch.stack([torch.from_numpy(cache.faces[row]) for row in range(COUNT)]))
     rows = [7, 0, 9, 7]
     got = cache.read(rows, [False, True, False, True])
-    expected = [_encode(pixels[[7]]), _encode(pixels[[0]].flip(-1)), _encode(pixels[[9]]), _encode(pixels[[7]].flip(-1))]
-    assert torch.equal(got, torch.cat(expected))
+    expected = [pixels[7], pixels[0].flip(-1), pixels[9], pixels[7].flip(-1)]
+    assert torch.equal(got, _encode(torch.stack(expected)))
     assert sum(path.stat().st_size - 128 for path in cache.folder.glob("part-*.npy")) == cache.num_bytes
 
 

@@ -65,7 +65,8 @@ def test_each_name_gives_its_own_schedule():
         for name in ("constant", "cosine", "cosine-warm-restarts", "piecewise")
     }
     expected = {
-        "constant": 1.0, "cosine": 0.5, "cosine-warm-restarts": 0.5 * (1 + math.cos(math.pi * 2 / 20)), "piecewise": 0.5,
+        "constant": 1.0, "cosine": 0.5, "piecewise": 0.5,
+        "cosine-warm-restarts": 0.5 * (1 + math.cos(math.pi * 2 / 20)),
     }
     assert factors == pytest.approx(expected)
 
