@@ -10,6 +10,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -104,7 +105,7 @@ class TrainFrConfig(StageConfig):
     decay_norms: bool = identity(False, "weight decay also on BatchNorm, which published code does by mistake")
     precision: Precision = identity("fp32", "fp32, bf16 or fp16 (autocast; fp16 on CUDA only)")
     validation: ValidationSettings = identity(ValidationSettings(), "how the network is judged while it trains")
-    workers: int = runtime(4, "processes that read and decode, for each training process", ge=0)
+    workers: int = runtime(4, "threads that read and decode, for each training process", ge=0)
     log_every: int = runtime(100, "steps between two lines of metrics", ge=1)
     checkpoint_every: int = runtime(0, "steps between two checkpoints; 0: at the end of each epoch only", ge=0)
     keep: int = runtime(2, "checkpoints that stay", ge=1)
@@ -206,8 +207,9 @@ class _Training:
         if len(self.data.faces) < cfg.batch_size:
             log.warning(f"{len(self.data.faces)} images are fewer than batch_size {cfg.batch_size}; it repeats them")
         seen, since, started = torch.zeros(3), self.step, time.monotonic()
-        with progress("train-fr", self.last * cfg.batch_size, done=self.step * cfg.batch_size) as bar:
-            for groups in self._loaded():
+        total, done = self.last * cfg.batch_size, self.step * cfg.batch_size
+        with progress("train-fr", total, done=done) as bar, closing(self._loaded()) as loaded:
+            for groups in loaded:
                 lr = self._lr()
                 figures = self._take_step(groups, lr)
                 seen += figures
@@ -260,17 +262,17 @@ class _Training:
     def _loaded(self) -> Iterator[list[Group]]:
         """Yield this process's groups of every step still to take."""
         rows = self.batches.groups(self.step, self.last, self.groups)
-        loader = load_groups(self.data.faces, self.data.weights, rows, self.cfg.workers)
-        device = self.group.device
-        while self.step < self.last:
-            groups, problem = [], ""
-            try:
-                for number in self.groups:
-                    groups.append(Group(number, *(part.to(device, non_blocking=True) for part in next(loader))))
-            except UserError as error:
-                problem = str(error)
-            _agree(self.group, problem)
-            yield groups
+        size, device = self.batches.group_size, self.group.device
+        with closing(load_groups(self.data.faces, self.data.weights, rows, size, self.cfg.workers)) as loader:
+            while self.step < self.last:
+                groups, problem = [], ""
+                try:
+                    for number in self.groups:
+                        groups.append(Group(number, *(part.to(device, non_blocking=True) for part in next(loader))))
+                except UserError as error:
+                    problem = str(error)
+                _agree(self.group, problem)
+                yield groups
 
     def _end_epoch(self, epoch: int) -> None:
         """Validate, and keep the weights where asked."""

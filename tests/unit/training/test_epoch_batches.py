@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from facesyn_cli.training.epoch_batches import EpochBatches
-from facesyn_cli.training.held_out import held_out_pairs
 
 
 def test_an_epoch_holds_every_row_and_is_padded_with_its_own_beginning():
@@ -30,15 +27,3 @@ def test_a_set_smaller_than_a_batch_repeats_within_it():
     rows = [row for _, row in batches.rows(0, 0)]
     assert batches.steps_per_epoch == 1
     assert sorted(rows[:3]) == [0, 1, 2] and rows[3:6] == rows[:3] and rows[6:] == rows[:2]
-
-
-def test_held_out_pairs_are_true_and_balanced():
-    identities = [[0, 1, 2], [3, 4], [5]]
-    owner = {row: i for i, rows in enumerate(identities) for row in rows}
-    pairs = held_out_pairs(identities, num_pairs=10, seed=1)
-    same = np.array([owner[a] == owner[b] for a, b in zip(pairs.first, pairs.second, strict=True)])
-    assert np.array_equal(same, pairs.is_same)
-    assert pairs.is_same.tolist() == [True, False] * 3
-    assert len(held_out_pairs(identities, num_pairs=2, seed=1).is_same) == 4
-    assert held_out_pairs([[0, 1]], 10, 1) is None
-    assert held_out_pairs([[0], [1]], 10, 1) is None

@@ -1,0 +1,23 @@
+"""The exported file is what TFace loads strictly: a flat state dict with its keys, in its order."""
+
+from __future__ import annotations
+
+import torch
+
+from facesyn_cli.plugins import registry
+from facesyn_cli.training.weights_export import export_published, published_name
+
+
+def test_ir_50_has_the_published_keys_and_shapes(tmp_path, golden):
+    backbone = registry.build("backbone", registry.configure("backbone", {"name": "ir-50"}))
+    path = export_published(backbone, tmp_path, 40)
+    assert path.name == "Backbone_Epoch_40_checkpoint.pth" == published_name(40)
+    tensors = torch.load(path, weights_only=True)
+    lines = (golden / "keys_ir50.txt").read_text().splitlines()
+    listed = [tuple(line.split("\t")) for line in lines if line and not line.startswith("#")]
+    found = [(name, str(list(v.shape)), str(v.dtype).removeprefix("torch.")) for name, v in tensors.items()]
+    assert sorted(found) == sorted(listed)
+    assert len(found) == 467
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(tensors[name], value)
+        assert tensors[name].device.type == "cpu"
