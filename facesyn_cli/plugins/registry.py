@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -147,8 +146,12 @@ def _entry_points(group: str) -> list[EntryPoint]:
 
 
 def _config_class(build: Callable) -> type:
-    parameters = list(inspect.signature(build).parameters)
-    hints = typing.get_type_hints(build)
-    if len(parameters) != 1 or parameters[0] not in hints:
+    parameters = list(inspect.signature(build).parameters.values())
+    if len(parameters) != 1 or parameters[0].annotation is inspect.Parameter.empty:
         raise ValueError(f"{build.__qualname__} must take exactly one argument, its config, with a type annotation")
-    return hints[parameters[0]]
+    annotation = parameters[0].annotation
+    if isinstance(annotation, str):  # the return annotation may name something that is defined further down
+        annotation = build.__globals__.get(annotation)
+    if not (isinstance(annotation, type) and issubclass(annotation, PluginConfig)):
+        raise ValueError(f"the argument of {build.__qualname__} must be annotated with a PluginConfig class")
+    return annotation
