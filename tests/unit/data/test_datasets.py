@@ -58,6 +58,11 @@ def seen(faces: TrainingFaces, epoch: int) -> list[tuple[int, int]]:
     return [(int(pixels_u8[0, 0, 0]), label) for pixels_u8, label in examples]
 
 
+def stack(examples: list[tuple[torch.Tensor, int]]) -> torch.Tensor:
+    """Return the images of a batch."""
+    return torch.stack([pixels_u8 for pixels_u8, _ in examples])
+
+
 def test_identities_of_different_sets_stay_distinct(images: ImageSet, records: RecordSet):
     faces = TrainingFaces([WeightedSet(LabelledImages(images)), WeightedSet(LabelledRecords(records))], size=16)
     assert faces.num_classes == 4
@@ -100,7 +105,7 @@ def test_examples_do_not_depend_on_workers_or_on_what_came_before(images: ImageS
     rows = [(epoch, row) for epoch in (0, 1) for row in range(len(faces))]
     straight = torch.stack([faces[item][0] for item in rows])
     backwards = torch.stack([faces[item][0] for item in reversed(rows)]).flip(0)
-    loaded = torch.cat([b[0] for b in DataLoader(faces, sampler=rows, batch_size=3, num_workers=2)])
+    loaded = torch.cat(list(DataLoader(faces, sampler=rows, batch_size=3, num_workers=2, collate_fn=stack)))
     assert torch.equal(straight, backwards) and torch.equal(straight, loaded)
     half = len(faces)
     assert not torch.equal(straight[:half], straight[half:])                 # another epoch, other changes
