@@ -1,0 +1,69 @@
+"""What the README says can be typed: its commands exist, its settings resolve, its recipes load."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from facesyn_cli.cli.main import app
+from facesyn_cli.cli.stage_command import resolve_stage, section_of
+from facesyn_cli.config.recipe import STAGES
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def commands() -> list[list[str]]:
+    """Return the words after `facesyn` of every command in a code block."""
+    found = []
+    for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            for start in ("facesyn", ".venv/bin/facesyn", "facesyn_cli"):
+                if start in words and words[0] != "git":
+                    found.append(words[words.index(start) + 1 :])
+                    break
+    return found
+
+
+def options_of(name: str) -> set[str]:
+    command = next(c for c in app.registered_commands if c.name == name)
+    import typer
+
+    return {o for p in typer.main.get_command_from_info(
+        command, pretty_exceptions_short=True, rich_markup_mode=None).params for o in p.opts}
+
+
+def test_there_are_commands() -> None:
+    assert len(commands()) > 15
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_command_is_as_the_readme_says(words: list[str]) -> None:
+    name, *rest = words
+    assert name in {c.name for c in app.registered_commands}
+    known = options_of(name)
+    for word in rest:
+        if word.startswith("--"):
+            assert word in known, f"{name} has no option {word}"
+    overrides = [word for word in rest if "=" in word and not word.startswith("-")]
+    recipe = rest[rest.index("--config") + 1] if "--config" in rest else None
+    if name in STAGES:
+        resolve_stage(name, section_of(recipe, name), overrides, {})
+    elif name == "run":
+        for word in overrides:
+            stage, _, setting = word.partition(".")
+            resolve_stage(stage, section_of(recipe, stage), [setting], {})
+
+
+def test_every_command_is_in_the_readme() -> None:
+    missing = {c.name for c in app.registered_commands} - {words[0] for words in commands()}
+    assert not missing - {"demo", "doctor"} and "facesyn demo" in TEXT and "facesyn doctor" in TEXT
+
+
+def test_length_and_no_leftovers() -> None:
+    assert len(TEXT.splitlines()) <= 300
+    assert "MEASURED" not in TEXT and "TODO" not in TEXT
