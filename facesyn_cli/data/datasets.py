@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.record_set import RecordSet, natural_labels
-from facesyn_cli.data.pixels import UnreadableImage, decode_image, resize_u8
+from facesyn_cli.data.pixels import UnreadableImage, decode_image, fit_square, resize_u8
 from facesyn_cli.data.transforms import Transform
 from facesyn_cli.errors import UserError
 
@@ -112,7 +112,7 @@ class TrainingFaces(Dataset):
         sets: The sets and their weights.
         transform: Random change of each image, or None.
         seed: Seed of the transforms and of which images a fractional weight picks.
-        size: Side in pixels; images of another size are resized (bilinear, antialiased).
+        size: Side in pixels; of images of another size the central square is resized (bilinear, antialiased).
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class TrainingFaces(Dataset):
         number, index = self.locate(epoch, row)
         examples = self.sets[number].examples
         try:
-            pixels_u8 = resize_u8(decode_image(examples.read(index)), self.size)
+            pixels_u8 = resize_u8(fit_square(decode_image(examples.read(index))), self.size)
         except UnreadableImage as error:
             name = examples.name_of(index)
             raise UserError(f"{name} is unreadable: {error}; `facesyn pack` leaves such images out") from error

@@ -1,4 +1,7 @@
-"""From any encoded image to the one a packed set stores."""
+"""From any encoded image to the one a packed set stores.
+
+Of an image that is not square the largest central square is taken, as everywhere in facesyn.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import io
 
 from PIL import Image
 
-from facesyn_cli.data.pixels import decode_image, encode_jpeg, encode_png, resize_u8
+from facesyn_cli.data.pixels import decode_image, encode_jpeg, encode_png, fit_square, resize_u8
 
 SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp"}
 _EXIF_ORIENTATION = 0x0112
@@ -28,7 +31,7 @@ def fit_jpeg(data: bytes, size: int | None, quality: int, subsampling: str) -> b
     height, width = pixels_u8.shape[:2]
     if size in (None, height) and size in (None, width) and _format_of(data, mode="RGB") == "JPEG":
         return data
-    return encode_jpeg(pixels_u8 if size is None else resize_u8(pixels_u8, size), quality, subsampling)
+    return encode_jpeg(pixels_u8 if size is None else resize_u8(fit_square(pixels_u8), size), quality, subsampling)
 
 
 def fit_any(data: bytes, size: int | None) -> bytes:
@@ -40,7 +43,7 @@ def fit_any(data: bytes, size: int | None) -> bytes:
     pixels_u8 = decode_image(data)
     if size is None or pixels_u8.shape[:2] == (size, size):
         return data
-    return encode_png(resize_u8(pixels_u8, size))
+    return encode_png(resize_u8(fit_square(pixels_u8), size))
 
 
 def suffix_of(data: bytes) -> str:

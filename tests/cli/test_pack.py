@@ -154,7 +154,8 @@ def test_what_does_not_fit_is_made_to_fit(pack, tmp_path: Path):
     Image.fromarray(red).save(folder / "0.png")
     Image.fromarray(red).convert("CMYK").save(folder / "1.jpg")
     Image.fromarray(red).convert("L").save(folder / "2.jpg")
-    Image.fromarray(np.repeat(red, 2, axis=1)).save(folder / "3.jpg")
+    blue = np.full_like(red[:, : SIZE // 2], (0, 0, 250))
+    Image.fromarray(np.hstack([blue, red, blue])).save(folder / "3.png")         # the central square is red
     turned = np.vstack([red[:8], np.zeros_like(red[8:])])                        # red above black
     exif = Image.Exif()
     exif[0x0112] = 6                                                             # shown a quarter turn clockwise

@@ -58,9 +58,9 @@ def seen(faces: TrainingFaces, epoch: int) -> list[tuple[int, int]]:
     return [(int(pixels_u8[0, 0, 0]), label) for pixels_u8, label in examples]
 
 
-def stack(examples: list[tuple[torch.Tensor, int]]) -> torch.Tensor:
-    """Return the images of a batch."""
-    return torch.stack([pixels_u8 for pixels_u8, _ in examples])
+def stack(examples: list[tuple[torch.Tensor, int]]) -> np.ndarray:
+    """Join the images of a batch as a plain array, which needs no shared memory between processes."""
+    return np.stack([pixels_u8.numpy() for pixels_u8, _ in examples])
 
 
 def test_identities_of_different_sets_stay_distinct(images: ImageSet, records: RecordSet):
@@ -105,7 +105,8 @@ def test_examples_do_not_depend_on_workers_or_on_what_came_before(images: ImageS
     rows = [(epoch, row) for epoch in (0, 1) for row in range(len(faces))]
     straight = torch.stack([faces[item][0] for item in rows])
     backwards = torch.stack([faces[item][0] for item in reversed(rows)]).flip(0)
-    loaded = torch.cat(list(DataLoader(faces, sampler=rows, batch_size=3, num_workers=2, collate_fn=stack)))
+    batches = DataLoader(faces, sampler=rows, batch_size=3, num_workers=2, collate_fn=stack)
+    loaded = torch.from_numpy(np.concatenate(list(batches)))
     assert torch.equal(straight, backwards) and torch.equal(straight, loaded)
     half = len(faces)
     assert not torch.equal(straight[:half], straight[half:])                 # another epoch, other changes
@@ -120,6 +121,15 @@ def test_some_rows_keep_the_labels_of_the_whole_set(images: ImageSet, records: R
         size=16,
     )
     assert seen(faces, 0) == [(11, 1), (1, 0), (111, 3)] and faces.num_classes == 4
+
+
+def test_the_central_square_of_a_wide_image_is_taken(tmp_path: Path):
+    wide = np.zeros((10, 30, 3), dtype=np.uint8)
+    wide[:, 10:20] = (200, 100, 50)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.png").write_bytes(encode_png(wide))
+    pixels_u8, _ = TrainingFaces([WeightedSet(LabelledImages(ImageSet.open(tmp_path)))], size=10)[0, 0]
+    assert (pixels_u8 == torch.tensor([200, 100, 50])).all()
 
 
 @pytest.mark.parametrize("weight", [0, -1, 0.01, float("nan"), float("inf")])
