@@ -120,7 +120,7 @@ def plan(cfg: SampleConfig, work: Work) -> dict[str, Any]:
         check_device(cfg.device) if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     )
     inputs = _Inputs(cfg, work)
-    state = check_output(inputs.folder, "ImageSet", cfg, inputs.parents)
+    state = check_output(inputs.folder, "ImageSet", inputs.cfg, inputs.parents)
     done = inputs.images_on_disk()
     batch_size = inputs.batch_size(device.type)
     todo = [] if state == "finished" else inputs.unfinished_batches(batch_size, done)
@@ -163,7 +163,7 @@ def run(cfg: SampleConfig, work: Work) -> Outcome:
     group = processes(cfg.device)
     inputs = _Inputs(cfg, work)
     made = 0
-    with group.open_output(inputs.folder, "ImageSet", "sample", cfg, inputs.parents, cfg.part) as output:
+    with group.open_output(inputs.folder, "ImageSet", "sample", inputs.cfg, inputs.parents, cfg.part) as output:
         made = 0
         if not output.finished:
             made = 0 if output.part_finished() else _sample(inputs, group)
@@ -180,10 +180,11 @@ class _Inputs:
     """Everything a run reads, checked against each other."""
 
     def __init__(self, cfg: SampleConfig, work: Work) -> None:
-        self.cfg = cfg
-        self.folder = cfg.out or work.folder("samples")
         contexts = ContextSet.open(_existing(cfg.contexts, work, "contexts", "gen-contexts"))
         self.identities = _chosen(contexts, cfg.ids)
+        # "All" becomes a number, so that contexts that have grown since make this folder grow as well.
+        self.cfg = cfg = cfg.model_copy(update={"ids": len(self.identities)})
+        self.folder = cfg.out or work.folder("samples")
         self.vectors = torch.from_numpy(np.asarray(contexts.vectors[: len(self.identities)], dtype=np.float32))
         ldm_path = _existing(cfg.ldm, work, "ldm", "train-ldm")
         self.ldm = _load_ldm(ldm_path)
@@ -281,14 +282,15 @@ def _sample(inputs: _Inputs, group: Processes) -> int:
                 writer.put(inputs.path(index), partial(images, row))
 
     try:
-        with (
-            progress("sample", before + missing, done=before) as bar,
-            ImageWriter(encode, cfg.writers, max(2 * batch_size, _MAX_WAITING)) as writer,
-            _one_core_each(_num_workers(cfg, group.device, group.count), group.device) as pool,
-        ):
-            for made in as_completed([pool.submit(make, batch) for batch in mine]):
-                made.result()
-                bar.advance(before + writer.written - bar.done)
+        with progress("sample", before + missing, done=before) as bar:
+            with (
+                ImageWriter(encode, cfg.writers, max(2 * batch_size, _MAX_WAITING)) as writer,
+                _one_core_each(_num_workers(cfg, group.device, group.count), group.device) as pool,
+            ):
+                for made in as_completed([pool.submit(make, batch) for batch in mine]):
+                    made.result()
+                    bar.advance(before + writer.written - bar.done)
+            bar.advance(before + writer.written - bar.done)  # written after the last batch
     except UserError as error:
         if not group.is_first:  # the launcher ends the other processes, so this one has to speak
             log.error(f"process {group.index}: {error}")

@@ -17,13 +17,15 @@ from conftest import finish, spawn
 from fill import fill_state
 from torch import nn
 
+from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.weights import read_config, read_tensors, write_weights
 from facesyn_cli.data.pixels import decode_image
 from facesyn_cli.diffusion.noise import image_noise
+from facesyn_cli.errors import UserError
 from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
-from facesyn_cli.stages.sample import finish_pixels
+from facesyn_cli.stages.sample import _chosen, finish_pixels
 
 TINY = {
     "name": "idiff-unet", "in_channels": 3, "channels": 32, "multipliers": [1, 1], "attention": [False, True],
@@ -363,6 +365,34 @@ def test_wrong_inputs(assert_refused, ldm, contexts, tmp_path):
         {**read_config(ldm), "denoiser": unconditional},
     )
     refused(ldm=tmp_path / "unconditional", says="unconditional LDM")
+
+
+def test_contexts_that_have_grown_make_the_images_grow(run_cli, ldm, tmp_path):
+    """Also without --ids: all contexts means those that are there now."""
+    wide = {**TINY, "context_size": 512}
+    unet = fill_state(build_idiff_unet(UnetConfig(**wide)))
+    write_weights(tmp_path / "2-ldm", unet.state_dict(), {**read_config(ldm), "denoiser": wide, "embedding_size": 512})
+    for count in (2, 3):
+        assert run_cli("gen-contexts", "--source", "sphere", "--count", count, "--work", tmp_path).code == 0
+        ran = run_cli("sample", "--work", tmp_path, "--per-id", 2, "--steps", 2, "--device", "cpu", "--json")
+        assert ran.code == 0, ran.err
+        assert (ran.json()["identities"], ran.json()["made_now"]) == (count, 4 if count == 2 else 2)
+    assert len(digests(tmp_path / "4-samples")) == 6
+
+
+@pytest.mark.parametrize("name", ["../up", "/root", ".hidden", "a/../../b", "", "a\0b"])
+def test_identities_that_are_no_folder_names_are_refused(name):
+    vectors = np.eye(2, 8, dtype=np.float32)
+    contexts = ContextSet(["fine", name], vectors, [{}, {}], [None] * 2, None, Path("contexts"), "", "")
+    assert _chosen(contexts, 1) == ["fine"]
+    with pytest.raises(UserError, match="cannot be a folder name"):
+        _chosen(contexts, None)
+
+
+def test_an_identity_named_twice_is_refused():
+    contexts = ContextSet(["a", "a"], np.eye(2, 8), [{}, {}], [None] * 2, None, Path("contexts"), "", "")
+    with pytest.raises(UserError, match="names 1 identities twice"):
+        _chosen(contexts, None)
 
 
 def test_a_changed_setting_or_input_is_refused_with_the_difference(sample, tmp_path, contexts, assert_refused, ldm):
