@@ -85,7 +85,7 @@ class ImageSet:
             header, sizes = None, _scan_zip(path)
         else:
             raise UserError(f"{path} is neither a folder nor a zip file of images")
-        entries = _entries(list(sizes))
+        entries = _entries(list(sizes), is_ours=header is not None)
         if not entries:
             raise UserError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))} were looked for)")
         digest = header.digest if header else json_digest([[e.location, sizes[e.location]] for e in entries])
@@ -189,8 +189,8 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith((".", TEMPORARY_PREFIX))
 
 
-def _entries(locations: list[str]) -> list[ImageEntry]:
-    skip = _shared_top(locations)
+def _entries(locations: list[str], is_ours: bool) -> list[ImageEntry]:
+    skip = 0 if is_ours else _shared_top(locations)
     rows = []
     for location in locations:
         *folders, name = location.split("/")[skip:]

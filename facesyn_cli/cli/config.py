@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from facesyn_cli.cli.stage_command import config_class_of, print_json, resolve_stage, section_of, start
+from facesyn_cli.cli.stage_command import config_class_of, merge_groups, print_json, resolve_stage, section_of, start
 
 
 def command(
@@ -52,7 +52,7 @@ def _show_stage(stage: str, recipe: str | None, json: bool) -> None:
     from facesyn_cli.config.fields import role_of
 
     cfg = resolve_stage(stage, section_of(recipe, stage), [], {})
-    values = {key: value for group in cfg.to_json().values() for key, value in group.items()}
+    values = merge_groups(cfg.to_json())
     rows = [
         {"key": key, "value": values.get(key), "role": role_of(info), "doc": info.description or ""}
         for key, info in config_class_of(stage).model_fields.items()

@@ -162,12 +162,28 @@ def print_plan(cfg: StageConfig, plan: dict[str, Any], as_json: bool) -> None:
     if not console.is_first_process():
         return
     settings = cfg.to_json()
-    flat = {key: value for group in settings.values() for key, value in group.items()}
+    flat = merge_groups(settings)
     if as_json:
         print_json({"config": settings, "plan": plan})
     else:
         sys.stdout.write(yaml.safe_dump({"config": flat}, sort_keys=True, allow_unicode=True))
         sys.stdout.write(f"\nplan\n{_indent(render_summary(plan))}\n")
+
+
+def merge_groups(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of all roles as one mapping; nested sections are merged."""
+    merged: dict[str, Any] = {}
+
+    def merge(into: dict[str, Any], values: dict[str, Any]) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict) and isinstance(into.get(key), dict):
+                merge(into[key], value)
+            else:
+                into[key] = value.copy() if isinstance(value, dict) else value
+
+    for group in settings.values():
+        merge(merged, group)
+    return merged
 
 
 def print_outcome(outcome: Outcome, as_json: bool) -> None:
