@@ -55,6 +55,8 @@ def explain(error: OSError, path: Path) -> Exception:
         return UserError(f"no space left while writing {path}; free some space and run the same command again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"cannot write {path}: {os.strerror(error.errno)}")
+    if error.errno == errno.EISDIR:
+        return UserError(f"cannot write {path}: it is a folder, a file was expected")
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return UserError(f"cannot write {path}: {error.filename or path.parent} is a file, a folder was expected")
     return error
@@ -100,4 +102,7 @@ def _remove(path: Path) -> None:
 
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except NotADirectoryError:
+            pass  # a file stands where a folder was expected; nothing was written
