@@ -1,7 +1,7 @@
 """Latents of a whole image set on disk, so that training never runs the encoder.
 
     <folder>/<key>/latents.json        what the parts hold
-    <folder>/<key>/part-00000.npy      (rows, 2, c, h, w) float32: of each image, and of its mirror image
+    <folder>/<key>/part-00000.npy      (rows, views, c, h, w) float32: of each image, and of its mirror image
 
 The key names the content: images, autoencoder, size and rows. A part appears by rename and holds
 `PART_ROWS` images encoded in fixed batches, so a killed run goes on where it was, any number of processes
@@ -38,12 +38,19 @@ class LatentCache:
         faces: The images.
         autoencoder: Digest of the autoencoder.
         latent_shape: (c, h, w) of one latent.
+        has_mirror: Whether the mirror images are cached too; without them it takes half the time and space.
     """
 
     def __init__(
-        self, folder: Path, faces: FaceImages, autoencoder: str, latent_shape: tuple[int, int, int]
+        self,
+        folder: Path,
+        faces: FaceImages,
+        autoencoder: str,
+        latent_shape: tuple[int, int, int],
+        has_mirror: bool = True,
     ) -> None:
         self.faces, self.latent_shape = faces, latent_shape
+        self.num_views = 2 if has_mirror else 1
         self.content = {
             "images": faces.images.digest,
             "autoencoder": autoencoder,
@@ -51,6 +58,7 @@ class LatentCache:
             "num_images": len(faces),
             "keys": json_digest([entry.key for entry in faces.entries]),
             "latent_shape": list(latent_shape),
+            "views": self.num_views,
         }
         self.folder = folder / json_digest(self.content).removeprefix("sha256:")[:16]
         self._parts = fixed_batches(len(faces), PART_ROWS)
@@ -59,7 +67,7 @@ class LatentCache:
     @property
     def num_bytes(self) -> int:
         """Size of the whole cache on disk."""
-        return len(self.faces) * 2 * int(np.prod(self.latent_shape)) * 4
+        return len(self.faces) * self.num_views * int(np.prod(self.latent_shape)) * 4
 
     def missing(self) -> list[int]:
         """Return the numbers of the parts that are not on disk yet."""
@@ -85,13 +93,14 @@ class LatentCache:
         for number in numbers:
             rows = self._parts[number]
             batches = [[rows[place] for place in batch] for batch in fixed_batches(len(rows), ENCODE_BATCH)]
-            latents = np.empty((len(rows), 2, *self.latent_shape), dtype=np.float32)
+            latents = np.empty((len(rows), self.num_views, *self.latent_shape), dtype=np.float32)
             start = 0
             for pixels_u8 in image_batches(self.faces, batches, workers):
                 pixels = to_pixels(pixels_u8)
                 end = start + len(pixels)
                 latents[start:end, 0] = encode(pixels).numpy()
-                latents[start:end, 1] = encode(pixels.flip(-1)).numpy()
+                if self.num_views == 2:
+                    latents[start:end, 1] = encode(pixels.flip(-1)).numpy()
                 start = end
                 progress.advance(len(pixels))
                 signals.check()
@@ -119,7 +128,7 @@ class LatentCache:
             part = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path} is damaged; remove it and run the same command again: {error}") from error
-        expected = (len(self._parts[number]), 2, *self.latent_shape)
+        expected = (len(self._parts[number]), self.num_views, *self.latent_shape)
         if part.shape != expected or part.dtype != np.float32:
             raise UserError(f"{path} holds {part.dtype} {part.shape}, expected float32 {expected}; remove it")
         return part

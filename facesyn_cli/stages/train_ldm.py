@@ -349,7 +349,8 @@ def _wrapper_options(cfg: TrainLdmConfig) -> dict[str, Any]:
 
 def _cache(cfg: TrainLdmConfig, inputs: _Inputs) -> LatentCache:
     place = cfg.latent_cache or inputs.folder / "latents"
-    return LatentCache(place, inputs.joined.faces, inputs.parents["autoencoder"].digest, inputs.latent_shape)
+    digest = inputs.parents["autoencoder"].digest
+    return LatentCache(place, inputs.joined.faces, digest, inputs.latent_shape, has_mirror=cfg.flip > 0)
 
 
 def _latents(

@@ -152,7 +152,7 @@ def test_faces_are_the_central_square_at_one_size(tmp_path: Path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_keep_their_order_and_name_a_broken_image(tmp_path: Path, workers: int):
-    images = _images(tmp_path)
+    images = _images(tmp_path / "faces")
     faces = FaceImages(images, images.entries, SIZE)
     wanted = [[3, 1], [0], [9, 8, 7]]
     for rows, batch in zip(wanted, image_batches(faces, wanted, workers), strict=True):
@@ -162,3 +162,14 @@ def test_batches_keep_their_order_and_name_a_broken_image(tmp_path: Path, worker
     with pytest.raises(UserError, match=broken.location) as raised:
         list(image_batches(faces, [[5, 4]], workers))
     assert "\n" not in str(raised.value)
+
+
+def test_without_mirror_images_half_is_encoded(tmp_path: Path):
+    images = _images(tmp_path / "faces")
+    with_mirror = _cache(tmp_path, images)
+    alone = LatentCache(tmp_path / "latents", with_mirror.faces, "a", (3, SIZE // 2, SIZE // 2), has_mirror=False)
+    _fill(with_mirror, with_mirror.missing())
+    _fill(alone, alone.missing())
+    rows = list(range(len(alone.faces)))
+    assert torch.equal(alone.read(rows, [False] * len(rows)), with_mirror.read(rows, [False] * len(rows)))
+    assert alone.num_bytes * 2 == with_mirror.num_bytes and alone.folder != with_mirror.folder
