@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -154,8 +153,8 @@ def embed_faces(network: nn.Module, faces: Sequence[Tensor | None], options: Emb
 
 @torch.inference_mode()
 def _forward(network: nn.Module, pixels: Tensor, options: EmbedOptions) -> Tensor:
-    if options.precision == "fp32":
-        context = nullcontext()
+    if options.precision == "fp32":  # no TF32: its rounding is as coarse as that of fp16
+        context = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
     else:
         dtype = torch.bfloat16 if options.precision == "bf16" else torch.float16
         context = torch.autocast(options.device.type, dtype=dtype)

@@ -48,7 +48,7 @@ class EmbedConfig(StageConfig):
     )
     precision: Literal["fp32", "bf16", "fp16"] = identity("fp32", "number format of the network")
     batch_size: int = recorded(64, "images a batch", ge=1)
-    part_size: int = recorded(512, "images a part; a finished part is never computed again", ge=1)
+    part_size: int = recorded(256, "images a part; a finished part is never computed again", ge=1)
     workers: int = runtime(4, "threads that read and decode, per process", ge=1)
 
 

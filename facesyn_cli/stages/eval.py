@@ -122,7 +122,6 @@ def run(cfg: EvalConfig, work: Work) -> Outcome:
             row = _finished_row(folder, task.name)
             if row is None or row.problem:
                 _evaluate(task, network, options, folder)
-                signals.check()
         group.barrier()
         rows = [_finished_row(folder, task.name) for task in inputs.tasks]
         if any(row is None for row in rows):
@@ -211,7 +210,12 @@ def _evaluate(task: _Task, network: nn.Module, options: EmbedOptions, folder: Pa
     try:
         pairs = task.load()
         with progress(task.name, len(pairs.images)) as bar:
-            distance = pair_distances(network, pairs, options, bar.advance)
+
+            def advance(count: int) -> None:
+                bar.advance(count)
+                signals.check()  # an unfinished benchmark starts again; waiting for its end could take minutes
+
+            distance = pair_distances(network, pairs, options, advance)
         row = sum_up(pairs, distance)
     except UserError as error:
         row = BenchmarkRow(benchmark=task.name, problem=str(error))

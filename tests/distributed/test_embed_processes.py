@@ -1,24 +1,72 @@
-"""`accelerate launch ... embed`: two processes write what one writes."""
+"""`embed` and `eval` in two processes write what one process writes."""
 
 from __future__ import annotations
 
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from conftest import finish, spawn
-from tiny_recogniser import write_faces, write_recogniser
+from tiny_recogniser import face, write_faces, write_recogniser
+
+from facesyn_cli.data.pixels import encode_png
+
+pytestmark = pytest.mark.dist
+
+# Fails unless there really are two: `accelerate launch --cpu --num_processes 2` starts a single process.
+_SCRIPT = """
+import sys
+from facesyn_cli.cli.main import run_command_line
+from facesyn_cli.training.processes import processes
+assert processes("cpu").count == 2
+sys.exit(run_command_line(sys.argv[1:]))
+"""
 
 
-@pytest.mark.dist
-def test_two_processes_equal_one(run_cli, tmp_path):
+def run_in_two(folder: Path, *arguments: object) -> dict:
+    """Run a command in two processes and return the JSON it printed (once)."""
+    script = folder / "command.py"
+    script.write_text(_SCRIPT)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def run_in_one(*arguments: object) -> dict:
+    ran = finish(spawn(*arguments))
+    assert ran.code == 0, ran.err
+    return ran.json()
+
+
+def test_embed(tmp_path):
     images, weights = write_faces(tmp_path / "faces", people=5, photos=3), write_recogniser(tmp_path / "fr")
     (images / "p2" / "1.png").write_bytes(b"broken")
     arguments = ("embed", "--images", images, "--weights", weights, "--device", "cpu", "--json",
                  "batch_size=2", "part_size=4")
-    alone = finish(spawn(*arguments, "--out", tmp_path / "one"))
-    assert alone.code == 0, alone.err
-    together = finish(spawn(*arguments, "--out", tmp_path / "two", processes=2))
-    assert together.code == 0, together.err
-    one, two = alone.json(), together.json()
+    one = run_in_one(*arguments, "--out", tmp_path / "one")
+    two = run_in_two(tmp_path, *arguments, "--out", tmp_path / "two")
     assert one["embeddings"] == 14 and one["unreadable"] == 1
-    assert {**one, "folder": ""} == {**two, "folder": ""}, "one result, printed once"
+    assert {**one, "folder": ""} == {**two, "folder": ""}
     for name in ("embeddings.npy", "keys.txt", "unreadable.txt"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_eval(tmp_path):
+    weights = write_recogniser(tmp_path / "fr")
+    pairs = []
+    for name, shift in (("a", 0), ("b", 40), ("c", 80)):
+        photos = [(shift + p, k) for p in range(5) for k in (0, 1)] + [(shift + p, 0) for p in range(10)]
+        content = [encode_png(face(*photo)) for photo in photos], [True] * 5 + [False] * 5
+        (tmp_path / f"{name}.bin").write_bytes(pickle.dumps(content))
+        pairs += ["--pairs", tmp_path / f"{name}.bin"]
+    arguments = ("eval", "--weights", weights, *pairs, "--device", "cpu", "--json")
+    one = run_in_one(*arguments, "--out", tmp_path / "one")
+    two = run_in_two(tmp_path, *arguments, "--out", tmp_path / "two")
+    assert {**one, "folder": ""} == {**two, "folder": ""}
+    assert (tmp_path / "one" / "table.csv").read_bytes() == (tmp_path / "two" / "table.csv").read_bytes()

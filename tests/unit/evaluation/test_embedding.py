@@ -156,6 +156,17 @@ def test_benchmark_from_images_to_row():
     assert row.tar == {"1e-02": None, "1e-03": None, "1e-04": None}
 
 
+def test_fp32_means_fp32():
+    class Watching(MeanColour):
+        def forward(self, pixels):
+            self.settings = (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic)
+            return super().forward(pixels)
+
+    network, before = Watching(), torch.backends.cudnn.allow_tf32
+    embed_faces(network, [None], options())
+    assert network.settings == (False, True) and torch.backends.cudnn.allow_tf32 == before
+
+
 class MeanColour(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return pixels.mean((2, 3))
