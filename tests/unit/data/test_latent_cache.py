@@ -152,7 +152,7 @@ def test_faces_are_the_central_square_at_one_size(tmp_path: Path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_keep_their_order_and_name_a_broken_image(tmp_path: Path, workers: int):
-    images = _images(tmp_path / "faces")
+    images = _images(tmp_path)
     faces = FaceImages(images, images.entries, SIZE)
     wanted = [[3, 1], [0], [9, 8, 7]]
     for rows, batch in zip(wanted, image_batches(faces, wanted, workers), strict=True):
