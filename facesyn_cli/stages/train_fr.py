@@ -203,6 +203,11 @@ class _Training:
         """Train up to the last epoch, then write the weights and the header."""
         cfg = self.cfg
         self._restore()
+        per_process, size = len(self.groups), self.batches.group_size
+        log.info(
+            f"{self.last} steps of {cfg.batch_size} images of {self.data.faces.num_classes} identities: "
+            f"{per_process} x {size} images on each of {self.group.count} processes"
+        )
         self.metrics = MetricsLog(self.folder / METRICS, self.step) if self.group.is_first else None
         if len(self.data.faces) < cfg.batch_size:
             log.warning(f"{len(self.data.faces)} images are fewer than batch_size {cfg.batch_size}; it repeats them")
@@ -379,7 +384,7 @@ def _open(cfg: TrainFrConfig, work: Work) -> _Data:
         part, rest = split_identities(examples, keys, cfg.seed, cfg.validation.fraction)
         sets.append(WeightedSet(part))
         held_out.append(rest)
-        identities += [[number, names[label]] for label in part.old_labels]
+        identities += [[number + 1, names[label]] for label in part.old_labels]
     if len(identities) < 2:
         raise UserError(
             f"{', '.join(map(str, paths))}: {len(identities)} identities to train on "
