@@ -7,8 +7,12 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    from facesyn_cli.cli.launch import asked_processes, run_workers
     from facesyn_cli.cli.main import run_command_line
 
+    count = asked_processes()
+    if count > 1:
+        sys.exit(run_workers(sys.argv[1:], count))
     sys.exit(run_command_line(sys.argv[1:]))
 
 

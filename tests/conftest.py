@@ -98,7 +98,7 @@ def spawn(*arguments: object, processes: int = 1) -> subprocess.Popen[str]:
         command = [
             sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes),
             "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-            "--main_process_port", "0", "-m", "facesyn_cli",
+            "-m", "facesyn_cli",
         ]
     return subprocess.Popen(
         [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

@@ -48,7 +48,7 @@ def decode_image(data: bytes) -> np.ndarray:
                     values = np.asarray(image, dtype=np.float64)
                     grey = np.clip(values / 257.0 + 0.5, 0, 255).astype(np.uint8)
                     return np.repeat(grey[:, :, None], 3, axis=2)
-                return np.asarray(image.convert("RGB"))
+                return np.array(image.convert("RGB"))
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
@@ -84,7 +84,7 @@ def to_pixels(pixels_u8: np.ndarray | torch.Tensor) -> torch.Tensor:
     """
     if isinstance(pixels_u8, np.ndarray):
         pixels_u8 = torch.from_numpy(np.ascontiguousarray(pixels_u8))
-    channels_first = pixels_u8.movedim(-1, -3)
+    channels_first = pixels_u8.movedim(-1, -3).contiguous()  # channels-last strides would reach the network
     return (channels_first.to(torch.float32) - 127.5) / 127.5
 
 
@@ -115,7 +115,7 @@ def resize_u8(pixels_u8: np.ndarray, size: int) -> np.ndarray:
     """Resize (H, W, 3) uint8 to (size, size, 3) with PIL's bilinear filter (antialiased)."""
     if pixels_u8.shape[:2] == (size, size):
         return pixels_u8
-    return np.asarray(Image.fromarray(pixels_u8).resize((size, size), Image.Resampling.BILINEAR))
+    return np.array(Image.fromarray(pixels_u8).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def fit_square(pixels_u8: np.ndarray) -> np.ndarray:

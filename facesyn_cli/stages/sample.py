@@ -307,7 +307,8 @@ def _one_core_each(num_workers: int, device: torch.device) -> Iterator[ThreadPoo
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    choose_device = partial(torch.cuda.set_device, device) if device.index is not None else None  # is per thread
+    is_numbered_gpu = device.type == "cuda" and device.index is not None
+    choose_device = partial(torch.cuda.set_device, device) if is_numbered_gpu else None  # a setting of each thread
     pool = ThreadPoolExecutor(num_workers, "sampler", initializer=choose_device)
     try:
         yield pool

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from facesyn_cli.artifacts.output import Config, Output, Parent, open_output
+from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
 
@@ -33,6 +34,11 @@ class Processes:
         self.count = accelerator.num_processes
         self.device = accelerator.device
         self.is_first = accelerator.is_main_process
+
+    def announce(self) -> None:
+        """Say how many processes work together, when there are several."""
+        if self.count > 1:
+            log.info(f"{self.count} processes")
 
     def barrier(self) -> None:
         """Wait for all processes."""
@@ -102,7 +108,9 @@ def processes(device: str = "auto") -> Processes:
     Raises:
         UserError: The device does not exist here.
     """
-    return Processes(build_accelerator(device))
+    group = Processes(build_accelerator(device))
+    group.announce()
+    return group
 
 
 def build_accelerator(device: str = "auto", precision: str = "fp32", **options: Any) -> Accelerator:
