@@ -34,7 +34,12 @@ BUILTIN["backbone"] = {
     "ir-tiny": f"{_MODELS}.ir",
     "onnx": f"{_MODELS}.onnx_backbone",
 }
-BUILTIN["head"] = {name: f"{_MODELS}.heads" for name in ("arcface", "cosface", "curricularface")}
+BUILTIN["head"] = {
+    **{name: f"{_MODELS}.heads.{name}" for name in ("arcface", "cosface", "curricularface")},
+    **{name: f"{_MODELS}.heads.{name}" for name in ("adaface", "magface", "normface", "softmax")},
+    **{f"elasticface-{kind}": f"{_MODELS}.heads.elasticface" for kind in ("arc", "arc-plus", "cos", "cos-plus")},
+    "combined-margin": f"{_MODELS}.heads.combined_margin",
+}
 BUILTIN["denoiser"] = {"idiff-unet": f"{_MODELS}.idiff_unet"}
 BUILTIN["autoencoder"] = {
     "vq-f4": f"{_MODELS}.vq_f4",

@@ -36,7 +36,7 @@ class Recogniser:
 
     Args:
         backbone: Pixels (N, 3, 112, 112) to embeddings (N, E).
-        head: Embeddings and labels to logits; see `models/heads.py`.
+        head: Embeddings and labels to logits; see `models/heads/margin.py`.
         seed: Seed of the dropout.
         batch_size: Images of the global batch; the loss is a mean over them.
         dtype: Number format of the backbone's autocast; float32 is none.
@@ -63,33 +63,35 @@ class Recogniser:
             nearest one.
         """
         kept: Tensor | None = None
-        if self.head.uses_batch_mean:
+        if self.head.num_statistics:
             kept = self._observe(groups, step)
         figures = torch.zeros(2, device=groups[0].labels.device)
         for group in groups:
             embeddings = self._embed(group, step, group.number == 0) if kept is None else kept
             losses = F.cross_entropy(self.head(embeddings, group.labels), group.labels, reduction="none")
+            if (extra := self.head.extra_losses(embeddings)) is not None:
+                losses = losses + extra
             loss = (group.weights * losses).sum() / self.batch_size
             (loss * scale).backward()
             with torch.no_grad():
-                is_right = self.head.cosines(embeddings.detach()).argmax(1) == group.labels
+                is_right = self.head.scores(embeddings.detach()).argmax(1) == group.labels
             figures += torch.stack([loss.detach(), is_right.sum() / self.batch_size])
         return figures
 
     def _observe(self, groups: Sequence[Group], step: int) -> Tensor | None:
-        """Tell the head the mean target cosine of the global batch, which it needs before any loss.
+        """Tell the head the statistics of the global batch, which it needs before any loss.
 
         Embeddings of several groups are computed here and again for their gradients, because the graphs of
         a whole batch do not fit into memory; those of a single group are returned for use.
         """
         is_single = len(groups) == 1
-        total = torch.zeros((), device=groups[0].labels.device)
+        total = torch.zeros(self.head.num_statistics, device=groups[0].labels.device)
         for group in groups:
             with torch.set_grad_enabled(is_single):
                 embeddings = self._embed(group, step, is_single and group.number == 0)
             with torch.no_grad():
-                total += self.head.target_cosines(embeddings.detach(), group.labels).sum()
-        self.head.observe(self.add_up(total) / self.batch_size)
+                total += self.head.statistics(embeddings.detach(), group.labels)
+        self.head.observe(self.add_up(total), self.batch_size)
         return embeddings if is_single else None
 
     def _embed(self, group: Group, step: int, is_updated: bool) -> Tensor:

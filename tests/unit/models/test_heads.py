@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from facesyn_cli.models.heads import ArcFace, CosFace, CurricularFace
+from facesyn_cli.models.heads.arcface import ArcFace
+from facesyn_cli.models.heads.cosface import CosFace
+from facesyn_cli.models.heads.curricularface import CurricularFace
 from facesyn_cli.plugins import registry
+from facesyn_cli.plugins.table import BUILTIN
 
-NAMES = ("arcface", "cosface", "curricularface")
+NAMES = tuple(BUILTIN["head"])
 
 
 def test_arcface_is_the_cosine_of_the_wider_angle_and_falls_beyond_pi():
@@ -39,7 +42,7 @@ def test_curricularface_weighs_hard_negatives_by_the_moving_mean():
     head = _head_on(CurricularFace, cosines, scale=16.0, margin=0.5)
     embeddings = torch.eye(6, dtype=torch.float64)
     for _ in range(2):
-        head.observe(head.target_cosines(embeddings, labels).mean())
+        head.observe(head.statistics(embeddings, labels), len(labels))
     mean = cosines[np.arange(6), labels.numpy()].mean()
     t = 0.1 * mean + 0.9 * 0.1 * mean
     assert head.t.item() == pytest.approx(t, abs=1e-15)
@@ -60,7 +63,7 @@ def test_target_gradient_is_the_true_one():
     """cos 0.3, scale 16, margin 0.5: in-place implementations give -16.000, the formula -16.453."""
     cosine = torch.tensor([[0.3]], dtype=torch.float64, requires_grad=True)
     head = ArcFace(1, 1, scale=16.0, margin=0.5)
-    logits = head.scale * head._apply_margin(cosine, cosine, torch.tensor([[True]]))
+    logits = head.scale * head._apply_margin(cosine, cosine, torch.tensor([[True]]), cosine)
     (-logits).sum().backward()
     true = -16 * (math.cos(0.5) + math.sin(0.5) * 0.3 / math.sqrt(1 - 0.3**2))
     assert cosine.grad.item() == pytest.approx(true, abs=1e-12)
@@ -69,24 +72,56 @@ def test_target_gradient_is_the_true_one():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_agree_with_finite_differences(name):
+    """Of loss and extra loss, for embeddings and class centres; embeddings move on a sphere of norm 13.
+
+    AdaFace takes the norm without gradient, so that a difference quotient across norms would not see the same.
+    """
     head = _build(name, num_classes=5, embedding_size=4).double()
     generator = torch.Generator().manual_seed(3)
-    embeddings = torch.randn(3, 4, dtype=torch.float64, generator=generator, requires_grad=True)
+    directions = torch.randn(3, 4, dtype=torch.float64, generator=generator, requires_grad=True)
     labels = torch.tensor([0, 4, 2])
-    head.observe(torch.tensor(0.7))
-    head.kernel.requires_grad_(False)
-    assert torch.autograd.gradcheck(lambda e: F.cross_entropy(head(e, labels), labels), embeddings)
+    head.observe(torch.tensor([37.0, 470.0])[: head.num_statistics], 3)
+    kernel = head.kernel.detach().clone().requires_grad_()
+
+    def loss(directions, kernel):
+        torch.manual_seed(0)  # ElasticFace draws
+        embeddings = 13 * F.normalize(directions)
+        arguments = (embeddings, labels)
+        logits = torch.func.functional_call(head, {"kernel": kernel}, arguments)
+        extra = head.extra_losses(embeddings)
+        return F.cross_entropy(logits, labels) + (0 if extra is None else extra.sum())
+
+    assert torch.autograd.gradcheck(loss, (directions, kernel))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_are_finite_at_cosine_one_and_minus_one(name):
+def test_gradients_are_finite_at_the_edges(name):
+    """Cosines exactly 1 and -1, norms of 0, tiny and huge."""
     head = _build(name, num_classes=2, embedding_size=2)
     head.kernel.data = torch.eye(2)
-    embeddings = torch.tensor([[3.0, 0.0], [-2.0, 0.0], [0.0, -1.0]], requires_grad=True)
-    labels = torch.tensor([0, 0, 1])
-    assert head.target_cosines(embeddings, labels).tolist() == [1.0, -1.0, -1.0]
-    F.cross_entropy(head(embeddings, labels), labels).backward()
+    rows = [[3.0, 0.0], [-2.0, 0.0], [0.0, -1.0], [0.0, 0.0], [1e-12, 0.0], [1e6, 0.0], [110.0, 0.0], [-10.0, 0.0]]
+    embeddings = torch.tensor(rows, requires_grad=True)
+    labels = torch.tensor([0, 0, 1, 1, 0, 0, 0, 0])
+    assert head.target_cosines(embeddings, labels)[:3].tolist() == [1.0, -1.0, -1.0]
+    head.observe(head.statistics(embeddings.detach(), labels), len(labels))
+    losses = F.cross_entropy(head(embeddings, labels), labels, reduction="none")
+    extra = head.extra_losses(embeddings)
+    losses = losses if extra is None else losses + extra
+    losses.sum().backward()
+    assert torch.isfinite(losses).all()
     assert torch.isfinite(embeddings.grad).all() and torch.isfinite(head.kernel.grad).all()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "softmax"])
+def test_no_head_makes_the_target_easier_as_its_angle_widens(name):
+    head = _build(name, num_classes=2, embedding_size=2).double().eval()
+    head.kernel.data = torch.eye(2, dtype=torch.float64)
+    angles = torch.linspace(0, math.pi, 2001, dtype=torch.float64)
+    embeddings = 50 * torch.stack([angles.cos(), angles.sin()], 1)
+    target = head(embeddings, torch.zeros(len(angles), dtype=torch.int64))[:, 0]
+    assert (target.diff() <= 1e-9).all()
+    if name != "normface":  # and it is never easier than without a margin
+        assert (target <= 64 * angles.cos() + 1e-4).all()
 
 
 @pytest.mark.parametrize("name", ("arcface", "cosface"))
@@ -101,7 +136,9 @@ def test_margin_zero_is_plain_softmax(name):
 def test_autocast_does_not_reach_the_head(name):
     head = _build(name, num_classes=5, embedding_size=8)
     embeddings, labels = torch.randn(3, 8), torch.tensor([0, 4, 2])
+    torch.manual_seed(0)
     expected = head(embeddings, labels)
+    torch.manual_seed(0)
     with torch.autocast("cpu", torch.bfloat16):
         logits = head(embeddings, labels)
     assert logits.dtype == torch.float32

@@ -9,7 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from facesyn_cli.models.heads import ArcFace, CurricularFace
+from facesyn_cli.models.heads.adaface import AdaFace
+from facesyn_cli.models.heads.arcface import ArcFace
+from facesyn_cli.models.heads.curricularface import CurricularFace
+from facesyn_cli.models.heads.elasticface import ElasticFace
+from facesyn_cli.models.heads.magface import MagFace
 from facesyn_cli.training.recognition import Group, Recogniser
 
 
@@ -37,7 +41,7 @@ def test_step_is_data_parallel_training_with_one_process_a_group():
         torch.testing.assert_close(trained.backbone.get_buffer(name), buffer)
 
 
-@pytest.mark.parametrize("head", [ArcFace, CurricularFace])
+@pytest.mark.parametrize("head", [ArcFace, CurricularFace, AdaFace, ElasticFace, MagFace])
 def test_shares_of_two_processes_add_up_to_one_process(head):
     groups = _groups()
     alone = _recogniser(head, dropout=0.3)
@@ -76,6 +80,26 @@ def test_weights_scale_the_loss_of_their_images():
     half = [Group(g.number, g.pixels_u8, g.labels, g.weights / 2) for g in groups]
     torch.testing.assert_close(halved.accumulate(half, 0)[0], plain.accumulate(groups, 0)[0] / 2)
     torch.testing.assert_close(halved.head.kernel.grad, plain.head.kernel.grad / 2)
+
+
+def test_extra_losses_of_a_head_reach_loss_and_gradients_with_the_images_weights():
+    plain, extra = _recogniser(MagFace), _recogniser(MagFace)
+    plain.head.norm_weight, extra.head.norm_weight = 0.0, 35.0
+    groups = _groups()
+    for recogniser in (plain, extra):
+        recogniser.backbone[-1].weight.data *= 100  # norms between the ends of MagFace's range
+    difference = extra.accumulate(groups, 0)[0] - plain.accumulate(groups, 0)[0]
+    expected = 0.0
+    replica = copy.deepcopy(plain)
+    replica.head.norm_weight = 35.0
+    for group in groups:
+        embeddings = replica.backbone(group.pixels_u8.movedim(-1, 1).float() / 127.5 - 1)
+        expected = expected + (group.weights * replica.head.extra_losses(embeddings)).sum() / 12
+    assert difference.item() == pytest.approx(expected.item(), rel=1e-3)
+    gradient = torch.autograd.grad(expected, replica.backbone[-1].weight)[0]
+    got = extra.backbone[-1].weight.grad - plain.backbone[-1].weight.grad
+    assert gradient.abs().max() > 0
+    torch.testing.assert_close(got, gradient, rtol=1e-3, atol=1e-3 * gradient.abs().max().item())
 
 
 def test_top1_is_judged_without_the_margin():

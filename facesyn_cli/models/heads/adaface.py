@@ -1,0 +1,104 @@
+"""AdaFace: Kim et al. 2022, arXiv:2204.00964: the margin follows the quality of an image, told by its norm.
+
+    a = clip(|f|, 0.001, 100), without gradient
+    z = clip((a - mu) / (sigma / h), -1, 1), mu and sigma moving averages of the batch's mean and deviation
+    g_angle = -m z, g_add = m + m z
+    target s (cos(theta_y + g_angle) - g_add), the angle clipped to [0.001, pi - 0.001]; others s cos_j
+
+z = -1 (poor image) is ArcFace, z = 0 CosFace, z = 1 (good image) a negative angular margin with an offset of 2 m.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from facesyn_cli.models.heads.margin import HeadFactory, MarginHead, cos_of_sum
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+NORM_RANGE = (1e-3, 100.0)
+MIN_ANGLE = 1e-3
+_MIN_DEVIATION = 1e-3
+
+
+class AdaFaceConfig(PluginConfig):
+    """Settings of `adaface`."""
+
+    scale: float = Field(default=64.0, gt=0)                    # s, factor of all logits
+    margin: float = Field(default=0.4, ge=0, lt=1)              # m, radians and cosine
+    concentration: float = Field(default=0.333, gt=0)           # h, share of norms within one deviation unit
+    rate: float = Field(default=0.01, gt=0, le=1)               # t_alpha, weight of the newest mean and deviation
+
+
+class AdaFace(MarginHead):
+    """Margin that follows the norm of an embedding; `margin` is both an angle and a cosine.
+
+    Buffers `norm_mean`, `norm_deviation` (1,) and `num_observed` (). The first batch sets them, later ones move
+    them: the formula says nothing of their start. Mean and deviation (over B - 1) are those of the global batch,
+    so that they do not depend on the number of processes.
+
+    Args:
+        concentration: h.
+        rate: t_alpha.
+    """
+
+    num_statistics = 2
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int = 512,
+        seed: int = 0,
+        scale: float = 64.0,
+        margin: float = 0.4,
+        concentration: float = 0.333,
+        rate: float = 0.01,
+    ) -> None:
+        super().__init__(num_classes, embedding_size, seed, scale, margin)
+        self.concentration, self.rate = concentration, rate
+        self.register_buffer("norm_mean", torch.zeros(1))
+        self.register_buffer("norm_deviation", torch.ones(1))
+        self.register_buffer("num_observed", torch.zeros((), dtype=torch.int64))
+
+    def statistics(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        norms = _norms(embeddings)
+        return torch.stack([norms.sum(), norms.square().sum()])
+
+    @torch.no_grad()
+    def observe(self, sums: Tensor, count: int) -> None:
+        mean = sums[:1] / count
+        variance = (sums[1:] - count * mean.square()) / max(count - 1, 1)
+        rate = torch.where(self.num_observed == 0, 1.0, self.rate)
+        self.norm_mean.lerp_(mean.to(self.norm_mean), rate.to(self.norm_mean))
+        self.norm_deviation.lerp_(variance.clamp(min=0).sqrt().to(self.norm_deviation), rate.to(self.norm_deviation))
+        self.num_observed += 1
+
+    def quality(self, embeddings: Tensor) -> Tensor:
+        """Return z (B, 1) in [-1, 1], without gradient."""
+        unit = self.norm_deviation.clamp(min=_MIN_DEVIATION) / self.concentration
+        return ((_norms(embeddings) - self.norm_mean) / unit).clamp(-1, 1)[:, None]
+
+    def _apply_margin(self, cosines: Tensor, target: Tensor, is_target: Tensor, embeddings: Tensor) -> Tensor:
+        z = self.quality(embeddings).to(target.dtype)
+        added = -self.margin * z
+        angle = target.detach().acos() + added
+        inside = cos_of_sum(target, added)
+        inside = torch.where(angle < MIN_ANGLE, math.cos(MIN_ANGLE), inside)
+        inside = torch.where(angle > math.pi - MIN_ANGLE, math.cos(math.pi - MIN_ANGLE), inside)
+        return torch.where(is_target, inside - self.margin * (1 + z), cosines)
+
+
+@torch.no_grad()
+def _norms(embeddings: Tensor) -> Tensor:
+    return embeddings.norm(dim=1).clamp(*NORM_RANGE)
+
+
+@register("head", "adaface", Card("Margin that follows an image's quality.", "Kim et al. 2022, arXiv:2204.00964"))
+def build_adaface(cfg: AdaFaceConfig) -> HeadFactory:
+    """Return the factory of AdaFace heads."""
+    return partial(AdaFace, scale=cfg.scale, margin=cfg.margin, concentration=cfg.concentration, rate=cfg.rate)

@@ -1,0 +1,38 @@
+"""ArcFace: Deng et al. 2019, arXiv:1801.07698, Eq. 3.
+
+Target s cos(theta_y + m), other classes s cos_j. Where theta_y + m would pass pi (cos_y <= cos(pi - m)) the
+target is s (cos_y - m sin(pi - m)), which keeps it falling.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from facesyn_cli.models.heads.margin import HeadFactory, MarginHead, angular_target
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+
+class AngularConfig(PluginConfig):
+    """Settings of heads with one margin in the angle."""
+
+    scale: float = Field(default=64.0, gt=0)                    # s, factor of all logits
+    margin: float = Field(default=0.5, ge=0, lt=math.pi / 2)    # m, radians
+
+
+class ArcFace(MarginHead):
+    """Additive angular margin; `margin` in radians."""
+
+    def _apply_margin(self, cosines: Tensor, target: Tensor, is_target: Tensor, embeddings: Tensor) -> Tensor:
+        return torch.where(is_target, angular_target(target, self.margin), cosines)
+
+
+@register("head", "arcface", Card("Additive angular margin.", "Deng et al. 2019, arXiv:1801.07698"))
+def build_arcface(cfg: AngularConfig) -> HeadFactory:
+    """Return the factory of ArcFace heads."""
+    return partial(ArcFace, scale=cfg.scale, margin=cfg.margin)

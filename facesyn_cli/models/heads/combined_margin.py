@@ -1,0 +1,77 @@
+"""Combined margin: Deng et al. 2019, arXiv:1801.07698, Eq. 4. Target s (cos(m1 theta_y + m2) - m3), others s cos_j.
+
+m1 = 1, m3 = 0 is ArcFace; m1 = 1, m2 = 0 is CosFace; m2 = m3 = 0 is SphereFace. Where phi = m1 theta_y + m2 passes
+pi, -2 - cos(phi) stands for cos(phi): it goes on where cos ends and keeps falling (SphereFace's continuation, Liu
+et al. 2017, arXiv:1704.08063, Eq. 7 with k = 1).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from facesyn_cli.models.heads.margin import HeadFactory, MarginHead
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+
+class CombinedMarginConfig(PluginConfig):
+    """Settings of `combined-margin`."""
+
+    scale: float = Field(default=64.0, gt=0)                    # s, factor of all logits
+    factor: float = Field(default=1.0, gt=0, le=2)              # m1, factor of the angle
+    angle: float = Field(default=0.3, ge=0, lt=math.pi / 2)     # m2, radians
+    cosine: float = Field(default=0.2, ge=0, lt=1)              # m3, a cosine
+
+    @model_validator(mode="after")
+    def _stays_below_two_pi(self) -> CombinedMarginConfig:
+        if self.factor * math.pi + self.angle > 2 * math.pi:
+            raise ValueError("factor * pi + angle must not pass 2 pi")
+        return self
+
+
+class CombinedMargin(MarginHead):
+    """Multiplicative, angular and cosine margin together.
+
+    Args:
+        factor: m1.
+        angle: m2, radians.
+        cosine: m3, a cosine.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int = 512,
+        seed: int = 0,
+        scale: float = 64.0,
+        factor: float = 1.0,
+        angle: float = 0.3,
+        cosine: float = 0.2,
+    ) -> None:
+        super().__init__(num_classes, embedding_size, seed, scale, angle)
+        self.factor, self.cosine = factor, cosine
+
+    def _apply_margin(self, cosines: Tensor, target: Tensor, is_target: Tensor, embeddings: Tensor) -> Tensor:
+        phi = self.factor * _angle(target) + self.margin
+        changed = torch.where(phi <= math.pi, phi.cos(), -2 - phi.cos())
+        return torch.where(is_target, changed - self.cosine, cosines)
+
+
+def _angle(cosine: Tensor) -> Tensor:
+    """Return acos; its derivative is taken as 0 where the cosine is exactly +-1 and it does not exist."""
+    is_regular = cosine.abs() < 1
+    return torch.where(is_regular, torch.where(is_regular, cosine, 0.0).acos(), cosine.detach().acos())
+
+
+@register(
+    "head", "combined-margin",
+    Card("Multiplicative, angular and cosine margin in one.", "Deng et al. 2019, arXiv:1801.07698, Eq. 4"),
+)
+def build_combined_margin(cfg: CombinedMarginConfig) -> HeadFactory:
+    """Return the factory of combined-margin heads."""
+    return partial(CombinedMargin, scale=cfg.scale, factor=cfg.factor, angle=cfg.angle, cosine=cfg.cosine)

@@ -1,0 +1,33 @@
+"""CosFace: Wang et al. 2018, arXiv:1801.09414, Eq. 4. Target s (cos_y - m), other classes s cos_j."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from facesyn_cli.models.heads.margin import HeadFactory, MarginHead
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+
+class CosFaceConfig(PluginConfig):
+    """Settings of `cosface`."""
+
+    scale: float = Field(default=64.0, gt=0)                    # s, factor of all logits
+    margin: float = Field(default=0.4, ge=0, lt=1)              # m, a cosine
+
+
+class CosFace(MarginHead):
+    """Additive cosine margin; `margin` is a cosine."""
+
+    def _apply_margin(self, cosines: Tensor, target: Tensor, is_target: Tensor, embeddings: Tensor) -> Tensor:
+        return torch.where(is_target, target - self.margin, cosines)
+
+
+@register("head", "cosface", Card("Additive cosine margin.", "Wang et al. 2018, arXiv:1801.09414"))
+def build_cosface(cfg: CosFaceConfig) -> HeadFactory:
+    """Return the factory of CosFace heads."""
+    return partial(CosFace, scale=cfg.scale, margin=cfg.margin)

@@ -1,0 +1,93 @@
+"""MagFace: Meng et al. 2021, arXiv:2103.06627: the norm of an embedding becomes a measure of quality.
+
+    a = clip(|f|, l_a, u_a), l_a = 10, u_a = 110
+    m(a) linear in a, from l_m = 0.45 at l_a to u_m = 0.8 at u_a
+    target as in ArcFace with m(a); loss + lambda g(a), g(a) = 1 / a + a / u_a^2, lambda = 35
+
+The gradient also runs through m(a). g'(a) = 1 / u_a^2 - 1 / a^2 is negative below u_a and 0 there: easy images are
+pulled to large norms, against the margin that grows with them. l_m = u_m and lambda = 0 is ArcFace.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from facesyn_cli.models.heads.margin import HeadFactory, MarginHead, angular_target
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+
+class MagFaceConfig(PluginConfig):
+    """Settings of `magface`."""
+
+    scale: float = Field(default=64.0, gt=0)                          # s, factor of all logits
+    margin: float = Field(default=0.45, ge=0, lt=math.pi / 2)         # l_m, margin at the smallest norm, radians
+    max_margin: float = Field(default=0.8, ge=0, lt=math.pi / 2)      # u_m, margin at the largest norm, radians
+    min_norm: float = Field(default=10.0, gt=0)                       # l_a
+    max_norm: float = Field(default=110.0, gt=0)                      # u_a
+    norm_weight: float = Field(default=35.0, ge=0)                    # lambda, weight of g(a) in the loss
+
+    @model_validator(mode="after")
+    def _rise(self) -> MagFaceConfig:
+        if self.min_norm >= self.max_norm or self.margin > self.max_margin:
+            raise ValueError("min_norm must be below max_norm, and margin not above max_margin")
+        return self
+
+
+class MagFace(MarginHead):
+    """Angular margin that grows with the norm, and a term that rewards large norms; margins in radians.
+
+    Args:
+        margin: l_m.
+        max_margin: u_m.
+        min_norm: l_a.
+        max_norm: u_a.
+        norm_weight: lambda.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int = 512,
+        seed: int = 0,
+        scale: float = 64.0,
+        margin: float = 0.45,
+        max_margin: float = 0.8,
+        min_norm: float = 10.0,
+        max_norm: float = 110.0,
+        norm_weight: float = 35.0,
+    ) -> None:
+        super().__init__(num_classes, embedding_size, seed, scale, margin)
+        self.max_margin, self.min_norm, self.max_norm, self.norm_weight = max_margin, min_norm, max_norm, norm_weight
+
+    def extra_losses(self, embeddings: Tensor) -> Tensor | None:
+        """Return lambda g(a), (B,)."""
+        norms = self._norms(embeddings.to(self.kernel.dtype))
+        return self.norm_weight * (1 / norms + norms / self.max_norm**2)
+
+    def margins(self, embeddings: Tensor) -> Tensor:
+        """Return m(a), (B, 1)."""
+        slope = (self.max_margin - self.margin) / (self.max_norm - self.min_norm)
+        return self.margin + slope * (self._norms(embeddings) - self.min_norm)[:, None]
+
+    def _norms(self, embeddings: Tensor) -> Tensor:
+        return embeddings.norm(dim=1).clamp(self.min_norm, self.max_norm)
+
+    def _apply_margin(self, cosines: Tensor, target: Tensor, is_target: Tensor, embeddings: Tensor) -> Tensor:
+        return torch.where(is_target, angular_target(target, self.margins(embeddings)), cosines)
+
+
+@register(
+    "head", "magface", Card("Margin that grows with the norm; the norm tells quality.", "Meng et al. 2021, arXiv:2103.06627")
+)
+def build_magface(cfg: MagFaceConfig) -> HeadFactory:
+    """Return the factory of MagFace heads."""
+    return partial(
+        MagFace, scale=cfg.scale, margin=cfg.margin, max_margin=cfg.max_margin, min_norm=cfg.min_norm,
+        max_norm=cfg.max_norm, norm_weight=cfg.norm_weight,
+    )

@@ -1,0 +1,143 @@
+"""What all heads share: the class centres, their cosines with embeddings, and how a margin enters.
+
+Legend of every head: f embedding, a = |f| its norm, cos_j = cosine of f and column j of the kernel, theta_j its
+angle, y the label, s the scale, m a margin. Logits go into plain softmax cross-entropy.
+
+A head plugin builds to a `HeadFactory`, not to a module: the number of classes is a fact of the training set,
+not a setting.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class HeadFactory(Protocol):
+    """What a head plugin's builder returns: makes the head once the number of classes is known."""
+
+    def __call__(self, num_classes: int, embedding_size: int = 512, seed: int = 0) -> Head: ...
+
+
+class Head(nn.Module):
+    """Base of all heads: class centres, and what a training step may ask of any head.
+
+    Everything is computed in float32 (or float64 when kernel and embeddings are), also under autocast: a
+    scale of 64 turns a bfloat16 rounding of a cosine into an error of 0.25 in the logit.
+
+    Args:
+        num_classes: Number of classes K.
+        embedding_size: Width E of an embedding.
+        seed: Seed of the kernel's initial values, N(0, 0.01) as published.
+
+    Shapes: B batch, E embedding, K classes.
+    """
+
+    num_statistics = 0  # sums of the global batch that `observe` must be given once a step, before `forward`
+
+    def __init__(self, num_classes: int, embedding_size: int = 512, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.kernel = nn.Parameter(torch.randn(embedding_size, num_classes, generator=generator) * 0.01)
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return the logits (B, K), of embeddings (B, E) not normalised and labels (B,) in [0, K)."""
+        raise NotImplementedError
+
+    def scores(self, embeddings: Tensor) -> Tensor:
+        """Return (B, K) figures whose largest names the class an embedding belongs to; no margin in them."""
+        return self.cosines(embeddings)
+
+    def cosines(self, embeddings: Tensor) -> Tensor:
+        """Return the (B, K) cosines between embeddings (B, E) and class centres."""
+        embeddings = embeddings.to(self.kernel.dtype)
+        return (F.normalize(embeddings, dim=1) @ F.normalize(self.kernel, dim=0)).clamp(-1, 1)
+
+    def target_cosines(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return the (B,) cosines between embeddings (B, E) and the centres of their own classes."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return self.cosines(embeddings).gather(1, labels[:, None])[:, 0]
+
+    def statistics(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return (num_statistics,) sums over these images; added up over the global batch for `observe`."""
+        return embeddings.new_zeros(self.num_statistics)
+
+    def observe(self, sums: Tensor, count: int) -> None:
+        """Take in the sums of the global batch's `count` images; most heads need none."""
+
+    def extra_losses(self, embeddings: Tensor) -> Tensor | None:
+        """Return (B,) what is added to the cross-entropy of each image, or None for nothing."""
+        return None
+
+
+class MarginHead(Head):
+    """Base of the heads that change scaled cosines: logits s * changed(cos).
+
+    Args:
+        num_classes: Number of classes K.
+        embedding_size: Width E of an embedding.
+        seed: Seed of the kernel's initial values.
+        scale: s, factor of all logits.
+        margin: m, in radians or as a cosine, as the subclass says.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int = 512,
+        seed: int = 0,
+        scale: float = 64.0,
+        margin: float = 0.5,
+    ) -> None:
+        super().__init__(num_classes, embedding_size, seed)
+        self.scale, self.margin = scale, margin
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return the logits (B, K), of embeddings (B, E) not normalised and labels (B,) in [0, K)."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            embeddings = embeddings.to(self.kernel.dtype)
+            cosines = self.cosines(embeddings)                                # (B, K)
+            target = cosines.gather(1, labels[:, None])                       # (B, 1)
+            is_target = F.one_hot(labels, cosines.shape[1]).bool()            # (B, K)
+            return self.scale * self._apply_margin(cosines, target, is_target, embeddings)
+
+    def _apply_margin(self, cosines: Tensor, target: Tensor, is_target: Tensor, embeddings: Tensor) -> Tensor:
+        """Return the (B, K) cosines with the margin in them.
+
+        Args:
+            cosines: (B, K).
+            target: (B, 1), the cosine of each image's own class.
+            is_target: (B, K) bool.
+            embeddings: (B, E), for margins that depend on their norm.
+        """
+        raise NotImplementedError
+
+
+def angular_target(cosine: Tensor, margin: float | Tensor) -> Tensor:
+    """Return cos(theta + m), and where theta + m would pass pi, cos(theta) - m sin(pi - m), which goes on falling.
+
+    Args:
+        cosine: cos(theta), (B, 1).
+        margin: m in radians, 0 <= m < pi / 2: one for all, or (B, 1).
+    """
+    if isinstance(margin, Tensor):
+        is_inside, step = cosine > (math.pi - margin).cos(), (math.pi - margin).sin() * margin
+    else:
+        is_inside, step = cosine > math.cos(math.pi - margin), math.sin(math.pi - margin) * margin
+    return torch.where(is_inside, cos_of_sum(cosine, margin), cosine - step)
+
+
+def cos_of_sum(cosine: Tensor, margin: float | Tensor) -> Tensor:
+    """Return cos(theta + m) = cos(theta) cos(m) - sin(theta) sin(m); m is one for all or (B, 1)."""
+    # Differs from TFace: the derivative of sin(theta) is taken as 0 where cos(theta) is exactly +-1; the
+    # published form gives inf or NaN there, also from the branch that is not selected. Equal elsewhere.
+    squared_sine = 1 - cosine * cosine
+    is_regular = squared_sine > 0
+    sine = torch.where(is_regular, torch.where(is_regular, squared_sine, 1.0).sqrt(), 0.0)
+    if isinstance(margin, Tensor):
+        return cosine * margin.cos() - sine * margin.sin()
+    return cosine * math.cos(margin) - sine * math.sin(margin)

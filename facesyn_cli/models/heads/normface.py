@@ -1,0 +1,31 @@
+"""NormFace: Wang et al. 2017, arXiv:1704.06369. Logits s cos_j: embeddings and centres normalised, no margin."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from pydantic import Field
+from torch import Tensor
+
+from facesyn_cli.models.heads.margin import HeadFactory, MarginHead
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+
+class NormFaceConfig(PluginConfig):
+    """Settings of `normface`."""
+
+    scale: float = Field(default=64.0, gt=0)                    # s, factor of all logits; fixed, not learned
+
+
+class NormFace(MarginHead):
+    """Scaled cosines as they are."""
+
+    def _apply_margin(self, cosines: Tensor, target: Tensor, is_target: Tensor, embeddings: Tensor) -> Tensor:
+        return cosines
+
+
+@register("head", "normface", Card("Scaled cosines without a margin.", "Wang et al. 2017, arXiv:1704.06369"))
+def build_normface(cfg: NormFaceConfig) -> HeadFactory:
+    """Return the factory of NormFace heads."""
+    return partial(NormFace, scale=cfg.scale, margin=0.0)

@@ -1,0 +1,40 @@
+"""Plain softmax regression: logits w_j . f + b_j, nothing normalised; Bridle 1990, "Probabilistic interpretation of
+feedforward classification network outputs"."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from facesyn_cli.models.heads.margin import Head, HeadFactory
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+
+class SoftmaxConfig(PluginConfig):
+    """`softmax` has no settings."""
+
+
+class Softmax(Head):
+    """A linear layer; its biases (K,) start at 0.
+
+    Shapes: embeddings (B, E) -> logits (B, K).
+    """
+
+    def __init__(self, num_classes: int, embedding_size: int = 512, seed: int = 0) -> None:
+        super().__init__(num_classes, embedding_size, seed)
+        self.bias = nn.Parameter(torch.zeros(num_classes))
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return the logits (B, K) of embeddings (B, E); the labels play no part."""
+        return self.scores(embeddings)
+
+    def scores(self, embeddings: Tensor) -> Tensor:
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return embeddings.to(self.kernel.dtype) @ self.kernel + self.bias
+
+
+@register("head", "softmax", Card("A linear layer: the classifier that margin heads are compared with."))
+def build_softmax(cfg: SoftmaxConfig) -> HeadFactory:
+    """Return the factory of plain softmax heads."""
+    return Softmax
