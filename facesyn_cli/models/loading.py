@@ -28,7 +28,7 @@ from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 
 TENSORS = "model.safetensors"
-_HALVES = ("first_stage_encoder_state_dict.pt", "first_stage_decoder_state_dict.pt")
+HALVES = ("first_stage_encoder_state_dict.pt", "first_stage_decoder_state_dict.pt")
 _KIND_NAMES = {"backbone": "a face recogniser", "denoiser": "a denoiser", "autoencoder": "an autoencoder"}
 
 
@@ -128,7 +128,10 @@ def load_autoencoder(path: Path | str | None, cfg: PluginConfig | None = None, p
         if cfg.name == "vq-f4":
             raise UserError("autoencoder vq-f4 needs a weights file; none was given")
         path = getattr(cfg, "path", None)
-    if path is not None and (cfg.name == "diffusers" if cfg is not None else _is_diffusers(str(path))):
+    is_ours = path is not None and _is_converted(Path(path))
+    if path is not None and not is_ours and (
+        cfg.name == "diffusers" if cfg is not None else _is_diffusers(str(path))
+    ):
         cfg = cfg if cfg is not None else _configure("autoencoder", {"name": "diffusers"}, str(path))
         module = registry.build("autoencoder", cfg.model_copy(update={"path": str(path)}))
         return _with_section(module, cfg, str(path), module.digest())
@@ -205,11 +208,13 @@ def _open_folder(folder: Path, kind: str) -> Recognised:
 
 
 def _open_vq(path: Path) -> tuple[Recognised, str]:
-    """Read a VQ-f4 file, or a folder with its two halves; return it and the digest of the content."""
-    files = [path / half for half in _HALVES] if path.is_dir() else [path]
+    """Read a VQ-f4 file, a folder of ours or one with its two halves; return it and the digest of the content."""
+    if _is_converted(path):
+        return _open_folder(path, "autoencoder"), file_digest(path / TENSORS)
+    files = [path / half for half in HALVES] if path.is_dir() else [path]
     if path.is_dir() and not all(file.is_file() for file in files):
         raise UserError(f"{path}: expected a weights file, a folder in diffusers format, or one with "
-                        f"{' and '.join(_HALVES)}")
+                        f"{' and '.join(HALVES)}")
     found = [recognise(read_tensors(file), str(file)) for file in files]
     for part, file in zip(found, files, strict=True):
         if part.kind != "autoencoder":
@@ -217,6 +222,11 @@ def _open_vq(path: Path) -> tuple[Recognised, str]:
     if len(files) == 1:
         return found[0], file_digest(path)
     return recognise(found[0].tensors | found[1].tensors, str(path)), json_digest([file_digest(f) for f in files])
+
+
+def _is_converted(path: Path) -> bool:
+    """True for a folder in which `facesyn models convert` wrote an autoencoder."""
+    return (path / CONFIG).is_file() and read_config(path).get("kind") == "autoencoder"
 
 
 def _is_diffusers(path: str) -> bool:

@@ -120,6 +120,16 @@ class OnnxBackbone(nn.Module):
         return rows.flatten(1)[:count]
 
 
+def read_nodes(path: Path) -> tuple[Any, list[Any]]:
+    """Return the graph of an ONNX file, without its external tensors, and all nodes, nested ones included.
+
+    Raises:
+        UserError: onnx is not installed, or it is no ONNX file or one that wants data from elsewhere.
+    """
+    model = _read_graph(path)
+    return model, list(_nodes(model))
+
+
 def _read_graph(path: Path) -> Any:
     """Read the graph without its external tensors, after making sure that those lie beside it."""
     if not path.is_file():

@@ -1,0 +1,149 @@
+"""What is in a file or folder of weights, as names, shapes and configs show it; nothing is run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from facesyn_cli.artifacts.digest import file_digest
+from facesyn_cli.artifacts.files import read_json
+from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensors
+from facesyn_cli.errors import UserError
+from facesyn_cli.models.convert.recognise import recognise
+from facesyn_cli.models.convert.recognised import Recognised
+from facesyn_cli.models.loading import HALVES, TENSORS, is_onnx
+from facesyn_cli.models.onnx_backbone import DYNAMIC_OPERATORS, read_nodes
+from facesyn_cli.models.skeleton import build_skeleton
+from facesyn_cli.plugins import registry
+
+PIPELINE = "model_index.json"
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """Describe a file or folder.
+
+    Returns:
+        `kind` and, as far as they are known, `architecture`, `settings`, `parameters` (of the network),
+        `values` (numbers held, buffers and other tensors included), `tensors`, `prefix` (in front of every
+        name), `precision` (type -> numbers held) and `digest`. Of a file of tensors that make up no network
+        known here `kind` is "unknown" and `nearest` says which network comes nearest and what differs.
+
+    Raises:
+        UserError: It does not exist, is damaged or holds no weights.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return {"path": str(path), **_inspect_folder(path)}
+    if is_onnx(path):
+        return {"path": str(path), "format": "onnx", **_inspect_onnx(path), "digest": file_digest(path)}
+    tensors = read_tensors(path)
+    found = {"path": str(path), "format": _format(path)}
+    return {**found, **_inspect_tensors(tensors, str(path)), "digest": file_digest(path)}
+
+
+def kind_of_folder(folder: Path) -> str | None:
+    """Return backbone, denoiser or autoencoder for a Weights folder of ours, None for any other folder."""
+    if not (folder / CONFIG).is_file():
+        return None
+    config = read_config(folder)
+    return next((kind for kind in ("denoiser", "backbone", "autoencoder")
+                 if isinstance(config.get(kind), dict) and (folder / TENSORS).is_file()), None)
+
+
+def _inspect_tensors(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
+    try:
+        network = recognise(tensors, where)
+    except UserError as error:
+        return {"kind": "unknown", "nearest": str(error).removeprefix(f"{where} "), **_sizes(tensors)}
+    return {
+        "kind": network.kind, "architecture": network.name, "settings": network.settings,
+        **({"noise_schedule": network.schedule} if network.schedule else {}),
+        "prefix": _prefix(network, tensors), "parameters": _num_parameters(network), **_sizes(tensors),
+    }
+
+
+def _num_parameters(network: Recognised) -> int:
+    cfg = registry.configure(network.kind, {"name": network.name, **network.settings})
+    return sum(parameter.numel() for parameter in build_skeleton(network.kind, cfg).parameters())
+
+
+def _inspect_folder(folder: Path) -> dict[str, Any]:
+    if (folder / PIPELINE).is_file():
+        index = read_json(folder / PIPELINE)
+        parts = {key: value[1] for key, value in index.items() if isinstance(value, list) and len(value) == 2}
+        return {"format": "diffusers pipeline", "kind": "pipeline", "architecture": index.get("_class_name"),
+                "parts": parts}
+    halves = [folder / name for name in HALVES]
+    if all(half.is_file() for half in halves):
+        tensors = {key: value for half in halves for key, value in read_tensors(half).items()}
+        return {"format": "torch, in two files", **_inspect_tensors(tensors, str(folder))}
+    kind = kind_of_folder(folder)
+    if kind is not None:
+        section = read_config(folder)[kind]
+        settings = {key: value for key, value in section.items() if key != "name"}
+        return {
+            "format": "facesyn weights", "kind": kind, "architecture": section.get("name"), "settings": settings,
+            **_sizes(read_tensors(folder / TENSORS)), "digest": file_digest(folder / TENSORS),
+        }
+    if (folder / CONFIG).is_file():
+        name = read_config(folder).get("_class_name")
+        files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+        if name and files:
+            tensors = {key: value for file in files for key, value in read_tensors(file).items()}
+            kind = "autoencoder" if name.startswith(("Autoencoder", "VQ")) else "diffusers model"
+            return {"format": "diffusers model", "kind": kind, "architecture": name, **_sizes(tensors)}
+    raise UserError(f"{folder}: no weights are known in this folder; expected {CONFIG} with {TENSORS}, or a folder in "
+                    "diffusers format")
+
+
+def _inspect_onnx(path: Path) -> dict[str, Any]:
+    """Inputs, outputs and sizes of an ONNX graph; the numbers themselves are not read."""
+    model, nodes = read_nodes(path)
+    precision: Counter[str] = Counter()
+    from onnx import TensorProto
+
+    for tensor in model.graph.initializer:
+        count = 1
+        for side in tensor.dims:
+            count *= side
+        precision[TensorProto.DataType.Name(tensor.data_type).lower()] += count
+    stored = {tensor.name for tensor in model.graph.initializer}
+    operators = Counter(node.op_type for node in nodes)
+    return {
+        "kind": "onnx network",
+        "inputs": {v.name: _onnx_shape(v) for v in model.graph.input if v.name not in stored},
+        "outputs": {v.name: _onnx_shape(v) for v in model.graph.output},
+        "values": sum(precision.values()), "tensors": len(stored), "precision": dict(precision),
+        "quantises_dynamically": any(name in DYNAMIC_OPERATORS for name in operators),
+        "opset": max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0),
+    }
+
+
+def _onnx_shape(value: Any) -> list[int | str]:
+    return [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in value.type.tensor_type.shape.dim]
+
+
+def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    precision: Counter[str] = Counter()
+    for value in tensors.values():
+        precision[str(value.dtype).removeprefix("torch.")] += value.numel()
+    return {"values": sum(precision.values()), "tensors": len(tensors), "precision": dict(precision)}
+
+
+def _prefix(network: Recognised, tensors: Mapping[str, Tensor]) -> str:
+    """Return what stands in front of the network's own names in the file."""
+    for name in network.tensors:
+        for raw in tensors:
+            if raw.endswith(name) and tensors[raw] is network.tensors[name]:
+                return raw.removesuffix(name)
+    return "(names differ)"
+
+
+def _format(path: Path) -> str:
+    with open(path, "rb") as file:
+        head = file.read(9)
+    return "safetensors" if head[8:9] == b"{" else "torch"

@@ -1,0 +1,241 @@
+"""models: published weights, what a file holds, and its way from one format to another.
+
+`convert` writes into a folder that appears under its name only when everything in it is finished.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from facesyn_cli.artifacts.digest import file_digest
+from facesyn_cli.artifacts.download import fetch
+from facesyn_cli.artifacts.files import TEMPORARY_PREFIX, explain, write_atomically
+from facesyn_cli.artifacts.hub import fetch_from_hub, is_hub_name
+from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.weights import read_config, write_weights
+from facesyn_cli.console import log
+from facesyn_cli.diffusion.schedule import build_schedule
+from facesyn_cli.errors import UserError
+from facesyn_cli.models import inspection
+from facesyn_cli.models.catalogue import CATALOGUE
+from facesyn_cli.models.convert import compvis
+from facesyn_cli.models.loading import HALVES, load_autoencoder, load_backbone, load_denoiser
+from facesyn_cli.models.onnx_export import export_onnx
+from facesyn_cli.models.self_check import check_autoencoder, check_backbone, check_denoiser
+from facesyn_cli.training.ldm_export import check_exportable, schedule_buffers
+
+FORMATS = ("safetensors", "published", "onnx")
+PULLED = Path("weights")  # where pulled files go unless told otherwise
+_FLAT = ("ir-", "iresnet-", "mobilefacenet")  # backbones whose own names are the published ones
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A network, loaded strictly, with what is needed to write or run it."""
+
+    kind: str
+    name: str
+    module: nn.Module
+    config: dict[str, Any]           # config.json of our own format
+    input_size: int = 0              # of a backbone
+    ldm: LdmSettings | None = None   # of a denoiser
+    part: str = "both"               # of an autoencoder
+
+
+def list_weights() -> dict[str, dict[str, Any]]:
+    """Return what is known about published weights, by name."""
+    return {name: {key: value for key, value in asdict(entry).items() if value is not None}
+            for name, entry in CATALOGUE.items()}
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """Describe a file or folder of weights; see `models.inspection.inspect`."""
+    return inspection.inspect(path)
+
+
+def verify(path: Path, fixture: Path | None = None) -> dict[str, Any]:
+    """Load strictly, run once, compare with a fixture where there is one.
+
+    Raises:
+        UserError: It does not load, or what it gives is not what was expected.
+    """
+    loaded = _load(path)
+    if loaded.kind == "backbone":
+        seen = check_backbone(loaded.module, loaded.input_size, str(path), fixture)
+    elif loaded.kind == "denoiser":
+        settings = loaded.ldm
+        sizes = (settings.latent_channels, settings.latent_size, settings.embedding_size)
+        seen = check_denoiser(loaded.module, sizes, str(path), fixture)
+    else:
+        seen = check_autoencoder(loaded.module, loaded.part, str(path), fixture)
+    return {"path": str(path), "kind": loaded.kind, "architecture": loaded.name, "loads": "strictly", **seen}
+
+
+def convert(path: Path, out: Path, to: str = "safetensors") -> dict[str, Any]:
+    """Write a network in another format into a new folder.
+
+    Args:
+        path: File or Weights folder.
+        out: Folder to make; an empty one may be there.
+        to: `safetensors` (with config.json, what facesyn itself writes), `published` (the files that the
+            published code reads) or `onnx` (recognisers).
+
+    Raises:
+        UserError: The file holds nothing known, there is no such format for it, or the folder is taken.
+    """
+    if to not in FORMATS:
+        raise UserError(f"--to {to}: expected one of {', '.join(FORMATS)}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already; give a new folder with --out")
+    loaded = _load(path)
+    write = {"safetensors": _write_ours, "published": _write_published, "onnx": _write_onnx}[to]
+    with _new_folder(out) as folder:
+        notes = write(loaded, folder)
+    files = {file.name: file_digest(file) for file in sorted(out.iterdir())}
+    return {"path": str(path), "kind": loaded.kind, "architecture": loaded.name, "format": to, **notes, "files": files}
+
+
+def pull(name: str, out: Path | None = None, sha256: str | None = None) -> dict[str, Any]:
+    """Fetch weights by a name of the list, a hub id or an address.
+
+    Args:
+        name: For example `sd-vae-ft-mse`, `owner/name`, `owner/name/file.safetensors` or `https://...`.
+        out: Folder to put them in; None: `weights`, in a folder of the name for whole repositories.
+        sha256: Expected checksum of a single file.
+
+    Raises:
+        UserError: Unknown, given out by hand only, not reachable, or not what was expected.
+    """
+    target = out or PULLED
+    if "://" in name:
+        file = target / name.partition("?")[0].rstrip("/").rpartition("/")[2]
+        fetched = fetch(name, file, sha256)
+        if sha256 is None:
+            log.warning(f"{file}: no checksum was given; compare {fetched.digest} with what its author says")
+        return {"file": str(fetched.path), "digest": fetched.digest, "bytes_reused": fetched.reused}
+    entry = CATALOGUE.get(name)
+    if entry is None and not is_hub_name(name):
+        raise UserError(f"{name} is neither in the list (facesyn models list) nor a hub id owner/name nor an address")
+    if entry is not None and entry.hub is None:
+        raise UserError(f"{name} has no address to fetch it from; get it by hand: {entry.where}")
+    hub_name = entry.hub if entry is not None else name
+    folder = target if out is not None else target / hub_name.split("/")[1].partition("@")[0]
+    return fetch_from_hub(hub_name, folder, sha256)
+
+
+def _load(path: Path) -> _Loaded:
+    """Load whatever the file or folder holds."""
+    description = inspection.inspect(path)
+    kind = description["kind"]
+    if kind == "onnx network":
+        loaded = load_backbone(path)
+        return _Loaded("backbone", "onnx", loaded.module, {}, loaded.input_size)
+    if kind == "unknown":
+        raise UserError(f"{path} {description['nearest']}")
+    if kind == "backbone":
+        loaded = load_backbone(path)
+        section = _section(path, description)
+        config = {"kind": kind, "backbone": section, "input_size": loaded.input_size}
+        return _Loaded(kind, loaded.name, loaded.module, config, loaded.input_size)
+    if kind == "denoiser":
+        loaded = load_denoiser(path)
+        config = loaded.config.model_dump(mode="json")
+        return _Loaded(kind, description["architecture"], loaded.module, config, ldm=loaded.config)
+    if kind == "autoencoder":
+        part = description.get("settings", {}).get("part", "both")
+        module = load_autoencoder(path, part=part)
+        section = {"name": module.section["name"], **module.section["settings"], "part": part}
+        return _Loaded(kind, module.section["name"], module, {"kind": kind, "autoencoder": section}, part=part)
+    held = f"{description['format']} ({description['architecture']})"
+    raise UserError(f"{path} is a {held}; a single network was expected")
+
+
+def _section(path: Path, description: dict[str, Any]) -> dict[str, Any]:
+    if path.is_dir():
+        return read_config(path)["backbone"]
+    return {"name": description["architecture"], **description["settings"]}
+
+
+def _write_ours(loaded: _Loaded, folder: Path) -> dict[str, Any]:
+    if not loaded.config or loaded.name == "diffusers":
+        raise UserError(f"{_what(loaded)} cannot be written as safetensors with a config of ours")
+    write_weights(folder, loaded.module.state_dict(), loaded.config)
+    return {"parameters": sum(value.numel() for value in loaded.module.parameters())}
+
+
+def _write_published(loaded: _Loaded, folder: Path) -> dict[str, Any]:
+    writers: dict[str, Callable[[_Loaded, Path], None]] = {
+        "denoiser": _write_published_ldm, "autoencoder": _write_published_vq, "backbone": _write_published_backbone,
+    }
+    writers[loaded.kind](loaded, folder)
+    return {}
+
+
+def _write_published_backbone(loaded: _Loaded, folder: Path) -> None:
+    """A flat state dict, as TFace, ElasticFace and arcface_torch write it."""
+    if not loaded.name.startswith(_FLAT) or loaded.name == "ir-tiny":
+        raise UserError(f"{_what(loaded)} has no published layout")
+    _save(loaded.module.state_dict(), folder / "backbone.pth")
+
+
+def _write_published_ldm(loaded: _Loaded, folder: Path) -> None:
+    """`eps_model.*` and the eight buffers of the noise schedule, as IDiff-Face and ADMIS write it."""
+    settings = loaded.ldm
+    if settings.latent_mean is not None and (any(settings.latent_mean) or any(s != 1 for s in settings.latent_std)):
+        raise UserError("this LDM works on normalised latents (latent_mean, latent_std), for which the published "
+                        "layout has no place; the published code would draw noise with it")
+    cfg = loaded.module.cfg
+    check_exportable(cfg, settings.beta_schedule)
+    schedule = build_schedule(
+        settings.beta_schedule, settings.num_timesteps, settings.beta_start, settings.beta_end
+    )
+    tensors = {f"eps_model.{key}": value for key, value in loaded.module.state_dict().items()}
+    _save({**tensors, **schedule_buffers(schedule)}, folder / "ema_averaged_model.ckpt")
+
+
+def _write_published_vq(loaded: _Loaded, folder: Path) -> None:
+    """The two halves as ADMIS and IDiff-Face keep them."""
+    if loaded.name != "vq-f4":
+        raise UserError(f"{_what(loaded)} has no published layout of its own; its diffusers folder is one")
+    for part, file in zip(("encoder", "decoder"), HALVES, strict=True):
+        if loaded.part in ("both", part):
+            _save(compvis.half(loaded.module.state_dict(), part), folder / file)
+
+
+def _write_onnx(loaded: _Loaded, folder: Path) -> dict[str, Any]:
+    if loaded.kind != "backbone" or loaded.name == "onnx":
+        raise UserError(f"{_what(loaded)} cannot be written as ONNX; a recogniser from a tensor file was expected")
+    difference = export_onnx(loaded.module, loaded.input_size, folder / "model.onnx")
+    return {"largest_difference": difference, "input": f"RGB in [-1, 1], {loaded.input_size} x {loaded.input_size}"}
+
+
+def _what(loaded: _Loaded) -> str:
+    return f"{loaded.kind} {loaded.name}"
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    with write_atomically(path) as temporary:
+        torch.save({key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}, temporary)
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `out` that becomes `out` when the block ends without an error."""
+    temporary = out.parent / f"{TEMPORARY_PREFIX}{out.name}-{os.getpid()}"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, out)
+    except OSError as error:
+        raise explain(error, out) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

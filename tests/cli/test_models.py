@@ -1,0 +1,228 @@
+"""`facesyn models`: what a file is, its way through the formats and back, and wrong files."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from fill import fill_state, golden_uniform, skeleton
+
+from facesyn_cli.artifacts.weights import read_tensors
+from facesyn_cli.models.catalogue import CATALOGUE
+from facesyn_cli.models.loading import load_autoencoder, load_backbone, load_denoiser
+from facesyn_cli.stages.models import list_weights
+
+UNET = {"name": "idiff-unet", "channels": 32, "multipliers": [1], "attention": [True], "num_blocks": 1,
+        "context_width": 32}
+VQ = {"name": "vq-f4", "channels": 32, "multipliers": [1, 2], "num_blocks": 1, "codebook_size": 64}
+
+
+def save(path: Path, tensors: dict) -> Path:
+    torch.save(tensors, path)
+    return path
+
+
+@pytest.fixture
+def recogniser(tmp_path) -> Path:
+    network = fill_state(skeleton("backbone", name="ir-18"))
+    return save(tmp_path / "ir.pth", {f"module.{key}": value for key, value in network.state_dict().items()})
+
+
+@pytest.fixture
+def unet(tmp_path) -> Path:
+    network = fill_state(skeleton("denoiser", **UNET, learn_empty_context=True))
+    return save(tmp_path / "ui.ckpt", {f"module.eps_model.{key}": value for key, value in network.state_dict().items()})
+
+
+@pytest.fixture
+def vq(tmp_path) -> Path:
+    return save(tmp_path / "vq.pt", fill_state(skeleton("autoencoder", **VQ)).state_dict())
+
+
+def same_tensors(left: dict, right: dict) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def test_list(run_cli):
+    ran = run_cli("models")
+    assert ran.code == 0 and all(f"{name}: " in ran.out for name in CATALOGUE)
+    listed = run_cli("models", "list", "--json").json()
+    assert listed == list_weights() and all(entry["licence"] and entry["where"] for entry in listed.values())
+
+
+def test_inspect_tells_what_a_recogniser_is(run_cli, recogniser):
+    seen = run_cli("models", "inspect", recogniser, "--json").json()
+    assert (seen["kind"], seen["architecture"], seen["prefix"]) == ("backbone", "ir-18", "module.")
+    network = skeleton("backbone", name="ir-18")
+    assert seen["parameters"] == sum(p.numel() for p in network.parameters())
+    assert seen["precision"]["float32"] + seen["precision"]["int64"] == seen["values"]
+    assert seen["format"] == "torch" and seen["tensors"] == len(network.state_dict())
+
+
+def test_inspect_tells_prefix_and_precision_of_a_denoiser(run_cli, tmp_path, unet):
+    tensors = {key: value.half() for key, value in read_tensors(unet).items()}
+    seen = run_cli("models", "inspect", save(tmp_path / "half.ckpt", tensors), "--json").json()
+    assert (seen["kind"], seen["prefix"]) == ("denoiser", "module.eps_model.")
+    assert seen["settings"]["learn_empty_context"] and list(seen["precision"]) == ["float16"]
+
+
+def test_inspect_names_the_nearest_network(run_cli, tmp_path, recogniser):
+    tensors = read_tensors(recogniser)
+    tensors["module.output_layer.3.bias"] = torch.zeros(7)
+    seen = run_cli("models", "inspect", save(tmp_path / "odd.pth", tensors), "--json").json()
+    assert seen["kind"] == "unknown"
+    assert "ir-18" in seen["nearest"] and "output_layer.3.bias [7] instead of [512]" in seen["nearest"]
+
+
+def test_recogniser_to_ours_and_back(run_cli, tmp_path, recogniser):
+    assert run_cli("models", "convert", recogniser, "--out", tmp_path / "ours").code == 0
+    assert load_backbone(tmp_path / "ours").name == "ir-18"
+    assert run_cli("models", "convert", tmp_path / "ours", "--out", tmp_path / "back", "--to", "published").code == 0
+    original = {key.removeprefix("module."): value for key, value in read_tensors(recogniser).items()}
+    assert same_tensors(read_tensors(tmp_path / "back" / "backbone.pth"), original)
+
+
+def test_denoiser_to_ours_and_back(run_cli, tmp_path, unet):
+    assert run_cli("models", "convert", unet, "--out", tmp_path / "ours").code == 0
+    ours = load_denoiser(tmp_path / "ours")
+    assert ours.config == load_denoiser(unet).config and ours.module.cfg.learn_empty_context
+    assert run_cli("models", "convert", tmp_path / "ours", "--out", tmp_path / "back", "--to", "published").code == 0
+    back = read_tensors(tmp_path / "back" / "ema_averaged_model.ckpt")
+    assert len(back) == len(read_tensors(unet)) + 8 and list(back)[-8:][0] == "betas"
+    original = {key.removeprefix("module."): value for key, value in read_tensors(unet).items()}
+    assert same_tensors({key: back[key] for key in original}, original)
+    assert load_denoiser(tmp_path / "back" / "ema_averaged_model.ckpt").config == ours.config
+
+
+def test_a_denoiser_of_normalised_latents_has_no_published_form(run_cli, assert_refused, tmp_path, unet):
+    run_cli("models", "convert", unet, "--out", tmp_path / "ours")
+    config = json.loads((tmp_path / "ours" / "config.json").read_text())
+    config |= {"latent_mean": [0.1, 0, 0], "latent_std": [1, 1, 1]}
+    (tmp_path / "ours" / "config.json").write_text(json.dumps(config))
+    assert_refused("models", "convert", tmp_path / "ours", "--out", tmp_path / "back", "--to", "published",
+                   says="latent_mean")
+    assert not (tmp_path / "back").exists()
+
+
+def test_autoencoder_to_ours_and_back_in_halves(run_cli, tmp_path, vq):
+    assert run_cli("models", "convert", vq, "--out", tmp_path / "ours").code == 0
+    pixels = golden_uniform(1, (1, 3, 16, 16))
+    with torch.inference_mode():
+        expected = load_autoencoder(vq).encode(pixels)
+        assert torch.equal(load_autoencoder(tmp_path / "ours").encode(pixels), expected)
+    assert run_cli("models", "convert", tmp_path / "ours", "--out", tmp_path / "back", "--to", "published").code == 0
+    halves = [read_tensors(tmp_path / "back" / f"first_stage_{part}_state_dict.pt") for part in ("encoder", "decoder")]
+    assert not halves[0].keys() & halves[1].keys()
+    assert same_tensors(halves[0] | halves[1], read_tensors(vq))
+    assert run_cli("models", "verify", tmp_path / "back").code == 0
+
+
+def test_onnx_takes_any_batch_and_agrees(run_cli, tmp_path):
+    network = fill_state(skeleton("backbone", name="ir-tiny"))
+    file = save(tmp_path / "tiny.pth", network.state_dict())
+    done = run_cli("models", "convert", file, "--out", tmp_path / "onnx", "--to", "onnx", "--json").json()
+    assert done["largest_difference"] < 1e-4
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "model.onnx"), providers=["CPUExecutionProvider"])
+    for batch in (1, 5):
+        pixels = golden_uniform(batch, (batch, 3, 112, 112))
+        with torch.inference_mode():
+            expected = network(pixels).numpy()
+        (found,) = session.run(None, {"pixels": pixels.numpy()})
+        np.testing.assert_allclose(found, expected, atol=1e-4 * expected.std())
+    assert run_cli("models", "verify", tmp_path / "onnx" / "model.onnx").code == 0
+    assert load_backbone(tmp_path / "onnx" / "model.onnx").module(pixels).shape == expected.shape
+
+
+def test_verify_compares_with_the_golden_fixture(run_cli, assert_refused, golden, tmp_path, recogniser):
+    seen = run_cli("models", "verify", recogniser, "--fixture", golden / "backbone_ir18.npz", "--json").json()
+    assert seen["finite"] and seen["fixture_difference"]["embedding"] < 1e-4
+    tensors = read_tensors(recogniser)
+    tensors["module.output_layer.3.bias"] = tensors["module.output_layer.3.bias"] + 1
+    assert_refused("models", "verify", save(tmp_path / "off.pth", tensors), "--fixture", golden / "backbone_ir18.npz",
+                   says="embedding is off by")
+    assert_refused("models", "verify", recogniser, "--fixture", golden / "vq.npz", says="embedding")
+
+
+def test_verify_compares_denoisers_and_autoencoders(run_cli, assert_refused, tmp_path, unet, vq):
+    x, context = golden_uniform(1, (2, 3, 8, 8)), golden_uniform(2, (2, 512))
+    t = torch.tensor([3, 700])
+    image, z = golden_uniform(3, (1, 3, 16, 16)), golden_uniform(4, (1, 3, 8, 8))
+    with torch.inference_mode():
+        network = load_denoiser(unet).module
+        np.savez(tmp_path / "unet.npz", x=x, t=t, context=context, eps_cond=network(x, t, context),
+                 eps_uncond=network(x, t, None))
+        network = load_autoencoder(vq)
+        np.savez(tmp_path / "vq.npz", image=image, latent=network.encode(image), z=z, decoded=network.decode(z) + 1)
+    seen = run_cli("models", "verify", unet, "--fixture", tmp_path / "unet.npz", "--json").json()
+    assert seen["fixture_difference"].keys() == {"eps_cond", "eps_uncond"}
+    assert_refused("models", "verify", vq, "--fixture", tmp_path / "vq.npz", says="decoded is off by")
+
+
+def test_verify_refuses_what_does_not_compute(assert_refused, tmp_path, recogniser):
+    tensors = read_tensors(recogniser)
+    tensors["module.output_layer.3.bias"][0] = torch.nan
+    assert_refused("models", "verify", save(tmp_path / "nan.pth", tensors), says="not finite")
+    dead = {key: torch.zeros_like(value) for key, value in read_tensors(recogniser).items()}
+    assert_refused("models", "verify", save(tmp_path / "dead.pth", dead), says="same embedding")
+
+
+def test_wrong_words(assert_refused, tmp_path, recogniser, unet):
+    assert_refused("models", "inspct", recogniser, says="did you mean 'inspect'")
+    assert_refused("models", "inspect", says="needs a file")
+    assert_refused("models", "inspect", recogniser, "--out", tmp_path / "x", says="no option --out")
+    assert_refused("models", "list", recogniser, says="takes nothing else")
+    assert_refused("models", "convert", recogniser, says="--out")
+    assert_refused("models", "convert", recogniser, "--out", tmp_path, says="is there already")
+    assert_refused("models", "convert", recogniser, "--out", tmp_path / "x", "--to", "caffe", says="safetensors")
+    assert_refused("models", "convert", unet, "--out", tmp_path / "x", "--to", "onnx", says="a recogniser")
+    assert_refused("models", "inspect", tmp_path / "nothing", says="does not exist")
+    assert_refused("models", "inspect", tmp_path, says="no weights are known")
+    assert not (tmp_path / "x").exists() and not list(tmp_path.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "other"])
+def test_damaged_files(assert_refused, tmp_path, recogniser, damage):
+    data = recogniser.read_bytes()
+    content = {"truncated": data[: len(data) // 2], "text": b"not weights\n" * 50, "empty": b"", "other": b"PK\3\4" * 9}
+    (tmp_path / "bad.pth").write_bytes(content[damage])
+    assert_refused("models", "inspect", tmp_path / "bad.pth", says="bad.pth")
+    assert_refused("models", "convert", tmp_path / "bad.pth", "--out", tmp_path / "x", says="bad.pth")
+    assert not (tmp_path / "x").exists()
+
+
+def test_pull_from_an_address(run_cli, tmp_path, vq):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _quiet(tmp_path))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        ran = run_cli("models", "pull", f"http://127.0.0.1:{server.server_port}/vq.pt?x=1", "--out", tmp_path / "got")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert ran.code == 0 and "no checksum was given" in ran.err
+    assert (tmp_path / "got" / "vq.pt").read_bytes() == vq.read_bytes()
+
+
+def _quiet(folder: Path) -> type:
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, directory=str(folder), **kwargs)
+
+        def log_message(self, *args):
+            pass
+
+    return Handler
+
+
+def test_pull_says_where_to_get_it_and_when_it_is_offline(assert_refused, tmp_path):
+    assert_refused("models", "pull", "uiface-ldm", says=("by hand", "Google Drive"))
+    assert_refused("models", "pull", "unheard-of", says="facesyn models list")
+    assert_refused("models", "pull", "sd-vae-ft-mse", "--out", tmp_path / "vae", says="does not come from the hub")
+    assert_refused("models", "pull", "owner/name/net.onnx", "--out", tmp_path, says="does not come from the hub")
+    assert_refused("models", "pull", "owner/name", "--sha256", "0" * 64, says="single file")
+    assert_refused("models", "pull", "http://127.0.0.1:9/a.bin", "--out", tmp_path, says="cannot be reached")
