@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
+from typing import Literal
 
 from pydantic import model_validator
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ class IrConfig(PluginConfig):
 
     embedding_size: int = identity(512, "size of an embedding", ge=1)
     dropout: float = identity(0.4, "dropout before the last linear layer, in training", ge=0, lt=1)
+    channel_order: Literal["rgb", "bgr"] = identity("rgb", "order of the channels its weights expect; AdaFace's: bgr")
 
 
 class IrTinyConfig(IrConfig):
@@ -65,13 +67,16 @@ def _register_depths(build):
 def build_ir(cfg: IrConfig) -> nn.Module:
     """Build `ir-<depth>` or `ir-se-<depth>` with random weights."""
     depth = int(cfg.name.rpartition("-")[2])
-    return IrBackbone(WIDTHS, BLOCKS[depth], 1, cfg.name.startswith("ir-se-"), cfg.embedding_size, cfg.dropout)
+    use_se = cfg.name.startswith("ir-se-")
+    return IrBackbone(WIDTHS, BLOCKS[depth], 1, use_se, cfg.embedding_size, cfg.dropout, cfg.channel_order)
 
 
 @register("backbone", "ir-tiny", Card("Small IR network for demonstrations and tests", "this project", _INPUT))
 def build_ir_tiny(cfg: IrTinyConfig) -> nn.Module:
     """Build the small network with random weights."""
-    return IrBackbone(cfg.widths, cfg.blocks, cfg.stem_stride, False, cfg.embedding_size, cfg.dropout)
+    return IrBackbone(
+        cfg.widths, cfg.blocks, cfg.stem_stride, False, cfg.embedding_size, cfg.dropout, cfg.channel_order
+    )
 
 
 class IrBackbone(nn.Module):
@@ -84,8 +89,9 @@ class IrBackbone(nn.Module):
         use_se: Whether each unit ends in squeeze and excitation.
         embedding_size: Size of the embedding.
         dropout: Dropout before the last linear layer.
+        channel_order: Order that the weights expect. Pixels come in RGB always; "bgr" turns them round.
 
-    Shapes: pixels (B, 3, 112, 112) in [-1, 1] -> (B, embedding_size).
+    Shapes: pixels (B, 3, 112, 112), RGB in [-1, 1] -> (B, embedding_size).
     """
 
     input_size = _INPUT_SIZE
@@ -98,9 +104,10 @@ class IrBackbone(nn.Module):
         use_se: bool,
         embedding_size: int,
         dropout: float,
+        channel_order: str = "rgb",
     ) -> None:
         super().__init__()
-        self.embedding_size = embedding_size
+        self.embedding_size, self.channel_order = embedding_size, channel_order
         self.input_layer = nn.Sequential(
             nn.Conv2d(3, widths[0], 3, stem_stride, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0])
         )
@@ -128,6 +135,7 @@ class IrBackbone(nn.Module):
         """
         if tuple(pixels.shape[1:]) != (3, _INPUT_SIZE, _INPUT_SIZE):
             raise ValueError(f"expected pixels (B, 3, {_INPUT_SIZE}, {_INPUT_SIZE}), got {tuple(pixels.shape)}")
+        pixels = pixels.flip(1) if self.channel_order == "bgr" else pixels
         return self.output_layer(self.body(self.input_layer(pixels)))
 
 

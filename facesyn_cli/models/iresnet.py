@@ -6,6 +6,7 @@ the published generator: Boutros et al. 2022, "ElasticFace", arXiv:2109.09416.
 
 from __future__ import annotations
 
+from pydantic import field_validator
 from torch import Tensor, nn
 
 from facesyn_cli.config.fields import identity
@@ -24,22 +25,44 @@ class IresnetConfig(PluginConfig):
     dropout: float = identity(0.0, "dropout before the last linear layer, in training", ge=0, lt=1)
 
 
+class IresnetBlocksConfig(IresnetConfig):
+    """Settings of `iresnet`, for depths without a name here."""
+
+    blocks: tuple[int, int, int, int] = identity((3, 4, 14, 3), "residual units of each stage")
+
+    @field_validator("blocks")
+    @classmethod
+    def _at_least_one(cls, blocks: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+        if min(blocks) < 1:
+            raise ValueError(f"blocks must be 1 or more, got {list(blocks)}")
+        return blocks
+
+
 def _register_depths(build):
     for depth in BLOCKS:
-        card = Card(
-            about=f"IResNet-{depth} as ElasticFace and InsightFace's arcface_torch; embedding not normalised",
-            paper="Duta et al. 2020, arXiv:2004.04989",
-            input="RGB 112 x 112 aligned to the ArcFace template, (x - 127.5) / 127.5",
-            licence="ElasticFace weights: CC BY-NC-SA 4.0; InsightFace weights: non-commercial research",
-        )
-        build = register("backbone", f"iresnet-{depth}", card)(build)
+        build = register("backbone", f"iresnet-{depth}", _card(f"IResNet-{depth}"))(build)
     return build
+
+
+def _card(title: str) -> Card:
+    return Card(
+        about=f"{title} as ElasticFace and InsightFace's arcface_torch; embedding not normalised",
+        paper="Duta et al. 2020, arXiv:2004.04989",
+        input="RGB 112 x 112 aligned to the ArcFace template, (x - 127.5) / 127.5",
+        licence="ElasticFace weights: CC BY-NC-SA 4.0; InsightFace weights: non-commercial research",
+    )
 
 
 @_register_depths
 def build_iresnet(cfg: IresnetConfig) -> nn.Module:
     """Build `iresnet-<depth>` with random weights."""
     return IresnetBackbone(BLOCKS[int(cfg.name.rpartition("-")[2])], cfg.embedding_size, cfg.dropout)
+
+
+@register("backbone", "iresnet", _card("IResNet with any number of blocks, read from the file"))
+def build_iresnet_of_blocks(cfg: IresnetBlocksConfig) -> nn.Module:
+    """Build an IResNet whose settings say how many residual units each stage has, with random weights."""
+    return IresnetBackbone(cfg.blocks, cfg.embedding_size, cfg.dropout)
 
 
 class IresnetBackbone(nn.Module):

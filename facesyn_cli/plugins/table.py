@@ -31,8 +31,11 @@ BUILTIN["backbone"] = {
     **{f"ir-{d}": f"{_MODELS}.ir" for d in (18, 34, 50, 101)},
     **{f"ir-se-{d}": f"{_MODELS}.ir" for d in (18, 34, 50, 101)},
     **{f"iresnet-{d}": f"{_MODELS}.iresnet" for d in (18, 34, 50, 100)},
+    "iresnet": f"{_MODELS}.iresnet",
     "ir-tiny": f"{_MODELS}.ir",
+    "mobilefacenet": f"{_MODELS}.mobilefacenet",
     "onnx": f"{_MODELS}.onnx_backbone",
+    "timm": f"{_MODELS}.timm_backbone",
 }
 BUILTIN["head"] = {
     **{name: f"{_MODELS}.heads.{name}" for name in ("arcface", "cosface", "curricularface")},

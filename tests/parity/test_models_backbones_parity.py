@@ -15,6 +15,7 @@ NETWORKS = {
     "ir-se-50": ("irse50", "irse50", None, None),
     "iresnet-50": ("iresnet50", "elastic_iresnet50", 43_590_848, 475),
     "iresnet-100": ("iresnet100", "elastic_iresnet100", 65_156_160, 925),
+    "mobilefacenet": ("tface_mobilefacenet", "tface_mobilefacenet", None, None),
 }
 TOLERANCE = 1e-4  # of the embeddings' spread (which reaches 1e6); float32 in another order differs by 2e-5
 

@@ -26,9 +26,9 @@ def read(tensors: Mapping[str, Tensor]) -> Recognised | None:
         return None
     blocks = tuple(len(indices(tensors, f"layer{stage}.")) for stage in (1, 2, 3, 4))
     depth = next((d for d, counts in BLOCKS.items() if counts == blocks), None)
-    if depth is None:
-        return None
-    name = f"iresnet-{depth}"
-    return Recognised(
-        "backbone", name, {"embedding_size": tensors["fc.weight"].shape[0]}, tensors, f"an {name} backbone"
-    )
+    settings = {"embedding_size": tensors["fc.weight"].shape[0]}
+    if depth is not None:
+        name = f"iresnet-{depth}"
+        return Recognised("backbone", name, settings, tensors, f"an {name} backbone")
+    title = f"an iresnet backbone (blocks {', '.join(map(str, blocks))})"
+    return Recognised("backbone", "iresnet", {**settings, "blocks": list(blocks)}, tensors, title)

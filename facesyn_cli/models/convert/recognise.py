@@ -11,12 +11,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert import arcface_torch, compvis, idiff_face, tface
+from facesyn_cli.models.convert import arcface_torch, compvis, edgeface, idiff_face, tface
 from facesyn_cli.models.convert.recognised import Recognised
 from facesyn_cli.models.skeleton import build_skeleton
 from facesyn_cli.plugins import registry
 
-_SOURCES = (idiff_face, compvis, tface, arcface_torch)
+_SOURCES = (idiff_face, compvis, tface, arcface_torch, edgeface)
 _SHOWN = 2  # names listed of each sort of difference
 
 _KNOWN: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -26,6 +26,7 @@ _KNOWN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     *(("backbone", f"ir-se-{depth}", {}) for depth in (18, 34, 50, 101)),
     *(("backbone", f"iresnet-{depth}", {}) for depth in (18, 34, 50, 100)),
     ("backbone", "ir-tiny", {}),
+    ("backbone", "mobilefacenet", {}),
 )
 
 

@@ -1,4 +1,9 @@
-"""IR and IR-SE backbones as TFace saves them: `Backbone_Epoch_<E>_checkpoint.pth`, a flat state dict."""
+"""IR, IR-SE and MobileFaceNet backbones as TFace saves them, and IR as AdaFace releases it.
+
+TFace: `Backbone_Epoch_<E>_checkpoint.pth`, a flat state dict, RGB. AdaFace (and CVLface): a Lightning checkpoint,
+`state_dict` -> `model.*` beside `head.*`, BGR. Its network also divides by the norm and returns both; what is read
+here is the product, the embedding before that.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +11,36 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert.recognised import Recognised, indices, strip_prefix
 from facesyn_cli.models.ir import BLOCKS, WIDTHS, final_side
 
+LIGHTNING = "model."
+_LIGHTNING_HEAD = "head."
+
 
 def bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors without the prefix of a data-parallel wrapper."""
-    return strip_prefix(tensors, "module.")
+    """Return the backbone's tensors without the prefix of a data-parallel wrapper or a Lightning module."""
+    return strip_prefix(_without_head(tensors), "module.", LIGHTNING)
 
 
 def read(tensors: Mapping[str, Tensor]) -> Recognised | None:
     """Return the backbone in a state dict, or None where it holds none of this family.
 
     Raises:
+        UserError: An IR network with bottleneck blocks, whose layout no reference states.
         KeyError, IndexError, ValueError: Tensors that any such backbone has are missing or odd.
     """
+    is_lightning = all(key.startswith(LIGHTNING) for key in _without_head(tensors))
     tensors = bare(tensors)
+    if "conv_6_sep.conv.weight" in tensors and "output_layer.linear.weight" in tensors:
+        settings = {"embedding_size": tensors["output_layer.linear.weight"].shape[0]}
+        return Recognised("backbone", "mobilefacenet", settings, tensors, "a mobilefacenet backbone")
     if "input_layer.0.weight" not in tensors or not any(key.startswith("body.0.res_layer.") for key in tensors):
         return None
+    if len(indices(tensors, "body.0.res_layer.")) > 6:
+        raise UserError("an IR network with bottleneck blocks (IR-152, IR-200), whose layout no reference states: "
+                        "not supported: no facts")
     stages: dict[int, int] = {}  # width -> units
     for unit in indices(tensors, "body."):
         width = tensors[f"body.{unit}.res_layer.4.weight"].shape[0]
@@ -39,4 +56,15 @@ def read(tensors: Mapping[str, Tensor]) -> Recognised | None:
     else:
         name = "ir-tiny"
         settings |= {"widths": list(widths), "blocks": list(blocks), "stem_stride": strides[0]}
-    return Recognised("backbone", name, settings, tensors, f"an {name} backbone")
+    title = f"an {name} backbone"
+    if is_lightning:
+        settings["channel_order"] = "bgr"
+        title += " of a Lightning checkpoint, BGR"
+    return Recognised("backbone", name, settings, tensors, title)
+
+
+def _without_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out the classifier that a Lightning checkpoint holds beside its network."""
+    if not any(key.startswith(LIGHTNING) for key in tensors):
+        return dict(tensors)
+    return {key: value for key, value in tensors.items() if not key.startswith(_LIGHTNING_HEAD)}

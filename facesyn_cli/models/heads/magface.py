@@ -83,7 +83,8 @@ class MagFace(MarginHead):
 
 
 @register(
-    "head", "magface", Card("Margin that grows with the norm; the norm tells quality.", "Meng et al. 2021, arXiv:2103.06627")
+    "head", "magface",
+    Card("Margin that grows with the norm; the norm tells quality.", "Meng et al. 2021, arXiv:2103.06627"),
 )
 def build_magface(cfg: MagFaceConfig) -> HeadFactory:
     """Return the factory of MagFace heads."""

@@ -1,0 +1,130 @@
+"""MobileFaceNet as TFace trains it, with the parameter names of its checkpoints.
+
+Chen et al. 2018, "MobileFaceNets", arXiv:1804.07573, Table 1: inverted residual blocks, and a 7x7 depthwise
+convolution in place of an average over the last grid.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+from facesyn_cli.config.fields import identity
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+_INPUT_SIZE = 112
+
+
+class MobileFaceNetConfig(PluginConfig):
+    """Settings of `mobilefacenet`."""
+
+    embedding_size: int = identity(512, "size of an embedding", ge=1)
+
+
+@register(
+    "backbone",
+    "mobilefacenet",
+    Card(
+        about="MobileFaceNet as TFace trains it: a million parameters; embedding not normalised",
+        paper="Chen et al. 2018, arXiv:1804.07573",
+        input="RGB 112 x 112 aligned to the ArcFace template, (x - 127.5) / 127.5",
+    ),
+)
+def build_mobilefacenet(cfg: MobileFaceNetConfig) -> nn.Module:
+    """Build the network with random weights."""
+    return MobileFaceNet(cfg.embedding_size)
+
+
+class MobileFaceNet(nn.Module):
+    """Face pixels to an embedding that is not normalised.
+
+    Args:
+        embedding_size: Size of the embedding.
+
+    Shapes: pixels (B, 3, 112, 112) in [-1, 1] -> (B, embedding_size).
+    """
+
+    input_size = _INPUT_SIZE
+
+    def __init__(self, embedding_size: int) -> None:
+        super().__init__()
+        self.embedding_size = embedding_size
+        self.conv1 = _convolution(3, 64, 3, stride=2, padding=1)                   # side 56
+        self.conv2_dw = _convolution(64, 64, 3, padding=1, groups=64)
+        self.conv_23 = InvertedBlock(64, 128, 64, stride=2)                        # side 28
+        self.conv_3 = Residuals(64, 128, 4)
+        self.conv_34 = InvertedBlock(64, 256, 128, stride=2)                       # side 14
+        self.conv_4 = Residuals(128, 256, 6)
+        self.conv_45 = InvertedBlock(128, 512, 128, stride=2)                      # side 7
+        self.conv_5 = Residuals(128, 256, 2)
+        self.conv_6_sep = _convolution(128, 512, 1)
+        self.output_layer = nn.Sequential(
+            OrderedDict(
+                conv_6_dw=_convolution(512, 512, 7, groups=512, has_prelu=False),  # side 1
+                flatten=nn.Flatten(),
+                linear=nn.Linear(512, embedding_size, bias=False),
+                bn=nn.BatchNorm1d(embedding_size, affine=False),
+            )
+        )
+        _initialise(self)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return embeddings (B, embedding_size).
+
+        Raises:
+            ValueError: The pixels are not 112 x 112.
+        """
+        if tuple(pixels.shape[1:]) != (3, _INPUT_SIZE, _INPUT_SIZE):
+            raise ValueError(f"expected pixels (B, 3, {_INPUT_SIZE}, {_INPUT_SIZE}), got {tuple(pixels.shape)}")
+        x = self.conv2_dw(self.conv1(pixels))
+        x = self.conv_3(self.conv_23(x))
+        x = self.conv_4(self.conv_34(x))
+        x = self.conv_5(self.conv_45(x))
+        return self.output_layer(self.conv_6_sep(x))
+
+
+class InvertedBlock(nn.Module):
+    """1x1 to `expanded` channels, depthwise 3x3 with `stride`, 1x1 to `width` without activation."""
+
+    def __init__(self, before: int, expanded: int, width: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = _convolution(before, expanded, 1)
+        self.conv_dw = _convolution(expanded, expanded, 3, stride=stride, padding=1, groups=expanded)
+        self.project = _convolution(expanded, width, 1, has_prelu=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(self.conv_dw(self.conv(x)))
+
+
+class Residuals(nn.Module):
+    """Inverted blocks, each added to its input."""
+
+    def __init__(self, width: int, expanded: int, count: int) -> None:
+        super().__init__()
+        self.model = nn.Sequential(*(InvertedBlock(width, expanded, width) for _ in range(count)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.model:
+            x = x + block(x)
+        return x
+
+
+def _convolution(
+    before: int, width: int, side: int, stride: int = 1, padding: int = 0, groups: int = 1, has_prelu: bool = True
+) -> nn.Sequential:
+    """Return convolution without bias, BatchNorm and, unless told otherwise, PReLU."""
+    layers = OrderedDict(
+        conv=nn.Conv2d(before, width, side, stride, padding, groups=groups, bias=False), bn=nn.BatchNorm2d(width)
+    )
+    if has_prelu:
+        layers["prelu"] = nn.PReLU(width)
+    return nn.Sequential(layers)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Kaiming normal (fan out) for convolutions and the linear layer; norms start at 1 and 0."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

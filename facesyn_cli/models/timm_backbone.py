@@ -1,0 +1,94 @@
+"""Any image network of the package timm as a face recogniser: its classifier becomes the embedding.
+
+For training ViT-T and ViT-S (`vit_tiny_patch16_224`, `vit_small_patch16_224` at 112 px, better with patches of 8),
+and for the files of EdgeFace (George et al. 2023, arXiv:2307.01838), whose networks are timm's `edgenext_*`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from torch import Tensor, nn
+
+from facesyn_cli.config.fields import identity
+from facesyn_cli.errors import UserError
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+
+class TimmConfig(PluginConfig):
+    """Settings of `timm`."""
+
+    model: str = identity("vit_tiny_patch16_224", "name of the network in timm; weights are never downloaded")
+    img_size: int = identity(112, "side of the images, in pixels", ge=16)
+    patch_size: int | None = identity(None, "side of a patch, of networks that have patches; empty: the model's", ge=1)
+    drop_path: float = identity(0.0, "share of residual branches left out in training", ge=0, lt=1)
+    embedding_size: int = identity(512, "size of an embedding", ge=1)
+
+
+@register(
+    "backbone",
+    "timm",
+    Card(
+        about="A network of the package timm by name: ViT-T/S, EdgeFace's edgenext_*, ...; embedding not normalised",
+        paper="Wightman 2019, PyTorch Image Models; see the network's own",
+        input="RGB aligned to the ArcFace template, img_size, (x - 127.5) / 127.5",
+        licence="see the weights' own card",
+    ),
+)
+def build_timm(cfg: TimmConfig) -> nn.Module:
+    """Build the network with random weights.
+
+    Raises:
+        UserError: timm is not installed, has no such network, or the network refuses a setting.
+    """
+    return TimmBackbone(cfg)
+
+
+class TimmBackbone(nn.Module):
+    """Face pixels to an embedding that is not normalised.
+
+    Args:
+        cfg: Settings.
+
+    Shapes: pixels (B, 3, img_size, img_size) in [-1, 1] -> (B, embedding_size).
+    """
+
+    def __init__(self, cfg: TimmConfig) -> None:
+        super().__init__()
+        self.input_size, self.embedding_size = cfg.img_size, cfg.embedding_size
+        self.model = _create(cfg)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return embeddings (B, embedding_size).
+
+        Raises:
+            ValueError: The images have another size.
+        """
+        if tuple(pixels.shape[1:]) != (3, self.input_size, self.input_size):
+            raise ValueError(f"expected pixels (B, 3, {self.input_size}, {self.input_size}), got {tuple(pixels.shape)}")
+        return self.model(pixels)
+
+
+def _create(cfg: TimmConfig) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError("backbone timm needs a package that is not installed: pip install \"facesyn[timm]\"") from error
+    if "/" in cfg.model or ":" in cfg.model or not timm.is_model(cfg.model):
+        near = difflib.get_close_matches(cfg.model, timm.list_models(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"backbone timm: timm {timm.__version__} has no network called {cfg.model!r}{hint}")
+    settings: dict[str, Any] = {"num_classes": cfg.embedding_size}
+    if getattr(timm.get_pretrained_cfg(cfg.model), "fixed_input_size", False):
+        settings["img_size"] = cfg.img_size  # grids and position tables of a fixed size; others take any
+    if cfg.patch_size is not None:
+        settings["patch_size"] = cfg.patch_size
+    if cfg.drop_path:
+        settings["drop_path_rate"] = cfg.drop_path
+    try:
+        return timm.create_model(cfg.model, pretrained=False, **settings)
+    except (TypeError, ValueError, AssertionError) as error:
+        reason = str(error).split("\n")[0][:200]
+        raise UserError(f"backbone timm: {cfg.model} cannot be built with {settings}: {reason}") from error
