@@ -13,6 +13,7 @@ import typer
 from facesyn_cli import __version__, console
 from facesyn_cli.cli import (
     augment,
+    compare,
     config,
     demo,
     doctor,
@@ -49,6 +50,7 @@ for _name, _module in (
     ("pack", pack),
     ("train-fr", train_fr),
     ("eval", eval),
+    ("compare", compare),
     ("models", models),
     ("plugins", plugins),
     ("config", config),

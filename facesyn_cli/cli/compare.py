@@ -1,0 +1,33 @@
+"""`facesyn compare`: are two photos, or two folders, of the same person?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facesyn_cli.cli.stage_command import print_json, start
+
+
+def command(
+    first: Annotated[Path, typer.Argument(help="Photo, or folder or zip of one person: aligned crops, 112 x 112.")],
+    second: Annotated[Path, typer.Argument(help="The other one.")],
+    weights: Annotated[Path, typer.Option(help="Weights of the recogniser.")],
+    table: Annotated[Path | None, typer.Option(help="Folder or table.json of eval: calibrates the threshold.")] = None,
+    benchmark: Annotated[str | None, typer.Option(help="Row of the table to take; default: mean of all.")] = None,
+    resize: Annotated[bool, typer.Option("--resize", help="Also take square photos of another size.")] = False,
+    flip: Annotated[bool, typer.Option(help="Flip test, as eval does.")] = True,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Score two photos or two folders: the cosine, the threshold, same person or not."""
+    start()
+    from facesyn_cli.stages.compare import compare
+
+    result = compare(first, second, weights, table, benchmark, resize, flip, device)
+    if json:
+        print_json(result)
+        return
+    verdict = "same person" if result["same"] else "different people"
+    typer.echo(
+        f"score: {result['score']:.4f}\nthreshold: {result['threshold']:.4f} ({result['threshold_from']})\n{verdict}"
+    )
