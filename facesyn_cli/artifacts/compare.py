@@ -36,7 +36,7 @@ def compare_configs(before: dict[str, Any], now: dict[str, Any]) -> Comparison:
     problems, warnings, grown = [], [], False
     old, new = flatten(before.get("identity", {})), flatten(now.get("identity", {}))
     for key in sorted(set(old) | set(new)):
-        if old.get(key, _ABSENT) != new.get(key, _ABSENT):
+        if old.get(key) != new.get(key):  # an option that is off equals one that did not exist yet
             problems.append(f"{key}: was {_show(old, key)}, is {_show(new, key)}")
     old, new = flatten(before.get("growing", {})), flatten(now.get("growing", {}))
     for key in sorted(set(old) | set(new)):
@@ -60,9 +60,6 @@ def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = item
     return flat
-
-
-_ABSENT = object()
 
 
 def _limit(value: float | None) -> float:

@@ -12,6 +12,7 @@ import typer
 
 from facesyn_cli import __version__, console
 from facesyn_cli.cli import (
+    align,
     augment,
     compare,
     config,
@@ -42,6 +43,7 @@ app = typer.Typer(
 for _name, _module in (
     ("demo", demo),
     ("run", run),
+    ("align", align),
     ("embed", embed),
     ("train-ldm", train_ldm),
     ("gen-contexts", gen_contexts),

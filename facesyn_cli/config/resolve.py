@@ -6,6 +6,7 @@ All problems are reported together, each with the key, the value and the nearest
 from __future__ import annotations
 
 import difflib
+import typing
 from typing import Any, TypeVar
 
 import yaml
@@ -148,9 +149,11 @@ def _explain(
 def _known_keys(config_class: type[BaseModel], path: tuple) -> list[str]:
     for part in path:
         info = config_class.model_fields.get(str(part))
-        if info is None or not isinstance(info.annotation, type) or not issubclass(info.annotation, BaseModel):
+        inner = [info.annotation, *typing.get_args(info.annotation)] if info else []  # a section may be optional
+        models = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not models:
             return []
-        config_class = info.annotation
+        config_class = models[0]
     return sorted(config_class.model_fields)
 
 

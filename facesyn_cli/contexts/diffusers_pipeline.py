@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from facesyn_cli.contexts.generated import generated_candidates, to_faces
+from facesyn_cli.contexts.generated import generated_candidates
 from facesyn_cli.contexts.source import CandidateBatch, Resources
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.errors import UserError
@@ -69,7 +69,7 @@ class DiffusersPipeline:
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
         """Yield one batch at a time."""
-        return generated_candidates(self._resources, start, self._draw)
+        return generated_candidates(self._resources, start, self._draw, self._crop)
 
     def _draw(self, numbers: list[int]) -> np.ndarray:
         generators = [torch.Generator("cpu").manual_seed((self._base + k) % 2**32) for k in numbers]
@@ -80,7 +80,7 @@ class DiffusersPipeline:
         images_u8 = (np.asarray(images) * 255).round().astype(np.uint8)
         if images_u8.shape[-1] == 1:
             images_u8 = images_u8.repeat(3, axis=-1)
-        return to_faces(images_u8, self._crop)
+        return images_u8
 
 
 def find_pipeline(name: str) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from facesyn_cli.contexts.source import FACE_SIZE
@@ -10,16 +12,26 @@ from facesyn_cli.data.pixels import UnreadableImage, decode_image, encode_png, r
 _MAGIC = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"RIFF", ".webp"), (b"BM", ".bmp"))
 
 
-def read_face(data: bytes) -> tuple[np.ndarray, bytes]:
+def read_face(
+    data: bytes, align: Callable[[np.ndarray], np.ndarray] | None = None
+) -> tuple[np.ndarray, bytes]:
     """Decode an encoded image to what a recogniser sees and to what is stored.
+
+    Args:
+        data: Encoded image.
+        align: Cuts the face out of it; None: it is one.
 
     Returns:
         (112, 112, 3) uint8 pixels, and the bytes: those given if they are 112 x 112, else a PNG.
 
     Raises:
-        UnreadableImage: The bytes are no image, or it is not square: squeezed faces are other people.
+        UnreadableImage: The bytes are no image, has no face to align, or is not square: squeezed faces are
+            other people.
     """
     pixels_u8 = decode_image(data)
+    if align is not None:
+        pixels_u8 = align(pixels_u8)
+        return pixels_u8, encode_png(pixels_u8)
     height, width = pixels_u8.shape[:2]
     if height != width:
         raise UnreadableImage(f"{width} x {height} pixels are not square")

@@ -51,7 +51,7 @@ class Images:
             for k in range(first, stop):
                 entry = self._set.entries[k]
                 try:
-                    face_u8, face = read_face(self._set.read(entry))
+                    face_u8, face = read_face(self._set.read(entry), self._resources.align)
                 except UnreadableImage as error:
                     failed.append((k, f"{entry.location}: {error}"))
                     continue

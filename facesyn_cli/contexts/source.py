@@ -70,6 +70,7 @@ class Resources:
         known_embedder: Digest of the recogniser they come from; None unknown.
         embedder: Digest of the recogniser.
         embed: The recogniser: (N, 112, 112, 3) uint8 faces -> (N, 512) float32 unit rows, any N.
+        align: Cuts the face out of a photo, (H, W, 3) -> (112, 112, 3) uint8; None: images are faces already.
         pipeline: Unconditional diffusers pipeline, on its device.
         ldm: The own LDM.
     """
@@ -82,6 +83,7 @@ class Resources:
     known_embedder: str | None = None
     embedder: str | None = None
     embed: Callable[[np.ndarray], np.ndarray] | None = None
+    align: Callable[[np.ndarray], np.ndarray] | None = None
     pipeline: Any = None
     ldm: Ldm | None = None
 

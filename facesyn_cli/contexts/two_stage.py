@@ -15,7 +15,7 @@ import torch
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 from torch import Tensor
 
-from facesyn_cli.contexts.generated import generated_candidates, to_faces
+from facesyn_cli.contexts.generated import generated_candidates
 from facesyn_cli.contexts.source import CandidateBatch, Resources
 from facesyn_cli.data.pixels import resize_pixels, to_u8
 from facesyn_cli.diffusion.guidance import NoGuidanceConfig, build_none
@@ -107,7 +107,7 @@ class TwoStage:
         with torch.inference_mode():
             pixels = ldm.autoencoder.decode(latents).clamp(-1, 1)           # (B, 3, S, S)
         pixels = resize_pixels(pixels, settings.output_size, antialias=False)
-        return to_faces(to_u8(pixels).cpu().numpy())                        # (B, 112, 112, 3)
+        return to_u8(pixels).cpu().numpy()                                  # (B, 112, 112, 3)
 
 
 def _per_channel(values: list[float], like: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ class EmbedOptions:
             centre square out of all others.
         precision: fp32, or bf16 / fp16 autocast.
         workers: Threads that read and decode.
+        align: Cuts the face out of a photo, (H, W, 3) uint8 to a square one; None: images are crops already.
     """
 
     size: int
@@ -52,6 +53,7 @@ class EmbedOptions:
     fit: Fit
     precision: Precision = "fp32"
     workers: int = 2
+    align: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ class EmbeddedBatch:
     problems: dict[int, str]
 
 
-def load_face(data: bytes, size: int, fit: Fit) -> Tensor:
+def load_face(
+    data: bytes, size: int, fit: Fit, align: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None
+) -> Tensor:
     """Decode one image and bring it to the network's size.
 
     Args:
@@ -77,14 +81,17 @@ def load_face(data: bytes, size: int, fit: Fit) -> Tensor:
         size: Side in pixels.
         fit: See `EmbedOptions`. Resizing is bilinear with antialiasing, on floats, as current torchvision
             resizes tensors.
+        align: See `EmbedOptions`.
 
     Returns:
         (3, size, size) float32 in [-1, 1], RGB.
 
     Raises:
-        UnreadableImage: It cannot be decoded or does not fit.
+        UnreadableImage: It cannot be decoded, does not fit or, to be aligned, has no face.
     """
     pixels_u8 = decode_image(data)
+    if align is not None:
+        pixels_u8 = align(pixels_u8)
     height, width = pixels_u8.shape[:2]
     if fit == "exact" and (height, width) != (size, size):
         raise UnreadableImage(f"{width} x {height} pixels, {size} x {size} were expected")
@@ -109,7 +116,7 @@ def embed_batches(
 
     def load(index: int) -> Tensor | str:
         try:
-            return load_face(read(index), options.size, options.fit)
+            return load_face(read(index), options.size, options.fit, options.align)
         except (UnreadableImage, UserError) as error:
             return str(error)
 

@@ -12,16 +12,16 @@ whatever their extension: `Ann_Lee 3` is `Ann_Lee/Ann_Lee_0003`, `Ann_Lee/3`, `A
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facesyn_cli.artifacts.images import SUFFIXES, ImageEntry, ImageSet
+from facesyn_cli.artifacts.image_names import ImageFinder
+from facesyn_cli.artifacts.images import ImageEntry, ImageSet
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.plain_pickle import load_plain
 
@@ -109,13 +109,13 @@ def read_pairs(path: Path, images: ImageSet, name: str) -> PairSet:
     """
     folds, lines = _read_lines(path)
     rows = _parse(path, lines)
-    finder = _Finder(images)
+    finder = ImageFinder(images)
     used: dict[ImageEntry, int] = {}
     missing: dict[str, None] = {}
     places: list[int] = []
     for first, second, _ in rows:
         for names in (first, second):
-            entry = finder.find(names, path)
+            entry = finder.find(*names, named_in=path)
             if entry is None:
                 missing[names[0]] = None
             else:
@@ -192,54 +192,6 @@ def _parse(path: Path, lines: list[tuple[int, list[str]]]) -> list[Row]:
 def _numbered(name: str, number: str) -> list[str]:
     padded = f"{int(number):04d}"
     return [f"{name}/{name}_{padded}", f"{name}/{int(number)}", f"{name}/{padded}", f"{name}_{padded}"]
-
-
-class _Finder:
-    """Finds images of a set by path, by the end of their path, or by key, with or without extension."""
-
-    def __init__(self, images: ImageSet) -> None:
-        self._root = images.path
-        self._exact = {entry.location: entry for entry in images.entries}
-        self._by_name: dict[str, ImageEntry | None] = {}  # None: several images have this name
-        for entry in images.entries:
-            parts = _without_suffix(entry.location).split("/")
-            names = {"/".join(parts[i:]) for i in range(len(parts))} | {entry.key}
-            for name in names:
-                other = self._by_name.get(name, entry)
-                self._by_name[name] = entry if other is entry else None
-        for entry in images.entries:
-            self._by_name[entry.key] = entry
-
-    def find(self, names: list[str], path: Path) -> ImageEntry | None:
-        """Return the first of several names that exists, or None.
-
-        Raises:
-            UserError: The name fits several images.
-        """
-        for name in names:
-            wanted = self._relative(name)
-            if wanted in self._exact:
-                return self._exact[wanted]
-            name = _without_suffix(wanted)
-            if name in self._by_name:
-                entry = self._by_name[name]
-                if entry is None:
-                    raise UserError(f"{path}: {wanted!r} fits several images in {self._root}; give more of the path")
-                return entry
-        return None
-
-    def _relative(self, name: str) -> str:
-        if os.path.isabs(name):
-            try:
-                name = os.path.relpath(name, self._root)
-            except ValueError:
-                return name
-        return PurePosixPath(name.replace("\\", "/")).as_posix()
-
-
-def _without_suffix(location: str) -> str:
-    stem, suffix = os.path.splitext(location)
-    return stem if suffix.lower() in SUFFIXES else location
 
 
 def _checked_folds(folds: int, num_pairs: int, path: Path) -> int:

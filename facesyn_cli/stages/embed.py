@@ -26,10 +26,12 @@ from facesyn_cli.artifacts.output import Header, Output, Parent, check_output
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, identity, recorded, runtime, source
 from facesyn_cli.console import Progress, log, progress
+from facesyn_cli.data.alignment import DetectFaces, FaceAligner
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
+from facesyn_cli.models.yunet import Yunet
 from facesyn_cli.training.processes import check_device, processes
 
 UNREADABLE = "unreadable.txt"
@@ -46,6 +48,7 @@ class EmbedConfig(StageConfig):
     fit: Literal["square", "crop"] = identity(
         "square", "square: resize square images, list others as unreadable; crop: cut the centre square out of them"
     )
+    align: DetectFaces | None = identity(None, "align.detector=FILE: the images are photos, find and align their faces")
     precision: Literal["fp32", "bf16", "fp16"] = identity("fp32", "number format of the network")
     batch_size: int = recorded(64, "images a batch", ge=1)
     part_size: int = recorded(256, "images a part; a finished part is never computed again", ge=1)
@@ -58,6 +61,7 @@ class _Inputs:
     backbone: LoadedBackbone
     parents: dict[str, Parent]
     folder: Path
+    align: FaceAligner | None
 
 
 def plan(cfg: EmbedConfig, work: Work) -> dict:
@@ -89,7 +93,7 @@ def run(cfg: EmbedConfig, work: Work) -> Outcome:
         network = inputs.backbone.module.to(group.device)
         options = EmbedOptions(
             size=inputs.backbone.input_size, batch_size=cfg.batch_size, device=group.device, flip=cfg.flip,
-            fit=cfg.fit, precision=cfg.precision, workers=cfg.workers,
+            fit=cfg.fit, precision=cfg.precision, workers=cfg.workers, align=inputs.align,
         )
         entries = inputs.images.entries
         parts = fixed_batches(len(entries), cfg.part_size)
@@ -118,7 +122,12 @@ def _open_inputs(cfg: EmbedConfig, work: Work) -> _Inputs:
     images = ImageSet.open(cfg.images or work.folder("images"))
     backbone = load_backbone(cfg.weights, cfg.backbone)
     parents = {"images": images.parent(), "weights": Parent(str(cfg.weights), backbone.digest)}
-    return _Inputs(images, backbone, parents, cfg.out or work.folder("embeddings"))
+    align = None
+    if cfg.align is not None:
+        detector = Yunet(cfg.align.detector)
+        align = FaceAligner(detector.find, cfg.align)
+        parents["detector"] = Parent(str(cfg.align.detector), detector.digest)
+    return _Inputs(images, backbone, parents, cfg.out or work.folder("embeddings"), align)
 
 
 def _embed_parts(

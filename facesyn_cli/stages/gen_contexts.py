@@ -42,11 +42,13 @@ from facesyn_cli.contexts.faces import face_suffix
 from facesyn_cli.contexts.selection import FOLDER, Progress, in_order, judge
 from facesyn_cli.contexts.source import NEEDS, ContextFilter, ContextSource, Ldm, Resources
 from facesyn_cli.contexts.vector_files import read_given_vectors
+from facesyn_cli.data.alignment import DetectFaces, FaceAligner
 from facesyn_cli.data.pixels import resize_pixels, to_pixels
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, embed_faces
 from facesyn_cli.models.loading import LoadedBackbone, load_autoencoder, load_backbone, load_denoiser, open_autoencoder
+from facesyn_cli.models.yunet import Yunet
 from facesyn_cli.plugins import registry
 from facesyn_cli.training.processes import check_device
 
@@ -67,6 +69,9 @@ class GenContextsConfig(StageConfig):
     autoencoder: str | None = fields.source(None, "its autoencoder or decoder; None: the one it was trained with")
     weights: Path | None = fields.source(None, "recogniser; None: the one that made 1-embeddings")
     backbone: PluginConfig | None = PluginSection("backbone", default=None)
+    align: DetectFaces | None = fields.identity(
+        None, "align.detector=FILE: given or drawn images are photos, find and align their faces"
+    )
     batch_size: int = fields.recorded(32, "faces the networks see at once", ge=1)
     patience: int = fields.runtime(5000, "give up an endless source after so many candidates without a kept one", ge=1)
 
@@ -268,6 +273,12 @@ class _Inputs:
                 f"{paths['ldm']} was conditioned on another recogniser ({values['ldm'].settings.embedder[:19]}) than "
                 f"{paths['recogniser']} ({values['embedder'][:19]}); its contexts must come from the same one"
             )
+        if cfg.align is not None and "recogniser" in needs:
+            detector = Yunet(cfg.align.detector)
+            values["align"] = FaceAligner(detector.find, cfg.align)
+            parents["detector"] = Parent(str(cfg.align.detector), detector.digest)
+        elif cfg.align is not None:
+            log.warning(f"align is given, but source {cfg.source.name} embeds no faces")
         self._warn_of_unused(needs | source.may_use)
         return Resources(**values), parents
 

@@ -17,7 +17,7 @@ from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.output import open_output
 from facesyn_cli.config.fields import StageConfig
 from facesyn_cli.contexts.diffusers_pipeline import find_pipeline, load_pipeline
-from facesyn_cli.contexts.generated import to_faces
+from facesyn_cli.contexts.generated import to_face
 from facesyn_cli.contexts.source import CandidateBatch, Ldm, Resources
 from facesyn_cli.contexts.vector_files import read_given_vectors
 from facesyn_cli.data.pixels import decode_image, encode_jpeg, encode_png
@@ -239,8 +239,8 @@ def test_images_are_embedded_and_kept_as_they_came(tmp_path):
 def test_crop_keeps_the_centre():
     image = np.zeros((200, 300, 3), dtype=np.uint8)
     image[50:150, 100:200] = 255                      # the central half of the central square
-    assert to_faces(image[None], crop=0.5).min() == 255
-    whole = to_faces(image[None])[0]
+    assert to_face(image, crop=0.5).min() == 255
+    whole = to_face(image)
     assert whole.shape == (112, 112, 3) and whole[56, 56, 0] == 255 and whole[10, 10, 0] == 0
 
 

@@ -1,0 +1,20 @@
+"""`facesyn align`: photos to face crops."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from facesyn_cli.cli.stage_command import stage_command
+
+
+@stage_command("align")
+def command(
+    images: Annotated[Path | None, typer.Option(help="Folder or zip of photos.")] = None,
+    detector: Annotated[Path | None, typer.Option(help="YuNet face detector, an .onnx file.")] = None,
+    landmarks: Annotated[
+        Path | None, typer.Option(help="Given landmarks instead: CelebA's list, TFace's pts_list, or CSV.")
+    ] = None,
+) -> dict[str, Any]:
+    """Cut the faces out of photos, rotated and scaled to the ArcFace template (112 x 112), into 0-images."""
+    return {"images": images, "detector": detector, "landmarks": landmarks}

@@ -1,0 +1,224 @@
+"""From a photo and five landmarks to a face crop on the ArcFace template.
+
+The points are, as seen in the image: left eye, right eye, nose tip, left and right corner of the mouth
+(what detectors call "right eye" of the person is the left one of the image). Points are in pixels, with
+integers at the centres of pixels, as landmark files and OpenCV have them.
+
+A similarity transform takes a point z = x + iy to a z + b; among all of them, the one with least squared
+error from points z_k to points w_k is
+
+    a = sum conj(z_k - mean z) (w_k - mean w) / sum |z_k - mean z|^2,     b = mean w - a mean z
+
+which is Umeyama 1991 (IEEE PAMI 13(4), Eqs. 40 to 42) in two dimensions, without mirror images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+
+from facesyn_cli.config.fields import identity, source
+from facesyn_cli.data.pixels import UnreadableImage
+
+TEMPLATE_SIDE = 112
+TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)  # ArcFace, for crops of 112 x 112
+
+
+class NoFace(UnreadableImage):
+    """The image has no face that can be cut out; `reason` is one of `REASONS`, the message says more."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+REASONS = ("no_face", "too_small", "no_landmarks")
+
+
+class FaceChoice(BaseModel):
+    """Which face of a photo is cut out, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pick: Literal["largest", "central"] = identity("largest", "which of several faces: the largest, or the central one")
+    min_size: float = identity(
+        30.0, "leave out smaller faces: pixels of the photo along the side of the crop", ge=0
+    )
+    antialias: bool = identity(
+        False, "average pixels before faces that are at least twice too large are shrunk; published crops do not"
+    )
+
+
+class DetectFaces(FaceChoice):
+    """The section `align` of stages that take photos where they otherwise take crops."""
+
+    detector: Path = source(..., "YuNet face detector, an .onnx file")
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face in an image.
+
+    Args:
+        landmarks: (5, 2) float64, x and y in pixels.
+        score: Confidence of the detector; 1 for given landmarks.
+    """
+
+    landmarks: NDArray[np.float64]
+    score: float = 1.0
+
+
+@dataclass(frozen=True)
+class AlignedFace:
+    """A face cut out of an image.
+
+    Args:
+        pixels_u8: (S, S, 3) uint8, RGB.
+        face: Which one it is.
+        size: Side of the crop in pixels of the photo.
+        num_faces: How many faces the photo has.
+    """
+
+    pixels_u8: NDArray[np.uint8]
+    face: Face
+    size: float
+    num_faces: int
+
+
+def template(side: int) -> NDArray[np.float64]:
+    """Return the (5, 2) ArcFace points for crops of another side: those of the 112 crop after resizing it."""
+    return (TEMPLATE + 0.5) * (side / TEMPLATE_SIDE) - 0.5
+
+
+def similarity_transform(points: NDArray, targets: NDArray) -> NDArray[np.float64]:
+    """Return the (2, 3) matrix of the similarity transform with least squared error.
+
+    Args:
+        points: (K, 2) source points, K >= 2.
+        targets: (K, 2) where they should go.
+
+    Raises:
+        ValueError: The points are not finite, coincide, or fit the targets only mirrored.
+    """
+    points, targets = np.asarray(points, np.float64), np.asarray(targets, np.float64)
+    if not np.isfinite(points).all() or np.abs(points).max() > 1e9:
+        raise ValueError("the landmarks are not finite numbers")
+    z, w = (p[:, 0] + 1j * p[:, 1] for p in (points, targets))
+    from_centre, to_centre = z - z.mean(), w - w.mean()
+    spread = np.sum(np.abs(from_centre) ** 2)
+    if spread < 1e-6:
+        raise ValueError("the landmarks coincide")
+    a = np.sum(np.conj(from_centre) * to_centre) / spread
+    if np.abs(a) ** 2 * spread < 0.2 * np.sum(np.abs(to_centre) ** 2):  # the share of the targets it explains
+        raise ValueError("the landmarks do not form a face")
+    b = w.mean() - a * z.mean()
+    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
+
+
+def warp(pixels_u8: NDArray[np.uint8], matrix: NDArray, side: int, antialias: bool = False) -> NDArray[np.uint8]:
+    """Move an image by an affine map and cut out the corner of the given side; bilinear, black outside.
+
+    Args:
+        pixels_u8: (H, W, 3) uint8.
+        matrix: (2, 3) from pixels of the image to pixels of the result.
+        side: Side S of the result.
+        antialias: Average blocks of pixels first where the map shrinks at least by two.
+
+    Returns:
+        (S, S, 3) uint8.
+    """
+    linear, shift = np.asarray(matrix, np.float64)[:, :2], np.asarray(matrix, np.float64)[:, 2]
+    back = np.linalg.inv(linear)
+    offset = -back @ shift
+    factor = int(math.sqrt(abs(np.linalg.det(back))) + 1e-6) if antialias else 1
+    if factor > 1:
+        pixels_u8 = np.asarray(Image.fromarray(np.ascontiguousarray(pixels_u8)).reduce(factor))
+        back, offset = back / factor, (offset + 0.5) / factor - 0.5
+    rows, columns = np.mgrid[:side, :side].reshape(2, -1)
+    at = back @ np.stack([columns, rows]) + offset[:, None]                   # (2, S*S) x, y in the image
+    low = np.floor(at + 1e-9)
+    part = (at - low)[:, :, None].clip(0, 1)                                  # (2, S*S, 1)
+    (x, y), height, width = low, *pixels_u8.shape[:2]
+
+    def pixel(x: NDArray, y: NDArray) -> NDArray[np.float64]:
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        found = pixels_u8[np.where(inside, y, 0).astype(np.intp), np.where(inside, x, 0).astype(np.intp)]
+        return found * inside[:, None].astype(np.float64)
+
+    upper = pixel(x, y) * (1 - part[0]) + pixel(x + 1, y) * part[0]
+    lower = pixel(x, y + 1) * (1 - part[0]) + pixel(x + 1, y + 1) * part[0]
+    return (upper * (1 - part[1]) + lower * part[1] + 0.5).astype(np.uint8).reshape(side, side, 3)
+
+
+def align_face(pixels_u8: NDArray[np.uint8], faces: Sequence[Face], choice: FaceChoice, side: int) -> AlignedFace:
+    """Cut the chosen face out of a photo.
+
+    Args:
+        pixels_u8: (H, W, 3) uint8, RGB.
+        faces: What was found in it.
+        choice: Which one to take.
+        side: Side of the crop.
+
+    Raises:
+        NoFace: There is none, or none large enough.
+    """
+    found = []
+    for face in faces:
+        try:
+            matrix = similarity_transform(face.landmarks, template(side))
+        except ValueError:
+            continue
+        found.append((face, matrix, side / math.hypot(matrix[0, 0], matrix[1, 0])))
+    if not found:
+        raise NoFace("no_face", "no face was found" if not faces else "the landmarks do not form a face")
+    large = [item for item in found if item[2] >= choice.min_size]
+    if not large:
+        largest = max(size for _, _, size in found)
+        raise NoFace("too_small", f"the largest face has {largest:.0f} pixels, at least {choice.min_size:g} are wanted")
+    if choice.pick == "largest":
+        face, matrix, size = max(large, key=lambda item: item[2])
+    else:
+        centre = (np.array(pixels_u8.shape[1::-1]) - 1) / 2
+        face, matrix, size = min(large, key=lambda item: np.linalg.norm(item[0].landmarks.mean(0) - centre))
+    return AlignedFace(warp(pixels_u8, matrix, side, choice.antialias), face, size, len(found))
+
+
+class FaceAligner:
+    """Finds the face of a photo and cuts it out; safe to use from several threads if `find` is.
+
+    Args:
+        find: (H, W, 3) uint8 RGB -> (5, 2) landmarks and score of every face.
+        choice: Which face to take.
+        side: Side of the crops.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[NDArray[np.uint8]], Sequence[tuple[NDArray[np.float64], float]]],
+        choice: FaceChoice,
+        side: int = TEMPLATE_SIDE,
+    ) -> None:
+        self._find, self._choice, self._side = find, choice, side
+
+    def __call__(self, pixels_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the crop (S, S, 3) of a photo.
+
+        Raises:
+            NoFace: There is none, or none large enough.
+        """
+        return self.align(pixels_u8).pixels_u8
+
+    def align(self, pixels_u8: NDArray[np.uint8]) -> AlignedFace:
+        """As calling it, but return also which face it is."""
+        faces = [Face(landmarks, score) for landmarks, score in self._find(pixels_u8)]
+        return align_face(pixels_u8, faces, self._choice, self._side)
