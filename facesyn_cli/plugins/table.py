@@ -75,7 +75,14 @@ BUILTIN["augmentation"] = {
 BUILTIN["transform"] = {
     name: "facesyn_cli.data.transforms" for name in ("flip", "random-resized-crop", "random-erasing", "photometric")
 }
-BUILTIN["record_format"] = {"tfrecord": "facesyn_cli.data.tfrecord", "folder": "facesyn_cli.data.folder_format"}
+BUILTIN["record_format"] = {
+    "tfrecord": "facesyn_cli.data.tfrecord",
+    "rec": "facesyn_cli.data.rec_format",
+    "webdataset": "facesyn_cli.data.webdataset_format",
+    "lmdb": "facesyn_cli.data.lmdb_format",
+    "parquet": "facesyn_cli.data.parquet_format",
+    "folder": "facesyn_cli.data.folder_format",
+}
 BUILTIN["benchmark"] = {
     name: "facesyn_cli.evaluation.benchmarks"
     for name in ("lfw", "cfp-fp", "cfp-ff", "cplfw", "agedb-30", "calfw")

@@ -1,0 +1,190 @@
+"""MXNet RecordIO bytes without MXNet.
+
+A record is one part, or several where its payload holds the magic number at a multiple of 4 bytes:
+
+    u32 magic 0xced7230a | u32 cflag << 29 | length | length bytes | zeros up to a multiple of 4
+    cflag 0: whole record; 1, 2, 3: first, middle, last part; the magic between the parts is left out
+
+all little-endian. The payload of a face record starts with a header of 24 bytes,
+
+    u32 flag | f32 label | u64 id | u64 id2 | flag times f32 label | encoded image
+
+where the labels after the header, if there are any, replace the one in it.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from facesyn_cli.artifacts.images import MAX_FILE_BYTES
+from facesyn_cli.data.record_files import RecordFiles
+from facesyn_cli.errors import UserError
+
+MAGIC = 0xCED7230A
+MAGIC_BYTES = struct.pack("<I", MAGIC)
+HEADER = struct.Struct("<IfQQ")
+_PART = struct.Struct("<II")
+_LENGTH_BITS = 29
+_CHUNK = 1 << 16
+
+
+def frame_record(payload: bytes) -> bytes:
+    """Return a payload as a record of one or more parts."""
+    parts, start = [], 0
+    at = payload.find(MAGIC_BYTES)
+    while at >= 0:
+        if at % 4 == 0:
+            parts.append(payload[start:at])
+            start = at + 4
+        at = payload.find(MAGIC_BYTES, at + (4 if at % 4 == 0 else 1))
+    parts.append(payload[start:])
+    out = []
+    for number, part in enumerate(parts):
+        cflag = 0 if len(parts) == 1 else 1 if number == 0 else 3 if number == len(parts) - 1 else 2
+        out += [_PART.pack(MAGIC, cflag << _LENGTH_BITS | len(part)), part, bytes(-len(part) % 4)]
+    return b"".join(out)
+
+
+def read_record(files: RecordFiles, number: int, offset: int) -> bytes:
+    """Return the payload of the record that starts at byte `offset` of a file, its parts joined.
+
+    Raises:
+        UserError: Naming the file and the offset: no record starts here, or the file ends inside it.
+    """
+    where = f"{files.paths[number]}, record at byte {offset}"
+    size, parts, total, at = files.size(number), [], 0, offset
+    while True:
+        head = files.read(number, at, _PART.size)
+        if len(head) < _PART.size:
+            raise UserError(f"{where}: the file ends at byte {size}, inside the record; is it truncated?")
+        magic, word = _PART.unpack(head)
+        cflag, length = word >> _LENGTH_BITS, word & (1 << _LENGTH_BITS) - 1
+        if magic != MAGIC or cflag not in ((2, 3) if parts else (0, 1)):
+            raise UserError(f"{where}: no RecordIO record; is this the start of one, or is the file damaged?")
+        total += length + 4
+        if at + _PART.size + length > size:
+            raise UserError(f"{where}: {length} bytes are announced but the file ends at byte {size}")
+        if total > MAX_FILE_BYTES:
+            raise UserError(f"{where}: more than {MAX_FILE_BYTES} bytes; images of at most that size are read")
+        parts.append(files.read(number, at + _PART.size, length))
+        if cflag in (0, 3):
+            return MAGIC_BYTES.join(parts)
+        at += _PART.size + length + -length % 4
+
+
+def split_payload(payload: bytes) -> tuple[int, np.ndarray, bytes]:
+    """Return (flag, labels, encoded image) of a payload; there is one label when flag is 0.
+
+    Raises:
+        ValueError: It is shorter than its header says.
+    """
+    if len(payload) < HEADER.size:
+        raise ValueError(f"{len(payload)} bytes are shorter than the header of {HEADER.size}")
+    flag, label, _, _ = HEADER.unpack_from(payload)
+    end = HEADER.size + 4 * flag
+    if end > len(payload):
+        raise ValueError(f"{flag} labels are announced in {len(payload)} bytes")
+    labels = np.frombuffer(payload, "<f4", flag, HEADER.size) if flag else np.array([label], np.float32)
+    return flag, labels, payload[end:]
+
+
+@dataclass(frozen=True)
+class RecordHeads:
+    """What the headers of N records say.
+
+    Args:
+        flags: (N,) uint32.
+        labels: (N,) float32, the first label of each.
+        has_image: (N,) bool, whether anything follows the labels.
+    """
+
+    flags: np.ndarray
+    labels: np.ndarray
+    has_image: np.ndarray
+
+
+def read_heads(path: Path, offsets: np.ndarray) -> RecordHeads:
+    """Read the headers of many records at once, and check that each starts and ends inside the file.
+
+    Args:
+        path: The record file.
+        offsets: (N,) int64, where the records start.
+
+    Raises:
+        UserError: Naming the first offset that is wrong.
+    """
+    files = RecordFiles([path])
+    size = files.size(0)
+    heads = RecordHeads(
+        np.zeros(len(offsets), np.uint32), np.zeros(len(offsets), np.float32), np.zeros(len(offsets), bool)
+    )
+    for start in range(0, len(offsets), _CHUNK):
+        rows = slice(start, min(start + _CHUNK, len(offsets)))
+        _read_chunk(files, size, offsets[rows], heads.flags[rows], heads.labels[rows], heads.has_image[rows])
+    return heads
+
+
+def scan_offsets(path: Path) -> np.ndarray:
+    """Return (N,) int64: where each record of a file without an index starts.
+
+    Raises:
+        UserError: The file is no sequence of whole records.
+    """
+    files = RecordFiles([path])
+    size, at, offsets, is_inside = files.size(0), 0, array("q"), False
+    while at < size:
+        head = files.read(0, at, _PART.size)
+        magic, word = _PART.unpack(head) if len(head) == _PART.size else (0, 0)
+        cflag, length = word >> _LENGTH_BITS, word & (1 << _LENGTH_BITS) - 1
+        if magic != MAGIC or cflag not in ((2, 3) if is_inside else (0, 1)):
+            raise UserError(f"{path}: no RecordIO record at byte {at}; is the file damaged or truncated?")
+        if not is_inside:
+            offsets.append(at)
+        is_inside = cflag in (1, 2)
+        at += _PART.size + length + -length % 4
+    if is_inside or at > size:
+        raise UserError(f"{path} ends at byte {size}, inside a record; is it truncated?")
+    return np.frombuffer(offsets, np.int64)
+
+
+def _read_chunk(
+    files: RecordFiles, size: int, offsets: np.ndarray, flags: np.ndarray, labels: np.ndarray, has_image: np.ndarray
+) -> None:
+    path = files.paths[0]
+    _refuse(path, offsets, np.full(len(offsets), size < _PART.size + HEADER.size), "the file ends inside it")
+    _refuse(path, offsets, (offsets % 4 != 0) | (offsets < 0) | (offsets + _PART.size > size), "no record starts here")
+    words = np.memmap(path, "<u4", "r", shape=(size // 4,))
+    try:
+        places = offsets // 4
+        lengths, cflags = words[places + 1] & (1 << _LENGTH_BITS) - 1, words[places + 1] >> _LENGTH_BITS
+        _refuse(path, offsets, (words[places] != MAGIC) | (cflags > 1), "no record starts here")
+        _refuse(path, offsets, offsets + _PART.size + lengths > size, f"the file ends at byte {size}, inside it")
+        plain = cflags == 0
+        _refuse(path, offsets, plain & (lengths < HEADER.size), "it is shorter than an image header")
+        places = np.where(plain, places, 0)
+        flags[:] = words[places + 2]
+        _refuse(path, offsets, plain & (HEADER.size + 4 * flags.astype(np.int64) > lengths),
+                "it announces more labels than it holds")
+        # The labels after the header replace the one in it; the payload starts two words after the record.
+        labels[:] = words[np.where(plain & (flags > 0), places + 2 + HEADER.size // 4, places + 3)].view(np.float32)
+        has_image[:] = lengths > HEADER.size + 4 * flags.astype(np.int64)
+    finally:
+        del words
+    for row in np.flatnonzero(~plain):
+        try:
+            flag, several, image = split_payload(read_record(files, 0, int(offsets[row])))
+        except ValueError as error:
+            raise UserError(f"{path}, record at byte {offsets[row]}: {error}") from error
+        flags[row], labels[row], has_image[row] = flag, several[0], bool(image)
+
+
+def _refuse(path: Path, offsets: np.ndarray, is_wrong: np.ndarray, why: str) -> None:
+    if is_wrong.any():
+        raise UserError(
+            f"{path}, record at byte {offsets[is_wrong.argmax()]}: {why}; is the file damaged, or its index of another?"
+        )

@@ -1,0 +1,131 @@
+"""Regular files of a tar archive, found by their headers; nothing is unpacked and no link is followed.
+
+POSIX ustar with the extensions that name long paths and large sizes: PAX (`x`) and GNU (`L`). Other kinds
+of members are passed over.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from facesyn_cli.errors import UserError
+
+BLOCK = 512
+_MAX_EXTENSION = 1 << 20     # bytes of a long name or of PAX records
+_REGULAR = (b"0", b"\0", b"7")
+
+
+@dataclass(frozen=True, slots=True)
+class TarMember:
+    """One regular file.
+
+    Args:
+        name: Path in the archive.
+        offset: First byte of its content.
+        size: Bytes of its content.
+    """
+
+    name: str
+    offset: int
+    size: int
+
+
+def is_tar(block: bytes) -> bool:
+    """True when the first 512 bytes of a file are the header of a tar member."""
+    return len(block) == BLOCK and block[:1] != b"\0" and _checksum_fits(block)
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """Return the header of a regular file, without time or owner: the same call gives the same bytes."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+
+
+def tar_padding(size: int) -> bytes:
+    """Return the zeros that fill the last block of a file."""
+    return bytes(-size % BLOCK)
+
+
+def read_members(path: Path, file: BinaryIO) -> Iterator[TarMember]:
+    """Yield the regular files of an archive, in order.
+
+    Args:
+        path: Name of the archive for messages.
+        file: The archive, opened for reading; may be read and moved between two members.
+
+    Raises:
+        UserError: The archive is damaged or truncated.
+    """
+    size, at, long_name, long_size = file.seek(0, 2), 0, None, None
+    while True:
+        file.seek(at)
+        block = file.read(BLOCK)
+        if len(block) < BLOCK:
+            raise UserError(f"{path} ends at byte {size} without the closing block of a tar archive; is it truncated?")
+        if not block.strip(b"\0"):
+            return
+        if not _checksum_fits(block):
+            raise UserError(f"{path}: wrong checksum of the header at byte {at}; is it a tar archive, or damaged?")
+        kind, length = block[156:157], _number(block[124:136])
+        if length is None or length > size:
+            raise UserError(f"{path}: the header at byte {at} announces more bytes than the file has ({size})")
+        if kind in _REGULAR and long_size is not None:
+            length = long_size
+        start, end = at + BLOCK, at + BLOCK + length
+        if end > size:
+            raise UserError(f"{path}: the file at byte {at} is cut off at byte {size}; is the archive truncated?")
+        if kind in (b"x", b"L"):
+            if length > _MAX_EXTENSION:
+                raise UserError(f"{path}: a name of {length} bytes at byte {at}; is it damaged?")
+            long_name, long_size = _extension(kind, file.read(length), long_name, long_size)
+        else:
+            if kind in _REGULAR:
+                yield TarMember(long_name or _short_name(block), start, length)
+            long_name = long_size = None
+        at = end + -length % BLOCK
+
+
+def _checksum_fits(block: bytes) -> bool:
+    """The sum of all bytes, the checksum itself taken as blanks."""
+    stated = _number(block[148:156])
+    return stated is not None and stated == sum(block) - sum(block[148:156]) + 8 * 32
+
+
+def _number(field: bytes) -> int | None:
+    """Return a number field: octal text, or big-endian bytes after 0x80; None when it is neither."""
+    if field[:1] == b"\x80":
+        return int.from_bytes(field[1:], "big")
+    digits = field.split(b"\0", 1)[0].strip()
+    return int(digits or b"0", 8) if all(c in b"01234567" for c in digits) else None
+
+
+def _short_name(block: bytes) -> str:
+    """Return the name in the header itself; only POSIX headers have a second field for its beginning."""
+    prefix = _text(block[345:500]) if block[257:263] == b"ustar\0" else ""
+    return f"{prefix}/{_text(block[:100])}" if prefix else _text(block[:100])
+
+
+def _text(field: bytes) -> str:
+    return field.split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def _extension(kind: bytes, data: bytes, name: str | None, size: int | None) -> tuple[str | None, int | None]:
+    """Return what a PAX or GNU header says of the next member: path and size."""
+    if kind == b"L":
+        return _text(data), size
+    while data:
+        length, _, _ = data.partition(b" ")
+        if not length.isdigit() or not 0 < int(length) <= len(data):
+            break
+        keyword, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
+        if keyword == b"path":
+            name = value.decode("utf-8", "replace")
+        elif keyword == b"size" and value.isdigit() and len(value) < 20:
+            size = int(value)
+        data = data[int(length):]
+    return name, size
