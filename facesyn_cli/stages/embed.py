@@ -23,6 +23,7 @@ from facesyn_cli.artifacts.files import write_atomically, write_text
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Header, Output, Parent, check_output
+from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, identity, recorded, runtime, source
 from facesyn_cli.console import Progress, log, progress
@@ -119,7 +120,7 @@ def run(cfg: EmbedConfig, work: Work) -> Outcome:
 def _open_inputs(cfg: EmbedConfig, work: Work) -> _Inputs:
     if cfg.weights is None:
         raise UserError("embed needs the weights of a recogniser: --weights FILE")
-    images = ImageSet.open(cfg.images or work.folder("images"))
+    images = open_images(cfg.images or work.folder("images"))
     backbone = load_backbone(cfg.weights, cfg.backbone)
     parents = {"images": images.parent(), "weights": Parent(str(cfg.weights), backbone.digest)}
     align = None

@@ -1,0 +1,54 @@
+"""A packed set seen as an ImageSet, for stages that only read images by key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from facesyn_cli.artifacts.images import ImageEntry, ImageSet, natural_key
+from facesyn_cli.artifacts.record_set import RecordSet
+
+_RECORD = "record "
+
+
+class RecordSetImages(ImageSet):
+    """The images of a packed set in natural order of their keys; locations say which record it is.
+
+    Args:
+        records: The set. Of several images with one key the later ones get a number, as packing gives them.
+    """
+
+    def __init__(self, records: RecordSet) -> None:
+        taken: set[str] = set()
+        entries = []
+        for row, (identity, sample) in enumerate(records.keys()):
+            name, count = sample, 1
+            while f"{identity}/{name}" in taken:
+                count += 1
+                name = f"{sample}-{count}"
+            key = f"{identity}/{name}"
+            taken.add(key)
+            entries.append(ImageEntry(key, identity, name, f"{_RECORD}{row}"))
+        super().__init__(records.path, sorted(entries, key=lambda e: natural_key(e.key)), records.digest)
+        self.records = records
+
+    def read(self, entry: ImageEntry) -> bytes:
+        """Return the encoded bytes of one image.
+
+        Raises:
+            UserError: The record is damaged or its file is gone.
+        """
+        return self.records.read(int(entry.location.removeprefix(_RECORD)))
+
+    def __getstate__(self) -> dict:
+        return {"records": self.records}
+
+
+def open_images(path: Path) -> ImageSet:
+    """Open a folder or zip of images, or a packed set in any record format, by content.
+
+    Raises:
+        UserError: It is none of them, unfinished, damaged or empty.
+    """
+    if Path(path).exists() and RecordSet.recognises(path):
+        return RecordSetImages(RecordSet.open(path))
+    return ImageSet.open(path)
