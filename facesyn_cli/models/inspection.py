@@ -16,7 +16,8 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert.recognise import recognise
 from facesyn_cli.models.convert.recognised import Recognised
 from facesyn_cli.models.loading import HALVES, TENSORS, is_onnx
-from facesyn_cli.models.onnx_backbone import DYNAMIC_OPERATORS, read_nodes
+from facesyn_cli.models.onnx_backbone import DYNAMIC_OPERATORS
+from facesyn_cli.models.onnx_graph import read_nodes
 from facesyn_cli.models.skeleton import build_skeleton
 from facesyn_cli.plugins import registry
 

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensors
+from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert import compvis
+from facesyn_cli.models.convert import compvis, edgeface
 from facesyn_cli.models.convert.recognise import differences, recognise
 from facesyn_cli.models.convert.recognised import Recognised
 from facesyn_cli.models.diffusers_autoencoder import resolve_path
+from facesyn_cli.models.onnx_pack import is_pack
 from facesyn_cli.models.skeleton import build_skeleton
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
@@ -52,12 +54,12 @@ class LoadedLdm:
 
 
 def load_backbone(path: Path | str | None, cfg: PluginConfig | None = None) -> LoadedBackbone:
-    """Load a face recogniser from a Weights folder, a published file or an ONNX file.
+    """Load a face recogniser from a Weights folder, a published file, an ONNX file or a pack of those.
 
     Args:
         path: Where it lies; None only for a `cfg` that names its file itself (`onnx`).
         cfg: Plugin and settings asked for; None takes what the file holds. Settings given explicitly must
-            agree with the file.
+            agree with the file. A file of a `timm` network is read only where `cfg` names it, except EdgeFace's.
 
     Raises:
         UserError: Not there, damaged, something else, or not what `cfg` asks for.
@@ -68,14 +70,17 @@ def load_backbone(path: Path | str | None, cfg: PluginConfig | None = None) -> L
             raise UserError(f"{asked} needs a weights file; none was given")
         path = cfg.weights
     path = Path(path)
-    if is_onnx(path) or (cfg is not None and cfg.name == "onnx"):
+    if is_onnx(path) or _is_onnx_pack(path) or (cfg is not None and cfg.name == "onnx"):
         if cfg is not None and cfg.name != "onnx":
             raise UserError(f"{path} is an ONNX network; backbone {cfg.name} was asked for (use backbone onnx)")
         cfg = _configure("backbone", {"name": "onnx"}, str(path)) if cfg is None else cfg
         module = registry.build("backbone", cfg.model_copy(update={"weights": path})).eval()
-        return LoadedBackbone(module, "onnx", file_digest(path), module.input_size)
-    found, file = _open(path, "backbone")
+        return LoadedBackbone(module, "onnx", module.file.digest(), module.input_size)
+    found, file = _open(path, "backbone", cfg)
     cfg = _agreed(found, cfg, path)
+    if path.is_file() and getattr(cfg, "channel_order", "") == found.settings.get("channel_order") == "bgr":
+        log.info(f"{path} is a Lightning checkpoint of an IR network, as AdaFace releases them: its channels are taken "
+                 "as BGR (backbone.channel_order=rgb if they are not)")
     module = _assemble("backbone", cfg, found.tensors, path)
     return LoadedBackbone(module, cfg.name, file_digest(file), getattr(module, "input_size", 112))
 
@@ -180,8 +185,11 @@ def is_onnx(path: Path) -> bool:
     return path.suffix.lower() == ".onnx" or (head[:1] == b"\x08" and not is_safetensors)
 
 
-def _open(path: Path, kind: str) -> tuple[Recognised, Path]:
-    """Read a file or Weights folder that should hold a plugin of `kind`; return it and its weights file."""
+def _open(path: Path, kind: str, cfg: PluginConfig | None = None) -> tuple[Recognised, Path]:
+    """Read a file or Weights folder that should hold a plugin of `kind`; return it and its weights file.
+
+    Networks of timm are too many to be told by their names and shapes: there `cfg` says what the file holds.
+    """
     wanted = _KIND_NAMES[kind]
     if path.is_dir():
         if not (path / CONFIG).is_file():
@@ -190,10 +198,17 @@ def _open(path: Path, kind: str) -> tuple[Recognised, Path]:
         return _open_folder(path, kind), path / TENSORS
     if is_onnx(path):
         raise UserError(f"{path} is an ONNX network; {wanted} was expected")
+    if cfg is not None and cfg.name == "timm":
+        settings = cfg.model_dump(exclude={"name"})
+        return Recognised(kind, "timm", settings, edgeface.own_names(read_tensors(path)), f"a timm {cfg.model}"), path
     found = recognise(read_tensors(path), str(path))
     if found.kind != kind:
         raise UserError(f"{path} is {found.title}; {wanted} was expected")
     return found, path
+
+
+def _is_onnx_pack(path: Path) -> bool:
+    return not (path / CONFIG).is_file() and is_pack(path)
 
 
 def _open_folder(folder: Path, kind: str) -> Recognised:
@@ -250,7 +265,8 @@ def _agreed(found: Recognised, cfg: PluginConfig | None, path: Path) -> PluginCo
 
 def _is_free(kind: str, key: str) -> bool:
     """True for settings that change how a network runs or trains, not which tensors it has."""
-    return key in {"dropout", "component_dropout", "checkpoint_activations", "quantize", "head_channels"}
+    return key in {"dropout", "component_dropout", "drop_path", "checkpoint_activations", "quantize", "head_channels",
+                   "channel_order"}
 
 
 def _configure(kind: str, settings: dict[str, Any], where: str) -> PluginConfig:
@@ -277,12 +293,13 @@ def _assemble(kind: str, cfg: PluginConfig, tensors: dict[str, Tensor], path: Pa
 
 def _build_without_numbers(kind: str, cfg: PluginConfig) -> nn.Module:
     """Build a network whose state dict is to be overwritten; torch's generator is left as it was."""
-    try:
-        module = build_skeleton(kind, cfg)
-        if {name for name, _ in module.named_buffers()} <= set(module.state_dict()):
-            return module.to_empty(device="cpu")
-    except (NotImplementedError, RuntimeError):
-        pass  # a builder that looks at the numbers it draws, or buffers no file holds: build it in full
+    if cfg.name != "timm":  # its networks may keep numbers outside their state dict
+        try:
+            module = build_skeleton(kind, cfg)
+            if {name for name, _ in module.named_buffers()} <= set(module.state_dict()):
+                return module.to_empty(device="cpu")
+        except (NotImplementedError, RuntimeError):
+            pass  # a builder that looks at the numbers it draws, or buffers no file holds: build it in full
     with torch.random.fork_rng(devices=[]):
         return registry.build(kind, cfg)
 

@@ -6,7 +6,6 @@ one scale from the whole batch, so an embedding would depend on its neighbours: 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,8 @@ from torch import Tensor, nn
 from facesyn_cli.config.fields import identity, runtime, source
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.onnx_graph import OnnxFile, missing_packages, nodes, read_graph
+from facesyn_cli.models.onnx_pack import find_recogniser
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -27,7 +28,7 @@ _DEFAULT_SIDE = 112
 class OnnxConfig(PluginConfig):
     """Settings of `onnx`. `mean` and `std` are in grey levels 0..255, in the network's channel order."""
 
-    weights: Path | None = source(None, "the .onnx file")
+    weights: Path | None = source(None, "the .onnx file, or a folder or zip of several (InsightFace)")
     mean: float | tuple[float, float, float] = identity(127.5, "subtracted from grey levels 0..255")
     std: float | tuple[float, float, float] = identity(127.5, "what the difference is divided by")
     channel_order: Literal["rgb", "bgr"] = identity("rgb", "order of the channels the network expects")
@@ -59,6 +60,7 @@ class OnnxBackbone(nn.Module):
         cfg: Settings.
 
     Attributes:
+        file: The network that runs.
         input_size: Side of the images it takes.
         fixed_batch: Images per evaluation where that is not free (1 with dynamic quantisation), else None.
 
@@ -72,19 +74,20 @@ class OnnxBackbone(nn.Module):
         if not np.all(np.asarray(cfg.std)):
             raise UserError("backbone onnx: std must not be 0")
         self.cfg = cfg
-        graph = _read_graph(Path(cfg.weights))
-        self._session = _open(Path(cfg.weights), cfg.threads)
+        self.file = find_recogniser(Path(cfg.weights))
+        graph = read_graph(self.file)
+        self._session = _open(self.file, cfg.threads)
         self._input = self._session.get_inputs()[0]
         self._output = self._session.get_outputs()[0].name
-        self._channels_last, self.input_size = _layout(self._input.shape, cfg.weights)
-        batch = self._input.shape[0]
+        self._channels_last, self.input_size = _layout(self._input.shape, self.file.name)
+        batch, name = self._input.shape[0], self.file.name
         self.fixed_batch: int | None = batch if isinstance(batch, int) and batch > 0 else None
-        if self.fixed_batch != 1 and any(node.op_type in DYNAMIC_OPERATORS for node in _nodes(graph)):
+        if self.fixed_batch != 1 and any(node.op_type in DYNAMIC_OPERATORS for node in nodes(graph)):
             if self.fixed_batch is None:
                 self.fixed_batch = 1
-                log.info(f"{cfg.weights}: quantises dynamically, so results depend on the batch; running at batch 1")
+                log.info(f"{name}: quantises dynamically, so results depend on the batch; running at batch 1")
             else:
-                log.warning(f"{cfg.weights}: quantises dynamically over its fixed batch of {self.fixed_batch}, so an "
+                log.warning(f"{name}: quantises dynamically over its fixed batch of {self.fixed_batch}, so an "
                             "embedding depends on its neighbours")
         # [-1, 1] -> grey levels -> (level - mean) / std, as one multiplication and one addition
         mean, std = (torch.as_tensor(value, dtype=torch.float64).reshape(-1, 1, 1) for value in (cfg.mean, cfg.std))
@@ -115,95 +118,31 @@ class OnnxBackbone(nn.Module):
         result = self._session.run([self._output], {self._input.name: np.ascontiguousarray(x.numpy(), dtype)})[0]
         rows = torch.from_numpy(np.asarray(result, dtype=np.float32))
         if rows.ndim < 2 or len(rows) != len(x):
-            raise UserError(f"{self.cfg.weights}: gave shape {tuple(rows.shape)} for {len(x)} faces; expected one "
+            raise UserError(f"{self.file.name}: gave shape {tuple(rows.shape)} for {len(x)} faces; expected one "
                             "embedding per face")
         return rows.flatten(1)[:count]
 
 
-def read_nodes(path: Path) -> tuple[Any, list[Any]]:
-    """Return the graph of an ONNX file, without its external tensors, and all nodes, nested ones included.
-
-    Raises:
-        UserError: onnx is not installed, or it is no ONNX file or one that wants data from elsewhere.
-    """
-    model = _read_graph(path)
-    return model, list(_nodes(model))
-
-
-def _read_graph(path: Path) -> Any:
-    """Read the graph without its external tensors, after making sure that those lie beside it."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; a .onnx file was expected")
-    try:
-        import onnx
-        from google.protobuf.message import DecodeError
-    except ImportError as error:
-        raise UserError(_missing(error)) from error
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except (DecodeError, ValueError, OSError) as error:
-        raise UserError(f"{path} is not an ONNX file (or is damaged)") from error
-    if not model.graph.input or not model.graph.output:
-        raise UserError(f"{path} is not an ONNX network: it has no inputs or no outputs")
-    folder = path.resolve().parent
-    for tensor in _tensors(model):
-        for entry in tensor.external_data:
-            if entry.key == "location" and not (folder / entry.value).resolve().is_relative_to(folder):
-                raise UserError(f"{path}: wants data from outside its folder ({entry.value}); refused")
-    return model
-
-
-def _open(path: Path, threads: int) -> Any:
+def _open(file: OnnxFile, threads: int) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UserError(_missing(error)) from error
+        raise UserError(missing_packages(error)) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(file.source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class
         reason = str(error).strip().split("\n")[0][:200]
-        raise UserError(f"{path}: onnxruntime cannot run it: {reason}") from error
+        raise UserError(f"{file.name}: onnxruntime cannot run it: {reason}") from error
 
 
-def _layout(shape: list[Any], path: Path | str) -> tuple[bool, int]:
+def _layout(shape: list[Any], name: str) -> tuple[bool, int]:
     """Return whether channels come last, and the side of the images; a free side means 112."""
     if len(shape) == 4:
         for channels_last, channel, sides in ((False, shape[1], shape[2:]), (True, shape[3], shape[1:3])):
             fixed = {side for side in sides if isinstance(side, int)}
             if channel == 3 and len(fixed) <= 1:
                 return channels_last, fixed.pop() if fixed else _DEFAULT_SIDE
-    raise UserError(f"{path}: takes input of shape {shape}; a face recogniser takes (batch, 3, side, side)")
-
-
-def _graphs(model: Any) -> Iterator[Any]:
-    """Yield the main graph, the model's functions and every graph nested in a node (If, Loop, ...)."""
-    waiting = [model.graph, *model.functions]
-    while waiting:
-        graph = waiting.pop()
-        yield graph
-        for node in graph.node:
-            for attribute in node.attribute:
-                waiting.extend(g for g in (attribute.g, *attribute.graphs) if g.node or g.initializer)
-
-
-def _nodes(model: Any) -> Iterator[Any]:
-    for graph in _graphs(model):
-        yield from graph.node
-
-
-def _tensors(model: Any) -> Iterator[Any]:
-    """Yield every stored tensor: initialisers, sparse ones, and those in attributes."""
-    for graph in _graphs(model):
-        yield from getattr(graph, "initializer", ())
-        for sparse in getattr(graph, "sparse_initializer", ()):
-            yield from (sparse.values, sparse.indices)
-        for node in graph.node:
-            for attribute in node.attribute:
-                yield from (attribute.t, *attribute.tensors)
-
-
-def _missing(error: ImportError) -> str:
-    return f"ONNX networks need packages that are not installed ({error.name}): pip install \"facesyn[onnx]\""
+    raise UserError(f"{name}: takes input of shape {shape}; a face recogniser takes (batch, 3, side, side)")
