@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -10,6 +11,7 @@ def main() -> None:
     from facesyn_cli.cli.launch import asked_processes, run_workers
     from facesyn_cli.cli.main import run_command_line
 
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # advice for authors of training loops, not for users
     count = asked_processes()
     if count > 1:
         sys.exit(run_workers(sys.argv[1:], count))

@@ -281,20 +281,15 @@ def _sample(inputs: _Inputs, group: Processes) -> int:
             if index not in done:
                 writer.put(inputs.path(index), partial(images, row))
 
-    try:
-        with progress("sample", before + missing, done=before) as bar:
-            with (
-                ImageWriter(encode, cfg.writers, max(2 * batch_size, _MAX_WAITING)) as writer,
-                _one_core_each(_num_workers(cfg, group.device, group.count), group.device) as pool,
-            ):
-                for made in as_completed([pool.submit(make, batch) for batch in mine]):
-                    made.result()
-                    bar.advance(before + writer.written - bar.done)
-            bar.advance(before + writer.written - bar.done)  # written after the last batch
-    except UserError as error:
-        if not group.is_first:  # the launcher ends the other processes, so this one has to speak
-            log.error(f"process {group.index}: {error}")
-        raise
+    with progress("sample", before + missing, done=before) as bar:
+        with (
+            ImageWriter(encode, cfg.writers, max(2 * batch_size, _MAX_WAITING)) as writer,
+            _one_core_each(_num_workers(cfg, group.device, group.count), group.device) as pool,
+        ):
+            for made in as_completed([pool.submit(make, batch) for batch in mine]):
+                made.result()
+                bar.advance(before + writer.written - bar.done)
+        bar.advance(before + writer.written - bar.done)  # written after the last batch
     return missing
 
 

@@ -22,10 +22,10 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
 from facesyn_cli.artifacts.files import read_json
-from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import BEGUN, HEADER, Output, Parent, check_output
+from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import (
@@ -162,6 +162,7 @@ def run(cfg: TrainLdmConfig, work: Work) -> Outcome:
     """Train, or go on training, and write the averaged weights."""
     inputs = _open_inputs(cfg, work)
     processes = Processes(build_accelerator(cfg.device, **_wrapper_options(cfg)))
+    processes.announce()
     check_precision(cfg.precision, processes.device.type)
     if processes.count > cfg.batch_size:
         raise UserError(f"batch_size {cfg.batch_size} cannot be shared by {processes.count} processes")
@@ -169,9 +170,9 @@ def run(cfg: TrainLdmConfig, work: Work) -> Outcome:
         if not out.finished:
             _log_counts(cfg, inputs)
             extra = _train(cfg, inputs, processes, out)
-            digest = file_digest(out.folder / "model.safetensors")
-            counts = {"steps": cfg.steps, "images": len(inputs.joined.train_rows)}
-            out.finish(counts, extra, digest)
+            if processes.is_first:
+                counts = {"steps": cfg.steps, "images": len(inputs.joined.train_rows)}
+                out.finish(counts, extra, file_digest(out.folder / "model.safetensors"))
             processes.barrier()
         if not processes.is_first:
             return Outcome(out.folder, {})
@@ -287,7 +288,7 @@ def _open_inputs(cfg: TrainLdmConfig, work: Work) -> _Inputs:
     )
     shape = latent_shape(autoencoder, cfg.image_size)
     schedule = build_schedule(cfg.beta_schedule, cfg.num_timesteps, cfg.beta_start, cfg.beta_end)
-    images = ImageSet.open(images_path)
+    images = open_images(images_path)
     section = autoencoder.section
     digest = section["digest"] or json_digest([section["name"], section["settings"]])
     parents = {"images": images.parent(), "autoencoder": Parent(section["path"] or section["name"], digest)}

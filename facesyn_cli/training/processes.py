@@ -90,7 +90,12 @@ class Processes:
             output = opened.__enter__()
         with ExitStack() as stack:
             stack.push(opened.__exit__)
-            yield output
+            try:
+                yield output
+            except UserError as error:
+                if not self.is_first:  # the first process may not meet this error, so this one has to speak
+                    log.error(f"process {self.index}: {error}")
+                raise
 
     def _tell(self, problem: str) -> str:
         """Send one text from the first process to all and return it."""

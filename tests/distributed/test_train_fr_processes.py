@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -33,13 +30,8 @@ def _difference(first: Path, second: Path) -> float:
 
 
 def _launch(*arguments: str) -> Ran:
-    """Run the command in two processes; `accelerate launch --cpu --num_processes 2` would start a single one."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(
-        [*command, "-m", "facesyn_cli", *arguments], capture_output=True, text=True, env=environment, timeout=240
-    )
-    return Ran(ran.returncode, ran.stdout, ran.stderr)
+    """Run the command in two processes."""
+    return finish(spawn(*arguments, processes=2))
 
 
 def _train_both(faces: Path, alone: Path, together: Path, *more: str) -> None:

@@ -34,6 +34,7 @@ def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path):
     for out, steps, processes in ((alone, 8, 1), (together, 8, 2), (grown, 5, 2), (grown, 8, 2)):
         ran = finish(spawn(*train_arguments(tmp_path, out, *MORE, steps=steps), "--json", processes=processes))
         assert ran.code == 0, ran.err
+        assert ("2 processes" in ran.err) == (processes == 2)
         summary = json.loads(ran.out)  # one document: only the first process prints
         assert summary["steps"] == steps
         assert ran.err.count("images to train on") == 1, ran.err
