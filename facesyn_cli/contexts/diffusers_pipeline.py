@@ -20,6 +20,7 @@ from facesyn_cli.contexts.generated import generated_candidates
 from facesyn_cli.contexts.source import CandidateBatch, Resources
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.guided_unet import load_guided_pipeline
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -84,12 +85,14 @@ class DiffusersPipeline:
 
 
 def find_pipeline(name: str) -> Path:
-    """Return the folder of a pipeline given by folder, or by hub id, which is downloaded.
+    """Return the folder of a pipeline given by folder, or by hub id, which is downloaded; or a file as it is.
 
     Raises:
-        UserError: Neither, or the download fails.
+        UserError: None of these, or the download fails.
     """
     path = Path(name)
+    if path.is_file():
+        return path
     if path.is_dir():
         if not (path / "model_index.json").is_file():
             raise UserError(f"{path} has no model_index.json; the folder of a diffusers pipeline was expected")
@@ -108,11 +111,19 @@ def find_pipeline(name: str) -> Path:
 def load_pipeline(folder: Path, device: torch.device) -> Any:
     """Load an unconditional pipeline in float32 and move it to its device; nothing is downloaded.
 
+    Args:
+        folder: Folder in diffusers format, or a guided-diffusion checkpoint (DCFace stage 1).
+        device: Where it is to run.
+
     Raises:
-        UserError: The folder does not load, or the pipeline wants more than noise.
+        UserError: It does not load, or the pipeline wants more than noise.
     """
     import diffusers
 
+    if folder.is_file():
+        pipeline = load_guided_pipeline(folder)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to(device)
     diffusers.utils.logging.disable_progress_bar()
     try:
         pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True)

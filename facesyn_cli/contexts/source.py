@@ -34,7 +34,7 @@ NEEDS = {
     "images": "a folder or zip of faces",
     "embeddings": "embeddings: an EmbeddingSet, an (N, 512) .npy or a torch-saved dict",
     "known": "the EmbeddingSet of known people",
-    "generator": "a diffusers pipeline",
+    "generator": "a diffusers pipeline or a guided-diffusion checkpoint",
     "ldm": "a trained LDM with its autoencoder",
     "recogniser": "a face recogniser",
 }

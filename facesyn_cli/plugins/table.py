@@ -62,6 +62,7 @@ BUILTIN["contexts"] = {
     "embeddings": "facesyn_cli.contexts.embeddings",
     "images": "facesyn_cli.contexts.images",
     "diffusers": "facesyn_cli.contexts.diffusers_pipeline",
+    "guided-diffusion": "facesyn_cli.contexts.guided_diffusion",
     "two-stage": "facesyn_cli.contexts.two_stage",
 }
 BUILTIN["context_filter"] = {

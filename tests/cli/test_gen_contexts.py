@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import finish, spawn
+from guided_checkpoint import write_small
 
 from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.files import write_bytes
@@ -158,6 +159,20 @@ def test_two_stage_draws_with_the_ldm_of_the_run(run_cli, gen, faces, recogniser
     write_ldm(tmp_path / "work" / "2-ldm", embedder="sha256:" + "b" * 64)
     ran = run_cli("gen-contexts", "--work", tmp_path / "work", "--out", tmp_path / "third", *arguments)
     assert ran.code == 2 and "conditioned on another recogniser" in ran.err
+
+
+def test_guided_diffusion_checkpoint(gen, recogniser, tmp_path):
+    checkpoint = write_small(tmp_path / "ffhq.pt")
+    arguments = ["--source", "guided-diffusion", "--generator", checkpoint, "--weights", recogniser, "source.steps=2",
+                 "filters=[]", "--batch-size", 2]
+    gen(*arguments, "--count", 5)
+    gen(*arguments, "--count", 3, out="grown")
+    gen(*arguments, "--count", 5, out="grown")
+    assert content(tmp_path / "grown") == content(tmp_path / "out")
+    assert len({p.read_bytes() for p in (tmp_path / "out" / "faces").iterdir()}) == 5
+    assert header(tmp_path / "out")["parents"]["generator"]["path"] == str(checkpoint)
+    arguments[1] = "diffusers"
+    assert gen(*arguments, "--count", 1, out="ddpm")["contexts"] == 1
 
 
 def test_diffusers_pipeline(gen, recogniser, tmp_path):
