@@ -138,6 +138,13 @@ class IrBackbone(nn.Module):
         pixels = pixels.flip(1) if self.channel_order == "bgr" else pixels
         return self.output_layer(self.body(self.input_layer(pixels)))
 
+    def state_in(self, channel_order: str) -> dict[str, Tensor]:
+        """Return the state dict that does the same with `channel_order` "rgb" or "bgr", whatever this network's is."""
+        state = self.state_dict()
+        if channel_order != self.channel_order:
+            state["input_layer.0.weight"] = state["input_layer.0.weight"].flip(1)
+        return state
+
 
 class IrUnit(nn.Module):
     """BN-Conv-BN-PReLU-Conv-BN (and squeeze and excitation), added to a shortcut."""

@@ -54,6 +54,7 @@ from facesyn_cli.training.checkpoint import latest_checkpoint, pack_optimizer, s
 from facesyn_cli.training.epoch_batches import EpochBatches
 from facesyn_cli.training.group_loader import load_groups
 from facesyn_cli.training.held_out import Relabelled, held_out_pairs, split_identities
+from facesyn_cli.training.initial_weights import InitialWeights, open_initial_weights
 from facesyn_cli.training.lr import piecewise, set_lr, warmup
 from facesyn_cli.training.metrics_log import MetricsLog, read_lines
 from facesyn_cli.training.norm_groups import (
@@ -91,6 +92,8 @@ class TrainFrConfig(StageConfig):
     input_weights: tuple[float, ...] = identity((), "factor of the loss of each input's images; empty: 1 each")
     backbone: PluginConfig = PluginSection("backbone", default="ir-50")
     head: PluginConfig = PluginSection("head", default="arcface")
+    initial_backbone: Path | None = source(None, "weights of a recogniser to start from; empty: random numbers")
+    initial_head: Path | None = source(None, "classifier to start from: head.safetensors, or TFace's HEAD_Epoch_<E>")
     transforms: list[PluginConfig] = PluginList("transform", default=["flip", "random-resized-crop"])
     epochs: int = growing(40, "passes over the data", ge=1)
     batch_size: int = identity(512, "images of one optimizer step, of all processes together", ge=2)
@@ -315,9 +318,10 @@ class _Training:
         self.group.barrier()
 
     def _restore(self) -> None:
-        """Go on from the newest checkpoint, if there is one."""
+        """Go on from the newest checkpoint, or start with the initial weights."""
         checkpoint = latest_checkpoint(self.folder / "checkpoints")
         if checkpoint is None:
+            self.data.initial.put_into(self.backbone, self.head)
             return
         self.backbone.load_state_dict(checkpoint.tensors("backbone"))
         self.head.load_state_dict(checkpoint.tensors("head"))
@@ -363,6 +367,7 @@ class _Data:
         judges: Pair sets to validate with.
         parents: The inputs, for the header.
         identities: [number of the input, name] of every class.
+        initial: Weights to start from.
     """
 
     faces: TrainingFaces
@@ -370,12 +375,13 @@ class _Data:
     judges: list[PairSet]
     parents: dict[str, Parent]
     identities: list[list[int | str]]
+    initial: InitialWeights
 
 
 def _open(cfg: TrainFrConfig, work: Work) -> _Data:
     """Open and check all inputs."""
     with torch.device("meta"):
-        size = _build_backbone(cfg).input_size
+        backbone = _build_backbone(cfg)
     paths = list(cfg.inputs) or [work.folder("records")]
     sets, parents, identities, held_out = [], {}, [], []
     for number, path in enumerate(paths):
@@ -390,9 +396,11 @@ def _open(cfg: TrainFrConfig, work: Work) -> _Data:
             f"{', '.join(map(str, paths))}: {len(identities)} identities to train on "
             f"(validation.fraction {cfg.validation.fraction:g}); at least 2 are needed"
         )
-    faces = TrainingFaces(sets, compose(cfg.transforms), cfg.seed, size)
+    faces = TrainingFaces(sets, compose(cfg.transforms), cfg.seed, backbone.input_size)
     weights = list(cfg.input_weights) or [1.0] * len(paths)
-    return _Data(faces, weights, _judges(cfg, held_out), parents, identities)
+    head = registry.build("head", cfg.head)(len(identities), _embedding_size(backbone)) if cfg.initial_head else None
+    initial = open_initial_weights(cfg.initial_backbone, cfg.initial_head, cfg.backbone, backbone, head)
+    return _Data(faces, weights, _judges(cfg, held_out), {**parents, **initial.parents}, identities, initial)
 
 
 def _open_input(path: Path) -> tuple[LabelledSet, list[str], Parent]:

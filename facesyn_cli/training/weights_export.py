@@ -19,12 +19,14 @@ def export_published(backbone: nn.Module, folder: Path, epoch: int) -> Path:
     """Write the flat state dict of a backbone with `torch.save`, as TFace does.
 
     Args:
-        backbone: The network; its parameter names are written as they are, which for `ir-*` are TFace's.
+        backbone: The network; its parameter names are written as they are, which for `ir-*` are TFace's. TFace
+            reads RGB: a network that takes BGR is turned round.
         folder: Where to write.
         epoch: Number of finished epochs, part of the file name.
     """
     path = folder / published_name(epoch)
-    tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in backbone.state_dict().items()}
+    state = backbone.state_in("rgb") if hasattr(backbone, "state_in") else backbone.state_dict()
+    tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
     with write_atomically(path) as temporary:
         torch.save(tensors, temporary)
     return path

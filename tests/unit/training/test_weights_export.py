@@ -21,3 +21,15 @@ def test_ir_50_has_the_published_keys_and_shapes(tmp_path, golden):
     for name, value in backbone.state_dict().items():
         assert torch.equal(tensors[name], value)
         assert tensors[name].device.type == "cpu"
+
+
+def test_a_network_that_takes_bgr_is_written_for_rgb(tmp_path):
+    settings = {"name": "ir-tiny", "widths": (4, 8), "blocks": (1, 1), "embedding_size": 8}
+    torch.manual_seed(0)
+    backbone = registry.build("backbone", registry.configure("backbone", {**settings, "channel_order": "bgr"})).eval()
+    tensors = torch.load(export_published(backbone, tmp_path, 1), weights_only=True)
+    rgb = registry.build("backbone", registry.configure("backbone", settings)).eval()
+    rgb.load_state_dict(tensors)
+    pixels = torch.rand(2, 3, 112, 112)
+    torch.testing.assert_close(rgb(pixels), backbone(pixels))
+    assert not torch.equal(tensors["input_layer.0.weight"], backbone.state_dict()["input_layer.0.weight"])

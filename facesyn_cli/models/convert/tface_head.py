@@ -1,0 +1,109 @@
+"""Classifiers as TFace saves them: `HEAD_Epoch_<E>_Split_<rank>_checkpoint.pth`, one file for each process.
+
+A file is {data set: {"kernel": (512, local classes)}}, CurricularFace's with `t`, or {data set: kernel} of PartialFC.
+Rank r holds the classes after those of ranks 0 .. r-1; of K classes over n ranks each holds K // n, and the first
+K % n ranks one more. Without a distributed head it is one file, `HEAD_Epoch_<E>_checkpoint.pth`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from facesyn_cli.artifacts.weights import read_torch
+from facesyn_cli.errors import UserError
+
+KERNEL = "kernel"
+_ENDING = "_checkpoint.pth"
+_SPLIT = re.compile(r"(?P<prefix>.+)_Split_(?P<rank>\d+)_checkpoint\.pth")
+
+
+def find_files(path: Path) -> list[Path]:
+    """Return the files of a classifier in the order of their classes.
+
+    Args:
+        path: One file of it, or what stands in front of `_Split_<rank>_checkpoint.pth` (TFace's HEAD_RESUME).
+
+    Raises:
+        UserError: There is none, or one between the first and the last rank is missing.
+    """
+    split = _SPLIT.fullmatch(path.name)
+    prefix = path.with_name(split["prefix"]) if split else path
+    by_rank = {}
+    for candidate in prefix.parent.glob("*" + _ENDING) if prefix.parent.is_dir() else ():
+        match = _SPLIT.fullmatch(candidate.name)
+        if match and match["prefix"] == prefix.name:
+            by_rank[int(match["rank"])] = candidate
+    if not by_rank:
+        single = prefix.with_name(prefix.name + _ENDING)
+        found = next((file for file in (path, single) if file.is_file()), None)
+        if found is None:
+            raise UserError(f"{path} does not exist; a classifier was expected: a file, or what stands in front of "
+                            f"_Split_0{_ENDING}")
+        return [found]
+    missing = sorted(set(range(max(by_rank) + 1)) - by_rank.keys())
+    if missing:
+        raise UserError(f"{prefix}_Split_{missing[0]}{_ENDING} is missing; {max(by_rank) + 1} parts were expected")
+    return [by_rank[rank] for rank in sorted(by_rank)]
+
+
+def read_head(path: Path, dataset: str | None = None) -> dict[str, Tensor]:
+    """Read a classifier and join its parts.
+
+    Args:
+        path: As for `find_files`.
+        dataset: Name of the data set whose classifier is wanted; None where the file holds one only.
+
+    Returns:
+        `kernel` (embedding size, classes), float32, and what else the head keeps (`t`, (1,)).
+
+    Raises:
+        UserError: Missing, damaged, no classifier, or parts that do not belong together.
+    """
+    files = find_files(path)
+    parts = [_read_part(file, dataset) for file in files]
+    first = parts[0]
+    for file, part in zip(files, parts, strict=True):
+        if part.keys() != first.keys() or part[KERNEL].shape[0] != first[KERNEL].shape[0]:
+            raise UserError(f"{file} and {files[0]} are no parts of one classifier: "
+                            f"{_describe(part)} and {_describe(first)}")
+        if any(not torch.equal(part[key], first[key]) for key in part if key != KERNEL):
+            others = ", ".join(sorted(part.keys() - {KERNEL}))
+            raise UserError(f"{file} and {files[0]} are of different moments: {others} differ")
+    widths = [part[KERNEL].shape[1] for part in parts]
+    num_classes, count = sum(widths), len(parts)
+    expected = [num_classes // count + (rank < num_classes % count) for rank in range(count)]
+    if widths != expected:
+        raise UserError(f"{path}: parts of {', '.join(map(str, widths))} classes; {num_classes} classes in {count} "
+                        f"parts would be {', '.join(map(str, expected))}: one is missing or of another run")
+    return {**first, KERNEL: torch.cat([part[KERNEL] for part in parts], 1)}
+
+
+def _read_part(file: Path, dataset: str | None) -> dict[str, Tensor]:
+    content = read_torch(file)
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"{file} holds a {type(content).__name__}; a classifier of TFace was expected")
+    if KERNEL not in content:
+        names = ", ".join(map(str, content))
+        if dataset is None and len(content) > 1:
+            raise UserError(f"{file} holds several classifiers ({names[:200]}); one was expected")
+        if dataset is not None and dataset not in content:
+            raise UserError(f"{file} holds no classifier of {dataset!r}; it has {names[:200]}")
+        content = content[dataset] if dataset is not None else next(iter(content.values()))
+    if isinstance(content, Tensor):  # PartialFC
+        content = {KERNEL: content}
+    is_head = isinstance(content, Mapping) and all(isinstance(value, Tensor) for value in content.values())
+    if not is_head or KERNEL not in content or content[KERNEL].ndim != 2:
+        raise UserError(f"{file} holds no classifier of TFace; a tensor {KERNEL} (embedding, classes) was expected")
+    tensors = {str(key): value.float() if value.is_floating_point() else value for key, value in content.items()}
+    if not all(value.isfinite().all() for value in tensors.values()):
+        raise UserError(f"{file} holds numbers that are not finite")
+    return tensors
+
+
+def _describe(part: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{key} {list(value.shape)}" for key, value in part.items())

@@ -1,0 +1,88 @@
+"""What a recogniser's training starts from instead of random numbers: a trained backbone, a classifier, or both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from facesyn_cli.artifacts.digest import file_digest, json_digest
+from facesyn_cli.artifacts.output import Parent
+from facesyn_cli.artifacts.weights import read_tensors
+from facesyn_cli.errors import UserError
+from facesyn_cli.models.convert.tface_head import find_files, read_head
+from facesyn_cli.models.loading import load_backbone
+from facesyn_cli.plugins.settings import PluginConfig
+
+_OURS = ".safetensors"
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Tensors to start from, read and checked.
+
+    Args:
+        backbone: State dict of the backbone; None: random.
+        head: Tensors of the head, its kernel and what else the file had; None: random.
+        parents: The files, for the header.
+    """
+
+    backbone: dict[str, Tensor] | None
+    head: dict[str, Tensor] | None
+    parents: dict[str, Parent]
+
+    def put_into(self, backbone: nn.Module, head: nn.Module) -> None:
+        """Overwrite the random numbers; buffers of the head that the file lacks keep their start."""
+        if self.backbone is not None:
+            backbone.load_state_dict(self.backbone)
+        if self.head is not None:
+            head.load_state_dict({**head.state_dict(), **self.head})
+
+
+def open_initial_weights(
+    backbone_path: Path | None, head_path: Path | None, cfg: PluginConfig, backbone: nn.Module, head: nn.Module | None
+) -> InitialWeights:
+    """Read the files and make sure that they fit.
+
+    Args:
+        backbone_path: Whatever `load_backbone` takes, ONNX excepted.
+        head_path: `head.safetensors` of ours, or TFace's HEAD files (see `models/convert/tface_head.py`).
+        cfg: The backbone's settings.
+        backbone: The network to be trained; only its names and shapes are looked at, so it may lie on "meta".
+        head: The head, likewise; needed with `head_path`.
+
+    Raises:
+        UserError: Missing, damaged, or of another network or number of classes.
+    """
+    parents, tensors, classifier = {}, None, None
+    if backbone_path is not None:
+        loaded = load_backbone(backbone_path, cfg)
+        if loaded.name == "onnx":
+            raise UserError(f"{backbone_path} is an ONNX network, which cannot be trained further")
+        order = getattr(backbone, "channel_order", "rgb")
+        tensors = loaded.module.state_in(order) if hasattr(loaded.module, "state_in") else loaded.module.state_dict()
+        _check(tensors, backbone, backbone_path, is_complete=True)
+        parents["initial_backbone"] = Parent(str(backbone_path), loaded.digest)
+    if head_path is not None:
+        if head_path.suffix == _OURS:
+            classifier, digest = read_tensors(head_path), file_digest(head_path)
+        else:
+            classifier = read_head(head_path)
+            digest = json_digest([file_digest(file) for file in find_files(head_path)])
+        _check(classifier, head, head_path, is_complete=False)
+        parents["initial_head"] = Parent(str(head_path), digest)
+    return InitialWeights(tensors, classifier, parents)
+
+
+def _check(tensors: dict[str, Tensor], module: nn.Module, path: Path, is_complete: bool) -> None:
+    state = module.state_dict()
+    for key, value in tensors.items():
+        if key not in state:
+            raise UserError(f"{path} holds {key}, for which what is to be trained has no place")
+        if value.shape != state[key].shape:
+            raise UserError(f"{path}: {key} is {list(value.shape)}; {list(state[key].shape)} was expected"
+                            + ("" if is_complete else " (embedding size, identities in the training set)"))
+    missing = [key for key in state if key not in tensors]
+    if missing and (is_complete or "kernel" in missing):
+        raise UserError(f"{path} holds no {missing[0]}")
