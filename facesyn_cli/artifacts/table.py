@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import statistics
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -35,6 +36,8 @@ class BenchmarkRow(BaseModel):
     tar: dict[str, float | None] = {}            # FAR, for example "1e-03" -> TAR over all pairs
     auc: float | None = None                     # area under the ROC curve
     eer: float | None = None                     # equal error rate
+    rank: dict[str, float] = {}                  # k, for example "5" -> identification rate at rank k
+    group: str | None = None                     # benchmark of which this is one group
     problem: str | None = None                   # why there are no figures; None: there are
 
 
@@ -50,13 +53,35 @@ class BenchmarkTable(BaseModel):
 
     @property
     def average_accuracy(self) -> float | None:
-        """Mean accuracy of all rows, as published tables give it; None when a row has a problem or there are none."""
-        values = [row.accuracy for row in self.rows if row.accuracy is not None]
-        return sum(values) / len(values) if values and len(values) == len(self.rows) else None
+        """Mean accuracy of the benchmarks that have one, as published tables give it; groups count as one benchmark.
+
+        None when a row has a problem or none has an accuracy.
+        """
+        if any(row.problem for row in self.rows):
+            return None
+        values = [row.accuracy for row in self.rows if row.accuracy is not None and row.group is None]
+        values += [mean for mean, _ in self.groups().values() if mean is not None]
+        return sum(values) / len(values) if values else None
+
+    def groups(self) -> dict[str, tuple[float | None, float | None]]:
+        """Return mean and standard deviation (ddof 1) of the accuracy over the groups of each grouped benchmark.
+
+        None where a group has a problem; no deviation of a single group.
+        """
+        found: dict[str, list[float | None]] = {}
+        for row in self.rows:
+            if row.group is not None:
+                found.setdefault(row.group, []).append(row.accuracy)
+        return {
+            name: (None, None) if None in values
+            else (statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+            for name, values in found.items()
+        }
 
     def to_json(self) -> dict:
-        """Return the table as JSON values, with the average."""
-        return {**self.model_dump(), "average_accuracy": self.average_accuracy}
+        """Return the table as JSON values, with the average and the figures over groups."""
+        groups = {name: {"accuracy": mean, "accuracy_std": std} for name, (mean, std) in self.groups().items()}
+        return {**self.model_dump(), "average_accuracy": self.average_accuracy, "groups": groups}
 
     def write(self, folder: Path) -> None:
         """Write the three files into a folder."""
@@ -74,7 +99,8 @@ class BenchmarkTable(BaseModel):
         path = folder / TABLE_JSON
         content = read_json(path)
         try:
-            return BenchmarkTable.model_validate({k: v for k, v in content.items() if k != "average_accuracy"})
+            derived = ("average_accuracy", "groups")
+            return BenchmarkTable.model_validate({k: v for k, v in content.items() if k not in derived})
         except (ValidationError, AttributeError) as error:
             raise UserError(f"{path} is not a benchmark table: {' '.join(str(error).split())[:200]}") from error
 
@@ -110,7 +136,8 @@ class BenchmarkTable(BaseModel):
         """Return the header and all rows as text; shares in percent."""
         rates = list(dict.fromkeys(rate for row in self.rows for rate in row.tar))
         header = ["benchmark", "pairs", "folds", "accuracy %", "std %", "distance", "cosine"]
-        header += [f"TAR@{rate} %" for rate in rates] + ["AUC %", "EER %", "note"]
+        ranks = list(dict.fromkeys(k for row in self.rows for k in row.rank))
+        header += [f"TAR@{rate} %" for rate in rates] + ["AUC %", "EER %"] + [f"rank-{k} %" for k in ranks] + ["note"]
         cells = [header]
         for row in self.rows:
             cells.append([
@@ -118,8 +145,10 @@ class BenchmarkTable(BaseModel):
                 _percent(row.accuracy), _percent(row.accuracy_std),
                 _number(row.threshold), _number(row.threshold_cosine),
                 *(_percent(row.tar.get(rate)) for rate in rates),
-                _percent(row.auc), _percent(row.eer), row.problem or "",
+                _percent(row.auc), _percent(row.eer), *(_percent(row.rank.get(k)) for k in ranks), row.problem or "",
             ])
+        for name, (mean, std) in self.groups().items():
+            cells.append([f"{name} (over groups)", "", "", _percent(mean), _percent(std)] + [""] * (len(header) - 5))
         if len(self.rows) > 1:
             cells.append(["average", "", "", _percent(self.average_accuracy)] + [""] * (len(header) - 4))
         return cells

@@ -13,13 +13,14 @@ def command(
     weights: Annotated[Path | None, typer.Option(help="Weights of the recogniser; default 7-fr.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Architecture; default: read off the weights.")] = None,
     benchmarks: Annotated[
-        str | None, typer.Option(help="lfw,cfp-fp,cfp-ff,cplfw,agedb-30,calfw: any of them, with commas.")
+        str | None, typer.Option(help="Any of lfw,cfp-fp,cfp-ff,cplfw,agedb-30,calfw,rfw,ijb-b,ijb-c,tinyface.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of the benchmarks' .bin files.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the benchmarks' files.")] = None,
     pairs: Annotated[
-        list[Path] | None, typer.Option(help="A pair list (LFW's form, or path path 0/1) or a .bin; may be repeated.")
+        list[Path] | None,
+        typer.Option(help="A pair list (LFW, CALFW, CPLFW, or path path 0/1) or a .bin; may be repeated."),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder or zip with the images of --pairs.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder or zip with the images that lists name.")] = None,
 ) -> dict[str, Any]:
     """Measure how well a recogniser verifies faces: accuracy as published, TAR at FAR, AUC."""
     names = None if benchmarks is None else [name.strip() for name in benchmarks.split(",") if name.strip()]

@@ -1,63 +1,117 @@
-"""The verification benchmarks of the field, as InsightFace packs them: one `.bin` file each."""
+"""The benchmarks of the field, in the forms in which they circulate; one folder, `data`, holds them.
+
+    lfw, cfp-fp, cfp-ff, cplfw, agedb-30, calfw   `<name>.bin` as InsightFace packs them; CFP also as its own
+                                                  protocol folders; the others as a pair list, by `file`
+    rfw                                           four .bin, one a group; mean and spread over the groups
+    ijb-b, ijb-c                                  templates: the two meta files and aligned crops
+    tinyface                                      gallery, probes and distractors
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
+from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
+from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.output import Parent
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.pairs import PairSet, read_bin
+from facesyn_cli.evaluation.cfp import has_cfp, read_cfp
+from facesyn_cli.evaluation.identification import FOLDERS, IdentificationSet, read_identification
+from facesyn_cli.evaluation.pairs import PairSet, is_bin, read_bin, read_pairs
+from facesyn_cli.evaluation.templates import TemplateSet, read_templates
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
 _PACKED = "112 x 112 aligned faces in a pickled .bin"
-
-
-class BenchmarkConfig(PluginConfig):
-    """Settings of a benchmark."""
-
-    file: str | None = None             # file name in the data folder; None: the usual one
-    folds: int = Field(10, ge=2)        # folds of the protocol
+_CROPS = "112 x 112 aligned faces in a folder or zip"
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """A benchmark that is read from a folder of `.bin` files.
+class Part:
+    """One row of the table to be.
+
+    Args:
+        name: Its name in the table.
+        parents: The files it comes from.
+        load: Reads them.
+        group: Benchmark of which this is one group; None: it stands alone.
+    """
+
+    name: str
+    parents: dict[str, Parent]
+    load: Callable[[], PairSet | TemplateSet | IdentificationSet]
+    group: str | None = None
+
+
+class BenchmarkConfig(PluginConfig):
+    """Settings of a benchmark of pairs."""
+
+    file: str | None = None             # .bin or pair list in the data folder; None: the usual .bin
+    folds: int = Field(10, ge=2)        # folds of a .bin; lists and protocol folders have their own
+
+
+@dataclass(frozen=True)
+class PairBenchmark:
+    """Pairs with a k-fold protocol.
 
     Args:
         name: Its name in the table.
         file: File name in the data folder.
         num_pairs: How many pairs the official protocol has.
-        folds: Number of folds.
+        folds: Number of folds of a .bin.
+        cfp: Which part of CFP this is, where it is one.
     """
 
     name: str
     file: str
     num_pairs: int
     folds: int
+    cfp: Literal["FF", "FP"] | None = None
 
-    def path(self, data: Path) -> Path:
-        """Return where the file lies in a data folder.
+    def parts(self, data: Path, images: Path | None) -> list[Part]:
+        """Return what to evaluate.
+
+        Args:
+            data: Folder of the benchmark files.
+            images: The images that lists name; None: they are in the data folder.
 
         Raises:
-            UserError: It does not.
+            UserError: The file is not there.
         """
         path = data / self.file
-        if not path.is_file():
+        if path.is_file() and is_bin(path):
+            parents = {f"benchmark {self.name}": Parent(str(path), file_digest(path))}
+            return [Part(self.name, parents, lambda: self._checked(read_bin(path, self.name, self.folds), path))]
+        is_cfp = self.cfp is not None and not path.exists() and has_cfp(data, self.cfp)
+        if not is_cfp and not path.is_file():
             raise UserError(
                 f"benchmark {self.name}: {path} does not exist; the pairs as InsightFace packs them were expected"
+                + (", or CFP's own folders Protocol and Data" if self.cfp else "")
             )
-        return path
+        crops = ImageSet.open(images or (data / "Data" / "Images" if is_cfp else data))
+        protocol = data / "Protocol" if is_cfp else path
+        parents = {
+            f"benchmark {self.name}": Parent(str(protocol), path_digest(protocol)),
+            f"images of {self.name}": crops.parent(),
+        }
 
-    def load(self, data: Path) -> PairSet:
-        """Read the pairs; warn when there are not as many as the official protocol has."""
-        pairs = read_bin(self.path(data), self.name, self.folds)
+        def load() -> PairSet:
+            pairs = read_cfp(data, self.cfp, crops, self.name) if is_cfp else read_pairs(path, crops, self.name)
+            return self._checked(pairs, protocol)
+
+        return [Part(self.name, parents, load)]
+
+    def _checked(self, pairs: PairSet, path: Path) -> PairSet:
+        """Warn when there are not as many pairs as the official protocol has."""
         if len(pairs) != self.num_pairs:
             log.warning(
-                f"{self.name}: {self.path(data)} has {len(pairs)} pairs, the official protocol {self.num_pairs}; "
+                f"{self.name}: {path} has {len(pairs)} pairs, the official protocol {self.num_pairs}; "
                 "the result does not compare with published ones"
             )
         return pairs
@@ -75,10 +129,129 @@ class Benchmark:
                                         "Moschoglou et al., CVPR Workshops 2017", _PACKED, "research"))
 @register("benchmark", "calfw", Card("Cross-Age LFW: 6,000 pairs that differ in age.",
                                      "Zheng et al. 2017, arXiv:1708.08197", _PACKED, "research"))
-def build_benchmark(cfg: BenchmarkConfig) -> Benchmark:
+def build_benchmark(cfg: BenchmarkConfig) -> PairBenchmark:
     """Return the benchmark that `cfg.name` names."""
     file = cfg.file or f"{cfg.name.replace('-', '_')}.bin"
-    return Benchmark(cfg.name, file, _NUM_PAIRS[cfg.name], cfg.folds)
+    return PairBenchmark(cfg.name, file, _NUM_PAIRS[cfg.name], cfg.folds, _CFP.get(cfg.name))
 
 
 _NUM_PAIRS = {"lfw": 6000, "cfp-fp": 7000, "cfp-ff": 7000, "cplfw": 6000, "agedb-30": 6000, "calfw": 6000}
+_CFP: dict[str, Literal["FF", "FP"]] = {"cfp-fp": "FP", "cfp-ff": "FF"}
+
+
+class RfwConfig(PluginConfig):
+    """Settings of `rfw`."""
+
+    folds: int = Field(10, ge=2)        # folds of each group
+
+
+class Rfw:
+    """Four groups, each with the protocol of LFW; the table adds mean and spread (ddof 1) over the groups.
+
+    # Differs from TFace: its thresholds for RFW end at a squared distance of 0.999, where pairs of one person
+    # may well be further apart; here they are those of all other benchmarks, up to 3.99.
+
+    Args:
+        folds: Number of folds of each group.
+    """
+
+    groups = ("African", "Asian", "Caucasian", "Indian")
+
+    def __init__(self, folds: int) -> None:
+        self.folds = folds
+
+    def parts(self, data: Path, images: Path | None) -> list[Part]:
+        """Return the four groups; see `PairBenchmark.parts`."""
+        parts = []
+        for group in self.groups:
+            path, name = data / f"{group}_test.bin", f"rfw-{group.lower()}"
+            if not path.is_file():
+                raise UserError(f"benchmark rfw: {path} does not exist; the four groups {', '.join(self.groups)} "
+                                "as `<group>_test.bin` were expected")
+            parents = {f"benchmark {name}": Parent(str(path), file_digest(path))}
+            parts.append(Part(name, parents, lambda path=path, name=name: read_bin(path, name, self.folds), "rfw"))
+        return parts
+
+
+@register("benchmark", "rfw", Card("Racial Faces in the Wild: four groups, mean and standard deviation over them.",
+                                   "Wang et al., ICCV 2019, arXiv:1812.00194", _PACKED, "research"))
+def build_rfw(cfg: RfwConfig) -> Rfw:
+    """Build the benchmark."""
+    return Rfw(cfg.folds)
+
+
+class TemplateConfig(PluginConfig):
+    """Settings of `ijb-b` and `ijb-c`."""
+
+    flip: bool = False                                  # flip test; published: no
+    points: Literal["nearest", "exact"] = "nearest"     # TAR at the nearest FAR (published), or at a FAR of at most f
+
+
+class TemplateBenchmark:
+    """Templates against templates.
+
+    Args:
+        cfg: Settings.
+    """
+
+    def __init__(self, cfg: TemplateConfig) -> None:
+        self._cfg = cfg
+        self._prefix = cfg.name.replace("-", "")        # ijbb
+
+    def parts(self, data: Path, images: Path | None) -> list[Part]:
+        """Return the one row; see `PairBenchmark.parts`."""
+        cfg = self._cfg
+        files = [data / f"{self._prefix}_{name}.txt" for name in ("face_tid_mid", "template_pair_label")]
+        for path in files:
+            if not path.is_file():
+                raise UserError(f"benchmark {cfg.name}: {path} does not exist; {files[0].name} and {files[1].name} "
+                                "were expected")
+        crops = ImageSet.open(images or data)
+        parents = {
+            f"benchmark {cfg.name}": Parent(str(data), json_digest([file_digest(path) for path in files])),
+            f"images of {cfg.name}": crops.parent(),
+        }
+        return [Part(cfg.name, parents, lambda: read_templates(*files, crops, cfg.name, cfg.flip, cfg.points))]
+
+
+@register("benchmark", "ijb-b", Card("IARPA Janus Benchmark B, templates 1:1: TAR at FAR 1e-6 to 1e-1.",
+                                     "Whitelam et al., CVPR Workshops 2017", _CROPS, "research"))
+@register("benchmark", "ijb-c", Card("IARPA Janus Benchmark C, templates 1:1: TAR at FAR 1e-6 to 1e-1.",
+                                     "Maze et al., ICB 2018", _CROPS, "research"))
+def build_templates(cfg: TemplateConfig) -> TemplateBenchmark:
+    """Build the benchmark that `cfg.name` names."""
+    return TemplateBenchmark(cfg)
+
+
+class TinyfaceConfig(PluginConfig):
+    """Settings of `tinyface`."""
+
+    file: str = "tinyface"              # folder in the data folder that holds gallery, probe and distractors
+    flip: bool = True                   # flip test
+
+
+class Tinyface:
+    """Identification among a gallery.
+
+    Args:
+        cfg: Settings.
+    """
+
+    def __init__(self, cfg: TinyfaceConfig) -> None:
+        self._cfg = cfg
+
+    def parts(self, data: Path, images: Path | None) -> list[Part]:
+        """Return the one row; see `PairBenchmark.parts`."""
+        root, name, flip = data / self._cfg.file, self._cfg.name, self._cfg.flip
+        if not root.is_dir():
+            raise UserError(f"benchmark {name}: {root} does not exist; a folder with {', '.join(FOLDERS)} was expected")
+        digest = json_digest([ImageSet.open(root / f).digest for f in FOLDERS if (root / f).is_dir()])
+        parents = {f"benchmark {name}": Parent(str(root), digest)}
+        return [Part(name, parents, lambda: read_identification(root, name, flip))]
+
+
+@register("benchmark", "tinyface", Card("Identification of small faces: rank-1, -5 and -20 among a gallery.",
+                                        "Cheng et al., ACCV 2018", _CROPS, "research"))
+def build_tinyface(cfg: TinyfaceConfig) -> Tinyface:
+    """Build the benchmark."""
+    return Tinyface(cfg)

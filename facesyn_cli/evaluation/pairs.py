@@ -4,6 +4,8 @@
     pairs.txt   LFW: first line `folds` and, optionally, the pairs per fold and class; then lines
                 `name i j` (the same person) and `name1 i name2 j` (different persons)
     any list    first line as above; then lines `path path 1` (same) or `path path 0` (different)
+    CPLFW       a header; then two lines a pair, `path 1` (same) or `path 0` (different)
+    CALFW       the same, with the number of the fold instead of 1
 
 Fields are separated by tabs where a line has any, otherwise by white space. Images are looked up by name
 whatever their extension: `Ann_Lee 3` is `Ann_Lee/Ann_Lee_0003`, `Ann_Lee/3`, `Ann_Lee/0003` or
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 
 from facesyn_cli.artifacts.image_names import ImageFinder
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.plain_pickle import load_plain
 
@@ -107,8 +110,31 @@ def read_pairs(path: Path, images: ImageSet, name: str) -> PairSet:
     Raises:
         UserError: The file is missing or malformed (with the line), or names images the set lacks.
     """
-    folds, lines = _read_lines(path)
-    rows = _parse(path, lines)
+    lines = _read_lines(path)
+    if _is_two_line(lines):
+        folds, rows = _TWO_LINE_FOLDS, _parse_two_line(path, lines)
+    else:
+        folds, rows = _folds(path, lines), _parse(path, lines[1:])
+    return pairs_of_names(rows, folds, images, name, path)
+
+
+Row = tuple[list[str], list[str], bool]  # candidate names of the first and second image, and the answer
+_TWO_LINE_FOLDS = 10
+
+
+def pairs_of_names(rows: list[Row], folds: int, images: ImageSet, name: str, path: Path) -> PairSet:
+    """Find the images of a list of pairs in a set.
+
+    Args:
+        rows: The pairs.
+        folds: Number of folds.
+        images: The set.
+        name: What the table calls the pairs.
+        path: Where the pairs come from, for messages.
+
+    Raises:
+        UserError: The set lacks some of them, or there are fewer pairs than folds.
+    """
     finder = ImageFinder(images)
     used: dict[ImageEntry, int] = {}
     missing: dict[str, None] = {}
@@ -135,8 +161,11 @@ def read_pairs(path: Path, images: ImageSet, name: str) -> PairSet:
     )
 
 
-def _read_lines(path: Path) -> tuple[int, list[tuple[int, list[str]]]]:
-    """Return the number of folds and the (line number, fields) of every pair."""
+Lines = list[tuple[int, list[str]]]
+
+
+def _read_lines(path: Path) -> Lines:
+    """Return the (line number, fields) of every line that is not empty."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -146,6 +175,11 @@ def _read_lines(path: Path) -> tuple[int, list[tuple[int, list[str]]]]:
     lines = [(number, _fields(line)) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         raise UserError(f"{path} is empty; a list of pairs was expected")
+    return lines
+
+
+def _folds(path: Path, lines: Lines) -> int:
+    """Return the number of folds that the first line announces."""
     (number, header), *pairs = lines
     if not 1 <= len(header) <= 2 or not all(field.isdecimal() for field in header):
         raise UserError(
@@ -160,17 +194,47 @@ def _read_lines(path: Path) -> tuple[int, list[tuple[int, list[str]]]]:
                 f"{path} has {len(pairs)} pairs; its first line announces {folds} folds of {header[1]} pairs, "
                 f"{announced} in all or {2 * announced} with as many of different persons"
             )
-    return folds, pairs
+    return folds
 
 
 def _fields(line: str) -> list[str]:
     return [field.strip() for field in line.strip().split("\t")] if "\t" in line.strip() else line.split()
 
 
-Row = tuple[list[str], list[str], bool]  # candidate names of the first and second image, and the answer
+def _is_two_line(lines: Lines) -> bool:
+    """True when every line but the first is `path number` and the first announces no folds of pairs."""
+    header_is_folds = len(lines[0][1]) <= 2 and all(field.isdecimal() for field in lines[0][1])
+    return len(lines) > 2 and not header_is_folds and all(_is_flagged(fields) for _, fields in lines[1:])
 
 
-def _parse(path: Path, lines: list[tuple[int, list[str]]]) -> list[Row]:
+def _is_flagged(fields: list[str]) -> bool:
+    return len(fields) == 2 and fields[1].isdecimal()
+
+
+def _parse_two_line(path: Path, lines: Lines) -> list[Row]:
+    lines = lines if _is_flagged(lines[0][1]) else lines[1:]
+    if len(lines) % 2:
+        raise UserError(f"{path} has {len(lines)} images; two lines a pair were expected")
+    rows, flags = [], []
+    for (number, first), (_, second) in zip(lines[0::2], lines[1::2], strict=True):
+        if first[1] != second[1]:
+            raise UserError(f"{path} line {number}: the two images of a pair have the flags {first[1]} and {second[1]}")
+        rows.append(([first[0]], [second[0]], first[1] != "0"))
+        flags.append(int(first[1]))
+    if max(flags) > 1:
+        _compare_folds(path, flags)
+    return rows
+
+
+def _compare_folds(path: Path, flags: list[int]) -> None:
+    """CALFW's genuine pairs name their fold; the protocol cuts the list in its order. Say so when they differ."""
+    cut = np.concatenate([[k] * len(part) for k, part in enumerate(np.array_split(flags, _TWO_LINE_FOLDS), 1)])
+    named = np.array(flags)
+    if np.any(named[named > 0] != cut[named > 0]):
+        log.warning(f"{path} names other folds than its {_TWO_LINE_FOLDS} consecutive parts; the parts are used")
+
+
+def _parse(path: Path, lines: Lines) -> list[Row]:
     threes = [fields for _, fields in lines if len(fields) == 3]
     has_fours = any(len(fields) == 4 for _, fields in lines)
     answers_only = all(fields[2] in ("0", "1") for fields in threes)

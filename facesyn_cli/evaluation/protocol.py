@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,14 @@ from facesyn_cli.evaluation.verification import (
 )
 
 
+class Embeddable(Protocol):
+    """What a benchmark offers to a network."""
+
+    name: str
+    images: list[str]
+    read: Callable[[int], bytes]
+
+
 def pair_distances(
     network: nn.Module, pairs: PairSet, options: EmbedOptions, advance: Callable[[int], None] = lambda count: None
 ) -> NDArray[np.float64]:
@@ -39,19 +48,29 @@ def pair_distances(
     Raises:
         UserError: An image cannot be read or has another size.
     """
-    batches = fixed_batches(len(pairs.images), options.batch_size)
+    unit = unit_rows(embed_images(network, pairs, options, advance))
+    return squared_distances(unit[pairs.first], unit[pairs.second])
+
+
+def embed_images(
+    network: nn.Module,
+    benchmark: Embeddable,
+    options: EmbedOptions,
+    advance: Callable[[int], None] = lambda count: None,
+) -> NDArray[np.float64]:
+    """Return the (images, D) embeddings of a benchmark, not normalised; arguments and errors as `pair_distances`."""
+    batches = fixed_batches(len(benchmark.images), options.batch_size)
     vectors = []
-    for batch in embed_batches(network, pairs.read, batches, options):
+    for batch in embed_batches(network, benchmark.read, batches, options):
         if batch.problems:
             first = min(batch.problems)
             raise UserError(
-                f"{pairs.name}: {len(batch.problems)} of the first {batch.indices[-1] + 1} images cannot be used, "
-                f"{pairs.images[first]}: {batch.problems[first]}"
+                f"{benchmark.name}: {len(batch.problems)} of the first {batch.indices[-1] + 1} images cannot be used, "
+                f"{benchmark.images[first]}: {batch.problems[first]}"
             )
         vectors.append(batch.vectors)
         advance(len(batch.indices))
-    unit = unit_rows(np.concatenate(vectors))
-    return squared_distances(unit[pairs.first], unit[pairs.second])
+    return np.concatenate(vectors)
 
 
 def sum_up(pairs: PairSet, distance: NDArray[np.float64]) -> BenchmarkRow:

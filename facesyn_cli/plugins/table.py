@@ -86,5 +86,5 @@ BUILTIN["record_format"] = {
 }
 BUILTIN["benchmark"] = {
     name: "facesyn_cli.evaluation.benchmarks"
-    for name in ("lfw", "cfp-fp", "cfp-ff", "cplfw", "agedb-30", "calfw")
+    for name in ("lfw", "cfp-fp", "cfp-ff", "cplfw", "agedb-30", "calfw", "rfw", "ijb-b", "ijb-c", "tinyface")
 }

@@ -7,6 +7,7 @@ missing, and the command ends with exit code 2.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +39,10 @@ from facesyn_cli.console import log, progress
 from facesyn_cli.data.sharding import share
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions
+from facesyn_cli.evaluation.identification import IdentificationSet
 from facesyn_cli.evaluation.pairs import PairSet, is_bin, read_bin, read_pairs
-from facesyn_cli.evaluation.protocol import pair_distances, sum_up
+from facesyn_cli.evaluation.protocol import embed_images, pair_distances, sum_up
+from facesyn_cli.evaluation.templates import TemplateSet
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.plugins import registry
 from facesyn_cli.training.processes import check_device, processes
@@ -50,10 +53,12 @@ class EvalConfig(StageConfig):
 
     weights: Path | None = source(None, "weights of the recogniser; None: 7-fr of the run")
     backbone: PluginConfig | None = PluginSection("backbone", default=None)  # None: read off the weights
-    benchmarks: list[PluginConfig] = PluginList("benchmark", [])  # .bin benchmarks, read from `data`
-    data: Path | None = source(None, "folder of the .bin files")
+    benchmarks: list[PluginConfig] = PluginList("benchmark", [])  # read from `data`
+    data: Path | None = source(None, "folder of the benchmarks' files")
     pairs: list[Path] = source([], "pair lists, or .bin files of any name")
-    images: Path | None = source(None, "folder or zip with the images of the pair lists; None: 0-images of the run")
+    images: Path | None = source(
+        None, "folder or zip with the images that lists name; None: `data`, or 0-images of the run for --pairs"
+    )
     flip: bool = identity(True, "flip test, as published")
     resize: bool = identity(False, "resize square images of another size than the network's; published: never")
     precision: Literal["fp32", "bf16", "fp16"] = identity("fp32", "number format of the network")
@@ -71,7 +76,8 @@ class _Task:
     """One benchmark to evaluate: its name in the table, and how to read it."""
 
     name: str
-    load: Callable[[], PairSet]
+    load: Callable[[], PairSet | TemplateSet | IdentificationSet]
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,13 +96,16 @@ def plan(cfg: EvalConfig, work: Work) -> dict:
     state = check_output(inputs.folder, "BenchmarkTable", cfg, inputs.parents)
     benchmarks, num_images = {}, 0
     for task in inputs.tasks:
-        pairs = task.load()
-        benchmarks[task.name] = f"{len(pairs)} pairs of {len(pairs.images)} images, {pairs.folds} folds"
-        num_images += -(-len(pairs.images) // cfg.batch_size) * cfg.batch_size
+        content = task.load()
+        folds = f", {content.folds} folds" if isinstance(content, PairSet) else ""
+        what = "probes" if isinstance(content, IdentificationSet) else "pairs"
+        benchmarks[task.name] = f"{len(content)} {what} of {len(content.images)} images{folds}"
+        flips = cfg.flip if isinstance(content, PairSet) else content.flip
+        num_images += -(-len(content.images) // cfg.batch_size) * cfg.batch_size * (2 if flips else 1)
     return {
         "backbone": inputs.backbone.name,
         "benchmarks": benchmarks,
-        "network evaluations": 0 if state == "finished" else num_images * (2 if cfg.flip else 1),
+        "network evaluations": 0 if state == "finished" else num_images,
         "folder": f"{inputs.folder} ({state})",
     }
 
@@ -169,16 +178,14 @@ def _benchmark_tasks(cfg: EvalConfig) -> tuple[list[_Task], dict[str, Parent]]:
         return [], {}
     if cfg.data is None:
         names = ", ".join(settings.name for settings in cfg.benchmarks)
-        raise UserError(f"benchmarks {names} need --data, the folder of their .bin files")
+        raise UserError(f"benchmarks {names} need --data, the folder of their files")
     if not cfg.data.is_dir():
-        raise UserError(f"data: {cfg.data} is not a folder; the folder of the .bin files was expected")
-    data = cfg.data
+        raise UserError(f"data: {cfg.data} is not a folder; the folder of the benchmarks' files was expected")
     tasks, parents = [], {}
     for settings in cfg.benchmarks:
-        benchmark = registry.build("benchmark", settings)
-        path = benchmark.path(data)
-        tasks.append(_Task(settings.name, lambda benchmark=benchmark: benchmark.load(data)))
-        parents[f"benchmark {settings.name}"] = Parent(str(path), file_digest(path))
+        for part in registry.build("benchmark", settings).parts(cfg.data, cfg.images):
+            tasks.append(_Task(part.name, part.load, part.group))
+            parents.update(part.parents)
     return tasks, parents
 
 
@@ -206,22 +213,27 @@ def _pair_images(cfg: EvalConfig, work: Work) -> ImageSet:
 
 
 def _evaluate(task: _Task, network: nn.Module, options: EmbedOptions, folder: Path) -> None:
-    """Evaluate one benchmark; its row, and the distances of its pairs, are on disk afterwards."""
+    """Evaluate one benchmark; its row, and what it was summed up from, are on disk afterwards."""
     try:
-        pairs = task.load()
-        with progress(task.name, len(pairs.images)) as bar:
+        content = task.load()
+        with progress(task.name, len(content.images)) as bar:
 
             def advance(count: int) -> None:
                 bar.advance(count)
                 signals.check()  # an unfinished benchmark starts again; waiting for its end could take minutes
 
-            distance = pair_distances(network, pairs, options, advance)
-        row = sum_up(pairs, distance)
+            if isinstance(content, PairSet):
+                distance = pair_distances(network, content, options, advance)
+                row, scores = sum_up(content, distance), {"distance": distance, "is_same": content.is_same}
+            else:
+                own = dataclasses.replace(options, flip=content.flip)
+                row, scores = content.judge(embed_images(network, content, own, advance))
     except UserError as error:
         row = BenchmarkRow(benchmark=task.name, problem=str(error))
     else:
+        row = row.model_copy(update={"group": task.group})
         with write_atomically(folder / "scores" / f"{task.name}.npz") as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, distance=distance, is_same=pairs.is_same)
+            np.savez_compressed(file, **scores)
     write_json(_row_path(folder, task.name), row.model_dump())
 
 

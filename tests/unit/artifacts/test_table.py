@@ -57,6 +57,32 @@ def test_a_broken_benchmark_says_why_and_spoils_the_average():
     assert r"cannot \| read it" in broken.to_markdown()
 
 
+def test_groups_have_mean_and_sample_deviation(tmp_path):
+    """RFW: mean and standard deviation with ddof 1; in the average the groups are one benchmark."""
+    rows = [BenchmarkRow(benchmark=f"rfw-{k}", pairs=9, folds=3, accuracy=a, accuracy_std=0.1, group="rfw")
+            for k, a in enumerate((0.8, 0.9, 0.7, 0.6))]
+    made = table(LFW, *rows)
+    mean, std = made.groups()["rfw"]
+    assert (mean, std) == (pytest.approx(0.75), pytest.approx((0.05 / 3) ** 0.5))
+    assert made.average_accuracy == pytest.approx((0.99333 + 0.75) / 2)
+    line = next(line for line in made.to_text().splitlines() if line.startswith("rfw (over groups)"))
+    assert line.split()[-2:] == ["75.00", "12.91"]
+    made.write(tmp_path)
+    assert BenchmarkTable.read(tmp_path) == made
+    broken = table(LFW, *rows[:3], BenchmarkRow(benchmark="rfw-3", group="rfw", problem="no"))
+    assert broken.groups()["rfw"] == (None, None) and broken.average_accuracy is None
+    assert table(rows[0]).groups()["rfw"] == (0.8, None)
+
+
+def test_benchmarks_without_an_accuracy_do_not_spoil_the_average():
+    ranked = BenchmarkRow(benchmark="tinyface", pairs=5, rank={"1": 0.5, "5": 0.75})
+    made = table(LFW, ranked)
+    assert made.average_accuracy == LFW.accuracy and table(ranked).average_accuracy is None
+    header, lfw, tiny, _ = (line.split() for line in made.to_text().splitlines())
+    assert header[-4:] == ["rank-1", "%", "rank-5", "%"] and tiny[-2:] == ["50.00", "75.00"]
+    assert lfw[-2:] == ["n/a", "n/a"]
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"backbone": 1, "weights": "", "flip": true, "rows": []}'])
 def test_damaged_tables_are_refused(tmp_path, content):
     (tmp_path / "table.json").write_text(content)

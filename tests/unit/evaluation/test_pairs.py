@@ -162,8 +162,8 @@ def test_benchmarks_warn_of_unofficial_numbers(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("facesyn_cli.console.log.propagate", True)
     (tmp_path / "cfp_fp.bin").write_bytes(pickle.dumps(([png(i) for i in range(20)], [True, False] * 5)))
     benchmark = build_benchmark(BenchmarkConfig(name="cfp-fp"))
-    pairs = benchmark.load(tmp_path)
+    pairs = benchmark.parts(tmp_path, None)[0].load()
     assert (pairs.name, len(pairs), pairs.folds) == ("cfp-fp", 10, 10)
     assert "has 10 pairs, the official protocol 7000" in caplog.text
     with pytest.raises(UserError, match=r"benchmark lfw: .*lfw\.bin does not exist"):
-        build_benchmark(BenchmarkConfig(name="lfw")).path(tmp_path)
+        build_benchmark(BenchmarkConfig(name="lfw")).parts(tmp_path, None)
