@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,18 @@ from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.files import read_json
 from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensors
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.convert import guided_diffusion
 from facesyn_cli.models.convert.recognise import recognise
 from facesyn_cli.models.convert.recognised import Recognised
 from facesyn_cli.models.loading import HALVES, TENSORS, is_onnx
 from facesyn_cli.models.onnx_backbone import DYNAMIC_OPERATORS
-from facesyn_cli.models.onnx_graph import read_nodes
+from facesyn_cli.models.onnx_graph import OnnxFile, nodes, read_graph
+from facesyn_cli.models.onnx_pack import find_recogniser, is_pack
 from facesyn_cli.models.skeleton import build_skeleton
 from facesyn_cli.plugins import registry
 
 PIPELINE = "model_index.json"
+GENERATOR, PIPELINE_KIND, ONNX_KIND = "generator", "pipeline", "onnx network"  # kinds that are no plugin kinds
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -39,8 +43,8 @@ def inspect(path: Path) -> dict[str, Any]:
     path = Path(path)
     if path.is_dir():
         return {"path": str(path), **_inspect_folder(path)}
-    if is_onnx(path):
-        return {"path": str(path), "format": "onnx", **_inspect_onnx(path), "digest": file_digest(path)}
+    if is_onnx(path) or is_pack(path):
+        return {"path": str(path), **_inspect_onnx(path)}
     tensors = read_tensors(path)
     found = {"path": str(path), "format": _format(path)}
     return {**found, **_inspect_tensors(tensors, str(path)), "digest": file_digest(path)}
@@ -56,6 +60,8 @@ def kind_of_folder(folder: Path) -> str | None:
 
 
 def _inspect_tensors(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
+    if guided_diffusion.is_guided_unet(tensors):
+        return _inspect_guided(tensors)
     try:
         network = recognise(tensors, where)
     except UserError as error:
@@ -67,6 +73,17 @@ def _inspect_tensors(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any
     }
 
 
+def _inspect_guided(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    try:
+        settings = guided_diffusion.read_settings(tensors)
+        guided_diffusion.to_diffusers(tensors, settings)
+    except UserError as error:
+        return {"kind": "unknown", "nearest": str(error), **_sizes(tensors)}
+    sizes = _sizes(tensors)
+    return {"kind": GENERATOR, "architecture": "guided-diffusion UNet", "settings": asdict(settings), "prefix": "",
+            "parameters": sizes["values"], **sizes}
+
+
 def _num_parameters(network: Recognised) -> int:
     cfg = registry.configure(network.kind, {"name": network.name, **network.settings})
     return sum(parameter.numel() for parameter in build_skeleton(network.kind, cfg).parameters())
@@ -76,7 +93,7 @@ def _inspect_folder(folder: Path) -> dict[str, Any]:
     if (folder / PIPELINE).is_file():
         index = read_json(folder / PIPELINE)
         parts = {key: value[1] for key, value in index.items() if isinstance(value, list) and len(value) == 2}
-        return {"format": "diffusers pipeline", "kind": "pipeline", "architecture": index.get("_class_name"),
+        return {"format": "diffusers pipeline", "kind": PIPELINE_KIND, "architecture": index.get("_class_name"),
                 "parts": parts}
     halves = [folder / name for name in HALVES]
     if all(half.is_file() for half in halves):
@@ -97,13 +114,17 @@ def _inspect_folder(folder: Path) -> dict[str, Any]:
             tensors = {key: value for file in files for key, value in read_tensors(file).items()}
             kind = "autoencoder" if name.startswith(("Autoencoder", "VQ")) else "diffusers model"
             return {"format": "diffusers model", "kind": kind, "architecture": name, **_sizes(tensors)}
+    if is_pack(folder):
+        return _inspect_onnx(folder)
     raise UserError(f"{folder}: no weights are known in this folder; expected {CONFIG} with {TENSORS}, or a folder in "
                     "diffusers format")
 
 
 def _inspect_onnx(path: Path) -> dict[str, Any]:
     """Inputs, outputs and sizes of an ONNX graph; the numbers themselves are not read."""
-    model, nodes = read_nodes(path)
+    is_single = path.is_file() and is_onnx(path)
+    file = OnnxFile(str(path), path) if is_single else find_recogniser(path)
+    model = read_graph(file)
     precision: Counter[str] = Counter()
     from onnx import TensorProto
 
@@ -113,14 +134,15 @@ def _inspect_onnx(path: Path) -> dict[str, Any]:
             count *= side
         precision[TensorProto.DataType.Name(tensor.data_type).lower()] += count
     stored = {tensor.name for tensor in model.graph.initializer}
-    operators = Counter(node.op_type for node in nodes)
     return {
-        "kind": "onnx network",
+        "format": "onnx" if is_single else "pack of ONNX networks", "kind": ONNX_KIND,
+        **({} if is_single else {"recogniser": file.name}),
         "inputs": {v.name: _onnx_shape(v) for v in model.graph.input if v.name not in stored},
         "outputs": {v.name: _onnx_shape(v) for v in model.graph.output},
         "values": sum(precision.values()), "tensors": len(stored), "precision": dict(precision),
-        "quantises_dynamically": any(name in DYNAMIC_OPERATORS for name in operators),
+        "quantises_dynamically": any(node.op_type in DYNAMIC_OPERATORS for node in nodes(model)),
         "opset": max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0),
+        "digest": file.digest(),
     }
 
 

@@ -38,16 +38,6 @@ class OnnxFile:
         return "sha256:" + hashlib.sha256(self.content).hexdigest()
 
 
-def read_nodes(path: Path) -> tuple[Any, list[Any]]:
-    """Return the graph of an ONNX file, without its external tensors, and all nodes, nested ones included.
-
-    Raises:
-        UserError: onnx is not installed, or it is no ONNX file or one that wants data from elsewhere.
-    """
-    model = read_graph(OnnxFile(str(path), path))
-    return model, list(nodes(model))
-
-
 def read_graph(file: OnnxFile) -> Any:
     """Read a model without its external tensors, after making sure that those lie beside it.
 

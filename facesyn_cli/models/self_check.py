@@ -3,12 +3,13 @@
 A fixture is a `.npz` file with inputs and the outputs that another implementation gave for them, under the
 names of the golden vectors: `embedding` (with `pixels`, or for the fixed input of `fixed_pixels`) for a
 recogniser, `x`, `t`, `context` and `eps_cond` or `eps` for a denoiser, `image` and `latent` or `z` and
-`decoded` for an autoencoder.
+`decoded` for an autoencoder, `x`, `t` and `out` for an unconditional generator.
 """
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,31 @@ def check_denoiser(network: nn.Module, sizes: tuple[int, int, int], where: str, 
             empty = network(x, t, None)
             found |= {"eps_uncond": empty, "eps_no_context": empty}
         return {**seen, **_compare(found, given, where, fixture)}
+
+
+def check_generator(
+    network: Callable[[Tensor, Tensor], Tensor], sizes: tuple[int, int], where: str, fixture: Path | None
+) -> dict[str, Any]:
+    """Return what was seen.
+
+    Args:
+        network: (x, t) -> predicted noise and, in as many channels again, where the variance lies.
+        sizes: Channels and side of a small image.
+        where: Name of the file, for messages.
+        fixture: File to compare with; None: none.
+
+    Raises:
+        UserError: The output is not finite, or is not what the fixture says.
+    """
+    channels, side = sizes
+    given = _read(fixture)
+    with torch.inference_mode():
+        x = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0))
+        _finite(network(x, torch.tensor([500])), where)
+        if not given:
+            return {"finite": True}
+        out = network(_tensor(given, "x", fixture), _tensor(given, "t", fixture))
+        return {"finite": True, **_compare({"out": out}, given, where, fixture)}
 
 
 def check_autoencoder(network: nn.Module, part: str, where: str, fixture: Path | None) -> dict[str, Any]:

@@ -28,9 +28,10 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.models import inspection
 from facesyn_cli.models.catalogue import CATALOGUE
 from facesyn_cli.models.convert import compvis
+from facesyn_cli.models.guided_unet import load_guided_pipeline, published_tensors
 from facesyn_cli.models.loading import HALVES, load_autoencoder, load_backbone, load_denoiser
 from facesyn_cli.models.onnx_export import export_onnx
-from facesyn_cli.models.self_check import check_autoencoder, check_backbone, check_denoiser
+from facesyn_cli.models.self_check import check_autoencoder, check_backbone, check_denoiser, check_generator
 from facesyn_cli.training.ldm_export import check_exportable, schedule_buffers
 
 FORMATS = ("safetensors", "published", "onnx")
@@ -49,6 +50,7 @@ class _Loaded:
     input_size: int = 0              # of a backbone
     ldm: LdmSettings | None = None   # of a denoiser
     part: str = "both"               # of an autoencoder
+    pipeline: Any = None             # of a generator
 
 
 def list_weights() -> dict[str, dict[str, Any]]:
@@ -69,7 +71,11 @@ def verify(path: Path, fixture: Path | None = None) -> dict[str, Any]:
         UserError: It does not load, or what it gives is not what was expected.
     """
     loaded = _load(path)
-    if loaded.kind == "backbone":
+    if loaded.kind == inspection.GENERATOR:
+        unet = loaded.module
+        sizes = (unet.config["in_channels"], 2 * 2 ** (len(unet.config["block_out_channels"]) - 1))
+        seen = check_generator(lambda x, t: unet(x, t).sample, sizes, str(path), fixture)
+    elif loaded.kind == "backbone":
         seen = check_backbone(loaded.module, loaded.input_size, str(path), fixture)
     elif loaded.kind == "denoiser":
         settings = loaded.ldm
@@ -96,12 +102,17 @@ def convert(path: Path, out: Path, to: str = "safetensors") -> dict[str, Any]:
         raise UserError(f"--to {to}: expected one of {', '.join(FORMATS)}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already; give a new folder with --out")
+    if to == "published" and (path / inspection.PIPELINE).is_file():
+        loaded = _Loaded(inspection.GENERATOR, "guided-diffusion UNet", nn.Module(), {})
+        tensors = published_tensors(path)
+        with _new_folder(out) as folder:
+            _save(tensors, folder / "guided_diffusion.pt")
+        return _report(path, loaded, to, {}, out)
     loaded = _load(path)
     write = {"safetensors": _write_ours, "published": _write_published, "onnx": _write_onnx}[to]
     with _new_folder(out) as folder:
         notes = write(loaded, folder)
-    files = {file.name: file_digest(file) for file in sorted(out.iterdir())}
-    return {"path": str(path), "kind": loaded.kind, "architecture": loaded.name, "format": to, **notes, "files": files}
+    return _report(path, loaded, to, notes, out)
 
 
 def pull(name: str, out: Path | None = None, sha256: str | None = None) -> dict[str, Any]:
@@ -136,7 +147,10 @@ def _load(path: Path) -> _Loaded:
     """Load whatever the file or folder holds."""
     description = inspection.inspect(path)
     kind = description["kind"]
-    if kind == "onnx network":
+    if kind == inspection.GENERATOR:
+        pipeline = load_guided_pipeline(path)
+        return _Loaded(kind, description["architecture"], pipeline.unet, {}, pipeline=pipeline)
+    if kind == inspection.ONNX_KIND:
         loaded = load_backbone(path)
         return _Loaded("backbone", "onnx", loaded.module, {}, loaded.input_size)
     if kind == "unknown":
@@ -165,7 +179,15 @@ def _section(path: Path, description: dict[str, Any]) -> dict[str, Any]:
     return {"name": description["architecture"], **description["settings"]}
 
 
+def _report(path: Path, loaded: _Loaded, to: str, notes: dict[str, Any], out: Path) -> dict[str, Any]:
+    files = {file.relative_to(out).as_posix(): file_digest(file) for file in sorted(out.rglob("*")) if file.is_file()}
+    return {"path": str(path), "kind": loaded.kind, "architecture": loaded.name, "format": to, **notes, "files": files}
+
+
 def _write_ours(loaded: _Loaded, folder: Path) -> dict[str, Any]:
+    if loaded.pipeline is not None:  # what generators are read as anyway: a diffusers pipeline
+        loaded.pipeline.save_pretrained(folder)
+        return {"parameters": sum(value.numel() for value in loaded.module.parameters())}
     if not loaded.config or loaded.name == "diffusers":
         raise UserError(f"{_what(loaded)} cannot be written as safetensors with a config of ours")
     write_weights(folder, loaded.module.state_dict(), loaded.config)
@@ -176,15 +198,18 @@ def _write_published(loaded: _Loaded, folder: Path) -> dict[str, Any]:
     writers: dict[str, Callable[[_Loaded, Path], None]] = {
         "denoiser": _write_published_ldm, "autoencoder": _write_published_vq, "backbone": _write_published_backbone,
     }
+    if loaded.kind not in writers:
+        raise UserError(f"{_what(loaded)} is in its published layout already")
     writers[loaded.kind](loaded, folder)
     return {}
 
 
 def _write_published_backbone(loaded: _Loaded, folder: Path) -> None:
-    """A flat state dict, as TFace, ElasticFace and arcface_torch write it."""
+    """A flat state dict of RGB weights, as TFace, ElasticFace and arcface_torch write it."""
     if not loaded.name.startswith(_FLAT) or loaded.name == "ir-tiny":
         raise UserError(f"{_what(loaded)} has no published layout")
-    _save(loaded.module.state_dict(), folder / "backbone.pth")
+    network = loaded.module
+    _save(network.state_in("rgb") if hasattr(network, "state_in") else network.state_dict(), folder / "backbone.pth")
 
 
 def _write_published_ldm(loaded: _Loaded, folder: Path) -> None:

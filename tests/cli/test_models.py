@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ import onnxruntime
 import pytest
 import torch
 from fill import fill_state, golden_uniform, skeleton
+from guided_checkpoint import small_tensors, write_small
 
 from facesyn_cli.artifacts.weights import read_tensors
+from facesyn_cli.errors import UserError
 from facesyn_cli.models.catalogue import CATALOGUE
+from facesyn_cli.models.guided_unet import load_guided_pipeline
 from facesyn_cli.models.loading import load_autoencoder, load_backbone, load_denoiser
 from facesyn_cli.stages.models import list_weights
 
@@ -28,10 +32,11 @@ def save(path: Path, tensors: dict) -> Path:
     return path
 
 
-@pytest.fixture
-def recogniser(tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def recogniser(tmp_path_factory) -> Path:
     network = fill_state(skeleton("backbone", name="ir-18"))
-    return save(tmp_path / "ir.pth", {f"module.{key}": value for key, value in network.state_dict().items()})
+    tensors = {f"module.{key}": value for key, value in network.state_dict().items()}
+    return save(tmp_path_factory.mktemp("recogniser") / "ir.pth", tensors)
 
 
 @pytest.fixture
@@ -123,6 +128,28 @@ def test_autoencoder_to_ours_and_back_in_halves(run_cli, tmp_path, vq):
     assert run_cli("models", "verify", tmp_path / "back").code == 0
 
 
+def test_guided_diffusion_to_a_pipeline_and_back(run_cli, assert_refused, tmp_path):
+    file = write_small(tmp_path / "ffhq.pt")
+    seen = run_cli("models", "inspect", file, "--json").json()
+    assert (seen["kind"], seen["settings"]["image_size"]) == ("generator", 32)
+    x, t = golden_uniform(1, (1, 3, 16, 16)), torch.tensor([420])
+    with torch.inference_mode():
+        out = load_guided_pipeline(file).unet(x, t).sample
+    np.savez(tmp_path / "good.npz", x=x, t=t, out=out)
+    np.savez(tmp_path / "off.npz", x=x, t=t, out=out + 1)
+    assert "out" in run_cli("models", "verify", file, "--fixture", tmp_path / "good.npz", "--json").json()[
+        "fixture_difference"]
+    assert_refused("models", "verify", file, "--fixture", tmp_path / "off.npz", says="out is off by")
+    assert run_cli("models", "convert", file, "--out", tmp_path / "pipeline").code == 0
+    assert run_cli("models", "inspect", tmp_path / "pipeline", "--json").json()["architecture"] == "DDPMPipeline"
+    words = ("models", "convert", tmp_path / "pipeline", "--out", tmp_path / "back", "--to", "published")
+    assert run_cli(*words).code == 0
+    assert same_tensors(read_tensors(tmp_path / "back" / "guided_diffusion.pt"), small_tensors())
+    assert_refused("models", "convert", file, "--out", tmp_path / "x", "--to", "published", says="already")
+    with pytest.raises(UserError, match="is a guided-diffusion UNet .* --generator"):
+        load_denoiser(file)
+
+
 def test_onnx_takes_any_batch_and_agrees(run_cli, tmp_path):
     network = fill_state(skeleton("backbone", name="ir-tiny"))
     file = save(tmp_path / "tiny.pth", network.state_dict())
@@ -137,6 +164,35 @@ def test_onnx_takes_any_batch_and_agrees(run_cli, tmp_path):
         np.testing.assert_allclose(found, expected, atol=1e-4 * expected.std())
     assert run_cli("models", "verify", tmp_path / "onnx" / "model.onnx").code == 0
     assert load_backbone(tmp_path / "onnx" / "model.onnx").module(pixels).shape == expected.shape
+    with zipfile.ZipFile(tmp_path / "pack.zip", "w") as pack:
+        pack.write(tmp_path / "onnx" / "model.onnx", "pack/rec.onnx")
+    for path in (tmp_path / "pack.zip", tmp_path / "onnx", tmp_path / "onnx" / "model.onnx"):
+        seen = run_cli("models", "inspect", path, "--json").json()
+        assert seen["outputs"] == {"embedding": ["batch", 512]} and not seen["quantises_dynamically"]
+        assert seen["digest"] == done["files"]["model.onnx"]
+
+
+def test_adaface_is_read_as_bgr_and_written_so_that_it_takes_rgb(run_cli, tmp_path):
+    network = fill_state(skeleton("backbone", name="ir-tiny"))
+    lightning = {"state_dict": {f"model.{key}": value for key, value in network.state_dict().items()}}
+    file = save(tmp_path / "adaface.ckpt", lightning)
+    assert run_cli("models", "inspect", file, "--json").json()["settings"]["channel_order"] == "bgr"
+    pixels = golden_uniform(1, (2, 3, 112, 112))
+    with torch.inference_mode():
+        expected = network(pixels.flip(1))
+        assert run_cli("models", "convert", file, "--out", tmp_path / "ours").code == 0
+        assert torch.equal(load_backbone(tmp_path / "ours").module(pixels), expected)
+        assert run_cli("models", "convert", file, "--out", tmp_path / "onnx", "--to", "onnx").code == 0
+        found = load_backbone(tmp_path / "onnx" / "model.onnx").module(pixels)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.std()))
+
+
+def test_adaface_goes_to_the_flat_layout_in_rgb(run_cli, tmp_path, recogniser):
+    tensors = {key.removeprefix("module."): value for key, value in read_tensors(recogniser).items()}
+    file = save(tmp_path / "ada.ckpt", {"state_dict": {f"model.{key}": value for key, value in tensors.items()}})
+    assert run_cli("models", "convert", file, "--out", tmp_path / "back", "--to", "published").code == 0
+    tensors["input_layer.0.weight"] = tensors["input_layer.0.weight"].flip(1)
+    assert same_tensors(read_tensors(tmp_path / "back" / "backbone.pth"), tensors)
 
 
 def test_verify_compares_with_the_golden_fixture(run_cli, assert_refused, golden, tmp_path, recogniser):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert import arcface_torch, compvis, edgeface, idiff_face, tface
+from facesyn_cli.models.convert import arcface_torch, compvis, edgeface, guided_diffusion, idiff_face, tface
 from facesyn_cli.models.convert.recognised import Recognised
 from facesyn_cli.models.skeleton import build_skeleton
 from facesyn_cli.plugins import registry
@@ -40,6 +40,9 @@ def recognise(tensors: Mapping[str, Tensor], where: str) -> Recognised:
     Raises:
         UserError: They make up no known network; the message names the nearest one and what differs.
     """
+    if guided_diffusion.is_guided_unet(tensors):
+        raise UserError(f"{where} is a guided-diffusion UNet (DCFace stage 1), which draws faces without a context; "
+                        "gen-contexts --source guided-diffusion takes it as its --generator")
     for source in _SOURCES:
         try:
             found = source.read(tensors)
