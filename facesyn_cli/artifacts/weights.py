@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from facesyn_cli.artifacts.files import read_json, write_atomically, write_json
+from facesyn_cli.artifacts.inert_objects import inert_objects
 from facesyn_cli.errors import UserError
 
 CONFIG = "config.json"
@@ -44,13 +45,16 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 def read_torch(path: Path) -> Any:
     """Read a file written by `torch.save`, allowing tensors and plain containers only.
 
+    Settings and callbacks of a Lightning checkpoint come as empty objects, see `inert_objects`.
+
     Raises:
         UserError: Not such a file, or it holds anything else.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with inert_objects(path):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "global" in str(error):
+        if any(word in str(error).lower() for word in ("unsupported", "global")):
             reason = str(error).split("\n")[0][:200]
             raise UserError(f"{path} holds more than tensors and is not read, for safety: {reason}") from error
         raise UserError(f"{path} is not a torch or safetensors file (or is damaged)") from error
