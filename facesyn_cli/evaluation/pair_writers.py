@@ -1,0 +1,82 @@
+"""Verification pairs into the two forms other tools read: an InsightFace `.bin`, or images with a list."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+from facesyn_cli.artifacts.files import explain, write_atomically, write_bytes, write_text
+from facesyn_cli.data.pixels import UnreadableImage, decode_image, encode_png, resize_u8
+from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.pairs import PairSet
+
+LIST = "pairs.txt"
+IMAGES = "images"
+_SUFFIXES = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"))
+
+
+def write_bin(pairs: PairSet, path: Path, size: int, resize: bool, advance: Callable[[int], None]) -> None:
+    """Write a `.bin`: a pickle of (2N encoded images, N answers), as InsightFace and TFace read it.
+
+    The images keep their bytes where they are JPEG or PNG of the right size.
+
+    Args:
+        pairs: The pairs. How many folds they have is not stored; the protocol says 10.
+        path: The file; it appears whole, by rename.
+        size: Side of the images in pixels; published tools never resize.
+        resize: Resize square images of another size, instead of refusing them.
+        advance: Called with the number of images finished since the last call.
+
+    Raises:
+        UserError: An image cannot be used, or the file cannot be written.
+    """
+    encoded = _encoded(pairs, size, resize, advance)
+    images = [encoded[place] for pair in zip(pairs.first, pairs.second, strict=True) for place in pair]
+    answers = [bool(same) for same in pairs.is_same]
+    with write_atomically(path) as temporary, open(temporary, "wb") as file:
+        pickle.dump((images, answers), file, protocol=4)
+
+
+def write_folder(pairs: PairSet, folder: Path, size: int, resize: bool, advance: Callable[[int], None]) -> None:
+    """Write `images/000000.jpg`, ... and, last, `pairs.txt`: folds, then lines `path path 1` or `path path 0`.
+
+    Arguments and errors as `write_bin`.
+    """
+    encoded = _encoded(pairs, size, resize, advance)
+    names = [f"{place:06d}{_suffix(data)}" for place, data in enumerate(encoded)]
+    try:
+        for name, data in zip(names, encoded, strict=True):
+            write_bytes(folder / IMAGES / name, data, durable=False)
+    except OSError as error:
+        raise explain(error, folder) from error
+    lines = [f"{names[a]}\t{names[b]}\t{int(same)}\n"
+             for a, b, same in zip(pairs.first, pairs.second, pairs.is_same, strict=True)]
+    write_text(folder / LIST, f"{pairs.folds}\n{''.join(lines)}")
+
+
+def _suffix(data: bytes) -> str:
+    """Return `.png` or `.jpg` for the encoded images that a `.bin` holds."""
+    return next(suffix for magic, suffix in _SUFFIXES if data.startswith(magic))
+
+
+def _encoded(pairs: PairSet, size: int, resize: bool, advance: Callable[[int], None]) -> list[bytes]:
+    found = []
+    for place, name in enumerate(pairs.images):
+        try:
+            found.append(_fit(pairs.read(place), size, resize))
+        except UnreadableImage as error:
+            raise UserError(f"{pairs.name}: {name} cannot be used: {error}") from error
+        advance(1)
+    return found
+
+
+def _fit(data: bytes, size: int, resize: bool) -> bytes:
+    pixels_u8 = decode_image(data)
+    height, width = pixels_u8.shape[:2]
+    if (height, width) == (size, size):
+        return data if data.startswith(tuple(magic for magic, _ in _SUFFIXES)) else encode_png(pixels_u8)
+    if not resize or height != width:
+        hint = "; --resize takes square images of any size" if height == width else ""
+        raise UnreadableImage(f"{width} x {height} pixels, {size} x {size} were expected{hint}")
+    return encode_png(resize_u8(pixels_u8, size))
