@@ -114,7 +114,7 @@ class TrainLdmConfig(StageConfig):
     log_every: int = runtime(50, "steps between lines of metrics.jsonl", ge=1)
     checkpoint_every: int = runtime(1000, "steps between checkpoints", ge=1)
     keep_checkpoints: int = runtime(2, "checkpoints that stay on disk", ge=1)
-    save_steps: tuple[int, ...] = runtime((), "steps whose averaged weights are kept in weights/")
+    save_steps: tuple[int, ...] = runtime((), "steps whose averaged weights are kept in weights/; a stop adds one")
     export_published: bool = runtime(False, "also write ema_averaged_model_<step>.ckpt for the published code")
     compile: bool = runtime(False, "torch.compile the denoiser: slow to start, then faster on a GPU")
     workers: int = runtime(0, "processes that decode images, per training process; 0: none of their own", ge=0)
@@ -238,7 +238,7 @@ def _train(cfg: TrainLdmConfig, inputs: _Inputs, processes: Processes, out: Outp
                     metrics.add(step, val_loss=figures["val_loss"])
             if previews is not None and (_is_due(step, cfg.preview_every) or (is_last and cfg.preview_every)):
                 previews.write(state.ema.module, folder / "previews" / f"step-{step:08d}.png")
-            if step in cfg.save_steps and processes.is_first:
+            if (step in cfg.save_steps or is_stopping) and processes.is_first:  # a stopped training can be sampled
                 _write_weights(folder / "weights" / f"step-{step:08d}", state, settings)
             if step % cfg.checkpoint_every == 0 or is_last or is_stopping:
                 window = processes.sum(state.loss_window)
