@@ -171,10 +171,11 @@ def _add(
     image_paths = [None] * batch.num_rows
     if columns.has_paths:
         image_paths = batch.column(columns.image).field("path").to_pylist()
+    limit = MAX_LABEL if columns.classes is None else len(columns.classes)
     for label, image_path in zip(batch.column(columns.label).to_pylist(), image_paths, strict=True):
         if isinstance(label, str):
             label = names_of.setdefault(label, len(names_of))
-        if not isinstance(label, int) or not 0 <= label < (len(columns.classes) if columns.classes else MAX_LABEL):
+        if not isinstance(label, int) or not 0 <= label < limit:
             raise UserError(f"{path}: the label {label!r} of row {len(values)} of the set is no known class")
         stem = PurePosixPath(image_path or "").stem
         names.append((unescape_name(stem) if is_ours else stem) or str(counts[label]))

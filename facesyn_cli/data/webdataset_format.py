@@ -87,9 +87,10 @@ class WebdatasetFormat:
     def recognises(self, path: Path) -> bool:
         """True for a tar file, and for a folder of tar files without sub-folders."""
         shards = [path] if path.is_file() else _shards(path)
-        if path.is_dir() and any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir()):
-            return False  # a folder of images with an archive lying about
-        return bool(shards) and is_tar(first_bytes(shards[0], BLOCK))
+        if not shards or not is_tar(first_bytes(shards[0], BLOCK)):
+            return False
+        # Otherwise a folder of images with an archive lying about.
+        return path.is_file() or not any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir())
 
     def open(self, path: Path, header: Header | None) -> RecordSet:
         """Open our own folder, a folder of tar shards, or one shard.

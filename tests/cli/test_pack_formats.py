@@ -1,0 +1,225 @@
+"""`facesyn pack` from every record format to every other, and the stages that read packed sets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_fr
+import tiny_ldm
+import tiny_recogniser
+from conftest import finish, spawn
+from tiny_records import FORMATS, SIZE, encoded
+
+from facesyn_cli.artifacts.embeddings import EmbeddingSet
+from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.record_set import RecordSet
+from facesyn_cli.stages import pack as stage
+
+NAME = "TFR-facesyn"
+NEW = ("rec", "webdataset", "lmdb", "parquet")
+SETTINGS = {"tfrecord": ["format.records_per_shard=3"], "webdataset": ["format.records_per_shard=3"],
+            "parquet": ["format.shard_bytes=2500"]}
+
+
+def write_folder(folder: Path) -> Path:
+    """Eleven images that need no change, JPEG and PNG, of identities with odd names."""
+    for i, (identity, count) in enumerate({"id10": 4, "id9": 2, "deep/er \u00e4": 3, ".": 0, "b": 2}.items()):
+        for k in range(count):
+            data = encoded(10 * i + k + 1)
+            path = folder / identity / f"s.{k}{'.png' if data[:1] == bytes([0x89]) else '.jpg'}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("in") / "faces")
+
+
+@pytest.fixture
+def pack(run_cli):
+    def run(source: Path, target: str, out: Path, *more: str) -> Path:
+        arguments = ("pack", "--in", source, "--to", target, "--out", out, *more, *SETTINGS.get(target, []))
+        ran = run_cli(*arguments, f"size={SIZE}", "workers=1")
+        assert ran.code == 0, ran.err
+        return out
+
+    return run
+
+
+def by_key(images: ImageSet) -> dict[str, bytes]:
+    return {entry.key: images.read(entry) for entry in images.entries}
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return the digest of every file below a folder, and the header without paths."""
+    files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    header = json.loads(files.pop("facesyn.json"))
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    return {**digests, "counts": str(header["counts"]), "digest": header["digest"]}
+
+
+@pytest.mark.parametrize("first", NEW)
+def test_every_pair_and_back_to_the_same_bytes(pack, faces: Path, tmp_path: Path, first: str):
+    """folder -> first -> second -> folder: every byte, every name; and the files of `second` do not depend on first."""
+    original = by_key(ImageSet.open(faces))
+    packed = pack(faces, first, tmp_path / "first")
+    labels = RecordSet.open(packed).labels
+    assert labels.tolist() == [0] * 2 + [1] * 3 + [2] * 2 + [3] * 4, "labels in natural order of b, deep/er, id9, id10"
+    for second in NEW:
+        again = pack(packed, second, tmp_path / second)
+        records = RecordSet.open(again)
+        assert {f"{i}/{s}": records.read(row) for row, (i, s) in enumerate(records.keys())} == original
+        assert records.labels.tolist() == labels.tolist()
+    assert by_key(ImageSet.open(pack(tmp_path / "parquet", "folder", tmp_path / "back"))) == original
+    direct = pack(faces, "rec", tmp_path / "direct")
+    for file in ("train.rec", "train.idx", "train.lst", "property"):
+        assert (direct / NAME / file).read_bytes() == (tmp_path / "rec" / NAME / file).read_bytes()
+
+
+@pytest.mark.parametrize("target", FORMATS)
+def test_to_and_from_tfrecord(pack, faces: Path, tmp_path: Path, target: str):
+    """tfrecord makes JPEGs of PNGs once; from then on nothing changes."""
+    first = pack(faces, "tfrecord", tmp_path / "first")
+    second = pack(first, target, tmp_path / "second")
+    third = pack(second / NAME, "tfrecord", tmp_path / "third", "--from", target)  # as somebody else's, by content
+    for shard in sorted((first / NAME).glob("*.tfrecord")):
+        assert (third / NAME / shard.name).read_bytes() == shard.read_bytes()
+    lines = [(path / f"{NAME}.txt").read_text() for path in (first, third)]
+    assert lines[0] == lines[1], "shard, offset and label of every record"
+
+
+@pytest.mark.parametrize("target", NEW)
+def test_interrupted_anywhere_and_run_again_gives_the_same_files(
+    run_cli, pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+):
+    faces = write_folder(tmp_path / "faces")
+    (faces / "b" / "s.0.jpg").write_bytes(b"no image")
+    straight = contents(pack(faces, target, tmp_path / "straight"))
+    monkeypatch.setattr(stage, "_COMMIT_EVERY", 2)
+    places = [("write_json", after) for after in (1, 2, 4)] + [("write_labels", 0), ("write_bytes", 0)]
+    for number, (function, after) in enumerate(places):
+        original = getattr(stage, function)
+
+        def stop(path: Path, *values: object, original=original, function=function, after=after) -> None:
+            """Die right before the journal says so, or after the format has finished its files."""
+            if function != "write_json" or values[0]["done"] >= 2 * after:
+                raise KeyboardInterrupt
+            original(path, *values)
+
+        out = tmp_path / f"stopped-{number}"
+        monkeypatch.setattr(stage, function, stop)
+        arguments = ("pack", "--in", faces, "--to", target, "--out", out, *SETTINGS.get(target, []))
+        stopped = run_cli(*arguments, f"size={SIZE}", "workers=1")
+        assert stopped.code != 0 and not (out / "facesyn.json").exists()
+        monkeypatch.setattr(stage, function, original)
+        assert contents(pack(faces, target, out)) == straight
+        assert not list(out.rglob(".*"))
+
+
+@pytest.mark.parametrize("target", ["lmdb", "parquet"])
+def test_interrupted_while_the_spool_is_converted(
+    run_cli, pack, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+):
+    from facesyn_cli.data.spool import Spool
+
+    monkeypatch.setattr("facesyn_cli.data.lmdb_format._PART_BYTES", 2500)
+    straight = contents(pack(faces, target, tmp_path / "straight"))
+    read = Spool.read
+    for stop_at in (0, 1, 2):
+
+        def stop(self: Spool, part: int, stop_at: int = stop_at):
+            for number, record in enumerate(read(self, part)):
+                if (part, number) == (stop_at, 1):
+                    raise KeyboardInterrupt
+                yield record
+
+        out = tmp_path / f"stopped-{stop_at}"
+        monkeypatch.setattr(Spool, "read", stop)
+        arguments = ("pack", "--in", faces, "--to", target, "--out", out, *SETTINGS.get(target, []))
+        assert run_cli(*arguments, f"size={SIZE}").code != 0
+        monkeypatch.setattr(Spool, "read", read)
+        if target == "parquet":
+            assert len(list(out.rglob("*.parquet"))) == stop_at, "finished files stay"
+        assert contents(pack(faces, target, out)) == straight
+
+
+@pytest.mark.parametrize("target", NEW)
+def test_killed_and_run_again_gives_the_same_files(pack, tmp_path: Path, target: str):
+    faces = tmp_path / "faces"
+    for i in range(260):
+        (faces / str(i)).mkdir(parents=True)
+        for k in range(6):
+            (faces / str(i) / f"{k}.jpg").write_bytes(encoded(3 * (i % 20) + 1))
+    straight = contents(pack(faces, target, tmp_path / "straight"))
+    out = tmp_path / "out"
+    settings = ["pack", "--in", faces, "--to", target, "--out", out, f"size={SIZE}", "workers=1"]
+    settings += SETTINGS.get(target, [])
+    process = spawn(*settings)
+    limit = time.monotonic() + 100
+    while process.poll() is None and time.monotonic() < limit and not (out / ".unfinished/progress.json").exists():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert finish(process).code == -signal.SIGKILL and not (out / "facesyn.json").exists()
+    assert contents(pack(faces, target, out)) == straight
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_train_fr_takes_any_format(run_cli, tmp_path: Path, name: str):
+    faces = tiny_fr.write_faces(tmp_path / "faces")
+    assert run_cli("pack", "--in", faces, "--to", name, "--out", tmp_path / "set").code == 0
+    losses = []
+    for number, source in enumerate((faces, tmp_path / "set")):
+        ran = run_cli(*tiny_fr.train_arguments(source, tmp_path / f"fr{number}", epochs=1))
+        assert ran.code == 0, ran.err
+        lines = (tmp_path / f"fr{number}/metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines if "loss" in json.loads(line)])
+    assert losses[0] == losses[1] and losses[0]
+
+
+def test_embed_takes_any_format(run_cli, tmp_path: Path):
+    faces = tiny_recogniser.write_faces(tmp_path / "faces", people=2, photos=2)
+    weights = tiny_recogniser.write_recogniser(tmp_path / "fr")
+    found = []
+    for name in ("folder", *NEW):
+        assert run_cli("pack", "--in", faces, "--to", name, "--out", tmp_path / name).code == 0
+        out = tmp_path / f"{name}-embedded"
+        ran = run_cli("embed", "--images", tmp_path / name, "--weights", weights, "--out", out)
+        assert ran.code == 0, ran.err
+        found.append(EmbeddingSet.open(out))
+    assert all(f.keys == found[0].keys == ["p0/0", "p0/1", "p1/0", "p1/1"] for f in found)
+    assert all(np.array_equal(f.vectors, found[0].vectors) for f in found)
+
+
+def test_train_ldm_takes_records(run_cli, tmp_path: Path):
+    faces, embeddings = tiny_ldm.write_faces(tmp_path)
+    for name in ("folder", "rec"):
+        packed = ("pack", "--in", faces, "--to", name, "--out", tmp_path / name, "size=null")
+        assert run_cli(*packed).code == 0
+        arguments = tiny_ldm.train_arguments(tmp_path, tmp_path / f"ldm-{name}", "--images", tmp_path / name, steps=2)
+        ran = run_cli(*arguments)
+        assert ran.code == 0, ran.err
+    weights = [(tmp_path / f"ldm-{name}/model.safetensors").read_bytes() for name in ("folder", "rec")]
+    assert weights[0] == weights[1]
+
+
+def test_dry_run_names_format_and_counts(run_cli, faces: Path, tmp_path: Path):
+    ran = run_cli("pack", "--in", faces, "--to", "webdataset", "--out", tmp_path / "out", "--dry-run", "--json",
+                  "format.records_per_shard=4")
+    plan = ran.json()
+    assert ran.code == 0 and json.dumps(plan).count('"webdataset"') >= 1
+    assert '"shards": 3' in json.dumps(plan) and not (tmp_path / "out").exists()
+
+
+def test_wrong_from_is_refused(assert_refused, pack, faces: Path, tmp_path: Path):
+    packed = pack(faces, "rec", tmp_path / "rec")
+    assert_refused("pack", "--in", packed / NAME, "--from", "lmdb", "--out", tmp_path / "x", says="data.mdb")
+    assert_refused("pack", "--in", faces, "--from", "webdataset", "--out", tmp_path / "x", says="no .tar files")
+    assert_refused("pack", "--in", faces, "--from", "rec", "--out", tmp_path / "x", says="one .rec file was expected")
