@@ -37,7 +37,7 @@ def read_landmarks(path: Path) -> dict[str, list[Face]]:
     announced, num_rows = None, 0
     for number, fields in _lines(path):
         numbers = _numbers(fields[1:])
-        if num_rows == 0 and len(fields) == 1 and fields[0].isdecimal():
+        if num_rows == 0 and len(fields) == 1 and fields[0].isdecimal() and len(fields[0]) <= 9:
             announced = int(fields[0])
         elif numbers is not None and len(numbers) in (10, 11):
             score = numbers[10] if len(numbers) == 11 else 1.0
@@ -104,7 +104,7 @@ def _numbers(fields: Sequence[str]) -> list[float] | None:
         values = [float(field) for field in fields if field]
     except ValueError:
         return None
-    return values if values and all(map(math.isfinite, values)) else None
+    return values if values and all(math.isfinite(v) and abs(v) < 1e9 for v in values) else None
 
 
 def _is_number(text: str) -> bool:
@@ -125,8 +125,8 @@ def _check_order(path: Path, faces: list[Face]) -> None:
     eyes = points[:, 1] - points[:, 0]
     down = points[:, 3:].mean(1) - points[:, :2].mean(1)
     turned = eyes[:, 0] * down[:, 1] - eyes[:, 1] * down[:, 0]
-    if np.mean(turned < 0) > 0.5:
+    if np.mean(turned <= 0) > 0.5:
         raise UserError(
-            f"{path}: the points are in another order; expected were, as seen in the image, left eye, right eye, "
-            "nose, left and right corner of the mouth"
+            f"{path}: the points are no faces, or in another order; expected were, as seen in the image, left eye, "
+            "right eye, nose, left and right corner of the mouth"
         )

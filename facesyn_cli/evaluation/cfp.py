@@ -12,7 +12,7 @@ from typing import Literal
 
 from facesyn_cli.artifacts.images import ImageSet, natural_key
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.pairs import PairSet, Row, pairs_of_names
+from facesyn_cli.evaluation.pairs import PairSet, Row, is_count, pairs_of_names
 
 
 def has_cfp(root: Path, kind: Literal["FF", "FP"]) -> bool:
@@ -55,7 +55,7 @@ def _read_names(path: Path) -> dict[str, str]:
     names = {}
     for number, line in _lines(path):
         index, _, file = line.partition(" ") if " " in line else line.partition("\t")
-        if not index.isdecimal() or not file.strip():
+        if not is_count(index) or not file.strip():
             raise UserError(f"{path} line {number}: 'index path' was expected, found {line[:80]!r}")
         parts = PurePosixPath(file.strip().replace("\\", "/")).parts
         names[str(int(index))] = "/".join(parts[-3:])
@@ -66,7 +66,7 @@ def _read_pairs(path: Path, first: dict[str, str], second: dict[str, str]) -> li
     pairs = []
     for number, line in _lines(path):
         i, _, j = (part.strip() for part in line.partition(","))
-        if not (i.isdecimal() and j.isdecimal()):
+        if not (is_count(i) and is_count(j)):
             raise UserError(f"{path} line {number}: 'i,j' was expected, found {line[:80]!r}")
         found = first.get(str(int(i))), second.get(str(int(j)))
         if None in found:

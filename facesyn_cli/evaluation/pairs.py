@@ -55,6 +55,11 @@ class PairSet:
         return len(self.is_same)
 
 
+def is_count(text: str) -> bool:
+    """True for a whole number of at most nine digits, as lists number folds, images and flags."""
+    return text.isdecimal() and text.isascii() and len(text) <= 9
+
+
 def is_bin(path: Path) -> bool:
     """True when a file looks like a pickled `.bin` and not like a list of pairs."""
     try:
@@ -181,7 +186,7 @@ def _read_lines(path: Path) -> Lines:
 def _folds(path: Path, lines: Lines) -> int:
     """Return the number of folds that the first line announces."""
     (number, header), *pairs = lines
-    if not 1 <= len(header) <= 2 or not all(field.isdecimal() for field in header):
+    if not 1 <= len(header) <= 2 or not all(is_count(field) for field in header):
         raise UserError(
             f"{path} line {number}: the number of folds (and the pairs per fold) was expected, "
             f"found {' '.join(header)[:80]!r}"
@@ -203,12 +208,12 @@ def _fields(line: str) -> list[str]:
 
 def _is_two_line(lines: Lines) -> bool:
     """True when every line but the first is `path number` and the first announces no folds of pairs."""
-    header_is_folds = len(lines[0][1]) <= 2 and all(field.isdecimal() for field in lines[0][1])
+    header_is_folds = len(lines[0][1]) <= 2 and all(is_count(field) for field in lines[0][1])
     return len(lines) > 2 and not header_is_folds and all(_is_flagged(fields) for _, fields in lines[1:])
 
 
 def _is_flagged(fields: list[str]) -> bool:
-    return len(fields) == 2 and fields[1].isdecimal()
+    return len(fields) == 2 and is_count(fields[1])
 
 
 def _parse_two_line(path: Path, lines: Lines) -> list[Row]:
@@ -241,9 +246,9 @@ def _parse(path: Path, lines: Lines) -> list[Row]:
     is_lfw = has_fours or not answers_only
     rows = []
     for number, fields in lines:
-        if is_lfw and len(fields) == 3 and fields[1].isdecimal() and fields[2].isdecimal():
+        if is_lfw and len(fields) == 3 and is_count(fields[1]) and is_count(fields[2]):
             rows.append((_numbered(fields[0], fields[1]), _numbered(fields[0], fields[2]), True))
-        elif is_lfw and len(fields) == 4 and fields[1].isdecimal() and fields[3].isdecimal():
+        elif is_lfw and len(fields) == 4 and is_count(fields[1]) and is_count(fields[3]):
             rows.append((_numbered(fields[0], fields[1]), _numbered(fields[2], fields[3]), False))
         elif not is_lfw and len(fields) == 3:
             rows.append(([fields[0]], [fields[1]], fields[2] == "1"))

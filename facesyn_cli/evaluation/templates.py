@@ -26,6 +26,7 @@ from facesyn_cli.artifacts.image_names import ImageFinder
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
 from facesyn_cli.artifacts.table import BenchmarkRow
 from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.pairs import is_count
 from facesyn_cli.evaluation.verification import equal_error_rate, roc_auc, tar_at_far, unit_rows
 
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -188,7 +189,6 @@ def _rows(path: Path, expected: str) -> list[tuple[int, list[str]]]:
 
 
 def _whole(fields: list[str], path: Path, number: int) -> tuple[int, ...]:
-    try:
-        return tuple(int(field) for field in fields)
-    except ValueError as error:
-        raise UserError(f"{path} line {number}: whole numbers were expected, found {fields}") from error
+    if not all(is_count(field.removeprefix("-")) for field in fields):
+        raise UserError(f"{path} line {number}: whole numbers were expected, found {' '.join(fields)[:80]!r}")
+    return tuple(int(field) for field in fields)

@@ -62,6 +62,8 @@ SWAPPED = " ".join(f"{v:.2f}" for v in TEMPLATE[[1, 0, 2, 4, 3]].ravel())
     ("a.jpg 1 2 3 4\n", "line 1"),
     (f"a.jpg {NUMBERS[0].rsplit(' ', 1)[0]} nan\n", "line 1"),
     (f"a.jpg {SWAPPED}\n", "another order"),
+    ("a.jpg" + " 7" * 10 + "\n", "no faces"),
+    (f"a.jpg {NUMBERS[0].rsplit(' ', 1)[0]} 1e300\n", "line 1"),
 ])
 def test_wrong_files(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
