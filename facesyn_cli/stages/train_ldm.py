@@ -116,7 +116,7 @@ class TrainLdmConfig(StageConfig):
     keep_checkpoints: int = runtime(2, "checkpoints that stay on disk", ge=1)
     save_steps: tuple[int, ...] = runtime((), "steps whose averaged weights are kept in weights/; a stop adds one")
     export_published: bool = runtime(False, "also write ema_averaged_model_<step>.ckpt for the published code")
-    compile: bool = runtime(False, "torch.compile the denoiser: slow to start, then faster on a GPU")
+    compile: bool = runtime(False, "torch.compile the denoiser (CUDA only): slow to start, then faster")
     workers: int = runtime(0, "processes that decode images, per training process; 0: none of their own", ge=0)
 
 
@@ -164,6 +164,8 @@ def run(cfg: TrainLdmConfig, work: Work) -> Outcome:
     processes = Processes(build_accelerator(cfg.device, **_wrapper_options(cfg)))
     processes.announce()
     check_precision(cfg.precision, processes.device.type)
+    if cfg.compile and processes.device.type != "cuda":
+        raise UserError(f"compile=true needs a CUDA device, this run is on {processes.device.type}")
     if processes.count > cfg.batch_size:
         raise UserError(f"batch_size {cfg.batch_size} cannot be shared by {processes.count} processes")
     with processes.open_output(inputs.folder, "Weights", "train-ldm", cfg, inputs.parents) as out:

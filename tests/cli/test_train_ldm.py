@@ -252,6 +252,7 @@ WRONG = {
     "embedding size does not fit": (["denoiser.context_size=64"], ("denoiser.context_size=32",)),
     "unknown denoiser": (["denoiser.name=unet"], ("unet", "idiff-unet")),
     "fp16 on a CPU": (["precision=fp16"], ("fp16", "CUDA")),
+    "compile on a CPU": (["compile=true"], ("compile", "CUDA")),
     "everything held out": (["validation_fraction=0.999999"], ("validation_fraction",)),
     "not a schedule": (["beta_start=0.5"], ("beta_start",)),
     "lowered horizon": (["--steps", "0"], ("steps",)),
