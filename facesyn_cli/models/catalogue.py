@@ -64,6 +64,10 @@ CATALOGUE: dict[str, KnownWeights] = {
         "CompVis latent-diffusion (FFHQ 256), arXiv:2112.10752", "code MIT; FFHQ-derived weights are non-commercial",
         f"split files with the weights of {_ADMIS} and {_IDIFF}", "train-ldm, sample, gen-contexts --autoencoder",
     ),
+    "compvis-kl": KnownWeights(
+        "autoencoder", "kl-f4 or kl-f8, whole checkpoints", "CompVis latent-diffusion, arXiv:2112.10752", "code MIT",
+        "https://github.com/CompVis/latent-diffusion", "train-ldm --autoencoder",
+    ),
     "sd-vae-ft-mse": KnownWeights(
         "autoencoder", "diffusers AutoencoderKL, f = 8", "Stability AI", "see its page on the hub",
         "Hugging Face Hub", "train-ldm --autoencoder", hub="stabilityai/sd-vae-ft-mse",
@@ -112,7 +116,7 @@ CATALOGUE: dict[str, KnownWeights] = {
         "embed, eval --weights",
     ),
     "adaface-ir": KnownWeights(
-        "backbone", "IR, BGR input", "AdaFace, arXiv:2204.00964", "see its page",
+        "backbone", "ir-* in a Lightning checkpoint, BGR input", "AdaFace, arXiv:2204.00964", "see its page",
         "linked from https://github.com/mk-minchul/AdaFace", "embed, eval --weights",
     ),
     "cvlface": KnownWeights(

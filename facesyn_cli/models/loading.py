@@ -31,6 +31,7 @@ from facesyn_cli.plugins.settings import PluginConfig
 
 TENSORS = "model.safetensors"
 HALVES = ("first_stage_encoder_state_dict.pt", "first_stage_decoder_state_dict.pt")
+_FROM_TENSORS = ("vq-f4", "kl-f4", "kl-f8")  # autoencoders told by the names and shapes in a file
 _KIND_NAMES = {"backbone": "a face recogniser", "denoiser": "a denoiser", "autoencoder": "an autoencoder"}
 
 
@@ -113,7 +114,7 @@ def load_denoiser(path: Path | str, cfg: PluginConfig | None = None) -> LoadedLd
 
 
 def load_autoencoder(path: Path | str | None, cfg: PluginConfig | None = None, part: str = "both") -> nn.Module:
-    """Load an autoencoder: a VQ-f4 file (whole or a half), a diffusers folder or hub id, or one without weights.
+    """Load an autoencoder: a VQ or KL file (whole or a half), a diffusers folder or hub id, or one without weights.
 
     The module has `encode`, `decode`, `latent_channels`, `downscale`, and `section`: the dict
     {name, settings, path, digest} from which `open_autoencoder` loads it again.
@@ -130,8 +131,8 @@ def load_autoencoder(path: Path | str | None, cfg: PluginConfig | None = None, p
     if path is None:
         if cfg is None:
             raise UserError("an autoencoder is needed; none was given")
-        if cfg.name == "vq-f4":
-            raise UserError("autoencoder vq-f4 needs a weights file; none was given")
+        if cfg.name in _FROM_TENSORS:
+            raise UserError(f"autoencoder {cfg.name} needs a weights file; none was given")
         path = getattr(cfg, "path", None)
     is_ours = path is not None and _is_converted(Path(path))
     if path is not None and not is_ours and (
@@ -140,12 +141,12 @@ def load_autoencoder(path: Path | str | None, cfg: PluginConfig | None = None, p
         cfg = cfg if cfg is not None else _configure("autoencoder", {"name": "diffusers"}, str(path))
         module = registry.build("autoencoder", cfg.model_copy(update={"path": str(path)}))
         return _with_section(module, cfg, str(path), module.digest())
-    if cfg is not None and cfg.name != "vq-f4":
+    if cfg is not None and cfg.name not in _FROM_TENSORS:
         if path is not None:
             raise UserError(f"autoencoder {cfg.name} takes no weights file; got {path}")
         return _with_section(registry.build("autoencoder", cfg), cfg, None, None)
     file = Path(path)
-    found, digest = _open_vq(file)
+    found, digest = _open_compvis(file)
     have = found.settings["part"]
     if have not in ("both", part):
         missing = {"encoder": "decoder", "decoder": "encoder"}[have]
@@ -222,8 +223,8 @@ def _open_folder(folder: Path, kind: str) -> Recognised:
     return Recognised(kind, section["name"], settings, read_tensors(folder / TENSORS), f"{kind} {section['name']}")
 
 
-def _open_vq(path: Path) -> tuple[Recognised, str]:
-    """Read a VQ-f4 file, a folder of ours or one with its two halves; return it and the digest of the content."""
+def _open_compvis(path: Path) -> tuple[Recognised, str]:
+    """Read a VQ or KL file, a folder of ours or one with its two halves; return it and the digest of the content."""
     if _is_converted(path):
         return _open_folder(path, "autoencoder"), file_digest(path / TENSORS)
     files = [path / half for half in HALVES] if path.is_dir() else [path]

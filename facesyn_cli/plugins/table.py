@@ -46,6 +46,8 @@ BUILTIN["head"] = {
 BUILTIN["denoiser"] = {"idiff-unet": f"{_MODELS}.idiff_unet"}
 BUILTIN["autoencoder"] = {
     "vq-f4": f"{_MODELS}.vq_f4",
+    "kl-f4": f"{_MODELS}.kl",
+    "kl-f8": f"{_MODELS}.kl",
     "diffusers": f"{_MODELS}.diffusers_autoencoder",
     "pixels": f"{_MODELS}.pixel_autoencoder",
 }

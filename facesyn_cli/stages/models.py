@@ -196,7 +196,8 @@ def _write_ours(loaded: _Loaded, folder: Path) -> dict[str, Any]:
 
 def _write_published(loaded: _Loaded, folder: Path) -> dict[str, Any]:
     writers: dict[str, Callable[[_Loaded, Path], None]] = {
-        "denoiser": _write_published_ldm, "autoencoder": _write_published_vq, "backbone": _write_published_backbone,
+        "denoiser": _write_published_ldm, "autoencoder": _write_published_autoencoder,
+        "backbone": _write_published_backbone,
     }
     if loaded.kind not in writers:
         raise UserError(f"{_what(loaded)} is in its published layout already")
@@ -227,10 +228,13 @@ def _write_published_ldm(loaded: _Loaded, folder: Path) -> None:
     _save({**tensors, **schedule_buffers(schedule)}, folder / "ema_averaged_model.ckpt")
 
 
-def _write_published_vq(loaded: _Loaded, folder: Path) -> None:
-    """The two halves as ADMIS and IDiff-Face keep them."""
+def _write_published_autoencoder(loaded: _Loaded, folder: Path) -> None:
+    """VQ: the two halves as ADMIS and IDiff-Face keep them. KL: one Lightning file, as CompVis writes it."""
+    if loaded.name in ("kl-f4", "kl-f8") and loaded.part == "both":
+        _save({"state_dict": loaded.module.state_dict()}, folder / "model.ckpt")
+        return
     if loaded.name != "vq-f4":
-        raise UserError(f"{_what(loaded)} has no published layout of its own; its diffusers folder is one")
+        raise UserError(f"{_what(loaded)} ({loaded.part}) has no published layout of its own")
     for part, file in zip(("encoder", "decoder"), HALVES, strict=True):
         if loaded.part in ("both", part):
             _save(compvis.half(loaded.module.state_dict(), part), folder / file)
@@ -247,9 +251,16 @@ def _what(loaded: _Loaded) -> str:
     return f"{loaded.kind} {loaded.name}"
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
+def _save(tensors: dict[str, Any], path: Path) -> None:
+    """Write with `torch.save`; tensors may be nested in a dict, and are copied out of shared memory."""
+
+    def own(value: Tensor | dict[str, Any]) -> Tensor | dict[str, Any]:
+        if isinstance(value, dict):
+            return {key: own(inner) for key, inner in value.items()}
+        return value.detach().to("cpu").contiguous().clone()
+
     with write_atomically(path) as temporary:
-        torch.save({key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}, temporary)
+        torch.save(own(tensors), temporary)
 
 
 @contextmanager

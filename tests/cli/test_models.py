@@ -24,6 +24,7 @@ from facesyn_cli.stages.models import list_weights
 
 UNET = {"name": "idiff-unet", "channels": 32, "multipliers": [1], "attention": [True], "num_blocks": 1,
         "context_width": 32}
+KL = {"channels": 32, "multipliers": [1, 1, 1, 1], "num_blocks": 1}
 VQ = {"name": "vq-f4", "channels": 32, "multipliers": [1, 2], "num_blocks": 1, "codebook_size": 64}
 
 
@@ -126,6 +127,17 @@ def test_autoencoder_to_ours_and_back_in_halves(run_cli, tmp_path, vq):
     assert not halves[0].keys() & halves[1].keys()
     assert same_tensors(halves[0] | halves[1], read_tensors(vq))
     assert run_cli("models", "verify", tmp_path / "back").code == 0
+
+
+def test_kl_autoencoder_to_ours_and_back(run_cli, tmp_path):
+    tensors = fill_state(skeleton("autoencoder", name="kl-f8", **KL)).state_dict()
+    file = save(tmp_path / "kl.ckpt", {"state_dict": tensors | {"loss.logvar": torch.zeros(())}})
+    assert run_cli("models", "inspect", file, "--json").json()["architecture"] == "kl-f8"
+    assert run_cli("models", "verify", file).code == 0
+    assert run_cli("models", "convert", file, "--out", tmp_path / "ours").code == 0
+    assert load_autoencoder(tmp_path / "ours").section["name"] == "kl-f8"
+    assert run_cli("models", "convert", tmp_path / "ours", "--out", tmp_path / "back", "--to", "published").code == 0
+    assert same_tensors(read_tensors(tmp_path / "back" / "model.ckpt"), tensors)
 
 
 def test_guided_diffusion_to_a_pipeline_and_back(run_cli, assert_refused, tmp_path):

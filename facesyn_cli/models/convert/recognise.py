@@ -22,6 +22,8 @@ _SHOWN = 2  # names listed of each sort of difference
 _KNOWN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     *(("denoiser", "idiff-unet", {"conditioning": how}) for how in ("ca", "adagn", "unconditional")),
     *(("autoencoder", "vq-f4", {"part": part}) for part in ("both", "encoder", "decoder")),
+    *(("autoencoder", "kl-f4", {"part": part}) for part in ("both", "encoder")),
+    *(("autoencoder", "kl-f8", {"part": part}) for part in ("both", "encoder", "decoder")),
     *(("backbone", f"ir-{depth}", {}) for depth in (18, 34, 50, 101)),
     *(("backbone", f"ir-se-{depth}", {}) for depth in (18, 34, 50, 101)),
     *(("backbone", f"iresnet-{depth}", {}) for depth in (18, 34, 50, 100)),
