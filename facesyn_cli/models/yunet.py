@@ -1,6 +1,7 @@
 """YuNet, the face detector with five landmarks that OpenCV reads (`cv2.FaceDetectorYN`).
 
-Wu et al. 2023, "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 20.
+Wu et al. 2023, "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 20. The weights
+in OpenCV's model zoo are Apache-2.0; RGB photos of any size go in.
 
 It finds faces of about 10 to 300 pixels best, so large images are shrunk for it; and it misses faces that
 fill the whole image, as in ready-made crops, so an image without a face is tried again with a black margin.
@@ -18,14 +19,7 @@ from PIL import Image
 
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.errors import UserError
-from facesyn_cli.plugins.registry import Card
 
-CARD = Card(
-    about="Face detector with five landmarks, for OpenCV",
-    paper="Wu et al. 2023, Machine Intelligence Research 20",
-    input="RGB photos of any size",
-    licence="Apache-2.0",
-)
 MAX_SIDE = 640      # a larger image is shrunk to this for detection
 MIN_SCORE = 0.6     # less confident detections are not faces
 _NMS = 0.3          # of two boxes that overlap more than this, the less confident one goes

@@ -13,7 +13,6 @@ pytest.importorskip("cv2")
 pytest.importorskip("onnx")
 
 from facesyn_cli.errors import UserError  # noqa: E402
-from facesyn_cli.models import yunet  # noqa: E402
 from facesyn_cli.models.yunet import Yunet  # noqa: E402
 
 
@@ -89,7 +88,3 @@ def test_other_network_is_refused(tmp_path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "r.onnx")
     with pytest.raises(UserError, match="r.onnx is not YuNet"):
         Yunet(tmp_path / "r.onnx")
-
-
-def test_card_says_what_it_is() -> None:
-    assert "landmarks" in yunet.CARD.about and yunet.CARD.licence
