@@ -57,7 +57,7 @@ def golden() -> Path:
 @pytest.fixture
 def run_cli(capfd: pytest.CaptureFixture[str]):
     """Return a function that runs `facesyn` in this process: fast, and a traceback fails the test."""
-    from facesyn_cli import signals
+    from facesyn_cli import console, signals
     from facesyn_cli.cli.main import run_command_line
 
     def run(*arguments: object) -> Ran:
@@ -68,6 +68,7 @@ def run_cli(capfd: pytest.CaptureFixture[str]):
 
     handlers = _handlers()
     yield run
+    console.log.handlers.clear()  # they hold this test's stderr
     signals.reset()
     _restore(handlers)
 

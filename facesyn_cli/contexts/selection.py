@@ -145,8 +145,9 @@ class Progress:
 
     @property
     def vectors(self) -> np.ndarray:
-        """(K, 512) float32, all kept rows."""
-        return np.concatenate([np.empty((0, EMBEDDING_SIZE), np.float32), *(block.vectors for block in self.blocks)])
+        """(K, D) float32, all kept rows."""
+        kept = [block.vectors for block in self.blocks if len(block.vectors)]
+        return np.concatenate(kept) if kept else np.empty((0, EMBEDDING_SIZE), np.float32)
 
     def has(self, count: int | None) -> bool:
         """True when `count` contexts are kept; None is never reached."""

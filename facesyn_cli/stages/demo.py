@@ -28,11 +28,11 @@ FOLDS = 10
 class DemoConfig(StageConfig):
     """Settings of the drawn faces."""
 
-    identities: int = identity(200, "identities to train on", ge=2)
-    samples: int = identity(10, "pictures of each", ge=1)
-    test_identities: int = identity(60, "held-out identities", ge=2)
+    identities: int = identity(120, "identities to train on", ge=2)
+    samples: int = identity(8, "pictures of each", ge=1)
+    test_identities: int = identity(50, "held-out identities", ge=2)
     test_samples: int = identity(5, "pictures of each", ge=2)
-    pairs: int = identity(30, "genuine pairs a fold, and as many impostor pairs", ge=1)
+    pairs: int = identity(25, "genuine pairs a fold, and as many impostor pairs", ge=1)
 
     @model_validator(mode="after")
     def _enough(self) -> DemoConfig:
