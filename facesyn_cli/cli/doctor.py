@@ -10,7 +10,9 @@ from facesyn_cli.cli.stage_command import print_json, start
 _PACKAGES = {
     "core": ("torch", "torchvision", "accelerate", "diffusers", "safetensors", "numpy", "pillow", "pydantic"),
     "onnx": ("onnxruntime", "onnx"),
-    "tracking": ("tensorboard",),
+    "align": ("opencv-python-headless",),
+    "formats": ("lmdb", "webdataset", "pyarrow"),
+    "timm": ("timm",),
 }
 
 
