@@ -21,6 +21,7 @@ from facesyn_cli.artifacts.download import fetch
 from facesyn_cli.artifacts.files import TEMPORARY_PREFIX, explain, write_atomically
 from facesyn_cli.artifacts.hub import fetch_from_hub, is_hub_name
 from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.lock import Lock
 from facesyn_cli.artifacts.weights import read_config, write_weights
 from facesyn_cli.console import log
 from facesyn_cli.diffusion.schedule import build_schedule
@@ -266,12 +267,16 @@ def _save(tensors: dict[str, Any], path: Path) -> None:
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `out` that becomes `out` when the block ends without an error."""
-    temporary = out.parent / f"{TEMPORARY_PREFIX}{out.name}-{os.getpid()}"
+    temporary = out.parent / f"{TEMPORARY_PREFIX}{out.name}"
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        os.replace(temporary, out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with Lock(out.parent, f"convert-{out.name}"):
+            shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+            try:
+                temporary.mkdir()
+                yield temporary
+                os.replace(temporary, out)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise explain(error, out) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -15,6 +15,7 @@ import torch
 from fill import fill_state, golden_uniform, skeleton
 from guided_checkpoint import small_tensors, write_small
 
+from facesyn_cli.artifacts.lock import Lock
 from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.catalogue import CATALOGUE
@@ -238,6 +239,15 @@ def test_verify_refuses_what_does_not_compute(assert_refused, tmp_path, recognis
     assert_refused("models", "verify", save(tmp_path / "nan.pth", tensors), says="not finite")
     dead = {key: torch.zeros_like(value) for key, value in read_tensors(recogniser).items()}
     assert_refused("models", "verify", save(tmp_path / "dead.pth", dead), says="same embedding")
+
+
+def test_what_a_killed_conversion_left_is_cleared(run_cli, assert_refused, tmp_path, vq):
+    (tmp_path / ".tmp-ours").mkdir()
+    (tmp_path / ".tmp-ours" / "model.safetensors").write_bytes(b"half")
+    with Lock(tmp_path, "convert-ours"):
+        assert_refused("models", "convert", vq, "--out", tmp_path / "ours", says="is being written")
+    assert run_cli("models", "convert", vq, "--out", tmp_path / "ours").code == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ours", "vq.pt"]
 
 
 def test_wrong_words(assert_refused, tmp_path, recogniser, unet):
