@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from facesyn_cli.data.pixels import decode_image, encode_jpeg, fit_square, resize_u8
+from facesyn_cli.data.pixels import decode_image, encode_jpeg
 from facesyn_cli.data.record_images import fit_any
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -26,9 +26,7 @@ def fit_kept(data: bytes, size: int | None, quality: int | None) -> bytes:
     Raises:
         UnreadableImage: The bytes are no image, or only a part of one.
     """
-    if quality is None:
-        return fit_any(data, size)
-    pixels_u8 = decode_image(data)
-    if size is None or pixels_u8.shape[:2] == (size, size):
-        return data
-    return encode_jpeg(resize_u8(fit_square(pixels_u8), size), quality)
+    kept = fit_any(data, size)
+    if kept is data or quality is None:
+        return kept
+    return encode_jpeg(decode_image(kept), quality)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ class WebdatasetWriter:
         image = (tar_header(f"{key}{suffix_of(data)}", len(data)), data, tar_padding(len(data)))
         self._file.write(b"".join((*image, tar_header(f"{key}.cls", _LABEL_BYTES))))
         offset = self._file.write(bytes(BLOCK))
-        self._places.write(np.array((self._shard, offset), dtype=_PLACE).tobytes())
+        self._places.write(struct.pack("<iq", self._shard, offset))
         self.num_records += 1
 
     def commit(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tiny_records import FORMATS, NAME, encoded, read_all, tiny_images, write_se
 from facesyn_cli.artifacts.record_set import RecordSet, build_format
 from facesyn_cli.artifacts.record_set_images import RecordSetImages, open_images
 from facesyn_cli.data.caffe_datum import encode_datum, find_in_datum
-from facesyn_cli.data.pixels import decode_image
+from facesyn_cli.data.pixels import UnreadableImage, decode_image
 from facesyn_cli.data.recordio import HEADER, frame_record
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
@@ -471,3 +471,25 @@ def test_long_keys_keep_the_sample(tmp_path: Path):
     images = {("x" * 600, "\u00e4.b"): IN_ORDER[0], ("y", "z" * 250): IN_ORDER[1]}
     records = RecordSet.open(write_set("lmdb", tmp_path, images))
     assert [sample for _, sample, _ in read_all(records)] == ["\u00e4.b", "z" * 250]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "deep/er/x" * 8, "y" * 99, "y" * 100, "y" * 101, "\u00e4.cls", "z" * 300])
+@pytest.mark.parametrize("size", [0, 10, 8**11 - 1, 8**11])
+def test_tar_headers_are_those_of_python(name: str, size: int):
+    from facesyn_cli.data.tar_members import tar_header
+
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    assert tar_header(name, size) == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+
+
+@pytest.mark.parametrize("name", ["tfrecord", "rec"])
+def test_a_jpeg_is_kept_only_if_it_decodes_to_its_end(name: str):
+    """The quick look at a JPEG finds every truncation that the full decoder finds."""
+    record_format, data = build_format(name), encoded(1)
+    assert record_format.fit(data, 16) is data
+    for size in range(len(data)):
+        with pytest.raises(UnreadableImage):
+            record_format.fit(data[:size], 16)
+        with pytest.raises(UnreadableImage):
+            decode_image(data[:size])
