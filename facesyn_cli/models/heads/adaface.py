@@ -14,9 +14,9 @@ import math
 from functools import partial
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from facesyn_cli.config.fields import identity
 from facesyn_cli.models.heads.margin import HeadFactory, MarginHead, cos_of_sum
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -29,10 +29,10 @@ _MIN_DEVIATION = 1e-3
 class AdaFaceConfig(PluginConfig):
     """Settings of `adaface`."""
 
-    scale: float = Field(default=64.0, gt=0)                    # s, factor of all logits
-    margin: float = Field(default=0.4, ge=0, lt=1)              # m, radians and cosine
-    concentration: float = Field(default=0.333, gt=0)           # h, share of norms within one deviation unit
-    rate: float = Field(default=0.01, gt=0, le=1)               # t_alpha, weight of the newest mean and deviation
+    scale: float = identity(64.0, "s, factor of all logits", gt=0)
+    margin: float = identity(0.4, "m, radians and cosine", ge=0, lt=1)
+    concentration: float = identity(0.333, "h, share of norms within one deviation unit", gt=0)
+    rate: float = identity(0.01, "t_alpha, weight of the newest mean and deviation", gt=0, le=1)
 
 
 class AdaFace(MarginHead):

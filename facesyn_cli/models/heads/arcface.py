@@ -10,9 +10,9 @@ import math
 from functools import partial
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from facesyn_cli.config.fields import identity
 from facesyn_cli.models.heads.margin import HeadFactory, MarginHead, angular_target
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -21,8 +21,8 @@ from facesyn_cli.plugins.settings import PluginConfig
 class AngularConfig(PluginConfig):
     """Settings of heads with one margin in the angle."""
 
-    scale: float = Field(default=64.0, gt=0)                    # s, factor of all logits
-    margin: float = Field(default=0.5, ge=0, lt=math.pi / 2)    # m, radians
+    scale: float = identity(64.0, "s, factor of all logits", gt=0)
+    margin: float = identity(0.5, "m, radians", ge=0, lt=math.pi / 2)
 
 
 class ArcFace(MarginHead):

@@ -11,9 +11,10 @@ import math
 from functools import partial
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
+from facesyn_cli.config.fields import identity
 from facesyn_cli.models.heads.margin import HeadFactory, MarginHead
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -22,10 +23,10 @@ from facesyn_cli.plugins.settings import PluginConfig
 class CombinedMarginConfig(PluginConfig):
     """Settings of `combined-margin`."""
 
-    scale: float = Field(default=64.0, gt=0)                    # s, factor of all logits
-    factor: float = Field(default=1.0, gt=0, le=2)              # m1, factor of the angle
-    angle: float = Field(default=0.3, ge=0, lt=math.pi / 2)     # m2, radians
-    cosine: float = Field(default=0.2, ge=0, lt=1)              # m3, a cosine
+    scale: float = identity(64.0, "s, factor of all logits", gt=0)
+    factor: float = identity(1.0, "m1, factor of the angle", gt=0, le=2)
+    angle: float = identity(0.3, "m2, radians", ge=0, lt=math.pi / 2)
+    cosine: float = identity(0.2, "m3, a cosine", ge=0, lt=1)
 
     @model_validator(mode="after")
     def _stays_below_two_pi(self) -> CombinedMarginConfig:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from facesyn_cli.config.fields import identity
 from facesyn_cli.models.heads.margin import HeadFactory, MarginHead
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -16,8 +16,8 @@ from facesyn_cli.plugins.settings import PluginConfig
 class CosFaceConfig(PluginConfig):
     """Settings of `cosface`."""
 
-    scale: float = Field(default=64.0, gt=0)                    # s, factor of all logits
-    margin: float = Field(default=0.4, ge=0, lt=1)              # m, a cosine
+    scale: float = identity(64.0, "s, factor of all logits", gt=0)
+    margin: float = identity(0.4, "m, a cosine", ge=0, lt=1)
 
 
 class CosFace(MarginHead):

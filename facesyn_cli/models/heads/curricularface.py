@@ -9,9 +9,9 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from facesyn_cli.config.fields import identity
 from facesyn_cli.models.heads.arcface import AngularConfig
 from facesyn_cli.models.heads.margin import HeadFactory, MarginHead, angular_target, cos_of_sum
 from facesyn_cli.plugins.registry import Card, register
@@ -20,7 +20,7 @@ from facesyn_cli.plugins.registry import Card, register
 class CurricularFaceConfig(AngularConfig):
     """Settings of `curricularface`."""
 
-    rate: float = Field(default=0.1, gt=0, le=1)                # alpha, weight of the newest mean in t
+    rate: float = identity(0.1, "alpha, weight of the newest mean in t", gt=0, le=1)
 
 
 class CurricularFace(MarginHead):

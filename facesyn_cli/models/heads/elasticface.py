@@ -14,9 +14,9 @@ import math
 from functools import partial
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from facesyn_cli.config.fields import identity
 from facesyn_cli.models.heads.margin import HeadFactory, MarginHead, angular_target
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -27,29 +27,29 @@ _PAPER = "Boutros et al. 2022, arXiv:2109.09416"
 class ElasticArcConfig(PluginConfig):
     """Settings of `elasticface-arc`."""
 
-    scale: float = Field(default=64.0, gt=0)                    # s, factor of all logits
-    margin: float = Field(default=0.5, ge=0, lt=math.pi / 2)    # m, mean of the margins, radians
-    deviation: float = Field(default=0.05, ge=0, lt=1)          # sigma of the margins
+    scale: float = identity(64.0, "s, factor of all logits", gt=0)
+    margin: float = identity(0.5, "m, mean of the margins, radians", ge=0, lt=math.pi / 2)
+    deviation: float = identity(0.05, "sigma of the margins", ge=0, lt=1)
 
 
 class ElasticArcPlusConfig(ElasticArcConfig):
     """Settings of `elasticface-arc-plus`."""
 
-    deviation: float = Field(default=0.0175, ge=0, lt=1)        # sigma of the margins
+    deviation: float = identity(0.0175, "sigma of the margins", ge=0, lt=1)
 
 
 class ElasticCosConfig(PluginConfig):
     """Settings of `elasticface-cos`."""
 
-    scale: float = Field(default=64.0, gt=0)                    # s, factor of all logits
-    margin: float = Field(default=0.35, ge=0, lt=1)             # m, mean of the margins, a cosine
-    deviation: float = Field(default=0.05, ge=0, lt=1)          # sigma of the margins
+    scale: float = identity(64.0, "s, factor of all logits", gt=0)
+    margin: float = identity(0.35, "m, mean of the margins, a cosine", ge=0, lt=1)
+    deviation: float = identity(0.05, "sigma of the margins", ge=0, lt=1)
 
 
 class ElasticCosPlusConfig(ElasticCosConfig):
     """Settings of `elasticface-cos-plus`."""
 
-    deviation: float = Field(default=0.025, ge=0, lt=1)         # sigma of the margins
+    deviation: float = identity(0.025, "sigma of the margins", ge=0, lt=1)
 
 
 class ElasticFace(MarginHead):

@@ -14,9 +14,10 @@ import math
 from functools import partial
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
+from facesyn_cli.config.fields import identity
 from facesyn_cli.models.heads.margin import HeadFactory, MarginHead, angular_target
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -25,12 +26,12 @@ from facesyn_cli.plugins.settings import PluginConfig
 class MagFaceConfig(PluginConfig):
     """Settings of `magface`."""
 
-    scale: float = Field(default=64.0, gt=0)                          # s, factor of all logits
-    margin: float = Field(default=0.45, ge=0, lt=math.pi / 2)         # l_m, margin at the smallest norm, radians
-    max_margin: float = Field(default=0.8, ge=0, lt=math.pi / 2)      # u_m, margin at the largest norm, radians
-    min_norm: float = Field(default=10.0, gt=0)                       # l_a
-    max_norm: float = Field(default=110.0, gt=0)                      # u_a
-    norm_weight: float = Field(default=35.0, ge=0)                    # lambda, weight of g(a) in the loss
+    scale: float = identity(64.0, "s, factor of all logits", gt=0)
+    margin: float = identity(0.45, "l_m, margin at the smallest norm, radians", ge=0, lt=math.pi / 2)
+    max_margin: float = identity(0.8, "u_m, margin at the largest norm, radians", ge=0, lt=math.pi / 2)
+    min_norm: float = identity(10.0, "l_a", gt=0)
+    max_norm: float = identity(110.0, "u_a", gt=0)
+    norm_weight: float = identity(35.0, "lambda, weight of g(a) in the loss", ge=0)
 
     @model_validator(mode="after")
     def _rise(self) -> MagFaceConfig:

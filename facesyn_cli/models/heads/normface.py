@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from pydantic import Field
 from torch import Tensor
 
+from facesyn_cli.config.fields import identity
 from facesyn_cli.models.heads.margin import HeadFactory, MarginHead
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -15,7 +15,7 @@ from facesyn_cli.plugins.settings import PluginConfig
 class NormFaceConfig(PluginConfig):
     """Settings of `normface`."""
 
-    scale: float = Field(default=64.0, gt=0)                    # s, factor of all logits; fixed, not learned
+    scale: float = identity(64.0, "s, factor of all logits; fixed, not learned", gt=0)
 
 
 class NormFace(MarginHead):
