@@ -14,6 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # shared builders such as `fill.py`
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one test process a core; more threads would fight over them
 
 GOLDEN = Path(__file__).parent / "golden"
 

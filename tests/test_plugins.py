@@ -92,7 +92,9 @@ def test_transform_keeps_shape_and_follows_its_generator(name: str) -> None:
     assert np.array_equal(first, again) and not np.array_equal(first, image)
 
 
-@pytest.mark.parametrize("kind", ["guidance", "contexts", "context_filter", "augmentation", "record_format", "benchmark"])
+@pytest.mark.parametrize(
+    "kind", ["guidance", "contexts", "context_filter", "augmentation", "record_format", "benchmark"]
+)
 def test_other_plugins_build_from_their_defaults(kind: str) -> None:
     for name in BUILTIN[kind]:
         assert build(kind, name) is not None

@@ -11,7 +11,7 @@ _PACKAGES = {
     "core": ("torch", "torchvision", "accelerate", "diffusers", "safetensors", "numpy", "pillow", "pydantic"),
     "onnx": ("onnxruntime", "onnx"),
     "align": ("opencv-python-headless",),
-    "formats": ("lmdb", "webdataset", "pyarrow"),
+    "formats": ("lmdb", "pyarrow"),
     "timm": ("timm",),
 }
 

@@ -153,7 +153,8 @@ def _draw(pen: ImageDraw.ImageDraw, face: Face, side: int, yaw: float, pitch: fl
     x, y = on_face(0, eye_y + face.nose_length + 0.115)
     width, open_h = face.mouth_width * squeeze * (1 + 0.15 * smile), face.lip_weight * (1 + mouth_open)
     bend = 0.03 * smile
-    mouth = [(-1, -bend), (-0.4, -open_h), (0, -open_h * 0.8), (0.4, -open_h), (1, -bend), (0.5, open_h), (-0.5, open_h)]
+    upper = [(-1, -bend), (-0.4, -open_h), (0, -open_h * 0.8), (0.4, -open_h), (1, -bend)]
+    mouth = [*upper, (0.5, open_h), (-0.5, open_h)]
     pen.polygon([((0.5 + x + u * width) * side, (0.5 + y + v) * side) for u, v in mouth], fill=face.lips)
     if mouth_open > 0.3:
         pen.ellipse(box(x, y, width * 0.55, open_h * 0.45), fill=(60, 18, 18))

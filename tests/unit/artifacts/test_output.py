@@ -32,7 +32,8 @@ PARENTS = {"images": Parent("a", "sha256:1")}
 
 
 def go(folder: Path, cfg: Config | None = None, parents: dict | None = None, finish: bool = True, **options: object):
-    with open_output(folder, "Thing", "make", cfg or Config(), PARENTS if parents is None else parents, **options) as out:
+    parents = PARENTS if parents is None else parents
+    with open_output(folder, "Thing", "make", cfg or Config(), parents, **options) as out:
         state = (out.finished, out.resumed)
         if finish and not out.finished:
             out.finish({"things": 3}, {"note": 1})
@@ -59,7 +60,11 @@ def test_unfinished_work_is_taken_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"cfg": Config(lr=0.2)}, {"parents": {"images": Parent("a", "sha256:2")}}, {"parents": {}}, {"cfg": Config(ids=4)}]
+    "change",
+    [
+        {"cfg": Config(lr=0.2)}, {"cfg": Config(ids=4)},
+        {"parents": {"images": Parent("a", "sha256:2")}}, {"parents": {}},
+    ],
 )
 @pytest.mark.parametrize("finished", [True, False])
 def test_changes_are_refused_with_the_difference(tmp_path: Path, change: dict, finished: bool) -> None:

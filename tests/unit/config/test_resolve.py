@@ -7,8 +7,17 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from facesyn_cli.config.fields import PluginConfig, PluginList, PluginSection, StageConfig, growing, identity
-from facesyn_cli.config.fields import recorded, runtime, source
+from facesyn_cli.config.fields import (
+    PluginConfig,
+    PluginList,
+    PluginSection,
+    StageConfig,
+    growing,
+    identity,
+    recorded,
+    runtime,
+    source,
+)
 from facesyn_cli.config.resolve import resolve
 from facesyn_cli.errors import UserError
 
@@ -62,12 +71,15 @@ def test_all_problems_at_once_with_nearest_names() -> None:
     with pytest.raises(UserError) as caught:
         config("lrr=1", "lr=-1", "head.marginn=2", "ids=x", "oops")
     message = str(caught.value)
-    for part in ("'lrr', did you mean 'lr'", "lr: Input should be greater than 0", "did you mean 'margin'", "ids:", "'oops'"):
+    known = ("'lrr', did you mean 'lr'", "lr: Input should be greater", "did you mean 'margin'", "ids:", "'oops'")
+    for part in known:
         assert part in message, part
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("word", ["head=nope", "head=[1]", "seed.x=1", "lr.x=2", "transforms.0=3", "head.name=nope", "seed=-1"])
+@pytest.mark.parametrize(
+    "word", ["head=nope", "head=[1]", "seed.x=1", "lr.x=2", "transforms.0=3", "head.name=nope", "seed=-1"]
+)
 def test_wrong_words_are_refused(word: str) -> None:
     with pytest.raises(UserError):
         config(word)
