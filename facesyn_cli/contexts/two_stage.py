@@ -73,8 +73,6 @@ class TwoStage:
         """
         self._resources = resources
         settings = resources.ldm.settings
-        if settings.prediction != "epsilon":
-            raise UserError(f"source two-stage: the LDM predicts {settings.prediction}; sampling knows epsilon only")
         self._schedule = build_schedule(
             settings.beta_schedule, settings.num_timesteps, settings.beta_start, settings.beta_end
         )

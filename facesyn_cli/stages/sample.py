@@ -471,8 +471,6 @@ def _load_ldm(path: Path) -> LoadedLdm:
     if path.is_dir() and ((path / HEADER).exists() or (path / BEGUN).exists()):
         require_header(path, "Weights")
     ldm = load_denoiser(path)
-    if ldm.config.prediction != "epsilon":
-        raise UserError(f"{path} predicts {ldm.config.prediction}; sampling knows epsilon only")
     if not getattr(ldm.module, "is_conditional", True):
         raise UserError(f"{path} is an unconditional LDM: it takes no contexts, so its images have no identity")
     return ldm

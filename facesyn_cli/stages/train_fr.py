@@ -66,7 +66,7 @@ from facesyn_cli.training.norm_groups import (
     use_global_norms,
 )
 from facesyn_cli.training.precision import Precision, check_precision
-from facesyn_cli.training.processes import Processes, launched_processes, processes
+from facesyn_cli.training.processes import AgreedError, Processes, launched_processes, processes
 from facesyn_cli.training.recognition import Group, Recogniser
 from facesyn_cli.training.weights_export import export_published
 
@@ -458,4 +458,4 @@ def _embedding_size(backbone: nn.Module) -> int:
 def _agree(group: Processes, problem: str) -> None:
     """Raise in all processes, with its words, when one of them has a problem; all call it together."""
     if group.any(bool(problem)):
-        raise UserError(next(text for text in gather_object([problem]) if text))
+        raise AgreedError(next(text for text in gather_object([problem]) if text))

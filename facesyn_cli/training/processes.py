@@ -17,6 +17,10 @@ from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
 
+class AgreedError(UserError):
+    """Something the user can fix that every process raises; the first one tells it."""
+
+
 class Processes:
     """This process among those started by `accelerate launch` or torchrun; alone without them.
 
@@ -86,14 +90,14 @@ class Processes:
         else:
             problem = self._tell("")
             if problem:
-                raise UserError(problem)
+                raise AgreedError(problem)
             output = opened.__enter__()
         with ExitStack() as stack:
             stack.push(opened.__exit__)
             try:
                 yield output
             except UserError as error:
-                if not self.is_first:  # the first process may not meet this error, so this one has to speak
+                if not self.is_first and not isinstance(error, AgreedError):  # nobody else may know of it
                     log.error(f"process {self.index}: {error}")
                 raise
 

@@ -356,7 +356,7 @@ def test_wrong_inputs(assert_refused, ldm, contexts, tmp_path):
     refused("--device", "cuda:99", says="cuda:99")
     refused("--precision", "fp8", says="precision")
     refused(ldm=_damaged(ldm, tmp_path / "no-decoder", autoencoder=None), says="name it with --autoencoder")
-    refused(ldm=_damaged(ldm, tmp_path / "velocity", prediction="v"), says="epsilon only")
+    refused(ldm=_damaged(ldm, tmp_path / "velocity", prediction="v"), says="'epsilon'")
     refused(ldm=_damaged(ldm, tmp_path / "wrong-width", denoiser={**TINY, "channels": 64}), says="does not fit")
     refused("--autoencoder", tmp_path / "text.ckpt", says="text.ckpt")
     unconditional = {**TINY, "conditioning": "unconditional"}
