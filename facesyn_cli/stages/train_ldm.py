@@ -281,13 +281,13 @@ def _open_inputs(cfg: TrainLdmConfig, work: Work) -> _Inputs:
     images_path = cfg.images or work.folder("images")
     if cfg.images is None and not images_path.exists():
         raise UserError(f"train-ldm needs faces: {images_path} does not exist; give --images a folder or zip")
-    if cfg.export_published:
-        check_exportable(cfg.denoiser, cfg.beta_schedule)
     if cfg.autoencoder is None and cfg.autoencoder_model is None:
         raise UserError("train-ldm needs an autoencoder: give --autoencoder FILE, folder or hub id")
     autoencoder = load_autoencoder(
         _absolute(cfg.autoencoder), cfg.autoencoder_model, "both" if cfg.preview_every else "encoder"
     )
+    if cfg.export_published:
+        check_exportable(cfg.denoiser, cfg.beta_schedule, _is_normalised(cfg, autoencoder))
     shape = latent_shape(autoencoder, cfg.image_size)
     schedule = build_schedule(cfg.beta_schedule, cfg.num_timesteps, cfg.beta_start, cfg.beta_end)
     images = open_images(images_path)
@@ -369,11 +369,16 @@ def _latents(
 def _statistics(
     cfg: TrainLdmConfig, inputs: _Inputs, processes: Processes, latents: CachedLatents | EncodedLatents
 ) -> tuple[list[float] | None, list[float] | None]:
-    kind = cfg.latent_statistics
-    if kind == "identity" or (kind == "auto" and inputs.autoencoder.section["name"] == "vq-f4"):
+    if not _is_normalised(cfg, inputs.autoencoder):
         return None, None
     rows = evenly(inputs.joined.train_rows, STATISTICS_IMAGES)
     return latent_statistics(inputs.folder / "latent_statistics.json", latents, rows, processes)
+
+
+def _is_normalised(cfg: TrainLdmConfig, autoencoder: nn.Module) -> bool:
+    if cfg.latent_statistics == "auto":
+        return autoencoder.section["name"] != "vq-f4"
+    return cfg.latent_statistics == "measured"
 
 
 def _settings(

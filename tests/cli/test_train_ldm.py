@@ -45,7 +45,7 @@ def _header(out: Path) -> dict:
 
 def test_it_learns_and_writes_what_sample_needs(faces: Path, tmp_path: Path, run_cli):
     more = ("preview_every=20", "preview_steps=3", "preview_identities=3", "preview_samples=2", "save_steps=[10]",
-            "export_published=true", "keep_checkpoints=1", "optimiser.clip=1")
+            "keep_checkpoints=1", "optimiser.clip=1")
     ran = run_cli(*train_arguments(faces, tmp_path / "ldm", *more, steps=40), "--json")
     assert ran.code == 0, ran.err
     out = tmp_path / "ldm"
@@ -65,9 +65,17 @@ def test_it_learns_and_writes_what_sample_needs(faces: Path, tmp_path: Path, run
     with Image.open(out / "previews" / "step-00000020.png") as grid:
         assert grid.size == (3 * 16 + 2 * 2, 3 * 16 + 2 * 2)  # (real + 2 samples) x 3 identities, 2 pixels apart
 
-    published = torch.load(out / "ema_averaged_model_40.ckpt", weights_only=True)
+
+def test_the_published_file_is_read_back(faces: Path, tmp_path: Path, run_cli, assert_refused):
+    out = tmp_path / "ldm"
+    assert_refused(*train_arguments(faces, out, "export_published=true"), says="latent_statistics=identity")
+    ran = run_cli(*train_arguments(faces, out, "export_published=true", "latent_statistics=identity", steps=4))
+    assert ran.code == 0, ran.err
+    loaded = load_denoiser(out)
+    assert loaded.config.latent_std is None
+    published = torch.load(out / "ema_averaged_model_4.ckpt", weights_only=True)
     assert len(published) == len(loaded.module.state_dict()) + 8
-    again = load_denoiser(out / "ema_averaged_model_40.ckpt")
+    again = load_denoiser(out / "ema_averaged_model_4.ckpt")
     for key, value in loaded.module.state_dict().items():
         assert torch.equal(published[f"eps_model.{key}"], value)
         assert torch.equal(again.module.state_dict()[key], value)

@@ -212,9 +212,12 @@ def test_export_has_the_published_buffers(tmp_path):
         # a few float32 roundings; 1 - ab loses digits where ab is near 1
         torch.testing.assert_close(content[name], torch.from_numpy(values), rtol=2e-4, atol=1e-7, msg=name)
     with pytest.raises(UserError, match="idiff-unet"):
-        check_exportable(UnetConfig(name="other"), "linear")
+        check_exportable(UnetConfig(name="other"), "linear", False)
     with pytest.raises(UserError, match="linear"):
-        check_exportable(UnetConfig(name="idiff-unet"), "cosine")
+        check_exportable(UnetConfig(name="idiff-unet"), "cosine", False)
+    with pytest.raises(UserError, match="latent_statistics=identity"):
+        check_exportable(UnetConfig(name="idiff-unet"), "linear", True)
+    check_exportable(UnetConfig(name="idiff-unet"), "linear", False)
 
 
 def test_read_ahead_keeps_order_and_hands_errors_on():
