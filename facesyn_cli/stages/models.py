@@ -221,7 +221,7 @@ def _write_published_ldm(loaded: _Loaded, folder: Path) -> None:
         raise UserError("this LDM works on normalised latents (latent_mean, latent_std), for which the published "
                         "layout has no place; the published code would draw noise with it")
     cfg = loaded.module.cfg
-    check_exportable(cfg, settings.beta_schedule)
+    check_exportable(cfg, settings.beta_schedule, is_normalised=False)
     schedule = build_schedule(
         settings.beta_schedule, settings.num_timesteps, settings.beta_start, settings.beta_end
     )
