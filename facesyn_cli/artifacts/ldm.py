@@ -24,7 +24,8 @@ class LdmSettings(BaseModel):
     beta_schedule: str = "linear"                           # name understood by diffusion/schedule.py
     beta_start: float = 1e-4
     beta_end: float = 0.02
-    prediction: Literal["epsilon"] = "epsilon"              # what the denoiser's output means
+    zero_terminal_snr: bool = False                         # the schedule is rescaled to end in pure noise
+    prediction: Literal["epsilon", "v"] = "epsilon"         # what the denoiser's output means
     latent_channels: int = 3
     latent_size: int = 32                                   # side of the latent grid
     latent_mean: list[float] | None = None                  # per channel; None: latents are used as they are

@@ -21,7 +21,7 @@ from facesyn_cli.data.pixels import resize_pixels, to_u8
 from facesyn_cli.diffusion.guidance import NoGuidanceConfig, build_none
 from facesyn_cli.diffusion.noise import image_noise, step_noise
 from facesyn_cli.diffusion.sampling import sample_latents
-from facesyn_cli.diffusion.schedule import build_schedule
+from facesyn_cli.diffusion.schedule import ldm_schedule
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.registry import Card, register
@@ -69,13 +69,10 @@ class TwoStage:
         """Take the networks.
 
         Raises:
-            UserError: The LDM does not predict the noise, or the scheduler cannot make its steps.
+            UserError: The scheduler cannot make its steps.
         """
         self._resources = resources
-        settings = resources.ldm.settings
-        self._schedule = build_schedule(
-            settings.beta_schedule, settings.num_timesteps, settings.beta_start, settings.beta_end
-        )
+        self._schedule = ldm_schedule(resources.ldm.settings)
         steps = len(self._make_scheduler(self._schedule).timesteps)  # refuses numbers of steps that do not go
         self.evaluations = {"denoiser": steps, "decoder": 1, "recogniser": 1}
 

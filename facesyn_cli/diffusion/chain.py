@@ -6,6 +6,12 @@ Song et al. 2021, arXiv:2010.02502, Eq. 12 and 16, with a = ab_t and p = ab_prev
     sigma  = eta sqrt((1 - p) / (1 - a)) sqrt(1 - a / p)
     x_prev = sqrt(p) x0 + sqrt(1 - p - sigma^2) eps + sigma z,    z ~ N(0, 1)
 
+A network that predicts v gives (Salimans & Ho 2022, arXiv:2202.00512, App. D)
+
+    x0 = sqrt(a) x_t - sqrt(1 - a) v,    eps = sqrt(1 - a) x_t + sqrt(a) v,
+
+which needs no division, and so holds at a = 0 too.
+
 eta = 1 is the posterior of Ho et al. 2020, arXiv:2006.11239, Eq. 7. Their other choice of variance keeps
 that mean but adds noise of variance beta = 1 - a / p, and none after the last step.
 """
@@ -30,6 +36,7 @@ class ReverseChain:
         previous_alpha_bars: (steps,) alpha_bar after each step; the last is 1 where the chain ends clean.
         eta: 0 is deterministic, 1 is ancestral.
         large_variance: Add noise of variance beta instead of the posterior's; needs eta 1.
+        prediction: What the network predicts: `epsilon` or `v`.
     """
 
     def __init__(
@@ -39,14 +46,19 @@ class ReverseChain:
         previous_alpha_bars: np.ndarray,
         eta: float = 0.0,
         large_variance: bool = False,
+        prediction: str = "epsilon",
     ) -> None:
         self.timesteps = tuple(timesteps)
         a, p = np.asarray(alpha_bars, np.float64), np.asarray(previous_alpha_bars, np.float64)
         sigma = eta * np.sqrt((1 - p) / (1 - a)) * np.sqrt(1 - a / p)
-        spread = np.sqrt((1 - a) / a)
-        # x_prev = scale x + slope eps + sigma z, with the coefficients rounded once, from float64.
-        self._scale = np.sqrt(p / a)
-        self._slope = np.sqrt(np.maximum(1 - p - sigma**2, 0)) - np.sqrt(p) * spread
+        clean, noisy = np.sqrt(p), np.sqrt(np.maximum(1 - p - sigma**2, 0))  # factors of x0 and of eps in x_prev
+        # x_prev = scale x + slope output + sigma z, with the coefficients rounded once, from float64.
+        if prediction == "epsilon":
+            self._scale = np.sqrt(p / a)
+            self._slope = noisy - clean * np.sqrt((1 - a) / a)
+        else:
+            self._scale = clean * np.sqrt(a) + noisy * np.sqrt(1 - a)
+            self._slope = noisy * np.sqrt(a) - clean * np.sqrt(1 - a)
         self._sigma = np.where(p < 1, np.sqrt(1 - a / p), 0.0) if large_variance else sigma
 
     def start(self, noise: Tensor) -> Tensor:
@@ -57,9 +69,9 @@ class ReverseChain:
         """Return what the network sees at step `index`: x itself."""
         return x
 
-    def step(self, eps: Tensor, index: int, x: Tensor, draw_noise: Callable[[int], Tensor]) -> Tensor:
+    def step(self, output: Tensor, index: int, x: Tensor, draw_noise: Callable[[int], Tensor]) -> Tensor:
         """Return x after step `index`; see `Scheduler.step`."""
-        x = float(self._scale[index]) * x + float(self._slope[index]) * eps
+        x = float(self._scale[index]) * x + float(self._slope[index]) * output
         if self._sigma[index] > 0:
             x = x + float(self._sigma[index]) * draw_noise(index)
         return x
@@ -86,4 +98,4 @@ def textbook_chain(schedule: NoiseSchedule, steps: int, eta: float, large_varian
     """
     timesteps = trailing_timesteps(steps, schedule.num_timesteps)
     alpha_bars = schedule.alpha_bars.double().numpy()[timesteps]
-    return ReverseChain(timesteps, alpha_bars, np.append(alpha_bars[1:], 1.0), eta, large_variance)
+    return ReverseChain(timesteps, alpha_bars, np.append(alpha_bars[1:], 1.0), eta, large_variance, schedule.prediction)

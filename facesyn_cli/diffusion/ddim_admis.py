@@ -38,6 +38,11 @@ def build_ddim_admis(cfg: DdimAdmisConfig) -> Callable[[NoiseSchedule], ReverseC
     """Return a function that makes the chain for a schedule; it refuses steps that do not divide T."""
 
     def make(schedule: NoiseSchedule) -> ReverseChain:
+        if schedule.prediction != "epsilon":
+            raise UserError(
+                f"scheduler ddim-admis repeats the published chain for eps; this LDM predicts {schedule.prediction}:"
+                " use ddim"
+            )
         total = schedule.num_timesteps
         if total % cfg.steps:
             raise UserError(

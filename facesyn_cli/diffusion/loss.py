@@ -1,6 +1,7 @@
-"""The training objective: mean squared error of the predicted noise.
+"""The training objective: mean squared error of the prediction.
 
-Ho et al. 2020, arXiv:2006.11239, Eq. 14: E || eps - eps_theta(sqrt(ab_t) x_0 + sqrt(1 - ab_t) eps, t) ||^2.
+Ho et al. 2020, arXiv:2006.11239, Eq. 14: E || eps - eps_theta(sqrt(ab_t) x_0 + sqrt(1 - ab_t) eps, t) ||^2, or the
+same of v (`diffusion/schedule.py`), optionally weighed by the signal-to-noise ratio.
 
 All that is random is drawn per image from (seed, step, index), so that the loss of a global batch does not
 depend on how many processes share it or how it is accumulated.
@@ -78,23 +79,27 @@ def diffusion_loss(
     latents: Tensor,
     contexts: Tensor | None,
     draws: TrainingNoise,
+    min_snr_gamma: float | None = None,
 ) -> Tensor:
     """Return the mean squared error per image, (B,) float32; its mean is the loss.
 
     Args:
-        denoiser: `denoiser(x, t, context, drop_context=..., component_mask=...)` -> eps.
+        denoiser: `denoiser(x, t, context, drop_context=..., component_mask=...)` -> eps or v, as the schedule says.
+        schedule: Noise levels, and what is predicted.
         latents: (B, C, H, W) clean latents.
         contexts: (B, E) contexts; None for an unconditional denoiser, which takes no masks.
         draws: From `training_noise`, on the device of the latents.
+        min_snr_gamma: Weigh each image by `NoiseSchedule.min_snr_weight`; None: all alike.
     """
     x = schedule.add_noise(latents, draws.noise, draws.t)
     if contexts is None:
-        eps = denoiser(x, draws.t, None)
+        output = denoiser(x, draws.t, None)
     else:
-        eps = denoiser(
+        output = denoiser(
             x, draws.t, contexts, drop_context=draws.drop_context, component_mask=draws.component_mask
         )
-    return (eps.float() - draws.noise).square().flatten(1).mean(dim=1)
+    losses = (output.float() - schedule.target(latents, draws.noise, draws.t)).square().flatten(1).mean(dim=1)
+    return losses if min_snr_gamma is None else losses * schedule.min_snr_weight(draws.t, min_snr_gamma)
 
 
 def _draw_image(

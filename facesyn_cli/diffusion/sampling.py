@@ -26,7 +26,7 @@ def sample_latents(
     """Return the latents of one batch; nothing leaves the device on the way.
 
     Args:
-        denoiser: `denoiser(x, t, context)` -> eps, in eval mode and on the device of `noise`. What depends
+        denoiser: `denoiser(x, t, context)` -> eps or v, in eval mode and on the device of `noise`. What depends
             on the context alone is computed once per batch if it offers `encode_context(context, batch=B)`,
             whose result is then passed in place of the context.
         scheduler: A fresh scheduler; the multistep ones serve one batch only.
@@ -52,14 +52,14 @@ def sample_latents(
                 on_step()
             x_in = scheduler.model_input(x, index)
             t = torch.full((len(noise),), timestep, device=device, dtype=_timestep_dtype(timestep))
-            eps = guidance.predict(
+            output = guidance.predict(
                 positive=partial(_predict, denoiser, x_in, t, context),
                 negative=partial(_predict, denoiser, x_in, t, empty),
                 index=index,
                 num_steps=num_steps,
             )
             with torch.autocast(device.type, enabled=False):
-                x = scheduler.step(eps, index, x, draw_noise or _refuse_to_draw)
+                x = scheduler.step(output, index, x, draw_noise or _refuse_to_draw)
     return x
 
 

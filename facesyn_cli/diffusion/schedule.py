@@ -6,6 +6,10 @@ Ho et al. 2020, arXiv:2006.11239, Eq. 4, and Nichol & Dhariwal 2021, arXiv:2102.
     linear:         beta from beta_start to beta_end in T equal steps
     scaled_linear:  sqrt(beta) from sqrt(beta_start) to sqrt(beta_end) in T equal steps (Rombach et al. 2022)
     cosine:         ab(u) = cos^2((u + s) / (1 + s) * pi / 2), u = t / T, s = 0.008; beta clipped to [0, 0.1]
+
+None of them reaches pure noise, from which sampling begins. Lin et al. 2024, arXiv:2305.08891, Alg. 1, shift and
+scale sqrt(ab) so that it ends at 0 (zero terminal SNR). There eps says nothing about x_0, so the network must
+predict v = sqrt(ab) eps - sqrt(1 - ab) x_0 (Salimans & Ho 2022, arXiv:2202.00512, App. D).
 """
 
 from __future__ import annotations
@@ -16,9 +20,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.errors import UserError
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "cosine")
+PREDICTIONS = ("epsilon", "v")
 
 _COSINE_OFFSET = 0.008    # s of Nichol & Dhariwal
 _COSINE_MAX_BETA = 0.1    # as published; Nichol & Dhariwal clip at 0.999
@@ -26,17 +32,19 @@ _COSINE_MAX_BETA = 0.1    # as published; Nichol & Dhariwal clip at 0.999
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The noise level of every timestep, shared by training and sampling.
+    """The noise level of every timestep and what the network predicts there, shared by training and sampling.
 
     Args:
         betas: (T,) float32, variance added at each timestep.
         alpha_bars: (T,) float32, share of the signal's variance left at each timestep; falls with t.
+        prediction: What the network's output means, one of `PREDICTIONS`.
 
     Shapes: T timesteps, B batch; latents, noise and x are (B, ...), t is (B,) of integers in [0, T).
     """
 
     betas: Tensor
     alpha_bars: Tensor
+    prediction: str = "epsilon"
 
     @property
     def num_timesteps(self) -> int:
@@ -47,15 +55,23 @@ class NoiseSchedule:
         signal, spread = self._scales(latents, t)
         return signal * latents + spread * noise
 
-    def predict_x0(self, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Return the clean latent that x_t and its noise imply."""
-        signal, spread = self._scales(x, t)
-        return (x - spread * eps) / signal
+    def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Return what the network should predict at x_t: eps, or v = sqrt(ab_t) eps - sqrt(1 - ab_t) x_0."""
+        if self.prediction == "epsilon":
+            return noise
+        signal, spread = self._scales(latents, t)
+        return signal * noise - spread * latents
 
-    def predict_eps(self, x: Tensor, x0: Tensor, t: Tensor) -> Tensor:
-        """Return the noise that x_t and its clean latent imply."""
-        signal, spread = self._scales(x, t)
-        return (x - signal * x0) / spread
+    def min_snr_weight(self, t: Tensor, gamma: float) -> Tensor:
+        """Return the weight of each image's squared error, (B,) float32.
+
+        Hang et al. 2023, arXiv:2303.09556, Eq. 8, as a weight of the error that is measured here, with
+        SNR = ab / (1 - ab): min(SNR, gamma) / SNR for eps, min(SNR, gamma) / (SNR + 1) for v. At a terminal
+        SNR of 0 the latter is 0: what the network says there comes from the timesteps before it.
+        """
+        alpha_bars = self.alpha_bars.to(t.device)[t]
+        snr = alpha_bars / (1 - alpha_bars)
+        return snr.clamp(max=gamma) / (snr if self.prediction == "epsilon" else snr + 1)
 
     def _scales(self, like: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         # Roots are taken in float32 as stored, then cast: float64 inputs must not see a second table.
@@ -68,6 +84,8 @@ def build_schedule(
     num_timesteps: int = 1000,
     beta_start: float = 1e-4,
     beta_end: float = 0.02,
+    zero_terminal_snr: bool = False,
+    prediction: str = "epsilon",
 ) -> NoiseSchedule:
     """Return the schedule of a trained or a new LDM.
 
@@ -77,9 +95,11 @@ def build_schedule(
             the last alpha_bar hardly depends on T.
         beta_start: beta_0 at T = 1000; `cosine` has none.
         beta_end: beta_{T-1} at T = 1000; `cosine` has none.
+        zero_terminal_snr: Shift and scale the schedule so that the last timestep is pure noise.
+        prediction: What the network predicts, one of `PREDICTIONS`.
 
     Raises:
-        UserError: The name is unknown or the numbers make no schedule.
+        UserError: A name is unknown, the numbers make no schedule, or eps is to be predicted from pure noise.
     """
     if num_timesteps < 1:
         raise UserError(f"num_timesteps must be at least 1, got {num_timesteps}")
@@ -99,8 +119,38 @@ def build_schedule(
             betas = torch.linspace(low**0.5, high**0.5, num_timesteps, dtype=torch.float32) ** 2
     else:
         raise UserError(f"unknown beta_schedule {beta_schedule!r}; known: {', '.join(BETA_SCHEDULES)}")
+    if prediction not in PREDICTIONS:
+        raise UserError(f"unknown prediction {prediction!r}; known: {', '.join(PREDICTIONS)}")
     # exp of a sum of logs rather than a product: the published float32 rounding.
-    return NoiseSchedule(betas, torch.exp(torch.cumsum(torch.log(1 - betas), dim=0)))
+    alpha_bars = torch.exp(torch.cumsum(torch.log(1 - betas), dim=0))
+    if not zero_terminal_snr:
+        return NoiseSchedule(betas, alpha_bars, prediction)
+    if prediction == "epsilon":
+        raise UserError("zero_terminal_snr needs prediction v: from pure noise, eps says nothing about the image")
+    return NoiseSchedule(*_ending_in_noise(alpha_bars), prediction)
+
+
+def ldm_schedule(settings: LdmSettings) -> NoiseSchedule:
+    """Return the schedule of a trained LDM.
+
+    Raises:
+        UserError: The settings make no schedule.
+    """
+    return build_schedule(
+        settings.beta_schedule, settings.num_timesteps, settings.beta_start, settings.beta_end,
+        settings.zero_terminal_snr, settings.prediction,
+    )
+
+
+def _ending_in_noise(alpha_bars: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (betas, alpha_bars) of Lin et al.'s Algorithm 1: the first alpha_bar stays, the last becomes 0."""
+    roots = alpha_bars.double().sqrt()
+    if len(roots) < 2:
+        raise UserError("zero_terminal_snr needs at least 2 timesteps")
+    roots = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
+    alpha_bars = roots.square()
+    before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bars[:-1]])
+    return (1 - alpha_bars / before).float(), alpha_bars.float()
 
 
 def _cosine_betas(num_timesteps: int) -> Tensor:

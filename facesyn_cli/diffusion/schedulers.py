@@ -33,7 +33,7 @@ _KARRAS_RHO = 7.0
 class Scheduler(Protocol):
     """Takes one batch from noise to latents.
 
-    Shapes: B batch, C channels, H x W latent grid; noise, x and eps are (B, C, H, W) float32.
+    Shapes: B batch, C channels, H x W latent grid; noise, x and the output are (B, C, H, W) float32.
     """
 
     timesteps: Sequence[float]  # timestep of each network evaluation, one evaluation per step
@@ -44,11 +44,11 @@ class Scheduler(Protocol):
     def model_input(self, x: Tensor, index: int) -> Tensor:
         """Return what the network must see at step `index`, counted from 0."""
 
-    def step(self, eps: Tensor, index: int, x: Tensor, draw_noise: Callable[[int], Tensor]) -> Tensor:
+    def step(self, output: Tensor, index: int, x: Tensor, draw_noise: Callable[[int], Tensor]) -> Tensor:
         """Return x after step `index`.
 
         Args:
-            eps: Noise predicted at `model_input(x, index)` and `timesteps[index]`.
+            output: What the network said at `model_input(x, index)` and `timesteps[index]`: eps, or v.
             index: Steps come in order, each once.
             x: What `start` or the step before returned.
             draw_noise: Gives the (B, C, H, W) noise of a step; called by stochastic schedulers only.
@@ -129,10 +129,11 @@ class _Solver:
     """
 
     def __init__(self, solver: type, schedule: NoiseSchedule, cfg: SolverConfig) -> None:
+        alpha_bars = _finite_alpha_bars(schedule)
         self._solver = solver(
             num_train_timesteps=schedule.num_timesteps,
-            trained_betas=schedule.betas.numpy(),
-            prediction_type="epsilon",
+            trained_betas=(1 - alpha_bars / np.append(1.0, alpha_bars[:-1])).astype(np.float32),
+            prediction_type={"epsilon": "epsilon", "v": "v_prediction"}[schedule.prediction],
             timestep_spacing="trailing",
             final_sigmas_type="zero",
         )
@@ -150,8 +151,8 @@ class _Solver:
     def model_input(self, x: Tensor, index: int) -> Tensor:
         return x
 
-    def step(self, eps: Tensor, index: int, x: Tensor, draw_noise: Callable[[int], Tensor]) -> Tensor:
-        return self._solver.step(eps, self._solver.timesteps[index], x, return_dict=False)[0]
+    def step(self, output: Tensor, index: int, x: Tensor, draw_noise: Callable[[int], Tensor]) -> Tensor:
+        return self._solver.step(output, self._solver.timesteps[index], x, return_dict=False)[0]
 
 
 class _Euler(_Solver):
@@ -166,7 +167,7 @@ class _Euler(_Solver):
 
 def _noise_levels(schedule: NoiseSchedule, cfg: SolverConfig) -> tuple[list[float], np.ndarray]:
     """Return the timesteps of the evaluations and their sigmas, both falling."""
-    alpha_bars = schedule.alpha_bars.double().numpy()
+    alpha_bars = _finite_alpha_bars(schedule)
     all_sigmas = np.sqrt((1 - alpha_bars) / alpha_bars)
     timesteps = [float(t) for t in trailing_timesteps(cfg.steps, schedule.num_timesteps)]
     if cfg.spacing == "trailing":
@@ -175,3 +176,8 @@ def _noise_levels(schedule: NoiseSchedule, cfg: SolverConfig) -> tuple[list[floa
     sigmas = np.linspace(high, low, cfg.steps) ** _KARRAS_RHO
     positions = np.interp(np.log(sigmas), np.log(all_sigmas), np.arange(len(all_sigmas)))
     return positions.tolist(), sigmas
+
+
+def _finite_alpha_bars(schedule: NoiseSchedule) -> np.ndarray:
+    """Return the alpha_bars, float64, with a sigma below 4096 also where a schedule ends in pure noise."""
+    return np.maximum(schedule.alpha_bars.double().numpy(), 2.0**-24)

@@ -24,7 +24,7 @@ from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.lock import Lock
 from facesyn_cli.artifacts.weights import read_config, write_weights
 from facesyn_cli.console import log
-from facesyn_cli.diffusion.schedule import build_schedule
+from facesyn_cli.diffusion.schedule import ldm_schedule
 from facesyn_cli.errors import UserError
 from facesyn_cli.models import inspection
 from facesyn_cli.models.catalogue import CATALOGUE
@@ -221,10 +221,8 @@ def _write_published_ldm(loaded: _Loaded, folder: Path) -> None:
         raise UserError("this LDM works on normalised latents (latent_mean, latent_std), for which the published "
                         "layout has no place; the published code would draw noise with it")
     cfg = loaded.module.cfg
-    check_exportable(cfg, settings.beta_schedule, is_normalised=False)
-    schedule = build_schedule(
-        settings.beta_schedule, settings.num_timesteps, settings.beta_start, settings.beta_end
-    )
+    check_exportable(cfg, settings.beta_schedule, settings.prediction, is_normalised=False)
+    schedule = ldm_schedule(settings)
     tensors = {f"eps_model.{key}": value for key, value in loaded.module.state_dict().items()}
     _save({**tensors, **schedule_buffers(schedule)}, folder / "ema_averaged_model.ckpt")
 

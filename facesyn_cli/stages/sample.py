@@ -48,7 +48,7 @@ from facesyn_cli.data.pixels import encode_jpeg, encode_png, resize_pixels, to_u
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.diffusion.noise import image_noise, open_noise_file, step_noise
 from facesyn_cli.diffusion.sampling import count_evaluations, sample_latents
-from facesyn_cli.diffusion.schedule import build_schedule
+from facesyn_cli.diffusion.schedule import ldm_schedule
 from facesyn_cli.diffusion.schedulers import Scheduler
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import LoadedLdm, load_autoencoder, load_denoiser, open_autoencoder
@@ -199,9 +199,7 @@ class _Inputs:
         self.size = cfg.size or settings.output_size
         self.latent_shape = (settings.latent_channels, settings.latent_size, settings.latent_size)
         self.noise = open_noise_file(cfg.noise.file, len(self.identities), cfg.per_id, self.latent_shape)
-        self.schedule = build_schedule(
-            settings.beta_schedule, settings.num_timesteps, settings.beta_start, settings.beta_end
-        )
+        self.schedule = ldm_schedule(settings)
         self._make_scheduler = registry.build("scheduler", cfg.scheduler)
         self.make_scheduler()  # refuses a number of steps that does not fit
         self.guidance = registry.build("guidance", cfg.guidance)

@@ -87,6 +87,9 @@ class TrainLdmConfig(StageConfig):
     beta_schedule: Literal["linear", "scaled_linear", "cosine"] = identity("linear", "shape of the noise schedule")
     beta_start: float = identity(1e-4, "first beta at T = 1000", gt=0, lt=1)
     beta_end: float = identity(0.02, "last beta at T = 1000", gt=0, lt=1)
+    zero_terminal_snr: bool = identity(False, "rescale the schedule to end in pure noise; needs prediction v")
+    prediction: Literal["epsilon", "v"] = identity("epsilon", "what the denoiser predicts; v learns in fewer steps")
+    min_snr_gamma: float | None = identity(None, "weigh the loss by min(SNR, gamma), 5 in the paper; None: no", gt=0)
 
     steps: int = growing(200_000, "optimizer steps", ge=1)
     batch_size: int = identity(64, "images a step, all processes together", ge=1)
@@ -197,7 +200,10 @@ def _train(cfg: TrainLdmConfig, inputs: _Inputs, processes: Processes, out: Outp
     if cfg.compile:
         denoiser.compile()
     model = processes.accelerator.prepare_model(denoiser)
-    gradient = GradientSettings(cfg.batch_size, processes.count, cfg.micro_batch, cfg.precision, cfg.optimiser.clip)
+    gradient = GradientSettings(
+        cfg.batch_size, processes.count, cfg.micro_batch, cfg.precision, cfg.optimiser.clip,
+        cfg.min_snr_gamma,
+    )
 
     batch_plan = _batch_plan(cfg, inputs, processes)
     steps = range(state.step, cfg.steps)
@@ -287,9 +293,11 @@ def _open_inputs(cfg: TrainLdmConfig, work: Work) -> _Inputs:
         _absolute(cfg.autoencoder), cfg.autoencoder_model, "both" if cfg.preview_every else "encoder"
     )
     if cfg.export_published:
-        check_exportable(cfg.denoiser, cfg.beta_schedule, _is_normalised(cfg, autoencoder))
+        check_exportable(cfg.denoiser, cfg.beta_schedule, cfg.prediction, _is_normalised(cfg, autoencoder))
     shape = latent_shape(autoencoder, cfg.image_size)
-    schedule = build_schedule(cfg.beta_schedule, cfg.num_timesteps, cfg.beta_start, cfg.beta_end)
+    schedule = build_schedule(
+        cfg.beta_schedule, cfg.num_timesteps, cfg.beta_start, cfg.beta_end, cfg.zero_terminal_snr, cfg.prediction
+    )
     images = open_images(images_path)
     section = autoencoder.section
     digest = section["digest"] or json_digest([section["name"], section["settings"]])
@@ -389,6 +397,7 @@ def _settings(
         denoiser=cfg.denoiser.model_dump(mode="json"),
         num_timesteps=cfg.num_timesteps, beta_schedule=cfg.beta_schedule,
         beta_start=cfg.beta_start, beta_end=cfg.beta_end,
+        zero_terminal_snr=cfg.zero_terminal_snr, prediction=cfg.prediction,
         latent_channels=inputs.latent_shape[0], latent_size=inputs.latent_shape[1],
         latent_mean=mean, latent_std=std, image_size=cfg.image_size, output_size=cfg.output_size,
         autoencoder=inputs.autoencoder.section, embedder=inputs.embedder,

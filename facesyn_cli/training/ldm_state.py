@@ -77,6 +77,7 @@ class GradientSettings:
         micro_batch: Largest number of images per forward pass; None: the whole share at once.
         precision: fp32, bf16 or fp16.
         clip: Largest norm of the gradient; None: no clipping.
+        min_snr_gamma: Weight of the loss by signal-to-noise ratio; None: none.
     """
 
     batch_size: int
@@ -84,6 +85,7 @@ class GradientSettings:
     micro_batch: int | None
     precision: str
     clip: float | None
+    min_snr_gamma: float | None = None
 
 
 def take_step(
@@ -112,7 +114,7 @@ def take_step(
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model.require_backward_grad_sync = start == starts[-1]
         with autocast(settings.precision, batch.latents.device):
-            losses = diffusion_loss(model, schedule, part.latents, part.contexts, part.draws)
+            losses = diffusion_loss(model, schedule, part.latents, part.contexts, part.draws, settings.min_snr_gamma)
         state.scaler.scale(losses.sum() * factor).backward()
         state.loss_window[0] += losses.detach().double().sum()
         state.loss_window[1] += len(losses)

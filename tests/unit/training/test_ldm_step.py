@@ -212,12 +212,14 @@ def test_export_has_the_published_buffers(tmp_path):
         # a few float32 roundings; 1 - ab loses digits where ab is near 1
         torch.testing.assert_close(content[name], torch.from_numpy(values), rtol=2e-4, atol=1e-7, msg=name)
     with pytest.raises(UserError, match="idiff-unet"):
-        check_exportable(UnetConfig(name="other"), "linear", False)
+        check_exportable(UnetConfig(name="other"), "linear", "epsilon", False)
     with pytest.raises(UserError, match="linear"):
-        check_exportable(UnetConfig(name="idiff-unet"), "cosine", False)
+        check_exportable(UnetConfig(name="idiff-unet"), "cosine", "epsilon", False)
     with pytest.raises(UserError, match="latent_statistics=identity"):
-        check_exportable(UnetConfig(name="idiff-unet"), "linear", True)
-    check_exportable(UnetConfig(name="idiff-unet"), "linear", False)
+        check_exportable(UnetConfig(name="idiff-unet"), "linear", "epsilon", True)
+    with pytest.raises(UserError, match="prediction epsilon"):
+        check_exportable(UnetConfig(name="idiff-unet"), "linear", "v", False)
+    check_exportable(UnetConfig(name="idiff-unet"), "linear", "epsilon", False)
 
 
 def test_read_ahead_keeps_order_and_hands_errors_on():
