@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from facesyn_cli.artifacts.image_names import ImageFinder
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.plain_pickle import load_plain
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.plain_pickle import load_plain
 
 
 @dataclass(frozen=True)

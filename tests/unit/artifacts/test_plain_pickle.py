@@ -9,7 +9,7 @@ import pickletools
 import numpy as np
 import pytest
 
-from facesyn_cli.evaluation.plain_pickle import load_plain
+from facesyn_cli.artifacts.plain_pickle import load_plain
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -90,3 +90,17 @@ def test_object_arrays_are_refused():
     assert "_reconstruct" in "".join(str(arg) for _, arg, _ in pickletools.genops(data))
     with pytest.raises(ValueError, match="not plain numbers"):
         load_plain(data)
+
+
+@pytest.mark.parametrize("kind", ["U", "S"])
+def test_arrays_of_text(kind):
+    names = np.array(["0000045/001.jpg", "0000045/002.jpg"], dtype=f"{kind}20")
+    np.testing.assert_array_equal(load_plain(pickle.dumps(names, 4)), names)
+
+
+def test_nested_references_do_not_grow():
+    value: list = [b"x"]
+    for _ in range(60):
+        value = [value, value]  # 2**60 leaves when written out
+    found = load_plain(pickle.dumps(value, 4))
+    assert found[0] is found[1] and len(found) == 2

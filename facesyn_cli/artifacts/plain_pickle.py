@@ -1,9 +1,10 @@
 """Read pickles that hold plain data, and nothing else.
 
-The verification `.bin` files in circulation are pickles, written by Python 2 or 3 and by several NumPy
-versions. An ordinary unpickler runs whatever code the file asks for. This one knows bytes, numbers, text,
-lists, tuples, dicts, and NumPy arrays and scalars of numbers or booleans. Even NumPy itself never sees the
-file's instructions: arrays are first noted as plain records and rebuilt from their bytes afterwards.
+Verification `.bin` files and lists of image names in circulation are pickles, written by Python 2 or 3 and by
+several NumPy versions. An ordinary unpickler runs whatever code the file asks for. This one knows bytes,
+numbers, text, lists, tuples, dicts, and NumPy arrays and scalars of numbers, booleans or text. Even NumPy
+itself never sees the file's instructions: arrays are first noted as plain records and rebuilt from their bytes
+afterwards.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-_NUMBER_KINDS = "biuf"
+_PLAIN_KINDS = "biufSU"  # booleans, numbers, text
 
 
 def load_plain(data: bytes) -> Any:
@@ -25,7 +26,7 @@ def load_plain(data: bytes) -> Any:
         ValueError: The data is no pickle, is damaged, or asks for anything but plain data.
     """
     try:
-        return _rebuilt(_PlainUnpickler(io.BytesIO(data), encoding="bytes").load())
+        return _rebuilt(_PlainUnpickler(io.BytesIO(data), encoding="bytes").load(), {})
     except Exception as error:  # a damaged pickle raises nearly anything
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
@@ -69,8 +70,8 @@ class _Dtype:
 
     def resolve(self) -> np.dtype:
         dtype = np.dtype(str(self.code))
-        if dtype.kind not in _NUMBER_KINDS:
-            raise ValueError(f"an array of {dtype} is not plain numbers")
+        if dtype.kind not in _PLAIN_KINDS:
+            raise ValueError(f"an array of {dtype} is not plain numbers or text")
         return dtype.newbyteorder(self.order if self.order in "<>" else "=")
 
 
@@ -135,15 +136,21 @@ for _core in ("numpy.core", "numpy._core"):
     _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _Function(_from_buffer)
 
 
-def _rebuilt(value: Any) -> Any:
-    """Replace the noted arrays by real ones; scalars become Python numbers."""
-    if isinstance(value, _Array):
-        array = value.resolve()
-        return array.item() if array.ndim == 0 else array
-    if isinstance(value, (list, tuple)):
-        return type(value)(_rebuilt(item) for item in value)
-    if isinstance(value, dict):
-        return {_rebuilt(key): _rebuilt(item) for key, item in value.items()}
-    if isinstance(value, (_Dtype, _Function)):
-        raise ValueError(f"{type(value).__name__.lstrip('_').lower()} where data was expected")
-    return value
+def _rebuilt(value: Any, done: dict[int, Any]) -> Any:
+    """Replace the noted arrays by real ones; scalars become Python numbers.
+
+    What the file refers to twice is rebuilt once, so that a few nested references cannot grow without end.
+    """
+    if not isinstance(value, (_Array, list, tuple, dict)):
+        if isinstance(value, (_Dtype, _Function)):
+            raise ValueError(f"{type(value).__name__.lstrip('_').lower()} where data was expected")
+        return value
+    if id(value) not in done:
+        if isinstance(value, _Array):
+            array = value.resolve()
+            done[id(value)] = array.item() if array.ndim == 0 else array
+        elif isinstance(value, dict):
+            done[id(value)] = {_rebuilt(key, done): _rebuilt(item, done) for key, item in value.items()}
+        else:
+            done[id(value)] = type(value)(_rebuilt(item, done) for item in value)
+    return done[id(value)]
