@@ -17,7 +17,7 @@ from torch import Tensor
 
 from facesyn_cli.contexts.generated import generated_candidates
 from facesyn_cli.contexts.source import CandidateBatch, Resources
-from facesyn_cli.data.pixels import resize_pixels, to_u8
+from facesyn_cli.data.decoded_latents import LatentDecoder
 from facesyn_cli.diffusion.guidance import NoGuidanceConfig, build_none
 from facesyn_cli.diffusion.noise import image_noise, step_noise
 from facesyn_cli.diffusion.sampling import sample_latents
@@ -97,16 +97,8 @@ class TwoStage:
         latents = sample_latents(                                           # (B, c, h, w)
             ldm.denoiser, self._make_scheduler(self._schedule), build_none(NoGuidanceConfig()), None, noise, draw_noise
         )
-        if settings.latent_std is not None:
-            latents = latents * _per_channel(settings.latent_std, latents) + _per_channel(settings.latent_mean, latents)
-        with torch.inference_mode():
-            pixels = ldm.autoencoder.decode(latents).clamp(-1, 1)           # (B, 3, S, S)
-        pixels = resize_pixels(pixels, settings.output_size, antialias=False)
-        return to_u8(pixels).cpu().numpy()                                  # (B, 112, 112, 3)
-
-
-def _per_channel(values: list[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
+        decode = LatentDecoder(ldm.autoencoder, settings, settings.output_size, ldm.device)
+        return decode(latents)[0].cpu().numpy()                             # (B, 112, 112, 3)
 
 
 @register(

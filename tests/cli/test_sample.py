@@ -21,11 +21,12 @@ from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.weights import read_config, read_tensors, write_weights
+from facesyn_cli.data.decoded_latents import finish_pixels
 from facesyn_cli.data.pixels import decode_image
 from facesyn_cli.diffusion.noise import image_noise
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
-from facesyn_cli.stages.sample import _chosen, finish_pixels
+from facesyn_cli.sampling.inputs import choose_identities
 
 TINY = {
     "name": "idiff-unet", "in_channels": 3, "channels": 32, "multipliers": [1, 1], "attention": [False, True],
@@ -356,7 +357,7 @@ def test_wrong_inputs(assert_refused, ldm, contexts, tmp_path):
     refused("--device", "cuda:99", says="cuda:99")
     refused("--precision", "fp8", says="precision")
     refused(ldm=_damaged(ldm, tmp_path / "no-decoder", autoencoder=None), says="name it with --autoencoder")
-    refused(ldm=_damaged(ldm, tmp_path / "velocity", prediction="v"), says="'epsilon'")
+    refused(ldm=_damaged(ldm, tmp_path / "other-output", prediction="x0"), says="'epsilon'")
     refused(ldm=_damaged(ldm, tmp_path / "wrong-width", denoiser={**TINY, "channels": 64}), says="does not fit")
     refused("--autoencoder", tmp_path / "text.ckpt", says="text.ckpt")
     unconditional = {**TINY, "conditioning": "unconditional"}
@@ -384,15 +385,15 @@ def test_contexts_that_have_grown_make_the_images_grow(run_cli, ldm, tmp_path):
 def test_identities_that_are_no_folder_names_are_refused(name):
     vectors = np.eye(2, 8, dtype=np.float32)
     contexts = ContextSet(["fine", name], vectors, [{}, {}], [None] * 2, None, Path("contexts"), "", "")
-    assert _chosen(contexts, 1) == ["fine"]
+    assert choose_identities(contexts, 1) == ["fine"]
     with pytest.raises(UserError, match="cannot be a folder name"):
-        _chosen(contexts, None)
+        choose_identities(contexts, None)
 
 
 def test_an_identity_named_twice_is_refused():
     contexts = ContextSet(["a", "a"], np.eye(2, 8), [{}, {}], [None] * 2, None, Path("contexts"), "", "")
     with pytest.raises(UserError, match="names 1 identities twice"):
-        _chosen(contexts, None)
+        choose_identities(contexts, None)
 
 
 def test_a_changed_setting_or_input_is_refused_with_the_difference(sample, tmp_path, contexts, assert_refused, ldm):
