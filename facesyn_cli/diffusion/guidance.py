@@ -1,17 +1,20 @@
-"""How the network's outputs with and without the context are combined at each step.
+"""How the network's outputs under several contexts are combined at each step.
 
 Classifier-free guidance: Ho & Salimans 2022, arXiv:2207.12598,
 
-    eps = eps_neg + s (eps_pos - eps_neg)
+    out = neg + s (pos - neg)
 
-with eps_pos under the context and eps_neg under the empty one. s = 1 is the plain conditional model.
-Papers that write eps = (1 + w) eps_pos - w eps_neg (NegFaceDiff, AdaptDiff, UIFace) mean s = 1 + w.
+with pos the network's output under the context and neg the one under the empty context; s = 1 is the plain
+conditional model. Papers that write (1 + w) pos - w neg (NegFaceDiff, AdaptDiff, UIFace) mean s = 1 + w. The
+outputs are eps or v, whichever the network predicts: x0, eps and v are linear in each other, so the formula is
+the same for all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from pydantic import model_validator
 from torch import Tensor
@@ -21,20 +24,44 @@ from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of a sampler.
+
+    Args:
+        index: Number of the step, the first is 0.
+        num_steps: How many there are.
+        time: t / T in [0, 1]; it falls from nearly 1 (noise) to 0 (image).
+    """
+
+    index: int
+    num_steps: int
+    time: float
+
+
+Network = Callable[[Any], Tensor]            # encoded contexts of the batch -> output (B, C, H, W) of this step
+Predict = Callable[[Network, Step], Tensor]  # what `Guidance.begin` returns
+
+
 class Guidance(Protocol):
-    """Predicts the noise of one step from one or more network evaluations."""
+    """Turns one or more network evaluations of a step into one output."""
 
-    def evaluations(self, index: int, num_steps: int) -> int:
-        """Return how often step `index` of `num_steps` evaluates the network."""
+    negatives: str | None  # which other identities to guide away from, see `diffusion/negatives.py`; None: no identity
+    needs_attention: bool  # contexts must be able to record and inject attention maps
 
-    def predict(
-        self, positive: Callable[[], Tensor], negative: Callable[[], Tensor], index: int, num_steps: int
-    ) -> Tensor:
-        """Return eps (B, C, H, W) of step `index`.
+    def evaluations(self, step: Step) -> int:
+        """Return how often a step evaluates the network."""
+
+    def begin(self, positive: Any, negative: Any) -> Predict:
+        """Return what predicts the output of each step of one batch.
 
         Args:
-            positive: Evaluates the network under the contexts.
-            negative: Evaluates it under the empty context.
+            positive: Encoded contexts of the batch's identities.
+            negative: Encoded contexts to guide away from: of other identities, or the empty one. None where no
+                step evaluates the network twice.
+
+        Returns:
+            (network, step) -> output (B, C, H, W); called once per step, in order.
         """
 
 
@@ -59,7 +86,7 @@ class CfgConfig(PluginConfig):
 @register("guidance", "none", Card("the conditional model alone"))
 def build_none(cfg: NoGuidanceConfig) -> Guidance:
     """Return the conditional model alone."""
-    return _Unguided()
+    return LinearGuidance(lambda step: 1.0)
 
 
 @register(
@@ -67,41 +94,42 @@ def build_none(cfg: NoGuidanceConfig) -> Guidance:
     "cfg",
     Card(
         "classifier-free guidance against the empty context; wants an LDM trained with whole-context dropout",
-        "Ho & Salimans 2022, arXiv:2207.12598",
+        "Ho & Salimans 2022, arXiv:2207.12598; limited to an interval: arXiv:2506.08351",
     ),
 )
 def build_cfg(cfg: CfgConfig) -> Guidance:
     """Return classifier-free guidance, limited to an interval of the steps where one is set."""
-    return _Unguided() if cfg.scale == 1 else _ClassifierFree(cfg)
+    return LinearGuidance(lambda step: cfg.scale if cfg.start <= step.index / step.num_steps < cfg.end else 1.0)
 
 
-class _Unguided:
-    def evaluations(self, index: int, num_steps: int) -> int:
-        return 1
+class LinearGuidance:
+    """out = neg + s (pos - neg) with a scale s per step; where s is 1 the negative is not evaluated.
 
-    def predict(
-        self, positive: Callable[[], Tensor], negative: Callable[[], Tensor], index: int, num_steps: int
-    ) -> Tensor:
-        return positive()
+    Two passes of B rather than one of 2 B: the same numbers as unguided, and no more memory.
 
+    Args:
+        scale: s of a step.
+        negatives: See `Guidance`.
+    """
 
-class _ClassifierFree:
-    """Two passes of B rather than one of 2 B: the same numbers as unguided, and no more memory."""
+    needs_attention = False
 
-    def __init__(self, cfg: CfgConfig) -> None:
-        self._cfg = cfg
+    def __init__(self, scale: Callable[[Step], float], negatives: str | None = None) -> None:
+        self.negatives = negatives
+        self._scale = scale
 
-    def evaluations(self, index: int, num_steps: int) -> int:
-        return 2 if self._is_guided(index, num_steps) else 1
+    def evaluations(self, step: Step) -> int:
+        """Return 1, or 2 where the step is guided."""
+        return 1 if self._scale(step) == 1 else 2
 
-    def predict(
-        self, positive: Callable[[], Tensor], negative: Callable[[], Tensor], index: int, num_steps: int
-    ) -> Tensor:
-        eps_pos = positive()
-        if not self._is_guided(index, num_steps):
-            return eps_pos
-        eps_neg = negative()
-        return eps_neg + self._cfg.scale * (eps_pos - eps_neg)
+    def begin(self, positive: Any, negative: Any) -> Predict:
+        """Return what combines the two outputs; see `Guidance.begin`."""
 
-    def _is_guided(self, index: int, num_steps: int) -> bool:
-        return self._cfg.start <= index / num_steps < self._cfg.end
+        def predict(network: Network, step: Step) -> Tensor:
+            scale, output = self._scale(step), network(positive)
+            if scale == 1:
+                return output
+            away = network(negative)
+            return away + scale * (output - away)
+
+        return predict

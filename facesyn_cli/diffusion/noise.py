@@ -22,14 +22,25 @@ from torch import Tensor
 from facesyn_cli.errors import UserError
 
 
-def image_noise(seed: int, identity: str, sample: int, shape: tuple[int, ...]) -> Tensor:
-    """Return the starting noise x_T of one image: float32 N(0, 1) of the given shape, on the CPU."""
-    return _normal(keyed_random("image", seed, identity, sample), shape)
+def image_noise(seed: int, identity: str, sample: int, shape: tuple[int, ...], attempt: int = 0) -> Tensor:
+    """Return the starting noise x_T of one image: float32 N(0, 1) of the given shape, on the CPU.
+
+    Args:
+        attempt: How often the image was refused and drawn again.
+    """
+    return _normal(keyed_random("image", seed, identity, sample, *_again(attempt)), shape)
 
 
-def step_noise(seed: int, identity: str, sample: int, step: int, shape: tuple[int, ...]) -> Tensor:
+def step_noise(
+    seed: int, identity: str, sample: int, step: int, shape: tuple[int, ...], attempt: int = 0
+) -> Tensor:
     """Return what a stochastic scheduler adds to one image after its step number `step`, from 0."""
-    return _normal(keyed_random("step", seed, identity, sample, step), shape)
+    return _normal(keyed_random("step", seed, identity, sample, step, *_again(attempt)), shape)
+
+
+def style_noise(seed: int, style: int, shape: tuple[int, ...]) -> Tensor:
+    """Return starting noise that belongs to no identity but to a style, which all of them share."""
+    return _normal(keyed_random("style", seed, style), shape)
 
 
 def keyed_random(purpose: str, *key: int | str) -> np.random.RandomState:
@@ -70,6 +81,11 @@ def open_noise_file(
     if noise.ndim != 5 or noise.shape[2:] != latent_shape or noise.shape[0] < num_ids or noise.shape[1] < per_id:
         raise UserError(f"{expected} was expected, found {' x '.join(map(str, noise.shape))}")
     return noise
+
+
+def _again(attempt: int) -> tuple[int, ...]:
+    """The first attempt has the key it has without attempts."""
+    return (attempt,) if attempt else ()
 
 
 def _normal(random: np.random.RandomState, shape: tuple[int, ...]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from facesyn_cli.diffusion.guidance import Guidance
+from facesyn_cli.diffusion.guidance import Guidance, Step
 from facesyn_cli.diffusion.schedulers import Scheduler
 
 
@@ -22,6 +22,8 @@ def sample_latents(
     draw_noise: Callable[[int], Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
     on_step: Callable[[], None] | None = None,
+    negatives: Tensor | None = None,
+    num_timesteps: int = 1000,
 ) -> Tensor:
     """Return the latents of one batch; nothing leaves the device on the way.
 
@@ -30,43 +32,46 @@ def sample_latents(
             on the context alone is computed once per batch if it offers `encode_context(context, batch=B)`,
             whose result is then passed in place of the context.
         scheduler: A fresh scheduler; the multistep ones serve one batch only.
-        guidance: How outputs under the contexts and under the empty context are combined.
+        guidance: How outputs under several contexts are combined.
         contexts: (B, E) identity contexts; None for an unconditional model.
         noise: (B, C, H, W) float32 N(0, 1).
         draw_noise: Gives the (B, C, H, W) noise to add after a step; stochastic schedulers need it.
         dtype: float32, or the type in which autocast runs the network; x and the steps stay in float32.
         on_step: Called before every step; what it raises ends the loop, for example a stop signal.
+        negatives: (B, E) contexts to guide away from; None: the empty one.
+        num_timesteps: T of the noise schedule.
 
     Returns:
         (B, C, H, W) float32 latents.
     """
-    device, num_steps = noise.device, len(scheduler.timesteps)
+    device = noise.device
+    steps = _steps(scheduler, num_timesteps)
     mixed = dtype is not torch.float32
     with torch.inference_mode(), torch.autocast(device.type, dtype if mixed else None, enabled=mixed):
-        context = _encode(denoiser, contexts, len(noise))
-        needs_empty = count_evaluations(scheduler, guidance) > num_steps
-        empty = _encode(denoiser, None, len(noise)) if needs_empty else None
+        is_guided = any(guidance.evaluations(step) > 1 for step in steps)
+        predict = guidance.begin(
+            _encode(denoiser, contexts, len(noise)), _encode(denoiser, negatives, len(noise)) if is_guided else None
+        )
         x = scheduler.start(noise)
-        for index, timestep in enumerate(scheduler.timesteps):
+        for step, timestep in zip(steps, scheduler.timesteps, strict=True):
             if on_step is not None:
                 on_step()
-            x_in = scheduler.model_input(x, index)
+            x_in = scheduler.model_input(x, step.index)
             t = torch.full((len(noise),), timestep, device=device, dtype=_timestep_dtype(timestep))
-            output = guidance.predict(
-                positive=partial(_predict, denoiser, x_in, t, context),
-                negative=partial(_predict, denoiser, x_in, t, empty),
-                index=index,
-                num_steps=num_steps,
-            )
+            output = predict(partial(_evaluate, denoiser, x_in, t), step)
             with torch.autocast(device.type, enabled=False):
-                x = scheduler.step(output, index, x, draw_noise or _refuse_to_draw)
+                x = scheduler.step(output, step.index, x, draw_noise or _refuse_to_draw)
     return x
 
 
-def count_evaluations(scheduler: Scheduler, guidance: Guidance) -> int:
+def count_evaluations(scheduler: Scheduler, guidance: Guidance, num_timesteps: int = 1000) -> int:
     """Return how often the network is evaluated for one image."""
-    num_steps = len(scheduler.timesteps)
-    return sum(guidance.evaluations(index, num_steps) for index in range(num_steps))
+    return sum(guidance.evaluations(step) for step in _steps(scheduler, num_timesteps))
+
+
+def _steps(scheduler: Scheduler, num_timesteps: int) -> list[Step]:
+    count = len(scheduler.timesteps)
+    return [Step(index, count, float(t) / num_timesteps) for index, t in enumerate(scheduler.timesteps)]
 
 
 def _encode(denoiser: nn.Module, contexts: Tensor | None, batch: int) -> Any:
@@ -74,7 +79,7 @@ def _encode(denoiser: nn.Module, contexts: Tensor | None, batch: int) -> Any:
     return contexts if encode is None else encode(contexts, batch=batch)
 
 
-def _predict(denoiser: nn.Module, x: Tensor, t: Tensor, context: Any) -> Tensor:
+def _evaluate(denoiser: nn.Module, x: Tensor, t: Tensor, context: Any) -> Tensor:
     return denoiser(x, t, context).float()
 
 

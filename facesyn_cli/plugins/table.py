@@ -58,7 +58,10 @@ BUILTIN["scheduler"] = {
     },
     "ddim-admis": "facesyn_cli.diffusion.ddim_admis",
 }
-BUILTIN["guidance"] = {name: "facesyn_cli.diffusion.guidance" for name in ("none", "cfg")}
+BUILTIN["guidance"] = {
+    **{name: "facesyn_cli.diffusion.guidance" for name in ("none", "cfg")},
+    **{name: "facesyn_cli.diffusion.guidance_negative" for name in ("negfacediff", "adaptdiff")},
+}
 BUILTIN["contexts"] = {
     "sphere": "facesyn_cli.contexts.sphere",
     "embeddings": "facesyn_cli.contexts.embeddings",
@@ -70,6 +73,12 @@ BUILTIN["contexts"] = {
 BUILTIN["context_filter"] = {
     "unique": "facesyn_cli.contexts.unique",
     "novel": "facesyn_cli.contexts.novel",
+}
+BUILTIN["context_variation"] = {
+    "idperturb": "facesyn_cli.contexts.idperturb",
+    "gaussian": "facesyn_cli.contexts.gaussian_variation",
+    "shared-noise": "facesyn_cli.contexts.shared_noise",
+    "given": "facesyn_cli.contexts.given_variation",
 }
 BUILTIN["augmentation"] = {
     "oversample": "facesyn_cli.augmentations.oversample",

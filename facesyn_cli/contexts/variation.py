@@ -1,0 +1,58 @@
+"""What gives each image of an identity a context, or a starting noise, of its own.
+
+Everything depends on (seed, identity, sample) and on the contexts of the set, never on the batch:
+
+    variation = build("context_variation", cfg.variation)   # settings only, nothing is read
+    variation.open(vectors, identities, seed)               # files are checked
+    variation.context(row, sample)                          # of image `sample` of identity number `row`
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from facesyn_cli.artifacts.output import Parent
+
+
+class ContextVariation:
+    """Base of all variations: leaves context and noise as they are.
+
+    Attributes:
+        varies_contexts: `context` returns something else than the identity's context, worth storing.
+        needs_all_contexts: The result depends on every context of the set, so the set must not change between
+            runs on one folder.
+    """
+
+    varies_contexts = True
+    needs_all_contexts = False
+
+    def open(self, vectors: np.ndarray, identities: list[str], seed: int) -> dict[str, Parent]:
+        """Take what every image depends on.
+
+        Args:
+            vectors: (N, E) float32 unit contexts of the whole set; more than are sampled, perhaps.
+            identities: Names of the N identities.
+            seed: Seed of everything random.
+
+        Returns:
+            Further inputs that were read, for the header.
+
+        Raises:
+            UserError: An input is not what was expected.
+        """
+        self.vectors, self.identities, self.seed = vectors, identities, seed
+        return {}
+
+    def context(self, row: int, sample: int) -> np.ndarray:
+        """Return the context of one image, (E,) float32 of length 1.
+
+        Args:
+            row: Number of its identity.
+            sample: Which image of that identity.
+        """
+        return self.vectors[row]
+
+    def noise(self, own: Tensor, row: int, sample: int) -> Tensor:
+        """Return the starting noise of one image, (C, H, W) float32 N(0, 1), from what it would have alone."""
+        return own
