@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.embeddings import normalise, read_vectors
+from facesyn_cli.artifacts.embeddings import is_published
 from facesyn_cli.artifacts.files import write_atomically, write_text
 from facesyn_cli.artifacts.output import Parent, require_header
+from facesyn_cli.artifacts.vector_files import normalise, read_vector_file, read_vectors, unnamed_rows
+from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
 VECTORS = "contexts.npy"
@@ -51,20 +52,17 @@ class ContextSet:
 
     @staticmethod
     def open(path: Path) -> ContextSet:
-        """Read a folder written by `facesyn gen-contexts`, or a published context `.npy` (N, 512).
+        """Read a folder written by `facesyn gen-contexts`, or published embeddings (`vector_files`).
 
-        The rows of a published file are named `0`, `1`, ... as its own sampler does.
+        The rows of a published array are the identities `0`, `1`, ... as its own sampler names them, with or
+        without a row-order list; the entries of a dict and the files of a folder keep their names.
 
         Raises:
-            UserError: It is neither, or unfinished.
+            UserError: It is none of them, or unfinished.
         """
         path = Path(path)
-        if path.is_file():
-            vectors = normalise(read_vectors(path))
-            names = [str(i) for i in range(len(vectors))]
-            origins = [{"file": path.name, "row": i} for i in range(len(vectors))]
-            digest = file_digest(path)
-            return ContextSet(names, vectors, origins, [None] * len(names), None, path, digest, digest)
+        if is_published(path):
+            return _open_published(path)
         header = require_header(path, "ContextSet")
         vectors = read_vectors(path / VECTORS)
         rows = _read_rows(path / ROWS)
@@ -79,6 +77,20 @@ class ContextSet:
     def parent(self) -> Parent:
         """Return this set as an input for a header; a set that has grown since is the same input."""
         return Parent(str(self.path), self.lineage)
+
+
+def _open_published(path: Path) -> ContextSet:
+    found = read_vector_file(path)
+    numbers = [str(row) for row in range(len(found.vectors))]
+    is_array = found.names is None or found.listed_in is not None
+    if found.names is None:
+        log.info(unnamed_rows(found.path, "identities are the row numbers, as published"))
+    origins = [{"file": found.path.name, "row": row} for row in range(len(numbers))]
+    for origin, name in zip(origins, found.names or [], strict=False):
+        origin["name"] = name
+    identities = numbers if is_array else list(found.names)
+    faces = [None] * len(numbers)
+    return ContextSet(identities, found.vectors, origins, faces, None, path, found.digest, found.digest)
 
 
 def write_contexts(

@@ -1,6 +1,7 @@
 """EmbeddingSet: unit vectors by image key.
 
-On disk: `embeddings.npy` (N, 512) float32 and `keys.txt`, one key a line, row by row.
+On disk: `embeddings.npy` (N, 512) float32 and `keys.txt`, one key a line, row by row. Published forms are read
+as well, see `vector_files`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from facesyn_cli.artifacts.files import write_atomically, write_text
-from facesyn_cli.artifacts.output import Parent, require_header
+from facesyn_cli.artifacts.name_lists import keys_of
+from facesyn_cli.artifacts.output import BEGUN, HEADER, Parent, require_header
+from facesyn_cli.artifacts.vector_files import holds_vectors, normalise, read_vector_file, read_vectors, unnamed_rows
+from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
 VECTORS = "embeddings.npy"
@@ -37,18 +41,28 @@ class EmbeddingSet:
     digest: str
 
     @staticmethod
-    def open(folder: Path) -> EmbeddingSet:
-        """Read a folder written by `facesyn embed`.
+    def open(path: Path, names: Path | None = None) -> EmbeddingSet:
+        """Read a folder written by `facesyn embed`, or published embeddings whose rows have names.
+
+        Args:
+            path: The folder; or an array with its row-order list, a dict or a folder of vectors, as
+                `vector_files` describes them.
+            names: Row-order list of an array; None: the one beside it.
 
         Raises:
-            UserError: It is no finished EmbeddingSet or its files do not fit together.
+            UserError: It is none of them or unfinished, its files do not fit together, or the rows have no names.
         """
-        header = require_header(Path(folder), "EmbeddingSet")
-        vectors = read_vectors(Path(folder) / VECTORS)
-        keys = read_keys(Path(folder) / KEYS)
+        path = Path(path)
+        if is_published(path):
+            return _open_published(path, names)
+        header = require_header(path, "EmbeddingSet")
+        if names is not None:
+            raise UserError(f"{path} has its own keys; the row-order list {names} does not apply")
+        vectors = read_vectors(path / VECTORS)
+        keys = read_keys(path / KEYS)
         if len(keys) != len(vectors):
-            raise UserError(f"{folder}: {len(keys)} keys but {len(vectors)} rows; run `facesyn embed` again")
-        return EmbeddingSet(keys, vectors, header.extra.get("embedder"), Path(folder), header.digest)
+            raise UserError(f"{path}: {len(keys)} keys but {len(vectors)} rows; run `facesyn embed` again")
+        return EmbeddingSet(keys, vectors, header.extra.get("embedder"), path, header.digest)
 
     def join(self, keys: list[str]) -> np.ndarray:
         """Return the rows of the given keys, (len(keys), D).
@@ -82,41 +96,28 @@ def write_embeddings(folder: Path, keys: list[str], vectors: np.ndarray) -> None
     write_text(folder / KEYS, "".join(f"{key}\n" for key in keys))
 
 
-def normalise(vectors: np.ndarray) -> np.ndarray:
-    """Return the rows divided by their length, float32; computed in float64.
-
-    Raises:
-        UserError: A row is zero or not finite.
-    """
-    vectors = np.asarray(vectors, dtype=np.float64)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    bad = np.flatnonzero(~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0))
-    if len(bad):
-        raise UserError(f"{len(bad)} embeddings are zero or not finite, first row {bad[0]}")
-    return (vectors / lengths).astype(np.float32)
-
-
-def read_vectors(path: Path) -> np.ndarray:
-    """Read a plain `.npy` of (N, D) numbers, never a pickle.
-
-    Raises:
-        UserError: Not such a file.
-    """
-    try:
-        vectors = np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; an array file (.npy) was expected") from error
-    except (OSError, ValueError, EOFError, MemoryError, SyntaxError) as error:
-        raise UserError(f"{path} is not a plain array file (.npy): {' '.join(str(error).split())[:200]}") from error
-    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype.kind != "f":
-        found = f"{getattr(vectors, 'dtype', type(vectors).__name__)} of shape {getattr(vectors, 'shape', '?')}"
-        raise UserError(f"{path} holds {found}; floating-point (rows, values) was expected")
-    return vectors.astype(np.float32, copy=False)
-
-
 def read_keys(path: Path) -> list[str]:
-    """Read one key a line."""
+    """Read one key per line.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8").split("\n")[:-1]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
+
+
+def is_published(path: Path) -> bool:
+    """True for a file, and for a folder of `.npy` files that no stage of facesyn wrote."""
+    if path.is_dir():
+        return not any((path / name).exists() for name in (HEADER, BEGUN)) and holds_vectors(path)
+    return path.exists()
+
+
+def _open_published(path: Path, names: Path | None) -> EmbeddingSet:
+    found = read_vector_file(path, names)
+    if found.names is None:
+        raise UserError(unnamed_rows(found.path, "embeddings join images by name, so a row-order list is needed"))
+    log.warning(f"{found.path} does not say which recogniser made it; all embeddings of a run must come from one")
+    return EmbeddingSet(keys_of(found.names, found.listed_in or found.path), found.vectors, None, path, found.digest)

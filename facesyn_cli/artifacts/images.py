@@ -1,4 +1,4 @@
-"""ImageSet: encoded images by key, in a folder or a zip, ours or anybody's.
+"""ImageSet: encoded images by key, in a folder, a zip or a list of files, ours or anybody's.
 
 Layout: `<identity>/<sample>.<suffix>`; the key is `identity/sample`. The rules for folders that facesyn
 did not write:
@@ -7,6 +7,8 @@ did not write:
     x.jpg        in the top folder: an identity of its own, key `x/0`
     one folder that holds everything in sub-folders is left out of the identities
     a.jpg, a.png in one folder: the two keep their suffixes in the key
+    a text list (`CASIA_namelist.txt`)  of each path the last folder is the identity, the name the sample; the
+                 images lie in `images/` beside the list, or beside the list itself
 
 Order is the natural order of keys (`2` before `10`), so it does not depend on the file system.
 """
@@ -25,11 +27,13 @@ from pathlib import Path, PurePosixPath
 
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.files import TEMPORARY_PREFIX
+from facesyn_cli.artifacts.name_lists import SUFFIXES, NameList, read_name_list
 from facesyn_cli.artifacts.output import Parent, read_header, require_header
+from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
 MAX_FILE_BYTES = 256 * 2**20
+_TRIED = 1000  # names of a list that are looked for before it is refused
 _READ_ERRORS = (
     OSError, KeyError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error,
 )
@@ -60,22 +64,24 @@ class ImageSet:
         entries: All images in natural order of their keys.
         digest: Digest of the set: of a set made by facesyn the one in its header, otherwise that of
             all locations and file sizes.
+        named_in: The list that named the images, or None.
     """
 
-    def __init__(self, path: Path, entries: list[ImageEntry], digest: str) -> None:
+    def __init__(self, path: Path, entries: list[ImageEntry], digest: str, named_in: Path | None = None) -> None:
         self.path = path
         self.entries = entries
         self.digest = digest
+        self.named_in = named_in
         self._archives = threading.local()
 
     @staticmethod
     def open(path: Path) -> ImageSet:
-        """Open a folder or a zip file of images.
+        """Open a folder or a zip file of images, or a text list of them.
 
         Raises:
-            UserError: It does not exist, is neither, is unfinished work of facesyn, or holds no images.
+            UserError: It does not exist, is none of them, is unfinished work of facesyn, or holds no images.
         """
-        path = Path(path)
+        path, named_in = Path(path), None
         if not path.exists():
             raise UserError(f"{path} does not exist; a folder or zip of images was expected")
         if path.is_dir():
@@ -83,13 +89,16 @@ class ImageSet:
             sizes = _scan_folder(path)
         elif zipfile.is_zipfile(path):
             header, sizes = None, _scan_zip(path)
+        elif path.suffix == ".txt":
+            header, named_in = None, path
+            path, sizes = _scan_list(read_name_list(path))
         else:
-            raise UserError(f"{path} is neither a folder nor a zip file of images")
+            raise UserError(f"{path} is neither a folder nor a zip file of images, nor a text list of them (.txt)")
         entries = _entries(list(sizes), is_ours=header is not None)
         if not entries:
             raise UserError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))} were looked for)")
         digest = header.digest if header else json_digest([[e.location, sizes[e.location]] for e in entries])
-        return ImageSet(path, entries, digest)
+        return ImageSet(path, entries, digest, named_in)
 
     def read(self, entry: ImageEntry) -> bytes:
         """Return the encoded bytes of one image.
@@ -113,10 +122,10 @@ class ImageSet:
 
     def parent(self) -> Parent:
         """Return this set as an input for a header."""
-        return Parent(str(self.path), self.digest)
+        return Parent(str(self.named_in or self.path), self.digest)
 
     def __getstate__(self) -> dict:
-        return {"path": self.path, "entries": self.entries, "digest": self.digest}
+        return {"path": self.path, "entries": self.entries, "digest": self.digest, "named_in": self.named_in}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)
@@ -183,6 +192,47 @@ def _scan_zip(path: Path) -> dict[str, int]:
         if size > MAX_FILE_BYTES:
             raise UserError(f"{name} in {path} unpacks to {size} bytes; images of at most {MAX_FILE_BYTES} are read")
     return {name: size for name, size in found.items() if "__MACOSX" not in name.split("/")}
+
+
+def _scan_list(listed: NameList) -> tuple[Path, dict[str, int]]:
+    """Return the folder that a list's images lie in and location -> size of those that are there."""
+    folder = listed.path.parent
+    short = ["/".join(name.split("/")[-2:]) for name in listed.names]
+    _check_labels(listed, short)
+    roots = ((folder / "images", short), (folder, short), (folder, listed.names))
+    root, names = next(
+        ((root, names) for root, names in roots if any((root / name).is_file() for name in names[:_TRIED])), (None, [])
+    )
+    if root is None:
+        raise UserError(f"{listed.path}: of its first {min(_TRIED, len(short))} images none is in {folder / 'images'} "
+                        f"or {folder}, first {short[0]!r}")
+    sizes = {}
+    for name in names:
+        try:
+            sizes[name] = (root / name).stat().st_size
+        except OSError:
+            continue  # counted below
+    missing = [name for name in names if name not in sizes]
+    if missing:
+        log.warning(f"{listed.path}: {len(missing)} of {len(names)} images are not in {root}, first {missing[0]!r}; "
+                    "they are left out")
+    odd = next((name for name in sizes if not _is_image(name.rpartition("/")[2])), None)
+    if odd is not None:
+        raise UserError(f"{listed.path} names {odd!r}; images ({', '.join(sorted(SUFFIXES))}) were expected")
+    return root, sizes
+
+
+def _check_labels(listed: NameList, names: list[str]) -> None:
+    """Labels number the folders; a list in which they do not is about other identities than its folders."""
+    label_of: dict[str, int] = {}
+    folder_of: dict[int, str] = {}
+    for name, label in zip(names, listed.labels or [], strict=False):
+        folder = name.rpartition("/")[0]
+        if label_of.setdefault(folder, label) != label or folder_of.setdefault(label, folder) != folder:
+            raise UserError(
+                f"{listed.path}: folder {folder!r} and label {label} do not belong to each other alone (also "
+                f"{label_of[folder]}, {folder_of.get(label)!r}); one label a folder was expected"
+            )
 
 
 def _is_image(name: str) -> bool:

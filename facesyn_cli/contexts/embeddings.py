@@ -24,9 +24,9 @@ class EmbeddingsConfig(PluginConfig):
 class Embeddings:
     """The rows of a file of embeddings, in its order.
 
-    Faces join an EmbeddingSet by key and a dict by name (the file's name, with or without its ending). A
-    published array has no names: its row i belongs to the i-th file in string-sorted order, so there must
-    be exactly as many. A ContextSet brings its own faces.
+    Faces join an EmbeddingSet by key and named rows by name (the file's path or name, with or without its ending).
+    Rows of an array without a row-order list have no names: row i belongs to the i-th file in string-sorted order,
+    as published, so there must be exactly as many. A ContextSet brings its own faces.
     """
 
     needs: frozenset[str] = frozenset({"embeddings"})
@@ -88,16 +88,16 @@ class Embeddings:
 
 def _join(given: GivenVectors, images: ImageSet) -> list[ImageEntry]:
     """Return the face of each row."""
-    if given.form == "array":
+    if given.form == "numbered":
         entries = sorted(images.entries, key=lambda e: e.location)
         if len(entries) != len(given.names):
             raise UserError(
                 f"{images.path} holds {len(entries)} images for the {len(given.names)} rows of {given.parent.path}; "
-                "rows of a plain array belong to the files in string-sorted order, so there must be as many"
+                "rows without names belong to the files in string-sorted order, so there must be as many"
             )
         return entries
     by_name = {entry.key: entry for entry in images.entries}
-    if given.form == "dict":
+    if given.form == "named":
         by_name = _by_file_name(images.entries)
     missing = [name for name in given.names if name not in by_name]
     if missing:
@@ -121,7 +121,7 @@ def _by_file_name(entries: list[ImageEntry]) -> dict[str, ImageEntry]:
 @register(
     "contexts",
     "embeddings",
-    Card(about="Given embeddings: an EmbeddingSet, a published context .npy or IDiff-Face's torch-saved dict."),
+    Card(about="Given embeddings: an EmbeddingSet, a published .npy, IDiff-Face's dict or one file per image."),
 )
 def build_embeddings(cfg: EmbeddingsConfig) -> Embeddings:
     """Build the source."""

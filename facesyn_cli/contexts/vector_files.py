@@ -1,30 +1,19 @@
-"""Given embeddings in every form they come in: ours, the published context array, IDiff-Face's dict.
-
-The published `elasticface_embeddings.npy` is a plain array whose rows follow the string-sorted names of
-the face files beside it. IDiff-Face saves a dict of name -> vector with `torch.save`, under the same
-ending `.npy`.
-"""
+"""Given embeddings in every form they come in: ours, and those that `artifacts/vector_files.py` reads."""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from facesyn_cli.artifacts.contexts import ContextSet
-from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.embeddings import EmbeddingSet, normalise, read_vectors
+from facesyn_cli.artifacts.embeddings import EmbeddingSet, is_published
 from facesyn_cli.artifacts.output import Parent, read_header
+from facesyn_cli.artifacts.vector_files import EXPECTED, read_vector_file, unnamed_rows
+from facesyn_cli.console import log
 from facesyn_cli.contexts.source import EMBEDDING_SIZE
 from facesyn_cli.errors import UserError
-
-EXPECTED = "an EmbeddingSet or ContextSet folder, an (N, 512) .npy or IDiff-Face's torch-saved dict"
-
-_ZIP, _LEGACY_TORCH = b"PK\x03\x04", b"\x80\x02\x8a\x0a"
 
 
 @dataclass(frozen=True)
@@ -32,7 +21,7 @@ class GivenVectors:
     """Embeddings that were made elsewhere.
 
     Args:
-        form: `embeddings`, `contexts`, `array` or `dict`: which of the forms it is.
+        form: `embeddings` and `contexts` are ours; rows of others are `named` or have numbers only (`numbered`).
         names: Key, identity, row number or name of each row.
         vectors: (N, 512) float32 unit rows.
         embedder: Digest of the recogniser, None unknown.
@@ -48,20 +37,20 @@ class GivenVectors:
     faces: list[Path | None]
 
 
-def read_given_vectors(path: Path) -> GivenVectors:
+def read_given_vectors(path: Path, names: Path | None = None) -> GivenVectors:
     """Read embeddings of any form.
+
+    Args:
+        path: The file or folder.
+        names: Row-order list of an array; None: the one beside it, if there is one.
 
     Raises:
         UserError: Missing, none of the forms, wrong width, or a row that is zero or not finite.
     """
+    path = Path(path)
     if not path.exists():
-        raise UserError(f"{path} does not exist; {EXPECTED} was expected")
-    if path.is_dir():
-        given = _read_folder(path)
-    else:
-        form, names, vectors = _read_file(path)
-        parent = Parent(str(path), file_digest(path))
-        given = GivenVectors(form, names, vectors, None, parent, [None] * len(names))
+        raise UserError(f"{path} does not exist; an EmbeddingSet or ContextSet folder, {EXPECTED} was expected")
+    given = _published(path, names) if is_published(path) else _ours(path, names)
     if not len(given.vectors):
         raise UserError(f"{path} holds no embeddings")
     if given.vectors.shape[1] != EMBEDDING_SIZE:
@@ -69,7 +58,9 @@ def read_given_vectors(path: Path) -> GivenVectors:
     return given
 
 
-def _read_folder(path: Path) -> GivenVectors:
+def _ours(path: Path, names: Path | None) -> GivenVectors:
+    if names is not None:
+        raise UserError(f"{path} has its own names; the row-order list {names} does not apply")
     header = read_header(path)
     if header is not None and header.kind == "ContextSet":
         contexts = ContextSet.open(path)
@@ -80,52 +71,10 @@ def _read_folder(path: Path) -> GivenVectors:
                         [None] * len(found.keys))
 
 
-def _read_file(path: Path) -> tuple[str, list[str], np.ndarray]:
-    with open(path, "rb") as file:
-        head = file.read(4)
-    if head != _ZIP and head != _LEGACY_TORCH:
-        vectors = _unit(read_vectors(path), path)
-        return "array", [str(row) for row in range(len(vectors))], vectors
-    content = _read_torch(path)
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}; a dict of name -> vector was expected")
-    rows = []
-    for name, value in content.items():
-        value = value.numpy() if isinstance(value, torch.Tensor) else value
-        if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.size != EMBEDDING_SIZE:
-            found = f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-            raise UserError(f"{path}: entry {name!r} is {found}; {EMBEDDING_SIZE} floating-point numbers were expected")
-        rows.append(value.astype(np.float32).reshape(-1))
-    vectors = np.stack(rows) if rows else np.empty((0, EMBEDDING_SIZE), dtype=np.float32)
-    return "dict", [str(name) for name in content], _unit(vectors, path)
-
-
-def _read_torch(path: Path) -> object:
-    """Read a torch file that may hold plain numpy arrays besides tensors, and nothing else.
-
-    What makes an array anew is allowed by name, under both names numpy has had for its core; dtypes with
-    objects inside could hold nothing but what this unpickler lets through.
-    """
-    rebuild = np._core.multiarray._reconstruct if hasattr(np, "_core") else np.core.multiarray._reconstruct
-    allowed = [
-        (rebuild, "numpy.core.multiarray._reconstruct"),
-        (rebuild, "numpy._core.multiarray._reconstruct"),
-        np.ndarray,
-        np.dtype,
-        *(type(np.dtype(t)) for t in (np.float16, np.float32, np.float64)),
-    ]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, KeyError, IndexError, TypeError,
-            AttributeError, AssertionError) as error:
-        reason = next((line for line in str(error).split("\n") if "WeightsUnpickler" in line), str(error))
-        reason = " ".join(reason.split())[:160]
-        raise UserError(f"{path} is not {EXPECTED}; as a torch file it is not read: {reason}") from error
-
-
-def _unit(vectors: np.ndarray, path: Path) -> np.ndarray:
-    try:
-        return normalise(vectors)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+def _published(path: Path, names: Path | None) -> GivenVectors:
+    found = read_vector_file(path, names)
+    form, rows = ("named", found.names) if found.names is not None else ("numbered", None)
+    if rows is None:
+        log.info(unnamed_rows(found.path, "they are taken by their numbers"))
+        rows = [str(row) for row in range(len(found.vectors))]
+    return GivenVectors(form, rows, found.vectors, None, Parent(str(path), found.digest), [None] * len(rows))

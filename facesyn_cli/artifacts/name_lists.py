@@ -1,0 +1,157 @@
+"""Lists of image names: which row is which image, and which images belong to a set.
+
+    image_names.pkl      a pickle of a sequence of strings `<identity>/<name>.jpg`, row by row of an array beside it
+    CASIA_namelist.txt   lines `<anything>/<identity>/<name>.jpg <label>`, one space before the label
+    any text             one name a line
+
+Pickles are read by `plain_pickle`: nothing in them is called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from facesyn_cli.artifacts.plain_pickle import load_plain
+from facesyn_cli.errors import UserError
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))  # of images
+ORDER_FILES = ("image_names.pkl", "image_names.txt")              # looked for beside an array of embeddings
+_MAX_NAME = 4096                                                   # bytes
+_PICKLES = (b"\x80", b"(", b"]", b"c")                             # how pickles of sequences and arrays start
+
+
+@dataclass(frozen=True)
+class NameList:
+    """Names of images, in the order of the list.
+
+    Args:
+        path: The list.
+        names: (N,) names as they stand there, with `/` between folders.
+        labels: (N,) labels, or None where the list has none.
+    """
+
+    path: Path
+    names: list[str]
+    labels: list[int] | None
+
+
+def read_name_list(path: Path) -> NameList:
+    """Read a list of image names of any of the forms above.
+
+    Raises:
+        UserError: Missing, empty, damaged, not a list of names, or labels on some lines only.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            start = file.read(1)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; a list of image names was expected") from error
+    if start == _PICKLES[0] or (start in _PICKLES and path.suffix == ".pkl"):
+        names, labels = _read_pickle(path), None
+    else:
+        names, labels = _read_text(path)
+    if not names:
+        raise UserError(f"{path} is empty; a list of image names was expected")
+    return NameList(path, names, labels)
+
+
+def order_file(array: Path) -> Path | None:
+    """Return the row-order list that lies beside an array of embeddings, or None."""
+    return next((array.parent / name for name in ORDER_FILES if (array.parent / name).is_file()), None)
+
+
+def without_suffix(name: str) -> str:
+    """Return a name without the suffix of an image; other endings belong to the name."""
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in SUFFIXES else name
+
+
+def keys_of(names: list[str], path: Path) -> list[str]:
+    """Return the key that each named image has in an ImageSet of the folder that the names start from.
+
+    `a/b.jpg` has the key `a/b`; a name without a folder is an identity of its own, `b/0`.
+
+    Args:
+        names: Names of images, with or without suffix.
+        path: Where they come from, for messages.
+
+    Raises:
+        UserError: Two names have the same key.
+    """
+    stems = [without_suffix(name) for name in names]
+    keys = [stem if "/" in stem else f"{stem}/0" for stem in stems]
+    twice = next((key for key, count in Counter(keys).items() if count > 1), None)
+    if twice is not None:
+        raise UserError(f"{path} names the image {twice!r} twice; a row-order list names each row's own image")
+    return keys
+
+
+def _read_pickle(path: Path) -> list[str]:
+    try:
+        content = load_plain(path.read_bytes())
+    except (OSError, ValueError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{path} is no pickled list of image names that is safe to read: {reason}") from error
+    try:
+        items = content.tolist() if isinstance(content, np.ndarray) else content
+    except ValueError as error:
+        raise UserError(f"{path} is a damaged pickle of image names: {error}") from error
+    if not isinstance(items, (list, tuple)):
+        raise UserError(f"{path} holds a {type(items).__name__}; a list of image names was expected")
+    return [_checked(item, f"{path}, row {row}") for row, item in enumerate(items)]
+
+
+def _read_text(path: Path) -> tuple[list[str], list[int] | None]:
+    names, labels = [], []
+    for number, line in enumerate(_lines(path), 1):
+        name, label = _split_label(line)
+        names.append(_checked(name, f"{path}, line {number}"))
+        labels.append(label)
+    unlabelled = labels.count(None)
+    if unlabelled not in (0, len(labels)):
+        raise UserError(f"{path}: {unlabelled} of {len(labels)} lines have no label, first line "
+                        f"{labels.index(None) + 1}; `path label` on every line or on none was expected")
+    return names, None if unlabelled else labels
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines that are not empty; an absurdly long one is refused before it fills the memory."""
+    number = 0
+    try:
+        with open(path, "rb") as file:
+            while line := file.readline(_MAX_NAME + 64):
+                number += 1
+                if len(line) > _MAX_NAME + 32:
+                    raise ValueError("a line of more than 4096 bytes")
+                if line.strip():
+                    yield line.decode("utf-8").strip("\r\n")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}, line {number}: a list of image names was expected; {error}") from error
+
+
+def _split_label(line: str) -> tuple[str, int | None]:
+    """Split `name.jpg 12`. Only after an image's suffix is a number a label: `person 3` is a name."""
+    name, _, label = line.replace("\t", " ").rpartition(" ")
+    has_label = label.isdecimal() and label.isascii() and len(label) <= 9
+    if has_label and os.path.splitext(name.rstrip())[1].lower() in SUFFIXES:
+        return name.rstrip(), int(label)
+    return line, None
+
+
+def _checked(name: object, where: str) -> str:
+    """Return a name with `/` between its folders; refuse what cannot be one."""
+    if isinstance(name, bytes):
+        name = name.decode("utf-8", "surrogateescape")
+    if not isinstance(name, str):
+        raise UserError(f"{where}: the name of an image was expected, found a {type(name).__name__}")
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    if not parts or ".." in parts or len(name) > _MAX_NAME or not name.isprintable():
+        raise UserError(f"{where}: the name of an image was expected, found {name[:80]!r}")
+    return "/".join(parts)
