@@ -94,7 +94,8 @@ def test_transform_keeps_shape_and_follows_its_generator(name: str) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["guidance", "contexts", "context_filter", "context_variation", "augmentation", "record_format", "benchmark"],
+    ["guidance", "contexts", "context_filter", "context_variation", "sample_filter", "augmentation", "record_format",
+     "benchmark"],
 )
 def test_other_plugins_build_from_their_defaults(kind: str) -> None:
     for name in BUILTIN[kind]:

@@ -18,7 +18,7 @@ from facesyn_cli.plugins.settings import PluginConfig
 class GivenConfig(PluginConfig):
     """Settings of `given`."""
 
-    path: Path | None = source(None, "EmbeddingSet with a row per image `identity/sample`; sample writes image-contexts/")
+    path: Path | None = source(None, "EmbeddingSet with a row per image, for example the image-contexts of another set")
 
 
 class GivenVariation(ContextVariation):

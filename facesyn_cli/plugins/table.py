@@ -80,6 +80,7 @@ BUILTIN["context_variation"] = {
     "shared-noise": "facesyn_cli.contexts.shared_noise",
     "given": "facesyn_cli.contexts.given_variation",
 }
+BUILTIN["sample_filter"] = {"consistency": "facesyn_cli.sampling.consistency"}
 BUILTIN["augmentation"] = {
     "oversample": "facesyn_cli.augmentations.oversample",
     "photometric": "facesyn_cli.augmentations.photometric",

@@ -32,6 +32,7 @@ class BatchEngine:
         batch_size: Images the network sees at once, always.
         precision: fp32, bf16 or fp16: the number format of the denoiser.
         device: Where the networks are.
+        num_timesteps: T of the noise schedule.
     """
 
     def __init__(
@@ -44,32 +45,39 @@ class BatchEngine:
         batch_size: int,
         precision: str,
         device: torch.device,
+        num_timesteps: int = 1000,
     ) -> None:
         self.batch_size, self.device = batch_size, device
         self._denoiser, self._decode, self._conditions = denoiser, decode, conditions
         self._make_scheduler, self._guidance = make_scheduler, guidance
-        self._precision, self._dtype = precision, DTYPES[precision]
+        self._precision, self._dtype, self._num_timesteps = precision, DTYPES[precision], num_timesteps
 
-    def start(self, batch: Sequence[int]) -> Callable[[int], np.ndarray]:
+    def start(self, batch: Sequence[int], attempts: Sequence[int] | None = None) -> Callable[[int], np.ndarray]:
         """Compute a batch of image numbers; on a GPU only queue it.
 
         Args:
             batch: 1 to `batch_size` numbers; a short batch is filled up with its last image.
+            attempts: How often each image was refused and is drawn again; None: it is the first time for all.
 
         Returns:
             A function from a row of the batch to its (S, S, 3) uint8 pixels, for the writer's threads; it
             waits for the device, and raises UserError where the network's numbers are not finite.
         """
-        images = [*batch, *[batch[-1]] * (self.batch_size - len(batch))]
+        num_empty = self.batch_size - len(batch)
+        images = [*batch, *[batch[-1]] * num_empty]
+        again = None if attempts is None else [*attempts, *[attempts[-1]] * num_empty]
+        negatives = self._conditions.negatives(images)
         latents = sample_latents(
             self._denoiser,
             self._make_scheduler(),
             self._guidance,
             self._send(self._conditions.contexts(images)),
-            self._send(self._conditions.noise(images)),
-            draw_noise=lambda step: self._send(self._conditions.step_noise(images, step)),
+            self._send(self._conditions.noise(images, again)),
+            draw_noise=lambda step: self._send(self._conditions.step_noise(images, step, again)),
             dtype=self._dtype,
             on_step=signals.check,
+            negatives=None if negatives is None else self._send(negatives),
+            num_timesteps=self._num_timesteps,
         )
         return self._fetch(*self._decode(latents), images)
 

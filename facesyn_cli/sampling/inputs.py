@@ -25,6 +25,7 @@ class SampleInputs:
     Args:
         identities: Names of the identities to sample.
         vectors: (N, E) float32 contexts, row by row.
+        contexts: The whole set they are from.
         ldm: Denoiser and its settings; on the CPU, in eval mode.
         autoencoder: Its decoder; on the CPU, in eval mode.
         embedder: Digest of the recogniser behind contexts and LDM; None where nobody says.
@@ -33,6 +34,7 @@ class SampleInputs:
 
     identities: list[str]
     vectors: Tensor
+    contexts: ContextSet
     ldm: LoadedLdm
     autoencoder: nn.Module
     embedder: str | None
@@ -77,7 +79,7 @@ def open_inputs(
             str(section["path"] or section["name"]), json_digest([section["settings"], section["digest"]])
         ),
     }
-    return SampleInputs(identities, vectors, ldm, autoencoder, embedder, parents)
+    return SampleInputs(identities, vectors, contexts, ldm, autoencoder, embedder, parents)
 
 
 def choose_identities(contexts: ContextSet, ids: int | None) -> list[str]:

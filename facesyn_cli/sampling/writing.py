@@ -27,18 +27,20 @@ def write_batches(
     num_writers: int,
     num_workers: int,
     shown_before: int = 0,
+    draw: Callable[[range], Callable[[int], np.ndarray]] | None = None,
 ) -> int:
     """Compute batches and write those of their images that are missing; return how many were.
 
     Args:
         engine: Computes the batches.
-        batches: Batches that have a missing image.
+        batches: Batches (or blocks, where `draw` is given) that have a missing image.
         done: Numbers of the images that are there already.
         layout: Where the images go.
         encode: (H, W, 3) uint8 -> bytes of the file.
         num_writers: Threads that encode and write.
         num_workers: Batches computed at once.
         shown_before: Images the progress bar counts as done at the start.
+        draw: Image numbers -> function from a row to its pixels; None: `engine.start`.
 
     Raises:
         UserError: An image could not be made or written.
@@ -47,7 +49,7 @@ def write_batches(
 
     def make(batch: range) -> None:
         signals.check()
-        pixels_of = engine.start(batch)
+        pixels_of = (draw or engine.start)(batch)
         for row, index in enumerate(batch):
             if index not in done:
                 writer.put(layout.path(index), partial(pixels_of, row))

@@ -3,7 +3,8 @@
 The images of all identities, in order, are cut into fixed batches; the last one is filled up. A batch is
 skipped when all its images lie on disk, otherwise computed as a whole and only what is missing written. So
 which images share a batch, and with it every bit of them, does not depend on kills, on the number of
-processes or on their order; noise belongs to the image (`diffusion/noise.py`).
+processes or on their order; noise belongs to the image (`diffusion/noise.py`). Where a filter has images drawn
+again, the same holds for blocks of whole identities (`sampling/redraw.py`).
 """
 
 from __future__ import annotations
@@ -40,11 +41,17 @@ from facesyn_cli.diffusion.sampling import count_evaluations
 from facesyn_cli.diffusion.schedule import ldm_schedule
 from facesyn_cli.diffusion.schedulers import Scheduler
 from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.judge import Judge
+from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.plugins import registry
 from facesyn_cli.sampling.conditions import Conditions
 from facesyn_cli.sampling.engine import BatchEngine
+from facesyn_cli.sampling.identity_methods import open_negatives, open_variation
+from facesyn_cli.sampling.image_contexts import FOLDER as IMAGE_CONTEXTS
+from facesyn_cli.sampling.image_contexts import write_image_contexts
 from facesyn_cli.sampling.inputs import open_inputs
 from facesyn_cli.sampling.layout import ImageFolder, unfinished_batches
+from facesyn_cli.sampling.redraw import Redrawing
 from facesyn_cli.sampling.workers import num_workers, one_core_each
 from facesyn_cli.sampling.writing import write_batches
 from facesyn_cli.training.processes import Processes, check_device, processes
@@ -74,6 +81,8 @@ class SampleConfig(StageConfig):
     batch_size: int | None = recorded(None, "images a batch; None: 64 on a GPU, 8 on a CPU", ge=1)
     scheduler: PluginConfig = PluginSection("scheduler", default="ddim")
     guidance: PluginConfig = PluginSection("guidance", default="none")
+    variation: PluginConfig | None = PluginSection("context_variation", default=None)  # None: one context an identity
+    filter: PluginConfig | None = PluginSection("sample_filter", default=None)  # None: no image is drawn again
     precision: Literal["fp32", "bf16", "fp16"] = identity("fp32", "number format of the denoiser")
     noise: NoiseSection = identity(NoiseSection(), "where the starting noise comes from")
     size: int | None = identity(None, "side of the images in pixels; None: the LDM's, 112 as published", ge=1)
@@ -119,6 +128,7 @@ def plan(cfg: SampleConfig, work: Work) -> dict[str, Any]:
     batch_size = setup.batch_size(device)
     todo = [] if state == "finished" else setup.unfinished(batch_size, done)
     missing = sum(i not in done for batch in todo for i in batch)
+    num_batches = sum(-(-len(unit) // batch_size) for unit in todo)
     evaluations = setup.evaluations
     image_bytes = _BYTES_PER_PIXEL[cfg.format] * setup.size**2
     at = next(p for p in (layout.folder, *layout.folder.absolute().parents) if p.exists())
@@ -127,10 +137,11 @@ def plan(cfg: SampleConfig, work: Work) -> dict[str, Any]:
         "images": layout.num_images,
         "images done": len(done),
         "images left": missing,
-        "batches left": f"{len(todo)} of {batch_size} images",
+        "batches left": f"{num_batches} of {batch_size} images",
         "network evaluations per image": evaluations,
-        "network evaluations": evaluations * len(todo) * batch_size,
-        **({"expected time": _expected_time(setup, device, len(todo))} if todo else {}),
+        "network evaluations": evaluations * num_batches * batch_size,
+        **_cost_of_filter(setup),
+        **({"expected time": _expected_time(setup, device, num_batches)} if todo else {}),
         "disk": f"{missing * image_bytes / 2**20:.1f} MiB",
         "disk free": f"{shutil.disk_usage(at).free / 2**20:.0f} MiB",
         "folder": f"{layout.folder} ({state})",
@@ -176,16 +187,27 @@ class _Setup:
         )
         latent_shape = (settings.latent_channels, settings.latent_size, settings.latent_size)
         given_noise = open_noise_file(cfg.noise.file, num_ids, cfg.per_id, latent_shape)
-        self.conditions = Conditions(
-            inputs.identities, inputs.vectors, cfg.per_id, cfg.seed, latent_shape, given_noise
-        )
         self._schedule = ldm_schedule(settings)
         self._make_scheduler = registry.build("scheduler", cfg.scheduler)
         self.guidance = registry.build("guidance", cfg.guidance)
-        self.evaluations = count_evaluations(self.make_scheduler(), self.guidance)  # refuses steps that do not fit
-        self.parents = inputs.parents
+        scheduler = self.make_scheduler()  # refuses steps that do not fit
+        self.evaluations = count_evaluations(scheduler, self.guidance, settings.num_timesteps)
+        self.variation, varied = open_variation(cfg.variation, inputs.contexts, cfg.seed)
+        negatives, avoided = open_negatives(self.guidance, cfg.guidance, inputs.contexts, cfg.seed)
+        self.conditions = Conditions(
+            inputs.identities, inputs.vectors, cfg.per_id, cfg.seed, latent_shape, given_noise, self.variation,
+            negatives,
+        )
+        self.parents = {**inputs.parents, **varied, **avoided}
         if cfg.noise.file:
-            self.parents = {**self.parents, "noise": Parent(str(cfg.noise.file), file_digest(cfg.noise.file))}
+            self.parents["noise"] = Parent(str(cfg.noise.file), file_digest(cfg.noise.file))
+        self.filter = registry.build("sample_filter", cfg.filter) if cfg.filter else None
+        if self.filter:
+            if self.filter.judge is None:
+                raise UserError("a filter needs the weights of a judge, a face recogniser: filter.judge=FILE")
+            self._judge = load_backbone(self.filter.judge)
+            self.filter.check(cfg.per_id, self._judge.digest, inputs.embedder)
+            self.parents["judge"] = Parent(str(self.filter.judge), self._judge.digest)
 
     def make_scheduler(self) -> Scheduler:
         """Return a fresh scheduler for one batch."""
@@ -196,8 +218,16 @@ class _Setup:
         return min(self.cfg.batch_size or (8 if device.type == "cpu" else 64), self.layout.num_images)
 
     def unfinished(self, batch_size: int, done: set[int]) -> list[range]:
-        """Return the batches of this part of the run that have an image to make."""
+        """Return the batches, or the filter's blocks, of this part of the run that have an image to make."""
+        if self.filter:
+            return self.redrawing(batch_size).unfinished(done, self.cfg.part)
         return unfinished_batches(self.layout.num_images, batch_size, done, self.cfg.part)
+
+    def redrawing(self, batch_size: int, device: torch.device | None = None) -> Redrawing:
+        """Return what draws blocks of images until the filter is content; without a device it cannot draw."""
+        embed = Judge(self._judge.module, self._judge.input_size, device).embed if device else None
+        vectors = self.inputs.vectors.numpy()
+        return Redrawing(self.filter, embed, vectors, self.cfg.per_id, batch_size, self.layout.folder)
 
     def engine(self, device: torch.device, batch_size: int) -> BatchEngine:
         """Move the networks to a device and return what computes batches there."""
@@ -205,8 +235,18 @@ class _Setup:
         denoiser = self.inputs.ldm.module.to(device)
         return BatchEngine(
             denoiser, decode, self.conditions, self.make_scheduler, self.guidance, batch_size, self.cfg.precision,
-            device,
+            device, self.inputs.ldm.config.num_timesteps,
         )
+
+
+def _cost_of_filter(setup: _Setup) -> dict[str, Any]:
+    if not setup.filter:
+        return {}
+    draws = 1 + setup.filter.attempts
+    return {
+        "network evaluations per image at most": draws * setup.evaluations,
+        "judge evaluations per image": f"1 to {draws}",
+    }
 
 
 def _expected_time(setup: _Setup, device: torch.device, num_batches: int) -> str:
@@ -233,8 +273,10 @@ def _sample(setup: _Setup, group: Processes) -> int:
     mine = share(todo, group.index, group.count)
     if not mine:
         return 0
+    engine = setup.engine(group.device, batch_size)
+    redrawing = setup.redrawing(batch_size, group.device) if setup.filter else None
     return write_batches(
-        setup.engine(group.device, batch_size),
+        engine,
         mine,
         done,
         layout,
@@ -242,6 +284,7 @@ def _sample(setup: _Setup, group: Processes) -> int:
         num_writers=cfg.writers,
         num_workers=num_workers(cfg.workers, group.device, group.count),
         shown_before=len(done) if cfg.part is None and group.count == 1 else 0,
+        draw=partial(redrawing.draw, engine) if redrawing else None,
     )
 
 
@@ -252,7 +295,8 @@ def _finish(setup: _Setup, output: Output, batch_size: int) -> None:
     done = layout.finished()
     wanted = [i for batch in setup.unfinished(batch_size, done) for i in batch]
     others = [k for k in range(1, count + 1) if k != index]
-    if all((layout.folder / f"shard-{k}-of-{count}.json").is_file() for k in others):
+    is_last = all((layout.folder / f"shard-{k}-of-{count}.json").is_file() for k in others)
+    if is_last:
         wanted = range(layout.num_images)  # parts made with different batch sizes would leave gaps
     gone = [i for i in wanted if i not in done]
     if gone:
@@ -264,6 +308,13 @@ def _finish(setup: _Setup, output: Output, batch_size: int) -> None:
         "size": setup.size,
         "network_evaluations_per_image": setup.evaluations,
     }
+    if setup.filter and is_last:
+        judged = setup.redrawing(batch_size).join(setup.conditions.key)
+        extra["network_evaluations_per_image"] = setup.evaluations * judged["draws"] / layout.num_images
+        counts = {**counts, **judged}
+    if setup.variation and setup.variation.varies_contexts and is_last:
+        digest = write_image_contexts(layout.folder, setup.conditions, layout.num_images, setup.inputs.embedder)
+        extra["image_contexts"] = {"folder": IMAGE_CONTEXTS, "digest": digest}
     output.finish(counts, extra=extra)
 
 

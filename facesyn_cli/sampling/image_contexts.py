@@ -1,0 +1,50 @@
+"""The context of every image, stored beside the images so that a set can be audited and made again.
+
+`image-contexts/` is an EmbeddingSet: one row per image, joined by key. All of it follows from the settings, so
+it is written when the images are finished, as a whole; `variation={name: given, path: .../image-contexts}`
+makes images from it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from facesyn_cli import signals
+from facesyn_cli.artifacts.digest import file_digest
+from facesyn_cli.artifacts.embeddings import KEYS, VECTORS
+from facesyn_cli.artifacts.files import write_atomically, write_json, write_text
+from facesyn_cli.artifacts.output import HEADER, Header
+from facesyn_cli.sampling.conditions import Conditions
+
+FOLDER = "image-contexts"
+_BLOCK = 4096  # images whose contexts are in memory at once
+
+
+def write_image_contexts(folder: Path, conditions: Conditions, num_images: int, embedder: str | None) -> str:
+    """Write the contexts of all images of a set; return the digest of the vectors.
+
+    Args:
+        folder: Of the images.
+        conditions: What belongs to each image.
+        num_images: Images of the whole set.
+        embedder: Digest of the recogniser behind the contexts.
+    """
+    folder = folder / FOLDER
+    (folder / HEADER).unlink(missing_ok=True)  # of a smaller set
+    size = conditions.contexts([0]).shape[1]
+    with write_atomically(folder / VECTORS) as temporary:
+        vectors = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(num_images, size))
+        for start in range(0, num_images, _BLOCK):
+            images = range(start, min(start + _BLOCK, num_images))
+            vectors[images.start : images.stop] = conditions.contexts(images).numpy()
+            signals.check()
+        vectors.flush()
+        del vectors
+    write_text(folder / KEYS, "".join(f"{conditions.key(image)}\n" for image in range(num_images)))
+    digest = file_digest(folder / VECTORS)
+    header = Header("EmbeddingSet", "sample", {}, {}, {"images": num_images}, {"embedder": embedder}, digest)
+    write_json(folder / HEADER, asdict(header))
+    return digest

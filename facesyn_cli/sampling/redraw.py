@@ -1,0 +1,178 @@
+"""Images that a filter refuses are drawn again, block by block of whole identities.
+
+A block is drawn, judged and drawn again in memory, and only the images that remain are written. What is drawn
+together follows from the block alone, so files are the same bits for any number of processes and after any
+kill; a block that was not finished is begun again. `.judged/` says for each finished block which draw of each
+image was kept and with what score; `judged.csv` joins them when the set is finished.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facesyn_cli import signals
+from facesyn_cli.artifacts.files import write_atomically, write_bytes
+from facesyn_cli.data.sharding import fixed_batches, share
+from facesyn_cli.errors import UserError
+from facesyn_cli.sampling.consistency import SampleFilter
+from facesyn_cli.sampling.engine import BatchEngine
+
+TABLE = "judged.csv"       # one line per image: key, number of the draw that was kept (0 the first), score, kept
+_FOLDER = ".judged"
+_BATCHES_PER_BLOCK = 8
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What came of the images of a block, n of them.
+
+    Args:
+        attempts: (n,) which draw of each image was kept; 0 is the first.
+        scores: (n,) its score.
+        num_draws: Draws of all images together.
+    """
+
+    attempts: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    num_draws: int
+
+
+class Redrawing:
+    """Draws blocks of images until the filter is content with them.
+
+    Args:
+        sample_filter: Scores images.
+        embed: The judge: (n, S, S, 3) uint8 -> (n, D) unit rows.
+        vectors: (N, E) contexts of the identities.
+        per_id: Images of each identity.
+        batch_size: Images the network sees at once.
+        folder: Of the set.
+    """
+
+    def __init__(
+        self,
+        sample_filter: SampleFilter,
+        embed: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+        vectors: NDArray[np.float32],
+        per_id: int,
+        batch_size: int,
+        folder: Path,
+    ) -> None:
+        self._filter, self._embed, self._vectors, self._per_id = sample_filter, embed, vectors, per_id
+        self._folder = folder / _FOLDER
+        self._blocks = blocks(len(vectors), per_id, batch_size)
+
+    def unfinished(self, done: set[int], part: tuple[int, int] | None = None) -> list[range]:
+        """Return the blocks of image numbers that are not written or not judged.
+
+        Args:
+            done: Numbers of the images that are written.
+            part: (i, n), i from 1: only the blocks of part i of n.
+        """
+        index, count = part or (1, 1)
+        mine = share(self._blocks, index - 1, count)
+        return [block for block in mine if not done.issuperset(block) or self._read(block) is None]
+
+    def draw(self, engine: BatchEngine, block: range) -> Callable[[int], NDArray[np.uint8]]:
+        """Draw a block and note what came of it; return its images by row."""
+        pixels, judged = self._draw(engine, block)
+        with write_atomically(self._path(block)) as temporary, open(temporary, "wb") as file:
+            np.savez(file, per_id=self._per_id, **vars(judged))
+        return lambda row: pixels[row]
+
+    def join(self, key: Callable[[int], str]) -> dict[str, int]:
+        """Write `judged.csv` and return the counts for the header.
+
+        Args:
+            key: Number of an image -> `identity/sample`.
+
+        Raises:
+            UserError: A block is not finished.
+        """
+        text, redrawn, below, num_draws = io.StringIO(), 0, 0, 0
+        text.write("key,draw,score,kept\n")
+        for block in self._blocks:
+            judged = self._read(block)
+            if judged is None:
+                raise UserError(f"{self._path(block)} has vanished; run the same command again")
+            is_good = judged.scores >= self._filter.lowest
+            for image, attempt, score, good in zip(block, judged.attempts, judged.scores, is_good, strict=True):
+                text.write(f"{_quoted(key(image))},{attempt},{score:.6f},{'yes' if good else 'best of all draws'}\n")
+            redrawn += int((judged.attempts > 0).sum())
+            below += int((~is_good).sum())
+            num_draws += judged.num_draws
+        write_bytes(self._folder.parent / TABLE, text.getvalue().encode())
+        return {"draws": num_draws, "replaced": redrawn, "below_filter": below}
+
+    def _draw(self, engine: BatchEngine, block: range) -> tuple[NDArray[np.uint8], Judged]:
+        pixels = _draw_images(engine, block, 0)                                # (n, S, S, 3)
+        first = self._embed(pixels)                                            # (n, D)
+        rows = np.arange(len(block))
+        scores = self._scores(first, rows, first, block)
+        attempts = np.zeros(len(block), dtype=np.int64)
+        num_draws = len(block)
+        for attempt in range(1, self._filter.attempts + 1):
+            bad = np.flatnonzero(scores < self._filter.lowest)
+            if not len(bad):
+                break
+            again = _draw_images(engine, [block[row] for row in bad], attempt)
+            found = self._scores(self._embed(again), bad, first, block)
+            is_better = found > scores[bad]
+            better = bad[is_better]
+            pixels[better], scores[better], attempts[better] = again[is_better], found[is_better], attempt
+            num_draws += len(bad)
+        return pixels, Judged(attempts, scores, num_draws)
+
+    def _scores(
+        self, vectors: NDArray, rows: NDArray[np.int64], first: NDArray, block: range
+    ) -> NDArray[np.float64]:
+        """Return the scores of the images at `rows` of the block, identity by identity."""
+        scores = np.empty(len(rows))
+        owners, per_id = rows // self._per_id, self._per_id
+        for owner in np.unique(owners):
+            own = owners == owner
+            context = self._vectors[block.start // per_id + owner]
+            firsts = first[owner * per_id : (owner + 1) * per_id]
+            scores[own] = self._filter.scores(vectors[own], rows[own] % per_id, firsts, context)
+        return scores
+
+    def _path(self, block: range) -> Path:
+        return self._folder / f"{block.start // self._per_id:09d}-{block.stop // self._per_id:09d}.npz"
+
+    def _read(self, block: range) -> Judged | None:
+        """Return what is known of a block; None: nothing, or of other numbers of images."""
+        try:
+            with open(self._path(block), "rb") as file, np.load(file, allow_pickle=False) as stored:
+                if stored["per_id"] != self._per_id:
+                    return None
+                return Judged(stored["attempts"], stored["scores"], int(stored["num_draws"]))
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            return None
+
+
+def blocks(num_ids: int, per_id: int, batch_size: int) -> list[range]:
+    """Cut the images of a set into blocks of whole identities, about eight batches each."""
+    ids = fixed_batches(num_ids, max(1, _BATCHES_PER_BLOCK * batch_size // per_id))
+    return [range(part.start * per_id, part.stop * per_id) for part in ids]
+
+
+def _draw_images(engine: BatchEngine, images: Sequence[int], attempt: int) -> NDArray[np.uint8]:
+    """Return (n, S, S, 3) images, batch by batch."""
+    drawn = []
+    for batch in fixed_batches(len(images), engine.batch_size):
+        signals.check()
+        numbers = [images[i] for i in batch]
+        pixels_of = engine.start(numbers, [attempt] * len(numbers))
+        drawn += [pixels_of(row) for row in range(len(numbers))]
+    return np.stack(drawn)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\n\r') else text
