@@ -1,0 +1,251 @@
+"""How much variety is in a set? Vendi scores, recall of real variation, near-duplicates, brightness.
+
+Face Vendi Score (VariFace, arXiv:2412.06235, after Friedman and Dieng 2023, arXiv:2210.02410): with K the n x n
+matrix of cosines and l the eigenvalues of K / n,
+
+    exp(-sum_i l_i ln l_i)        from 1 (all alike) to n (all orthogonal)
+
+The non-zero eigenvalues of F F^T / n are those of F^T F / n, so it is exact for any number of images.
+
+D_intra (DCFace, arXiv:2304.07060): mean over identities of the improved recall (Kynkaanniemi et al. 2019): the share
+of real images whose style lies in a k-nearest-neighbour ball of the identity's images.
+# Differs from DCFace: the space is not Inception's but the judge's with the identity taken away, f minus the mean
+# embedding of its identity, times sqrt(n / (n - 1)) for the n images the mean was made of. In the judge's plain
+# space no image of one person comes near images of others, and the recall is 0.
+
+Near-duplicates are pairs of pictures whose thumbnails correlate, as they are or mirrored; see `thumbnails.py`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facesyn_cli import signals
+from facesyn_cli.evaluation.figures import (
+    JACKKNIFE,
+    SPREAD,
+    Figure,
+    Finding,
+    Histogram,
+    Row,
+    Section,
+    clustered_error,
+    mean_over_identities,
+)
+from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.nearest import nearest
+from facesyn_cli.evaluation.set_distance import recall_of_each
+from facesyn_cli.evaluation.thumbnails import NEAR_DUPLICATE, SIDE, descriptors
+
+_GROUPS = 20                # of the jackknife
+_RECALL_K = 3
+_RECALL_REAL = 2000         # real images of D_intra
+_RECALL_IDENTITIES = 500
+_VENDI_IDENTITIES = 5000    # identities whose own score is computed
+_LISTED = 24
+_MANY_DUPLICATES = 0.01
+
+
+def vendi_section(rows: LabelledEmbeddings, set_name: str, seed: int) -> Section:
+    """Return the Vendi scores of the whole set, of the centres, and inside identities."""
+    num_rows, num_identities = len(rows.keys), len(rows.identities)
+    group = rows.groups(_GROUPS, seed)
+    section = Section([
+        _vendi_figure("diversity.vendi", rows.vectors, group[rows.owner], num_rows, "images"),
+        _vendi_figure("diversity.vendi_centres", rows.centres, group, num_identities, "identities"),
+    ])
+    several = np.flatnonzero(rows.sizes > 1)
+    chosen = several
+    if len(several) > _VENDI_IDENTITIES:
+        chosen = np.sort(np.random.default_rng(seed).choice(several, _VENDI_IDENTITIES, replace=False))
+    scores = np.array([vendi_score(rows.vectors[rows.rows_of(identity)]) for identity in chosen])
+    is_exact = len(chosen) == len(several)
+    section.figures.append(mean_over_identities(
+        "diversity.vendi_within", scores, "identities with several images", exact=is_exact
+    ))
+    if not len(chosen):
+        return section
+    edges = np.linspace(1, max(float(scores.max()), 2.0), 41)
+    section.histograms.append(Histogram(
+        "diversity.vendi_per_identity", "Vendi score of an identity", edges,
+        {"identities": np.histogram(scores, edges)[0]}, exact=is_exact,
+    ))
+    typical = chosen[rows.sizes[chosen] >= max(2, int(np.median(rows.sizes[chosen]) / 2))]
+    place = {identity: score for identity, score in zip(chosen.tolist(), scores, strict=True)}
+    least = sorted(typical.tolist(), key=lambda identity: place[identity])[:_LISTED // 2]
+    section.lists["diversity.least_varied"] = [
+        Row(
+            [(set_name, rows.keys[row]) for row in range(rows.starts[c], min(rows.starts[c + 1], rows.starts[c] + 8))],
+            [rows.identities[c]], label=f"Vendi score {place[c]:.2f} of {rows.sizes[c]} images",
+        )
+        for c in least
+    ]
+    return section
+
+
+def vendi_score(rows: NDArray) -> float:
+    """Return the Vendi score of (n, D) unit rows."""
+    small = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
+    return _vendi_of(small.astype(np.float64) / len(rows))
+
+
+def spread_section(rows: LabelledEmbeddings, reference: LabelledEmbeddings | None, seed: int) -> Section:
+    """Return how far images lie from their identity's centre, and D_intra against the reference."""
+    from_centre = 1 - np.einsum("nd,nd->n", rows.vectors, rows.centres[rows.owner])
+    spread = np.add.reduceat(from_centre, rows.starts[:-1]) / rows.sizes
+    several = rows.sizes > 1
+    section = Section([mean_over_identities(
+        "diversity.within_spread", spread[several], "identities with several images"
+    )])
+    if reference is None:
+        section.notes.append("D_intra needs a real reference set (--reference).")
+        return section
+    generator = np.random.default_rng(seed)
+    enough = np.flatnonzero(rows.sizes > _RECALL_K)
+    chosen = np.sort(generator.choice(enough, min(len(enough), _RECALL_IDENTITIES), replace=False))
+    real = _without_identity(reference)
+    real = real[generator.choice(len(real), min(len(real), _RECALL_REAL), replace=False)]
+    if not len(chosen) or not len(real):
+        section.notes.append("D_intra needs identities with 4 images, and real identities with 2.")
+        return section
+    parts = [_without_identity(rows.of_identities(np.array([identity]))) for identity in chosen]
+    values = recall_of_each(real, parts, _RECALL_K)
+    section.figures.append(mean_over_identities(
+        "diversity.d_intra", values, "identities with at least 4 images", "share", exact=False
+    ))
+    return section
+
+
+def duplicates_section(
+    thumbnails: NDArray[np.uint8], keys: list[str], owner: NDArray, names: list[str], set_name: str, max_pairs: int,
+    seed: int,
+) -> Section:
+    """Find pictures that are there more than once, within identities and between them.
+
+    Args:
+        thumbnails: (N, 16, 16) grey values.
+        keys: (N,) keys.
+        owner: (N,) identity of each image, rising.
+        names: Names of the identities.
+        set_name: Name of the set, for the list.
+        max_pairs: Pairs between identities to compute at most; beyond, images are drawn at random.
+        seed: Seed of that.
+    """
+    rows = descriptors(thumbnails)
+    mirrored = rows.reshape(-1, SIDE, SIDE)[:, :, ::-1].reshape(len(rows), -1)
+    within, partner, value = _repeats(rows, mirrored, owner)
+    queries = np.arange(len(rows))
+    is_exact = 2 * len(rows) ** 2 <= max_pairs
+    if not is_exact:
+        count = max(1, max_pairs // (2 * len(rows)))
+        queries = np.sort(np.random.default_rng(seed).choice(len(rows), min(count, len(rows)), replace=False))
+    best, where = nearest(rows[queries], rows, owner[queries], owner)
+    flipped, flipped_where = nearest(np.ascontiguousarray(mirrored[queries]), rows, owner[queries], owner)
+    is_flipped = flipped > best
+    best, where = np.where(is_flipped, flipped, best), np.where(is_flipped, flipped_where, where)
+    between = best >= NEAR_DUPLICATE
+    section = Section([
+        _duplicate_figure("diversity.near_duplicates_within", within, owner, True),
+        _duplicate_figure("diversity.near_duplicates_between", between, owner[queries], is_exact),
+    ])
+    found = [(value[row], row, partner[row], "") for row in np.flatnonzero(within)]
+    found += [
+        (best[k], queries[k], where[k], "other identity") for k in np.flatnonzero(between)
+        if queries[k] < where[k] or not is_exact
+    ]
+    found.sort(key=lambda item: (-item[0], item[1]))
+    section.lists["diversity.near_duplicates"] = [
+        Row([(set_name, keys[i]), (set_name, keys[j])], list(dict.fromkeys((names[owner[i]], names[owner[j]]))),
+            likeness=float(score), label=label)
+        for score, i, j, label in found[:_LISTED]
+    ]
+    for share, words in ((within.mean(), "its own identity"), (between.mean(), "another identity")):
+        if share > _MANY_DUPLICATES:
+            section.findings.append(Finding(
+                "fault", f"{share:.1%} of the images repeat a picture of {words} (the same pixels, nearly).",
+                ["diversity.near_duplicates_within" if "own" in words else "diversity.near_duplicates_between"],
+                ["diversity.near_duplicates"],
+            ))
+    return section
+
+
+def pixel_section(thumbnails: NDArray[np.uint8], owner: NDArray) -> Section:
+    """Return mean and spread of brightness and contrast of the pictures (grey values 0..255)."""
+    grey = thumbnails.reshape(len(thumbnails), -1).astype(np.float64)
+    section = Section()
+    edges = np.linspace(0, 256, 65)
+    for name, values in (("brightness", grey.mean(1)), ("contrast", grey.std(1))):
+        section.figures += [
+            Figure(f"pixels.{name}", float(values.mean()), len(values), "images",
+                   error=clustered_error(values, owner), error_from=SPREAD),
+            Figure(f"pixels.{name}_spread", float(values.std()), len(values), "images"),
+        ]
+        section.histograms.append(Histogram(
+            f"pixels.{name}", f"{name} (grey values)", edges, {"images": np.histogram(values, edges)[0]}
+        ))
+    return section
+
+
+def _vendi_figure(name: str, vectors: NDArray, group: NDArray, n: int, of: str) -> Figure:
+    """The score, with a jackknife over groups of identities on the D x D matrices F^T F of the groups."""
+    num_groups = int(group.max()) + 1 if n else 0
+    matrices = np.zeros((num_groups, vectors.shape[1], vectors.shape[1]))
+    for number in range(num_groups):
+        part = vectors[group == number]
+        matrices[number] = part.T @ part
+        signals.check()
+    counts = np.bincount(group, minlength=num_groups)
+    total = matrices.sum(0)
+    value = _vendi_of(total / n) if n else None
+    error = None
+    if num_groups >= 5:
+        left = np.array([
+            _vendi_of((total - matrix) / (n - count)) for matrix, count in zip(matrices, counts, strict=True)
+        ])
+        error = float(np.sqrt((num_groups - 1) / num_groups * np.square(left - left.mean()).sum()))
+    return Figure(name, value, n, of, error=error, error_from=JACKKNIFE)
+
+
+def _vendi_of(matrix: NDArray[np.float64]) -> float:
+    """exp of the entropy of the eigenvalues, which sum to 1 up to rounding."""
+    values = np.maximum(np.linalg.eigvalsh(matrix), 0)
+    values = values[values > 1e-12] / values.sum()
+    return float(np.exp(-(values * np.log(values)).sum()))
+
+
+def _without_identity(rows: LabelledEmbeddings) -> NDArray[np.float32]:
+    """Embeddings minus the mean of their identity, made as large as they would be around the true mean."""
+    sizes = rows.sizes[rows.owner].astype(np.float64)
+    keep = sizes > 1
+    means = rows.sums[rows.owner] / sizes[:, None]
+    scale = np.sqrt(sizes[keep] / (sizes[keep] - 1))
+    return ((rows.vectors[keep] - means[keep]) * scale[:, None]).astype(np.float32)
+
+
+def _repeats(
+    rows: NDArray, mirrored: NDArray, owner: NDArray
+) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64]]:
+    """Say which images repeat an earlier one of their identity, which one, and how alike they are; (N,) each."""
+    repeats = np.zeros(len(rows), dtype=bool)
+    partner = np.full(len(rows), -1, dtype=np.int64)
+    value = np.zeros(len(rows))
+    bounds = np.flatnonzero(np.diff(owner, prepend=-1, append=owner[-1] + 1)) if len(owner) else []
+    for number, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        if number % 1000 == 0:
+            signals.check()
+        for first in range(start, stop, 4096):
+            block = slice(first, min(first + 4096, stop))
+            scores = np.maximum(rows[block] @ rows[start:stop].T, mirrored[block] @ rows[start:stop].T)
+            here = np.arange(first, block.stop)
+            scores[np.arange(start, stop)[None] >= here[:, None]] = -1         # only earlier ones count
+            at = scores.argmax(axis=1)
+            highest = scores[np.arange(len(at)), at]
+            repeats[block] = highest >= NEAR_DUPLICATE
+            partner[block], value[block] = at + start, highest
+    return repeats, partner, value
+
+
+def _duplicate_figure(name: str, is_duplicate: NDArray, owner: NDArray, is_exact: bool) -> Figure:
+    return Figure(name, float(np.mean(is_duplicate)), len(is_duplicate), "images", "share", is_exact,
+                  clustered_error(is_duplicate, owner), SPREAD)

@@ -1,0 +1,207 @@
+"""Does a set have distinct and consistent identities? Figures of DCFace, IDiff-Face, Vec2Face and VIGFace.
+
+With unit embeddings f, unit class centres c (mean of the unit embeddings of an identity, normalised) and C
+identities:
+
+    U_class(r) = |U| / C,  U = { c_i : cos(c_i, c_j) < r  for all j < i with c_j in U }     (DCFace, 2304.07060)
+    C_intra(r) = mean over identities of the share of images with cos(f, own c) > r         (DCFace)
+    separate(r) = share of identities whose centre has cos <= r to every other centre       (Vec2Face, r = 0.40)
+    separability = mean over identities of the mean of 1 - cos(c, c') over other centres    (VIGFace, 2403.08277)
+
+The paper of DCFace mixes distance and similarity in its text; these are the forms with cosines, a match being a
+cosine above r. Scores of pairs: `score_counts.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facesyn_cli.evaluation.figures import BOOTSTRAP, Curve, Figure, Histogram, Row, Section, mean_over_identities
+from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.nearest import nearest
+from facesyn_cli.evaluation.score_counts import (
+    GRID,
+    NUM_BINS,
+    STEP,
+    ScoreCounts,
+    discriminability,
+    equal_error_rate,
+    error_rates,
+    moments_of,
+    non_match_at,
+)
+
+VEC2FACE_CENTRES = 0.40
+_HISTOGRAM_BINS = 100
+_LISTED = 24
+
+KeepUnique = Callable[[NDArray[np.float32]], NDArray[np.bool_]]
+
+
+def score_section(counts: ScoreCounts) -> Section:
+    """Return the figures, histogram and curves of genuine and impostor scores."""
+    section = Section()
+    mean_genuine, _, mean_impostor, _ = counts.moments
+    section.figures += [
+        Figure("identity.genuine_mean", mean_genuine, counts.num_genuine, "genuine pairs", "cosine",
+               error=counts.error_of(lambda g, i: moments_of(g)[0]), error_from=BOOTSTRAP),
+        Figure("identity.impostor_mean", mean_impostor, counts.num_impostor, "impostor pairs", "cosine",
+               error=counts.error_of(lambda g, i: moments_of(i)[0]), error_from=BOOTSTRAP),
+        _rate("identity.eer", counts, equal_error_rate),
+        _rate("identity.fmr100", counts, lambda g, i: non_match_at(g, i, 1e-2)),
+        _rate("identity.fmr1000", counts, lambda g, i: non_match_at(g, i, 1e-3)),
+    ]
+    for place, name in enumerate(("fdr", "dprime")):
+        value = discriminability(counts.moments)[place]
+
+        def figure(g: NDArray, i: NDArray, place: int = place) -> float:
+            return discriminability((*moments_of(g), *moments_of(i)))[place]
+
+        section.figures.append(Figure(
+            f"identity.{name}", value, counts.num_genuine, "genuine pairs, and all impostor pairs",
+            error=counts.error_of(figure), error_from=BOOTSTRAP,
+        ))
+    if not counts.impostor_exact:
+        section.notes.append(
+            f"Impostor scores were counted on a random sample of images ({counts.num_impostor:,} pairs); means, FDR "
+            "and d' are of all pairs."
+        )
+    section.histograms.append(_score_histogram(counts))
+    section.curves += _error_curves(counts)
+    return section
+
+
+def centre_section(rows: LabelledEmbeddings, set_name: str, r: float, keep: dict[float, KeepUnique]) -> Section:
+    """Return the figures about class centres: unique, consistent, separate; and the images to look at.
+
+    Args:
+        rows: The set.
+        set_name: Its name, for lists of images.
+        r: Cosine above which two embeddings match (DCFace: 0.3 with its own recogniser).
+        keep: For r and 0.40, the greedy choice of unique centres: (C, D) -> (C,) bool.
+    """
+    section = Section()
+    num_identities = len(rows.identities)
+    if num_identities == 0:
+        return section
+    kept = {radius: choose(rows.centres) for radius, choose in keep.items()}
+    other, _ = nearest(rows.centres, rows.centres, np.arange(num_identities), np.arange(num_identities))
+    to_own = np.einsum("nd,nd->n", rows.vectors, rows.centres[rows.owner])     # (N,)
+    consistent = np.add.reduceat((to_own > r).astype(np.float64), rows.starts[:-1]) / rows.sizes
+    section.figures += [
+        _share("identity.unique_share", kept[r], "identities", threshold=r),
+        _share("identity.unique_040", kept[VEC2FACE_CENTRES], "identities", threshold=VEC2FACE_CENTRES),
+        _share("identity.separate_040", other <= VEC2FACE_CENTRES, "identities", threshold=VEC2FACE_CENTRES),
+        _with_threshold(mean_over_identities("identity.consistent_share", consistent, unit="share"), r),
+    ]
+    if num_identities > 1:
+        total = rows.centres.sum(axis=0, dtype=np.float64)
+        lengths = np.square(rows.centres.astype(np.float64)).sum(1)
+        separability = 1 - (rows.centres @ total - lengths) / (num_identities - 1)
+        section.figures.append(mean_over_identities("identity.separability", separability))
+        edges = np.linspace(-1, 1, _HISTOGRAM_BINS + 1)
+        section.histograms.append(Histogram(
+            "identity.nearest_centre", "cosine to the nearest other centre", edges,
+            {"identities": np.histogram(np.clip(other, -1, 1), edges)[0]}, [(r, f"r = {r:g}")],
+        ))
+    section.curves.append(_unique_by_count(kept))
+    section.lists.update(_extremes(rows, set_name))
+    return section
+
+
+def loo_cosines(rows: LabelledEmbeddings) -> NDArray[np.float64]:
+    """Return the cosine of each image to the centre of the other images of its identity; NaN for a lone image.
+
+    Returns:
+        (N,).
+    """
+    own = rows.sums[rows.owner]                                                # (N, D)
+    lengths_square = np.square(own).sum(1)
+    product = np.einsum("nd,nd->n", own, rows.vectors)                         # s . f
+    norms = np.square(rows.vectors.astype(np.float64)).sum(1)                  # f . f, about 1
+    rest = np.sqrt(np.maximum(lengths_square - 2 * product + norms, 1e-12))    # |s - f|
+    cosines = (product - norms) / rest
+    return np.where(rows.sizes[rows.owner] > 1, np.clip(cosines, -1, 1), np.nan)
+
+
+def _rate(name: str, counts: ScoreCounts, of: Callable[[NDArray, NDArray], tuple[float, int] | None]) -> Figure:
+    found = of(counts.genuine, counts.impostor)
+
+    def value(genuine: NDArray, impostor: NDArray) -> float | None:
+        again = of(genuine, impostor)
+        return None if again is None else again[0]
+
+    return Figure(
+        name, found[0] if found else None, counts.num_genuine + counts.num_impostor, "genuine and impostor pairs",
+        "share", exact=counts.impostor_exact and counts.genuine_exact,
+        error=counts.error_of(value) if found else None, error_from=BOOTSTRAP,
+        threshold=found[1] * STEP - 1 if found else None,
+    )
+
+
+def _share(name: str, is_true: NDArray[np.bool_], of: str, threshold: float) -> Figure:
+    return _with_threshold(mean_over_identities(name, is_true.astype(np.float64), of, "share"), threshold)
+
+
+def _with_threshold(figure: Figure, threshold: float) -> Figure:
+    return Figure(**{**vars(figure), "threshold": threshold})
+
+
+def _score_histogram(counts: ScoreCounts) -> Histogram:
+    """Return both kinds of scores over 100 bins of width 0.02."""
+    edges = np.linspace(-1, 1, _HISTOGRAM_BINS + 1)
+    place = np.minimum(((GRID + 1) * _HISTOGRAM_BINS / 2 + 1e-6).astype(int), _HISTOGRAM_BINS - 1)
+    series = {
+        name: np.bincount(place, weights=values, minlength=_HISTOGRAM_BINS)
+        for name, values in (("genuine", counts.genuine), ("impostor", counts.impostor))
+    }
+    marks = [
+        (at, f"FMR {label}") for rate, label in ((1e-2, "1 %"), (1e-3, "0.1 %"))
+        if (at := counts.threshold_at(rate)) is not None
+    ]
+    return Histogram("identity.scores", "cosine of a pair", edges, series, marks,
+                     counts.genuine_exact and counts.impostor_exact)
+
+
+def _error_curves(counts: ScoreCounts) -> list[Curve]:
+    if not counts.num_genuine or not counts.num_impostor:
+        return []
+    false_match, false_non_match = error_rates(counts.genuine, counts.impostor)
+    lowest = max(1 / counts.num_impostor, 1e-7)  # a single impostor pair
+    at = np.unique(np.searchsorted(-false_match, -np.geomspace(1, lowest, 200)))
+    at = at[(at <= NUM_BINS) & (false_match[np.minimum(at, NUM_BINS)] > 0)]
+    x, y = false_match[at], false_non_match[at]
+    return [
+        Curve("identity.det", "FMR", "FNMR", {"scores": (x[y > 0], y[y > 0])}, "log", "log"),
+        Curve("identity.roc", "FMR", "TMR", {"scores": (x, 1 - y)}, "log", "linear"),
+    ]
+
+
+
+def _unique_by_count(kept: dict[float, NDArray[np.bool_]]) -> Curve:
+    """Share of unique identities among the first n, for n on a logarithmic scale."""
+    series = {}
+    for radius, is_kept in kept.items():
+        n = np.unique(np.geomspace(1, len(is_kept), 60).round().astype(int))
+        series[f"r = {radius:g}"] = (n, np.cumsum(is_kept)[n - 1] / n)
+    return Curve("identity.unique_by_count", "number of identities", "unique share", series, x_scale="log")
+
+
+def _extremes(rows: LabelledEmbeddings, set_name: str) -> dict[str, list[Row]]:
+    """List the images most and least like the other images of their identity, one per identity."""
+    cosines = loo_cosines(rows)
+    known = np.flatnonzero(np.isfinite(cosines))
+    lists = {}
+    for name, order in (
+        ("identity.best", known[np.argsort(-cosines[known], kind="stable")]),
+        ("identity.worst", known[np.argsort(cosines[known], kind="stable")]),
+    ):
+        _, first = np.unique(rows.owner[order], return_index=True)
+        lists[name] = [
+            Row([(set_name, rows.keys[row])], [rows.identities[rows.owner[row]]], float(cosines[row]))
+            for row in order[np.sort(first)][:_LISTED]
+        ]
+    return lists

@@ -1,0 +1,216 @@
+"""Do the labels of a set fit its faces? Wrong labels, two people under one label, one person under two.
+
+With unit embeddings f, identity sums s of n rows, a threshold t_x at false match rate x (of the set's own
+impostors, or of real ones where a reference is given):
+
+    wrong label        cos(f, centre of another identity) > cos(f, centre of the other images of its own)
+    mixed identity     a split of its images in two parts of at least 2 with mean scores
+                       within both >= t_(1e-3) and between them < t_(1e-2)
+    split identity     two labels with mean score between them, s_a . s_b / (n_a n_b), at least t_(1e-4) and at
+                       least the 10th percentile of the mean scores inside identities: as alike as one person
+
+The parts of a mixed identity are found by the sign of the leading eigenvector of its doubly centred matrix of
+scores (the two-means relaxation of Ding and He 2004), followed by a few rounds of two-means.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facesyn_cli import signals
+from facesyn_cli.evaluation.figures import SPREAD, Figure, Finding, Row, Section, clustered_error
+from facesyn_cli.evaluation.identity_quality import loo_cosines
+from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.nearest import nearest, pairs_above
+
+_LISTED = 24
+_MIN_PART = 2
+_MIN_BELOW = 0.1     # share of an identity's pairs below t before it is worth a look
+_MAX_LOOKED = 500    # images of one identity that are split
+_ROUNDS = 5
+_SHUFFLED = 0.5      # share of wrong labels from which the labels as a whole are in doubt
+_MANY_WRONG = 0.02
+
+
+def wrong_labels(rows: LabelledEmbeddings, set_name: str, max_pairs: int, seed: int) -> Section:
+    """Find images that are nearer to another identity than to their own.
+
+    Args:
+        rows: The set.
+        set_name: Its name, for the list.
+        max_pairs: Products of an image and a centre to compute at most; beyond, images are drawn at random.
+        seed: Seed of that.
+    """
+    own = loo_cosines(rows)
+    known = np.flatnonzero(np.isfinite(own))
+    num_known = len(known)
+    if not num_known or len(rows.identities) < 2:
+        return Section(notes=["No identity has two images (or there is only one identity): labels were not checked."])
+    most = max(1, max_pairs // len(rows.identities))
+    is_exact = num_known <= most
+    if not is_exact:
+        known = np.sort(np.random.default_rng(seed).choice(known, most, replace=False))
+    identities = np.arange(len(rows.identities))
+    other, whose = nearest(rows.vectors[known], rows.centres, rows.owner[known], identities)
+    is_wrong = other > own[known]
+    share = float(is_wrong.mean())
+    error = clustered_error(is_wrong.astype(float), rows.owner[known])
+    section = Section([Figure(
+        "identity.wrong_label_share", share, len(known), "images of identities with several", "share", is_exact,
+        error, SPREAD,
+    )])
+    worst = np.flatnonzero(is_wrong)
+    worst = worst[np.argsort(-(other - own[known])[worst], kind="stable")][:_LISTED]
+    section.lists["identity.wrong_labels"] = [
+        Row(
+            [(set_name, rows.keys[known[k]]), (set_name, _most_typical(rows, int(whose[k])))],
+            [rows.identities[rows.owner[known[k]]], rows.identities[whose[k]]], float(other[k]),
+            label=f"{other[k]:.2f} to the other, {own[known[k]]:.2f} to its own identity",
+        )
+        for k in worst
+    ]
+    if share > _SHUFFLED:
+        section.findings.append(Finding(
+            "fault", f"The labels do not fit the faces: {share:.0%} of the images are nearer to another identity "
+            "than to their own. Shuffled labels look like this.", ["identity.wrong_label_share"],
+            ["identity.wrong_labels"],
+        ))
+    elif share > _MANY_WRONG:
+        section.findings.append(Finding(
+            "warning", f"{share:.1%} of the images are nearer to another identity than to their own.",
+            ["identity.wrong_label_share"], ["identity.wrong_labels"],
+        ))
+    return section
+
+
+def mixed_identities(rows: LabelledEmbeddings, set_name: str, t_within: float, t_between: float) -> Section:
+    """Find labels under which two people lie.
+
+    Args:
+        rows: The set.
+        set_name: Its name, for the list.
+        t_within: Score at a false match rate of 1e-3.
+        t_between: Score at a false match rate of 1e-2.
+    """
+    found = []
+    for identity, size in enumerate(rows.sizes):
+        if identity % 1000 == 0:
+            signals.check()
+        if size < 2 * _MIN_PART:
+            continue
+        vectors = rows.vectors[rows.rows_of(identity)][:_MAX_LOOKED]
+        scores = (vectors @ vectors.T).astype(np.float64)
+        upper = scores[np.triu_indices(len(scores), 1)]
+        if (upper < t_within).mean() < _MIN_BELOW:
+            continue
+        parts = two_parts(scores)
+        if parts is None:
+            continue
+        first, second = np.flatnonzero(parts), np.flatnonzero(~parts)
+        if min(len(first), len(second)) < _MIN_PART:
+            continue
+        between = scores[np.ix_(first, second)].mean()
+        within = min(_mean_score(scores, first), _mean_score(scores, second))
+        if within >= t_within and between < t_between:
+            found.append((between - within, identity, first, second, between))
+    found.sort(key=lambda item: item[:2])
+    section = Section([Figure(
+        "identity.mixed_identities", len(found), int((rows.sizes >= 2 * _MIN_PART).sum()),
+        "identities with at least 4 images", "count",
+    )])
+    section.lists["identity.mixed"] = [
+        Row(
+            [(set_name, rows.keys[rows.starts[identity] + k]) for k in [*first[:5], *second[:5]]],
+            [rows.identities[identity]], float(between), label=f"{len(first)} and {len(second)} images",
+        )
+        for _, identity, first, second, between in found[:_LISTED]
+    ]
+    if found:
+        names = ", ".join(rows.identities[identity] for _, identity, *_ in found[:5])
+        section.findings.append(Finding(
+            "fault", f"{_count(len(found), 'identity seems', 'identities seem')} to hold two different people each: "
+            f"{names}{', ...' if len(found) > 5 else ''}.", ["identity.mixed_identities"], ["identity.mixed"],
+        ))
+    return section
+
+
+def split_identities(rows: LabelledEmbeddings, set_name: str, threshold: float) -> Section:
+    """Find pairs of labels that seem to be one person.
+
+    Args:
+        rows: The set.
+        set_name: Its name, for the list.
+        threshold: Score at a false match rate of 1e-4.
+    """
+    num_identities = len(rows.identities)
+    inside = mean_genuine(rows)
+    inside = inside[np.isfinite(inside)]
+    lowest = max(threshold, float(np.percentile(inside, 10)) if len(inside) else threshold)
+    means = (rows.sums / np.maximum(rows.sizes, 1)[:, None]).astype(np.float32)
+    pairs, scores, total = pairs_above(means, lowest, most=10_000)
+    section = Section([Figure(
+        "identity.split_identities", total, num_identities * (num_identities - 1) // 2, "pairs of identities",
+        "count", threshold=lowest,
+    )])
+    section.lists["identity.split"] = [
+        Row(
+            [(set_name, rows.keys[row]) for c in (i, j) for row in range(*rows.rows_of(c).indices(len(rows.keys)))[:5]],
+            [rows.identities[i], rows.identities[j]], float(score),
+        )
+        for (i, j), score in zip(pairs[:_LISTED], scores, strict=False)
+    ]
+    if total:
+        i, j = pairs[0]
+        section.findings.append(Finding(
+            "fault" if total <= num_identities else "warning",
+            f"{_count(total, 'pair of identities looks', 'pairs of identities look')} like one person under two "
+            f"labels, first {rows.identities[i]} and {rows.identities[j]} (mean score {scores[0]:.2f}).",
+            ["identity.split_identities"], ["identity.split"],
+        ))
+    return section
+
+
+def mean_genuine(rows: LabelledEmbeddings) -> NDArray[np.float64]:
+    """Return the mean score of all pairs inside each identity (VIGFace's consistency); (C,), NaN for one image."""
+    norms = np.add.reduceat(np.square(rows.vectors.astype(np.float64)).sum(1), rows.starts[:-1])
+    n = rows.sizes.astype(np.float64)
+    total = np.square(rows.sums).sum(1) - norms
+    return np.where(n > 1, total / np.maximum(n * (n - 1), 1), np.nan)
+
+
+def two_parts(scores: NDArray[np.float64]) -> NDArray[np.bool_] | None:
+    """Cut a set of faces in two by their (n, n) scores; (n,) bool, or None where one part would be empty."""
+    mean = scores.mean(axis=0)
+    centred = scores - mean - mean[:, None] + scores.mean()
+    is_first = np.linalg.eigh(centred)[1][:, -1] > 0
+    for _ in range(_ROUNDS):
+        if is_first.all() or not is_first.any():
+            return None
+        to_first, to_second = (_to_part(scores, part) for part in (is_first, ~is_first))
+        again = to_first > to_second
+        if (again == is_first).all():
+            break
+        is_first = again
+    return None if is_first.all() or not is_first.any() else is_first
+
+
+def _to_part(scores: NDArray, part: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Mean score of each face to the others of a part."""
+    others = scores @ part - np.where(part, np.diag(scores), 0)
+    return others / np.maximum(part.sum() - part, 1)
+
+
+def _mean_score(scores: NDArray, part: NDArray[np.int64]) -> float:
+    inside = scores[np.ix_(part, part)]
+    return float((inside.sum() - np.trace(inside)) / (len(part) * (len(part) - 1)))
+
+
+def _most_typical(rows: LabelledEmbeddings, identity: int) -> str:
+    """Key of the image nearest to the centre of an identity."""
+    part = rows.rows_of(identity)
+    return rows.keys[part.start + int(np.argmax(rows.vectors[part] @ rows.centres[identity]))]
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"

@@ -1,0 +1,88 @@
+"""Embeddings with the identity of each row, in the order that makes every analysis simple and fast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class LabelledEmbeddings:
+    """Unit embeddings; the rows of one identity lie together.
+
+    Args:
+        keys: Key of each row.
+        identities: Name of each identity, C of them.
+        vectors: (N, D) float32 unit rows.
+        starts: (C + 1,) row at which each identity begins; the last one is N.
+    """
+
+    keys: list[str]
+    identities: list[str]
+    vectors: NDArray[np.float32]
+    starts: NDArray[np.int64]
+
+    @staticmethod
+    def of(keys: Sequence[str], names: Sequence[str], vectors: NDArray) -> LabelledEmbeddings:
+        """Bring rows of any order together; identities keep the order of their first row.
+
+        Args:
+            keys: (N,) keys.
+            names: (N,) identity of each row.
+            vectors: (N, D) unit rows.
+        """
+        number: dict[str, int] = {}
+        owner = np.array([number.setdefault(name, len(number)) for name in names], dtype=np.int64)
+        order = np.argsort(owner, kind="stable")
+        starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(number)))])
+        if (order == np.arange(len(order))).all():
+            rows = np.ascontiguousarray(vectors, dtype=np.float32)
+            return LabelledEmbeddings(list(keys), list(number), rows, starts)
+        rows = np.asarray(vectors, dtype=np.float32)[order]
+        return LabelledEmbeddings([keys[row] for row in order], list(number), rows, starts)
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """(C,) number of rows of each identity."""
+        return np.diff(self.starts)
+
+    @cached_property
+    def owner(self) -> NDArray[np.int64]:
+        """(N,) identity of each row, 0..C-1."""
+        return np.repeat(np.arange(len(self.identities)), self.sizes)
+
+    @cached_property
+    def sums(self) -> NDArray[np.float64]:
+        """(C, D) sum of the rows of each identity."""
+        total = np.empty((len(self.identities), self.vectors.shape[1]))
+        for identity, (start, stop) in enumerate(zip(self.starts[:-1], self.starts[1:], strict=True)):
+            total[identity] = self.vectors[start:stop].sum(axis=0, dtype=np.float64)
+        return total
+
+    @cached_property
+    def centres(self) -> NDArray[np.float32]:
+        """(C, D) unit mean of the unit rows of each identity; zero where they cancel out."""
+        lengths = np.linalg.norm(self.sums, axis=1, keepdims=True)
+        return (self.sums / np.where(lengths == 0, 1.0, lengths)).astype(np.float32)
+
+    def rows_of(self, identity: int) -> slice:
+        """Return where the rows of one identity lie."""
+        return slice(int(self.starts[identity]), int(self.starts[identity + 1]))
+
+    def of_identities(self, chosen: NDArray) -> LabelledEmbeddings:
+        """Return the part with the given identities (numbers 0..C-1), in the order given."""
+        rows = np.concatenate([np.arange(self.starts[c], self.starts[c + 1]) for c in chosen] or [np.empty(0, int)])
+        return LabelledEmbeddings(
+            [self.keys[row] for row in rows], [self.identities[c] for c in chosen], self.vectors[rows],
+            np.concatenate([[0], np.cumsum(self.sizes[np.asarray(chosen, dtype=np.int64)])]),
+        )
+
+    def groups(self, count: int, seed: int) -> NDArray[np.int64]:
+        """Deal the identities at random into at most `count` groups of equal size; (C,) group of each."""
+        num_identities = len(self.identities)
+        dealt = np.arange(num_identities) % min(count, max(num_identities, 1))
+        return np.random.default_rng(seed).permutation(dealt)

@@ -1,0 +1,85 @@
+"""The nearest neighbours of many embeddings among many others, by cosine, in blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facesyn_cli import signals
+
+_QUERY_ROWS, _BANK_ROWS = 2048, 8192
+
+
+def nearest(
+    queries: NDArray[np.float32],
+    bank: NDArray[np.float32],
+    query_owner: NDArray | None = None,
+    bank_owner: NDArray | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the highest cosine of each query to a row of the bank, and which row that is.
+
+    Args:
+        queries: (Q, D) unit rows.
+        bank: (B, D) unit rows.
+        query_owner: (Q,) identity of each query; with `bank_owner`, rows of the same identity are left out.
+        bank_owner: (B,) identity of each row, rising.
+
+    Returns:
+        (Q,) cosines, -inf where no row is left; (Q,) rows, -1 there. Of equal ones the first.
+    """
+    best = np.full(len(queries), -np.inf, dtype=np.float32)
+    where = np.full(len(queries), -1, dtype=np.int64)
+    for first in range(0, len(queries), _QUERY_ROWS):
+        block = slice(first, first + _QUERY_ROWS)
+        for start in range(0, len(bank), _BANK_ROWS):
+            chunk = bank[start : start + _BANK_ROWS]
+            cosines = queries[block] @ chunk.T                                 # (q, b)
+            if query_owner is not None and bank_owner is not None:
+                _leave_out(cosines, query_owner[block], bank_owner[start : start + _BANK_ROWS])
+            row = cosines.argmax(axis=1)
+            value = cosines[np.arange(len(cosines)), row]
+            is_better = value > best[block]
+            best[block][is_better] = value[is_better]
+            where[block][is_better] = row[is_better] + start
+        signals.check()
+    return best, where
+
+
+def pairs_above(
+    vectors: NDArray[np.float32], threshold: float, most: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
+    """Return the pairs of rows whose dot product is at least a threshold, highest first.
+
+    Args:
+        vectors: (N, D) rows.
+        threshold: Lowest product.
+        most: Pairs to return at most.
+
+    Returns:
+        (P, 2) rows i < j; (P,) products; the number of all such pairs.
+    """
+    pairs, products, total = np.empty((0, 2), np.int64), np.empty(0, np.float32), 0
+    for first in range(0, len(vectors), _QUERY_ROWS):
+        block = vectors[first : first + _QUERY_ROWS]
+        for start in range(first, len(vectors), _BANK_ROWS):
+            cosines = block @ vectors[start : start + _BANK_ROWS].T
+            i, j = np.nonzero(cosines >= threshold)
+            is_upper = j + start > i + first
+            i, j = i[is_upper], j[is_upper]
+            total += len(i)
+            pairs = np.concatenate([pairs, np.stack([i + first, j + start], 1)])
+            products = np.concatenate([products, cosines[i, j]])
+            if len(products) > most:
+                keep = np.argsort(-products, kind="stable")[:most]
+                pairs, products = pairs[keep], products[keep]
+        signals.check()
+    order = np.argsort(-products, kind="stable")
+    return pairs[order], products[order], total
+
+
+def _leave_out(cosines: NDArray[np.float32], query_owner: NDArray, bank_owner: NDArray) -> None:
+    """Set the cosines to rows of the query's own identity to -inf; those rows lie together."""
+    starts = np.searchsorted(bank_owner, query_owner, side="left")
+    stops = np.searchsorted(bank_owner, query_owner, side="right")
+    for row in np.flatnonzero(stops > starts):
+        cosines[row, starts[row] : stops[row]] = -np.inf

@@ -1,0 +1,142 @@
+"""How far is a set from a real one, in a space of features? Frechet and kernel distance, and neighbourhoods.
+
+Frechet distance (Heusel et al. 2017, arXiv:1706.08500), with means m and covariances S of both sets:
+
+    |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a^(1/2) S_b S_a^(1/2))^(1/2))
+
+Kernel distance (Binkowski et al. 2018, arXiv:1801.01401): the unbiased squared maximum mean discrepancy with
+k(x, y) = (x . y / d + 1)^3, mean over random subsets of 1,000 (of all rows where there are fewer).
+
+Precision and recall (Kynkaanniemi et al. 2019, arXiv:1904.06991, k = 3), density and coverage (Naeem et al. 2020,
+arXiv:2002.09797, k = 5). With B(x) the ball around x that reaches its k-th nearest neighbour of the same set:
+
+    precision = share of generated y in some B(real x)        recall   = share of real x in some B(generated y)
+    density   = mean over y of |{x : y in B(x)}| / k          coverage = share of real x with some y in B(x)
+
+Order of arguments: real first, generated second.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facesyn_cli import signals
+
+KERNEL_SUBSET = 1000
+KERNEL_ROUNDS = 50
+_BLOCK = 2048
+
+
+def frechet_distance(real: NDArray, generated: NDArray) -> float:
+    """Return the Frechet distance of the normal distributions fitted to two sets.
+
+    Args:
+        real: (N, D) features, at least 2 rows.
+        generated: (M, D) features, at least 2 rows.
+    """
+    (mean_a, cov_a), (mean_b, cov_b) = (_mean_covariance(rows) for rows in (real, generated))
+    values, vectors = np.linalg.eigh(cov_a)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_b @ root), 0)).sum()
+    return float(max(np.square(mean_a - mean_b).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross, 0.0))
+
+
+def kernel_distance(real: NDArray, generated: NDArray, seed: int) -> tuple[float, float]:
+    """Return the mean kernel distance over subsets, and its standard error.
+
+    Args:
+        real: (N, D) features, at least 2 rows.
+        generated: (M, D) features, at least 2 rows.
+        seed: Seed of the subsets; with no more than 1,000 rows in both sets there is one subset, all of them.
+    """
+    generator = np.random.default_rng(seed)
+    size = min(len(real), len(generated), KERNEL_SUBSET)
+    rounds = 1 if max(len(real), len(generated)) <= KERNEL_SUBSET else KERNEL_ROUNDS
+    values = []
+    for _ in range(rounds):
+        a, b = (
+            rows if rounds == 1 else rows[generator.choice(len(rows), size, replace=False)]
+            for rows in (real.astype(np.float64), generated.astype(np.float64))
+        )
+        n, m = len(a), len(b)
+        within_a, within_b, across = _kernel(a, a), _kernel(b, b), _kernel(a, b)
+        values.append(
+            (within_a.sum() - np.trace(within_a)) / (n * (n - 1))
+            + (within_b.sum() - np.trace(within_b)) / (m * (m - 1)) - 2 * across.mean()
+        )
+        signals.check()
+    error = float(np.std(values, ddof=1) / np.sqrt(rounds)) if rounds > 1 else np.nan
+    return float(np.mean(values)), error
+
+
+def neighbourhoods(real: NDArray, generated: NDArray, k: int) -> dict[str, float]:
+    """Return precision, recall, density and coverage with balls that reach the k-th neighbour.
+
+    Args:
+        real: (N, D) features, more than k rows.
+        generated: (M, D) features, more than k rows.
+        k: Neighbour whose distance is the radius.
+    """
+    real, generated = real.astype(np.float32), generated.astype(np.float32)
+    radius_real, radius_generated = _radii(real, k), _radii(generated, k)
+    in_real = np.zeros(len(generated), dtype=np.int64)     # number of real balls each generated row lies in
+    is_covered = np.zeros(len(real), dtype=bool)           # real rows with a generated row in their ball
+    is_recalled = np.zeros(len(real), dtype=bool)          # real rows in the ball of a generated one
+    for start in range(0, len(real), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        distance = _squared(real[block], generated)
+        inside = distance <= radius_real[block, None]
+        in_real += inside.sum(axis=0)
+        is_covered[block] = inside.any(axis=1)
+        is_recalled[block] = (distance <= radius_generated[None]).any(axis=1)
+        signals.check()
+    return {
+        "precision": float((in_real > 0).mean()),
+        "recall": float(is_recalled.mean()),
+        "density": float(in_real.mean() / k),
+        "coverage": float(is_covered.mean()),
+    }
+
+
+def recall_of_each(real: NDArray, parts: list[NDArray], k: int) -> NDArray[np.float64]:
+    """Return for each part the share of real rows that lie in the ball of one of its rows.
+
+    Args:
+        real: (N, D) features.
+        parts: (n_c, D) features each, more than k rows each.
+        k: Neighbour, within the part, whose distance is the radius.
+    """
+    values = []
+    for part in parts:
+        radius = _radii(part.astype(np.float32), k)
+        values.append((_squared(real.astype(np.float32), part.astype(np.float32)) <= radius[None]).any(1).mean())
+    return np.array(values, dtype=np.float64)
+
+
+def _mean_covariance(rows: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    rows = np.asarray(rows, dtype=np.float64)
+    mean = rows.mean(axis=0)
+    centred = rows - mean
+    return mean, centred.T @ centred / (len(rows) - 1)
+
+
+def _kernel(a: NDArray, b: NDArray) -> NDArray[np.float64]:
+    return (a @ b.T / a.shape[1] + 1) ** 3
+
+
+def _radii(rows: NDArray[np.float32], k: int) -> NDArray[np.float32]:
+    """Squared distance of each row to its k-th nearest other row; (N,)."""
+    radius = np.empty(len(rows), dtype=np.float32)
+    for start in range(0, len(rows), _BLOCK):
+        distance = _squared(rows[start : start + _BLOCK], rows)
+        here = np.arange(len(distance))
+        distance[here, here + start] = -1                                      # itself comes first
+        radius[start : start + _BLOCK] = np.partition(distance, k, axis=1)[:, k]
+    return radius
+
+
+def _squared(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Squared Euclidean distances, (len(a), len(b))."""
+    distance = np.square(a).sum(1)[:, None] + np.square(b).sum(1)[None] - 2 * (a @ b.T)
+    return np.maximum(distance, 0)
