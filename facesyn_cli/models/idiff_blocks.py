@@ -99,6 +99,9 @@ class AdaptiveGroupNorm(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention over positions; heads are contiguous groups of channels.
 
+    The published layers are convolutions of width 1; on positions in rows they are linear layers, for which
+    the libraries have the faster kernels.
+
     Args:
         channels: Width C of the queries and of the output.
         source_channels: Width of what keys and values are made from.
@@ -114,11 +117,11 @@ class Attention(nn.Module):
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
     def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values, each (B, A, S, D), of a source (B, source_channels, S)."""
-        return self._split(self.to_k(source)), self._split(self.to_v(source))
+        """Return keys and values, each (B, A, S, D), of a source (B, S, source_channels)."""
+        return self._split(_linear(self.to_k, source)), self._split(_linear(self.to_v, source))
 
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Return what each position of x (B, C, L) reads, (B, C, L).
+        """Return what each position of x (B, L, C) reads, (B, L, C).
 
         Args:
             keys_values: What to read from; None for x itself.
@@ -126,11 +129,11 @@ class Attention(nn.Module):
         k, v = self.keys_values(x) if keys_values is None else keys_values
         # Differs from IDiff-Face: q and k are not scaled by D^(-1/4) each; the product is scaled once by
         # D^(-1/2), which is the same number, and the library's fused kernels apply.
-        y = F.scaled_dot_product_attention(self._split(self.to_q(x)), k, v)        # (B, A, L, D)
-        return self.proj_out(y.transpose(2, 3).flatten(1, 2))                      # (B, C, L)
+        y = F.scaled_dot_product_attention(self._split(_linear(self.to_q, x)), k, v)  # (B, A, L, D)
+        return _linear(self.proj_out, y.transpose(1, 2).flatten(2))                # (B, L, C)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (-1, self.head_channels)).transpose(2, 3)            # (B, A, L, D)
+        return x.unflatten(2, (-1, self.head_channels)).transpose(1, 2)            # (B, A, L, D)
 
 
 class SelfAttentionBlock(nn.Module):
@@ -146,8 +149,8 @@ class SelfAttentionBlock(nn.Module):
         return None
 
     def forward(self, x: Tensor, context_keys_values: None = None) -> Tensor:
-        y = self.attention(self.norm(x.flatten(2)))                                # (B, C, L)
-        return x + y.unflatten(2, x.shape[2:])
+        y = self.attention(_rows(self.norm(x)))                                    # (B, L, C)
+        return x + _grid(y, x)
 
 
 class CrossAttentionBlock(nn.Module):
@@ -177,15 +180,18 @@ class CrossAttentionBlock(nn.Module):
     def encode_context(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return the keys and values, each (B, A, S, D), of a context vector (B, E)."""
         tokens = self.c_proj_in(context).unflatten(1, (self.context_width, -1))    # (B, E, S), channel-major
-        return self.cross_attention.keys_values(self.c_norm(tokens))
+        return self.cross_attention.keys_values(self.c_norm(tokens).transpose(1, 2))
 
     def forward(self, x: Tensor, context_keys_values: tuple[Tensor, Tensor]) -> Tensor:
         """Return x (B, C, H, W) plus what was read; `context_keys_values` comes from `encode_context`."""
-        y = self.x_proj_in(x).flatten(2)                                           # (B, C, L)
-        y = y + self.self_attention(self.x_norm(y))
-        y = y + self.cross_attention(self.x_norm(y), context_keys_values)
-        y = y + self.ff(self.x_norm(y).transpose(1, 2)).transpose(1, 2)
-        return x + self.x_proj_out(y.unflatten(2, x.shape[2:]))
+        y = _linear(self.x_proj_in, _rows(x))                                      # (B, L, C)
+        y = y + self.self_attention(self._normed(y, x))
+        y = y + self.cross_attention(self._normed(y, x), context_keys_values)
+        y = y + self.ff(self._normed(y, x))
+        return x + _grid(_linear(self.x_proj_out, y), x)
+
+    def _normed(self, y: Tensor, x: Tensor) -> Tensor:
+        return _rows(self.x_norm(_grid(y, x)))                                     # (B, L, C)
 
 
 class Downsample(nn.Module):
@@ -208,6 +214,21 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Return features (B, C, H, W) as rows of positions (B, L, C); no copy where channels lie last in memory."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def _grid(rows: Tensor, like: Tensor) -> Tensor:
+    """Return rows of positions (B, L, C) as features (B, C, H, W) of the grid of `like`, channels last in memory."""
+    return rows.transpose(1, 2).unflatten(2, like.shape[2:])
+
+
+def _linear(layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a convolution of width 1 to rows (B, L, C_in) of positions; returns (B, L, C_out)."""
+    return F.linear(x, layer.weight.flatten(1), layer.bias)
 
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:
