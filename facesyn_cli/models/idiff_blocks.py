@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facesyn_cli.models.attention_maps import Tap, TappedContext
+
 NORM_GROUPS = 32  # every group norm of the published network; widths are multiples of it
 
 
@@ -120,16 +122,20 @@ class Attention(nn.Module):
         """Return keys and values, each (B, A, S, D), of a source (B, S, source_channels)."""
         return self._split(_linear(self.to_k, source)), self._split(_linear(self.to_v, source))
 
-    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, keys_values: tuple[Tensor, Tensor] | None = None, tap: Tap | None = None
+    ) -> Tensor:
         """Return what each position of x (B, L, C) reads, (B, L, C).
 
         Args:
             keys_values: What to read from; None for x itself.
+            tap: Makes the attention map (`attention_maps.py`); None: the usual one, in a fused kernel.
         """
         k, v = self.keys_values(x) if keys_values is None else keys_values
+        q = self._split(_linear(self.to_q, x))
         # Differs from IDiff-Face: q and k are not scaled by D^(-1/4) each; the product is scaled once by
         # D^(-1/2), which is the same number, and the library's fused kernels apply.
-        y = F.scaled_dot_product_attention(self._split(_linear(self.to_q, x)), k, v)  # (B, A, L, D)
+        y = F.scaled_dot_product_attention(q, k, v) if tap is None else tap(q, k).to(v.dtype) @ v  # (B, A, L, D)
         return _linear(self.proj_out, y.transpose(1, 2).flatten(2))                # (B, L, C)
 
     def _split(self, x: Tensor) -> Tensor:
@@ -182,11 +188,13 @@ class CrossAttentionBlock(nn.Module):
         tokens = self.c_proj_in(context).unflatten(1, (self.context_width, -1))    # (B, E, S), channel-major
         return self.cross_attention.keys_values(self.c_norm(tokens).transpose(1, 2))
 
-    def forward(self, x: Tensor, context_keys_values: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, context_keys_values: tuple[Tensor, Tensor] | TappedContext) -> Tensor:
         """Return x (B, C, H, W) plus what was read; `context_keys_values` comes from `encode_context`."""
+        k, v, *taps = context_keys_values
+        self_tap, cross_tap = taps or (None, None)
         y = _linear(self.x_proj_in, _rows(x))                                      # (B, L, C)
-        y = y + self.self_attention(self._normed(y, x))
-        y = y + self.cross_attention(self._normed(y, x), context_keys_values)
+        y = y + self.self_attention(self._normed(y, x), tap=self_tap)
+        y = y + self.cross_attention(self._normed(y, x), (k, v), cross_tap)
         y = y + self.ff(self._normed(y, x))
         return x + _grid(_linear(self.x_proj_out, y), x)
 

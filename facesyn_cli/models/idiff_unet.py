@@ -8,7 +8,7 @@ embedding. Its contextual partial dropout (CPD) drops components of the projecte
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from facesyn_cli.config.fields import identity, runtime
+from facesyn_cli.models.attention_maps import AttentionMaps, Tap, TappedContext
 from facesyn_cli.models.idiff_blocks import (
     NORM_GROUPS,
     CrossAttentionBlock,
@@ -102,6 +103,41 @@ class ContextState:
     batch: int
     per_block: tuple[Any, ...]
 
+    def recording(self) -> tuple[ContextState, AttentionMaps]:
+        """Return these contexts for passes that note their attention maps, and where they note them."""
+        maps = AttentionMaps()
+        return self._tapped(maps.record), maps
+
+    def injecting(self, maps: AttentionMaps, with_cross: bool) -> ContextState:
+        """Return these contexts for passes that use recorded attention maps in place of their own.
+
+        Args:
+            maps: Of an earlier pass.
+            with_cross: Take the maps to the context too, not only those between positions.
+        """
+        return self._tapped(lambda block: maps.inject(block, with_cross))
+
+    def where(self, condition: Tensor, other: ContextState) -> ContextState:
+        """Return the contexts of a batch of which each is from here where `condition` (B,) is true, else `other`."""
+        return ContextState(self.batch, _choose(condition, self.per_block, other.per_block))
+
+    def _tapped(self, taps: Callable[[int], tuple[Tap, Tap]]) -> ContextState:
+        per_block = []
+        for number, parts in enumerate(self.per_block):
+            per_block.append(tuple(
+                TappedContext(*part[:2], *taps(number)) if isinstance(part, tuple) else part for part in parts or ()
+            ))
+        return ContextState(self.batch, tuple(per_block))
+
+
+def _choose(condition: Tensor, first: Any, other: Any) -> Any:
+    """Choose row by row between two nested tuples of tensors (B, ...)."""
+    if isinstance(first, tuple):
+        return tuple(_choose(condition, a, b) for a, b in zip(first, other, strict=True))
+    if first is None:
+        return None
+    return torch.where(condition.view(-1, *[1] * (first.ndim - 1)), first, other)
+
 
 class ConditionalUNet(nn.Module):
     """Predict the noise in a latent, given its timestep and a face embedding.
@@ -118,6 +154,7 @@ class ConditionalUNet(nn.Module):
         self.in_channels = cfg.in_channels
         self.downscale = 2 ** (len(cfg.multipliers) - 1)
         self.is_conditional = cfg.conditioning != "unconditional"
+        self.has_attention_maps = cfg.conditioning == "ca"  # its contexts can record and inject them
         self.checkpoint_activations = cfg.checkpoint_activations
         widths = cfg.widths
         self.image_proj = nn.Conv2d(cfg.in_channels, cfg.channels, 3, padding=1)

@@ -61,6 +61,7 @@ BUILTIN["scheduler"] = {
 BUILTIN["guidance"] = {
     **{name: "facesyn_cli.diffusion.guidance" for name in ("none", "cfg")},
     **{name: "facesyn_cli.diffusion.guidance_negative" for name in ("negfacediff", "adaptdiff")},
+    "uiface": "facesyn_cli.diffusion.guidance_uiface",
 }
 BUILTIN["contexts"] = {
     "sphere": "facesyn_cli.contexts.sphere",

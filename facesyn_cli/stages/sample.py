@@ -190,6 +190,11 @@ class _Setup:
         self._schedule = ldm_schedule(settings)
         self._make_scheduler = registry.build("scheduler", cfg.scheduler)
         self.guidance = registry.build("guidance", cfg.guidance)
+        if self.guidance.needs_attention and not getattr(inputs.ldm.module, "has_attention_maps", False):
+            raise UserError(
+                f"guidance {cfg.guidance.name} records and injects attention to contexts, which this denoiser has not"
+                " (conditioning ca is needed)"
+            )
         scheduler = self.make_scheduler()  # refuses steps that do not fit
         self.evaluations = count_evaluations(scheduler, self.guidance, settings.num_timesteps)
         self.variation, varied = open_variation(cfg.variation, inputs.contexts, cfg.seed)
