@@ -15,6 +15,9 @@ def command(
     ] = None,
     count: Annotated[int | None, typer.Option(help="Contexts to keep; default: all that the source yields.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder or zip of faces (images, embeddings).")] = None,
+    embeddings: Annotated[
+        Path | None, typer.Option(help="Given vectors, ours or published (embeddings).")
+    ] = None,
     generator: Annotated[str | None, typer.Option(help="Diffusers pipeline: folder or hub id (diffusers).")] = None,
     ldm: Annotated[Path | None, typer.Option(help="LDM; default 2-ldm (two-stage).")] = None,
     autoencoder: Annotated[
@@ -27,6 +30,6 @@ def command(
 ) -> dict[str, Any]:
     """Collect the embeddings of identities to draw, each unlike the others."""
     return {
-        "source.name": source, "count": count, "images": images, "generator": generator, "ldm": ldm,
-        "autoencoder": autoencoder, "backbone.name": backbone, "weights": weights,
+        "source.name": source, "count": count, "images": images, "embeddings": embeddings,
+        "generator": generator, "ldm": ldm, "autoencoder": autoencoder, "backbone.name": backbone, "weights": weights,
     }

@@ -24,6 +24,9 @@ def command(
     ] = None,
     config: Annotated[str | None, typer.Option(help="Recipe: a YAML file or the name of a built-in one.")] = None,
     work: Annotated[Path, typer.Option(help="Folder of the run.")] = DEFAULT_WORK,
+    tree: Annotated[
+        Path | None, typer.Option(help="Directory laid out as ADMIS describes; go on from what is there.")
+    ] = None,
     first: Annotated[str | None, typer.Option("--from", help="First stage to run.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="Last stage to run.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
@@ -39,7 +42,8 @@ def command(
     if config is None:
         raise UserError("run needs a recipe: --config NAME or FILE (facesyn config lists the built-in ones)")
     sections = load_recipe(config)
-    results = run_recipe(sections, work, overrides or [], {"device": device, "seed": seed}, first, last, dry_run)
+    flags = {"device": device, "seed": seed}
+    results = run_recipe(sections, work, overrides or [], flags, first, last, dry_run, tree)
     if not console.is_first_process():
         return
     if json:
@@ -59,10 +63,25 @@ def run_recipe(
     first: str | None = None,
     last: str | None = None,
     dry_run: bool = False,
+    tree: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Run (or plan) the stages that the recipe has a section for, in the order of the data.
 
-    All sections are validated before the first stage starts.
+    All sections are validated before the first stage starts. With a published tree, stages whose work it holds are
+    skipped, unless they are named by `first` or by a setting, or have begun in the work folder.
+
+    Args:
+        sections: Settings of each stage.
+        work: Work folder.
+        overrides: `stage.key=value` words.
+        flags: Settings for every stage.
+        first: First stage to run.
+        last: Last stage to run.
+        dry_run: Plan only.
+        tree: Directory laid out as ADMIS describes.
+
+    Returns:
+        What each stage has to say; of a skipped one why it was.
 
     Raises:
         UserError: A stage name, setting or input is wrong; earlier stages keep their finished work.
@@ -85,6 +104,11 @@ def run_recipe(
         words[stage].append(rest)
     configs = {name: resolve_stage(name, sections[name], words[name], flags) for name in names}
     results: dict[str, dict[str, Any]] = {}
+    if tree is not None:
+        forced = {name for name in names if words[name] or name == first}
+        configs, skipped = _with_tree(tree, configs, sections, words, flags, forced, Work(work))
+        results = {name: {"skipped": reason} for name, reason in skipped.items()}
+        names = list(configs)
     for number, name in enumerate(names, 1):
         if dry_run:
             results[name] = _plan(name, configs[name], Work(work))
@@ -93,6 +117,33 @@ def run_recipe(
         outcome = run_stage(name, configs[name], Work(work))
         results[name] = {**outcome.summary, "folder": str(outcome.folder)}
     return results
+
+
+def _with_tree(
+    path: Path,
+    configs: dict[str, Any],
+    sections: dict[str, dict[str, Any]],
+    words: dict[str, list[str]],
+    flags: dict[str, Any],
+    forced: set[str],
+    work: Any,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the configs of the stages that are left to do, with what the tree holds for them, and the skipped ones."""
+    from facesyn_cli.artifacts.published_tree import USES, PublishedTree
+    from facesyn_cli.cli.tree_inputs import OUTPUTS, say, stages_left, stated_keys, tree_inputs
+
+    tree = PublishedTree.open(path)
+    stated = {name: stated_keys(sections[name], words[name], flags) for name in configs}
+    left, skipped = stages_left(tree, configs, stated, forced, work)
+    made = {OUTPUTS[name] for name in left}
+    found = {
+        name: tree_inputs(tree, name, configs[name], stated[name], lambda f: f in made or work.folder(f).exists())
+        for name in left if name in USES
+    }
+    say(found, skipped)
+    for name, inputs in found.items():
+        configs[name] = resolve_stage(name, {**sections[name], **inputs.settings}, words[name], flags)
+    return {name: configs[name] for name in left}, skipped
 
 
 def _plan(name: str, cfg: Any, work: Any) -> dict[str, Any]:

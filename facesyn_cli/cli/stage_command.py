@@ -35,6 +35,10 @@ _COMMON: dict[str, tuple[Any, Any]] = {
     ),
     "config": (Annotated[str | None, typer.Option(help="Recipe: a YAML file or the name of a built-in one.")], None),
     "work": (Annotated[Path | None, typer.Option(help="Folder of the run; default ./work.")], None),
+    "tree": (
+        Annotated[Path | None, typer.Option(help="Directory laid out as ADMIS describes; what is there is taken.")],
+        None,
+    ),
     "out": (Annotated[Path | None, typer.Option(help="Write here instead of the stage's folder in --work.")], None),
     "seed": (Annotated[int | None, typer.Option(help="Seed of everything random.")], None),
     "batch_size": (Annotated[int | None, typer.Option(help="Images a batch.")], None),
@@ -53,6 +57,7 @@ class Common:
     overrides: list[str] | None
     config: str | None
     work: Path | None
+    tree: Path | None
     out: Path | None
     seed: int | None
     batch_size: int | None
@@ -102,6 +107,8 @@ def execute(name: str, flags: dict[str, Any], common: Common) -> None:
     flags = {**flags, "out": common.out, "seed": common.seed, "device": common.device, "batch_size": common.batch_size}
     work = Work(common.work or DEFAULT_WORK)
     cfg = resolve_stage(name, section, common.overrides or [], flags)
+    if common.tree is not None:
+        cfg = _with_tree(name, cfg, common.tree, section, common.overrides or [], flags, work)
     if common.dry_run:
         print_plan(cfg, stage_module(name).plan(cfg, work), common.json)
         return
@@ -131,6 +138,20 @@ def resolve_stage(name: str, section: dict[str, Any], overrides: list[str], flag
     if flags.get("batch_size") is not None and "batch_size" not in config_class.model_fields:
         raise UserError(f"{name} has no batch size")
     return resolve(config_class, name, section, overrides, flags)
+
+
+def _with_tree(
+    name: str, cfg: StageConfig, tree: Path, section: dict[str, Any], overrides: list[str], flags: dict[str, Any],
+    work: Work,
+) -> StageConfig:
+    """Resolve the config of one stage again, with what the published tree holds for it."""
+    from facesyn_cli.artifacts.published_tree import PublishedTree
+    from facesyn_cli.cli.tree_inputs import say, stated_keys, tree_inputs
+
+    stated = stated_keys(section, overrides, flags)
+    found = tree_inputs(PublishedTree.open(tree), name, cfg, stated, lambda folder: work.folder(folder).exists())
+    say({name: found})
+    return resolve_stage(name, {**section, **found.settings}, overrides, flags)
 
 
 def run_stage(name: str, cfg: StageConfig, work: Work) -> Outcome:

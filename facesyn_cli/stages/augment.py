@@ -27,6 +27,9 @@ class AugmentConfig(StageConfig):
 
     images: Path | None = source(None, "images to add to; None: 4-samples of --work")
     contexts: Path | None = source(None, "contexts with their source faces; None: 3-contexts of --work")
+    faces: Path | None = source(
+        None, "source faces instead of contexts: identity i is the i-th file in string-sorted order, as published"
+    )
     augmentation: PluginConfig = PluginSection("augmentation", default="oversample")
 
 
@@ -70,9 +73,20 @@ def _open_inputs(
     parents = {"images": images.parent()}
     if not augmentation.needs_faces:
         return augmentation, images, {}, parents
+    if cfg.faces is not None:
+        faces = ImageSet.open(cfg.faces)
+        return augmentation, images, _numbered_faces(faces), {**parents, "faces": faces.parent()}
     contexts = ContextSet.open(cfg.contexts or work.folder("contexts"))
     parents["contexts"] = contexts.parent()
     return augmentation, images, dict(zip(contexts.identities, contexts.faces, strict=True)), parents
+
+
+def _numbered_faces(faces: ImageSet) -> dict[str, Path | None]:
+    """Return the face of each identity number: the published rows follow the string-sorted names of their files."""
+    if not faces.path.is_dir():
+        raise UserError(f"faces: {faces.path} is no folder; a folder of face images was expected")
+    locations = sorted(entry.location for entry in faces.entries)
+    return {str(number): faces.path / location for number, location in enumerate(locations)}
 
 
 def _require_faces(

@@ -63,6 +63,7 @@ class GenContextsConfig(StageConfig):
     filters: list[PluginConfig] = PluginList("context_filter", default=["unique"])
     images: Path | None = fields.source(None, "folder or zip of faces, for the sources images and embeddings")
     embeddings: Path | None = fields.source(None, "given vectors, for the source embeddings")
+    embedding_names: Path | None = fields.source(None, "their row-order list; None: image_names.* beside an array")
     known: Path | None = fields.source(None, "EmbeddingSet of real people, for the filter novel; None: 1-embeddings")
     generator: str | None = fields.source(None, "diffusers pipeline: a folder, or a hub id, which is downloaded")
     ldm: Path | None = fields.source(None, "LDM for the source two-stage; None: 2-ldm")
@@ -293,7 +294,7 @@ class _Inputs:
         parents["images"] = values["images"].parent()
 
     def _load_embeddings(self, path: Path, values: dict[str, Any], parents: dict[str, Parent]) -> None:
-        values["embeddings"] = read_given_vectors(path)
+        values["embeddings"] = read_given_vectors(path, self._cfg.embedding_names)
         parents["embeddings"] = values["embeddings"].parent
 
     def _load_known(self, path: Path, values: dict[str, Any], parents: dict[str, Parent]) -> None:
@@ -343,7 +344,7 @@ class _Inputs:
 
 _HOW = {
     "images": "--images",
-    "embeddings": "embeddings=PATH",
+    "embeddings": "--embeddings",
     "known": "known=FOLDER, or run embed",
     "generator": "--generator",
     "ldm": "--ldm, or run train-ldm; the source sphere needs no network",

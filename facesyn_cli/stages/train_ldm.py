@@ -73,7 +73,8 @@ class TrainLdmConfig(StageConfig):
     """Settings of `facesyn train-ldm`. Where nothing else is said, the defaults are the published ones."""
 
     images: Path | None = source(None, "folder or zip of faces; None: 0-images of the run")
-    embeddings: Path | None = source(None, "EmbeddingSet of the images; None: 1-embeddings of the run")
+    embeddings: Path | None = source(None, "EmbeddingSet or published embeddings; None: 1-embeddings of the run")
+    embedding_names: Path | None = source(None, "row-order list of a published array; None: image_names.* beside it")
     autoencoder: str | None = source(None, "weights of the autoencoder: file, folder or hub id")
     autoencoder_model: PluginConfig | None = PluginSection("autoencoder", default=None)  # None: read off the weights
     denoiser: PluginConfig = PluginSection("denoiser", default="idiff-unet")
@@ -304,7 +305,7 @@ def _open_inputs(cfg: TrainLdmConfig, work: Work) -> _Inputs:
     parents = {"images": images.parent(), "autoencoder": Parent(section["path"] or section["name"], digest)}
     embeddings = None
     if getattr(cfg.denoiser, "conditioning", None) != "unconditional":
-        embeddings = EmbeddingSet.open(cfg.embeddings or work.folder("embeddings"))
+        embeddings = EmbeddingSet.open(cfg.embeddings or work.folder("embeddings"), cfg.embedding_names)
         parents["embeddings"] = embeddings.parent()
     elif cfg.embeddings is not None:
         raise UserError("embeddings were given, but the denoiser is unconditional; leave one of the two out")

@@ -1,0 +1,241 @@
+"""`--tree`: every stage and `run` on a small tree with the published names and file forms."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from published_layout import (
+    AUTOENCODER,
+    CONTEXT_EMBEDDINGS,
+    CONTEXT_FACES,
+    FACE_EMBEDDINGS,
+    FACES,
+    LDM,
+    RECOGNISER,
+    RECORDS,
+    SAMPLES,
+    TRAINED,
+    snapshot,
+    write_tree,
+)
+
+from facesyn_cli.artifacts.contexts import ContextSet
+from facesyn_cli.artifacts.embeddings import EmbeddingSet
+from facesyn_cli.artifacts.images import ImageSet
+
+SMALL_FR = ["train-fr.backbone=mobilefacenet", "train-fr.epochs=1", "train-fr.batch_size=8",
+            "train-fr.norm_batch_size=8", "train-fr.stages=[]", "train-fr.save_epochs=[]", "train-fr.workers=1"]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """Everything but what the recogniser's training makes."""
+    parts = ("networks", "faces", "contexts", "samples", "records", "benchmarks")
+    return write_tree(tmp_path_factory.mktemp("tree"), *parts)
+
+
+@pytest.fixture
+def stage(run_cli, tree, tmp_path):
+    def run(*arguments):
+        before = snapshot(tree)
+        ran = run_cli(*arguments, "--tree", tree, "--work", tmp_path / "work", "--device", "cpu")
+        assert snapshot(tree) == before, "something in the tree was touched"
+        return ran
+
+    return run
+
+
+def parents(folder: Path) -> dict[str, str]:
+    header = json.loads((folder / "facesyn.json").read_text())
+    return {name: parent["path"] for name, parent in header["parents"].items()}
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    return {name: state for name, state in snapshot(folder).items() if (folder / name).is_file()}
+
+
+def tree_lines(err: str) -> list[str]:
+    return [line.removeprefix("tree: ") for line in err.splitlines() if line.startswith("tree: ")]
+
+
+# --- single stages ----------------------------------------------------------------------------------------------
+
+
+def test_embed(stage, tree, tmp_path):
+    ran = stage("embed", "--json", "--batch-size", 4)
+    assert ran.code == 0 and ran.json()["embeddings"] == 12, ran.err
+    assert parents(tmp_path / "work/1-embeddings") == {
+        "images": str(tree / FACES), "weights": str(tree / RECOGNISER)
+    }
+    assert len(tree_lines(ran.err)) == 2 and f"{tree / FACES}: faces of real people, 3 entries" in ran.err
+
+
+def test_train_ldm_joins_published_embeddings_by_name(stage, tree, tmp_path):
+    ran = stage(
+        "train-ldm", "--steps", 1, "--batch-size", 2, "--json", "image_size=16", "output_size=16", "preview_every=0",
+        "validate_every=0", "validation_fraction=0", "denoiser.channels=32", "denoiser.multipliers=[1]",
+        "denoiser.attention=[false]", "denoiser.num_blocks=1", "denoiser.context_width=32",
+    )
+    assert ran.code == 0 and ran.json()["images"] == 12, ran.err
+    found = parents(tmp_path / "work/2-ldm")
+    assert found["images"] == str(tree / FACES) and found["embeddings"] == str(tree / FACE_EMBEDDINGS)
+    assert Path(found["autoencoder"]) == (tree / AUTOENCODER).resolve()
+    keys = EmbeddingSet.open(tree / FACE_EMBEDDINGS).keys
+    assert keys[0] == "0000001/001" and set(keys) == {e.key for e in ImageSet.open(tree / FACES).entries}
+
+
+def test_gen_contexts_takes_published_contexts_with_their_faces(stage, tree, tmp_path):
+    ran = stage("gen-contexts", "filters=[]", "--json")
+    assert ran.code == 0 and ran.json()["source"] == "embeddings" and ran.json()["faces"] == 3, ran.err
+    found = ContextSet.open(tmp_path / "work/3-contexts")
+    given = np.load(tree / CONTEXT_EMBEDDINGS)
+    np.testing.assert_allclose(found.vectors, given / np.linalg.norm(given, axis=1, keepdims=True), atol=1e-6)
+    names = ["1.png", "10.png", "2.png"]  # string order, as published
+    assert [f.read_bytes() for f in found.faces] == [(tree / CONTEXT_FACES / name).read_bytes() for name in names]
+
+
+def test_gen_contexts_from_the_published_faces(stage, tree, tmp_path):
+    ran = stage("gen-contexts", "--source", "images", "filters=[]", "--json", "--batch-size", 3)
+    assert ran.code == 0 and ran.json()["contexts"] == 3, ran.err
+    assert parents(tmp_path / "work/3-contexts") == {
+        "images": str(tree / CONTEXT_FACES), "weights": str(tree / RECOGNISER)
+    }
+    ran = stage("gen-contexts", "--source", "two-stage", "--count", 2, "--dry-run", "--json", "--out", tmp_path / "x")
+    assert ran.code == 0 and set(ran.json()["plan"]["inputs"]) == {"ldm", "autoencoder", "weights"}, ran.err
+
+
+def test_sample(stage, tree, tmp_path):
+    ran = stage("sample", "--ids", 2, "--per-id", 1, "scheduler.name=ddim-admis", "scheduler.steps=1", "--json")
+    assert ran.code == 0 and ran.json()["images"] == 2, ran.err
+    assert parents(tmp_path / "work/4-samples") == {
+        "ldm": str(tree / LDM), "contexts": str(tree / CONTEXT_EMBEDDINGS),
+        "autoencoder": str(tree / AUTOENCODER / "first_stage_decoder_state_dict.pt"),
+    }
+    assert "do not say which recogniser" not in ran.err, "the layout says it"
+
+
+def test_augment_links_the_published_face_of_each_row(stage, tree, tmp_path):
+    ran = stage("augment", "--copies", 2, "--json")
+    assert ran.code == 0 and ran.json()["added"] == 6, ran.err
+    for row, name in enumerate(("1.png", "10.png", "2.png")):
+        added = tmp_path / "work/5-augmented" / str(row) / "5.png"
+        assert added.read_bytes() == (tree / CONTEXT_FACES / name).read_bytes()
+    assert parents(tmp_path / "work/5-augmented") == {"images": str(tree / SAMPLES), "faces": str(tree / CONTEXT_FACES)}
+
+
+def test_pack_and_then_what_the_work_folder_holds_comes_first(stage, tree, tmp_path):
+    ran = stage("pack", "--json")
+    assert ran.code == 0 and ran.json()["images"] == 15, ran.err
+    ran = stage("train-fr", "--dry-run", "--json")
+    assert ran.json()["plan"]["inputs"] == [str(tmp_path / "work/6-records")] and not tree_lines(ran.err)
+
+
+def test_train_fr_on_published_records(stage, tree):
+    ran = stage("train-fr", "--dry-run", "--json", "batch_size=4", "norm_batch_size=4")
+    assert ran.code == 0 and ran.json()["plan"]["inputs"] == [str(tree / RECORDS / "Syn_10k.index")], ran.err
+    assert ran.json()["plan"]["identities"] == 3
+
+
+def test_eval(run_cli, tmp_path):
+    tree = write_tree(tmp_path / "tree", "trained", "benchmarks")
+    ran = run_cli("eval", "--tree", tree, "--work", tmp_path / "work", "--device", "cpu", "--json", "--batch-size", 3)
+    assert ran.code == 0 and [row["benchmark"] for row in ran.json()["rows"]] == ["lfw", "agedb-30"], ran.err
+    assert parents(tmp_path / "work/8-table")["weights"] == str(tree / TRAINED / "Backbone_Epoch_40_checkpoint.pth")
+
+
+def test_flags_recipes_and_words_come_before_the_tree(stage, tree, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(f"pack: {{inputs: ['{tree / FACES}']}}\n")
+    for words in (["--in", tree / FACES], ["--config", tmp_path / "recipe.yaml"], [f"inputs=['{tree / FACES}']"]):
+        ran = stage("pack", *words, "--dry-run", "--json")
+        assert ran.json()["plan"]["images"] == 12 and not tree_lines(ran.err), ran.err
+
+
+def test_the_namelist_is_a_set_of_images(run_cli, tree, tmp_path):
+    ran = run_cli("pack", "--in", tree / "dataset/CASIA/CASIA_namelist.txt", "--out", tmp_path / "r", "--json")
+    assert ran.code == 0 and ran.json()["images"] == 12 and ran.json()["identities"] == 3, ran.err
+
+
+def test_wrong_trees(assert_refused, run_cli, tree, tmp_path):
+    assert_refused("embed", "--tree", tmp_path / "none", says="is not a directory")
+    assert_refused("run", "--config", "admis", "--tree", tmp_path, says="nothing of the published layout")
+    assert_refused("embed", "--tree", tree / "dataset/CASIA", says=f"did you mean {tree}?")
+    assert_refused("align", "--tree", tree, says="align takes nothing")
+    lone = write_tree(tmp_path / "lone", "samples")
+    ran = assert_refused("train-fr", "--tree", lone, "--work", tmp_path / "w", says="6-records does not exist")
+    assert "missing: training records" in ran.err and "`facesyn pack --tree` makes it" in ran.err
+
+
+# --- run --------------------------------------------------------------------------------------------------------
+
+
+def planned(ran) -> dict[str, str]:
+    assert ran.code == 0, ran.err
+    return {name: "skipped" if "skipped" in result else "run" for name, result in ran.json().items()}
+
+
+STAGES = ("embed", "train-ldm", "gen-contexts", "sample", "augment", "pack", "train-fr", "eval")
+
+
+@pytest.mark.parametrize(("parts", "left"), [
+    (["networks", "faces", "contexts", "samples"], "augment pack train-fr eval"),
+    (["networks", "faces", "contexts"], "sample augment pack train-fr eval"),
+    (["samples", "contexts"], "augment pack train-fr eval"),
+    (["networks", "contexts", "records"], "train-fr eval"),
+    (["trained"], "eval"),
+    (["faces"], "train-ldm gen-contexts sample augment pack train-fr eval"),
+])
+def test_run_goes_on_from_what_is_there(run_cli, tmp_path, parts, left):
+    tree = write_tree(tmp_path / "tree", *parts)
+    ran = run_cli("run", "--config", "admis", "--tree", tree, "--work", tmp_path / "work", "--dry-run", "--json")
+    expected = {name: "run" if name in left.split() else "skipped" for name in STAGES}
+    assert planned(ran) == expected
+    lines = tree_lines(ran.err)
+    assert len(lines) == len(set(lines)) and not (tmp_path / "work").exists()
+
+
+def test_run_without_context_embeddings_makes_them_and_needs_no_embed(run_cli, tmp_path):
+    tree = write_tree(tmp_path / "tree", "networks", "contexts")
+    (tree / CONTEXT_EMBEDDINGS).unlink()
+    ran = run_cli("run", "--config", "admis", "--tree", tree, "--work", tmp_path / "work", "--dry-run", "--json")
+    assert [name for name, what in planned(ran).items() if what == "run"] == [
+        "gen-contexts", "sample", "augment", "pack", "train-fr", "eval"
+    ]
+    line = f"{tree / RECOGNISER}: the recogniser behind the embeddings (for gen-contexts weights)"
+    assert line in tree_lines(ran.err)
+
+
+def test_stages_asked_for_by_name_are_run(run_cli, tree, tmp_path):
+    plan = ["run", "--config", "admis", "--tree", tree, "--work", tmp_path / "work", "--dry-run", "--json"]
+    assert planned(run_cli(*plan, "--from", "sample"))["sample"] == "run"
+    found = planned(run_cli(*plan, "sample.ids=2"))
+    assert found["sample"] == "run" and found["gen-contexts"] == found["train-ldm"] == "skipped"
+    assert found["pack"] == "run", "the records of the tree are not of these samples"
+
+
+def test_samples_that_hold_their_faces_are_packed_as_they_are(run_cli, tmp_path):
+    tree = write_tree(tmp_path / "tree", "samples", "contexts")
+    for row in range(3):
+        for k in range(50, 55):
+            (tree / SAMPLES / str(row) / f"{k}.png").write_bytes((tree / SAMPLES / str(row) / "0.png").read_bytes())
+    ran = run_cli("run", "--config", "admis", "--tree", tree, "--work", tmp_path / "work", "--dry-run", "--json")
+    assert planned(ran)["augment"] == "skipped" and ran.json()["pack"]["inputs"] == [str(tree / SAMPLES)]
+
+
+def test_run_to_the_end_and_again(run_cli, tree, tmp_path):
+    shutil.copytree(tree, tmp_path / "tree")
+    shutil.rmtree(tmp_path / "tree" / RECORDS)
+    before = snapshot(tmp_path / "tree")
+    words = ["run", "--config", "admis", "--tree", tmp_path / "tree", "--work", tmp_path / "work", "--device", "cpu",
+             "--json", *SMALL_FR, "eval.benchmarks=[lfw]", "eval.batch_size=3"]
+    ran = run_cli(*words)
+    assert ran.code == 0, ran.err
+    found = ran.json()
+    assert found["augment"]["added"] == 15 and found["pack"]["images"] == 27 and found["train-fr"]["identities"] == 3
+    assert found["eval"]["rows"][0]["pairs"] == 20 and "skipped" in found["sample"]
+    assert snapshot(tmp_path / "tree") == before
+    work = files(tmp_path / "work")
+    assert run_cli(*words).code == 0 and files(tmp_path / "work") == work
