@@ -133,7 +133,7 @@ def _at_common(counts: ScoreCounts, threshold: float | None) -> list[Figure]:
 
 
 def _renamed(figure: Figure) -> Figure:
-    return Figure(**{**vars(figure), "id": f"fairness.{figure.id.split('.', 1)[1]}"})
+    return Figure(**{**vars(figure), "id": f"fairness.{figure.id}"})
 
 
 def _spreads(figures: list[Figure], attribute: str) -> list[Figure]:

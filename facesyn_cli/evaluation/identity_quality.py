@@ -6,7 +6,8 @@ identities:
     U_class(r) = |U| / C,  U = { c_i : cos(c_i, c_j) < r  for all j < i with c_j in U }     (DCFace, 2304.07060)
     C_intra(r) = mean over identities of the share of images with cos(f, own c) > r         (DCFace)
     separate(r) = share of identities whose centre has cos <= r to every other centre       (Vec2Face, r = 0.40)
-    separability = mean over identities of the mean of 1 - cos(c, c') over other centres    (VIGFace, 2403.08277)
+    consistency = mean over identities of the mean of cos(f, f') over its pairs             (VIGFace, 2403.08277)
+    separability = mean over identities of the mean of 1 - cos(c, c') over other centres    (VIGFace)
 
 The paper of DCFace mixes distance and similarity in its text; these are the forms with cosines, a match being a
 cosine above r. Scores of pairs: `score_counts.py`.
@@ -96,6 +97,7 @@ def centre_section(rows: LabelledEmbeddings, set_name: str, r: float, keep: dict
         _share("identity.unique_040", kept[VEC2FACE_CENTRES], "identities", threshold=VEC2FACE_CENTRES),
         _share("identity.separate_040", other <= VEC2FACE_CENTRES, "identities", threshold=VEC2FACE_CENTRES),
         _with_threshold(mean_over_identities("identity.consistent_share", consistent, unit="share"), r),
+        mean_over_identities("identity.consistency", mean_genuine(rows), "identities with several images", "cosine"),
     ]
     if num_identities > 1:
         total = rows.centres.sum(axis=0, dtype=np.float64)
@@ -110,6 +112,14 @@ def centre_section(rows: LabelledEmbeddings, set_name: str, r: float, keep: dict
     section.curves.append(_unique_by_count(kept))
     section.lists.update(_extremes(rows, set_name))
     return section
+
+
+def mean_genuine(rows: LabelledEmbeddings) -> NDArray[np.float64]:
+    """Return the mean score of all pairs inside each identity (VIGFace's consistency); (C,), NaN for one image."""
+    norms = np.add.reduceat(np.square(rows.vectors.astype(np.float64)).sum(1), rows.starts[:-1])
+    n = rows.sizes.astype(np.float64)
+    total = np.square(rows.sums).sum(1) - norms
+    return np.where(n > 1, total / np.maximum(n * (n - 1), 1), np.nan)
 
 
 def loo_cosines(rows: LabelledEmbeddings) -> NDArray[np.float64]:

@@ -6,8 +6,9 @@ impostors, or of real ones where a reference is given):
     wrong label        cos(f, centre of another identity) > cos(f, centre of the other images of its own)
     mixed identity     a split of its images in two parts of at least 2 with mean scores
                        within both >= t_(1e-3) and between them < t_(1e-2)
-    split identity     two labels with mean score between them, s_a . s_b / (n_a n_b), at least t_(1e-4) and at
-                       least the 10th percentile of the mean scores inside identities: as alike as one person
+    split identity     two labels with mean score between them, s_a . s_b / (n_a n_b), at least t_(1e-4), and as
+                       alike as most identities are to themselves: at least the 10th percentile, or 0.9 times the
+                       median where that is less, of the mean scores inside identities
 
 The parts of a mixed identity are found by the sign of the leading eigenvector of its doubly centred matrix of
 scores (the two-means relaxation of Ding and He 2004), followed by a few rounds of two-means.
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from facesyn_cli import signals
 from facesyn_cli.evaluation.figures import SPREAD, Figure, Finding, Row, Section, clustered_error
-from facesyn_cli.evaluation.identity_quality import loo_cosines
+from facesyn_cli.evaluation.identity_quality import loo_cosines, mean_genuine
 from facesyn_cli.evaluation.labelled import LabelledEmbeddings
 from facesyn_cli.evaluation.nearest import nearest, pairs_above
 
@@ -146,7 +147,8 @@ def split_identities(rows: LabelledEmbeddings, set_name: str, threshold: float) 
     num_identities = len(rows.identities)
     inside = mean_genuine(rows)
     inside = inside[np.isfinite(inside)]
-    lowest = max(threshold, float(np.percentile(inside, 10)) if len(inside) else threshold)
+    typical = min(np.percentile(inside, 10), 0.9 * np.median(inside)) if len(inside) else threshold
+    lowest = max(threshold, float(typical))
     means = (rows.sums / np.maximum(rows.sizes, 1)[:, None]).astype(np.float32)
     pairs, scores, total = pairs_above(means, lowest, most=10_000)
     section = Section([Figure(
@@ -169,14 +171,6 @@ def split_identities(rows: LabelledEmbeddings, set_name: str, threshold: float) 
             ["identity.split_identities"], ["identity.split"],
         ))
     return section
-
-
-def mean_genuine(rows: LabelledEmbeddings) -> NDArray[np.float64]:
-    """Return the mean score of all pairs inside each identity (VIGFace's consistency); (C,), NaN for one image."""
-    norms = np.add.reduceat(np.square(rows.vectors.astype(np.float64)).sum(1), rows.starts[:-1])
-    n = rows.sizes.astype(np.float64)
-    total = np.square(rows.sums).sum(1) - norms
-    return np.where(n > 1, total / np.maximum(n * (n - 1), 1), np.nan)
 
 
 def two_parts(scores: NDArray[np.float64]) -> NDArray[np.bool_] | None:

@@ -7,6 +7,9 @@ image against the nearest image of any other training person, in a gallery of th
 that curve is nearer to training people than strangers are (cf. arXiv:2410.24015, which found leakage in all of six
 published sets by looking at the top pairs).
 
+An image that is as near to a training image as two photos of one person usually are (the median genuine score of
+the training set) shows that person, whatever the share of such images.
+
 Copies are then told from mere likeness by their pixels (`thumbnails.py`): all pictures by thumbnail, and the
 pairs nearest by cosine also against mirrored and cropped versions.
 """
@@ -23,15 +26,17 @@ from facesyn_cli import signals
 from facesyn_cli.evaluation.figures import SPREAD, Curve, Figure, Finding, Histogram, Row, Section, clustered_error
 from facesyn_cli.evaluation.labelled import LabelledEmbeddings
 from facesyn_cli.evaluation.nearest import nearest
-from facesyn_cli.evaluation.score_counts import ScoreCounts
+from facesyn_cli.evaluation.score_counts import GRID, ScoreCounts
 from facesyn_cli.evaluation.thumbnails import COPY, NEAR_DUPLICATE, SIDE, descriptors, likeness
 
 REFERENCE = "reference"                     # name of the training set in lists of images
 PERCENTILES = (("p50", 50.0), ("p95", 95.0), ("p99", 99.0), ("p999", 99.9))
 RATES = (1e-4, 1e-5)
+RATE_NAMES = {"fmr1e-4": "0.01 %", "fmr1e-5": "0.001 %"}
 FIXED = (0.30, 0.40)
 _MAX_COMPARED = 200                         # pairs whose pixels are compared with all crops
 _LISTED = 24
+_CLEAR = 3                                  # standard errors by which a set must be nearer than strangers are
 LIMITS = (
     "A judge sees what it was trained to see: a person may be recognisable to people, or to another network, where "
     "this judge finds nothing. Only the given reference was compared; other training data, also of the judge and of "
@@ -89,8 +94,8 @@ def privacy_section(
     real_centres, _ = nearest(training.rows.centres, training.rows.centres, numbers, numbers)
 
     section = Section()
-    thresholds = {f"fmr{rate:.0e}".replace("e-0", "e-"): real.threshold_at(rate) for rate in RATES}
-    limits = {f"{int(100 * at):03d}": at for at in FIXED} | thresholds
+    thresholds = {name: real.threshold_at(rate) for name, rate in zip(RATE_NAMES, RATES, strict=True)}
+    limits = {f"{int(100 * at):03d}": at for at in FIXED} | thresholds | {"genuine": _median(real.genuine)}
     for name, near, of in (("image", images, "images"), ("centre", centres, "identities"),
                            ("real", strangers, "training images")):
         section.figures += _percentile_figures(name, near, of) + _share_figures(name, near, of, limits)
@@ -100,12 +105,17 @@ def privacy_section(
     section.curves.append(_survival(series))
     for name, value in thresholds.items():
         if value is None:
-            section.notes.append(f"The reference has too few impostor pairs for a threshold at {name.upper()}.")
+            section.notes.append(f"The reference has too few impostor pairs for a threshold at FMR {RATE_NAMES[name]}.")
     copies = _find_copies(own, training, images, pixels, thresholds, max_pairs, seed)
     section.merge(copies)
     section.lists["privacy.top_pairs"] = _top_pairs(own, training, images, pixels)
     _judge(section, images, strangers, thresholds)
     return section
+
+
+def _median(counts: NDArray) -> float | None:
+    """Return the score that half of the counted ones reach; None where nothing was counted."""
+    return float(GRID[np.searchsorted(np.cumsum(counts), counts.sum() / 2)]) if counts.sum() else None
 
 
 def _nearest_images(
@@ -150,7 +160,7 @@ def _histogram(series: dict[str, NDArray], thresholds: dict[str, float | None], 
     counts = {
         name: np.histogram(np.clip(values[np.isfinite(values)], -1, 1), edges)[0] for name, values in series.items()
     }
-    marks = [(value, name.upper()) for name, value in thresholds.items() if value is not None]
+    marks = [(value, f"FMR {RATE_NAMES[name]}") for name, value in thresholds.items() if value is not None]
     return Histogram("privacy.nearest", "cosine to the nearest training face", edges, counts, marks, is_exact)
 
 
@@ -258,15 +268,21 @@ def _judge(section: Section, images: _Near, strangers: _Near, thresholds: dict[s
         errors = [
             clustered_error(near.cosines >= thresholds[name], near.owner) or 0.0 for near in (images, strangers)
         ]
-        is_nearer = ours - theirs > 2 * float(np.hypot(*errors)) and ours > 0
-        figures = f"{ours:.1%} of the images have a training face above the threshold at {name.upper()}, " \
+        is_nearer = ours - theirs > _CLEAR * float(np.hypot(*errors)) and ours > 0
+        figures = f"{ours:.1%} of the images have a training face above the threshold at FMR {RATE_NAMES[name]}, " \
                   f"{theirs:.1%} of real strangers do"
         if is_nearer:
             level, lists = ("fault" if copies else "warning"), [*lists, "privacy.top_pairs"]
             text += f"The set lies nearer to the training people than real strangers do: {figures}."
         else:
-            text += f"{'Beside the copies, the' if copies else 'No copy was found, and the'} set lies no nearer to " \
-                    f"the training people than real strangers do: {figures}."
+            text += f"{'As a whole, the' if copies else 'No copy was found, and as a whole the'} set lies no nearer " \
+                    f"to the training people than real strangers do: {figures}."
+    same = round(len(images.cosines) * (section.value("privacy.image_above_genuine") or 0.0))
+    if same > copies:
+        level = level if level == "fault" else "warning"
+        lists = list(dict.fromkeys([*lists, "privacy.top_pairs"]))
+        text += f" {same:,} images are as near to a training image as two photos of one person are to each " \
+                "other: look at the top pairs."
     section.verdict = {"level": level, "text": text, "limits": LIMITS}
     section.findings.append(Finding(
         level, text, ["privacy.copies"] + ([f"privacy.image_above_{name}"] if name else []), lists

@@ -1,0 +1,151 @@
+"""The embeddings and thumbnails of an image set, computed once: part by part, each kept as soon as it is there.
+
+A part holds a fixed number of images in the set's order. A killed run loses at most one; a finished part is never
+computed again. Cached parts belong to (content of the set, judge, settings), which the caller puts into the folder's
+name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from facesyn_cli import signals
+from facesyn_cli.artifacts.embeddings import normalise
+from facesyn_cli.artifacts.files import write_atomically
+from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.console import Progress, log, progress
+from facesyn_cli.data.ordered_pool import ordered_map
+from facesyn_cli.data.pixels import UnreadableImage, decode_image
+from facesyn_cli.data.sharding import fixed_batches
+from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches
+from facesyn_cli.evaluation.thumbnails import SIDE, thumbnail
+
+PART_SIZE = 1024  # images
+
+
+def choose_identities(images: ImageSet, max_images: int | None, seed: int) -> list[ImageEntry]:
+    """Return the images of randomly drawn identities, whole ones, until there are enough; in the set's order.
+
+    Args:
+        images: The set.
+        max_images: Stop before there would be more; at least one identity is taken. None: all images.
+        seed: Seed of the draw.
+    """
+    if max_images is None or len(images.entries) <= max_images:
+        return images.entries
+    groups = list(images.by_identity().values())
+    total, chosen = 0, set()
+    for number in np.random.default_rng(seed).permutation(len(groups)):
+        if chosen and total + len(groups[number]) > max_images:
+            break
+        chosen.add(groups[number][0].identity)
+        total += len(groups[number])
+    return [entry for entry in images.entries if entry.identity in chosen]
+
+
+def embed_cached(
+    images: ImageSet, entries: Sequence[ImageEntry], network: nn.Module, options: EmbedOptions, folder: Path, title: str
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the unit embeddings of images.
+
+    Args:
+        images: The set.
+        entries: Which of its images, N of them.
+        network: See `embed_batches`.
+        options: See `embed_batches`.
+        folder: Where the parts lie.
+        title: Of the progress bar.
+
+    Returns:
+        (N, D) float32, zero rows where an image could not be embedded; (N,) whether it could.
+
+    Raises:
+        UserError: None could.
+    """
+
+    def compute(part: range) -> dict[str, NDArray]:
+        batches = [part[b.start : b.stop] for b in fixed_batches(len(part), options.batch_size)]
+        vectors, good = [], []
+        for batch in embed_batches(network, lambda index: images.read(entries[index]), batches, options):
+            signals.check()
+            lengths = np.linalg.norm(batch.vectors, axis=1)
+            is_good = np.isfinite(lengths) & (lengths > 0) & [index not in batch.problems for index in batch.indices]
+            rows = np.zeros(batch.vectors.shape, dtype=np.float32)
+            rows[is_good] = normalise(batch.vectors[is_good])
+            vectors.append(rows)
+            good.append(is_good)
+        return {"vectors": np.concatenate(vectors), "good": np.concatenate(good)}
+
+    found = _parts(folder, len(entries), title, compute)
+    vectors, good = (np.concatenate([part[name] for part in found]) for name in ("vectors", "good"))
+    if not good.any():
+        raise UserError(f"none of the {len(entries)} images in {images.path} can be embedded, first "
+                        f"{entries[0].location}; faces that fit the judge were expected (fit=crop cuts squares out)")
+    return vectors, good
+
+
+def thumbnails_cached(
+    images: ImageSet, entries: Sequence[ImageEntry], folder: Path, workers: int, title: str
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the thumbnails of images, (N, 16, 16), black where one cannot be read; (N,) whether it can."""
+
+    def small(entry: ImageEntry) -> NDArray[np.uint8] | None:
+        try:
+            return thumbnail(decode_image(images.read(entry)))
+        except (UnreadableImage, UserError):
+            return None
+
+    def compute(part: range) -> dict[str, NDArray]:
+        found = list(ordered_map(small, [entries[index] for index in part], workers))
+        black = np.zeros((SIDE, SIDE), dtype=np.uint8)
+        return {"thumbnails": np.stack([black if one is None else one for one in found]),
+                "good": np.array([one is not None for one in found])}
+
+    found = _parts(folder, len(entries), title, compute)
+    return tuple(np.concatenate([part[name] for part in found]) for name in ("thumbnails", "good"))
+
+
+def _parts(
+    folder: Path, count: int, title: str, compute: Callable[[range], dict[str, NDArray]]
+) -> list[dict[str, NDArray]]:
+    parts = fixed_batches(count, PART_SIZE)
+    found = {part.start: stored for part in parts if (stored := _read(_path(folder, part))) is not None}
+    done = sum(len(part) for part in parts if part.start in found)
+    with progress(title, count, done=done) as bar:
+        for part in parts:
+            if part.start not in found:
+                found[part.start] = _compute(folder, part, compute, bar)
+            signals.check()
+    return [found[part.start] for part in parts]
+
+
+def _compute(
+    folder: Path, part: range, compute: Callable[[range], dict[str, NDArray]], bar: Progress
+) -> dict[str, NDArray]:
+    content = compute(part)
+    with write_atomically(_path(folder, part), durable=False) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **content)
+    bar.advance(len(part))
+    return content
+
+
+def _path(folder: Path, part: range) -> Path:
+    return folder / f"{part.start:09d}-{part.stop:09d}.npz"
+
+
+def _read(path: Path) -> dict[str, NDArray] | None:
+    """Return a finished part, or None when it is not there or damaged."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # a damaged zip raises nearly anything
+        log.warning(f"{path} is damaged ({error}); computing it again")
+        return None

@@ -1,0 +1,164 @@
+"""All figures of one set as one judge sees it, in five sections; and of several sets side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from facesyn_cli import signals
+from facesyn_cli.console import log
+from facesyn_cli.evaluation.diversity import duplicates_section, spread_section, vendi_section
+from facesyn_cli.evaluation.figures import Figure, Section
+from facesyn_cli.evaluation.group_figures import Groups, group_section
+from facesyn_cli.evaluation.identity_quality import VEC2FACE_CENTRES, KeepUnique, centre_section, score_section
+from facesyn_cli.evaluation.label_faults import mixed_identities, split_identities, wrong_labels
+from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.leakage import FaceSet, Pixels, privacy_section
+from facesyn_cli.evaluation.score_counts import ScoreCounts, count_scores
+from facesyn_cli.evaluation.set_quality import quality_section
+
+SECTIONS = ("identity", "diversity", "quality", "privacy", "fairness")
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """How sets are analysed.
+
+    Args:
+        r: Cosine above which two embeddings match, of U_class and C_intra.
+        max_pairs: Products of two vectors to compute at most for one figure.
+        seed: Seed of all samples.
+        unique: From a radius to the greedy choice of unique centres.
+        pixels: (name of the set, key) -> pixels, or None.
+        groups: What the groups are keyed by, and the groups; None: no groups.
+    """
+
+    r: float
+    max_pairs: int
+    seed: int
+    unique: Callable[[float], KeepUnique]
+    pixels: Pixels
+    groups: tuple[str, Groups] | None = None
+
+
+def analyse(
+    own: FaceSet, training: FaceSet | None, training_counts: ScoreCounts | None, how: Analysis
+) -> dict[str, Section]:
+    """Return the five sections of one set.
+
+    Args:
+        own: The set.
+        training: The real reference, or None.
+        training_counts: Scores of the reference.
+        how: Settings.
+    """
+    rows = own.rows
+    log.info(f"{own.name}: {len(rows.keys):,} images of {len(rows.identities):,} identities")
+    counts = count_scores(rows, how.max_pairs, how.seed)
+    sections = {
+        "identity": _identity(own, counts, training_counts, how),
+        "diversity": _diversity(own, training, how),
+        "quality": Section(notes=["Distances need a real reference set (--reference)."]),
+        "privacy": Section(notes=["The leakage check needs the training images (--reference)."]),
+        "fairness": Section(notes=["Figures by group need a table of groups (--groups)."]),
+    }
+    if training is not None and training_counts is not None:
+        sections["quality"] = quality_section(rows, training.rows, how.seed)
+        signals.check()
+        sections["privacy"] = privacy_section(
+            own, training, training_counts, how.pixels, how.max_pairs, how.seed
+        )
+    if how.groups is not None:
+
+        def more(part: LabelledEmbeddings, part_counts: ScoreCounts) -> list[Figure]:
+            return _group_figures(own, part, part_counts, training, training_counts, how)
+
+        sections["fairness"] = group_section(rows, *how.groups, counts, how.max_pairs, how.seed, more)
+    return sections
+
+
+def compare(results: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
+    """Lay the figures of every set beside those of the first one.
+
+    The error of a difference is that of two independent sets, sqrt(e_a^2 + e_b^2); it is clear above twice that.
+
+    Args:
+        results: `results` of the report: set, judge and sections as JSON values.
+        names: Names of the sets; the others are compared with the first.
+    """
+    rows = []
+    by_place = {(result["set"], result["judge"]): _figures(result) for result in results}
+    for judge in dict.fromkeys(result["judge"] for result in results):
+        first = by_place[names[0], judge]
+        for other_name in names[1:]:
+            other = by_place[other_name, judge]
+            for name in first:
+                if name not in other or first[name]["value"] is None or other[name]["value"] is None:
+                    continue
+                a, b = first[name], other[name]
+                difference = b["value"] - a["value"]
+                known = a["error"] is not None and b["error"] is not None
+                error = float(np.hypot(a["error"], b["error"])) if known else None
+                rows.append({
+                    "judge": judge, "id": name, "first": names[0], "other": other_name,
+                    "values": [a["value"], b["value"]], "difference": difference, "error": error,
+                    "clear": abs(difference) > 2 * error if known else None,
+                })
+    return rows
+
+
+def _figures(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        figure["id"]: figure
+        for section in result["sections"].values() for figure in section["figures"] if figure["group"] is None
+    }
+
+
+def _identity(own: FaceSet, counts: ScoreCounts, training: ScoreCounts | None, how: Analysis) -> Section:
+    section = score_section(counts)
+    signals.check()
+    keep = {radius: how.unique(radius) for radius in (how.r, VEC2FACE_CENTRES)}
+    section.merge(centre_section(own.rows, own.name, how.r, keep))
+    section.merge(wrong_labels(own.rows, own.name, how.max_pairs, how.seed))
+    source = "the reference" if training is not None else "the set itself"
+    limits = [(training or counts).threshold_at(rate) for rate in (1e-2, 1e-3, 1e-4)]
+    if limits[2] is None:
+        section.notes.append(f"Too few impostor pairs in {source} for thresholds down to FMR 0.01 %: no search for "
+                             "labels that hold two people, or people with two labels.")
+        return section
+    loose, middle, strict = limits
+    section.merge(mixed_identities(own.rows, own.name, middle, loose))
+    section.merge(split_identities(own.rows, own.name, strict))
+    section.notes.append(f"Thresholds for faulty labels are those of {source}.")
+    return section
+
+
+def _diversity(own: FaceSet, training: FaceSet | None, how: Analysis) -> Section:
+    section = vendi_section(own.rows, own.name, how.seed)
+    section.merge(spread_section(own.rows, training.rows if training else None, how.seed))
+    section.merge(duplicates_section(
+        own.thumbnails, own.rows.keys, own.rows.owner, own.rows.identities, own.name, how.max_pairs, how.seed
+    ))
+    section.notes.append("Perceptual distance (LPIPS) and pose were not computed: no network for them was given.")
+    return section
+
+
+def _group_figures(
+    own: FaceSet, part: LabelledEmbeddings, counts: ScoreCounts, training: FaceSet | None,
+    training_counts: ScoreCounts | None, how: Analysis,
+) -> list[Figure]:
+    """Every figure of one group; faults and lists are those of the whole set."""
+    place = {key: row for row, key in enumerate(own.rows.keys)}
+    thumbnails = own.thumbnails[[place[key] for key in part.keys]]
+    group = FaceSet(own.name, part, thumbnails)
+    section = score_section(counts)
+    section.merge(centre_section(part, own.name, how.r, {r: how.unique(r) for r in (how.r, VEC2FACE_CENTRES)}))
+    section.merge(vendi_section(part, own.name, how.seed))
+    section.merge(spread_section(part, training.rows if training else None, how.seed))
+    if training is not None and training_counts is not None:
+        section.merge(quality_section(part, training.rows, how.seed))
+        section.merge(privacy_section(group, training, training_counts, lambda *_: None, how.max_pairs, how.seed))
+    return section.figures

@@ -1,0 +1,95 @@
+"""Distinct and consistent identities: people at known angles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made_embeddings import angle, labelled, people
+
+from facesyn_cli.contexts.unique import Unique
+from facesyn_cli.evaluation.identity_quality import centre_section, loo_cosines, mean_genuine, score_section
+from facesyn_cli.evaluation.score_counts import count_scores
+
+
+def figures(rows, r: float = 0.5) -> dict[str, float]:
+    keep = {radius: Unique(radius).select for radius in (r, 0.40)}
+    return {figure.id: figure.value for figure in centre_section(rows, "set", r, keep).figures}
+
+
+def test_unique_and_separate_people():
+    # centres at 0, 50, 100, 150, 230 degrees; cos 50 = 0.643, cos 80 = 0.17
+    found = figures(labelled(angle(0, 50, 100, 150, 230), "abcde"))
+    assert found["identity.unique_share"] == 3 / 5   # 0; 50 is too near; 100; 150 too near to 100; 230
+    assert found["identity.unique_040"] == 3 / 5
+    assert found["identity.separate_040"] == 1 / 5   # only 230, 80 degrees from its nearest
+
+
+def test_the_order_of_identities_decides_who_stays():
+    in_order, turned = (figures(labelled(angle(*a), "abc")) for a in ((0, 50, 100), (50, 0, 100)))
+    assert in_order["identity.unique_share"] == 2 / 3 and turned["identity.unique_share"] == 1 / 3
+
+
+def test_consistent_images():
+    # centre of -30, 0, 30 is 0; with r = 0.9 (25.8 degrees) one of three images matches it
+    rows = labelled(np.concatenate([angle(-30, 0, 30), angle(180, 180)]), "aaabb")
+    found = figures(rows, r=0.9)
+    assert found["identity.consistent_share"] == pytest.approx((1 / 3 + 1) / 2)  # identities count, not images
+    assert figures(rows, r=0.8)["identity.consistent_share"] == 1
+    pairs = (2 * np.cos(np.pi / 6) + np.cos(np.pi / 3)) / 3
+    np.testing.assert_allclose(mean_genuine(rows), [pairs, 1], atol=1e-6)
+    assert found["identity.consistency"] == pytest.approx((pairs + 1) / 2)
+
+
+def test_separability_is_the_mean_distance_of_centres():
+    found = figures(labelled(angle(0, 90, 180), "abc"))
+    assert found["identity.separability"] == pytest.approx((1 + 2 + 1 + 1 + 1 + 2) / 6)
+    rows = people(8, 3)
+    cosines = rows.centres.astype(np.float64) @ rows.centres.T
+    expected = np.mean(1 - cosines[~np.eye(8, dtype=bool)])
+    assert figures(rows)["identity.separability"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_cosine_to_the_others_of_an_identity():
+    rows = people(5, 4, spread=1.0)
+    expected = []
+    for row, owner in enumerate(rows.owner):
+        others = rows.vectors[(rows.owner == owner) & (np.arange(len(rows.owner)) != row)].sum(0)
+        expected.append(rows.vectors[row] @ others / np.linalg.norm(others))
+    np.testing.assert_allclose(loo_cosines(rows), expected, atol=1e-5)
+    assert np.isnan(loo_cosines(labelled(angle(0, 10, 90), "aab"))[2])
+
+
+def test_best_and_worst_images():
+    rows = labelled(np.concatenate([angle(0, 1, 2, 40), angle(180, 180, 181)]), "aaaabbb")
+    section = centre_section(rows, "set", 0.3, {0.3: Unique(0.3).select, 0.4: Unique(0.4).select})
+    worst = section.lists["identity.worst"][0]
+    assert worst.images == [("set", "a/3")] and worst.score == pytest.approx(np.cos(np.deg2rad(39)), abs=1e-6)
+    assert [row.identities for row in section.lists["identity.best"]] == [["b"], ["a"]]
+
+
+def test_curve_of_unique_people():
+    section = centre_section(labelled(angle(0, 10, 90, 95), "abcd"), "set", 0.5,
+                             {0.5: Unique(0.5).select, 0.4: Unique(0.4).select})
+    n, share = section.curves[0].series["r = 0.5"]
+    np.testing.assert_allclose(dict(zip(n, share, strict=True))[4], 0.5)
+    np.testing.assert_allclose([dict(zip(n, share, strict=True))[k] for k in (1, 2, 3)], [1, 1 / 2, 2 / 3])
+
+
+def test_score_section_has_every_figure_with_its_error():
+    rows = people(80, 5, spread=1.0)
+    section = score_section(count_scores(rows, 10**9, 0))
+    assert [f.id.split(".")[1] for f in section.figures] == [
+        "genuine_mean", "impostor_mean", "eer", "fmr100", "fmr1000", "fdr", "dprime"]
+    assert all(figure.error > 0 for figure in section.figures if figure.id != "identity.fmr1000")
+    histogram = section.histograms[0]
+    assert sum(histogram.series["genuine"]) == 80 * 10 and sum(histogram.series["impostor"]) == 400 * 399 // 2 - 800
+    det, roc = section.curves
+    for x, y in (*det.series.values(), *roc.series.values()):
+        assert (np.diff(x) <= 0).all() and len(x) == len(y) > 10
+    assert (np.diff(roc.series["scores"][1]) <= 0).all(), "fewer false matches cost true ones"
+
+
+def test_no_person_and_one_person():
+    assert figures(people(1, 3)).keys() >= {"identity.unique_share"}
+    section = score_section(count_scores(people(1, 3), 10**9, 0))
+    assert {f.id: f.value for f in section.figures}["identity.eer"] is None and section.curves == []
