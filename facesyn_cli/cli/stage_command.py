@@ -41,7 +41,9 @@ _COMMON: dict[str, tuple[Any, Any]] = {
     ),
     "out": (Annotated[Path | None, typer.Option(help="Write here instead of the stage's folder in --work.")], None),
     "seed": (Annotated[int | None, typer.Option(help="Seed of everything random.")], None),
-    "batch_size": (Annotated[int | None, typer.Option(help="Images a batch.")], None),
+    "batch_size": (
+        Annotated[str | None, typer.Option(metavar="N", help="Images a batch; sample also takes auto.")], None
+    ),
     "device": (Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")], None),
     "dry_run": (Annotated[bool, typer.Option("--dry-run", help="Show the resolved config and the plan; do nothing.")],
                 False),
@@ -60,7 +62,7 @@ class Common:
     tree: Path | None
     out: Path | None
     seed: int | None
-    batch_size: int | None
+    batch_size: str | None
     device: str | None
     dry_run: bool
     json: bool

@@ -20,7 +20,6 @@ def sample_latents(
     contexts: Tensor | None,
     noise: Tensor,
     draw_noise: Callable[[int], Tensor] | None = None,
-    dtype: torch.dtype = torch.float32,
     on_step: Callable[[], None] | None = None,
     negatives: Tensor | None = None,
     num_timesteps: int = 1000,
@@ -28,7 +27,7 @@ def sample_latents(
     """Return the latents of one batch; nothing leaves the device on the way.
 
     Args:
-        denoiser: `denoiser(x, t, context)` -> eps or v, in eval mode and on the device of `noise`. What depends
+        denoiser: `denoiser(x, t, context)` -> eps or v float32, in eval mode, on the device of `noise`. What depends
             on the context alone is computed once per batch if it offers `encode_context(context, batch=B)`,
             whose result is then passed in place of the context.
         scheduler: A fresh scheduler; the multistep ones serve one batch only.
@@ -36,7 +35,6 @@ def sample_latents(
         contexts: (B, E) identity contexts; None for an unconditional model.
         noise: (B, C, H, W) float32 N(0, 1).
         draw_noise: Gives the (B, C, H, W) noise to add after a step; stochastic schedulers need it.
-        dtype: float32, or the type in which autocast runs the network; x and the steps stay in float32.
         on_step: Called before every step; what it raises ends the loop, for example a stop signal.
         negatives: (B, E) contexts to guide away from; None: the empty one.
         num_timesteps: T of the noise schedule.
@@ -44,10 +42,8 @@ def sample_latents(
     Returns:
         (B, C, H, W) float32 latents.
     """
-    device = noise.device
     steps = _steps(scheduler, num_timesteps)
-    mixed = dtype is not torch.float32
-    with torch.inference_mode(), torch.autocast(device.type, dtype if mixed else None, enabled=mixed):
+    with torch.inference_mode():
         is_guided = any(guidance.evaluations(step) > 1 for step in steps)
         predict = guidance.begin(
             _encode(denoiser, contexts, len(noise)), _encode(denoiser, negatives, len(noise)) if is_guided else None
@@ -57,10 +53,9 @@ def sample_latents(
             if on_step is not None:
                 on_step()
             x_in = scheduler.model_input(x, step.index)
-            t = torch.full((len(noise),), timestep, device=device, dtype=_timestep_dtype(timestep))
+            t = torch.full((len(noise),), timestep, device=noise.device, dtype=_timestep_dtype(timestep))
             output = predict(partial(_evaluate, denoiser, x_in, t), step)
-            with torch.autocast(device.type, enabled=False):
-                x = scheduler.step(output, step.index, x, draw_noise or _refuse_to_draw)
+            x = scheduler.step(output, step.index, x, draw_noise or _refuse_to_draw)
     return x
 
 

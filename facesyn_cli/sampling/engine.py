@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from facesyn_cli import signals
 from facesyn_cli.data.decoded_latents import LatentDecoder
@@ -16,41 +16,38 @@ from facesyn_cli.diffusion.sampling import sample_latents
 from facesyn_cli.diffusion.schedulers import Scheduler
 from facesyn_cli.errors import UserError
 from facesyn_cli.sampling.conditions import Conditions
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from facesyn_cli.sampling.fast_networks import FastDenoiser
 
 
 class BatchEngine:
     """Computes batches of one size.
 
     Args:
-        denoiser: On `device`, in eval mode.
+        denoiser: On `device`.
         decode: Latents to images, on `device`.
         conditions: What belongs to each image.
         make_scheduler: Returns a fresh scheduler; each batch has its own.
         guidance: How outputs under several contexts are combined.
         batch_size: Images the network sees at once, always.
-        precision: fp32, bf16 or fp16: the number format of the denoiser.
         device: Where the networks are.
         num_timesteps: T of the noise schedule.
     """
 
     def __init__(
         self,
-        denoiser: nn.Module,
+        denoiser: FastDenoiser,
         decode: LatentDecoder,
         conditions: Conditions,
         make_scheduler: Callable[[], Scheduler],
         guidance: Guidance,
         batch_size: int,
-        precision: str,
         device: torch.device,
         num_timesteps: int = 1000,
     ) -> None:
         self.batch_size, self.device = batch_size, device
         self._denoiser, self._decode, self._conditions = denoiser, decode, conditions
         self._make_scheduler, self._guidance = make_scheduler, guidance
-        self._precision, self._dtype, self._num_timesteps = precision, DTYPES[precision], num_timesteps
+        self._num_timesteps = num_timesteps
 
     def start(self, batch: Sequence[int], attempts: Sequence[int] | None = None) -> Callable[[int], np.ndarray]:
         """Compute a batch of image numbers; on a GPU only queue it.
@@ -66,37 +63,52 @@ class BatchEngine:
         num_empty = self.batch_size - len(batch)
         images = [*batch, *[batch[-1]] * num_empty]
         again = None if attempts is None else [*attempts, *[attempts[-1]] * num_empty]
+        try:
+            return self._compute(images, again)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()  # another program may have needed it for a moment
+        try:
+            return self._compute(images, again)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"out of memory on {self.device} with batches of {self.batch_size} images; what is finished is kept:"
+                " run the same command with a smaller batch_size to go on"
+            ) from error
+
+    def measure(self, batch_size: int | None = None) -> tuple[float, float]:
+        """Return the seconds of one network evaluation and of decoding one batch.
+
+        Args:
+            batch_size: Images; None: those of a batch.
+        """
+        count = batch_size or self.batch_size
+        contexts = self._send(self._conditions.contexts([0] * count))
+        latents = torch.zeros(count, *self._conditions.latent_shape, device=self.device)
+        t = torch.zeros(count, dtype=torch.long, device=self.device)
+        with torch.inference_mode():
+            encode = getattr(self._denoiser, "encode_context", None)
+            context = encode(contexts, batch=count) if encode else contexts
+            times = [time.perf_counter()]
+            self._denoiser(latents, t, context).sum().item()  # .item() waits for the device
+            times.append(time.perf_counter())
+            self._decode(latents)[1].all().item()
+            times.append(time.perf_counter())
+        return times[1] - times[0], times[2] - times[1]
+
+    def _compute(self, images: list[int], attempts: list[int] | None) -> Callable[[int], np.ndarray]:
         negatives = self._conditions.negatives(images)
         latents = sample_latents(
             self._denoiser,
             self._make_scheduler(),
             self._guidance,
             self._send(self._conditions.contexts(images)),
-            self._send(self._conditions.noise(images, again)),
-            draw_noise=lambda step: self._send(self._conditions.step_noise(images, step, again)),
-            dtype=self._dtype,
+            self._send(self._conditions.noise(images, attempts)),
+            draw_noise=lambda step: self._send(self._conditions.step_noise(images, step, attempts)),
             on_step=signals.check,
             negatives=None if negatives is None else self._send(negatives),
             num_timesteps=self._num_timesteps,
         )
         return self._fetch(*self._decode(latents), images)
-
-    def measure(self) -> tuple[float, float]:
-        """Return the seconds of one network evaluation and of decoding one batch."""
-        images = [0] * self.batch_size
-        context = self._send(self._conditions.contexts(images))
-        latents = torch.zeros(self.batch_size, *self._conditions.latent_shape, device=self.device)
-        t = torch.zeros(self.batch_size, dtype=torch.long, device=self.device)
-        times = [time.perf_counter()]
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not torch.float32),
-        ):
-            self._denoiser(latents, t, context).sum().item()  # .item() waits for the device
-        times.append(time.perf_counter())
-        self._decode(latents)[1].all().item()
-        times.append(time.perf_counter())
-        return times[1] - times[0], times[2] - times[1]
 
     def _send(self, tensor: Tensor) -> Tensor:
         if self.device.type != "cuda":
@@ -122,7 +134,7 @@ class BatchEngine:
             if not is_finite[row]:
                 raise UserError(
                     f"the network gave numbers that are not finite for image {self._conditions.key(images[row])}"
-                    f" (precision {self._precision}); try precision fp32 or a smaller guidance.scale"
+                    "; try precision=fp32 or a smaller guidance.scale"
                 )
             return pixels_u8[row].numpy()
 

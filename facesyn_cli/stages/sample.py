@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime
 import math
 import shutil
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,11 +46,13 @@ from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.plugins import registry
 from facesyn_cli.sampling.conditions import Conditions
 from facesyn_cli.sampling.engine import BatchEngine
+from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, Levers
 from facesyn_cli.sampling.identity_methods import open_negatives, open_variation
 from facesyn_cli.sampling.image_contexts import FOLDER as IMAGE_CONTEXTS
 from facesyn_cli.sampling.image_contexts import write_image_contexts
 from facesyn_cli.sampling.inputs import open_inputs
 from facesyn_cli.sampling.layout import ImageFolder, unfinished_batches
+from facesyn_cli.sampling.memory import fitting_batch
 from facesyn_cli.sampling.redraw import Redrawing
 from facesyn_cli.sampling.workers import num_workers, one_core_each
 from facesyn_cli.sampling.writing import write_batches
@@ -78,12 +80,19 @@ class SampleConfig(StageConfig):
     contexts: Path | None = source(None, "folder written by gen-contexts, or a published .npy; None: 3-contexts")
     ids: int | None = growing(None, "how many identities, the first of the contexts; None: all", ge=1)
     per_id: int = growing(50, "images of each identity", ge=1)
-    batch_size: int | None = recorded(None, "images a batch; None: 64 on a GPU, 8 on a CPU", ge=1)
+    batch_size: int | Literal["auto"] | None = recorded(
+        None, "images a batch; auto: what fits into memory; None: 64 on a GPU, 8 on a CPU"
+    )
     scheduler: PluginConfig = PluginSection("scheduler", default="ddim")
     guidance: PluginConfig = PluginSection("guidance", default="none")
     variation: PluginConfig | None = PluginSection("context_variation", default=None)  # None: one context an identity
     filter: PluginConfig | None = PluginSection("sample_filter", default=None)  # None: no image is drawn again
     precision: Literal["fp32", "bf16", "fp16"] = identity("fp32", "number format of the denoiser")
+    decoder_precision: Literal["fp32", "bf16", "fp16"] | None = identity(
+        None, "number format of the decoder; None: fp32. The codebook is always looked up in fp32"
+    )
+    compile: bool = recorded(False, "fuse kernels, CUDA only; a minute or two at the start")
+    cuda_graphs: bool = recorded(False, "record the launches of an evaluation and replay them; pays at small batches")
     noise: NoiseSection = identity(NoiseSection(), "where the starting noise comes from")
     size: int | None = identity(None, "side of the images in pixels; None: the LDM's, 112 as published", ge=1)
     format: Literal["png", "jpeg"] = identity("png", "format of the images")
@@ -94,6 +103,15 @@ class SampleConfig(StageConfig):
     shard: str | None = runtime(None, "i/n, i from 1: make part i of n; the run that finds all parts finishes")
     workers: int | None = runtime(None, "batches computed at once on a CPU, a core each; None: all cores", ge=1)
     writers: int = runtime(4, "threads that encode and write images, per process", ge=1)
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _is_number_or_auto(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.isdecimal():
+            value = int(value)
+        if value is None or value == "auto" or type(value) is int and value >= 1:
+            return value
+        raise ValueError("a number of images from 1, or auto, is expected")
 
     @field_validator("shard")
     @classmethod
@@ -110,6 +128,12 @@ class SampleConfig(StageConfig):
             raise ValueError(f"jpeg_quality belongs to format jpeg, the format is {self.format}")
         return self
 
+    @model_validator(mode="after")
+    def _parts_have_one_size(self) -> SampleConfig:
+        if self.shard is not None and self.batch_size == "auto":
+            raise ValueError("all parts of a set need the same batch_size: with shard, auto cannot choose it")
+        return self
+
     @property
     def part(self) -> tuple[int, int] | None:
         """(i, n) of `shard`."""
@@ -122,11 +146,12 @@ def plan(cfg: SampleConfig, work: Work) -> dict[str, Any]:
         check_device(cfg.device) if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     )
     setup = _Setup(cfg, work)
+    setup.place(device)
     layout = setup.layout
     state = check_output(layout.folder, "ImageSet", setup.cfg, setup.parents)
     done = layout.finished()
-    batch_size = setup.batch_size(device)
-    todo = [] if state == "finished" else setup.unfinished(batch_size, done)
+    batch_size = setup.batch_size
+    todo = [] if state == "finished" else setup.unfinished(done)
     missing = sum(i not in done for batch in todo for i in batch)
     num_batches = sum(-(-len(unit) // batch_size) for unit in todo)
     evaluations = setup.evaluations
@@ -141,7 +166,7 @@ def plan(cfg: SampleConfig, work: Work) -> dict[str, Any]:
         "network evaluations per image": evaluations,
         "network evaluations": evaluations * num_batches * batch_size,
         **_cost_of_filter(setup),
-        **({"expected time": _expected_time(setup, device, num_batches)} if todo else {}),
+        **({"expected time": _expected_time(setup, num_batches)} if todo else {}),
         "disk": f"{missing * image_bytes / 2**20:.1f} MiB",
         "disk free": f"{shutil.disk_usage(at).free / 2**20:.0f} MiB",
         "folder": f"{layout.folder} ({state})",
@@ -152,6 +177,7 @@ def run(cfg: SampleConfig, work: Work) -> Outcome:
     """Sample all images; see the module docstring."""
     group = processes(cfg.device)
     setup = _Setup(cfg, work)
+    setup.place(group.device, group)
     folder = setup.layout.folder
     made = 0
     with group.open_output(folder, "ImageSet", "sample", setup.cfg, setup.parents, cfg.part) as output:
@@ -159,7 +185,7 @@ def run(cfg: SampleConfig, work: Work) -> Outcome:
             made = 0 if output.part_finished() else _sample(setup, group)
             made = int(group.sum(torch.tensor([made], device=group.device)).item())  # waits for all
             if group.is_first:
-                _finish(setup, output, setup.batch_size(group.device))
+                _finish(setup, output)
             group.barrier()
         header = output.header
     counts = header.counts if header else {"part": cfg.shard}
@@ -195,6 +221,11 @@ class _Setup:
                 f"guidance {cfg.guidance.name} records and injects attention to contexts, which this denoiser has not"
                 " (conditioning ca is needed)"
             )
+        self.levers = Levers(
+            cfg.precision, cfg.decoder_precision or "fp32", compile=cfg.compile, cuda_graphs=cfg.cuda_graphs
+        )
+        if self.guidance.needs_attention and (cfg.compile or cfg.cuda_graphs):
+            raise UserError(f"guidance {cfg.guidance.name} looks into the network: not with compile or cuda_graphs")
         scheduler = self.make_scheduler()  # refuses steps that do not fit
         self.evaluations = count_evaluations(scheduler, self.guidance, settings.num_timesteps)
         self.variation, varied = open_variation(cfg.variation, inputs.contexts, cfg.seed)
@@ -218,30 +249,62 @@ class _Setup:
         """Return a fresh scheduler for one batch."""
         return self._make_scheduler(self._schedule)
 
-    def batch_size(self, device: torch.device) -> int:
-        """Images the network sees at once; a set smaller than a batch is one batch."""
-        return min(self.cfg.batch_size or (8 if device.type == "cpu" else 64), self.layout.num_images)
+    def place(self, device: torch.device, group: Processes | None = None) -> None:
+        """Say where to compute; settles the batch size, the same in all processes.
 
-    def unfinished(self, batch_size: int, done: set[int]) -> list[range]:
+        Raises:
+            UserError: The device cannot do what is asked for, or has no memory for one image.
+        """
+        self.device = device
+        self.levers.check(device)
+        self.workers = num_workers(self.cfg.workers, device, group.count if group else 1)
+        num_images = self.layout.num_images
+        self.batch_size = min(8 if device.type == "cpu" else 64, num_images)
+        if self.cfg.batch_size == "auto":
+            fit = fitting_batch(self.engine().measure, device, self.workers, num_images)
+            self.batch_size = _smallest(fit, group) if group else fit
+            self.cfg = self.cfg.model_copy(update={"batch_size": self.batch_size})
+        elif self.cfg.batch_size:
+            self.batch_size = min(self.cfg.batch_size, num_images)
+
+    def unfinished(self, done: set[int]) -> list[range]:
         """Return the batches, or the filter's blocks, of this part of the run that have an image to make."""
         if self.filter:
-            return self.redrawing(batch_size).unfinished(done, self.cfg.part)
-        return unfinished_batches(self.layout.num_images, batch_size, done, self.cfg.part)
+            return self.redrawing().unfinished(done, self.cfg.part)
+        return unfinished_batches(self.layout.num_images, self.batch_size, done, self.cfg.part)
 
-    def redrawing(self, batch_size: int, device: torch.device | None = None) -> Redrawing:
-        """Return what draws blocks of images until the filter is content; without a device it cannot draw."""
-        embed = Judge(self._judge.module, self._judge.input_size, device).embed if device else None
+    def redrawing(self, can_draw: bool = False) -> Redrawing:
+        """Return what draws blocks of images until the filter is content.
+
+        Args:
+            can_draw: Bring the judge to the device.
+        """
+        embed = Judge(self._judge.module, self._judge.input_size, self.device).embed if can_draw else None
         vectors = self.inputs.vectors.numpy()
-        return Redrawing(self.filter, embed, vectors, self.cfg.per_id, batch_size, self.layout.folder)
+        return Redrawing(self.filter, embed, vectors, self.cfg.per_id, self.batch_size, self.layout.folder)
 
-    def engine(self, device: torch.device, batch_size: int) -> BatchEngine:
-        """Move the networks to a device and return what computes batches there."""
-        decode = LatentDecoder(self.inputs.autoencoder.to(device), self.inputs.ldm.config, self.size, device)
-        denoiser = self.inputs.ldm.module.to(device)
+    def engine(self) -> BatchEngine:
+        """Return what computes batches on the device."""
+        denoiser, decode = self._networks
+        num_timesteps = self.inputs.ldm.config.num_timesteps
         return BatchEngine(
-            denoiser, decode, self.conditions, self.make_scheduler, self.guidance, batch_size, self.cfg.precision,
-            device, self.inputs.ldm.config.num_timesteps,
+            denoiser, decode, self.conditions, self.make_scheduler, self.guidance, self.batch_size, self.device,
+            num_timesteps,
         )
+
+    @cached_property
+    def _networks(self) -> tuple[FastDenoiser, LatentDecoder]:
+        inputs, device = self.inputs, self.device
+        autoencoder = FastAutoencoder(inputs.autoencoder.to(device), self.levers, device)
+        decode = LatentDecoder(autoencoder, inputs.ldm.config, self.size, device)
+        return FastDenoiser(inputs.ldm.module.to(device), self.levers), decode
+
+
+def _smallest(count: int, group: Processes) -> int:
+    """Return the smallest of the powers of two that the processes bring."""
+    brought = torch.zeros(32, device=group.device)
+    brought[count.bit_length() - 1] = 1
+    return 1 << int(group.sum(brought).nonzero()[0])
 
 
 def _cost_of_filter(setup: _Setup) -> dict[str, Any]:
@@ -254,12 +317,11 @@ def _cost_of_filter(setup: _Setup) -> dict[str, Any]:
     }
 
 
-def _expected_time(setup: _Setup, device: torch.device, num_batches: int) -> str:
+def _expected_time(setup: _Setup, num_batches: int) -> str:
     """Measure one evaluation and one decoding of a batch, and say how long all of them take one process here."""
-    engine = setup.engine(device, setup.batch_size(device))
-    workers = num_workers(setup.cfg.workers, device, 1)
-    with one_core_each(1, device) as pool:
-        if device.type == "cuda":
+    engine, workers = setup.engine(), setup.workers
+    with one_core_each(1, setup.device) as pool:
+        if setup.device.type == "cuda":
             pool.submit(engine.measure).result()  # the first batch pays for loading kernels
         evaluation, decoding = pool.submit(engine.measure).result()
     rounds = math.ceil(num_batches / workers)
@@ -272,14 +334,13 @@ def _sample(setup: _Setup, group: Processes) -> int:
     """Make this process's share of what is missing; return how many images it wrote."""
     cfg, layout = setup.cfg, setup.layout
     done = layout.finished()
-    batch_size = setup.batch_size(group.device)
-    todo = setup.unfinished(batch_size, done)
+    todo = setup.unfinished(done)
     group.barrier()  # every process has looked before any of them writes, so all see the same list
     mine = share(todo, group.index, group.count)
     if not mine:
         return 0
-    engine = setup.engine(group.device, batch_size)
-    redrawing = setup.redrawing(batch_size, group.device) if setup.filter else None
+    engine = setup.engine()
+    redrawing = setup.redrawing(can_draw=True) if setup.filter else None
     return write_batches(
         engine,
         mine,
@@ -287,18 +348,18 @@ def _sample(setup: _Setup, group: Processes) -> int:
         layout,
         encode=encode_png if cfg.format == "png" else partial(encode_jpeg, quality=cfg.jpeg_quality or 95),
         num_writers=cfg.writers,
-        num_workers=num_workers(cfg.workers, group.device, group.count),
+        num_workers=setup.workers,
         shown_before=len(done) if cfg.part is None and group.count == 1 else 0,
         draw=partial(redrawing.draw, engine) if redrawing else None,
     )
 
 
-def _finish(setup: _Setup, output: Output, batch_size: int) -> None:
+def _finish(setup: _Setup, output: Output) -> None:
     """Make sure that every image lies on disk, then write the header (or the part's file)."""
     cfg, layout = setup.cfg, setup.layout
     index, count = cfg.part or (1, 1)
     done = layout.finished()
-    wanted = [i for batch in setup.unfinished(batch_size, done) for i in batch]
+    wanted = [i for batch in setup.unfinished(done) for i in batch]
     others = [k for k in range(1, count + 1) if k != index]
     is_last = all((layout.folder / f"shard-{k}-of-{count}.json").is_file() for k in others)
     if is_last:
@@ -314,7 +375,7 @@ def _finish(setup: _Setup, output: Output, batch_size: int) -> None:
         "network_evaluations_per_image": setup.evaluations,
     }
     if setup.filter and is_last:
-        judged = setup.redrawing(batch_size).join(setup.conditions.key)
+        judged = setup.redrawing().join(setup.conditions.key)
         extra["network_evaluations_per_image"] = setup.evaluations * judged["draws"] / layout.num_images
         counts = {**counts, **judged}
     if setup.variation and setup.variation.varies_contexts and is_last:

@@ -214,6 +214,14 @@ def test_guidance_and_half_precision(sample, tmp_path):
     assert 0 < difference.mean() < 1.5
 
 
+def test_the_batch_size_is_chosen_and_recorded(sample, tmp_path):
+    """Tiny images fit by the hundred: the largest power of two that the set can use."""
+    assert sample("--per-id", 3, "--batch-size", "auto").code == 0
+    assert header(tmp_path / "out")["config"]["recorded"]["batch_size"] == 8
+    sample("--per-id", 3, "--batch-size", 8, out="same")
+    assert digests(tmp_path / "same") == digests(tmp_path / "out")
+
+
 def test_shards_in_any_order_equal_one_run(sample, tmp_path):
     sample("--per-id", 3, "--batch-size", 2)
     for part in ("3/3", "1/3"):
@@ -356,6 +364,11 @@ def test_wrong_inputs(assert_refused, ldm, contexts, tmp_path):
     refused("--assume-embedder", OTHER, says=("conditioned on recogniser sha256:aaaaaaaaaaaa", "sha256:bbbbbbbbbbbb"))
     refused("--device", "cuda:99", says="cuda:99")
     refused("--precision", "fp8", says="precision")
+    refused("batch_size=most", says="batch_size: a number of images from 1, or auto, is expected")
+    refused("--batch-size", 0, says="batch_size: a number of images from 1")
+    refused("batch_size=auto", "--shard", "1/2", says="need the same batch_size")
+    refused("compile=true", "--device", "cpu", says="compile=true needs a CUDA device")
+    refused("cuda_graphs=true", "--device", "cpu", says="cuda_graphs=true needs a CUDA device")
     refused(ldm=_damaged(ldm, tmp_path / "no-decoder", autoencoder=None), says="name it with --autoencoder")
     refused(ldm=_damaged(ldm, tmp_path / "other-output", prediction="x0"), says="'epsilon'")
     refused(ldm=_damaged(ldm, tmp_path / "wrong-width", denoiser={**TINY, "channels": 64}), says="does not fit")

@@ -1,0 +1,103 @@
+"""The levers change numbers by rounding only, and trace without a break."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from fill import fill_state, golden_normal
+
+from facesyn_cli.diffusion.guidance import CfgConfig, build_cfg
+from facesyn_cli.diffusion.sampling import sample_latents
+from facesyn_cli.diffusion.schedule import build_schedule
+from facesyn_cli.diffusion.schedulers import SolverConfig, build_dpm_solver
+from facesyn_cli.errors import UserError
+from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.models.vq_f4 import VqConfig, build_vq_f4
+from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, Levers, _mapped, _tensors
+
+CPU = torch.device("cpu")
+CONTEXTS, NOISE = golden_normal(1, (3, 8)), golden_normal(2, (3, 3, 8, 8))
+
+
+@pytest.fixture
+def unet():
+    return fill_state(build_idiff_unet(UnetConfig(
+        name="idiff-unet", in_channels=3, channels=32, multipliers=(1, 1), attention=(False, True), num_blocks=1,
+        context_size=8, context_width=32,
+    )))
+
+
+@pytest.fixture
+def vq():
+    return fill_state(build_vq_f4(VqConfig(
+        name="vq-f4", channels=32, multipliers=(1, 2), num_blocks=1, codebook_size=64, part="decoder"
+    )))
+
+
+def draw(denoiser):
+    scheduler = build_dpm_solver(SolverConfig(name="dpm-solver++", steps=4))(build_schedule("linear"))
+    return sample_latents(denoiser, scheduler, build_cfg(CfgConfig(name="cfg", scale=2.0)), CONTEXTS, NOISE)
+
+
+def test_float32_levers_keep_the_latents(unet):
+    plain = draw(unet)
+    fast = draw(FastDenoiser(copy.deepcopy(unet), Levers()))
+    torch.testing.assert_close(fast, plain, rtol=0, atol=2e-5 * float(plain.std()))
+    assert not fast.equal(draw(FastDenoiser(copy.deepcopy(unet), Levers(precision="bf16"))))
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.1), ("fp16", 0.02)])
+def test_half_precision_stays_near_float32_and_keeps_x_in_float32(unet, precision, tolerance):
+    full = draw(unet)
+    seen = []
+    half_unet = copy.deepcopy(unet)
+    half_unet.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].dtype))
+    half = draw(FastDenoiser(half_unet, Levers(precision=precision)))
+    assert set(seen) == {{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]}
+    assert half.dtype == torch.float32
+    assert (half - full).abs().max() < tolerance * full.std()
+
+
+def test_the_decoder_in_half_precision_takes_the_same_codes(vq):
+    """With a codebook far finer than bf16, a lookup in bf16 would take others."""
+    vq.quantize.embedding.weight.data = 1 + 1e-4 * torch.arange(64.0)[:, None].expand(64, 3).contiguous()
+    latents = 1 + 1e-4 * torch.arange(16.0).view(1, 1, 4, 4).expand(1, 3, 4, 4).contiguous()
+    taken = []
+    vq.quantize.register_forward_hook(lambda module, arguments, result: taken.append(result[1]))
+    with torch.inference_mode():
+        full = FastAutoencoder(vq, Levers(), CPU).decode(latents)
+        half = FastAutoencoder(vq, Levers(decoder_precision="bf16"), CPU).decode(latents)
+    assert taken[0].equal(taken[1]) and taken[0].flatten().tolist() == list(range(16))
+    assert half.dtype == torch.float32 and not half.equal(full)
+    assert (half - full).abs().max() < 0.1 * full.std()
+
+
+def test_networks_can_be_compiled_as_a_whole(unet, vq):
+    """Every break of the traced graph would cost launches; the tracer alone needs no GPU."""
+    with torch.inference_mode():
+        context = unet.encode_context(CONTEXTS)
+        t = torch.full((3,), 500)
+        expected = unet(NOISE, t, context)
+        traced = torch.compile(unet, backend="eager", fullgraph=True, dynamic=False)
+        torch.testing.assert_close(traced(NOISE, t, context), expected)
+        latents = golden_normal(3, (2, 3, 4, 4))
+        decode = torch.compile(vq.decode, backend="eager", fullgraph=True, dynamic=False)
+        torch.testing.assert_close(decode(latents), vq.decode(latents))
+
+
+def test_contexts_are_taken_apart_and_put_together(unet):
+    context = unet.encode_context(CONTEXTS)
+    parts = _tensors(context)
+    assert len(parts) == 2 * 4  # keys and values of the attending blocks: 1 down, the middle, 2 up
+    doubled = _mapped(context, lambda tensor: 2 * tensor)
+    assert type(doubled) is type(context) and doubled.batch == 3
+    for one, two in zip(parts, _tensors(doubled), strict=True):
+        assert two.equal(2 * one)
+
+
+@pytest.mark.parametrize("lever", ["compile", "cuda_graphs"])
+def test_levers_of_cuda_are_refused_elsewhere(lever):
+    with pytest.raises(UserError, match=f"{lever}=true needs a CUDA device"):
+        Levers(**{lever: True}).check(CPU)
