@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,20 +82,23 @@ class ScoreCounts:
 
         Resampled counts have ten times wider bins; only their spread is used.
         """
-        num_groups = len(self.by_group)
-        if num_groups < 5:
+        if len(self.by_group) < 5:
             return None
+        found = [figure(genuine, impostor) for genuine, impostor in zip(*self._resampled, strict=True)]
+        values = [value for value in found if value is not None]
+        return float(np.std(values, ddof=1)) if len(values) > _RESAMPLES // 2 else None
+
+    @cached_property
+    def _resampled(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Genuine and impostor counts of sets of as many groups, drawn with replacement; (R, 2001) each."""
+        num_groups, _, num_bins = self.by_groups.shape
         generator = np.random.default_rng(0)
         weights = generator.multinomial(num_groups, [1 / num_groups] * num_groups, size=_RESAMPLES).astype(np.float64)
         within = np.einsum("ggb->gb", self.by_groups)                          # pairs inside a group
-        values = []
-        for weight in weights:
-            between = np.tensordot(weight, self.by_groups, 1)                  # (g, B)
-            impostor = weight @ between + (weight - weight**2) @ within        # a group is not paired with its copy
-            value = figure(weight @ self.by_group, np.maximum(impostor, 0))
-            if value is not None:
-                values.append(value)
-        return float(np.std(values, ddof=1)) if len(values) > _RESAMPLES // 2 else None
+        between = (weights @ self.by_groups.reshape(num_groups, -1)).reshape(-1, num_groups, num_bins)
+        impostor = np.einsum("rg,rgb->rb", weights, between)
+        impostor += (weights - weights**2) @ within                            # a group is not paired with its copy
+        return weights @ self.by_group, np.maximum(impostor, 0)
 
 
 def count_scores(rows: LabelledEmbeddings, max_pairs: int, seed: int) -> ScoreCounts:

@@ -35,7 +35,13 @@ def frechet_distance(real: NDArray, generated: NDArray) -> float:
         real: (N, D) features, at least 2 rows.
         generated: (M, D) features, at least 2 rows.
     """
-    (mean_a, cov_a), (mean_b, cov_b) = (_mean_covariance(rows) for rows in (real, generated))
+    return frechet_of_moments(*mean_covariance(real), *mean_covariance(generated))
+
+
+def frechet_of_moments(
+    mean_a: NDArray[np.float64], cov_a: NDArray[np.float64], mean_b: NDArray[np.float64], cov_b: NDArray[np.float64]
+) -> float:
+    """Return the Frechet distance of two normal distributions, from (D,) means and (D, D) covariances."""
     values, vectors = np.linalg.eigh(cov_a)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_b @ root), 0)).sum()
@@ -53,11 +59,11 @@ def kernel_distance(real: NDArray, generated: NDArray, seed: int) -> tuple[float
     generator = np.random.default_rng(seed)
     size = min(len(real), len(generated), KERNEL_SUBSET)
     rounds = 1 if max(len(real), len(generated)) <= KERNEL_SUBSET else KERNEL_ROUNDS
+    sets = [np.asarray(rows, dtype=np.float64) for rows in (real, generated)]
     values = []
     for _ in range(rounds):
         a, b = (
-            rows if rounds == 1 else rows[generator.choice(len(rows), size, replace=False)]
-            for rows in (real.astype(np.float64), generated.astype(np.float64))
+            rows if rounds == 1 else rows[generator.choice(len(rows), size, replace=False)] for rows in sets
         )
         n, m = len(a), len(b)
         within_a, within_b, across = _kernel(a, a), _kernel(b, b), _kernel(a, b)
@@ -114,7 +120,8 @@ def recall_of_each(real: NDArray, parts: list[NDArray], k: int) -> NDArray[np.fl
     return np.array(values, dtype=np.float64)
 
 
-def _mean_covariance(rows: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def mean_covariance(rows: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the (D,) mean and the (D, D) covariance (divided by N - 1) of (N, D) rows, in float64."""
     rows = np.asarray(rows, dtype=np.float64)
     mean = rows.mean(axis=0)
     centred = rows - mean

@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 from facesyn_cli.evaluation.figures import JACKKNIFE, Figure, Section
 from facesyn_cli.evaluation.labelled import LabelledEmbeddings
-from facesyn_cli.evaluation.set_distance import frechet_distance, kernel_distance, neighbourhoods
+from facesyn_cli.evaluation.set_distance import (
+    frechet_distance,
+    frechet_of_moments,
+    kernel_distance,
+    mean_covariance,
+    neighbourhoods,
+)
 
 MAX_ROWS = 10_000        # rows of each set
 _GROUPS = 10             # of the jackknife
@@ -93,13 +99,29 @@ def _jackknife(
     a: NDArray, b: NDArray, owner_a: NDArray, owner_b: NDArray, generator: np.random.Generator
 ) -> float | None:
     """Standard error from leaving out a tenth of the identities of both sets at a time."""
-    groups = [
-        generator.permutation(np.arange(owner.max() + 1) % _GROUPS)[owner] for owner in (owner_a, owner_b)
-    ]
-    values = []
-    for number in range(_GROUPS):
-        left = [rows[group != number] for rows, group in zip((a, b), groups, strict=True)]
-        if min(map(len, left)) < 2:
-            return None
-        values.append(frechet_distance(*left))
+    left = [_moments_without(rows, owner, generator) for rows, owner in ((a, owner_a), (b, owner_b))]
+    if any(part is None for part in left):
+        return None
+    values = [frechet_of_moments(*ours, *theirs) for ours, theirs in zip(*left, strict=True)]
     return float(np.sqrt((_GROUPS - 1) / _GROUPS * np.square(np.array(values) - np.mean(values)).sum()))
+
+
+def _moments_without(
+    rows: NDArray, owner: NDArray, generator: np.random.Generator
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]] | None:
+    """Mean and covariance without each group of identities, from those of the groups; None where one leaves nothing."""
+    group = generator.permutation(np.arange(owner.max() + 1) % _GROUPS)[owner]
+    counts = np.bincount(group, minlength=_GROUPS)
+    if (len(rows) - counts < 2).any():
+        return None
+    centred = rows - mean_covariance(rows)[0]                                  # keeps the differences below exact
+    shift = rows[0] - centred[0]
+    sums = np.stack([centred[group == number].sum(axis=0) for number in range(_GROUPS)])
+    squares = np.stack([centred[group == number].T @ centred[group == number] for number in range(_GROUPS)])
+    found = []
+    for number, count in enumerate(counts):
+        left = len(rows) - count
+        mean = (sums.sum(0) - sums[number]) / left
+        covariance = (squares.sum(0) - squares[number] - left * np.outer(mean, mean)) / (left - 1)
+        found.append((mean + shift, covariance))
+    return found

@@ -1,0 +1,73 @@
+"""Distances of labelled sets: what they are given, the floor, and their errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made_embeddings import people
+
+from facesyn_cli.evaluation import set_quality
+from facesyn_cli.evaluation.set_distance import frechet_distance, mean_covariance, neighbourhoods
+from facesyn_cli.evaluation.set_quality import _moments_without, quality_section
+
+
+def figures(rows, reference) -> dict:
+    return {figure.id.split(".")[1]: figure for figure in quality_section(rows, reference, 0).figures}
+
+
+def test_equal_sizes_are_exact():
+    a, b = people(20, 3, seed=0, size=16), people(20, 3, seed=1, size=16)
+    found = figures(a, b)
+    assert found["frechet"].value == pytest.approx(frechet_distance(b.vectors, a.vectors)) and found["frechet"].exact
+    assert found["frechet"].n == 60 and found["frechet"].error > 0
+
+
+def test_the_larger_set_is_cut_to_the_smaller_one():
+    small, large = people(20, 2, seed=0, size=8), people(200, 3, seed=1, size=8)
+    for found in (figures(small, large), figures(large, small)):
+        assert found["frechet"].n == 40 and not found["frechet"].exact
+
+
+def test_more_people_of_the_same_kind_are_as_near_as_the_floor():
+    reference, same, other = (people(300, 3, seed=seed, size=8) for seed in (1, 2, 3))
+    other.vectors[:] = np.abs(other.vectors)
+    near, far = figures(same, reference), figures(other, reference)
+    assert near["frechet"].value < 2 * near["frechet_floor"].value < far["frechet"].value / 5
+    assert abs(near["kernel"].value) < 0.1 * far["kernel"].value
+    assert near["precision"].value > 0.8 and near["recall"].value > 0.8
+    assert near["density"].value == pytest.approx(1, abs=0.3)
+
+
+def test_one_image_of_each_person_makes_neighbours():
+    """With several images of one person the nearest neighbours would be that person, and nobody new would count."""
+    rows, reference = people(60, 10, spread=0.05, seed=0, size=4), people(60, 10, spread=0.05, seed=1, size=4)
+    assert figures(rows, reference)["precision"].value > 0.7
+    assert neighbourhoods(reference.vectors, rows.vectors, 3)["precision"] < 0.3
+    assert figures(rows, reference)["precision"].n == 60
+
+
+def test_swapped_arguments_are_noticed():
+    everywhere, corner = people(300, 2, seed=1, size=6), people(300, 2, seed=2, size=6)
+    corner.vectors[:] = corner.vectors * 0.02 + everywhere.vectors[0]
+    corner.vectors[:] /= np.linalg.norm(corner.vectors, axis=1, keepdims=True)
+    right, swapped = figures(corner, everywhere), figures(everywhere, corner)
+    assert right["precision"].value > 0.9 and right["recall"].value < 0.1
+    assert swapped["precision"].value < 0.1 and swapped["recall"].value > 0.9
+
+
+def test_moments_without_a_group():
+    rows = people(30, 3, seed=4, size=5)
+    generator = np.random.default_rng(7)
+    group = np.random.default_rng(7).permutation(np.arange(30) % 10)[rows.owner]
+    for number, (mean, covariance) in enumerate(_moments_without(rows.vectors, rows.owner, generator)):
+        expected = mean_covariance(rows.vectors[group != number])
+        np.testing.assert_allclose(mean, expected[0], atol=1e-6)
+        np.testing.assert_allclose(covariance, expected[1], atol=1e-6)
+
+
+def test_small_sets_have_no_distance(monkeypatch):
+    section = quality_section(people(3, 2), people(50, 2), 0)
+    assert not section.figures and "need 10 images" in section.notes[0]
+    assert "precision" not in figures(people(4, 5), people(50, 2))
+    monkeypatch.setattr(set_quality, "MAX_ROWS", 30)
+    assert figures(people(50, 2), people(50, 2, seed=1))["frechet"].n == 30
