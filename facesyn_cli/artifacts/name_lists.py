@@ -76,7 +76,8 @@ def without_suffix(name: str) -> str:
 def keys_of(names: list[str], path: Path) -> list[str]:
     """Return the key that each named image has in an ImageSet of the folder that the names start from.
 
-    `a/b.jpg` has the key `a/b`; a name without a folder is an identity of its own, `b/0`.
+    `a/b.jpg` has the key `a/b`; a name without a folder is an identity of its own, `b/0`; one folder that holds
+    everything in sub-folders is left out.
 
     Args:
         names: Names of images, with or without suffix.
@@ -86,6 +87,8 @@ def keys_of(names: list[str], path: Path) -> list[str]:
         UserError: Two names have the same key.
     """
     stems = [without_suffix(name) for name in names]
+    if len({stem.partition("/")[0] for stem in stems}) == 1 and all(stem.count("/") >= 2 for stem in stems):
+        stems = [stem.partition("/")[2] for stem in stems]
     keys = [stem if "/" in stem else f"{stem}/0" for stem in stems]
     twice = next((key for key, count in Counter(keys).items() if count > 1), None)
     if twice is not None:

@@ -154,6 +154,18 @@ def test_flags_recipes_and_words_come_before_the_tree(stage, tree, tmp_path):
         assert ran.json()["plan"]["images"] == 12 and not tree_lines(ran.err), ran.err
 
 
+def test_the_namelist_names_the_rows_of_embeddings(run_cli, tree, tmp_path):
+    """As a row-order list given by name; the rows here are not in its order, so the keys differ from the pickle's."""
+    np.save(tmp_path / "lone.npy", np.load(tree / FACE_EMBEDDINGS))
+    names = tree / "dataset/CASIA/CASIA_namelist.txt"
+    ran = run_cli("train-ldm", "--tree", tree, "--embeddings", tmp_path / "lone.npy", f"embedding_names={names}",
+                  "--work", tmp_path / "work", "--dry-run", "--json")
+    assert ran.code == 0 and ran.json()["plan"]["with embeddings"] == 12, ran.err
+    assert EmbeddingSet.open(tmp_path / "lone.npy", names).keys == [
+        e.key for e in ImageSet.open(tree / FACES).entries
+    ]
+
+
 def test_the_namelist_is_a_set_of_images(run_cli, tree, tmp_path):
     ran = run_cli("pack", "--in", tree / "dataset/CASIA/CASIA_namelist.txt", "--out", tmp_path / "r", "--json")
     assert ran.code == 0 and ran.json()["images"] == 12 and ran.json()["identities"] == 3, ran.err

@@ -52,6 +52,7 @@ def test_keys_are_those_of_the_images(tmp_path):
     names = [*NAMES, "alone.jpg"]
     images = ImageSet.open(write_images(tmp_path, names))
     assert sorted(keys_of(names, tmp_path)) == sorted(e.key for e in images.entries)
+    assert keys_of([f"CASIA-WebFace/{name}" for name in NAMES], tmp_path) == keys_of(NAMES, tmp_path)
     assert keys_of(["00017", "x.1"], tmp_path) == ["00017/0", "x.1/0"]
     with pytest.raises(UserError, match="'a/b' twice"):
         keys_of(["a/b.jpg", "a/b.png"], tmp_path)
