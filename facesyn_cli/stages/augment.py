@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.contexts import ContextSet
-from facesyn_cli.artifacts.files import explain, write_atomically, write_bytes
+from facesyn_cli.artifacts.files import write_bytes
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.links import link_file, link_image
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Parent, check_output, open_output
 from facesyn_cli.artifacts.work import Work
@@ -138,33 +137,13 @@ def _link_entry(images: ImageSet, entry: ImageEntry, folder: Path) -> None:
     name = entry.location.rpartition("/")[2]
     stem, suffix = os.path.splitext(name)
     target = folder / entry.identity / (name if entry.sample in (stem, name) else f"{entry.sample}{suffix}")
-    if target.exists():
-        return
-    if images.path.is_dir():
-        _link(images.path / entry.location, target)
-    else:
-        write_bytes(target, images.read(entry), durable=False)
+    link_image(images, entry, target)
 
 
 def _make(addition: Addition, target: Path) -> None:
     if target.exists():
         return
     if addition.file is not None:
-        _link(addition.file, target)
+        link_file(addition.file, target)
     else:
         write_bytes(target, addition.render(), durable=False)
-
-
-def _link(file: Path, target: Path) -> None:
-    """Hard-link a file; copy it where the file system cannot. A symbolic link would dangle after a move."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.link(os.path.realpath(file), target)
-    except FileExistsError as error:
-        if not target.is_file():
-            raise explain(error, target) from error
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EACCES):
-            raise explain(error, target) from error
-        with write_atomically(target, durable=False) as temporary:
-            shutil.copyfile(file, temporary)

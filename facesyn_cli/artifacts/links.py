@@ -1,0 +1,40 @@
+"""Files that appear in a second set without being copied."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from facesyn_cli.artifacts.files import explain, write_atomically, write_bytes
+from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+
+
+def link_file(file: Path, target: Path) -> None:
+    """Hard-link a file; copy it where the file system cannot. A symbolic link would dangle after a move.
+
+    Raises:
+        UserError: The target cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(os.path.realpath(file), target)
+    except FileExistsError as error:
+        if not target.is_file():
+            raise explain(error, target) from error
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EACCES):
+            raise explain(error, target) from error
+        with write_atomically(target, durable=False) as temporary:
+            shutil.copyfile(file, temporary)
+
+
+def link_image(images: ImageSet, entry: ImageEntry, target: Path) -> None:
+    """Bring an image of a set to `target`, unless it is there: a link from a folder, a copy from a zip."""
+    if target.exists():
+        return
+    if images.path.is_dir():
+        link_file(images.path / entry.location, target)
+    else:
+        write_bytes(target, images.read(entry), durable=False)

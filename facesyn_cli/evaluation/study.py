@@ -1,0 +1,153 @@
+"""What a study of samplers measures on one set of images, and the table of all of them.
+
+Figures of one set (a row of settings, under one seed), all in the space of a judge network:
+
+    consistency    mean cosine of an image to the centre of the other images of its identity
+    eer, fdr       of genuine and impostor pairs (`score_counts.py`)
+    vendi_within   mean Vendi score of an identity's images: how many different ones they amount to
+    vendi          Vendi score of all images
+    rms            root mean square difference in grey levels to the same image of the reference
+    frechet        Frechet distance of the embeddings to those of the reference
+    images_per_second
+
+A table gives the mean over seeds and its standard error s / sqrt(seeds).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facesyn_cli.evaluation.diversity import vendi_score
+from facesyn_cli.evaluation.identity_quality import loo_cosines
+from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.score_counts import count_scores, discriminability, equal_error_rate
+from facesyn_cli.evaluation.set_distance import frechet_distance
+
+FIGURES: dict[str, tuple[str, str]] = {  # id -> (title of the column, format)
+    "consistency": ("consistency", ".4f"),
+    "eer": ("EER", ".4f"),
+    "fdr": ("FDR", ".3f"),
+    "vendi_within": ("Vendi within", ".3f"),
+    "vendi": ("Vendi", ".2f"),
+    "rms": ("RMS to reference", ".3f"),
+    "frechet": ("Frechet to reference", ".4f"),
+    "images_per_second": ("images/s", ".3g"),
+}
+_MAX_PAIRS = 20_000_000
+
+
+def figures_of(
+    vectors: NDArray[np.float32],
+    pixels: NDArray[np.uint8],
+    per_id: int,
+    reference: tuple[NDArray[np.float32], NDArray[np.uint8]] | None,
+) -> dict[str, float | None]:
+    """Return the figures of one set, except its speed; None where one is not defined.
+
+    Args:
+        vectors: (N, D) unit embeddings, identity by identity.
+        pixels: (N, S, S, 3) uint8 images.
+        per_id: Images of each identity.
+        reference: The same of the reference; None: this is the reference.
+    """
+    names = [str(row // per_id) for row in range(len(vectors))]
+    rows = LabelledEmbeddings.of([f"{name}/{k}" for k, name in enumerate(names)], names, vectors)
+    counts = count_scores(rows, _MAX_PAIRS, seed=0)
+    eer = equal_error_rate(counts.genuine, counts.impostor)
+    found = {
+        "consistency": float(np.mean(loo_cosines(rows))),
+        "eer": eer[0] if eer else None,
+        "fdr": discriminability(counts.moments)[0],
+        "vendi_within": float(np.mean([vendi_score(rows.vectors[rows.rows_of(c)]) for c in range(len(rows.sizes))])),
+        "vendi": vendi_score(vectors),
+    }
+    if reference is None:
+        found.update(rms=0.0, frechet=0.0)
+    else:
+        difference = pixels.astype(np.float32) - reference[1]
+        found["rms"] = float(np.sqrt(np.square(difference).mean(axis=(1, 2, 3))).mean())
+        found["frechet"] = frechet_distance(reference[0], vectors)
+    return {name: None if value is None or not np.isfinite(value) else float(value) for name, value in found.items()}
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """One row of settings and what was found under each seed.
+
+    Args:
+        scheduler: Name of the scheduler.
+        steps: Its steps.
+        method: What else was done; empty for plain sampling.
+        evaluations: Network evaluations per image.
+        seeds: Figures under each seed.
+    """
+
+    scheduler: str
+    steps: int
+    method: str
+    evaluations: float
+    seeds: list[dict[str, float | None]]
+
+    def mean_and_error(self, figure: str) -> tuple[float | None, float | None]:
+        """Return the mean of a figure over the seeds and its standard error; None where they are not defined."""
+        values = [seed.get(figure) for seed in self.seeds]
+        if not values or any(value is None for value in values):
+            return None, None
+        error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+        return statistics.fmean(values), error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values: the settings, every seed, mean and error of every figure."""
+        summary = {name: dict(zip(("mean", "error"), self.mean_and_error(name), strict=True)) for name in FIGURES}
+        return {**vars(self), "figures": summary}
+
+
+def to_text(rows: list[StudyRow]) -> str:
+    """Return the table for a terminal, in aligned columns."""
+    cells = _cells(rows)
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    left = (0, 2)  # words to the left, figures to the right
+    return "\n".join(
+        "  ".join(cell.ljust(width) if column in left else cell.rjust(width)
+                  for column, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
+        for line in cells
+    )
+
+
+def to_markdown(rows: list[StudyRow]) -> str:
+    """Return the table in Markdown."""
+    header, *lines = _cells(rows)
+    rule = ["---", "---:", "---"] + ["---:"] * (len(header) - 3)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))
+
+
+def to_csv(rows: list[StudyRow]) -> str:
+    """Return the table as comma-separated values, mean and error of each figure in full precision."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [f"{name}{suffix}" for name in FIGURES for suffix in ("", "_error")]
+    writer.writerow(["scheduler", "steps", "method", "evaluations", "seeds", *columns])
+    for row in rows:
+        values = [value for name in FIGURES for value in row.mean_and_error(name)]
+        writer.writerow([row.scheduler, row.steps, row.method, row.evaluations, len(row.seeds),
+                         *("" if value is None else repr(value) for value in values)])
+    return text.getvalue()
+
+
+def _cells(rows: list[StudyRow]) -> list[list[str]]:
+    lines = [["scheduler", "steps", "method", "evaluations", *(title for title, _ in FIGURES.values())]]
+    for row in rows:
+        figures = []
+        for name, (_, spec) in FIGURES.items():
+            mean, error = row.mean_and_error(name)
+            text = "n/a" if mean is None else format(mean, spec)
+            figures.append(text if error is None else f"{text} +- {format(error, '.1g')}")
+        lines.append([row.scheduler, str(row.steps), row.method, f"{row.evaluations:g}", *figures])
+    return lines

@@ -1,0 +1,164 @@
+"""`facesyn select`: identities that are the same person to a judge are dropped, or merged.
+
+Contexts may lie apart and still give faces that a recogniser takes for one person. The centre of an identity is
+the unit mean of the unit embeddings of its images. In the order of the set, an identity is kept when its centre has
+a cosine below r to every centre kept before (the unique set of DCFace, arXiv:2304.07060, on centres; Vec2Face,
+arXiv:2409.02979, calls centres separate up to a cosine of 0.40). The others are left out, or their images go to the
+kept identity they are nearest to. Images are linked, never copied or edited.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from facesyn_cli import signals
+from facesyn_cli.artifacts.embeddings import EmbeddingSet
+from facesyn_cli.artifacts.files import write_text
+from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.links import link_image
+from facesyn_cli.artifacts.outcome import Outcome
+from facesyn_cli.artifacts.output import Parent, check_output, open_output
+from facesyn_cli.artifacts.work import Work
+from facesyn_cli.config.fields import StageConfig, identity, source
+from facesyn_cli.console import is_first_process, progress
+from facesyn_cli.contexts.unique import Unique
+from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+
+SELECTION = "selection.csv"  # one line per identity: name, kept / dropped / merged, whom it collides with, cosine
+_BLOCK = 1024                # identities compared at once
+
+
+class SelectConfig(StageConfig):
+    """Settings of `facesyn select`."""
+
+    images: Path | None = source(None, "images to select from; None: 4-samples of --work")
+    embeddings: Path | None = source(None, "EmbeddingSet of those images by a judge, made with facesyn embed")
+    r: float = identity(0.4, "cosine of two centres from which they are the same person", gt=-1, le=1)
+    collisions: Literal["drop", "merge"] = identity("drop", "what becomes of an identity that is another one again")
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """What becomes of each of C identities.
+
+    Args:
+        names: Their names, in the order of the set.
+        into: (C,) number of the identity each one belongs to; its own where it is kept.
+        cosines: (C,) cosine of its centre to that one's, 1 where it is kept.
+    """
+
+    names: list[str]
+    into: np.ndarray
+    cosines: np.ndarray
+
+    @property
+    def is_kept(self) -> np.ndarray:
+        """(C,) bool."""
+        return self.into == np.arange(len(self.names))
+
+
+def plan(cfg: SelectConfig, work: Work) -> dict[str, Any]:
+    """Return what `run` would do: identities and images that stay."""
+    images, selection, parents, folder = _open_inputs(cfg, work)
+    return {
+        "images": len(images.entries),
+        "images kept": len(_links(images, selection, cfg.collisions)),
+        **_counts(selection, cfg.collisions),
+        "folder": f"{folder} ({check_output(folder, 'ImageSet', cfg, parents)})",
+    }
+
+
+def run(cfg: SelectConfig, work: Work) -> Outcome:
+    """Link the images of the identities that stay; only the first of several processes works."""
+    if not is_first_process():
+        return Outcome(_folder(cfg, work), {})
+    images, selection, parents, folder = _open_inputs(cfg, work)
+    with open_output(folder, "ImageSet", "select", cfg, parents) as out:
+        if not out.finished:
+            links = _links(images, selection, cfg.collisions)
+            with progress("select", len(links)) as bar:
+                for entry, target in links:
+                    link_image(images, entry, folder / target)
+                    bar.advance()
+                    signals.check()
+            write_text(folder / SELECTION, _table(selection, cfg.collisions))
+            out.finish({"images": len(links), **_counts(selection, cfg.collisions)})
+        return Outcome(folder, out.header.counts)
+
+
+def _folder(cfg: SelectConfig, work: Work) -> Path:
+    return cfg.out or work.path / "selected"
+
+
+def _open_inputs(cfg: SelectConfig, work: Work) -> tuple[ImageSet, _Selection, dict[str, Parent], Path]:
+    images = ImageSet.open(cfg.images or work.folder("samples"))
+    if cfg.embeddings is None:
+        raise UserError(
+            f"select needs embeddings of the images by a judge: facesyn embed --images {images.path} --weights JUDGE"
+            " --out judged, then --embeddings judged"
+        )
+    embeddings = EmbeddingSet.open(cfg.embeddings)
+    keys = [entry.key for entry in images.entries]
+    vectors = embeddings.join(keys)
+    rows = LabelledEmbeddings.of(keys, [entry.identity for entry in images.entries], vectors)
+    parents = {"images": images.parent(), "embeddings": embeddings.parent()}
+    return images, _select(rows, cfg.r), parents, _folder(cfg, work)
+
+
+def _select(rows: LabelledEmbeddings, r: float) -> _Selection:
+    centres = rows.centres
+    is_kept = Unique(r).select(centres)
+    into, cosines = np.arange(len(centres)), np.ones(len(centres))
+    kept, left_out = np.flatnonzero(is_kept), np.flatnonzero(~is_kept)
+    for start in range(0, len(left_out), _BLOCK):
+        block = left_out[start : start + _BLOCK]
+        found = centres[block] @ centres[kept].T                               # (block, kept)
+        found[kept[None] > block[:, None]] = -2                                # those before it only
+        nearest = found.argmax(axis=1)
+        into[block], cosines[block] = kept[nearest], found[np.arange(len(block)), nearest]
+    return _Selection(rows.identities, into, cosines)
+
+
+def _links(images: ImageSet, selection: _Selection, collisions: str) -> list[tuple[ImageEntry, Path]]:
+    """Return each image that stays, and where it goes in the new set.
+
+    Raises:
+        UserError: Two images would have the same name.
+    """
+    into = {name: selection.names[k] for name, k in zip(selection.names, selection.into, strict=True)}
+    links = []
+    for entry in images.entries:
+        suffix = os.path.splitext(entry.location)[1]
+        sample = entry.sample.removesuffix(suffix)
+        if into[entry.identity] == entry.identity:
+            links.append((entry, Path(entry.identity) / f"{sample}{suffix}"))
+        elif collisions == "merge":
+            links.append((entry, Path(into[entry.identity]) / f"{entry.identity.replace('/', '_')}-{sample}{suffix}"))
+    if len({target for _, target in links}) < len(links):
+        raise UserError(f"{images.path}: after merging, two images would have the same name")
+    return links
+
+
+def _counts(selection: _Selection, collisions: str) -> dict[str, int]:
+    kept = int(selection.is_kept.sum())
+    return {"identities": kept, {"drop": "dropped", "merge": "merged"}[collisions]: len(selection.names) - kept}
+
+
+def _table(selection: _Selection, collisions: str) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["identity", "fate", "collides_with", "cosine"])
+    fate = {"drop": "dropped", "merge": "merged"}[collisions]
+    for name, is_kept, into, cosine in zip(
+        selection.names, selection.is_kept, selection.into, selection.cosines, strict=True
+    ):
+        writer.writerow([name, "kept", "", ""] if is_kept else [name, fate, selection.names[into], f"{cosine:.6f}"])
+    return text.getvalue()

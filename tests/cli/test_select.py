@@ -1,0 +1,91 @@
+"""`facesyn select`: identities whose centres collide are dropped or merged."""
+
+from __future__ import annotations
+
+import csv
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_ldm import write_embedding_set
+
+from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.data.pixels import encode_png
+
+# Directions in the plane, in degrees; 25 collides with 0, and 45 with nothing that is kept, as 25 is not.
+ANGLES = {"0": 0, "1": 25, "2": 45, "10": 90, "11": 93}
+R = math.cos(math.radians(30))
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    keys, vectors = [], []
+    for name, degrees in ANGLES.items():
+        for k, spread in enumerate((-2, 2)):  # the centre lies between the two images
+            path = tmp_path / "work" / "4-samples" / name / f"{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode_png(np.full((8, 8, 3), degrees + k, np.uint8)))
+            keys.append(f"{name}/{k}")
+            vectors.append([math.cos(math.radians(degrees + spread)), math.sin(math.radians(degrees + spread))])
+    write_embedding_set(tmp_path / "judged", keys[::-1], np.array(vectors[::-1]))  # joined by key
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def select(run_cli, work):
+    def run(*arguments):
+        return run_cli("select", "--work", work, "--embeddings", work.parent / "judged", "--r", R, "--json", *arguments)
+
+    return run
+
+
+def fates(folder: Path) -> list[dict]:
+    return list(csv.DictReader((folder / "selection.csv").read_text().splitlines()))
+
+
+def test_colliding_identities_are_dropped_in_order(select, work):
+    assert select("--dry-run").json()["plan"]["images kept"] == 6
+    ran = select()
+    assert ran.code == 0, ran.err
+    assert {k: ran.json()[k] for k in ("images", "identities", "dropped")} == {
+        "images": 6, "identities": 3, "dropped": 2
+    }
+    images = ImageSet.open(work / "selected")
+    assert [entry.key for entry in images.entries] == ["0/0", "0/1", "2/0", "2/1", "10/0", "10/1"]
+    assert (work / "selected" / "2" / "1.png").stat().st_ino == (work / "4-samples" / "2" / "1.png").stat().st_ino
+    assert [(row["identity"], row["fate"], row["collides_with"]) for row in fates(work / "selected")] == [
+        ("0", "kept", ""), ("1", "dropped", "0"), ("2", "kept", ""), ("10", "kept", ""), ("11", "dropped", "10")
+    ]
+    assert float(fates(work / "selected")[1]["cosine"]) == pytest.approx(math.cos(math.radians(25)), abs=1e-6)
+    assert select().code == 0  # finished: nothing to do
+
+
+def test_merged_images_go_to_the_nearest_identity_that_is_kept(select, work):
+    """11 collides with 10 alone; with a smaller r, 25 degrees lie nearer to 0 than 45, which is not kept either."""
+    ran = select("--collisions", "merge")
+    assert ran.json()["merged"] == 2
+    keys = [entry.key for entry in ImageSet.open(work / "selected").entries]
+    assert keys == ["0/0", "0/1", "0/1-0", "0/1-1", "2/0", "2/1", "10/0", "10/1", "10/11-0", "10/11-1"]
+    wide = select("--collisions", "merge", "--r", math.cos(math.radians(50)), "--out", work / "wide")
+    assert wide.json()["identities"] == 2
+    assert [row["collides_with"] for row in fates(work / "wide")] == ["", "0", "0", "", "10"]
+
+
+def test_a_killed_run_goes_on(select, work):
+    select()
+    folder = work / "selected"
+    (folder / "facesyn.json").rename(folder / "facesyn.begun.json")
+    shutil.rmtree(folder / "10")
+    (folder / "selection.csv").unlink()
+    assert select().code == 0
+    assert len(ImageSet.open(folder).entries) == 6 and len(fates(folder)) == 5
+
+
+def test_mistakes_are_one_line(assert_refused, select, work):
+    assert_refused("select", "--work", work, says="facesyn embed --images")
+    assert_refused("select", "--work", work, "--embeddings", work, says="EmbeddingSet")
+    assert_refused("select", "--work", work, "--embeddings", work.parent / "judged", "--r", 2, says="r:")
+    (work / "4-samples" / "0" / "9.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
+    assert_refused("select", "--work", work, "--embeddings", work.parent / "judged", says="no embedding for 1 of 11")
