@@ -36,7 +36,7 @@ from facesyn_cli.evaluation.figures import (
 from facesyn_cli.evaluation.labelled import LabelledEmbeddings
 from facesyn_cli.evaluation.nearest import nearest
 from facesyn_cli.evaluation.set_distance import recall_of_each
-from facesyn_cli.evaluation.thumbnails import NEAR_DUPLICATE, SIDE, descriptors
+from facesyn_cli.evaluation.thumbnails import NEAR_DUPLICATE, descriptors, mirror
 
 _GROUPS = 20                # of the jackknife
 _RECALL_K = 3
@@ -92,8 +92,7 @@ def vendi_score(rows: NDArray) -> float:
 
 def spread_section(rows: LabelledEmbeddings, reference: LabelledEmbeddings | None, seed: int) -> Section:
     """Return how far images lie from their identity's centre, and D_intra against the reference."""
-    from_centre = 1 - np.einsum("nd,nd->n", rows.vectors, rows.centres[rows.owner])
-    spread = np.add.reduceat(from_centre, rows.starts[:-1]) / rows.sizes
+    spread = np.add.reduceat(1 - rows.to_centre, rows.starts[:-1]) / rows.sizes
     several = rows.sizes > 1
     section = Section([mean_over_identities(
         "diversity.within_spread", spread[several], "identities with several images"
@@ -104,13 +103,13 @@ def spread_section(rows: LabelledEmbeddings, reference: LabelledEmbeddings | Non
     generator = np.random.default_rng(seed)
     enough = np.flatnonzero(rows.sizes > _RECALL_K)
     chosen = np.sort(generator.choice(enough, min(len(enough), _RECALL_IDENTITIES), replace=False))
-    real = _without_identity(reference)
-    real = real[generator.choice(len(real), min(len(real), _RECALL_REAL), replace=False)]
+    real = np.flatnonzero(reference.sizes[reference.owner] > 1)
+    real = np.sort(generator.choice(real, min(len(real), _RECALL_REAL), replace=False))
     if not len(chosen) or not len(real):
         section.notes.append("D_intra needs identities with 4 images, and real identities with 2.")
         return section
-    parts = [_without_identity(rows.of_identities(np.array([identity]))) for identity in chosen]
-    values = recall_of_each(real, parts, _RECALL_K)
+    parts = [_without_identity(rows, np.arange(*rows.starts[identity : identity + 2])) for identity in chosen]
+    values = recall_of_each(_without_identity(reference, real), parts, _RECALL_K)
     section.figures.append(mean_over_identities(
         "diversity.d_intra", values, "identities with at least 4 images", "share", exact=False
     ))
@@ -133,15 +132,14 @@ def duplicates_section(
         seed: Seed of that.
     """
     rows = descriptors(thumbnails)
-    mirrored = rows.reshape(-1, SIDE, SIDE)[:, :, ::-1].reshape(len(rows), -1)
-    within, partner, value = _repeats(rows, mirrored, owner)
+    within, partner, value = _repeats(rows, owner)
     queries = np.arange(len(rows))
     is_exact = 2 * len(rows) ** 2 <= max_pairs
     if not is_exact:
         count = max(1, max_pairs // (2 * len(rows)))
         queries = np.sort(np.random.default_rng(seed).choice(len(rows), min(count, len(rows)), replace=False))
     best, where = nearest(rows[queries], rows, owner[queries], owner)
-    flipped, flipped_where = nearest(np.ascontiguousarray(mirrored[queries]), rows, owner[queries], owner)
+    flipped, flipped_where = nearest(mirror(rows[queries]), rows, owner[queries], owner)
     is_flipped = flipped > best
     best, where = np.where(is_flipped, flipped, best), np.where(is_flipped, flipped_where, where)
     between = best >= NEAR_DUPLICATE
@@ -172,10 +170,14 @@ def duplicates_section(
 
 def pixel_section(thumbnails: NDArray[np.uint8], owner: NDArray) -> Section:
     """Return mean and spread of brightness and contrast of the pictures (grey values 0..255)."""
-    grey = thumbnails.reshape(len(thumbnails), -1).astype(np.float64)
+    mean, square = np.empty(len(thumbnails)), np.empty(len(thumbnails))
+    for start in range(0, len(thumbnails), 65536):
+        grey = thumbnails[start : start + 65536].reshape(-1, thumbnails[0].size).astype(np.float64)
+        mean[start : start + 65536], square[start : start + 65536] = grey.mean(1), np.square(grey).mean(1)
+    contrast = np.sqrt(np.maximum(square - np.square(mean), 0))
     section = Section()
     edges = np.linspace(0, 256, 65)
-    for name, values in (("brightness", grey.mean(1)), ("contrast", grey.std(1))):
+    for name, values in (("brightness", mean), ("contrast", contrast)):
         section.figures += [
             Figure(f"pixels.{name}", float(values.mean()), len(values), "images",
                    error=clustered_error(values, owner), error_from=SPREAD),
@@ -214,17 +216,19 @@ def _vendi_of(matrix: NDArray[np.float64]) -> float:
     return float(np.exp(-(values * np.log(values)).sum()))
 
 
-def _without_identity(rows: LabelledEmbeddings) -> NDArray[np.float32]:
-    """Embeddings minus the mean of their identity, made as large as they would be around the true mean."""
-    sizes = rows.sizes[rows.owner].astype(np.float64)
-    keep = sizes > 1
-    means = rows.sums[rows.owner] / sizes[:, None]
-    scale = np.sqrt(sizes[keep] / (sizes[keep] - 1))
-    return ((rows.vectors[keep] - means[keep]) * scale[:, None]).astype(np.float32)
+def _without_identity(rows: LabelledEmbeddings, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The chosen rows minus the mean of their identity, made as large as they would be around the true mean.
+
+    Their identities have at least 2 rows.
+    """
+    owner = rows.owner[chosen]
+    sizes = rows.sizes[owner].astype(np.float64)[:, None]
+    shifted = rows.vectors[chosen] - rows.sums[owner] / sizes
+    return (shifted * np.sqrt(sizes / (sizes - 1))).astype(np.float32)
 
 
 def _repeats(
-    rows: NDArray, mirrored: NDArray, owner: NDArray
+    rows: NDArray, owner: NDArray
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64]]:
     """Say which images repeat an earlier one of their identity, which one, and how alike they are; (N,) each."""
     repeats = np.zeros(len(rows), dtype=bool)
@@ -236,7 +240,7 @@ def _repeats(
             signals.check()
         for first in range(start, stop, 4096):
             block = slice(first, min(first + 4096, stop))
-            scores = np.maximum(rows[block] @ rows[start:stop].T, mirrored[block] @ rows[start:stop].T)
+            scores = np.maximum(rows[block] @ rows[start:stop].T, mirror(rows[block]) @ rows[start:stop].T)
             here = np.arange(first, block.stop)
             scores[np.arange(start, stop)[None] >= here[:, None]] = -1         # only earlier ones count
             at = scores.argmax(axis=1)

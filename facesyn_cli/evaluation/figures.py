@@ -50,7 +50,8 @@ class Figure:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; numbers that are not finite become None."""
-        return {**vars(self), "value": finite(self.value), "error": finite(self.error),
+        return {**vars(self), "n": int(self.n), "exact": bool(self.exact),
+                "value": finite(self.value), "error": finite(self.error),
                 "threshold": finite(self.threshold), "error_from": self.error_from if finite(self.error) else None}
 
 

@@ -90,8 +90,7 @@ def centre_section(rows: LabelledEmbeddings, set_name: str, r: float, keep: dict
         return section
     kept = {radius: choose(rows.centres) for radius, choose in keep.items()}
     other, _ = nearest(rows.centres, rows.centres, np.arange(num_identities), np.arange(num_identities))
-    to_own = np.einsum("nd,nd->n", rows.vectors, rows.centres[rows.owner])     # (N,)
-    consistent = np.add.reduceat((to_own > r).astype(np.float64), rows.starts[:-1]) / rows.sizes
+    consistent = np.add.reduceat((rows.to_centre > r).astype(np.float64), rows.starts[:-1]) / rows.sizes
     section.figures += [
         _share("identity.unique_share", kept[r], "identities", threshold=r),
         _share("identity.unique_040", kept[VEC2FACE_CENTRES], "identities", threshold=VEC2FACE_CENTRES),
@@ -116,7 +115,7 @@ def centre_section(rows: LabelledEmbeddings, set_name: str, r: float, keep: dict
 
 def mean_genuine(rows: LabelledEmbeddings) -> NDArray[np.float64]:
     """Return the mean score of all pairs inside each identity (VIGFace's consistency); (C,), NaN for one image."""
-    norms = np.add.reduceat(np.square(rows.vectors.astype(np.float64)).sum(1), rows.starts[:-1])
+    norms = np.add.reduceat(rows.squares, rows.starts[:-1])
     n = rows.sizes.astype(np.float64)
     total = np.square(rows.sums).sum(1) - norms
     return np.where(n > 1, total / np.maximum(n * (n - 1), 1), np.nan)
@@ -128,12 +127,9 @@ def loo_cosines(rows: LabelledEmbeddings) -> NDArray[np.float64]:
     Returns:
         (N,).
     """
-    own = rows.sums[rows.owner]                                                # (N, D)
-    lengths_square = np.square(own).sum(1)
-    product = np.einsum("nd,nd->n", own, rows.vectors)                         # s . f
-    norms = np.square(rows.vectors.astype(np.float64)).sum(1)                  # f . f, about 1
-    rest = np.sqrt(np.maximum(lengths_square - 2 * product + norms, 1e-12))    # |s - f|
-    cosines = (product - norms) / rest
+    lengths_square = np.square(rows.sums).sum(1)[rows.owner]                   # |s|^2
+    rest = np.sqrt(np.maximum(lengths_square - 2 * rows.sum_products + rows.squares, 1e-12))  # |s - f|
+    cosines = (rows.sum_products - rows.squares) / rest
     return np.where(rows.sizes[rows.owner] > 1, np.clip(cosines, -1, 1), np.nan)
 
 

@@ -82,8 +82,7 @@ def embed_cached(
             good.append(is_good)
         return {"vectors": np.concatenate(vectors), "good": np.concatenate(good)}
 
-    found = _parts(folder, len(entries), title, compute)
-    vectors, good = (np.concatenate([part[name] for part in found]) for name in ("vectors", "good"))
+    vectors, good = _joined(folder, len(entries), title, compute, ("vectors", "good"))
     if not good.any():
         raise UserError(f"none of the {len(entries)} images in {images.path} can be embedded, first "
                         f"{entries[0].location}; faces that fit the judge were expected (fit=crop cuts squares out)")
@@ -107,22 +106,27 @@ def thumbnails_cached(
         return {"thumbnails": np.stack([black if one is None else one for one in found]),
                 "good": np.array([one is not None for one in found])}
 
-    found = _parts(folder, len(entries), title, compute)
-    return tuple(np.concatenate([part[name] for part in found]) for name in ("thumbnails", "good"))
+    return _joined(folder, len(entries), title, compute, ("thumbnails", "good"))
 
 
-def _parts(
-    folder: Path, count: int, title: str, compute: Callable[[range], dict[str, NDArray]]
-) -> list[dict[str, NDArray]]:
+def _joined(
+    folder: Path, count: int, title: str, compute: Callable[[range], dict[str, NDArray]], names: tuple[str, str]
+) -> tuple[NDArray, NDArray]:
+    """Return two arrays over all images, from the parts on disk and those still to compute."""
     parts = fixed_batches(count, PART_SIZE)
-    found = {part.start: stored for part in parts if (stored := _read(_path(folder, part))) is not None}
-    done = sum(len(part) for part in parts if part.start in found)
+    done = sum(len(part) for part in parts if _path(folder, part).is_file())
+    joined: list[NDArray] = []
     with progress(title, count, done=done) as bar:
         for part in parts:
-            if part.start not in found:
-                found[part.start] = _compute(folder, part, compute, bar)
+            content = _read(_path(folder, part))
+            if content is None:
+                content = _compute(folder, part, compute, bar)
+            if not joined:
+                joined = [np.empty((count, *content[name].shape[1:]), content[name].dtype) for name in names]
+            for whole, name in zip(joined, names, strict=True):
+                whole[part.start : part.stop] = content[name]
             signals.check()
-    return [found[part.start] for part in parts]
+    return joined[0], joined[1]
 
 
 def _compute(

@@ -64,6 +64,26 @@ class LabelledEmbeddings:
         return total
 
     @cached_property
+    def squares(self) -> NDArray[np.float64]:
+        """(N,) f . f of each row, 1 up to rounding."""
+        return np.einsum("nd,nd->n", self.vectors, self.vectors).astype(np.float64)
+
+    @cached_property
+    def sum_products(self) -> NDArray[np.float64]:
+        """(N,) f . s of each row f and the sum s of its identity."""
+        product = np.empty(len(self.keys))
+        for identity in range(len(self.identities)):
+            part = self.rows_of(identity)
+            product[part] = self.vectors[part].astype(np.float64) @ self.sums[identity]
+        return product
+
+    @cached_property
+    def to_centre(self) -> NDArray[np.float64]:
+        """(N,) cosine of each row to the centre of its identity; 0 where the rows cancel out."""
+        lengths = np.linalg.norm(self.sums, axis=1)[self.owner]
+        return np.divide(self.sum_products, lengths, out=np.zeros(len(self.keys)), where=lengths > 0)
+
+    @cached_property
     def centres(self) -> NDArray[np.float32]:
         """(C, D) unit mean of the unit rows of each identity; zero where they cancel out."""
         lengths = np.linalg.norm(self.sums, axis=1, keepdims=True)

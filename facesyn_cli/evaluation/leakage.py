@@ -27,7 +27,7 @@ from facesyn_cli.evaluation.figures import SPREAD, Curve, Figure, Finding, Histo
 from facesyn_cli.evaluation.labelled import LabelledEmbeddings
 from facesyn_cli.evaluation.nearest import nearest
 from facesyn_cli.evaluation.score_counts import GRID, ScoreCounts
-from facesyn_cli.evaluation.thumbnails import COPY, NEAR_DUPLICATE, SIDE, descriptors, likeness
+from facesyn_cli.evaluation.thumbnails import COPY, NEAR_DUPLICATE, descriptors, likeness, mirror
 
 REFERENCE = "reference"                     # name of the training set in lists of images
 PERCENTILES = (("p50", 50.0), ("p95", 95.0), ("p99", 99.0), ("p999", 99.9))
@@ -184,10 +184,9 @@ def _find_copies(
     """Find copies among the images compared: by thumbnail, then by the pixels of the pairs nearest by cosine."""
     ours, theirs = descriptors(own.thumbnails), descriptors(training.thumbnails)
     queries, is_exact = _sample(len(ours), 2 * len(theirs), max_pairs, seed)
-    mirrored = ours.reshape(-1, SIDE, SIDE)[:, :, ::-1].reshape(len(ours), -1)
     found: dict[int, tuple[float, str, int]] = {}                              # row -> likeness, what, training row
-    for rows, what in ((ours, ""), (mirrored, "mirrored")):
-        value, where = nearest(np.ascontiguousarray(rows[queries]), theirs)
+    for rows, what in ((ours[queries], ""), (mirror(ours[queries]), "mirrored")):
+        value, where = nearest(rows, theirs)
         for k in np.flatnonzero(value >= NEAR_DUPLICATE):
             if value[k] > found.get(int(queries[k]), (-1.0, "", 0))[0]:
                 found[int(queries[k])] = (float(value[k]), what, int(where[k]))

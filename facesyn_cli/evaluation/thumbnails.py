@@ -44,6 +44,12 @@ def descriptors(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 1e-3)
 
 
+def mirror(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the descriptors of the mirrored pictures, (N, side * side)."""
+    side = round(rows.shape[1] ** 0.5)
+    return np.ascontiguousarray(rows.reshape(-1, side, side)[:, :, ::-1]).reshape(len(rows), -1)
+
+
 def likeness(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> tuple[float, str]:
     """Compare two pictures, (H, W, 3) uint8 each, allowing for a mirror and a crop of either.
 
@@ -81,10 +87,9 @@ def _fine(images: list[Image.Image]) -> NDArray[np.float32]:
 
 
 def _compare(rows: NDArray, other: NDArray, what: str) -> list[tuple[float, str]]:
-    mirrored = other.reshape(-1, _FINE_SIDE, _FINE_SIDE)[:, :, ::-1].reshape(len(other), -1)
     return [
         (float((rows @ other.T).max()), what),
-        (float((rows @ mirrored.T).max()), f"mirrored, {what}" if what else "mirrored"),
+        (float((rows @ mirror(other).T).max()), f"mirrored, {what}" if what else "mirrored"),
     ]
 
 
@@ -100,8 +105,7 @@ def _best_crop(
             (_FINE_SIDE,) * 2, Image.Resampling.BOX, box=(left, top, left + scale * side, top + scale * side)
         ))
     rows = _fine(crops)
-    mirrored = other.reshape(-1, _FINE_SIDE, _FINE_SIDE)[:, :, ::-1].reshape(len(other), -1)
-    plain, flipped = (rows @ other.T)[:, 0], (rows @ mirrored.T)[:, 0]
+    plain, flipped = (rows @ other.T)[:, 0], (rows @ mirror(other).T)[:, 0]
     if plain.max() >= flipped.max():
         return (float(plain.max()), "cropped"), boxes[int(plain.argmax())]
     return (float(flipped.max()), "mirrored, cropped"), boxes[int(flipped.argmax())]
