@@ -26,6 +26,7 @@ import torch
 from facesyn_cli import signals
 from facesyn_cli.artifacts.digest import bytes_digest, file_digest, json_digest
 from facesyn_cli.artifacts.name_lists import ORDER_FILES, order_file, read_name_list
+from facesyn_cli.artifacts.weights import forbidden_name
 from facesyn_cli.console import progress
 from facesyn_cli.errors import UserError
 
@@ -252,8 +253,8 @@ def _load_torch(source: Path | BinaryIO, path: Path) -> Any:
             warnings.simplefilter("ignore")  # of pickle protocols that torch does not write itself
             return torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises nearly anything
-        reason = next((line for line in str(error).split("\n") if "WeightsUnpickler" in line), str(error))
-        reason = " ".join(reason.split())[:160]
+        asked = forbidden_name(error)
+        reason = f"it asks for {asked}" if asked else f"it is damaged ({type(error).__name__})"
         raise UserError(f"{path} is not {EXPECTED}; as a torch file it is not read: {reason}") from error
 
 

@@ -6,6 +6,7 @@ Foreign files are never executed: torch files are read with `weights_only`, anyt
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,14 +55,19 @@ def read_torch(path: Path) -> Any:
         with inert_objects(path), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols that torch does not write itself
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if any(word in str(error).lower() for word in ("unsupported", "global")):
-            reason = str(error).split("\n")[0][:200]
-            raise UserError(f"{path} holds more than tensors and is not read, for safety: {reason}") from error
-        raise UserError(f"{path} is not a torch or safetensors file (or is damaged)") from error
     except Exception as error:  # a damaged pickle raises nearly anything
-        reason = str(error).split("\n")[0][:200]
+        if asked := forbidden_name(error):
+            reason = f"it asks for {asked}"
+            raise UserError(f"{path} holds more than tensors and is not read, for safety: {reason}") from error
+        is_pickle = isinstance(error, pickle.UnpicklingError)  # then torch's words are about options of torch.load
+        reason = "no pickle of tensors" if is_pickle else str(error).split("\n")[0][:200]
         raise UserError(f"{path} is not a torch or safetensors file (or is damaged): {reason}") from error
+
+
+def forbidden_name(error: Exception) -> str | None:
+    """Return the class or function that a file wanted and torch refused, as torch's long message names it."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return found[1] if found else None
 
 
 def write_weights(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any], name: str = "model") -> None:
