@@ -7,18 +7,16 @@ there, so a killed study goes on with the next one; `seeds` may be raised later.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from concurrent.futures import as_completed
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, field_validator
+from pydantic import field_validator
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.files import read_json, write_atomically, write_json, write_text
@@ -36,40 +34,15 @@ from facesyn_cli.evaluation.judge import Judge
 from facesyn_cli.evaluation.study import StudyRow, figures_of, to_csv, to_markdown, to_text
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.plugins import registry
-from facesyn_cli.plugins.settings import PluginConfig
 from facesyn_cli.sampling.conditions import Conditions
 from facesyn_cli.sampling.engine import BatchEngine
 from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, Levers
 from facesyn_cli.sampling.identity_methods import open_negatives, open_variation
 from facesyn_cli.sampling.inputs import SampleInputs, open_inputs
 from facesyn_cli.sampling.redraw import Redrawing, blocks
+from facesyn_cli.sampling.study_rows import Method, RowSettings, named_method, study_rows
 from facesyn_cli.sampling.workers import num_workers, one_core_each
 from facesyn_cli.training.processes import Processes, check_device, processes
-
-_METHOD_KINDS = {"guidance": "guidance", "variation": "context_variation", "filter": "sample_filter"}
-
-
-class Method(BaseModel):
-    """One row of identity methods: any of guidance, variation and filter together."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str                                                  # in the table
-    guidance: SerializeAsAny[PluginConfig] | None = None
-    variation: SerializeAsAny[PluginConfig] | None = None
-    filter: SerializeAsAny[PluginConfig] | None = None
-
-    @field_validator("guidance", "variation", "filter", mode="before")
-    @classmethod
-    def _resolve(cls, value: Any, info: Any) -> Any:
-        if isinstance(value, str):
-            value = {"name": value}
-        if not isinstance(value, dict) or "name" not in value:
-            return value
-        try:
-            return registry.configure(_METHOD_KINDS[info.field_name], value)
-        except (UserError, ValidationError) as error:
-            raise ValueError(" ".join(str(error).split())) from error
 
 
 class StudyConfig(StageConfig):
@@ -104,26 +77,7 @@ class StudyConfig(StageConfig):
     @classmethod
     def _name_methods(cls, value: Any) -> Any:
         value = [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
-        return [_method(item) for item in value] if isinstance(value, list) else value
-
-
-@dataclass(frozen=True)
-class _Row:
-    """Settings of one row."""
-
-    scheduler: PluginConfig
-    method: Method | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of its files."""
-        words = [self.scheduler.name, str(self.scheduler.steps), self.method.name if self.method else "plain"]
-        return "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", word) for word in words)
-
-    @property
-    def guidance(self) -> PluginConfig:
-        """Its guidance; plain sampling has none."""
-        return (self.method.guidance if self.method else None) or registry.configure("guidance", {"name": "none"})
+        return [named_method(item) for item in value] if isinstance(value, list) else value
 
 
 def plan(cfg: StudyConfig, work: Work) -> dict[str, Any]:
@@ -190,7 +144,9 @@ class _Study:
             log.warning(f"the judge {cfg.judge} is the recogniser behind the contexts: it flatters every row")
         self._schedule = ldm_schedule(self.inputs.ldm.config)
         self.parents = {**self.inputs.parents, "judge": Parent(str(cfg.judge), self._judge.digest)}
-        self.rows = _rows(cfg)
+        self.rows = study_rows(
+            cfg.schedulers, cfg.steps, cfg.methods, (cfg.method_scheduler, cfg.method_steps), cfg.reference_steps
+        )
         self._filter_judges: dict[Path, LoadedBackbone] = {}
         self._networks: tuple[FastDenoiser, LatentDecoder] | None = None
         for row in self.rows:
@@ -201,17 +157,17 @@ class _Study:
         """Images of a row under one seed."""
         return self.cfg.ids * self.cfg.per_id
 
-    def tasks(self) -> list[tuple[_Row, int]]:
+    def tasks(self) -> list[tuple[RowSettings, int]]:
         """Return all (row, seed), the reference first."""
         return [(row, self.cfg.seed + k) for row in self.rows for k in range(self.cfg.seeds)]
 
-    def evaluations(self, row: _Row) -> int:
+    def evaluations(self, row: RowSettings) -> int:
         """Return the network evaluations per image, without what a filter has drawn again."""
         scheduler = registry.build("scheduler", row.scheduler)(self._schedule)
         guidance = registry.build("guidance", row.guidance)
         return count_evaluations(scheduler, guidance, self.inputs.ldm.config.num_timesteps)
 
-    def measure(self, row: _Row, seed: int, group: Processes, bar: Progress) -> None:
+    def measure(self, row: RowSettings, seed: int, group: Processes, bar: Progress) -> None:
         """Sample and judge one row under one seed, and keep what was found."""
         device = group.device
         batch_size = min(self.cfg.batch_size or (8 if device.type == "cpu" else 64), self.num_images)
@@ -228,7 +184,7 @@ class _Study:
                 np.savez(file, vectors=vectors, pixels=pixels)
         write_json(self._path(row, seed), figures)
 
-    def read(self, row: _Row, seed: int) -> dict[str, float | None] | None:
+    def read(self, row: RowSettings, seed: int) -> dict[str, float | None] | None:
         """Return what was found earlier, or None."""
         path = self._path(row, seed)
         if not path.is_file() or (row is self.rows[0] and not self._reference_path(seed).is_file()):
@@ -267,7 +223,7 @@ class _Study:
         write_text(self.folder / "study.csv", to_csv(rows))
         write_text(self.folder / "study.md", to_markdown(rows))
 
-    def _check(self, row: _Row) -> dict[str, Parent]:
+    def _check(self, row: RowSettings) -> dict[str, Parent]:
         """Build everything of a row once, so that no mistake shows after hours; return what it reads."""
         self.evaluations(row)
         parents = self._conditions(row, self.cfg.seed)[1]
@@ -283,7 +239,7 @@ class _Study:
         name = row.method.name if row.method else ""
         return {f"{name} {key}": parent for key, parent in parents.items()}
 
-    def _conditions(self, row: _Row, seed: int) -> tuple[Conditions, dict[str, Parent]]:
+    def _conditions(self, row: RowSettings, seed: int) -> tuple[Conditions, dict[str, Parent]]:
         inputs, settings = self.inputs, self.inputs.ldm.config
         variation, varied = open_variation(row.method.variation if row.method else None, inputs.contexts, seed)
         guidance = registry.build("guidance", row.guidance)
@@ -294,7 +250,7 @@ class _Study:
         )
         return conditions, {**varied, **avoided}
 
-    def _engine(self, row: _Row, seed: int, device: torch.device, batch_size: int) -> BatchEngine:
+    def _engine(self, row: RowSettings, seed: int, device: torch.device, batch_size: int) -> BatchEngine:
         if self._networks is None:
             inputs, levers = self.inputs, Levers(self.cfg.precision)
             autoencoder = FastAutoencoder(inputs.autoencoder.to(device), levers, device)
@@ -308,7 +264,7 @@ class _Study:
         )
 
     def _sample(
-        self, row: _Row, seed: int, engine: BatchEngine, batch_size: int, group: Processes, bar: Progress
+        self, row: RowSettings, seed: int, engine: BatchEngine, batch_size: int, group: Processes, bar: Progress
     ) -> tuple[NDArray[np.uint8], int]:
         """Return all images of a row (N, S, S, 3), and how many were drawn for them."""
         units = fixed_batches(self.num_images, batch_size)
@@ -346,41 +302,8 @@ class _Study:
     def _reference_path(self, seed: int) -> Path:
         return self.folder / "reference" / f"seed-{seed}.npz"
 
-    def _path(self, row: _Row, seed: int) -> Path:
+    def _path(self, row: RowSettings, seed: int) -> Path:
         return self.folder / "results" / f"{row.name}-seed-{seed}.json"
-
-
-def _rows(cfg: StudyConfig) -> list[_Row]:
-    """Return the reference, the grid and the methods, each once."""
-    rows = [_Row(_scheduler("ddim", cfg.reference_steps))]
-    rows += [_Row(_scheduler(name, steps)) for name in cfg.schedulers for steps in cfg.steps]
-    if cfg.methods:
-        rows.append(_Row(_scheduler(cfg.method_scheduler, cfg.method_steps)))
-        rows += [_Row(rows[-1].scheduler, method) for method in cfg.methods]
-    if len({method.name for method in cfg.methods}) < len(cfg.methods):
-        raise UserError("two methods have the same name; give them different ones")
-    unique: dict[str, _Row] = {}
-    for row in rows:
-        unique.setdefault(row.name, row)
-    return list(unique.values())
-
-
-def _scheduler(name: str, steps: int) -> PluginConfig:
-    try:
-        return registry.configure("scheduler", {"name": name, "steps": steps})
-    except ValidationError as error:
-        raise UserError(f"scheduler {name} with {steps} steps: {error.errors()[0]['msg']}") from error
-
-
-def _method(value: Any) -> Any:
-    """Turn the bare name of a plugin into a method with its default settings."""
-    if not isinstance(value, str):
-        return value
-    for section, kind in _METHOD_KINDS.items():
-        if value in registry.available(kind):
-            return {"name": value, section: {"name": value}}
-    known = [name for kind in _METHOD_KINDS.values() for name in registry.available(kind)]
-    raise ValueError(f"unknown method {value!r}; known are {', '.join(known)}")
 
 
 def _has_attention(inputs: SampleInputs) -> bool:

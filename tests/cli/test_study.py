@@ -158,6 +158,7 @@ def test_methods_may_be_combined_and_a_filter_is_charged(inputs, run_cli, tmp_pa
         (("--steps", "many"), "steps"),
         (("--ids", 9), "ids is 9"),
         (("methods=[{name: a, guidance: cfg}, {name: a, guidance: cfg}]",), "same name"),
+        (("methods=[{name: plain, guidance: cfg}]",), "one is called plain"),
         (("methods=[{name: a, guidance: {name: cfg, w: 2}}]",), "w"),
         (("methods=[{name: a, filter: {name: consistency}}]",), "filter.judge"),
     ],

@@ -1,0 +1,110 @@
+"""The rows of a study: a grid of schedulers and steps, and identity methods."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, field_validator
+
+from facesyn_cli.errors import UserError
+from facesyn_cli.plugins import registry
+from facesyn_cli.plugins.settings import PluginConfig
+
+METHOD_KINDS = {"guidance": "guidance", "variation": "context_variation", "filter": "sample_filter"}
+
+
+class Method(BaseModel):
+    """One row of identity methods: any of guidance, variation and filter together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str                                                  # in the table
+    guidance: SerializeAsAny[PluginConfig] | None = None
+    variation: SerializeAsAny[PluginConfig] | None = None
+    filter: SerializeAsAny[PluginConfig] | None = None
+
+    @field_validator("guidance", "variation", "filter", mode="before")
+    @classmethod
+    def _resolve(cls, value: Any, info: Any) -> Any:
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, dict) or "name" not in value:
+            return value
+        try:
+            return registry.configure(METHOD_KINDS[info.field_name], value)
+        except (UserError, ValidationError) as error:
+            raise ValueError(" ".join(str(error).split())) from error
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """Settings of one row of a study.
+
+    Args:
+        scheduler: With its number of steps.
+        method: What else is done; None: plain sampling.
+    """
+
+    scheduler: PluginConfig
+    method: Method | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of its files."""
+        words = [self.scheduler.name, str(self.scheduler.steps), self.method.name if self.method else "plain"]
+        return "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", word) for word in words)
+
+    @property
+    def guidance(self) -> PluginConfig:
+        """Its guidance; plain sampling has none."""
+        return (self.method.guidance if self.method else None) or registry.configure("guidance", {"name": "none"})
+
+
+def study_rows(
+    schedulers: list[str], steps: list[int], methods: list[Method], method_scheduler: tuple[str, int],
+    reference_steps: int,
+) -> list[RowSettings]:
+    """Return the reference, the grid and the methods, each once.
+
+    Args:
+        schedulers: Names, of the grid.
+        steps: Of the grid.
+        methods: A row each, beside one without any.
+        method_scheduler: Name and steps of those rows.
+        reference_steps: DDIM steps of the reference, which comes first.
+
+    Raises:
+        UserError: A scheduler or its steps are wrong, or two methods have one name.
+    """
+    rows = [RowSettings(_scheduler("ddim", reference_steps))]
+    rows += [RowSettings(_scheduler(name, count)) for name in schedulers for count in steps]
+    if methods:
+        scheduler = _scheduler(*method_scheduler)
+        with_methods = [RowSettings(scheduler), *(RowSettings(scheduler, method) for method in methods)]
+        if len({row.name for row in with_methods}) < len(with_methods):
+            raise UserError("two methods have the same name, or one is called plain; give them different ones")
+        rows += with_methods
+    unique: dict[str, RowSettings] = {}
+    for row in rows:
+        unique.setdefault(row.name, row)
+    return list(unique.values())
+
+
+def _scheduler(name: str, steps: int) -> PluginConfig:
+    try:
+        return registry.configure("scheduler", {"name": name, "steps": steps})
+    except ValidationError as error:
+        raise UserError(f"scheduler {name} with {steps} steps: {error.errors()[0]['msg']}") from error
+
+
+def named_method(value: Any) -> Any:
+    """Turn the bare name of a plugin into a method with its default settings."""
+    if not isinstance(value, str):
+        return value
+    for section, kind in METHOD_KINDS.items():
+        if value in registry.available(kind):
+            return {"name": value, section: {"name": value}}
+    known = [name for kind in METHOD_KINDS.values() for name in registry.available(kind)]
+    raise ValueError(f"unknown method {value!r}; known are {', '.join(known)}")
