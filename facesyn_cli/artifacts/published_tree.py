@@ -126,6 +126,11 @@ THINGS: dict[str, Thing] = {
 
 _FACES = Use("images", "faces", ("images",))
 _EMBEDDING_SOURCES = ("images", "two-stage", "diffusers", "guided-diffusion")
+_SAMPLING = (
+    Use("ldm", "ldm", ("ldm",)),
+    Use("autoencoder", "decoder", beside="ldm"),
+    Use("contexts", "contexts", ("contexts",)),
+)
 USES: dict[str, tuple[Use, ...]] = {
     "embed": (_FACES, Use("weights", "recogniser")),
     "train-ldm": (_FACES, Use("embeddings", "face embeddings", ("embeddings",)), Use("autoencoder", "autoencoder")),
@@ -138,10 +143,7 @@ USES: dict[str, tuple[Use, ...]] = {
         Use("weights", "recogniser", ("embeddings",), only=_EMBEDDING_SOURCES),
         Use("known", "face embeddings", ("embeddings",), only=("novel",)),
     ),
-    "sample": (
-        Use("ldm", "ldm", ("ldm",)), Use("autoencoder", "decoder", beside="ldm"),
-        Use("contexts", "contexts", ("contexts",)),
-    ),
+    "sample": _SAMPLING,
     "augment": (
         Use("images", "samples", ("samples",)),
         Use("faces", "context faces", ("contexts",), beside="images", unless="contexts", only=("oversample",)),
@@ -149,6 +151,8 @@ USES: dict[str, tuple[Use, ...]] = {
     "pack": (Use("inputs", "augmented", ("augmented", "samples")), Use("inputs", "samples", ("augmented", "samples"))),
     "train-fr": (Use("inputs", "records", ("records",)),),
     "eval": (Use("weights", "trained recogniser", ("fr",)), Use("data", "benchmarks", unless="pairs")),
+    "select": (Use("images", "samples", ("samples",)),),
+    "study": _SAMPLING,
 }
 PRODUCTS = {
     "embed": "face embeddings", "train-ldm": "ldm", "gen-contexts": "contexts", "sample": "samples",

@@ -135,7 +135,7 @@ def _with_tree(
     tree = PublishedTree.open(path)
     stated = {name: stated_keys(sections[name], words[name], flags) for name in configs}
     left, skipped = stages_left(tree, configs, stated, forced, work)
-    made = {OUTPUTS[name] for name in left}
+    made = {OUTPUTS[name] for name in left if name in OUTPUTS}
     found = {
         name: tree_inputs(tree, name, configs[name], stated[name], lambda f: f in made or work.folder(f).exists())
         for name in left if name in USES

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facesyn_cli.artifacts.output import BEGUN, HEADER
@@ -32,7 +33,7 @@ OUTPUTS = {
     "align": "images", "embed": "embeddings", "train-ldm": "ldm", "gen-contexts": "contexts", "sample": "samples",
     "augment": "augmented", "pack": "records", "train-fr": "fr", "eval": "table",
     "report": "report",
-}
+}  # folder of the run that each stage writes; the others write elsewhere, for people
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def tree_inputs(
         what = found.looked_for[use.key] = tree.find(use.thing)
         if what.path is not None:
             found.settings[use.key] = [str(what.path)] if use.key == "inputs" else str(what.path)
-    if stage == "sample" and {"ldm", "contexts"} <= set(found.settings) and "assume_embedder" not in stated:
+    if stage in ("sample", "study") and {"ldm", "contexts"} <= set(found.settings) and "assume_embedder" not in stated:
         found.settings["assume_embedder"] = found.chosen["assume_embedder"] = EMBEDDER
     if stage == "eval" and "data" in found.settings and not stated & {"benchmarks", "pairs"}:
         found.settings["benchmarks"] = tree.benchmarks()
@@ -123,15 +124,15 @@ def stages_left(
     made_anew: set[str] = set()
     for stage in configs:
         if stage in forced or made_anew.intersection(name for use in reads[stage] for name in use.work):
-            made_anew.add(OUTPUTS[stage])
+            made_anew.add(OUTPUTS.get(stage, stage))
     for stage in reversed(configs):
-        folder = work.folder(OUTPUTS[stage])
+        output = OUTPUTS.get(stage, stage)
         product = tree.find(PRODUCTS[stage]) if stage in PRODUCTS else None
-        if OUTPUTS[stage] in made_anew or any((folder / name).exists() for name in (HEADER, BEGUN)):
+        if output in made_anew or (stage in OUTPUTS and _has_begun(work.folder(output))):
             pass
         elif product is not None and product.path is not None:
             why[stage] = f"the tree holds {product.thing.title}: {product.path}"
-        elif OUTPUTS[stage] in spared and OUTPUTS[stage] not in wanted:
+        elif output in spared and output not in wanted:
             why[stage] = "nothing that is left to do reads its output"
         if stage in why:
             spared |= {name for use in reads[stage] for name in use.work}
@@ -156,6 +157,10 @@ def say(inputs: dict[str, TreeInputs], skipped: dict[str, str] | None = None) ->
         log.info(f"tree: {stage} is skipped: {reason}")
     for line, names in readers.items():
         log.info(f"tree: {line} (for {', '.join(names)})")
+
+
+def _has_begun(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (HEADER, BEGUN))
 
 
 def _comes_in(use: Use, taken: dict[str, Any], is_made: Callable[[str], bool]) -> bool:

@@ -27,6 +27,9 @@ from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
 from facesyn_cli.artifacts.images import ImageSet
 
+SMALL_LDM = ["image_size=16", "output_size=16", "preview_every=0", "validate_every=0", "validation_fraction=0",
+             "denoiser.channels=32", "denoiser.multipliers=[1]", "denoiser.attention=[false]", "denoiser.num_blocks=1",
+             "denoiser.context_width=32"]
 SMALL_FR = ["train-fr.backbone=mobilefacenet", "train-fr.epochs=1", "train-fr.batch_size=8",
             "train-fr.norm_batch_size=8", "train-fr.stages=[]", "train-fr.save_epochs=[]", "train-fr.workers=1"]
 
@@ -75,11 +78,7 @@ def test_embed(stage, tree, tmp_path):
 
 
 def test_train_ldm_joins_published_embeddings_by_name(stage, tree, tmp_path):
-    ran = stage(
-        "train-ldm", "--steps", 1, "--batch-size", 2, "--json", "image_size=16", "output_size=16", "preview_every=0",
-        "validate_every=0", "validation_fraction=0", "denoiser.channels=32", "denoiser.multipliers=[1]",
-        "denoiser.attention=[false]", "denoiser.num_blocks=1", "denoiser.context_width=32",
-    )
+    ran = stage("train-ldm", "--steps", 1, "--batch-size", 2, "--json", *SMALL_LDM)
     assert ran.code == 0 and ran.json()["images"] == 12, ran.err
     found = parents(tmp_path / "work/2-ldm")
     assert found["images"] == str(tree / FACES) and found["embeddings"] == str(tree / FACE_EMBEDDINGS)
@@ -159,7 +158,7 @@ def test_the_namelist_names_the_rows_of_embeddings(run_cli, tree, tmp_path):
     np.save(tmp_path / "lone.npy", np.load(tree / FACE_EMBEDDINGS))
     names = tree / "dataset/CASIA/CASIA_namelist.txt"
     ran = run_cli("train-ldm", "--tree", tree, "--embeddings", tmp_path / "lone.npy", f"embedding_names={names}",
-                  "--work", tmp_path / "work", "--dry-run", "--json")
+                  *SMALL_LDM, "--work", tmp_path / "work", "--dry-run", "--json")
     assert ran.code == 0 and ran.json()["plan"]["with embeddings"] == 12, ran.err
     assert EmbeddingSet.open(tmp_path / "lone.npy", names).keys == [
         e.key for e in ImageSet.open(tree / FACES).entries
@@ -218,6 +217,16 @@ def test_run_without_context_embeddings_makes_them_and_needs_no_embed(run_cli, t
     ]
     line = f"{tree / RECOGNISER}: the recogniser behind the embeddings (for gen-contexts weights)"
     assert line in tree_lines(ran.err)
+
+
+def test_stages_that_are_for_people_are_never_skipped(run_cli, tmp_path):
+    tree = write_tree(tmp_path / "tree", "networks", "contexts", "samples")
+    (tmp_path / "recipe.yaml").write_text("sample: {}\nselect: {}\nstudy: {}\n")
+    ran = run_cli("run", "--config", tmp_path / "recipe.yaml", "--tree", tree, "--work", tmp_path / "work", "--dry-run",
+                  "--json")
+    assert planned(ran) == {"sample": "skipped", "select": "run", "study": "run"}
+    assert f"{tree / SAMPLES}: samples, 3 entries (for select images)" in tree_lines(ran.err)
+    assert f"{tree / LDM}: the LDM (for study ldm)" in tree_lines(ran.err)
 
 
 def test_stages_asked_for_by_name_are_run(run_cli, tree, tmp_path):
