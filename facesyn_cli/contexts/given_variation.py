@@ -44,6 +44,7 @@ class GivenVariation(ContextVariation):
             raise UserError(
                 f"{self._path} holds vectors of {given.vectors.shape[1]} numbers, the contexts have {vectors.shape[1]}"
             )
+        self.embedder = given.embedder
         self._given, self._row_of = given, {key: row for row, key in enumerate(given.keys)}
         return {**super().open(vectors, identities, seed), "variation": given.parent()}
 

@@ -38,6 +38,11 @@ def open_variation(cfg: PluginConfig | None, contexts: ContextSet, seed: int) ->
         return None, {}
     variation = registry.build("context_variation", cfg)
     parents = variation.open(np.asarray(contexts.vectors, dtype=np.float32), contexts.identities, seed)
+    if variation.embedder and contexts.embedder and variation.embedder != contexts.embedder:
+        raise UserError(
+            f"variation {cfg.name} brings contexts of recogniser {variation.embedder[:19]}, {contexts.path} comes from"
+            f" {contexts.embedder[:19]}; they must come from the same one"
+        )
     if variation.needs_all_contexts:
         parents = {**parents, "all_contexts": Parent(str(contexts.path), contexts.digest)}
     return variation, parents

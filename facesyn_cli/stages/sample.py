@@ -166,7 +166,7 @@ def plan(cfg: SampleConfig, work: Work) -> dict[str, Any]:
         "network evaluations per image": evaluations,
         "network evaluations": evaluations * num_batches * batch_size,
         **_cost_of_filter(setup),
-        **({"expected time": _expected_time(setup, num_batches)} if todo else {}),
+        **({_time_name(setup): _expected_time(setup, num_batches)} if todo else {}),
         "disk": f"{missing * image_bytes / 2**20:.1f} MiB",
         "disk free": f"{shutil.disk_usage(at).free / 2**20:.0f} MiB",
         "folder": f"{layout.folder} ({state})",
@@ -305,6 +305,10 @@ def _smallest(count: int, group: Processes) -> int:
     brought = torch.zeros(32, device=group.device)
     brought[count.bit_length() - 1] = 1
     return 1 << int(group.sum(brought).nonzero()[0])
+
+
+def _time_name(setup: _Setup) -> str:
+    return "expected time of the first draws" if setup.filter else "expected time"
 
 
 def _cost_of_filter(setup: _Setup) -> dict[str, Any]:
