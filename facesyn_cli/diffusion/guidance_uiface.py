@@ -13,6 +13,9 @@ A sample has settled once the root mean square change of its map to the context 
 # Differs from UIFace: which layers it averages over, and how it transfers the statistics of maps, are not known to
 # us. Here the maps of all blocks count, each scaled by itself, and injection is replacement. Nothing is copied to
 # the host, where the published code copies x and 50 samples' maps at every step.
+
+How far a map moves in a step depends on the network and the number of steps, so `settled` wants a look at another
+LDM than the published one: where nothing settles, identity begins with stage 2 for all samples.
 """
 
 from __future__ import annotations
