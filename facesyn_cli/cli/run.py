@@ -136,10 +136,12 @@ def _with_tree(
     stated = {name: stated_keys(sections[name], words[name], flags) for name in configs}
     left, skipped = stages_left(tree, configs, stated, forced, work)
     made = {OUTPUTS[name] for name in left if name in OUTPUTS}
-    found = {
-        name: tree_inputs(tree, name, configs[name], stated[name], lambda f: f in made or work.folder(f).exists())
-        for name in left if name in USES
-    }
+    found = {}
+    for name in left:
+        has_others = name == "augment" and "contexts" in stated.get("sample", ())  # the tree's faces are not theirs
+        coming = made | {"contexts"} if has_others else made
+        if name in USES:
+            found[name] = tree_inputs(tree, name, configs[name], stated[name], work, coming)
     say(found, skipped)
     for name, inputs in found.items():
         configs[name] = resolve_stage(name, {**sections[name], **inputs.settings}, words[name], flags)

@@ -151,7 +151,7 @@ def _with_tree(
     from facesyn_cli.cli.tree_inputs import say, stated_keys, tree_inputs
 
     stated = stated_keys(section, overrides, flags)
-    found = tree_inputs(PublishedTree.open(tree), name, cfg, stated, lambda folder: work.folder(folder).exists())
+    found = tree_inputs(PublishedTree.open(tree), name, cfg, stated, work)
     say({name: found})
     return resolve_stage(name, {**section, **found.settings}, overrides, flags)
 

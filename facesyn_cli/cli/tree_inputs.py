@@ -5,12 +5,12 @@ Priority: defaults < tree < folders of `--work` < recipe < `key=value` < flag.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facesyn_cli.artifacts.output import BEGUN, HEADER
+from facesyn_cli.artifacts.output import BEGUN, HEADER, read_header
 from facesyn_cli.artifacts.published_tree import (
     EMBEDDER,
     PRODUCTS,
@@ -21,12 +21,12 @@ from facesyn_cli.artifacts.published_tree import (
     PublishedTree,
     Use,
 )
+from facesyn_cli.artifacts.work import FOLDERS, Work
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.settings import PluginConfig
 
 if TYPE_CHECKING:
-    from facesyn_cli.artifacts.work import Work
     from facesyn_cli.config.fields import StageConfig
 
 OUTPUTS = {
@@ -58,7 +58,7 @@ def stated_keys(section: dict[str, Any], overrides: Iterable[str], flags: dict[s
 
 
 def tree_inputs(
-    tree: PublishedTree, stage: str, cfg: StageConfig, stated: set[str], is_made: Callable[[str], bool]
+    tree: PublishedTree, stage: str, cfg: StageConfig, stated: set[str], work: Work, made: Collection[str] = ()
 ) -> TreeInputs:
     """Find what a stage can take from a tree.
 
@@ -67,7 +67,8 @@ def tree_inputs(
         stage: Name of the stage.
         cfg: Its config without the tree.
         stated: Settings the user has stated.
-        is_made: Whether a folder of the run is there or will be; those come before the tree.
+        work: The work folder; its folders come before the tree.
+        made: Its folders that are not there yet, but will be.
 
     Raises:
         UserError: No tree holds anything for this stage.
@@ -75,6 +76,9 @@ def tree_inputs(
     if stage not in USES:
         raise UserError(f"{stage} takes nothing from a published tree; leave --tree out")
     found = TreeInputs()
+    made = {*made, *(name for name in FOLDERS if work.folder(name).exists())}
+    if stage == "augment" and _has_other_contexts(tree, work):
+        made.add("contexts")
     plugins = _plugins(cfg)
     if stage == "gen-contexts" and "source" not in stated:
         source = next((name for name, thing in SOURCES.items() if tree.find(thing).path), None)
@@ -84,7 +88,7 @@ def tree_inputs(
     for use in USES[stage]:
         if use.key in stated or use.key in found.settings or use.unless in stated:
             continue
-        if (use.only and not plugins.intersection(use.only)) or not _comes_in(use, found.settings, is_made):
+        if (use.only and not plugins.intersection(use.only)) or not _comes_in(use, found.settings, made):
             continue
         what = found.looked_for[use.key] = tree.find(use.thing)
         if what.path is not None:
@@ -163,13 +167,21 @@ def _has_begun(folder: Path) -> bool:
     return any((folder / name).exists() for name in (HEADER, BEGUN))
 
 
-def _comes_in(use: Use, taken: dict[str, Any], is_made: Callable[[str], bool]) -> bool:
+def _comes_in(use: Use, taken: dict[str, Any], made: set[str]) -> bool:
     """True when a setting is to be looked for in the tree."""
     if use.beside and use.beside in taken:
         return True
     if use.beside and not use.work:
         return False
-    return not any(is_made(folder) for folder in use.work)
+    return not made.intersection(use.work)
+
+
+def _has_other_contexts(tree: PublishedTree, work: Work) -> bool:
+    """True when the samples of the run come from contexts that are not the tree's: its faces are not theirs."""
+    folder, own = work.folder("samples"), tree.find("contexts").path
+    header = read_header(folder) if folder.is_dir() else None
+    parent = header.parents.get("contexts") if header else None
+    return parent is not None and (own is None or Path(parent.path).resolve() != own.resolve())
 
 
 def _reads(stage: str, cfg: StageConfig, stated: set[str]) -> list[Use]:

@@ -126,6 +126,20 @@ def test_augment_links_the_published_face_of_each_row(stage, tree, tmp_path):
     assert parents(tmp_path / "work/5-augmented") == {"images": str(tree / SAMPLES), "faces": str(tree / CONTEXT_FACES)}
 
 
+def test_faces_of_the_tree_are_only_for_samples_of_its_contexts(run_cli, assert_refused, tree, tmp_path):
+    few = ["--ids", 1, "--per-id", 1, "scheduler.steps=1"]
+    np.save(tmp_path / "mine.npy", np.load(tree / CONTEXT_EMBEDDINGS)[::-1])
+    for name, words in (("theirs", ()), ("mine", ("--contexts", tmp_path / "mine.npy"))):
+        ran = run_cli("sample", "--tree", tree, "--work", tmp_path / name, "--device", "cpu", *few, *words)
+        assert ran.code == 0, ran.err
+    ran = run_cli("augment", "--tree", tree, "--work", tmp_path / "theirs", "--json")
+    assert ran.code == 0 and ran.json()["added"] == 5, ran.err
+    assert_refused("augment", "--tree", tree, "--work", tmp_path / "mine", says="3-contexts")
+    ran = run_cli("run", "--config", "admis", "--tree", tree, "--work", tmp_path / "new", "--dry-run", "--json",
+                  f"sample.contexts={tmp_path / 'mine.npy'}", "sample.ids=1")
+    assert planned(ran)["augment"] == "run" and "faces of the contexts" not in ran.err, ran.err
+
+
 def test_pack_and_then_what_the_work_folder_holds_comes_first(stage, tree, tmp_path):
     ran = stage("pack", "--json")
     assert ran.code == 0 and ran.json()["images"] == 15, ran.err
