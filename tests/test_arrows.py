@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "facesyn_cli"
 LEVELS = [
     {"cli", "__main__"},
     {"stages"},
-    {"training", "sampling", "evaluation", "contexts", "augmentations", "report"},
+    {"training", "sampling", "evaluation", "contexts", "augmentations", "report", "bench"},
     {"models", "diffusion", "data"},
     {"artifacts", "config"},
     {"plugins"},

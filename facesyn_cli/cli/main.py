@@ -14,6 +14,7 @@ from facesyn_cli import __version__, console
 from facesyn_cli.cli import (
     align,
     augment,
+    bench,
     compare,
     config,
     demo,
@@ -63,6 +64,7 @@ for _name, _module in (
     ("plugins", plugins),
     ("config", config),
     ("doctor", doctor),
+    ("bench", bench),
 ):
     app.command(_name)(_module.command)
 

@@ -21,7 +21,7 @@ from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
 NORM_GROUPS = 32
-_ROWS = 2048  # positions compared with the whole codebook at a time
+_ROWS = {"cpu": 16, "cuda": 2048}  # positions compared with the whole codebook at a time: what caches hold
 
 
 class VqConfig(PluginConfig):
@@ -111,7 +111,9 @@ class Codebook(nn.Module):
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Return quantised latents (B, c, H, W) and code indices (B, H, W)."""
         rows = latents.movedim(1, -1)                                              # (B, H, W, c)
-        indices = torch.cat([self._nearest(part) for part in rows.reshape(-1, rows.shape[-1]).split(_ROWS)])
+        flat = rows.reshape(-1, rows.shape[-1])
+        at_once = len(flat) if torch.compiler.is_compiling() else _ROWS.get(rows.device.type, 2048)
+        indices = torch.cat([self._nearest(part) for part in flat.split(at_once)])
         indices = indices.view(rows.shape[:-1])                                    # (B, H, W)
         return self.embedding(indices).movedim(-1, 1).contiguous(), indices
 
