@@ -15,6 +15,7 @@ FOLDERS = {
     "records": "6-records",
     "fr": "7-fr",
     "table": "8-table",
+    "report": "9-report",
 }
 
 

@@ -12,7 +12,7 @@ from facesyn_cli.errors import UserError
 
 STAGES = (
     "align", "embed", "train-ldm", "gen-contexts", "sample", "augment", "pack", "train-fr", "eval",
-    "select", "study",
+    "report", "select", "study",
 )
 
 

@@ -169,14 +169,14 @@ def duplicates_section(
 
 
 def pixel_section(thumbnails: NDArray[np.uint8], owner: NDArray) -> Section:
-    """Return mean and spread of brightness and contrast of the pictures (grey values 0..255)."""
+    """Return mean and spread of brightness and contrast of the pictures, grey values from 0 (black) to 1 (white)."""
     mean, square = np.empty(len(thumbnails)), np.empty(len(thumbnails))
     for start in range(0, len(thumbnails), 65536):
-        grey = thumbnails[start : start + 65536].reshape(-1, thumbnails[0].size).astype(np.float64)
+        grey = thumbnails[start : start + 65536].reshape(-1, thumbnails[0].size) / 255.0
         mean[start : start + 65536], square[start : start + 65536] = grey.mean(1), np.square(grey).mean(1)
     contrast = np.sqrt(np.maximum(square - np.square(mean), 0))
     section = Section()
-    edges = np.linspace(0, 256, 65)
+    edges = np.linspace(0, 1, 65)
     for name, values in (("brightness", mean), ("contrast", contrast)):
         section.figures += [
             Figure(f"pixels.{name}", float(values.mean()), len(values), "images",
@@ -184,7 +184,7 @@ def pixel_section(thumbnails: NDArray[np.uint8], owner: NDArray) -> Section:
             Figure(f"pixels.{name}_spread", float(values.std()), len(values), "images"),
         ]
         section.histograms.append(Histogram(
-            f"pixels.{name}", f"{name} (grey values)", edges, {"images": np.histogram(values, edges)[0]}
+            f"pixels.{name}", name, edges, {"images": np.histogram(values, edges)[0]}
         ))
     return section
 

@@ -50,9 +50,9 @@ class Figure:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; numbers that are not finite become None."""
-        return {**vars(self), "n": int(self.n), "exact": bool(self.exact),
-                "value": finite(self.value), "error": finite(self.error),
-                "threshold": finite(self.threshold), "error_from": self.error_from if finite(self.error) else None}
+        error = finite(self.error)
+        return {**vars(self), "n": int(self.n), "exact": bool(self.exact), "value": finite(self.value), "error": error,
+                "threshold": finite(self.threshold), "error_from": None if error is None else self.error_from}
 
 
 @dataclass(frozen=True)

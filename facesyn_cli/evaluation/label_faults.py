@@ -73,7 +73,7 @@ def wrong_labels(rows: LabelledEmbeddings, set_name: str, max_pairs: int, seed: 
     ]
     if share > _SHUFFLED:
         section.findings.append(Finding(
-            "fault", f"The labels do not fit the faces: {share:.0%} of the images are nearer to another identity "
+            "fault", f"The labels do not fit the faces: {share:.1%} of the images are nearer to another identity "
             "than to their own. Shuffled labels look like this.", ["identity.wrong_label_share"],
             ["identity.wrong_labels"],
         ))

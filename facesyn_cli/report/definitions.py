@@ -79,6 +79,9 @@ DEFINITIONS: dict[str, Definition] = {
         "Consistent images (C_intra)", "Share of images that show the person their label says, averaged over "
         "identities. Too close to 100 % means that the images of a person vary little.",
         "mean over classes of the share of images with cos(e, centre) > r", _DCFACE, "higher"),
+    "identity.consistency": Definition(
+        "Consistency", "Mean score of two images of one identity, averaged over identities.",
+        "mean over identities of the mean of cos(e_i, e_j) inside each", _VIGFACE, "higher"),
     "identity.separability": Definition(
         "Separability", "Mean distance of an identity's centre to the centres of the others.",
         "mean over pairs of classes of 1 - cos(c, c')", _VIGFACE, "higher"),
@@ -177,9 +180,15 @@ DEFINITIONS: dict[str, Definition] = {
         "Nearest training face", "For every image, the score of the most similar training face; and, to compare, the "
         "same of every real person with all other real people. A synthetic curve to the right of the real one is "
         "memorised people.", "max over training faces of the cosine", _UNVEILING),
+    "privacy.nearest_curve": Definition(
+        "Nearest training face, from above", "Share of images whose nearest training face has at least this score; "
+        "and, to compare, the same of real people among strangers.", "share with max over training faces >= x",
+        _UNVEILING),
     "privacy.top_pairs": Definition(
         "Closest pairs", "The images closest to a training face, beside that face: look at them.", "", _UNVEILING),
     # fairness
+    "fairness.images": Definition("Images of a group", "How many images belong to the group."),
+    "fairness.identities": Definition("Identities of a group", "How many identities have images in the group."),
     "fairness.fmr": Definition(
         "False match rate", "Share of different-person pairs of a group accepted at the threshold common to all "
         "groups.", "FMR_group(t), t common to all groups", _ISO, "lower"),
@@ -205,7 +214,8 @@ _WHO = {
     "real": ("real people", "every real person among all other real people (what is normal between strangers)"),
 }
 _NEAREST = re.compile(r"privacy\.(image|centre|real)_(?:p(\d+)|(max)|above_(.+))")
-_NUMBERED = {"030": "0.30", "040": "0.40", "fmr1e-4": "the threshold of FMR 0.01 %",
+_NUMBERED = {"030": "0.30", "040": "0.40", "genuine": "the median of two real photos of one person",
+             "fmr1e-4": "the threshold of FMR 0.01 %",
              "fmr1e-5": "the threshold of FMR 0.001 %"}
 
 
@@ -235,11 +245,13 @@ def define(names: Iterable[str]) -> dict[str, dict[str, str | None]]:
 
 def _by_group(name: str) -> Definition:
     """`fairness.X` is X of one group, `fairness.X_spread` how far the groups lie apart; X has a section or is ours."""
-    inner = name.removeprefix("fairness.").removesuffix("_spread")
+    whole = name.removeprefix("fairness.")
+    is_spread = whole.endswith("_spread") and whole not in DEFINITIONS  # some figures are spreads themselves
+    inner = whole.removesuffix("_spread") if is_spread else whole
     if "." not in inner and f"fairness.{inner}" not in DEFINITIONS:
         raise KeyError(name)
     base = DEFINITIONS.get(f"fairness.{inner}") or definition(inner)
-    if name.endswith("_spread"):
+    if is_spread:
         text = f"{base.text} Here: how far the groups lie apart."
         return Definition(f"{base.title}: spread", text, "largest minus smallest of the groups", base.source, "lower")
     return Definition(base.title, f"{base.text} Here: within one group.", base.formula, base.source, base.better)

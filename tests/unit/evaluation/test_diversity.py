@@ -100,7 +100,8 @@ def test_brightness_and_contrast():
     half[:8] = 200
     section = pixel_section(np.stack([half, np.full((16, 16), 50, np.uint8)]), np.array([0, 1]))
     assert values(section) == pytest.approx(
-        {"brightness": 75, "brightness_spread": 25, "contrast": 50, "contrast_spread": 50})
+        {name: value / 255 for name, value in
+         {"brightness": 75, "brightness_spread": 25, "contrast": 50, "contrast_spread": 50}.items()})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,95 @@
+"""What `report.json` says beside the figures: the sets themselves, where they came from, and the short form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from facesyn_cli.artifacts.output import Header, read_header
+from facesyn_cli.artifacts.work import FOLDERS, Work
+from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.report.definitions import define
+from facesyn_cli.report.set_pictures import NamedSet
+
+HEADLINE = (
+    "identity.eer", "identity.unique_share", "identity.consistent_share", "identity.fdr", "diversity.vendi",
+    "diversity.d_intra", "quality.frechet", "privacy.copies", "privacy.image_above_fmr1e-4",
+)
+_RANDOM, _STRIPS, _STRIP_IMAGES = 64, 12, 10
+
+
+def describe_set(held: NamedSet, rows: LabelledEmbeddings, work: Work | None) -> dict[str, Any]:
+    """Return what a set is: counts, header, the run it is of, and images spread over it to show.
+
+    Args:
+        held: The set.
+        rows: Those of its images that could be embedded.
+        work: The run it was made by; None when it was named on its own.
+    """
+    header = read_header(held.path) if held.path.is_dir() else None
+    names, sizes = rows.identities, rows.sizes
+    spread = np.unique(np.linspace(0, len(names) - 1, min(_STRIPS, len(names))).round().astype(int))
+    picked = np.unique(np.linspace(0, len(rows.keys) - 1, _RANDOM).round().astype(int))
+    return {
+        "name": held.name, "path": str(held.path), "digest": held.images.digest,
+        "images": len(rows.keys), "identities": len(names), "of_images": len(held.images.entries),
+        "unreadable": len(held.entries) - len(rows.keys),
+        "per_identity": {"min": int(sizes.min()), "median": float(np.median(sizes)), "max": int(sizes.max())},
+        "header": _header_json(header) if header else None,
+        "chain": _chain(work) if work else [],
+        "conditioned_on": held.embedder,
+        "random": [rows.keys[row] for row in picked],
+        "strips": [
+            {"identity": names[c], "keys": rows.keys[rows.rows_of(c)][:_STRIP_IMAGES],
+             "context_face": bool(held.faces.get(names[c]))} for c in spread
+        ],
+    }
+
+
+def definitions_of(data: dict[str, Any]) -> dict[str, dict[str, str | None]]:
+    """Return the definition of everything that occurs in a report."""
+    sections = [section for result in data["results"] for section in result["sections"].values()]
+    sections += data["pixels"].values()
+    kinds = ("figures", "histograms", "curves", "lists")
+    found = {item["id"] for section in sections for kind in kinds for item in section[kind]}
+    return define(sorted(found | set(data["headline"])))
+
+
+def headline_of(data: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the most important figures of every set and judge."""
+    table = {}
+    for result in data["results"]:
+        values = {
+            figure["id"]: figure["value"] for section in result["sections"].values() for figure in section["figures"]
+            if figure["group"] is None
+        }
+        table[f"{result['set']}, judged by {result['judge']}"] = {
+            name: values[name] for name in data["headline"] if values.get(name) is not None
+        }
+    return table
+
+
+def to_text(data: dict[str, Any]) -> str:
+    """Return headline figures and findings for a terminal."""
+    lines = []
+    for title, values in headline_of(data).items():
+        lines.append(title)
+        lines += [f"  {data['definitions'][name]['title']}: {value:.4g}" for name, value in values.items()]
+    lines += [f"{finding['level']}: {finding['set']}: {finding['text']}" for finding in data["summary"]]
+    return "\n".join(lines)
+
+
+def _header_json(header: Header) -> dict[str, Any]:
+    names = ("kind", "command", "package_version", "config", "counts", "extra")
+    parents = {name: vars(parent) for name, parent in header.parents.items()}
+    return {**{name: getattr(header, name) for name in names}, "parents": parents}
+
+
+def _chain(work: Work) -> list[dict[str, Any]]:
+    """The headers of a run's finished stages, in order."""
+    headers = {folder: read_header(work.path / folder) for folder in FOLDERS.values()}
+    return [
+        {"folder": folder, **_header_json(header), "digest": header.digest}
+        for folder, header in headers.items() if header and header.kind != "Report"
+    ]

@@ -1,0 +1,75 @@
+"""The image sets of a report, and their images by name of the set and key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.data.pixels import UnreadableImage, decode_image
+from facesyn_cli.errors import UserError
+
+
+@dataclass(frozen=True)
+class NamedSet:
+    """An image set under its name in the report.
+
+    Args:
+        name: Unique short name.
+        path: Where it lies.
+        images: The set.
+        entries: Which of its images are looked at.
+        embedder: Digest of the recogniser whose embeddings it was made from, when known.
+        faces: Identity -> the face its context came from, where there is one.
+    """
+
+    name: str
+    path: Path
+    images: ImageSet
+    entries: list[ImageEntry]
+    embedder: str | None = None
+    faces: dict[str, Path | None] = field(default_factory=dict)
+
+    @cached_property
+    def by_key(self) -> dict[str, ImageEntry]:
+        """Entry of each key."""
+        return {entry.key: entry for entry in self.entries}
+
+
+class SetPictures:
+    """Reads the images of several sets.
+
+    Args:
+        sets: The sets, with different names.
+    """
+
+    def __init__(self, sets: list[NamedSet]) -> None:
+        self._sets = {held.name: held for held in sets}
+
+    def encoded(self, set_name: str, key: str) -> bytes | None:
+        """Return an encoded image; None when it cannot be read."""
+        held = self._sets[set_name]
+        try:
+            return held.images.read(held.by_key[key])
+        except (UserError, KeyError):
+            return None
+
+    def pixels(self, set_name: str, key: str) -> NDArray[np.uint8] | None:
+        """Return a decoded image, (H, W, 3) RGB; None when it cannot be read."""
+        data = self.encoded(set_name, key)
+        try:
+            return None if data is None else decode_image(data)
+        except UnreadableImage:
+            return None
+
+    def context_face(self, set_name: str, identity: str) -> bytes | None:
+        """Return the encoded face that the context of an identity came from; None when there is none."""
+        path = self._sets[set_name].faces.get(identity)
+        try:
+            return path.read_bytes() if path else None
+        except OSError:
+            return None
