@@ -8,6 +8,8 @@ from pathlib import Path
 from facesyn_cli.artifacts.files import explain
 from facesyn_cli.errors import UserError
 
+_BUFFER_BYTES = 1 << 20
+
 
 class AppendFile:
     """Append bytes; `sync` makes them durable, and a later run reopens the file at a synced size.
@@ -25,7 +27,7 @@ class AppendFile:
         self.size = size
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "r+b" if path.exists() else "x+b")
+            self._file = open(path, "r+b" if path.exists() else "x+b", buffering=_BUFFER_BYTES)
             found = os.fstat(self._file.fileno()).st_size
             if found < size:
                 self._file.close()

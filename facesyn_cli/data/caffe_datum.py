@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from facesyn_cli.data.protobuf import read_varint, varint
+
 _MAX_FIELDS = 64
 _HEAD = 24              # bytes that hold a tag and a length, and more
 
@@ -32,7 +34,7 @@ class DatumPlaces:
 
 def encode_datum(image: bytes, label: int) -> bytes:
     """Return the message of an encoded image."""
-    return b"".join((b"\x22", _varint(len(image)), image, b"\x28", _varint(label), b"\x38\x01"))
+    return b"".join((b"\x22", varint(len(image)), image, b"\x28", varint(label), b"\x38\x01"))
 
 
 def find_in_datum(read: Callable[[int, int], bytes], size: int) -> DatumPlaces:
@@ -50,10 +52,10 @@ def find_in_datum(read: Callable[[int, int], bytes], size: int) -> DatumPlaces:
         if at >= size:
             break
         head = read(at, min(_HEAD, size - at))
-        tag, used = _read_varint(head, 0)
+        tag, used = read_varint(head, 0)
         wire, number = tag & 7, tag >> 3
         if wire in (0, 2):
-            value, used = _read_varint(head, used)
+            value, used = read_varint(head, used)
             if wire == 0:
                 values[number] = value
             else:
@@ -74,24 +76,3 @@ def find_in_datum(read: Callable[[int, int], bytes], size: int) -> DatumPlaces:
     if values[5] >= 2**31:
         raise ValueError("its label is negative")
     return DatumPlaces(*image, values[5])
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(data):
-            raise ValueError("it ends inside a number")
-        value |= (data[at] & 0x7F) << shift
-        at += 1
-        if data[at - 1] < 0x80:
-            return value, at
-    raise ValueError("a number has more than 10 bytes")

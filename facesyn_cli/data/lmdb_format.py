@@ -17,7 +17,7 @@ from __future__ import annotations
 import mmap
 from array import array
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from facesyn_cli.data.kept_images import KeptImagesConfig, fit_kept
 from facesyn_cli.data.lmdb_pages import META_BYTES, is_lmdb, read_entries
 from facesyn_cli.data.record_files import RecordFiles, SliceReader, content_digest, first_bytes
 from facesyn_cli.data.record_images import suffix_of
-from facesyn_cli.data.record_index import escape_name
+from facesyn_cli.data.record_index import escape_name, stem_of
 from facesyn_cli.data.record_names import NameList, dense_labels, our_labels, unescape_name
 from facesyn_cli.data.spool import Spool
 from facesyn_cli.errors import UserError
@@ -160,7 +160,7 @@ class LmdbWriter:
 def _sample(key: bytes, is_ours: bool) -> str:
     """Return the image's name without suffix after the number of a key, or the whole key."""
     number, _, path = key.decode("utf-8", "replace").partition("_")
-    name = PurePosixPath(path).stem
+    name = stem_of(path)
     if not number.isdigit() or not name:
         return escape_name(key.decode("utf-8", "replace"))
     return unescape_name(name) if is_ours else name

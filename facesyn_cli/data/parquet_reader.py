@@ -14,13 +14,14 @@ from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from facesyn_cli.console import log
 from facesyn_cli.data.formats_extra import formats_package
+from facesyn_cli.data.record_index import stem_of
 from facesyn_cli.data.record_names import MAX_LABEL, NameList, unescape_name
 from facesyn_cli.errors import UserError
 
@@ -177,7 +178,7 @@ def _add(
             label = names_of.setdefault(label, len(names_of))
         if not isinstance(label, int) or not 0 <= label < limit:
             raise UserError(f"{path}: the label {label!r} of row {len(values)} of the set is no known class")
-        stem = PurePosixPath(image_path or "").stem
+        stem = stem_of(image_path or "")
         names.append((unescape_name(stem) if is_ours else stem) or str(counts[label]))
         counts[label] += 1
         values.append(label)

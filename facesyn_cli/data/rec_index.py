@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from facesyn_cli.data.record_files import first_bytes
+from facesyn_cli.data.record_index import stem_of
 from facesyn_cli.data.record_names import named_labels, unescape_name
 from facesyn_cli.data.recordio import scan_offsets
 from facesyn_cli.errors import UserError
@@ -41,7 +42,7 @@ class SampleNames:
             return {}
         names = {}
         for key, path in _listed(self.path):
-            stem = PurePosixPath(path).stem
+            stem = stem_of(path)
             names[key] = unescape_name(stem) if self._is_escaped else stem
         return names
 

@@ -6,7 +6,6 @@ Of an image that is not square the largest central square is taken, as everywher
 from __future__ import annotations
 
 import io
-import warnings
 
 from PIL import Image
 
@@ -66,18 +65,16 @@ def _is_sound_jpeg(data: bytes, size: int | None) -> bool:
     if not data.startswith(_SIGNATURES[0][0]):
         return False
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-                width, height = image.size
-                is_plain = image.mode == "RGB" and "exif" not in image.info and width * height <= MAX_PIXELS
-                if not is_plain or size not in (None, width) or size not in (None, height):
-                    return False
-                image.draft("L", (max(width // 8, 1), max(height // 8, 1)))
-                image.load()
-                return True
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            width, height = image.size
+            is_plain = image.mode == "RGB" and "exif" not in image.info and width * height <= MAX_PIXELS
+            if not is_plain or size not in (None, width) or size not in (None, height):
+                return False
+            image.draft("L", (max(width // 8, 1), max(height // 8, 1)))
+            image.load()
+            return True
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, OverflowError, MemoryError,
-            Image.DecompressionBombError):
+            Image.DecompressionBombError, Warning):
         return False  # the full decoder says why
 
 

@@ -13,7 +13,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -115,11 +115,18 @@ def index_samples(index: RecordIndex, is_escaped: bool) -> Iterator[str]:
         for line in file:
             columns = line.rstrip(b"\r\n").split(b"\t")
             if len(columns) == 3:
-                name = PurePosixPath(columns[0].decode("utf-8", "replace")).stem
+                name = stem_of(columns[0].decode("utf-8", "replace"))
                 yield _ESCAPED.sub(lambda m: chr(int(m[1], 16)), name) if is_escaped else name
             else:
                 yield str(counts[columns[3]])
                 counts[columns[3]] += 1
+
+
+def stem_of(path: str) -> str:
+    """Return the name of a file without folders and without its last suffix, as pathlib's `stem`; many times faster."""
+    name = path.rstrip("/").rpartition("/")[2]
+    stem, dot, suffix = name.rpartition(".")
+    return stem if stem and dot and suffix else name
 
 
 def escape_name(name: str, keep: str = "") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ def escape_stem(name: str) -> str:
     return escape_name(name).replace(".", "%002e")
 
 
+@lru_cache(maxsize=256)  # the images of an identity follow each other
 def escape_folder(identity: str) -> str:
     """Return an identity as a relative path that stays below the folder it is unpacked into."""
     return "/".join(

@@ -31,6 +31,7 @@ HEADER = struct.Struct("<IfQQ")
 _PART = struct.Struct("<II")
 _LENGTH_BITS = 29
 _CHUNK = 1 << 16
+_FIRST_READ = 1 << 14    # bytes: most face images at once
 
 
 def frame_record(payload: bytes) -> bytes:
@@ -57,21 +58,25 @@ def read_record(files: RecordFiles, number: int, offset: int) -> bytes:
         UserError: Naming the file and the offset: no record starts here, or the file ends inside it.
     """
     where = f"{files.paths[number]}, record at byte {offset}"
-    size, parts, total, at = files.size(number), [], 0, offset
+    parts, total, at = [], 0, offset
     while True:
-        head = files.read(number, at, _PART.size)
-        if len(head) < _PART.size:
-            raise UserError(f"{where}: the file ends at byte {size}, inside the record; is it truncated?")
-        magic, word = _PART.unpack(head)
+        start = files.read(number, at, _FIRST_READ)
+        if len(start) < _PART.size:
+            raise UserError(f"{where}: the file ends at byte {at + len(start)}, inside the record; is it truncated?")
+        magic, word = _PART.unpack_from(start)
         cflag, length = word >> _LENGTH_BITS, word & (1 << _LENGTH_BITS) - 1
         if magic != MAGIC or cflag not in ((2, 3) if parts else (0, 1)):
             raise UserError(f"{where}: no RecordIO record; is this the start of one, or is the file damaged?")
         total += length + 4
-        if at + _PART.size + length > size:
-            raise UserError(f"{where}: {length} bytes are announced but the file ends at byte {size}")
+        end = _PART.size + length
         if total > MAX_FILE_BYTES:
             raise UserError(f"{where}: more than {MAX_FILE_BYTES} bytes; images of at most that size are read")
-        parts.append(files.read(number, at + _PART.size, length))
+        if end > len(start):
+            size = files.size(number)
+            if at + end > size:
+                raise UserError(f"{where}: {length} bytes are announced but the file ends at byte {size}")
+            start += files.read(number, at + len(start), end - len(start))
+        parts.append(start[_PART.size : end])
         if cflag in (0, 3):
             return MAGIC_BYTES.join(parts)
         at += _PART.size + length + -length % 4

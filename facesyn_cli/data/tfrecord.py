@@ -13,6 +13,7 @@ Layout of a set called N in an output folder R, chosen so that both published re
 from __future__ import annotations
 
 import os
+import struct
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -42,6 +43,7 @@ from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
 _PLACE = np.dtype([("shard", "<i4"), ("offset", "<i8")])
+_PLACE_BYTES = struct.Struct("<iq")    # one such row
 
 
 class TfrecordConfig(PluginConfig):
@@ -187,7 +189,7 @@ class TfrecordWriter:
             self._shard += 1
             self._file = self._open_shard(0)
         offset = self._file.write(frame(encode_example(data)))
-        self._places.write(np.array((self._shard, offset), dtype=_PLACE).tobytes())
+        self._places.write(_PLACE_BYTES.pack(self._shard, offset))
         self.num_records += 1
 
     def commit(self) -> dict[str, Any]:

@@ -19,10 +19,14 @@ from pathlib import Path
 
 import google_crc32c
 
+from facesyn_cli.artifacts.images import MAX_FILE_BYTES
+from facesyn_cli.data.protobuf import read_varint, varint
 from facesyn_cli.errors import UserError
 
 HEADER_BYTES = 12     # length and its checksum
 FRAME_BYTES = 16      # what a record takes beyond its data
+_FIRST_READ = 1 << 14  # bytes: most face images at once
+_HOLDS = b"\n"        # tag of field 1, length-delimited
 
 
 def masked_crc(data: bytes) -> int:
@@ -49,29 +53,35 @@ def read_frame(descriptor: int, offset: int, path: Path) -> bytes:
     """
     where = f"{path}, record at byte {offset}"
     try:
-        head = os.pread(descriptor, HEADER_BYTES, offset)
-        size = os.fstat(descriptor).st_size
-        if len(head) < HEADER_BYTES:
+        start = os.pread(descriptor, _FIRST_READ, offset)
+        if len(start) < HEADER_BYTES:
+            size = offset + len(start)
             raise UserError(f"{where}: the file ends at byte {size}, inside the record; is it truncated?")
-        length, crc = struct.unpack("<QI", head)
-        if masked_crc(head[:8]) != crc:
+        length, crc = struct.unpack_from("<QI", start)
+        if masked_crc(start[:8]) != crc:
             raise UserError(f"{where}: wrong checksum of the length; is this the start of a record?")
-        if length > size - offset - FRAME_BYTES:
-            raise UserError(f"{where}: {length} bytes are announced but the file ends at byte {size}")
-        body = os.pread(descriptor, length + 4, offset + HEADER_BYTES)
+        end = length + FRAME_BYTES
+        if end > len(start):
+            size = os.fstat(descriptor).st_size
+            if end > size - offset:
+                raise UserError(f"{where}: {length} bytes are announced but the file ends at byte {size}")
+            if length > MAX_FILE_BYTES:
+                raise UserError(f"{where}: {length} bytes; images of at most {MAX_FILE_BYTES} are read")
+            start += os.pread(descriptor, end - len(start), offset + len(start))
     except OSError as error:
         raise UserError(f"{where}: cannot read: {error.strerror}") from error
-    if len(body) != length + 4 or masked_crc(body[:-4]) != struct.unpack("<I", body[-4:])[0]:
+    data = start[HEADER_BYTES : HEADER_BYTES + length]
+    if len(start) < end or masked_crc(data) != struct.unpack_from("<I", start, end - 4)[0]:
         raise UserError(f"{where}: wrong checksum of the data; the file is damaged")
-    return body[:-4]
+    return data
 
 
 def encode_example(image: bytes, label: int | None = None) -> bytes:
     """Return a serialised Example with the feature `image`, and `label` when given."""
-    features = [_map_entry(b"image", image)]
+    parts = [_entry_head(b"image", len(image)), image]
     if label is not None:
-        features.append(_map_entry(b"label", struct.pack("<i", label)))
-    return _message(1, b"".join(features))
+        parts += [_entry_head(b"label", 4), struct.pack("<i", label)]
+    return b"".join((_HOLDS, varint(sum(map(len, parts))), *parts))
 
 
 def decode_example(data: bytes) -> dict[str, bytes]:
@@ -81,65 +91,52 @@ def decode_example(data: bytes) -> dict[str, bytes]:
         ValueError: The bytes are not a protocol-buffer message of that shape.
     """
     features = {}
-    for block in _submessages(data, 1):
-        for entry in _submessages(block, 1):
-            key = b"".join(_submessages(entry, 1)[-1:])
-            for feature in _submessages(entry, 2)[-1:]:
-                values = [value for values in _submessages(feature, 1) for value in _submessages(values, 1)]
+    for block in _contents(data, (0, len(data)), 1):
+        for entry in _contents(data, block, 1):
+            keys = _contents(data, entry, 1)
+            key = data[slice(*keys[-1])] if keys else b""
+            for feature in _contents(data, entry, 2)[-1:]:
+                lists = _contents(data, feature, 1)
+                values = [value for values in lists for value in _contents(data, values, 1)]
                 if values:
-                    features[key.decode("utf-8")] = values[0]
+                    features[key.decode("utf-8")] = data[slice(*values[0])]
     return features
 
 
-def _message(number: int, content: bytes) -> bytes:
-    """One length-delimited field."""
-    return bytes([number << 3 | 2]) + _varint(len(content)) + content
+def _entry_head(key: bytes, size: int) -> bytes:
+    """Return what stands before a value of so many bytes: map entry, key, feature, list; the innermost last."""
+    head = _HOLDS + varint(size)                                                     # BytesList.value
+    head = _HOLDS + varint(len(head) + size) + head                                  # Feature.bytes_list
+    head = _HOLDS + varint(len(key)) + key + b"\x12" + varint(len(head) + size) + head
+    return _HOLDS + varint(len(head) + size) + head                                  # Features.feature
 
 
-def _map_entry(key: bytes, value: bytes) -> bytes:
-    return _message(1, _message(1, key) + _message(2, _message(1, _message(1, value))))
+def _contents(data: bytes, place: tuple[int, int], number: int) -> list[tuple[int, int]]:
+    """Return where the contents of all length-delimited fields with this number lie; skip every other field.
 
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _submessages(data: bytes, number: int) -> list[bytes]:
-    """Return the contents of all length-delimited fields with this number; skip every other field."""
-    found, at = [], 0
-    while at < len(data):
-        tag, at = _read_varint(data, at)
+    Args:
+        data: The bytes.
+        place: First byte of the message among them, and the one after its last.
+        number: Of the field.
+    """
+    found = []
+    at, end = place
+    while at < end:
+        tag, at = read_varint(data, at)
         wire = tag & 7
         if wire == 2:
-            length, at = _read_varint(data, at)
-            if length > len(data) - at:
+            length, at = read_varint(data, at)
+            if length > end - at:
                 raise ValueError(f"a field of {length} bytes reaches beyond the message")
             if tag >> 3 == number:
-                found.append(data[at : at + length])
+                found.append((at, at + length))
             at += length
         elif wire == 0:
-            _, at = _read_varint(data, at)
+            _, at = read_varint(data, at)
         elif wire in (1, 5):
             at += 8 if wire == 1 else 4
         else:
             raise ValueError(f"wire type {wire} does not exist in such messages")
-    if at > len(data):
+    if at > end:
         raise ValueError("the message ends inside a field")
     return found
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(data):
-            raise ValueError("the message ends inside a number")
-        value |= (data[at] & 0x7F) << shift
-        at += 1
-        if data[at - 1] < 0x80:
-            return value, at
-    raise ValueError("a number has more than 10 bytes")

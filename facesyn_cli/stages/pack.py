@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ from facesyn_cli.plugins import registry
 
 UNREADABLE = "unreadable.txt"    # one line `identity/sample \t why` per image left out
 _SCRATCH = ".unfinished"
-_COMMIT_EVERY = 1000             # images
+_COMMIT_EVERY = 20_000           # images
 _COMMIT_SECONDS = 5.0
+_CHUNK, _AHEAD = 8, 2            # images a thread takes at once; chunks per thread that may wait
 
 
 class PackConfig(StageConfig):
@@ -152,11 +154,12 @@ def _pack(
         written = {"writer": writer.commit(), "records": rows.sync() // 8, "unreadable_bytes": unreadable.sync()}
         write_json(journal, {**written, "done": done})
 
-    workers = min(os.cpu_count() or 1, 16) if cfg.workers is None else cfg.workers
+    workers = min(_num_cores(), 16) if cfg.workers is None else cfg.workers
     try:
         committed = time.monotonic()
-        with progress("pack", len(items), done=done) as bar:
-            for data in ordered_map(fit, items[done:], workers):
+        with progress("pack", len(items), done=done) as bar, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow says of odd images it reads all the same
+            for data in ordered_map(fit, items[done:], workers, _AHEAD, _CHUNK):
                 item = items[done]
                 if isinstance(data, UnreadableImage):
                     unreadable.write(f"{escape_name(f'{item.identity}/{item.sample}', keep='/')}\t{data}\n".encode())
@@ -175,6 +178,11 @@ def _pack(
     finally:
         for file in (writer, rows, unreadable):
             file.close()
+
+
+def _num_cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _finish(cfg: PackConfig, items: list[PackItem], out: Output, writer: RecordWriter) -> None:
