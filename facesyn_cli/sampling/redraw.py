@@ -2,12 +2,13 @@
 
 A block is drawn, judged and drawn again in memory, and only the images that remain are written. What is drawn
 together follows from the block alone, so files are the same bits for any number of processes and after any
-kill; a block that was not finished is begun again. `.judged/` says for each finished block which draw of each
+kill; a block that was not finished is begun again. `.judged/` says for each finished identity which draw of each
 image was kept and with what score; `judged.csv` joins them when the set is finished.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import zipfile
 from collections.abc import Callable, Sequence
@@ -31,17 +32,17 @@ _BATCHES_PER_BLOCK = 8
 
 @dataclass(frozen=True)
 class Judged:
-    """What came of the images of a block, n of them.
+    """What came of n images.
 
     Args:
         attempts: (n,) which draw of each image was kept; 0 is the first.
         scores: (n,) its score.
-        num_draws: Draws of all images together.
+        draws: (n,) how often it was drawn.
     """
 
     attempts: NDArray[np.int64]
     scores: NDArray[np.float64]
-    num_draws: int
+    draws: NDArray[np.int64]
 
 
 class Redrawing:
@@ -78,13 +79,19 @@ class Redrawing:
         """
         index, count = part or (1, 1)
         mine = share(self._blocks, index - 1, count)
-        return [block for block in mine if not done.issuperset(block) or self._read(block) is None]
+        known = self._known()
+        return [
+            block for block in mine
+            if not done.issuperset(block) or not known.keys() >= set(range(*self._rows(block)))
+        ]
 
     def draw(self, engine: BatchEngine, block: range) -> Callable[[int], NDArray[np.uint8]]:
         """Draw a block and note what came of it; return its images by row."""
         pixels, judged = self._draw(engine, block)
-        with write_atomically(self._path(block)) as temporary, open(temporary, "wb") as file:
-            np.savez(file, per_id=self._per_id, **vars(judged))
+        start, stop = self._rows(block)
+        path = self._folder / f"{start:09d}-{stop:09d}.npz"
+        with write_atomically(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, per_id=self._per_id, first=start, **vars(judged))
         return lambda row: pixels[row]
 
     def join(self, key: Callable[[int], str]) -> dict[str, int]:
@@ -94,20 +101,22 @@ class Redrawing:
             key: Number of an image -> `identity/sample`.
 
         Raises:
-            UserError: A block is not finished.
+            UserError: An identity is not finished.
         """
-        text, redrawn, below, num_draws = io.StringIO(), 0, 0, 0
-        text.write("key,draw,score,kept\n")
-        for block in self._blocks:
-            judged = self._read(block)
-            if judged is None:
-                raise UserError(f"{self._path(block)} has vanished; run the same command again")
+        text, known, redrawn, below, num_draws = io.StringIO(), self._known(), 0, 0, 0
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["key", "draw", "score", "kept"])
+        for row in range(len(self._vectors)):
+            if row not in known:
+                raise UserError(f"{self._folder}: {key(row * self._per_id)} was not judged; run the same command again")
+            judged = known[row]
             is_good = judged.scores >= self._filter.lowest
-            for image, attempt, score, good in zip(block, judged.attempts, judged.scores, is_good, strict=True):
-                text.write(f"{_quoted(key(image))},{attempt},{score:.6f},{'yes' if good else 'best of all draws'}\n")
+            for sample, good in enumerate(is_good):
+                name, kept = key(row * self._per_id + sample), "yes" if good else "best of all draws"
+                writer.writerow([name, judged.attempts[sample], f"{judged.scores[sample]:.6f}", kept])
             redrawn += int((judged.attempts > 0).sum())
             below += int((~is_good).sum())
-            num_draws += judged.num_draws
+            num_draws += int(judged.draws.sum())
         write_bytes(self._folder.parent / TABLE, text.getvalue().encode())
         return {"draws": num_draws, "replaced": redrawn, "below_filter": below}
 
@@ -117,7 +126,7 @@ class Redrawing:
         rows = np.arange(len(block))
         scores = self._scores(first, rows, first, block)
         attempts = np.zeros(len(block), dtype=np.int64)
-        num_draws = len(block)
+        draws = np.ones(len(block), dtype=np.int64)
         for attempt in range(1, self._filter.attempts + 1):
             bad = np.flatnonzero(scores < self._filter.lowest)
             if not len(bad):
@@ -127,8 +136,8 @@ class Redrawing:
             is_better = found > scores[bad]
             better = bad[is_better]
             pixels[better], scores[better], attempts[better] = again[is_better], found[is_better], attempt
-            num_draws += len(bad)
-        return pixels, Judged(attempts, scores, num_draws)
+            draws[bad] += 1
+        return pixels, Judged(attempts, scores, draws)
 
     def _scores(
         self, vectors: NDArray, rows: NDArray[np.int64], first: NDArray, block: range
@@ -143,18 +152,25 @@ class Redrawing:
             scores[own] = self._filter.scores(vectors[own], rows[own] % per_id, firsts, context)
         return scores
 
-    def _path(self, block: range) -> Path:
-        return self._folder / f"{block.start // self._per_id:09d}-{block.stop // self._per_id:09d}.npz"
+    def _rows(self, block: range) -> tuple[int, int]:
+        """Return the numbers of the first identity of a block and of the one after its last."""
+        return block.start // self._per_id, block.stop // self._per_id
 
-    def _read(self, block: range) -> Judged | None:
-        """Return what is known of a block; None: nothing, or of other numbers of images."""
-        try:
-            with open(self._path(block), "rb") as file, np.load(file, allow_pickle=False) as stored:
-                if stored["per_id"] != self._per_id:
-                    return None
-                return Judged(stored["attempts"], stored["scores"], int(stored["num_draws"]))
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-            return None
+    def _known(self) -> dict[int, Judged]:
+        """Return what is known of each identity; what is damaged, or of other numbers of images, is not."""
+        known = {}
+        for path in sorted(self._folder.glob("*.npz")):
+            try:
+                with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+                    if stored["per_id"] != self._per_id:
+                        continue
+                    parts = [stored[name].reshape(-1, self._per_id) for name in ("attempts", "scores", "draws")]
+                    known.update({
+                        int(stored["first"]) + k: Judged(*judged) for k, judged in enumerate(zip(*parts, strict=True))
+                    })
+            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+                continue
+        return known
 
 
 def blocks(num_ids: int, per_id: int, batch_size: int) -> list[range]:
@@ -172,7 +188,3 @@ def _draw_images(engine: BatchEngine, images: Sequence[int], attempt: int) -> ND
         pixels_of = engine.start(numbers, [attempt] * len(numbers))
         drawn += [pixels_of(row) for row in range(len(numbers))]
     return np.stack(drawn)
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\n\r') else text

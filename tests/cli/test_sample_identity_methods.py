@@ -221,6 +221,22 @@ def test_refused_images_are_drawn_again_and_the_best_draw_is_kept(sample, inputs
     assert extra["network_evaluations_per_image"] == STEPS * counts["draws"] / (NUM_IDS * PER_ID) > STEPS
 
 
+def test_a_damaged_record_and_another_batch_size_cost_only_what_is_missing(sample, tmp_path):
+    """What is known of finished identities does not depend on the blocks they were drawn in."""
+    out = tmp_path / "out"
+    sample(method="consistency")
+    whole, judged = digests(out), sorted((out / ".judged").glob("*.npz"))
+    assert len(judged) == 1  # 5 identities of 4 images are one block of 8 batches of 3
+    (out / "facesyn.json").rename(out / "facesyn.begun.json")
+    ran = sample("--batch-size", 1, "--dry-run", method="consistency")  # 2 identities a block
+    assert ran.json()["plan"]["network evaluations"] == 0
+    judged[0].write_bytes(b"PK")
+    ran = sample("--batch-size", 1, "--dry-run", method="consistency")
+    assert ran.json()["plan"]["network evaluations"] == NUM_IDS * PER_ID * STEPS
+    assert sample(method="consistency").json()["made_now"] == 0  # judged again, nothing written again
+    assert digests(out) == whole
+
+
 def test_the_plan_says_what_a_filter_may_cost(sample):
     plan = sample("--dry-run", method="consistency").json()["plan"]
     assert plan["network evaluations per image"] == STEPS
