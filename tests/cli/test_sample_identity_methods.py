@@ -260,3 +260,15 @@ def test_the_plan_says_what_a_filter_may_cost(sample):
 def test_mistakes_are_one_line(assert_refused, inputs, tmp_path, words, says):
     words = [str(w).format(judge=inputs / "judge", ldm=inputs / "ldm") for w in words]
     assert_refused(*command(inputs, tmp_path / "out", "", *words), says=says)
+
+
+def test_uiface_needs_a_denoiser_with_attention_to_contexts(assert_refused, inputs, tmp_path):
+    adagn = {**TINY, "conditioning": "adagn"}
+    unet = fill_state(build_idiff_unet(UnetConfig(**adagn)))
+    settings = LdmSettings(
+        denoiser=adagn, latent_size=6, latent_mean=[0.0] * 3, latent_std=[0.003] * 3, image_size=24, output_size=21,
+        autoencoder={"name": "pixels", "settings": {"downscale": 4}}, embedding_size=8,
+    )
+    write_weights(tmp_path / "ldm", unet.state_dict(), settings.model_dump(mode="json"))
+    arguments = command(inputs, tmp_path / "out", "uiface", "--ldm", tmp_path / "ldm", "--dry-run")
+    assert_refused(*arguments, says="guidance uiface records and injects attention to contexts")
