@@ -53,7 +53,9 @@ class Previews:
         """Sample with `denoiser`, which is in eval mode, and write the grid as PNG."""
         chain = textbook_chain(self.schedule, self.steps, eta=0.0)
         guidance = build_none(NoGuidanceConfig(name="none"))
-        latents = sample_latents(denoiser, chain, guidance, self.contexts, self.noise, dtype=self.dtype)
+        is_mixed = self.dtype is not torch.float32
+        with torch.autocast(self.noise.device.type, self.dtype if is_mixed else None, enabled=is_mixed):
+            latents = sample_latents(denoiser, chain, guidance, self.contexts, self.noise)
         samples = to_u8(self.decode(latents))                                      # (rows * k, S, S, 3)
         samples = samples.unflatten(0, (len(self.real), self.samples_per_row))     # (rows, k, S, S, 3)
         rows = torch.cat([self.real[:, None], samples], dim=1)                     # (rows, 1 + k, S, S, 3)
