@@ -153,6 +153,7 @@ USES: dict[str, tuple[Use, ...]] = {
     "eval": (Use("weights", "trained recogniser", ("fr",)), Use("data", "benchmarks", unless="pairs")),
     "select": (Use("images", "samples", ("samples",)),),
     "study": _SAMPLING,
+    "report": (Use("sets", "samples", ("samples",)), Use("reference", "faces", ("images",), beside="sets")),
 }
 PRODUCTS = {
     "embed": "face embeddings", "train-ldm": "ldm", "gen-contexts": "contexts", "sample": "samples",

@@ -35,6 +35,8 @@ OUTPUTS = {
     "report": "report",
 }  # folder of the run that each stage writes; the others write elsewhere, for people
 
+_LISTS = ("inputs", "sets")  # settings that hold several paths
+
 
 @dataclass(frozen=True)
 class TreeInputs:
@@ -92,7 +94,7 @@ def tree_inputs(
             continue
         what = found.looked_for[use.key] = tree.find(use.thing)
         if what.path is not None:
-            found.settings[use.key] = [str(what.path)] if use.key == "inputs" else str(what.path)
+            found.settings[use.key] = [str(what.path)] if use.key in _LISTS else str(what.path)
     if stage in ("sample", "study") and {"ldm", "contexts"} <= set(found.settings) and "assume_embedder" not in stated:
         found.settings["assume_embedder"] = found.chosen["assume_embedder"] = EMBEDDER
     if stage == "eval" and "data" in found.settings and not stated & {"benchmarks", "pairs"}:

@@ -233,6 +233,14 @@ def test_run_without_context_embeddings_makes_them_and_needs_no_embed(run_cli, t
     assert line in tree_lines(ran.err)
 
 
+def test_report_looks_at_the_samples_beside_the_real_faces(stage, tree):
+    judge = tree / RECOGNISER
+    ran = stage("report", "--judge", judge, "--dry-run", "--json")
+    assert ran.code == 0, ran.err
+    settings = ran.json()["config"]["runtime"]
+    assert settings["sets"] == [str(tree / SAMPLES)] and settings["reference"] == str(tree / FACES)
+
+
 def test_stages_that_are_for_people_are_never_skipped(run_cli, tmp_path):
     tree = write_tree(tmp_path / "tree", "networks", "contexts", "samples")
     (tmp_path / "recipe.yaml").write_text("sample: {}\nselect: {}\nstudy: {}\n")
