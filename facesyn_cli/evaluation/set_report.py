@@ -142,7 +142,7 @@ def _diversity(own: FaceSet, training: FaceSet | None, how: Analysis) -> Section
     section.merge(duplicates_section(
         own.thumbnails, own.rows.keys, own.rows.owner, own.rows.identities, own.name, how.max_pairs, how.seed
     ))
-    section.notes.append("Perceptual distance (LPIPS) and pose were not computed: no network for them was given.")
+    section.notes.append("Perceptual distance (LPIPS) was not computed: there is no network for it.")
     return section
 
 

@@ -203,6 +203,26 @@ DEFINITIONS: dict[str, Definition] = {
     "pixels.brightness_spread": Definition(
         "Brightness spread", "How much images differ in brightness.",
         "standard deviation over images of the brightness"),
+    "pixels.faces_found": Definition(
+        "Faces found", "Share of images in which a face detector finds a face; profiles are often missed.",
+        "images with a face / images", "", "higher"),
+    "pixels.yaw": Definition(
+        "Yaw", "How far faces look to the side: 0 is frontal, as a ratio and not in degrees.",
+        "offset of the nose from the middle of the eyes along them / distance of the eyes"),
+    "pixels.pitch": Definition(
+        "Pitch", "How far faces look down (more) or up (less), as a ratio and not in degrees.",
+        "height of the nose below the eyes / height of the mouth below the eyes"),
+    "pixels.yaw_spread": Definition(
+        "Yaw spread", "How much images differ in yaw.", "standard deviation over images of the yaw", "", "higher"),
+    "pixels.pitch_spread": Definition(
+        "Pitch spread", "How much images differ in pitch.", "standard deviation over images of the pitch", "",
+        "higher"),
+    "pixels.yaw_within": Definition(
+        "Yaw spread of a person", "How much the images of one identity differ in yaw.",
+        "mean over identities of the standard deviation of the yaw", "", "higher"),
+    "pixels.pitch_within": Definition(
+        "Pitch spread of a person", "How much the images of one identity differ in pitch.",
+        "mean over identities of the standard deviation of the pitch", "", "higher"),
     "pixels.contrast_spread": Definition(
         "Contrast spread", "How much images differ in contrast.",
         "standard deviation over images of the contrast"),

@@ -35,9 +35,11 @@ from facesyn_cli.evaluation.group_figures import Groups, read_groups
 from facesyn_cli.evaluation.judged_set import choose_identities, embed_cached, thumbnails_cached
 from facesyn_cli.evaluation.labelled import LabelledEmbeddings
 from facesyn_cli.evaluation.leakage import REFERENCE, FaceSet
+from facesyn_cli.evaluation.pose import pose_section
 from facesyn_cli.evaluation.score_counts import ScoreCounts, count_scores
 from facesyn_cli.evaluation.set_report import Analysis, analyse, compare
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
+from facesyn_cli.models.yunet import Yunet
 from facesyn_cli.report.contents import HEADLINE, definitions_of, describe_set, headline_of, to_text
 from facesyn_cli.report.set_pictures import NamedSet, SetPictures
 from facesyn_cli.training.metrics_log import read_lines
@@ -54,6 +56,7 @@ class ReportConfig(StageConfig):
     reference: Path | None = source(None, "real training images, for leakage and quality; None: 0-images of the run")
     judges: list[Path] = source([], "weights of recognisers that judge, best not the one that was conditioned on")
     groups: Path | None = source(None, "CSV with a column `identity` or `key`, and one column an attribute")
+    detector: Path | None = source(None, "YuNet, a face detector in .onnx format, for the spread of poses")
     cache: Path | None = source(None, "folder for embeddings that several reports share; None: inside the report")
     r: float = identity(0.3, "cosine above which two embeddings match, in U_class and C_intra (DCFace)", ge=-1, le=1)
     max_images: int | None = identity(None, "look at whole identities up to so many images of a set; None: all", ge=1)
@@ -76,6 +79,7 @@ class _Inputs:
     reference: NamedSet | None
     judges: dict[str, LoadedBackbone]
     groups: tuple[str, Groups] | None
+    detector: Yunet | None
     parents: dict[str, Parent]
     folder: Path
 
@@ -158,7 +162,10 @@ def _open_inputs(cfg: ReportConfig, work: Work) -> _Inputs:
     if cfg.groups:
         parents["groups"] = Parent(str(cfg.groups), file_digest(cfg.groups))
     groups = read_groups(cfg.groups) if cfg.groups else None
-    return _Inputs(sets, reference, judges, groups, parents, cfg.out or work.folder("report"))
+    detector = Yunet(cfg.detector) if cfg.detector else None
+    if detector:
+        parents["detector"] = Parent(str(cfg.detector), detector.digest)
+    return _Inputs(sets, reference, judges, groups, detector, parents, cfg.out or work.folder("report"))
 
 
 def _open_set(
@@ -222,7 +229,10 @@ def _analyse_all(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work
         ],
         "summary": sorted(findings, key=lambda finding: LEVELS.index(finding["level"])),
         "headline": list(HEADLINE), "results": results,
-        "pixels": {held.name: _pixels(held, small[held.name]).to_json() for held in inputs.sets},
+        "pixels": {
+            held.name: _pixels(held, small[held.name], pictures, inputs.detector, cfg.seed).to_json()
+            for held in inputs.sets
+        },
         "comparison": compare(results, names),
     }
     return data | {"definitions": definitions_of(data)}
@@ -288,10 +298,17 @@ def _about_judge(held: NamedSet, judge_name: str, judge: LoadedBackbone) -> list
              "figures": [], "lists": []}]
 
 
-def _pixels(held: NamedSet, small: _Small) -> Section:
+def _pixels(held: NamedSet, small: _Small, pictures: SetPictures, detector: Yunet | None, seed: int) -> Section:
+    """Return what can be seen without a judge."""
     names = {name: number for number, name in enumerate(dict.fromkeys(entry.identity for entry in held.entries))}
     owner = np.array([names[entry.identity] for entry in held.entries])
-    return pixel_section(small.thumbnails[small.is_readable], owner[small.is_readable])
+    section = pixel_section(small.thumbnails[small.is_readable], owner[small.is_readable])
+    if detector is None:
+        section.notes.append("The spread of poses needs a face detector (detector=FILE, YuNet).")
+        return section
+    keys = [entry.key for entry in held.entries]
+    log.info(f"{held.name}: poses")
+    return section.merge(pose_section(keys, owner, lambda key: pictures.pixels(held.name, key), detector.find, seed))
 
 
 def _training(work: Work) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import finish, spawn
+from tiny_detector import write_detector
 from tiny_recogniser import face, write_faces, write_recogniser
 
 from facesyn_cli.artifacts.contexts import write_contexts
@@ -135,6 +136,14 @@ def test_groups(report, inputs, tmp_path):
     found = {(f["id"], f["group"]): f for f in data["results"][0]["sections"]["fairness"]["figures"]}
     assert found["fairness.images", "side=left"]["value"] == 12
     assert found["fairness.identity.consistency_spread", "side"]["value"] >= 0
+
+
+def test_poses_need_a_detector(report, assert_refused, inputs, tmp_path):
+    detector = write_detector(tmp_path / "detector.onnx")
+    found = {f["id"]: f for f in report(inputs["faces"], f"detector={detector}")["pixels"]["faces"]["figures"]}
+    assert found["pixels.faces_found"]["n"] == 24 and "pixels.yaw_within" in found
+    assert_refused("report", inputs["faces"], "--judge", inputs["judge"], "detector=none.onnx", "--out",
+                   tmp_path / "out2", says="YuNet")
 
 
 def test_names_of_sets_and_settings_are_told_apart(report, run_cli, inputs, tmp_path):

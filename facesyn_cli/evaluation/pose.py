@@ -1,0 +1,97 @@
+"""How varied are the poses of a set? Two angles read off five landmarks, without a network for angles.
+
+With the eyes' middle m, their unit direction u (left to right in the image), its perpendicular v (downwards), the
+distance w of the eyes, the nose n and the mouth's middle k:
+
+    yaw   = (n - m) . u / w                    0 for a frontal face; the nose moves towards where the face looks
+    pitch = (n - m) . v / ((k - m) . v)        about one half for a level face; less when it looks up
+
+They are ratios, not degrees, and do not change with the size, place or roll of the face. Profiles, where one eye
+hides, are mostly not found by a detector; the share of images with a face is therefore a figure, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facesyn_cli import signals
+from facesyn_cli.evaluation.figures import SPREAD, Figure, Histogram, Section, clustered_error, mean_over_identities
+
+MAX_IMAGES = 2000  # images of a set that are looked at
+Find = Callable[[NDArray[np.uint8]], list[tuple[NDArray[np.float64], float]]]
+
+
+def pose_of(points: NDArray[np.float64]) -> tuple[float, float]:
+    """Return (yaw, pitch) of one face.
+
+    Args:
+        points: (5, 2) landmarks x, y: left eye as seen in the image, right eye, nose, corners of the mouth.
+
+    Returns:
+        NaN where eyes or mouth coincide.
+    """
+    middle, mouth = points[:2].mean(0), points[3:].mean(0)
+    across = points[1] - points[0]
+    width = float(np.linalg.norm(across))
+    if width == 0:
+        return float("nan"), float("nan")
+    u = across / width
+    v = np.array([-u[1], u[0]])
+    nose, height = points[2] - middle, float((mouth - middle) @ v)
+    return float(nose @ u) / width, float(nose @ v) / height if height else float("nan")
+
+
+def pose_section(
+    keys: Sequence[str], owner: NDArray, read: Callable[[str], NDArray[np.uint8] | None], find: Find, seed: int
+) -> Section:
+    """Return how much yaw and pitch vary over a set and inside identities.
+
+    Args:
+        keys: (N,) keys of the images.
+        owner: (N,) identity of each.
+        read: From a key to (H, W, 3) uint8, or None where it cannot be read.
+        find: Finds the faces of an image, best first; see `models.yunet.Yunet.find`.
+        seed: Seed of the sample of whole identities, where there are more than `MAX_IMAGES` images.
+    """
+    chosen = _whole_identities(owner, seed)
+    poses = np.full((len(chosen), 2), np.nan)
+    for row, index in enumerate(chosen):
+        pixels_u8 = read(keys[index])
+        faces = [] if pixels_u8 is None else find(pixels_u8)
+        if faces:
+            poses[row] = pose_of(faces[0][0])
+        if row % 64 == 0:
+            signals.check()
+    found = np.isfinite(poses).all(axis=1)
+    is_exact, whose = len(chosen) == len(keys), owner[chosen]
+    section = Section([Figure(
+        "pixels.faces_found", float(found.mean()), len(chosen), "images", "share", is_exact,
+        clustered_error(found, whose), SPREAD,
+    )])
+    edges = {"yaw": np.linspace(-0.6, 0.6, 61), "pitch": np.linspace(0, 1.2, 61)}
+    for column, name in enumerate(("yaw", "pitch")):
+        values, people = poses[found, column], whose[found]
+        within = [values[people == person].std(ddof=1) for person in np.unique(people) if (people == person).sum() > 1]
+        section.figures += [
+            Figure(f"pixels.{name}_spread", float(values.std()) if len(values) else None, len(values),
+                   "images with a face", exact=is_exact),
+            mean_over_identities(f"pixels.{name}_within", within, "identities with two faces", exact=is_exact),
+        ]
+        clipped = np.clip(values, edges[name][0], edges[name][-1])
+        section.histograms.append(Histogram(
+            f"pixels.{name}", name, edges[name], {"images": np.histogram(clipped, edges[name])[0]}, exact=is_exact
+        ))
+    return section
+
+
+def _whole_identities(owner: NDArray, seed: int) -> NDArray[np.int64]:
+    """Rows of randomly drawn identities, up to `MAX_IMAGES`, in order; all rows where there are no more."""
+    if len(owner) <= MAX_IMAGES:
+        return np.arange(len(owner))
+    people, sizes = np.unique(owner, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(people))
+    count = max(1, int(np.searchsorted(np.cumsum(sizes[order]), MAX_IMAGES, side="right")))
+    return np.flatnonzero(np.isin(owner, people[order[:count]]))

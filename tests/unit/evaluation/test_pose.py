@@ -1,0 +1,84 @@
+"""Poses read off landmarks: a head turned by known angles, and sets whose spread is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from facesyn_cli.evaluation import pose
+from facesyn_cli.evaluation.pose import pose_of, pose_section
+from facesyn_cli.report.definitions import define
+
+# eyes, nose, mouth of a head in units of the distance of its eyes; z points to the viewer, y downwards
+HEAD = np.array([[-0.5, 0, 0], [0.5, 0, 0], [0, 0.55, 0.4], [-0.35, 1.1, 0.05], [0.35, 1.1, 0.05]])
+
+
+def head(yaw: float = 0, pitch: float = 0, roll: float = 0, size: float = 40) -> np.ndarray:
+    """Landmarks of a head turned by angles in degrees, seen from far away."""
+    a, b, c = np.deg2rad([yaw, pitch, roll])
+    turn_y = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
+    turn_x = np.array([[1, 0, 0], [0, np.cos(b), np.sin(b)], [0, -np.sin(b), np.cos(b)]])
+    points = (HEAD @ turn_y.T @ turn_x.T)[:, :2]
+    turn_z = np.array([[np.cos(c), -np.sin(c)], [np.sin(c), np.cos(c)]])
+    return size * points @ turn_z.T + 56
+
+
+def test_a_turned_head():
+    assert pose_of(head()) == pytest.approx((0, 0.5))
+    # the nose stands out 0.4 and the eyes come together: 0.4 sin(a) / cos(a)
+    for degrees in (-40, -15, 20, 35):
+        assert pose_of(head(yaw=degrees))[0] == pytest.approx(0.4 * np.tan(np.deg2rad(degrees)))
+    down = (0.55 * np.cos(0.3) + 0.4 * np.sin(0.3)) / (1.1 * np.cos(0.3) + 0.05 * np.sin(0.3))
+    assert pose_of(head(pitch=np.rad2deg(0.3)))[1] == pytest.approx(down)
+    assert pose_of(head(pitch=-20))[1] < 0.5 < pose_of(head(pitch=20))[1]
+
+
+def test_size_place_and_roll_do_not_matter():
+    expected = pose_of(head(yaw=20, pitch=10))
+    for points in (head(20, 10, roll=35), head(20, 10, size=7), head(20, 10) + [30, -12]):
+        assert pose_of(points) == pytest.approx(expected)
+    mirrored = head(20, 10) * [-1, 1]
+    assert pose_of(mirrored[[1, 0, 2, 4, 3]]) == pytest.approx((-expected[0], expected[1]))
+
+
+def test_coinciding_landmarks_have_no_pose():
+    assert np.isnan(pose_of(np.ones((5, 2)))).all()
+
+
+def section_of(yaws, owner):
+    faces = {str(k): yaw for k, yaw in enumerate(yaws)}
+
+    def find(pixels_u8):
+        yaw = faces[str(int(pixels_u8[0, 0, 0]))]
+        return [] if yaw is None else [(head(yaw=yaw), 0.9), (head(yaw=80), 0.7)]
+
+    def read(key):
+        return None if key == "2" and yaws[2] == "unreadable" else np.full((2, 2, 3), int(key), np.uint8)
+
+    return pose_section(list(faces), np.array(owner), read, find, 0)
+
+
+def test_spread_over_images_and_within_people():
+    section = section_of([-20, 20, -20, 20], [0, 0, 1, 1])
+    found = {f.id: f.value for f in section.figures}
+    at = 0.4 * np.tan(np.deg2rad(20))
+    assert found["pixels.faces_found"] == 1 and found["pixels.yaw_spread"] == pytest.approx(at)
+    assert found["pixels.yaw_within"] == pytest.approx(at * np.sqrt(2)) and found["pixels.pitch_within"] == 0
+    by_person = section_of([-20, -20, 20, 20], [0, 0, 1, 1])
+    assert {f.id: f.value for f in by_person.figures}["pixels.yaw_within"] == 0
+    assert sum(section.histograms[0].series["images"]) == 4
+    names = [f.id for f in section.figures] + [h.id for h in section.histograms]
+    assert len(define(names)) == len(names)
+
+
+def test_images_without_a_face_are_counted():
+    found = {f.id: f for f in section_of([0, None, "unreadable", 10], [0, 0, 1, 1]).figures}
+    assert found["pixels.faces_found"].value == 0.5 and found["pixels.yaw_spread"].n == 2
+    assert found["pixels.yaw_within"].value is None
+
+
+def test_a_sample_takes_whole_people(monkeypatch):
+    monkeypatch.setattr(pose, "MAX_IMAGES", 5)
+    found = {f.id: f for f in section_of([0, 10] * 6, np.repeat(np.arange(6), 2)).figures}
+    assert found["pixels.faces_found"].n == 4 and not found["pixels.yaw_spread"].exact
+    assert found["pixels.yaw_within"].n == 2
