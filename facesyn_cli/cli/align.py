@@ -10,7 +10,7 @@ from facesyn_cli.cli.stage_command import stage_command
 
 @stage_command("align")
 def command(
-    images: Annotated[Path | None, typer.Option(help="Folder or zip of photos.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder, zip or packed set of photos.")] = None,
     detector: Annotated[Path | None, typer.Option(help="YuNet face detector, an .onnx file.")] = None,
     landmarks: Annotated[
         Path | None, typer.Option(help="Given landmarks instead: CelebA's list, TFace's pts_list, or CSV.")

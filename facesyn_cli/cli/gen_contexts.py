@@ -11,14 +11,19 @@ from facesyn_cli.cli.stage_command import stage_command
 @stage_command("gen-contexts")
 def command(
     source: Annotated[
-        str | None, typer.Option(help="two-stage (default), diffusers, images, embeddings, sphere, or a plugin.")
+        str | None,
+        typer.Option(help="two-stage (default), diffusers, guided-diffusion, images, embeddings, sphere, or a plugin."),
     ] = None,
     count: Annotated[int | None, typer.Option(help="Contexts to keep; default: all that the source yields.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder or zip of faces (images, embeddings).")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder, zip or packed set of faces (images, embeddings).")
+    ] = None,
     embeddings: Annotated[
         Path | None, typer.Option(help="Given vectors, ours or published (embeddings).")
     ] = None,
-    generator: Annotated[str | None, typer.Option(help="Diffusers pipeline: folder or hub id (diffusers).")] = None,
+    generator: Annotated[
+        str | None, typer.Option(help="Folder or hub id (diffusers), or DCFace's ffhq_10m.pt (guided-diffusion).")
+    ] = None,
     ldm: Annotated[Path | None, typer.Option(help="LDM; default 2-ldm (two-stage).")] = None,
     autoencoder: Annotated[
         str | None, typer.Option(help="Its autoencoder; default: the one it was trained with (two-stage).")

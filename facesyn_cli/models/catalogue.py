@@ -106,6 +106,14 @@ CATALOGUE: dict[str, KnownWeights] = {
         "backbone", "ir-50, 43,585,600 parameters", "ADMIS: IR-50 + ArcFace on Syn_10k and Syn_30k", _NONE,
         f"Google Drive, linked from {_ADMIS}", "eval --weights",
     ),
+    "tface-mobilefacenet": KnownWeights(
+        "backbone", "mobilefacenet, 112 px", "TFace", "Apache-2.0", f"linked from {_TFACE}", "embed, eval --weights",
+    ),
+    "tface-head": KnownWeights(
+        "head", "kernel (512, classes), in HEAD_Epoch_<E>_Split_<rank> files", "TFace, ADMIS: saved by each training",
+        "that of the training they are from", "beside the Backbone_Epoch_<E> file of a training",
+        "train-fr initial_head=; models convert joins the parts",
+    ),
     "insightface-onnx": KnownWeights(
         "backbone", "ONNX recognisers, 112 px", "InsightFace model packs (buffalo_sc: MobileFaceNet, WebFace600K)",
         "non-commercial research only", "https://github.com/deepinsight/insightface", "embed, eval --weights",
@@ -116,7 +124,8 @@ CATALOGUE: dict[str, KnownWeights] = {
         "embed, eval --weights",
     ),
     "adaface-ir": KnownWeights(
-        "backbone", "ir-* in a Lightning checkpoint, BGR input", "AdaFace, arXiv:2204.00964", "see its page",
+        "backbone", "ir-18, ir-50, ir-101 and others in a Lightning checkpoint, BGR input",
+        "AdaFace, arXiv:2204.00964", "unknown; see its page",
         "linked from https://github.com/mk-minchul/AdaFace", "embed, eval --weights",
     ),
     "cvlface": KnownWeights(
@@ -124,8 +133,9 @@ CATALOGUE: dict[str, KnownWeights] = {
         "Hugging Face Hub, linked from https://github.com/mk-minchul/CVLface; pull OWNER/NAME", "embed, eval --weights",
     ),
     "edgeface-xxs": KnownWeights(
-        "backbone", "ONNX or timm edgenext_*", "EdgeFace", "BSD-3; its weight pages may be stricter",
-        "its authors' page", "eval --weights: a judge that the generator was not conditioned on",
+        "backbone", "timm edgenext_* with 512 outputs, or ONNX", "EdgeFace, arXiv:2307.01838",
+        "BSD-3; its weight pages may be stricter", "unknown; its authors' page",
+        "eval --weights: a judge that the generator was not conditioned on",
     ),
     "yunet": KnownWeights(
         "detector", "YuNet, ONNX, 5 landmarks", "OpenCV FaceDetectorYN", "Apache-2.0", "OpenCV's model zoo",

@@ -14,7 +14,7 @@ from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.files import read_json
 from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensors
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert import guided_diffusion
+from facesyn_cli.models.convert import guided_diffusion, tface_head
 from facesyn_cli.models.convert.recognise import recognise
 from facesyn_cli.models.convert.recognised import Recognised
 from facesyn_cli.models.loading import HALVES, TENSORS, is_onnx
@@ -25,7 +25,8 @@ from facesyn_cli.models.skeleton import build_skeleton
 from facesyn_cli.plugins import registry
 
 PIPELINE = "model_index.json"
-GENERATOR, PIPELINE_KIND, ONNX_KIND = "generator", "pipeline", "onnx network"  # kinds that are no plugin kinds
+# Kinds that no plugin of a single network has:
+GENERATOR, PIPELINE_KIND, ONNX_KIND, HEAD = "generator", "pipeline", "onnx network", "head"
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -43,6 +44,8 @@ def inspect(path: Path) -> dict[str, Any]:
     path = Path(path)
     if path.is_dir():
         return {"path": str(path), **_inspect_folder(path)}
+    if tface_head.is_head(path):
+        return {"path": str(path), **_inspect_head(path)}
     if is_onnx(path) or is_pack(path):
         return {"path": str(path), **_inspect_onnx(path)}
     tensors = read_tensors(path)
@@ -82,6 +85,14 @@ def _inspect_guided(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     sizes = _sizes(tensors)
     return {"kind": GENERATOR, "architecture": "guided-diffusion UNet", "settings": asdict(settings), "prefix": "",
             "parameters": sizes["values"], **sizes}
+
+
+def _inspect_head(path: Path) -> dict[str, Any]:
+    tensors, num_files = tface_head.read_any_head(path)
+    size, num_classes = tensors[tface_head.KERNEL].shape
+    return {"format": "safetensors" if path.suffix == ".safetensors" else "torch, TFace", "kind": HEAD,
+            "architecture": f"classifier of {num_classes} classes", "embedding_size": size, "classes": num_classes,
+            "files": num_files, **_sizes(tensors)}
 
 
 def _num_parameters(network: Recognised) -> int:

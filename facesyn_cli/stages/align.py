@@ -22,6 +22,7 @@ from facesyn_cli.artifacts.image_names import ImageFinder
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output, open_output
+from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, identity, runtime, source
 from facesyn_cli.console import is_first_process, log, progress
@@ -98,7 +99,7 @@ def _open_inputs(cfg: AlignConfig, work: Work) -> _Inputs:
         raise UserError("align needs photos: --images FOLDER or zip")
     if (cfg.detector is None) == (cfg.landmarks is None):
         raise UserError("align needs either --detector FILE (YuNet) or --landmarks FILE (CelebA's list, pts_list, CSV)")
-    images = ImageSet.open(cfg.images)
+    images = open_images(cfg.images)
     parents = {"images": images.parent()}
     if cfg.detector is not None:
         detector = Yunet(cfg.detector)

@@ -20,7 +20,6 @@ from facesyn_cli.artifacts.contexts import FACES, ROWS, VECTORS, write_contexts
 from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
 from facesyn_cli.artifacts.embeddings import normalise
 from facesyn_cli.artifacts.files import write_bytes, write_json, write_text
-from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import (
     BEGUN,
@@ -33,6 +32,7 @@ from facesyn_cli.artifacts.output import (
     read_header,
     require_header,
 )
+from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config import fields
 from facesyn_cli.config.fields import PluginConfig, PluginList, PluginSection, StageConfig
@@ -290,7 +290,7 @@ class _Inputs:
                     log.warning(f"{key} is given, but source {self._cfg.source.name} and its filters do not use it")
 
     def _load_images(self, path: Path, values: dict[str, Any], parents: dict[str, Parent]) -> None:
-        values["images"] = ImageSet.open(path)
+        values["images"] = open_images(path)
         parents["images"] = values["images"].parent()
 
     def _load_embeddings(self, path: Path, values: dict[str, Any], parents: dict[str, Parent]) -> None:

@@ -22,13 +22,14 @@ from facesyn_cli.artifacts.files import TEMPORARY_PREFIX, explain, write_atomica
 from facesyn_cli.artifacts.hub import fetch_from_hub, is_hub_name
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.lock import Lock
-from facesyn_cli.artifacts.weights import read_config, write_weights
+from facesyn_cli.artifacts.weights import read_config, write_tensors, write_weights
 from facesyn_cli.console import log
 from facesyn_cli.diffusion.schedule import ldm_schedule
 from facesyn_cli.errors import UserError
 from facesyn_cli.models import inspection
 from facesyn_cli.models.catalogue import CATALOGUE
-from facesyn_cli.models.convert import compvis
+from facesyn_cli.models.convert import compvis, tface_head
+from facesyn_cli.models.convert.tface_head import KERNEL, part_name, read_any_head, split_head
 from facesyn_cli.models.guided_unet import load_guided_pipeline, published_tensors
 from facesyn_cli.models.loading import HALVES, load_autoencoder, load_backbone, load_denoiser
 from facesyn_cli.models.onnx_export import export_onnx
@@ -87,14 +88,18 @@ def verify(path: Path, fixture: Path | None = None) -> dict[str, Any]:
     return {"path": str(path), "kind": loaded.kind, "architecture": loaded.name, "loads": "strictly", **seen}
 
 
-def convert(path: Path, out: Path, to: str = "safetensors") -> dict[str, Any]:
+def convert(
+    path: Path, out: Path, to: str = "safetensors", parts: int | None = None, dataset: str | None = None
+) -> dict[str, Any]:
     """Write a network in another format into a new folder.
 
     Args:
-        path: File or Weights folder.
+        path: File or Weights folder; of a classifier in parts one of them, or TFace's HEAD_RESUME.
         out: Folder to make; an empty one may be there.
         to: `safetensors` (with config.json, what facesyn itself writes), `published` (the files that the
             published code reads) or `onnx` (recognisers).
+        parts: Files of a classifier that is to be published, one for each process of TFace; None: 1.
+        dataset: Data set of a classifier: which one of several to read, or what to call the published one.
 
     Raises:
         UserError: The file holds nothing known, there is no such format for it, or the folder is taken.
@@ -109,6 +114,10 @@ def convert(path: Path, out: Path, to: str = "safetensors") -> dict[str, Any]:
         with _new_folder(out) as folder:
             _save(tensors, folder / "guided_diffusion.pt")
         return _report(path, loaded, to, {}, out)
+    if tface_head.is_head(path):
+        return _convert_head(path, out, to, parts, dataset)
+    if parts is not None or dataset is not None:
+        raise UserError(f"--parts and --dataset belong to classifiers (HEAD files, head.safetensors); {path} is none")
     loaded = _load(path)
     write = {"safetensors": _write_ours, "published": _write_published, "onnx": _write_onnx}[to]
     with _new_folder(out) as folder:
@@ -172,6 +181,26 @@ def _load(path: Path) -> _Loaded:
         return _Loaded(kind, module.section["name"], module, {"kind": kind, "autoencoder": section}, part=part)
     held = f"{description['format']} ({description['architecture']})"
     raise UserError(f"{path} is a {held}; a single network was expected")
+
+
+def _convert_head(path: Path, out: Path, to: str, parts: int | None, dataset: str | None) -> dict[str, Any]:
+    """Join a classifier of TFace to the head.safetensors that training starts from, or split ours as TFace does."""
+    is_ours = path.suffix == ".safetensors"
+    if to == "onnx" or is_ours == (to == "safetensors"):
+        way = "published" if is_ours else "safetensors"
+        raise UserError(f"{path} is a classifier; it goes --to {way}")
+    if not is_ours and parts is not None:
+        raise UserError("--parts says into how many files a head.safetensors is split; TFace's own parts are counted")
+    tensors, num_files = read_any_head(path, None if is_ours else dataset)
+    with _new_folder(out) as folder:
+        if is_ours:
+            contents = split_head(tensors, parts or 1, dataset or "facesyn")
+            for rank, content in enumerate(contents):
+                _save(content, folder / part_name("HEAD", rank))
+        else:
+            write_tensors(folder / "head.safetensors", tensors)
+    loaded = _Loaded(inspection.HEAD, f"classifier of {tensors[KERNEL].shape[1]} classes", nn.Module(), {})
+    return _report(path, loaded, to, {"files_read": num_files}, out)
 
 
 def _section(path: Path, description: dict[str, Any]) -> dict[str, Any]:

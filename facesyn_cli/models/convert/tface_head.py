@@ -7,14 +7,16 @@ K % n ranks one more. Without a distributed head it is one file, `HEAD_Epoch_<E>
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from facesyn_cli.artifacts.weights import read_torch
+from facesyn_cli.artifacts.weights import read_tensors, read_torch
 from facesyn_cli.errors import UserError
 
 KERNEL = "kernel"
@@ -39,8 +41,7 @@ def find_files(path: Path) -> list[Path]:
         if match and match["prefix"] == prefix.name:
             by_rank[int(match["rank"])] = candidate
     if not by_rank:
-        single = prefix.with_name(prefix.name + _ENDING)
-        found = next((file for file in (path, single) if file.is_file()), None)
+        found = next((file for file in (path, _single(prefix)) if file.is_file()), None)
         if found is None:
             raise UserError(f"{path} does not exist; a classifier was expected: a file, or what stands in front of "
                             f"_Split_0{_ENDING}")
@@ -81,6 +82,71 @@ def read_head(path: Path, dataset: str | None = None) -> dict[str, Tensor]:
         raise UserError(f"{path}: parts of {', '.join(map(str, widths))} classes; {num_classes} classes in {count} "
                         f"parts would be {', '.join(map(str, expected))}: one is missing or of another run")
     return {**first, KERNEL: torch.cat([part[KERNEL] for part in parts], 1)}
+
+
+def is_head(path: Path) -> bool:
+    """True for a name that TFace gives classifiers, or a prefix of one, and for a safetensors file with a kernel."""
+    if path.suffix == ".safetensors":
+        return path.is_file() and _has_kernel(path)
+    if path.exists():
+        return path.is_file() and path.name.startswith("HEAD") and path.name.endswith(_ENDING)
+    return any(path.parent.glob(f"{glob.escape(path.name)}_Split_*{_ENDING}")) or _single(path).is_file()
+
+
+def read_any_head(path: Path, dataset: str | None = None) -> tuple[dict[str, Tensor], int]:
+    """Read a classifier of TFace or the `head.safetensors` of ours.
+
+    Returns:
+        As `read_head`, and the number of files.
+
+    Raises:
+        UserError: As `read_head`.
+    """
+    if path.suffix != ".safetensors":
+        return read_head(path, dataset), len(find_files(path))
+    if dataset is not None:
+        raise UserError(f"{path} is one classifier of no data set; leave out --dataset")
+    tensors = read_tensors(path)
+    if KERNEL not in tensors or tensors[KERNEL].ndim != 2:
+        raise UserError(f"{path} holds no classifier; a tensor {KERNEL} (embedding, classes) was expected")
+    return tensors, 1
+
+
+def split_head(tensors: Mapping[str, Tensor], parts: int, dataset: str) -> list[dict[str, dict[str, Tensor]]]:
+    """Return the contents of TFace's files of the ranks 0, 1, ...; undone by `read_head`.
+
+    Args:
+        tensors: `kernel` (embedding size, classes), and what else the head keeps, which goes into every part.
+        parts: Number of ranks.
+        dataset: Name of the data set in TFace's train.yaml.
+
+    Raises:
+        UserError: There are fewer classes than parts, or the head has weights that TFace has no place for.
+    """
+    if odd := sorted(tensors.keys() - {KERNEL, "t"}):
+        raise UserError(f"this head keeps {', '.join(odd)}, for which TFace's files have no place")
+    num_classes = tensors[KERNEL].shape[1]
+    if not 1 <= parts <= num_classes:
+        raise UserError(f"--parts {parts}: from 1 to {num_classes}, the number of classes, was expected")
+    widths = [num_classes // parts + (rank < num_classes % parts) for rank in range(parts)]
+    return [{dataset: {**tensors, KERNEL: part}} for part in tensors[KERNEL].split(widths, 1)]
+
+
+def part_name(prefix: str, rank: int) -> str:
+    """Return the name of the file of one rank."""
+    return f"{prefix}_Split_{rank}{_ENDING}"
+
+
+def _has_kernel(path: Path) -> bool:
+    try:
+        with safe_open(path, "pt") as file:
+            return KERNEL in file.keys()  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError):
+        return False  # whoever reads it says what is wrong
+
+
+def _single(prefix: Path) -> Path:
+    return prefix.with_name(prefix.name + _ENDING)
 
 
 def _read_part(file: Path, dataset: str | None) -> dict[str, Tensor]:

@@ -83,14 +83,14 @@ class AdaFace(MarginHead):
         unit = self.norm_deviation.clamp(min=_MIN_DEVIATION) / self.concentration
         return ((_norms(embeddings) - self.norm_mean) / unit).clamp(-1, 1)[:, None]
 
-    def _apply_margin(self, cosines: Tensor, target: Tensor, is_target: Tensor, embeddings: Tensor) -> Tensor:
+    def _changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
         z = self.quality(embeddings).to(target.dtype)
         added = -self.margin * z
         angle = target.detach().acos() + added
         inside = cos_of_sum(target, added)
         inside = torch.where(angle < MIN_ANGLE, math.cos(MIN_ANGLE), inside)
         inside = torch.where(angle > math.pi - MIN_ANGLE, math.cos(math.pi - MIN_ANGLE), inside)
-        return torch.where(is_target, inside - self.margin * (1 + z), cosines)
+        return inside - self.margin * (1 + z)
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from facesyn_cli.config.fields import identity
@@ -28,8 +27,8 @@ class AngularConfig(PluginConfig):
 class ArcFace(MarginHead):
     """Additive angular margin; `margin` in radians."""
 
-    def _apply_margin(self, cosines: Tensor, target: Tensor, is_target: Tensor, embeddings: Tensor) -> Tensor:
-        return torch.where(is_target, angular_target(target, self.margin), cosines)
+    def _changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
+        return angular_target(target, self.margin)
 
 
 @register("head", "arcface", Card("Additive angular margin.", "Deng et al. 2019, arXiv:1801.07698"))

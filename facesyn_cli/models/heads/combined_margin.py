@@ -3,6 +3,8 @@
 m1 = 1, m3 = 0 is ArcFace; m1 = 1, m2 = 0 is CosFace; m2 = m3 = 0 is SphereFace. Where phi = m1 theta_y + m2 passes
 pi, -2 - cos(phi) stands for cos(phi): it goes on where cos ends and keeps falling (SphereFace's continuation, Liu
 et al. 2017, arXiv:1704.08063, Eq. 7 with k = 1).
+
+The defaults s = 64, m2 = 0.3 and m3 = 0.2 are from memory; no source was at hand.
 """
 
 from __future__ import annotations
@@ -57,10 +59,10 @@ class CombinedMargin(MarginHead):
         super().__init__(num_classes, embedding_size, seed, scale, angle)
         self.factor, self.cosine = factor, cosine
 
-    def _apply_margin(self, cosines: Tensor, target: Tensor, is_target: Tensor, embeddings: Tensor) -> Tensor:
+    def _changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
         phi = self.factor * _angle(target) + self.margin
         changed = torch.where(phi <= math.pi, phi.cos(), -2 - phi.cos())
-        return torch.where(is_target, changed - self.cosine, cosines)
+        return changed - self.cosine
 
 
 def _angle(cosine: Tensor) -> Tensor:

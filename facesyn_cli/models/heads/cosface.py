@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from facesyn_cli.config.fields import identity
@@ -23,8 +22,8 @@ class CosFaceConfig(PluginConfig):
 class CosFace(MarginHead):
     """Additive cosine margin; `margin` is a cosine."""
 
-    def _apply_margin(self, cosines: Tensor, target: Tensor, is_target: Tensor, embeddings: Tensor) -> Tensor:
-        return torch.where(is_target, target - self.margin, cosines)
+    def _changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
+        return target - self.margin
 
 
 @register("head", "cosface", Card("Additive cosine margin.", "Wang et al. 2018, arXiv:1801.09414"))

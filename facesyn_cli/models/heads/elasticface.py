@@ -90,10 +90,10 @@ class ElasticFace(MarginHead):
             margins = torch.empty_like(margins).scatter_(0, order, margins.sort(dim=0).values)
         return margins
 
-    def _apply_margin(self, cosines: Tensor, target: Tensor, is_target: Tensor, embeddings: Tensor) -> Tensor:
+    def _changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
         margins = self.draw_margins(target)
         changed = angular_target(target, margins) if self.is_angular else target - margins
-        return torch.where(is_target, changed, cosines)
+        return changed
 
 
 @register("head", "elasticface-arc", Card("ArcFace with a margin drawn for each image.", _PAPER))

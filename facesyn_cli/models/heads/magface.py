@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from functools import partial
 
-import torch
 from pydantic import model_validator
 from torch import Tensor
 
@@ -79,8 +78,8 @@ class MagFace(MarginHead):
     def _norms(self, embeddings: Tensor) -> Tensor:
         return embeddings.norm(dim=1).clamp(self.min_norm, self.max_norm)
 
-    def _apply_margin(self, cosines: Tensor, target: Tensor, is_target: Tensor, embeddings: Tensor) -> Tensor:
-        return torch.where(is_target, angular_target(target, self.margins(embeddings)), cosines)
+    def _changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
+        return angular_target(target, self.margins(embeddings))
 
 
 @register(

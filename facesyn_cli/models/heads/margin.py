@@ -106,7 +106,7 @@ class MarginHead(Head):
             return self.scale * self._apply_margin(cosines, target, is_target, embeddings)
 
     def _apply_margin(self, cosines: Tensor, target: Tensor, is_target: Tensor, embeddings: Tensor) -> Tensor:
-        """Return the (B, K) cosines with the margin in them.
+        """Return the (B, K) cosines with the margin in them; of most heads only those of the own class change.
 
         Args:
             cosines: (B, K).
@@ -114,6 +114,10 @@ class MarginHead(Head):
             is_target: (B, K) bool.
             embeddings: (B, E), for margins that depend on their norm.
         """
+        return torch.where(is_target, self._changed_target(target, embeddings), cosines)
+
+    def _changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
+        """Return what stands for the cosine of the own class, (B, 1); arguments as of `_apply_margin`."""
         raise NotImplementedError
 
 

@@ -1,4 +1,7 @@
-"""NormFace: Wang et al. 2017, arXiv:1704.06369. Logits s cos_j: embeddings and centres normalised, no margin."""
+"""NormFace: Wang et al. 2017, arXiv:1704.06369. Logits s cos_j: embeddings and centres normalised, no margin.
+
+The default s = 64 is that of the margin heads, to compare with them; which one the paper used was not looked up.
+"""
 
 from __future__ import annotations
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 import torch
 
+from facesyn_cli.artifacts.weights import read_tensors, write_tensors
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.tface_head import find_files, read_head
+from facesyn_cli.models.convert.tface_head import find_files, read_head, split_head
 
 KERNEL = torch.arange(7 * 4, dtype=torch.float32).reshape(7, 4).t().contiguous()  # (4, 7): 7 classes
 
@@ -104,3 +106,44 @@ def test_damaged_files(tmp_path):
     part.write_bytes(part.read_bytes()[:300])
     with pytest.raises(UserError, match=r"Split_2_checkpoint\.pth is not a torch"):
         read_head(prefix)
+
+
+@pytest.mark.parametrize("parts", [1, 3, 7])
+def test_a_classifier_goes_to_one_file_and_back(run_cli, tmp_path, parts):
+    prefix = _write(tmp_path, parts=parts)
+    seen = json.loads(run_cli("models", "inspect", prefix, "--json").out)
+    assert (seen["kind"], seen["embedding_size"], seen["classes"], seen["files"]) == ("head", 4, 7, parts)
+    run_cli("models", "convert", prefix.with_name(f"{prefix.name}_Split_0_checkpoint.pth"), "--out", tmp_path / "one")
+    joined = tmp_path / "one" / "head.safetensors"
+    assert torch.equal(read_tensors(joined)["kernel"], KERNEL)
+    run_cli("models", "convert", joined, "--to", "published", "--parts", str(parts), "--dataset", "Syn_10k",
+            "--out", tmp_path / "back")
+    for rank in range(parts):
+        ending = f"_Split_{rank}_checkpoint.pth"
+        given, back = torch.load(f"{prefix}{ending}"), torch.load(tmp_path / "back" / f"HEAD{ending}")
+        assert back.keys() == given.keys() == {"Syn_10k"}
+        assert torch.equal(back["Syn_10k"]["kernel"], given["Syn_10k"]["kernel"])
+
+
+def test_buffers_of_a_head_go_into_every_part(tmp_path):
+    contents = split_head({"kernel": KERNEL, "t": torch.tensor([0.5])}, 2, "a")
+    assert [content["a"]["kernel"].shape[1] for content in contents] == [4, 3]
+    assert all(content["a"]["t"].item() == 0.5 for content in contents)
+
+
+def test_wrong_words_for_classifiers(assert_refused, tmp_path):
+    prefix, out = _write(tmp_path), tmp_path / "out"
+    ours = tmp_path / "head.safetensors"
+    write_tensors(ours, {"kernel": KERNEL})
+    convert = ("models", "convert", "--out", out)
+    assert_refused(*convert, prefix, "--parts", "2", says="--parts says into how many")
+    assert_refused(*convert, prefix, "--to", "onnx", says="it goes --to safetensors")
+    assert_refused(*convert, ours, says="it goes --to published")
+    assert_refused(*convert, ours, "--to", "published", "--parts", "8", says="from 1 to 7")
+    assert_refused(*convert, prefix, "--dataset", "b", says="holds no classifier of 'b'; it has Syn_10k")
+    write_tensors(ours, {"kernel": KERNEL, "bias": torch.zeros(7)})
+    assert_refused(*convert, ours, "--to", "published", says="this head keeps bias")
+    torch.save({"a": torch.zeros(3)}, tmp_path / "other.pth")
+    assert_refused(*convert, tmp_path / "other.pth", "--parts", "2", says="belong to classifiers")
+    assert_refused("models", "verify", prefix, says="a single network was expected")
+    assert not out.exists()
