@@ -5,6 +5,8 @@ Layout of a set called N in an output folder R:
     R/N/N-000000.tar ...    10,000 images a shard; members `identity/sample.jpg`, `identity/sample.cls`
     R/labels.txt            which label is which identity; written by `facesyn pack`
 
+`facesyn sample` writes the same without `.cls` and labels.txt: labels are assigned by `pack` alone.
+
 The content of a `.cls` is the integer label as text, as webdataset decodes it; here with blanks after it, so
 that every one takes 10 bytes and can be filled in when the labels are known. `webdataset.WebDataset(
 "R/N/N-{000000..000012}.tar").decode("pil").to_tuple("jpg;png;webp;bmp", "cls")` reads the set.
@@ -105,7 +107,7 @@ class WebdatasetFormat:
             raise UserError(f"{folder} holds no .tar files")
         found = _scan(shards, header is not None)
         values = np.frombuffer(found.labels, np.int64)
-        if header is not None:
+        if header is not None and not found.unlabelled:
             labels, identities = our_labels(values, path)
         elif found.unlabelled:
             labels, identities = named_labels(values, list(found.folders))
@@ -227,7 +229,7 @@ def _add(
         folder = folder.removeprefix("./")
         if not folder:
             raise UserError(f"{path}: {key} has neither a .cls nor a folder that says whose face it is")
-        label = found.folders.setdefault(folder, len(found.folders))
+        label = found.folders.setdefault(unescape_name(folder) if is_ours else folder, len(found.folders))
     found.file_of.append(number)
     found.offsets.append(image.offset)
     found.sizes.append(image.size)

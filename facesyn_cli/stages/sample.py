@@ -51,14 +51,16 @@ from facesyn_cli.sampling.identity_methods import open_negatives, open_variation
 from facesyn_cli.sampling.image_contexts import FOLDER as IMAGE_CONTEXTS
 from facesyn_cli.sampling.image_contexts import write_image_contexts
 from facesyn_cli.sampling.inputs import open_inputs
-from facesyn_cli.sampling.layout import ImageFolder, unfinished_batches
+from facesyn_cli.sampling.layout import ImageFolder, TarShards, unfinished_batches, unfinished_shards
 from facesyn_cli.sampling.memory import fitting_batch
 from facesyn_cli.sampling.redraw import Redrawing
+from facesyn_cli.sampling.shard_writing import write_shards
 from facesyn_cli.sampling.workers import num_workers, one_core_each
 from facesyn_cli.sampling.writing import write_batches
 from facesyn_cli.training.processes import Processes, check_device, processes
 
 _SUFFIXES = {"png": ".png", "jpeg": ".jpg"}
+_IMAGES_PER_SHARD = 10_000
 _BYTES_PER_PIXEL = {"png": 1.8, "jpeg": 0.5}  # of a face, measured; jpeg at quality 95
 
 
@@ -96,6 +98,10 @@ class SampleConfig(StageConfig):
     noise: NoiseSection = identity(NoiseSection(), "where the starting noise comes from")
     size: int | None = identity(None, "side of the images in pixels; None: the LDM's, 112 as published", ge=1)
     format: Literal["png", "jpeg"] = identity("png", "format of the images")
+    layout: Literal["folder", "tar"] | None = identity(
+        None, "folder: a file an image; tar: WebDataset shards, for millions of images; None: folder"
+    )
+    images_per_shard: int | None = identity(None, "images of a tar shard; None: 10,000", ge=1)
     jpeg_quality: int | None = identity(None, "quality of format jpeg; None: 95", ge=1, le=100)
     assume_embedder: str | None = runtime(
         None, "name or digest of the recogniser behind a published file that does not say: no warning then"
@@ -129,6 +135,16 @@ class SampleConfig(StageConfig):
         return self
 
     @model_validator(mode="after")
+    def _shards_need_tar(self) -> SampleConfig:
+        if self.images_per_shard is not None and self.layout != "tar":
+            raise ValueError("images_per_shard belongs to layout tar")
+        if self.layout == "tar" and self.filter is not None:
+            raise ValueError("a filter draws identity by identity, layout tar shard by shard: they do not go together")
+        if self.layout == "tar" and self.variation is not None:
+            raise ValueError("image-contexts of a variation lie beside images in a folder: not with layout tar")
+        return self
+
+    @model_validator(mode="after")
     def _parts_have_one_size(self) -> SampleConfig:
         if self.shard is not None and self.batch_size == "auto":
             raise ValueError("all parts of a set need the same batch_size: with shard, auto cannot choose it")
@@ -148,7 +164,7 @@ def plan(cfg: SampleConfig, work: Work) -> dict[str, Any]:
     setup = _Setup(cfg, work)
     setup.place(device)
     layout = setup.layout
-    state = check_output(layout.folder, "ImageSet", setup.cfg, setup.parents)
+    state = check_output(layout.folder, setup.kind, setup.cfg, setup.parents)
     done = layout.finished()
     batch_size = setup.batch_size
     todo = [] if state == "finished" else setup.unfinished(done)
@@ -180,7 +196,7 @@ def run(cfg: SampleConfig, work: Work) -> Outcome:
     setup.place(group.device, group)
     folder = setup.layout.folder
     made = 0
-    with group.open_output(folder, "ImageSet", "sample", setup.cfg, setup.parents, cfg.part) as output:
+    with group.open_output(folder, setup.kind, "sample", setup.cfg, setup.parents, cfg.part) as output:
         if not output.finished:
             made = 0 if output.part_finished() else _sample(setup, group)
             made = int(group.sum(torch.tensor([made], device=group.device)).item())  # waits for all
@@ -208,9 +224,10 @@ class _Setup:
         self.cfg = cfg = cfg.model_copy(update={"ids": num_ids})
         self.inputs = inputs
         self.size = cfg.size or settings.output_size
-        self.layout = ImageFolder(
-            cfg.out or work.folder("samples"), inputs.identities, cfg.per_id, _SUFFIXES[cfg.format]
-        )
+        place = (cfg.out or work.folder("samples"), inputs.identities, cfg.per_id, _SUFFIXES[cfg.format])
+        self.layout: ImageFolder | TarShards = ImageFolder(*place)
+        if cfg.layout == "tar":
+            self.layout = TarShards(*place, cfg.images_per_shard or _IMAGES_PER_SHARD)
         latent_shape = (settings.latent_channels, settings.latent_size, settings.latent_size)
         given_noise = open_noise_file(cfg.noise.file, num_ids, cfg.per_id, latent_shape)
         self._schedule = ldm_schedule(settings)
@@ -245,6 +262,11 @@ class _Setup:
             self.filter.check(cfg.per_id, self._judge.digest, inputs.embedder)
             self.parents["judge"] = Parent(str(self.filter.judge), self._judge.digest)
 
+    @property
+    def kind(self) -> str:
+        """What the folder is: packed images are a RecordSet."""
+        return "RecordSet" if isinstance(self.layout, TarShards) else "ImageSet"
+
     def make_scheduler(self) -> Scheduler:
         """Return a fresh scheduler for one batch."""
         return self._make_scheduler(self._schedule)
@@ -268,9 +290,11 @@ class _Setup:
             self.batch_size = min(self.cfg.batch_size, num_images)
 
     def unfinished(self, done: set[int]) -> list[range]:
-        """Return the batches, or the filter's blocks, of this part of the run that have an image to make."""
+        """Return the batches, the filter's blocks or the shards of this part of the run that are to be made."""
         if self.filter:
             return self.redrawing().unfinished(done, self.cfg.part)
+        if isinstance(self.layout, TarShards):
+            return unfinished_shards(self.layout, self.cfg.part)
         return unfinished_batches(self.layout.num_images, self.batch_size, done, self.cfg.part)
 
     def redrawing(self, can_draw: bool = False) -> Redrawing:
@@ -344,16 +368,20 @@ def _sample(setup: _Setup, group: Processes) -> int:
     if not mine:
         return 0
     engine = setup.engine()
+    encode = encode_png if cfg.format == "png" else partial(encode_jpeg, quality=cfg.jpeg_quality or 95)
+    shown_before = len(done) if cfg.part is None and group.count == 1 else 0
+    if isinstance(layout, TarShards):
+        return write_shards(engine, mine, layout, encode, cfg.writers, setup.workers, shown_before)
     redrawing = setup.redrawing(can_draw=True) if setup.filter else None
     return write_batches(
         engine,
         mine,
         done,
         layout,
-        encode=encode_png if cfg.format == "png" else partial(encode_jpeg, quality=cfg.jpeg_quality or 95),
+        encode=encode,
         num_writers=cfg.writers,
         num_workers=setup.workers,
-        shown_before=len(done) if cfg.part is None and group.count == 1 else 0,
+        shown_before=shown_before,
         draw=partial(redrawing.draw, engine) if redrawing else None,
     )
 
@@ -378,6 +406,8 @@ def _finish(setup: _Setup, output: Output) -> None:
         "size": setup.size,
         "network_evaluations_per_image": setup.evaluations,
     }
+    if isinstance(layout, TarShards):
+        extra |= {"format": "webdataset", "name": TarShards.NAME}
     if setup.filter and is_last:
         judged = setup.redrawing().join(setup.conditions.key)
         extra["network_evaluations_per_image"] = setup.evaluations * judged["draws"] / layout.num_images

@@ -1,0 +1,103 @@
+"""The loop of a sampling run into tar shards: batches out of the engine, images in order into one file after another.
+
+Batches are those of the whole set, so that the images are the ones a folder would get. A batch that lies in two
+shards is computed for each of them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from facesyn_cli import signals
+from facesyn_cli.artifacts.files import write_atomically
+from facesyn_cli.console import progress
+from facesyn_cli.data.tar_members import BLOCK, tar_header, tar_padding
+from facesyn_cli.sampling.engine import BatchEngine
+from facesyn_cli.sampling.layout import TarShards
+from facesyn_cli.sampling.workers import one_core_each
+
+_AHEAD = 2           # batches computed or queued beyond those at work
+_END = bytes(2 * BLOCK)
+
+Encoded = Iterator[bytes]  # the files of the images of a shard, in order
+
+
+def write_shards(
+    engine: BatchEngine,
+    shards: list[range],
+    layout: TarShards,
+    encode: Callable[[np.ndarray], bytes],
+    num_writers: int,
+    num_workers: int,
+    shown_before: int = 0,
+) -> int:
+    """Compute and write whole shards; return how many images they hold.
+
+    Killed at any moment, all shards but the ones being written are finished work.
+
+    Args:
+        engine: Computes the batches.
+        shards: Image numbers of each shard to make.
+        layout: Where they go.
+        encode: (H, W, 3) uint8 -> bytes of the file.
+        num_writers: Threads that encode.
+        num_workers: Batches computed at once.
+        shown_before: Images the progress bar counts as done at the start.
+
+    Raises:
+        UserError: An image could not be made, or a shard not be written.
+    """
+    count = sum(map(len, shards))
+    with (
+        progress("sample", shown_before + count, done=shown_before) as bar,
+        ThreadPoolExecutor(num_writers, "encode") as encoders,
+        one_core_each(num_workers, engine.device) as pool,
+    ):
+
+        def compute(rows: range, batch: range) -> list[Future[bytes]]:
+            signals.check()
+            pixels_of = engine.start(batch)
+            return [encoders.submit(lambda row: encode(pixels_of(row)), index - batch[0]) for index in rows]
+
+        tasks = _tasks(shards, layout.num_images, engine.batch_size)
+        waiting: deque[Future[list[Future[bytes]]]] = deque()
+
+        def images() -> Encoded:
+            for task in tasks:
+                waiting.append(pool.submit(compute, *task))
+                if len(waiting) > num_workers + _AHEAD:
+                    yield from _results(waiting.popleft())
+            while waiting:
+                yield from _results(waiting.popleft())
+
+        stream = images()
+        for shard in shards:
+            _write(layout, shard, stream, bar.advance)
+    return count
+
+
+def _tasks(shards: list[range], num_images: int, batch_size: int) -> Iterator[tuple[range, range]]:
+    """Yield (images that are wanted, batch they belong to) in order."""
+    for shard in shards:
+        for start in range(shard[0] // batch_size * batch_size, shard[-1] + 1, batch_size):
+            batch = range(start, min(start + batch_size, num_images))
+            yield range(max(start, shard[0]), min(batch[-1], shard[-1]) + 1), batch
+
+
+def _results(computed: Future[list[Future[bytes]]]) -> Encoded:
+    for image in computed.result():
+        yield image.result()
+
+
+def _write(layout: TarShards, shard: range, images: Encoded, advance: Callable[[int], None]) -> None:
+    with write_atomically(layout.path(shard[0])) as temporary, open(temporary, "wb") as file:
+        for index in shard:
+            data = next(images)
+            file.write(b"".join((tar_header(layout.member(index), len(data)), data, tar_padding(len(data)))))
+            advance(1)
+        file.write(_END)
+    layout.note_finished(shard)
