@@ -1,4 +1,4 @@
-"""All eight stages on eight drawn identities: the table exists, a second run does nothing, a change is refused."""
+"""All eight stages and the report on eight drawn identities: a second run does nothing, a change is refused."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def recipe(work: Path) -> dict:
         "pack": {"name": "TFR-tiny"},
         "train-fr": fr,
         "eval": {"pairs": [str(demo.pairs_path(Work(work)))], "images": str(work / demo.TEST_FOLDER)},
+        "report": {"judges": [str(work / "0-embedder")]},
     }
 
 
@@ -73,8 +74,12 @@ def test_counts_add_up_along_the_way(finished: Path) -> None:
 
 
 def test_a_second_run_changes_nothing(finished: Path) -> None:
-    def state() -> dict[str, int]:
-        return {str(p): p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    def state() -> dict[str, int | bytes]:
+        """The report is written anew at each run, with the same content."""
+        return {
+            str(p): p.read_bytes() if p.name == "report.json" else p.stat().st_mtime_ns
+            for p in finished.rglob("*") if p.is_file()
+        }
 
     before = state()
     run_recipe(recipe(finished), finished, [], {})
