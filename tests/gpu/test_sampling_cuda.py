@@ -1,0 +1,101 @@
+"""What only a CUDA device can show: recorded launches, compiled networks, memory that is probed."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from fill import fill_state, golden_normal
+
+from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.data.decoded_latents import LatentDecoder
+from facesyn_cli.diffusion.guidance import CfgConfig, build_cfg
+from facesyn_cli.diffusion.schedule import build_schedule
+from facesyn_cli.diffusion.schedulers import DdimConfig, build_ddim
+from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.models.vq_f4 import VqConfig, build_vq_f4
+from facesyn_cli.sampling.conditions import Conditions
+from facesyn_cli.sampling.engine import BatchEngine
+from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, Levers
+from facesyn_cli.sampling.memory import fitting_batch
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+DENOISER = {"name": "idiff-unet", "channels": 32, "multipliers": [1, 2], "attention": [False, True], "num_blocks": 1,
+            "context_size": 8, "context_width": 32}
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def networks():
+    unet = fill_state(build_idiff_unet(UnetConfig(**DENOISER)))
+    vq = fill_state(build_vq_f4(VqConfig(
+        name="vq-f4", channels=32, multipliers=(1, 2, 2), num_blocks=1, codebook_size=64, part="decoder"
+    )))
+    return unet, vq
+
+
+def engine_of(networks, levers: Levers, batch_size: int = BATCH) -> BatchEngine:
+    unet, vq = (copy.deepcopy(network).to("cuda") for network in networks)
+    device = torch.device("cuda")
+    settings = LdmSettings(
+        denoiser=DENOISER, latent_size=8, image_size=32, output_size=28, embedding_size=8,
+    )
+    schedule = build_schedule()
+    return BatchEngine(
+        FastDenoiser(unet, levers),
+        LatentDecoder(FastAutoencoder(vq, levers, device), settings, 28, device),
+        Conditions([str(k) for k in range(6)], golden_normal(1, (6, 8)), 2, 0, (3, 8, 8)),
+        lambda: build_ddim(DdimConfig(name="ddim", steps=5))(schedule),
+        build_cfg(CfgConfig(name="cfg", scale=2.0)),  # two contexts take turns
+        batch_size,
+        device,
+    )
+
+
+def draw(engine: BatchEngine) -> np.ndarray:
+    """Return all 12 images; several batches, so that a replay must take new contexts."""
+    pending = [engine.start(range(start, start + BATCH)) for start in range(0, 12, BATCH)]
+    return np.stack([get(row) for get in pending for row in range(BATCH)]).astype(int)
+
+
+def test_levers_keep_the_images(networks):
+    plain = draw(engine_of(networks, Levers(channels_last=False)))
+    assert plain.std() > 5 and len({image.tobytes() for image in plain}) == 12
+    for levers in (Levers(), Levers(cuda_graphs=True), Levers(compile=True), Levers(compile=True, cuda_graphs=True)):
+        difference = abs(draw(engine_of(networks, levers)) - plain)
+        # A latent on the border between two codes may take the other one: a patch, not an image.
+        assert (difference > 1).mean() < 0.01, levers
+    for levers in (Levers("bf16", "bf16"), Levers("bf16", "bf16", cuda_graphs=True)):
+        assert abs(draw(engine_of(networks, levers)) - plain).mean() < 12, levers
+
+
+def test_recorded_launches_repeat_themselves_bit_by_bit(networks):
+    engine = engine_of(networks, Levers(cuda_graphs=True))
+    assert (draw(engine) == draw(engine)).all()
+
+
+def test_the_cpu_and_the_gpu_agree(networks):
+    gpu = engine_of(networks, Levers())
+    x, t = golden_normal(2, (4, 3, 8, 8)), torch.tensor([0, 10, 500, 999])
+    contexts = golden_normal(1, (4, 8))
+    with torch.inference_mode():
+        expected = networks[0](x, t, contexts)
+        actual = gpu._denoiser(x.cuda(), t.cuda(), gpu._denoiser.encode_context(contexts.cuda(), batch=4)).cpu()
+    torch.testing.assert_close(actual, expected, rtol=0, atol=2e-5 * float(expected.std()) + 1e-6)
+
+
+def test_a_batch_that_fits_is_found_and_memory_stays_flat(networks):
+    engine = engine_of(networks, Levers())
+    batch = fitting_batch(engine.measure, engine.device, 1, 10_000)
+    assert batch == 512, "tiny networks fit by the hundred on any card"
+    assert fitting_batch(engine.measure, engine.device, 1, 100) == 64
+    draw(engine)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    for _ in range(5):
+        draw(engine)
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() <= before + 2**20
