@@ -1,0 +1,103 @@
+"""Axes of charts: from values to places, with round ticks; and numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+MISSING = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a chart.
+
+    Args:
+        label: What it shows, with its unit.
+        low: Value at the start.
+        high: Value at the end; above `low`.
+        is_log: Logarithmic; `low` is then above 0, and smaller values are drawn at `low`.
+        is_share: Values are fractions, written in percent.
+    """
+
+    label: str
+    low: float
+    high: float
+    is_log: bool = False
+    is_share: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high or (self.is_log and self.low <= 0):
+            raise ValueError(f"axis {self.label!r} cannot go from {self.low} to {self.high}")
+
+    def place(self, value: float) -> float:
+        """Return where a value lies: 0 at the start, 1 at the end; values outside are drawn at the border."""
+        value = min(max(value, self.low), self.high)
+        if self.is_log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def ticks(self, most: int = 6) -> list[tuple[float, str]]:
+        """Return (value, label) of at most about `most` round values within the axis."""
+        values = self._decades(most) if self.is_log else self._steps(most)
+        return [(value, self.format(value)) for value in values]
+
+    def format(self, value: float) -> str:
+        """Return a value of this axis as text."""
+        return _tidy_percent(value) if self.is_share else number(value)
+
+    def _decades(self, most: int) -> list[float]:
+        first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
+        every = max(1, math.ceil((last - first + 1) / most))
+        decades = [10.0**exponent for exponent in range(first, last + 1, every)]
+        return decades if len(decades) > 1 else [self.low, self.high]
+
+    def _steps(self, most: int) -> list[float]:
+        rough = (self.high - self.low) / most
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * (1 - 1e-9))
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def _tidy_percent(value: float) -> str:
+    """Return a fraction in percent with three digits and no idle zeros, as an axis wants it."""
+    share = 100 * value
+    digits = f"{share:.3g}" if abs(share) >= 1e-3 or share == 0 else f"{share:.6f}".rstrip("0")
+    return f"{digits} %"
+
+
+def spanning(label: str, values: list[float], is_log: bool = False, is_share: bool = False) -> Axis:
+    """Return an axis that holds all the given finite values, with a little air on a linear one."""
+    finite = [value for value in values if math.isfinite(value) and (value > 0 or not is_log)] or [1.0]
+    low, high = min(finite), max(finite)
+    if is_log:
+        return Axis(label, low, high if high > low else low * 10, True, is_share)
+    air = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
+    return Axis(label, low if low == 0 else low - air, high + air, False, is_share)
+
+
+def number(value: float | int | None) -> str:
+    """Return a number for people: counts with thousands separators, others with about three digits."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if isinstance(value, int) or (value == round(value) and abs(value) >= 1000):
+        return f"{round(value):,}"
+    if value == 0:
+        return "0"
+    if abs(value) < 1e-3 or abs(value) >= 1e6:
+        mantissa, exponent = f"{value:.2g}".split("e") if "e" in f"{value:.2g}" else (f"{value:.2g}", None)
+        return mantissa if exponent is None else f"{mantissa}e{int(exponent)}"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction in percent, with as many digits as it takes to see that it is not 0 or 100."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    share = 100 * value
+    if share == round(share) or abs(share) >= 99.995:
+        return f"{share:.0f} %" if share == round(share) else f"{share:.4f} %"
+    if abs(share) < 0.01:
+        return f"{share:.1g} %" if abs(share) >= 1e-4 else f"{share:.0e} %".replace("e-0", "e-")
+    return f"{share:.1f} %" if 10 <= abs(share) < 99.9 else f"{share:.2f} %"

@@ -1,0 +1,148 @@
+"""Histograms and curves of `report.json` as charts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from facesyn_cli.report.axes import Axis, spanning
+from facesyn_cli.report.charts import SET_COLOURS, Frame, Mark, Series, curves, histogram
+from facesyn_cli.report.figures import Glossary
+from facesyn_cli.report.markup import Markup, join
+
+# What a series is decides its colour, everywhere on the page.
+COLOURS = {
+    "genuine": "blue", "impostor": "orange",
+    "image": "blue", "images": "blue", "centre": "green", "centres": "green", "real": "grey", "reference": "grey",
+}
+_SHARES = ("FMR", "FNMR", "TMR")
+_MOST_BINS = 100
+
+
+def draw_histogram(glossary: Glossary, made: dict[str, Any], of: str = "") -> Markup | None:
+    """Return a histogram, each series in percent of its own total; None when it is empty.
+
+    Args:
+        glossary: Definitions.
+        made: A histogram of `report.json`.
+        of: What the heading says it is of, where a page has several of the kind.
+    """
+    series = [one for one in made["series"] if one["total"]]
+    if not series:
+        return None
+    edges, counts = _coarser(made["edges"], [one["counts"] for one in series])
+    first, last = _filled(counts)
+    width = edges[1] - edges[0]
+    drawn = [
+        Series(one["name"], [(edges[i], count[i] / one["total"]) for i in range(first, last + 1)],
+               _colour(one["name"], index), "area")
+        for index, (one, count) in enumerate(zip(series, counts, strict=True))
+    ]
+    top = max(height for one in drawn for _, height in one.points)
+    x = Axis(made["x"], edges[first], edges[last + 1])
+    y = Axis("share", 0.0, top * 1.08, is_share=True)
+    return histogram(_frame(glossary, made, of), x, y, drawn, width)
+
+
+def draw_curve(glossary: Glossary, made: dict[str, Any], of: str = "") -> Markup | None:
+    """Return a chart of curves; None when no series has two points.
+
+    Args:
+        glossary: Definitions.
+        made: A curve of `report.json`.
+        of: As in `draw_histogram`.
+    """
+    logs = made["x_scale"] == "log", made["y_scale"] == "log"
+    series = []
+    for index, one in enumerate(made["series"]):
+        points = [point for point in zip(one["x"], one["y"], strict=True) if _drawable(point, logs)]
+        if len(points) > 1:
+            series.append(Series(one["name"], points, _colour(one["name"], index)))
+    if not series:
+        return None
+    x = _axis(made["x"], [a for one in series for a, _ in one.points], logs[0])
+    y = _axis(made["y"], [b for one in series for _, b in one.points], logs[1])
+    return curves(_frame(glossary, made, of), x, y, series)
+
+
+def merge_curves(named: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any] | None:
+    """Return the same curve of several sets as one, or None when one of them consists of several series.
+
+    Args:
+        named: (name of the set, curve).
+    """
+    if any(len(curve["series"]) != 1 for _, curve in named):
+        return None
+    return {**named[0][1], "series": [{**curve["series"][0], "name": name} for name, curve in named]}
+
+
+def draw_training(title: str, lines: Sequence[dict[str, Any]], key: str, held_out: str | None = None) -> Markup | None:
+    """Return one figure of a training over its steps.
+
+    Args:
+        title: Heading.
+        lines: Lines of `metrics.jsonl`.
+        key: The figure.
+        held_out: The same figure on held-out data, where there is one.
+    """
+    series = []
+    for name, colour in ((key, "blue"), (held_out, "orange")):
+        points = [(line["step"], line[name]) for line in lines if name in line and _is_number(line[name])]
+        if len(points) > 1:
+            series.append(Series(name.replace("_", " "), points, colour))
+    if not series:
+        return None
+    values = [value for one in series for _, value in one.points]
+    is_log = min(values) > 0 and max(values) / min(values) > 20
+    steps = [step for one in series for step, _ in one.points]
+    x = Axis("optimizer step", min(steps), max(steps))
+    label = key.replace("_", " ")
+    return curves(Frame(title), x, spanning(label, values, is_log), series)
+
+
+def _frame(glossary: Glossary, made: dict[str, Any], of: str) -> Frame:
+    marks = [Mark(mark["x"], mark["label"]) for mark in made.get("marks") or [] if _is_number(mark.get("x"))]
+    title = join([glossary.link(made["id"]), f": {of}" if of else None])
+    return Frame(title, glossary.text(made["id"]), marks=marks)
+
+
+def _colour(name: str, index: int) -> str:
+    return COLOURS.get(name.split(" ")[0].lower(), SET_COLOURS[index % len(SET_COLOURS)])
+
+
+def _axis(label: str, values: Sequence[float], is_log: bool) -> Axis:
+    is_share = label in _SHARES or "share" in label.lower()
+    if is_share and not is_log:
+        return Axis(label, 0.0, 1.0, False, True) if max(values) > 0.5 else Axis(label, 0.0, max(values), False, True)
+    if is_share:
+        low = 10.0 ** math.floor(math.log10(min(values)) + 1e-9)
+        return Axis(label, low, max(1.0, *values), True, True)
+    return spanning(label, list(values), is_log)
+
+
+def _drawable(point: tuple[float, float], logs: tuple[bool, bool]) -> bool:
+    return all(_is_number(value) and (value > 0 or not is_log) for value, is_log in zip(point, logs, strict=True))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _coarser(edges: list[float], counts: list[list[int]]) -> tuple[list[float], list[list[int]]]:
+    """Join neighbouring bins until a chart can show what is left."""
+    first, last = _filled(counts)
+    while last - first + 1 > _MOST_BINS:
+        if len(edges) % 2 == 0:  # an odd number of bins: one empty bin more
+            edges = [*edges, 2 * edges[-1] - edges[-2]]
+            counts = [[*one, 0] for one in counts]
+        edges = edges[::2]
+        counts = [[a + b for a, b in zip(one[::2], one[1::2], strict=True)] for one in counts]
+        first, last = _filled(counts)
+    return edges, counts
+
+
+def _filled(counts: list[list[int]]) -> tuple[int, int]:
+    """Return the first and the last bin that any series has something in."""
+    filled = [index for one in counts for index, count in enumerate(one) if count]
+    return min(filled), max(filled)

@@ -1,0 +1,105 @@
+"""How a set came to be, out of the headers of its stages: for the page and for the dataset card."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from facesyn_cli.artifacts.compare import flatten
+
+UNKNOWN = "unknown"
+
+# Licences of inputs that we recognise by name, as their owners publish them; all others are `unknown`, said aloud.
+# Each: beginnings of words to look for in the name of a file or its folder, what it is, its licence.
+_LICENCES = (
+    (("casia",), "CASIA-WebFace", "research only"),
+    (("ffhq",), "FFHQ, or a network made from it", "non-commercial (FFHQ: CC BY-NC-SA 4.0)"),
+    (("celeba",), "CelebA", "non-commercial research only"),
+    (("lfw",), "Labeled Faces in the Wild", "public research set; no licence stated"),
+    (("idiff",), "IDiff-Face", "CC BY-NC-SA 4.0"),
+    (("negfacediff",), "NegFaceDiff", "CC BY-NC"),
+    (("insightface", "w600k", "buffalo", "antelope"), "a network of InsightFace", "non-commercial research only"),
+    (("arc2face",), "Arc2Face", "code MIT, data CC BY-NC-SA"),
+    (("vec2face",), "Vec2Face", "code MIT"),
+    (("cvlface",), "CVLface", "code MIT"),
+    (("dcface",), "DCFace", "none stated"),
+    (("uiface", "tface"), "TFace", "Apache-2.0 (code)"),
+)
+
+
+@dataclass(frozen=True)
+class Input:
+    """Something from outside that a set was made of.
+
+    Args:
+        role: What it was to the stage: images, weights, autoencoder, ...
+        stage: Command that read it.
+        name: Last part of its path; folders above it are private to the maker's machine.
+        digest: Of its content.
+        known_as: What it seems to be by its name, or nothing.
+        licence: As far as known, else `unknown`.
+    """
+
+    role: str
+    stage: str
+    name: str
+    digest: str
+    known_as: str
+    licence: str
+
+
+def stages_of(one: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the headers of a set in the order of the work, each with its command; its own header is the last."""
+    stages = list(one["chain"])
+    own = one["header"]
+    if own and not any(_same(stage, own) for stage in stages):
+        stages.append(own)
+    return stages
+
+
+def inputs_of(one: dict[str, Any]) -> list[Input]:
+    """Return what came from outside: parents of a stage that no stage of the same set has made."""
+    stages = stages_of(one)
+    made = {stage.get("digest") for stage in stages} - {None, ""}
+    found = {}
+    for stage in stages:
+        for role, parent in stage["parents"].items():
+            if parent["digest"] in made or (role, parent["digest"]) in found:
+                continue
+            known_as, licence = licence_of(parent["path"])
+            name = last_part(parent["path"])
+            found[role, parent["digest"]] = Input(role, stage["command"], name, parent["digest"], known_as, licence)
+    return list(found.values())
+
+
+def licence_of(path: str) -> tuple[str, str]:
+    """Return what an input seems to be by its file and folder name, and its licence; ("", "unknown") if unclear."""
+    words = re.split(r"[^a-z0-9]+", "/".join(path.replace("\\", "/").rstrip("/").split("/")[-2:]).lower())
+    for signs, name, licence in _LICENCES:
+        if any(word.startswith(signs) for word in words):
+            return name, licence
+    return "", UNKNOWN
+
+
+def last_part(path: str) -> str:
+    """Return the name of a file or folder without the folders above it."""
+    return path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or path
+
+
+def settings_of(stage: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a stage that decide about its result, flat: `scheduler.steps` -> 50."""
+    config = stage["config"]
+    merged = {}
+    for role in ("identity", "growing", "recorded"):
+        merged.update(flatten(config.get(role) or {}))
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+def short(digest: str | None) -> str:
+    """Return enough of a digest to recognise it."""
+    return digest.removeprefix("sha256:")[:12] if digest else UNKNOWN
+
+
+def _same(stage: dict[str, Any], own: dict[str, Any]) -> bool:
+    return stage["command"] == own["command"] and stage["parents"] == own["parents"]
