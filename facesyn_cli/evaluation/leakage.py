@@ -11,7 +11,7 @@ An image that is as near to a training image as two photos of one person usually
 the training set) shows that person, whatever the share of such images.
 
 Copies are then told from mere likeness by their pixels (`thumbnails.py`): all pictures by thumbnail, and the
-pairs nearest by cosine also against mirrored and cropped versions.
+images nearest by cosine also against mirrored and cropped versions of the photos of that person.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ PERCENTILES = (("p50", 50.0), ("p95", 95.0), ("p99", 99.0), ("p999", 99.9))
 RATES = (1e-4, 1e-5)
 RATE_NAMES = {"fmr1e-4": "0.01 %", "fmr1e-5": "0.001 %"}
 FIXED = (0.30, 0.40)
-_MAX_COMPARED = 200                         # pairs whose pixels are compared with all crops
+_MAX_COMPARED = 500                         # images whose pixels are compared with all crops
+_PHOTOS = 4                                 # of the nearest person, which are compared
 _LISTED = 24
 _CLEAR = 3                                  # standard errors by which a set must be nearer than strangers are
 LIMITS = (
@@ -197,10 +198,12 @@ def _find_copies(
     for k in near[:_MAX_COMPARED]:
         signals.check()
         row = int(images.queries[k])
-        alike = _likeness(own, row, training, int(images.where[k]), pixels)
-        if alike is not None and alike[0] >= COPY:
-            found[row] = (*alike, int(images.where[k]))
-            looked.add(row)
+        for source in _photos_of(training, int(images.where[k]), own.rows.vectors[row]):
+            alike = _likeness(own, row, training, source, pixels)
+            if alike is not None and alike[0] >= COPY:
+                found[row] = (*alike, source)
+                looked.add(row)
+                break
     count = len(found)
     is_copy = np.array([row in found for row in sorted(looked)], dtype=float)
     owner = own.rows.owner[sorted(looked)]
@@ -224,6 +227,13 @@ def _find_copies(
             "with mirrored and cropped training images, all others by thumbnail only."
         )
     return section
+
+
+def _photos_of(training: FaceSet, row: int, vector: NDArray[np.float32]) -> list[int]:
+    """Rows of the person of a training image, the nearest to a vector first: a crop may be nearer to another photo."""
+    part = training.rows.rows_of(int(training.rows.owner[row]))
+    order = np.argsort(-(training.rows.vectors[part] @ vector), kind="stable")
+    return [part.start + int(place) for place in order[:_PHOTOS]]
 
 
 def _top_pairs(own: FaceSet, training: FaceSet, images: _Near, pixels: Pixels) -> list[Row]:

@@ -4,7 +4,8 @@ An embedding cannot tell a copy from another good photo of the same person; pixe
 to 16 x 16 grey values; with the mean removed and scaled to length 1, the dot product of two of them is the
 correlation of the pictures. On aligned real faces (CelebA) different photos of one person hardly pass 0.97,
 re-encoded, noisy and brightened copies lie above 0.978. For single suspicious pairs `likeness` also tries
-mirrored and cropped versions.
+mirrored and cropped versions: of the 650 pairs nearest by cosine between real faces of CelebA and of LFW none
+exceeds 0.89, copies cropped to 75 % of the side and more reach 0.98.
 """
 
 from __future__ import annotations

@@ -99,6 +99,14 @@ def test_one_percent_of_copies_is_found(own, training):
     assert section.verdict["level"] == "fault" and section.verdict["text"].startswith("4 images (1.00%")
 
 
+def test_a_crop_may_be_nearer_to_another_photo_of_the_person(own, training):
+    key, source = own.rows.keys[7], training.rows.keys[3]              # the source is photo 0 of real1
+    own.rows.vectors[7] = training.rows.vectors[4]                      # but the embedding is that of photo 1
+    own.pictures[key] = cropped(training.pictures[source])
+    rows = report(own, training).lists["privacy.copies"]
+    assert [(row.images[0][1], row.images[1][1], row.label) for row in rows] == [(key, source, "copy, cropped")]
+
+
 def test_the_same_person_without_a_copy_is_pointed_out(own, training):
     own.rows.vectors[:4] = training.rows.vectors[:1]
     section = report(own, training)
