@@ -106,6 +106,7 @@ def summary(report: Report) -> Markup:
         section = sections.get(report.first)
         if section is None or (report.first, name) in found:
             continue
+        title = f"{title}: {report.first}" if several else title
         if section["verdict"]:
             cards.append(_card(section["verdict"]["level"], title, section["verdict"]["text"], name,
                                section["verdict"]["limits"]))
@@ -114,7 +115,7 @@ def summary(report: Report) -> Markup:
         elif section["figures"]:
             cards.append(_card("good", title, "None of the faults that are looked for was found.", name))
         else:
-            cards.append(_card("note", title, " ".join(section["notes"]) or "Not measured.", name))
+            cards.append(_card("note", title, " ".join(section["notes"]) or "Not measured."))
     figures = [report.figure(report.first, report.judge, name) for name in report.data["headline"]]
     return join([
         element("p", lead, class_="intro"),
@@ -385,12 +386,12 @@ def _finding(report: Report, finding: dict[str, Any], several: bool) -> Markup:
     return _card(finding["level"], title, finding["text"], anchor, limits)
 
 
-def _card(level: str, title: str, text: str, anchor: str, limits: str | None = None) -> Markup:
+def _card(level: str, title: str, text: str, anchor: str | None = None, limits: str | None = None) -> Markup:
     tone, word = LEVELS[level]
     about = element("details", element("summary", "What this cannot tell"), element("p", limits), class_="limits")
+    link = element("a", "Figures and pictures", href=f"#{anchor}")
     return element("li", element("h3", title, element("span", word, class_=f"status {tone}")), element("p", text),
-                   about if limits else None,
-                   element("p", element("a", "Figures and pictures", href=f"#{anchor}"), class_="more"),
+                   about if limits else None, element("p", link, class_="more") if anchor else None,
                    class_=f"verdict {tone}")
 
 

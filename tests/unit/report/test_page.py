@@ -1,0 +1,151 @@
+"""The page: self-contained, well formed, every definition at hand, and no text of strangers that acts as markup."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections import Counter
+from html.parser import HTMLParser
+
+import pytest
+from made_report import HOSTILE, MadePictures, report
+
+from facesyn_cli.report.markup import VOID, element
+from facesyn_cli.report.page import render_page, write_page
+from facesyn_cli.report.thumbnails import Thumbnails
+
+
+class Reader(HTMLParser):
+    """Collects tags and attributes, and checks that what opens is closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in VOID
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def values(self, name: str) -> list[str]:
+        return [attributes[name] or "" for _, attributes in self.tags if name in attributes]
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render_page(report(), MadePictures())
+
+
+def test_nothing_is_loaded_from_anywhere(page: str) -> None:
+    reader = Reader(page)
+    assert all(value.startswith("data:image/jpeg;base64,") for value in reader.values("src"))
+    assert all(value.startswith("#") for value in reader.values("href"))
+    assert {tag for tag, _ in reader.tags}.isdisjoint({"link", "iframe", "object", "embed", "base", "form"})
+    assert not re.search(r"url\(|@import|https?://", page)
+    assert any(policy.startswith("default-src 'none'; img-src data:;") for policy in reader.values("content"))
+
+
+def test_ids_are_unique_and_every_reference_has_one(page: str) -> None:
+    reader = Reader(page)
+    counts = Counter(reader.values("id"))
+    assert max(counts.values()) == 1
+    targets = reader.values("popovertarget")
+    assert targets and set(targets) <= set(counts)
+    assert {value[1:] for value in reader.values("href")} <= set(counts)
+
+
+def test_every_figure_shown_has_its_definition_at_hand(page: str) -> None:
+    reader = Reader(page)
+    boxes = {attributes["id"] for _, attributes in reader.tags if "popover" in attributes}
+    assert boxes == set(reader.values("popovertarget"))
+    assert "definition-identity-eer" in boxes and "definition-fairness-identity-eer" in boxes
+    text = "".join(reader.text)
+    assert "(FMR(t) + FNMR(t)) / 2 at the t with the least |FMR(t) - FNMR(t)|" in text
+
+
+def test_names_of_strangers_stay_text(page: str) -> None:
+    reader = Reader(page)
+    assert [tag for tag, _ in reader.tags].count("script") == 1
+    assert not [name for _, attributes in reader.tags for name in attributes if name.startswith("on")]
+    assert "</script><script>alert(1)" in "".join(reader.text)  # readable, as text
+    assert "\u202e" not in page and page.encode("utf-8")
+
+
+def test_policy_admits_the_script_that_is_there_and_no_other(page: str) -> None:
+    script = re.search(r"<script>(.*?)</script>", page, re.DOTALL).group(1)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src &#x27;sha256-{digest}&#x27;" in page
+
+
+def test_every_section_is_there_and_one_without_content_is_not(page: str) -> None:
+    wanted = {"summary", "compare", "faces", "identity", "diversity", "quality", "privacy", "fairness", "training",
+              "benchmark", "origin"}
+    assert {a["id"] for tag, a in Reader(page).tags if tag == "section"} == wanted
+    data = report(1)
+    data["benchmark"], data["training"] = None, {"ldm": None, "fr": None}
+    for result in data["results"]:
+        result["sections"]["privacy"]["figures"] = []
+    lean = Reader(render_page(data, MadePictures()))
+    left = {a["id"] for tag, a in lean.tags if tag == "section"}
+    assert left == wanted - {"compare", "privacy", "benchmark", "training"}
+
+
+def test_values_stand_with_their_errors_and_differences_in_words(page: str) -> None:
+    text = " ".join(Reader(page).text)
+    assert "1.00 %" in text and "0.40 %" in text        # the error rate of the first set and its standard error
+    assert "worse" in text                              # an error rate that is clearly higher
+    assert "0.1677" in text and "0.0027" in text
+
+
+def test_paths_of_the_maker_are_not_told(page: str) -> None:
+    assert "private/" not in page
+
+
+def test_missing_and_damaged_pictures_are_said_not_fatal() -> None:
+    page = render_page(report(), MadePictures(missing=(f"{HOSTILE}/0",), torn=("Ann/2",)))
+    assert page.count(">unreadable</div>") >= 2
+
+
+def test_same_data_give_the_same_page_and_it_is_written(tmp_path, page: str) -> None:
+    path = write_page(tmp_path, report(), MadePictures())
+    assert path.read_text(encoding="utf-8") == page
+
+
+def test_pictures_stop_at_the_size_of_a_page() -> None:
+    thumbnails = Thumbnails(MadePictures(), most_bytes=50_000)
+    made = [thumbnails.image("a", str(number)) for number in range(20)]
+    shown = [one for one in made if one.startswith("<img")]
+    assert 0 < len(shown) < 20 and sum(map(len, shown)) < 60_000
+    assert "left out" in made[-1]
+
+
+def test_a_report_without_reference_or_several_judges_is_a_page() -> None:
+    data = report(1)
+    data["reference"] = None
+    second = {**data["results"][0], "judge": "second"}
+    data["judges"].append({**data["judges"][0], "name": "second"})
+    data["results"].append(second)
+    text = " ".join(Reader(render_page(data, MadePictures())).text)
+    assert "The same charts by second" in text
+
+
+def test_elements_escape_children_and_attributes() -> None:
+    made = element("p", "<b>", element("i", "a & b"), None, ["x", 2], title='"<', hidden=True, lang=None)
+    assert made == '<p title="&quot;&lt;" hidden>&lt;b&gt;<i>a &amp; b</i>x2</p>'
+    with pytest.raises(ValueError, match="no children"):
+        element("br", "x")
