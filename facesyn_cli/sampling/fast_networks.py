@@ -151,7 +151,7 @@ class _Replay:
                 self._module(*self._inputs[:2], copy)
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # writers may wait for a batch meanwhile
             self._output = self._module(*self._inputs[:2], copy)
 
 

@@ -21,7 +21,9 @@ from facesyn_cli.sampling.engine import BatchEngine
 from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, Levers
 from facesyn_cli.sampling.memory import fitting_batch
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = [
+    pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+]
 
 DENOISER = {"name": "idiff-unet", "channels": 32, "multipliers": [1, 2], "attention": [False, True], "num_blocks": 1,
             "context_size": 8, "context_width": 32}
