@@ -1,8 +1,9 @@
 """`facesyn report`: look at one or several image sets with one or several judges, and write down what is seen.
 
-What the folder holds: `report.json` with everything, and `cache/` with the embeddings. Finished parts of the
-embeddings and finished analyses survive a kill. Training curves and the benchmark table of the work folder are read
-anew whenever the command is run again.
+What the folder holds: `report.json` with everything, `report.html` to read, `README.md`, the dataset card of the
+first set, `cards/` with those of the others, and `cache/` with the embeddings. Finished parts of the embeddings and
+finished analyses survive a kill. Training curves and the benchmark table of the work folder are read anew, and the
+page is written anew, whenever the command is run again.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ from facesyn_cli.evaluation.score_counts import ScoreCounts, count_scores
 from facesyn_cli.evaluation.set_report import Analysis, analyse, compare
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.models.yunet import Yunet
+from facesyn_cli.report.card import write_card
 from facesyn_cli.report.contents import HEADLINE, definitions_of, describe_set, headline_of, to_text
+from facesyn_cli.report.page import write_page
 from facesyn_cli.report.set_pictures import NamedSet, SetPictures
 from facesyn_cli.training.metrics_log import read_lines
 from facesyn_cli.training.processes import check_device, processes
@@ -125,11 +128,14 @@ def run(cfg: ReportConfig, work: Work) -> Outcome:
         data = read_json(folder / REPORT) if output.finished else _analyse_all(cfg, inputs, pictures, work)
         data |= {"training": _training(work), "benchmark": _benchmark(work)}
         write_json(folder / REPORT, data)
+        write_page(folder, data, pictures)
+        for number, held in enumerate(inputs.sets):
+            write_card(folder / "cards" / held.name if number else folder, data, held.name)
         if not output.finished:
             num_images = sum(len(held.entries) for held in inputs.sets)
             output.finish({"sets": len(inputs.sets), "judges": len(inputs.judges), "images": num_images})
     summary = {"summary": data["summary"], "figures": headline_of(data), "comparison": data["comparison"]}
-    return Outcome(folder, summary, to_text(data))
+    return Outcome(folder, summary, f"{to_text(data)}\npage: {folder / 'report.html'}")
 
 
 def _open_inputs(cfg: ReportConfig, work: Work) -> _Inputs:

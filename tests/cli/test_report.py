@@ -71,6 +71,9 @@ def test_everything_is_written(report, inputs, tmp_path):
     assert found["privacy.copies"]["value"] == 0 and found["quality.frechet"]["value"] > 0
     assert set(data["definitions"]) >= set(found)
     assert "NaN" not in (tmp_path / "out" / "report.json").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<html" in page and "faces" in page
+    assert (tmp_path / "out" / "README.md").read_text().startswith("---")
     assert json.loads((tmp_path / "out" / "facesyn.json").read_text())["kind"] == "Report"
 
 
@@ -126,6 +129,7 @@ def test_several_sets_and_judges_side_by_side(run_cli, inputs, tmp_path):
     assert row["values"] == [a["value"], b["value"]] and row["difference"] == pytest.approx(b["value"] - a["value"])
     assert row["error"] == pytest.approx(np.hypot(a["error"], b["error"]))
     assert row["clear"] == (abs(row["difference"]) > 2 * row["error"])
+    assert (tmp_path / "out" / "cards" / "real" / "README.md").is_file()
     assert ran.json()["comparison"] == data["comparison"] and set(ran.json()) >= {"summary", "figures", "folder"}
 
 
@@ -235,6 +239,8 @@ def test_a_killed_run_goes_on_and_ends_alike(inputs, tmp_path, run_cli):
     assert run_cli(*words, "--out", tmp_path / "whole").code == 0
     one, other = ((tmp_path / name / "report.json").read_bytes() for name in ("killed", "whole"))
     assert one == other
+    pages = [(tmp_path / name / "report.html").read_bytes() for name in ("killed", "whole")]
+    assert pages[0] == pages[1]
 
 
 def test_unreadable_images_are_counted(report, inputs, tmp_path):
