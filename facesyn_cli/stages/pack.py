@@ -51,7 +51,7 @@ class PackConfig(StageConfig):
     drop_first: bool = identity(False, "leave out the first image of every identity, as the published converter does")
     min_images: int = identity(1, "leave out identities with fewer images", ge=1)
     shuffle: bool = identity(False, "random order of records, from the seed, instead of identity by identity")
-    workers: int | None = runtime(None, "threads that read and encode; None: one per core, at most 16", ge=0)
+    workers: int | None = runtime(None, "threads that read and encode; None: one per core, up to 16; 0: none", ge=0)
 
     @field_validator("name")
     @classmethod
@@ -154,7 +154,7 @@ def _pack(
         written = {"writer": writer.commit(), "records": rows.sync() // 8, "unreadable_bytes": unreadable.sync()}
         write_json(journal, {**written, "done": done})
 
-    workers = min(_num_cores(), 16) if cfg.workers is None else cfg.workers
+    workers = _default_workers() if cfg.workers is None else cfg.workers
     try:
         committed = time.monotonic()
         with progress("pack", len(items), done=done) as bar, warnings.catch_warnings():
@@ -180,9 +180,10 @@ def _pack(
             file.close()
 
 
-def _num_cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _default_workers() -> int:
+    """One thread per core this process may use; none of its own on one core, where handing over only costs."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 16) if cores > 1 else 0
 
 
 def _finish(cfg: PackConfig, items: list[PackItem], out: Output, writer: RecordWriter) -> None:
