@@ -76,7 +76,8 @@ def _origin(set_name: str) -> str:
 
 def _likeness(row: Row) -> list[Markup | str | None]:
     label = element("strong", row["label"], element("br")) if row["label"] else None
-    return [label, _score(row), f", pixels alike {row['likeness']:.2f}" if row["likeness"] is not None else None]
+    alike = f"pixels alike {row['likeness']:.2f}" if row["likeness"] is not None else ""
+    return [label, ", ".join(part for part in (_score(row), alike) if part)]
 
 
 def _told(row: Row, with_keys: bool = True) -> str:
