@@ -1,7 +1,7 @@
 """Charts as inline SVG: curves, histograms and intervals.
 
 Colours are names that the style sheet of the page knows (`blue`, `orange`, `green`, `purple`, `grey`), so a chart
-follows the theme; the second and later series are dashed as well, so that colour never speaks alone. What
+follows the theme; every series has dashes of its own as well, so that colour never speaks alone. What
 stands at a point appears on hover, tap or focus (`data-tip`).
 """
 
@@ -80,7 +80,7 @@ def curves(frame: Frame, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:
     """Return a chart of curves over a common axis."""
     drawn = [_band(x, y, one) for one in series if one.band]
     drawn += [_area(x, y, one) for one in series if one.kind == "area"]
-    drawn += [_line(x, y, one, dashed=index > 0) for index, one in enumerate(series)]
+    drawn += [_line(x, y, one, index) for index, one in enumerate(series)]
     drawn += [_tips(x, y, one) for one in series]
     return _figure(frame, series, [_grid(x, y), drawn, _marks(x, frame.marks)])
 
@@ -105,7 +105,7 @@ def histogram(frame: Frame, x: Axis, y: Axis, series: Sequence[Series], width: f
         if corners:
             corners.append((corners[-1][0], 0.0))
         steps = Series(one.name, corners, one.colour)
-        shapes += [_area(x, y, steps), _line(x, y, steps, dashed=index > 0)]
+        shapes += [_area(x, y, steps), _line(x, y, steps, index)]
     columns = [
         _column(x, left, left + width, f"{x.format(left)} to {x.format(round(left + width, 9))}: {', '.join(found)}")
         for left, found in sorted(heights.items())
@@ -140,7 +140,7 @@ def _figure(frame: Frame, series: Sequence[Series], parts: Iterable, height: flo
     legend = None
     if frame.legend and len(series) > 1:
         swatches = [
-            element("li", _swatch(one.colour, dashed=index > 0), one.name) for index, one in enumerate(series)
+            element("li", _swatch(one.colour, index), one.name) for index, one in enumerate(series)
         ]
         legend = element("ul", swatches, class_="legend")
     names = ", ".join(one.name for one in series)
@@ -173,10 +173,10 @@ def _vertical_grid(x: Axis, left: float, height: float) -> list[Markup]:
     return lines
 
 
-def _line(x: Axis, y: Axis, one: Series, dashed: bool) -> Markup | None:
+def _line(x: Axis, y: Axis, one: Series, index: int) -> Markup | None:
     if not one.points:
         return None
-    return element("path", d=_path(x, y, one.points), class_=f"line stroke-{one.colour}{' dashed' if dashed else ''}")
+    return element("path", d=_path(x, y, one.points), class_=f"line stroke-{one.colour} dash-{index % 4}")
 
 
 def _area(x: Axis, y: Axis, one: Series) -> Markup | None:
@@ -222,8 +222,8 @@ def _marks(x: Axis, marks: Sequence[Mark]) -> list[Markup]:
     return drawn
 
 
-def _swatch(colour: str, dashed: bool) -> Markup:
-    line = element("path", d="M1 6H23", class_=f"line stroke-{colour}{' dashed' if dashed else ''}")
+def _swatch(colour: str, index: int) -> Markup:
+    line = element("path", d="M1 6H23", class_=f"line stroke-{colour} dash-{index % 4}")
     return element("svg", line, viewBox="0 0 24 12", width=24, height=12, aria_hidden="true")
 
 

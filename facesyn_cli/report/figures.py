@@ -33,12 +33,12 @@ class Glossary:
         """Return the explanation of a figure, or nothing."""
         return self._definitions.get(name, {}).get("text") or ""
 
-    def link(self, name: str) -> Markup:
-        """Return the name of a figure as a button that shows its definition."""
+    def link(self, name: str, label: str | None = None) -> Markup:
+        """Return the name of a figure, or `label`, as a button that shows its definition."""
         if name not in self._definitions:
-            return element("span", name)
+            return element("span", label or name)
         self._used[name] = None
-        return element("button", self.title(name), type="button", class_="what", popovertarget=_anchor(name))
+        return element("button", label or self.title(name), type="button", class_="what", popovertarget=_anchor(name))
 
     def better(self, name: str) -> str | None:
         """Return `higher`, `lower` or None."""

@@ -357,7 +357,8 @@ def _nearest(report: Report) -> list[Markup]:
         if not kinds:
             continue
         rows = [
-            (_with_limit(_NEAREST_ROWS.get(kind, kind), found.get(("image", kind))),
+            (report.glossary.link(f"privacy.image_{kind}",
+                                  _with_limit(_NEAREST_ROWS.get(kind, kind), found.get(("image", kind)))),
              [_without_limit(found.get((who, kind))) for who in ("image", "centre", "real")])
             for kind in kinds
         ]
