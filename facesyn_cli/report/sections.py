@@ -23,6 +23,7 @@ LEVELS = {"fault": ("bad", "Fault"), "warning": ("caution", "Look at this"), "no
 _ORDER = list(LEVELS)
 _PAIR_LISTS = {"privacy.copies", "privacy.top_pairs", "diversity.near_duplicates", "identity.wrong_labels"}
 _SHEET_LISTS = {"identity.best", "identity.worst"}
+_NO_PASS_MARK = {"quality": "compare sets by them", "fairness": "read how far the groups lie apart"}
 _NOT_CURVES = {"step", "epoch", "val_loss", "images_per_s"}
 _BANNER, _MOST_PAIRS, _MOST_SHEET, _MOST_GROUPS, _OTHER_SHEET = 13, 12, 24, 8, 24
 _NEAREST = re.compile(r"privacy\.(image|centre|real)_(.+)")
@@ -110,8 +111,8 @@ def summary(report: Report) -> Markup:
         if section["verdict"]:
             cards.append(_card(section["verdict"]["level"], title, section["verdict"]["text"], name,
                                section["verdict"]["limits"]))
-        elif name == "quality" and section["figures"]:
-            cards.append(_card("note", title, "Measured. These figures have no pass mark: compare sets by them.", name))
+        elif name in _NO_PASS_MARK and section["figures"]:
+            cards.append(_card("note", title, f"Measured. These figures have no pass mark: {_NO_PASS_MARK[name]}.", name))
         elif section["figures"]:
             cards.append(_card("good", title, "None of the faults that are looked for was found.", name))
         else:
@@ -160,7 +161,7 @@ def faces(report: Report) -> Markup:
     made = [element("h3", "At random"), galleries.sheet(report.thumbnails, name, one["random"])]
     if one["strips"]:
         has_source = any(strip["context_face"] for strip in one["strips"])
-        told = ["One row is one identity.", element("span", class_="tag") if has_source else None,
+        told = ["One row is one identity. ", element("span", class_="tag") if has_source else None,
                 " Outlined: the face that its context came from." if has_source else None]
         made += [element("h3", "By identity"), element("p", told, class_="quiet"),
                  galleries.strips(report.thumbnails, name, one["strips"])]

@@ -19,14 +19,17 @@ function showTip(event) {
 for (const kind of ["pointermove", "pointerdown"]) document.addEventListener(kind, showTip);
 document.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true, capture: true });
 
+function placeBeside(button) {
+  const box = button.getBoundingClientRect();
+  const note = document.getElementById(button.getAttribute("popovertarget"));
+  if (innerWidth < 700 || !note.matches(":popover-open")) return;
+  const below = box.bottom + 8 + note.offsetHeight < innerHeight;
+  const left = Math.max(8, Math.min(box.left, innerWidth - note.offsetWidth - 8));
+  const top = below ? box.bottom + 8 : Math.max(8, box.top - 8 - note.offsetHeight);
+  Object.assign(note.style, { margin: 0, inset: "auto", left: `${left}px`, top: `${top}px` });
+}
+
 for (const button of document.querySelectorAll("[popovertarget]")) {
-  button.addEventListener("click", () => {
-    const box = button.getBoundingClientRect();
-    const note = document.getElementById(button.getAttribute("popovertarget"));
-    if (innerWidth < 700 || !note.matches(":popover-open")) return;
-    const below = box.bottom + 8 + note.offsetHeight < innerHeight;
-    const left = Math.max(8, Math.min(box.left, innerWidth - note.offsetWidth - 8));
-    const top = below ? box.bottom + 8 : Math.max(8, box.top - 8 - note.offsetHeight);
-    Object.assign(note.style, { margin: 0, inset: "auto", left: `${left}px`, top: `${top}px` });
-  });
+  // The browser opens the definition after the click was told to us, and before it paints.
+  button.addEventListener("click", () => requestAnimationFrame(() => placeBeside(button)));
 }
