@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from facesyn_cli.artifacts.files import write_text
-from facesyn_cli.report import sections
+from facesyn_cli.report import judged_sections, sections
 from facesyn_cli.report.markup import Markup, element, join
-from facesyn_cli.report.sections import Report
 from facesyn_cli.report.thumbnails import Pictures
+from facesyn_cli.report.view import Report
 
 FILE = "report.html"
 
@@ -25,11 +25,11 @@ _SECTIONS = (
     ("summary", "Summary", "What was found", sections.summary),
     ("compare", "Compare", "Side by side", sections.comparison),
     ("faces", "Faces", "Look at them", sections.faces),
-    ("identity", "Identity", "Is every label one person, and every person one label?", sections.identity),
-    ("diversity", "Diversity", "How varied are the images?", sections.diversity),
-    ("quality", "Quality", "How close to real images?", sections.quality),
-    ("privacy", "Privacy", "Does anybody real come back?", sections.privacy),
-    ("fairness", "Fairness", "Does it treat groups alike?", sections.fairness),
+    ("identity", "Identity", "Is every label one person, and every person one label?", judged_sections.identity),
+    ("diversity", "Diversity", "How varied are the images?", judged_sections.diversity),
+    ("quality", "Quality", "How close to real images?", judged_sections.quality),
+    ("privacy", "Privacy", "Does anybody real come back?", judged_sections.privacy),
+    ("fairness", "Fairness", "Does it treat groups alike?", judged_sections.fairness),
     ("training", "Training", "How the training went", sections.training),
     ("benchmark", "Benchmark", "What a recogniser learned from it", sections.benchmark),
     ("origin", "Origin", "How it was made and measured", sections.origin),

@@ -1,80 +1,24 @@
-"""What each section of the page shows; every function returns the content, or None when there is nothing to show."""
+"""The sections around those of the judges; each returns its content, or None when there is nothing to show."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from facesyn_cli.report import galleries, provenance
 from facesyn_cli.report.axes import number, spanning
 from facesyn_cli.report.charts import SET_COLOURS, Frame, Interval, intervals
-from facesyn_cli.report.figures import Figure, Glossary, error_text, matrix, scrolling, table, tiles, value_text
+from facesyn_cli.report.figures import Figure, error_text, scrolling, tiles, value_text
+from facesyn_cli.report.judged_sections import SHEET_LISTS, list_of
 from facesyn_cli.report.markup import Markup, element, join
-from facesyn_cli.report.plots import draw_curve, draw_histogram, draw_training, merge_curves
-from facesyn_cli.report.thumbnails import Pictures, Thumbnails
-
-Section = dict[str, Any]
+from facesyn_cli.report.plots import draw_training
+from facesyn_cli.report.view import LEVELS, Report
 
 JUDGED = {"identity": "Identity", "diversity": "Diversity", "quality": "Quality", "privacy": "Privacy",
           "fairness": "Fairness"}
-LEVELS = {"fault": ("bad", "Fault"), "warning": ("caution", "Look at this"), "note": ("unknown", "Note"),
-          "good": ("good", "Fine")}
-_ORDER = list(LEVELS)
-_PAIR_LISTS = {"privacy.copies", "privacy.top_pairs", "diversity.near_duplicates", "identity.wrong_labels"}
-_SHEET_LISTS = {"identity.best", "identity.worst"}
 _NO_PASS_MARK = {"quality": "compare sets by them", "fairness": "read how far the groups lie apart"}
 _NOT_CURVES = {"step", "epoch", "val_loss", "images_per_s"}
-_BANNER, _MOST_PAIRS, _MOST_SHEET, _MOST_GROUPS, _OTHER_SHEET = 13, 12, 24, 8, 24
-_NEAREST = re.compile(r"privacy\.(image|centre|real)_(.+)")
-_NEAREST_ROWS = {
-    "p50": "Median", "p95": "95 % are below", "p99": "99 % are below", "p999": "99.9 % are below", "max": "Closest",
-    "above_030": "Share above 0.30", "above_040": "Share above 0.40", "above_fmr1e-4": "Share above FMR 0.01 %",
-    "above_fmr1e-5": "Share above FMR 0.001 %", "above_genuine": "Share like two photos of one person",
-}
-
-
-class Report:
-    """The content of `report.json` and what the sections share while the page is written.
-
-    Args:
-        data: Content of `report.json`.
-        pictures: Where images come from.
-
-    Attributes:
-        first: Name of the set that the page is mainly about.
-        judge: Name of the judge whose figures come first.
-    """
-
-    def __init__(self, data: dict[str, Any], pictures: Pictures) -> None:
-        self.data = data
-        self.glossary = Glossary(data["definitions"])
-        self.thumbnails = Thumbnails(pictures)
-        self.set_names = [one["name"] for one in data["sets"]]
-        self.first = self.set_names[0]
-        self.judge = data["results"][0]["judge"] if data["results"] else ""
-
-    def of_judge(self, judge: str, name: str) -> dict[str, Section]:
-        """Return the section called `name` of every set, by one judge."""
-        return {one["set"]: one["sections"][name] for one in self.data["results"] if one["judge"] == judge}
-
-    def columns(self, name: str) -> list[tuple[str, dict[str, Figure]]]:
-        """Return (heading, ungrouped figures by id) of a section for every set and judge."""
-        judges = len(self.data["judges"]) > 1
-        made = []
-        for one in self.data["results"]:
-            heading = f"{one['set']}, by {one['judge']}" if judges else one["set"]
-            made.append((heading, _by_id(one["sections"][name])))
-        return made
-
-    def figure(self, set_name: str, judge: str, name: str) -> Figure | None:
-        """Return one ungrouped figure, wherever it is."""
-        for one in self.data["results"]:
-            if (one["set"], one["judge"]) == (set_name, judge):
-                for section in one["sections"].values():
-                    if name in _by_id(section):
-                        return _by_id(section)[name]
-        return None
+_BANNER, _OTHER_SHEET = 13, 24  # images
 
 
 def head(report: Report) -> Markup:
@@ -96,7 +40,7 @@ def head(report: Report) -> Markup:
 def summary(report: Report) -> Markup:
     """Return the verdicts in words and the most important numbers."""
     findings = report.data["summary"]
-    counts = {level: sum(finding["level"] == level for finding in findings) for level in _ORDER}
+    counts = {level: sum(finding["level"] == level for finding in findings) for level in LEVELS}
     said = [f"{counts[level]} {_plural(level, counts[level])}" for level in ("fault", "warning") if counts[level]]
     lead = f"{' and '.join(said)}." if said else "No fault was found by what was measured."
     several = len(report.set_names) > 1
@@ -112,7 +56,8 @@ def summary(report: Report) -> Markup:
             cards.append(_card(section["verdict"]["level"], title, section["verdict"]["text"], name,
                                section["verdict"]["limits"]))
         elif name in _NO_PASS_MARK and section["figures"]:
-            cards.append(_card("note", title, f"Measured. These figures have no pass mark: {_NO_PASS_MARK[name]}.", name))
+            text = f"Measured. These figures have no pass mark: {_NO_PASS_MARK[name]}."
+            cards.append(_card("note", title, text, name))
         elif section["figures"]:
             cards.append(_card("good", title, "None of the faults that are looked for was found.", name))
         else:
@@ -166,65 +111,12 @@ def faces(report: Report) -> Markup:
         made += [element("h3", "By identity"), element("p", told, class_="quiet"),
                  galleries.strips(report.thumbnails, name, one["strips"])]
     section = report.of_judge(report.judge, "identity").get(name)
-    sheets = [_list(report, one) for one in (section["lists"] if section else []) if one["id"] in _SHEET_LISTS]
+    sheets = [list_of(report, one) for one in (section["lists"] if section else []) if one["id"] in SHEET_LISTS]
     made.append(element("div", sheets, class_="two"))
     for other in report.data["sets"][1:]:
         keys = other["random"][:: max(1, len(other["random"]) // _OTHER_SHEET)][:_OTHER_SHEET]
         made += [element("h3", f"{other['name']}, at random"), galleries.sheet(report.thumbnails, other["name"], keys)]
     return join(made)
-
-
-def identity(report: Report) -> Markup | None:
-    """Return scores, errors, uniqueness and doubtful labels."""
-    return _judged(report, "identity")
-
-
-def diversity(report: Report) -> Markup | None:
-    """Return variety, near-duplicates, and brightness, contrast and pose."""
-    made = _judged(report, "diversity")
-    names = _ids(report.data["pixels"].values())
-    columns = [(name, _by_id(section)) for name, section in report.data["pixels"].items()]
-    charts = [
-        draw_histogram(report.glossary, one, name if len(columns) > 1 else "")
-        for name, section in report.data["pixels"].items() for one in section["histograms"]
-    ]
-    notes = list(dict.fromkeys(note for section in report.data["pixels"].values() for note in section["notes"]))
-    if not names and not any(charts):
-        return made
-    return join([made, element("h3", "Light, contrast and pose"), element("div", charts, class_="charts"),
-                 table(report.glossary, columns, names), _notes(notes)])
-
-
-def quality(report: Report) -> Markup | None:
-    """Return distances to the reference."""
-    return _judged(report, "quality")
-
-
-def privacy(report: Report) -> Markup | None:
-    """Return how near the set comes to real training faces, with the nearest pairs."""
-    return _judged(report, "privacy")
-
-
-def fairness(report: Report) -> Markup | None:
-    """Return every figure by group, one table per attribute, set and judge."""
-    made = []
-    for one in report.data["results"]:
-        figures = [figure for figure in one["sections"]["fairness"]["figures"] if figure["group"]]
-        attributes = dict.fromkeys(figure["group"].split("=")[0] for figure in figures)
-        for attribute in attributes:
-            mine = {(f["id"], f["group"]): f for f in figures if f["group"].split("=")[0] == attribute}
-            groups = list(dict.fromkeys(group for _, group in mine if "=" in group))
-            names = dict.fromkeys(name for name, group in mine if "=" in group)
-            rows = [
-                (report.glossary.link(name),
-                 [mine.get((name, group)) for group in groups] + [mine.get((f"{name}_spread", attribute))])
-                for name in names
-            ]
-            caption = f"{one['set']} by {attribute}, judged by {one['judge']}"
-            headings = [*(group.split("=", 1)[1] for group in groups), "Spread"]
-            made.append(matrix(report.glossary, caption, headings, rows))
-    notes = _notes(_all_notes(report, "fairness"))
-    return join([made, notes]) if made else None
 
 
 def training(report: Report) -> Markup | None:
@@ -292,91 +184,6 @@ def origin(report: Report) -> Markup:
                  _facts([("Seed", str(report.data["seed"])), ("facesyn", report.data["facesyn"])])])
 
 
-def _judged(report: Report, name: str) -> Markup | None:
-    """Return verdicts, charts, lists, tables and notes of a section, the first judge first."""
-    parts = report.of_judge(report.judge, name)
-    if not any(section["figures"] for section in parts.values()):
-        return None
-    several = len(parts) > 1
-    made = [_verdicts(parts, several), element("div", _charts(report, parts), class_="charts")]
-    for set_name, section in parts.items():
-        for one in section["lists"]:
-            if one["rows"] and one["id"] not in _SHEET_LISTS:
-                made.append(_list(report, one, set_name if several else ""))
-    made.append(element("h3", "Figures"))
-    if name == "privacy":
-        made.append(_nearest(report))
-    names = [one for one in _ids([one["sections"][name] for one in report.data["results"]]) if not _NEAREST.match(one)]
-    made += [table(report.glossary, report.columns(name), names), _notes(_all_notes(report, name))]
-    for judge in report.data["judges"][1:]:
-        charts = _charts(report, report.of_judge(judge["name"], name))
-        if any(charts):
-            made.append(element("details", element("summary", f"The same charts by {judge['name']}"),
-                                element("div", charts, class_="charts")))
-    return join(made)
-
-
-def _charts(report: Report, parts: dict[str, Section]) -> list[Markup | None]:
-    several = len(parts) > 1
-    charts = []
-    for kind, draw in (("histograms", draw_histogram), ("curves", draw_curve)):
-        for name in dict.fromkeys(one["id"] for section in parts.values() for one in section[kind]):
-            named = [(owner, one) for owner, section in parts.items() for one in section[kind] if one["id"] == name]
-            merged = merge_curves(named) if several and kind == "curves" else None
-            if merged:
-                charts.append(draw_curve(report.glossary, merged))
-            else:
-                charts += [draw(report.glossary, one, owner if several else "") for owner, one in named]
-    return charts
-
-
-def _list(report: Report, one: dict[str, Any], of: str = "") -> Markup | None:
-    rows = one["rows"]
-    if not rows:
-        return None
-    if one["id"] in _SHEET_LISTS:
-        shown = rows[:_MOST_SHEET]
-        content = galleries.scored_sheet(report.thumbnails, shown)
-    elif one["id"] in _PAIR_LISTS or all(len(row["images"]) == 2 for row in rows):
-        shown = rows[:_MOST_PAIRS]
-        content = galleries.pairs(report.thumbnails, shown)
-    else:
-        shown = rows[:_MOST_GROUPS]
-        content = galleries.groups(report.thumbnails, shown)
-    left = f" Shown are the first {len(shown)} of {len(rows)}." if len(shown) < len(rows) else ""
-    title = [report.glossary.title(one["id"]), f": {of}" if of else None]
-    return element("div", element("h3", title),
-                   element("p", report.glossary.text(one["id"]), left, class_="quiet"), content)
-
-
-def _nearest(report: Report) -> list[Markup]:
-    """Return the table of nearest training faces: images, identities, and the yardstick of real people."""
-    made = []
-    for heading, figures in report.columns("privacy"):
-        found = {_NEAREST.match(name).groups(): figure for name, figure in figures.items() if _NEAREST.match(name)}
-        kinds = list(dict.fromkeys(kind for _, kind in found))
-        if not kinds:
-            continue
-        rows = [
-            (report.glossary.link(f"privacy.image_{kind}",
-                                  _with_limit(_NEAREST_ROWS.get(kind, kind), found.get(("image", kind)))),
-             [_without_limit(found.get((who, kind))) for who in ("image", "centre", "real")])
-            for kind in kinds
-        ]
-        headings = ["Images", "Identities", "Real strangers, to compare"]
-        made.append(matrix(report.glossary, f"Score of the nearest training face: {heading}", headings, rows))
-    return made
-
-
-def _with_limit(word: str, figure: Figure | None) -> str:
-    limit = figure.get("threshold") if figure else None
-    return f"{word} ({limit:.3f})" if limit is not None and "0." not in word.replace("FMR 0.", "") else word
-
-
-def _without_limit(figure: Figure | None) -> Figure | None:
-    return {**figure, "threshold": None} if figure else None
-
-
 def _finding(report: Report, finding: dict[str, Any], several: bool) -> Markup:
     title = JUDGED.get(finding["section"], "Pixels")
     title = f"{title}: {finding['set']}" if several else title
@@ -395,15 +202,6 @@ def _card(level: str, title: str, text: str, anchor: str | None = None, limits: 
     return element("li", element("h3", title, element("span", word, class_=f"status {tone}")), element("p", text),
                    about if limits else None, element("p", link, class_="more") if anchor else None,
                    class_=f"verdict {tone}")
-
-
-def _verdicts(parts: dict[str, Section], several: bool) -> list[Markup]:
-    return [
-        element("p", element("span", LEVELS[section["verdict"]["level"]][1],
-                             class_=f"status {LEVELS[section['verdict']['level']][0]}"),
-                f" {name}: " if several else " ", section["verdict"]["text"])
-        for name, section in parts.items() if section["verdict"]
-    ]
 
 
 def _interval_chart(report: Report, name: str, figures: Sequence[tuple[str, Figure]]) -> Markup:
@@ -455,22 +253,6 @@ def _facts(pairs: Sequence[tuple[str, Any]]) -> Markup:
 
 def _digest(digest: str | None) -> Markup:
     return element("code", provenance.short(digest), class_="digest", data_tip=digest)
-
-
-def _notes(notes: Sequence[str]) -> Markup | None:
-    return element("ul", [element("li", note) for note in notes], class_="quiet") if notes else None
-
-
-def _all_notes(report: Report, name: str) -> list[str]:
-    return list(dict.fromkeys(note for one in report.data["results"] for note in one["sections"][name]["notes"]))
-
-
-def _ids(parts: Sequence[Section]) -> list[str]:
-    return list(dict.fromkeys(f["id"] for section in parts for f in section["figures"] if f["group"] is None))
-
-
-def _by_id(section: Section) -> dict[str, Figure]:
-    return {figure["id"]: figure for figure in section["figures"] if figure["group"] is None}
 
 
 def _size(one: dict[str, Any]) -> str:

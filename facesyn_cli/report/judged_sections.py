@@ -1,0 +1,186 @@
+"""The sections that judges speak in: identity, diversity, quality, privacy, fairness.
+
+Every function returns the content of its section, or None when nothing was measured.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from facesyn_cli.report import galleries
+from facesyn_cli.report.figures import Figure, matrix, table
+from facesyn_cli.report.markup import Markup, element, join
+from facesyn_cli.report.plots import draw_curve, draw_histogram, merge_curves
+from facesyn_cli.report.view import LEVELS, Report, Section, by_id
+
+SHEET_LISTS = {"identity.best", "identity.worst"}
+_PAIR_LISTS = {"privacy.copies", "privacy.top_pairs", "diversity.near_duplicates", "identity.wrong_labels"}
+_MOST_PAIRS, _MOST_SHEET, _MOST_GROUPS = 12, 24, 8
+_NEAREST = re.compile(r"privacy\.(image|centre|real)_(.+)")
+_NEAREST_ROWS = {
+    "p50": "Median", "p95": "95 % are below", "p99": "99 % are below", "p999": "99.9 % are below", "max": "Closest",
+    "above_030": "Share above 0.30", "above_040": "Share above 0.40", "above_fmr1e-4": "Share above FMR 0.01 %",
+    "above_fmr1e-5": "Share above FMR 0.001 %", "above_genuine": "Share like two photos of one person",
+}
+
+
+def identity(report: Report) -> Markup | None:
+    """Return scores, errors, uniqueness and doubtful labels."""
+    return _judged(report, "identity")
+
+
+def diversity(report: Report) -> Markup | None:
+    """Return variety, near-duplicates, and brightness, contrast and pose."""
+    made = _judged(report, "diversity")
+    names = _ids(report.data["pixels"].values())
+    columns = [(name, by_id(section)) for name, section in report.data["pixels"].items()]
+    charts = [
+        draw_histogram(report.glossary, one, name if len(columns) > 1 else "")
+        for name, section in report.data["pixels"].items() for one in section["histograms"]
+    ]
+    notes = list(dict.fromkeys(note for section in report.data["pixels"].values() for note in section["notes"]))
+    if not names and not any(charts):
+        return made
+    return join([made, element("h3", "Light, contrast and pose"), element("div", charts, class_="charts"),
+                 table(report.glossary, columns, names), _notes(notes)])
+
+
+def quality(report: Report) -> Markup | None:
+    """Return distances to the reference."""
+    return _judged(report, "quality")
+
+
+def privacy(report: Report) -> Markup | None:
+    """Return how near the set comes to real training faces, with the nearest pairs."""
+    return _judged(report, "privacy")
+
+
+def fairness(report: Report) -> Markup | None:
+    """Return every figure by group, one table per attribute, set and judge."""
+    made = []
+    for one in report.data["results"]:
+        figures = [figure for figure in one["sections"]["fairness"]["figures"] if figure["group"]]
+        attributes = dict.fromkeys(figure["group"].split("=")[0] for figure in figures)
+        for attribute in attributes:
+            mine = {(f["id"], f["group"]): f for f in figures if f["group"].split("=")[0] == attribute}
+            groups = list(dict.fromkeys(group for _, group in mine if "=" in group))
+            names = dict.fromkeys(name for name, group in mine if "=" in group)
+            rows = [
+                (report.glossary.link(name),
+                 [mine.get((name, group)) for group in groups] + [mine.get((f"{name}_spread", attribute))])
+                for name in names
+            ]
+            caption = f"{one['set']} by {attribute}, judged by {one['judge']}"
+            headings = [*(group.split("=", 1)[1] for group in groups), "Spread"]
+            made.append(matrix(report.glossary, caption, headings, rows))
+    notes = _notes(_all_notes(report, "fairness"))
+    return join([made, notes]) if made else None
+
+
+def _judged(report: Report, name: str) -> Markup | None:
+    """Return verdicts, charts, lists, tables and notes of a section, the first judge first."""
+    parts = report.of_judge(report.judge, name)
+    if not any(section["figures"] for section in parts.values()):
+        return None
+    several = len(parts) > 1
+    made = [_verdicts(parts, several), element("div", _charts(report, parts), class_="charts")]
+    for set_name, section in parts.items():
+        for one in section["lists"]:
+            if one["rows"] and one["id"] not in SHEET_LISTS:
+                made.append(list_of(report, one, set_name if several else ""))
+    made.append(element("h3", "Figures"))
+    if name == "privacy":
+        made.append(_nearest(report))
+    names = [one for one in _ids([one["sections"][name] for one in report.data["results"]]) if not _NEAREST.match(one)]
+    made += [table(report.glossary, report.columns(name), names), _notes(_all_notes(report, name))]
+    for judge in report.data["judges"][1:]:
+        charts = _charts(report, report.of_judge(judge["name"], name))
+        if any(charts):
+            made.append(element("details", element("summary", f"The same charts by {judge['name']}"),
+                                element("div", charts, class_="charts")))
+    return join(made)
+
+
+def _charts(report: Report, parts: dict[str, Section]) -> list[Markup | None]:
+    several = len(parts) > 1
+    charts = []
+    for kind, draw in (("histograms", draw_histogram), ("curves", draw_curve)):
+        for name in dict.fromkeys(one["id"] for section in parts.values() for one in section[kind]):
+            named = [(owner, one) for owner, section in parts.items() for one in section[kind] if one["id"] == name]
+            merged = merge_curves(named) if several and kind == "curves" else None
+            if merged:
+                charts.append(draw_curve(report.glossary, merged))
+            else:
+                charts += [draw(report.glossary, one, owner if several else "") for owner, one in named]
+    return charts
+
+
+def list_of(report: Report, one: dict[str, Any], of: str = "") -> Markup | None:
+    """Return the pictures of a list with its heading, or None when it is empty."""
+    rows = one["rows"]
+    if not rows:
+        return None
+    if one["id"] in SHEET_LISTS:
+        shown = rows[:_MOST_SHEET]
+        content = galleries.scored_sheet(report.thumbnails, shown)
+    elif one["id"] in _PAIR_LISTS or all(len(row["images"]) == 2 for row in rows):
+        shown = rows[:_MOST_PAIRS]
+        content = galleries.pairs(report.thumbnails, shown)
+    else:
+        shown = rows[:_MOST_GROUPS]
+        content = galleries.groups(report.thumbnails, shown)
+    left = f" Shown are the first {len(shown)} of {len(rows)}." if len(shown) < len(rows) else ""
+    title = [report.glossary.title(one["id"]), f": {of}" if of else None]
+    return element("div", element("h3", title),
+                   element("p", report.glossary.text(one["id"]), left, class_="quiet"), content)
+
+
+def _nearest(report: Report) -> list[Markup]:
+    """Return the table of nearest training faces: images, identities, and the yardstick of real people."""
+    made = []
+    for heading, figures in report.columns("privacy"):
+        found = {_NEAREST.match(name).groups(): figure for name, figure in figures.items() if _NEAREST.match(name)}
+        kinds = list(dict.fromkeys(kind for _, kind in found))
+        if not kinds:
+            continue
+        rows = [
+            (report.glossary.link(f"privacy.image_{kind}",
+                                  _with_limit(_NEAREST_ROWS.get(kind, kind), found.get(("image", kind)))),
+             [_without_limit(found.get((who, kind))) for who in ("image", "centre", "real")])
+            for kind in kinds
+        ]
+        headings = ["Images", "Identities", "Real strangers, to compare"]
+        made.append(matrix(report.glossary, f"Score of the nearest training face: {heading}", headings, rows))
+    return made
+
+
+def _with_limit(word: str, figure: Figure | None) -> str:
+    limit = figure.get("threshold") if figure else None
+    return f"{word} ({limit:.3f})" if limit is not None and "0." not in word.replace("FMR 0.", "") else word
+
+
+def _without_limit(figure: Figure | None) -> Figure | None:
+    return {**figure, "threshold": None} if figure else None
+
+
+def _verdicts(parts: dict[str, Section], several: bool) -> list[Markup]:
+    return [
+        element("p", element("span", LEVELS[section["verdict"]["level"]][1],
+                             class_=f"status {LEVELS[section['verdict']['level']][0]}"),
+                f" {name}: " if several else " ", section["verdict"]["text"])
+        for name, section in parts.items() if section["verdict"]
+    ]
+
+
+def _notes(notes: Sequence[str]) -> Markup | None:
+    return element("ul", [element("li", note) for note in notes], class_="quiet") if notes else None
+
+
+def _all_notes(report: Report, name: str) -> list[str]:
+    return list(dict.fromkeys(note for one in report.data["results"] for note in one["sections"][name]["notes"]))
+
+
+def _ids(parts: Sequence[Section]) -> list[str]:
+    return list(dict.fromkeys(f["id"] for section in parts for f in section["figures"] if f["group"] is None))
