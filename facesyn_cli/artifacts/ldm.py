@@ -25,7 +25,7 @@ class LdmSettings(BaseModel):
     beta_start: float = 1e-4
     beta_end: float = 0.02
     zero_terminal_snr: bool = False                         # the schedule is rescaled to end in pure noise
-    prediction: Literal["epsilon", "v"] = "epsilon"         # what the denoiser's output means
+    prediction: Literal["epsilon", "v", "x0"] = "epsilon"   # what the denoiser's output means
     latent_channels: int = 3
     latent_size: int = 32                                   # side of the latent grid
     latent_mean: list[float] | None = None                  # per channel; None: latents are used as they are

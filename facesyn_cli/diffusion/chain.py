@@ -10,7 +10,7 @@ A network that predicts v gives (Salimans & Ho 2022, arXiv:2202.00512, App. D)
 
     x0 = sqrt(a) x_t - sqrt(1 - a) v,    eps = sqrt(1 - a) x_t + sqrt(a) v,
 
-which needs no division, and so holds at a = 0 too.
+which needs no division, and so holds at a = 0 too; one that predicts x0 gives eps = (x_t - sqrt(a) x0) / sqrt(1 - a).
 
 eta = 1 is the posterior of Ho et al. 2020, arXiv:2006.11239, Eq. 7. Their other choice of variance keeps
 that mean but adds noise of variance beta = 1 - a / p, and none after the last step.
@@ -36,7 +36,7 @@ class ReverseChain:
         previous_alpha_bars: (steps,) alpha_bar after each step; the last is 1 where the chain ends clean.
         eta: 0 is deterministic, 1 is ancestral.
         large_variance: Add noise of variance beta instead of the posterior's; needs eta 1.
-        prediction: What the network predicts: `epsilon` or `v`.
+        prediction: What the network predicts: `epsilon`, `v` or `x0`.
     """
 
     def __init__(
@@ -56,6 +56,9 @@ class ReverseChain:
         if prediction == "epsilon":
             self._scale = np.sqrt(p / a)
             self._slope = noisy - clean * np.sqrt((1 - a) / a)
+        elif prediction == "x0":
+            self._scale = noisy / np.sqrt(1 - a)
+            self._slope = clean - noisy * np.sqrt(a / (1 - a))
         else:
             self._scale = clean * np.sqrt(a) + noisy * np.sqrt(1 - a)
             self._slope = noisy * np.sqrt(a) - clean * np.sqrt(1 - a)

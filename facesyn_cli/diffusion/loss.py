@@ -1,7 +1,7 @@
 """The training objective: mean squared error of the prediction.
 
 Ho et al. 2020, arXiv:2006.11239, Eq. 14: E || eps - eps_theta(sqrt(ab_t) x_0 + sqrt(1 - ab_t) eps, t) ||^2, or the
-same of v (`diffusion/schedule.py`), optionally weighed by the signal-to-noise ratio.
+same of v (`diffusion/schedule.py`), or of x_0, optionally weighed by the signal-to-noise ratio.
 
 All that is random is drawn per image from (seed, step, index), so that the loss of a global batch does not
 depend on how many processes share it or how it is accumulated.
@@ -84,7 +84,7 @@ def diffusion_loss(
     """Return the mean squared error per image, (B,) float32; its mean is the loss.
 
     Args:
-        denoiser: `denoiser(x, t, context, drop_context=..., component_mask=...)` -> eps or v, as the schedule says.
+        denoiser: `denoiser(x, t, context, drop_context=..., component_mask=...)` -> what the schedule says is predicted.
         schedule: Noise levels, and what is predicted.
         latents: (B, C, H, W) clean latents.
         contexts: (B, E) contexts; None for an unconditional denoiser, which takes no masks.

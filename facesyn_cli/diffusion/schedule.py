@@ -9,7 +9,7 @@ Ho et al. 2020, arXiv:2006.11239, Eq. 4, and Nichol & Dhariwal 2021, arXiv:2102.
 
 None of them reaches pure noise, from which sampling begins. Lin et al. 2024, arXiv:2305.08891, Alg. 1, shift and
 scale sqrt(ab) so that it ends at 0 (zero terminal SNR). There eps says nothing about x_0, so the network must
-predict v = sqrt(ab) eps - sqrt(1 - ab) x_0 (Salimans & Ho 2022, arXiv:2202.00512, App. D).
+predict v = sqrt(ab) eps - sqrt(1 - ab) x_0 (Salimans & Ho 2022, arXiv:2202.00512, App. D), or x_0 itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.errors import UserError
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "cosine")
-PREDICTIONS = ("epsilon", "v")
+PREDICTIONS = ("epsilon", "v", "x0")
 
 _COSINE_OFFSET = 0.008    # s of Nichol & Dhariwal
 _COSINE_MAX_BETA = 0.1    # as published; Nichol & Dhariwal clip at 0.999
@@ -56,9 +56,11 @@ class NoiseSchedule:
         return signal * latents + spread * noise
 
     def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Return what the network should predict at x_t: eps, or v = sqrt(ab_t) eps - sqrt(1 - ab_t) x_0."""
+        """Return what the network should predict at x_t: eps, x_0, or v = sqrt(ab_t) eps - sqrt(1 - ab_t) x_0."""
         if self.prediction == "epsilon":
             return noise
+        if self.prediction == "x0":
+            return latents
         signal, spread = self._scales(latents, t)
         return signal * noise - spread * latents
 
@@ -66,12 +68,12 @@ class NoiseSchedule:
         """Return the weight of each image's squared error, (B,) float32.
 
         Hang et al. 2023, arXiv:2303.09556, Eq. 8, as a weight of the error that is measured here, with
-        SNR = ab / (1 - ab): min(SNR, gamma) / SNR for eps, min(SNR, gamma) / (SNR + 1) for v. At a terminal
-        SNR of 0 the latter is 0: what the network says there comes from the timesteps before it.
+        SNR = ab / (1 - ab): min(SNR, gamma) for x_0, divided by SNR for eps, by SNR + 1 for v. At a terminal
+        SNR of 0 it is 0: what the network says there comes from the timesteps before it.
         """
         alpha_bars = self.alpha_bars.to(t.device)[t]
         snr = alpha_bars / (1 - alpha_bars)
-        return snr.clamp(max=gamma) / (snr if self.prediction == "epsilon" else snr + 1)
+        return snr.clamp(max=gamma) / {"epsilon": snr, "v": snr + 1, "x0": torch.ones_like(snr)}[self.prediction]
 
     def _scales(self, like: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         # Roots are taken in float32 as stored, then cast: float64 inputs must not see a second table.
@@ -126,7 +128,7 @@ def build_schedule(
     if not zero_terminal_snr:
         return NoiseSchedule(betas, alpha_bars, prediction)
     if prediction == "epsilon":
-        raise UserError("zero_terminal_snr needs prediction v: from pure noise, eps says nothing about the image")
+        raise UserError("zero_terminal_snr needs prediction v or x0: from pure noise, eps says nothing about the image")
     return NoiseSchedule(*_ending_in_noise(alpha_bars), prediction)
 
 

@@ -48,7 +48,7 @@ class Scheduler(Protocol):
         """Return x after step `index`.
 
         Args:
-            output: What the network said at `model_input(x, index)` and `timesteps[index]`: eps, or v.
+            output: What the network said at `model_input(x, index)` and `timesteps[index]`: eps, v or x_0.
             index: Steps come in order, each once.
             x: What `start` or the step before returned.
             draw_noise: Gives the (B, C, H, W) noise of a step; called by stochastic schedulers only.
@@ -133,7 +133,7 @@ class _Solver:
         self._solver = solver(
             num_train_timesteps=schedule.num_timesteps,
             trained_betas=(1 - alpha_bars / np.append(1.0, alpha_bars[:-1])).astype(np.float32),
-            prediction_type={"epsilon": "epsilon", "v": "v_prediction"}[schedule.prediction],
+            prediction_type={"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}[schedule.prediction],
             timestep_spacing="trailing",
             final_sigmas_type="zero",
         )

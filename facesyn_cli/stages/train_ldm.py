@@ -88,8 +88,10 @@ class TrainLdmConfig(StageConfig):
     beta_schedule: Literal["linear", "scaled_linear", "cosine"] = identity("linear", "shape of the noise schedule")
     beta_start: float = identity(1e-4, "first beta at T = 1000", gt=0, lt=1)
     beta_end: float = identity(0.02, "last beta at T = 1000", gt=0, lt=1)
-    zero_terminal_snr: bool = identity(False, "rescale the schedule to end in pure noise; needs prediction v")
-    prediction: Literal["epsilon", "v"] = identity("epsilon", "what the denoiser predicts; v learns in fewer steps")
+    zero_terminal_snr: bool = identity(False, "rescale the schedule to end in pure noise; needs prediction v or x0")
+    prediction: Literal["epsilon", "v", "x0"] = identity(
+        "epsilon", "what the denoiser predicts; with few steps v learns more than epsilon, with very few x0 more than v"
+    )
     min_snr_gamma: float | None = identity(None, "weigh the loss by min(SNR, gamma), 5 in the paper; None: no", gt=0)
 
     steps: int = growing(200_000, "optimizer steps", ge=1)

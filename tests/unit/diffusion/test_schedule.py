@@ -34,6 +34,7 @@ def test_v_and_x_give_back_latents_and_noise(name, zero_terminal_snr):
     torch.testing.assert_close(a.sqrt() * x - (1 - a).sqrt() * v, x0, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close((1 - a).sqrt() * x + a.sqrt() * v, eps, atol=1e-6, rtol=1e-6)
     assert torch.equal(build_schedule(name, 100).target(x0, eps, t), eps)
+    assert torch.equal(build_schedule(name, 100, prediction="x0").target(x0, eps, t), x0)
 
 
 @pytest.mark.parametrize("name", BETA_SCHEDULES)
@@ -60,6 +61,7 @@ def test_min_snr_weights_in_closed_form():
     expected = torch.stack([5 / snr[0], snr.new_ones(()), snr.new_ones(())])
     torch.testing.assert_close(eps.min_snr_weight(t, 5.0), expected)
     torch.testing.assert_close(v.min_snr_weight(t, 5.0), snr.clamp(max=5) / (snr + 1))
+    torch.testing.assert_close(build_schedule(prediction="x0").min_snr_weight(t, 5.0), snr.clamp(max=5))
     # both say the same of an error in x_0: SNR err_x0^2 = err_eps^2 and (SNR + 1) err_x0^2 = err_v^2
     torch.testing.assert_close(eps.min_snr_weight(t, 5.0) * snr, v.min_snr_weight(t, 5.0) * (snr + 1))
 
@@ -78,8 +80,8 @@ def test_each_image_has_its_own_timestep():
         ({"beta_schedule": "linaer"}, "unknown beta_schedule 'linaer'"),
         ({"num_timesteps": 0}, "num_timesteps must be at least 1"),
         ({"num_timesteps": 10}, "betas from 0.01 to 2"),
-        ({"prediction": "noise"}, "unknown prediction 'noise'; known: epsilon, v"),
-        ({"zero_terminal_snr": True}, "zero_terminal_snr needs prediction v"),
+        ({"prediction": "noise"}, "unknown prediction 'noise'; known: epsilon, v, x0"),
+        ({"zero_terminal_snr": True}, "zero_terminal_snr needs prediction v or x0"),
         ({"zero_terminal_snr": True, "prediction": "v", "num_timesteps": 1, "beta_end": 1e-4}, "at least 2 timesteps"),
         ({"beta_start": 0.1}, "expected 0 < first <= last < 1"),
     ],
