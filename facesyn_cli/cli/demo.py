@@ -32,14 +32,14 @@ def command(
 def run_demo(path: Path, seed: int, device: str | None) -> dict[str, Any]:
     """Draw faces, train an embedder on them, then run the eight stages of the recipe `demo`.
 
-    The recogniser trained on generated faces and the embedder trained on the drawn ones are both
-    evaluated on the same held-out identities.
+    The recogniser trained on generated faces, the same network untrained, and the embedder trained on the
+    drawn faces are all evaluated on the same held-out identities.
     """
     from facesyn_cli.artifacts.images import ImageSet
     from facesyn_cli.artifacts.work import Work
     from facesyn_cli.config.recipe import load_recipe
     from facesyn_cli.report.contact_sheet import write_contact_sheet
-    from facesyn_cli.stages.demo import TEST_FOLDER, pairs_path
+    from facesyn_cli.stages.demo import CONTEXTS_FOLDER, TEST_FOLDER, pairs_path, write_untrained
 
     begin = time.monotonic()
     work = Work(path)
@@ -52,11 +52,16 @@ def run_demo(path: Path, seed: int, device: str | None) -> dict[str, Any]:
     run_stage("train-fr", resolve_stage("train-fr", teach, [], flags), work)
     benchmark = {"pairs": [str(pairs_path(work))], "images": str(path / TEST_FOLDER)}
     sections["embed"] = {**sections["embed"], "weights": str(embedder)}
-    sections["gen-contexts"] = {**sections["gen-contexts"], "weights": str(embedder)}
+    contexts = {"weights": str(embedder), "images": str(path / CONTEXTS_FOLDER)}
+    sections["gen-contexts"] = {**sections["gen-contexts"], **contexts}
     sections["eval"] = {**sections["eval"], **benchmark}
     results = run_recipe(sections, path, [], flags)
-    upper = {**benchmark, "weights": str(embedder), "out": str(path / "8-table-embedder")}
-    results["eval of the embedder"] = run_stage("eval", resolve_stage("eval", upper, [], flags), work).summary
+    untrained = path / "0-untrained"
+    if is_first_process():
+        write_untrained(sections["train-fr"], seed, untrained)
+    for name, weights in (("untrained", untrained), ("embedder", embedder)):
+        other = {**benchmark, "weights": str(weights), "out": str(path / f"8-table-{name}")}
+        results[f"eval of the {name}"] = run_stage("eval", resolve_stage("eval", other, [], flags), work).summary
     sheet = path / "samples.png"
     if is_first_process():
         write_contact_sheet(ImageSet.open(work.folder("samples")), sheet)
@@ -67,10 +72,13 @@ def run_demo(path: Path, seed: int, device: str | None) -> dict[str, Any]:
 
 def _text(path: Path, results: dict[str, Any], sheet: Path) -> str:
     """Return what the demo found, in words."""
-    table = (path / "8-table" / "table.md").read_text(encoding="utf-8").strip()
-    upper = (path / "8-table-embedder" / "table.md").read_text(encoding="utf-8").strip()
+    table, untrained, upper = (
+        (path / folder / "table.md").read_text(encoding="utf-8").strip()
+        for folder in ("8-table", "8-table-untrained", "8-table-embedder")
+    )
     return (
         f"trained on generated faces only, verified on held-out drawn identities (chance is 50 %):\n{table}\n\n"
+        f"the same network untrained:\n{untrained}\n\n"
         f"the embedder, trained on the drawn faces themselves:\n{upper}\n\n"
         f"look at {sheet}; everything is in {path}; {results['seconds']} s"
     )

@@ -163,14 +163,15 @@ def _draw(pen: ImageDraw.ImageDraw, face: Face, side: int, yaw: float, pitch: fl
 
 
 def _light(pixels: np.ndarray, r: np.random.Generator) -> np.ndarray:
-    """Shade along a random direction, change brightness and contrast, add sensor noise."""
+    """Shade along a random direction, change brightness, contrast and the light's colour, add sensor noise."""
     size = len(pixels)
     direction = r.uniform(0, 2 * np.pi)
     at = np.linspace(-1, 1, size)
     slope = np.cos(direction) * at[None, :] + np.sin(direction) * at[:, None]
     shade = 1 + r.uniform(0, 0.35) * slope
     lit = (pixels - 128) * r.uniform(0.8, 1.15) + 128
-    lit = lit * shade[:, :, None] * r.uniform(0.75, 1.2) + r.normal(0, r.uniform(1, 4), pixels.shape)
+    tint = r.uniform(0.6, 1.25) * np.exp(r.normal(0, 0.18, 3))  # so that mean colours do not tell who it is
+    lit = lit * shade[:, :, None] * tint + r.normal(0, r.uniform(1, 4), pixels.shape)
     return np.clip(lit + 0.5, 0, 255).astype(np.uint8)
 
 

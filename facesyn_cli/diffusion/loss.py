@@ -84,7 +84,7 @@ def diffusion_loss(
     """Return the mean squared error per image, (B,) float32; its mean is the loss.
 
     Args:
-        denoiser: `denoiser(x, t, context, drop_context=..., component_mask=...)` -> what the schedule says is predicted.
+        denoiser: `denoiser(x, t, context, drop_context=..., component_mask=...)` -> its prediction.
         schedule: Noise levels, and what is predicted.
         latents: (B, C, H, W) clean latents.
         contexts: (B, E) contexts; None for an unconditional denoiser, which takes no masks.

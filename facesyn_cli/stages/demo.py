@@ -1,4 +1,4 @@
-"""The faces of the demo: a training set, and held-out identities with verification pairs.
+"""The faces of the demo: a training set, faces of new people for contexts, held-out people with verification pairs.
 
 They are drawn (`data/drawn_faces.py`), so that the whole way runs with nothing but the package.
 """
@@ -8,20 +8,25 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from pydantic import model_validator
 
 from facesyn_cli.artifacts.files import write_bytes, write_text
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import open_output
+from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, identity
 from facesyn_cli.console import progress
 from facesyn_cli.data.drawn_faces import draw_face
 from facesyn_cli.data.pixels import encode_jpeg
+from facesyn_cli.plugins import registry
 
 TEST_FOLDER = "0-test"
+CONTEXTS_FOLDER = "0-context-faces"
 FOLDS = 10
 
 
@@ -30,6 +35,7 @@ class DemoConfig(StageConfig):
 
     identities: int = identity(120, "identities to train on", ge=2)
     samples: int = identity(8, "pictures of each", ge=1)
+    contexts: int = identity(60, "new people, one picture each; their embeddings become contexts", ge=2)
     test_identities: int = identity(50, "held-out identities", ge=2)
     test_samples: int = identity(5, "pictures of each", ge=2)
     pairs: int = identity(25, "genuine pairs a fold, and as many impostor pairs", ge=1)
@@ -46,19 +52,33 @@ def plan(cfg: DemoConfig, work: Work) -> dict:
     """Return the counts of what `run` draws."""
     return {
         "training_images": cfg.identities * cfg.samples,
+        "context_faces": cfg.contexts,
         "test_images": cfg.test_identities * cfg.test_samples,
         "test_pairs": 2 * FOLDS * cfg.pairs,
     }
 
 
 def run(cfg: DemoConfig, work: Work) -> Outcome:
-    """Draw `0-images` and `0-test` with its `pairs.txt`."""
+    """Draw `0-images`, `0-context-faces`, and `0-test` with its `pairs.txt`."""
     folder = work.folder("images")
     _draw_set(folder, cfg, "train", cfg.identities, cfg.samples)
+    _draw_set(work.path / CONTEXTS_FOLDER, cfg, "context", cfg.contexts, 1)
     test = work.path / TEST_FOLDER
     _draw_set(test, cfg, "test", cfg.test_identities, cfg.test_samples)
     write_text(pairs_path(work), pairs_text(cfg))
     return Outcome(folder, plan(cfg, work))
+
+
+def write_untrained(train_fr: dict[str, Any], seed: int, folder: Path) -> None:
+    """Write the recogniser of a recipe's section `train-fr` with the random weights it starts from: the control."""
+    section = registry.configure("backbone", train_fr["backbone"])
+    torch.manual_seed(seed)
+    backbone = registry.build("backbone", section)
+    config = {
+        "kind": "backbone", "backbone": section.model_dump(mode="json"), "input_size": backbone.input_size,
+        "embedding_size": backbone.embedding_size,
+    }
+    write_weights(folder, backbone.state_dict(), config)
 
 
 def pairs_path(work: Work) -> Path:
