@@ -36,7 +36,7 @@ from facesyn_cli.plugins import registry
 UNREADABLE = "unreadable.txt"    # one line `identity/sample \t why` per image left out
 _SCRATCH = ".unfinished"
 _COMMIT_EVERY = 20_000           # images
-_COMMIT_SECONDS = 5.0
+_COMMIT_SECONDS = 1.0
 _CHUNK, _AHEAD = 8, 2            # images a thread takes at once; chunks per thread that may wait
 
 

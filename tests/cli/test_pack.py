@@ -319,13 +319,13 @@ def test_interrupted_anywhere_and_run_again_gives_the_same_files(
 def test_killed_and_run_again_gives_the_same_files(run_cli, tmp_path: Path):
     archive = tmp_path / "many.zip"
     with zipfile.ZipFile(archive, "w") as file:
-        for i in range(2600):
+        for i in range(5000):
             file.writestr(f"{i // 20}/{i % 20}.png", encode_png(picture(i % 50, 8)))
-    settings = ["--in", archive, "size=160", "format.records_per_shard=600", "workers=1"]
+    settings = ["--in", archive, "size=256", "format.records_per_shard=600", "workers=1"]
     out, journal = tmp_path / "out", tmp_path / "out" / ".unfinished" / "progress.json"
     first_shard = out / "TFR-facesyn" / "TFR-facesyn-00000.tfrecord"
     seen = None
-    for wanted in (1000, 2000):
+    for wanted in (700, 1500):  # the first shard is full; work is committed every second
         process = spawn("pack", *settings, "--out", out)
         limit = time.monotonic() + 120
         while time.monotonic() < limit and process.poll() is None:

@@ -370,7 +370,7 @@ def test_wrong_inputs(assert_refused, ldm, contexts, tmp_path):
     refused("compile=true", "--device", "cpu", says="compile=true needs a CUDA device")
     refused("cuda_graphs=true", "--device", "cpu", says="cuda_graphs=true needs a CUDA device")
     refused(ldm=_damaged(ldm, tmp_path / "no-decoder", autoencoder=None), says="name it with --autoencoder")
-    refused(ldm=_damaged(ldm, tmp_path / "other-output", prediction="x0"), says="'epsilon'")
+    refused(ldm=_damaged(ldm, tmp_path / "other-output", prediction="noise"), says="'epsilon'")
     refused(ldm=_damaged(ldm, tmp_path / "wrong-width", denoiser={**TINY, "channels": 64}), says="does not fit")
     refused("--autoencoder", tmp_path / "text.ckpt", says="text.ckpt")
     unconditional = {**TINY, "conditioning": "unconditional"}
