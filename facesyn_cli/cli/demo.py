@@ -55,10 +55,10 @@ def run_demo(path: Path, seed: int, device: str | None) -> dict[str, Any]:
     contexts = {"weights": str(embedder), "images": str(path / CONTEXTS_FOLDER)}
     sections["gen-contexts"] = {**sections["gen-contexts"], **contexts}
     sections["eval"] = {**sections["eval"], **benchmark}
-    results = run_recipe(sections, path, [], flags)
     untrained = path / "0-untrained"
     if is_first_process():
-        write_untrained(sections["train-fr"], seed, untrained)
+        write_untrained(sections["train-fr"], seed, untrained)  # other processes read it after the stages in between
+    results = run_recipe(sections, path, [], flags)
     for name, weights in (("untrained", untrained), ("embedder", embedder)):
         other = {**benchmark, "weights": str(weights), "out": str(path / f"8-table-{name}")}
         results[f"eval of the {name}"] = run_stage("eval", resolve_stage("eval", other, [], flags), work).summary

@@ -98,7 +98,11 @@ class TwoStage:
             ldm.denoiser, self._make_scheduler(self._schedule), build_none(NoGuidanceConfig()), None, noise, draw_noise
         )
         decode = LatentDecoder(ldm.autoencoder, settings, settings.output_size, ldm.device)
-        return decode(latents)[0].cpu().numpy()                             # (B, 112, 112, 3)
+        images, is_finite = decode(latents)
+        if not is_finite.all():
+            raise UserError("source two-stage: the LDM gave numbers that are not finite; its weights are damaged, or it"
+                            " was not trained to its end")
+        return images.cpu().numpy()                                         # (B, 112, 112, 3)
 
 
 @register(

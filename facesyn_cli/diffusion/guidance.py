@@ -6,7 +6,7 @@ Classifier-free guidance: Ho & Salimans 2022, arXiv:2207.12598,
 
 with pos the network's output under the context and neg the one under the empty context; s = 1 is the plain
 conditional model. Papers that write (1 + w) pos - w neg (NegFaceDiff, AdaptDiff, UIFace) mean s = 1 + w. The
-outputs are eps or v, whichever the network predicts: x0, eps and v are linear in each other, so the formula is
+outputs are eps, v or x0, whichever the network predicts: x0, eps and v are linear in each other, so the formula is
 the same for all of them.
 """
 

@@ -27,7 +27,7 @@ def sample_latents(
     """Return the latents of one batch; nothing leaves the device on the way.
 
     Args:
-        denoiser: `denoiser(x, t, context)` -> eps or v float32, in eval mode, on the device of `noise`. What depends
+        denoiser: `denoiser(x, t, context)` -> float32 prediction, in eval mode, on the device of `noise`. What depends
             on the context alone is computed once per batch if it offers `encode_context(context, batch=B)`,
             whose result is then passed in place of the context.
         scheduler: A fresh scheduler; the multistep ones serve one batch only.

@@ -74,7 +74,8 @@ def wrong_labels(rows: LabelledEmbeddings, set_name: str, max_pairs: int, seed: 
     if share > _SHUFFLED:
         section.findings.append(Finding(
             "fault", f"The labels do not fit the faces: {share:.1%} of the images are nearer to another identity "
-            "than to their own. Shuffled labels look like this.", ["identity.wrong_label_share"],
+            "than to their own. Shuffled labels look like this, or a generator that does not follow its contexts.",
+            ["identity.wrong_label_share"],
             ["identity.wrong_labels"],
         ))
     elif share > _MANY_WRONG:

@@ -30,14 +30,12 @@ class Series:
         points: (x, y), in order of x. Of a histogram: (left edge, height).
         colour: Name of a colour of the page.
         kind: `line`, or `area` for a line with its area filled.
-        band: (x, low, high) of an uncertainty drawn around it.
     """
 
     name: str
     points: Sequence[tuple[float, float]]
     colour: str = "blue"
     kind: str = "line"
-    band: Sequence[tuple[float, float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,7 @@ class Frame:
 
 def curves(frame: Frame, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:
     """Return a chart of curves over a common axis."""
-    drawn = [_band(x, y, one) for one in series if one.band]
-    drawn += [_area(x, y, one) for one in series if one.kind == "area"]
+    drawn = [_area(x, y, one) for one in series if one.kind == "area"]
     drawn += [_line(x, y, one, index) for index, one in enumerate(series)]
     drawn += [_tips(x, y, one) for one in series]
     return _figure(frame, series, [_grid(x, y), drawn, _marks(x, frame.marks)])
@@ -184,12 +181,6 @@ def _area(x: Axis, y: Axis, one: Series) -> Markup | None:
         return None
     ends = [(one.points[-1][0], y.low), (one.points[0][0], y.low)]
     return element("path", d=_path(x, y, [*one.points, *ends]) + "Z", class_=f"area fill-{one.colour}")
-
-
-def _band(x: Axis, y: Axis, one: Series) -> Markup:
-    upper = [(at, high) for at, _, high in one.band]
-    lower = [(at, low) for at, low, _ in reversed(one.band)]
-    return element("path", d=_path(x, y, upper + lower) + "Z", class_=f"band fill-{one.colour}")
 
 
 def _path(x: Axis, y: Axis, points: Sequence[tuple[float, float]]) -> str:

@@ -68,10 +68,10 @@ DEFINITIONS: dict[str, Definition] = {
     "identity.unique_share": Definition(
         "Unique identities (U_class)", "Share of identities left when every one too close to an earlier one is "
         "dropped: how many different people there are for each one claimed.",
-        "|U| / C; class centres in order, c joins U when cos(c, u) <= r for every u in U", _DCFACE, "higher"),
+        "|U| / C; class centres in order, c joins U when cos(c, u) < r for every u in U", _DCFACE, "higher"),
     "identity.unique_040": Definition(
         "Unique identities at 0.40", "The same at the fixed threshold that Vec2Face publishes.",
-        "|U| / C; c joins U when cos(c, u) <= 0.40 for every u in U", _VEC2FACE, "higher"),
+        "|U| / C; c joins U when cos(c, u) < 0.40 for every u in U", _VEC2FACE, "higher"),
     "identity.separate_040": Definition(
         "Separate identities at 0.40", "Share of identities that no other identity comes close to.",
         "share of centres c with max over others of cos(c, c') <= 0.40", _VEC2FACE, "higher"),

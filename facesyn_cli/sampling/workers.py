@@ -10,6 +10,8 @@ from functools import partial
 
 import torch
 
+from facesyn_cli.data.ordered_pool import usable_cores
+
 
 def num_workers(wanted: int | None, device: torch.device, num_processes: int) -> int:
     """Return how many batches to compute at once.
@@ -21,9 +23,8 @@ def num_workers(wanted: int | None, device: torch.device, num_processes: int) ->
     """
     if device.type != "cpu":
         return 1
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
-    return wanted or max(1, num_cores // neighbours)
+    return wanted or max(1, usable_cores() // neighbours)
 
 
 @contextmanager

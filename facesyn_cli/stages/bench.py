@@ -7,7 +7,6 @@ says what each lever is worth alone and what all of them are together.
 from __future__ import annotations
 
 import copy
-import os
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -26,6 +25,7 @@ from facesyn_cli.bench.random_networks import flops, random_network
 from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, runtime
 from facesyn_cli.console import log
 from facesyn_cli.data.decoded_latents import LatentDecoder
+from facesyn_cli.data.ordered_pool import usable_cores
 from facesyn_cli.data.pixels import encode_png
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.diffusion.guidance import NoGuidanceConfig, build_none
@@ -135,8 +135,7 @@ class _Machine:
         self.device = torch.device(name)
         if cfg.clock == "cpu" and self.device.type != "cpu":
             raise UserError("clock=cpu counts processor time; on a GPU only the wall clock means something")
-        have = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.cores = cfg.cores or have
+        self.cores = cfg.cores or usable_cores()
         self.clock = Clock(self.device, self.cores, cfg.clock == "cpu")
         self.is_gpu = self.device.type == "cuda"
         formats = ("fp32", "bf16", "fp16") if self.is_gpu else ("fp32", "bf16")

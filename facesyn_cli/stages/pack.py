@@ -7,7 +7,6 @@ never disturbed.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 import warnings
@@ -26,7 +25,7 @@ from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, identity, runtime, source
 from facesyn_cli.console import is_first_process, log, progress
 from facesyn_cli.data.append_file import AppendFile
-from facesyn_cli.data.ordered_pool import ordered_map
+from facesyn_cli.data.ordered_pool import ordered_map, usable_cores
 from facesyn_cli.data.pack_order import PackItem, PackSource, open_source, pack_items
 from facesyn_cli.data.pixels import UnreadableImage
 from facesyn_cli.data.record_index import escape_name, write_labels
@@ -182,7 +181,7 @@ def _pack(
 
 def _default_workers() -> int:
     """One thread per core this process may use; none of its own on one core, where handing over only costs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     return min(cores, 16) if cores > 1 else 0
 
 

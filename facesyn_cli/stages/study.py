@@ -233,7 +233,9 @@ class _Study:
             sample_filter = registry.build("sample_filter", row.method.filter)
             if sample_filter.judge is None:
                 raise UserError(f"method {row.method.name}: a filter needs filter.judge, the weights of a recogniser")
-            judge = self._filter_judges.setdefault(sample_filter.judge, load_backbone(sample_filter.judge))
+            if sample_filter.judge not in self._filter_judges:
+                self._filter_judges[sample_filter.judge] = load_backbone(sample_filter.judge)
+            judge = self._filter_judges[sample_filter.judge]
             sample_filter.check(self.cfg.per_id, judge.digest, self.inputs.embedder)
             parents = {**parents, "judge": Parent(str(sample_filter.judge), judge.digest)}
         name = row.method.name if row.method else ""

@@ -65,7 +65,7 @@ from facesyn_cli.training.norm_groups import (
     sum_gradients,
     use_global_norms,
 )
-from facesyn_cli.training.precision import Precision, check_precision
+from facesyn_cli.training.precision import DTYPES, Precision, check_precision
 from facesyn_cli.training.processes import AgreedError, Processes, launched_processes, processes
 from facesyn_cli.training.recognition import Group, Recogniser
 from facesyn_cli.training.weights_export import export_published
@@ -198,7 +198,7 @@ class _Training:
         head_group = {"params": list(self.head.parameters()), "weight_decay": cfg.weight_decay}
         self.optimiser = torch.optim.SGD([*decayed, head_group], lr=cfg.lr, momentum=cfg.momentum)
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=cfg.precision == "fp16")
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[cfg.precision]
+        dtype = DTYPES[cfg.precision]
         self.recogniser = Recogniser(self.backbone, self.head, cfg.seed, cfg.batch_size, dtype, group.sum)
         self.step = 0
 

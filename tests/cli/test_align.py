@@ -47,8 +47,6 @@ def listed(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def detector(tmp_path: Path) -> Path:
-    pytest.importorskip("cv2")
-    pytest.importorskip("onnx")
     return write_detector(tmp_path / "red.onnx")
 
 
@@ -247,7 +245,6 @@ def test_wrong_inputs(assert_refused, photos, listed, tmp_path) -> None:
 
 
 def test_wrong_detector(assert_refused, photos, tmp_path) -> None:
-    pytest.importorskip("cv2")
     (tmp_path / "text.onnx").write_text("no network")
     for name, says in (("text.onnx", "is not YuNet"), ("none.onnx", "does not exist")):
         assert_refused("align", "--images", photos, "--detector", tmp_path / name, "--out", tmp_path / "out",

@@ -367,3 +367,10 @@ def test_two_stage_brings_published_sizes_to_112():
 def test_two_stage_names_a_wrong_scheduler():
     with pytest.raises(UserError, match="unknown scheduler 'dimm'; did you mean 'ddim'"):
         two_stage(1, scheduler="dimm")
+
+
+def test_two_stage_refuses_numbers_that_are_not_finite(monkeypatch):
+    nan = torch.full((2, 3, 112, 112), torch.nan)
+    monkeypatch.setattr(_Autoencoder, "decode", lambda self, latents: nan)
+    with pytest.raises(UserError, match="source two-stage: the LDM gave numbers that are not finite"):
+        take(two_stage(2, scheduler={"steps": 1}), 0, 1)

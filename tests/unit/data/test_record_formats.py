@@ -95,7 +95,7 @@ def test_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.filterwarnings("ignore")  # webdataset leaves its files open
 def test_webdataset_reads_our_shards(tmp_path: Path):
-    webdataset = pytest.importorskip("webdataset")
+    import webdataset
     folder = write_set("webdataset", tmp_path, IMAGES)
     dataset = webdataset.WebDataset(str(folder / f"{NAME}-000000.tar"), shardshuffle=False)
     raw = list(dataset.to_tuple("__key__", "jpg;png", "cls"))
@@ -107,7 +107,7 @@ def test_webdataset_reads_our_shards(tmp_path: Path):
 
 
 def test_lmdb_reads_our_database(tmp_path: Path):
-    lmdb = pytest.importorskip("lmdb")
+    import lmdb
     folder = write_set("lmdb", tmp_path, IMAGES)
     with lmdb.open(str(folder), readonly=True, lock=False) as environment, environment.begin() as transaction:
         items = list(transaction.cursor())
@@ -118,8 +118,7 @@ def test_lmdb_reads_our_database(tmp_path: Path):
 
 def test_datum_as_protocol_buffers_decode_it():
     """The message type built from Caffe's field numbers, by the protobuf library."""
-    descriptor_pb2 = pytest.importorskip("google.protobuf.descriptor_pb2")
-    from google.protobuf import descriptor_pool, message_factory
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto2")
     message = file.message_type.add(name="Datum")
@@ -141,7 +140,7 @@ def test_datum_as_protocol_buffers_decode_it():
 
 
 def test_hugging_face_datasets_reads_our_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    datasets = pytest.importorskip("datasets")
+    import datasets
     folder = write_set("parquet", tmp_path, IMAGES)
     loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
     assert list(loaded) == ["train"]
@@ -156,7 +155,7 @@ def test_hugging_face_datasets_reads_our_parquet(tmp_path: Path, monkeypatch: py
 
 
 def test_a_tfrecord_reader_reads_our_shards(tmp_path: Path):
-    reader = pytest.importorskip("tfrecord.reader")
+    from tfrecord import reader
     folder = write_set("tfrecord", tmp_path, IMAGES)
     rows = reader.tfrecord_loader(str(folder / f"{NAME}-00000.tfrecord"), None, {"image": "byte"})
     assert [bytes(row["image"]) for row in rows] == IN_ORDER
@@ -302,7 +301,7 @@ def test_shards_of_webdataset_and_python(tmp_path: Path, kind: int):
 
 
 def test_shards_written_by_webdataset(tmp_path: Path):
-    webdataset = pytest.importorskip("webdataset")
+    import webdataset
     with webdataset.ShardWriter(str(tmp_path / "w-%06d.tar"), maxcount=3, verbose=0) as sink:
         for k, (label, data) in enumerate(zip(LABELS, IN_ORDER, strict=True)):
             sink.write({"__key__": f"sample{k:04d}", "jpg": data, "cls": label})
@@ -362,7 +361,7 @@ def test_a_folder_of_images_with_an_archive_is_a_folder_of_images(tmp_path: Path
 
 @pytest.mark.parametrize("group", [2, 100])
 def test_parquet_written_by_datasets(tmp_path: Path, group: int):
-    datasets = pytest.importorskip("datasets")
+    import datasets
     features = datasets.Features({"label": datasets.ClassLabel(names=["zoe", "amy", "unused", "bob"]),
                                   "face": datasets.Image(), "other": datasets.Value("string")})
     rows = {"label": LABELS[:7] + [3], "face": [{"bytes": d, "path": None} for d in IN_ORDER], "other": ["x"] * 8}
@@ -387,7 +386,7 @@ def test_parquet_written_by_datasets(tmp_path: Path, group: int):
     ({"image": [b"a"]}, "one column of images"),
 ])
 def test_parquet_of_other_tools(tmp_path: Path, columns: dict, says: str | None):
-    arrow = pytest.importorskip("pyarrow")
+    import pyarrow as arrow
     import pyarrow.parquet
 
     pyarrow.parquet.write_table(arrow.table(columns), tmp_path / "x.parquet")
@@ -400,7 +399,7 @@ def test_parquet_of_other_tools(tmp_path: Path, columns: dict, says: str | None)
 
 
 def test_parquet_with_paths_only_is_refused_when_read(tmp_path: Path):
-    arrow = pytest.importorskip("pyarrow")
+    import pyarrow as arrow
     import pyarrow.parquet
 
     image = arrow.array([{"bytes": None, "path": "/etc/passwd"}],
@@ -413,7 +412,7 @@ def test_parquet_with_paths_only_is_refused_when_read(tmp_path: Path):
 
 
 def test_parquet_with_large_row_groups_in_any_order(tmp_path: Path):
-    arrow = pytest.importorskip("pyarrow")
+    import pyarrow as arrow
     import pyarrow.parquet
 
     images = [b"%d" % i for i in range(2500)]
@@ -425,7 +424,7 @@ def test_parquet_with_large_row_groups_in_any_order(tmp_path: Path):
 
 
 def test_lmdb_of_caffe_and_of_pickles(tmp_path: Path):
-    lmdb = pytest.importorskip("lmdb")
+    import lmdb
 
     def database(folder: str, items: dict[bytes, bytes]) -> Path:
         with lmdb.open(str(tmp_path / folder), map_size=2**22) as environment, environment.begin(write=True) as t:
@@ -449,7 +448,8 @@ def test_lmdb_of_caffe_and_of_pickles(tmp_path: Path):
 @pytest.mark.parametrize("count", [1, 200, 3000])
 def test_our_lmdb_pages_agree_with_the_library(tmp_path: Path, count: int):
     """Trees of one to three levels, values inside leaves and on pages of their own, after deletions."""
-    lmdb = pytest.importorskip("lmdb")
+    import lmdb
+
     from facesyn_cli.data.lmdb_pages import read_entries
 
     rng = np.random.RandomState(count)

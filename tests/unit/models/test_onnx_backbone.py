@@ -7,16 +7,14 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from fill import golden_uniform
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
-
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 WEIGHT = np.random.RandomState(0).standard_normal((3, 4)).astype(np.float32)
 

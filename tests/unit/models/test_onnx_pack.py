@@ -8,18 +8,16 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from fill import golden_uniform
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.models.onnx_pack import is_pack
 from facesyn_cli.plugins import registry
-
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 WEIGHT = np.random.RandomState(0).standard_normal((3, 512)).astype(np.float32)
 PACK = {"det_10g.onnx": ("?", 2), "2d106det.onnx": (192, 212), "genderage.onnx": (96, 3), "w600k_r50.onnx": (112, 512)}

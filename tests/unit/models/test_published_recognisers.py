@@ -102,7 +102,7 @@ def test_bottleneck_networks_are_named_as_not_supported(tmp_path):
 @pytest.mark.parametrize("prefix", ["", "model.", "module.", "module.model."])
 @torch.inference_mode()
 def test_edgeface_is_told_by_its_names(tmp_path, prefix):
-    timm = pytest.importorskip("timm")
+    import timm
     torch.manual_seed(0)
     network = timm.create_model("edgenext_xx_small", num_classes=512).eval()
     torch.save({prefix + key: value for key, value in network.state_dict().items()}, tmp_path / "edgeface_xxs.pt")
@@ -113,7 +113,7 @@ def test_edgeface_is_told_by_its_names(tmp_path, prefix):
 
 @torch.inference_mode()
 def test_a_timm_network_is_read_as_the_one_asked_for(tmp_path):
-    timm = pytest.importorskip("timm")
+    import timm
     torch.manual_seed(0)
     name = "test_vit"
     network = timm.create_model(name, num_classes=24, img_size=48).eval()
@@ -131,7 +131,6 @@ def test_a_timm_network_is_read_as_the_one_asked_for(tmp_path):
 
 
 def test_settings_of_timm_reach_the_network():
-    pytest.importorskip("timm")
     with torch.device("meta"):
         small = _build(model="vit_small_patch16_224", patch_size=8, drop_path=0.1)
     assert small.model.patch_embed.num_patches == 14 * 14 and small.model.embed_dim == 384
@@ -143,7 +142,6 @@ def test_settings_of_timm_reach_the_network():
 
 
 def test_a_timm_network_learns():
-    pytest.importorskip("timm")
     network = _build(model="test_vit", img_size=32, embedding_size=8).train()
     network(golden_uniform(5, (2, 3, 32, 32))).square().sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
@@ -158,7 +156,6 @@ def test_a_timm_network_learns():
     ],
 )
 def test_networks_timm_does_not_have(settings, message):
-    pytest.importorskip("timm")
     with pytest.raises(UserError, match=message):
         _build(**settings)
 

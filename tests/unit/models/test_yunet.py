@@ -9,9 +9,6 @@ import numpy as np
 import pytest
 from tiny_detector import landmarks, photo, write_detector
 
-pytest.importorskip("cv2")
-pytest.importorskip("onnx")
-
 from facesyn_cli.errors import UserError  # noqa: E402
 from facesyn_cli.models.yunet import Yunet  # noqa: E402
 
