@@ -7,7 +7,9 @@ from pathlib import Path
 
 FOLDERS = {
     "images": "0-images",
+    "embedder": "1-embedder",
     "embeddings": "1-embeddings",
+    "autoencoder": "2-autoencoder",
     "ldm": "2-ldm",
     "contexts": "3-contexts",
     "samples": "4-samples",
