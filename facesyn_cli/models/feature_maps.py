@@ -1,0 +1,126 @@
+"""Feature maps of a network at several depths, and the perceptual distance of two images in them.
+
+Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", arXiv:1801.03924, Eq. 1:
+
+    d(a, b) = sum_l 1 / (H_l W_l) sum_hw | w_l * (a^l_hw - b^l_hw) |^2
+
+where a^l_hw is the map of layer l at the place (h, w), made unit length over its channels.
+
+LPIPS is this with AlexNet or VGG and learnt w. In the maps of a face recogniser, with w = 1, it is the same form
+without its calibration on human judgements: say so wherever a figure of it stands.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from facesyn_cli.errors import UserError
+from facesyn_cli.models.ir import IrBackbone
+from facesyn_cli.models.iresnet import IresnetBackbone
+from facesyn_cli.models.mobilefacenet import MobileFaceNet
+from facesyn_cli.models.timm_backbone import TimmBackbone
+
+_EPS = 1e-10  # least length of a map's vector that is made unit length, as in the published code
+_MAX_MAPS = 5  # of a timm network; where it lists more (a transformer's blocks), so many are spread over its depth
+
+
+def has_feature_maps(backbone: nn.Module) -> bool:
+    """True for networks whose maps `feature_maps` can return; an ONNX network shows its embedding only."""
+    if isinstance(backbone, TimmBackbone):
+        return hasattr(backbone.model, "forward_intermediates")
+    return isinstance(backbone, (IrBackbone, IresnetBackbone, MobileFaceNet))
+
+
+def feature_maps(backbone: nn.Module, pixels: Tensor) -> list[Tensor]:
+    """Return the maps after the stem and after each stage of a face recogniser, from fine to coarse.
+
+    Differentiable in the pixels and in the parameters. The network runs in the mode it is in: for a distance it
+    should be in eval mode, or the maps depend on the other images of the batch.
+
+    Args:
+        backbone: A torch backbone: ir, iresnet, mobilefacenet, or most networks of timm.
+        pixels: (B, 3, input_size, input_size) in [-1, 1].
+
+    Returns:
+        Tensors (B, C_l, H_l, W_l).
+
+    Raises:
+        UserError: The network does not show its maps.
+    """
+    if not has_feature_maps(backbone):
+        raise UserError(f"a perceptual distance needs the feature maps of a torch network (ir, iresnet, mobilefacenet "
+                        f"or timm); {_title(backbone)} does not show them")
+    if isinstance(backbone, TimmBackbone):
+        return _timm_maps(backbone, pixels)
+    return tapped(backbone, _taps(backbone), pixels)
+
+
+def tapped(network: nn.Module, taps: Sequence[nn.Module], pixels: Tensor) -> list[Tensor]:
+    """Run a network once and return what the modules `taps` of it gave, in their order."""
+    found: dict[int, Tensor] = {}
+
+    def note(tap: nn.Module, _: tuple, output: Tensor) -> None:
+        found[id(tap)] = output
+
+    handles = [tap.register_forward_hook(note) for tap in taps]
+    try:
+        network(pixels)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [found[id(tap)] for tap in taps]
+
+
+def perceptual_distance(
+    maps_a: Sequence[Tensor], maps_b: Sequence[Tensor], weights: Sequence[Tensor] | None = None
+) -> Tensor:
+    """Return the distance of B pairs of images, (B,), float32 at least, 0 for equal images; differentiable.
+
+    Args:
+        maps_a: Maps of the first images, (B, C_l, H_l, W_l) each.
+        maps_b: Maps of the second images, of the same shapes.
+        weights: Weight of each channel's squared difference, (C_l,) each: LPIPS's linear layers, w_l^2 of Eq. 1.
+            None: 1, so that the distance is at most 4 a map.
+    """
+    total: Tensor | float = 0.0
+    for number, (a, b) in enumerate(zip(maps_a, maps_b, strict=True)):
+        squares = (unit_maps(a) - unit_maps(b)).square()                           # (B, C, H, W)
+        if weights is not None:
+            squares = squares * weights[number].to(squares.dtype).view(1, -1, 1, 1)
+        total = total + squares.sum(1).mean((1, 2))                                # (B,)
+    return torch.as_tensor(total)
+
+
+def unit_maps(x: Tensor) -> Tensor:
+    """Return (B, C, H, W), float32 at least, with unit length over the channels at every place; zero stays zero."""
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1, eps=_EPS)
+
+
+def _taps(backbone: nn.Module) -> list[nn.Module]:
+    if isinstance(backbone, IrBackbone):
+        units = list(backbone.body)
+        last = [a for a, b in itertools.pairwise(units) if isinstance(b.shortcut_layer, nn.Sequential)]
+        return [backbone.input_layer, *last, units[-1]]
+    if isinstance(backbone, IresnetBackbone):
+        return [backbone.prelu, backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4]
+    return [backbone.conv2_dw, backbone.conv_3, backbone.conv_4, backbone.conv_5]
+
+
+def _timm_maps(backbone: TimmBackbone, pixels: Tensor) -> list[Tensor]:
+    """Return timm's own intermediate maps; those of a transformer's tokens are laid out as a grid by timm."""
+    network = backbone.model
+    count = len(network.feature_info)
+    shown = sorted({round((step + 1) * count / _MAX_MAPS) - 1 for step in range(_MAX_MAPS)} - {-1})
+    return network.forward_intermediates(pixels, indices=shown, intermediates_only=True)
+
+
+def _title(backbone: nn.Module) -> str:
+    if isinstance(backbone, TimmBackbone):
+        return f"timm's {type(backbone.model).__name__}"
+    cfg = getattr(backbone, "cfg", None)
+    return f"an {cfg.name.upper()} network" if getattr(cfg, "name", "") == "onnx" else type(backbone).__name__
