@@ -13,6 +13,7 @@ _PACKAGES = {
     "align": ("opencv-python-headless",),
     "formats": ("lmdb", "pyarrow"),
     "timm": ("timm",),
+    "tracking": ("tensorboard",),
 }
 
 

@@ -10,7 +10,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,6 +68,7 @@ from facesyn_cli.training.norm_groups import (
 from facesyn_cli.training.precision import DTYPES, Precision, check_precision
 from facesyn_cli.training.processes import AgreedError, Processes, launched_processes, processes
 from facesyn_cli.training.recognition import Group, Recogniser
+from facesyn_cli.training.tracking import TrackingSettings
 from facesyn_cli.training.weights_export import export_published
 
 METRICS = "metrics.jsonl"         # one line per report: step, epoch, loss, top1, lr, images_per_s; validation
@@ -114,6 +115,7 @@ class TrainFrConfig(StageConfig):
     keep: int = runtime(2, "checkpoints that stay", ge=1)
     save_epochs: tuple[int, ...] = runtime((), "epochs after which the weights are kept, in epoch-E/")
     export_published: bool = runtime(False, "also write Backbone_Epoch_E_checkpoint.pth, which TFace reads")
+    tracking: TrackingSettings = runtime(TrackingSettings(), "who else gets the figures of the training")
 
     @field_validator("stages")
     @classmethod
@@ -211,12 +213,13 @@ class _Training:
             f"{self.last} steps of {cfg.batch_size} images of {self.data.faces.num_classes} identities: "
             f"{per_process} x {size} images on each of {self.group.count} processes"
         )
-        self.metrics = MetricsLog(self.folder / METRICS, self.step) if self.group.is_first else None
+        self.metrics = MetricsLog(self.folder / METRICS, self.step, cfg.tracking) if self.group.is_first else None
         if len(self.data.faces) < cfg.batch_size:
             log.warning(f"{len(self.data.faces)} images are fewer than batch_size {cfg.batch_size}; it repeats them")
         seen, since, started = torch.zeros(3), self.step, time.monotonic()
         total, done = self.last * cfg.batch_size, self.step * cfg.batch_size
-        with progress("train-fr", total, done=done) as bar, closing(self._loaded()) as loaded:
+        watched = progress("train-fr", total, done=done)
+        with watched as bar, closing(self._loaded()) as loaded, self.metrics or nullcontext():
             for groups in loaded:
                 lr = self._lr()
                 figures = self._take_step(groups, lr)
@@ -380,6 +383,7 @@ class _Data:
 
 def _open(cfg: TrainFrConfig, work: Work) -> _Data:
     """Open and check all inputs."""
+    cfg.tracking.check()
     with torch.device("meta"):
         backbone = _build_backbone(cfg)
     paths = list(cfg.inputs) or [work.folder("records")]

@@ -1,34 +1,57 @@
-"""Training figures as JSON lines, one line per report; optionally also to TensorBoard."""
+"""Training figures as JSON lines, one line per report; optionally also to a tracker such as TensorBoard."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from facesyn_cli.artifacts.files import explain, write_text
+from facesyn_cli.training.tracking import TensorBoard, TrackingSettings
 
 
 class MetricsLog:
     """Appends figures to a `.jsonl` file. Lines of steps after the resumed one are dropped on opening.
 
+    As a context manager it closes the tracker at the end; every line is on disk before that.
+
     Args:
         path: The file.
         step: Last finished step of the checkpoint that training goes on from; 0 starts anew.
+        tracking: Who else gets the figures, in the folder of the file; None: nobody.
     """
 
-    def __init__(self, path: Path, step: int = 0) -> None:
+    def __init__(self, path: Path, step: int = 0, tracking: TrackingSettings | None = None) -> None:
         self.path = path
         kept = [line for line in read_lines(path) if line.get("step", 0) <= step]
         write_text(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept))
+        self._tracker: TensorBoard | None = None
+        if tracking is not None and tracking.name == "tensorboard":
+            self._tracker = TensorBoard(path.parent, step, kept)
 
     def add(self, step: int, **figures: Any) -> None:
         """Append one line."""
         try:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **figures}, sort_keys=True) + "\n")
+            if self._tracker is not None:
+                self._tracker.log(step, figures)
         except OSError as error:
             raise explain(error, self.path) from error
+
+    def close(self) -> None:
+        """Close the tracker."""
+        if self._tracker is not None:
+            self._tracker.close()
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

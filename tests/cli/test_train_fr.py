@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import finish, spawn
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_fr import train_arguments, write_faces
 
 from facesyn_cli import signals
@@ -230,3 +231,17 @@ def test_other_settings_and_other_images_are_refused(faces: Path, tmp_path: Path
     assert_refused(*train_arguments(mine, out, "batch_size=4", epochs=1), says="batch_size: was 8, is 4")
     (mine / "p0" / "0.png").unlink()
     assert_refused(*train_arguments(mine, out, epochs=1), says="input input-1")
+
+
+def test_tensorboard_shows_the_figures_of_the_log(faces: Path, tmp_path: Path, run_cli, monkeypatch, assert_refused):
+    out = tmp_path / "fr"
+    assert run_cli(*train_arguments(faces, out, "tracking.name=tensorboard", epochs=1)).code == 0
+    assert run_cli(*train_arguments(faces, out, "tracking.name=tensorboard", epochs=2)).code == 0
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(_lines(out, "loss"))
+    assert [event.step for event in events.Scalars("loss")] == _lines(out, "step")
+    monkeypatch.setattr("facesyn_cli.training.tracking.find_spec", lambda name: None)
+    refused = train_arguments(faces, tmp_path / "other", "tracking.name=tensorboard")
+    assert_refused(*refused, says='pip install "facesyn[tracking]"')
+    assert not (tmp_path / "other").exists()
