@@ -133,7 +133,12 @@ _SAMPLING = (
 )
 USES: dict[str, tuple[Use, ...]] = {
     "embed": (_FACES, Use("weights", "recogniser")),
-    "train-ldm": (_FACES, Use("embeddings", "face embeddings", ("embeddings",)), Use("autoencoder", "autoencoder")),
+    "train-autoencoder": (_FACES,),
+    "train-ldm": (
+        _FACES,
+        Use("embeddings", "face embeddings", ("embeddings",)),
+        Use("autoencoder", "autoencoder", ("autoencoder",)),
+    ),
     "gen-contexts": (
         Use("images", "context faces", only=("images",)),
         Use("embeddings", "contexts", only=("embeddings",)),

@@ -31,6 +31,7 @@ from facesyn_cli.cli import (
     sample,
     select,
     study,
+    train_autoencoder,
     train_fr,
     train_ldm,
 )
@@ -50,6 +51,7 @@ for _name, _module in (
     ("run", run),
     ("align", align),
     ("embed", embed),
+    ("train-autoencoder", train_autoencoder),
     ("train-ldm", train_ldm),
     ("gen-contexts", gen_contexts),
     ("sample", sample),

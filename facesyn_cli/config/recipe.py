@@ -11,7 +11,7 @@ import yaml
 from facesyn_cli.errors import UserError
 
 STAGES = (
-    "align", "embed", "train-ldm", "gen-contexts", "sample", "augment", "pack", "train-fr", "eval",
+    "align", "embed", "train-autoencoder", "train-ldm", "gen-contexts", "sample", "augment", "pack", "train-fr", "eval",
     "report", "select", "study",
 )
 

@@ -31,7 +31,7 @@ from facesyn_cli.plugins.settings import PluginConfig
 
 TENSORS = "model.safetensors"
 HALVES = ("first_stage_encoder_state_dict.pt", "first_stage_decoder_state_dict.pt")
-_FROM_TENSORS = ("vq-f4", "kl-f4", "kl-f8")  # autoencoders told by the names and shapes in a file
+_FROM_TENSORS = ("vq-f4", "kl-f4", "kl-f8", "face-kl", "face-vq")  # autoencoders whose weights lie in a file
 _KIND_NAMES = {"backbone": "a face recogniser", "denoiser": "a denoiser", "autoencoder": "an autoencoder"}
 
 
@@ -107,10 +107,18 @@ def load_denoiser(path: Path | str, cfg: PluginConfig | None = None) -> LoadedLd
     section = cfg.model_dump(mode="json")
     if (path / CONFIG).is_file():
         config = LdmSettings.from_json({**read_config(path), "denoiser": section}, str(path / CONFIG))
+        config = config.model_copy(update={"autoencoder": _seen_from(path, config.autoencoder)})
     else:
         shown = {"latent_channels": getattr(cfg, "in_channels", 3), "embedding_size": getattr(cfg, "context_size", 512)}
         config = LdmSettings.published(section).model_copy(update={**shown, **found.schedule})
     return LoadedLdm(module, config, file_digest(file))
+
+
+def _seen_from(folder: Path, section: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Resolve `../autoencoder` from the LDM's folder, as the starter's has it; training notes whole paths."""
+    if section is None or not str(section.get("path") or "").startswith("../"):
+        return section
+    return {**section, "path": str((folder / section["path"]).resolve())}
 
 
 def load_autoencoder(path: Path | str | None, cfg: PluginConfig | None = None, part: str = "both") -> nn.Module:

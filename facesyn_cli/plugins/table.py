@@ -50,6 +50,8 @@ BUILTIN["autoencoder"] = {
     "kl-f8": f"{_MODELS}.kl",
     "diffusers": f"{_MODELS}.diffusers_autoencoder",
     "pixels": f"{_MODELS}.pixel_autoencoder",
+    "face-kl": f"{_MODELS}.face_autoencoder",
+    "face-vq": f"{_MODELS}.face_autoencoder",
 }
 BUILTIN["scheduler"] = {
     **{

@@ -1,0 +1,18 @@
+"""`facesyn train-autoencoder`: faces to an autoencoder for a latent diffusion model."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from facesyn_cli.cli.stage_command import stage_command
+
+
+@stage_command("train-autoencoder")
+def command(
+    images: Annotated[Path | None, typer.Option(help="Folder or zip of faces; default 0-images.")] = None,
+    features: Annotated[Path | None, typer.Option(help="Recogniser in whose eyes reconstructions are judged.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+) -> dict[str, Any]:
+    """Train an autoencoder on faces."""
+    return {"images": images, "features": features, "steps": steps}

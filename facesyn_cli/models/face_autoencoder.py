@@ -1,0 +1,256 @@
+"""Autoencoders for small faces, `face-kl` and `face-vq`, from the parts of diffusers' `AutoencoderKL` and `VQModel`.
+
+The image is first cut into blocks of `patch` x `patch` pixels, whose pixels become channels (Shi et al. 2016,
+arXiv:1609.05158, section 3.2, the other way round for the encoder), so no wide layer runs at full resolution;
+`patch` 1 is the plain network. After the decoder a light convolution over the whole image (`smooth`) removes the
+seams between blocks; it begins as zero.
+
+face-kl: the encoder gives mean and log variance of a normal distribution (Kingma and Welling 2014,
+arXiv:1312.6114, Eq. 10; Rombach et al. 2022, arXiv:2112.10752, section 3.1); `encode` returns the mean.
+face-vq: `decode` replaces each position by its nearest code first (van den Oord et al. 2017, arXiv:1711.00937,
+Eq. 1-3); the latent of `encode` is continuous.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from facesyn_cli.config.fields import identity
+from facesyn_cli.errors import UserError
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+_LOG_VARIANCE = (-30.0, 20.0)  # as in the published code: its exponential stays finite
+
+
+class FaceKlConfig(PluginConfig):
+    """Settings of `face-kl`; the defaults turn 112 x 112 pixels into 8 x 14 x 14 latents."""
+
+    patch: int = identity(4, "side of the blocks of pixels that become channels, a power of two; 1: none", ge=1)
+    channels: tuple[int, ...] = identity((64, 128), "width of each level; every level but the last halves the side")
+    layers_per_block: int = identity(1, "residual blocks per level; the decoder has one more", ge=1)
+    latent_channels: int = identity(8, "channels of a latent", ge=1)
+    num_groups: int = identity(16, "groups of GroupNorm; must divide every width", ge=1)
+    attention: bool = identity(False, "attention between the positions at the lowest resolution")
+    smooth: int = identity(16, "width of the convolutions over the whole image after the decoder; 0: none", ge=0)
+    part: Literal["both", "encoder", "decoder"] = identity("both", "which half to build")
+
+    @model_validator(mode="after")
+    def _agree(self) -> FaceKlConfig:
+        if self.patch & (self.patch - 1):
+            raise ValueError(f"patch must be a power of two, got {self.patch}")
+        if not self.channels or any(width < 1 or width % self.num_groups for width in self.channels):
+            raise ValueError(f"channels must be one or more multiples of num_groups={self.num_groups}, "
+                             f"got {list(self.channels)}")
+        return self
+
+
+class FaceVqConfig(FaceKlConfig):
+    """Settings of `face-vq`."""
+
+    latent_channels: int = identity(4, "channels of a latent and of a code", ge=1)
+    codebook_size: int = identity(1024, "number of codes", ge=2)
+
+
+_INPUT = "RGB in [-1, 1], side divisible by patch * 2^(levels - 1)"
+
+
+@register(
+    "autoencoder", "face-kl",
+    Card("KL autoencoder for small faces, quick on a CPU; trained by train-autoencoder",
+         "Rombach et al. 2022, arXiv:2112.10752; Shi et al. 2016, arXiv:1609.05158", _INPUT),
+)
+def build_face_kl(cfg: FaceKlConfig) -> nn.Module:
+    """Build the autoencoder, or one half of it, with random weights."""
+    from diffusers import AutoencoderKL
+
+    return FaceKl(cfg, AutoencoderKL(**_settings(cfg)))
+
+
+@register(
+    "autoencoder", "face-vq",
+    Card("Vector-quantised autoencoder for small faces, quick on a CPU; trained by train-autoencoder",
+         "van den Oord et al. 2017, arXiv:1711.00937; Rombach et al. 2022, arXiv:2112.10752", _INPUT),
+)
+def build_face_vq(cfg: FaceVqConfig) -> nn.Module:
+    """Build the autoencoder, or one half of it, with random weights."""
+    from diffusers import VQModel
+
+    return FaceVq(cfg, VQModel(**_settings(cfg), num_vq_embeddings=cfg.codebook_size))
+
+
+class TrainingPass(NamedTuple):
+    """What training needs of one pass."""
+
+    pixels: Tensor               # (B, 3, S, S) reconstruction
+    penalties: dict[str, Tensor]  # (B,) each, float32: what a loss may add beside the reconstruction
+
+
+class FaceAutoencoder(nn.Module):
+    """Pixels to latents and back, with a pass for training.
+
+    Args:
+        cfg: Settings.
+        parts: The diffusers autoencoder whose encoder and decoder are taken.
+
+    Shapes: B batch, S image side, c latent channels, s = S / downscale.
+    """
+
+    def __init__(self, cfg: FaceKlConfig, parts: nn.Module) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.latent_channels = cfg.latent_channels
+        self.downscale = cfg.patch * 2 ** (len(cfg.channels) - 1)
+        if cfg.part != "decoder":
+            self.encoder, self.quant_conv = parts.encoder, parts.quant_conv
+        if cfg.part != "encoder":
+            self.post_quant_conv = parts.post_quant_conv
+            self.decoder = _BlockDecoder(parts.decoder, cfg.patch, cfg.smooth)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Return the latents (B, c, s, s) of pixels (B, 3, S, S) in [-1, 1].
+
+        Raises:
+            UserError: Only the decoder was loaded.
+        """
+        raise NotImplementedError
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return pixels (B, 3, S, S), about [-1, 1] and not clamped, of latents (B, c, s, s).
+
+        Raises:
+            UserError: Only the encoder was loaded.
+        """
+        if self.cfg.part == "encoder":
+            raise UserError(f"{self.cfg.name}: only the encoder was given; decoding latents needs the decoder too")
+        return self.decoder(self.post_quant_conv(latents))
+
+    def training_pass(self, pixels: Tensor, noise: Tensor) -> TrainingPass:
+        """Return reconstructions and penalties with everything gradients need.
+
+        Args:
+            pixels: (B, 3, S, S) in [-1, 1].
+            noise: (B, c, s, s) standard normal; not looked at where nothing is random.
+        """
+        raise NotImplementedError
+
+    def last_layer(self) -> nn.Parameter:
+        """Return the weight of the last layer of the decoder."""
+        return self.decoder.last_layer()
+
+    def latent_side(self) -> list[nn.Parameter]:
+        """Return the parameters that decide what a latent means: training the others leaves latents valid."""
+        return [*self.encoder.parameters(), *self.quant_conv.parameters()]
+
+    def _moments(self, pixels: Tensor) -> Tensor:
+        if self.cfg.part == "decoder":
+            raise UserError(f"{self.cfg.name}: only the decoder was given; encoding images needs the encoder too")
+        return self.quant_conv(self.encoder(F.pixel_unshuffle(pixels, self.cfg.patch)))
+
+
+class FaceKl(FaceAutoencoder):
+    """The autoencoder whose latent is a normal distribution in training and its mean otherwise."""
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Return the mean of the latents, see `FaceAutoencoder.encode`."""
+        return self._moments(pixels).chunk(2, dim=1)[0]
+
+    def training_pass(self, pixels: Tensor, noise: Tensor) -> TrainingPass:
+        """Decode latents drawn with `noise`; the penalty is `kl`, see `normal_divergence`."""
+        mean, log_variance = self._moments(pixels).float().chunk(2, dim=1)
+        log_variance = log_variance.clamp(*_LOG_VARIANCE)
+        latents = mean + torch.exp(0.5 * log_variance) * noise
+        return TrainingPass(self.decode(latents), {"kl": normal_divergence(mean, log_variance)})
+
+
+class FaceVq(FaceAutoencoder):
+    """The autoencoder that decodes from the nearest codes.
+
+    Args:
+        cfg: Settings.
+        parts: The diffusers `VQModel`.
+    """
+
+    def __init__(self, cfg: FaceVqConfig, parts: nn.Module) -> None:
+        super().__init__(cfg, parts)
+        if cfg.part != "encoder":
+            self.quantize = parts.quantize
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Return the latents before they are quantised, see `FaceAutoencoder.encode`."""
+        return self._moments(pixels)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return pixels of the nearest codes, see `FaceAutoencoder.decode`."""
+        return super().decode(latents if self.cfg.part == "encoder" else self.nearest(latents).to(latents.dtype))
+
+    def nearest(self, latents: Tensor) -> Tensor:
+        """Return the nearest code (B, c, s, s) of every position, in float32; gradients reach the codes."""
+        with torch.autocast(latents.device.type, enabled=False):
+            indices = self.quantize(latents.float())[2][2]
+            codes = self.quantize.embedding(indices)                              # (B s s, c)
+        batch, channels, height, width = latents.shape
+        return codes.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+    def training_pass(self, pixels: Tensor, noise: Tensor) -> TrainingPass:
+        """Decode the nearest codes; gradients pass them as if they were the latents.
+
+        Penalties, means over the elements of a latent (van den Oord et al. 2017, Eq. 3): `codebook` moves the codes
+        to the latents, `commitment` the latents to their codes.
+        """
+        latents = self._moments(pixels).float()
+        codes = self.nearest(latents)
+        penalties = {
+            "codebook": ((codes - latents.detach()) ** 2).mean(dim=(1, 2, 3)),
+            "commitment": ((codes.detach() - latents) ** 2).mean(dim=(1, 2, 3)),
+        }
+        return TrainingPass(super().decode(latents + (codes - latents).detach()), penalties)
+
+    def latent_side(self) -> list[nn.Parameter]:
+        """Return the parameters of encoder and codebook."""
+        return [*super().latent_side(), *self.quantize.parameters()]
+
+
+def normal_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Return KL(N(mean, variance) || N(0, 1)), (B,): the mean over the elements of a latent, not their sum.
+
+    Kingma and Welling 2014, arXiv:1312.6114, Eq. 10: (mean^2 + variance - 1 - log variance) / 2.
+    """
+    elements = 0.5 * (mean**2 + torch.exp(log_variance) - 1.0 - log_variance)
+    return elements.mean(dim=(1, 2, 3))
+
+
+class _BlockDecoder(nn.Module):
+    """The decoder of diffusers, then blocks of pixels out of channels, then the convolution over the image."""
+
+    def __init__(self, network: nn.Module, patch: int, smooth: int) -> None:
+        super().__init__()
+        self.network, self.patch = network, patch
+        self.smooth = None
+        if smooth:
+            last = nn.Conv2d(smooth, 3, 3, padding=1)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.smooth = nn.Sequential(nn.Conv2d(3, smooth, 3, padding=1), nn.SiLU(), last)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        pixels = F.pixel_shuffle(self.network(latents), self.patch)
+        return pixels if self.smooth is None else pixels + self.smooth(pixels)
+
+    def last_layer(self) -> nn.Parameter:
+        return self.network.conv_out.weight if self.smooth is None else self.smooth[-1].weight
+
+
+def _settings(cfg: FaceKlConfig) -> dict[str, Any]:
+    levels, block = len(cfg.channels), 3 * cfg.patch**2
+    return {
+        "in_channels": block, "out_channels": block, "block_out_channels": cfg.channels,
+        "down_block_types": ("DownEncoderBlock2D",) * levels, "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "layers_per_block": cfg.layers_per_block, "latent_channels": cfg.latent_channels,
+        "norm_num_groups": cfg.num_groups, "mid_block_add_attention": cfg.attention,
+    }

@@ -1,0 +1,328 @@
+"""Train a KL or VQ autoencoder on a folder of faces (`2-autoencoder`).
+
+The loop is in the open in `_train`. Whatever is random is a function of (seed, step, place in the global
+batch), so neither the number of processes nor a kill changes what is learned. The loss is reconstruction in
+pixels, in a recogniser's feature maps and embedding, the autoencoder's own penalties, and an adversarial term.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from facesyn_cli import signals
+from facesyn_cli.artifacts.digest import file_digest
+from facesyn_cli.artifacts.outcome import Outcome
+from facesyn_cli.artifacts.output import Output, Parent, check_output
+from facesyn_cli.artifacts.record_set_images import open_images
+from facesyn_cli.artifacts.weights import write_weights
+from facesyn_cli.artifacts.work import Work
+from facesyn_cli.config.fields import (
+    PluginConfig,
+    PluginSection,
+    StageConfig,
+    growing,
+    identity,
+    runtime,
+    source,
+)
+from facesyn_cli.console import log, progress
+from facesyn_cli.errors import Stopped, UserError
+from facesyn_cli.training.autoencoder_batches import AutoencoderBatchPlan, DecodedFaces, StoredFaces
+from facesyn_cli.training.autoencoder_inputs import build_autoencoder, load_features
+from facesyn_cli.training.autoencoder_loss import AutoencoderLoss, LossWeights
+from facesyn_cli.training.autoencoder_state import Adversary, AutoencoderState, take_step
+from facesyn_cli.training.autoencoder_validation import ReconstructionValidation, write_reconstructions
+from facesyn_cli.training.data_order import local_share
+from facesyn_cli.training.discriminator import AdversarialSettings, PatchDiscriminator
+from facesyn_cli.training.ema import Ema, EmaSettings
+from facesyn_cli.training.feature_distance import FeatureDistance
+from facesyn_cli.training.horizon import check_horizon
+from facesyn_cli.training.ldm_inputs import JoinedFaces, evenly, join_faces, latent_shape
+from facesyn_cli.training.ldm_validation import validation_places
+from facesyn_cli.training.lr import LrSettings, set_lr
+from facesyn_cli.training.metrics_log import MetricsLog, read_lines
+from facesyn_cli.training.optimiser import OptimiserSettings, build_optimiser
+from facesyn_cli.training.precision import Precision, autocast, check_precision, loss_scaler
+from facesyn_cli.training.processes import Processes, build_accelerator, check_device
+
+METRICS = "metrics.jsonl"  # loss and its terms, lr, grad_norm, images_per_s; val_psnr and val_cosine
+
+
+class TrainAutoencoderConfig(StageConfig):
+    """Settings of `facesyn train-autoencoder`."""
+
+    images: Path | None = source(None, "folder or zip of faces; None: 0-images of the run")
+    autoencoder: PluginConfig = PluginSection("autoencoder", default="face-kl")
+    initial: Path | None = source(None, "folder of an autoencoder trained before, to start from; None: random numbers")
+    freeze_encoder: bool = identity(False, "train the decoder only: latents of `initial` keep their meaning")
+    image_size: int = identity(112, "side of the images, in pixels", ge=8)
+
+    l1_weight: float = identity(1.0, "weight of the mean absolute difference of pixels in [-1, 1]", ge=0)
+    mse_weight: float = identity(0.0, "weight of the mean squared difference of pixels in [-1, 1]", ge=0)
+    kl_weight: float = identity(1e-6, "weight of the KL divergence, a mean over the elements of a latent", ge=0)
+    codebook_weight: float = identity(1.0, "weight of the distance that moves codes to latents (VQ)", ge=0)
+    commitment_weight: float = identity(0.25, "weight of the distance that moves latents to their codes (VQ)", ge=0)
+    features: Path | None = source(None, "weights of a recogniser whose eyes judge reconstructions in the loss")
+    features_model: PluginConfig | None = PluginSection("backbone", default=None)  # None: read off the weights
+    feature_weight: float = identity(1.0, "with features: weight of the distance of feature maps", ge=0)
+    identity_weight: float = identity(0.1, "with features: weight of 1 - cosine of the embeddings", ge=0)
+    adversarial: AdversarialSettings = identity(AdversarialSettings(), "discriminator of patches; weight 0: none")
+
+    steps: int = growing(20_000, "optimizer steps", ge=1)
+    batch_size: int = identity(64, "images a step, all processes together", ge=1)
+    optimiser: OptimiserSettings = identity(
+        OptimiserSettings(lr=4e-4, betas=(0.9, 0.99), clip=1.0), "which optimizer, and its base learning rate"
+    )
+    lr_schedule: LrSettings = identity(
+        LrSettings(warmup_steps=100), "how the learning rate moves; only `cosine` depends on `steps`"
+    )
+    ema: EmaSettings = identity(EmaSettings(maximum=0.999), "average of the weights; it is what is written in the end")
+    precision: Precision = identity("fp32", "fp32, bf16 or fp16 (CUDA only); weights stay float32")
+    flip: float = identity(0.5, "probability of training on the mirror image", ge=0, le=1)
+    validation_fraction: float = identity(0.01, "share of the images held out for the validation", ge=0, lt=1)
+
+    judge: Path | None = source(None, "weights of a recogniser that compares identities in validation; None: features")
+    judge_model: PluginConfig | None = PluginSection("backbone", default=None)  # None: read off the weights
+    validation_images: int = runtime(512, "at most so many held-out images are looked at", ge=1)
+    validate_every: int = runtime(1000, "steps between validations; 0: never", ge=0)
+    preview_every: int = runtime(1000, "steps between previews; 0: never", ge=0)
+    preview_images: int = runtime(12, "images of a preview", ge=1)
+    log_every: int = runtime(50, "steps between lines of metrics.jsonl", ge=1)
+    checkpoint_every: int = runtime(1000, "steps between checkpoints", ge=1)
+    keep_checkpoints: int = runtime(2, "checkpoints that stay on disk", ge=1)
+    memory_gib: float = runtime(8.0, "images are decoded once, to memory, where they take at most this", ge=0)
+    workers: int = runtime(0, "processes that decode images, per training process; 0: none of their own", ge=0)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    folder: Path
+    joined: JoinedFaces
+    autoencoder: nn.Module
+    features: FeatureDistance | None
+    judge: FeatureDistance | None
+    latent_shape: tuple[int, int, int]
+    parents: dict[str, Parent]
+
+
+def plan(cfg: TrainAutoencoderConfig, work: Work) -> dict[str, Any]:
+    """Return what `run` would do, after the same checks."""
+    inputs = _open_inputs(cfg, work)
+    state = check_output(inputs.folder, "Weights", cfg, inputs.parents)
+    num_values = sum(p.numel() for p in inputs.autoencoder.parameters())
+    num_trained = sum(p.numel() for p in _trained(cfg, inputs.autoencoder))
+    num_train = len(inputs.joined.train_rows)
+    return {
+        "images": len(inputs.joined.faces),
+        "trained on": num_train,
+        "looked at in validation": len(inputs.joined.held_out_rows),
+        "latent": "x".join(map(str, inputs.latent_shape)),
+        "parameters": num_values,
+        "of them trained": num_trained,
+        "steps": cfg.steps,
+        "images a step": cfg.batch_size,
+        "epochs": round(cfg.steps * cfg.batch_size / num_train, 2),
+        "network evaluations": cfg.steps * cfg.batch_size,
+        "images in memory": f"{_num_bytes(inputs) / 2**20:.0f} MiB" if _fits(cfg, inputs) else "no",
+        "disk for checkpoints": f"{(cfg.keep_checkpoints + 1) * 16 * num_values / 2**20:.0f} MiB",
+        "folder": f"{inputs.folder} ({state})",
+    }
+
+
+def run(cfg: TrainAutoencoderConfig, work: Work) -> Outcome:
+    """Train, or go on training, and write the averaged weights."""
+    inputs = _open_inputs(cfg, work)
+    processes = Processes(build_accelerator(cfg.device))
+    processes.announce()
+    check_precision(cfg.precision, processes.device.type)
+    if processes.count > cfg.batch_size:
+        raise UserError(f"batch_size {cfg.batch_size} cannot be shared by {processes.count} processes")
+    with processes.open_output(inputs.folder, "Weights", "train-autoencoder", cfg, inputs.parents) as out:
+        if not out.finished:
+            figures = _train(cfg, inputs, processes, out)
+            if processes.is_first:
+                counts = {"steps": cfg.steps, "images": len(inputs.joined.train_rows)}
+                extra = {"autoencoder": cfg.autoencoder.name, **figures}
+                out.finish(counts, extra, file_digest(out.folder / "model.safetensors"))
+            processes.barrier()
+        if not processes.is_first:
+            return Outcome(out.folder, {})
+        return Outcome(out.folder, {**out.header.counts, **out.header.extra})
+
+
+def _train(cfg: TrainAutoencoderConfig, inputs: _Inputs, processes: Processes, out: Output) -> dict[str, Any]:
+    device, folder = processes.device, out.folder
+    state = _state(cfg, inputs, device)
+    state.restore(folder / "checkpoints", processes.is_first)
+    loss = AutoencoderLoss(_weights(cfg), inputs.features.to(device) if inputs.features else None)
+    images = _images(cfg, inputs)
+    batch_plan = AutoencoderBatchPlan(
+        cfg.seed, cfg.batch_size, local_share(cfg.batch_size, processes.index, processes.count),
+        inputs.joined.train_rows, cfg.flip, inputs.latent_shape,
+    )
+    batches = batch_plan.batches(images, range(state.step, cfg.steps))
+    validation = _validation(cfg, inputs, processes, images)
+    shown = images.read(evenly(inputs.joined.held_out_rows or inputs.joined.train_rows, cfg.preview_images))
+    metrics = MetricsLog(folder / METRICS, state.step) if processes.is_first else None
+    figures = _last_figures(folder / METRICS) if metrics is not None else {}
+    reported, started = state.step, time.monotonic()
+
+    with progress("train-autoencoder", cfg.steps, "steps", state.step) as bar:
+        for batch in batches:
+            lr = cfg.optimiser.lr * cfg.lr_schedule.factor(state.step, cfg.steps)
+            set_lr(state.optimiser, lr)
+            if state.adversary is not None:
+                set_lr(state.adversary.optimiser, lr * cfg.adversarial.lr_factor)
+            norm = take_step(
+                state, batch.to(device), loss, cfg.batch_size, cfg.precision, cfg.optimiser.clip, processes
+            )
+            step, is_last = state.step, state.step == cfg.steps
+
+            is_stopping = processes.any(signals.received() is not None)
+            if step % cfg.log_every == 0 or is_last:
+                means = state.take_window(processes)
+                figures["loss"] = means["loss"]
+                seconds, started = time.monotonic() - started, time.monotonic()
+                rate, reported = (step - reported) * cfg.batch_size / seconds, step
+                if metrics is not None:
+                    metrics.add(step, **means, lr=lr, grad_norm=norm, images_per_s=round(rate, 2))
+            bar.advance(1, lr=lr, **figures)
+            if validation is not None and (step % cfg.validate_every == 0 or is_last):
+                sums = processes.sum(validation.sums(state.ema.module, autocast(cfg.precision, device))).tolist()
+                seen = _validation_figures(sums, validation.judge is not None)
+                figures.update(seen)
+                if metrics is not None:
+                    metrics.add(step, **seen)
+            if processes.is_first and cfg.preview_every and (step % cfg.preview_every == 0 or is_last):
+                write_reconstructions(folder / "previews" / f"step-{step:08d}.png", state.ema.module, shown, device)
+            if step % cfg.checkpoint_every == 0 or is_last or is_stopping:
+                window = state.summed_window(processes)
+                state.window = window if processes.is_first else {}
+                if processes.is_first:
+                    state.save(folder / "checkpoints", cfg.keep_checkpoints)
+                processes.barrier()
+            if is_stopping and not is_last:
+                raise Stopped(signals.received() or signal.SIGTERM)
+
+    if processes.is_first:
+        section = cfg.autoencoder.model_dump(mode="json")
+        config = {"kind": "autoencoder", "autoencoder": section, "image_size": cfg.image_size}
+        write_weights(folder, state.ema.state_dict(), config)
+    return figures
+
+
+def _open_inputs(cfg: TrainAutoencoderConfig, work: Work) -> _Inputs:
+    if cfg.device != "auto":
+        check_device(cfg.device)
+    folder = cfg.out or work.folder("autoencoder")
+    check_horizon(folder, cfg.steps, cfg.lr_schedule.name)
+    images_path = cfg.images or work.folder("images")
+    if cfg.images is None and not images_path.exists():
+        raise UserError(f"train-autoencoder needs faces: {images_path} does not exist; give --images a folder or zip")
+    _check_weights(cfg)
+    parents: dict[str, Parent] = {}
+    autoencoder = build_autoencoder(cfg.autoencoder, cfg.seed, cfg.initial, parents)
+    shape = latent_shape(autoencoder, cfg.image_size)
+    features = judge = None
+    if cfg.features is not None:
+        features = load_features(cfg.features, cfg.features_model, "features", cfg.feature_weight > 0, parents)
+    if cfg.judge is not None:
+        judge = load_features(cfg.judge, cfg.judge_model, "judge", False, parents)
+    images = open_images(images_path)
+    parents["images"] = images.parent()
+    joined = join_faces(images, None, cfg.image_size, cfg.validation_fraction, cfg.validation_images)
+    return _Inputs(folder, joined, autoencoder, features, judge or features, shape, parents)
+
+
+def _check_weights(cfg: TrainAutoencoderConfig) -> None:
+    if cfg.freeze_encoder and cfg.initial is None:
+        raise UserError("freeze_encoder=true keeps the encoder of a trained autoencoder; give initial=FOLDER")
+    if cfg.features is None:
+        asked = {"feature_weight", "identity_weight", "features_model"} & {
+            name for name in cfg.model_fields_set if getattr(cfg, name)
+        }
+        if asked:
+            raise UserError(f"{', '.join(sorted(asked))} needs a recogniser: give features=WEIGHTS")
+    elif not (cfg.feature_weight or cfg.identity_weight):
+        raise UserError("features was given, but feature_weight and identity_weight are both 0; leave features out")
+    if not (cfg.l1_weight or cfg.mse_weight or cfg.features is not None):
+        raise UserError("l1_weight and mse_weight are both 0 and there are no features: nothing says what to learn")
+
+
+def _trained(cfg: TrainAutoencoderConfig, autoencoder: nn.Module) -> list[nn.Parameter]:
+    frozen = {id(p) for p in autoencoder.latent_side()} if cfg.freeze_encoder else set()
+    return [p for p in autoencoder.parameters() if id(p) not in frozen]
+
+
+def _state(cfg: TrainAutoencoderConfig, inputs: _Inputs, device: torch.device) -> AutoencoderState:
+    autoencoder = inputs.autoencoder.to(device).train()
+    trained = _trained(cfg, autoencoder)
+    autoencoder.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    adversary = None
+    if cfg.adversarial.weight:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(cfg.seed + 1)
+            network = PatchDiscriminator(cfg.adversarial.channels, cfg.adversarial.layers)
+        network = network.to(device).train()
+        adversary = Adversary(cfg.adversarial, network, build_optimiser(network.parameters(), cfg.optimiser))
+    return AutoencoderState(
+        autoencoder, Ema(autoencoder, cfg.ema), build_optimiser(trained, cfg.optimiser),
+        loss_scaler(cfg.precision, device), adversary,
+    )
+
+
+def _weights(cfg: TrainAutoencoderConfig) -> LossWeights:
+    return LossWeights(
+        cfg.l1_weight, cfg.mse_weight, cfg.feature_weight, cfg.identity_weight, cfg.kl_weight, cfg.codebook_weight,
+        cfg.commitment_weight,
+    )
+
+
+def _num_bytes(inputs: _Inputs) -> int:
+    return (len(inputs.joined.train_rows) + len(inputs.joined.held_out_rows)) * 3 * inputs.joined.faces.size**2
+
+
+def _fits(cfg: TrainAutoencoderConfig, inputs: _Inputs) -> bool:
+    return _num_bytes(inputs) <= cfg.memory_gib * 2**30
+
+
+def _images(cfg: TrainAutoencoderConfig, inputs: _Inputs) -> DecodedFaces | StoredFaces:
+    joined, size = inputs.joined, f"{_num_bytes(inputs) / 2**20:.0f} MiB"
+    if _fits(cfg, inputs):
+        log.info(f"train-autoencoder: images are decoded once, to memory ({size})")
+        return DecodedFaces(joined.faces, joined.train_rows + joined.held_out_rows, cfg.workers)
+    log.info(f"train-autoencoder: images are decoded at every step; memory_gib={cfg.memory_gib} is less than {size}")
+    return StoredFaces(joined.faces, cfg.workers)
+
+
+def _validation(
+    cfg: TrainAutoencoderConfig, inputs: _Inputs, processes: Processes, images: DecodedFaces | StoredFaces
+) -> ReconstructionValidation | None:
+    held_out = inputs.joined.held_out_rows
+    if not held_out or not cfg.validate_every:
+        return None
+    size = max(1, min(cfg.batch_size, -(-len(held_out) // processes.count)))
+    places = validation_places(len(held_out), size, processes.index, processes.count)
+    own = images.read([held_out[place] for place in places])
+    judge = inputs.judge.to(processes.device) if inputs.judge is not None else None
+    return ReconstructionValidation(own, judge, size, processes.device)
+
+
+def _validation_figures(sums: list[float], has_judge: bool) -> dict[str, float]:
+    figures = {"val_psnr": sums[0] / sums[2]}
+    return {**figures, "val_cosine": sums[1] / sums[2]} if has_judge else figures
+
+
+def _last_figures(path: Path) -> dict[str, float]:
+    """Return what an earlier run reported last, so that a header does not depend on when it was killed."""
+    names = ("loss", "val_psnr", "val_cosine")
+    return {name: line[name] for line in read_lines(path) for name in names if name in line}

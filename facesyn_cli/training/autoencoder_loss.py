@@ -1,0 +1,96 @@
+"""The loss of an autoencoder: reconstruction in pixels and in a recogniser's eyes, and what keeps latents in order.
+
+Every term is one number an image; a batch's loss is the mean over its images of the weighted sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from facesyn_cli.training.feature_distance import FeatureDistance
+
+PENALTIES = ("kl", "codebook", "commitment")
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weight of every term; a term whose weight is 0 is not computed.
+
+    Args:
+        l1: Mean absolute difference of pixels in [-1, 1].
+        mse: Mean squared difference of pixels in [-1, 1].
+        feature: Distance of the recogniser's feature maps.
+        identity: 1 - cosine of its embeddings.
+        kl: Divergence from the standard normal, mean over the elements of a latent.
+        codebook: Squared distance that moves codes to latents.
+        commitment: Squared distance that moves latents to their codes.
+    """
+
+    l1: float
+    mse: float
+    feature: float
+    identity: float
+    kl: float
+    codebook: float
+    commitment: float
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """What a batch costs.
+
+    Args:
+        reconstruction: (B,) weighted terms that depend on the reconstruction.
+        penalty: (B,) weighted penalties of the latents.
+        each: Every term that was computed, by name, (B,), not weighted, without gradient.
+    """
+
+    reconstruction: Tensor
+    penalty: Tensor
+    each: dict[str, Tensor]
+
+
+class AutoencoderLoss:
+    """The terms that do not learn themselves; the adversarial one is `training/discriminator.py`.
+
+    Args:
+        weights: Weight of each term.
+        features: The recogniser; needed where `feature` or `identity` weigh something.
+    """
+
+    def __init__(self, weights: LossWeights, features: FeatureDistance | None = None) -> None:
+        self.weights, self.features = weights, features
+
+    def __call__(self, made: Tensor, real: Tensor, penalties: dict[str, Tensor]) -> LossTerms:
+        """Return the terms of reconstructions (B, 3, S, S) of `real` pixels.
+
+        Args:
+            made: The reconstructions, not clamped.
+            real: The images in [-1, 1].
+            penalties: What the autoencoder's training pass gave, by name.
+        """
+        weights, difference = self.weights, made.float() - real.float()
+        rest: dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {}
+        if weights.l1:
+            terms["l1"] = difference.abs().mean(dim=(1, 2, 3))
+        if weights.mse:
+            terms["mse"] = (difference**2).mean(dim=(1, 2, 3))
+        if self.features is not None:
+            feature, identity = self.features(made, real)
+            if weights.feature:
+                terms["feature"] = feature
+            if weights.identity:
+                terms["identity"] = identity
+        for name, penalty in penalties.items():
+            if getattr(weights, name):
+                rest[name] = penalty
+        zero = torch.zeros(len(real), device=real.device)
+        return LossTerms(
+            sum((getattr(weights, name) * term for name, term in terms.items()), zero),
+            sum((getattr(weights, name) * term for name, term in rest.items()), zero),
+            {name: term.detach() for name, term in {**terms, **rest}.items()},
+        )

@@ -1,0 +1,219 @@
+"""What autoencoder training carries from step to step, and the step itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from facesyn_cli.errors import UserError
+from facesyn_cli.training.autoencoder_batches import AutoencoderBatch
+from facesyn_cli.training.autoencoder_loss import AutoencoderLoss
+from facesyn_cli.training.checkpoint import latest_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
+from facesyn_cli.training.discriminator import (
+    AdversarialSettings,
+    PatchDiscriminator,
+    adaptive_factor,
+    discriminator_loss,
+    generator_loss,
+)
+from facesyn_cli.training.ema import Ema
+from facesyn_cli.training.norm_groups import sum_gradients
+from facesyn_cli.training.precision import autocast
+from facesyn_cli.training.processes import Processes
+
+
+@dataclass
+class Adversary:
+    """The discriminator and its optimizer.
+
+    Args:
+        settings: How it takes part.
+        network: The discriminator.
+        optimiser: Over its parameters.
+    """
+
+    settings: AdversarialSettings
+    network: PatchDiscriminator
+    optimiser: torch.optim.Optimizer
+
+
+@dataclass
+class AutoencoderState:
+    """The moving parts of a training.
+
+    Args:
+        autoencoder: The network.
+        ema: Its average.
+        optimiser: Over the parameters that are trained.
+        scaler: Loss scaler; does nothing outside fp16.
+        adversary: The discriminator, or None.
+        step: Finished optimizer steps.
+        window: Sums over the images since the last report, of this process, by figure; `images` counts them.
+    """
+
+    autoencoder: nn.Module
+    ema: Ema
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    adversary: Adversary | None
+    step: int = 0
+    window: dict[str, float] = field(default_factory=dict)
+
+    def trained(self) -> list[nn.Parameter]:
+        """Return the parameters of the autoencoder that are trained."""
+        return [p for group in self.optimiser.param_groups for p in group["params"]]
+
+    def save(self, folder: Path, keep: int) -> None:
+        """Write a checkpoint; `window` must be that of all processes together."""
+        groups = {
+            "model": self.autoencoder.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": pack_optimizer(self.optimiser),
+        }
+        if self.adversary is not None:
+            groups["discriminator"] = self.adversary.network.state_dict()
+            groups["discriminator_optimizer"] = pack_optimizer(self.adversary.optimiser)
+        save_checkpoint(folder, self.step, groups, {"window": self.window, "scaler": self.scaler.state_dict()}, keep)
+
+    def restore(self, folder: Path, is_first: bool) -> None:
+        """Go on from the newest checkpoint, if there is one; the first process takes the window.
+
+        Raises:
+            UserError: The checkpoint is of another training.
+        """
+        checkpoint = latest_checkpoint(folder)
+        if checkpoint is None:
+            return
+        try:
+            self.autoencoder.load_state_dict(checkpoint.tensors("model"), strict=True)
+            self.ema.load_state_dict(checkpoint.tensors("ema"))
+            unpack_optimizer(self.optimiser, checkpoint.tensors("optimizer"))
+            if self.adversary is not None:
+                self.adversary.network.load_state_dict(checkpoint.tensors("discriminator"), strict=True)
+                unpack_optimizer(self.adversary.optimiser, checkpoint.tensors("discriminator_optimizer"))
+            state = checkpoint.state()
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict(state["scaler"])
+            if is_first:
+                self.window = dict(state["window"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{checkpoint.path} does not fit this training; remove it: {reason}") from error
+        self.step = checkpoint.step
+
+    def take_window(self, processes: Processes) -> dict[str, float]:
+        """Return the means since the last report over all processes and begin anew; all must call it together."""
+        total = self.summed_window(processes)
+        self.window = {}
+        return {name: value / total["images"] for name, value in total.items() if name != "images"}
+
+    def summed_window(self, processes: Processes) -> dict[str, float]:
+        """Return the window of all processes together; all must call it together.
+
+        Every process has the same figures, since which terms there are depends on settings and step alone.
+        """
+        names = sorted(self.window)
+        values = torch.tensor([self.window[name] for name in names], dtype=torch.float64, device=processes.device)
+        return dict(zip(names, processes.sum(values).tolist(), strict=True))
+
+
+def take_step(
+    state: AutoencoderState, batch: AutoencoderBatch, loss: AutoencoderLoss, batch_size: int, precision: str,
+    clip: float | None, processes: Processes,
+) -> float:
+    """Take one optimizer step with the learning rate that is set, and move the average.
+
+    Args:
+        state: Changed in place.
+        batch: This process's share, on the device.
+        loss: The terms that do not learn.
+        batch_size: Images of the global batch.
+        precision: fp32, bf16 or fp16.
+        clip: Largest norm of the autoencoder's gradient; None: no clipping.
+        processes: Those that share the batch; their gradients are added up.
+
+    Returns:
+        Norm of the gradient before clipping.
+
+    Raises:
+        UserError: The gradient is not finite; no weight was touched in this step.
+    """
+    adversary = state.adversary if state.adversary and state.step >= state.adversary.settings.start else None
+    state.optimiser.zero_grad(set_to_none=True)
+    with autocast(precision, batch.pixels.device):
+        made, penalties = state.autoencoder.training_pass(batch.pixels, batch.noise)
+        terms = loss(made, batch.pixels, penalties)
+    total = (terms.reconstruction + terms.penalty).sum() / batch_size
+    figures = {"loss": terms.reconstruction + terms.penalty, **terms.each}
+    if adversary is not None:
+        adversary.network.requires_grad_(False)
+        with autocast(precision, batch.pixels.device):
+            losses = generator_loss(adversary.network(made))
+        adversary.network.requires_grad_(True)
+        factor = adversary.settings.weight
+        if adversary.settings.adaptive:
+            factor = factor * _adaptive(state, terms.reconstruction.sum(), losses.sum(), processes)
+            figures["adversarial_factor"] = factor.expand(len(losses))
+        total = total + factor * losses.sum() / batch_size
+        figures["adversarial"] = losses
+    state.scaler.scale(total).backward()
+    parameters = [p for p in state.trained() if p.grad is not None]
+    sum_gradients(parameters, processes.sum)
+    state.scaler.unscale_(state.optimiser)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+    is_finite = bool(torch.isfinite(norm))  # waits for the device: a broken step must not reach the weights
+    if not is_finite and (not state.scaler.is_enabled() or state.scaler.get_scale() < 1):
+        raise UserError(
+            f"training stopped before step {state.step + 1}: the gradient is not finite (loss "
+            f"{float(figures['loss'].detach().mean()):.4g}); checkpoints are untouched. A lower optimiser.lr, "
+            "optimiser.clip=1 or precision=fp32 may help"
+        )
+    if clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+    state.scaler.step(state.optimiser)  # fp16: left out where the scaled gradient overflowed
+    if adversary is not None:
+        figures["discriminator"] = _teach(
+            adversary, state.scaler, batch, made.detach(), batch_size, precision, processes
+        )
+    state.scaler.update()
+    state.step += 1
+    if is_finite:
+        state.ema.update(state.autoencoder, state.step)
+    _count(state.window, figures)
+    return float(norm)
+
+
+def _adaptive(state: AutoencoderState, reconstruction: Tensor, adversarial: Tensor, processes: Processes) -> Tensor:
+    """Return Eq. 7 for the global batch."""
+    weight = state.autoencoder.last_layer()
+    gradients = [
+        processes.sum(torch.autograd.grad(part, weight, retain_graph=True)[0].float())
+        for part in (reconstruction, adversarial)
+    ]
+    return adaptive_factor(*gradients)
+
+
+def _teach(
+    adversary: Adversary, scaler: torch.amp.GradScaler, batch: AutoencoderBatch, made: Tensor, batch_size: int,
+    precision: str, processes: Processes,
+) -> Tensor:
+    """Take a step of the discriminator and return its losses."""
+    adversary.optimiser.zero_grad(set_to_none=True)
+    with autocast(precision, made.device):
+        losses = discriminator_loss(adversary.network(batch.pixels), adversary.network(made))
+    scaler.scale(losses.sum() / batch_size).backward()
+    sum_gradients(adversary.network.parameters(), processes.sum)
+    scaler.unscale_(adversary.optimiser)
+    scaler.step(adversary.optimiser)
+    return losses
+
+
+def _count(window: dict[str, float], figures: dict[str, Tensor]) -> None:
+    names = list(figures)
+    sums = torch.stack([figures[name].detach().double().sum() for name in names]).tolist()  # waits for the device
+    for name, value in zip(names, sums, strict=True):
+        window[name] = window.get(name, 0.0) + value
+    window["images"] = window.get("images", 0.0) + len(figures["loss"])
