@@ -38,3 +38,11 @@ def link_image(images: ImageSet, entry: ImageEntry, target: Path) -> None:
         link_file(images.path / entry.location, target)
     else:
         write_bytes(target, images.read(entry), durable=False)
+
+
+def link_entry(images: ImageSet, entry: ImageEntry, folder: Path) -> None:
+    """Bring an image of a set into another one under the same key, unless it is there."""
+    name = entry.location.rpartition("/")[2]
+    stem, suffix = os.path.splitext(name)
+    name = name if entry.sample in (stem, name) else f"{entry.sample}{suffix}"
+    link_image(images, entry, folder / entry.identity / name)

@@ -11,9 +11,10 @@ import yaml
 from facesyn_cli.errors import UserError
 
 STAGES = (
-    "align", "embed", "train-autoencoder", "train-ldm", "gen-contexts", "sample", "augment", "pack", "train-fr", "eval",
-    "report", "select", "study",
+    "align", "embed", "train-embedder", "train-autoencoder", "train-ldm", "gen-contexts", "sample", "augment", "pack",
+    "train-fr", "eval", "report", "select", "study",
 )
+TABLE = "ablate"  # section with the rows of a table of whole pipelines; see `config/ablation.py`
 
 
 def recipe_folder() -> Path:
@@ -43,11 +44,16 @@ def find_recipe(name: str) -> Path:
 
 
 def load_recipe(name: str) -> dict[str, dict[str, Any]]:
-    """Read a recipe and return its sections by stage name.
+    """Read a recipe and return its sections by stage name; the rows of a table are left out.
 
     Raises:
         UserError: No such recipe, not YAML, or a section that is no stage.
     """
+    return {section: settings for section, settings in load_sections(name).items() if section != TABLE}
+
+
+def load_sections(name: str) -> dict[str, dict[str, Any]]:
+    """Read a recipe and return all its sections; see `load_recipe`."""
     path = find_recipe(name)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -58,8 +64,8 @@ def load_recipe(name: str) -> dict[str, dict[str, Any]]:
         raise UserError(f"recipe {path} must be a mapping of stage names to settings, found {type(content).__name__}")
     problems = []
     for section, settings in content.items():
-        if section not in STAGES:
-            near = difflib.get_close_matches(str(section), STAGES, n=1)
+        if section not in (*STAGES, TABLE):
+            near = difflib.get_close_matches(str(section), (*STAGES, TABLE), n=1)
             problems.append(f"unknown section {section!r}" + (f", did you mean {near[0]!r}?" if near else ""))
         elif settings is not None and not isinstance(settings, dict):
             problems.append(f"section {section!r} must hold settings, found {settings!r}")

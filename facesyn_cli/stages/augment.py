@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.files import write_bytes
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
-from facesyn_cli.artifacts.links import link_file, link_image
+from facesyn_cli.artifacts.links import link_entry, link_file
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Parent, check_output, open_output
 from facesyn_cli.artifacts.work import Work
@@ -123,7 +122,7 @@ def _augment(
         for identity, entries in groups.items():
             signals.check()
             for entry in entries:
-                _link_entry(images, entry, folder)
+                link_entry(images, entry, folder)
             made = 0
             for addition in augmentation.additions(identity, entries, images.read, faces.get(identity), seed):
                 _make(addition, folder / identity / f"{addition.sample}{addition.suffix}")
@@ -131,13 +130,6 @@ def _augment(
             added += made
             bar.advance(len(entries) + made)
     return added
-
-
-def _link_entry(images: ImageSet, entry: ImageEntry, folder: Path) -> None:
-    name = entry.location.rpartition("/")[2]
-    stem, suffix = os.path.splitext(name)
-    target = folder / entry.identity / (name if entry.sample in (stem, name) else f"{entry.sample}{suffix}")
-    link_image(images, entry, target)
 
 
 def _make(addition: Addition, target: Path) -> None:

@@ -1,0 +1,202 @@
+"""The rows of a table of whole pipelines, as `facesyn ablate` reads them.
+
+A table is a recipe with one more section, `ablate`. What all rows share stands in the sections of the stages; a row
+says what it does otherwise, on top of them or on top of a row above it:
+
+    ablate:
+      images: 800
+      rows:
+        - {name: real, real: true, identities: 80}
+        - {name: sphere, gen-contexts: {source: sphere, filters: []}}
+        - {name: guided, on: sphere, sample: {guidance: {name: cfg, scale: 2}}}
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from facesyn_cli.config.fields import StageConfig, growing, identity, source
+from facesyn_cli.errors import UserError
+
+ROW_STAGES = ("gen-contexts", "sample", "augment")  # what a row may do otherwise
+SHARED_STAGES = ("train-fr", "eval")                # the same in all rows
+Settings = dict[str, Any]
+
+
+class AblateConfig(StageConfig):
+    """The section `ablate` of a table."""
+
+    seeds: int = growing(3, "how many seeds, counted from `seed`", ge=1)
+    images: int | Literal["smallest"] | None = identity(
+        None, "images of every row; smallest: as many as the smallest row has; None: what each row makes"
+    )
+    real: Path | None = source(None, "folder or zip of real faces, for rows with `real: true`")
+    rows: list[dict[str, Any]] = identity([], "the rows: a name, and what the row does otherwise")
+
+
+class _RowConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")  # in --rows
+    title: str | None = None                                     # in the table; None: the name
+    on: str | None = None                                        # row above, whose settings this one starts from
+    real: bool | Path = False                                    # true, or a folder: real faces, nothing is made
+    identities: int | None = Field(None, ge=2)                   # of a row of real faces; None: all it has
+    images: int | None = Field(None, ge=2)                       # None: as the whole table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to make a training set.
+
+    Args:
+        name: What `--rows` calls it.
+        title: What the table calls it.
+        on: Name of the row it builds on and is compared with; None: of none.
+        real: False, or where its real faces lie (True: where the table says).
+        identities: How many identities of the real faces are taken; None: all.
+        images: Its number of images; None: as the whole table.
+        sections: Settings of the stages that make it, whole; empty for real faces.
+    """
+
+    name: str
+    title: str
+    on: str | None = None
+    real: bool | Path = False
+    identities: int | None = None
+    images: int | None = None
+    sections: dict[str, Settings] = field(default_factory=dict)
+
+
+def expand_rows(raw: list[dict[str, Any]], sections: dict[str, Settings]) -> list[Row]:
+    """Return the rows with everything they inherit.
+
+    Args:
+        raw: The rows as they stand in the table.
+        sections: What all rows share, by stage.
+
+    Raises:
+        UserError: Naming every problem.
+    """
+    base = {stage: sections[stage] for stage in ROW_STAGES if stage in sections}
+    rows: dict[str, Row] = {}
+    problems: list[str] = []
+    for number, settings in enumerate(raw, 1):
+        where = f"row {settings.get('name', number)!r}"
+        try:
+            row = _row(settings, base, rows)
+        except UserError as error:
+            problems += [f"{where}: {text}" for text in str(error).split("; ")]
+            continue
+        if row.name in rows:
+            problems.append(f"{where}: two rows have this name")
+        rows[row.name] = row
+    if not raw:
+        problems.append("the table has no rows; ablate.rows lists them")
+    if problems:
+        raise UserError("; ".join(problems))
+    return list(rows.values())
+
+
+def select_rows(rows: list[Row], names: str | None) -> list[Row]:
+    """Return the rows named in a list with commas, in the order of the table; None: all.
+
+    Raises:
+        UserError: There is no row of a name.
+    """
+    if names is None:
+        return rows
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    known = [row.name for row in rows]
+    unknown = [name for name in wanted if name not in known]
+    if unknown or not wanted:
+        near = difflib.get_close_matches(unknown[0], known, n=1) if unknown else []
+        hint = f", did you mean {near[0]!r}?" if near else ";"
+        raise UserError(f"there is no row {', '.join(unknown) or names!r}{hint} rows are {', '.join(known)}")
+    return [row for row in rows if row.name in wanted]
+
+
+def merge_settings(base: Any, over: Any) -> Any:
+    """Return settings with other settings on top.
+
+    Mappings are merged key by key; a mapping that names another plugin replaces the old one whole, for its settings
+    do not apply, and a bare name stands for a mapping with that name. Anything else, lists too, is replaced.
+    """
+    if isinstance(base, str) and isinstance(over, dict):
+        base = {"name": base}
+    if isinstance(over, str) and isinstance(base, dict) and "name" in base:
+        over = {"name": over}
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    if "name" in base and over.get("name", base["name"]) != base["name"]:
+        return dict(over)
+    merged = dict(base)
+    for key, value in over.items():
+        merged[key] = merge_settings(base[key], value) if key in base else value
+    return merged
+
+
+def apply_words(sections: dict[str, Settings], words: list[str], stages: tuple[str, ...]) -> dict[str, Settings]:
+    """Return the sections with `stage.key=value` words on top; values are YAML, keys may be dotted.
+
+    Raises:
+        UserError: A word is none, or its stage does not belong to a table.
+    """
+    for word in words:
+        path, equals, text = word.partition("=")
+        stage, *keys = path.split(".")
+        if not equals or stage not in stages or not keys or not all(keys):
+            raise UserError(f"{word!r} is not stage.key=value; stages of a table are {', '.join(stages)}")
+        try:
+            value = yaml.safe_load(text) if text else None
+        except yaml.YAMLError as error:
+            raise UserError(f"{word!r}: {' '.join(str(error).split())}") from error
+        for key in reversed(keys):
+            value = {key: value}
+        sections = {**sections, stage: merge_settings(sections.get(stage, {}), value)}
+    return sections
+
+
+def _row(settings: dict[str, Any], base: dict[str, Settings], above: dict[str, Row]) -> Row:
+    known = [*_RowConfig.model_fields, *ROW_STAGES]
+    problems = []
+    for key in settings:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            problems.append(f"unknown setting {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+    changes = {stage: settings[stage] for stage in ROW_STAGES if stage in settings}
+    for stage, change in changes.items():
+        if not (isinstance(change, dict) or change is None and stage == "augment"):
+            problems.append(f"{stage}: settings are expected, got {change!r}")
+    try:
+        cfg = _RowConfig.model_validate({k: value for k, value in settings.items() if k in _RowConfig.model_fields})
+    except ValidationError as error:
+        problems += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}" for e in error.errors()]
+        cfg = None
+    if problems or cfg is None:
+        raise UserError("; ".join(problems))
+    if cfg.on is not None and cfg.on not in above:
+        raise UserError(f"on: {cfg.on!r} is no row above it")
+    if cfg.real is not False:
+        if changes or cfg.on is not None:
+            raise UserError("a row of real faces builds on nothing and has no settings of stages")
+        return Row(cfg.name, cfg.title or cfg.name, None, cfg.real, cfg.identities, cfg.images)
+    if cfg.identities is not None:
+        raise UserError("identities belongs to rows of real faces; sample.ids says how many identities are made")
+    parent = above[cfg.on] if cfg.on is not None else None
+    if parent is not None and parent.real is not False:
+        raise UserError(f"on: {cfg.on!r} is a row of real faces, nothing can build on it")
+    sections = dict(parent.sections if parent else base)
+    for stage, change in changes.items():
+        if change is None:
+            sections.pop(stage, None)
+        else:
+            sections[stage] = merge_settings(sections.get(stage, {}), change)
+    images = cfg.images if cfg.images is not None or parent is None else parent.images
+    return Row(cfg.name, cfg.title or cfg.name, cfg.on, False, None, images, sections)

@@ -1,0 +1,84 @@
+"""Cut a set of images to a number of images: how `facesyn ablate` gives every row the same number.
+
+Images are linked, never copied or edited.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from facesyn_cli import signals
+from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.links import link_entry
+from facesyn_cli.artifacts.outcome import Outcome
+from facesyn_cli.artifacts.output import Parent, check_output, open_output, read_header
+from facesyn_cli.artifacts.work import Work
+from facesyn_cli.config.fields import StageConfig, identity, source
+from facesyn_cli.console import is_first_process
+from facesyn_cli.data.image_cut import first_images, random_images
+from facesyn_cli.errors import UserError
+
+
+class CutConfig(StageConfig):
+    """How a set is cut."""
+
+    images: Path | None = source(None, "images to choose from; None: 4-samples of --work")
+    identities: int | None = identity(None, "identities to keep; None: all", ge=1)
+    count: int = identity(1, "images to keep", ge=1)
+    choose: Literal["first", "random"] = identity(
+        "first", "first: as if no more had been made; random: by the seed, identities too"
+    )
+
+
+def plan(cfg: CutConfig, work: Work) -> dict[str, Any]:
+    """Return what `run` would do."""
+    images, chosen, parents = _open(cfg, work)
+    folder = _folder(cfg, work)
+    return {
+        "images": str(images.path),
+        "kept": sum(map(len, chosen.values())),
+        "identities": len(chosen),
+        "folder": f"{folder} ({check_output(folder, 'ImageSet', cfg, parents)})",
+    }
+
+
+def run(cfg: CutConfig, work: Work) -> Outcome:
+    """Link the images that stay; only the first of several processes works.
+
+    Raises:
+        UserError: There are not as many as are wanted.
+    """
+    folder = _folder(cfg, work)
+    if not is_first_process():
+        return Outcome(folder, {})
+    images, chosen, parents = _open(cfg, work)
+    with open_output(folder, "ImageSet", "cut", cfg, parents) as out:
+        if not out.finished:
+            for entries in chosen.values():
+                for entry in entries:
+                    link_entry(images, entry, folder)
+                signals.check()
+            out.finish({"images": sum(map(len, chosen.values())), "identities": len(chosen)})
+        return Outcome(folder, out.header.counts)
+
+
+def _folder(cfg: CutConfig, work: Work) -> Path:
+    return cfg.out or work.path / "cut"
+
+
+def _open(cfg: CutConfig, work: Work) -> tuple[ImageSet, dict[str, list[ImageEntry]], dict[str, Parent]]:
+    images = ImageSet.open(cfg.images or work.folder("samples"))
+    groups = images.by_identity()
+    try:
+        if cfg.choose == "first":
+            chosen = first_images(groups, cfg.identities or len(groups), cfg.count)
+        else:
+            chosen = random_images(groups, cfg.identities, cfg.count, cfg.seed)
+    except ValueError as error:
+        raise UserError(f"{images.path}: {error}") from error
+    parent = images.parent()
+    header = read_header(images.path) if cfg.choose == "first" and images.path.is_dir() else None
+    if header is not None:  # a set that has grown since has the same first images
+        parent = Parent(parent.path, header.lineage)
+    return images, chosen, {"images": parent}

@@ -1,0 +1,107 @@
+"""Rows, differences and tables of an ablation, against closed forms."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import pytest
+
+from facesyn_cli.evaluation.ablation import FIGURES, AblationRow, AblationTable, Difference, student_quantile
+
+
+def figures(accuracy: float | None, **more: float) -> dict[str, float | None]:
+    found = {"auc": 0.8, "images": 800, "identities": 80, "evaluations": 1000, "minutes": 2}
+    return {"accuracy": accuracy, **found, **more}
+
+
+def table(*rows: AblationRow) -> AblationTable:
+    return AblationTable({"benchmark": "lfw"}, list(rows))
+
+
+PLAIN = AblationRow("plain", "plain", None, [0, 1, 2], {0: figures(0.70), 1: figures(0.72), 2: figures(0.74)})
+HELPED = AblationRow("helped", "+ help", "plain", [0, 1, 2], {0: figures(0.73), 1: figures(0.75), 2: figures(0.78)})
+
+
+@pytest.mark.parametrize(
+    ("degrees", "expected"),  # tan(0.475 pi); the root of a quadratic; tables
+    [(1, math.tan(0.475 * math.pi)), (2, 0.95 * math.sqrt(2 / (1 - 0.95**2))), (3, 3.18245), (4, 2.77645),
+     (9, 2.26216), (10, 2.22814), (30, 2.04227)],
+)
+def test_points_of_students_distribution(degrees: int, expected: float) -> None:
+    assert student_quantile(0.975, degrees) == pytest.approx(expected, rel=1e-5)
+    assert student_quantile(0.5, degrees) == pytest.approx(0, abs=1e-9)
+
+
+def test_points_of_students_distribution_are_refused_where_there_are_none() -> None:
+    for share, degrees in ((0.4, 3), (1.0, 3), (0.9, 0)):
+        with pytest.raises(ValueError):
+            student_quantile(share, degrees)
+
+
+def test_mean_and_standard_error_over_seeds() -> None:
+    mean, error = PLAIN.mean_and_error("accuracy")
+    assert mean == pytest.approx(0.72) and error == pytest.approx(0.02 / math.sqrt(3))
+    assert AblationRow("a", "a", None, [0], {0: figures(0.7)}).mean_and_error("accuracy") == (0.7, None)
+    undefined = AblationRow("a", "a", None, [0, 1], {0: figures(0.7), 1: figures(None)})
+    assert undefined.mean_and_error("accuracy") == (None, None)
+    assert undefined.mean_and_error("images") == (800, 0)
+
+
+def test_a_difference_is_taken_seed_by_seed() -> None:
+    difference = table(PLAIN, HELPED).difference(HELPED)
+    assert difference.values == pytest.approx({0: 0.03, 1: 0.03, 2: 0.04})
+    assert difference.mean == pytest.approx(0.1 / 3)
+    error = math.sqrt((2 * (1 / 300) ** 2 + (2 / 300) ** 2) / 2) / math.sqrt(3)  # far smaller than unpaired
+    assert difference.error == pytest.approx(error)
+    assert difference.interval == pytest.approx((0.1 / 3 - 4.302653 * error, 0.1 / 3 + 4.302653 * error))
+    assert difference.verdict == "better"
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [((0.01, 0.01, 0.011), "better"), ((-0.01, -0.01, -0.011), "worse"), ((0.02, -0.01, 0.03), "not shown"),
+     ((0.05,), "one seed"), ((0.0, 0.0), "not shown")],
+)
+def test_what_an_interval_says(values: tuple[float, ...], verdict: str) -> None:
+    assert Difference("plain", dict(enumerate(values))).verdict == verdict
+
+
+def test_only_seeds_that_both_rows_have_are_compared() -> None:
+    half = AblationRow("half", "half", "plain", [0, 1, 2], {1: figures(0.70), 5: figures(0.99)})
+    assert table(PLAIN, half).difference(half).values == pytest.approx({1: -0.02})
+    alone = AblationRow("alone", "alone", "plain", [0], {7: figures(0.7)})
+    assert table(PLAIN, alone).difference(alone) is None
+    assert table(PLAIN, HELPED).difference(PLAIN) is None
+
+
+def test_states() -> None:
+    assert PLAIN.status == "finished"
+    assert AblationRow("a", "a", None, [0, 1], {0: figures(0.7)}).status == "1 of 2 seeds"
+    assert AblationRow("a", "a", None, [0, 1]).status == "not run"
+    failed = AblationRow("a", "a", None, [0, 1], {0: figures(0.7)}, {1: "no faces"})
+    assert failed.status == "failed: seed 1: no faces"
+
+
+def test_all_forms_of_a_table_say_the_same() -> None:
+    idle = AblationRow("idle", "a | b", "helped", [0, 1, 2])
+    failed = AblationRow("failed", "failed", None, [0], {}, {0: "no | faces"})
+    found = table(PLAIN, HELPED, idle, failed)
+    value = json.loads(json.dumps(found.to_json()))
+    lines = list(csv.DictReader(found.to_csv().splitlines()))
+    assert [row["name"] for row in value["rows"]] == [line["row"] for line in lines]
+    for row, line in zip(value["rows"], lines, strict=True):
+        for name in FIGURES:
+            for suffix, key in (("", "mean"), ("_error", "error")):
+                assert (float(line[name + suffix]) if line[name + suffix] else None) == row[name][key]
+        assert (float(line["difference"]) if line["difference"] else None) == (row["difference"] or {}).get("mean")
+        assert line["verdict"] == (row["difference"] or {"verdict": ""})["verdict"]
+        assert line["status"] == row["status"]
+    markdown = found.to_markdown().splitlines()
+    assert "| + help | 800 | 80 | 75.33 +- 1.45 | 80.00 +- 0.00 | +3.33 +- 0.33 | 1,000 | 2.0 | finished |" in markdown
+    assert "| a \\| b |  |  |  |  |  |  |  | not run |" in markdown
+    assert "- benchmark: lfw" in markdown
+    reading = "+ help, against plain: +3.33 +- 0.33 points (95 % interval +1.90 to +4.77): better"
+    assert f"- {reading}" in markdown and found.to_text().splitlines()[-1] == reading
+    assert "failed: seed 0: no | faces" in found.to_text()
