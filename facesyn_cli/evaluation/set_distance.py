@@ -35,7 +35,11 @@ def frechet_distance(real: NDArray, generated: NDArray) -> float:
         real: (N, D) features, at least 2 rows.
         generated: (M, D) features, at least 2 rows.
     """
-    return frechet_of_moments(*mean_covariance(real), *mean_covariance(generated))
+    if max(len(real), len(generated)) > real.shape[1]:
+        return frechet_of_moments(*mean_covariance(real), *mean_covariance(generated))
+    (mean_a, a), (mean_b, b) = (_centred(rows) for rows in (real, generated))
+    cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()  # the trace of the root, from a matrix of N x M numbers
+    return float(max(np.square(mean_a - mean_b).sum() + np.square(a).sum() + np.square(b).sum() - 2 * cross, 0.0))
 
 
 def frechet_of_moments(
@@ -122,10 +126,15 @@ def recall_of_each(real: NDArray, parts: list[NDArray], k: int) -> NDArray[np.fl
 
 def mean_covariance(rows: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the (D,) mean and the (D, D) covariance (divided by N - 1) of (N, D) rows, in float64."""
+    mean, centred = _centred(rows)
+    return mean, centred.T @ centred
+
+
+def _centred(rows: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The (D,) mean, and the (N, D) rows around it divided by sqrt(N - 1): their products are the covariance."""
     rows = np.asarray(rows, dtype=np.float64)
     mean = rows.mean(axis=0)
-    centred = rows - mean
-    return mean, centred.T @ centred / (len(rows) - 1)
+    return mean, (rows - mean) / np.sqrt(len(rows) - 1)
 
 
 def _kernel(a: NDArray, b: NDArray) -> NDArray[np.float64]:

@@ -1,32 +1,60 @@
-"""How real does a set look to a judge? Distances to a real reference set in the judge's feature space.
+"""How real does a set look? Distances to a real reference set in a space of features, a judge's or another network's.
 
-The features are the judge's unit embeddings, scaled to length sqrt(D) as the kernel expects numbers of size 1; the
+A judge's features are its unit embeddings, scaled to length sqrt(D) as the kernel expects numbers of size 1; the
 Frechet distance is given for unit rows and so lies between 0 and 4. A recogniser's space is about who is shown, and
 images of one person lie close together: neighbourhoods would be those of persons, so the figures that use them take
-one image of each identity.
+one image of each identity. Features of Inception-v3 are taken as they are, and all images make neighbourhoods.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from facesyn_cli.evaluation.figures import JACKKNIFE, Figure, Section
+from facesyn_cli import signals
+from facesyn_cli.evaluation.figures import JACKKNIFE, Figure, Section, mean_over_identities
 from facesyn_cli.evaluation.labelled import LabelledEmbeddings
-from facesyn_cli.evaluation.set_distance import (
-    frechet_distance,
-    frechet_of_moments,
-    kernel_distance,
-    mean_covariance,
-    neighbourhoods,
-)
+from facesyn_cli.evaluation.set_distance import frechet_distance, kernel_distance, neighbourhoods, recall_of_each
 
 MAX_ROWS = 10_000        # rows of each set
 _GROUPS = 10             # of the jackknife
 _PRECISION_K, _DENSITY_K = 3, 5
+_STYLE_IDENTITIES, _STYLE_REAL = 500, 2000  # of D_intra
+_PUBLISHED = 10_000      # images that published distances are of at least
 
 
-def quality_section(rows: LabelledEmbeddings, reference: LabelledEmbeddings, seed: int) -> Section:
+@dataclass(frozen=True)
+class Space:
+    """A space of features.
+
+    Args:
+        prefix: Of the ids of its figures.
+        has_unit_rows: Its rows have length 1; they are scaled for the kernel.
+        has_people: Images of one person lie close together in it; one image each makes neighbourhoods.
+        note: What to know when reading its figures.
+    """
+
+    prefix: str
+    has_unit_rows: bool
+    has_people: bool
+    note: str
+
+
+JUDGE = Space(
+    "quality", True, True, "Distances are in the judge's feature space: unit embeddings of a face recogniser. They are "
+    "not comparable with distances in Inception's space.",
+)
+NETWORK = Space(
+    "features", False, False, "Distances are comparable only between sets measured with the same network, resize "
+    "filter, reference and number of images.",
+)
+
+
+def quality_section(
+    rows: LabelledEmbeddings, reference: LabelledEmbeddings, seed: int, space: Space = JUDGE
+) -> Section:
     """Return the distances between a set and the reference, and between two halves of the reference.
 
     Both sides of a distance have the same number of rows: the Frechet distance grows as samples shrink.
@@ -35,6 +63,7 @@ def quality_section(rows: LabelledEmbeddings, reference: LabelledEmbeddings, see
         rows: The set.
         reference: The real set.
         seed: Seed of all samples.
+        space: What the rows are.
     """
     section = Section()
     size = min(len(rows.keys), len(reference.keys), MAX_ROWS)
@@ -48,34 +77,78 @@ def quality_section(rows: LabelledEmbeddings, reference: LabelledEmbeddings, see
     value = frechet_distance(a, b)
     error = _jackknife(a, b, reference.owner[real], rows.owner[ours], generator)
     section.figures.append(Figure(
-        "quality.frechet", value, size, "images of each set", exact=is_exact, error=error, error_from=JACKKNIFE,
+        f"{space.prefix}.frechet", value, size, "images of each set", exact=is_exact, error=error,
+        error_from=JACKKNIFE,
     ))
-    section.figures.append(_floor(reference, size, generator))
-    scale = np.sqrt(a.shape[1])
+    section.figures.append(_floor(reference, size, generator, space))
+    scale = np.sqrt(a.shape[1]) if space.has_unit_rows else 1.0
     kernel, spread = kernel_distance(a * scale, b * scale, seed)
     section.figures.append(Figure(
-        "quality.kernel", kernel, size, "images of each set", exact=is_exact and np.isnan(spread), error=spread,
-        error_from="spread over subsets of 1,000",
+        f"{space.prefix}.kernel", kernel, size, "images of each set", exact=is_exact and np.isnan(spread),
+        error=spread, error_from="spread over subsets of 1,000",
     ))
-    one_a, one_b = (_one_each(part, generator) for part in (reference, rows))
-    if min(len(one_a), len(one_b)) > _DENSITY_K:
-        narrow, wide = (neighbourhoods(one_a, one_b, k) for k in (_PRECISION_K, _DENSITY_K))
-        for name, values in (("precision", narrow), ("recall", narrow), ("density", wide), ("coverage", wide)):
-            section.figures.append(Figure(
-                f"quality.{name}", values[name], len(one_b) if name in ("precision", "density") else len(one_a),
-                "identities of the set" if name in ("precision", "density") else "identities of the reference",
-                "" if name == "density" else "share", exact=False,
-            ))
-    else:
-        section.notes.append("Precision, recall, density and coverage need 6 identities in both sets.")
-    section.notes.append(
-        "Distances are in the judge's feature space: unit embeddings of a face recogniser. They are not comparable "
-        "with distances in Inception's space."
-    )
+    if space.has_people:
+        a, b = (_one_each(part, generator) for part in (reference, rows))
+    section.merge(_neighbours(a, b, is_exact and not space.has_people, space))
+    section.notes.append(space.note)
     return section
 
 
-def _floor(reference: LabelledEmbeddings, size: int, generator: np.random.Generator) -> Figure:
+def features_section(
+    rows: LabelledEmbeddings, reference: LabelledEmbeddings, seed: int, is_whole: bool
+) -> Section:
+    """Return the distances in the features of a network for images in general, and D_intra as DCFace defines it.
+
+    D_intra (DCFace, arXiv:2304.07060): mean over identities of the share of real images in a ball around one of the
+    identity's images that reaches the third nearest other one.
+
+    Args:
+        rows: Features of the set, as the network gives them.
+        reference: Features of the real set.
+        seed: Seed of all samples.
+        is_whole: `rows` are all images of their identities, not images drawn at random.
+    """
+    section = quality_section(rows, reference, seed, NETWORK)
+    if not section.figures:
+        return section
+    size = section.figures[0].n
+    if size < _PUBLISHED:
+        section.notes.append(f"Published Frechet distances are of {_PUBLISHED:,} images or more; of {size:,}, as here, "
+                             "they come out higher. Read it beside the distance of real to real.")
+    generator = np.random.default_rng(seed)
+    enough = np.flatnonzero(rows.sizes > _PRECISION_K)
+    if not is_whole or not len(enough):
+        section.notes.append("D_intra needs identities with 4 images, all of them looked at (fewer with --max-images).")
+        return section
+    chosen = np.sort(generator.choice(enough, min(len(enough), _STYLE_IDENTITIES), replace=False))
+    real = np.sort(generator.choice(len(reference.keys), min(len(reference.keys), _STYLE_REAL), replace=False))
+    values = recall_of_each(reference.vectors[real], [rows.vectors[rows.rows_of(c)] for c in chosen], _PRECISION_K)
+    section.figures.append(mean_over_identities(
+        "features.d_intra", values, "identities with at least 4 images", "share",
+        len(real) == len(reference.keys) and len(chosen) == len(enough),
+    ))
+    return section
+
+
+def _neighbours(real: NDArray, generated: NDArray, is_exact: bool, space: Space) -> Section:
+    """Precision, recall, density and coverage."""
+    what = "identities" if space.has_people else "images"
+    if min(len(real), len(generated)) <= _DENSITY_K:
+        return Section(notes=[f"Precision, recall, density and coverage need {_DENSITY_K + 1} {what} in both sets."])
+    narrow, wide = (neighbourhoods(real, generated, k) for k in (_PRECISION_K, _DENSITY_K))
+    section = Section()
+    for name, values in (("precision", narrow), ("recall", narrow), ("density", wide), ("coverage", wide)):
+        is_ours = name in ("precision", "density")
+        section.figures.append(Figure(
+            f"{space.prefix}.{name}", values[name], len(generated if is_ours else real),
+            f"{what} of the {'set' if is_ours else 'reference'}", "" if name == "density" else "share", is_exact,
+        ))
+    return section
+
+
+def _floor(
+    reference: LabelledEmbeddings, size: int, generator: np.random.Generator, space: Space
+) -> Figure:
     """Frechet distance of two halves of the reference with different people: what a perfect set would have."""
     order = generator.permutation(len(reference.identities))
     halves = [np.flatnonzero(np.isin(reference.owner, part)) for part in np.array_split(order, 2)]
@@ -84,7 +157,9 @@ def _floor(reference: LabelledEmbeddings, size: int, generator: np.random.Genera
     if rows >= 10:
         a, b = (reference.vectors[generator.choice(half, rows, replace=False)] for half in halves)
         value = frechet_distance(a, b)
-    return Figure("quality.frechet_floor", value, rows, "images of each half of the reference", exact=False)
+    return Figure(
+        f"{space.prefix}.frechet_floor", value, rows, "images of each half of the reference", exact=False
+    )
 
 
 def _one_each(rows: LabelledEmbeddings, generator: np.random.Generator) -> NDArray[np.float32]:
@@ -99,29 +174,11 @@ def _jackknife(
     a: NDArray, b: NDArray, owner_a: NDArray, owner_b: NDArray, generator: np.random.Generator
 ) -> float | None:
     """Standard error from leaving out a tenth of the identities of both sets at a time."""
-    left = [_moments_without(rows, owner, generator) for rows, owner in ((a, owner_a), (b, owner_b))]
-    if any(part is None for part in left):
+    groups = [generator.permutation(np.arange(owner.max() + 1) % _GROUPS)[owner] for owner in (owner_a, owner_b)]
+    if any(len(group) - np.bincount(group, minlength=_GROUPS).max() < 2 for group in groups):
         return None
-    values = [frechet_of_moments(*ours, *theirs) for ours, theirs in zip(*left, strict=True)]
+    values = []
+    for number in range(_GROUPS):
+        values.append(frechet_distance(*(rows[group != number] for rows, group in zip((a, b), groups, strict=True))))
+        signals.check()
     return float(np.sqrt((_GROUPS - 1) / _GROUPS * np.square(np.array(values) - np.mean(values)).sum()))
-
-
-def _moments_without(
-    rows: NDArray, owner: NDArray, generator: np.random.Generator
-) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]] | None:
-    """Mean and covariance without each group of identities, from those of the groups; None where one leaves nothing."""
-    group = generator.permutation(np.arange(owner.max() + 1) % _GROUPS)[owner]
-    counts = np.bincount(group, minlength=_GROUPS)
-    if (len(rows) - counts < 2).any():
-        return None
-    centred = rows - mean_covariance(rows)[0]                                  # keeps the differences below exact
-    shift = rows[0] - centred[0]
-    sums = np.stack([centred[group == number].sum(axis=0) for number in range(_GROUPS)])
-    squares = np.stack([centred[group == number].T @ centred[group == number] for number in range(_GROUPS)])
-    found = []
-    for number, count in enumerate(counts):
-        left = len(rows) - count
-        mean = (sums.sum(0) - sums[number]) / left
-        covariance = (squares.sum(0) - squares[number] - left * np.outer(mean, mean)) / (left - 1)
-        found.append((mean + shift, covariance))
-    return found

@@ -28,6 +28,16 @@ def test_frechet_distance_of_known_normals():
     assert frechet_distance(real, real) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.parametrize(("n", "m"), [(9, 14), (14, 9), (20, 20)])
+def test_frechet_distance_of_fewer_rows_than_numbers_is_that_of_their_moments(n, m):
+    generator = np.random.default_rng(0)
+    real, generated = generator.normal(size=(n, 20)), generator.normal(size=(m, 20)) * 2 + 1
+    expected = set_distance.frechet_of_moments(
+        real.mean(0), np.cov(real.T), generated.mean(0), np.cov(generated.T))
+    assert frechet_distance(real, generated) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(real, real) == pytest.approx(0, abs=1e-9)
+
+
 def test_kernel_distance_by_hand():
     generator = np.random.default_rng(0)
     a, b = generator.normal(size=(6, 4)), generator.normal(size=(5, 4)) + 1

@@ -7,8 +7,8 @@ import pytest
 from made_embeddings import people
 
 from facesyn_cli.evaluation import set_quality
-from facesyn_cli.evaluation.set_distance import frechet_distance, mean_covariance, neighbourhoods
-from facesyn_cli.evaluation.set_quality import _moments_without, quality_section
+from facesyn_cli.evaluation.set_distance import frechet_distance, kernel_distance, neighbourhoods, recall_of_each
+from facesyn_cli.evaluation.set_quality import features_section, quality_section
 
 
 def figures(rows, reference) -> dict:
@@ -55,14 +55,47 @@ def test_swapped_arguments_are_noticed():
     assert swapped["precision"].value < 0.1 and swapped["recall"].value > 0.9
 
 
-def test_moments_without_a_group():
-    rows = people(30, 3, seed=4, size=5)
-    generator = np.random.default_rng(7)
-    group = np.random.default_rng(7).permutation(np.arange(30) % 10)[rows.owner]
-    for number, (mean, covariance) in enumerate(_moments_without(rows.vectors, rows.owner, generator)):
-        expected = mean_covariance(rows.vectors[group != number])
-        np.testing.assert_allclose(mean, expected[0], atol=1e-6)
-        np.testing.assert_allclose(covariance, expected[1], atol=1e-6)
+def test_the_error_is_a_jackknife_over_groups_of_identities():
+    """With a group of one identity each, leaving a group out is leaving an identity out, in whatever order."""
+    rows, reference = people(10, 4, seed=4, size=5), people(10, 4, seed=5, size=5)
+    generator = np.random.default_rng(0)
+    order = [generator.choice(40, 40, replace=False) for _ in range(2)]
+    group = [generator.permutation(10)[part.owner[chosen]] for part, chosen in
+             ((reference, order[1]), (rows, order[0]))]
+    left = [frechet_distance(reference.vectors[order[1]][group[0] != k], rows.vectors[order[0]][group[1] != k])
+            for k in range(10)]
+    expected = np.sqrt(0.9 * np.square(left - np.mean(left)).sum())
+    assert figures(rows, reference)["frechet"].error == pytest.approx(expected)
+
+
+def of_network(rows, reference, is_whole=True) -> tuple[dict, list[str]]:
+    section = features_section(rows, reference, 0, is_whole)
+    assert all(figure.id.startswith("features.") for figure in section.figures)
+    return {figure.id.split(".")[1]: figure for figure in section.figures}, section.notes
+
+
+def test_features_of_a_network_are_taken_as_they_are_and_all_images_make_neighbourhoods():
+    rows, reference = (people(20, 6, seed=seed, size=8) for seed in (0, 1))
+    rows.vectors[:] *= 7
+    reference.vectors[:] *= 5
+    found, notes = of_network(rows, reference)
+    assert found["frechet"].value == pytest.approx(frechet_distance(reference.vectors, rows.vectors))
+    assert found["kernel"].value == pytest.approx(kernel_distance(reference.vectors, rows.vectors, 0)[0])
+    for name, k in (("precision", 3), ("recall", 3), ("density", 5), ("coverage", 5)):
+        assert found[name].value == pytest.approx(neighbourhoods(reference.vectors, rows.vectors, k)[name])
+        assert found[name].n == 120 and found[name].exact
+    assert any("come out higher" in note for note in notes)
+
+
+def test_style_coverage_is_the_recall_of_each_identity():
+    rows, reference = people(12, 5, spread=2, seed=0, size=3), people(30, 4, spread=2, seed=1, size=3)
+    found, _ = of_network(rows, reference)
+    parts = [rows.vectors[rows.rows_of(c)] for c in range(12)]
+    expected = recall_of_each(reference.vectors, parts, 3)
+    assert found["d_intra"].value == pytest.approx(expected.mean()) and 0 < expected.mean() < 1
+    assert found["d_intra"].error == pytest.approx(expected.std(ddof=1) / np.sqrt(12)) and found["d_intra"].exact
+    found, notes = of_network(rows, reference, is_whole=False)
+    assert "d_intra" not in found and any("D_intra needs" in note for note in notes)
 
 
 def test_small_sets_have_no_distance(monkeypatch):
