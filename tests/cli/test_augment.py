@@ -101,7 +101,7 @@ def test_where_links_are_impossible_copies_are_made(augment, work: Path, monkeyp
     def refuse(*args: object, **kwargs: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
-    monkeypatch.setattr(stage.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     augment()
     source, copy = work / "4-samples/2/1.png", work / "5-augmented/2/1.png"
     assert copy.read_bytes() == source.read_bytes() and not os.path.samefile(copy, source)
