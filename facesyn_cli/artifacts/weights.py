@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +21,8 @@ from facesyn_cli.artifacts.inert_objects import inert_objects
 from facesyn_cli.errors import UserError
 
 CONFIG = "config.json"
+
+WeightsPrecision = Literal["fp32", "fp16"]
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -70,10 +72,47 @@ def forbidden_name(error: Exception) -> str | None:
     return found[1] if found else None
 
 
-def write_weights(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any], name: str = "model") -> None:
-    """Write `<name>.safetensors` and `config.json`; tensors first."""
-    write_tensors(folder / f"{name}.safetensors", tensors)
+def write_weights(
+    folder: Path,
+    tensors: dict[str, torch.Tensor],
+    config: dict[str, Any],
+    name: str = "model",
+    precision: WeightsPrecision = "fp32",
+) -> None:
+    """Write `<name>.safetensors` and `config.json`; tensors first.
+
+    Args:
+        folder: Where to write.
+        tensors: State dict of the network.
+        config: Content of `config.json`.
+        name: Name of the tensor file.
+        precision: fp32 keeps the numbers as they are; fp16 see `halved`.
+
+    Raises:
+        UserError: A number is too large for half precision.
+    """
+    write_tensors(folder / f"{name}.safetensors", halved(tensors) if precision == "fp16" else tensors)
     write_json(folder / CONFIG, config)
+
+
+def halved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors with matrices and kernels of float32 in half precision.
+
+    Vectors (biases, what norms hold) stay as they are: they are few, and running variances may be far below the
+    smallest number of half precision. A network built in float32 takes both without a word and computes in float32.
+
+    Raises:
+        UserError: A number is too large for half precision.
+    """
+    made = {}
+    for name, value in tensors.items():
+        if value.dtype == torch.float32 and value.ndim >= 2:
+            half = value.half()
+            if bool((half.isinf() & value.isfinite()).any()):
+                raise UserError(f"{name} holds {value.abs().max():.4g}, too large for half precision (65504); use fp32")
+            value = half
+        made[name] = value
+    return made
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:

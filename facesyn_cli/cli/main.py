@@ -32,6 +32,7 @@ from facesyn_cli.cli import (
     select,
     study,
     train_autoencoder,
+    train_embedder,
     train_fr,
     train_ldm,
 )
@@ -51,6 +52,7 @@ for _name, _module in (
     ("run", run),
     ("align", align),
     ("embed", embed),
+    ("train-embedder", train_embedder),
     ("train-autoencoder", train_autoencoder),
     ("train-ldm", train_ldm),
     ("gen-contexts", gen_contexts),

@@ -41,13 +41,35 @@ class IrTinyConfig(IrConfig):
 
     @model_validator(mode="after")
     def _agree(self) -> IrTinyConfig:
-        if not self.widths or len(self.widths) != len(self.blocks):
-            raise ValueError(f"widths {list(self.widths)} and blocks {list(self.blocks)} must be of one length, not 0")
-        if min(self.widths) < 1 or any(b <= a for a, b in itertools.pairwise(self.widths)):
-            raise ValueError(f"widths must rise from stage to stage, got {list(self.widths)}")
-        if min(self.blocks) < 1:
-            raise ValueError(f"blocks must be 1 or more, got {list(self.blocks)}")
+        check_stages(self.widths, self.blocks)
         return self
+
+
+class IrLiteConfig(IrConfig):
+    """Settings of `ir-lite`; the defaults cost 90 million multiply-adds per image and have 1.4 million parameters."""
+
+    dropout: float = identity(0.0, "dropout before the last linear layer, in training", ge=0, lt=1)
+    widths: tuple[int, ...] = identity((32, 80, 192), "channels of each stage, rising; each halves the grid")
+    blocks: tuple[int, ...] = identity((1, 1, 2), "residual units of each stage")
+
+    @model_validator(mode="after")
+    def _agree(self) -> IrLiteConfig:
+        check_stages(self.widths, self.blocks)
+        return self
+
+
+def check_stages(widths: tuple[int, ...], blocks: tuple[int, ...]) -> None:
+    """Refuse stages that do not fit together.
+
+    Raises:
+        ValueError: The lists differ in length or are empty, widths do not rise, or a stage has no unit.
+    """
+    if not widths or len(widths) != len(blocks):
+        raise ValueError(f"widths {list(widths)} and blocks {list(blocks)} must be of one length, not 0")
+    if min(widths) < 1 or any(b <= a for a, b in itertools.pairwise(widths)):
+        raise ValueError(f"widths must rise from stage to stage, got {list(widths)}")
+    if min(blocks) < 1:
+        raise ValueError(f"blocks must be 1 or more, got {list(blocks)}")
 
 
 _INPUT = "RGB 112 x 112 aligned to the ArcFace template, (x - 127.5) / 127.5"
@@ -79,6 +101,12 @@ def build_ir_tiny(cfg: IrTinyConfig) -> nn.Module:
     )
 
 
+@register("backbone", "ir-lite", Card("IR network for laptops, as costly as EdgeFace-XXS", "this project", _INPUT))
+def build_ir_lite(cfg: IrLiteConfig) -> nn.Module:
+    """Build the network for laptops with random weights."""
+    return IrBackbone(cfg.widths, cfg.blocks, 2, False, cfg.embedding_size, cfg.dropout, cfg.channel_order, True)
+
+
 class IrBackbone(nn.Module):
     """Face pixels to an embedding that is not normalised.
 
@@ -90,6 +118,9 @@ class IrBackbone(nn.Module):
         embedding_size: Size of the embedding.
         dropout: Dropout before the last linear layer.
         channel_order: Order that the weights expect. Pixels come in RGB always; "bgr" turns them round.
+        is_lite: The cheap layout: units step in their first convolution, and a depthwise convolution over the last
+            grid (Chen et al. 2018, arXiv:1804.07573, section 3.1) stands in place of a linear layer over all of it.
+            Its last BatchNorm has scale and shift, so that an embedding may have any mean, such as a teacher's.
 
     Shapes: pixels (B, 3, 112, 112), RGB in [-1, 1] -> (B, embedding_size).
     """
@@ -105,6 +136,7 @@ class IrBackbone(nn.Module):
         embedding_size: int,
         dropout: float,
         channel_order: str = "rgb",
+        is_lite: bool = False,
     ) -> None:
         super().__init__()
         self.embedding_size, self.channel_order = embedding_size, channel_order
@@ -112,20 +144,17 @@ class IrBackbone(nn.Module):
             nn.Conv2d(3, widths[0], 3, stem_stride, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0])
         )
         side = final_side(stem_stride, len(widths))
-        self.output_layer = nn.Sequential(
-            nn.BatchNorm2d(widths[-1]),
-            nn.Dropout(dropout),
-            nn.Flatten(),
-            nn.Linear(widths[-1] * side * side, embedding_size),
-            nn.BatchNorm1d(embedding_size, affine=False),
-        )
+        build_output = _lite_output_layer if is_lite else _output_layer
+        self.output_layer = build_output(widths[-1], side, embedding_size, dropout)
         units, before = [], widths[0]
         for width, count in zip(widths, blocks, strict=True):
             for unit in range(count):
-                units.append(IrUnit(before, width, 2 if unit == 0 else 1, use_se))
+                units.append(IrUnit(before, width, 2 if unit == 0 else 1, use_se, steps_first=is_lite))
                 before = width
         self.body = nn.Sequential(*units)
         _initialise(self)
+        if is_lite:
+            nn.init.constant_(self.output_layer.pool.weight, 1 / side**2)  # starts as an average
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return embeddings (B, embedding_size).
@@ -147,10 +176,19 @@ class IrBackbone(nn.Module):
 
 
 class IrUnit(nn.Module):
-    """BN-Conv-BN-PReLU-Conv-BN (and squeeze and excitation), added to a shortcut."""
+    """BN-Conv-BN-PReLU-Conv-BN (and squeeze and excitation), added to a shortcut.
 
-    def __init__(self, before: int, width: int, stride: int, use_se: bool) -> None:
+    Args:
+        before: Channels of the input.
+        width: Channels of the output.
+        stride: Step of the unit, 2 halves the grid.
+        use_se: Whether it ends in squeeze and excitation.
+        steps_first: The first convolution makes the step, which costs less; published networks step in the second.
+    """
+
+    def __init__(self, before: int, width: int, stride: int, use_se: bool, steps_first: bool = False) -> None:
         super().__init__()
+        first, second = (stride, 1) if steps_first else (1, stride)
         if before == width:
             self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)
         else:
@@ -159,10 +197,10 @@ class IrUnit(nn.Module):
             )
         layers: list[tuple[str, nn.Module]] = [
             ("0", nn.BatchNorm2d(before)),
-            ("1", nn.Conv2d(before, width, 3, 1, 1, bias=False)),
+            ("1", nn.Conv2d(before, width, 3, first, 1, bias=False)),
             ("2", nn.BatchNorm2d(width)),
             ("3", nn.PReLU(width)),
-            ("4", nn.Conv2d(width, width, 3, stride, 1, bias=False)),
+            ("4", nn.Conv2d(width, width, 3, second, 1, bias=False)),
             ("5", nn.BatchNorm2d(width)),
         ]
         if use_se:
@@ -183,6 +221,28 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+
+
+def _output_layer(width: int, side: int, embedding_size: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.BatchNorm2d(width),
+        nn.Dropout(dropout),
+        nn.Flatten(),
+        nn.Linear(width * side * side, embedding_size),
+        nn.BatchNorm1d(embedding_size, affine=False),
+    )
+
+
+def _lite_output_layer(width: int, side: int, embedding_size: int, dropout: float) -> nn.Sequential:
+    layers: list[tuple[str, nn.Module]] = [
+        ("pool", nn.Conv2d(width, width, side, groups=width, bias=False)),
+        ("norm", nn.BatchNorm2d(width)),
+        ("flatten", nn.Flatten()),
+        ("dropout", nn.Dropout(dropout)),
+        ("linear", nn.Linear(width, embedding_size, bias=False)),
+        ("embedding_norm", nn.BatchNorm1d(embedding_size)),
+    ]
+    return nn.Sequential(OrderedDict(layers))
 
 
 def final_side(stem_stride: int, num_stages: int) -> int:

@@ -33,6 +33,7 @@ BUILTIN["backbone"] = {
     **{f"iresnet-{d}": f"{_MODELS}.iresnet" for d in (18, 34, 50, 100)},
     "iresnet": f"{_MODELS}.iresnet",
     "ir-tiny": f"{_MODELS}.ir",
+    "ir-lite": f"{_MODELS}.ir",
     "mobilefacenet": f"{_MODELS}.mobilefacenet",
     "onnx": f"{_MODELS}.onnx_backbone",
     "timm": f"{_MODELS}.timm_backbone",

@@ -1,0 +1,21 @@
+"""`facesyn train-embedder`: photos and a recogniser's embeddings of them to a small recogniser."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from facesyn_cli.cli.stage_command import stage_command
+
+
+@stage_command("train-embedder")
+def command(
+    images: Annotated[Path | None, typer.Option(help="Folder or zip of faces; default 0-images.")] = None,
+    embeddings: Annotated[
+        Path | None, typer.Option(help="What the teacher embedded them to; default 1-embeddings.")
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="Network to train, for example ir-lite.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+) -> dict[str, Any]:
+    """Train a small recogniser that gives the embeddings a larger one has written."""
+    return {"images": images, "embeddings": embeddings, "backbone.name": backbone, "steps": steps}

@@ -1,0 +1,104 @@
+"""One step of learning a teacher's embeddings, over groups of images; see `norm_groups` for what a group is.
+
+    loss = mean over images of (1 - cos(s, t)) + weight * mean over pairs of (cos(s_i, s_j) - cos(t_i, t_j))^2
+
+s is the student's embedding of an altered view of a photo, t the teacher's of the photo itself. The pairs are those
+of different images in one group: the relations of Park et al. 2019, "Relational Knowledge Distillation",
+arXiv:1904.05068, Eq. 2.
+"""
+
+# Differs from Park et al. 2019: relations are cosines compared by their squared difference, as contexts are compared
+# by cosine; there they are distances over their mean, and angles of triplets, under a Huber loss.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from facesyn_cli.data.pixels import to_pixels
+from facesyn_cli.training.norm_groups import group_seed, running_statistics
+
+
+@dataclass(frozen=True)
+class TaughtGroup:
+    """Images that BatchNorm sees together, with their targets.
+
+    Args:
+        number: Place in the global batch, 0-based.
+        pixels_u8: (N, side, side, 3) uint8.
+        targets: (N, E) unit embeddings of the teacher.
+    """
+
+    number: int
+    pixels_u8: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class Distiller:
+    """A student in training.
+
+    Args:
+        student: Pixels (N, 3, side, side) to embeddings (N, E).
+        seed: Seed of its dropout.
+        batch_size: Images of the global batch; the loss is a mean over them.
+        dtype: Number format of autocast; float32 is none.
+        relational_weight: Factor of the relational term.
+    """
+
+    student: nn.Module
+    seed: int
+    batch_size: int
+    dtype: torch.dtype
+    relational_weight: float
+
+    def accumulate(self, groups: Sequence[TaughtGroup], step: int, scale: float | Tensor = 1.0) -> Tensor:
+        """Add this process's part of the gradient of the global batch's loss to all `.grad`.
+
+        Args:
+            groups: The groups of this process.
+            step: Number of the step, 0-based; seeds the dropout.
+            scale: Factor of the gradient (fp16).
+
+        Returns:
+            (3,) this process's part of the loss, of the mean cosine and of the relational term.
+        """
+        figures = torch.zeros(3, device=groups[0].targets.device)
+        for group in groups:
+            share = len(group.targets) / self.batch_size
+            embeddings = F.normalize(self._embed(group, step), dim=1)
+            cosine = (embeddings * group.targets).sum(1).mean()
+            loss = 1 - cosine
+            relational = torch.zeros_like(loss)
+            if self.relational_weight:
+                relational = relational_loss(embeddings, group.targets)
+                loss = loss + self.relational_weight * relational
+            (loss * share * scale).backward()
+            figures += share * torch.stack([loss.detach(), cosine.detach(), relational.detach()])
+        return figures
+
+    def _embed(self, group: TaughtGroup, step: int) -> Tensor:
+        """Return embeddings (N, E); the first group of the batch alone moves the running statistics."""
+        torch.manual_seed(group_seed(self.seed, step, group.number))
+        device_type = group.pixels_u8.device.type
+        autocast = torch.autocast(device_type, self.dtype, enabled=self.dtype != torch.float32)
+        pixels = to_pixels(group.pixels_u8).contiguous()  # channels-last convolutions of few channels crash oneDNN
+        with running_statistics(self.student, group.number == 0), autocast:
+            return self.student(pixels).float()
+
+
+def relational_loss(embeddings: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean squared difference of the cosines of all pairs of different rows.
+
+    Args:
+        embeddings: (N, E) of length 1.
+        targets: (N, E) of length 1.
+    """
+    count = len(embeddings)
+    difference = embeddings @ embeddings.T - targets @ targets.T
+    others = 1 - torch.eye(count, device=difference.device)  # a row with itself has cosine 1 on both sides
+    return (difference * others).square().sum() / max(1, count * (count - 1))
