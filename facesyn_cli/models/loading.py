@@ -30,6 +30,7 @@ from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 
 TENSORS = "model.safetensors"
+LATENTS_OF = "latents_of"  # in config.json of an autoencoder: digests of others whose latents it decodes too
 HALVES = ("first_stage_encoder_state_dict.pt", "first_stage_decoder_state_dict.pt")
 _FROM_TENSORS = ("vq-f4", "kl-f4", "kl-f8", "face-kl", "face-vq")  # autoencoders whose weights lie in a file
 _KIND_NAMES = {"backbone": "a face recogniser", "denoiser": "a denoiser", "autoencoder": "an autoencoder"}
@@ -182,6 +183,11 @@ def open_autoencoder(section: dict[str, Any], part: str = "both") -> nn.Module:
     if section.get("digest") not in (None, module.section["digest"]):
         raise UserError(f"autoencoder {section.get('path')} has changed since the LDM was trained on its latents")
     return module
+
+
+def latents_of(path: Path | str) -> list[str]:
+    """Return the digests of the other autoencoders whose latents one of ours decodes, as its training has noted."""
+    return list(read_config(Path(path)).get(LATENTS_OF, [])) if _is_converted(Path(path)) else []
 
 
 def is_onnx(path: Path) -> bool:

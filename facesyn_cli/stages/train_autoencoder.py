@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,25 +33,30 @@ from facesyn_cli.config.fields import (
     runtime,
     source,
 )
-from facesyn_cli.console import log, progress
+from facesyn_cli.console import progress
+from facesyn_cli.data.latent_cache import LatentCache
 from facesyn_cli.errors import Stopped, UserError
-from facesyn_cli.training.autoencoder_batches import AutoencoderBatchPlan, DecodedFaces, StoredFaces
-from facesyn_cli.training.autoencoder_inputs import build_autoencoder, load_features
+from facesyn_cli.models.face_autoencoder import FaceAutoencoder
+from facesyn_cli.models.loading import LATENTS_OF, latents_of
+from facesyn_cli.training.autoencoder_batches import AutoencoderBatchPlan, DecodedFaces, num_bytes, open_faces
+from facesyn_cli.training.autoencoder_inputs import build_autoencoder, load_features, open_teacher
 from facesyn_cli.training.autoencoder_loss import AutoencoderLoss, LossWeights
-from facesyn_cli.training.autoencoder_state import Adversary, AutoencoderState, take_step
-from facesyn_cli.training.autoencoder_validation import ReconstructionValidation, write_reconstructions
+from facesyn_cli.training.autoencoder_state import AutoencoderState, StepSettings, build_adversary, take_step
+from facesyn_cli.training.autoencoder_validation import Coder, ReconstructionValidation, write_reconstructions
 from facesyn_cli.training.data_order import local_share
-from facesyn_cli.training.discriminator import AdversarialSettings, PatchDiscriminator
+from facesyn_cli.training.discriminator import AdversarialSettings
 from facesyn_cli.training.ema import Ema, EmaSettings
 from facesyn_cli.training.feature_distance import FeatureDistance
 from facesyn_cli.training.horizon import check_horizon
-from facesyn_cli.training.ldm_inputs import JoinedFaces, evenly, join_faces, latent_shape
-from facesyn_cli.training.ldm_validation import validation_places
+from facesyn_cli.training.ldm_batches import read_ahead
+from facesyn_cli.training.ldm_inputs import JoinedFaces, encoder, evenly, join_faces, latent_shape
+from facesyn_cli.training.ldm_latents import fill_cache
 from facesyn_cli.training.lr import LrSettings, set_lr
 from facesyn_cli.training.metrics_log import MetricsLog, read_lines
 from facesyn_cli.training.optimiser import OptimiserSettings, build_optimiser
 from facesyn_cli.training.precision import Precision, autocast, check_precision, loss_scaler
 from facesyn_cli.training.processes import Processes, build_accelerator, check_device
+from facesyn_cli.training.tracking import TrackingSettings
 
 METRICS = "metrics.jsonl"  # loss and its terms, lr, grad_norm, images_per_s; val_psnr and val_cosine
 
@@ -62,6 +68,7 @@ class TrainAutoencoderConfig(StageConfig):
     autoencoder: PluginConfig = PluginSection("autoencoder", default="face-kl")
     initial: Path | None = source(None, "folder of an autoencoder trained before, to start from; None: random numbers")
     freeze_encoder: bool = identity(False, "train the decoder only: latents of `initial` keep their meaning")
+    teacher: str | None = source(None, "autoencoder whose latents a decoder of ours learns: file, folder or hub id")
     image_size: int = identity(112, "side of the images, in pixels", ge=8)
 
     l1_weight: float = identity(1.0, "weight of the mean absolute difference of pixels in [-1, 1]", ge=0)
@@ -99,17 +106,23 @@ class TrainAutoencoderConfig(StageConfig):
     keep_checkpoints: int = runtime(2, "checkpoints that stay on disk", ge=1)
     memory_gib: float = runtime(8.0, "images are decoded once, to memory, where they take at most this", ge=0)
     workers: int = runtime(0, "processes that decode images, per training process; 0: none of their own", ge=0)
+    tracking: TrackingSettings = runtime(TrackingSettings(), "who else gets the figures of the training")
 
 
 @dataclass(frozen=True)
 class _Inputs:
     folder: Path
     joined: JoinedFaces
-    autoencoder: nn.Module
+    autoencoder: FaceAutoencoder
+    teacher: nn.Module | None
     features: FeatureDistance | None
     judge: FeatureDistance | None
     latent_shape: tuple[int, int, int]
     parents: dict[str, Parent]
+
+    def rows(self) -> list[int]:
+        """Return the rows of all images that are looked at."""
+        return self.joined.train_rows + self.joined.held_out_rows
 
 
 def plan(cfg: TrainAutoencoderConfig, work: Work) -> dict[str, Any]:
@@ -117,20 +130,21 @@ def plan(cfg: TrainAutoencoderConfig, work: Work) -> dict[str, Any]:
     inputs = _open_inputs(cfg, work)
     state = check_output(inputs.folder, "Weights", cfg, inputs.parents)
     num_values = sum(p.numel() for p in inputs.autoencoder.parameters())
-    num_trained = sum(p.numel() for p in _trained(cfg, inputs.autoencoder))
     num_train = len(inputs.joined.train_rows)
+    size = num_bytes(len(inputs.rows()), cfg.image_size)
     return {
         "images": len(inputs.joined.faces),
         "trained on": num_train,
         "looked at in validation": len(inputs.joined.held_out_rows),
         "latent": "x".join(map(str, inputs.latent_shape)),
         "parameters": num_values,
-        "of them trained": num_trained,
+        "of them trained": sum(p.numel() for p in _trained(cfg, inputs.autoencoder)),
         "steps": cfg.steps,
         "images a step": cfg.batch_size,
         "epochs": round(cfg.steps * cfg.batch_size / num_train, 2),
         "network evaluations": cfg.steps * cfg.batch_size,
-        "images in memory": f"{_num_bytes(inputs) / 2**20:.0f} MiB" if _fits(cfg, inputs) else "no",
+        "images in memory": f"{size / 2**20:.0f} MiB" if size <= cfg.memory_gib * 2**30 else "no",
+        "latent cache": f"{_cache(inputs, cfg).num_bytes / 2**20:.1f} MiB" if inputs.teacher else "none",
         "disk for checkpoints": f"{(cfg.keep_checkpoints + 1) * 16 * num_values / 2**20:.0f} MiB",
         "folder": f"{inputs.folder} ({state})",
     }
@@ -161,28 +175,39 @@ def _train(cfg: TrainAutoencoderConfig, inputs: _Inputs, processes: Processes, o
     device, folder = processes.device, out.folder
     state = _state(cfg, inputs, device)
     state.restore(folder / "checkpoints", processes.is_first)
-    loss = AutoencoderLoss(_weights(cfg), inputs.features.to(device) if inputs.features else None)
-    images = _images(cfg, inputs)
+    encode, decode = _coders(inputs, state, device)
+    latents = _cache(inputs, cfg) if inputs.teacher is not None else None
+    if latents is not None:
+        fill_cache(latents, encoder(inputs.teacher, device), cfg.workers, processes)
+    images = open_faces(inputs.joined.faces, inputs.rows(), cfg.memory_gib, cfg.workers)
     batch_plan = AutoencoderBatchPlan(
         cfg.seed, cfg.batch_size, local_share(cfg.batch_size, processes.index, processes.count),
         inputs.joined.train_rows, cfg.flip, inputs.latent_shape,
     )
-    batches = batch_plan.batches(images, range(state.step, cfg.steps))
-    validation = _validation(cfg, inputs, processes, images)
-    shown = images.read(evenly(inputs.joined.held_out_rows or inputs.joined.train_rows, cfg.preview_images))
-    metrics = MetricsLog(folder / METRICS, state.step) if processes.is_first else None
-    figures = _last_figures(folder / METRICS) if metrics is not None else {}
+    batches = batch_plan.batches(images, range(state.step, cfg.steps), latents)
+    batches = read_ahead(batches) if isinstance(images, DecodedFaces) else batches  # workers read ahead themselves
+    held_out = inputs.joined.held_out_rows
+    validation = None
+    if held_out and cfg.validate_every:
+        judge = inputs.judge.to(device) if inputs.judge is not None else None
+        validation = ReconstructionValidation(images.read(held_out), judge, cfg.batch_size, processes)
+    shown = images.read(evenly(held_out or inputs.joined.train_rows, cfg.preview_images))
+    loss = AutoencoderLoss(_weights(cfg), inputs.features.to(device) if inputs.features is not None else None)
+    settings = StepSettings(cfg.batch_size, cfg.precision, cfg.optimiser.clip)
+    figures = _last_figures(folder / METRICS)
     reported, started = state.step, time.monotonic()
 
-    with progress("train-autoencoder", cfg.steps, "steps", state.step) as bar:
+    with ExitStack() as stack:
+        metrics = None
+        if processes.is_first:
+            metrics = stack.enter_context(MetricsLog(folder / METRICS, state.step, cfg.tracking))
+        bar = stack.enter_context(progress("train-autoencoder", cfg.steps, "steps", state.step))
         for batch in batches:
             lr = cfg.optimiser.lr * cfg.lr_schedule.factor(state.step, cfg.steps)
             set_lr(state.optimiser, lr)
             if state.adversary is not None:
                 set_lr(state.adversary.optimiser, lr * cfg.adversarial.lr_factor)
-            norm = take_step(
-                state, batch.to(device), loss, cfg.batch_size, cfg.precision, cfg.optimiser.clip, processes
-            )
+            norm = take_step(state, batch, loss, settings, processes)
             step, is_last = state.step, state.step == cfg.steps
 
             is_stopping = processes.any(signals.received() is not None)
@@ -195,13 +220,12 @@ def _train(cfg: TrainAutoencoderConfig, inputs: _Inputs, processes: Processes, o
                     metrics.add(step, **means, lr=lr, grad_norm=norm, images_per_s=round(rate, 2))
             bar.advance(1, lr=lr, **figures)
             if validation is not None and (step % cfg.validate_every == 0 or is_last):
-                sums = processes.sum(validation.sums(state.ema.module, autocast(cfg.precision, device))).tolist()
-                seen = _validation_figures(sums, validation.judge is not None)
+                seen = validation.figures(encode, decode, autocast(cfg.precision, device))
                 figures.update(seen)
                 if metrics is not None:
                     metrics.add(step, **seen)
             if processes.is_first and cfg.preview_every and (step % cfg.preview_every == 0 or is_last):
-                write_reconstructions(folder / "previews" / f"step-{step:08d}.png", state.ema.module, shown, device)
+                write_reconstructions(folder / "previews" / f"step-{step:08d}.png", encode, decode, shown, device)
             if step % cfg.checkpoint_every == 0 or is_last or is_stopping:
                 window = state.summed_window(processes)
                 state.window = window if processes.is_first else {}
@@ -212,72 +236,78 @@ def _train(cfg: TrainAutoencoderConfig, inputs: _Inputs, processes: Processes, o
                 raise Stopped(signals.received() or signal.SIGTERM)
 
     if processes.is_first:
-        section = cfg.autoencoder.model_dump(mode="json")
-        config = {"kind": "autoencoder", "autoencoder": section, "image_size": cfg.image_size}
-        write_weights(folder, state.ema.state_dict(), config)
+        write_weights(folder, state.ema.state_dict(), _description(cfg, inputs))
     return figures
 
 
 def _open_inputs(cfg: TrainAutoencoderConfig, work: Work) -> _Inputs:
     if cfg.device != "auto":
         check_device(cfg.device)
+    cfg.tracking.check()
     folder = cfg.out or work.folder("autoencoder")
     check_horizon(folder, cfg.steps, cfg.lr_schedule.name)
     images_path = cfg.images or work.folder("images")
     if cfg.images is None and not images_path.exists():
         raise UserError(f"train-autoencoder needs faces: {images_path} does not exist; give --images a folder or zip")
-    _check_weights(cfg)
+    _check_settings(cfg)
     parents: dict[str, Parent] = {}
-    autoencoder = build_autoencoder(cfg.autoencoder, cfg.seed, cfg.initial, parents)
+    teacher = open_teacher(cfg.teacher, cfg.image_size, parents) if cfg.teacher is not None else None
+    autoencoder = build_autoencoder(cfg.autoencoder, cfg.seed, cfg.initial, teacher, parents)
     shape = latent_shape(autoencoder, cfg.image_size)
     features = judge = None
     if cfg.features is not None:
-        features = load_features(cfg.features, cfg.features_model, "features", cfg.feature_weight > 0, parents)
-    if cfg.judge is not None:
-        judge = load_features(cfg.judge, cfg.judge_model, "judge", False, parents)
+        features = load_features(
+            cfg.features, cfg.features_model, "features", parents, cfg.feature_weight > 0, cfg.identity_weight > 0
+        )
+    if cfg.judge is not None or cfg.features is not None:
+        path, model = (cfg.judge, cfg.judge_model) if cfg.judge is not None else (cfg.features, cfg.features_model)
+        judge = load_features(path, model, "judge", parents, use_maps=False, use_embeddings=True)
     images = open_images(images_path)
     parents["images"] = images.parent()
     joined = join_faces(images, None, cfg.image_size, cfg.validation_fraction, cfg.validation_images)
-    return _Inputs(folder, joined, autoencoder, features, judge or features, shape, parents)
+    return _Inputs(folder, joined, autoencoder, teacher, features, judge, shape, parents)
 
 
-def _check_weights(cfg: TrainAutoencoderConfig) -> None:
-    if cfg.freeze_encoder and cfg.initial is None:
-        raise UserError("freeze_encoder=true keeps the encoder of a trained autoencoder; give initial=FOLDER")
+def _check_settings(cfg: TrainAutoencoderConfig) -> None:
+    if cfg.freeze_encoder and (cfg.initial is None or cfg.teacher is not None):
+        raise UserError("freeze_encoder=true keeps the encoder of a trained one: give initial=FOLDER and no teacher")
     if cfg.features is None:
-        asked = {"feature_weight", "identity_weight", "features_model"} & {
-            name for name in cfg.model_fields_set if getattr(cfg, name)
-        }
-        if asked:
-            raise UserError(f"{', '.join(sorted(asked))} needs a recogniser: give features=WEIGHTS")
+        stated = {name for name in cfg.model_fields_set if getattr(cfg, name)}
+        if asked := {"feature_weight", "identity_weight", "features_model"} & stated:
+            raise UserError(f"{', '.join(sorted(asked))} needs a recogniser: give --features WEIGHTS")
     elif not (cfg.feature_weight or cfg.identity_weight):
         raise UserError("features was given, but feature_weight and identity_weight are both 0; leave features out")
     if not (cfg.l1_weight or cfg.mse_weight or cfg.features is not None):
         raise UserError("l1_weight and mse_weight are both 0 and there are no features: nothing says what to learn")
 
 
-def _trained(cfg: TrainAutoencoderConfig, autoencoder: nn.Module) -> list[nn.Parameter]:
+def _trained(cfg: TrainAutoencoderConfig, autoencoder: FaceAutoencoder) -> list[nn.Parameter]:
     frozen = {id(p) for p in autoencoder.latent_side()} if cfg.freeze_encoder else set()
     return [p for p in autoencoder.parameters() if id(p) not in frozen]
 
 
 def _state(cfg: TrainAutoencoderConfig, inputs: _Inputs, device: torch.device) -> AutoencoderState:
-    autoencoder = inputs.autoencoder.to(device).train()
+    autoencoder = inputs.autoencoder.to(device).train().requires_grad_(False)
     trained = _trained(cfg, autoencoder)
-    autoencoder.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
-    adversary = None
-    if cfg.adversarial.weight:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(cfg.seed + 1)
-            network = PatchDiscriminator(cfg.adversarial.channels, cfg.adversarial.layers)
-        network = network.to(device).train()
-        adversary = Adversary(cfg.adversarial, network, build_optimiser(network.parameters(), cfg.optimiser))
     return AutoencoderState(
         autoencoder, Ema(autoencoder, cfg.ema), build_optimiser(trained, cfg.optimiser),
-        loss_scaler(cfg.precision, device), adversary,
+        loss_scaler(cfg.precision, device), build_adversary(cfg.adversarial, cfg.optimiser, cfg.seed, device),
     )
+
+
+def _coders(inputs: _Inputs, state: AutoencoderState, device: torch.device) -> tuple[Coder, Coder]:
+    """Return encoder and decoder as they are to be judged: those that will be written."""
+    if inputs.teacher is None:
+        return state.ema.module.encode, state.ema.module.decode
+    return inputs.teacher.to(device).encode, state.ema.module.decode
+
+
+def _cache(inputs: _Inputs, cfg: TrainAutoencoderConfig) -> LatentCache:
+    """Return the cache of the teacher's latents."""
+    digest = inputs.parents["teacher"].digest
+    return LatentCache(inputs.folder / "latents", inputs.joined.faces, digest, inputs.latent_shape, cfg.flip > 0)
 
 
 def _weights(cfg: TrainAutoencoderConfig) -> LossWeights:
@@ -287,39 +317,14 @@ def _weights(cfg: TrainAutoencoderConfig) -> LossWeights:
     )
 
 
-def _num_bytes(inputs: _Inputs) -> int:
-    return (len(inputs.joined.train_rows) + len(inputs.joined.held_out_rows)) * 3 * inputs.joined.faces.size**2
-
-
-def _fits(cfg: TrainAutoencoderConfig, inputs: _Inputs) -> bool:
-    return _num_bytes(inputs) <= cfg.memory_gib * 2**30
-
-
-def _images(cfg: TrainAutoencoderConfig, inputs: _Inputs) -> DecodedFaces | StoredFaces:
-    joined, size = inputs.joined, f"{_num_bytes(inputs) / 2**20:.0f} MiB"
-    if _fits(cfg, inputs):
-        log.info(f"train-autoencoder: images are decoded once, to memory ({size})")
-        return DecodedFaces(joined.faces, joined.train_rows + joined.held_out_rows, cfg.workers)
-    log.info(f"train-autoencoder: images are decoded at every step; memory_gib={cfg.memory_gib} is less than {size}")
-    return StoredFaces(joined.faces, cfg.workers)
-
-
-def _validation(
-    cfg: TrainAutoencoderConfig, inputs: _Inputs, processes: Processes, images: DecodedFaces | StoredFaces
-) -> ReconstructionValidation | None:
-    held_out = inputs.joined.held_out_rows
-    if not held_out or not cfg.validate_every:
-        return None
-    size = max(1, min(cfg.batch_size, -(-len(held_out) // processes.count)))
-    places = validation_places(len(held_out), size, processes.index, processes.count)
-    own = images.read([held_out[place] for place in places])
-    judge = inputs.judge.to(processes.device) if inputs.judge is not None else None
-    return ReconstructionValidation(own, judge, size, processes.device)
-
-
-def _validation_figures(sums: list[float], has_judge: bool) -> dict[str, float]:
-    figures = {"val_psnr": sums[0] / sums[2]}
-    return {**figures, "val_cosine": sums[1] / sums[2]} if has_judge else figures
+def _description(cfg: TrainAutoencoderConfig, inputs: _Inputs) -> dict[str, Any]:
+    """Return the settings that are written beside the weights, and whose latents it decodes as well."""
+    section = inputs.autoencoder.cfg.model_dump(mode="json")
+    description = {"kind": "autoencoder", "autoencoder": section, "image_size": cfg.image_size}
+    original = inputs.parents.get("teacher") or (inputs.parents["initial"] if cfg.freeze_encoder else None)
+    if original is not None:
+        description[LATENTS_OF] = [original.digest, *latents_of(original.path)]
+    return description
 
 
 def _last_figures(path: Path) -> dict[str, float]:

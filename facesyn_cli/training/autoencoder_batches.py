@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from facesyn_cli.console import progress
+from facesyn_cli.console import log, progress
 from facesyn_cli.data.face_images import FaceImages, image_batches
+from facesyn_cli.data.latent_cache import LatentCache
 from facesyn_cli.data.pixels import to_pixels
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.diffusion.noise import keyed_random
@@ -21,14 +23,18 @@ _DECODE_BATCH = 256
 
 
 class AutoencoderBatch(NamedTuple):
-    """The share of one process in the global batch of one step."""
+    """The share of one process in the global batch of one step, on the CPU."""
 
-    pixels: Tensor  # (b, 3, S, S) in [-1, 1]
-    noise: Tensor   # (b, c, s, s) standard normal
+    pixels_u8: Tensor       # (b, S, S, 3) uint8, not mirrored
+    is_mirrored: Tensor     # (b,) bool
+    noise: Tensor           # (b, c, s, s) standard normal
+    latents: Tensor | None  # (b, c, s, s) a teacher's, of the mirrored images where they are
 
-    def to(self, device: torch.device) -> AutoencoderBatch:
-        """Return the batch on a device."""
-        return AutoencoderBatch(self.pixels.to(device), self.noise.to(device))
+    def pixels(self, device: torch.device) -> Tensor:
+        """Return (b, 3, S, S) in [-1, 1] on a device, mirrored where they should be."""
+        pixels_u8 = self.pixels_u8.to(device)
+        is_mirrored = self.is_mirrored.to(device)[:, None, None, None]
+        return to_pixels(torch.where(is_mirrored, pixels_u8.flip(2), pixels_u8))
 
 
 class DecodedFaces:
@@ -81,6 +87,22 @@ class StoredFaces:
         return image_batches(self._faces, choices, self._workers)
 
 
+def num_bytes(num_images: int, size: int) -> int:
+    """Return what so many images take in memory."""
+    return num_images * 3 * size**2
+
+
+def open_faces(faces: FaceImages, rows: Sequence[int], memory_gib: float, workers: int) -> DecodedFaces | StoredFaces:
+    """Return the images, decoded to memory where they take at most `memory_gib`, and say which it is."""
+    size = num_bytes(len(rows), faces.size)
+    if size <= memory_gib * 2**30:
+        log.info(f"images are decoded once, to memory: {size / 2**20:.0f} MiB")
+        return DecodedFaces(faces, rows, workers)
+    log.info(f"images are decoded at every step: in memory they would take {size / 2**30:.1f} GiB, more than "
+             f"memory_gib={memory_gib:g}")
+    return StoredFaces(faces, workers)
+
+
 @dataclass(frozen=True)
 class AutoencoderBatchPlan:
     """Everything about batches that does not depend on the images themselves.
@@ -106,21 +128,29 @@ class AutoencoderBatchPlan:
         order = batch_rows(self.seed, step, self.batch_size, len(self.train_rows))
         return [int(self.train_rows[order[place]]) for place in self.places]
 
-    def batches(self, images: DecodedFaces | StoredFaces, steps: range) -> Iterator[AutoencoderBatch]:
-        """Yield the batches of some steps, on the CPU."""
-        waiting: deque[int] = deque()
+    def batches(
+        self, images: DecodedFaces | StoredFaces, steps: range, latents: LatentCache | None = None
+    ) -> Iterator[AutoencoderBatch]:
+        """Yield the batches of some steps.
+
+        Args:
+            images: Where the pixels come from.
+            steps: The steps.
+            latents: Those of a teacher; None without one.
+        """
+        waiting: deque[tuple[int, list[int]]] = deque()
 
         def rows_ahead() -> Iterator[list[int]]:
             for step in steps:
-                waiting.append(step)
-                yield self.rows(step)
+                waiting.append((step, self.rows(step)))
+                yield waiting[-1][1]
 
         for pixels_u8 in images.stream(rows_ahead()):
-            yield self._batch(waiting.popleft(), pixels_u8)
-
-    def _batch(self, step: int, pixels_u8: Tensor) -> AutoencoderBatch:
-        generators = [keyed_random("autoencoder", self.seed, step, place) for place in self.places]
-        is_mirrored = torch.tensor([generator.random_sample() < self.flip for generator in generators])
-        noise = [torch.from_numpy(generator.standard_normal(self.latent_shape)).float() for generator in generators]
-        pixels_u8 = torch.where(is_mirrored[:, None, None, None], pixels_u8.flip(2), pixels_u8)
-        return AutoencoderBatch(to_pixels(pixels_u8), torch.stack(noise))
+            step, rows = waiting.popleft()
+            generators = [keyed_random("autoencoder", self.seed, step, place) for place in self.places]
+            is_mirrored = [bool(generator.random_sample() < self.flip) for generator in generators]
+            noise = np.stack([generator.standard_normal(self.latent_shape) for generator in generators])
+            yield AutoencoderBatch(
+                pixels_u8, torch.tensor(is_mirrored), torch.from_numpy(noise).float(),
+                None if latents is None else latents.read(rows, is_mirrored),
+            )

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from facesyn_cli.training.feature_distance import FeatureDistance
 
-PENALTIES = ("kl", "codebook", "commitment")
-
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -58,7 +56,7 @@ class AutoencoderLoss:
 
     Args:
         weights: Weight of each term.
-        features: The recogniser; needed where `feature` or `identity` weigh something.
+        features: The recogniser, which computes those of `feature` and `identity` that weigh something; or None.
     """
 
     def __init__(self, weights: LossWeights, features: FeatureDistance | None = None) -> None:
@@ -80,11 +78,7 @@ class AutoencoderLoss:
         if weights.mse:
             terms["mse"] = (difference**2).mean(dim=(1, 2, 3))
         if self.features is not None:
-            feature, identity = self.features(made, real)
-            if weights.feature:
-                terms["feature"] = feature
-            if weights.identity:
-                terms["identity"] = identity
+            terms.update(self.features(made, real))
         for name, penalty in penalties.items():
             if getattr(weights, name):
                 rest[name] = penalty

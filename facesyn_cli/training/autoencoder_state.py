@@ -21,6 +21,7 @@ from facesyn_cli.training.discriminator import (
 )
 from facesyn_cli.training.ema import Ema
 from facesyn_cli.training.norm_groups import sum_gradients
+from facesyn_cli.training.optimiser import OptimiserSettings, build_optimiser
 from facesyn_cli.training.precision import autocast
 from facesyn_cli.training.processes import Processes
 
@@ -40,6 +41,26 @@ class Adversary:
     optimiser: torch.optim.Optimizer
 
 
+def build_adversary(
+    settings: AdversarialSettings, optimiser: OptimiserSettings, seed: int, device: torch.device
+) -> Adversary | None:
+    """Build the discriminator that `settings` ask for, None where their weight is 0; its weights follow from the seed.
+
+    Args:
+        settings: How it takes part.
+        optimiser: Settings of its optimizer, those of the autoencoder's.
+        seed: Seed of the training.
+        device: Where it runs.
+    """
+    if not settings.weight:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        network = PatchDiscriminator(settings.channels, settings.layers)
+    network = network.to(device).train()
+    return Adversary(settings, network, build_optimiser(network.parameters(), optimiser))
+
+
 @dataclass
 class AutoencoderState:
     """The moving parts of a training.
@@ -51,7 +72,7 @@ class AutoencoderState:
         scaler: Loss scaler; does nothing outside fp16.
         adversary: The discriminator, or None.
         step: Finished optimizer steps.
-        window: Sums over the images since the last report, of this process, by figure; `images` counts them.
+        window: [sum, number of images] of every figure since the last report, of this process.
     """
 
     autoencoder: nn.Module
@@ -60,7 +81,7 @@ class AutoencoderState:
     scaler: torch.amp.GradScaler
     adversary: Adversary | None
     step: int = 0
-    window: dict[str, float] = field(default_factory=dict)
+    window: dict[str, list[float]] = field(default_factory=dict)
 
     def trained(self) -> list[nn.Parameter]:
         """Return the parameters of the autoencoder that are trained."""
@@ -106,33 +127,47 @@ class AutoencoderState:
 
     def take_window(self, processes: Processes) -> dict[str, float]:
         """Return the means since the last report over all processes and begin anew; all must call it together."""
-        total = self.summed_window(processes)
+        means = {name: total / count for name, (total, count) in self.summed_window(processes).items()}
         self.window = {}
-        return {name: value / total["images"] for name, value in total.items() if name != "images"}
+        return means
 
-    def summed_window(self, processes: Processes) -> dict[str, float]:
+    def summed_window(self, processes: Processes) -> dict[str, list[float]]:
         """Return the window of all processes together; all must call it together.
 
         Every process has the same figures, since which terms there are depends on settings and step alone.
         """
-        names = sorted(self.window)
-        values = torch.tensor([self.window[name] for name in names], dtype=torch.float64, device=processes.device)
-        return dict(zip(names, processes.sum(values).tolist(), strict=True))
+        if not self.window:
+            return {}
+        values = torch.tensor(list(self.window.values()), dtype=torch.float64, device=processes.device)
+        return dict(zip(self.window, processes.sum(values).tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How a step is taken.
+
+    Args:
+        batch_size: Images of the global batch.
+        precision: fp32, bf16 or fp16.
+        clip: Largest norm of the autoencoder's gradient; None: no clipping.
+    """
+
+    batch_size: int
+    precision: str
+    clip: float | None
 
 
 def take_step(
-    state: AutoencoderState, batch: AutoencoderBatch, loss: AutoencoderLoss, batch_size: int, precision: str,
-    clip: float | None, processes: Processes,
+    state: AutoencoderState, batch: AutoencoderBatch, loss: AutoencoderLoss, settings: StepSettings,
+    processes: Processes,
 ) -> float:
     """Take one optimizer step with the learning rate that is set, and move the average.
 
     Args:
         state: Changed in place.
-        batch: This process's share, on the device.
+        batch: This process's share; with a teacher's latents only the decoder runs.
         loss: The terms that do not learn.
-        batch_size: Images of the global batch.
-        precision: fp32, bf16 or fp16.
-        clip: Largest norm of the autoencoder's gradient; None: no clipping.
+        settings: How.
         processes: Those that share the batch; their gradients are added up.
 
     Returns:
@@ -142,23 +177,23 @@ def take_step(
         UserError: The gradient is not finite; no weight was touched in this step.
     """
     adversary = state.adversary if state.adversary and state.step >= state.adversary.settings.start else None
+    pixels = batch.pixels(processes.device)
     state.optimiser.zero_grad(set_to_none=True)
-    with autocast(precision, batch.pixels.device):
-        made, penalties = state.autoencoder.training_pass(batch.pixels, batch.noise)
-        terms = loss(made, batch.pixels, penalties)
-    total = (terms.reconstruction + terms.penalty).sum() / batch_size
+    with autocast(settings.precision, pixels.device):
+        made, penalties = _reconstruct(state.autoencoder, batch, pixels)
+        terms = loss(made, pixels, penalties)
     figures = {"loss": terms.reconstruction + terms.penalty, **terms.each}
+    total = figures["loss"].sum() / settings.batch_size
     if adversary is not None:
         adversary.network.requires_grad_(False)
-        with autocast(precision, batch.pixels.device):
-            losses = generator_loss(adversary.network(made))
-        adversary.network.requires_grad_(True)
-        factor = adversary.settings.weight
+        with autocast(settings.precision, pixels.device):
+            figures["adversarial"] = generator_loss(adversary.network(made))
+        factor = torch.full((), adversary.settings.weight, device=pixels.device)
         if adversary.settings.adaptive:
-            factor = factor * _adaptive(state, terms.reconstruction.sum(), losses.sum(), processes)
-            figures["adversarial_factor"] = factor.expand(len(losses))
-        total = total + factor * losses.sum() / batch_size
-        figures["adversarial"] = losses
+            parts = (terms.reconstruction.sum(), figures["adversarial"].sum())
+            factor = factor * _adaptive(parts, state.autoencoder.last_layer(), processes)
+        figures["adversarial_factor"] = factor.expand(len(made))
+        total = total + factor * figures["adversarial"].sum() / settings.batch_size
     state.scaler.scale(total).backward()
     parameters = [p for p in state.trained() if p.grad is not None]
     sum_gradients(parameters, processes.sum)
@@ -171,13 +206,11 @@ def take_step(
             f"{float(figures['loss'].detach().mean()):.4g}); checkpoints are untouched. A lower optimiser.lr, "
             "optimiser.clip=1 or precision=fp32 may help"
         )
-    if clip is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+    if settings.clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, settings.clip, norm)
     state.scaler.step(state.optimiser)  # fp16: left out where the scaled gradient overflowed
     if adversary is not None:
-        figures["discriminator"] = _teach(
-            adversary, state.scaler, batch, made.detach(), batch_size, precision, processes
-        )
+        figures["discriminator"] = _teach(adversary, state.scaler, pixels, made.detach(), settings, processes)
     state.scaler.update()
     state.step += 1
     if is_finite:
@@ -186,34 +219,36 @@ def take_step(
     return float(norm)
 
 
-def _adaptive(state: AutoencoderState, reconstruction: Tensor, adversarial: Tensor, processes: Processes) -> Tensor:
-    """Return Eq. 7 for the global batch."""
-    weight = state.autoencoder.last_layer()
-    gradients = [
-        processes.sum(torch.autograd.grad(part, weight, retain_graph=True)[0].float())
-        for part in (reconstruction, adversarial)
-    ]
+def _reconstruct(autoencoder: nn.Module, batch: AutoencoderBatch, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    if batch.latents is not None:
+        return autoencoder.decode(batch.latents.to(pixels.device)), {}
+    return autoencoder.training_pass(pixels, batch.noise.to(pixels.device))
+
+
+def _adaptive(parts: tuple[Tensor, Tensor], weight: nn.Parameter, processes: Processes) -> Tensor:
+    """Return Eq. 7 of the global batch from the sums of both losses over this process's share."""
+    gradients = [processes.sum(torch.autograd.grad(part, weight, retain_graph=True)[0].float()) for part in parts]
     return adaptive_factor(*gradients)
 
 
 def _teach(
-    adversary: Adversary, scaler: torch.amp.GradScaler, batch: AutoencoderBatch, made: Tensor, batch_size: int,
-    precision: str, processes: Processes,
+    adversary: Adversary, scaler: torch.amp.GradScaler, pixels: Tensor, made: Tensor, settings: StepSettings,
+    processes: Processes,
 ) -> Tensor:
     """Take a step of the discriminator and return its losses."""
+    adversary.network.requires_grad_(True)
     adversary.optimiser.zero_grad(set_to_none=True)
-    with autocast(precision, made.device):
-        losses = discriminator_loss(adversary.network(batch.pixels), adversary.network(made))
-    scaler.scale(losses.sum() / batch_size).backward()
+    with autocast(settings.precision, pixels.device):
+        losses = discriminator_loss(adversary.network(pixels), adversary.network(made))
+    scaler.scale(losses.sum() / settings.batch_size).backward()
     sum_gradients(adversary.network.parameters(), processes.sum)
     scaler.unscale_(adversary.optimiser)
     scaler.step(adversary.optimiser)
     return losses
 
 
-def _count(window: dict[str, float], figures: dict[str, Tensor]) -> None:
-    names = list(figures)
-    sums = torch.stack([figures[name].detach().double().sum() for name in names]).tolist()  # waits for the device
-    for name, value in zip(names, sums, strict=True):
-        window[name] = window.get(name, 0.0) + value
-    window["images"] = window.get("images", 0.0) + len(figures["loss"])
+def _count(window: dict[str, list[float]], figures: dict[str, Tensor]) -> None:
+    sums = torch.stack([values.detach().double().sum() for values in figures.values()]).tolist()  # waits for the device
+    for (name, values), total in zip(figures.items(), sums, strict=True):
+        before = window.get(name, [0.0, 0.0])
+        window[name] = [before[0] + total, before[1] + len(values)]

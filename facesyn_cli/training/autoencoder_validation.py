@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from facesyn_cli.artifacts.files import write_bytes
 from facesyn_cli.data.pixels import encode_png, to_pixels, to_u8
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.training.feature_distance import FeatureDistance
+from facesyn_cli.training.ldm_validation import validation_places
 from facesyn_cli.training.previews import grid
+from facesyn_cli.training.processes import Processes
+
+Coder = Callable[[Tensor], Tensor]
 
 _PEAK = 255.0  # of uint8 pixels
 
@@ -21,35 +26,43 @@ class ReconstructionValidation:
     """Held-out images of this process.
 
     Args:
-        pixels_u8: (n, S, S, 3) uint8, this process's share.
+        pixels_u8: (n, S, S, 3) uint8, all held-out images.
         judge: Recogniser in whose eyes identity is compared; None: it is not.
         batch_size: Images per forward pass.
-        device: Where the network lies.
+        processes: Those that share the images.
     """
 
     def __init__(
-        self, pixels_u8: Tensor, judge: FeatureDistance | None, batch_size: int, device: torch.device
+        self, pixels_u8: Tensor, judge: FeatureDistance | None, batch_size: int, processes: Processes
     ) -> None:
-        self.pixels_u8, self.judge, self.batch_size, self.device = pixels_u8, judge, batch_size, device
+        self.judge, self.processes = judge, processes
+        self.batch_size = max(1, min(batch_size, -(-len(pixels_u8) // processes.count)))
+        self.pixels_u8 = pixels_u8[
+            validation_places(len(pixels_u8), self.batch_size, processes.index, processes.count)
+        ]
 
     @torch.no_grad()
-    def sums(self, autoencoder: nn.Module, autocast: AbstractContextManager) -> Tensor:
-        """Return [sum of PSNR in dB, sum of identity cosines, number of images], float64, on the device.
+    def figures(self, encode: Coder, decode: Coder, autocast: AbstractContextManager) -> dict[str, float]:
+        """Return `val_psnr`, the mean PSNR in dB, and with a judge `val_cosine`; all processes call it together.
 
         Args:
-            autoencoder: In eval mode.
-            autocast: Number format in which the autoencoder runs; the judge runs in float32.
+            encode: Pixels -> latents.
+            decode: Latents -> pixels.
+            autocast: Number format of both; the judge runs in float32.
         """
-        total = torch.zeros(3, dtype=torch.float64, device=self.device)
+        device = self.processes.device
+        total = torch.zeros(3, dtype=torch.float64, device=device)
         for batch in fixed_batches(len(self.pixels_u8), self.batch_size):
-            real_u8 = self.pixels_u8[batch.start : batch.stop].to(self.device)
+            real_u8 = self.pixels_u8[batch.start : batch.stop].to(device)
             with autocast:
-                made_u8 = to_u8(_reconstruct(autoencoder, to_pixels(real_u8)))
+                made_u8 = to_u8(decode(encode(to_pixels(real_u8))))
             total[0] += psnr(made_u8, real_u8).sum()
             if self.judge is not None:
-                total[1] += (1.0 - self.judge(to_pixels(made_u8), to_pixels(real_u8))[1]).double().sum()
+                total[1] += (1.0 - self.judge(to_pixels(made_u8), to_pixels(real_u8))["identity"]).double().sum()
             total[2] += len(real_u8)
-        return total
+        psnr_sum, cosine_sum, count = self.processes.sum(total).tolist()
+        figures = {"val_psnr": psnr_sum / count}
+        return figures if self.judge is None else {**figures, "val_cosine": cosine_sum / count}
 
 
 def psnr(made_u8: Tensor, real_u8: Tensor) -> Tensor:
@@ -62,18 +75,17 @@ def psnr(made_u8: Tensor, real_u8: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def write_reconstructions(path: Path, autoencoder: nn.Module, pixels_u8: Tensor, device: torch.device) -> None:
+def write_reconstructions(
+    path: Path, encode: Coder, decode: Coder, pixels_u8: Tensor, device: torch.device
+) -> None:
     """Write a PNG: a row of originals over the row of their reconstructions.
 
     Args:
         path: The file.
-        autoencoder: In eval mode.
+        encode: Pixels -> latents.
+        decode: Latents -> pixels.
         pixels_u8: (n, S, S, 3) uint8.
-        device: Where the network lies.
+        device: Where the networks lie.
     """
-    made_u8 = to_u8(_reconstruct(autoencoder, to_pixels(pixels_u8).to(device))).cpu()
+    made_u8 = to_u8(decode(encode(to_pixels(pixels_u8).to(device)))).cpu()
     write_bytes(path, encode_png(grid(torch.stack([pixels_u8, made_u8]).numpy())))
-
-
-def _reconstruct(autoencoder: nn.Module, pixels: Tensor) -> Tensor:
-    return autoencoder.decode(autoencoder.encode(pixels)).float()
