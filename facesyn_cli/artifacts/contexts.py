@@ -23,6 +23,7 @@ from facesyn_cli.errors import UserError
 VECTORS = "contexts.npy"
 ROWS = "contexts.jsonl"
 FACES = "faces"
+_ROUNDED = 1e-5  # how far from 1 the length of a row is when it was stored in float32
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class ContextSet:
             return _open_published(path)
         header = require_header(path, "ContextSet")
         vectors = read_vectors(path / VECTORS)
+        if np.abs(np.linalg.norm(vectors, axis=1) - 1).max(initial=0) > _ROUNDED:
+            vectors = normalise(vectors)  # stored in half precision, as the starter's are
         rows = _read_rows(path / ROWS)
         if len(rows) != len(vectors):
             raise UserError(f"{path}: {len(rows)} lines in {ROWS} but {len(vectors)} rows in {VECTORS}")

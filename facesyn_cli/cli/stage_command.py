@@ -39,6 +39,13 @@ _COMMON: dict[str, tuple[Any, Any]] = {
         Annotated[Path | None, typer.Option(help="Directory laid out as ADMIS describes; what is there is taken.")],
         None,
     ),
+    "starter": (
+        Annotated[
+            Path | None,
+            typer.Option(metavar="DIR", help="Starter whose networks and contexts are taken, or the word packaged."),
+        ],
+        None,
+    ),
     "out": (Annotated[Path | None, typer.Option(help="Write here instead of the stage's folder in --work.")], None),
     "seed": (Annotated[int | None, typer.Option(help="Seed of everything random.")], None),
     "batch_size": (
@@ -60,6 +67,7 @@ class Common:
     config: str | None
     work: Path | None
     tree: Path | None
+    starter: Path | None
     out: Path | None
     seed: int | None
     batch_size: str | None
@@ -108,6 +116,7 @@ def execute(name: str, flags: dict[str, Any], common: Common) -> None:
     section = section_of(common.config, name)
     flags = {**flags, "out": common.out, "seed": common.seed, "device": common.device, "batch_size": common.batch_size}
     work = Work(common.work or DEFAULT_WORK)
+    section = {**_from_starter(name, common, section, flags, work), **section}
     cfg = resolve_stage(name, section, common.overrides or [], flags)
     if common.tree is not None:
         cfg = _with_tree(name, cfg, common.tree, section, common.overrides or [], flags, work)
@@ -154,6 +163,20 @@ def _with_tree(
     found = tree_inputs(PublishedTree.open(tree), name, cfg, stated, work)
     say({name: found})
     return resolve_stage(name, {**section, **found.settings}, overrides, flags)
+
+
+def _from_starter(
+    name: str, common: Common, section: dict[str, Any], flags: dict[str, Any], work: Work
+) -> dict[str, Any]:
+    """Return what a starter holds for one stage, where it needs that."""
+    is_bare = common.work is None and common.config is None and common.tree is None
+    if common.starter is None and not is_bare:
+        return {}
+    from facesyn_cli.cli.starter_inputs import Words, starter_settings
+
+    if common.tree is not None:
+        raise UserError("--starter and --tree both say where networks come from; give one of them")
+    return starter_settings(name, Words(section, common.overrides or [], flags), work, common.starter)
 
 
 def run_stage(name: str, cfg: StageConfig, work: Work) -> Outcome:

@@ -119,7 +119,7 @@ def run(cfg: EmbedConfig, work: Work) -> Outcome:
 
 def _open_inputs(cfg: EmbedConfig, work: Work) -> _Inputs:
     if cfg.weights is None:
-        raise UserError("embed needs the weights of a recogniser: --weights FILE")
+        raise UserError("embed needs the weights of a recogniser: --weights FILE, or --starter packaged")
     images = open_images(cfg.images or work.folder("images"))
     backbone = load_backbone(cfg.weights, cfg.backbone)
     parents = {"images": images.parent(), "weights": Parent(str(cfg.weights), backbone.digest)}

@@ -347,8 +347,8 @@ _HOW = {
     "embeddings": "--embeddings",
     "known": "known=FOLDER, or run embed",
     "generator": "--generator",
-    "ldm": "--ldm, or run train-ldm; the source sphere needs no network",
-    "recogniser": "--weights, or run embed",
+    "ldm": "--ldm, or run train-ldm, or --starter packaged; the source sphere needs no network",
+    "recogniser": "--weights, or run embed, or --starter packaged",
 }
 
 

@@ -5,10 +5,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +15,10 @@ from torch import Tensor, nn
 
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.download import fetch
-from facesyn_cli.artifacts.files import TEMPORARY_PREFIX, explain, write_atomically
+from facesyn_cli.artifacts.files import write_atomically
 from facesyn_cli.artifacts.hub import fetch_from_hub, is_hub_name
 from facesyn_cli.artifacts.ldm import LdmSettings
-from facesyn_cli.artifacts.lock import Lock
+from facesyn_cli.artifacts.new_folder import new_folder, require_free
 from facesyn_cli.artifacts.weights import read_config, write_tensors, write_weights
 from facesyn_cli.console import log
 from facesyn_cli.diffusion.schedule import ldm_schedule
@@ -106,12 +103,11 @@ def convert(
     """
     if to not in FORMATS:
         raise UserError(f"--to {to}: expected one of {', '.join(FORMATS)}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already; give a new folder with --out")
+    require_free(out)
     if to == "published" and (path / inspection.PIPELINE).is_file():
         loaded = _Loaded(inspection.GENERATOR, "guided-diffusion UNet", nn.Module(), {})
         tensors = published_tensors(path)
-        with _new_folder(out) as folder:
+        with new_folder(out) as folder:
             _save(tensors, folder / "guided_diffusion.pt")
         return _report(path, loaded, to, {}, out)
     if tface_head.is_head(path):
@@ -120,7 +116,7 @@ def convert(
         raise UserError(f"--parts and --dataset belong to classifiers (HEAD files, head.safetensors); {path} is none")
     loaded = _load(path)
     write = {"safetensors": _write_ours, "published": _write_published, "onnx": _write_onnx}[to]
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
         notes = write(loaded, folder)
     return _report(path, loaded, to, notes, out)
 
@@ -192,7 +188,7 @@ def _convert_head(path: Path, out: Path, to: str, parts: int | None, dataset: st
     if not is_ours and parts is not None:
         raise UserError("--parts says into how many files a head.safetensors is split; TFace's own parts are counted")
     tensors, num_files = read_any_head(path, None if is_ours else dataset)
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
         if is_ours:
             contents = split_head(tensors, parts or 1, dataset or "facesyn")
             for rank, content in enumerate(contents):
@@ -289,21 +285,3 @@ def _save(tensors: dict[str, Any], path: Path) -> None:
 
     with write_atomically(path) as temporary:
         torch.save(own(tensors), temporary)
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `out` that becomes `out` when the block ends without an error."""
-    temporary = out.parent / f"{TEMPORARY_PREFIX}{out.name}"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with Lock(out.parent, f"convert-{out.name}"):
-            shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-            try:
-                temporary.mkdir()
-                yield temporary
-                os.replace(temporary, out)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise explain(error, out) from error

@@ -1,0 +1,131 @@
+"""The starter: small networks of our own and a bank of contexts that come with the package.
+
+    starter.json     what the parts are, and the settings they are best sampled with
+    autoencoder/     faces <-> latents          model.safetensors  config.json  README.md
+    ldm/             contexts -> latents        model.safetensors  config.json  README.md
+    embedder/        faces -> embeddings        model.safetensors  config.json  README.md
+    contexts/        identities to draw         contexts.npy  contexts.jsonl  facesyn.json  README.md
+
+`facesyn starter pack` makes such a folder out of a finished run; any folder of that layout can be named
+where the packaged one is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from facesyn_cli.artifacts.contexts import ROWS, VECTORS
+from facesyn_cli.artifacts.digest import file_digest
+from facesyn_cli.artifacts.files import read_json
+from facesyn_cli.artifacts.output import HEADER
+from facesyn_cli.artifacts.weights import CONFIG
+from facesyn_cli.errors import UserError
+
+INDEX = "starter.json"
+CARD = "README.md"
+FORMAT = 1
+MAX_BYTES = 15 * 10**6
+PACKAGED = "packaged"  # stands for the folder inside the package where a folder may be named
+TENSORS = "model.safetensors"
+PARTS: dict[str, tuple[str, ...]] = {  # part -> its files; the first one has the digest
+    "autoencoder": (TENSORS, CONFIG, CARD),
+    "ldm": (TENSORS, CONFIG, CARD),
+    "embedder": (TENSORS, CONFIG, CARD),
+    "contexts": (VECTORS, ROWS, HEADER, CARD),
+}
+
+
+@dataclass(frozen=True)
+class Starter:
+    """A complete starter.
+
+    Args:
+        folder: Where it lies.
+        settings: Stage -> settings that its networks are best used with.
+        digests: Part -> digest of its first file, as noted when it was packed.
+    """
+
+    folder: Path
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def open(folder: Path) -> Starter:
+        """Open a starter; its networks are not read.
+
+        Raises:
+            UserError: Something is missing, or it is of a newer format.
+        """
+        if absent := missing(folder):
+            raise UserError(f"{folder} is no starter: {', '.join(absent)} missing; `facesyn starter pack` makes one")
+        index = read_json(folder / INDEX)
+        try:
+            if index["format"] > FORMAT:
+                raise UserError(f"{folder} has starter format {index['format']}, this facesyn reads up to {FORMAT}")
+            settings = {str(stage): dict(values) for stage, values in index["settings"].items()}
+            digests = {name: str(index["parts"][name]["digest"]) for name in PARTS}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{folder / INDEX} does not describe a starter: {error!r}") from error
+        return Starter(folder, settings, digests)
+
+    def part(self, name: str) -> Path:
+        """Return the folder of a part, one of `PARTS`."""
+        return self.folder / name
+
+    def describe(self) -> dict[str, Any]:
+        """Return size, digest and card of every part; every file with a digest is read.
+
+        Raises:
+            UserError: A file is not the one that was packed.
+        """
+        parts: dict[str, Any] = {}
+        for name, files in PARTS.items():
+            digest = file_digest(self.part(name) / files[0])
+            if digest != self.digests[name]:
+                raise UserError(f"{self.part(name) / files[0]} has changed: it is {digest[:19]}, but"
+                                f" {self.digests[name][:19]} was packed")
+            size = sum(path.stat().st_size for path in self.part(name).rglob("*") if path.is_file())
+            parts[name] = {"bytes": size, "digest": digest, "card": str(self.part(name) / CARD)}
+        total = num_bytes(self.folder)
+        return {"folder": str(self.folder), "bytes": total, "settings": self.settings, "parts": parts}
+
+
+def packaged_folder() -> Path:
+    """Return where the starter lies inside the package, whether it is there or not."""
+    return Path(__file__).resolve().parents[1] / "starter"
+
+
+def find_starter(name: str | Path) -> Starter:
+    """Open the starter in a folder, or the packaged one by the word `packaged`.
+
+    Raises:
+        UserError: It is not there, or not whole.
+    """
+    if str(name) != PACKAGED:
+        return Starter.open(Path(name))
+    if absent := missing(packaged_folder()):
+        raise UserError(f"no starter is packaged with this facesyn ({', '.join(absent)} missing); name another folder")
+    return Starter.open(packaged_folder())
+
+
+def is_packaged() -> bool:
+    """True when the package holds a whole starter."""
+    return not missing(packaged_folder())
+
+
+def missing(folder: Path) -> list[str]:
+    """Return what of a starter is not in a folder: the folder of a part, or single files of it."""
+    if not folder.is_dir():
+        return [f"folder {folder.name}"]
+    absent = [] if (folder / INDEX).is_file() else [INDEX]
+    for part, files in PARTS.items():
+        gone = [name for name in files if not (folder / part / name).is_file()]
+        absent += [f"{part}/"] if len(gone) == len(files) else [f"{part}/{name}" for name in gone]
+    return absent
+
+
+def num_bytes(folder: Path) -> int:
+    """Return the size of everything in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

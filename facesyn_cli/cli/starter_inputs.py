@@ -1,0 +1,101 @@
+"""What stages take from a starter: the packaged one where nothing else is there, or one that `--starter` names.
+
+Priority: defaults < starter < folders of `--work` < recipe < `key=value` < flag. An LDM, its contexts and its
+recogniser belong together: where the LDM is another, nothing of the starter is taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from facesyn_cli.artifacts.output import read_header
+from facesyn_cli.artifacts.starter import PACKAGED, find_starter, missing, packaged_folder
+from facesyn_cli.artifacts.work import Work
+from facesyn_cli.cli.stage_command import resolve_stage
+from facesyn_cli.cli.tree_inputs import stated_keys
+from facesyn_cli.console import log
+from facesyn_cli.errors import UserError
+
+USERS = ("embed", "train-ldm", "gen-contexts", "sample", "study")
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the user says of one stage: its recipe section, `key=value` words and flags."""
+
+    section: dict[str, Any]
+    overrides: list[str]
+    flags: dict[str, Any]
+
+
+def starter_settings(name: str, words: Words, work: Work, asked: Path | None) -> dict[str, Any]:
+    """Return the settings of a stage that come from a starter, to be put below a recipe's; empty where none is needed.
+
+    Args:
+        name: Name of the stage.
+        words: What the user says of it; settings that are spoken of are never taken from a starter.
+        work: The work folder; what is in it comes before the starter.
+        asked: `--starter`: a folder, or the word `packaged`. None: not given, but neither was a work folder, a recipe
+            or a published tree; only then the packaged starter is used unasked, and a mistyped folder never yields
+            starter faces.
+
+    Raises:
+        UserError: The starter that was asked for is not there, or the stage takes nothing from one.
+    """
+    if asked is not None and name not in USERS:
+        raise UserError(f"{name} takes nothing from a starter; leave --starter out")
+    parts = _parts(name, words, work) if name in USERS else {}
+    if not parts:
+        if asked is not None:
+            log.warning(f"starter: {name} takes nothing from {asked}, all it needs is given or in {work.path}")
+        return {}
+    if asked is None and (absent := missing(packaged_folder())):
+        log.warning(f"starter: none is packaged with this facesyn ({', '.join(absent)} missing)")
+        return {}
+    starter = find_starter(asked or PACKAGED)
+    settings = starter.settings.get(name, {}) if "ldm" in parts else {}
+    where = "the packaged starter" if str(asked or PACKAGED) == PACKAGED else f"the starter in {starter.folder}"
+    log.info(f"starter: {_said(parts, settings)} of {where}; what lies in --work or is named by flags comes before it")
+    return {**settings, **{key: str(starter.part(part)) for key, part in parts.items()}}
+
+
+def _parts(name: str, words: Words, work: Work) -> dict[str, str]:
+    """Return setting -> part of the starter."""
+    stated = stated_keys(words.section, words.overrides, words.flags)
+    if name == "embed":
+        return {} if stated & {"weights", "backbone"} else {"weights": "embedder"}
+    if name == "train-ldm":
+        is_given = stated & {"autoencoder", "autoencoder_model"} or work.folder("autoencoder").exists()
+        return {} if is_given else {"autoencoder": "autoencoder"}
+    if name == "gen-contexts":
+        return _for_contexts(words, stated, work)
+    if "ldm" in stated or work.folder("ldm").exists():
+        return {}
+    has_contexts = "contexts" in stated or work.folder("contexts").exists()
+    return {"ldm": "ldm"} if has_contexts else {"ldm": "ldm", "contexts": "contexts"}
+
+
+def _for_contexts(words: Words, stated: set[str], work: Work) -> dict[str, str]:
+    from facesyn_cli.plugins import registry
+
+    section = {"source": words.section["source"]} if "source" in words.section else {}
+    about_source = [word for word in words.overrides if word.partition("=")[0].partition(".")[0] == "source"]
+    name = {"source.name": words.flags.get("source.name")}
+    source = registry.build("contexts", resolve_stage("gen-contexts", section, about_source, name).source)
+    recogniser = {} if stated & {"weights", "backbone"} else {"weights": "embedder"}
+    if "ldm" in source.needs:
+        return {} if "ldm" in stated or work.folder("ldm").exists() else {"ldm": "ldm", **recogniser}
+    return {} if "recogniser" not in source.needs or _has_embedder(work) else recogniser
+
+
+def _has_embedder(work: Work) -> bool:
+    """True when the run holds embeddings or contexts: others must come from the same recogniser."""
+    return any(read_header(work.folder(name)) is not None for name in ("embeddings", "contexts"))
+
+
+def _said(parts: dict[str, str], settings: dict[str, Any]) -> str:
+    names = {"ldm": "LDM", "contexts": "contexts", "embedder": "recogniser", "autoencoder": "autoencoder"}
+    taken = ", ".join(names[part] for part in parts.values())
+    return f"{taken} and settings of {', '.join(settings)}" if settings else taken

@@ -1,0 +1,155 @@
+"""Cards of the starter's parts: what each is, from which data, by which recipe, with which figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from facesyn_cli.artifacts.files import read_json
+from facesyn_cli.artifacts.output import Header
+from facesyn_cli.artifacts.starter import PARTS
+from facesyn_cli.artifacts.table import TABLE_JSON, BenchmarkTable
+from facesyn_cli.artifacts.work import Work
+from facesyn_cli.errors import UserError
+from facesyn_cli.report.contents import headline_of
+
+_ABOUT = {
+    "autoencoder": "Faces to latents and back.",
+    "ldm": "Latents of faces of the identity that an embedding stands for.",
+    "embedder": "Faces to embeddings: a recogniser.",
+    "contexts": "Embeddings of people who do not exist, to draw faces of.",
+}
+_ROLES = ("identity", "recorded", "growing")  # settings that say what was made; paths and workers do not
+_NO_FIGURES = ("lr", "images_per_s", "seconds", "epoch", "grad_norm")
+_NOT_STATED = "not stated"
+
+
+class About(BaseModel):
+    """What whoever packs a starter says of it; the rest the run knows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str = _NOT_STATED
+    split: str = _NOT_STATED
+    licence: str = "research use only"
+    figures: dict[str, dict[str, Any]] = {}  # part -> name -> figure
+    notes: dict[str, str] = {}               # part -> text
+
+    @field_validator("figures", "notes")
+    @classmethod
+    def _of_parts(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if unknown := sorted(set(value) - set(PARTS)):
+            raise ValueError(f"{', '.join(unknown)} is no part; parts are {', '.join(PARTS)}")
+        return value
+
+    @staticmethod
+    def read(path: Path | None) -> About:
+        """Read a YAML file; None: nothing is said.
+
+        Raises:
+            UserError: It cannot be read, or says something else.
+        """
+        if path is None:
+            return About()
+        try:
+            return About.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+        except ValidationError as error:
+            problems = [f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors()]
+            raise UserError(f"{path} does not describe a starter: {'; '.join(problems)}") from error
+
+
+def figures_of(header: Header | None, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures a stage left: the last of each in its metrics log, what its header says, and counts.
+
+    Args:
+        header: Of its folder; None: it has none.
+        lines: Of its `metrics.jsonl`, in order.
+    """
+    found: dict[str, Any] = {}
+    for line in lines:
+        found |= {f"{key}, last": value for key, value in line.items() if _is_figure(key, value) and key != "step"}
+    if header is not None:
+        found |= {key: value for key, value in header.extra.items() if _is_figure(key, value)}
+        found |= header.counts
+    return found
+
+
+def figures_of_samples(work: Work) -> dict[str, Any]:
+    """Return the headline of the run's report and its benchmark table, as far as there are any."""
+    found: dict[str, Any] = {}
+    report, table = work.folder("report") / "report.json", work.folder("table")
+    if report.is_file():
+        data = read_json(report)
+        for of, figures in headline_of(data).items():
+            found |= {f"{data['definitions'][name]['title']} ({of})": value for name, value in figures.items()}
+    if (table / TABLE_JSON).is_file():
+        rows = BenchmarkTable.read(table).rows
+        found |= {f"accuracy on {row.benchmark}, trained on samples": row.accuracy for row in rows if row.accuracy}
+    return found
+
+
+def card_of(
+    name: str, about: About, header: Header | None, figures: dict[str, Any], notes: list[str], digest: str
+) -> str:
+    """Return the card of a part in Markdown.
+
+    Args:
+        name: The part.
+        about: What its maker says.
+        header: Of the folder it was packed from; None where it had none.
+        figures: Name -> figure; those of `about` come on top.
+        notes: Further sentences.
+        digest: Of the packed file.
+    """
+    lines = [f"# Starter: {name}", "", _ABOUT[name], *notes]
+    if name in about.notes:
+        lines += ["", about.notes[name].strip()]
+    lines += ["", f"- Data: {about.data}", f"- Split: {about.split}", f"- Licence: {about.licence}",
+              f"- Digest: {digest}"]
+    if header is not None:
+        made_by = f"`facesyn {header.command}`, facesyn {header.package_version}"
+        lines.append(f"- Made by: {made_by}, packed in half precision")
+    figures = {**figures, **about.figures.get(name, {})}
+    if figures:
+        lines += ["", "## Figures", "", "| what | figure |", "|---|---|"]
+        lines += [f"| {key} | {_shown(value)} |" for key, value in figures.items()]
+    if header is not None and (settings := {role: header.config[role] for role in _ROLES if header.config.get(role)}):
+        recipe = yaml.safe_dump(_without_paths(settings), sort_keys=True, allow_unicode=True)
+        lines += ["", "## Recipe", "", "```yaml", recipe.rstrip(), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def overview(parts: dict[str, dict[str, Any]], num_contexts: int, licence: str) -> str:
+    """Return the text that lies on top of a starter."""
+    rows = [f"| [{name}]({name}/README.md) | {_ABOUT[name]} | {part['bytes'] / 1e6:.2f} MB | `{part['digest'][:19]}` |"
+            for name, part in parts.items()]
+    return "\n".join([
+        "# The starter", "",
+        f"Networks of facesyn's own and {num_contexts} contexts. Made by `facesyn run --config starter` and "
+        f"`facesyn starter pack`. Licence: {licence}.", "",
+        "| part | what | size | digest |", "|---|---|---|---|", *rows, "",
+    ])
+
+
+def _is_figure(key: str, value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and key not in _NO_FIGURES
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _without_paths(value: Any) -> Any:
+    """Absolute paths belong to one machine; of them only the name is kept."""
+    if isinstance(value, dict):
+        return {key: _without_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(item) for item in value]
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return value

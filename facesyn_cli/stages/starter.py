@@ -1,0 +1,292 @@
+"""`facesyn starter`: what is packaged; and a starter made out of a finished run.
+
+It is packed in half precision, with a card for each part and proof that it draws faces.
+
+Matrices and convolutions go to fp16; vectors (norms, biases, running statistics) stay as they are, they weigh
+nothing. The networks compute in fp32 either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from facesyn_cli.artifacts.contexts import ROWS, VECTORS, ContextSet, write_contexts
+from facesyn_cli.artifacts.digest import file_digest, json_digest
+from facesyn_cli.artifacts.files import write_atomically, write_json, write_text
+from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.new_folder import new_folder, require_free
+from facesyn_cli.artifacts.output import HEADER, Header, Parent, read_header
+from facesyn_cli.artifacts.starter import (
+    CARD,
+    FORMAT,
+    INDEX,
+    MAX_BYTES,
+    PACKAGED,
+    PARTS,
+    TENSORS,
+    Starter,
+    find_starter,
+    num_bytes,
+)
+from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensors, write_weights
+from facesyn_cli.artifacts.work import FOLDERS, Work
+from facesyn_cli.console import log
+from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.judge import Judge
+from facesyn_cli.models.loading import load_autoencoder, load_backbone, load_denoiser
+from facesyn_cli.report.starter_cards import About, card_of, figures_of, figures_of_samples, overview
+from facesyn_cli.sampling.starter_check import Networks, check_same_faces
+from facesyn_cli.training.metrics_log import read_lines
+
+_MADE_BY = {"autoencoder": "train-autoencoder", "ldm": "train-ldm", "embedder": "train-embedder",
+            "contexts": "gen-contexts"}
+_KEPT = {  # settings of a run that the starter's networks are best used with
+    "sample": ("samples", ("scheduler", "guidance")),
+    "gen-contexts": ("contexts", ("source", "filters")),
+}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the parts lie before they are packed.
+
+    Args:
+        folders: Part -> folder.
+        given: Parts that were named one by one; of these a wrong lineage is only warned of.
+        work: The run.
+    """
+
+    folders: dict[str, Path]
+    given: frozenset[str]
+    work: Work
+
+    @staticmethod
+    def find(work: Work, given: Mapping[str, Path]) -> Sources:
+        """Find every part.
+
+        Raises:
+            UserError: Some are missing (all are named), unfinished, or there is no part of a given name.
+        """
+        if unknown := sorted(set(given) - set(PARTS)):
+            raise UserError(f"a starter has no part {', '.join(unknown)}; its parts are {', '.join(PARTS)}")
+        folders = {name: Path(given.get(name, work.folder(name))) for name in PARTS}
+        absent = [f"{folder} ({_MADE_BY[name]} makes it)" for name, folder in folders.items() if not folder.is_dir()]
+        if absent:
+            raise UserError(f"nothing to pack: {', '.join(absent)} missing; --part NAME=FOLDER names a part elsewhere")
+        for name, folder in folders.items():
+            if (folder / "facesyn.begun.json").exists():
+                raise UserError(f"{folder} is unfinished; run {_MADE_BY[name]} to its end first")
+        return Sources(folders, frozenset(given), work)
+
+    def tensors(self, name: str) -> Path:
+        """Return the weights file of a part."""
+        return self.folders[name] / TENSORS
+
+
+def show(folder: Path | None = None) -> dict[str, Any]:
+    """Return what a starter holds, each file checked against its digest.
+
+    Args:
+        folder: The starter; None: the packaged one.
+
+    Raises:
+        UserError: It is not there, not whole, or not what was packed.
+    """
+    return find_starter(folder or PACKAGED).describe()
+
+
+def pack(
+    work: Path, out: Path, card: Path | None = None, count: int | None = None, given: Mapping[str, Path] | None = None
+) -> dict[str, Any]:
+    """Make a starter out of a finished run; the folder appears when everything in it is finished and checked.
+
+    Args:
+        work: The run.
+        out: Folder to make; an empty one may be there.
+        card: YAML with what the cards say beyond what the run knows: data, split, licence, figures and notes.
+        count: Contexts to take, the first of them; None: all.
+        given: Part -> folder, for parts that lie elsewhere.
+
+    Returns:
+        Sizes, digests and how far half precision moves the faces.
+
+    Raises:
+        UserError: Something is missing, does not belong together, does not fit, or draws nothing.
+    """
+    require_free(out)
+    about = About.read(card)
+    sources = Sources.find(Work(work), given or {})
+    with new_folder(out) as folder:
+        found = _pack(sources, folder, about, count)
+    return {**found, "folder": str(out), "card": str(out / CARD)}
+
+
+def _pack(sources: Sources, folder: Path, about: About, count: int | None) -> dict[str, Any]:
+    """Write a starter into an empty folder and make sure that it works.
+
+    Args:
+        sources: What to pack.
+        folder: Where to.
+        about: What the cards say beyond what the run knows.
+        count: Contexts to take, the first of them; None: all.
+
+    Returns:
+        Sizes, digests and how far half precision moves the faces.
+
+    Raises:
+        UserError: Parts that do not belong together, weights that do not fit into fp16 or into 15 MB, or networks
+            that draw nothing finite.
+    """
+    embedder_before = file_digest(sources.tensors("embedder"))
+    stands_for = _check_lineage(sources, embedder_before)
+    _write_autoencoder(sources, folder / "autoencoder")
+    embedder = _write_embedder(sources, folder / "embedder")
+    _write_ldm(sources, folder, embedder)
+    _write_contexts(sources, folder / "contexts", embedder, count)
+    settings = {stage: found for stage, (name, keys) in _KEPT.items()
+                if (found := _settings_of(sources.work.folder(name), keys))}
+    before, after = _networks(sources.folders), _networks({name: folder / name for name in PARTS})
+    contexts = ContextSet.open(folder / "contexts")
+    precision = check_same_faces(before, after, contexts.vectors[:4], settings.get("sample", {}))
+    _write_cards(sources, folder, about, stands_for, precision)
+    parts = {name: {"digest": file_digest(folder / name / files[0]), "bytes": num_bytes(folder / name)}
+             for name, files in PARTS.items()}
+    write_json(folder / INDEX, {"format": FORMAT, "parts": parts, "settings": settings})
+    write_text(folder / CARD, overview(parts, len(contexts.identities), about.licence))
+    if (total := num_bytes(folder)) > MAX_BYTES:
+        sizes = ", ".join(f"{name} {part['bytes'] / 1e6:.2f} MB" for name, part in parts.items())
+        raise UserError(f"the starter has {total / 1e6:.2f} MB, at most {MAX_BYTES / 1e6:.0f} MB are packed: {sizes}")
+    held = Starter.open(folder).describe()
+    return {"bytes": held["bytes"], "contexts": len(contexts.identities), "half_precision": precision, "parts": parts,
+            "settings": settings}
+
+
+def _networks(folders: Mapping[str, Path]) -> Networks:
+    embedder = load_backbone(folders["embedder"])
+    embed = Judge(embedder.module, embedder.input_size, torch.device("cpu")).embed
+    return Networks(load_denoiser(folders["ldm"]), load_autoencoder(folders["autoencoder"]), embed)
+
+
+def _check_lineage(sources: Sources, embedder: str) -> str | None:
+    """Return the digest of the recogniser that the packed one stands in for, None where it is the same.
+
+    A student is taught to give its teacher's embeddings, so it may stand in for it; what it is packed for then says so.
+
+    Raises:
+        UserError: LDM, contexts and networks are of different families.
+    """
+    settings = LdmSettings.from_json(read_config(sources.folders["ldm"]), str(sources.folders["ldm"] / CONFIG))
+    trained_on = (settings.autoencoder or {}).get("digest")
+    if trained_on is not None and trained_on != file_digest(sources.tensors("autoencoder")):
+        _refuse_or_warn(sources, "autoencoder", f"{sources.folders['ldm']} was trained on the latents of another one")
+    teacher = _teacher_of(sources.folders["embedder"])
+    wanted = {settings.embedder, ContextSet.open(sources.folders["contexts"]).embedder} - {None}
+    if len(wanted) > 1:
+        raise UserError(f"{sources.folders['contexts']} and {sources.folders['ldm']} belong to different recognisers")
+    other = wanted - {embedder}
+    if other and other != {teacher}:
+        _refuse_or_warn(sources, "embedder", f"{sources.folders['ldm']} was conditioned on another one, and it is not"
+                        " that one's student")
+    return other.pop() if other else None
+
+
+def _refuse_or_warn(sources: Sources, name: str, why: str) -> None:
+    text = f"{sources.folders[name]}: {why}"
+    if name not in sources.given:
+        raise UserError(f"{text}; --part {name}=FOLDER packs it all the same")
+    log.warning(text)
+
+
+def _teacher_of(folder: Path) -> str | None:
+    """Return the digest of the recogniser whose embeddings taught this one."""
+    header = read_header(folder)
+    return header.extra.get("teacher") if header else None
+
+
+def _write_autoencoder(sources: Sources, folder: Path) -> None:
+    config = read_config(sources.folders["autoencoder"])
+    _write_half(sources.tensors("autoencoder"), folder, {key: config[key] for key in ("kind", "autoencoder")})
+
+
+def _write_embedder(sources: Sources, folder: Path) -> str:
+    """Write the recogniser and return its digest."""
+    config = read_config(sources.folders["embedder"])
+    keep = ("kind", "backbone", "input_size", "embedding_size")
+    _write_half(sources.tensors("embedder"), folder, {key: config[key] for key in keep if key in config})
+    return file_digest(folder / TENSORS)
+
+
+def _write_ldm(sources: Sources, folder: Path, embedder: str) -> None:
+    """Write the LDM; it finds its autoencoder beside itself."""
+    settings = LdmSettings.from_json(read_config(sources.folders["ldm"]), str(sources.folders["ldm"] / CONFIG))
+    section = {**load_autoencoder(folder / "autoencoder").section, "path": "../autoencoder"}
+    settings = settings.model_copy(update={"autoencoder": section, "embedder": embedder})
+    _write_half(sources.tensors("ldm"), folder / "ldm", settings.model_dump(mode="json"))
+
+
+def _write_half(source: Path, folder: Path, config: dict[str, Any]) -> None:
+    tensors = {key: _half(key, value, source) for key, value in read_tensors(source).items()}
+    write_weights(folder, tensors, config)
+
+
+def _half(key: str, value: Tensor, source: Path) -> Tensor:
+    if not value.is_floating_point() or value.ndim < 2:
+        return value
+    half = value.to(torch.float16)
+    if not half.isfinite().all():
+        raise UserError(f"{source}: {key} holds numbers up to {value.abs().max():.3g}, too large for half precision")
+    return half
+
+
+def _write_contexts(sources: Sources, folder: Path, embedder: str, count: int | None) -> None:
+    """Write the bank in half precision, without faces and without names of real images."""
+    given = ContextSet.open(sources.folders["contexts"])
+    if count is not None and count > len(given.identities):
+        raise UserError(f"count is {count}, but {given.path} holds {len(given.identities)} contexts")
+    identities, vectors = given.identities[:count], given.vectors[:count]
+    origins = [{key: origin[key] for key in ("source", "candidate") if key in origin} for origin in given.origins]
+    write_contexts(folder, identities, vectors, origins[:count], [None] * len(identities))
+    with write_atomically(folder / VECTORS) as temporary, open(temporary, "wb") as file:
+        np.save(file, vectors.astype(np.float16))
+    digest = json_digest([embedder, *(file_digest(folder / name) for name in (VECTORS, ROWS))])
+    parents = {"contexts": Parent(FOLDERS["contexts"], given.digest)}
+    extra = {"embedder": embedder}
+    header = Header("ContextSet", "starter pack", {}, parents, {"contexts": len(identities)}, extra, digest, digest)
+    write_json(folder / HEADER, asdict(header))
+
+
+def _settings_of(folder: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a finished stage was run with, whatever the roles of the settings inside."""
+    header = read_header(folder)
+    found: dict[str, Any] = {}
+    for group in header.config.values() if header else ():
+        for key in keys:
+            value = group.get(key)
+            if isinstance(value, dict):
+                found[key] = {**found.get(key, {}), **value}
+            elif value is not None:
+                found[key] = value
+    return found
+
+
+def _write_cards(
+    sources: Sources, folder: Path, about: About, stands_for: str | None, precision: dict[str, float]
+) -> None:
+    for name, files in PARTS.items():
+        header = read_header(sources.folders[name])
+        found = figures_of(header, read_lines(sources.folders[name] / "metrics.jsonl"))
+        if name == "ldm":
+            found |= figures_of_samples(sources.work)
+            found |= {f"half precision against fp32, {key}": value for key, value in precision.items()}
+        notes = []
+        if name == "embedder" and stands_for:
+            notes.append(f"It stands in for its teacher ({stands_for}), whose embeddings the LDM was conditioned on.")
+        text = card_of(name, about, header, found, notes, file_digest(folder / name / files[0]))
+        write_text(folder / name / CARD, text)

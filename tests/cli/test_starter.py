@@ -1,0 +1,257 @@
+"""The starter: packed from a tiny run, shown, and used where nothing else is there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_starter import EMBEDDING_SIZE, NUM_CONTEXTS, SIDE, write_run, write_starter
+
+from facesyn_cli.artifacts import starter as layout
+from facesyn_cli.artifacts.contexts import ContextSet
+from facesyn_cli.artifacts.digest import file_digest
+from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.output import read_header
+from facesyn_cli.artifacts.weights import read_config, read_tensors
+from facesyn_cli.models.loading import load_denoiser
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the run `run` and the starter `starter` packed from it."""
+    folder = tmp_path_factory.mktemp("made")
+    write_starter(folder)
+    return folder
+
+
+@pytest.fixture
+def starter(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the starter as the packaged one, in a fresh working folder, where `--work` is not given."""
+    monkeypatch.setattr(layout, "packaged_folder", lambda: made / "starter")
+    monkeypatch.setattr("facesyn_cli.cli.starter_inputs.packaged_folder", lambda: made / "starter")
+    monkeypatch.chdir(tmp_path)
+    return made / "starter"
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): file_digest(p) for p in sorted(folder.rglob("*.png"))}
+
+
+# packing
+
+
+def test_matrices_are_halved_and_vectors_kept(made: Path) -> None:
+    for part, source in {"autoencoder": "2-autoencoder", "ldm": "2-ldm", "embedder": "1-embedder"}.items():
+        before = read_tensors(made / "run" / source / "model.safetensors")
+        after = read_tensors(made / "starter" / part / "model.safetensors")
+        assert before.keys() == after.keys()
+        for name, value in before.items():
+            is_matrix = value.is_floating_point() and value.ndim > 1
+            assert after[name].dtype == (torch.float16 if is_matrix else value.dtype), name
+            assert torch.equal(after[name], value.half() if is_matrix else value)
+
+
+def test_the_ldm_finds_its_autoencoder_wherever_the_starter_lies(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "starter", tmp_path / "moved")
+    section = load_denoiser(tmp_path / "moved" / "ldm").config.autoencoder
+    assert Path(section["path"]) == (tmp_path / "moved" / "autoencoder").resolve()
+    assert section["digest"] == file_digest(tmp_path / "moved" / "autoencoder" / "model.safetensors")
+    embedder = file_digest(made / "starter" / "embedder" / "model.safetensors")
+    assert read_config(made / "starter" / "ldm")["embedder"] == embedder
+    contexts = ContextSet.open(made / "starter" / "contexts")
+    assert contexts.embedder == embedder and contexts.vectors.shape == (NUM_CONTEXTS, EMBEDDING_SIZE)
+
+
+def test_no_path_and_no_real_name_is_packed(made: Path) -> None:
+    for path in (made / "starter").rglob("*"):
+        if path.is_file() and path.suffix in (".md", ".json", ".jsonl"):
+            text = path.read_text(encoding="utf-8")
+            assert str(made) not in text and "somebody" not in text, path
+
+
+def test_cards_say_figures_recipe_and_what_the_maker_says(made: Path, run_cli, tmp_path: Path) -> None:
+    card = tmp_path / "card.yaml"
+    card.write_text("data: thirty photos\nsplit: the first\nfigures: {ldm: {eer: 0.125}}\nnotes: {ldm: A note.}\n")
+    out = tmp_path / "out"
+    ran = run_cli("starter", "pack", "--work", made / "run", "--out", out, "--card", card, "--count", 5, "--json")
+    assert ran.code == 0, ran.err
+    found = ran.json()
+    assert found["contexts"] == 5 == len(ContextSet.open(out / "contexts").identities)
+    assert found["half_precision"]["mean_grey_levels"] < 1 and found["half_precision"]["least_cosine"] > 0.999
+    text = (out / "ldm" / "README.md").read_text()
+    digest = file_digest(out / "ldm" / "model.safetensors")
+    for said in ("thirty photos", "A note.", "| eer | 0.125 |", "| loss, last | 0.25 |", "idiff-unet", digest):
+        assert said in text, said
+    assert "thirty photos" in (out / "contexts" / "README.md").read_text()
+
+
+def test_settings_come_from_the_run(made: Path) -> None:
+    settings = json.loads((made / "starter" / "starter.json").read_text())["settings"]
+    assert settings["sample"] == {
+        "scheduler": {"name": "ddim", "steps": 2}, "guidance": {"name": "cfg", "scale": 1.5}
+    }
+    assert settings["gen-contexts"]["source"]["name"] == "two-stage"
+
+
+def test_what_does_not_belong_together_is_refused(tmp_path: Path, assert_refused, run_cli) -> None:
+    work = write_run(tmp_path / "run")
+    config = json.loads((work / "2-ldm" / "config.json").read_text())
+    other = {**config, "autoencoder": {**config["autoencoder"], "digest": "sha256:" + "1" * 64}}
+    (work / "2-ldm" / "config.json").write_text(json.dumps(other))
+    pack = ("starter", "pack", "--work", work, "--out", tmp_path / "out")
+    assert_refused(*pack, says=("2-autoencoder", "trained on the latents of another one"))
+    assert not (tmp_path / "out").exists()
+    ran = run_cli(*pack, "--part", f"autoencoder={work / '2-autoencoder'}")
+    assert ran.code == 0 and "another one" in ran.err
+
+    (work / "2-ldm" / "config.json").write_text(json.dumps({**config, "embedder": "sha256:" + "2" * 64}))
+    assert_refused(*pack[:-1], tmp_path / "out2", says="belong to different recognisers")
+
+
+def test_a_student_stands_in_for_its_teacher(tmp_path: Path, run_cli, assert_refused) -> None:
+    work = write_run(tmp_path / "run")
+    teacher = "sha256:" + "3" * 64
+    config = json.loads((work / "2-ldm" / "config.json").read_text())
+    (work / "2-ldm" / "config.json").write_text(json.dumps({**config, "embedder": teacher}))
+    header = json.loads((work / "3-contexts" / "facesyn.json").read_text())
+    (work / "3-contexts" / "facesyn.json").write_text(json.dumps({**header, "extra": {"embedder": teacher}}))
+    pack = ("starter", "pack", "--work", work, "--out", tmp_path / "out")
+    assert_refused(*pack, says="not that one's student")
+    student = json.loads((work / "1-embedder" / "facesyn.json").read_text())
+    (work / "1-embedder" / "facesyn.json").write_text(json.dumps({**student, "extra": {"teacher": teacher}}))
+    ran = run_cli(*pack)
+    assert ran.code == 0, ran.err
+    assert f"stands in for its teacher ({teacher})" in (tmp_path / "out" / "embedder" / "README.md").read_text()
+    assert read_config(tmp_path / "out" / "ldm")["embedder"] != teacher
+
+
+def test_too_much_too_large_and_damaged_are_refused(tmp_path: Path, assert_refused, monkeypatch) -> None:
+    from facesyn_cli.artifacts.weights import write_tensors
+
+    work = write_run(tmp_path / "run")
+    pack = ("starter", "pack", "--work", work, "--out", tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("facesyn_cli.stages.starter.MAX_BYTES", 10**6)
+        assert_refused(*pack, says=("at most 1 MB", "ldm 0.8"))
+    assert_refused(*pack, "--count", NUM_CONTEXTS + 1, says=f"holds {NUM_CONTEXTS} contexts")
+    tensors = read_tensors(work / "2-ldm" / "model.safetensors")
+    name = next(key for key, value in tensors.items() if value.ndim > 1)
+    write_tensors(work / "2-ldm" / "model.safetensors", {**tensors, name: tensors[name] * 1e9})
+    assert_refused(*pack, says=(name, "too large for half precision"))
+    write_tensors(work / "2-ldm" / "model.safetensors", {key: value * 0 for key, value in tensors.items()})
+    decoder = work / "2-autoencoder" / "model.safetensors"
+    write_tensors(decoder, {key: value * 0 for key, value in read_tensors(decoder).items()})
+    assert_refused(*pack, "--part", f"autoencoder={work / '2-autoencoder'}", says="single colour")
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_words_are_refused(made: Path, tmp_path: Path, assert_refused) -> None:
+    run, out = made / "run", tmp_path / "out"
+    assert_refused("starter", "sell", says="show or pack")
+    assert_refused("starter", "show", "--out", out, says="--out")
+    assert_refused("starter", "pack", "--work", run, says="--out DIR")
+    assert_refused("starter", "pack", "--work", run, "--out", made / "starter", says="is there already")
+    assert_refused("starter", "pack", "--work", tmp_path, "--out", out, says=("1-embedder", "train-embedder makes it"))
+    assert_refused("starter", "pack", "--work", run, "--out", out, "--part", "ldm", says="NAME=FOLDER")
+    assert_refused("starter", "pack", "--work", run, "--out", out, "--part", "nose=x", says="no part nose")
+    card = tmp_path / "card.yaml"
+    card.write_text("date: 1\nfigures: {nose: {}}\n")
+    assert_refused("starter", "pack", "--work", run, "--out", out, "--card", card, says=("date", "nose"))
+
+
+def test_show_checks_what_is_there(starter: Path, run_cli, assert_refused, tmp_path: Path) -> None:
+    ran = run_cli("starter", "--json")
+    assert ran.code == 0 and set(ran.json()["parts"]) == {"autoencoder", "ldm", "embedder", "contexts"}
+    text = run_cli("starter", "show", starter).out
+    assert file_digest(starter / "ldm" / "model.safetensors") in text
+    shutil.copytree(starter, tmp_path / "bad")
+    np.save(tmp_path / "bad" / "contexts" / "contexts.npy", np.ones((2, 2)))
+    assert_refused("starter", "show", tmp_path / "bad", says="has changed")
+
+
+# using
+
+
+def test_sample_with_nothing_takes_the_starter(starter: Path, run_cli) -> None:
+    ran = run_cli("sample", "--ids", 2, "--per-id", 3, "--device", "cpu", "--json")
+    assert ran.code == 0, ran.err
+    assert sum("starter: LDM, contexts" in line for line in ran.err.splitlines()) == 1
+    images = ImageSet.open(Path("work/4-samples"))
+    assert len(images.entries) == 6
+    config = read_header(Path("work/4-samples")).config
+    assert "'steps': 2" in str(config) and "'scale': 1.5" in str(config)
+    again = run_cli("sample", "--ids", 2, "--per-id", 3, "--device", "cpu", "--json")
+    assert again.json()["made_now"] == 0
+
+
+def test_flags_come_on_top_of_the_starters_settings(starter: Path, run_cli) -> None:
+    ran = run_cli("sample", "--ids", 2, "--steps", 3, "--dry-run", "guidance.scale=2.5", "--json")
+    assert ran.code == 0, ran.err
+    text = json.dumps(ran.json()["config"])
+    assert '"steps": 3' in text and '"scale": 2.5' in text
+
+
+def test_a_named_folder_never_yields_starter_faces(starter: Path, assert_refused, run_cli) -> None:
+    assert_refused("sample", "--work", "mistyped", "--ids", 2, says="does not exist")
+    assert_refused("sample", "--config", "small", "--ids", 2, says="does not exist")
+    assert_refused("embed", "--work", "mistyped", "--images", starter, says="--weights")
+    ran = run_cli("sample", "--work", "new", "--starter", "packaged", "--ids", 2, "--per-id", 1, "--device", "cpu")
+    assert ran.code == 0, ran.err
+
+
+def test_what_the_work_folder_holds_comes_before_the_starter(starter: Path, made: Path, run_cli) -> None:
+    shutil.copytree(made / "run", "work", ignore=shutil.ignore_patterns("4-samples"))
+    for folder in (Path("work/2-ldm"),):
+        config = json.loads((folder / "config.json").read_text())
+        config["autoencoder"]["path"] = str(Path("work/2-autoencoder").resolve())
+        (folder / "config.json").write_text(json.dumps(config))
+    ran = run_cli("sample", "--ids", 2, "--per-id", 1, "--device", "cpu", "--steps", 2)
+    assert ran.code == 0 and "starter" not in ran.err, ran.err
+    parents = read_header(Path("work/4-samples")).parents
+    assert Path(parents["ldm"].path) == Path("work/2-ldm")
+
+
+def test_new_contexts_then_samples_of_them(starter: Path, run_cli, assert_refused) -> None:
+    ran = run_cli("gen-contexts", "--count", 3, "--device", "cpu", "--json")
+    assert ran.code == 0 and ran.json()["contexts"] == 3, ran.err
+    assert "starter: LDM, recogniser" in ran.err
+    ran = run_cli("sample", "--per-id", 1, "--device", "cpu", "--json")
+    assert ran.code == 0 and ran.json()["identities"] == 3, ran.err
+    assert "contexts of" not in ran.err
+    header = json.loads(Path("work/3-contexts/facesyn.json").read_text())
+    header["extra"]["embedder"] = "sha256:" + "4" * 64
+    Path("work/3-contexts/facesyn.json").write_text(json.dumps(header))
+    assert_refused("sample", "--per-id", 1, "--out", "other", says="make the contexts with the LDM's recogniser")
+
+
+def test_embed_takes_the_starters_recogniser(starter: Path, run_cli) -> None:
+    run_cli("sample", "--ids", 2, "--per-id", 1, "--device", "cpu")
+    ran = run_cli("embed", "--images", "work/4-samples", "--device", "cpu", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json()["embedder"] == file_digest(starter / "embedder" / "model.safetensors")
+
+
+def test_the_same_starter_elsewhere_gives_the_same_faces(starter: Path, run_cli, tmp_path: Path) -> None:
+    shutil.copytree(starter, tmp_path / "mine")
+    for name, words in {"a": (), "b": ("--starter", tmp_path / "mine")}.items():
+        ran = run_cli("sample", "--ids", 2, "--per-id", 2, "--device", "cpu", "--out", name, *words)
+        assert ran.code == 0, ran.err
+    assert digests(Path("a")) == digests(Path("b")) and len(digests(Path("a"))) == 4
+    assert ImageSet.open(Path("a")).entries and SIDE == 16
+
+
+def test_a_starter_is_refused_where_it_is_no_use_or_not_there(starter: Path, assert_refused, run_cli) -> None:
+    assert_refused("pack", "--starter", "packaged", says="takes nothing from a starter")
+    assert_refused("sample", "--starter", "nowhere", says="nowhere is no starter")
+    assert_refused("sample", "--starter", "packaged", "--tree", starter, says="give one of them")
+
+
+def test_without_a_packaged_one_the_missing_file_is_named(tmp_path: Path, monkeypatch, assert_refused) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("facesyn_cli.cli.starter_inputs.packaged_folder", lambda: tmp_path / "starter")
+    ran = assert_refused("sample", "--ids", 2, says="does not exist")
+    assert "none is packaged with this facesyn" in ran.err
