@@ -78,7 +78,7 @@ class TrainAutoencoderConfig(StageConfig):
     commitment_weight: float = identity(0.25, "weight of the distance that moves latents to their codes (VQ)", ge=0)
     features: Path | None = source(None, "weights of a recogniser whose eyes judge reconstructions in the loss")
     features_model: PluginConfig | None = PluginSection("backbone", default=None)  # None: read off the weights
-    feature_weight: float = identity(1.0, "with features: weight of the distance of feature maps", ge=0)
+    feature_weight: float = identity(0.1, "with features: weight of the distance of feature maps", ge=0)
     identity_weight: float = identity(0.1, "with features: weight of 1 - cosine of the embeddings", ge=0)
     adversarial: AdversarialSettings = identity(AdversarialSettings(), "discriminator of patches; weight 0: none")
 
