@@ -1,232 +1,17 @@
 """What every figure of a report means: its name, one sentence, the formula, where it is from, and which way is better.
 
-The page and the dataset card show these texts and no others. `define` also knows the families of names: percentiles
-and shares of the nearest training face (`privacy.image_p99`, `privacy.real_above_040`), and figures by group
-(`fairness.identity.eer`).
+The page and the dataset card show these texts and no others. The texts are in `meanings.py`; here are the families of
+names: percentiles and shares of the nearest training face (`privacy.image_p99`, `privacy.real_above_040`), figures by
+group (`fairness.identity.eer`), and distances in Inception's features (`features.frechet`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
-
-@dataclass(frozen=True)
-class Definition:
-    """The meaning of one figure, histogram, curve or list.
-
-    Args:
-        title: Its name for people.
-        text: What it is, in a sentence or two that need no training in biometrics.
-        formula: How it is computed, in plain text; empty for pictures.
-        source: Where the definition is from; empty when it is ours.
-        better: `higher`, `lower`, or None when neither is.
-    """
-
-    title: str
-    text: str
-    formula: str = ""
-    source: str = ""
-    better: str | None = None
-
-
-_IDIFF = "IDiff-Face, arXiv:2308.04995"
-_DCFACE = "DCFace, arXiv:2304.07060"
-_VEC2FACE = "Vec2Face, arXiv:2409.02979"
-_VIGFACE = "VIGFace, arXiv:2403.08277"
-_VARIFACE = "VariFace, arXiv:2412.06235"
-_UNVEILING = "Unveiling Synthetic Faces, arXiv:2410.24015"
-_PRDC = "Naeem et al., arXiv:2002.09797"
-_RECALL = "Kynkaanniemi et al., arXiv:1904.06991"
-_ISO = "ISO/IEC 19795-1"
-
-DEFINITIONS: dict[str, Definition] = {
-    # identity
-    "identity.genuine_mean": Definition(
-        "Genuine mean", "Mean score of two images with the same label.",
-        "mean of cos(e_i, e_j) over pairs with one label", _IDIFF, "higher"),
-    "identity.impostor_mean": Definition(
-        "Impostor mean", "Mean score of two images with different labels.",
-        "mean of cos(e_i, e_j) over pairs with two labels", _IDIFF, "lower"),
-    "identity.eer": Definition(
-        "Equal error rate", "Share of wrong decisions at the threshold where different people are accepted as often "
-        "as the same person is rejected.", "(FMR(t) + FNMR(t)) / 2 at the t with the least |FMR(t) - FNMR(t)|", _IDIFF,
-        "lower"),
-    "identity.fmr100": Definition(
-        "FMR100", "Share of same-person pairs rejected when 1 % of different-person pairs are accepted.",
-        "FNMR(t) at the t with FMR(t) closest to 1 %", _IDIFF, "lower"),
-    "identity.fmr1000": Definition(
-        "FMR1000", "Share of same-person pairs rejected when 0.1 % of different-person pairs are accepted.",
-        "FNMR(t) at the t with FMR(t) closest to 0.1 %", _IDIFF, "lower"),
-    "identity.fdr": Definition(
-        "Fisher discriminant ratio", "How far genuine and impostor scores lie apart, measured in their spread.",
-        "(mean_G - mean_I)^2 / (var_G + var_I)", _IDIFF, "higher"),
-    "identity.dprime": Definition(
-        "d-prime", "Distance of genuine and impostor scores in units of their common standard deviation.",
-        "|mean_G - mean_I| / sqrt((var_G + var_I) / 2)", _IDIFF, "higher"),
-    "identity.unique_share": Definition(
-        "Unique identities (U_class)", "Share of identities left when every one too close to an earlier one is "
-        "dropped: how many different people there are for each one claimed.",
-        "|U| / C; class centres in order, c joins U when cos(c, u) < r for every u in U", _DCFACE, "higher"),
-    "identity.unique_040": Definition(
-        "Unique identities at 0.40", "The same at the fixed threshold that Vec2Face publishes.",
-        "|U| / C; c joins U when cos(c, u) < 0.40 for every u in U", _VEC2FACE, "higher"),
-    "identity.separate_040": Definition(
-        "Separate identities at 0.40", "Share of identities that no other identity comes close to.",
-        "share of centres c with max over others of cos(c, c') <= 0.40", _VEC2FACE, "higher"),
-    "identity.consistent_share": Definition(
-        "Consistent images (C_intra)", "Share of images that show the person their label says, averaged over "
-        "identities. Too close to 100 % means that the images of a person vary little.",
-        "mean over classes of the share of images with cos(e, centre) > r", _DCFACE, "higher"),
-    "identity.consistency": Definition(
-        "Consistency", "Mean score of two images of one identity, averaged over identities.",
-        "mean over identities of the mean of cos(e_i, e_j) inside each", _VIGFACE, "higher"),
-    "identity.separability": Definition(
-        "Separability", "Mean distance of an identity's centre to the centres of the others.",
-        "mean over pairs of classes of 1 - cos(c, c')", _VIGFACE, "higher"),
-    "identity.wrong_label_share": Definition(
-        "Wrong labels", "Share of images that are nearer to another identity than to their own.",
-        "share of images whose best match among all other identities' centres beats their own centre, computed "
-        "without the image", "", "lower"),
-    "identity.mixed_identities": Definition(
-        "Mixed identities", "Labels under which the images fall into two people.", "", "", "lower"),
-    "identity.split_identities": Definition(
-        "Split identities", "Pairs of labels that show one and the same person.", "", "", "lower"),
-    "identity.scores": Definition(
-        "Genuine and impostor scores", "How similar two images of one person are, and two images of different people. "
-        "The less the two hills overlap, the better the labels can be learned."),
-    "identity.nearest_centre": Definition(
-        "Nearest other identity", "For every identity, the score of the most similar other one. A hill on the right "
-        "is people who were made twice."),
-    "identity.det": Definition(
-        "Detection error trade-off", "Both kinds of error at every threshold; the closer to the lower left corner, "
-        "the better.", "FMR(t) = share of impostor scores >= t; FNMR(t) = share of genuine scores < t", _ISO),
-    "identity.roc": Definition(
-        "Receiver operating characteristic", "Share of same-person pairs accepted against the share of "
-        "different-person pairs accepted.", "TMR(t) = 1 - FNMR(t) against FMR(t)", _ISO),
-    "identity.unique_by_count": Definition(
-        "Unique identities by size", "How the share of unique identities falls as the set grows: where the source of "
-        "identities runs dry.", "U_class of the first n identities", _DCFACE),
-    "identity.best": Definition("Most typical images", "Images closest to the centre of their identity."),
-    "identity.worst": Definition(
-        "Least typical images", "Images farthest from the centre of their identity: bad pictures, odd poses or "
-        "wrong labels."),
-    "identity.wrong_labels": Definition(
-        "Images with a doubtful label", "Images nearer to another identity than to their own, worst first."),
-    "identity.mixed": Definition("Identities that hold two people", "Labels whose images fall into two groups."),
-    "identity.split": Definition("Identities that are one person", "Pairs of labels that seem to show one person."),
-    # diversity
-    "diversity.vendi": Definition(
-        "Face Vendi Score", "Effective number of different faces among the images: 1 when all are alike, the number "
-        "of images when all are unlike.", "exp(-sum l ln l), l the eigenvalues of K / n, K the cosines", _VARIFACE,
-        "higher"),
-    "diversity.vendi_centres": Definition(
-        "Vendi Score of the identities", "Effective number of different people: the same over class centres.",
-        "exp(-sum l ln l), l the eigenvalues of K / C, K the cosines of class centres", _VARIFACE, "higher"),
-    "diversity.vendi_within": Definition(
-        "Vendi Score within an identity", "Effective number of different images of one person, averaged over "
-        "identities. It grows with wrong labels as well: read it beside the consistent images.",
-        "mean over identities of exp(-sum l ln l)", _VARIFACE, "higher"),
-    "diversity.d_intra": Definition(
-        "Style coverage (D_intra)", "Share of real styles that the images of one person reach, averaged over "
-        "identities.", "per class: share of real features within the k-nearest-neighbour radius of a generated one",
-        f"{_DCFACE}; recall of {_RECALL}", "higher"),
-    "diversity.within_spread": Definition(
-        "Spread within an identity", "Mean distance of an image to the centre of its identity.",
-        "mean over identities of the mean of 1 - cos(e, centre)", ""),
-    "diversity.near_duplicates_within": Definition(
-        "Near-duplicates within identities", "Share of images that nearly repeat another image of the same identity.",
-        "", "", "lower"),
-    "diversity.near_duplicates_between": Definition(
-        "Near-duplicates between identities", "Share of images that nearly repeat an image of another identity.",
-        "", "", "lower"),
-    "diversity.vendi_per_identity": Definition(
-        "Variety per identity", "Effective number of different images, of every identity."),
-    "diversity.near_duplicates": Definition("Near-duplicates", "Pairs of images that are almost the same picture."),
-    "diversity.least_varied": Definition("Least varied identities", "Identities whose images are most alike."),
-    # quality
-    "quality.frechet": Definition(
-        "Frechet distance", "How far the images as a whole are from the real reference, in the features of the judge. "
-        "Comparable only between sets measured with the same judge, reference and number of images.",
-        "|m1 - m2|^2 + trace(S1 + S2 - 2 (S1 S2)^(1/2))", "Heusel et al., arXiv:1706.08500", "lower"),
-    "quality.frechet_floor": Definition(
-        "Frechet distance of real to real", "The same between two halves of the reference: what even real images "
-        "cannot go below.", "Frechet distance of two random halves of the reference", "", None),
-    "quality.kernel": Definition(
-        "Kernel distance", "As the Frechet distance, but unbiased: its expectation does not depend on the number of "
-        "images.", "squared MMD with k(a, b) = (a.b / d + 1)^3, unbiased", "Binkowski et al., arXiv:1801.01401",
-        "lower"),
-    "quality.precision": Definition(
-        "Precision", "Share of images that look like something in the reference: fidelity.",
-        "share of generated features within the k-nearest-neighbour radius of a real one", _RECALL, "higher"),
-    "quality.recall": Definition(
-        "Recall", "Share of the reference that the set could have produced: coverage of what is real.",
-        "share of real features within the k-nearest-neighbour radius of a generated one", _RECALL, "higher"),
-    "quality.density": Definition(
-        "Density", "How many real neighbourhoods an image falls into, relative to a real image; robust against "
-        "outliers in the reference, may exceed 1.",
-        "mean over generated features of (real k-NN balls that hold it) / k", _PRDC, "higher"),
-    "quality.coverage": Definition(
-        "Coverage", "Share of real images with at least one generated image in their neighbourhood.",
-        "share of real k-NN balls that hold a generated feature", _PRDC, "higher"),
-    # privacy
-    "privacy.copies": Definition(
-        "Copies", "Images that are a training image again: exact, re-encoded, mirrored or cropped.", "", _UNVEILING,
-        "lower"),
-    "privacy.copied_share": Definition(
-        "Copied share", "Copies as a share of the images.", "copies / images", _UNVEILING, "lower"),
-    "privacy.nearest": Definition(
-        "Nearest training face", "For every image, the score of the most similar training face; and, to compare, the "
-        "same of every real person with all other real people. A synthetic curve to the right of the real one is "
-        "memorised people.", "max over training faces of the cosine", _UNVEILING),
-    "privacy.nearest_curve": Definition(
-        "Nearest training face, from above", "Share of images whose nearest training face has at least this score; "
-        "and, to compare, the same of real people among strangers.", "share with max over training faces >= x",
-        _UNVEILING),
-    "privacy.top_pairs": Definition(
-        "Closest pairs", "The images closest to a training face, beside that face: look at them.", "", _UNVEILING),
-    # fairness
-    "fairness.images": Definition("Images of a group", "How many images belong to the group."),
-    "fairness.identities": Definition("Identities of a group", "How many identities have images in the group."),
-    "fairness.fmr": Definition(
-        "False match rate", "Share of different-person pairs of a group accepted at the threshold common to all "
-        "groups.", "FMR_group(t), t common to all groups", _ISO, "lower"),
-    "fairness.fnmr": Definition(
-        "False non-match rate", "Share of same-person pairs of a group rejected at the threshold common to all "
-        "groups.", "FNMR_group(t), t common to all groups", _ISO, "lower"),
-    # pixels
-    "pixels.brightness": Definition(
-        "Brightness", "Mean brightness of an image: 0 is black, 1 is white.", "mean of the luma of all pixels / 255"),
-    "pixels.contrast": Definition(
-        "Contrast", "How much light and dark differ within an image.", "standard deviation of the luma / 255"),
-    "pixels.brightness_spread": Definition(
-        "Brightness spread", "How much images differ in brightness.",
-        "standard deviation over images of the brightness"),
-    "pixels.faces_found": Definition(
-        "Faces found", "Share of images in which a face detector finds a face; profiles are often missed.",
-        "images with a face / images", "", "higher"),
-    "pixels.yaw": Definition(
-        "Yaw", "How far faces look to the side: 0 is frontal, as a ratio and not in degrees.",
-        "offset of the nose from the middle of the eyes along them / distance of the eyes"),
-    "pixels.pitch": Definition(
-        "Pitch", "How far faces look down (more) or up (less), as a ratio and not in degrees.",
-        "height of the nose below the eyes / height of the mouth below the eyes"),
-    "pixels.yaw_spread": Definition(
-        "Yaw spread", "How much images differ in yaw.", "standard deviation over images of the yaw", "", "higher"),
-    "pixels.pitch_spread": Definition(
-        "Pitch spread", "How much images differ in pitch.", "standard deviation over images of the pitch", "",
-        "higher"),
-    "pixels.yaw_within": Definition(
-        "Yaw spread of a person", "How much the images of one identity differ in yaw.",
-        "mean over identities of the standard deviation of the yaw", "", "higher"),
-    "pixels.pitch_within": Definition(
-        "Pitch spread of a person", "How much the images of one identity differ in pitch.",
-        "mean over identities of the standard deviation of the pitch", "", "higher"),
-    "pixels.contrast_spread": Definition(
-        "Contrast spread", "How much images differ in contrast.",
-        "standard deviation over images of the contrast"),
-}
+from facesyn_cli.report.meanings import DEFINITIONS, UNVEILING, Definition
 
 _WHO = {
     "image": ("images", "every image of the set"),
@@ -249,6 +34,8 @@ def definition(name: str) -> Definition:
         return DEFINITIONS[name]
     if found := _NEAREST.fullmatch(name):
         return _nearest(*found.groups())
+    if name.startswith("features."):
+        return _of_features(name)
     if name.startswith("fairness."):
         return _by_group(name)
     raise KeyError(name)
@@ -277,6 +64,14 @@ def _by_group(name: str) -> Definition:
     return Definition(base.title, f"{base.text} Here: within one group.", base.formula, base.source, base.better)
 
 
+def _of_features(name: str) -> Definition:
+    """`features.X` is the distance `quality.X` in the features of Inception-v3, over all images."""
+    base = DEFINITIONS[f"quality.{name.removeprefix('features.')}"]
+    text = base.text.replace("features of the judge", "features of Inception-v3").replace("same judge", "same network")
+    where = "" if "Inception" in text else " Here: in the features of Inception-v3."
+    return Definition(f"{base.title}, Inception", text + where, base.formula, base.source, base.better)
+
+
 def _nearest(who: str, digits: str | None, is_max: str | None, above: str | None) -> Definition:
     name, long = _WHO[who]
     better = None if who == "real" else "lower"
@@ -286,11 +81,11 @@ def _nearest(who: str, digits: str | None, is_max: str | None, above: str | None
         return Definition(f"{name.capitalize()} above {limit}",
                           f"{text}: the share with a score above {limit}"
                           + (", calibrated on real impostor pairs of the same judge." if "FMR" in limit else "."),
-                          "share with max over training faces of the cosine > t", _UNVEILING, better)
+                          "share with max over training faces of the cosine > t", UNVEILING, better)
     if is_max:
         return Definition(f"{name.capitalize()}, closest", f"{text}: the highest score of all.",
-                          "maximum of the nearest scores", _UNVEILING, better)
+                          "maximum of the nearest scores", UNVEILING, better)
     level = f"{digits[:2]}.{digits[2:]}" if len(digits) > 2 else digits
     return Definition(f"{name.capitalize()}, {level} % below",
                       f"{text}: the score that {level} % of them stay below.",
-                      f"percentile {level} of the nearest scores", _UNVEILING, better)
+                      f"percentile {level} of the nearest scores", UNVEILING, better)

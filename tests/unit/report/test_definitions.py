@@ -34,6 +34,9 @@ def test_titles_within_a_section_differ() -> None:
     ("fairness.identity.eer", "group"),
     ("fairness.identity.eer_spread", "apart"),
     ("fairness.fmr_spread", "apart"),
+    ("fairness.benchmark_accuracy_spread", "apart"),
+    ("features.frechet", "features of Inception-v3. Comparable only between sets measured with the same network"),
+    ("features.coverage", "Inception"),
 ])
 def test_families_of_names_say_which_member_they_are(name: str, part: str) -> None:
     assert part in definition(name).text
@@ -50,7 +53,8 @@ def test_spread_over_images_is_not_taken_for_a_spread_over_groups() -> None:
     assert "over images" in definition("pixels.brightness_spread").formula
 
 
-@pytest.mark.parametrize("name", ["identity.err", "privacy.image_p", "privacy.images_p50", "fairness.err", "eer"])
+@pytest.mark.parametrize("name", ["identity.err", "privacy.image_p", "privacy.images_p50", "fairness.err", "eer",
+                                  "features.eer"])
 def test_unknown_name_is_an_error(name: str) -> None:
     with pytest.raises(KeyError):
         define([name])

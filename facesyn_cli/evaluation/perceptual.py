@@ -1,0 +1,222 @@
+"""How different do the images of one identity look? The mean perceptual distance of their pairs.
+
+The distance is that of Zhang et al. 2018, arXiv:1801.03924, Eq. 1, in the maps of a network that is handed in: LPIPS
+where they are AlexNet's or VGG's with the learnt weights, the same form without learnt weights in the maps of a judge
+(see `models/feature_maps.py`). Per identity it is what IDPERTURB and UIFace report as diversity; near 0 the images of
+an identity are near-duplicates. Two yardsticks stand beside it: pairs of images of different identities, and the
+pairs of real photos of one person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from facesyn_cli import signals
+from facesyn_cli.data.pixels import fit_square, resize_pixels, to_pixels
+from facesyn_cli.evaluation.figures import Figure, Finding, Histogram, Row, Section, mean_over_identities
+from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.models.feature_maps import perceptual_distance
+
+PER_IDENTITY = 4        # images of an identity that are compared, 6 pairs
+_BATCH = 32             # images the network sees at once; of two identities at least
+_PAIRS = 16             # pairs whose maps are compared at once
+_LISTED, _SHOWN = 12, 8
+_FEW = 0.5              # of the real spread: less is called out
+_CLEAR = 3              # standard errors
+
+Read = Callable[[str, str], NDArray[np.uint8] | None]
+Sample = list[tuple[int, NDArray[np.int64]]]  # identity, rows of its images
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Perceptual distances inside a set.
+
+    Args:
+        identities: Numbers of the C identities that were looked at.
+        within: (C,) mean distance of the pairs of images of each.
+        between: (P,) distances of pairs of images of two identities.
+        num_pairs: Pairs within identities.
+        exact: All pairs within all identities.
+    """
+
+    identities: NDArray[np.int64]
+    within: NDArray[np.float64]
+    between: NDArray[np.float64]
+    num_pairs: int
+    exact: bool
+
+
+@dataclass
+class PerceptualSpace:
+    """A network whose maps are compared, and what it has seen of each set already.
+
+    Args:
+        prefix: Of the ids of its figures.
+        maps: Pixels (B, 3, size, size) in [-1, 1] on `device` -> maps (B, C_l, H_l, W_l).
+        weights: (C_l,) of each map; None: 1.
+        size: Side of its images in pixels.
+        device: Where it is.
+        read: (name of the set, key) -> pixels (H, W, 3) uint8, or None.
+        max_images: Images of a set to look at.
+        seed: Seed of the sample.
+    """
+
+    prefix: str
+    maps: Callable[[Tensor], list[Tensor]]
+    weights: list[Tensor] | None
+    size: int
+    device: torch.device
+    read: Read
+    max_images: int
+    seed: int
+    _seen: dict[str, Spread] = field(default_factory=dict)
+
+    def spread(self, set_name: str, rows: LabelledEmbeddings) -> Spread:
+        """Return the distances inside a set; computed at the first call."""
+        if set_name not in self._seen:
+            self._seen[set_name] = self._measure(set_name, rows)
+        return self._seen[set_name]
+
+    def _measure(self, set_name: str, rows: LabelledEmbeddings) -> Spread:
+        chosen = _choose(rows, self.max_images, self.seed)
+        identities, within, between, num_pairs = [], [], [], 0
+        for batch in _batches(chosen):
+            signals.check()
+            maps, owner = self._maps(set_name, rows, batch)
+            places = [np.flatnonzero(owner == identity) for identity in dict.fromkeys(owner.tolist())]
+            for place in places:
+                if len(place) > 1:
+                    a, b = np.triu_indices(len(place), 1)
+                    distances = self._distances(maps, place[a], place[b])
+                    identities.append(owner[place[0]])
+                    within.append(distances.mean())
+                    num_pairs += len(distances)
+            if len(places) > 1:
+                first = np.array([place[0] for place in places])
+                between.append(self._distances(maps, first[:-1], first[1:]))
+        seen = sum(len(part) for _, part in chosen)
+        return Spread(
+            np.array(identities, dtype=np.int64), np.array(within, dtype=np.float64),
+            np.concatenate(between) if between else np.empty(0), num_pairs, seen == rows.sizes[rows.sizes > 1].sum(),
+        )
+
+    @torch.inference_mode()
+    def _maps(self, set_name: str, rows: LabelledEmbeddings, batch: Sample) -> tuple[list[Tensor], NDArray[np.int64]]:
+        """Return the maps of a full batch, and the identity of each of its images that can be read."""
+        pixels = torch.full((_BATCH, 3, self.size, self.size), -1.0)
+        owner = []
+        for identity, part in batch:
+            for row in part:
+                pixels_u8 = self.read(set_name, rows.keys[row])
+                if pixels_u8 is not None:
+                    face = to_pixels(torch.tensor(fit_square(pixels_u8)))[None]  # a copy: some arrays are read-only
+                    pixels[len(owner)] = resize_pixels(face, self.size, antialias=True)[0]
+                    owner.append(identity)
+        return self.maps(pixels.to(self.device)), np.array(owner, dtype=np.int64)
+
+    @torch.inference_mode()
+    def _distances(self, maps: list[Tensor], a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.float64]:
+        parts = []
+        for start in range(0, len(a), _PAIRS):
+            first, second = (rows[start : start + _PAIRS] for rows in (a, b))
+            parts.append(perceptual_distance([x[first] for x in maps], [x[second] for x in maps], self.weights))
+        return torch.cat(parts).cpu().double().numpy()
+
+
+def perceptual_section(
+    rows: LabelledEmbeddings, set_name: str, reference: tuple[str, LabelledEmbeddings] | None, space: PerceptualSpace
+) -> Section:
+    """Return how different the images of an identity look.
+
+    Args:
+        rows: The set.
+        set_name: Its name.
+        reference: Name and rows of the real set, or None.
+        space: The network.
+    """
+    own = space.spread(set_name, rows)
+    if not len(own.within):
+        return Section(notes=["A perceptual distance needs identities with 2 images."])
+    pairs = f"identities, {own.num_pairs:,} pairs"
+    section = Section([mean_over_identities(space.prefix, own.within, pairs, exact=own.exact)])
+    if len(own.between):
+        error = own.between.std(ddof=1) / np.sqrt(len(own.between)) if len(own.between) > 1 else None
+        section.figures.append(Figure(
+            f"{space.prefix}_between", float(own.between.mean()), len(own.between), "pairs of two identities",
+            exact=False, error=error, error_from="spread over pairs",
+        ))
+    series = {"identities": own.within}
+    if reference is not None:
+        real = space.spread(*reference)
+        if len(real.within):
+            figure = mean_over_identities(
+                f"{space.prefix}_real", real.within, f"real people, {real.num_pairs:,} pairs", exact=real.exact)
+            section.figures.append(figure)
+            section.findings += _little(section.figures[0], figure)
+            series["real people"] = real.within
+    edges = np.linspace(0, max(float(max(values.max() for values in series.values())), 1e-6), 41)
+    section.histograms.append(Histogram(
+        f"{space.prefix}_per_identity", "mean perceptual distance of an identity", edges,
+        {name: np.histogram(values, edges)[0] for name, values in series.items()}, exact=own.exact,
+    ))
+    least = np.argsort(own.within, kind="stable")[:_LISTED]
+    section.lists[f"{space.prefix}_least"] = [
+        Row([(set_name, rows.keys[row]) for row in np.arange(len(rows.keys))[rows.rows_of(c)][:_SHOWN]],
+            [rows.identities[c]], label=f"mean distance {own.within[k]:.3f}")
+        for k, c in zip(least, own.identities[least], strict=True)
+    ]
+    return section
+
+
+def _little(own: Figure, real: Figure) -> list[Finding]:
+    """Say so when the images of an identity clearly differ less than half as much as real photos of a person do."""
+    limit = _FEW * real.value
+    error = np.hypot(own.error or 0.0, _FEW * (real.error or 0.0))
+    if own.value + _CLEAR * error >= limit:
+        return []
+    return [Finding(
+        "warning", "The images of an identity look alike: their perceptual distance is "
+        f"{own.value / real.value:.0%} of that between real photos of one person.", [own.id], [f"{own.id}_least"],
+    )]
+
+
+def _choose(rows: LabelledEmbeddings, max_images: int, seed: int) -> Sample:
+    """Return (identity, rows of its images) of randomly drawn identities with several images.
+
+    All images of all of them where these are no more than `max_images` and two identities fit into a batch, else
+    `PER_IDENTITY` of each.
+    """
+    several = np.flatnonzero(rows.sizes > 1)
+    generator = np.random.default_rng(seed)
+    sizes = rows.sizes[several]
+    take_all = sizes.sum() <= max_images and sizes.max(initial=0) <= _BATCH // 2
+    chosen, left = [], max_images
+    for identity in generator.permutation(several):
+        part = np.arange(rows.starts[identity], rows.starts[identity + 1])
+        if not take_all and len(part) > PER_IDENTITY:
+            part = np.sort(generator.choice(part, PER_IDENTITY, replace=False))
+        if len(part) > left:
+            break
+        left -= len(part)
+        chosen.append((int(identity), part))
+    return chosen
+
+
+def _batches(chosen: Sample) -> Iterator[Sample]:
+    """Put whole identities together until a batch is full."""
+    batch, size = [], 0
+    for identity, part in chosen:
+        if size + len(part) > _BATCH:
+            yield batch
+            batch, size = [], 0
+        batch.append((identity, part))
+        size += len(part)
+    if batch:
+        yield batch
