@@ -1,9 +1,6 @@
 """`facesyn starter`: what is packaged; and a starter made out of a finished run.
 
 It is packed in half precision, with a card for each part and proof that it draws faces.
-
-Matrices and convolutions go to fp16; vectors (norms, biases, running statistics) stay as they are, they weigh
-nothing. The networks compute in fp32 either way.
 """
 
 from __future__ import annotations
@@ -15,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from facesyn_cli.artifacts.contexts import ROWS, VECTORS, ContextSet, write_contexts
 from facesyn_cli.artifacts.digest import file_digest, json_digest
@@ -40,7 +36,7 @@ from facesyn_cli.artifacts.work import FOLDERS, Work
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.judge import Judge
-from facesyn_cli.models.loading import load_autoencoder, load_backbone, load_denoiser
+from facesyn_cli.models.loading import LATENTS_OF, latents_of, load_autoencoder, load_backbone, load_denoiser
 from facesyn_cli.report.starter_cards import About, card_of, figures_of, figures_of_samples, overview
 from facesyn_cli.sampling.starter_check import Networks, check_same_faces
 from facesyn_cli.training.metrics_log import read_lines
@@ -184,7 +180,8 @@ def _check_lineage(sources: Sources, embedder: str) -> str | None:
     """
     settings = LdmSettings.from_json(read_config(sources.folders["ldm"]), str(sources.folders["ldm"] / CONFIG))
     trained_on = (settings.autoencoder or {}).get("digest")
-    if trained_on is not None and trained_on != file_digest(sources.tensors("autoencoder")):
+    fits = {file_digest(sources.tensors("autoencoder")), *latents_of(sources.folders["autoencoder"])}
+    if trained_on is not None and trained_on not in fits:
         _refuse_or_warn(sources, "autoencoder", f"{sources.folders['ldm']} was trained on the latents of another one")
     teacher = _teacher_of(sources.folders["embedder"])
     wanted = {settings.embedder, ContextSet.open(sources.folders["contexts"]).embedder} - {None}
@@ -207,20 +204,26 @@ def _refuse_or_warn(sources: Sources, name: str, why: str) -> None:
 def _teacher_of(folder: Path) -> str | None:
     """Return the digest of the recogniser whose embeddings taught this one."""
     header = read_header(folder)
-    return header.extra.get("teacher") if header else None
+    return header.extra.get("distilled_from") if header else None
 
 
 def _write_autoencoder(sources: Sources, folder: Path) -> None:
     config = read_config(sources.folders["autoencoder"])
-    _write_half(sources.tensors("autoencoder"), folder, {key: config[key] for key in ("kind", "autoencoder")})
+    _write_half(sources.tensors("autoencoder"), folder, {key: config[key] for key in _kept(config, "autoencoder")})
 
 
 def _write_embedder(sources: Sources, folder: Path) -> str:
     """Write the recogniser and return its digest."""
     config = read_config(sources.folders["embedder"])
-    keep = ("kind", "backbone", "input_size", "embedding_size")
-    _write_half(sources.tensors("embedder"), folder, {key: config[key] for key in keep if key in config})
+    _write_half(sources.tensors("embedder"), folder, {key: config[key] for key in _kept(config, "embedder")})
     return file_digest(folder / TENSORS)
+
+
+def _kept(config: dict[str, Any], name: str) -> list[str]:
+    """Return the keys of a config that a starter's has too: what the network is, no paths."""
+    keys = {"autoencoder": ("kind", "autoencoder", LATENTS_OF),
+            "embedder": ("kind", "backbone", "input_size", "embedding_size", "distilled_from")}
+    return [key for key in keys[name] if key in config]
 
 
 def _write_ldm(sources: Sources, folder: Path, embedder: str) -> None:
@@ -232,17 +235,10 @@ def _write_ldm(sources: Sources, folder: Path, embedder: str) -> None:
 
 
 def _write_half(source: Path, folder: Path, config: dict[str, Any]) -> None:
-    tensors = {key: _half(key, value, source) for key, value in read_tensors(source).items()}
-    write_weights(folder, tensors, config)
-
-
-def _half(key: str, value: Tensor, source: Path) -> Tensor:
-    if not value.is_floating_point() or value.ndim < 2:
-        return value
-    half = value.to(torch.float16)
-    if not half.isfinite().all():
-        raise UserError(f"{source}: {key} holds numbers up to {value.abs().max():.3g}, too large for half precision")
-    return half
+    try:
+        write_weights(folder, read_tensors(source), config, precision="fp16")
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
 
 
 def _write_contexts(sources: Sources, folder: Path, embedder: str, count: int | None) -> None:

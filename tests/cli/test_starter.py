@@ -122,7 +122,7 @@ def test_a_student_stands_in_for_its_teacher(tmp_path: Path, run_cli, assert_ref
     pack = ("starter", "pack", "--work", work, "--out", tmp_path / "out")
     assert_refused(*pack, says="not that one's student")
     student = json.loads((work / "1-embedder" / "facesyn.json").read_text())
-    (work / "1-embedder" / "facesyn.json").write_text(json.dumps({**student, "extra": {"teacher": teacher}}))
+    (work / "1-embedder" / "facesyn.json").write_text(json.dumps({**student, "extra": {"distilled_from": teacher}}))
     ran = run_cli(*pack)
     assert ran.code == 0, ran.err
     assert f"stands in for its teacher ({teacher})" in (tmp_path / "out" / "embedder" / "README.md").read_text()
