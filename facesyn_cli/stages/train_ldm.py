@@ -7,24 +7,18 @@ killed and started again ends with the weights of an undisturbed one.
 
 from __future__ import annotations
 
-import math
 import signal
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
-from facesyn_cli.artifacts.files import read_json
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import BEGUN, HEADER, Output, Parent, check_output
+from facesyn_cli.artifacts.output import Output, Parent, check_output, require_header
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.artifacts.work import Work
@@ -40,15 +34,17 @@ from facesyn_cli.config.fields import (
 )
 from facesyn_cli.console import log, progress
 from facesyn_cli.data.latent_cache import LatentCache
-from facesyn_cli.diffusion.schedule import NoiseSchedule, build_schedule
+from facesyn_cli.diffusion.schedule import build_schedule
 from facesyn_cli.errors import Stopped, UserError
-from facesyn_cli.models.loading import load_autoencoder
+from facesyn_cli.evaluation.judge import Judge
+from facesyn_cli.models.loading import LoadedBackbone, load_autoencoder
 from facesyn_cli.training.data_order import local_share
 from facesyn_cli.training.ema import Ema, EmaSettings
+from facesyn_cli.training.horizon import check_horizon
 from facesyn_cli.training.ldm_batches import Batch, BatchPlan, read_ahead, training_batches
 from facesyn_cli.training.ldm_export import check_exportable, export_published
 from facesyn_cli.training.ldm_inputs import (
-    JoinedFaces,
+    LdmInputs,
     build_denoiser,
     encoder,
     evenly,
@@ -56,15 +52,21 @@ from facesyn_cli.training.ldm_inputs import (
     join_faces,
     latent_shape,
 )
-from facesyn_cli.training.ldm_latents import CachedLatents, EncodedLatents, fill_cache, latent_statistics
-from facesyn_cli.training.ldm_state import GradientSettings, LdmState, take_step
-from facesyn_cli.training.ldm_validation import Validation, validation_places
-from facesyn_cli.training.lr import LrSettings, depends_on_horizon, set_lr
-from facesyn_cli.training.metrics_log import MetricsLog, read_lines
+from facesyn_cli.training.ldm_judging import open_judge
+from facesyn_cli.training.ldm_latents import (
+    CachedLatents,
+    ChannelScale,
+    EncodedLatents,
+    latent_statistics,
+    open_latents,
+)
+from facesyn_cli.training.ldm_state import GradientSettings, LdmState, take_step, wrapper_options
+from facesyn_cli.training.ldm_watch import LdmWatch
+from facesyn_cli.training.lr import LrSettings, set_lr
 from facesyn_cli.training.optimiser import OptimiserSettings, build_optimiser
-from facesyn_cli.training.precision import DTYPES, Precision, autocast, check_precision, loss_scaler
-from facesyn_cli.training.previews import Previews
-from facesyn_cli.training.processes import Processes, build_accelerator, check_device, launched_processes
+from facesyn_cli.training.precision import Precision, check_precision, loss_scaler
+from facesyn_cli.training.processes import Processes, build_accelerator, check_device
+from facesyn_cli.training.tracking import TrackingSettings
 
 STATISTICS_IMAGES = 10_000
 
@@ -75,7 +77,7 @@ class TrainLdmConfig(StageConfig):
     images: Path | None = source(None, "folder or zip of faces; None: 0-images of the run")
     embeddings: Path | None = source(None, "EmbeddingSet or published embeddings; None: 1-embeddings of the run")
     embedding_names: Path | None = source(None, "row-order list of a published array; None: image_names.* beside it")
-    autoencoder: str | None = source(None, "weights of the autoencoder: file, folder or hub id")
+    autoencoder: str | None = source(None, "weights of the autoencoder: file, folder or hub id; None: 2-autoencoder")
     autoencoder_model: PluginConfig | None = PluginSection("autoencoder", default=None)  # None: read off the weights
     denoiser: PluginConfig = PluginSection("denoiser", default="idiff-unet")
 
@@ -117,6 +119,11 @@ class TrainLdmConfig(StageConfig):
     preview_identities: int = runtime(6, "rows of a preview grid", ge=1)
     preview_samples: int = runtime(4, "samples a row", ge=1)
     preview_steps: int = runtime(25, "DDIM steps of a preview", ge=1)
+    judge: Path | None = runtime(None, "weights of a recogniser that judges whom previews show; None: nobody does")
+    judge_every: int = runtime(2000, "steps between two judgements; 0: never", ge=0)
+    judge_identities: int = runtime(16, "people whose previews are judged, by held-out photos first", ge=2)
+    judge_images: int = runtime(4, "previews of each of them", ge=2)
+    judge_steps: int = runtime(10, "DDIM steps of a judged preview", ge=1)
     log_every: int = runtime(50, "steps between lines of metrics.jsonl", ge=1)
     checkpoint_every: int = runtime(1000, "steps between checkpoints", ge=1)
     keep_checkpoints: int = runtime(2, "checkpoints that stay on disk", ge=1)
@@ -124,24 +131,12 @@ class TrainLdmConfig(StageConfig):
     export_published: bool = runtime(False, "also write ema_averaged_model_<step>.ckpt for the published code")
     compile: bool = runtime(False, "torch.compile the denoiser (CUDA only): slow to start, then faster")
     workers: int = runtime(0, "processes that decode images, per training process; 0: none of their own", ge=0)
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    folder: Path
-    joined: JoinedFaces
-    autoencoder: nn.Module
-    latent_shape: tuple[int, int, int]
-    denoiser: nn.Module
-    schedule: NoiseSchedule
-    embedder: str | None
-    parents: dict[str, Parent]
-    num_images: int
+    tracking: TrackingSettings = runtime(TrackingSettings(), "who else gets the figures of the training")
 
 
 def plan(cfg: TrainLdmConfig, work: Work) -> dict[str, Any]:
     """Return what `run` would do, after the same checks."""
-    inputs = _open_inputs(cfg, work)
+    inputs, judge = _open_inputs(cfg, work)
     state = check_output(inputs.folder, "Weights", cfg, inputs.parents)
     num_values = sum(p.numel() for p in inputs.denoiser.parameters())
     num_train = len(inputs.joined.train_rows)
@@ -157,7 +152,8 @@ def plan(cfg: TrainLdmConfig, work: Work) -> dict[str, Any]:
         "images a step": cfg.batch_size,
         "epochs": round(cfg.steps * cfg.batch_size / num_train, 2),
         "network evaluations": cfg.steps * cfg.batch_size,
-        "latent cache": f"{cache.num_bytes / 2**20:.1f} MiB" if cfg.latents == "cache" else "none",
+        "network evaluations for judged previews": _num_judged(cfg) if judge else 0,
+        "latent cache": f"{cache.num_bytes / 2**20:.1f} MiB" if cache else "none",
         "disk for checkpoints": f"{(cfg.keep_checkpoints + 1) * 16 * num_values / 2**20:.0f} MiB",
         "memory for weights, gradients, averages": f"{20 * num_values / 2**20:.0f} MiB",
         "folder": f"{inputs.folder} ({state})",
@@ -166,8 +162,8 @@ def plan(cfg: TrainLdmConfig, work: Work) -> dict[str, Any]:
 
 def run(cfg: TrainLdmConfig, work: Work) -> Outcome:
     """Train, or go on training, and write the averaged weights."""
-    inputs = _open_inputs(cfg, work)
-    processes = Processes(build_accelerator(cfg.device, **_wrapper_options(cfg)))
+    inputs, judge = _open_inputs(cfg, work)
+    processes = Processes(build_accelerator(cfg.device, **wrapper_options()))
     processes.announce()
     check_precision(cfg.precision, processes.device.type)
     if cfg.compile and processes.device.type != "cuda":
@@ -177,7 +173,7 @@ def run(cfg: TrainLdmConfig, work: Work) -> Outcome:
     with processes.open_output(inputs.folder, "Weights", "train-ldm", cfg, inputs.parents) as out:
         if not out.finished:
             _log_counts(cfg, inputs)
-            extra = _train(cfg, inputs, processes, out)
+            extra = _train(cfg, inputs, processes, out, judge)
             if processes.is_first:
                 counts = {"steps": cfg.steps, "images": len(inputs.joined.train_rows)}
                 out.finish(counts, extra, file_digest(out.folder / "model.safetensors"))
@@ -187,12 +183,15 @@ def run(cfg: TrainLdmConfig, work: Work) -> Outcome:
         return Outcome(out.folder, {**out.header.counts, **out.header.extra})
 
 
-def _train(cfg: TrainLdmConfig, inputs: _Inputs, processes: Processes, out: Output) -> dict[str, Any]:
+def _train(
+    cfg: TrainLdmConfig, inputs: LdmInputs, processes: Processes, out: Output, judge: LoadedBackbone | None
+) -> dict[str, Any]:
     device, folder = processes.device, out.folder
     autoencoder = inputs.autoencoder.to(device)
-    latents = _latents(cfg, inputs, processes, encoder(autoencoder, device))
+    encode = encoder(autoencoder, device)
+    latents = open_latents(_cache(cfg, inputs), inputs.joined.faces, encode, cfg.workers, processes)
     settings = _settings(cfg, inputs, *_statistics(cfg, inputs, processes, latents))
-    mean, std = _channels(settings.latent_mean, 0.0, device), _channels(settings.latent_std, 1.0, device)
+    scale = ChannelScale.of(settings.latent_mean, settings.latent_std, device)
 
     denoiser = inputs.denoiser.to(device).train()
     state = LdmState(
@@ -213,42 +212,23 @@ def _train(cfg: TrainLdmConfig, inputs: _Inputs, processes: Processes, out: Outp
     stream = latents.stream(batch_plan.rows(step) for step in steps)
     batches = training_batches(batch_plan, stream, inputs.joined.contexts, steps)
     batches = read_ahead(batches) if cfg.latents == "cache" else batches  # worker processes read ahead themselves
-    validation = _validation(cfg, inputs, processes, latents, mean, std)
-    previews = _previews(cfg, inputs, autoencoder, mean, std, device) if processes.is_first else None
-    metrics = MetricsLog(folder / "metrics.jsonl", state.step) if processes.is_first else None
-    figures = _last_figures(folder / "metrics.jsonl") if metrics is not None else {}
-    reported, started = state.step, time.monotonic()
+    embed = Judge(judge.module, judge.input_size, device).embed if judge else None
+    watch = LdmWatch(cfg, inputs, processes, latents, scale, state.step, embed)
 
-    with progress("train-ldm", cfg.steps, "steps", state.step) as bar:
+    with watch, progress("train-ldm", cfg.steps, "steps", state.step) as bar:
         for batch in batches:
             lr = cfg.optimiser.lr * cfg.lr_schedule.factor(state.step, cfg.steps)
             set_lr(state.optimiser, lr)
             batch = Batch(
-                (batch.latents.to(device) - mean) / std,
+                scale.normalise(batch.latents.to(device)),
                 None if batch.contexts is None else batch.contexts.to(device),
                 batch.draws.to(device),
             )
             norm = take_step(state, model, batch, inputs.schedule, gradient)
             step, is_last = state.step, state.step == cfg.steps
-
             is_stopping = processes.any(signals.received() is not None)
-            if step % cfg.log_every == 0 or is_last:
-                total, count = processes.sum(state.loss_window).tolist()
-                state.loss_window.zero_()
-                figures["loss"] = total / count
-                seconds, started = time.monotonic() - started, time.monotonic()
-                rate, reported = (step - reported) * cfg.batch_size / seconds, step
-                if metrics is not None:
-                    metrics.add(step, loss=figures["loss"], lr=lr, grad_norm=norm, images_per_s=round(rate, 2))
-            bar.advance(1, lr=lr, **figures)
-            if validation is not None and (_is_due(step, cfg.validate_every) or (is_last and cfg.validate_every)):
-                sums = validation.loss_sum(state.ema.module, autocast(cfg.precision, device))
-                total, count = processes.sum(sums).tolist()
-                figures["val_loss"] = total / count
-                if metrics is not None:
-                    metrics.add(step, val_loss=figures["val_loss"])
-            if previews is not None and (_is_due(step, cfg.preview_every) or (is_last and cfg.preview_every)):
-                previews.write(state.ema.module, folder / "previews" / f"step-{step:08d}.png")
+            watch.look(state, lr, norm, is_last)
+            bar.advance(1, lr=lr, **watch.figures)
             if (step in cfg.save_steps or is_stopping) and processes.is_first:  # a stopped training can be sampled
                 _write_weights(folder / "weights" / f"step-{step:08d}", state, settings)
             if step % cfg.checkpoint_every == 0 or is_last or is_stopping:
@@ -264,37 +244,35 @@ def _train(cfg: TrainLdmConfig, inputs: _Inputs, processes: Processes, out: Outp
         _write_weights(folder, state, settings)
         if cfg.export_published:
             export_published(folder, state.step, state.ema.state_dict(), inputs.schedule)
-    return {"denoiser": cfg.denoiser.name, **figures}
+    return {"denoiser": cfg.denoiser.name, **watch.figures}
 
 
 def _write_weights(folder: Path, state: LdmState, settings: LdmSettings) -> None:
     write_weights(folder, state.ema.state_dict(), settings.model_dump(mode="json"))
 
 
-def _last_figures(path: Path) -> dict[str, float]:
-    """Return what an earlier run reported last, so that a header does not depend on when it was killed."""
-    return {name: line[name] for line in read_lines(path) for name in ("loss", "val_loss") if name in line}
+def _num_judged(cfg: TrainLdmConfig) -> int:
+    times = cfg.steps // cfg.judge_every + (cfg.steps % cfg.judge_every > 0)
+    return times * cfg.judge_identities * cfg.judge_images * min(cfg.judge_steps, cfg.num_timesteps)
 
 
-def _is_due(step: int, every: int) -> bool:
-    return bool(every) and step % every == 0
-
-
-def _open_inputs(cfg: TrainLdmConfig, work: Work) -> _Inputs:
+def _open_inputs(cfg: TrainLdmConfig, work: Work) -> tuple[LdmInputs, LoadedBackbone | None]:
+    cfg.tracking.check()
     if cfg.device != "auto":
         check_device(cfg.device)
     folder = cfg.out or work.folder("ldm")
-    _check_horizon(folder, cfg)
+    check_horizon(folder, cfg.steps, cfg.lr_schedule.name)
     if cfg.output_size > cfg.image_size:
         log.warning(f"output_size {cfg.output_size} is larger than image_size {cfg.image_size}: images will be blurred")
     images_path = cfg.images or work.folder("images")
     if cfg.images is None and not images_path.exists():
         raise UserError(f"train-ldm needs faces: {images_path} does not exist; give --images a folder or zip")
-    if cfg.autoencoder is None and cfg.autoencoder_model is None:
-        raise UserError("train-ldm needs an autoencoder: give --autoencoder FILE, folder or hub id")
-    autoencoder = load_autoencoder(
-        _absolute(cfg.autoencoder), cfg.autoencoder_model, "both" if cfg.preview_every else "encoder"
-    )
+    path = _absolute(cfg.autoencoder)
+    if path is None and cfg.autoencoder_model is None:
+        path = _trained_autoencoder(work)
+    has_judge = cfg.judge is not None and cfg.judge_every > 0
+    part = "both" if cfg.preview_every or has_judge else "encoder"
+    autoencoder = load_autoencoder(path, cfg.autoencoder_model, part)
     if cfg.export_published:
         check_exportable(cfg.denoiser, cfg.beta_schedule, cfg.prediction, _is_normalised(cfg, autoencoder))
     shape = latent_shape(autoencoder, cfg.image_size)
@@ -316,10 +294,23 @@ def _open_inputs(cfg: TrainLdmConfig, work: Work) -> _Inputs:
     denoiser = build_denoiser(cfg.denoiser, cfg.seed, shape, size)
     if cfg.context_dropout and not is_conditional(denoiser):
         raise UserError("context_dropout needs a conditional denoiser; this one is unconditional")
-    return _Inputs(
-        folder, joined, autoencoder, shape, denoiser, schedule, embeddings.embedder if embeddings else None, parents,
-        len(images.entries),
+    embedder = embeddings.embedder if embeddings else None
+    judge = open_judge(cfg.judge, embedder, is_conditional(denoiser)) if has_judge else None
+    inputs = LdmInputs(
+        folder, joined, autoencoder, shape, denoiser, schedule, embedder, parents, len(images.entries)
     )
+    return inputs, judge
+
+
+def _trained_autoencoder(work: Work) -> str:
+    """Return the folder that `train-autoencoder` has written in this run."""
+    folder = work.folder("autoencoder")
+    if not folder.exists():
+        raise UserError(
+            "train-ldm needs an autoencoder: give --autoencoder FILE, folder or hub id, or run train-autoencoder first"
+        )
+    require_header(folder, "Weights")
+    return str(folder.resolve())
 
 
 def _absolute(path: str | None) -> str | None:
@@ -327,20 +318,7 @@ def _absolute(path: str | None) -> str | None:
     return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
 
 
-def _check_horizon(folder: Path, cfg: TrainLdmConfig) -> None:
-    """A cosine to the end of training cannot be extended: earlier steps would have had other rates."""
-    for path in (folder / BEGUN, folder / HEADER):
-        if path.is_file():
-            before = (read_json(path).get("config") or {}).get("growing", {}).get("steps", cfg.steps)
-            if before != cfg.steps and depends_on_horizon(cfg.lr_schedule.name):
-                raise UserError(
-                    f"{folder} was begun with steps={before}; lr_schedule {cfg.lr_schedule.name} depends on it, so it "
-                    f"cannot become {cfg.steps}. Use constant, cosine-warm-restarts or piecewise, or another --out"
-                )
-            return
-
-
-def _log_counts(cfg: TrainLdmConfig, inputs: _Inputs) -> None:
+def _log_counts(cfg: TrainLdmConfig, inputs: LdmInputs) -> None:
     joined, faces = inputs.joined, inputs.joined.faces
     without = inputs.num_images - len(faces)
     log.info(
@@ -351,34 +329,16 @@ def _log_counts(cfg: TrainLdmConfig, inputs: _Inputs) -> None:
     )
 
 
-def _wrapper_options(cfg: TrainLdmConfig) -> dict[str, Any]:
-    if launched_processes() == 1:
-        return {}
-    from accelerate import DistributedDataParallelKwargs
-
-    # Looking for unused parameters keeps the gradient buckets as they are from the first step on, so that
-    # sums over processes are rounded alike before and after a resume.
-    return {"kwargs_handlers": [DistributedDataParallelKwargs(find_unused_parameters=True)]}
-
-
-def _cache(cfg: TrainLdmConfig, inputs: _Inputs) -> LatentCache:
+def _cache(cfg: TrainLdmConfig, inputs: LdmInputs) -> LatentCache | None:
+    if cfg.latents == "fly":
+        return None
     place = cfg.latent_cache or inputs.folder / "latents"
     digest = inputs.parents["autoencoder"].digest
     return LatentCache(place, inputs.joined.faces, digest, inputs.latent_shape, has_mirror=cfg.flip > 0)
 
 
-def _latents(
-    cfg: TrainLdmConfig, inputs: _Inputs, processes: Processes, encode: Callable[[Tensor], Tensor]
-) -> CachedLatents | EncodedLatents:
-    if cfg.latents == "fly":
-        return EncodedLatents(inputs.joined.faces, encode, cfg.workers)
-    cache = _cache(cfg, inputs)
-    fill_cache(cache, encode, cfg.workers, processes)
-    return CachedLatents(cache)
-
-
 def _statistics(
-    cfg: TrainLdmConfig, inputs: _Inputs, processes: Processes, latents: CachedLatents | EncodedLatents
+    cfg: TrainLdmConfig, inputs: LdmInputs, processes: Processes, latents: CachedLatents | EncodedLatents
 ) -> tuple[list[float] | None, list[float] | None]:
     if not _is_normalised(cfg, inputs.autoencoder):
         return None, None
@@ -386,14 +346,14 @@ def _statistics(
     return latent_statistics(inputs.folder / "latent_statistics.json", latents, rows, processes)
 
 
-def _is_normalised(cfg: TrainLdmConfig, autoencoder: nn.Module) -> bool:
+def _is_normalised(cfg: TrainLdmConfig, autoencoder: torch.nn.Module) -> bool:
     if cfg.latent_statistics == "auto":
         return autoencoder.section["name"] != "vq-f4"
     return cfg.latent_statistics == "measured"
 
 
 def _settings(
-    cfg: TrainLdmConfig, inputs: _Inputs, mean: list[float] | None, std: list[float] | None
+    cfg: TrainLdmConfig, inputs: LdmInputs, mean: list[float] | None, std: list[float] | None
 ) -> LdmSettings:
     contexts = inputs.joined.contexts
     return LdmSettings(
@@ -408,11 +368,7 @@ def _settings(
     )
 
 
-def _channels(values: list[float] | None, default: float, device: torch.device) -> Tensor:
-    return torch.tensor([default] if values is None else values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
-
-
-def _batch_plan(cfg: TrainLdmConfig, inputs: _Inputs, processes: Processes) -> BatchPlan:
+def _batch_plan(cfg: TrainLdmConfig, inputs: LdmInputs, processes: Processes) -> BatchPlan:
     conditional = is_conditional(inputs.denoiser)
     return BatchPlan(
         cfg.seed, cfg.batch_size, local_share(cfg.batch_size, processes.index, processes.count),
@@ -420,40 +376,4 @@ def _batch_plan(cfg: TrainLdmConfig, inputs: _Inputs, processes: Processes) -> B
         cfg.context_dropout if conditional else 0.0,
         getattr(cfg.denoiser, "component_dropout", 0.0) if conditional else 0.0,
         getattr(cfg.denoiser, "context_width", 1),
-    )
-
-
-def _validation(
-    cfg: TrainLdmConfig, inputs: _Inputs, processes: Processes, latents: CachedLatents | EncodedLatents,
-    mean: Tensor, std: Tensor,
-) -> Validation | None:
-    held_out, contexts = inputs.joined.held_out_rows, inputs.joined.contexts
-    if not held_out or not cfg.validate_every:
-        return None
-    batch_size = max(1, min(cfg.micro_batch or cfg.batch_size, math.ceil(len(held_out) / processes.count)))
-    places = validation_places(len(held_out), batch_size, processes.index, processes.count)
-    rows = [held_out[place] for place in places]
-    own = (latents.read(rows) - mean.cpu()) / std.cpu() if rows else torch.zeros(0, *inputs.latent_shape)
-    return Validation(
-        own, None if contexts is None else contexts[rows], places, cfg.seed, inputs.schedule, batch_size,
-        processes.device,
-    )
-
-
-def _previews(
-    cfg: TrainLdmConfig, inputs: _Inputs, autoencoder: nn.Module, mean: Tensor, std: Tensor, device: torch.device
-) -> Previews | None:
-    if not cfg.preview_every:
-        return None
-    rows = evenly(inputs.joined.train_rows, cfg.preview_identities)
-    faces, contexts = inputs.joined.faces, inputs.joined.contexts
-
-    @torch.no_grad()
-    def decode(latents: Tensor) -> Tensor:
-        return torch.cat([autoencoder.decode(part * std + mean).float().cpu() for part in latents.split(8)])
-
-    return Previews(
-        torch.stack([torch.from_numpy(faces[row]) for row in rows]), None if contexts is None else contexts[rows],
-        [faces.entries[row].key for row in rows], cfg.preview_samples, inputs.latent_shape, inputs.schedule,
-        min(cfg.preview_steps, cfg.num_timesteps), decode, cfg.seed, device, DTYPES[cfg.precision],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.output import Parent
 from facesyn_cli.data.face_images import FaceImages
+from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
@@ -33,6 +36,33 @@ class JoinedFaces:
     contexts: Tensor | None
     train_rows: list[int]
     held_out_rows: list[int]
+
+
+@dataclass(frozen=True)
+class LdmInputs:
+    """Everything a training starts from; networks are on the CPU.
+
+    Args:
+        folder: Where it writes.
+        joined: The faces.
+        autoencoder: Pixels to latents, and back where pictures are drawn.
+        latent_shape: (c, h, w).
+        denoiser: With fresh weights.
+        schedule: Noise schedule.
+        embedder: Digest of the recogniser behind the contexts; None where nobody says.
+        parents: The inputs, for the header.
+        num_images: Images that were given, with embeddings or without.
+    """
+
+    folder: Path
+    joined: JoinedFaces
+    autoencoder: nn.Module
+    latent_shape: tuple[int, int, int]
+    denoiser: nn.Module
+    schedule: NoiseSchedule
+    embedder: str | None
+    parents: dict[str, Parent]
+    num_images: int
 
 
 def join_faces(

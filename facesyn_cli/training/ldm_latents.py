@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,6 +20,37 @@ from facesyn_cli.training.ldm_batches import Rows
 from facesyn_cli.training.processes import Processes
 
 _STATISTICS_BATCH = 512
+
+
+@dataclass(frozen=True)
+class ChannelScale:
+    """Brings latents to mean 0 and deviation 1 in each channel, and back.
+
+    Args:
+        mean: (1, c, 1, 1), on the device.
+        std: (1, c, 1, 1), on the device.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, mean: list[float] | None, std: list[float] | None, device: torch.device) -> ChannelScale:
+        """Return the scale of measured statistics; None leaves latents as they are."""
+
+        def channels(values: list[float] | None, default: float) -> Tensor:
+            values = [default] if values is None else values
+            return torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+
+        return cls(channels(mean, 0.0), channels(std, 1.0))
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        """Return (B, c, h, w) latents as the denoiser takes them, on the device they are on."""
+        return (latents - self.mean.to(latents.device)) / self.std.to(latents.device)
+
+    def restore(self, latents: Tensor) -> Tensor:
+        """Return normalised (B, c, h, w) latents as the autoencoder takes them."""
+        return latents * self.std + self.mean
 
 
 class CachedLatents:
@@ -72,6 +104,25 @@ class EncodedLatents:
             is_mirrored = torch.tensor(waiting.popleft())[:, None, None, None]
             pixels = torch.where(is_mirrored, pixels.flip(-1), pixels)
             yield torch.cat([self.encode(part) for part in pixels.split(ENCODE_BATCH)])
+
+
+def open_latents(
+    cache: LatentCache | None, faces: FaceImages, encode: Callable[[Tensor], Tensor], workers: int,
+    processes: Processes,
+) -> CachedLatents | EncodedLatents:
+    """Return the latents of the faces from a cache, filled first, or encoded when they are needed.
+
+    Args:
+        cache: Where they are kept; None: nowhere.
+        faces: The images.
+        encode: As of `EncodedLatents`.
+        workers: Processes that decode images.
+        processes: Who fills the cache.
+    """
+    if cache is None:
+        return EncodedLatents(faces, encode, workers)
+    fill_cache(cache, encode, workers, processes)
+    return CachedLatents(cache)
 
 
 def fill_cache(

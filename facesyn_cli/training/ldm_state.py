@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from facesyn_cli.diffusion.loss import diffusion_loss
@@ -15,6 +17,7 @@ from facesyn_cli.training.checkpoint import latest_checkpoint, pack_optimizer, s
 from facesyn_cli.training.ema import Ema
 from facesyn_cli.training.ldm_batches import Batch
 from facesyn_cli.training.precision import autocast
+from facesyn_cli.training.processes import launched_processes
 
 
 @dataclass
@@ -65,6 +68,16 @@ class LdmState:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{checkpoint.path} does not fit this training; remove it: {reason}") from error
         self.step = checkpoint.step
+
+
+def wrapper_options() -> dict[str, Any]:
+    """Return the options of Accelerate under which several processes round their sums alike after a resume.
+
+    Looking for unused parameters keeps the gradient buckets as they are from the first step on.
+    """
+    if launched_processes() == 1:
+        return {}
+    return {"kwargs_handlers": [DistributedDataParallelKwargs(find_unused_parameters=True)]}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,45 +21,73 @@ from facesyn_cli.diffusion.schedule import NoiseSchedule
 GAP = 2  # pixels between the pictures of a grid
 
 
-class Previews:
-    """One row per context: the real image, then samples from fixed noise.
+@dataclass(frozen=True)
+class PreviewSampler:
+    """Draws pictures by plain DDIM; nothing random but the noise that is handed in.
 
     Args:
-        real: (rows, S, S, 3) uint8, the image each context comes from.
-        contexts: (rows, E); None for an unconditional denoiser.
-        keys: Key of each row's image; with the seed it decides the noise.
-        samples_per_row: Samples of each context.
-        latent_shape: (c, h, w).
         schedule: Noise schedule of the LDM.
-        steps: DDIM steps.
-        decode: Normalised latents (B, c, h, w) on the device -> pixels (B, 3, S, S) on the CPU.
+        latent_shape: (c, h, w).
         seed: Seed of the noise.
+        decode: Normalised latents (B, c, h, w) on the device -> pixels (B, 3, S, S) on the CPU.
         device: Where the network lies.
         dtype: Number format in which the network runs.
     """
 
+    schedule: NoiseSchedule
+    latent_shape: tuple[int, int, int]
+    seed: int
+    decode: Callable[[Tensor], Tensor]
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+
+    def noise(self, places: Sequence[tuple[str, int]]) -> Tensor:
+        """Return the (n, c, h, w) starting noise of samples, each named by the key of its context and a number."""
+        return torch.stack([image_noise(self.seed, key, sample, self.latent_shape) for key, sample in places])
+
+    def draw(self, denoiser: nn.Module, contexts: Tensor | None, noise: Tensor, steps: int) -> Tensor:
+        """Return (n, S, S, 3) uint8 pictures by `denoiser`, which is in eval mode.
+
+        Args:
+            denoiser: The network.
+            contexts: (n, E); None for an unconditional denoiser.
+            noise: (n, c, h, w).
+            steps: DDIM steps.
+        """
+        chain = textbook_chain(self.schedule, steps, eta=0.0)
+        guidance = build_none(NoGuidanceConfig(name="none"))
+        contexts = None if contexts is None else contexts.to(self.device)
+        is_mixed = self.dtype is not torch.float32
+        with torch.autocast(self.device.type, self.dtype if is_mixed else None, enabled=is_mixed):
+            latents = sample_latents(denoiser, chain, guidance, contexts, noise.to(self.device))
+        return to_u8(self.decode(latents))
+
+
+class Previews:
+    """One row per context: the real image, then samples from fixed noise.
+
+    Args:
+        sampler: Draws the samples.
+        real: (rows, S, S, 3) uint8, the image each context comes from.
+        contexts: (rows, E); None for an unconditional denoiser.
+        keys: Key of each row's image; with the seed it decides the noise.
+        samples_per_row: Samples of each context.
+        steps: DDIM steps.
+    """
+
     def __init__(
-        self, real: Tensor, contexts: Tensor | None, keys: list[str], samples_per_row: int,
-        latent_shape: tuple[int, int, int], schedule: NoiseSchedule, steps: int,
-        decode: Callable[[Tensor], Tensor], seed: int, device: torch.device, dtype: torch.dtype = torch.float32,
+        self, sampler: PreviewSampler, real: Tensor, contexts: Tensor | None, keys: list[str], samples_per_row: int,
+        steps: int,
     ) -> None:
-        self.real, self.decode, self.samples_per_row = real, decode, samples_per_row
-        self.contexts = None if contexts is None else contexts.repeat_interleave(samples_per_row, dim=0).to(device)
-        self.noise = torch.stack([
-            image_noise(seed, key, sample, latent_shape) for key in keys for sample in range(samples_per_row)
-        ]).to(device)
-        self.schedule, self.steps, self.dtype = schedule, steps, dtype
+        self.sampler, self.real, self.samples_per_row, self.steps = sampler, real, samples_per_row, steps
+        self.contexts = None if contexts is None else contexts.repeat_interleave(samples_per_row, dim=0)
+        self.noise = sampler.noise([(key, sample) for key in keys for sample in range(samples_per_row)])
 
     def write(self, denoiser: nn.Module, path: Path) -> None:
         """Sample with `denoiser`, which is in eval mode, and write the grid as PNG."""
-        chain = textbook_chain(self.schedule, self.steps, eta=0.0)
-        guidance = build_none(NoGuidanceConfig(name="none"))
-        is_mixed = self.dtype is not torch.float32
-        with torch.autocast(self.noise.device.type, self.dtype if is_mixed else None, enabled=is_mixed):
-            latents = sample_latents(denoiser, chain, guidance, self.contexts, self.noise)
-        samples = to_u8(self.decode(latents))                                      # (rows * k, S, S, 3)
-        samples = samples.unflatten(0, (len(self.real), self.samples_per_row))     # (rows, k, S, S, 3)
-        rows = torch.cat([self.real[:, None], samples], dim=1)                     # (rows, 1 + k, S, S, 3)
+        samples = self.sampler.draw(denoiser, self.contexts, self.noise, self.steps)  # (rows * k, S, S, 3)
+        samples = samples.unflatten(0, (len(self.real), self.samples_per_row))        # (rows, k, S, S, 3)
+        rows = torch.cat([self.real[:, None], samples], dim=1)                        # (rows, 1 + k, S, S, 3)
         write_bytes(path, encode_png(grid(rows.numpy())))
 
 

@@ -13,12 +13,14 @@ import pytest
 import torch
 from conftest import finish, spawn
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_ldm import EMBEDDER, NUM_IDENTITIES, PER_IDENTITY, train_arguments, write_embedding_set, write_faces
+from tiny_recogniser import write_recogniser
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
 from facesyn_cli.artifacts.weights import read_tensors
-from facesyn_cli.models.loading import load_denoiser
+from facesyn_cli.models.loading import load_backbone, load_denoiser
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +202,55 @@ def test_a_cosine_to_the_end_cannot_be_extended(faces: Path, tmp_path: Path, run
     assert (tmp_path / "ldm" / "facesyn.json").is_file()
 
 
+JUDGED = ("judge_every=3", "judge_identities=4", "judge_images=3", "judge_steps=2")
+
+
+def test_a_judge_watches_and_changes_nothing(faces: Path, tmp_path: Path, run_cli):
+    judge = f"judge={write_recogniser(tmp_path / 'judge')}"
+    plain, whole, stopped = tmp_path / "plain", tmp_path / "whole", tmp_path / "stopped"
+    assert run_cli(*train_arguments(faces, plain)).code == 0
+    ran = run_cli(*train_arguments(faces, whole, judge, *JUDGED), "--json")
+    assert ran.code == 0, ran.err
+    assert "3 images each of 4 people, 4 by photos held out" in ran.err and "behind the contexts" not in ran.err
+    assert _largest_difference(plain, whole) == 0
+    assert _lines(plain, "loss") == _lines(whole, "loss")
+
+    judged = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines() if "nearest" in line]
+    assert [line["step"] for line in judged] == [3, 6, 7]
+    for line in judged:
+        assert 0 <= line["nearest"] <= 1 and line["nearest"] * 12 == pytest.approx(round(line["nearest"] * 12))
+        assert all(-1 <= line[name] <= 1 for name in ("consistency", "to_photo", "to_other"))
+    assert ran.json()["to_photo"] == judged[-1]["to_photo"]
+
+    assert run_cli(*train_arguments(faces, stopped, judge, *JUDGED, steps=5)).code == 0
+    assert run_cli(*train_arguments(faces, stopped, judge, *JUDGED)).code == 0
+    resumed = [json.loads(line) for line in (stopped / "metrics.jsonl").read_text().splitlines() if "nearest" in line]
+    assert [line for line in resumed if line["step"] != 5] == judged  # 5 was the last step once
+    plan = run_cli(*train_arguments(faces, tmp_path / "new", judge, *JUDGED), "--dry-run", "--json").json()["plan"]
+    assert plan["network evaluations for judged previews"] == 3 * 4 * 3 * 2
+
+
+def test_a_judge_behind_the_contexts_is_pointed_out(faces: Path, tmp_path: Path, run_cli):
+    judge = write_recogniser(tmp_path / "judge")
+    shutil.copytree(faces, tmp_path, dirs_exist_ok=True)
+    header = json.loads((tmp_path / "embeddings" / "facesyn.json").read_text())
+    header["extra"]["embedder"] = load_backbone(judge).digest
+    (tmp_path / "embeddings" / "facesyn.json").write_text(json.dumps(header))
+    ran = run_cli(*train_arguments(tmp_path, tmp_path / "ldm", f"judge={judge}", steps=1))
+    assert ran.code == 0, ran.err
+    assert ran.err.count("is the network behind the contexts") == 1
+
+
+def test_tensorboard_shows_the_figures_of_the_log(faces: Path, tmp_path: Path, run_cli):
+    for steps in (4, 7):
+        assert run_cli(*train_arguments(faces, tmp_path / "ldm", "tracking.name=tensorboard", steps=steps)).code == 0
+    events = EventAccumulator(str(tmp_path / "ldm" / "tensorboard"))
+    events.Reload()
+    for figure in ("loss", "val_loss", "lr"):
+        assert [event.value for event in events.Scalars(figure)] == pytest.approx(_lines(tmp_path / "ldm", figure))
+    assert [event.step for event in events.Scalars("loss")] == list(range(1, 8))
+
+
 def test_unconditional_training_needs_no_embeddings(faces: Path, tmp_path: Path, run_cli, assert_refused):
     arguments = train_arguments(faces, tmp_path / "ldm", "denoiser.conditioning=unconditional", "preview_every=7",
                                 "preview_steps=2", "preview_identities=1", "preview_samples=1")
@@ -210,6 +261,7 @@ def test_unconditional_training_needs_no_embeddings(faces: Path, tmp_path: Path,
     config = json.loads((tmp_path / "ldm" / "config.json").read_text())
     assert config["embedder"] is None and config["denoiser"]["conditioning"] == "unconditional"
     assert_refused(*arguments, says="unconditional")
+    assert_refused(*without, "judge=any", "--out", tmp_path / "other", says=("judge", "unconditional denoiser"))
 
 
 def test_images_without_embedding_are_left_out_and_counted(faces: Path, tmp_path: Path, run_cli):
@@ -266,6 +318,8 @@ WRONG = {
     "lowered horizon": (["--steps", "0"], ("steps",)),
     "out is a file": (["--out", "file"], ("file",)),
     "out belongs to somebody": (["--out", "faces"], ("not made by facesyn",)),
+    "judge missing": (["judge=missing.onnx"], ("missing.onnx",)),
+    "unknown tracker": (["tracking.name=wandb"], ("tracking.name", "tensorboard")),
     "no such device": (["device=cuda:7"], ("cuda:7",)),
 }
 
