@@ -12,6 +12,7 @@ import typer
 
 from facesyn_cli import __version__, console
 from facesyn_cli.cli import (
+    ablate,
     align,
     augment,
     bench,
@@ -67,6 +68,7 @@ for _name, _module in (
     ("compare", compare),
     ("report", report),
     ("study", study),
+    ("ablate", ablate),
     ("models", models),
     ("starter", starter),
     ("plugins", plugins),

@@ -8,7 +8,7 @@ says what it does otherwise, on top of them or on top of a row above it:
       rows:
         - {name: real, real: true, identities: 80}
         - {name: sphere, gen-contexts: {source: sphere, filters: []}}
-        - {name: guided, on: sphere, sample: {guidance: {name: cfg, scale: 2}}}
+        - {name: guided, base: sphere, sample: {guidance: {name: cfg, scale: 2}}}
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _RowConfig(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")  # in --rows
     title: str | None = None                                     # in the table; None: the name
-    on: str | None = None                                        # row above, whose settings this one starts from
+    base: str | None = None                                      # row above, whose settings this one starts from
     real: bool | Path = False                                    # true, or a folder: real faces, nothing is made
     identities: int | None = Field(None, ge=2)                   # of a row of real faces; None: all it has
     images: int | None = Field(None, ge=2)                       # None: as the whole table
@@ -58,7 +58,7 @@ class Row:
     Args:
         name: What `--rows` calls it.
         title: What the table calls it.
-        on: Name of the row it builds on and is compared with; None: of none.
+        base: Name of the row it builds on and is compared with; None: of none.
         real: False, or where its real faces lie (True: where the table says).
         identities: How many identities of the real faces are taken; None: all.
         images: Its number of images; None: as the whole table.
@@ -67,7 +67,7 @@ class Row:
 
     name: str
     title: str
-    on: str | None = None
+    base: str | None = None
     real: bool | Path = False
     identities: int | None = None
     images: int | None = None
@@ -181,17 +181,17 @@ def _row(settings: dict[str, Any], base: dict[str, Settings], above: dict[str, R
         cfg = None
     if problems or cfg is None:
         raise UserError("; ".join(problems))
-    if cfg.on is not None and cfg.on not in above:
-        raise UserError(f"on: {cfg.on!r} is no row above it")
+    if cfg.base is not None and cfg.base not in above:
+        raise UserError(f"base: {cfg.base!r} is no row above it")
     if cfg.real is not False:
-        if changes or cfg.on is not None:
+        if changes or cfg.base is not None:
             raise UserError("a row of real faces builds on nothing and has no settings of stages")
         return Row(cfg.name, cfg.title or cfg.name, None, cfg.real, cfg.identities, cfg.images)
     if cfg.identities is not None:
         raise UserError("identities belongs to rows of real faces; sample.ids says how many identities are made")
-    parent = above[cfg.on] if cfg.on is not None else None
+    parent = above[cfg.base] if cfg.base is not None else None
     if parent is not None and parent.real is not False:
-        raise UserError(f"on: {cfg.on!r} is a row of real faces, nothing can build on it")
+        raise UserError(f"base: {cfg.base!r} is a row of real faces, nothing can build on it")
     sections = dict(parent.sections if parent else base)
     for stage, change in changes.items():
         if change is None:
@@ -199,4 +199,4 @@ def _row(settings: dict[str, Any], base: dict[str, Settings], above: dict[str, R
         else:
             sections[stage] = merge_settings(sections.get(stage, {}), change)
     images = cfg.images if cfg.images is not None or parent is None else parent.images
-    return Row(cfg.name, cfg.title or cfg.name, cfg.on, False, None, images, sections)
+    return Row(cfg.name, cfg.title or cfg.name, cfg.base, False, None, images, sections)

@@ -78,7 +78,7 @@ class AblationRow:
     Args:
         name: Its name.
         title: What the table calls it.
-        on: Name of the row it builds on, or None.
+        base: Name of the row it builds on, or None.
         seeds: The seeds that are wanted.
         figures: `FIGURES` under each seed that is finished; accuracy and auc as shares, None where not defined.
         problems: What went wrong, under each seed that failed.
@@ -86,7 +86,7 @@ class AblationRow:
 
     name: str
     title: str
-    on: str | None
+    base: str | None
     seeds: list[int]
     figures: dict[int, dict[str, float | None]] = field(default_factory=dict)
     problems: dict[int, str] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class AblationTable:
 
     def difference(self, row: AblationRow) -> Difference | None:
         """Return the difference to the row it builds on; None where there is none, or no seed of both."""
-        base = next((other for other in self.rows if other.name == row.on), None)
+        base = next((other for other in self.rows if other.name == row.base), None)
         if base is None:
             return None
         values = {}
@@ -141,7 +141,7 @@ class AblationTable:
         for row in self.rows:
             difference = self.difference(row)
             rows.append({
-                "name": row.name, "title": row.title, "on": row.on, "status": row.status,
+                "name": row.name, "title": row.title, "base": row.base, "status": row.status,
                 **{name: dict(zip(("mean", "error"), row.mean_and_error(name), strict=True)) for name in FIGURES},
                 "difference": difference and difference.to_json(),
                 "seeds": {str(seed): figures for seed, figures in row.figures.items()},
@@ -155,7 +155,7 @@ class AblationTable:
         writer = csv.writer(text, lineterminator="\n")
         columns = [f"{name}{suffix}" for name in FIGURES for suffix in ("", "_error")]
         writer.writerow(
-            ["row", "title", "on", "seeds", *columns, "difference", "difference_error", "interval_low",
+            ["row", "title", "base", "seeds", *columns, "difference", "difference_error", "interval_low",
              "interval_high", "verdict", "status"]
         )
         for row in self.rows:
@@ -167,7 +167,7 @@ class AblationTable:
                 interval = difference.interval or (None, None)
                 values += [difference.mean, difference.error, *interval, difference.verdict]
             cells = ["" if value is None else repr(value) if isinstance(value, float) else value for value in values]
-            writer.writerow([row.name, row.title, row.on or "", len(row.figures), *cells, row.status])
+            writer.writerow([row.name, row.title, row.base or "", len(row.figures), *cells, row.status])
         return text.getvalue()
 
     def to_markdown(self) -> str:

@@ -34,14 +34,14 @@ def test_rows_build_on_the_table_and_on_each_other() -> None:
     raw = [
         {"name": "real", "real": True, "identities": 4},
         {"name": "plain", "augment": None, "images": 20},
-        {"name": "more", "on": "plain", "title": "+ more", "sample": {"guidance": {"scale": 2}}},
+        {"name": "more", "base": "plain", "title": "+ more", "sample": {"guidance": {"scale": 2}}},
         {"name": "other", "gen-contexts": {"source": "sphere"}},
     ]
     real, plain, more, other = expand_rows(raw, BASE)
-    assert real.real is True and real.identities == 4 and real.sections == {} and real.on is None
+    assert real.real is True and real.identities == 4 and real.sections == {} and real.base is None
     assert plain.sections == {"sample": BASE["sample"]} and plain.images == 20 and plain.title == "plain"
     assert more.sections == {"sample": {"per_id": 8, "guidance": {"name": "cfg", "scale": 2}}}
-    assert (more.on, more.title, more.images) == ("plain", "+ more", 20)
+    assert (more.base, more.title, more.images) == ("plain", "+ more", 20)
     assert other.sections == {k: v for k, v in BASE.items() if k != "train-fr"} | {"gen-contexts": {"source": "sphere"}}
     assert BASE["sample"]["guidance"]["scale"] == 3  # nothing is shared with what a row changes
 
@@ -53,11 +53,11 @@ def test_rows_build_on_the_table_and_on_each_other() -> None:
         ([{"name": "a"}, {"name": "a"}], "two rows have this name"),
         ([{"title": "a"}], "name"),
         ([{"name": "a,b"}], "name"),
-        ([{"name": "a", "on": "b"}, {"name": "b"}], "'b' is no row above it"),
+        ([{"name": "a", "base": "b"}, {"name": "b"}], "'b' is no row above it"),
         ([{"name": "a", "sampel": {}}], "did you mean 'sample'"),
         ([{"name": "a", "sample": 3}], "sample: settings are expected"),
         ([{"name": "a", "real": True, "sample": {}}], "builds on nothing"),
-        ([{"name": "a", "real": True}, {"name": "b", "on": "a"}], "nothing can build on it"),
+        ([{"name": "a", "real": True}, {"name": "b", "base": "a"}], "nothing can build on it"),
         ([{"name": "a", "identities": 3}], "sample.ids says"),
         ([{"name": "a", "real": True, "identities": 1}], "identities"),
         ([{"name": "a", "images": "many"}], "images"),
@@ -71,7 +71,7 @@ def test_mistakes_name_their_row(rows, says) -> None:
 
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(UserError, match="row 'a'.*row 'b'"):
-        expand_rows([{"name": "a", "on": "x"}, {"name": "b", "on": "y"}], BASE)
+        expand_rows([{"name": "a", "base": "x"}, {"name": "b", "base": "y"}], BASE)
 
 
 def test_rows_are_picked_by_name() -> None:

@@ -1,0 +1,67 @@
+"""`facesyn ablate`: which step helps? A table of whole pipelines, row by row and seed by seed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facesyn_cli.cli.stage_command import DEFAULT_WORK, print_json, start
+from facesyn_cli.errors import UserError
+
+
+def command(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[STAGE.KEY=VALUE]...", help="Settings of all rows, for example train-fr.epochs=5."),
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="Table: a YAML file or the name of a built-in one.")] = None,
+    work: Annotated[Path, typer.Option(help="Folder of the run.")] = DEFAULT_WORK,
+    rows: Annotated[str | None, typer.Option(help="Rows to work on, with commas; default: all.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many seeds; may be raised later.")] = None,
+    ldm: Annotated[Path | None, typer.Option(help="LDM folder or published checkpoint; default 2-ldm.")] = None,
+    autoencoder: Annotated[Path | None, typer.Option(help="Autoencoder weights; default: the LDM's own.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Recogniser that embeds faces for contexts.")] = None,
+    judge: Annotated[Path | None, typer.Option(help="Recogniser of rows that filter their samples.")] = None,
+    real: Annotated[Path | None, typer.Option(help="Folder or zip of real faces, for rows of them.")] = None,
+    benchmarks: Annotated[str | None, typer.Option(help="Names of benchmarks, with commas.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the benchmarks' files.")] = None,
+    pairs: Annotated[list[Path] | None, typer.Option(help="Pair list or .bin file; repeatable.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder or zip with the images that pair lists name.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the table; default ablation/NAME in --work.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The first seed.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan of every row; do nothing.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the table as JSON on stdout.")] = False,
+    log_file: Annotated[Path | None, typer.Option(help="Also write messages to this file.")] = None,
+) -> None:
+    """Compare ways to make a training set: accuracy of one recogniser recipe, over seeds."""
+    from facesyn_cli.artifacts.outcome import render_summary
+    from facesyn_cli.artifacts.work import Work
+    from facesyn_cli.cli.ablation_chain import Given
+    from facesyn_cli.cli.ablation_table import Ablation
+
+    start(log_file)
+    if config is None:
+        raise UserError("ablate needs a table: --config NAME or FILE, for example table1")
+    flags = {"seeds": seeds, "seed": seed, "device": device, "real": real, "out": out}
+    evaluation = {
+        "benchmarks": benchmarks and [{"name": name.strip()} for name in benchmarks.split(",")],
+        "data": data and str(data), "pairs": pairs and [str(path) for path in pairs], "images": images and str(images),
+    }
+    given = Given(ldm, autoencoder, weights, judge)
+    run = Ablation(config, overrides or [], flags, evaluation, given, Work(work), rows)
+    if dry_run:
+        plan = run.plan()
+        if json:
+            print_json(plan)
+        else:
+            typer.echo(render_summary(plan))
+        return
+    failed = run.run()
+    table = run.table()
+    if json:
+        print_json(run.to_json(table))
+    else:
+        typer.echo(f"{table.to_text()}\n\nfolder: {run.folder}")
+    if failed:
+        raise UserError(f"{len(failed)} of {run.num_chains} runs failed: {'; '.join(failed)}")

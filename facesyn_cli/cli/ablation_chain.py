@@ -1,0 +1,243 @@
+"""From the rows of a table to their stages: settings, inputs, numbers of images and addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from facesyn_cli.artifacts.digest import json_digest
+from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.work import Work
+from facesyn_cli.cli.ablation_work import FOLDER, PARTS, Chain, Step, content_of, sources_of
+from facesyn_cli.cli.stage_command import resolve_stage
+from facesyn_cli.config.ablation import SHARED_STAGES, AblateConfig, Row, Settings, merge_settings
+from facesyn_cli.config.fields import StageConfig
+from facesyn_cli.errors import UserError
+from facesyn_cli.plugins import registry
+
+
+@dataclass(frozen=True)
+class Given:
+    """Inputs named on the command line; None: as the table says, or in the folders of `--work`."""
+
+    ldm: Path | None = None
+    autoencoder: Path | None = None
+    weights: Path | None = None
+    judge: Path | None = None
+
+
+class Chains:
+    """Makes the chains of a table.
+
+    Args:
+        table: The section `ablate`.
+        sections: What all rows share, by stage.
+        rows: All rows, also those that are not to be run: the smallest decides.
+        given: Inputs named on the command line.
+        work: Work folder.
+
+    Attributes:
+        shared: Settings of the stages that are the same in all rows.
+
+    Raises:
+        UserError: One of these settings is wrong.
+    """
+
+    def __init__(
+        self, table: AblateConfig, sections: dict[str, Settings], rows: list[Row], given: Given, work: Work
+    ) -> None:
+        self._table, self._sections, self._rows, self._given, self._work = table, sections, rows, given, work
+        self._parts = work.path / FOLDER / PARTS
+        self._real: dict[Path, ImageSet] = {}
+        self._digests: dict[Path | str, str] = {}
+        self._ldms: dict[Path, Any] = {}
+        self.shared = self._resolve_shared()
+
+    def chain(self, row: Row, seed: int) -> Chain:
+        """Return the chain of a row under a seed.
+
+        Raises:
+            UserError: A setting is wrong, an input is missing, or the row has too few images.
+        """
+        _, whole = self._size(row)
+        images = self._target(row)
+        if images > whole:
+            raise UserError(f"{images} images are wanted, the row has {whole}")
+        steps = self._real_faces(row, seed, images) if row.real else self._made_faces(row, seed, images)
+        identities = self._size(row)[0]
+        cfg = self.shared["train-fr"].model_copy(update={"seed": seed})
+        steps.append(self._step("train-fr", cfg, {"images": steps[-1].address}, inputs=(steps[-1].folder,)))
+        cfg = self.shared["eval"]
+        steps.append(self._step("eval", cfg, {"weights": steps[-1].address}, weights=steps[-1].folder))
+        return Chain(row, seed, steps, identities, images)
+
+    def evaluations(self, step: Step) -> int:
+        """Return how often the denoiser is evaluated for an image of a `sample` step, before any is drawn again.
+
+        Raises:
+            UserError: The LDM is missing or wrong, or the sampler cannot make its steps.
+        """
+        from facesyn_cli.diffusion.sampling import count_evaluations
+        from facesyn_cli.diffusion.schedule import ldm_schedule
+        from facesyn_cli.models.loading import load_denoiser
+
+        if step.cfg.ldm not in self._ldms:
+            self._ldms[step.cfg.ldm] = load_denoiser(step.cfg.ldm).config
+        settings = self._ldms[step.cfg.ldm]
+        scheduler = registry.build("scheduler", step.cfg.scheduler)(ldm_schedule(settings))
+        return count_evaluations(scheduler, registry.build("guidance", step.cfg.guidance), settings.num_timesteps)
+
+    def _resolve_shared(self) -> dict[str, StageConfig]:
+        stages = {name: resolve_stage(name, self._sections.get(name, {}), [], self._flags()) for name in SHARED_STAGES}
+        if stages["train-fr"].inputs:
+            raise UserError("train-fr.inputs does not belong into a table: every row brings its own images")
+        if not stages["eval"].benchmarks and not stages["eval"].pairs:
+            raise UserError("nothing to evaluate: give --benchmarks NAMES with --data FOLDER, or --pairs with --images")
+        return stages
+
+    def _flags(self, **flags: Any) -> dict[str, Any]:
+        return {"device": self._table.device, **flags}
+
+    def _target(self, row: Row) -> int:
+        """Return how many images a row is to have."""
+        images = row.images or self._table.images or self._size(row)[1]
+        return min(self._size(other)[1] for other in self._rows) if images == "smallest" else images
+
+    def _size(self, row: Row) -> tuple[int, int]:
+        """Return how many identities and images a row has before it is cut."""
+        if row.real:
+            counts = sorted(map(len, self._real_images(row).by_identity().values()), reverse=True)
+            counts = counts[: row.identities or len(counts)]
+            return len(counts), sum(counts)
+        cfg = self._sample_config(row)
+        return cfg.ids, cfg.ids * (cfg.per_id + self._additions(row)(cfg.per_id))
+
+    def _real_images(self, row: Row) -> ImageSet:
+        path = self._table.real if row.real is True else row.real
+        if path is None:
+            raise UserError("give the folder of real faces with --real")
+        if path not in self._real:
+            self._real[path] = ImageSet.open(path)
+        return self._real[path]
+
+    def _real_faces(self, row: Row, seed: int, images: int) -> list[Step]:
+        found = self._real_images(row)
+        identities = row.identities or len(found.by_identity())
+        if len(found.by_identity()) < identities:
+            raise UserError(f"{identities} identities are wanted, {found.path} has {len(found.by_identity())}")
+        if images < 2 * identities:
+            raise UserError(f"{images} images of {identities} identities are fewer than 2 each; give fewer identities")
+        flags = {"seed": seed, "images": found.path, "identities": row.identities, "count": images}
+        cfg = resolve_stage("cut", {"choose": "random"}, [], flags)
+        return [self._step("cut", cfg, {})]
+
+    def _made_faces(self, row: Row, seed: int, images: int) -> list[Step]:
+        sample = self._sample_config(row).model_copy(update={"seed": seed})
+        steps, contexts, address = [], sample.contexts, {}
+        if contexts is None:
+            steps.append(self._contexts_step(row, seed, sample.ids))
+            contexts, address = steps[0].folder, {"contexts": steps[0].address}
+        count = self._num_samples(row, images, sample.ids, sample.per_id)
+        per_id = -(-count // sample.ids)  # no more than are used
+        if sample.filter is not None:
+            registry.build("sample_filter", sample.filter).check(per_id, "", None)
+        steps.append(self._step("sample", sample, address, contexts=contexts, per_id=per_id))
+        cut = resolve_stage("cut", {}, [], {"identities": sample.ids, "count": count})
+        steps.append(self._step("cut", cut, {"images": steps[-1].address}, images=steps[-1].folder))
+        if "augment" in row.sections:
+            augment = self._augment_config(row).model_copy(update={"seed": seed})
+            address = {"images": steps[-1].address}
+            steps.append(self._step("augment", augment, address, images=steps[-1].folder, contexts=contexts))
+        return steps
+
+    def _contexts_step(self, row: Row, seed: int, ids: int) -> Step:
+        cfg = resolve_stage("gen-contexts", row.sections.get("gen-contexts", {}), [], self._flags(seed=seed))
+        if cfg.count is not None and cfg.count < ids:
+            raise UserError(f"sample.ids is {ids}, but gen-contexts.count is {cfg.count}")
+        source = registry.build("contexts", cfg.source)
+        needs = set(source.needs | source.may_use)
+        needs = needs.union(*(registry.build("context_filter", each).needs for each in cfg.filters))
+        given, address = {"count": cfg.count or ids}, {}
+        for need, key, path, folder in (
+            ("ldm", "ldm", self._given.ldm, "ldm"),
+            ("ldm", "autoencoder", self._given.autoencoder, None),
+            ("recogniser", "weights", self._given.weights, "embeddings"),
+            ("known", "known", None, "embeddings"),
+        ):
+            if need not in needs or getattr(cfg, key) is not None:
+                continue
+            if path is not None:
+                given[key] = str(path) if key == "autoencoder" else path
+            elif folder is not None and self._work.folder(folder).exists():
+                address[key] = self._content(self._work.folder(folder))
+        return self._step("gen-contexts", cfg.model_copy(update=given), address)
+
+    def _sample_config(self, row: Row) -> Any:
+        """Return the settings of `sample`, with the number of identities and the paths of its networks."""
+        section, given = row.sections.get("sample", {}), self._given
+        if section.get("filter") and given.judge is not None:
+            section = merge_settings({"filter": {"judge": str(given.judge)}}, _with_named_filter(section))
+        cfg = resolve_stage("sample", section, [], self._flags())
+        if cfg.layout == "tar" or cfg.shard is not None:
+            raise UserError("sample.layout=tar and sample.shard do not belong into a table: its rows are folders")
+        if cfg.filter is not None and getattr(cfg.filter, "judge", None) is None:
+            raise UserError("a filter needs a judge, the weights of a face recogniser: --judge FILE")
+        ids = cfg.ids or row.sections.get("gen-contexts", {}).get("count")
+        if ids is None:
+            raise UserError("say how many identities: sample.ids or gen-contexts.count")
+        ldm = cfg.ldm or given.ldm or self._work.folder("ldm")
+        if not ldm.exists():
+            raise UserError(f"{ldm} does not exist; name the LDM with --ldm")
+        return cfg.model_copy(update={"ids": ids, "ldm": ldm, "autoencoder": cfg.autoencoder or given.autoencoder})
+
+    def _augment_config(self, row: Row) -> Any:
+        return resolve_stage("augment", row.sections["augment"], [], {})
+
+    def _additions(self, row: Row) -> Callable[[int], int]:
+        """Return a function: how many images does augmentation add to an identity of so many?"""
+        if "augment" not in row.sections:
+            return lambda num_samples: 0
+        return registry.build("augmentation", self._augment_config(row).augmentation).num_additions
+
+    def _num_samples(self, row: Row, images: int, ids: int, per_id: int) -> int:
+        """Return how many samples, with what augmentation adds to them, are so many images: samples give way to it."""
+        additions = self._additions(row)
+        for count in range(min(images, ids * per_id), ids - 1, -1):
+            each, more = divmod(count, ids)
+            added = more * additions(each + 1) + (ids - more) * additions(each)
+            if count + added == images:
+                return count
+            if count + added < images:
+                break
+        raise UserError(
+            f"{images} images of {ids} identities cannot be made of samples and what augmentation adds; "
+            "another number of images is needed"
+        )
+
+    def _step(self, stage: str, cfg: StageConfig, address: dict[str, str], **parents: Any) -> Step:
+        """Return a step at its address.
+
+        Args:
+            stage: Name of the stage.
+            cfg: Its settings, with the inputs that the user named.
+            address: What tells its other inputs apart.
+            parents: Settings that name what earlier steps have made.
+        """
+        groups = cfg.to_json()
+        growing = {key: value for key, value in groups["growing"].items() if key != "ids"}
+        named = {key: self._content(path) for key, path in sources_of(cfg)}
+        found = json_digest([stage, groups["identity"], growing, {**named, **address}])
+        out = self._parts / f"{stage}-{found.removeprefix('sha256:')[:16]}"
+        return Step(stage, cfg.model_copy(update={**parents, "out": out}))
+
+    def _content(self, named: Path | str) -> str:
+        if named not in self._digests:
+            self._digests[named] = content_of(named)
+        return self._digests[named]
+
+
+def _with_named_filter(section: Settings) -> Settings:
+    chosen = section["filter"]
+    return {**section, "filter": {"name": chosen} if isinstance(chosen, str) else chosen}

@@ -1,0 +1,226 @@
+"""A table of whole pipelines: what is to be run, what it costs, and what was found."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from facesyn_cli import signals
+from facesyn_cli.artifacts.files import write_json, write_text
+from facesyn_cli.artifacts.work import Work
+from facesyn_cli.bench.random_networks import flops
+from facesyn_cli.cli.ablation_chain import Chains, Given
+from facesyn_cli.cli.ablation_work import FOLDER, Chain, Step, context_evaluations, expected_time, num_faces
+from facesyn_cli.config.ablation import (
+    ROW_STAGES,
+    SHARED_STAGES,
+    AblateConfig,
+    Row,
+    apply_words,
+    expand_rows,
+    select_rows,
+)
+from facesyn_cli.config.recipe import TABLE, load_sections
+from facesyn_cli.config.resolve import resolve
+from facesyn_cli.console import log
+from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.ablation import AblationRow, AblationTable
+from facesyn_cli.plugins.settings import PluginConfig
+from facesyn_cli.training.processes import launched_processes
+
+
+class Ablation:
+    """A table, the chains of its rows, and which of them are to be run.
+
+    Args:
+        name: The table: a file or the name of a built-in one.
+        words: `stage.key=value` for all rows.
+        flags: Settings of the section `ablate`; None: not given.
+        evaluation: Settings of the section `eval`; None: not given.
+        given: Networks named on the command line.
+        work: Work folder.
+        picked: Names of rows, with commas; None: all.
+
+    Raises:
+        UserError: A setting is wrong or an input of a picked row is missing.
+    """
+
+    def __init__(
+        self, name: str, words: list[str], flags: dict[str, Any], evaluation: dict[str, Any], given: Given, work: Work,
+        picked: str | None,
+    ) -> None:
+        if launched_processes() > 1:
+            raise UserError("ablate works in one process; start it once for each --seed, then once for all")
+        sections = load_sections(name)
+        if TABLE not in sections:
+            raise UserError(f"{name} is a recipe without rows: a section {TABLE} with rows was expected")
+        sections = apply_words(sections, words, (TABLE, *ROW_STAGES, *SHARED_STAGES))
+        said = {key: value for key, value in evaluation.items() if value is not None}
+        sections["eval"] = {**sections.get("eval", {}), **said}
+        self.name = Path(name).stem
+        self.cfg: AblateConfig = resolve(AblateConfig, TABLE, sections[TABLE], [], flags)
+        self.rows: list[Row] = expand_rows(self.cfg.rows, sections)
+        self.picked: list[Row] = select_rows(self.rows, picked)
+        self.work = work
+        self.folder = self.cfg.out or work.path / FOLDER / self.name
+        self.seeds = [self.cfg.seed + number for number in range(self.cfg.seeds)]
+        self.chains = Chains(self.cfg, sections, self.rows, given, work)
+        self._found: dict[tuple[str, int], Chain] = {}
+        self._costs: dict[str, float] = {}
+        self._check()
+
+    @property
+    def num_chains(self) -> int:
+        """Runs of this call: picked rows times seeds."""
+        return len(self.picked) * len(self.seeds)
+
+    def run(self) -> list[str]:
+        """Run what is missing, the first seed of all rows before the second; return what failed.
+
+        The table is written whenever a run has ended.
+        """
+        failed = []
+        self._write()
+        todo = [self._found[row.name, seed] for seed in self.seeds for row in self.picked]
+        for number, chain in enumerate(todo, 1):
+            if chain.is_finished:
+                continue
+            log.info(f"[{number}/{len(todo)}] {chain.row.name}, seed {chain.seed}: {chain.images} images")
+            try:
+                chain.run(self.work)
+            except UserError as error:
+                failed.append(f"{chain.row.name}, seed {chain.seed}: {error}")
+                log.warning(f"{failed[-1]}; going on with the next row")
+            self._write()
+            signals.check()
+        return failed
+
+    def table(self) -> AblationTable:
+        """Return the table of what there is."""
+        rows = []
+        for row in self.rows:
+            chains = [self._found[row.name, seed] for seed in self.seeds if (row.name, seed) in self._found]
+            figures = {chain.seed: chain.figures() for chain in chains if chain.is_finished}
+            problems = {chain.seed: chain.problem for chain in chains if chain.problem is not None}
+            rows.append(AblationRow(row.name, row.title, row.base, self.seeds, figures, problems))
+        return AblationTable(self._facts, rows)
+
+    def to_json(self, table: AblationTable) -> dict[str, Any]:
+        """Return the table with the settings and the folders behind every row."""
+        value = table.to_json()
+        for row, said in zip(self.rows, value["rows"], strict=True):
+            chains = [self._found[row.name, seed] for seed in self.seeds if (row.name, seed) in self._found]
+            said["parts"] = {str(chain.seed): {step.stage: step.address for step in chain.steps} for chain in chains}
+            said["settings"] = {step.stage: step.cfg.to_json() for step in chains[0].steps} if chains else {}
+        return value
+
+    def plan(self) -> dict[str, Any]:
+        """Return what `run` would do: what each row costs, and what is left, shared work counted once."""
+        rows, left, faces = {}, {}, {}
+        for row in self.picked:
+            chains = [self._found[row.name, seed] for seed in self.seeds]
+            first = chains[0]
+            cost = self._cost(first)
+            sample = first.step("sample")
+            is_filtered = sample is not None and sample.cfg.filter is not None
+            rows[row.name] = {
+                "images": first.images,
+                "identities": first.identities,
+                "network evaluations of a seed": f"{sum(cost.values()):,}" + (" and what a filter adds" * is_filtered),
+                "seeds finished": f"{sum(chain.is_finished for chain in chains)} of {len(chains)}",
+            }
+            for chain in chains:
+                if chain.is_finished:
+                    continue
+                for step in chain.steps:
+                    if step.stage in cost and not step.is_finished:
+                        left[step.address] = max(left.get(step.address, 0), cost[step.stage])
+                train = chain.step("train-fr")
+                if not train.is_finished:
+                    faces[train.address] = num_faces(train, chain.images)
+        evaluations, faces_left = sum(left.values()), sum(faces.values())
+        return {
+            "rows": rows, **self._facts,
+            "left": {
+                "network evaluations": evaluations, "faces the recogniser trains on": faces_left,
+                **expected_time(self.work, evaluations, faces_left),
+            },
+            "folder": str(self.folder),
+        }
+
+    def _cost(self, chain: Chain) -> dict[str, int]:
+        """Return the evaluations of the denoiser by stage, at the least; checks the inputs of these stages."""
+        cost = {}
+        contexts, sample = chain.step("gen-contexts"), chain.step("sample")
+        if contexts is not None:
+            cost["gen-contexts"] = round(self._candidate_cost(contexts) * contexts.cfg.count)
+        if sample is not None:
+            cost["sample"] = self.chains.evaluations(sample) * sample.cfg.ids * sample.cfg.per_id
+        return cost
+
+    def _candidate_cost(self, contexts: Step) -> float:
+        if contexts.address not in self._costs:
+            self._costs[contexts.address] = context_evaluations(contexts, self.work)
+        return self._costs[contexts.address]
+
+    @cached_property
+    def _facts(self) -> dict[str, str]:
+        """What all rows share, for people."""
+        train, judge = self.chains.shared["train-fr"], self.chains.shared["eval"]
+        benchmarks = [cfg.name for cfg in judge.benchmarks] + [path.stem for path in judge.pairs]
+        return {
+            "table": self.name,
+            "benchmark": ", ".join(benchmarks),
+            "recogniser": (
+                f"{train.backbone.name}, {_num_gflops(train.backbone):.3g} GFLOP an image; {train.head.name}, "
+                f"{train.epochs} epochs, batches of {train.batch_size}"
+            ),
+            "seeds": (
+                f"{', '.join(map(str, self.seeds))}; a seed decides contexts, noise, which real faces, and training, "
+                "and is the same in all rows; the networks that are given are the same under all seeds"
+            ),
+            "figures": (
+                "mean +- standard error over seeds; a change is the mean difference to the row it builds on, seed by "
+                "seed; evaluations and minutes are those of one seed, with all work that rows share"
+            ),
+        }
+
+    def _write(self) -> None:
+        """Write table.json, table.csv and table.md."""
+        table = self.table()
+        write_json(self.folder / "table.json", self.to_json(table))
+        write_text(self.folder / "table.csv", table.to_csv())
+        write_text(self.folder / "table.md", table.to_markdown())
+
+    def _check(self) -> None:
+        """Make all chains, and check every input of those that are to be run, so that no mistake shows after hours.
+
+        Raises:
+            UserError: Naming every problem of the picked rows.
+        """
+        problems: dict[str, list[str]] = {}
+        picked = {row.name for row in self.picked}
+        for row in self.rows:
+            for seed in self.seeds:
+                try:
+                    chain = self._found[row.name, seed] = self.chains.chain(row, seed)
+                    if row.name in picked and seed == self.seeds[0] and not chain.is_finished:
+                        self._cost(chain)
+                except UserError as error:
+                    names = problems.setdefault(str(error), []) if row.name in picked else []
+                    names += [row.name] if row.name not in names else []
+        if problems:
+            said = [f"row{'s' * (len(names) > 1)} {', '.join(names)}: {text}" for text, names in problems.items()]
+            raise UserError("; ".join(said))
+
+
+def _num_gflops(backbone: PluginConfig) -> float:
+    """Return the operations of one pass, two for each multiplication, in units of 10^9."""
+    return flops("backbone", backbone.model_dump(), _pass_one_face) / 1e9
+
+
+def _pass_one_face(network: torch.nn.Module) -> torch.Tensor:
+    return network(torch.zeros(1, 3, network.input_size, network.input_size))

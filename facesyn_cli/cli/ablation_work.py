@@ -1,0 +1,240 @@
+"""The stages of one row of a table under one seed, and where their work lies.
+
+    <work>/ablation/parts/<stage>-<address>/        what a stage has made
+    <work>/ablation/parts/<stage>-<address>.json    how long it took, what it cost, why it failed
+
+The address is a digest of the settings that change the result, of the inputs' content and of the addresses of what it
+is made from. So rows, seeds and tables that do the same share the work, whatever they are called, and nothing that is
+finished is made again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
+from facesyn_cli.artifacts.files import read_json, write_json
+from facesyn_cli.artifacts.output import BEGUN, read_header
+from facesyn_cli.artifacts.table import BenchmarkTable
+from facesyn_cli.artifacts.work import Work
+from facesyn_cli.cli.stage_command import run_stage
+from facesyn_cli.config.ablation import Row
+from facesyn_cli.config.fields import StageConfig, role_of
+from facesyn_cli.errors import UserError
+
+FOLDER = "ablation"
+PARTS = "parts"
+GROWING = ("ids", "per_id")  # rows share samples of which they need more or fewer
+_SMALL_FOLDER = 64  # files up to which a folder is told by their content, not by their names and sizes
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a row.
+
+    Args:
+        stage: Its name.
+        cfg: Its settings, with its inputs and its folder.
+    """
+
+    stage: str
+    cfg: StageConfig
+
+    @property
+    def address(self) -> str:
+        """What tells its work from any other."""
+        return self.folder.name
+
+    @property
+    def folder(self) -> Path:
+        """Where it writes."""
+        return self.cfg.out
+
+    @property
+    def is_finished(self) -> bool:
+        """True when all that this row needs is there."""
+        header = read_header(self.folder)
+        return header is not None and all(
+            header.config["growing"].get(key, 0) >= getattr(self.cfg, key, 0) for key in GROWING
+        )
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What was noted about its work: seconds, evaluations, images, problem."""
+        path = self._notes_path
+        return read_json(path) if path.is_file() else {}
+
+    def note(self, **values: Any) -> None:
+        """Note more about its work; None takes a note away."""
+        merged = {**self.notes, **values}
+        write_json(self._notes_path, {key: value for key, value in merged.items() if value is not None})
+
+    @property
+    def _notes_path(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.json")
+
+
+@dataclass(frozen=True)
+class Chain:
+    """All steps of a row under one seed.
+
+    Args:
+        row: The row.
+        seed: The seed of everything random.
+        steps: In the order of the data; the last two are train-fr and eval.
+        identities: Of the training set.
+        images: Of the training set.
+    """
+
+    row: Row
+    seed: int
+    steps: list[Step]
+    identities: int
+    images: int
+
+    @property
+    def is_finished(self) -> bool:
+        """True when the accuracy is there."""
+        return self.steps[-1].is_finished
+
+    @property
+    def problem(self) -> str | None:
+        """Why an earlier run failed."""
+        return None if self.is_finished else self.steps[-1].notes.get("problem")
+
+    def step(self, stage: str) -> Step | None:
+        """Return the step of a stage, if the row has one."""
+        return next((step for step in self.steps if step.stage == stage), None)
+
+    def figures(self) -> dict[str, float | None]:
+        """Return what the table shows; the chain is finished."""
+        table = BenchmarkTable.read(self.steps[-1].folder)
+        aucs = [row.auc for row in table.rows]
+        return {
+            "accuracy": table.average_accuracy,
+            "auc": None if None in aucs else sum(aucs) / len(aucs),
+            "images": self.images,
+            "identities": self.identities,
+            "evaluations": sum(step.notes.get("evaluations", 0) * self._share(step) for step in self.steps),
+            "minutes": sum(step.notes.get("seconds", 0) * self._share(step) for step in self.steps) / 60,
+        }
+
+    def run(self, work: Work) -> None:
+        """Make what is missing; what went wrong is noted.
+
+        Raises:
+            UserError: A stage failed; the others keep their finished work.
+        """
+        self.steps[-1].note(problem=None)
+        try:
+            for step in self.steps:
+                if not step.is_finished:
+                    _run(step, work)
+        except UserError as error:
+            self.steps[-1].note(problem=str(error))
+            raise
+
+    def _share(self, step: Step) -> float:
+        """Return how much of a step's work this row needs: of samples that other rows had extended, its own."""
+        if step.stage != "sample":
+            return 1
+        return step.cfg.ids * step.cfg.per_id / step.notes.get("images", step.cfg.ids * step.cfg.per_id)
+
+
+def _run(step: Step, work: Work) -> None:
+    """Run one stage and note what it took."""
+    cfg, before, start = step.cfg, step.notes.get("seconds", 0), time.monotonic()
+    if step.stage == "sample":
+        begun = _begun_with(step.folder)
+        cfg = cfg.model_copy(update={key: max(getattr(cfg, key), begun.get(key) or 0) for key in GROWING})
+    try:
+        run_stage(step.stage, cfg, work)
+    finally:
+        step.note(seconds=round(before + time.monotonic() - start, 2))
+    header = read_header(step.folder)
+    if step.stage == "sample":
+        count = header.counts["images"]
+        step.note(images=count, evaluations=count * header.extra["network_evaluations_per_image"])
+    elif step.stage == "gen-contexts":
+        step.note(evaluations=context_evaluations(step, work) * header.counts["candidates"])
+    elif step.stage == "train-fr":
+        step.note(faces=header.counts["steps"] * cfg.batch_size)
+
+
+def _begun_with(folder: Path) -> dict[str, int]:
+    """Return the size that a set of samples was begun with: it may grow, not shrink."""
+    path = folder / BEGUN
+    if path.is_file():
+        return read_json(path)["config"]["growing"]
+    header = read_header(folder)
+    return header.config["growing"] if header else {}
+
+
+def context_evaluations(step: Step, work: Work) -> float:
+    """Return how often the denoiser is evaluated for a candidate; all inputs of gen-contexts are checked.
+
+    Raises:
+        UserError: One is missing or wrong.
+    """
+    from facesyn_cli.stages import gen_contexts
+
+    plan = gen_contexts.plan(step.cfg, work)
+    return plan["evaluations_at_least"].get("denoiser", 0) / step.cfg.count
+
+
+def sources_of(cfg: BaseModel, prefix: str = "") -> Iterator[tuple[str, Path | str]]:
+    """Yield the dotted key and the path (or name) of everything that settings name as an input."""
+    for name, info in type(cfg).model_fields.items():
+        value = getattr(cfg, name)
+        for number, item in enumerate(value if isinstance(value, (list, tuple)) else [value]):
+            key = f"{prefix}{name}.{number}" if isinstance(value, (list, tuple)) else f"{prefix}{name}"
+            if isinstance(item, BaseModel):
+                yield from sources_of(item, f"{key}.")
+            elif role_of(info) == "source" and item is not None and key != "out":
+                yield key, item
+
+
+def content_of(named: Path | str) -> str:
+    """Return what tells an input from others: a header's digest, the content, or of many files names and sizes.
+
+    Raises:
+        UserError: There is no such file or folder.
+    """
+    path = Path(named)
+    if not path.exists():
+        if isinstance(named, str):
+            return named  # a name, not a path
+        raise UserError(f"{path} does not exist")
+    if path.is_file():
+        return file_digest(path)
+    header = read_header(path)
+    if header is not None:
+        return header.digest
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    if len(files) <= _SMALL_FOLDER:
+        return path_digest(path)
+    return json_digest([[file.relative_to(path).as_posix(), file.stat().st_size] for file in files])
+
+
+def num_faces(step: Step, images: int) -> int:
+    """Return how many faces a `train-fr` step sees, repeated ones counted."""
+    return step.cfg.epochs * step.cfg.batch_size * -(-images // step.cfg.batch_size)
+
+
+def expected_time(work: Work, evaluations: int, faces: int) -> dict[str, float]:
+    """Return the minutes that so much work takes, at the speed of what is finished; nothing before there is any."""
+    minutes = 0.0
+    for names, unit, number in (("[gs]*", "evaluations", evaluations), ("train-fr-*", "faces", faces)):
+        paths = (work.path / FOLDER / PARTS).glob(f"{names}.json")  # gen-contexts and sample; train-fr
+        notes = [note for note in map(read_json, paths) if note.get(unit)]
+        if number and not notes:
+            return {}
+        done = sum(note[unit] for note in notes)
+        minutes += number * sum(note["seconds"] for note in notes) / (60 * done) if number else 0
+    return {"expected minutes": round(minutes, 1)}
