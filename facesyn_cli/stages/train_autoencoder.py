@@ -95,8 +95,7 @@ class TrainAutoencoderConfig(StageConfig):
     flip: float = identity(0.5, "probability of training on the mirror image", ge=0, le=1)
     validation_fraction: float = identity(0.01, "share of the images held out for the validation", ge=0, lt=1)
 
-    judge: Path | None = source(None, "weights of a recogniser that compares identities in validation; None: features")
-    judge_model: PluginConfig | None = PluginSection("backbone", default=None)  # None: read off the weights
+    judge: Path | None = runtime(None, "weights of a recogniser that compares identities in validation; None: features")
     validation_images: int = runtime(512, "at most so many held-out images are looked at", ge=1)
     validate_every: int = runtime(1000, "steps between validations; 0: never", ge=0)
     preview_every: int = runtime(1000, "steps between previews; 0: never", ge=0)
@@ -259,9 +258,10 @@ def _open_inputs(cfg: TrainAutoencoderConfig, work: Work) -> _Inputs:
         features = load_features(
             cfg.features, cfg.features_model, "features", parents, cfg.feature_weight > 0, cfg.identity_weight > 0
         )
-    if cfg.judge is not None or cfg.features is not None:
-        path, model = (cfg.judge, cfg.judge_model) if cfg.judge is not None else (cfg.features, cfg.features_model)
-        judge = load_features(path, model, "judge", parents, use_maps=False, use_embeddings=True)
+    if cfg.judge is not None:
+        judge = load_features(cfg.judge, None, "judge", {}, use_maps=False, use_embeddings=True)
+    elif features is not None:
+        judge = FeatureDistance(features.backbone, features.input_size, "features", use_maps=False)
     images = open_images(images_path)
     parents["images"] = images.parent()
     joined = join_faces(images, None, cfg.image_size, cfg.validation_fraction, cfg.validation_images)
