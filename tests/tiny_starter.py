@@ -37,7 +37,7 @@ def write_run(work: Path) -> Path:
     _write_network(work / "2-autoencoder", "train-autoencoder", "autoencoder", AUTOENCODER)
     settings = LdmSettings(
         denoiser=DENOISER, latent_size=LATENT_SIZE, latent_mean=[0.0, 0.1, 0.2], latent_std=[1.0, 1.1, 0.9],
-        image_size=SIDE, output_size=SIDE, autoencoder=load_autoencoder((work / "2-autoencoder").resolve()).section,
+        image_size=SIDE, output_size=112, autoencoder=load_autoencoder((work / "2-autoencoder").resolve()).section,
         embedder=embedder, embedding_size=EMBEDDING_SIZE,
     )
     unet = fill_state(registry.build("denoiser", registry.configure("denoiser", DENOISER)))

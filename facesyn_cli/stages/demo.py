@@ -1,11 +1,14 @@
-"""The faces of the demo: a training set, faces of new people for contexts, held-out people with verification pairs.
+"""What the demos start from and are measured with.
 
-They are drawn (`data/drawn_faces.py`), so that the whole way runs with nothing but the package.
+The demo on the starter takes its contexts in two halves: people to train on, and others for verification pairs.
+The demo on drawn faces (`data/drawn_faces.py`) has a training set, faces of new people for contexts, and held-out
+people with verification pairs.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ import numpy as np
 import torch
 from pydantic import model_validator
 
+from facesyn_cli.artifacts.contexts import ROWS, VECTORS, ContextSet, write_contexts
+from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.files import write_bytes, write_text
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import open_output
@@ -23,11 +28,27 @@ from facesyn_cli.config.fields import StageConfig, identity
 from facesyn_cli.console import progress
 from facesyn_cli.data.drawn_faces import draw_face
 from facesyn_cli.data.pixels import encode_jpeg
+from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 
 TEST_FOLDER = "0-test"
+TEST_CONTEXTS = "0-test-contexts"
 CONTEXTS_FOLDER = "0-context-faces"
 FOLDS = 10
+
+
+class StarterDemoConfig(StageConfig):
+    """Sizes of the demo on the starter."""
+
+    identities: int = identity(40, "people to train on, the first of the starter's contexts", ge=2)
+    test_identities: int = identity(16, "held-out people, those that follow", ge=2)
+    test_samples: int = identity(6, "faces of each of them", ge=2)
+    pairs: int = identity(20, "genuine pairs a fold, and as many impostor pairs", ge=1)
+
+    @model_validator(mode="after")
+    def _enough(self) -> StarterDemoConfig:
+        _check_pairs(self.pairs, self.test_identities, self.test_samples)
+        return self
 
 
 class DemoConfig(StageConfig):
@@ -42,10 +63,14 @@ class DemoConfig(StageConfig):
 
     @model_validator(mode="after")
     def _enough(self) -> DemoConfig:
-        genuine = self.test_identities * math.comb(self.test_samples, 2)
-        if FOLDS * self.pairs > genuine:
-            raise ValueError(f"{FOLDS} folds of {self.pairs} genuine pairs are wanted, {genuine} exist")
+        _check_pairs(self.pairs, self.test_identities, self.test_samples)
         return self
+
+
+def _check_pairs(pairs: int, identities: int, samples: int) -> None:
+    genuine = identities * math.comb(samples, 2)
+    if FOLDS * pairs > genuine:
+        raise ValueError(f"{FOLDS} folds of {pairs} genuine pairs are wanted, {genuine} exist")
 
 
 def plan(cfg: DemoConfig, work: Work) -> dict:
@@ -69,6 +94,37 @@ def run(cfg: DemoConfig, work: Work) -> Outcome:
     return Outcome(folder, plan(cfg, work))
 
 
+def split_contexts(cfg: StarterDemoConfig, bank: Path, work: Work) -> None:
+    """Write `3-contexts`, `0-test-contexts` and the pairs of the held-out people; the first process does.
+
+    Args:
+        cfg: Sizes.
+        bank: ContextSet of the starter.
+        work: The demo's folder.
+
+    Raises:
+        UserError: There are fewer contexts than people are wanted.
+    """
+    contexts = ContextSet.open(bank)
+    wanted = cfg.identities + cfg.test_identities
+    if wanted > len(contexts.identities):
+        raise UserError(f"{bank} holds {len(contexts.identities)} contexts; the demo needs {wanted}")
+    parts = {work.folder("contexts"): slice(0, cfg.identities),
+             work.path / TEST_CONTEXTS: slice(cfg.identities, wanted)}
+    for folder, rows in parts.items():
+        with open_output(folder, "ContextSet", "demo", cfg, {"contexts": contexts.parent()}) as output:
+            if not output.finished:
+                names = contexts.identities[rows]
+                write_contexts(folder, names, contexts.vectors[rows], contexts.origins[rows], [None] * len(names))
+                digest = json_digest([contexts.embedder, *(file_digest(folder / name) for name in (VECTORS, ROWS))])
+                output.finish({"contexts": len(names)}, {"embedder": contexts.embedder}, digest)
+    names = contexts.identities[cfg.identities : wanted]
+    lines = [f"{FOLDS}\t{cfg.pairs}"]
+    for a, i, b, j in _random_pairs(cfg.test_identities, cfg.test_samples, cfg.pairs, cfg.seed):
+        lines.append(f"{names[a]}/{i}\t{names[b]}/{j}\t{int(a == b)}")
+    write_text(pairs_path(work), "\n".join(lines) + "\n")
+
+
 def write_untrained(train_fr: dict[str, Any], seed: int, folder: Path) -> None:
     """Write the recogniser of a recipe's section `train-fr` with the random weights it starts from: the control."""
     section = registry.configure("backbone", train_fr["backbone"])
@@ -88,23 +144,29 @@ def pairs_path(work: Work) -> Path:
 
 def pairs_text(cfg: DemoConfig) -> str:
     """Return random pairs in the format of LFW's `pairs.txt`; folds share no pair."""
-    rng = np.random.default_rng(cfg.seed)
     lines = [f"{FOLDS}\t{cfg.pairs}"]
+    for a, i, b, j in _random_pairs(cfg.test_identities, cfg.test_samples, cfg.pairs, cfg.seed):
+        other = "" if a == b else f"{_name('test', b)}\t"
+        lines.append(f"{_name('test', a)}\t{i + 1}\t{other}{j + 1}")
+    return "\n".join(lines) + "\n"
+
+
+def _random_pairs(identities: int, samples: int, pairs: int, seed: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (identity, sample, identity, sample), in each fold `pairs` genuine ones, then as many impostor ones."""
+    rng = np.random.default_rng(seed)
     seen: set[tuple] = set()
     for _ in range(FOLDS):
         for is_genuine in (True, False):
-            left = cfg.pairs
+            left = pairs
             while left:
-                a, b = rng.choice(cfg.test_identities, 2, replace=False)
-                i, j = rng.choice(cfg.test_samples, 2, replace=False)
-                pair = (a, a, min(i, j), max(i, j)) if is_genuine else (a, b, i, j)
-                if pair in seen:
-                    continue
-                seen.add(pair)
-                left -= 1
-                name_a, name_b = _name("test", a), _name("test", b)
-                lines.append(f"{name_a}\t{i + 1}\t{j + 1}" if is_genuine else f"{name_a}\t{i + 1}\t{name_b}\t{j + 1}")
-    return "\n".join(lines) + "\n"
+                a, b = (int(number) for number in rng.choice(identities, 2, replace=False))
+                i, j = (int(number) for number in rng.choice(samples, 2, replace=False))
+                b = a if is_genuine else b
+                pair = min((a, i, b, j), (b, j, a, i))
+                if pair not in seen:
+                    seen.add(pair)
+                    left -= 1
+                    yield a, i, b, j
 
 
 def _draw_set(folder: Path, cfg: DemoConfig, part: str, identities: int, samples: int) -> None:

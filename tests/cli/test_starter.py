@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_starter import EMBEDDING_SIZE, NUM_CONTEXTS, SIDE, write_run, write_starter
+from tiny_starter import EMBEDDING_SIZE, NUM_CONTEXTS, write_run, write_starter
 
 from facesyn_cli.artifacts import starter as layout
 from facesyn_cli.artifacts.contexts import ContextSet
@@ -241,7 +241,6 @@ def test_the_same_starter_elsewhere_gives_the_same_faces(starter: Path, run_cli,
         ran = run_cli("sample", "--ids", 2, "--per-id", 2, "--device", "cpu", "--out", name, *words)
         assert ran.code == 0, ran.err
     assert digests(Path("a")) == digests(Path("b")) and len(digests(Path("a"))) == 4
-    assert ImageSet.open(Path("a")).entries and SIDE == 16
 
 
 def test_a_starter_is_refused_where_it_is_no_use_or_not_there(starter: Path, assert_refused, run_cli) -> None:
