@@ -7,6 +7,7 @@ did not write:
     x.jpg        in the top folder: an identity of its own, key `x/0`
     one folder that holds everything in sub-folders is left out of the identities
     a.jpg, a.png in one folder: the two keep their suffixes in the key
+    strip.png    the picture of its latest images that `sample` keeps (`artifacts/strip.py`) is no image of the set
     a text list (`CASIA_namelist.txt`)  of each path the last folder is the identity, the name the sample; the
                  images lie in `images/` beside the list, or beside the list itself
 
@@ -23,12 +24,14 @@ import zipfile
 import zlib
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.files import TEMPORARY_PREFIX
 from facesyn_cli.artifacts.name_lists import SUFFIXES, NameList, read_name_list
 from facesyn_cli.artifacts.output import Parent, read_header, require_header
+from facesyn_cli.artifacts.strip import HEAD_BYTES, is_strip
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
@@ -173,6 +176,8 @@ def _scan_folder(path: Path) -> dict[str, int]:
             if stat.S_ISDIR(info.st_mode):
                 scan(Path(item.path), f"{prefix}{item.name}/")
             elif stat.S_ISREG(info.st_mode) and _is_image(item.name):
+                if is_strip(item.name, partial(_head, item.path)):
+                    continue
                 sizes[f"{prefix}{item.name}"] = info.st_size
 
     scan(path, "")
@@ -184,7 +189,8 @@ def _scan_zip(path: Path) -> dict[str, int]:
         with zipfile.ZipFile(path) as archive:
             found = {
                 info.filename: info.file_size for info in archive.infolist()
-                if not info.is_dir() and _is_image(PurePosixPath(info.filename).name)
+                if not info.is_dir() and _is_image(name := PurePosixPath(info.filename).name)
+                and not is_strip(name, partial(_head, info.filename, archive))
             }
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise UserError(f"{path} is not a readable zip file: {error}") from error
@@ -192,6 +198,14 @@ def _scan_zip(path: Path) -> dict[str, int]:
         if size > MAX_FILE_BYTES:
             raise UserError(f"{name} in {path} unpacks to {size} bytes; images of at most {MAX_FILE_BYTES} are read")
     return {name: size for name, size in found.items() if "__MACOSX" not in name.split("/")}
+
+
+def _head(name: str, archive: zipfile.ZipFile | None = None) -> bytes:
+    try:
+        with archive.open(name) if archive else open(name, "rb") as file:
+            return file.read(HEAD_BYTES)
+    except _READ_ERRORS:
+        return b""  # whoever reads the image says so
 
 
 def _scan_list(listed: NameList) -> tuple[Path, dict[str, int]]:

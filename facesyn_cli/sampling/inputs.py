@@ -124,7 +124,7 @@ def _load_decoder(path: Path | None, settings: LdmSettings, ldm_path: Path) -> n
         module = load_autoencoder(path, part="decoder")
     elif path is None:
         module = open_autoencoder(section, part="decoder")
-    elif section["digest"] in latents_of(path):  # another network, trained to decode the same latents
+    elif section.get("digest") in latents_of(path):  # another network, trained to decode the same latents
         module = load_autoencoder(path, part="decoder")
     else:
         module = open_autoencoder({**section, "path": str(path), "digest": None}, part="decoder")

@@ -19,6 +19,7 @@ from facesyn_cli.data.tar_members import BLOCK, tar_header, tar_padding
 from facesyn_cli.sampling.engine import BatchEngine
 from facesyn_cli.sampling.layout import TarShards
 from facesyn_cli.sampling.workers import one_core_each
+from facesyn_cli.sampling.writing import pixels_shown
 
 _AHEAD = 2           # batches computed or queued beyond those at work
 _END = bytes(2 * BLOCK)
@@ -34,6 +35,7 @@ def write_shards(
     num_writers: int,
     num_workers: int,
     shown_before: int = 0,
+    show: Callable[[int, np.ndarray], None] | None = None,
 ) -> int:
     """Compute and write whole shards; return how many images they hold.
 
@@ -47,6 +49,7 @@ def write_shards(
         num_writers: Threads that encode.
         num_workers: Batches computed at once.
         shown_before: Images the progress bar counts as done at the start.
+        show: Gets each image and its number, in the threads that encode; None: nobody looks.
 
     Raises:
         UserError: An image could not be made, or a shard not be written.
@@ -61,7 +64,11 @@ def write_shards(
         def compute(rows: range, batch: range) -> list[Future[bytes]]:
             signals.check()
             pixels_of = engine.start(batch)
-            return [encoders.submit(lambda row: encode(pixels_of(row)), index - batch[0]) for index in rows]
+
+            def encoded(index: int) -> bytes:
+                return encode(pixels_shown(pixels_of, index - batch[0], index, show))
+
+            return [encoders.submit(encoded, index) for index in rows]
 
         tasks = _tasks(shards, layout.num_images, engine.batch_size)
         waiting: deque[Future[list[Future[bytes]]]] = deque()

@@ -28,6 +28,7 @@ def write_batches(
     num_workers: int,
     shown_before: int = 0,
     draw: Callable[[range], Callable[[int], np.ndarray]] | None = None,
+    show: Callable[[int, np.ndarray], None] | None = None,
 ) -> int:
     """Compute batches and write those of their images that are missing; return how many were.
 
@@ -41,6 +42,7 @@ def write_batches(
         num_workers: Batches computed at once.
         shown_before: Images the progress bar counts as done at the start.
         draw: Image numbers -> function from a row to its pixels; None: `engine.start`.
+        show: Gets each image and its number, in the threads that encode; None: nobody looks.
 
     Raises:
         UserError: An image could not be made or written.
@@ -52,7 +54,7 @@ def write_batches(
         pixels_of = (draw or engine.start)(batch)
         for row, index in enumerate(batch):
             if index not in done:
-                writer.put(layout.path(index), partial(pixels_of, row))
+                writer.put(layout.path(index), partial(pixels_shown, pixels_of, row, index, show))
 
     with progress("sample", shown_before + missing, done=shown_before) as bar:
         with (
@@ -64,3 +66,13 @@ def write_batches(
                 bar.advance(shown_before + writer.written - bar.done)
         bar.advance(shown_before + writer.written - bar.done)  # written after the last batch
     return missing
+
+
+def pixels_shown(
+    pixels_of: Callable[[int], np.ndarray], row: int, index: int, show: Callable[[int, np.ndarray], None] | None
+) -> np.ndarray:
+    """Return the pixels of one row of a batch, image number `index`, after they were shown."""
+    pixels_u8 = pixels_of(row)
+    if show is not None:
+        show(index, pixels_u8)
+    return pixels_u8

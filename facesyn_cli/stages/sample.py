@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import math
 import shutil
+from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output
+from facesyn_cli.artifacts.strip import strip_name
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import (
     PluginConfig,
@@ -55,6 +57,7 @@ from facesyn_cli.sampling.layout import ImageFolder, TarShards, unfinished_batch
 from facesyn_cli.sampling.memory import fitting_batch
 from facesyn_cli.sampling.redraw import Redrawing
 from facesyn_cli.sampling.shard_writing import write_shards
+from facesyn_cli.sampling.strip import Strip
 from facesyn_cli.sampling.workers import num_workers, one_core_each
 from facesyn_cli.sampling.writing import write_batches
 from facesyn_cli.training.processes import Processes, check_device, processes
@@ -109,6 +112,7 @@ class SampleConfig(StageConfig):
     shard: str | None = runtime(None, "i/n, i from 1: make part i of n; the run that finds all parts finishes")
     workers: int | None = runtime(None, "batches computed at once on a CPU, a core each; None: all cores", ge=1)
     writers: int = runtime(4, "threads that encode and write images, per process", ge=1)
+    strip_every: int = runtime(30, "seconds between two pictures of the latest images, strip.png; 0: none", ge=0)
 
     @field_validator("batch_size", mode="before")
     @classmethod
@@ -370,20 +374,29 @@ def _sample(setup: _Setup, group: Processes) -> int:
     engine = setup.engine()
     encode = encode_png if cfg.format == "png" else partial(encode_jpeg, quality=cfg.jpeg_quality or 95)
     shown_before = len(done) if cfg.part is None and group.count == 1 else 0
-    if isinstance(layout, TarShards):
-        return write_shards(engine, mine, layout, encode, cfg.writers, setup.workers, shown_before)
     redrawing = setup.redrawing(can_draw=True) if setup.filter else None
-    return write_batches(
-        engine,
-        mine,
-        done,
-        layout,
-        encode=encode,
-        num_writers=cfg.writers,
-        num_workers=setup.workers,
-        shown_before=shown_before,
-        draw=partial(redrawing.draw, engine) if redrawing else None,
-    )
+    with _strip(setup) if group.is_first and cfg.strip_every else nullcontext() as strip:
+        show = strip.show if strip else None
+        if isinstance(layout, TarShards):
+            return write_shards(engine, mine, layout, encode, cfg.writers, setup.workers, shown_before, show)
+        return write_batches(
+            engine,
+            mine,
+            done,
+            layout,
+            encode=encode,
+            num_writers=cfg.writers,
+            num_workers=setup.workers,
+            shown_before=shown_before,
+            draw=partial(redrawing.draw, engine) if redrawing else None,
+            show=show,
+        )
+
+
+def _strip(setup: _Setup) -> Strip:
+    cfg, layout, contexts = setup.cfg, setup.layout, setup.inputs.contexts
+    faces = contexts.faces[: len(layout.identities)]
+    return Strip(layout.folder / strip_name(cfg.part), cfg.per_id, faces, cfg.strip_every)
 
 
 def _finish(setup: _Setup, output: Output) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import finish, spawn
 from fill import fill_state
+from PIL import Image
 from torch import nn
 
 from facesyn_cli.artifacts.contexts import ContextSet
@@ -69,7 +70,7 @@ def sample(run_cli, ldm, contexts, tmp_path):
 def digests(folder: Path) -> dict[str, str]:
     return {
         str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(folder.rglob("*")) if p.suffix in (".png", ".jpg")
+        for p in sorted(folder.glob("*/**/*")) if p.suffix in (".png", ".jpg")
     }
 
 
@@ -316,9 +317,9 @@ def test_cores_do_not_change_a_bit(sample, tmp_path, workers):
 
 def _wait_for_images(folder: Path, count: int) -> None:
     deadline = time.monotonic() + 120
-    while len(list(folder.rglob("*.png"))) < count and time.monotonic() < deadline:
+    while len(list(folder.glob("*/*.png"))) < count and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert len(list(folder.rglob("*.png"))) >= count
+    assert len(list(folder.glob("*/*.png"))) >= count
 
 
 def _damaged(folder: Path, target: Path, **changes) -> Path:
@@ -458,3 +459,21 @@ def test_a_full_disk_is_one_line_and_loses_nothing(sample, tmp_path, monkeypatch
     assert len(digests(tmp_path / "out")) == 5
     assert not list((tmp_path / "out").rglob(".tmp-*"))
     assert sample("--per-id", 3, "--batch-size", 2).json()["made_now"] == 10
+
+
+# the strip
+
+
+def test_a_strip_shows_the_latest_images_and_is_none(sample, tmp_path):
+    assert sample("--per-id", 3).code == 0
+    with Image.open(tmp_path / "out" / "strip.png") as picture:
+        assert picture.size == (3 * 66 - 2, 5 * 66 - 2)
+    assert len(ImageSet.open(tmp_path / "out").entries) == 15
+    assert sample("--per-id", 3, "strip_every=0", out="without").code == 0
+    assert not (tmp_path / "without" / "strip.png").exists()
+    assert digests(tmp_path / "without") == digests(tmp_path / "out")
+    assert header(tmp_path / "without")["digest"] == header(tmp_path / "out")["digest"]
+    for part in ("1/2", "2/2"):
+        assert sample("--per-id", 3, "--batch-size", 4, "--shard", part, out="parts").code == 0
+    assert {path.name for path in (tmp_path / "parts").glob("*.png")} == {"strip-1.png", "strip-2.png"}
+    assert len(ImageSet.open(tmp_path / "parts").entries) == 15

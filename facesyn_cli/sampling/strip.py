@@ -1,0 +1,114 @@
+"""A running strip: one small PNG of the latest images of a run, one row a person, to see how it goes.
+
+Like a log it belongs to a run and not to the set. It is rewritten by the threads that encode images, so that
+no computation waits for it.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from facesyn_cli.artifacts.files import write_bytes
+from facesyn_cli.artifacts.strip import MARK
+from facesyn_cli.console import log
+from facesyn_cli.data.pixels import UnreadableImage, decode_image, fit_square, resize_u8
+from facesyn_cli.errors import UserError
+
+ROWS, COLUMNS = 8, 8
+_SIDE, _GAP = 64, 2  # pixels
+
+
+class Strip:
+    """Keeps the strip of a run; a context manager that writes it a last time.
+
+    Args:
+        path: The PNG.
+        per_id: Images of each identity; image i belongs to identity i // per_id.
+        faces: Face that the context of each identity came from, or None where there is none.
+        every: Least seconds between two times it is written.
+    """
+
+    def __init__(self, path: Path, per_id: int, faces: Sequence[Path | None], every: float) -> None:
+        self._path, self._per_id, self._faces, self._every = path, per_id, faces, every
+        self._latest: OrderedDict[int, OrderedDict[int, NDArray[np.uint8]]] = OrderedDict()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
+        self._due, self._count = time.monotonic(), 0
+
+    def show(self, image: int, pixels_u8: NDArray[np.uint8]) -> None:
+        """Take note of a finished image, from any thread; now and then it writes the strip.
+
+        Args:
+            image: Its number.
+            pixels_u8: (S, S, 3).
+        """
+        row, sample = divmod(image, self._per_id)
+        with self._lock:
+            samples = self._latest.setdefault(row, OrderedDict())
+            samples[sample] = pixels_u8.copy()  # a batch would stay in memory for one image
+            if len(samples) > COLUMNS:
+                samples.popitem(last=False)
+            self._latest.move_to_end(row)
+            if len(self._latest) > ROWS:
+                self._latest.popitem(last=False)
+            self._count += 1
+            is_due = self._count >= COLUMNS and time.monotonic() >= self._due
+            if is_due:
+                self._due = time.monotonic() + self._every
+        if is_due:
+            self._write()
+
+    def __enter__(self) -> Strip:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._count:
+            self._write()
+
+    def _write(self) -> None:
+        with self._lock:
+            latest = {row: sorted(samples.items()) for row, samples in sorted(self._latest.items())}
+        buffer = io.BytesIO()
+        text = PngInfo()
+        text.add_text("Software", MARK)
+        Image.fromarray(self._picture(latest)).save(buffer, "PNG", pnginfo=text)
+        with self._writing:
+            try:
+                write_bytes(self._path, buffer.getvalue(), durable=False)
+            except UserError as problem:  # the images have errors of their own; a picture of them ends no run
+                log.warning(f"the strip of the latest images was not written: {problem}")
+
+    def _picture(self, latest: dict[int, list[tuple[int, NDArray[np.uint8]]]]) -> NDArray[np.uint8]:
+        """Return the strip on white: one row an identity, the face of its context first where any is known."""
+        faces = {row: self._face(row) for row in latest}
+        first = int(any(face is not None for face in faces.values()))
+        step = _SIDE + _GAP
+        columns = first + max(map(len, latest.values()))
+        canvas = np.full((len(latest) * step - _GAP, columns * step - _GAP, 3), 255, dtype=np.uint8)
+        for line, (row, samples) in enumerate(latest.items()):
+            cells = {first + column: pixels_u8 for column, (_, pixels_u8) in enumerate(samples)}
+            if faces[row] is not None:
+                cells[0] = faces[row]
+            for column, pixels_u8 in cells.items():
+                tile = resize_u8(pixels_u8, _SIDE)
+                canvas[line * step : line * step + _SIDE, column * step : column * step + _SIDE] = tile
+        return canvas
+
+    def _face(self, row: int) -> NDArray[np.uint8] | None:
+        path = self._faces[row]
+        try:
+            return None if path is None else fit_square(decode_image(path.read_bytes()))
+        except (OSError, UnreadableImage):
+            return None  # whoever needs it says so
