@@ -27,7 +27,7 @@ DENOISER = {
 SETTINGS = {
     "samples": {"scheduler": {"name": "ddim", "steps": 2}, "guidance": {"name": "cfg", "scale": 1.5}, "size": None},
     "contexts": {"source": {"name": "two-stage", "scheduler": {"name": "ddim", "steps": 2}},
-                 "filters": [{"name": "unique", "r": 1.0}]},
+                 "filters": [{"name": "unique", "r": 1.0}, {"name": "novel", "r": 0.5}]},
 }
 
 

@@ -111,7 +111,7 @@ def run_recipe(
         names = list(configs)
     for number, name in enumerate(names, 1):
         if dry_run:
-            results[name] = _plan(name, configs[name], Work(work))
+            results[name] = _plan(name, configs[name], Work(work), sections[name])
             continue
         log.info(f"[{number}/{len(names)}] {name}")
         outcome = run_stage(name, configs[name], Work(work))
@@ -148,9 +148,9 @@ def _with_tree(
     return {name: configs[name] for name in left}, skipped
 
 
-def _plan(name: str, cfg: Any, work: Any) -> dict[str, Any]:
-    """Plan one stage; inputs that an earlier stage has yet to make are said, not refused."""
+def _plan(name: str, cfg: Any, work: Any, section: dict[str, Any]) -> dict[str, Any]:
+    """Plan one stage; inputs that an earlier stage has yet to make are said, with its settings, not refused."""
     try:
         return stage_module(name).plan(cfg, work)
     except UserError as error:
-        return {"not_yet": str(error)}
+        return {"not_yet": str(error), **({"settings": section} if section else {})}

@@ -37,6 +37,7 @@ from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.judge import Judge
 from facesyn_cli.models.loading import LATENTS_OF, latents_of, load_autoencoder, load_backbone, load_denoiser
+from facesyn_cli.plugins import registry
 from facesyn_cli.report.starter_cards import About, card_of, figures_of, figures_of_samples, overview
 from facesyn_cli.sampling.starter_check import Networks, check_same_faces
 from facesyn_cli.training.metrics_log import read_lines
@@ -259,17 +260,23 @@ def _write_contexts(sources: Sources, folder: Path, embedder: str, count: int | 
 
 
 def _settings_of(folder: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    """Return what a finished stage was run with, whatever the roles of the settings inside."""
+    """Return what a finished stage was run with: no paths, and no filter that needs a file."""
     header = read_header(folder)
     found: dict[str, Any] = {}
-    for group in header.config.values() if header else ():
+    for role in ("identity", "growing", "recorded") if header else ():
         for key in keys:
-            value = group.get(key)
+            value = header.config.get(role, {}).get(key)
+            if isinstance(value, list):
+                value = [item for item in value if not _needs_files("context_filter", item)]
             if isinstance(value, dict):
                 found[key] = {**found.get(key, {}), **value}
             elif value is not None:
                 found[key] = value
     return found
+
+
+def _needs_files(kind: str, section: dict[str, Any]) -> bool:
+    return bool(registry.build(kind, registry.configure(kind, section)).needs)
 
 
 def _write_cards(

@@ -38,7 +38,7 @@ def starter(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): file_digest(p) for p in sorted(folder.rglob("*.png"))}
+    return {p.relative_to(folder).as_posix(): file_digest(p) for p in sorted(folder.glob("*/*.png"))}
 
 
 # packing
@@ -95,6 +95,7 @@ def test_settings_come_from_the_run(made: Path) -> None:
         "scheduler": {"name": "ddim", "steps": 2}, "guidance": {"name": "cfg", "scale": 1.5}
     }
     assert settings["gen-contexts"]["source"]["name"] == "two-stage"
+    assert [item["name"] for item in settings["gen-contexts"]["filters"]] == ["unique"], "novel needs real embeddings"
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path: Path, assert_refused, run_cli) -> None:
