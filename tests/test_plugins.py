@@ -13,6 +13,7 @@ from facesyn_cli.plugins.table import BUILTIN
 NEED_A_FILE = {"onnx", "diffusers"}
 SMALL = {
     "idiff-unet": {"channels": 32, "multipliers": [1, 1], "attention": [False, True], "num_blocks": 1},
+    "residual-mlp": {"in_channels": 3, "grid": 8, "width": 16, "blocks": 2, "modulation": 8},
 }
 
 
@@ -52,14 +53,19 @@ def test_head_learns(name: str) -> None:
     assert_every_parameter_learns(head, torch.nn.functional.cross_entropy(logits, torch.tensor([0, 3, 6, 3])))
 
 
-@pytest.mark.parametrize("name", list(BUILTIN["denoiser"]))
-@pytest.mark.parametrize("conditioning", ["ca", "adagn"])
-def test_denoiser_learns(name: str, conditioning: str) -> None:
-    denoiser = build("denoiser", name, conditioning=conditioning, **SMALL[name]).train()
+@pytest.mark.parametrize(
+    "name, options",
+    [("idiff-unet", {"conditioning": "ca"}), ("idiff-unet", {"conditioning": "adagn"}), ("residual-mlp", {})],
+)
+def test_denoiser_learns(name: str, options: dict[str, str]) -> None:
+    assert set(SMALL) == set(BUILTIN["denoiser"]), "every denoiser is tested"
+    denoiser = build("denoiser", name, **options, **SMALL[name]).train()
     for parameter in denoiser.parameters():  # zero-initialised layers would hide the layers before them
         parameter.data.add_(0.02 * torch.randn_like(parameter))
     x = torch.randn(2, 3, 8, 8)
     out = denoiser(x, torch.tensor([3, 700]), torch.randn(2, 512))
+    if name == "residual-mlp":
+        out = out + denoiser(x, torch.tensor([3, 700]))  # the empty context is learnt
     assert out.shape == x.shape and torch.isfinite(out).all()
     assert_every_parameter_learns(denoiser, (out * torch.randn_like(out)).sum())
 
@@ -68,10 +74,11 @@ def test_denoiser_learns(name: str, conditioning: str) -> None:
 def test_autoencoder_has_the_shapes_it_says(name: str) -> None:
     autoencoder = build("autoencoder", name).eval()
     with torch.no_grad():
-        latents = autoencoder.encode(torch.zeros(1, 3, 32, 32))
+        size = 112 if name == "face-pca" else 32
+        latents = autoencoder.encode(torch.zeros(1, 3, size, size))
         pixels = autoencoder.decode(latents)
-    side = 32 // autoencoder.downscale
-    assert latents.shape == (1, autoencoder.latent_channels, side, side) and pixels.shape == (1, 3, 32, 32)
+    side = size // autoencoder.downscale
+    assert latents.shape == (1, autoencoder.latent_channels, side, side) and pixels.shape == (1, 3, size, size)
 
 
 @pytest.mark.parametrize("name", list(BUILTIN["scheduler"]))

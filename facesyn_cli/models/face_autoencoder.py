@@ -13,6 +13,7 @@ Eq. 1-3); the latent of `encode` is continuous.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -91,26 +92,20 @@ class TrainingPass(NamedTuple):
     penalties: dict[str, Tensor]  # (B,) each, float32: what a loss may add beside the reconstruction
 
 
-class FaceAutoencoder(nn.Module):
-    """Pixels to latents and back, with a pass for training.
+class TrainableAutoencoder(nn.Module):
+    """Pixels to latents and back, with what `train-autoencoder` needs.
 
-    Args:
+    Attributes:
         cfg: Settings.
-        parts: The diffusers autoencoder whose encoder and decoder are taken.
+        latent_channels: c.
+        downscale: Image side over latent side.
 
     Shapes: B batch, S image side, c latent channels, s = S / downscale.
     """
 
-    def __init__(self, cfg: FaceKlConfig, parts: nn.Module) -> None:
-        super().__init__()
-        self.cfg = cfg
-        self.latent_channels = cfg.latent_channels
-        self.downscale = cfg.patch * 2 ** (len(cfg.channels) - 1)
-        if cfg.part != "decoder":
-            self.encoder, self.quant_conv = parts.encoder, parts.quant_conv
-        if cfg.part != "encoder":
-            self.post_quant_conv = parts.post_quant_conv
-            self.decoder = _BlockDecoder(parts.decoder, cfg.patch, cfg.smooth)
+    cfg: PluginConfig
+    latent_channels: int
+    downscale: int
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Return the latents (B, c, s, s) of pixels (B, 3, S, S) in [-1, 1].
@@ -126,9 +121,7 @@ class FaceAutoencoder(nn.Module):
         Raises:
             UserError: Only the encoder was loaded.
         """
-        if self.cfg.part == "encoder":
-            raise UserError(f"{self.cfg.name}: only the encoder was given; decoding latents needs the decoder too")
-        return self.decoder(self.post_quant_conv(latents))
+        raise NotImplementedError
 
     def training_pass(self, pixels: Tensor, noise: Tensor) -> TrainingPass:
         """Return reconstructions and penalties with everything gradients need.
@@ -141,10 +134,51 @@ class FaceAutoencoder(nn.Module):
 
     def last_layer(self) -> nn.Parameter:
         """Return the weight of the last layer of the decoder."""
-        return self.decoder.last_layer()
+        raise NotImplementedError
 
     def latent_side(self) -> list[nn.Parameter]:
         """Return the parameters that decide what a latent means: training the others leaves latents valid."""
+        raise NotImplementedError
+
+    def fit(self, photos: Callable[[], Iterator[Tensor]]) -> None:
+        """Set what has a closed form before the first step; here there is nothing.
+
+        Args:
+            photos: Gives all training photos in batches (B, 3, S, S) in [-1, 1], as often as it is called.
+        """
+
+
+class FaceAutoencoder(TrainableAutoencoder):
+    """The two networks from the parts of diffusers.
+
+    Args:
+        cfg: Settings.
+        parts: The diffusers autoencoder whose encoder and decoder are taken.
+    """
+
+    def __init__(self, cfg: FaceKlConfig, parts: nn.Module) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.latent_channels = cfg.latent_channels
+        self.downscale = cfg.patch * 2 ** (len(cfg.channels) - 1)
+        if cfg.part != "decoder":
+            self.encoder, self.quant_conv = parts.encoder, parts.quant_conv
+        if cfg.part != "encoder":
+            self.post_quant_conv = parts.post_quant_conv
+            self.decoder = _BlockDecoder(parts.decoder, cfg.patch, cfg.smooth)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return pixels, see `TrainableAutoencoder.decode`."""
+        if self.cfg.part == "encoder":
+            raise UserError(f"{self.cfg.name}: only the encoder was given; decoding latents needs the decoder too")
+        return self.decoder(self.post_quant_conv(latents))
+
+    def last_layer(self) -> nn.Parameter:
+        """Return the weight of the last layer of the decoder."""
+        return self.decoder.last_layer()
+
+    def latent_side(self) -> list[nn.Parameter]:
+        """Return the parameters of the encoder."""
         return [*self.encoder.parameters(), *self.quant_conv.parameters()]
 
     def _moments(self, pixels: Tensor) -> Tensor:
@@ -157,7 +191,7 @@ class FaceKl(FaceAutoencoder):
     """The autoencoder whose latent is a normal distribution in training and its mean otherwise."""
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Return the mean of the latents, see `FaceAutoencoder.encode`."""
+        """Return the mean of the latents, see `TrainableAutoencoder.encode`."""
         return self._moments(pixels).chunk(2, dim=1)[0]
 
     def training_pass(self, pixels: Tensor, noise: Tensor) -> TrainingPass:
@@ -182,11 +216,11 @@ class FaceVq(FaceAutoencoder):
             self.quantize = parts.quantize
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Return the latents before they are quantised, see `FaceAutoencoder.encode`."""
+        """Return the latents before they are quantised, see `TrainableAutoencoder.encode`."""
         return self._moments(pixels)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return pixels of the nearest codes, see `FaceAutoencoder.decode`."""
+        """Return pixels of the nearest codes, see `TrainableAutoencoder.decode`."""
         return super().decode(latents if self.cfg.part == "encoder" else self.nearest(latents).to(latents.dtype))
 
     def nearest(self, latents: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from facesyn_cli.plugins.settings import PluginConfig
 TENSORS = "model.safetensors"
 LATENTS_OF = "latents_of"  # in config.json of an autoencoder: digests of others whose latents it decodes too
 HALVES = ("first_stage_encoder_state_dict.pt", "first_stage_decoder_state_dict.pt")
-_FROM_TENSORS = ("vq-f4", "kl-f4", "kl-f8", "face-kl", "face-vq")  # autoencoders whose weights lie in a file
+_FROM_TENSORS = ("vq-f4", "kl-f4", "kl-f8", "face-kl", "face-vq", "face-pca")  # their weights lie in a file
 _KIND_NAMES = {"backbone": "a face recogniser", "denoiser": "a denoiser", "autoencoder": "an autoencoder"}
 
 

@@ -44,7 +44,7 @@ BUILTIN["head"] = {
     **{f"elasticface-{kind}": f"{_MODELS}.heads.elasticface" for kind in ("arc", "arc-plus", "cos", "cos-plus")},
     "combined-margin": f"{_MODELS}.heads.combined_margin",
 }
-BUILTIN["denoiser"] = {"idiff-unet": f"{_MODELS}.idiff_unet"}
+BUILTIN["denoiser"] = {"idiff-unet": f"{_MODELS}.idiff_unet", "residual-mlp": f"{_MODELS}.residual_mlp"}
 BUILTIN["autoencoder"] = {
     "vq-f4": f"{_MODELS}.vq_f4",
     "kl-f4": f"{_MODELS}.kl",
@@ -53,6 +53,7 @@ BUILTIN["autoencoder"] = {
     "pixels": f"{_MODELS}.pixel_autoencoder",
     "face-kl": f"{_MODELS}.face_autoencoder",
     "face-vq": f"{_MODELS}.face_autoencoder",
+    "face-pca": f"{_MODELS}.face_pca",
 }
 BUILTIN["scheduler"] = {
     **{

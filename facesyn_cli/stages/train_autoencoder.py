@@ -36,9 +36,15 @@ from facesyn_cli.config.fields import (
 from facesyn_cli.console import progress
 from facesyn_cli.data.latent_cache import LatentCache
 from facesyn_cli.errors import Stopped, UserError
-from facesyn_cli.models.face_autoencoder import FaceAutoencoder
+from facesyn_cli.models.face_autoencoder import TrainableAutoencoder
 from facesyn_cli.models.loading import LATENTS_OF, latents_of
-from facesyn_cli.training.autoencoder_batches import AutoencoderBatchPlan, DecodedFaces, num_bytes, open_faces
+from facesyn_cli.training.autoencoder_batches import (
+    AutoencoderBatchPlan,
+    DecodedFaces,
+    num_bytes,
+    open_faces,
+    photos_of,
+)
 from facesyn_cli.training.autoencoder_inputs import build_autoencoder, load_features, open_teacher
 from facesyn_cli.training.autoencoder_loss import AutoencoderLoss, LossWeights
 from facesyn_cli.training.autoencoder_state import AutoencoderState, StepSettings, build_adversary, take_step
@@ -112,7 +118,7 @@ class TrainAutoencoderConfig(StageConfig):
 class _Inputs:
     folder: Path
     joined: JoinedFaces
-    autoencoder: FaceAutoencoder
+    autoencoder: TrainableAutoencoder
     teacher: nn.Module | None
     features: FeatureDistance | None
     judge: FeatureDistance | None
@@ -179,6 +185,8 @@ def _train(cfg: TrainAutoencoderConfig, inputs: _Inputs, processes: Processes, o
     if latents is not None:
         fill_cache(latents, encoder(inputs.teacher, device), cfg.workers, processes)
     images = open_faces(inputs.joined.faces, inputs.rows(), cfg.memory_gib, cfg.workers)
+    if state.step == 0 and cfg.initial is None:
+        state.fit(photos_of(images, inputs.joined.train_rows, device))
     batch_plan = AutoencoderBatchPlan(
         cfg.seed, cfg.batch_size, local_share(cfg.batch_size, processes.index, processes.count),
         inputs.joined.train_rows, cfg.flip, inputs.latent_shape,
@@ -281,7 +289,7 @@ def _check_settings(cfg: TrainAutoencoderConfig) -> None:
         raise UserError("l1_weight and mse_weight are both 0 and there are no features: nothing says what to learn")
 
 
-def _trained(cfg: TrainAutoencoderConfig, autoencoder: FaceAutoencoder) -> list[nn.Parameter]:
+def _trained(cfg: TrainAutoencoderConfig, autoencoder: TrainableAutoencoder) -> list[nn.Parameter]:
     frozen = {id(p) for p in autoencoder.latent_side()} if cfg.freeze_encoder else set()
     return [p for p in autoencoder.parameters() if id(p) not in frozen]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -101,6 +101,19 @@ def open_faces(faces: FaceImages, rows: Sequence[int], memory_gib: float, worker
     log.info(f"images are decoded at every step: in memory they would take {size / 2**30:.1f} GiB, more than "
              f"memory_gib={memory_gib:g}")
     return StoredFaces(faces, workers)
+
+
+def photos_of(
+    images: DecodedFaces | StoredFaces, rows: Sequence[int], device: torch.device
+) -> Callable[[], Iterator[Tensor]]:
+    """Return what gives the photos of some rows, in order, in batches (B, 3, S, S) in [-1, 1] on a device."""
+
+    def photos() -> Iterator[Tensor]:
+        choices = [[rows[place] for place in batch] for batch in fixed_batches(len(rows), _DECODE_BATCH)]
+        for pixels_u8 in images.stream(choices):
+            yield to_pixels(pixels_u8.to(device))
+
+    return photos
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from torch import nn
 
 from facesyn_cli.artifacts.output import Parent
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.face_autoencoder import FaceAutoencoder, FaceVq
+from facesyn_cli.models.face_autoencoder import FaceVq, TrainableAutoencoder
+from facesyn_cli.models.face_pca import FacePca
 from facesyn_cli.models.loading import load_autoencoder, load_backbone
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
@@ -42,8 +43,8 @@ def build_autoencoder(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             autoencoder = registry.build("autoencoder", cfg)
-    if not isinstance(autoencoder, FaceAutoencoder):
-        raise UserError(f"autoencoder {cfg.name} cannot be trained here; face-kl and face-vq can")
+    if not isinstance(autoencoder, TrainableAutoencoder):
+        raise UserError(f"autoencoder {cfg.name} cannot be trained here; face-kl, face-vq and face-pca can")
     if teacher is not None:
         _check_student(autoencoder, teacher)
     return autoencoder
@@ -68,8 +69,8 @@ def open_teacher(path: str, image_size: int, parents: dict[str, Parent]) -> nn.M
 
 def _check_student(autoencoder: nn.Module, teacher: nn.Module) -> None:
     name = autoencoder.cfg.name
-    if isinstance(autoencoder, FaceVq):
-        raise UserError(f"autoencoder {name} decodes codes of its own; a decoder for a teacher's latents is face-kl's")
+    if isinstance(autoencoder, (FacePca, FaceVq)):
+        raise UserError(f"autoencoder {name} decodes only latents of its own; face-kl can be a teacher's decoder")
     if autoencoder.latent_channels != teacher.latent_channels:
         raise UserError(f"the teacher's latents have {teacher.latent_channels} channels, the decoder is for "
                         f"{autoencoder.latent_channels}; set autoencoder.latent_channels={teacher.latent_channels}")

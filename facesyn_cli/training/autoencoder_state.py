@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,6 +87,11 @@ class AutoencoderState:
     def trained(self) -> list[nn.Parameter]:
         """Return the parameters of the autoencoder that are trained."""
         return [p for group in self.optimiser.param_groups for p in group["params"]]
+
+    def fit(self, photos: Callable[[], Iterator[Tensor]]) -> None:
+        """Set what the autoencoder takes from the photos before the first step; photos as in its `fit`."""
+        self.autoencoder.fit(photos)
+        self.ema.load_state_dict(self.autoencoder.state_dict())
 
     def save(self, folder: Path, keep: int) -> None:
         """Write a checkpoint; `window` must be that of all processes together."""

@@ -19,6 +19,7 @@ from facesyn_cli.models.convert.recognised import Recognised, indices
 
 ENCODER = ("encoder.", "quant_conv.")
 DECODER = ("decoder.", "quantize.", "post_quant_conv.")
+SHARED = ("transform.",)  # of face-pca: both halves need it
 _KL_CHANNELS = (6, 8)  # behind the encoders of kl-f4 and kl-f8: mean and log variance of 3 or 4
 _FIRST_STAGE = "first_stage_model."
 _REST_OF_LDM = ("model.", "model_ema.", "cond_stage_model.")  # and buffers, whose names have no dot
@@ -37,7 +38,7 @@ def bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def half(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     """Return the tensors of one part: encoder, decoder or both."""
-    prefixes = {"encoder": ENCODER, "decoder": DECODER, "both": ENCODER + DECODER}[part]
+    prefixes = SHARED + {"encoder": ENCODER, "decoder": DECODER, "both": ENCODER + DECODER}[part]
     return {key: value for key, value in tensors.items() if key.startswith(prefixes)}
 
 

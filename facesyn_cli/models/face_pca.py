@@ -1,0 +1,288 @@
+"""The autoencoder `face-pca`: a whole face as principal components, and a network that puts back what they lose.
+
+Faces aligned to one template share so much that a few hundred numbers describe one (Turk and Pentland 1991,
+"Eigenfaces for Recognition", J. Cognitive Neuroscience 3(1)). The encoder is linear and has a closed form: principal
+components of blocks of pixels, then principal components of all block components of the face. It is fitted in one
+pass over the photos, in seconds, needs no gradient, and an LDM on it works on a vector, not on a grid. The decoder is
+the transposed transform followed by a convolutional network, trained by `train-autoencoder`, that turns the smooth
+reconstruction into a photo.
+
+The variance of component i is not made 1 but v_i^(1 - whitening), times a constant that makes their mean 1: with
+whitening 1 diffusion would spend as much on the last wrinkle as on the shape of the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from facesyn_cli.config.fields import identity
+from facesyn_cli.errors import UserError
+from facesyn_cli.models.face_autoencoder import TrainableAutoencoder, TrainingPass
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+_GROUPS = 8
+_DEPTH = 2  # levels of the refining network
+
+
+class FacePcaConfig(PluginConfig):
+    """Settings of `face-pca`; the defaults turn 112 x 112 pixels into 320 numbers."""
+
+    image_size: int = identity(112, "side of the images in pixels", ge=8)
+    patch: int = identity(16, "side of the blocks of the first transform; must divide image_size", ge=1)
+    patch_components: int = identity(32, "numbers that are kept of a block", ge=1)
+    latent_channels: int = identity(320, "numbers that are kept of a face", ge=1)
+    whitening: float = identity(0.5, "0: components keep their variances; 1: all get the same", ge=0, le=1)
+    refine_patch: int = identity(4, "the refining network sees blocks of so many pixels as channels", ge=1)
+    refine_channels: int = identity(64, "its width; twice as many at half the resolution", ge=_GROUPS,
+                                    multiple_of=_GROUPS)
+    refine_blocks: int = identity(2, "its residual units at each of three places", ge=1)
+    smooth: int = identity(16, "width of its convolutions over the whole image; 0: none", ge=0)
+    latent_noise: float = identity(
+        0.0, "training decodes latents with so much normal noise on them, so that made-up latents decode well too", ge=0
+    )
+    part: Literal["both", "encoder", "decoder"] = identity("both", "which half to build")
+
+    @model_validator(mode="after")
+    def _agree(self) -> FacePcaConfig:
+        if self.image_size % self.patch or self.image_size % (_DEPTH * self.refine_patch):
+            raise ValueError(f"image_size {self.image_size} must be divisible by patch {self.patch} and by "
+                             f"{_DEPTH} * refine_patch {self.refine_patch}")
+        if self.patch_components > 3 * self.patch**2:
+            raise ValueError(f"patch_components {self.patch_components} is more than a block has, {3 * self.patch**2}")
+        if self.latent_channels > self.num_coefficients:
+            raise ValueError(f"latent_channels {self.latent_channels} is more than the blocks of a face keep, "
+                             f"{self.num_coefficients}")
+        return self
+
+    @property
+    def num_coefficients(self) -> int:
+        """Numbers that all blocks of a face keep together."""
+        return (self.image_size // self.patch) ** 2 * self.patch_components
+
+
+@register(
+    "autoencoder", "face-pca",
+    Card("Aligned faces as principal components, with a decoder that refines; trained by train-autoencoder",
+         "Turk and Pentland 1991, Eigenfaces for Recognition", "RGB in [-1, 1], side exactly image_size"),
+)
+def build_face_pca(cfg: FacePcaConfig) -> nn.Module:
+    """Build it with a transform that is not fitted yet: an orthonormal one of no meaning."""
+    return FacePca(cfg)
+
+
+class FacePca(TrainableAutoencoder):
+    """Faces to vectors and back.
+
+    Args:
+        cfg: Settings.
+
+    Shapes: B batch, S image side, c latent channels; latents are (B, c, 1, 1). N blocks of P = 3 * patch^2 values,
+    of which K are kept.
+    """
+
+    def __init__(self, cfg: FacePcaConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.latent_channels = cfg.latent_channels
+        self.downscale = cfg.image_size
+        self.transform = _Transform(cfg)
+        if cfg.part != "encoder":
+            self.decoder = _Refiner(cfg)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Return the latents (B, c, 1, 1) of pixels (B, 3, S, S) in [-1, 1].
+
+        Raises:
+            UserError: Only the decoder was loaded.
+            ValueError: The side is not `image_size`.
+        """
+        if self.cfg.part == "decoder":
+            raise UserError("face-pca: only the decoder was given; encoding images needs the encoder too")
+        if pixels.shape[-2:] != (self.cfg.image_size, self.cfg.image_size):
+            raise ValueError(f"face-pca takes images of side {self.cfg.image_size}, got {tuple(pixels.shape[-2:])}")
+        return self.transform.forwards(pixels)[:, :, None, None]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return pixels (B, 3, S, S), about [-1, 1] and not clamped, of latents (B, c, 1, 1).
+
+        Raises:
+            UserError: Only the encoder was loaded.
+        """
+        if self.cfg.part == "encoder":
+            raise UserError("face-pca: only the encoder was given; decoding latents needs the decoder too")
+        return self.decoder(self.decode_linear(latents))
+
+    def decode_linear(self, latents: Tensor) -> Tensor:
+        """Return what the components alone say, (B, 3, S, S): smooth, and all that the refining network sees."""
+        return self.transform.backwards(latents[:, :, 0, 0])
+
+    def training_pass(self, pixels: Tensor, noise: Tensor) -> TrainingPass:
+        """Decode the latents, with `latent_noise` times the noise (B, c, 1, 1) on them; there is no penalty."""
+        with torch.no_grad():
+            latents = self.encode(pixels) + self.cfg.latent_noise * noise
+        return TrainingPass(self.decode(latents), {})
+
+    def last_layer(self) -> nn.Parameter:
+        """Return the weight of the last layer of the decoder."""
+        return self.decoder.last_layer()
+
+    def latent_side(self) -> list[nn.Parameter]:
+        """Return nothing: the encoder is fitted, not trained."""
+        return []
+
+    def fit(self, photos: Callable[[], Iterator[Tensor]]) -> None:
+        """Fit the transform to photos and their mirror images; the same photos in the same batches, the same numbers.
+
+        Args:
+            photos: Gives batches (B, 3, S, S) in [-1, 1]; is gone through twice.
+
+        Raises:
+            UserError: There are fewer photos than components.
+        """
+        self.transform.fit(photos)
+
+
+class _Transform(nn.Module):
+    """Pixels to the components of a face and back; before it is fitted an orthonormal transform of no meaning.
+
+    Shapes: N blocks of P = 3 * patch^2 values, of which K are kept; c components of the face.
+    """
+
+    def __init__(self, cfg: FacePcaConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        size, kept = 3 * cfg.patch**2, cfg.num_coefficients
+        self.register_buffer("patch_mean", torch.zeros(size))
+        self.register_buffer("patch_basis", torch.eye(size, cfg.patch_components))  # (P, K)
+        self.register_buffer("mean", torch.zeros(kept))
+        self.register_buffer("basis", torch.eye(kept, cfg.latent_channels))         # (N K, c)
+        self.register_buffer("scale", torch.ones(cfg.latent_channels))
+
+    def forwards(self, pixels: Tensor) -> Tensor:
+        """Return the components (B, c) of pixels (B, 3, S, S)."""
+        return (self._coefficients(pixels) - self.mean) @ self.basis / self.scale
+
+    def backwards(self, components: Tensor) -> Tensor:
+        """Return pixels (B, 3, S, S) of components (B, c)."""
+        coefficients = (components * self.scale) @ self.basis.T + self.mean
+        blocks = coefficients.unflatten(1, (-1, self.cfg.patch_components)) @ self.patch_basis.T + self.patch_mean
+        return _from_blocks(blocks, self.cfg.patch)
+
+    @torch.no_grad()
+    def fit(self, photos: Callable[[], Iterator[Tensor]]) -> None:
+        """See `FacePca.fit`."""
+        moments = _Moments(len(self.patch_mean))
+        for pixels in photos():
+            moments.add(_to_blocks(pixels, self.cfg.patch).flatten(0, 1))
+        self.patch_mean.copy_(moments.mean())
+        self.patch_basis.copy_(moments.components(self.cfg.patch_components)[0])
+        moments = _Moments(len(self.mean))
+        for pixels in photos():
+            for seen in (pixels, pixels.flip(-1)):
+                moments.add(self._coefficients(seen))
+        if moments.count < 2 * self.cfg.latent_channels:
+            raise UserError(f"face-pca: {moments.count // 2} photos are too few for "
+                            f"latent_channels={self.cfg.latent_channels}; give more photos or fewer channels")
+        self.mean.copy_(moments.mean())
+        basis, variances = moments.components(self.cfg.latent_channels)
+        self.basis.copy_(basis)
+        variances = variances.clamp(min=1e-12)
+        wanted = variances ** (1.0 - self.cfg.whitening)
+        self.scale.copy_((variances / (wanted / wanted.mean())).sqrt())
+
+    def _coefficients(self, pixels: Tensor) -> Tensor:
+        """Return what the blocks keep, (B, N K)."""
+        return ((_to_blocks(pixels, self.cfg.patch) - self.patch_mean) @ self.patch_basis).flatten(1)
+
+
+class _Moments:
+    """Mean and covariance of vectors that come in batches, summed in float64."""
+
+    def __init__(self, size: int) -> None:
+        self.count = 0
+        self._sum = torch.zeros(size, dtype=torch.float64)
+        self._products = torch.zeros(size, size, dtype=torch.float64)
+
+    def add(self, vectors: Tensor) -> None:
+        self.count += len(vectors)
+        self._sum += vectors.sum(0, dtype=torch.float64).cpu()
+        self._products += (vectors.T @ vectors).double().cpu()
+
+    def mean(self) -> Tensor:
+        return self._sum / self.count
+
+    def components(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return the first components as columns, the largest entry of each positive, and their variances."""
+        mean = self.mean()
+        covariance = self._products / self.count - torch.outer(mean, mean)
+        variances, vectors = torch.linalg.eigh(covariance)
+        vectors, variances = vectors.flip(1)[:, :number], variances.flip(0)[:number]
+        largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+        return vectors * largest.sign(), variances
+
+
+def _to_blocks(pixels: Tensor, patch: int) -> Tensor:
+    """Return (B, N, 3 * patch^2): the blocks of (B, 3, S, S), row by row."""
+    return F.pixel_unshuffle(pixels, patch).flatten(2).transpose(1, 2)
+
+
+def _from_blocks(blocks: Tensor, patch: int) -> Tensor:
+    """Undo `_to_blocks`."""
+    side = round(blocks.shape[1] ** 0.5)
+    return F.pixel_shuffle(blocks.transpose(1, 2).unflatten(2, (side, side)), patch)
+
+
+class _Refiner(nn.Module):
+    """Add detail to smooth faces: a small UNet on blocks of pixels; begins as the identity."""
+
+    def __init__(self, cfg: FacePcaConfig) -> None:
+        super().__init__()
+        width, values = cfg.refine_channels, 3 * cfg.refine_patch**2
+        self.patch = cfg.refine_patch
+        self.enter = nn.Conv2d(values, width, 3, padding=1)
+        self.before = nn.Sequential(*(_Unit(width) for _ in range(cfg.refine_blocks)))
+        self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.inner = nn.Sequential(*(_Unit(2 * width) for _ in range(cfg.refine_blocks)))
+        self.up = nn.Conv2d(2 * width, 4 * width, 1)
+        self.after = nn.Sequential(*(_Unit(width) for _ in range(cfg.refine_blocks)))
+        self.leave = _zeroed(nn.Conv2d(width, values, 3, padding=1))
+        self.smooth = None
+        if cfg.smooth:
+            last = _zeroed(nn.Conv2d(cfg.smooth, 3, 3, padding=1))
+            self.smooth = nn.Sequential(nn.Conv2d(3, cfg.smooth, 3, padding=1), nn.SiLU(), last)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        h = self.before(self.enter(F.pixel_unshuffle(pixels, self.patch)))
+        h = h + F.pixel_shuffle(self.up(self.inner(self.down(h))), 2)
+        pixels = pixels + F.pixel_shuffle(self.leave(self.after(h)), self.patch)
+        return pixels if self.smooth is None else pixels + self.smooth(pixels)
+
+    def last_layer(self) -> nn.Parameter:
+        return self.leave.weight if self.smooth is None else self.smooth[-1].weight
+
+
+class _Unit(nn.Module):
+    """Residual unit of two convolutions, each after GroupNorm and SiLU (He et al. 2016, arXiv:1603.05027)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.GroupNorm(_GROUPS, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(_GROUPS, width), nn.SiLU(), _zeroed(nn.Conv2d(width, width, 3, padding=1)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,133 @@
+"""The denoiser `residual-mlp`: latents that are one vector, such as those of `face-pca`.
+
+A chain of residual multilayer perceptrons, each modulated by timestep and context (adaptive LayerNorm that begins as
+the identity: Peebles and Xie 2023, arXiv:2212.09748, section 3.2), as used for single tokens by Li et al. 2024,
+"Autoregressive Image Generation without Vector Quantization", arXiv:2406.11838, section 4.2. The modulation goes
+through a narrow layer, which saves most of its parameters. Every weight is used once per image, so an evaluation
+costs millions of operations where a UNet on a grid costs thousands of millions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facesyn_cli.config.fields import identity
+from facesyn_cli.models.idiff_blocks import TimeEmbedding
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+_TIME_CHANNELS = 128
+
+
+class ResidualMlpConfig(PluginConfig):
+    """Settings of `residual-mlp`."""
+
+    in_channels: int = identity(320, "channels of the latent", ge=1)
+    grid: int = identity(1, "side of the latent's grid; all of it is one vector to the network", ge=1)
+    width: int = identity(512, "width of the residual stream", ge=8)
+    blocks: int = identity(6, "residual blocks", ge=1)
+    expansion: float = identity(2.0, "hidden width of a block over the stream's", gt=0)
+    modulation: int = identity(128, "width of the layer that timestep and context share for modulation", ge=1)
+    dropout: float = identity(0.0, "dropout in the hidden layer of every block, in training", ge=0, lt=1)
+    context_size: int = identity(512, "size of the face embedding", ge=1)
+
+
+@register(
+    "denoiser", "residual-mlp",
+    Card(about="Residual MLP for latents that are one vector; the defaults have 8.2 M parameters",
+         paper="Li et al. 2024, arXiv:2406.11838, section 4.2; Peebles and Xie 2023, arXiv:2212.09748",
+         input="latents (in_channels, grid, grid), timesteps 0..999, face embedding of unit length"),
+)
+def build_residual_mlp(cfg: ResidualMlpConfig) -> nn.Module:
+    """Build the network with random weights."""
+    return ResidualMlp(cfg)
+
+
+class ResidualMlp(nn.Module):
+    """Predict noise, velocity or latent from a noisy latent, its timestep and a face embedding.
+
+    Args:
+        cfg: Settings.
+
+    Shapes: B batch, C latent channels, H = W = grid, E context size.
+    """
+
+    is_conditional = True
+
+    def __init__(self, cfg: ResidualMlpConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.in_channels = cfg.in_channels
+        size, width = cfg.in_channels * cfg.grid**2, cfg.width
+        self.enter = nn.Linear(size, width)
+        self.time_emb = TimeEmbedding(_TIME_CHANNELS, width)
+        self.context_emb = nn.Linear(cfg.context_size, width)
+        self.empty_context = nn.Parameter(torch.zeros(cfg.context_size))
+        self.condition = nn.Linear(width, cfg.modulation)
+        self.blocks = nn.ModuleList(_Block(cfg) for _ in range(cfg.blocks))
+        self.modulate = _zeroed(nn.Linear(cfg.modulation, 2 * width))
+        self.leave = _zeroed(nn.Linear(width, size))
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: Tensor | None = None,
+        drop_context: Tensor | None = None,
+        component_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Return the prediction, (B, C, H, W).
+
+        Args:
+            x: (B, C, H, W) noisy latents.
+            t: (B,) timesteps, unscaled.
+            context: (B, E) face embeddings of unit length; None for the empty context, which is learnt.
+            drop_context: (B,) bool; True replaces this sample's context by the empty one.
+            component_mask: None; this network has no component dropout.
+
+        Raises:
+            ValueError: The latents do not fit the network, or there is a component mask.
+        """
+        if x.shape[1:] != (self.cfg.in_channels, self.cfg.grid, self.cfg.grid):
+            raise ValueError(f"expected latents (B, {self.cfg.in_channels}, {self.cfg.grid}, {self.cfg.grid}), "
+                             f"got {tuple(x.shape)}")
+        if component_mask is not None:
+            raise ValueError("residual-mlp has no component dropout, so it takes no component_mask")
+        empty = self.empty_context.expand(len(x), -1)
+        seen = empty if context is None else context * context.shape[1] ** 0.5  # components of about 1
+        if context is not None and drop_context is not None:
+            seen = torch.where(drop_context[:, None], empty.to(seen.dtype), seen)
+        from_context = self.context_emb(seen.to(self.context_emb.weight.dtype))
+        condition = F.silu(self.condition(F.silu(self.time_emb(t) + from_context)))
+        h = self.enter(x.flatten(1)) + from_context
+        for block in self.blocks:
+            h = block(h, condition)
+        shift, scale = self.modulate(condition).chunk(2, dim=1)
+        return self.leave(_normed(h) * (1 + scale) + shift).view(x.shape)
+
+
+class _Block(nn.Module):
+    def __init__(self, cfg: ResidualMlpConfig) -> None:
+        super().__init__()
+        hidden = round(cfg.expansion * cfg.width)
+        self.modulate = _zeroed(nn.Linear(cfg.modulation, 3 * cfg.width))
+        self.up = nn.Linear(cfg.width, hidden)
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.down = nn.Linear(hidden, cfg.width)
+
+    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+        shift, scale, gate = self.modulate(condition).chunk(3, dim=1)
+        hidden = F.silu(self.up(_normed(h) * (1 + scale) + shift))
+        return h + gate * self.down(self.dropout(hidden))
+
+
+def _normed(h: Tensor) -> Tensor:
+    return F.layer_norm(h, h.shape[-1:])
+
+
+def _zeroed(layer: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
