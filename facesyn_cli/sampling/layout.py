@@ -9,6 +9,7 @@ format `webdataset` has it. A shard appears whole, by rename; then a note beside
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,10 +117,24 @@ class TarShards:
         return {"first": self.member(shard[0]), "last": self.member(shard[-1]), "images": len(shard)}
 
 
-def unfinished_shards(layout: TarShards, part: tuple[int, int] | None = None) -> list[range]:
-    """Return the shards that have to be made; `part` as in `unfinished_batches`."""
+def unfinished_shards(
+    layout: TarShards, part: tuple[int, int] | None = None, is_known: Callable[[range], bool] | None = None
+) -> list[range]:
+    """Return the shards that have to be made.
+
+    Args:
+        layout: Where they lie.
+        part: As in `unfinished_batches`.
+        is_known: Tells whether everything that is kept besides the images of a shard is there; None: nothing is kept.
+    """
     index, count = part or (1, 1)
-    return [shard for shard in share(layout.shards, index - 1, count) if not layout.is_finished(shard)]
+    shards = neighbouring_share(layout.shards, index - 1, count)
+    return [shard for shard in shards if not layout.is_finished(shard) or (is_known and not is_known(shard))]
+
+
+def neighbouring_share(items: Sequence[range], index: int, count: int) -> list[range]:
+    """Return the share of process `index` (0-based) as neighbours: batches that lie in two shards are few then."""
+    return list(items[index * len(items) // count : (index + 1) * len(items) // count])
 
 
 def unfinished_batches(

@@ -55,6 +55,9 @@ class Redrawing:
         per_id: Images of each identity.
         batch_size: Images the network sees at once.
         folder: Of the set.
+
+    Attributes:
+        blocks: Numbers of the images of each block, all of whole identities.
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class Redrawing:
     ) -> None:
         self._filter, self._embed, self._vectors, self._per_id = sample_filter, embed, vectors, per_id
         self._folder = folder / _FOLDER
-        self._blocks = blocks(len(vectors), per_id, batch_size)
+        self.blocks = blocks(len(vectors), per_id, batch_size)
 
     def unfinished(self, done: set[int], part: tuple[int, int] | None = None) -> list[range]:
         """Return the blocks of image numbers that are not written or not judged.
@@ -78,12 +81,17 @@ class Redrawing:
             part: (i, n), i from 1: only the blocks of part i of n.
         """
         index, count = part or (1, 1)
-        mine = share(self._blocks, index - 1, count)
+        mine = share(self.blocks, index - 1, count)
         known = self._known()
         return [
             block for block in mine
             if not done.issuperset(block) or not known.keys() >= set(range(*self._rows(block)))
         ]
+
+    def knows(self) -> Callable[[range], bool]:
+        """Return a function that tells whether all identities of some images were judged, as of now."""
+        known = self._known().keys()
+        return lambda images: known >= set(range(images[0] // self._per_id, images[-1] // self._per_id + 1))
 
     def draw(self, engine: BatchEngine, block: range) -> Callable[[int], NDArray[np.uint8]]:
         """Draw a block and note what came of it; return its images by row."""

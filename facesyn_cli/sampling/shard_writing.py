@@ -1,11 +1,12 @@
 """The loop of a sampling run into tar shards: batches out of the engine, images in order into one file after another.
 
-Batches are those of the whole set, so that the images are the ones a folder would get. A batch that lies in two
-shards is computed for each of them.
+Batches (or the blocks of a filter) are those of the whole set, so that the images are the ones a folder would get.
+One that lies in two shards is computed once where they are made one after the other, else for each of them.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ import numpy as np
 from facesyn_cli import signals
 from facesyn_cli.artifacts.files import write_atomically
 from facesyn_cli.console import progress
+from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.data.tar_members import BLOCK, tar_header, tar_padding
 from facesyn_cli.sampling.engine import BatchEngine
 from facesyn_cli.sampling.layout import TarShards
@@ -35,6 +37,8 @@ def write_shards(
     num_writers: int,
     num_workers: int,
     shown_before: int = 0,
+    blocks: list[range] | None = None,
+    draw: Callable[[range], Callable[[int], np.ndarray]] | None = None,
     show: Callable[[int, np.ndarray], None] | None = None,
 ) -> int:
     """Compute and write whole shards; return how many images they hold.
@@ -43,12 +47,14 @@ def write_shards(
 
     Args:
         engine: Computes the batches.
-        shards: Image numbers of each shard to make.
+        shards: Image numbers of each shard to make, rising.
         layout: Where they go.
         encode: (H, W, 3) uint8 -> bytes of the file.
         num_writers: Threads that encode.
         num_workers: Batches computed at once.
         shown_before: Images the progress bar counts as done at the start.
+        blocks: All blocks of the set, where `draw` is given; None: batches of the engine's size.
+        draw: Image numbers of a block -> function from a row to its pixels; None: `engine.start`.
         show: Gets each image and its number, in the threads that encode; None: nobody looks.
 
     Raises:
@@ -63,14 +69,14 @@ def write_shards(
 
         def compute(rows: range, batch: range) -> list[Future[bytes]]:
             signals.check()
-            pixels_of = engine.start(batch)
+            pixels_of = (draw or engine.start)(batch)
 
             def encoded(index: int) -> bytes:
                 return encode(pixels_shown(pixels_of, index - batch[0], index, show))
 
             return [encoders.submit(encoded, index) for index in rows]
 
-        tasks = _tasks(shards, layout.num_images, engine.batch_size)
+        tasks = _tasks(shards, blocks or fixed_batches(layout.num_images, engine.batch_size))
         waiting: deque[Future[list[Future[bytes]]]] = deque()
 
         def images() -> Encoded:
@@ -87,12 +93,23 @@ def write_shards(
     return count
 
 
-def _tasks(shards: list[range], num_images: int, batch_size: int) -> Iterator[tuple[range, range]]:
+def _tasks(shards: list[range], batches: list[range]) -> Iterator[tuple[range, range]]:
     """Yield (images that are wanted, batch they belong to) in order."""
+    starts = [batch.start for batch in batches]
+    for run in _runs(shards):
+        for batch in batches[bisect_right(starts, run.start) - 1 : bisect_left(starts, run.stop)]:
+            yield range(max(batch.start, run.start), min(batch.stop, run.stop)), batch
+
+
+def _runs(shards: list[range]) -> list[range]:
+    """Join shards that follow each other."""
+    runs: list[range] = []
     for shard in shards:
-        for start in range(shard[0] // batch_size * batch_size, shard[-1] + 1, batch_size):
-            batch = range(start, min(start + batch_size, num_images))
-            yield range(max(start, shard[0]), min(batch[-1], shard[-1]) + 1), batch
+        if runs and runs[-1].stop == shard.start:
+            runs[-1] = range(runs[-1].start, shard.stop)
+        else:
+            runs.append(shard)
+    return runs
 
 
 def _results(computed: Future[list[Future[bytes]]]) -> Encoded:

@@ -23,7 +23,8 @@ from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output
-from facesyn_cli.artifacts.strip import strip_name
+from facesyn_cli.artifacts.record_set_images import open_images
+from facesyn_cli.artifacts.strip import SHEET, strip_name
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import (
     PluginConfig,
@@ -35,6 +36,7 @@ from facesyn_cli.config.fields import (
     runtime,
     source,
 )
+from facesyn_cli.console import log
 from facesyn_cli.data.decoded_latents import LatentDecoder
 from facesyn_cli.data.pixels import encode_jpeg, encode_png
 from facesyn_cli.data.sharding import share
@@ -46,6 +48,7 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.judge import Judge
 from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.plugins import registry
+from facesyn_cli.report.contact_sheet import write_contact_sheet
 from facesyn_cli.sampling.conditions import Conditions
 from facesyn_cli.sampling.engine import BatchEngine
 from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, Levers
@@ -53,7 +56,13 @@ from facesyn_cli.sampling.identity_methods import open_negatives, open_variation
 from facesyn_cli.sampling.image_contexts import FOLDER as IMAGE_CONTEXTS
 from facesyn_cli.sampling.image_contexts import write_image_contexts
 from facesyn_cli.sampling.inputs import open_inputs
-from facesyn_cli.sampling.layout import ImageFolder, TarShards, unfinished_batches, unfinished_shards
+from facesyn_cli.sampling.layout import (
+    ImageFolder,
+    TarShards,
+    neighbouring_share,
+    unfinished_batches,
+    unfinished_shards,
+)
 from facesyn_cli.sampling.memory import fitting_batch
 from facesyn_cli.sampling.redraw import Redrawing
 from facesyn_cli.sampling.shard_writing import write_shards
@@ -64,6 +73,7 @@ from facesyn_cli.training.processes import Processes, check_device, processes
 
 _SUFFIXES = {"png": ".png", "jpeg": ".jpg"}
 _IMAGES_PER_SHARD = 10_000
+_FEW = 400  # images, of which a contact sheet is made unasked
 _BYTES_PER_PIXEL = {"png": 1.8, "jpeg": 0.5}  # of a face, measured; jpeg at quality 95
 
 
@@ -112,6 +122,9 @@ class SampleConfig(StageConfig):
     shard: str | None = runtime(None, "i/n, i from 1: make part i of n; the run that finds all parts finishes")
     workers: int | None = runtime(None, "batches computed at once on a CPU, a core each; None: all cores", ge=1)
     writers: int = runtime(4, "threads that encode and write images, per process", ge=1)
+    contact_sheet: bool | None = runtime(
+        None, "write contact_sheet.png, ten faces of each of ten people; None: of sets of up to 400 images"
+    )
     strip_every: int = runtime(30, "seconds between two pictures of the latest images, strip.png; 0: none", ge=0)
 
     @field_validator("batch_size", mode="before")
@@ -142,10 +155,6 @@ class SampleConfig(StageConfig):
     def _shards_need_tar(self) -> SampleConfig:
         if self.images_per_shard is not None and self.layout != "tar":
             raise ValueError("images_per_shard belongs to layout tar")
-        if self.layout == "tar" and self.filter is not None:
-            raise ValueError("a filter draws identity by identity, layout tar shard by shard: they do not go together")
-        if self.layout == "tar" and self.variation is not None:
-            raise ValueError("image-contexts of a variation lie beside images in a folder: not with layout tar")
         return self
 
     @model_validator(mode="after")
@@ -208,8 +217,23 @@ def run(cfg: SampleConfig, work: Work) -> Outcome:
                 _finish(setup, output)
             group.barrier()
         header = output.header
+        if header and group.is_first:
+            _show(cfg, folder, header.counts["images"], made)
     counts = header.counts if header else {"part": cfg.shard}
     return Outcome(folder, {**counts, "made_now": made})
+
+
+def _show(cfg: SampleConfig, folder: Path, num_images: int, made: int) -> None:
+    """Write the contact sheet of a finished set, where one is wanted."""
+    sheet = folder / SHEET
+    if not (num_images <= _FEW if cfg.contact_sheet is None else cfg.contact_sheet):
+        return
+    try:
+        if made or not sheet.exists():
+            write_contact_sheet(open_images(folder), sheet, identities=10, per_id=10)
+        log.info(f"look at {sheet}")
+    except UserError as problem:  # the set is finished all the same
+        log.warning(f"the contact sheet was not written: {problem}")
 
 
 class _Setup:
@@ -295,10 +319,10 @@ class _Setup:
 
     def unfinished(self, done: set[int]) -> list[range]:
         """Return the batches, the filter's blocks or the shards of this part of the run that are to be made."""
+        if isinstance(self.layout, TarShards):
+            return unfinished_shards(self.layout, self.cfg.part, self.redrawing().knows() if self.filter else None)
         if self.filter:
             return self.redrawing().unfinished(done, self.cfg.part)
-        if isinstance(self.layout, TarShards):
-            return unfinished_shards(self.layout, self.cfg.part)
         return unfinished_batches(self.layout.num_images, self.batch_size, done, self.cfg.part)
 
     def redrawing(self, can_draw: bool = False) -> Redrawing:
@@ -368,7 +392,8 @@ def _sample(setup: _Setup, group: Processes) -> int:
     done = layout.finished()
     todo = setup.unfinished(done)
     group.barrier()  # every process has looked before any of them writes, so all see the same list
-    mine = share(todo, group.index, group.count)
+    is_tar = isinstance(layout, TarShards)
+    mine = (neighbouring_share if is_tar else share)(todo, group.index, group.count)
     if not mine:
         return 0
     engine = setup.engine()
@@ -376,21 +401,17 @@ def _sample(setup: _Setup, group: Processes) -> int:
     shown_before = len(done) if cfg.part is None and group.count == 1 else 0
     redrawing = setup.redrawing(can_draw=True) if setup.filter else None
     with _strip(setup) if group.is_first and cfg.strip_every else nullcontext() as strip:
-        show = strip.show if strip else None
-        if isinstance(layout, TarShards):
-            return write_shards(engine, mine, layout, encode, cfg.writers, setup.workers, shown_before, show)
-        return write_batches(
-            engine,
-            mine,
-            done,
-            layout,
-            encode=encode,
-            num_writers=cfg.writers,
-            num_workers=setup.workers,
-            shown_before=shown_before,
-            draw=partial(redrawing.draw, engine) if redrawing else None,
-            show=show,
-        )
+        shared: dict[str, Any] = {
+            "encode": encode,
+            "num_writers": cfg.writers,
+            "num_workers": setup.workers,
+            "shown_before": shown_before,
+            "draw": partial(redrawing.draw, engine) if redrawing else None,
+            "show": strip.show if strip else None,
+        }
+        if is_tar:
+            return write_shards(engine, mine, layout, blocks=redrawing.blocks if redrawing else None, **shared)
+        return write_batches(engine, mine, done, layout, **shared)
 
 
 def _strip(setup: _Setup) -> Strip:

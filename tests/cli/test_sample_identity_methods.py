@@ -16,6 +16,7 @@ from tiny_recogniser import write_recogniser
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.data.pixels import decode_image
 from facesyn_cli.evaluation.judge import Judge
@@ -273,3 +274,43 @@ def test_uiface_needs_a_denoiser_with_attention_to_contexts(assert_refused, inpu
     write_weights(tmp_path / "ldm", unet.state_dict(), settings.model_dump(mode="json"))
     arguments = command(inputs, tmp_path / "out", "uiface", "--ldm", tmp_path / "ldm", "--dry-run")
     assert_refused(*arguments, says="guidance uiface records and injects attention to contexts")
+
+
+# tar shards
+
+TAR = ("layout=tar", "images_per_shard=7", "--batch-size", 1)  # blocks of two identities, 8 images, straddle shards
+
+
+def test_shards_hold_what_the_filter_kept(sample, tmp_path):
+    assert sample("--batch-size", 1, out="folder", method="consistency").code == 0
+    ran = sample(*TAR, out="tar", method="consistency")
+    assert ran.code == 0, ran.err
+    assert ran.json()["made_now"] == 20
+    plain, packed = open_images(tmp_path / "folder"), open_images(tmp_path / "tar")
+    assert {e.key: plain.read(e) for e in plain.entries} == {e.key: packed.read(e) for e in packed.entries}
+    assert (tmp_path / "tar" / "judged.csv").read_bytes() == (tmp_path / "folder" / "judged.csv").read_bytes()
+    for part in ("2/2", "1/2"):
+        assert sample(*TAR, "--shard", part, out="parts", method="consistency").code == 0
+    assert shards(tmp_path / "parts") == shards(tmp_path / "tar")
+    assert (tmp_path / "parts" / "judged.csv").read_bytes() == (tmp_path / "tar" / "judged.csv").read_bytes()
+
+    (tmp_path / "tar" / "facesyn.json").rename(tmp_path / "tar" / "facesyn.begun.json")
+    before = shards(tmp_path / "tar")
+    sorted((tmp_path / "tar" / ".judged").glob("*.npz"))[-1].unlink()  # that of the fifth identity
+    (tmp_path / "tar" / "images" / "images-000001.tar").unlink()
+    ran = sample(*TAR, out="tar", method="consistency")
+    assert ran.json()["made_now"] == 13 and shards(tmp_path / "tar") == before, ran.err
+
+
+def test_contexts_of_images_lie_beside_shards(sample, tmp_path):
+    assert sample(out="folder", method="gaussian").code == 0
+    assert sample("layout=tar", "images_per_shard=7", out="tar", method="gaussian").code == 0
+    one, two = (EmbeddingSet.open(tmp_path / name / "image-contexts") for name in ("folder", "tar"))
+    assert one.keys == two.keys and np.array_equal(one.vectors, two.vectors)
+    contexts = f"variation={{name: given, path: {tmp_path / 'tar' / 'image-contexts'}}}"
+    assert sample("layout=tar", "images_per_shard=7", contexts, out="again").code == 0
+    assert shards(tmp_path / "again") == shards(tmp_path / "tar")
+
+
+def shards(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (folder / "images").glob("*.tar")}
