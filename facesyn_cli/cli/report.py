@@ -1,6 +1,7 @@
 """`facesyn report`."""
 
 import inspect
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,21 +22,31 @@ def _report(
     groups: Annotated[
         Path | None, typer.Option(help="CSV with a column `identity` or `key`, then one column an attribute.")
     ] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Weights of Inception-v3, for distances in its features (FID and others).")
+    ] = None,
+    perceptual: Annotated[
+        list[Path] | None, typer.Option(help="LPIPS: given twice, the network and its linear layers.")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Benchmark table of `eval`; default: that of the run in --work.")
+    ] = None,
     max_images: Annotated[
         int | None, typer.Option(help="Look at whole identities of a set up to so many images; default: all.")
     ] = None,
 ) -> dict[str, Any]:
     """See what you made: quality, diversity, privacy and pictures of image sets, or of the run in --work."""
     return {"sets": sets or None, "reference": reference, "judges": judges or None, "groups": groups,
-            "max_images": max_images}
+            "features": features, "perceptual": perceptual or None, "table": table, "max_images": max_images}
 
 
+@wraps(_report)
 def command(**values: Any) -> None:
     """Tell the sets from the settings among the words given, and run the stage."""
     words = values["overrides"] or []
-    is_set = {word: "=" not in word or Path(word).exists() for word in words}
-    values["overrides"] = [word for word in words if not is_set[word]]
-    values["sets"] = [*(values["sets"] or []), *(Path(word) for word in words if is_set[word])]
+    sets = [word for word in words if "=" not in word or Path(word).exists()]
+    values["overrides"] = [word for word in words if word not in sets]
+    values["sets"] = [*(values["sets"] or []), *map(Path, sets)]
     _report(**values)
 
 
@@ -43,9 +54,6 @@ _WORDS = Annotated[
     list[str] | None,
     typer.Argument(metavar="[SET | KEY=VALUE]...", help="Folders, zips or packed sets; and any key of the recipe."),
 ]
-command.__doc__ = _report.__doc__
 command.__signature__ = inspect.Signature([
-    parameter.replace(annotation=_WORDS) if parameter.name == "overrides" else parameter
-    for parameter in inspect.signature(_report).parameters.values()
+    p.replace(annotation=_WORDS) if p.name == "overrides" else p for p in inspect.signature(_report).parameters.values()
 ])
-command.__annotations__ = {name: p.annotation for name, p in command.__signature__.parameters.items()}

@@ -50,9 +50,10 @@ def choose_identities(images: ImageSet, max_images: int | None, seed: int) -> li
 
 
 def embed_cached(
-    images: ImageSet, entries: Sequence[ImageEntry], network: nn.Module, options: EmbedOptions, folder: Path, title: str
+    images: ImageSet, entries: Sequence[ImageEntry], network: nn.Module, options: EmbedOptions, folder: Path,
+    title: str, has_unit_rows: bool = True,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return the unit embeddings of images.
+    """Return the embeddings of images.
 
     Args:
         images: The set.
@@ -61,6 +62,7 @@ def embed_cached(
         options: See `embed_batches`.
         folder: Where the parts lie.
         title: Of the progress bar.
+        has_unit_rows: Make them unit length; False leaves them as the network gives them.
 
     Returns:
         (N, D) float32, zero rows where an image could not be embedded; (N,) whether it could.
@@ -77,7 +79,7 @@ def embed_cached(
             lengths = np.linalg.norm(batch.vectors, axis=1)
             is_good = np.isfinite(lengths) & (lengths > 0) & [index not in batch.problems for index in batch.indices]
             rows = np.zeros(batch.vectors.shape, dtype=np.float32)
-            rows[is_good] = normalise(batch.vectors[is_good])
+            rows[is_good] = normalise(batch.vectors[is_good]) if has_unit_rows else batch.vectors[is_good]
             vectors.append(rows)
             good.append(is_good)
         return {"vectors": np.concatenate(vectors), "good": np.concatenate(good)}

@@ -101,10 +101,10 @@ class PerceptualSpace:
             if len(places) > 1:
                 first = np.array([place[0] for place in places])
                 between.append(self._distances(maps, first[:-1], first[1:]))
-        seen = sum(len(part) for _, part in chosen)
+        is_whole = sum(len(part) for _, part in chosen) == rows.sizes[rows.sizes > 1].sum()
         return Spread(
             np.array(identities, dtype=np.int64), np.array(within, dtype=np.float64),
-            np.concatenate(between) if between else np.empty(0), num_pairs, seen == rows.sizes[rows.sizes > 1].sum(),
+            np.concatenate(between) if between else np.empty(0), num_pairs, bool(is_whole),
         )
 
     @torch.inference_mode()

@@ -80,12 +80,13 @@ class ScoreCounts:
     def error_of(self, figure: Callable[[NDArray, NDArray], float | None]) -> float | None:
         """Return the bootstrap standard error of a figure of (genuine, impostor) counts; None below 5 groups.
 
-        Resampled counts have ten times wider bins; only their spread is used.
+        Also None where most resamples leave the figure undefined or infinite. Resampled counts have ten times wider
+        bins; only their spread is used.
         """
         if len(self.by_group) < 5:
             return None
         found = [figure(genuine, impostor) for genuine, impostor in zip(*self._resampled, strict=True)]
-        values = [value for value in found if value is not None]
+        values = [value for value in found if value is not None and np.isfinite(value)]
         return float(np.std(values, ddof=1)) if len(values) > _RESAMPLES // 2 else None
 
     @cached_property

@@ -17,6 +17,7 @@ from facesyn_cli.evaluation.identity_quality import VEC2FACE_CENTRES, KeepUnique
 from facesyn_cli.evaluation.label_faults import mixed_identities, split_identities, wrong_labels
 from facesyn_cli.evaluation.labelled import LabelledEmbeddings
 from facesyn_cli.evaluation.leakage import FaceSet, Pixels, privacy_section
+from facesyn_cli.evaluation.perceptual import PerceptualSpace, perceptual_section
 from facesyn_cli.evaluation.score_counts import ScoreCounts, count_scores
 from facesyn_cli.evaluation.set_quality import quality_section
 
@@ -34,6 +35,7 @@ class Analysis:
         unique: From a radius to the greedy choice of unique centres.
         pixels: (name of the set, key) -> pixels, or None.
         groups: What the groups are keyed by, and the groups; None: no groups.
+        perceptual: The judge's feature maps, where it shows them.
     """
 
     r: float
@@ -42,6 +44,7 @@ class Analysis:
     unique: Callable[[float], KeepUnique]
     pixels: Pixels
     groups: tuple[str, Groups] | None = None
+    perceptual: PerceptualSpace | None = None
 
 
 def analyse(
@@ -86,15 +89,15 @@ def compare(results: list[dict[str, Any]], names: list[str]) -> list[dict[str, A
     The error of a difference is that of two independent sets, sqrt(e_a^2 + e_b^2); it is clear above twice that.
 
     Args:
-        results: `results` of the report: set, judge and sections as JSON values.
+        results: Of the report: set, judge (or another network) and sections as JSON values.
         names: Names of the sets; the others are compared with the first.
     """
     rows = []
     by_place = {(result["set"], result["judge"]): _figures(result) for result in results}
     for judge in dict.fromkeys(result["judge"] for result in results):
-        first = by_place[names[0], judge]
+        first = by_place.get((names[0], judge), {})
         for other_name in names[1:]:
-            other = by_place[other_name, judge]
+            other = by_place.get((other_name, judge), {})
             for name in first:
                 if name not in other or first[name]["value"] is None or other[name]["value"] is None:
                     continue
@@ -142,8 +145,13 @@ def _diversity(own: FaceSet, training: FaceSet | None, how: Analysis) -> Section
     section.merge(duplicates_section(
         own.thumbnails, own.rows.keys, own.rows.owner, own.rows.identities, own.name, how.max_pairs, how.seed
     ))
-    section.notes.append("Perceptual distance (LPIPS) was not computed: there is no network for it.")
-    return section
+    if how.perceptual is None:
+        section.notes.append("A perceptual distance needs a judge that shows its feature maps, as the torch networks "
+                             "do and ONNX files do not, or the two files of LPIPS (--perceptual).")
+        return section
+    reference = (training.name, training.rows) if training else None
+    section.notes.append("The perceptual distance is LPIPS's form in the judge's feature maps, without learnt weights.")
+    return section.merge(perceptual_section(own.rows, own.name, reference, how.perceptual))
 
 
 def _group_figures(

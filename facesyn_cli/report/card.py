@@ -108,6 +108,11 @@ def _statistics(data: dict[str, Any], one: dict[str, Any]) -> list[str]:
             figures = [figure for figure in result["sections"][name]["figures"] if figure["value"] is not None]
             if figures:
                 made += [f"### {title}, judged by {_safe(result['judge'])}", _figures(data, figures)]
+    for network in data["networks"]:
+        section = network["sets"].get(one["name"])
+        if section and section["figures"]:
+            made += [f"### {_SECTIONS[network['section']]}, by {_safe(network['name'])}", _safe(network["about"]),
+                     _figures(data, section["figures"])]
     pixels = data["pixels"].get(one["name"])
     if pixels and pixels["figures"]:
         made += ["### Pixels", _figures(data, pixels["figures"])]
@@ -161,6 +166,7 @@ def _measured(data: dict[str, Any]) -> list[str]:
         f"- judge {_safe(judge['name'])} ({_safe(judge['backbone'])}, {judge['input_size']} pixels, "
         f"{'with' if judge['flip'] else 'without'} flip), `{judge['digest']}`" for judge in data["judges"]
     )
+    judges += "".join(f"\n- {_safe(one['name'])}, `{one['digest']}`" for one in data["networks"])
     said = f"`facesyn report` {_safe(data['facesyn'])}, seed {data['seed']}; definitions are in `report.json`."
     return [said, judges]
 

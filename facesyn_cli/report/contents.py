@@ -14,7 +14,8 @@ from facesyn_cli.report.set_pictures import NamedSet
 
 HEADLINE = (
     "identity.eer", "identity.unique_share", "identity.consistent_share", "identity.fdr", "diversity.vendi",
-    "diversity.d_intra", "quality.frechet", "privacy.copies", "privacy.image_above_fmr1e-4",
+    "diversity.d_intra", "diversity.perceptual", "diversity.lpips", "quality.frechet", "features.frechet",
+    "privacy.copies", "privacy.image_above_fmr1e-4",
 )
 _RANDOM, _STRIPS, _STRIP_IMAGES = 64, 12, 10
 
@@ -51,6 +52,9 @@ def definitions_of(data: dict[str, Any]) -> dict[str, dict[str, str | None]]:
     """Return the definition of everything that occurs in a report."""
     sections = [section for result in data["results"] for section in result["sections"].values()]
     sections += data["pixels"].values()
+    sections += [section for network in data["networks"] for section in network["sets"].values()]
+    if data["benchmark"] and data["benchmark"]["fairness"]:
+        sections.append(data["benchmark"]["fairness"])
     kinds = ("figures", "histograms", "curves", "lists")
     found = {item["id"] for section in sections for kind in kinds for item in section[kind]}
     return define(sorted(found | set(data["headline"])))
@@ -58,15 +62,16 @@ def definitions_of(data: dict[str, Any]) -> dict[str, dict[str, str | None]]:
 
 def headline_of(data: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Return the most important figures of every set and judge."""
+    found = {
+        f"{result['set']}, judged by {result['judge']}": list(result["sections"].values()) for result in data["results"]
+    }
+    for network in data["networks"]:
+        found |= {f"{name}, by {network['name']}": [section] for name, section in network["sets"].items()}
     table = {}
-    for result in data["results"]:
-        values = {
-            figure["id"]: figure["value"] for section in result["sections"].values() for figure in section["figures"]
-            if figure["group"] is None
-        }
-        table[f"{result['set']}, judged by {result['judge']}"] = {
-            name: values[name] for name in data["headline"] if values.get(name) is not None
-        }
+    for title, sections in found.items():
+        values = {figure["id"]: figure["value"] for section in sections for figure in section["figures"]
+                  if figure["group"] is None}
+        table[title] = {name: values[name] for name in data["headline"] if values.get(name) is not None}
     return table
 
 

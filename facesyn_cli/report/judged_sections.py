@@ -1,4 +1,4 @@
-"""The sections that judges speak in: identity, diversity, quality, privacy, fairness.
+"""The sections that judges speak in: identity, diversity, quality, privacy.
 
 Every function returns the content of its section, or None when nothing was measured.
 """
@@ -44,7 +44,7 @@ def diversity(report: Report) -> Markup | None:
     if not names and not any(charts):
         return made
     return join([made, element("h3", "Light, contrast and pose"), element("div", charts, class_="charts"),
-                 table(report.glossary, columns, names), _notes(notes)])
+                 table(report.glossary, columns, names), notes_of(notes)])
 
 
 def quality(report: Report) -> Markup | None:
@@ -55,28 +55,6 @@ def quality(report: Report) -> Markup | None:
 def privacy(report: Report) -> Markup | None:
     """Return how near the set comes to real training faces, with the nearest pairs."""
     return _judged(report, "privacy")
-
-
-def fairness(report: Report) -> Markup | None:
-    """Return every figure by group, one table per attribute, set and judge."""
-    made = []
-    for one in report.data["results"]:
-        figures = [figure for figure in one["sections"]["fairness"]["figures"] if figure["group"]]
-        attributes = dict.fromkeys(figure["group"].split("=")[0] for figure in figures)
-        for attribute in attributes:
-            mine = {(f["id"], f["group"]): f for f in figures if f["group"].split("=")[0] == attribute}
-            groups = list(dict.fromkeys(group for _, group in mine if "=" in group))
-            names = dict.fromkeys(name for name, group in mine if "=" in group)
-            rows = [
-                (report.glossary.link(name),
-                 [mine.get((name, group)) for group in groups] + [mine.get((f"{name}_spread", attribute))])
-                for name in names
-            ]
-            caption = f"{one['set']} by {attribute}, judged by {one['judge']}"
-            headings = [*(group.split("=", 1)[1] for group in groups), "Spread"]
-            made.append(matrix(report.glossary, caption, headings, rows))
-    notes = _notes(_all_notes(report, "fairness"))
-    return join([made, notes]) if made else None
 
 
 def _judged(report: Report, name: str) -> Markup | None:
@@ -94,13 +72,29 @@ def _judged(report: Report, name: str) -> Markup | None:
     if name == "privacy":
         made.append(_nearest(report))
     names = [one for one in _ids([one["sections"][name] for one in report.data["results"]]) if not _NEAREST.match(one)]
-    made += [table(report.glossary, report.columns(name), names), _notes(_all_notes(report, name))]
+    made += [table(report.glossary, report.columns(name), names), notes_of(all_notes(report, name))]
     for judge in report.data["judges"][1:]:
         charts = _charts(report, report.of_judge(judge["name"], name))
         if any(charts):
             made.append(element("details", element("summary", f"The same charts by {judge['name']}"),
                                 element("div", charts, class_="charts")))
-    return join(made)
+    return join([*made, *(_of_network(report, network) for network in report.networks(name))])
+
+
+def _of_network(report: Report, network: dict[str, Any]) -> Markup:
+    """Return what a network that is no judge found: charts, lists, figures and notes."""
+    parts = network["sets"]
+    several = len(parts) > 1
+    columns = [(set_name, by_id(section)) for set_name, section in parts.items()]
+    made: list[Markup | None] = [
+        element("h3", f"In the features of {network['name']}" if network["section"] == "quality" else network["name"]),
+        element("p", network["about"], class_="quiet"),
+        element("div", _charts(report, parts), class_="charts"),
+    ]
+    for set_name, section in parts.items():
+        made += [list_of(report, one, set_name if several else "") for one in section["lists"]]
+    notes = list(dict.fromkeys(note for section in parts.values() for note in section["notes"]))
+    return join([*made, table(report.glossary, columns, _ids(parts.values())), notes_of(notes)])
 
 
 def _charts(report: Report, parts: dict[str, Section]) -> list[Markup | None]:
@@ -174,11 +168,13 @@ def _verdicts(parts: dict[str, Section], several: bool) -> list[Markup]:
     ]
 
 
-def _notes(notes: Sequence[str]) -> Markup | None:
+def notes_of(notes: Sequence[str]) -> Markup | None:
+    """Return notes as a list, or None when there are none."""
     return element("ul", [element("li", note) for note in notes], class_="quiet") if notes else None
 
 
-def _all_notes(report: Report, name: str) -> list[str]:
+def all_notes(report: Report, name: str) -> list[str]:
+    """Return the notes of a section by all judges, each once."""
     return list(dict.fromkeys(note for one in report.data["results"] for note in one["sections"][name]["notes"]))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from facesyn_cli.artifacts.files import write_text
-from facesyn_cli.report import judged_sections, sections
+from facesyn_cli.report import fairness_section, judged_sections, sections
 from facesyn_cli.report.markup import Markup, element, join
 from facesyn_cli.report.thumbnails import Pictures
 from facesyn_cli.report.view import Report
@@ -29,7 +29,7 @@ _SECTIONS = (
     ("diversity", "Diversity", "How varied are the images?", judged_sections.diversity),
     ("quality", "Quality", "How close to real images?", judged_sections.quality),
     ("privacy", "Privacy", "Does anybody real come back?", judged_sections.privacy),
-    ("fairness", "Fairness", "Does it treat groups alike?", judged_sections.fairness),
+    ("fairness", "Fairness", "Does it treat groups alike?", fairness_section.fairness),
     ("training", "Training", "How the training went", sections.training),
     ("benchmark", "Benchmark", "What a recogniser learned from it", sections.benchmark),
     ("origin", "Origin", "How it was made and measured", sections.origin),

@@ -19,6 +19,7 @@ JUDGED = {"identity": "Identity", "diversity": "Diversity", "quality": "Quality"
 _NO_PASS_MARK = {"quality": "compare sets by them", "fairness": "read how far the groups lie apart"}
 _NOT_CURVES = {"step", "epoch", "val_loss", "images_per_s"}
 _BANNER, _OTHER_SHEET = 13, 24  # images
+_OTHER_STRIPS = 6               # identities
 
 
 def head(report: Report) -> Markup:
@@ -55,6 +56,9 @@ def summary(report: Report) -> Markup:
         if section["verdict"]:
             cards.append(_card(section["verdict"]["level"], title, section["verdict"]["text"], name,
                                section["verdict"]["limits"]))
+        elif name == "fairness" and not section["figures"] and _has_groups(report.data["benchmark"]):
+            text = f"Measured on a benchmark with groups. These figures have no pass mark: {_NO_PASS_MARK[name]}."
+            cards.append(_card("note", title, text, name))
         elif name in _NO_PASS_MARK and section["figures"]:
             text = f"Measured. These figures have no pass mark: {_NO_PASS_MARK[name]}."
             cards.append(_card("note", title, text, name))
@@ -84,8 +88,9 @@ def comparison(report: Report) -> Markup | None:
         ):
             charts.append(_interval_chart(report, name, figures))
     head = element("tr", [element("th", word, scope="col") for word in ("Figure", "Sets", "Values", "Difference", "")])
-    clear = [row for row in rows if row["clear"] and row["judge"] == report.judge]
-    others = [row for row in rows if not row["clear"] and row["judge"] == report.judge]
+    shown = {report.judge, *(network["name"] for network in report.data["networks"])}
+    clear = [row for row in rows if row["clear"] and row["judge"] in shown]
+    others = [row for row in rows if not row["clear"] and row["judge"] in shown]
     made = [
         element("p", f"Bars are two standard errors to each side. A difference is called clear when it is larger than "
                      f"two of its standard errors: {len(clear)} of {len(clear) + len(others)} are.", class_="intro"),
@@ -100,23 +105,31 @@ def comparison(report: Report) -> Markup | None:
 
 
 def faces(report: Report) -> Markup:
-    """Return contact sheets and strips of the first set, and a smaller sheet of each other one."""
-    one = report.data["sets"][0]
-    name = one["name"]
-    made = [element("h3", "At random"), galleries.sheet(report.thumbnails, name, one["random"])]
-    if one["strips"]:
-        has_source = any(strip["context_face"] for strip in one["strips"])
-        told = ["One row is one identity. ", element("span", class_="tag") if has_source else None,
-                " Outlined: the face that its context came from." if has_source else None]
-        made += [element("h3", "By identity"), element("p", told, class_="quiet"),
-                 galleries.strips(report.thumbnails, name, one["strips"])]
-    section = report.of_judge(report.judge, "identity").get(name)
-    sheets = [list_of(report, one) for one in (section["lists"] if section else []) if one["id"] in SHEET_LISTS]
+    """Return a contact sheet and strips of every set, smaller ones after the first, and its best and worst images."""
+    one, *others = report.data["sets"]
+    of = f": {one['name']}" if others else ""
+    made = [element("h3", f"At random{of}"), galleries.sheet(report.thumbnails, one["name"], one["random"])]
+    made += _strips(report, one, f"By identity{of}", len(one["strips"]))
+    section = report.of_judge(report.judge, "identity").get(one["name"])
+    sheets = [list_of(report, found) for found in (section["lists"] if section else []) if found["id"] in SHEET_LISTS]
     made.append(element("div", sheets, class_="two"))
-    for other in report.data["sets"][1:]:
+    for other in others:
         keys = other["random"][:: max(1, len(other["random"]) // _OTHER_SHEET)][:_OTHER_SHEET]
-        made += [element("h3", f"{other['name']}, at random"), galleries.sheet(report.thumbnails, other["name"], keys)]
+        made += [element("h3", f"At random: {other['name']}"), galleries.sheet(report.thumbnails, other["name"], keys)]
+        made += _strips(report, other, f"By identity: {other['name']}", _OTHER_STRIPS)
     return join(made)
+
+
+def _strips(report: Report, one: dict[str, Any], heading: str, count: int) -> list[Markup]:
+    """Return `count` identities of a set, one row each, spread over those that the report names."""
+    wanted = one["strips"][:: max(1, -(-len(one["strips"]) // max(count, 1)))][:count]
+    if not wanted:
+        return []
+    has_source = any(strip["context_face"] for strip in wanted)
+    told = ["One row is one identity. ", element("span", class_="tag") if has_source else None,
+            " Outlined: the face that its context came from." if has_source else None]
+    return [element("h3", heading), element("p", told, class_="quiet"),
+            galleries.strips(report.thumbnails, one["name"], wanted)]
 
 
 def training(report: Report) -> Markup | None:
@@ -182,6 +195,10 @@ def origin(report: Report) -> Markup:
               for judge in report.data["judges"]]
     return join([made, element("h3", "Judges"), _facts(judges),
                  _facts([("Seed", str(report.data["seed"])), ("facesyn", report.data["facesyn"])])])
+
+
+def _has_groups(benchmark: dict[str, Any] | None) -> bool:
+    return bool(benchmark and benchmark["fairness"])
 
 
 def _finding(report: Report, finding: dict[str, Any], several: bool) -> Markup:

@@ -47,13 +47,15 @@ class Report:
         return made
 
     def figure(self, set_name: str, judge: str, name: str) -> Figure | None:
-        """Return one ungrouped figure, wherever it is."""
-        for one in self.data["results"]:
-            if (one["set"], one["judge"]) == (set_name, judge):
-                for section in one["sections"].values():
-                    if name in by_id(section):
-                        return by_id(section)[name]
-        return None
+        """Return one ungrouped figure of a set by a judge, or by a network that is no judge, wherever it is."""
+        sections = [section for one in self.data["results"] if (one["set"], one["judge"]) == (set_name, judge)
+                    for section in one["sections"].values()]
+        sections += [one["sets"][set_name] for one in self.data["networks"] if set_name in one["sets"]]
+        return next((by_id(section)[name] for section in sections if name in by_id(section)), None)
+
+    def networks(self, name: str) -> list[dict[str, Any]]:
+        """Return the networks that are no judges and whose figures belong to the section called `name`."""
+        return [network for network in self.data["networks"] if network["section"] == name]
 
 
 def by_id(section: Section) -> dict[str, Figure]:

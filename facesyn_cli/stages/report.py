@@ -8,7 +8,9 @@ page is written anew, whenever the command is run again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,31 +20,37 @@ from pydantic import field_validator
 
 from facesyn_cli import __version__, signals
 from facesyn_cli.artifacts.contexts import ContextSet
-from facesyn_cli.artifacts.digest import file_digest, json_digest
+from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.files import read_json, write_json
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Parent, check_output, open_output, read_header
 from facesyn_cli.artifacts.record_set_images import open_images
-from facesyn_cli.artifacts.table import TABLE_JSON
+from facesyn_cli.artifacts.table import TABLE_JSON, BenchmarkTable
 from facesyn_cli.artifacts.work import FOLDERS, Work
 from facesyn_cli.config.fields import StageConfig, identity, recorded, runtime, source
 from facesyn_cli.console import is_first_process, log
 from facesyn_cli.contexts.unique import Unique
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.diversity import pixel_section
+from facesyn_cli.evaluation.benchmark_groups import benchmark_groups
 from facesyn_cli.evaluation.embedding import EmbedOptions
-from facesyn_cli.evaluation.figures import LEVELS, Section
+from facesyn_cli.evaluation.figures import LEVELS
 from facesyn_cli.evaluation.group_figures import Groups, read_groups
-from facesyn_cli.evaluation.judged_set import choose_identities, embed_cached, thumbnails_cached
+from facesyn_cli.evaluation.judged_set import choose_identities
 from facesyn_cli.evaluation.labelled import LabelledEmbeddings
-from facesyn_cli.evaluation.leakage import REFERENCE, FaceSet
-from facesyn_cli.evaluation.pose import pose_section
-from facesyn_cli.evaluation.score_counts import ScoreCounts, count_scores
+from facesyn_cli.evaluation.leakage import REFERENCE
+from facesyn_cli.evaluation.perceptual import PerceptualSpace, perceptual_section
+from facesyn_cli.evaluation.score_counts import count_scores
+from facesyn_cli.evaluation.set_quality import features_section
 from facesyn_cli.evaluation.set_report import Analysis, analyse, compare
+from facesyn_cli.models.feature_maps import feature_maps, has_feature_maps
+from facesyn_cli.models.inception import LoadedFeatures, load_features
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
+from facesyn_cli.models.lpips import LoadedLpips, load_lpips
 from facesyn_cli.models.yunet import Yunet
 from facesyn_cli.report.card import write_card
 from facesyn_cli.report.contents import HEADLINE, definitions_of, describe_set, headline_of, to_text
+from facesyn_cli.report.kept_results import KeptResults
+from facesyn_cli.report.measured_sets import Measurer, Small, pixels_of
 from facesyn_cli.report.page import write_page
 from facesyn_cli.report.set_pictures import NamedSet, SetPictures
 from facesyn_cli.training.metrics_log import read_lines
@@ -60,17 +68,22 @@ class ReportConfig(StageConfig):
     judges: list[Path] = source([], "weights of recognisers that judge, best not the one that was conditioned on")
     groups: Path | None = source(None, "CSV with a column `identity` or `key`, and one column an attribute")
     detector: Path | None = source(None, "YuNet, a face detector in .onnx format, for the spread of poses")
+    features: Path | None = source(None, "weights of Inception-v3, torchvision's or those of FID: distances in it")
+    perceptual: list[Path] = source([], "the two files of LPIPS: torchvision's alexnet or vgg16, its linear layers")
+    table: Path | None = source(None, "benchmark table of `eval`, a folder or table.json; None: 8-table of the run")
     cache: Path | None = source(None, "folder for embeddings that several reports share; None: inside the report")
     r: float = identity(0.3, "cosine above which two embeddings match, in U_class and C_intra (DCFace)", ge=-1, le=1)
     max_images: int | None = identity(None, "look at whole identities up to so many images of a set; None: all", ge=1)
     max_pairs: int = identity(500_000_000, "pairs to compute at most for one figure; above, a sample", ge=10_000)
+    feature_images: int = identity(10_000, "images of a set that Inception looks at, drawn at random", ge=10)
+    perceptual_images: int = identity(1200, "images of a set whose perceptual distances are measured; 0: none", ge=0)
     flip: bool = identity(True, "add the output for the mirrored image, as in verification")
     fit: Literal["square", "crop"] = identity("square", "square: resize square images; crop: cut squares out of all")
     precision: Literal["fp32", "bf16", "fp16"] = identity("fp32", "number format of the judges")
     batch_size: int = recorded(64, "images a batch", ge=1)
     workers: int = runtime(4, "threads that read and decode", ge=1)
 
-    @field_validator("sets", "judges", mode="before")
+    @field_validator("sets", "judges", "perceptual", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, (str, Path)) else value
@@ -83,6 +96,8 @@ class _Inputs:
     judges: dict[str, LoadedBackbone]
     groups: tuple[str, Groups] | None
     detector: Yunet | None
+    features: LoadedFeatures | None
+    lpips: LoadedLpips | None
     parents: dict[str, Parent]
     folder: Path
 
@@ -90,14 +105,6 @@ class _Inputs:
     def all_sets(self) -> list[NamedSet]:
         """The sets and the reference."""
         return [*self.sets, *([self.reference] if self.reference else [])]
-
-
-@dataclass(frozen=True)
-class _Small:
-    """Thumbnails of a set, (N, 16, 16), and which images can be read, (N,)."""
-
-    thumbnails: np.ndarray
-    is_readable: np.ndarray
 
 
 def plan(cfg: ReportConfig, work: Work) -> dict[str, Any]:
@@ -108,6 +115,11 @@ def plan(cfg: ReportConfig, work: Work) -> dict[str, Any]:
     state = check_output(inputs.folder, "Report", cfg, inputs.parents)
     num_images = sum(len(held.entries) for held in inputs.all_sets)
     evaluations = num_images * len(inputs.judges) * (2 if cfg.flip else 1)
+    sizes = [len(held.entries) for held in inputs.all_sets]
+    if inputs.features:
+        evaluations += sum(min(size, cfg.feature_images) for size in sizes)
+    showing = [judge for judge in inputs.judges.values() if has_feature_maps(judge.module)]
+    evaluations += sum(min(size, cfg.perceptual_images) for size in sizes) * (len(showing) + bool(inputs.lpips))
     return {
         "sets": {held.name: f"{len(held.entries)} of {len(held.images.entries)} images" for held in inputs.all_sets},
         "judges": {name: judge.name for name, judge in inputs.judges.items()},
@@ -126,7 +138,8 @@ def run(cfg: ReportConfig, work: Work) -> Outcome:
     pictures = SetPictures(inputs.all_sets)
     with open_output(folder, "Report", "report", cfg, inputs.parents) as output:
         data = read_json(folder / REPORT) if output.finished else _analyse_all(cfg, inputs, pictures, work)
-        data |= {"training": _training(work), "benchmark": _benchmark(work)}
+        data |= {"training": _training(work), "benchmark": _benchmark(cfg, work)}
+        data["definitions"] = definitions_of(data)
         write_json(folder / REPORT, data)
         write_page(folder, data, pictures)
         for number, held in enumerate(inputs.sets):
@@ -171,7 +184,18 @@ def _open_inputs(cfg: ReportConfig, work: Work) -> _Inputs:
     detector = Yunet(cfg.detector) if cfg.detector else None
     if detector:
         parents["detector"] = Parent(str(cfg.detector), detector.digest)
-    return _Inputs(sets, reference, judges, groups, detector, parents, cfg.out or work.folder("report"))
+    if cfg.features and reference is None:
+        raise UserError("distances in Inception's features need real images: --reference")
+    features = load_features(cfg.features) if cfg.features else None
+    if features:
+        parents["features"] = Parent(str(cfg.features), features.digest)
+    lpips = load_lpips(cfg.perceptual) if cfg.perceptual else None
+    if lpips:
+        parents["perceptual"] = Parent(", ".join(map(str, cfg.perceptual)), lpips.digest)
+    if cfg.table:
+        BenchmarkTable.read(_table_folder(cfg.table))
+    folder = cfg.out or work.folder("report")
+    return _Inputs(sets, reference, judges, groups, detector, features, lpips, parents, folder)
 
 
 def _open_set(
@@ -199,9 +223,11 @@ def _names(paths: list[Path]) -> list[str]:
 
 def _analyse_all(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work: Work) -> dict[str, Any]:
     """Return the report but for what is read anew at each run."""
-    cache = cfg.cache or inputs.folder / "cache"
-    device = processes(cfg.device).device
-    small = {held.name: _thumbnails(cfg, held, cache) for held in inputs.all_sets}
+    device, kept = processes(cfg.device).device, KeptResults(inputs.folder / "results")
+    measurer = Measurer(cfg.cache or inputs.folder / "cache", EmbedOptions(
+        0, cfg.batch_size, device, flip=cfg.flip, fit=cfg.fit, precision=cfg.precision, workers=cfg.workers
+    ))
+    small = {held.name: measurer.thumbnails(held) for held in inputs.all_sets}
     how = Analysis(
         cfg.r, cfg.max_pairs, cfg.seed, lambda radius: Unique(radius).select, pictures.pixels, inputs.groups
     )
@@ -209,23 +235,36 @@ def _analyse_all(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work
     for judge_name, judge in inputs.judges.items():
         judge.module.to(device)
         faces = {
-            held.name: _judged(cfg, held, judge_name, judge, device, small[held.name], cache)
-            for held in inputs.all_sets
+            held.name: measurer.faces(held, judge_name, judge, small[held.name]) for held in inputs.all_sets
         }
-        judge.module.to("cpu")
+        space = None
+        if cfg.perceptual_images and has_feature_maps(judge.module):
+            maps = partial(feature_maps, judge.module)
+            space = _space(cfg, "diversity.perceptual", maps, None, judge.input_size, pictures)
         training = faces.get(REFERENCE)
         counts = count_scores(training.rows, cfg.max_pairs, cfg.seed) if training else None
         for held in inputs.sets:
-            found = _result(inputs.folder, held.name, judge_name, faces[held.name], training, counts, how)
+            own = faces[held.name]
+            compute = partial(analyse, own, training, counts, replace(how, perceptual=space))
+            found = kept.of(held.name, judge_name, compute)
             results.append({key: found[key] for key in ("set", "judge", "sections")})
             findings += found["findings"] + _about_judge(held, judge_name, judge)
             signals.check()
+        judge.module.to("cpu")
         for held in inputs.all_sets:
             run_of = work if not cfg.sets and held is inputs.sets[0] else None
             described.setdefault(held.name, describe_set(held, faces[held.name].rows, run_of))
     names = [held.name for held in inputs.sets]
     results.sort(key=lambda result: names.index(result["set"]))
-    data = {
+    by_features, by_lpips = _of_features(cfg, inputs, measurer, kept), _of_lpips(cfg, inputs, small, pictures, kept)
+    networks, others = (one + other for one, other in zip(by_features, by_lpips, strict=True))
+    findings += [finding for found in others for finding in found["findings"]]
+
+    def read(held: NamedSet) -> Callable[[str], np.ndarray | None]:
+        return lambda key: pictures.pixels(held.name, key)
+
+    find = inputs.detector.find if inputs.detector else None
+    return {
         "schema": 1, "facesyn": __version__, "command": "report", "title": ", ".join(names), "seed": cfg.seed,
         "sets": [described[name] for name in names],
         "reference": described.get(REFERENCE),
@@ -234,64 +273,71 @@ def _analyse_all(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work
              "flip": cfg.flip} for name, judge in inputs.judges.items()
         ],
         "summary": sorted(findings, key=lambda finding: LEVELS.index(finding["level"])),
-        "headline": list(HEADLINE), "results": results,
+        "headline": list(HEADLINE), "results": results, "networks": networks,
         "pixels": {
-            held.name: _pixels(held, small[held.name], pictures, inputs.detector, cfg.seed).to_json()
-            for held in inputs.sets
+            held.name: pixels_of(held, small[held.name], read(held), find, cfg.seed).to_json() for held in inputs.sets
         },
-        "comparison": compare(results, names),
+        "comparison": compare(results + others, names),
     }
-    return data | {"definitions": definitions_of(data)}
 
 
-def _thumbnails(cfg: ReportConfig, held: NamedSet, cache: Path) -> _Small:
-    folder = cache / f"{held.name}-{_short([held.images.digest, _keys(held)])}-thumbnails"
-    return _Small(*thumbnails_cached(held.images, held.entries, folder, cfg.workers, f"{held.name}: pixels"))
+def _of_features(
+    cfg: ReportConfig, inputs: _Inputs, measurer: Measurer, kept: KeptResults
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the distances in the features of Inception, where its weights are given; see `_network`."""
+    network, reference = inputs.features, inputs.reference
+    if network is None or reference is None:
+        return [], []
+    network.module.to(measurer.options.device)
+    most = min(cfg.feature_images, 2 * max(len(held.entries) for held in inputs.sets))  # both halves are compared
+    real = measurer.features(reference, network, most, cfg.seed)
+    results = []
+    for held in inputs.sets:
+        rows = measurer.features(held, network, cfg.feature_images, cfg.seed)
+        is_whole = len(held.entries) <= cfg.feature_images
+        log.info(f"{held.name}: distances in the features of {network.name}")
+        compute = partial(features_section, rows, real, cfg.seed, is_whole)
+        results.append(kept.of(held.name, network.name, lambda compute=compute: {"quality": compute()}))
+    about = f"The pooled 2048 features of {network.name}: {network.resize}; pixels in [-1, 1]."
+    return [_network(network.name, network.digest, "quality", about, results)], results
 
 
-def _judged(
-    cfg: ReportConfig, held: NamedSet, judge_name: str, judge: LoadedBackbone, device: torch.device, small: _Small,
-    cache: Path,
-) -> FaceSet:
-    """Return a set as a judge sees it: embeddings (cached) and thumbnails of the images that can be embedded."""
-    options = EmbedOptions(
-        size=judge.input_size, batch_size=cfg.batch_size, device=device, flip=cfg.flip, fit=cfg.fit,
-        precision=cfg.precision, workers=cfg.workers,
-    )
-    content = [held.images.digest, _keys(held), judge.digest, cfg.flip, cfg.fit, cfg.precision]
-    folder = cache / f"{held.name}-{_short(content)}-{judge_name}"
-    title = f"{held.name}: embed with {judge_name}"
-    vectors, good = embed_cached(held.images, held.entries, judge.module, options, folder, title)
-    keep = np.flatnonzero(good & small.is_readable)
-    if len(keep) < len(good):
-        log.warning(f"{held.name}: {len(good) - len(keep)} of {len(good)} images could not be embedded by {judge_name}")
-    entries = [held.entries[row] for row in keep]
-    vectors = vectors if len(keep) == len(good) else vectors[keep]
-    rows = LabelledEmbeddings.of([e.key for e in entries], [e.identity for e in entries], vectors)
-    place = {entry.key: row for row, entry in zip(keep, entries, strict=True)}
-    return FaceSet(held.name, rows, small.thumbnails[[place[key] for key in rows.keys]])
+def _of_lpips(
+    cfg: ReportConfig, inputs: _Inputs, small: dict[str, Small], pictures: SetPictures, kept: KeptResults
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the distances inside identities by LPIPS, where its files are given; see `_network`."""
+    network = inputs.lpips
+    if network is None or not cfg.perceptual_images:
+        return [], []
+    rows = {}
+    for held in inputs.all_sets:
+        some = [entry for entry, good in zip(held.entries, small[held.name].is_readable, strict=True) if good]
+        nothing = np.empty((len(some), 0))
+        rows[held.name] = LabelledEmbeddings.of([e.key for e in some], [e.identity for e in some], nothing)
+    device = processes(cfg.device).device
+    weights = [weight.to(device) for weight in network.weights]
+    space = _space(cfg, "diversity.lpips", network.module.to(device), weights, network.input_size, pictures)
+    reference = (REFERENCE, rows[REFERENCE]) if inputs.reference else None
+    results = []
+    for held in inputs.sets:
+        compute = partial(perceptual_section, rows[held.name], held.name, reference, space)
+        results.append(kept.of(held.name, network.name, lambda compute=compute: {"diversity": compute()}))
+    about = f"{network.name} (version 0.1): images at {network.input_size} px, pixels in [-1, 1]."
+    return [_network(network.name, network.digest, "diversity", about, results)], results
 
 
-def _result(
-    folder: Path, set_name: str, judge_name: str, own: FaceSet, training: FaceSet | None, counts: ScoreCounts | None,
-    how: Analysis,
-) -> dict[str, Any]:
-    """Return the sections of one set and judge, from disk when an earlier run got that far."""
-    path = folder / "results" / set_name / f"{judge_name}.json"
-    if path.is_file():
-        try:
-            return read_json(path)
-        except UserError:
-            log.warning(f"{path} is damaged; computing it again")
-    sections = analyse(own, training, counts, how)
-    findings = [
-        {**vars(finding), "set": set_name, "judge": judge_name, "section": name}
-        for name, section in sections.items() for finding in section.findings
-    ]
-    contents = {name: section.to_json() for name, section in sections.items()}
-    found = {"set": set_name, "judge": judge_name, "sections": contents, "findings": findings}
-    write_json(path, found)
-    return found
+def _space(
+    cfg: ReportConfig, prefix: str, maps: Callable, weights: list[torch.Tensor] | None, size: int,
+    pictures: SetPictures,
+) -> PerceptualSpace:
+    device = processes(cfg.device).device
+    return PerceptualSpace(prefix, maps, weights, size, device, pictures.pixels, cfg.perceptual_images, cfg.seed)
+
+
+def _network(name: str, digest: str, section: str, about: str, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what `report.json` says of a network that is no judge, and to which section its figures belong."""
+    sets = {found["set"]: found["sections"][section] for found in results}
+    return {"name": name, "digest": digest, "section": section, "about": about, "sets": sets}
 
 
 def _about_judge(held: NamedSet, judge_name: str, judge: LoadedBackbone) -> list[dict[str, Any]]:
@@ -304,19 +350,6 @@ def _about_judge(held: NamedSet, judge_name: str, judge: LoadedBackbone) -> list
              "figures": [], "lists": []}]
 
 
-def _pixels(held: NamedSet, small: _Small, pictures: SetPictures, detector: Yunet | None, seed: int) -> Section:
-    """Return what can be seen without a judge."""
-    names = {name: number for number, name in enumerate(dict.fromkeys(entry.identity for entry in held.entries))}
-    owner = np.array([names[entry.identity] for entry in held.entries])
-    section = pixel_section(small.thumbnails[small.is_readable], owner[small.is_readable])
-    if detector is None:
-        section.notes.append("The spread of poses needs a face detector (detector=FILE, YuNet).")
-        return section
-    keys = [entry.key for entry in held.entries]
-    log.info(f"{held.name}: poses")
-    return section.merge(pose_section(keys, owner, lambda key: pictures.pixels(held.name, key), detector.find, seed))
-
-
 def _training(work: Work) -> dict[str, Any]:
     """Training curves of the run, thinned."""
     curves: dict[str, Any] = {}
@@ -327,14 +360,16 @@ def _training(work: Work) -> dict[str, Any]:
     return curves
 
 
-def _benchmark(work: Work) -> dict[str, Any] | None:
-    path = work.folder("table") / TABLE_JSON
-    return {**read_json(path), "path": FOLDERS["table"]} if path.is_file() else None
+def _benchmark(cfg: ReportConfig, work: Work) -> dict[str, Any] | None:
+    """Return the benchmark table, and how far apart groups of people lie in it; None where there is none."""
+    folder = _table_folder(cfg.table) if cfg.table else work.folder("table")
+    if not (folder / TABLE_JSON).is_file():
+        return None
+    table = BenchmarkTable.read(folder)
+    groups = benchmark_groups(table)
+    return {**table.to_json(), "path": str(cfg.table) if cfg.table else FOLDERS["table"],
+            "fairness": groups.to_json() if groups.figures else None}
 
 
-def _keys(held: NamedSet) -> str:
-    return json_digest([entry.key for entry in held.entries])
-
-
-def _short(values: list[Any]) -> str:
-    return json_digest(values).removeprefix("sha256:")[:16]
+def _table_folder(path: Path) -> Path:
+    return path.parent if path.name == TABLE_JSON else path

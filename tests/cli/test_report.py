@@ -12,14 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import finish, spawn
 from tiny_detector import write_detector
 from tiny_recogniser import face, write_faces, write_recogniser
 
 from facesyn_cli.artifacts.contexts import write_contexts
 from facesyn_cli.artifacts.output import Parent, open_output
-from facesyn_cli.data.pixels import encode_jpeg, encode_png
+from facesyn_cli.artifacts.table import BenchmarkRow, BenchmarkTable
+from facesyn_cli.data.pixels import encode_jpeg, encode_png, to_pixels
+from facesyn_cli.evaluation.set_distance import frechet_distance
+from facesyn_cli.models.inception import LoadedFeatures
 from facesyn_cli.models.loading import load_backbone
+from facesyn_cli.models.lpips import LoadedLpips
+from facesyn_cli.stages import report as stage
 from facesyn_cli.stages.report import ReportConfig
 
 
@@ -142,6 +148,77 @@ def test_groups(report, inputs, tmp_path):
     assert found["fairness.identity.consistency_spread", "side"]["value"] >= 0
 
 
+def test_a_judge_shows_how_alike_the_images_of_an_identity_look(report, inputs, tmp_path):
+    own = shutil.copytree(inputs["faces"], tmp_path / "own")
+    for person in range(6):
+        for photo in range(1, 4):
+            shutil.copy(own / f"p{person}" / "0.png", own / f"p{person}" / f"{photo}.png")
+    found = figures(report(own, inputs["faces"], "--reference", inputs["real"]), "own")
+    assert found["diversity.perceptual"]["value"] == pytest.approx(0, abs=1e-6)
+    assert found["diversity.perceptual_between"]["value"] > 0.01 and found["diversity.perceptual_real"]["value"] > 0.01
+
+
+class Blurred(torch.nn.Module):
+    """A network for images in general, small enough to be followed by hand: 2 x 2 means of each channel."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(pixels, 2).flatten(1)
+
+
+def test_features_of_a_network(report, run_cli, assert_refused, inputs, tmp_path, monkeypatch):
+    network = LoadedFeatures(Blurred(), "inception-v3-fid", "sha256:1", 112, "bilinear")
+    monkeypatch.setattr(stage, "load_features", lambda path: network)
+    data = report(inputs["faces"], inputs["real"], "--reference", inputs["real"], "--features", "weights.pth")
+    (found,) = data["networks"]
+    assert (found["name"], found["section"]) == ("inception-v3-fid", "quality") and "bilinear" in found["about"]
+    values = {name: {f["id"]: f for f in section["figures"]} for name, section in found["sets"].items()}
+    faces, real = (
+        np.stack([to_pixels(face(person, photo)).unflatten(-2, (2, 56)).unflatten(-1, (2, 56)).mean((-3, -1)).flatten()
+                  for person in people for photo in range(photos)])
+        for people, photos in ((range(6), 4), (range(50, 58), 3))
+    )
+    assert values["faces"]["features.frechet"]["value"] == pytest.approx(frechet_distance(real, faces), rel=1e-4)
+    assert values["real"]["features.frechet"]["value"] == pytest.approx(0, abs=1e-6)
+    assert values["real"]["features.precision"]["value"] == 1 and "features.d_intra" in values["faces"]
+    row = next(r for r in data["comparison"] if r["id"] == "features.frechet")
+    assert row["judge"] == "inception-v3-fid" and row["values"][1] == values["real"]["features.frechet"]["value"]
+    assert set(data["definitions"]) >= set(values["faces"])
+    assert "inception-v3-fid" in (tmp_path / "out" / "report.html").read_text()
+    assert "inception-v3-fid" in (tmp_path / "out" / "README.md").read_text()
+    assert_refused("report", inputs["faces"], "--judge", inputs["judge"], "--features", "weights.pth",
+                   "--out", tmp_path / "out2", says="need real images: --reference")
+
+
+def test_lpips_from_two_files(report, inputs, monkeypatch):
+    network = LoadedLpips(pixels_as_maps(), [torch.ones(3)], "lpips-alex", "sha256:2", 112)
+    monkeypatch.setattr(stage, "load_lpips", lambda paths: network)
+    data = report(inputs["faces"], "--perceptual", "a.pth", "--perceptual", "b.pth")
+    (found,) = data["networks"]
+    values = {f["id"]: f for f in found["sets"]["faces"]["figures"]}
+    assert found["section"] == "diversity" and values["diversity.lpips"]["n"] == 6
+    assert 0 < values["diversity.lpips"]["value"] < values["diversity.lpips_between"]["value"]
+
+
+def pixels_as_maps() -> torch.nn.Module:
+    """A module whose only map is the pixels."""
+    module = torch.nn.Identity()
+    module.forward = lambda pixels: [pixels]
+    return module
+
+
+def test_groups_of_a_benchmark(report, assert_refused, inputs, tmp_path):
+    rows = [BenchmarkRow(benchmark=f"rfw-{name}", pairs=100, folds=10, accuracy=value, accuracy_std=0.02, group="rfw")
+            for name, value in (("african", 0.8), ("asian", 0.9))]
+    BenchmarkTable(backbone="ir-50", weights="sha256:1", flip=True, rows=rows).write(tmp_path / "table")
+    data = report(inputs["faces"], "--table", tmp_path / "table" / "table.json")
+    found = {(f["id"], f["group"]): f["value"] for f in data["benchmark"]["fairness"]["figures"]}
+    assert found["fairness.benchmark_accuracy", "rfw=asian"] == 0.9
+    assert found["fairness.benchmark_accuracy_spread", "rfw"] == pytest.approx(0.1)
+    assert "RFW: the recogniser" in (tmp_path / "out" / "report.html").read_text()
+    assert_refused("report", inputs["faces"], "--judge", inputs["judge"], "--table", tmp_path / "none",
+                   "--out", tmp_path / "out2", says="none")
+
+
 def test_poses_need_a_detector(report, assert_refused, inputs, tmp_path):
     detector = write_detector(tmp_path / "detector.onnx")
     found = {f["id"]: f for f in report(inputs["faces"], f"detector={detector}")["pixels"]["faces"]["figures"]}
@@ -212,7 +289,7 @@ def test_a_dry_run_writes_nothing(run_cli, inputs, tmp_path):
                   "--out", tmp_path / "out", "--dry-run", "--json")
     assert ran.code == 0 and not (tmp_path / "out").exists()
     plan = ran.json()["plan"]
-    assert plan["network evaluations"] == 2 * 48 and plan["sets"]["faces"] == "24 of 24 images"
+    assert plan["network evaluations"] == 3 * 48 and plan["sets"]["faces"] == "24 of 24 images"
 
 
 def test_a_second_run_finds_it_finished_and_embeddings_can_be_shared(run_cli, inputs, tmp_path):
@@ -259,6 +336,9 @@ def test_unreadable_images_are_counted(report, inputs, tmp_path):
         (["{faces}", "--judge", "{faces}/p0/0.png"], "0.png"),
         (["{faces}", "--judge", "{judge}", "--reference", "{tmp}/none"], "none does not exist"),
         (["{faces}", "--judge", "{judge}", "--groups", "{tmp}/none.csv"], "none.csv"),
+        (["{faces}", "--judge", "{judge}", "--reference", "{real}", "--features", "{judge}/model.safetensors"],
+         "a state dict of Inception-v3 was expected"),
+        (["{faces}", "--judge", "{judge}", "--perceptual", "{judge}/model.safetensors"], "two files"),
         (["{faces}", "--judge", "{judge}", "--groups", "{tmp}/bad.csv"], "bad.csv: a first line"),
         (["{faces}", "--judge", "{judge}", "--groups", "{tmp}/others.csv"], "no identity of the set has a value"),
         (["{broken}", "--judge", "{judge}"], "none of the 1 images"),

@@ -130,3 +130,11 @@ def test_the_bootstrap_error_is_the_spread_over_new_sets():
 
 def test_no_error_of_a_handful_of_people():
     assert count_scores(people(4, 3), ALL, seed=0).error_of(lambda g, i: moments_of(g)[0]) is None
+
+
+def test_no_error_of_a_figure_that_resamples_leave_infinite():
+    """Copies of one picture a person: genuine scores do not vary, and d-prime may be infinite."""
+    counts = count_scores(people(8, 3), ALL, seed=0)
+    assert counts.error_of(lambda g, i: np.inf) is None
+    values = iter([np.inf, 1.0, 3.0, 1.0, 3.0, np.nan] * 1000)
+    assert 0.9 < counts.error_of(lambda g, i: next(values)) < 1.1

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from facesyn_cli.data.pixels import encode_png
-from facesyn_cli.report.definitions import define
+from facesyn_cli.report.contents import definitions_of
 
 HOSTILE = "</script><script>alert(1)</script>\" onload='x' `|*_[a](javascript:1) \u202egnp.\udcff"
 
@@ -70,6 +70,19 @@ def report(num_sets: int = 2, identity: str = HOSTILE) -> dict[str, Any]:
             "fairness": section(figures=groups),
         }
 
+    def of_network(name: str, value: float) -> dict[str, Any]:
+        row = {"images": [{"set": name, "key": f"{identity}/1"}], "identities": [identity], "score": None,
+               "likeness": None, "label": "mean distance 0.1"}
+        return section(figures=[figure("diversity.lpips", value, error=0.01)], notes=[f"Network note on {identity}."],
+                       lists=[{"id": "diversity.lpips_least", "rows": [row]}])
+
+    groups = section(figures=[
+        figure("fairness.benchmark_accuracy", 0.8, "share", group=f"rfw={identity}", error=0.01),
+        figure("fairness.benchmark_accuracy", 0.7, "share", group="rfw=other"),
+        figure("fairness.benchmark_mean", 0.75, "share", group="rfw"),
+        figure("fairness.benchmark_std", 0.0707, "share", group="rfw"),
+        figure("fairness.benchmark_accuracy_spread", 0.1, "share", group="rfw"),
+    ])
     data = {
         "schema": 1, "facesyn": "0.3.0", "title": ", ".join(names), "command": "report", "seed": 0,
         "sets": [one_set(name, identity) for name in names], "reference": one_set("reference", "Ann"),
@@ -78,20 +91,22 @@ def report(num_sets: int = 2, identity: str = HOSTILE) -> dict[str, Any]:
         "headline": ["identity.eer", "quality.frechet", "privacy.copies"],
         "results": [{"set": name, "judge": f"judge {identity}", "sections": sections(name, 0.01 + 0.05 * i)}
                     for i, name in enumerate(names)],
+        "networks": [{"name": "lpips-alex", "digest": "sha256:33", "section": "diversity", "about": "At 112 px.",
+                      "sets": {name: of_network(name, 0.2 + 0.1 * i) for i, name in enumerate(names)}}],
         "pixels": {name: section(figures=[figure("pixels.brightness", 114.0)]) for name in names},
         "comparison": [{"judge": f"judge {identity}", "id": "identity.eer", "first": names[0], "other": names[-1],
-                        "values": [0.01, 0.06], "difference": 0.05, "error": 0.006, "clear": True}][: num_sets - 1],
+                        "values": [0.01, 0.06], "difference": 0.05, "error": 0.006, "clear": True},
+                       {"judge": "lpips-alex", "id": "diversity.lpips", "first": names[0], "other": names[-1],
+                        "values": [0.2, 0.3], "difference": 0.1, "error": 0.014, "clear": True}][: 2 * num_sets - 2],
         "training": {"ldm": {"path": "2-ldm", "lines": [{"step": i, "loss": 1 / i} for i in range(1, 30)]}, "fr": None},
         "benchmark": {"path": "8-table", "backbone": "ir-50", "weights": "sha256:22", "flip": True,
-                      "average_accuracy": None, "groups": {},
+                      "average_accuracy": None, "groups": {}, "fairness": groups,
                       "rows": [{"benchmark": f"lfw {identity}", "pairs": 6000, "accuracy": 0.9, "accuracy_std": 0.01,
                                 "tar": {"1e-03": 0.7}, "eer": 0.1, "auc": 0.95, "problem": None}]},
         "summary": [{"level": "fault", "set": names[0], "judge": f"judge {identity}", "section": "privacy",
                      "text": f"Copies of {identity}.", "figures": ["privacy.copies"], "lists": ["privacy.copies"]}],
     }
-    parts = [one for result in data["results"] for one in result["sections"].values()] + list(data["pixels"].values())
-    ids = {item["id"] for one in parts for kind in ("figures", "histograms", "curves", "lists") for item in one[kind]}
-    return data | {"definitions": define(sorted(ids))}
+    return data | {"definitions": definitions_of(data)}
 
 
 class MadePictures:

@@ -49,6 +49,11 @@ def test_privacy_findings_and_limits_are_there_and_their_lack_is_said(card: str)
     assert "Unknown: the set was not compared" in render_card(data, data["sets"][0]["name"])
 
 
+def test_networks_that_are_no_judges_are_named(card: str) -> None:
+    assert "### Diversity, by lpips-alex" in card and "- lpips-alex, `sha256:33`" in card
+    assert any("LPIPS within an identity" in row and "0.200" in row for row in card.splitlines())
+
+
 def test_a_set_of_unknown_making_says_so() -> None:
     data = report(1)
     data["sets"][0] |= {"header": None, "chain": []}

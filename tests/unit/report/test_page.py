@@ -105,6 +105,35 @@ def test_every_section_is_there_and_one_without_content_is_not(page: str) -> Non
     assert left == wanted - {"compare", "privacy", "benchmark", "training"}
 
 
+def test_identities_of_every_set_are_shown() -> None:
+    data = report(3)
+    for number, one in enumerate(data["sets"]):
+        one["strips"] = [{"identity": f"person {number}-{k}", "keys": [f"{k}/0"],
+                          "context_face": number == 1 and k == 0} for k in range(12)]
+    reader = Reader(render_page(data, MadePictures()))
+    shown = [label.removeprefix("images of ") for label in reader.values("aria-label") if "person" in label]
+    assert shown == [f"person {number}-{k}" for number, step in ((0, 1), (1, 2), (2, 2)) for k in range(0, 12, step)]
+    assert reader.values("class").count("source") == 1
+
+
+def test_a_network_that_is_no_judge_has_its_figures_compared_and_explained(page: str) -> None:
+    reader = Reader(page)
+    text = " ".join(reader.text)
+    assert "lpips-alex" in text and "At 112 px." in text and "Network note on" in text
+    assert "0.200" in text and "0.300" in text          # of both sets, in the table and side by side
+    assert {"definition-diversity-lpips", "definition-fairness-benchmark-accuracy"} <= set(reader.values("id"))
+
+
+def test_groups_of_a_benchmark_stand_with_mean_deviation_and_spread() -> None:
+    data = report(1, "african")
+    for result in data["results"]:
+        result["sections"]["fairness"] = {**result["sections"]["fairness"], "figures": []}
+    text = " ".join(Reader(render_page(data, MadePictures())).text)
+    table = text[text.index("RFW: the recogniser") :]
+    assert re.search(r"African\s+Other\s+Mean\s+Deviation\s+Spread.*80\.0 %.*70 %.*75 %.*7\.07 %.*10 %", table)
+    assert "Measured on a benchmark" in text[: text.index("In numbers")]
+
+
 def test_values_stand_with_their_errors_and_differences_in_words(page: str) -> None:
     text = " ".join(Reader(page).text)
     assert "1.00 %" in text and "0.40 %" in text        # the error rate of the first set and its standard error

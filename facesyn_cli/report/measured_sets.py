@@ -1,0 +1,130 @@
+"""What the analyses take, measured once for each image set: thumbnails, embeddings, features; kept in a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facesyn_cli.artifacts.digest import json_digest
+from facesyn_cli.artifacts.images import ImageEntry
+from facesyn_cli.console import log
+from facesyn_cli.evaluation.diversity import pixel_section
+from facesyn_cli.evaluation.embedding import EmbedOptions
+from facesyn_cli.evaluation.figures import Section
+from facesyn_cli.evaluation.judged_set import embed_cached, thumbnails_cached
+from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.leakage import FaceSet
+from facesyn_cli.evaluation.pose import Find, pose_section
+from facesyn_cli.models.inception import LoadedFeatures
+from facesyn_cli.models.loading import LoadedBackbone
+from facesyn_cli.report.set_pictures import NamedSet
+
+
+@dataclass(frozen=True)
+class Small:
+    """Thumbnails of a set, (N, 16, 16), and which images can be read, (N,)."""
+
+    thumbnails: NDArray[np.uint8]
+    is_readable: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """Runs networks over image sets; what is in the cache already is not computed again.
+
+    Args:
+        cache: Folder of the cache.
+        options: How images are brought to the networks; each has its own size.
+    """
+
+    cache: Path
+    options: EmbedOptions
+
+    def thumbnails(self, held: NamedSet) -> Small:
+        """Return the thumbnails of a set."""
+        folder = self.cache / f"{held.name}-{_short([held.images.digest, _keys(held.entries)])}-thumbnails"
+        title = f"{held.name}: pixels"
+        return Small(*thumbnails_cached(held.images, held.entries, folder, self.options.workers, title))
+
+    def faces(self, held: NamedSet, name: str, judge: LoadedBackbone, small: Small) -> FaceSet:
+        """Return a set as a judge sees it: embeddings and thumbnails of the images that can be embedded.
+
+        Args:
+            held: The set.
+            name: Name of the judge.
+            judge: The judge, on the device already.
+            small: Thumbnails of the set.
+        """
+        options = replace(self.options, size=judge.input_size)
+        content = [held.images.digest, _keys(held.entries), judge.digest, options.flip, options.fit, options.precision]
+        folder = self.cache / f"{held.name}-{_short(content)}-{name}"
+        vectors, good = embed_cached(
+            held.images, held.entries, judge.module, options, folder, f"{held.name}: embed with {name}"
+        )
+        keep = np.flatnonzero(good & small.is_readable)
+        if len(keep) < len(good):
+            log.warning(f"{held.name}: {len(good) - len(keep)} of {len(good)} images could not be embedded by {name}")
+        rows = _labelled(held.entries, vectors, keep)
+        place = {held.entries[row].key: row for row in keep}
+        return FaceSet(held.name, rows, small.thumbnails[[place[key] for key in rows.keys]])
+
+    def features(self, held: NamedSet, network: LoadedFeatures, max_images: int, seed: int) -> LabelledEmbeddings:
+        """Return the features of a set, of at most `max_images` images drawn at random, as the network gives them.
+
+        Args:
+            held: The set.
+            network: The network, on the device already.
+            max_images: See above.
+            seed: Seed of the draw.
+        """
+        entries = held.entries
+        if len(entries) > max_images:
+            drawn = np.random.default_rng(seed).choice(len(entries), max_images, replace=False)
+            entries = [entries[row] for row in np.sort(drawn)]
+        options = replace(self.options, size=network.input_size, flip=False)
+        content = [held.images.digest, _keys(entries), network.digest, options.fit, options.precision]
+        folder = self.cache / f"{held.name}-{_short(content)}-{network.name}"
+        title = f"{held.name}: features of {network.name}"
+        vectors, good = embed_cached(held.images, entries, network.module, options, folder, title, has_unit_rows=False)
+        return _labelled(entries, vectors, np.flatnonzero(good))
+
+
+def pixels_of(
+    held: NamedSet, small: Small, read: Callable[[str], NDArray[np.uint8] | None], find: Find | None, seed: int
+) -> Section:
+    """Return what can be seen of a set without a judge: light, contrast and, with a detector, poses.
+
+    Args:
+        held: The set.
+        small: Its thumbnails.
+        read: From a key to pixels, or None.
+        find: Finds faces; None: no detector.
+        seed: Seed of the sample of poses.
+    """
+    names = {name: number for number, name in enumerate(dict.fromkeys(entry.identity for entry in held.entries))}
+    owner = np.array([names[entry.identity] for entry in held.entries])
+    section = pixel_section(small.thumbnails[small.is_readable], owner[small.is_readable])
+    if find is None:
+        section.notes.append("The spread of poses needs a face detector (detector=FILE, YuNet).")
+        return section
+    log.info(f"{held.name}: poses")
+    return section.merge(pose_section([entry.key for entry in held.entries], owner, read, find, seed))
+
+
+def _labelled(entries: list[ImageEntry], vectors: NDArray, keep: NDArray[np.int64]) -> LabelledEmbeddings:
+    some = [entries[row] for row in keep]
+    vectors = vectors if len(keep) == len(entries) else vectors[keep]
+    return LabelledEmbeddings.of([entry.key for entry in some], [entry.identity for entry in some], vectors)
+
+
+def _keys(entries: list[ImageEntry]) -> str:
+    return json_digest([entry.key for entry in entries])
+
+
+def _short(values: list[Any]) -> str:
+    return json_digest(values).removeprefix("sha256:")[:16]
