@@ -37,19 +37,20 @@ def command(
     """Compare ways to make a training set: accuracy of one recogniser recipe, over seeds."""
     from facesyn_cli.artifacts.outcome import render_summary
     from facesyn_cli.artifacts.work import Work
-    from facesyn_cli.cli.ablation_chain import Given
     from facesyn_cli.cli.ablation_table import Ablation
 
     start(log_file)
     if config is None:
         raise UserError("ablate needs a table: --config NAME or FILE, for example table1")
     flags = {"seeds": seeds, "seed": seed, "device": device, "real": real, "out": out}
-    evaluation = {
-        "benchmarks": benchmarks and [{"name": name.strip()} for name in benchmarks.split(",")],
-        "data": data and str(data), "pairs": pairs and [str(path) for path in pairs], "images": images and str(images),
+    names = None if benchmarks is None else [name.strip() for name in benchmarks.split(",") if name.strip()]
+    networks = {"ldm": ldm, "autoencoder": autoencoder and str(autoencoder)}
+    inputs = {
+        "gen-contexts": {**networks, "weights": weights},
+        "sample": networks,
+        "eval": {"benchmarks": names, "data": data, "pairs": pairs or None, "images": images},
     }
-    given = Given(ldm, autoencoder, weights, judge)
-    run = Ablation(config, overrides or [], flags, evaluation, given, Work(work), rows)
+    run = Ablation(config, overrides or [], flags, inputs, judge, Work(work), rows)
     if dry_run:
         plan = run.plan()
         if json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,15 @@ from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.cli.ablation_work import FOLDER, PARTS, Chain, Step, content_of, sources_of
 from facesyn_cli.cli.stage_command import resolve_stage
-from facesyn_cli.config.ablation import SHARED_STAGES, AblateConfig, Row, Settings, merge_settings
+from facesyn_cli.config.ablation import SHARED_STAGES, AblateConfig, Row, Settings
 from facesyn_cli.config.fields import StageConfig
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 
-
-@dataclass(frozen=True)
-class Given:
-    """Inputs named on the command line; None: as the table says, or in the folders of `--work`."""
-
-    ldm: Path | None = None
-    autoencoder: Path | None = None
-    weights: Path | None = None
-    judge: Path | None = None
+_CONTEXT_INPUTS = (  # what a source may need, the setting that names it, the folder of --work where it is else
+    ("ldm", "ldm", "ldm"), ("ldm", "autoencoder", None), ("recogniser", "weights", "embeddings"),
+    ("known", "known", "embeddings"),
+)
 
 
 class Chains:
@@ -35,7 +29,7 @@ class Chains:
         table: The section `ablate`.
         sections: What all rows share, by stage.
         rows: All rows, also those that are not to be run: the smallest decides.
-        given: Inputs named on the command line.
+        judge: Weights of the recogniser of rows that filter their samples and name none.
         work: Work folder.
 
     Attributes:
@@ -46,13 +40,14 @@ class Chains:
     """
 
     def __init__(
-        self, table: AblateConfig, sections: dict[str, Settings], rows: list[Row], given: Given, work: Work
+        self, table: AblateConfig, sections: dict[str, Settings], rows: list[Row], judge: Path | None, work: Work
     ) -> None:
-        self._table, self._sections, self._rows, self._given, self._work = table, sections, rows, given, work
+        self._table, self._sections, self._rows, self._judge, self._work = table, sections, rows, judge, work
         self._parts = work.path / FOLDER / PARTS
         self._real: dict[Path, ImageSet] = {}
         self._digests: dict[Path | str, str] = {}
         self._ldms: dict[Path, Any] = {}
+        self._configs: dict[tuple[str, str], Any] = {}
         self.shared = self._resolve_shared()
 
     def chain(self, row: Row, seed: int) -> Chain:
@@ -65,7 +60,7 @@ class Chains:
         images = self._target(row)
         if images > whole:
             raise UserError(f"{images} images are wanted, the row has {whole}")
-        steps = self._real_faces(row, seed, images) if row.real else self._made_faces(row, seed, images)
+        steps = self._real_faces(row, seed, images) if row.real is not False else self._made_faces(row, seed, images)
         identities = self._size(row)[0]
         cfg = self.shared["train-fr"].model_copy(update={"seed": seed})
         steps.append(self._step("train-fr", cfg, {"images": steps[-1].address}, inputs=(steps[-1].folder,)))
@@ -107,11 +102,11 @@ class Chains:
 
     def _size(self, row: Row) -> tuple[int, int]:
         """Return how many identities and images a row has before it is cut."""
-        if row.real:
+        if row.real is not False:
             counts = sorted(map(len, self._real_images(row).by_identity().values()), reverse=True)
             counts = counts[: row.identities or len(counts)]
             return len(counts), sum(counts)
-        cfg = self._sample_config(row)
+        cfg = self._config(row, "sample")
         return cfg.ids, cfg.ids * (cfg.per_id + self._additions(row)(cfg.per_id))
 
     def _real_images(self, row: Row) -> ImageSet:
@@ -134,10 +129,10 @@ class Chains:
         return [self._step("cut", cfg, {})]
 
     def _made_faces(self, row: Row, seed: int, images: int) -> list[Step]:
-        sample = self._sample_config(row).model_copy(update={"seed": seed})
+        sample = self._config(row, "sample").model_copy(update={"seed": seed})
         steps, contexts, address = [], sample.contexts, {}
         if contexts is None:
-            steps.append(self._contexts_step(row, seed, sample.ids))
+            steps.append(self._contexts_step(row, seed))
             contexts, address = steps[0].folder, {"contexts": steps[0].address}
         count = self._num_samples(row, images, sample.ids, sample.per_id)
         per_id = -(-count // sample.ids)  # no more than are used
@@ -147,38 +142,42 @@ class Chains:
         cut = resolve_stage("cut", {}, [], {"identities": sample.ids, "count": count})
         steps.append(self._step("cut", cut, {"images": steps[-1].address}, images=steps[-1].folder))
         if "augment" in row.sections:
-            augment = self._augment_config(row).model_copy(update={"seed": seed})
+            augment = self._config(row, "augment").model_copy(update={"seed": seed})
             address = {"images": steps[-1].address}
             steps.append(self._step("augment", augment, address, images=steps[-1].folder, contexts=contexts))
         return steps
 
-    def _contexts_step(self, row: Row, seed: int, ids: int) -> Step:
-        cfg = resolve_stage("gen-contexts", row.sections.get("gen-contexts", {}), [], self._flags(seed=seed))
+    def _config(self, row: Row, stage: str) -> Any:
+        """Return the settings of one stage of a row, resolved once; seed, folder and what is made by others follow."""
+        if (row.name, stage) not in self._configs:
+            section = row.sections.get(stage, {})
+            resolve = {"gen-contexts": self._contexts_config, "sample": self._sample_config}.get(stage)
+            cfg = resolve(row, section) if resolve else resolve_stage(stage, section, [], {})
+            self._configs[row.name, stage] = cfg
+        return self._configs[row.name, stage]
+
+    def _contexts_config(self, row: Row, section: Settings) -> Any:
+        """Return the settings of `gen-contexts`, without the inputs that are named for other rows."""
+        cfg, ids = resolve_stage("gen-contexts", section, [], self._flags()), self._config(row, "sample").ids
         if cfg.count is not None and cfg.count < ids:
             raise UserError(f"sample.ids is {ids}, but gen-contexts.count is {cfg.count}")
-        source = registry.build("contexts", cfg.source)
-        needs = set(source.needs | source.may_use)
-        needs = needs.union(*(registry.build("context_filter", each).needs for each in cfg.filters))
-        given, address = {"count": cfg.count or ids}, {}
-        for need, key, path, folder in (
-            ("ldm", "ldm", self._given.ldm, "ldm"),
-            ("ldm", "autoencoder", self._given.autoencoder, None),
-            ("recogniser", "weights", self._given.weights, "embeddings"),
-            ("known", "known", None, "embeddings"),
-        ):
-            if need not in needs or getattr(cfg, key) is not None:
-                continue
-            if path is not None:
-                given[key] = str(path) if key == "autoencoder" else path
-            elif folder is not None and self._work.folder(folder).exists():
-                address[key] = self._content(self._work.folder(folder))
-        return self._step("gen-contexts", cfg.model_copy(update=given), address)
+        unused = [key for need, key, _ in _CONTEXT_INPUTS if need not in _needs(cfg)]
+        return cfg.model_copy(update={"count": cfg.count or ids, **dict.fromkeys(unused)})
 
-    def _sample_config(self, row: Row) -> Any:
+    def _contexts_step(self, row: Row, seed: int) -> Step:
+        cfg, address = self._config(row, "gen-contexts"), {}
+        needs = _needs(cfg)
+        for need, key, folder in _CONTEXT_INPUTS:
+            if need in needs and getattr(cfg, key) is None and folder and self._work.folder(folder).exists():
+                address[key] = self._content(self._work.folder(folder))
+        return self._step("gen-contexts", cfg.model_copy(update={"seed": seed}), address)
+
+    def _sample_config(self, row: Row, section: Settings) -> Any:
         """Return the settings of `sample`, with the number of identities and the paths of its networks."""
-        section, given = row.sections.get("sample", {}), self._given
-        if section.get("filter") and given.judge is not None:
-            section = merge_settings({"filter": {"judge": str(given.judge)}}, _with_named_filter(section))
+        if section.get("filter") and self._judge is not None:
+            chosen = section["filter"]
+            chosen = {"name": chosen} if isinstance(chosen, str) else chosen
+            section = {**section, "filter": {"judge": str(self._judge), **chosen}}
         cfg = resolve_stage("sample", section, [], self._flags())
         if cfg.layout == "tar" or cfg.shard is not None:
             raise UserError("sample.layout=tar and sample.shard do not belong into a table: its rows are folders")
@@ -187,19 +186,16 @@ class Chains:
         ids = cfg.ids or row.sections.get("gen-contexts", {}).get("count")
         if ids is None:
             raise UserError("say how many identities: sample.ids or gen-contexts.count")
-        ldm = cfg.ldm or given.ldm or self._work.folder("ldm")
+        ldm = cfg.ldm or self._work.folder("ldm")
         if not ldm.exists():
             raise UserError(f"{ldm} does not exist; name the LDM with --ldm")
-        return cfg.model_copy(update={"ids": ids, "ldm": ldm, "autoencoder": cfg.autoencoder or given.autoencoder})
-
-    def _augment_config(self, row: Row) -> Any:
-        return resolve_stage("augment", row.sections["augment"], [], {})
+        return cfg.model_copy(update={"ids": ids, "ldm": ldm})
 
     def _additions(self, row: Row) -> Callable[[int], int]:
         """Return a function: how many images does augmentation add to an identity of so many?"""
         if "augment" not in row.sections:
             return lambda num_samples: 0
-        return registry.build("augmentation", self._augment_config(row).augmentation).num_additions
+        return registry.build("augmentation", self._config(row, "augment").augmentation).num_additions
 
     def _num_samples(self, row: Row, images: int, ids: int, per_id: int) -> int:
         """Return how many samples, with what augmentation adds to them, are so many images: samples give way to it."""
@@ -238,6 +234,8 @@ class Chains:
         return self._digests[named]
 
 
-def _with_named_filter(section: Settings) -> Settings:
-    chosen = section["filter"]
-    return {**section, "filter": {"name": chosen} if isinstance(chosen, str) else chosen}
+def _needs(cfg: Any) -> set[str]:
+    """Return what the source and the filters of contexts need."""
+    source = registry.build("contexts", cfg.source)
+    filters = [registry.build("context_filter", each) for each in cfg.filters]
+    return set(source.needs | source.may_use).union(*(each.needs for each in filters))

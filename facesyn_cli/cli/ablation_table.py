@@ -12,7 +12,7 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts.files import write_json, write_text
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.bench.random_networks import flops
-from facesyn_cli.cli.ablation_chain import Chains, Given
+from facesyn_cli.cli.ablation_chain import Chains
 from facesyn_cli.cli.ablation_work import FOLDER, Chain, Step, context_evaluations, expected_time, num_faces
 from facesyn_cli.config.ablation import (
     ROW_STAGES,
@@ -39,8 +39,8 @@ class Ablation:
         name: The table: a file or the name of a built-in one.
         words: `stage.key=value` for all rows.
         flags: Settings of the section `ablate`; None: not given.
-        evaluation: Settings of the section `eval`; None: not given.
-        given: Networks named on the command line.
+        inputs: Settings of the stages that were given as flags, by stage; None: not given.
+        judge: Recogniser of rows that filter their samples.
         work: Work folder.
         picked: Names of rows, with commas; None: all.
 
@@ -49,8 +49,8 @@ class Ablation:
     """
 
     def __init__(
-        self, name: str, words: list[str], flags: dict[str, Any], evaluation: dict[str, Any], given: Given, work: Work,
-        picked: str | None,
+        self, name: str, words: list[str], flags: dict[str, Any], inputs: dict[str, dict[str, Any]], judge: Path | None,
+        work: Work, picked: str | None,
     ) -> None:
         if launched_processes() > 1:
             raise UserError("ablate works in one process; start it once for each --seed, then once for all")
@@ -58,8 +58,9 @@ class Ablation:
         if TABLE not in sections:
             raise UserError(f"{name} is a recipe without rows: a section {TABLE} with rows was expected")
         sections = apply_words(sections, words, (TABLE, *ROW_STAGES, *SHARED_STAGES))
-        said = {key: value for key, value in evaluation.items() if value is not None}
-        sections["eval"] = {**sections.get("eval", {}), **said}
+        for stage, given in inputs.items():
+            said = {key: value for key, value in given.items() if value is not None}
+            sections[stage] = {**sections.get(stage, {}), **said}
         self.name = Path(name).stem
         self.cfg: AblateConfig = resolve(AblateConfig, TABLE, sections[TABLE], [], flags)
         self.rows: list[Row] = expand_rows(self.cfg.rows, sections)
@@ -67,7 +68,7 @@ class Ablation:
         self.work = work
         self.folder = self.cfg.out or work.path / FOLDER / self.name
         self.seeds = [self.cfg.seed + number for number in range(self.cfg.seeds)]
-        self.chains = Chains(self.cfg, sections, self.rows, given, work)
+        self.chains = Chains(self.cfg, sections, self.rows, judge, work)
         self._found: dict[tuple[str, int], Chain] = {}
         self._costs: dict[str, float] = {}
         self._check()
@@ -82,21 +83,25 @@ class Ablation:
 
         The table is written whenever a run has ended.
         """
-        failed = []
+        problems: list[str] = []
+        failed: dict[str, UserError] = {}
+        per_id: dict[str, int] = {}
         self._write()
         todo = [self._found[row.name, seed] for seed in self.seeds for row in self.picked]
+        for sample in filter(None, (chain.step("sample") for chain in todo if not chain.is_finished)):
+            per_id[sample.address] = max(per_id.get(sample.address, 0), sample.cfg.per_id)
         for number, chain in enumerate(todo, 1):
             if chain.is_finished:
                 continue
             log.info(f"[{number}/{len(todo)}] {chain.row.name}, seed {chain.seed}: {chain.images} images")
             try:
-                chain.run(self.work)
+                chain.run(self.work, per_id, failed)
             except UserError as error:
-                failed.append(f"{chain.row.name}, seed {chain.seed}: {error}")
-                log.warning(f"{failed[-1]}; going on with the next row")
+                problems.append(f"{chain.row.name}, seed {chain.seed}: {error}")
+                log.warning(f"{problems[-1]}; going on with the next row")
             self._write()
             signals.check()
-        return failed
+        return problems
 
     def table(self) -> AblationTable:
         """Return the table of what there is."""

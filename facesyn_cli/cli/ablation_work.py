@@ -125,20 +125,29 @@ class Chain:
             "minutes": sum(step.notes.get("seconds", 0) * self._share(step) for step in self.steps) / 60,
         }
 
-    def run(self, work: Work) -> None:
+    def run(self, work: Work, per_id: dict[str, int], failed: dict[str, UserError]) -> None:
         """Make what is missing; what went wrong is noted.
+
+        Args:
+            work: Work folder.
+            per_id: Address of samples -> how many of an identity some row will need.
+            failed: Address of what has failed a moment ago -> why; not tried again, and added to.
 
         Raises:
             UserError: A stage failed; the others keep their finished work.
         """
         self.steps[-1].note(problem=None)
-        try:
-            for step in self.steps:
+        for step in self.steps:
+            try:
+                if step.address in failed:
+                    raise failed[step.address]
                 if not step.is_finished:
-                    _run(step, work)
-        except UserError as error:
-            self.steps[-1].note(problem=str(error))
-            raise
+                    _run(step, work, per_id.get(step.address, 0))
+                _note_cost(step, work)
+            except UserError as error:
+                failed[step.address] = error
+                self.steps[-1].note(problem=str(error))
+                raise
 
     def _share(self, step: Step) -> float:
         """Return how much of a step's work this row needs: of samples that other rows had extended, its own."""
@@ -147,24 +156,29 @@ class Chain:
         return step.cfg.ids * step.cfg.per_id / step.notes.get("images", step.cfg.ids * step.cfg.per_id)
 
 
-def _run(step: Step, work: Work) -> None:
+def _run(step: Step, work: Work, per_id: int) -> None:
     """Run one stage and note what it took."""
     cfg, before, start = step.cfg, step.notes.get("seconds", 0), time.monotonic()
     if step.stage == "sample":
         begun = _begun_with(step.folder)
-        cfg = cfg.model_copy(update={key: max(getattr(cfg, key), begun.get(key) or 0) for key in GROWING})
+        size = {key: max(getattr(cfg, key), begun.get(key) or 0) for key in GROWING}
+        cfg = cfg.model_copy(update={**size, "per_id": max(size["per_id"], per_id)})
     try:
         run_stage(step.stage, cfg, work)
     finally:
         step.note(seconds=round(before + time.monotonic() - start, 2))
-    header = read_header(step.folder)
-    if step.stage == "sample":
+
+
+def _note_cost(step: Step, work: Work) -> None:
+    """Note what a finished step has cost, unless that is known."""
+    notes, header = step.notes, read_header(step.folder)
+    if step.stage == "sample" and notes.get("images") != header.counts["images"]:
         count = header.counts["images"]
         step.note(images=count, evaluations=count * header.extra["network_evaluations_per_image"])
-    elif step.stage == "gen-contexts":
+    elif step.stage == "gen-contexts" and "evaluations" not in notes:
         step.note(evaluations=context_evaluations(step, work) * header.counts["candidates"])
-    elif step.stage == "train-fr":
-        step.note(faces=header.counts["steps"] * cfg.batch_size)
+    elif step.stage == "train-fr" and "faces" not in notes:
+        step.note(faces=header.counts["steps"] * step.cfg.batch_size)
 
 
 def _begun_with(folder: Path) -> dict[str, int]:

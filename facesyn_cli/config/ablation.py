@@ -118,7 +118,7 @@ def select_rows(rows: list[Row], names: str | None) -> list[Row]:
     if unknown or not wanted:
         near = difflib.get_close_matches(unknown[0], known, n=1) if unknown else []
         hint = f", did you mean {near[0]!r}?" if near else ";"
-        raise UserError(f"there is no row {', '.join(unknown) or names!r}{hint} rows are {', '.join(known)}")
+        raise UserError(f"there is no row {', '.join(unknown) or repr(names)}{hint} rows are {', '.join(known)}")
     return [row for row in rows if row.name in wanted]
 
 

@@ -198,3 +198,186 @@ def test_a_killed_table_goes_on(finished, inputs, run_cli, tmp_path):
     assert {name: time for name, time in after.items() if name in before} == before
     assert set(after) - set(before) == {path.name for path in lost}
     assert row_of(work, "guided")["seeds"]["1"]["accuracy"] == accuracy
+
+
+def write_table(folder: Path, rows: list[dict], **settings: object) -> Path:
+    """Write another table with the tiny recipe, and return its file."""
+    table = {**TABLE, "ablate": {"seeds": 1, "images": 6, "rows": rows, **settings}}
+    (folder / "table.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
+    return folder / "table.yaml"
+
+
+SPHERE = {"name": "sphere", "gen-contexts": {"source": "sphere", "filters": []}}
+
+
+def test_rows_and_seeds_may_be_added(inputs, run_cli, tmp_path):
+    table = write_table(tmp_path, [SPHERE, {"name": "few", "base": "sphere", "sample": {"ids": 2}, "images": 4}])
+    again = [*words(inputs, tmp_path / "work"), "--config", table]
+    assert run_cli(*again, "--rows", "few").code == 0
+    assert [row["status"] for row in table_of(tmp_path / "work")["rows"]] == ["not run", "finished"]
+    assert "| sphere |  |  |  |  |  |  |  | not run |" in (tmp_path / "work/ablation/table/table.md").read_text()
+    before = headers_of(tmp_path / "work")
+    assert run_cli(*again, "--seeds", 2, "--rows", "sphere,few").code == 0
+    work = tmp_path / "work"
+    assert [row["status"] for row in table_of(work)["rows"]] == ["finished", "finished"]
+    samples = images_of(work, "sphere", "sample")
+    assert images_of(work, "few", "sample").path == samples.path and len(samples.entries) == 6  # grown from 4
+    after = headers_of(work)
+    assert {name: time for name, time in after.items() if name in before and name != samples.path.name} == {
+        name: time for name, time in before.items() if name != samples.path.name
+    }
+    evaluations = {row["name"]: row["evaluations"]["mean"] for row in table_of(work)["rows"]}
+    assert evaluations == {"sphere": 6 * 2, "few": 4 * 2}  # its share of what both have
+    assert run_cli(*again, "--json").json()["rows"][0]["status"] == "finished"  # one seed is asked for again
+
+
+def test_samples_are_made_for_the_row_that_needs_most(inputs, run_cli, tmp_path):
+    table = write_table(tmp_path, [SPHERE, {"name": "more", "base": "sphere", "images": 12}])
+    again = [*words(inputs, tmp_path / "work"), "--config", table]
+    assert run_cli(*again, "--rows", "sphere,more").code == 0
+    work = tmp_path / "work"
+    sample = json.loads((images_of(work, "sphere", "sample").path / "facesyn.json").read_text())
+    assert sample["config"]["growing"] == {"ids": 3, "per_id": 4}
+    assert len(images_of(work, "sphere", "cut").entries) == 6 and len(images_of(work, "more", "cut").entries) == 12
+
+
+def test_cut_to_the_smallest_row(inputs, run_cli, tmp_path):
+    rows = [{"name": "real", "real": True}, SPHERE, {"name": "few", "base": "sphere", "sample": {"ids": 2}}]
+    table = write_table(tmp_path, rows, images="smallest")
+    plan = run_cli(*words(inputs, tmp_path / "work"), "--config", table, "--rows", "sphere", "--dry-run", "--json")
+    assert plan.json()["rows"]["sphere"]["images"] == 2 * 4  # also where the smallest row is not run
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_failed_row_is_said_and_others_go_on(inputs, run_cli, tmp_path):
+    twins = {"name": "twins", "gen-contexts": {"source": TWO_STAGE, "filters": [{"name": "unique", "r": -1}]}}
+    copies = {"augmentation": {"name": "oversample", "copies": 1}}
+    rows = [{**twins, "gen-contexts": {**twins["gen-contexts"], "patience": 8}},
+            {"name": "copied", "base": "twins", "augment": copies}, SPHERE]
+    again = [*words(inputs, tmp_path / "work"), "--config", write_table(tmp_path, rows)]
+    ran = run_cli(*again)
+    assert ran.code == 2 and ran.out.splitlines()[0].startswith("training set ")
+    last = ran.err.strip().splitlines()[-1]
+    assert last.startswith("error: 2 of 3 runs failed: twins, seed 0: source two-stage yields nothing new")
+    found = {row["name"]: row for row in table_of(tmp_path / "work")["rows"]}
+    assert found["twins"]["status"].startswith("failed: seed 0: source two-stage yields nothing new")
+    assert found["copied"]["problems"] == found["twins"]["problems"]
+    assert found["sphere"]["status"] == "finished" and found["twins"]["accuracy"]["mean"] is None
+    plain = run_cli(*again, "--rows", "sphere")
+    assert plain.code == 0 and "failed: seed 0" in plain.out  # still known
+    assert run_cli(*again, "--rows", "copied", "gen-contexts.count=3").code == 2  # tried again: as wrong as before
+
+
+def test_stopped_after_the_row_that_is_being_made(inputs, run_cli, tmp_path, monkeypatch):
+    from facesyn_cli import signals
+    from facesyn_cli.stages import eval as evaluation
+
+    run = evaluation.run
+
+    def run_and_stop(cfg, work):
+        outcome = run(cfg, work)
+        signals._remember(15, None)
+        return outcome
+
+    table = write_table(tmp_path, [SPHERE, {"name": "real", "real": True, "identities": 3}])
+    again = [*words(inputs, tmp_path / "work"), "--config", table]
+    monkeypatch.setattr(evaluation, "run", run_and_stop)
+    assert run_cli(*again).code == 143
+    assert [row["status"] for row in table_of(tmp_path / "work")["rows"]] == ["finished", "not run"]
+    before = headers_of(tmp_path / "work")
+    monkeypatch.setattr(evaluation, "run", run)
+    signals.reset()
+    assert run_cli(*again).code == 0
+    assert [row["status"] for row in table_of(tmp_path / "work")["rows"]] == ["finished", "finished"]
+    assert before.items() <= headers_of(tmp_path / "work").items()
+
+
+def test_a_filter_takes_the_judge(inputs, run_cli, assert_refused, tmp_path):
+    again = {"name": "consistency", "lowest": 0.99, "attempts": 1, "centre_images": 2}
+    rows = [SPHERE, {"name": "filter", "base": "sphere", "sample": {"filter": again}}]
+    arguments = [*words(inputs, tmp_path / "work"), "--config", write_table(tmp_path, rows)]
+    assert_refused(*arguments, says="row filter: a filter needs a judge")
+    assert_refused(*arguments, "--judge", inputs / "recogniser", "ablate.images=3", says="filter.centre_images")
+    ran = run_cli(*arguments, "--judge", inputs / "recogniser", "--dry-run")
+    assert "and what a filter adds" in ran.out
+    assert run_cli(*arguments, "--judge", inputs / "recogniser").code == 0
+    evaluations = {row["name"]: row["evaluations"]["mean"] for row in table_of(tmp_path / "work")["rows"]}
+    assert evaluations["sphere"] == 12 < evaluations["filter"] <= 24
+
+
+def test_another_input_is_another_row(inputs, run_cli, tmp_path):
+    shutil.copytree(inputs, tmp_path / "inputs")
+    table = write_table(tmp_path, [SPHERE])
+    again = [*words(tmp_path / "inputs", tmp_path / "work"), "--config", table]
+    assert run_cli(*again).code == 0
+    pairs = tmp_path / "inputs/pairs.txt"
+    pairs.write_text(pairs.read_text().replace("p0\t0\t1", "p0\t0\t2", 1))
+    plan = run_cli(*again, "--dry-run", "--json").json()
+    assert plan["rows"]["sphere"]["seeds finished"] == "0 of 1"
+    assert plan["left"] == {"network evaluations": 0, "faces the recogniser trains on": 0, "expected minutes": 0}
+    plan = run_cli(*again, "--dry-run", "--json", "sample.scheduler.steps=3").json()
+    assert plan["left"]["network evaluations"] == 6 * 3
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--rows", "faces,fcaes"), ("there is no row fcaes", "did you mean 'faces'")),
+        (("--seeds", 0), "seeds"),
+        (("ablate.imagse=3",), "did you mean 'images'"),
+        (("samples.ids=3",), "stages of a table are"),
+        (("ablate.images=13", "--rows", "sphere"), "row sphere: 13 images are wanted, the row has 12"),
+        (("ablate.images=12", "sample.per_id=2", "--rows", "sphere,faces"), "rows sphere, faces: 12 images are wanted"),
+        (("sample.ids=5", "--rows", "sphere"), "sample.ids is 5, but gen-contexts.count is 4"),
+        (("sample.scheduler.steps=0",), "steps"),
+        (("sample.layout=tar",), "layout=tar"),
+        (("train-fr.inputs=[a]",), "train-fr.inputs"),
+        (("train-fr.head=arcfaec",), "did you mean 'arcface'"),
+        (("--ldm", "nowhere", "--rows", "sphere"), "nowhere does not exist"),
+        (("--weights", "nowhere", "--rows", "faces"), "row faces: nowhere does not exist"),
+        (("--pairs", "nowhere"), "nowhere does not exist"),
+        (("--real", "nowhere"), "nowhere does not exist"),
+        (("ablate.rows=[{name: real, real: true, identities: 9}]",), "row real: 9 identities are wanted"),
+        (("ablate.rows=[{name: real, real: true}]", "ablate.images=10"), "fewer than 2 each"),
+        (("ablate.rows=[{name: a, base: b}]",), "'b' is no row above it"),
+    ],
+)
+def test_mistakes_are_one_line_before_any_work(assert_refused, inputs, tmp_path, more, says):
+    assert_refused(*words(inputs, tmp_path / "work", *more), says=says)
+    assert not (tmp_path / "work").exists()
+
+
+def test_what_a_table_needs(assert_refused, inputs, tmp_path):
+    assert_refused("ablate", says="--config NAME or FILE")
+    assert_refused("ablate", "--config", "small", says="a recipe without rows")
+    start = ["ablate", "--config", inputs / "table.yaml", "--work", tmp_path / "work", "--ldm", inputs / "ldm"]
+    assert_refused(*start, says="nothing to evaluate")
+    pairs = ["--pairs", inputs / "pairs.txt", "--images", inputs / "test"]
+    assert_refused(*start, *pairs, "--rows", "real", says="row real: give the folder of real faces with --real")
+    assert_refused(*start[:-2], *pairs, "--rows", "sphere", says="name the LDM with --ldm")
+    assert_refused(*start, *pairs, "--rows", "faces", says="--weights, or run embed")
+
+
+def test_only_one_process(assert_refused, inputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert_refused(*words(inputs, tmp_path / "work"), says="works in one process")
+
+
+@pytest.mark.parametrize(("name", "images"), [("table1", [800] * 7),
+                                              ("table2", [5000, 10000, 25000, 5000, 10000, 20000, 40000])])
+def test_the_tables_that_come_with_facesyn(inputs, run_cli, name, images, tmp_path):
+    real = tmp_path / "real"
+    for person in range(80):
+        (real / f"p{person}").mkdir(parents=True)
+        for photo in range(10):
+            (real / f"p{person}/{photo}.png").touch()
+    arguments = words(inputs, tmp_path / "work", "--judge", inputs / "recogniser", "--dry-run", "--json")
+    arguments[arguments.index("--real") + 1] = real
+    arguments[arguments.index("--config") + 1] = name
+    ran = run_cli(*arguments)
+    assert ran.code == 0, ran.err
+    rows = ran.json()["rows"]
+    assert [row["images"] for row in rows.values()] == images
+    gflops = float(ran.json()["recogniser"].split(", ")[1].removesuffix(" GFLOP an image; cosface"))
+    assert gflops <= 1
+    assert ran.json()["seeds"].startswith("0, 1, 2;")
