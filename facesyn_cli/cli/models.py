@@ -10,7 +10,7 @@ from facesyn_cli.cli.stage_command import print_json, start
 ACTIONS = {  # action -> options that belong to it
     "list": (),
     "inspect": (),
-    "convert": ("out", "to", "parts", "dataset"),
+    "convert": ("out", "to", "parts", "dataset", "precision"),
     "verify": ("fixture",),
     "pull": ("out", "sha256"),
 }
@@ -23,12 +23,16 @@ def command(
     to: Annotated[str | None, typer.Option(help="safetensors (default), published or onnx (convert).")] = None,
     parts: Annotated[int | None, typer.Option(help="Files of a published classifier (convert); default 1.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Data set of a classifier (convert).")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, or fp16 for safetensors of half the size (convert).")
+    ] = None,
     fixture: Annotated[Path | None, typer.Option(help=".npz of inputs and right outputs (verify).")] = None,
     sha256: Annotated[str | None, typer.Option(help="Checksum the file must have (pull).")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """List known weights, inspect FILE, convert FILE --out DIR, verify FILE, or pull NAME."""
-    options = {"out": out, "to": to, "parts": parts, "dataset": dataset, "fixture": fixture, "sha256": sha256}
+    options = {"out": out, "to": to, "parts": parts, "dataset": dataset, "precision": precision, "fixture": fixture,
+               "sha256": sha256}
     given = {key: value for key, value in options.items() if value is not None}
     start()
     _check(action, target, given)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from facesyn_cli.artifacts.files import write_atomically
 from facesyn_cli.artifacts.hub import fetch_from_hub, is_hub_name
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.new_folder import new_folder, require_free
-from facesyn_cli.artifacts.weights import read_config, write_tensors, write_weights
+from facesyn_cli.artifacts.weights import CONFIG, WeightsPrecision, read_config, write_tensors, write_weights
 from facesyn_cli.console import log
 from facesyn_cli.diffusion.schedule import ldm_schedule
 from facesyn_cli.errors import UserError
@@ -28,7 +29,7 @@ from facesyn_cli.models.catalogue import CATALOGUE
 from facesyn_cli.models.convert import compvis, tface_head
 from facesyn_cli.models.convert.tface_head import KERNEL, part_name, read_any_head, split_head
 from facesyn_cli.models.guided_unet import load_guided_pipeline, published_tensors
-from facesyn_cli.models.loading import HALVES, load_autoencoder, load_backbone, load_denoiser
+from facesyn_cli.models.loading import HALVES, LATENTS_OF, load_autoencoder, load_backbone, load_denoiser
 from facesyn_cli.models.onnx_export import export_onnx
 from facesyn_cli.models.self_check import check_autoencoder, check_backbone, check_denoiser, check_generator
 from facesyn_cli.training.ldm_export import check_exportable, schedule_buffers
@@ -86,7 +87,12 @@ def verify(path: Path, fixture: Path | None = None) -> dict[str, Any]:
 
 
 def convert(
-    path: Path, out: Path, to: str = "safetensors", parts: int | None = None, dataset: str | None = None
+    path: Path,
+    out: Path,
+    to: str = "safetensors",
+    parts: int | None = None,
+    dataset: str | None = None,
+    precision: str | None = None,
 ) -> dict[str, Any]:
     """Write a network in another format into a new folder.
 
@@ -97,12 +103,18 @@ def convert(
             published code reads) or `onnx` (recognisers).
         parts: Files of a classifier that is to be published, one for each process of TFace; None: 1.
         dataset: Data set of a classifier: which one of several to read, or what to call the published one.
+        precision: Of the numbers in `safetensors` of a network: fp32, or fp16 for files of half the size, which load
+            as float32 networks again; None: fp32.
 
     Raises:
         UserError: The file holds nothing known, there is no such format for it, or the folder is taken.
     """
     if to not in FORMATS:
         raise UserError(f"--to {to}: expected one of {', '.join(FORMATS)}")
+    if precision is not None and precision not in get_args(WeightsPrecision):
+        raise UserError(f"--precision {precision}: expected one of {', '.join(get_args(WeightsPrecision))}")
+    if precision is not None and (to != "safetensors" or not _is_plain(path)):
+        raise UserError(f"--precision belongs to networks that are written as safetensors; {path} --to {to} is not")
     require_free(out)
     if to == "published" and (path / inspection.PIPELINE).is_file():
         loaded = _Loaded(inspection.GENERATOR, "guided-diffusion UNet", nn.Module(), {})
@@ -115,7 +127,8 @@ def convert(
     if parts is not None or dataset is not None:
         raise UserError(f"--parts and --dataset belong to classifiers (HEAD files, head.safetensors); {path} is none")
     loaded = _load(path)
-    write = {"safetensors": _write_ours, "published": _write_published, "onnx": _write_onnx}[to]
+    ours = partial(_write_ours, precision=precision or "fp32")
+    write = {"safetensors": ours, "published": _write_published, "onnx": _write_onnx}[to]
     with new_folder(out) as folder:
         notes = write(loaded, folder)
     return _report(path, loaded, to, notes, out)
@@ -164,7 +177,7 @@ def _load(path: Path) -> _Loaded:
     if kind == "backbone":
         loaded = load_backbone(path)
         section = _section(path, description)
-        config = {"kind": kind, "backbone": section, "input_size": loaded.input_size}
+        config = {**_config_of(path), "kind": kind, "backbone": section, "input_size": loaded.input_size}
         return _Loaded(kind, loaded.name, loaded.module, config, loaded.input_size)
     if kind == "denoiser":
         loaded = load_denoiser(path)
@@ -174,7 +187,8 @@ def _load(path: Path) -> _Loaded:
         part = description.get("settings", {}).get("part", "both")
         module = load_autoencoder(path, part=part)
         section = {"name": module.section["name"], **module.section["settings"], "part": part}
-        return _Loaded(kind, module.section["name"], module, {"kind": kind, "autoencoder": section}, part=part)
+        config = {**_config_of(path), "kind": kind, "autoencoder": section}
+        return _Loaded(kind, module.section["name"], module, config, part=part)
     held = f"{description['format']} ({description['architecture']})"
     raise UserError(f"{path} is a {held}; a single network was expected")
 
@@ -205,19 +219,32 @@ def _section(path: Path, description: dict[str, Any]) -> dict[str, Any]:
     return {"name": description["architecture"], **description["settings"]}
 
 
+def _config_of(path: Path) -> dict[str, Any]:
+    """Return what a Weights folder of ours says, all of which stays true of a copy; nothing of any other file."""
+    return read_config(path) if (path / CONFIG).is_file() else {}
+
+
+def _is_plain(path: Path) -> bool:
+    """True unless the path holds a classifier or a pipeline, which are not written by `_write_ours` as one network."""
+    return not tface_head.is_head(path) and not (path / inspection.PIPELINE).is_file()
+
+
 def _report(path: Path, loaded: _Loaded, to: str, notes: dict[str, Any], out: Path) -> dict[str, Any]:
     files = {file.relative_to(out).as_posix(): file_digest(file) for file in sorted(out.rglob("*")) if file.is_file()}
     return {"path": str(path), "kind": loaded.kind, "architecture": loaded.name, "format": to, **notes, "files": files}
 
 
-def _write_ours(loaded: _Loaded, folder: Path) -> dict[str, Any]:
+def _write_ours(loaded: _Loaded, folder: Path, precision: WeightsPrecision) -> dict[str, Any]:
     if loaded.pipeline is not None:  # what generators are read as anyway: a diffusers pipeline
         loaded.pipeline.save_pretrained(folder)
         return {"parameters": sum(value.numel() for value in loaded.module.parameters())}
     if not loaded.config or loaded.name == "diffusers":
         raise UserError(f"{_what(loaded)} cannot be written as safetensors with a config of ours")
-    write_weights(folder, loaded.module.state_dict(), loaded.config)
-    return {"parameters": sum(value.numel() for value in loaded.module.parameters())}
+    config = dict(loaded.config)
+    if loaded.kind == "autoencoder":  # the copy decodes what an LDM of the original draws
+        config[LATENTS_OF] = sorted({*config.get(LATENTS_OF, []), loaded.module.section["digest"]})
+    write_weights(folder, loaded.module.state_dict(), config, precision=precision)
+    return {"precision": precision, "parameters": sum(value.numel() for value in loaded.module.parameters())}
 
 
 def _write_published(loaded: _Loaded, folder: Path) -> dict[str, Any]:
@@ -233,7 +260,7 @@ def _write_published(loaded: _Loaded, folder: Path) -> dict[str, Any]:
 
 def _write_published_backbone(loaded: _Loaded, folder: Path) -> None:
     """A flat state dict of RGB weights, as TFace, ElasticFace and arcface_torch write it."""
-    if not loaded.name.startswith(_FLAT) or loaded.name == "ir-tiny":
+    if not loaded.name.startswith(_FLAT) or loaded.name in ("ir-tiny", "ir-lite"):
         raise UserError(f"{_what(loaded)} has no published layout")
     network = loaded.module
     _save(network.state_in("rgb") if hasattr(network, "state_in") else network.state_dict(), folder / "backbone.pth")

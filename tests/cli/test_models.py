@@ -20,7 +20,7 @@ from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.catalogue import CATALOGUE
 from facesyn_cli.models.guided_unet import load_guided_pipeline
-from facesyn_cli.models.loading import load_autoencoder, load_backbone, load_denoiser
+from facesyn_cli.models.loading import latents_of, load_autoencoder, load_backbone, load_denoiser
 from facesyn_cli.stages.models import list_weights
 
 UNET = {"name": "idiff-unet", "channels": 32, "multipliers": [1], "attention": [True], "num_blocks": 1,
@@ -128,6 +128,71 @@ def test_autoencoder_to_ours_and_back_in_halves(run_cli, tmp_path, vq):
     assert not halves[0].keys() & halves[1].keys()
     assert same_tensors(halves[0] | halves[1], read_tensors(vq))
     assert run_cli("models", "verify", tmp_path / "back").code == 0
+
+
+def test_a_copy_in_half_precision_is_half_as_large_and_loads_in_float32(run_cli, tmp_path, recogniser):
+    for precision in ("fp32", "fp16"):
+        words = ("--out", tmp_path / precision, "--precision", precision, "--json")
+        ran = run_cli("models", "convert", recogniser, *words)
+        assert ran.code == 0 and ran.json()["precision"] == precision, ran.err
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("fp16", "fp32")]
+    assert 0.5 < sizes[0] / sizes[1] < 0.51
+    networks = [load_backbone(tmp_path / name).module for name in ("fp16", "fp32")]
+    assert {value.dtype for value in networks[0].state_dict().values()} == {torch.float32, torch.int64}
+    for half, full in zip(networks[0].state_dict().values(), networks[1].state_dict().values(), strict=True):
+        assert torch.equal(half, full) if full.ndim < 2 else torch.equal(half, full.half().float())
+    pixels = golden_uniform(2, (2, 3, 112, 112)) * 2 - 1
+    with torch.inference_mode():
+        cosines = torch.nn.functional.cosine_similarity(*[network(pixels) for network in networks])
+    assert 0.999 < cosines.min() and not torch.equal(*[network.body[0].res_layer[1].weight for network in networks])
+
+    back = run_cli("models", "convert", tmp_path / "fp16", "--out", tmp_path / "back", "--precision", "fp32")
+    assert back.code == 0, back.err
+    assert same_tensors(load_backbone(tmp_path / "back").module.state_dict(), networks[0].state_dict())
+    assert (tmp_path / "back" / "model.safetensors").stat().st_size == sizes[1]
+
+
+def test_denoiser_and_autoencoder_in_half_precision_keep_their_settings(run_cli, tmp_path, unet, vq):
+    assert run_cli("models", "convert", unet, "--out", tmp_path / "ldm", "--precision", "fp16").code == 0
+    half, full = load_denoiser(tmp_path / "ldm"), load_denoiser(unet)
+    assert half.config == full.config
+    inputs = golden_uniform(3, (2, 3, 8, 8)), torch.tensor([5, 500]), golden_uniform(4, (2, 512))
+    with torch.inference_mode():
+        expected = full.module(*inputs)
+        assert 0 < (half.module(*inputs) - expected).abs().max() < 0.01 * expected.abs().max()
+
+    assert run_cli("models", "convert", vq, "--out", tmp_path / "full").code == 0
+    assert run_cli("models", "convert", tmp_path / "full", "--out", tmp_path / "half", "--precision", "fp16").code == 0
+    latents = golden_uniform(5, (1, 3, 8, 8))
+    half, full = (load_autoencoder(tmp_path / name) for name in ("half", "full"))
+    with torch.inference_mode():
+        expected = full.decode(latents)
+        assert 0 < (half.decode(latents) - expected).abs().max() < 0.01 * expected.abs().max()
+    originals = {load_autoencoder(vq).section["digest"], full.section["digest"]}  # an LDM of either may use the copy
+    assert set(latents_of(tmp_path / "half")) == originals
+
+
+def test_what_a_folder_says_of_itself_is_kept(run_cli, tmp_path, recogniser):
+    run_cli("models", "convert", recogniser, "--out", tmp_path / "ours")
+    config = tmp_path / "ours" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "distilled_from": "sha256:1"}))
+    assert run_cli("models", "convert", tmp_path / "ours", "--out", tmp_path / "half", "--precision", "fp16").code == 0
+    assert json.loads((tmp_path / "half" / "config.json").read_text()) == json.loads(config.read_text())
+
+
+def test_precision_belongs_to_safetensors_of_networks(assert_refused, tmp_path, recogniser):
+    convert = ("models", "convert", recogniser, "--out", tmp_path / "out", "--precision")
+    assert_refused(*convert, "fp8", says="expected one of fp32, fp16")
+    assert_refused(*convert, "fp16", "--to", "published", says="--precision belongs to networks")
+    head = save(tmp_path / "HEAD_Epoch_1_Split_0_checkpoint.pth", {"kernel": torch.zeros(4, 3)})
+    out = ("--out", tmp_path / "out", "--precision", "fp16")
+    assert_refused("models", "convert", head, *out, says="--precision belongs to networks")
+    big = fill_state(skeleton("backbone", name="ir-tiny"))
+    big.input_layer[0].weight.data[0] = 1e5
+    file = save(tmp_path / "big.pth", big.state_dict())
+    says = ("input_layer.0.weight holds 1e+05", "too large for half precision")
+    assert_refused("models", "convert", file, *out, says=says)
+    assert not (tmp_path / "out").exists()
 
 
 def test_kl_autoencoder_to_ours_and_back(run_cli, tmp_path):
