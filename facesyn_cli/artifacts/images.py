@@ -7,7 +7,7 @@ did not write:
     x.jpg        in the top folder: an identity of its own, key `x/0`
     one folder that holds everything in sub-folders is left out of the identities
     a.jpg, a.png in one folder: the two keep their suffixes in the key
-    strip.png    the picture of its latest images that `sample` keeps (`artifacts/strip.py`) is no image of the set
+    strip.png, contact_sheet.png  the pictures that `sample` keeps (`artifacts/strip.py`) are no images of the set
     a text list (`CASIA_namelist.txt`)  of each path the last folder is the identity, the name the sample; the
                  images lie in `images/` beside the list, or beside the list itself
 

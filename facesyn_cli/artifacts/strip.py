@@ -1,6 +1,6 @@
-"""The picture of its latest images that `sample` keeps beside a set: it is no image of the set.
+"""The pictures that `sample` keeps beside a set, of its latest images and of people all over it: no images of the set.
 
-Readers know it by its name and by what it says of itself, so somebody's own `strip.png` stays an image.
+Readers know them by their names and by what they say of themselves, so somebody's own `strip.png` stays an image.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Callable
 MARK = "facesyn strip"   # the PNG's text `Software`
 HEAD_BYTES = 128         # the mark lies within
 
-_NAME = re.compile(r"strip(-\d+)?\.png")
+SHEET = "contact_sheet.png"
+
+_NAME = re.compile(rf"strip(-\d+)?\.png|{re.escape(SHEET)}")
 
 
 def strip_name(part: tuple[int, int] | None = None) -> str:

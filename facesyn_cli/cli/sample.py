@@ -23,6 +23,10 @@ def command(
     scheduler: Annotated[str | None, typer.Option(help="Scheduler; see `facesyn plugins scheduler`.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Make part I of N, I from 1.")] = None,
+    contact_sheet: Annotated[
+        bool | None,
+        typer.Option(help="Write contact_sheet.png, ten faces of ten people; default: of up to 400 images."),
+    ] = None,
     assume_embedder: Annotated[
         str | None, typer.Option(help="Recogniser behind published files that do not say.")
     ] = None,
@@ -38,5 +42,6 @@ def command(
         "scheduler.steps": steps,
         "precision": precision,
         "shard": shard,
+        "contact_sheet": contact_sheet,
         "assume_embedder": assume_embedder,
     }

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from facesyn_cli.artifacts.files import write_bytes
 from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.data.pixels import decode_image, encode_png, resize_u8
+from facesyn_cli.artifacts.strip import MARK
+from facesyn_cli.data.pixels import decode_image, resize_u8
 
 
 def write_contact_sheet(images: ImageSet, path: Path, identities: int = 8, per_id: int = 8, size: int = 112) -> int:
@@ -35,5 +39,8 @@ def write_contact_sheet(images: ImageSet, path: Path, identities: int = 8, per_i
             tile = resize_u8(decode_image(images.read(entry)), size)
             sheet[row * size : (row + 1) * size, column * size : (column + 1) * size] = tile
             count += 1
-    write_bytes(path, encode_png(sheet, level=6))
+    text, buffer = PngInfo(), io.BytesIO()
+    text.add_text("Software", MARK)  # readers of the folder know by it that this is no image of the set
+    Image.fromarray(sheet).save(buffer, "PNG", pnginfo=text)
+    write_bytes(path, buffer.getvalue())
     return count

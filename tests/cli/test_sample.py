@@ -475,5 +475,31 @@ def test_a_strip_shows_the_latest_images_and_is_none(sample, tmp_path):
     assert header(tmp_path / "without")["digest"] == header(tmp_path / "out")["digest"]
     for part in ("1/2", "2/2"):
         assert sample("--per-id", 3, "--batch-size", 4, "--shard", part, out="parts").code == 0
-    assert {path.name for path in (tmp_path / "parts").glob("*.png")} == {"strip-1.png", "strip-2.png"}
+    assert {path.name for path in (tmp_path / "parts").glob("strip*.png")} == {"strip-1.png", "strip-2.png"}
     assert len(ImageSet.open(tmp_path / "parts").entries) == 15
+
+
+def test_a_contact_sheet_shows_small_sets_and_is_no_image_of_them(sample, tmp_path):
+    ran = sample("--per-id", 3)
+    sheet = tmp_path / "out" / "contact_sheet.png"
+    assert f"look at {sheet}" in ran.err
+    with Image.open(sheet) as picture:
+        assert picture.size == (3 * 112, 5 * 112)
+    assert len(ImageSet.open(tmp_path / "out").entries) == 15
+    before = sheet.read_bytes()
+    sheet.unlink()
+    assert sample("--per-id", 3).code == 0
+    assert sheet.read_bytes() == before, "missing, it is made again"
+    assert sample("--per-id", 4).code == 0
+    with Image.open(sheet) as picture:
+        assert picture.size == (4 * 112, 5 * 112), "it grows with the set"
+
+
+def test_a_contact_sheet_of_a_large_set_is_made_when_asked_for(sample, tmp_path, monkeypatch):
+    monkeypatch.setattr("facesyn_cli.stages.sample._FEW", 9)
+    assert sample("--per-id", 2).code == 0
+    assert not (tmp_path / "out" / "contact_sheet.png").exists()
+    assert sample("--per-id", 2, "--contact-sheet").code == 0
+    assert (tmp_path / "out" / "contact_sheet.png").is_file()
+    assert sample("--per-id", 1, "--no-contact-sheet", out="small").code == 0
+    assert not (tmp_path / "small" / "contact_sheet.png").exists()
