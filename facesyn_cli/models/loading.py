@@ -281,7 +281,7 @@ def _agreed(found: Recognised, cfg: PluginConfig | None, path: Path) -> PluginCo
 def _is_free(kind: str, key: str) -> bool:
     """True for settings that change how a network runs or trains, not which tensors it has."""
     return key in {"dropout", "component_dropout", "drop_path", "checkpoint_activations", "quantize", "head_channels",
-                   "channel_order"}
+                   "channel_order", "latent_noise"}
 
 
 def _configure(kind: str, settings: dict[str, Any], where: str) -> PluginConfig:
