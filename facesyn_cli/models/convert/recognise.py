@@ -28,6 +28,7 @@ _KNOWN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     *(("backbone", f"ir-se-{depth}", {}) for depth in (18, 34, 50, 101)),
     *(("backbone", f"iresnet-{depth}", {}) for depth in (18, 34, 50, 100)),
     ("backbone", "ir-tiny", {}),
+    ("backbone", "ir-lite", {}),
     ("backbone", "mobilefacenet", {}),
 )
 

@@ -46,6 +46,10 @@ def read(tensors: Mapping[str, Tensor]) -> Recognised | None:
         width = tensors[f"body.{unit}.res_layer.4.weight"].shape[0]
         stages[width] = stages.get(width, 0) + 1
     widths, blocks = tuple(stages), tuple(stages.values())
+    if "output_layer.pool.weight" in tensors:
+        settings = {"embedding_size": tensors["output_layer.linear.weight"].shape[0]}
+        settings |= {"widths": list(widths), "blocks": list(blocks)}
+        return Recognised("backbone", "ir-lite", settings, tensors, "an ir-lite backbone")
     embedding_size, flat = tensors["output_layer.3.weight"].shape
     strides = [s for s in (1, 2) if final_side(s, len(widths)) ** 2 * widths[-1] == flat] or [1]
     depth = next((d for d, counts in BLOCKS.items() if (widths, blocks) == (WIDTHS, counts)), None)
