@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.digest import file_digest
@@ -309,7 +309,13 @@ def _coders(inputs: _Inputs, state: AutoencoderState, device: torch.device) -> t
     """Return encoder and decoder as they are to be judged: those that will be written."""
     if inputs.teacher is None:
         return state.ema.module.encode, state.ema.module.decode
-    return inputs.teacher.to(device).encode, state.ema.module.decode
+    teacher = inputs.teacher.to(device)
+
+    def encode(pixels: Tensor) -> Tensor:
+        with torch.autocast(device.type, enabled=False):  # as its latents are cached
+            return teacher.encode(pixels)
+
+    return encode, state.ema.module.decode
 
 
 def _cache(inputs: _Inputs, cfg: TrainAutoencoderConfig) -> LatentCache:
