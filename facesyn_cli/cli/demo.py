@@ -69,10 +69,9 @@ def run_demo(
         sections: Settings of each stage; None: those of the recipe `demo`.
         sizes: Settings of `StarterDemoConfig`; None: its defaults.
     """
-    from facesyn_cli.artifacts.images import ImageSet
+    from facesyn_cli.artifacts.strip import SHEET
     from facesyn_cli.artifacts.work import Work
     from facesyn_cli.config.recipe import load_recipe
-    from facesyn_cli.report.contact_sheet import write_contact_sheet
     from facesyn_cli.stages.demo import (
         TEST_CONTEXTS,
         TEST_FOLDER,
@@ -94,7 +93,8 @@ def run_demo(
         split_contexts(cfg, starter.part("contexts"), work)
         write_untrained(sections["train-fr"], seed, untrained)
     group.barrier()
-    sections["sample"] = {**starter.settings.get("sample", {}), **sections["sample"], "ldm": str(starter.part("ldm"))}
+    own = {"ldm": str(starter.part("ldm")), "contact_sheet": True}
+    sections["sample"] = {**starter.settings.get("sample", {}), **sections["sample"], **own}
     held_out = {"per_id": cfg.test_samples, "contexts": str(path / TEST_CONTEXTS), "out": str(test)}
     run_stage("sample", resolve_stage("sample", {**sections["sample"], **held_out}, [], flags), work)
     benchmark = {"pairs": [str(pairs_path(work))], "images": str(test)}
@@ -104,20 +104,17 @@ def run_demo(
     for name, weights in (("untrained", untrained), ("embedder", embedder)):
         other = {**benchmark, "weights": str(weights), "out": str(path / f"8-table-{name}")}
         results[f"eval of the {name}"] = run_stage("eval", resolve_stage("eval", other, [], flags), work).summary
-    sheet = path / "samples.png"
-    if is_first_process():
-        write_contact_sheet(ImageSet.open(work.folder("samples")), sheet)
     results["seconds"] = round(time.monotonic() - begin, 1)
     if is_first_process():
-        table, control, own = _tables(path)
+        table, control, upper = _tables(path)
         sampled = results["sample"]
         results["text"] = (
             f"trained on {sampled['images']} generated faces of {sampled['identities']} people alone,"
             f" verified on pairs of {cfg.test_identities} other generated people (chance is 50 %):\n{table}\n\n"
             f"the same network untrained:\n{control}\n\n"
-            f"the starter's recogniser, which the faces were made to please:\n{own}\n\n{_MEANING}\n\n"
-            f"look at {sheet}, read {work.folder('report') / 'report.html'}; everything is in {path};"
-            f" {results['seconds']} s"
+            f"the starter's recogniser, which the faces were made to please:\n{upper}\n\n{_MEANING}\n\n"
+            f"look at {work.folder('samples') / SHEET}, read {work.folder('report') / 'report.html'};"
+            f" everything is in {path}; {results['seconds']} s"
         )
     return results
 

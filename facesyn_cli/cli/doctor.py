@@ -1,11 +1,12 @@
 """`facesyn doctor`: is this machine ready?"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from facesyn_cli.cli.stage_command import print_json, start
+from facesyn_cli.errors import UserError
 
 _PACKAGES = {
     "core": ("torch", "torchvision", "accelerate", "diffusers", "safetensors", "numpy", "pillow", "pydantic"),
@@ -58,17 +59,34 @@ def examine(work: Path) -> dict:
         at = at.parent
     if not os.access(at, os.W_OK):
         problems.append(f"{at} is not writable; choose another --work")
+    starter = _starter(problems)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     return {
         "facesyn": __version__,
         "python": sys.version.split()[0],
         "packages": versions,
         "devices": devices,
+        "starter": starter,
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(memory / 2**30, 1),
         "disk_free_gib": round(shutil.disk_usage(at).free / 2**30, 1),
         "problems": problems,
     }
+
+
+def _starter(problems: list[str]) -> dict[str, Any]:
+    """Return what of the starter is packaged: sizes and digests, each file checked, or what is missing."""
+    from facesyn_cli.artifacts.starter import PACKAGED, find_starter, missing, packaged_folder
+
+    if absent := missing(packaged_folder()):
+        return {"packaged": False, "missing": absent}
+    try:
+        described = find_starter(PACKAGED).describe()
+    except UserError as error:
+        problems.append(f"starter: {error}; install facesyn again")
+        return {"packaged": True, "damaged": str(error)}
+    parts = {name: {"bytes": part["bytes"], "digest": part["digest"]} for name, part in described["parts"].items()}
+    return {"packaged": True, "bytes": described["bytes"], "parts": parts}
 
 
 def _devices(problems: list[str]) -> dict[str, str]:
@@ -105,7 +123,17 @@ def _render(report: dict) -> str:
         f"{report['cpus']} cpus, {report['memory_gib']} GiB memory, "
         f"{report['disk_free_gib']} GiB free on the disk of --work"
     )
+    lines.append(f"starter: {_about_starter(report['starter'])}")
     lines += [f"PROBLEM: {problem}" for problem in report["problems"]]
     if not report["problems"]:
         lines.append("ready")
     return "\n".join(lines)
+
+
+def _about_starter(starter: dict[str, Any]) -> str:
+    if not starter["packaged"]:
+        return f"not packaged ({', '.join(starter['missing'])} missing)"
+    if "damaged" in starter:
+        return "damaged"
+    parts = ", ".join(f"{name} {part['bytes'] / 1e6:.1f}" for name, part in starter["parts"].items())
+    return f"packaged, {starter['bytes'] / 1e6:.1f} MB ({parts})"

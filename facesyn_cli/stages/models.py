@@ -20,6 +20,7 @@ from facesyn_cli.artifacts.files import write_atomically
 from facesyn_cli.artifacts.hub import fetch_from_hub, is_hub_name
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.new_folder import new_folder, require_free
+from facesyn_cli.artifacts.starter import CARD, PACKAGED, find_starter, is_packaged
 from facesyn_cli.artifacts.weights import CONFIG, WeightsPrecision, read_config, write_tensors, write_weights
 from facesyn_cli.console import log
 from facesyn_cli.diffusion.schedule import ldm_schedule
@@ -36,6 +37,10 @@ from facesyn_cli.training.ldm_export import check_exportable, schedule_buffers
 
 FORMATS = ("safetensors", "published", "onnx")
 PULLED = Path("weights")  # where pulled files go unless told otherwise
+_USE = {
+    "autoencoder": "train-ldm, where no autoencoder is given", "ldm": "sample and gen-contexts, where no LDM is given",
+    "embedder": "embed and gen-contexts, where no weights are given",
+}
 _FLAT = ("ir-", "iresnet-", "mobilefacenet")  # backbones whose own names are the published ones
 
 
@@ -54,9 +59,23 @@ class _Loaded:
 
 
 def list_weights() -> dict[str, dict[str, Any]]:
-    """Return what is known about published weights, by name."""
-    return {name: {key: value for key, value in asdict(entry).items() if value is not None}
-            for name, entry in CATALOGUE.items()}
+    """Return the parts of the packaged starter, where there is one, and what is known about published weights."""
+    known = {name: {key: value for key, value in asdict(entry).items() if value is not None}
+             for name, entry in CATALOGUE.items()}
+    return _starter_parts() | known
+
+
+def _starter_parts() -> dict[str, dict[str, Any]]:
+    if not is_packaged():
+        return {}
+    starter, found = find_starter(PACKAGED), {}
+    for part, kind in (("autoencoder", "autoencoder"), ("ldm", "denoiser"), ("embedder", "backbone")):
+        folder = starter.part(part)
+        found[f"starter-{part}"] = {
+            "kind": kind, "architecture": read_config(folder)[kind]["name"], "source": "facesyn's own, in the package",
+            "licence": f"research use; see {folder / CARD}", "where": str(folder), "use": _USE[part],
+        }
+    return found
 
 
 def inspect(path: Path) -> dict[str, Any]:

@@ -174,6 +174,23 @@ def test_show_checks_what_is_there(starter: Path, run_cli, assert_refused, tmp_p
     assert_refused("starter", "show", tmp_path / "bad", says="has changed")
 
 
+def test_it_is_listed_and_examined(starter: Path, made: Path, run_cli, monkeypatch, tmp_path: Path) -> None:
+    listed = run_cli("models", "list", "--json").json()
+    ldm = listed["starter-ldm"]
+    assert ldm["architecture"] == "idiff-unet" and ldm["where"] == str(starter / "ldm")
+    examined = run_cli("doctor", "--json").json()["starter"]
+    assert examined["packaged"] and examined["parts"]["embedder"]["digest"].startswith("sha256:")
+    assert "starter: packaged, 1.3 MB" in run_cli("doctor").out
+    shutil.copytree(starter, tmp_path / "bad")
+    (tmp_path / "bad" / "ldm" / "model.safetensors").write_bytes(b"other")
+    monkeypatch.setattr(layout, "packaged_folder", lambda: tmp_path / "bad")
+    ran = run_cli("doctor")
+    assert ran.code == 2 and "has changed" in ran.out
+    monkeypatch.setattr(layout, "packaged_folder", lambda: tmp_path / "none")
+    assert "starter: not packaged" in run_cli("doctor").out
+    assert not [name for name in run_cli("models", "list", "--json").json() if name.startswith("starter")]
+
+
 # using
 
 
