@@ -1,23 +1,32 @@
-"""Add images to every identity of a finished set; what is there is linked, never copied or edited."""
+"""Add images to every identity of a finished set; what is there is linked, never copied or edited.
+
+A set in tar shards stays one: its shards are linked, and `augmented-*.tar` beside them hold what is added.
+"""
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.files import write_bytes
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.links import link_entry, link_file
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Parent, check_output, open_output
+from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.augmentations.addition import Addition, Augmentation
 from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, source
 from facesyn_cli.console import is_first_process, progress
+from facesyn_cli.data.tar_set import TarImage, TarSet, make_shard
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
+
+_IMAGES_PER_SHARD = 10_000  # of additions
 
 
 class AugmentConfig(StageConfig):
@@ -35,15 +44,15 @@ def plan(cfg: AugmentConfig, work: Work) -> dict[str, Any]:
     """Return what `run` would do: how many links and additions."""
     folder = cfg.out or work.folder("augmented")
     augmentation, images, faces, parents = _open_inputs(cfg, work)
-    groups = images.by_identity()
-    _require_faces(groups, faces, augmentation)
+    counts = _counts(images)
+    _require_faces(list(counts), faces, augmentation)
     return {
         "images": str(images.path),
-        "identities": len(groups),
-        "linked": len(images.entries),
-        "added": sum(augmentation.num_additions(len(group)) for group in groups.values()),
+        "identities": len(counts),
+        "linked": f"{len(images.shards)} shards" if isinstance(images, TarSet) else sum(counts.values()),
+        "added": sum(map(augmentation.num_additions, counts.values())),
         "folder": str(folder),
-        "state": check_output(folder, "ImageSet", cfg, parents),
+        "state": check_output(folder, _kind(images), cfg, parents),
     }
 
 
@@ -53,21 +62,36 @@ def run(cfg: AugmentConfig, work: Work) -> Outcome:
     if not is_first_process():
         return Outcome(folder, {})
     augmentation, images, faces, parents = _open_inputs(cfg, work)
-    groups = images.by_identity()
-    _require_faces(groups, faces, augmentation)
-    with open_output(folder, "ImageSet", "augment", cfg, parents) as out:
+    counts = _counts(images)
+    _require_faces(list(counts), faces, augmentation)
+    with open_output(folder, _kind(images), "augment", cfg, parents) as out:
         if not out.finished:
-            added = _augment(cfg.seed, folder, images, groups, faces, augmentation)
-            out.finish({"images": len(images.entries) + added, "identities": len(groups), "added": added})
+            make = _augment_shards if isinstance(images, TarSet) else _augment
+            added = make(cfg.seed, folder, images, faces, augmentation)
+            total = sum(counts.values()) + added
+            extra = images.extra if isinstance(images, TarSet) else None
+            out.finish({"images": total, "identities": len(counts), "added": added}, extra)
         return Outcome(folder, {"augmentation": cfg.augmentation.name, **out.header.counts})
+
+
+def _kind(images: ImageSet | TarSet) -> str:
+    return "RecordSet" if isinstance(images, TarSet) else "ImageSet"
+
+
+def _counts(images: ImageSet | TarSet) -> dict[str, int]:
+    """Return how many images each identity has."""
+    if isinstance(images, TarSet):
+        return images.counts()
+    return {identity: len(group) for identity, group in images.by_identity().items()}
 
 
 def _open_inputs(
     cfg: AugmentConfig, work: Work
-) -> tuple[Augmentation, ImageSet, dict[str, Path | None], dict[str, Parent]]:
+) -> tuple[Augmentation, ImageSet | TarSet, dict[str, Path | None], dict[str, Parent]]:
     """Return the augmentation, the images, the source face of each identity, and the parents."""
     augmentation: Augmentation = registry.build("augmentation", cfg.augmentation)
-    images = ImageSet.open(cfg.images or work.folder("samples"))
+    path = cfg.images or work.folder("samples")
+    images = TarSet.open(path) if path.exists() and RecordSet.recognises(path) else ImageSet.open(path)
     parents = {"images": images.parent()}
     if not augmentation.needs_faces:
         return augmentation, images, {}, parents
@@ -87,36 +111,29 @@ def _numbered_faces(faces: ImageSet) -> dict[str, Path | None]:
     return {str(number): faces.path / location for number, location in enumerate(locations)}
 
 
-def _require_faces(
-    groups: dict[str, list[ImageEntry]], faces: dict[str, Path | None], augmentation: Augmentation
-) -> None:
+def _require_faces(identities: list[str], faces: dict[str, Path | None], augmentation: Augmentation) -> None:
     """Join images and contexts by identity; every identity needs a context with a face where faces are used."""
     if not augmentation.needs_faces:
         return
-    unknown = [identity for identity in groups if identity not in faces]
+    unknown = [identity for identity in identities if identity not in faces]
     if unknown:
         raise UserError(
-            f"{len(unknown)} of {len(groups)} identities have no context, the first is {unknown[0]!r}; "
+            f"{len(unknown)} of {len(identities)} identities have no context, the first is {unknown[0]!r}; "
             "the contexts that the images were made from were expected (--contexts)"
         )
-    faceless = [identity for identity in groups if faces[identity] is None]
+    faceless = [identity for identity in identities if faces[identity] is None]
     if faceless:
         raise UserError(
-            f"{len(faceless)} of {len(groups)} contexts have no source face, the first is {faceless[0]!r}; this "
+            f"{len(faceless)} of {len(identities)} contexts have no source face, the first is {faceless[0]!r}; this "
             "augmentation needs contexts made from face images (gen-contexts --source images, diffusers or two-stage)"
         )
 
 
 def _augment(
-    seed: int,
-    folder: Path,
-    images: ImageSet,
-    groups: dict[str, list[ImageEntry]],
-    faces: dict[str, Path | None],
-    augmentation: Augmentation,
+    seed: int, folder: Path, images: ImageSet, faces: dict[str, Path | None], augmentation: Augmentation
 ) -> int:
     """Make everything that is not there yet; return the number of additions. Files appear whole or not at all."""
-    added = 0
+    added, groups = 0, images.by_identity()
     total = len(images.entries) + sum(augmentation.num_additions(len(group)) for group in groups.values())
     with progress("augment", total) as bar:
         for identity, entries in groups.items():
@@ -132,10 +149,42 @@ def _augment(
     return added
 
 
+def _augment_shards(
+    seed: int, folder: Path, images: TarSet, faces: dict[str, Path | None], augmentation: Augmentation
+) -> int:
+    """Link the shards and write those of additions that are not there yet; return the number of additions."""
+    for shard in images.shards:
+        link_file(shard, folder / images.name / shard.name)
+        signals.check()
+    taken = {shard.name.rpartition("-")[0] for shard in images.shards}  # of an earlier augmentation
+    prefixes = (f"augmented-{k}" if k > 1 else "augmented" for k in count(1))
+    prefix = next(name for name in prefixes if name not in taken)
+    additions = (
+        TarImage(identity, addition.sample, addition.suffix, partial(_encoded, addition))
+        for identity, entries in images.groups()
+        for addition in augmentation.additions(identity, entries, images.read, faces.get(identity), seed)
+    )
+    added, total = 0, sum(map(augmentation.num_additions, images.counts().values()))
+    with progress("augment", total) as bar:
+        for number in count():
+            part = list(islice(additions, _IMAGES_PER_SHARD))
+            if not part:
+                return added
+            make_shard(folder, images.name, f"{prefix}-{number:06d}.tar", part)
+            added += len(part)
+            bar.advance(len(part))
+            signals.check()
+    return added
+
+
+def _encoded(addition: Addition) -> bytes:
+    return addition.render() if addition.file is None else addition.file.read_bytes()
+
+
 def _make(addition: Addition, target: Path) -> None:
     if target.exists():
         return
     if addition.file is not None:
         link_file(addition.file, target)
     else:
-        write_bytes(target, addition.render(), durable=False)
+        write_bytes(target, _encoded(addition), durable=False)

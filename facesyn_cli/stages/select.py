@@ -4,7 +4,8 @@ Contexts may lie apart and still give faces that a recogniser takes for one pers
 the unit mean of the unit embeddings of its images. In the order of the set, an identity is kept when its centre has
 a cosine below r to every centre kept before (the unique set of DCFace, arXiv:2304.07060, on centres; Vec2Face,
 arXiv:2409.02979, calls centres separate up to a cosine of 0.40). The others are left out, or their images go to the
-kept identity they are nearest to. Images are linked, never copied or edited.
+kept identity they are nearest to. Images are linked, never copied or edited; of a set in tar shards, the shards in
+which something changes are written anew and all others linked.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import csv
 import io
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,13 +24,17 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
 from facesyn_cli.artifacts.files import write_text
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
-from facesyn_cli.artifacts.links import link_image
+from facesyn_cli.artifacts.links import link_file, link_image
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Parent, check_output, open_output
+from facesyn_cli.artifacts.record_set import RecordSet
+from facesyn_cli.artifacts.record_set_images import RecordSetImages
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, identity, source
 from facesyn_cli.console import is_first_process, progress
 from facesyn_cli.contexts.unique import Unique
+from facesyn_cli.data.record_images import suffix_of
+from facesyn_cli.data.tar_set import TarImage, TarSet, make_shard
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.labelled import LabelledEmbeddings
 
@@ -65,14 +71,25 @@ class _Selection:
         return self.into == np.arange(len(self.names))
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """An image that stays, as `identity/sample` with a suffix; images of tar shards have theirs by content."""
+
+    entry: ImageEntry
+    identity: str
+    sample: str
+    suffix: str
+    is_renamed: bool = False
+
+
 def plan(cfg: SelectConfig, work: Work) -> dict[str, Any]:
     """Return what `run` would do: identities and images that stay."""
-    images, selection, parents, folder = _open_inputs(cfg, work)
+    images, tars, selection, parents, folder = _open_inputs(cfg, work)
     return {
         "images": len(images.entries),
-        "images kept": len(_links(images, selection, cfg.collisions)),
+        "images kept": len(_kept(images, selection, cfg.collisions)),
         **_counts(selection, cfg.collisions),
-        "folder": f"{folder} ({check_output(folder, 'ImageSet', cfg, parents)})",
+        "folder": f"{folder} ({check_output(folder, _kind(tars), cfg, parents)})",
     }
 
 
@@ -80,26 +97,62 @@ def run(cfg: SelectConfig, work: Work) -> Outcome:
     """Link the images of the identities that stay; only the first of several processes works."""
     if not is_first_process():
         return Outcome(_folder(cfg, work), {})
-    images, selection, parents, folder = _open_inputs(cfg, work)
-    with open_output(folder, "ImageSet", "select", cfg, parents) as out:
+    images, tars, selection, parents, folder = _open_inputs(cfg, work)
+    with open_output(folder, _kind(tars), "select", cfg, parents) as out:
         if not out.finished:
-            links = _links(images, selection, cfg.collisions)
-            with progress("select", len(links)) as bar:
-                for entry, target in links:
-                    link_image(images, entry, folder / target)
-                    bar.advance()
-                    signals.check()
+            kept = _kept(images, selection, cfg.collisions)
+            if tars is not None:
+                _select_shards(tars, kept, folder)
+            else:
+                _link(images, kept, folder)
             write_text(folder / SELECTION, _table(selection, cfg.collisions))
-            out.finish({"images": len(links), **_counts(selection, cfg.collisions)})
+            counts = {"images": len(kept), **_counts(selection, cfg.collisions)}
+            out.finish(counts, tars.extra if tars is not None else None)
         return Outcome(folder, out.header.counts)
+
+
+def _kind(tars: TarSet | None) -> str:
+    return "ImageSet" if tars is None else "RecordSet"
+
+
+def _link(images: ImageSet, kept: list[_Kept], folder: Path) -> None:
+    with progress("select", len(kept)) as bar:
+        for one in kept:
+            link_image(images, one.entry, folder / one.identity / f"{one.sample}{one.suffix}")
+            bar.advance()
+            signals.check()
+
+
+def _select_shards(tars: TarSet, kept: list[_Kept], folder: Path) -> None:
+    """Link the shards in which nothing changes, and write the others anew; one without images is left out."""
+    kept_of = {int(one.entry.location.split()[-1]): one for one in kept}
+    with progress("select", len(kept)) as bar:
+        for number, shard in enumerate(tars.shards):
+            signals.check()
+            rows = tars.rows_of(number).tolist()
+            stay = [(row, kept_of[row]) for row in rows if row in kept_of]
+            if len(stay) == len(rows) and not any(one.is_renamed for _, one in stay):
+                link_file(shard, folder / tars.name / shard.name)
+            elif stay:
+                make_shard(folder, tars.name, shard.name, [_tar_image(tars, row, one) for row, one in stay])
+            bar.advance(len(stay))
+
+
+def _tar_image(tars: TarSet, row: int, kept: _Kept) -> TarImage:
+    data = partial(tars.records.read, row)
+    return TarImage(kept.identity, kept.sample, suffix_of(data()), data)
 
 
 def _folder(cfg: SelectConfig, work: Work) -> Path:
     return cfg.out or work.path / "selected"
 
 
-def _open_inputs(cfg: SelectConfig, work: Work) -> tuple[ImageSet, _Selection, dict[str, Parent], Path]:
-    images = ImageSet.open(cfg.images or work.folder("samples"))
+def _open_inputs(
+    cfg: SelectConfig, work: Work
+) -> tuple[ImageSet, TarSet | None, _Selection, dict[str, Parent], Path]:
+    path = cfg.images or work.folder("samples")
+    tars = TarSet.open(path) if path.exists() and RecordSet.recognises(path) else None
+    images = ImageSet.open(path) if tars is None else RecordSetImages(tars.records)
     if cfg.embeddings is None:
         raise UserError(
             f"select needs embeddings of the images by a judge: facesyn embed --images {images.path} --weights JUDGE"
@@ -110,7 +163,7 @@ def _open_inputs(cfg: SelectConfig, work: Work) -> tuple[ImageSet, _Selection, d
     vectors = embeddings.join(keys)
     rows = LabelledEmbeddings.of(keys, [entry.identity for entry in images.entries], vectors)
     parents = {"images": images.parent(), "embeddings": embeddings.parent()}
-    return images, _select(rows, cfg.r), parents, _folder(cfg, work)
+    return images, tars, _select(rows, cfg.r), parents, _folder(cfg, work)
 
 
 def _select(rows: LabelledEmbeddings, r: float) -> _Selection:
@@ -127,24 +180,25 @@ def _select(rows: LabelledEmbeddings, r: float) -> _Selection:
     return _Selection(rows.identities, into, cosines)
 
 
-def _links(images: ImageSet, selection: _Selection, collisions: str) -> list[tuple[ImageEntry, Path]]:
-    """Return each image that stays, and where it goes in the new set.
+def _kept(images: ImageSet, selection: _Selection, collisions: str) -> list[_Kept]:
+    """Return each image that stays, and who and what it is in the new set.
 
     Raises:
         UserError: Two images would have the same name.
     """
     into = {name: selection.names[k] for name, k in zip(selection.names, selection.into, strict=True)}
-    links = []
+    kept = []
     for entry in images.entries:
         suffix = os.path.splitext(entry.location)[1]
         sample = entry.sample.removesuffix(suffix)
         if into[entry.identity] == entry.identity:
-            links.append((entry, Path(entry.identity) / f"{sample}{suffix}"))
+            kept.append(_Kept(entry, entry.identity, sample, suffix))
         elif collisions == "merge":
-            links.append((entry, Path(into[entry.identity]) / f"{entry.identity.replace('/', '_')}-{sample}{suffix}"))
-    if len({target for _, target in links}) < len(links):
+            sample = f"{entry.identity.replace('/', '_')}-{sample}"
+            kept.append(_Kept(entry, into[entry.identity], sample, suffix, is_renamed=True))
+    if len({(one.identity, one.sample, one.suffix) for one in kept}) < len(kept):
         raise UserError(f"{images.path}: after merging, two images would have the same name")
-    return links
+    return kept
 
 
 def _counts(selection: _Selection, collisions: str) -> dict[str, int]:

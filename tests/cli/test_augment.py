@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_tars import read_tars, write_tar_set
 
 from facesyn_cli.artifacts.contexts import write_contexts
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.output import open_output
+from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.config.fields import StageConfig
 from facesyn_cli.data.pixels import encode_jpeg, encode_png
 from facesyn_cli.stages import augment as stage
@@ -220,3 +222,67 @@ def test_wrong_inputs(assert_refused, work: Path, tmp_path: Path, arguments: lis
 def test_a_broken_face_names_its_identity(assert_refused, work: Path):
     (work / "3-contexts" / "faces" / "2.png").write_bytes(b"no image")
     assert_refused("augment", "--work", work, says=("2.png of identity '2'", "cannot read the source face"))
+
+
+# tar shards
+
+
+@pytest.fixture
+def tars(work: Path) -> Path:
+    images = {f"{path.parent.name}/{path.name}": path.read_bytes() for path in (work / "4-samples").rglob("*.png")}
+    return write_tar_set(work.parent / "tars", dict(sorted(images.items())), per_shard=4)
+
+
+def test_additions_are_shards_beside_links(augment, work: Path, tars: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stage, "_IMAGES_PER_SHARD", 8)
+    plan = augment("--in", tars, "--dry-run").json()["plan"]
+    assert (plan["linked"], plan["added"]) == ("3 shards", 15)
+    ran = augment("--in", tars)
+    assert (ran.json()["images"], ran.json()["added"], ran.json()["identities"]) == (9 + 15, 15, 3)
+    out = work / "5-augmented"
+    assert sorted(path.name for path in (out / "images").iterdir()) == [
+        "augmented-000000.tar", "augmented-000001.tar", *(f"images-00000{k}.tar" for k in range(3))
+    ]
+    for path in (tars / "images").iterdir():
+        assert os.path.samefile(path, out / "images" / path.name)
+    # the same images as an augmented folder has
+    augment("--out", work / "folder")
+    plain, packed = ImageSet.open(work / "folder"), open_images(out)
+    assert {e.key: plain.read(e) for e in plain.entries} == {e.key: packed.read(e) for e in packed.entries}
+    assert {name for name in read_tars(out)["augmented-000000.tar"] if name.startswith("2/")} == {
+        f"2/{k}.jpg" for k in range(3, 6)  # the suffix is that of the content
+    }
+
+
+def test_augmented_shards_grow_resume_and_can_be_augmented_again(augment, work: Path, tars: Path, monkeypatch):
+    monkeypatch.setattr(stage, "_IMAGES_PER_SHARD", 4)
+    augment("--in", tars, "--copies", 2)
+    augment("--in", tars, "--copies", 3)
+    augment("--in", tars, "--copies", 3, "--out", work / "fresh")
+    out = work / "5-augmented"
+    assert read_tars(out) == read_tars(work / "fresh")
+
+    (out / "facesyn.json").rename(out / "facesyn.begun.json")
+    kept, lost = out / "images" / "augmented-000000.tar", out / "images" / "augmented-000001.tar"
+    written = kept.stat().st_mtime_ns
+    lost.write_bytes(lost.read_bytes()[:700])
+    augment("--in", tars, "--copies", 3)
+    assert read_tars(out) == read_tars(work / "fresh") and kept.stat().st_mtime_ns == written
+
+    again = augment("--in", out, "--copies", 1, "--out", work / "again")
+    assert again.json()["images"] == 9 + 9 + 3
+    assert "augmented-2-000000.tar" in read_tars(work / "again")
+
+
+def test_variants_are_rendered_from_shards(augment, work: Path, tars: Path):
+    augment("augmentation.name=photometric", "--out", work / "folder")
+    augment("augmentation.name=photometric", "--in", tars)
+    plain, packed = ImageSet.open(work / "folder"), open_images(work / "5-augmented")
+    assert {e.key: plain.read(e) for e in plain.entries} == {e.key: packed.read(e) for e in packed.entries}
+
+
+def test_a_set_with_labels_is_too_late_to_augment(run_cli, assert_refused, work: Path):
+    packed = work / "packed"
+    ran = run_cli("pack", "--in", work / "4-samples", "--to", "webdataset", "size=null", "--out", packed)
+    assert ran.code == 0, ran.err
+    assert_refused("augment", "--work", work, "--in", packed, says=("packed", "labels come last"))

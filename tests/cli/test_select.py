@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_ldm import write_embedding_set
+from tiny_tars import read_tars, write_tar_set
 
 from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.data.pixels import encode_png
 
 # Directions in the plane, in degrees; 25 collides with 0, and 45 with nothing that is kept, as 25 is not.
@@ -89,3 +91,45 @@ def test_mistakes_are_one_line(assert_refused, select, work):
     assert_refused("select", "--work", work, "--embeddings", work.parent / "judged", "--r", 2, says="r:")
     (work / "4-samples" / "0" / "9.png").write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8)))
     assert_refused("select", "--work", work, "--embeddings", work.parent / "judged", says="no embedding for 1 of 11")
+
+
+# tar shards
+
+
+@pytest.fixture
+def tars(work: Path) -> Path:
+    names = [f"{name}/{k}.png" for name in ANGLES for k in (0, 1)]
+    images = {name: (work / "4-samples" / name).read_bytes() for name in names}
+    return write_tar_set(work.parent / "tars", images, per_shard=2)  # a shard an identity
+
+
+def test_shards_without_a_dropped_identity_are_linked(select, work, tars):
+    ran = select("--in", tars)
+    assert (ran.code, ran.json()["images"]) == (0, 6), ran.err
+    out = work / "selected"
+    assert list(read_tars(out)) == ["images-000000.tar", "images-000002.tar", "images-000003.tar"]
+    for path in (out / "images").iterdir():
+        assert path.stat().st_ino == (tars / "images" / path.name).stat().st_ino
+    assert select("--out", work / "folder").code == 0
+    _same_images(work / "folder", out)
+    assert select("--in", tars).code == 0  # finished: nothing to do
+
+
+def test_shards_in_which_something_changes_are_written_anew(select, work):
+    names = [f"{name}/{k}.png" for k in (0, 1) for name in ANGLES]
+    images = {name: (work / "4-samples" / name).read_bytes() for name in names}
+    tars = write_tar_set(work.parent / "tars", images, per_shard=4)
+    before = read_tars(tars)
+    for collisions in ("drop", "merge"):
+        assert select("--in", tars, "--collisions", collisions, "--out", work / collisions).code == 0
+        assert select("--collisions", collisions, "--out", work / f"{collisions}-folder").code == 0
+        _same_images(work / f"{collisions}-folder", work / collisions)
+    assert list(read_tars(work / "merge")["images-000000.tar"]) == ["0/0.png", "0/1-0.png", "2/0.png", "10/0.png"]
+    assert list(read_tars(work / "drop")["images-000000.tar"]) == ["0/0.png", "2/0.png", "10/0.png"]
+    assert read_tars(tars) == before
+
+
+def _same_images(folder: Path, tars: Path) -> None:
+    plain, packed = ImageSet.open(folder), open_images(tars)
+    assert {e.key: plain.read(e) for e in plain.entries} == {e.key: packed.read(e) for e in packed.entries}
+    assert (folder / "selection.csv").read_bytes() == (tars / "selection.csv").read_bytes()
