@@ -190,23 +190,34 @@ def pixel_section(thumbnails: NDArray[np.uint8], owner: NDArray) -> Section:
 
 
 def _vendi_figure(name: str, vectors: NDArray, group: NDArray, n: int, of: str) -> Figure:
-    """The score, with a jackknife over groups of identities on the D x D matrices F^T F of the groups."""
+    """The score, with a jackknife over groups of identities."""
     num_groups = int(group.max()) + 1 if n else 0
-    matrices = np.zeros((num_groups, vectors.shape[1], vectors.shape[1]))
+    value, left = _vendi_and_left_out(vectors, group, num_groups) if n else (None, [])
+    error = None
+    if num_groups >= 5:
+        left = np.array(left)
+        error = float(np.sqrt((num_groups - 1) / num_groups * np.square(left - left.mean()).sum()))
+    return Figure(name, value, n, of, error=error, error_from=JACKKNIFE)
+
+
+def _vendi_and_left_out(vectors: NDArray, group: NDArray, num_groups: int) -> tuple[float, list[float]]:
+    """Return the score, and the scores without each group, from the smaller of F F^T and F^T F."""
+    n, size = vectors.shape
+    if n <= size:
+        cosines = (vectors @ vectors.T).astype(np.float64)
+        kept = [np.flatnonzero(group != number) for number in range(num_groups)]
+        left = [_vendi_of(cosines[np.ix_(rows, rows)] / len(rows)) for rows in kept if len(rows)]
+        return _vendi_of(cosines / n), left
+    matrices = np.zeros((num_groups, size, size))
     for number in range(num_groups):
         part = vectors[group == number]
         matrices[number] = part.T @ part
         signals.check()
     counts = np.bincount(group, minlength=num_groups)
     total = matrices.sum(0)
-    value = _vendi_of(total / n) if n else None
-    error = None
-    if num_groups >= 5:
-        left = np.array([
-            _vendi_of((total - matrix) / (n - count)) for matrix, count in zip(matrices, counts, strict=True)
-        ])
-        error = float(np.sqrt((num_groups - 1) / num_groups * np.square(left - left.mean()).sum()))
-    return Figure(name, value, n, of, error=error, error_from=JACKKNIFE)
+    left = [_vendi_of((total - matrix) / (n - count)) for matrix, count in zip(matrices, counts, strict=True)
+            if count < n]
+    return _vendi_of(total / n), left
 
 
 def _vendi_of(matrix: NDArray[np.float64]) -> float:

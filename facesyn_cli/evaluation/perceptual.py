@@ -168,8 +168,8 @@ def perceptual_section(
     ))
     least = np.argsort(own.within, kind="stable")[:_LISTED]
     section.lists[f"{space.prefix}_least"] = [
-        Row([(set_name, rows.keys[row]) for row in np.arange(len(rows.keys))[rows.rows_of(c)][:_SHOWN]],
-            [rows.identities[c]], label=f"mean distance {own.within[k]:.3f}")
+        Row([(set_name, key) for key in rows.keys[rows.rows_of(c)][:_SHOWN]], [rows.identities[c]],
+            label=f"mean distance {own.within[k]:.3f}")
         for k, c in zip(least, own.identities[least], strict=True)
     ]
     return section

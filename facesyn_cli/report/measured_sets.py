@@ -76,6 +76,8 @@ class Measurer:
     def features(self, held: NamedSet, network: LoadedFeatures, max_images: int, seed: int) -> LabelledEmbeddings:
         """Return the features of a set, of at most `max_images` images drawn at random, as the network gives them.
 
+        Always in fp32 and without flip, as published distances are made.
+
         Args:
             held: The set.
             network: The network, on the device already.
@@ -86,8 +88,8 @@ class Measurer:
         if len(entries) > max_images:
             drawn = np.random.default_rng(seed).choice(len(entries), max_images, replace=False)
             entries = [entries[row] for row in np.sort(drawn)]
-        options = replace(self.options, size=network.input_size, flip=False)
-        content = [held.images.digest, _keys(entries), network.digest, options.fit, options.precision]
+        options = replace(self.options, size=network.input_size, flip=False, precision="fp32")
+        content = [held.images.digest, _keys(entries), network.digest, options.fit]
         folder = self.cache / f"{held.name}-{_short(content)}-{network.name}"
         title = f"{held.name}: features of {network.name}"
         vectors, good = embed_cached(held.images, entries, network.module, options, folder, title, has_unit_rows=False)

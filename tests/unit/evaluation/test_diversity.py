@@ -16,6 +16,7 @@ from facesyn_cli.evaluation.diversity import (
     vendi_score,
     vendi_section,
 )
+from facesyn_cli.evaluation.labelled import LabelledEmbeddings
 from facesyn_cli.evaluation.thumbnails import COPY, NEAR_DUPLICATE, descriptors, likeness, thumbnail
 
 
@@ -33,6 +34,16 @@ def test_vendi_score_counts_what_is_different():
     many = np.random.default_rng(0).integers(0, 3, 500)          # more rows than columns: the small matrix
     shares = np.bincount(many) / 500
     assert vendi_score(np.eye(3)[many]) == pytest.approx(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def test_vendi_score_and_its_error_do_not_depend_on_how_they_are_computed():
+    """With more numbers than rows the rows' own matrix is used; zeros behind each row change nothing else."""
+    rows = people(30, 3, size=64)
+    wide = LabelledEmbeddings(rows.keys, rows.identities, np.pad(rows.vectors, ((0, 0), (0, 64))), rows.starts)
+    one, other = (vendi_section(part, "set", 0).figures for part in (rows, wide))
+    for a, b in zip(one[:2], other[:2], strict=True):
+        assert a.value == pytest.approx(b.value, rel=1e-5) and a.error == pytest.approx(b.error, rel=1e-3)
+        assert a.error > 0
 
 
 def test_vendi_section():
