@@ -32,11 +32,15 @@ class ResidualMlpConfig(PluginConfig):
     modulation: int = identity(128, "width of the layer that timestep and context share for modulation", ge=1)
     dropout: float = identity(0.0, "dropout in the hidden layer of every block, in training", ge=0, lt=1)
     context_size: int = identity(512, "size of the face embedding", ge=1)
+    context_width: int = identity(256, "size of the projected context", ge=1)
+    component_dropout: float = identity(
+        0.25, "CPD: probability of dropping a component of the projected context in training", ge=0, lt=1
+    )
 
 
 @register(
     "denoiser", "residual-mlp",
-    Card(about="Residual MLP for latents that are one vector; the defaults have 8.2 M parameters",
+    Card(about="Residual MLP for latents that are one vector; the defaults have 8.6 M parameters",
          paper="Li et al. 2024, arXiv:2406.11838, section 4.2; Peebles and Xie 2023, arXiv:2212.09748",
          input="latents (in_channels, grid, grid), timesteps 0..999, face embedding of unit length"),
 )
@@ -51,7 +55,7 @@ class ResidualMlp(nn.Module):
     Args:
         cfg: Settings.
 
-    Shapes: B batch, C latent channels, H = W = grid, E context size.
+    Shapes: B batch, C latent channels, H = W = grid, E context width.
     """
 
     is_conditional = True
@@ -63,8 +67,9 @@ class ResidualMlp(nn.Module):
         size, width = cfg.in_channels * cfg.grid**2, cfg.width
         self.enter = nn.Linear(size, width)
         self.time_emb = TimeEmbedding(_TIME_CHANNELS, width)
-        self.context_emb = nn.Linear(cfg.context_size, width)
-        self.empty_context = nn.Parameter(torch.zeros(cfg.context_size))
+        self.context_emb = nn.Linear(cfg.context_size, cfg.context_width)
+        self.empty_context = nn.Parameter(torch.zeros(cfg.context_width))
+        self.from_context = nn.Linear(cfg.context_width, width)
         self.condition = nn.Linear(width, cfg.modulation)
         self.blocks = nn.ModuleList(_Block(cfg) for _ in range(cfg.blocks))
         self.modulate = _zeroed(nn.Linear(cfg.modulation, 2 * width))
@@ -83,29 +88,38 @@ class ResidualMlp(nn.Module):
         Args:
             x: (B, C, H, W) noisy latents.
             t: (B,) timesteps, unscaled.
-            context: (B, E) face embeddings of unit length; None for the empty context, which is learnt.
+            context: (B, context_size) face embeddings of unit length; None for the empty context, which is learnt.
             drop_context: (B,) bool; True replaces this sample's context by the empty one.
-            component_mask: None; this network has no component dropout.
+            component_mask: (B, E) bool, the components that CPD keeps (Boutros et al. 2023, arXiv:2308.04995), in
+                training or not; they are scaled by 1 / (1 - component_dropout). None: drawn in training from torch's
+                global generator, off in eval.
 
         Raises:
-            ValueError: The latents do not fit the network, or there is a component mask.
+            ValueError: The latents do not fit the network.
         """
         if x.shape[1:] != (self.cfg.in_channels, self.cfg.grid, self.cfg.grid):
             raise ValueError(f"expected latents (B, {self.cfg.in_channels}, {self.cfg.grid}, {self.cfg.grid}), "
                              f"got {tuple(x.shape)}")
-        if component_mask is not None:
-            raise ValueError("residual-mlp has no component dropout, so it takes no component_mask")
-        empty = self.empty_context.expand(len(x), -1)
-        seen = empty if context is None else context * context.shape[1] ** 0.5  # components of about 1
-        if context is not None and drop_context is not None:
-            seen = torch.where(drop_context[:, None], empty.to(seen.dtype), seen)
-        from_context = self.context_emb(seen.to(self.context_emb.weight.dtype))
+        from_context = self.from_context(self._project(context, drop_context, component_mask, len(x)))
         condition = F.silu(self.condition(F.silu(self.time_emb(t) + from_context)))
         h = self.enter(x.flatten(1)) + from_context
         for block in self.blocks:
             h = block(h, condition)
         shift, scale = self.modulate(condition).chunk(2, dim=1)
         return self.leave(_normed(h) * (1 + scale) + shift).view(x.shape)
+
+    def _project(
+        self, context: Tensor | None, drop_context: Tensor | None, component_mask: Tensor | None, batch: int
+    ) -> Tensor:
+        """Return the context as all blocks see it, (batch, E)."""
+        c = self.empty_context.expand(batch, -1)
+        if context is not None:
+            seen = self.context_emb(context * self.cfg.context_size**0.5)  # components of about 1
+            c = seen if drop_context is None else torch.where(drop_context[:, None], c.to(seen.dtype), seen)
+        p = self.cfg.component_dropout
+        if component_mask is not None:
+            return c * component_mask.to(c.dtype) / (1 - p)
+        return F.dropout(c, p, training=self.training)
 
 
 class _Block(nn.Module):

@@ -11,7 +11,8 @@ from facesyn_cli.plugins import registry
 
 def build(**settings):
     torch.manual_seed(0)
-    cfg = {"name": "residual-mlp", "in_channels": 6, "width": 16, "blocks": 2, "modulation": 8, "context_size": 5}
+    cfg = {"name": "residual-mlp", "in_channels": 6, "width": 16, "blocks": 2, "modulation": 8, "context_size": 5,
+           "context_width": 7}
     network = registry.build("denoiser", registry.configure("denoiser", {**cfg, **settings})).eval()
     for parameter in network.parameters():  # zero-initialised layers would hide the layers before them
         parameter.data.add_(0.1 * torch.randn_like(parameter))
@@ -54,6 +55,20 @@ def test_a_dropped_context_is_the_empty_one():
 
 
 @torch.no_grad()
+def test_component_dropout_zeroes_and_scales_the_projected_context():
+    network = build(component_dropout=0.5)
+    keep = torch.rand(4, 7) < 0.5
+    seen = []
+    network.from_context.register_forward_hook(lambda _, inputs, out: seen.append(inputs[0]))
+    network(X, T, C)
+    network(X, T, C, component_mask=keep)
+    assert torch.allclose(seen[1], seen[0] * keep * 2)
+    network.train()(X, T, C)
+    dropped = seen[2] == 0
+    assert 0 < dropped.sum() < 28 and torch.allclose(seen[2], seen[0] * ~dropped * 2)
+
+
+@torch.no_grad()
 def test_a_grid_is_one_vector():
     network = build(in_channels=3, grid=4)
     x = torch.randn(2, 3, 4, 4)
@@ -67,5 +82,3 @@ def test_a_grid_is_one_vector():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"expected latents \(B, 6, 1, 1\)"):
         build()(torch.zeros(1, 6, 2, 2), T[:1])
-    with pytest.raises(ValueError, match="component dropout"):
-        build()(X, T, C, component_mask=torch.ones(4, 5, dtype=torch.bool))
