@@ -185,6 +185,23 @@ def open_autoencoder(section: dict[str, Any], part: str = "both") -> nn.Module:
     return module
 
 
+def open_decoder(section: dict[str, Any], given: Path | str | None) -> nn.Module:
+    """Load what decodes an LDM's latents: the autoencoder that its settings name, or the one given instead.
+
+    Args:
+        section: As of `open_autoencoder`.
+        given: Another file of the same network, or another network trained to decode the same latents; or None.
+
+    Raises:
+        UserError: It cannot be loaded, or is for other latents.
+    """
+    if given is None:
+        return open_autoencoder(section, part="decoder")
+    if section.get("digest") is not None and section["digest"] in latents_of(given):
+        return load_autoencoder(given, part="decoder")
+    return open_autoencoder({**section, "path": str(given), "digest": None}, part="decoder")
+
+
 def latents_of(path: Path | str) -> list[str]:
     """Return the digests of the other autoencoders whose latents one of ours decodes, as its training has noted."""
     return list(read_config(Path(path)).get(LATENTS_OF, [])) if _is_converted(Path(path)) else []

@@ -15,7 +15,7 @@ from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.output import BEGUN, HEADER, Parent, require_header
 from facesyn_cli.console import is_first_process, log
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.loading import LoadedLdm, latents_of, load_autoencoder, load_denoiser, open_autoencoder
+from facesyn_cli.models.loading import LoadedLdm, load_autoencoder, load_denoiser, open_decoder
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,8 @@ def _load_decoder(path: Path | None, settings: LdmSettings, ldm_path: Path) -> n
         raise UserError(f"{ldm_path} does not say which autoencoder it was trained with; name it with --autoencoder")
     if section is None:
         module = load_autoencoder(path, part="decoder")
-    elif path is None:
-        module = open_autoencoder(section, part="decoder")
-    elif section.get("digest") in latents_of(path):  # another network, trained to decode the same latents
-        module = load_autoencoder(path, part="decoder")
     else:
-        module = open_autoencoder({**section, "path": str(path), "digest": None}, part="decoder")
+        module = open_decoder(section, path)
     if module.latent_channels != settings.latent_channels:
         raise UserError(
             f"autoencoder {path or section['path']} has latents of {module.latent_channels} channels, but {ldm_path}"

@@ -47,7 +47,7 @@ from facesyn_cli.data.pixels import resize_pixels, to_pixels
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, embed_faces
-from facesyn_cli.models.loading import LoadedBackbone, load_autoencoder, load_backbone, load_denoiser, open_autoencoder
+from facesyn_cli.models.loading import LoadedBackbone, load_autoencoder, load_backbone, load_denoiser, open_decoder
 from facesyn_cli.models.yunet import Yunet
 from facesyn_cli.plugins import registry
 from facesyn_cli.training.processes import check_device
@@ -332,9 +332,7 @@ class _Inputs:
             if given is None:
                 raise UserError(f"{ldm} does not say which autoencoder it was trained with; give --autoencoder")
             return load_autoencoder(given, part="decoder")
-        if given is not None:
-            section = {**section, "path": given, "digest": None}
-        return open_autoencoder(section, part="decoder")
+        return open_decoder(section, given)
 
     def _load_recogniser(self, path: Path, values: dict[str, Any], parents: dict[str, Parent]) -> None:
         backbone = load_backbone(path, self._cfg.backbone)
