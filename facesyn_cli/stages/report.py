@@ -28,7 +28,7 @@ from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.table import TABLE_JSON, BenchmarkTable
 from facesyn_cli.artifacts.work import FOLDERS, Work
 from facesyn_cli.config.fields import StageConfig, identity, recorded, runtime, source
-from facesyn_cli.console import is_first_process, log
+from facesyn_cli.console import is_first_process
 from facesyn_cli.contexts.unique import Unique
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.benchmark_groups import benchmark_groups
@@ -36,11 +36,9 @@ from facesyn_cli.evaluation.embedding import EmbedOptions
 from facesyn_cli.evaluation.figures import LEVELS
 from facesyn_cli.evaluation.group_figures import Groups, read_groups
 from facesyn_cli.evaluation.judged_set import choose_identities
-from facesyn_cli.evaluation.labelled import LabelledEmbeddings
 from facesyn_cli.evaluation.leakage import REFERENCE
-from facesyn_cli.evaluation.perceptual import PerceptualSpace, perceptual_section
+from facesyn_cli.evaluation.perceptual import PerceptualSpace
 from facesyn_cli.evaluation.score_counts import count_scores
-from facesyn_cli.evaluation.set_quality import features_section
 from facesyn_cli.evaluation.set_report import Analysis, analyse, compare
 from facesyn_cli.models.feature_maps import feature_maps, has_feature_maps
 from facesyn_cli.models.inception import LoadedFeatures, load_features
@@ -51,6 +49,7 @@ from facesyn_cli.report.card import write_card
 from facesyn_cli.report.contents import HEADLINE, definitions_of, describe_set, headline_of, to_text
 from facesyn_cli.report.kept_results import KeptResults
 from facesyn_cli.report.measured_sets import Measurer, Small, pixels_of
+from facesyn_cli.report.network_results import NetworkResults, by_features, by_lpips
 from facesyn_cli.report.page import write_page
 from facesyn_cli.report.set_pictures import NamedSet, SetPictures
 from facesyn_cli.training.metrics_log import read_lines
@@ -256,9 +255,9 @@ def _analyse_all(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work
             described.setdefault(held.name, describe_set(held, faces[held.name].rows, run_of))
     names = [held.name for held in inputs.sets]
     results.sort(key=lambda result: names.index(result["set"]))
-    by_features, by_lpips = _of_features(cfg, inputs, measurer, kept), _of_lpips(cfg, inputs, small, pictures, kept)
-    networks, others = (one + other for one, other in zip(by_features, by_lpips, strict=True))
-    findings += [finding for found in others for finding in found["findings"]]
+    networks = _networks(cfg, inputs, small, measurer, pictures, kept)
+    others = [result for network in networks for result in network.results]
+    findings += [finding for result in others for finding in result["findings"]]
 
     def read(held: NamedSet) -> Callable[[str], np.ndarray | None]:
         return lambda key: pictures.pixels(held.name, key)
@@ -273,7 +272,8 @@ def _analyse_all(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work
              "flip": cfg.flip} for name, judge in inputs.judges.items()
         ],
         "summary": sorted(findings, key=lambda finding: LEVELS.index(finding["level"])),
-        "headline": list(HEADLINE), "results": results, "networks": networks,
+        "headline": list(HEADLINE), "results": results,
+        "networks": [network.to_json() for network in networks],
         "pixels": {
             held.name: pixels_of(held, small[held.name], read(held), find, cfg.seed).to_json() for held in inputs.sets
         },
@@ -281,49 +281,23 @@ def _analyse_all(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work
     }
 
 
-def _of_features(
-    cfg: ReportConfig, inputs: _Inputs, measurer: Measurer, kept: KeptResults
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the distances in the features of Inception, where its weights are given; see `_network`."""
-    network, reference = inputs.features, inputs.reference
-    if network is None or reference is None:
-        return [], []
-    network.module.to(measurer.options.device)
-    most = min(cfg.feature_images, 2 * max(len(held.entries) for held in inputs.sets))  # both halves are compared
-    real = measurer.features(reference, network, most, cfg.seed)
-    results = []
-    for held in inputs.sets:
-        rows = measurer.features(held, network, cfg.feature_images, cfg.seed)
-        is_whole = len(held.entries) <= cfg.feature_images
-        log.info(f"{held.name}: distances in the features of {network.name}")
-        compute = partial(features_section, rows, real, cfg.seed, is_whole)
-        results.append(kept.of(held.name, network.name, lambda compute=compute: {"quality": compute()}))
-    about = f"The pooled 2048 features of {network.name}: {network.resize}; pixels in [-1, 1]."
-    return [_network(network.name, network.digest, "quality", about, results)], results
-
-
-def _of_lpips(
-    cfg: ReportConfig, inputs: _Inputs, small: dict[str, Small], pictures: SetPictures, kept: KeptResults
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the distances inside identities by LPIPS, where its files are given; see `_network`."""
-    network = inputs.lpips
-    if network is None or not cfg.perceptual_images:
-        return [], []
-    rows = {}
-    for held in inputs.all_sets:
-        some = [entry for entry, good in zip(held.entries, small[held.name].is_readable, strict=True) if good]
-        nothing = np.empty((len(some), 0))
-        rows[held.name] = LabelledEmbeddings.of([e.key for e in some], [e.identity for e in some], nothing)
-    device = processes(cfg.device).device
-    weights = [weight.to(device) for weight in network.weights]
-    space = _space(cfg, "diversity.lpips", network.module.to(device), weights, network.input_size, pictures)
-    reference = (REFERENCE, rows[REFERENCE]) if inputs.reference else None
-    results = []
-    for held in inputs.sets:
-        compute = partial(perceptual_section, rows[held.name], held.name, reference, space)
-        results.append(kept.of(held.name, network.name, lambda compute=compute: {"diversity": compute()}))
-    about = f"{network.name} (version 0.1): images at {network.input_size} px, pixels in [-1, 1]."
-    return [_network(network.name, network.digest, "diversity", about, results)], results
+def _networks(
+    cfg: ReportConfig, inputs: _Inputs, small: dict[str, Small], measurer: Measurer, pictures: SetPictures,
+    kept: KeptResults,
+) -> list[NetworkResults]:
+    """Return what Inception and LPIPS found, where their weights are given."""
+    found = []
+    if inputs.features and inputs.reference:
+        found.append(by_features(
+            inputs.features, inputs.sets, inputs.reference, measurer, kept, cfg.feature_images, cfg.seed
+        ))
+    if inputs.lpips and cfg.perceptual_images:
+        device = processes(cfg.device).device
+        weights = [weight.to(device) for weight in inputs.lpips.weights]
+        module, size = inputs.lpips.module.to(device), inputs.lpips.input_size
+        space = _space(cfg, "diversity.lpips", module, weights, size, pictures)
+        found.append(by_lpips(inputs.lpips, inputs.sets, inputs.reference, small, space, kept))
+    return found
 
 
 def _space(
@@ -332,12 +306,6 @@ def _space(
 ) -> PerceptualSpace:
     device = processes(cfg.device).device
     return PerceptualSpace(prefix, maps, weights, size, device, pictures.pixels, cfg.perceptual_images, cfg.seed)
-
-
-def _network(name: str, digest: str, section: str, about: str, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what `report.json` says of a network that is no judge, and to which section its figures belong."""
-    sets = {found["set"]: found["sections"][section] for found in results}
-    return {"name": name, "digest": digest, "section": section, "about": about, "sets": sets}
 
 
 def _about_judge(held: NamedSet, judge_name: str, judge: LoadedBackbone) -> list[dict[str, Any]]:
