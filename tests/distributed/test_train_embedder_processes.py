@@ -1,0 +1,55 @@
+"""train-embedder in two processes trains what one process trains, and resumes bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import finish, spawn
+from tiny_embedder import train_arguments, write_taught_faces
+
+from facesyn_cli.artifacts.weights import read_tensors
+
+pytestmark = pytest.mark.dist
+
+# two groups a step, one for each of two processes; dropout, average, transforms and validation are on
+MORE = ("backbone.dropout=0.2", "ema.maximum=0.9", "relational_weight=1", "lr_schedule.name=constant",
+        "optimiser.name=adam", "optimiser.eps=1e-3", "validation.every=1")
+
+
+def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path):
+    taught = write_taught_faces(tmp_path)
+    alone, together, grown = tmp_path / "alone", tmp_path / "together", tmp_path / "grown"
+    ran = finish(spawn(*train_arguments(taught, alone, *MORE, steps=3)))
+    assert ran.code == 0, ran.err
+    ran = finish(spawn(*train_arguments(taught, together, *MORE, steps=3), "--json", processes=2))
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["steps"] == 3  # one document: only the first process prints
+    assert ran.err.count("12 images to train on") == 1, ran.err
+    a, b = (read_tensors(out / "model.safetensors") for out in (alone, together))
+    for name in a:  # sums over groups are rounded in another order
+        assert (a[name].double() - b[name].double()).abs().max() <= 1e-3 * max(a[name].double().abs().max(), 1e-4), name
+    for first, second in zip(_lines(alone), _lines(together), strict=True):
+        assert first.keys() == second.keys()
+        for figure in {"loss", "cosine", "relational"} & first.keys():
+            assert first[figure] == pytest.approx(second[figure], rel=1e-3)
+        if "validation" in first:
+            assert first["validation"]["cosine"] == pytest.approx(second["validation"]["cosine"], abs=1e-3)
+    for steps in (1, 3):
+        ran = finish(spawn(*train_arguments(taught, grown, *MORE, steps=steps), processes=2))
+        assert ran.code == 0, ran.err
+    c = read_tensors(grown / "model.safetensors")
+    assert all((b[name] == c[name]).all() for name in b)
+
+
+def test_an_unreadable_photo_is_told_once(tmp_path: Path):
+    taught = write_taught_faces(tmp_path)
+    (taught / "faces" / "p1" / "0.png").write_bytes(b"no image")  # whichever process meets it, the first one tells
+    ran = finish(spawn(*train_arguments(taught, tmp_path / "out", *MORE), processes=2))
+    assert ran.code != 0
+    assert ran.err.count("p1/0.png") == 1 and "unreadable" in ran.err, ran.err
+
+
+def _lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
