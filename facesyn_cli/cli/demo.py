@@ -12,7 +12,7 @@ from facesyn_cli.console import is_first_process, log
 from facesyn_cli.errors import UserError
 
 _MEANING = (
-    "What this shows: a network that has seen nothing but generated faces tells apart people it has not seen.\n"
+    "What this shows: whether a network that has seen nothing but generated faces tells apart people it has not seen.\n"
     "What it does not show: how it does on photos. All people here come from one generator, and their faces differ\n"
     "less than photos do; figures on pairs of real photos are in the README."
 )
