@@ -104,10 +104,13 @@ class Chains:
         """Return how many identities and images a row has before it is cut."""
         if row.real is not False:
             counts = sorted(map(len, self._real_images(row).by_identity().values()), reverse=True)
-            counts = counts[: row.identities or len(counts)]
+            counts = counts[: self._identities(row) or len(counts)]
             return len(counts), sum(counts)
         cfg = self._config(row, "sample")
         return cfg.ids, cfg.ids * (cfg.per_id + self._additions(row)(cfg.per_id))
+
+    def _identities(self, row: Row) -> int | None:
+        return row.identities or self._table.identities
 
     def _real_images(self, row: Row) -> ImageSet:
         path = self._table.real if row.real is True else row.real
@@ -119,12 +122,12 @@ class Chains:
 
     def _real_faces(self, row: Row, seed: int, images: int) -> list[Step]:
         found = self._real_images(row)
-        identities = row.identities or len(found.by_identity())
+        identities = self._identities(row) or len(found.by_identity())
         if len(found.by_identity()) < identities:
             raise UserError(f"{identities} identities are wanted, {found.path} has {len(found.by_identity())}")
         if images < 2 * identities:
             raise UserError(f"{images} images of {identities} identities are fewer than 2 each; give fewer identities")
-        flags = {"seed": seed, "images": found.path, "identities": row.identities, "count": images}
+        flags = {"seed": seed, "images": found.path, "identities": self._identities(row), "count": images}
         cfg = resolve_stage("cut", {"choose": "random"}, [], flags)
         return [self._step("cut", cfg, {})]
 

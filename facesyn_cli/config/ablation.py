@@ -36,6 +36,7 @@ class AblateConfig(StageConfig):
     images: int | Literal["smallest"] | None = identity(
         None, "images of every row; smallest: as many as the smallest row has; None: what each row makes"
     )
+    identities: int | None = identity(None, "identities of rows of real faces that name none; None: all", ge=2)
     real: Path | None = source(None, "folder or zip of real faces, for rows with `real: true`")
     rows: list[dict[str, Any]] = identity([], "the rows: a name, and what the row does otherwise")
 
@@ -47,7 +48,7 @@ class _RowConfig(BaseModel):
     title: str | None = None                                     # in the table; None: the name
     base: str | None = None                                      # row above, whose settings this one starts from
     real: bool | Path = False                                    # true, or a folder: real faces, nothing is made
-    identities: int | None = Field(None, ge=2)                   # of a row of real faces; None: all it has
+    identities: int | None = Field(None, ge=2)                   # of a row of real faces; None: as the table
     images: int | None = Field(None, ge=2)                       # None: as the whole table
 
 
@@ -60,7 +61,7 @@ class Row:
         title: What the table calls it.
         base: Name of the row it builds on and is compared with; None: of none.
         real: False, or where its real faces lie (True: where the table says).
-        identities: How many identities of the real faces are taken; None: all.
+        identities: How many identities of the real faces are taken; None: as the whole table.
         images: Its number of images; None: as the whole table.
         sections: Settings of the stages that make it, whole; empty for real faces.
     """
