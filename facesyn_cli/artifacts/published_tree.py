@@ -133,6 +133,7 @@ _SAMPLING = (
 )
 USES: dict[str, tuple[Use, ...]] = {
     "embed": (_FACES, Use("weights", "recogniser")),
+    "train-embedder": (_FACES, Use("embeddings", "face embeddings", ("embeddings",))),
     "train-autoencoder": (_FACES,),
     "train-ldm": (
         _FACES,

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from facesyn_cli.config.fields import StageConfig
 
 OUTPUTS = {
-    "align": "images", "embed": "embeddings", "train-autoencoder": "autoencoder", "train-ldm": "ldm",
-    "gen-contexts": "contexts", "sample": "samples", "augment": "augmented", "pack": "records", "train-fr": "fr",
-    "eval": "table", "report": "report",
+    "align": "images", "embed": "embeddings", "train-embedder": "embedder", "train-autoencoder": "autoencoder",
+    "train-ldm": "ldm", "gen-contexts": "contexts", "sample": "samples", "augment": "augmented", "pack": "records",
+    "train-fr": "fr", "eval": "table", "report": "report",
 }  # folder of the run that each stage writes; the others write elsewhere, for people
 
 _LISTS = ("inputs", "sets")  # settings that hold several paths

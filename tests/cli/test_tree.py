@@ -87,6 +87,14 @@ def test_train_ldm_joins_published_embeddings_by_name(stage, tree, tmp_path):
     assert keys[0] == "0000001/001" and set(keys) == {e.key for e in ImageSet.open(tree / FACES).entries}
 
 
+def test_train_embedder_learns_published_embeddings(stage, tree, tmp_path):
+    small = ("backbone.widths=[4,8]", "backbone.blocks=[1,1]", "batch_size=4", "norm_batch_size=4")
+    ran = stage("train-embedder", "--steps", 1, "--json", "validation.fraction=0", *small)
+    assert ran.code == 0 and ran.json()["images"] == 12, ran.err
+    found = parents(tmp_path / "work/1-embedder")
+    assert found == {"images": str(tree / FACES), "embeddings": str(tree / FACE_EMBEDDINGS)}
+
+
 def test_gen_contexts_takes_published_contexts_with_their_faces(stage, tree, tmp_path):
     ran = stage("gen-contexts", "filters=[]", "--json")
     assert ran.code == 0 and ran.json()["source"] == "embeddings" and ran.json()["faces"] == 3, ran.err
