@@ -358,6 +358,21 @@ def test_what_a_table_needs(assert_refused, inputs, tmp_path):
     assert_refused(*start, *pairs, "--rows", "faces", says="--weights, or run embed")
 
 
+def test_networks_lie_in_the_work_folder_where_none_is_named(inputs, run_cli, tmp_path):
+    shutil.copytree(inputs / "ldm", tmp_path / "work/2-ldm")
+    arguments = words(inputs, tmp_path / "work", "--rows", "sphere", "--dry-run", "--json")
+    at = arguments.index("--ldm")
+    ran = run_cli(*arguments[:at], *arguments[at + 2 :])
+    assert ran.code == 0 and ran.json()["rows"]["sphere"]["network evaluations of a seed"] == "24"
+
+
+def test_real_faces_are_as_many_people_as_the_table_says(inputs, run_cli, tmp_path):
+    table = write_table(tmp_path, [{"name": "real", "real": True}, {"name": "two", "real": True, "identities": 2}],
+                        identities=3)
+    plan = run_cli(*words(inputs, tmp_path / "work"), "--config", table, "--dry-run", "--json").json()
+    assert [row["identities"] for row in plan["rows"].values()] == [3, 2]
+
+
 def test_only_one_process(assert_refused, inputs, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert_refused(*words(inputs, tmp_path / "work"), says="works in one process")
