@@ -39,7 +39,16 @@ class Step:
     time: float
 
 
-Network = Callable[[Any], Tensor]            # encoded contexts of the batch -> output (B, C, H, W) of this step
+class Network(Protocol):
+    """The network at one step of a batch."""
+
+    def __call__(self, context: Any) -> Tensor:
+        """Return the output (B, C, H, W) under encoded contexts of the batch."""
+
+    def pair(self, first: Any, second: Any) -> tuple[Tensor, Tensor]:
+        """Return the outputs under two contexts of each image, in one pass where that is wanted and possible."""
+
+
 Predict = Callable[[Network, Step], Tensor]  # what `Guidance.begin` returns
 
 
@@ -105,8 +114,6 @@ def build_cfg(cfg: CfgConfig) -> Guidance:
 class LinearGuidance:
     """out = neg + s (pos - neg) with a scale s per step; where s is 1 the negative is not evaluated.
 
-    Two passes of B rather than one of 2 B: the same numbers as unguided, and no more memory.
-
     Args:
         scale: s of a step.
         negatives: See `Guidance`.
@@ -126,10 +133,10 @@ class LinearGuidance:
         """Return what combines the two outputs; see `Guidance.begin`."""
 
         def predict(network: Network, step: Step) -> Tensor:
-            scale, output = self._scale(step), network(positive)
+            scale = self._scale(step)
             if scale == 1:
-                return output
-            away = network(negative)
+                return network(positive)
+            output, away = network.pair(positive, negative)
             return away + scale * (output - away)
 
         return predict

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +28,8 @@ def sample_latents(
     Args:
         denoiser: `denoiser(x, t, context)` -> float32 prediction, in eval mode, on the device of `noise`. What depends
             on the context alone is computed once per batch if it offers `encode_context(context, batch=B)`,
-            whose result is then passed in place of the context.
+            whose result is then passed in place of the context. Where it offers `join_contexts(first, second)`, two
+            contexts of the batch become those of a batch of 2 B, evaluated in one pass; None: two passes.
         scheduler: A fresh scheduler; the multistep ones serve one batch only.
         guidance: How outputs under several contexts are combined.
         contexts: (B, E) identity contexts; None for an unconditional model.
@@ -48,13 +48,14 @@ def sample_latents(
         predict = guidance.begin(
             _encode(denoiser, contexts, len(noise)), _encode(denoiser, negatives, len(noise)) if is_guided else None
         )
+        join = _Joined(denoiser)
         x = scheduler.start(noise)
         for step, timestep in zip(steps, scheduler.timesteps, strict=True):
             if on_step is not None:
                 on_step()
             x_in = scheduler.model_input(x, step.index)
             t = torch.full((len(noise),), timestep, device=noise.device, dtype=_timestep_dtype(timestep))
-            output = predict(partial(_evaluate, denoiser, x_in, t), step)
+            output = predict(_StepNetwork(denoiser, x_in, t, join), step)
             x = scheduler.step(output, step.index, x, draw_noise or _refuse_to_draw)
     return x
 
@@ -74,8 +75,35 @@ def _encode(denoiser: nn.Module, contexts: Tensor | None, batch: int) -> Any:
     return contexts if encode is None else encode(contexts, batch=batch)
 
 
-def _evaluate(denoiser: nn.Module, x: Tensor, t: Tensor, context: Any) -> Tensor:
-    return denoiser(x, t, context).float()
+class _Joined:
+    """Joins two contexts of a batch once for all its steps."""
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        self._join = getattr(denoiser, "join_contexts", lambda first, second: None)
+        self._known: tuple[Any, Any, Any] | None = None
+
+    def __call__(self, first: Any, second: Any) -> Any:
+        if self._known is None or self._known[0] is not first or self._known[1] is not second:
+            self._known = (first, second, self._join(first, second))
+        return self._known[2]
+
+
+class _StepNetwork:
+    """The denoiser at one step; see `guidance.Network`."""
+
+    def __init__(self, denoiser: nn.Module, x: Tensor, t: Tensor, join: _Joined) -> None:
+        self._denoiser, self._x, self._t, self._join = denoiser, x, t, join
+
+    def __call__(self, context: Any) -> Tensor:
+        return self._denoiser(self._x, self._t, context).float()
+
+    def pair(self, first: Any, second: Any) -> tuple[Tensor, Tensor]:
+        both = self._join(first, second)
+        if both is None:
+            return self(first), self(second)
+        output = self._denoiser(self._x.repeat(2, 1, 1, 1), self._t.repeat(2), both).float()
+        one, other = output.chunk(2)
+        return one, other
 
 
 def _timestep_dtype(timestep: float) -> torch.dtype:

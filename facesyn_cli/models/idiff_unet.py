@@ -121,6 +121,10 @@ class ContextState:
         """Return the contexts of a batch of which each is from here where `condition` (B,) is true, else `other`."""
         return ContextState(self.batch, _choose(condition, self.per_block, other.per_block))
 
+    def joined(self, other: ContextState) -> ContextState:
+        """Return the contexts of a batch that is this one's followed by the other's."""
+        return ContextState(self.batch + other.batch, _follow(self.per_block, other.per_block))
+
     def _tapped(self, taps: Callable[[int], tuple[Tap, Tap]]) -> ContextState:
         per_block = []
         for number, parts in enumerate(self.per_block):
@@ -137,6 +141,13 @@ def _choose(condition: Tensor, first: Any, other: Any) -> Any:
     if first is None:
         return None
     return torch.where(condition.view(-1, *[1] * (first.ndim - 1)), first, other)
+
+
+def _follow(first: Any, other: Any) -> Any:
+    """Concatenate two nested tuples of tensors (B, ...) row by row."""
+    if isinstance(first, tuple):
+        return tuple(_follow(a, b) for a, b in zip(first, other, strict=True))
+    return None if first is None else torch.cat([first, other])
 
 
 class ConditionalUNet(nn.Module):

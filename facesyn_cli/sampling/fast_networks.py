@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from facesyn_cli.errors import UserError
+from facesyn_cli.sampling.fused_attention import fuse_qkv
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -29,6 +30,8 @@ class Levers:
         channels_last: Keep channels last in memory, as convolution kernels want them.
         compile: Fuse kernels with torch.compile; CUDA only, a minute or two at the start of a run.
         cuda_graphs: Record the launches of an evaluation once and replay them; CUDA only, pays at small batches.
+        fused_qkv: One matrix product for queries, keys and values of self-attention.
+        joint_guidance: Evaluate the two contexts of a guided step in one pass of twice the batch.
     """
 
     precision: str = "fp32"
@@ -36,6 +39,8 @@ class Levers:
     channels_last: bool = True
     compile: bool = False
     cuda_graphs: bool = False
+    fused_qkv: bool = False
+    joint_guidance: bool = False
 
     def check(self, device: torch.device) -> None:
         """Refuse what the device cannot do.
@@ -54,16 +59,21 @@ class FastDenoiser:
     Args:
         module: The network, in eval mode on its device; its weights are converted in place.
         levers: How to run it.
+
+    Raises:
+        UserError: There is nothing to fuse.
     """
 
     def __init__(self, module: nn.Module, levers: Levers) -> None:
-        self._module = module
+        self._module, self._is_joint = module, levers.joint_guidance
+        if levers.fused_qkv and not fuse_qkv(module):
+            raise UserError("fused_qkv=true: this denoiser has no self-attention with separate projections")
         self._dtype = DTYPES[levers.precision]
         _lay_out(module, levers)
         module.to(self._dtype)
         if levers.compile:
             module.compile(dynamic=False)
-        self._evaluate = _Replay(module) if levers.cuda_graphs else module
+        self._evaluate = _Replays(module) if levers.cuda_graphs else module
         if hasattr(module, "encode_context"):
             self.encode_context = self._encode_context
 
@@ -77,6 +87,14 @@ class FastDenoiser:
         """
         with exact_convolutions(self._dtype):
             return self._evaluate(x.to(self._dtype), t, _cast(context, self._dtype)).float()
+
+    def join_contexts(self, first: Any, second: Any) -> Any:
+        """Return the contexts of a batch of 2 B made of two of B; None where they are to be evaluated in turn."""
+        if not self._is_joint:
+            return None
+        if isinstance(first, Tensor) and isinstance(second, Tensor):
+            return torch.cat([first, second])
+        return first.joined(second) if hasattr(first, "joined") else None
 
     def _encode_context(self, context: Tensor | None, **options: Any) -> Any:
         with exact_convolutions(self._dtype):
@@ -114,10 +132,23 @@ def exact_convolutions(dtype: torch.dtype) -> AbstractContextManager:
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
+class _Replays:
+    """A recording for each size of batch: guided steps may have twice as many images as others."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._of_size: dict[int, _Replay] = {}
+
+    def __call__(self, x: Tensor, t: Tensor, context: Any) -> Tensor:
+        if len(x) not in self._of_size:
+            self._of_size[len(x)] = _Replay(self._module)
+        return self._of_size[len(x)](x, t, context)
+
+
 class _Replay:
     """Evaluations of a network recorded as a CUDA graph at the first call and replayed at all later ones.
 
-    Every call has the shapes of the first: batches have one size. Contexts are copied in when they change, once
+    Every call has the shapes of the first. Contexts are copied in when they change, once
     a batch, or once an evaluation where guidance takes turns between two.
     """
 

@@ -10,6 +10,7 @@ import copy
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -254,6 +255,8 @@ class _SampleBench:
             ("as published", plain, True, False),
             ("positions in rows, fused attention", plain, False, False),
             ("contexts encoded once", plain, True, True),
+            ("contexts of guidance in one pass", replace(plain, joint_guidance=True), True, True),
+            ("positions in rows, fused queries, keys, values", replace(plain, fused_qkv=True), False, False),
             ("channels last", Levers(), True, False),
             *[(name, Levers(name, channels_last=False), True, False) for name in halves],
             *[(f"decoder {name}", Levers("fp32", name, channels_last=False), True, False) for name in halves],
@@ -285,7 +288,7 @@ class _SampleBench:
     @torch.inference_mode()
     def _measure(self, levers: Levers, is_published: bool, is_encoded: bool) -> tuple[float, float]:
         """Return seconds an image of one evaluation and of a decoding."""
-        count, device = self.batch_size, self.device
+        count, passes, device = self.batch_size, 1, self.device
         network = copy.deepcopy(as_published(self.denoiser) if is_published else self.denoiser)
         denoiser = FastDenoiser(network, levers)
         decoder = FastAutoencoder(copy.deepcopy(self.autoencoder), levers, device)
@@ -294,9 +297,12 @@ class _SampleBench:
         context: Any = torch.nn.functional.normalize(torch.randn(count, self.context_size, device=device), dim=1)
         if is_encoded:
             context = denoiser.encode_context(context, batch=count)
+        if levers.joint_guidance:
+            context, passes = denoiser.join_contexts(context, context), 2
+        inputs = latents.repeat(passes, 1, 1, 1), t.repeat(passes)
         clock, rounds = self.machine.clock, self.cfg.rounds
         with _threads(self.machine.cores):
-            evaluation = clock.best(lambda: denoiser(latents, t, context), rounds)
+            evaluation = clock.best(lambda: denoiser(*inputs, context), rounds) / passes
             decoding = clock.best(lambda: decoder.decode(latents), rounds)
         return evaluation / count, decoding / count
 

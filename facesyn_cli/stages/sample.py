@@ -13,6 +13,7 @@ import datetime
 import math
 import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -108,6 +109,10 @@ class SampleConfig(StageConfig):
     )
     compile: bool = recorded(False, "fuse kernels, CUDA only; a minute or two at the start")
     cuda_graphs: bool = recorded(False, "record the launches of an evaluation and replay them; pays at small batches")
+    fused_qkv: bool = recorded(False, "one matrix product for queries, keys and values; see `bench sample`")
+    joint_guidance: bool | None = recorded(
+        None, "guided steps evaluate both contexts in one pass of twice the batch; None: on a CPU"
+    )
     noise: NoiseSection = identity(NoiseSection(), "where the starting noise comes from")
     size: int | None = identity(None, "side of the images in pixels; None: the LDM's, 112 as published", ge=1)
     format: Literal["png", "jpeg"] = identity("png", "format of the images")
@@ -267,7 +272,8 @@ class _Setup:
                 " (conditioning ca is needed)"
             )
         self.levers = Levers(
-            cfg.precision, cfg.decoder_precision or "fp32", compile=cfg.compile, cuda_graphs=cfg.cuda_graphs
+            cfg.precision, cfg.decoder_precision or "fp32", compile=cfg.compile, cuda_graphs=cfg.cuda_graphs,
+            fused_qkv=cfg.fused_qkv,
         )
         if self.guidance.needs_attention and (cfg.compile or cfg.cuda_graphs):
             raise UserError(f"guidance {cfg.guidance.name} looks into the network: not with compile or cuda_graphs")
@@ -306,6 +312,8 @@ class _Setup:
             UserError: The device cannot do what is asked for, or has no memory for one image.
         """
         self.device = device
+        joint = device.type == "cpu" if self.cfg.joint_guidance is None else self.cfg.joint_guidance
+        self.levers = replace(self.levers, joint_guidance=joint)
         self.levers.check(device)
         self.workers = num_workers(self.cfg.workers, device, group.count if group else 1)
         num_images = self.layout.num_images

@@ -503,3 +503,14 @@ def test_a_contact_sheet_of_a_large_set_is_made_when_asked_for(sample, tmp_path,
     assert (tmp_path / "out" / "contact_sheet.png").is_file()
     assert sample("--per-id", 1, "--no-contact-sheet", out="small").code == 0
     assert not (tmp_path / "small" / "contact_sheet.png").exists()
+
+
+def test_guidance_in_one_pass_or_two_gives_the_same_images(sample, tmp_path):
+    guided = ("guidance.name=cfg", "guidance.scale=2", "--ids", 2, "--per-id", 3, "--batch-size", 4)
+    for out, word in (("default", "seed=0"), ("one", "joint_guidance=true"), ("two", "joint_guidance=false")):
+        ran = sample(*guided, word, "fused_qkv=true", out=out)
+        assert ran.code == 0, ran.err
+    assert digests(tmp_path / "default") == digests(tmp_path / "one")  # on a CPU
+    assert abs(pixels(tmp_path / "one") - pixels(tmp_path / "two")).max() <= 1
+    ran = sample(*guided, "joint_guidance=false", "fused_qkv=false", out="one")
+    assert ran.code == 0 and "joint_guidance was True, is False" in ran.err

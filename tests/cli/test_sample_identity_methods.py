@@ -72,7 +72,7 @@ def command(inputs: Path, out: Path, method: str, *arguments: object) -> list[ob
 
 
 def digests(folder: Path) -> dict[str, str]:
-    named = [p for p in sorted(folder.rglob("*")) if p.name != "strip.png"]
+    named = [p for p in sorted(folder.rglob("*")) if p.parent != folder or p.suffix != ".png"]
     files = [p for p in named if p.suffix in (".png", ".npy", ".csv", ".txt")]
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 

@@ -66,7 +66,8 @@ def draw(engine: BatchEngine) -> np.ndarray:
 def test_levers_keep_the_images(networks):
     plain = draw(engine_of(networks, Levers(channels_last=False)))
     assert plain.std() > 5 and len({image.tobytes() for image in plain}) == 12
-    for levers in (Levers(), Levers(cuda_graphs=True), Levers(compile=True), Levers(compile=True, cuda_graphs=True)):
+    for levers in (Levers(), Levers(cuda_graphs=True), Levers(compile=True), Levers(compile=True, cuda_graphs=True),
+                   Levers(fused_qkv=True), Levers(joint_guidance=True), Levers(cuda_graphs=True, joint_guidance=True)):
         difference = abs(draw(engine_of(networks, levers)) - plain)
         # A latent on the border between two codes may take the other one: a patch, not an image.
         assert (difference > 1).mean() < 0.01, levers

@@ -21,11 +21,15 @@ def predict(guidance, at=None):
     """Return the output at a step, and under which contexts the network was evaluated."""
     at, calls = at or step(), []
 
-    def network(context):
-        calls.append(context)
-        return OUTPUTS[context]
+    class Network:
+        def __call__(self, context):
+            calls.append(context)
+            return OUTPUTS[context]
 
-    output = guidance.begin("positive", "negative")(network, at)
+        def pair(self, first, second):
+            return self(first), self(second)
+
+    output = guidance.begin("positive", "negative")(Network(), at)
     assert guidance.evaluations(at) == len(calls)
     return output, calls
 

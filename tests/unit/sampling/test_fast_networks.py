@@ -16,6 +16,7 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
 from facesyn_cli.models.vq_f4 import VqConfig, build_vq_f4
 from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, Levers, _mapped, _tensors
+from facesyn_cli.sampling.fused_attention import fuse_qkv
 
 CPU = torch.device("cpu")
 CONTEXTS, NOISE = golden_normal(1, (3, 8)), golden_normal(2, (3, 3, 8, 8))
@@ -101,3 +102,54 @@ def test_contexts_are_taken_apart_and_put_together(unet):
 def test_levers_of_cuda_are_refused_elsewhere(lever):
     with pytest.raises(UserError, match=f"{lever}=true needs a CUDA device"):
         Levers(**{lever: True}).check(CPU)
+
+
+@pytest.mark.parametrize("conditioning", ["ca", "adagn"])
+@pytest.mark.parametrize("levers", [Levers(joint_guidance=True), Levers(fused_qkv=True)])
+def test_joint_guidance_and_fused_projections_keep_the_latents(conditioning, levers):
+    unet = fill_state(build_idiff_unet(UnetConfig(
+        name="idiff-unet", channels=32, multipliers=(1, 1), attention=(False, True), num_blocks=1, context_size=8,
+        context_width=32, conditioning=conditioning,
+    )))
+    plain, sizes = draw(unet), []
+    network = copy.deepcopy(unet)
+    network.register_forward_pre_hook(lambda module, arguments: sizes.append(len(arguments[0])))
+    fast = draw(FastDenoiser(network, levers))
+    torch.testing.assert_close(fast, plain, rtol=0, atol=2e-5 * float(plain.std()))
+    assert sizes == ([6] * 4 if levers.joint_guidance else [3] * 8)
+
+
+def test_steps_outside_of_the_interval_of_guidance_see_the_batch_alone(unet):
+    sizes = []
+    unet.register_forward_pre_hook(lambda module, arguments: sizes.append(len(arguments[0])))
+    scheduler = build_dpm_solver(SolverConfig(name="dpm-solver++", steps=4))(build_schedule("linear"))
+    guidance = build_cfg(CfgConfig(name="cfg", scale=2.0, start=0.5))
+    sample_latents(FastDenoiser(unet, Levers(joint_guidance=True)), scheduler, guidance, CONTEXTS, NOISE)
+    assert sizes == [3, 3, 6, 6]
+
+
+def test_contexts_that_cannot_be_joined_are_evaluated_in_turn(unet):
+    denoiser = FastDenoiser(unet, Levers(joint_guidance=True))
+    assert denoiser.join_contexts(CONTEXTS, None) is None
+    assert denoiser.join_contexts(CONTEXTS, CONTEXTS).shape == (6, 8)
+    assert FastDenoiser(unet, Levers()).join_contexts(CONTEXTS, CONTEXTS) is None
+
+
+def test_fused_projections_give_attention_maps_too(unet):
+    """What UIFace records and injects must be the maps of the three projections."""
+    fused = copy.deepcopy(unet)
+    assert fuse_qkv(fused) == 4 and fuse_qkv(fused) == 0
+    t, seen = torch.full((3,), 500), []
+    with torch.inference_mode():
+        for network in (unet, fused):
+            contexts, maps = network.encode_context(CONTEXTS).recording()
+            output = network(NOISE, t, contexts)
+            injected = network.encode_context(CONTEXTS.flip(0)).injecting(maps, with_cross=True)
+            seen.append((output, network(NOISE.flip(0), t, injected)))
+    for one, other in zip(*seen, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-5 * float(one.std()))
+
+
+def test_there_must_be_something_to_fuse():
+    with pytest.raises(UserError, match="fused_qkv=true"):
+        FastDenoiser(torch.nn.Conv2d(3, 3, 1), Levers(fused_qkv=True))
