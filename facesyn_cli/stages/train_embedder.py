@@ -198,8 +198,9 @@ def _train(cfg: TrainEmbedderConfig, inputs: _Inputs, group: Processes, out: Out
                 if metrics is not None:
                     metrics.add(step, **figures, lr=lr, images_per_s=round(rate, 1))
             if taught.held_out.entries and (is_last or (cfg.validation.every and step % cfg.validation.every == 0)):
+                paused = time.monotonic()
                 validation = _validate(cfg, inputs, state, group)
-                started = time.monotonic()
+                started += time.monotonic() - paused
                 if metrics is not None:
                     metrics.add(step, validation=validation)
             is_stopping = group.any(signals.received() is not None)
