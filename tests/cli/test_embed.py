@@ -215,7 +215,7 @@ def wrong_inputs(tmp_path, images, weights) -> dict[str, tuple[list, tuple[str, 
     (tmp_path / "strange" / "diary.txt").write_text("mine")
     good = ["--images", images, "--weights", weights]
     return {
-        "no weights": (["--images", images], ("--weights",)),
+        "no weights": (["--images", images, "--work", tmp_path / "w"], ("--weights", "--starter")),
         "missing images": (["--images", tmp_path / "none", "--weights", weights], ("none does not exist",)),
         "no images inside": (["--images", tmp_path / "empty", "--weights", weights], ("holds no images",)),
         "not a zip": (["--images", tmp_path / "text.zip", "--weights", weights], ("neither a folder nor a zip",)),
