@@ -158,7 +158,7 @@ def _group_figures(
     own: FaceSet, part: LabelledEmbeddings, counts: ScoreCounts, training: FaceSet | None,
     training_counts: ScoreCounts | None, how: Analysis,
 ) -> list[Figure]:
-    """Every figure of one group; faults and lists are those of the whole set."""
+    """Every figure of one group; faults and lists are those of the whole set, yardsticks those of the reference."""
     place = {key: row for row, key in enumerate(own.rows.keys)}
     thumbnails = own.thumbnails[[place[key] for key in part.keys]]
     group = FaceSet(own.name, part, thumbnails)
@@ -169,4 +169,4 @@ def _group_figures(
     if training is not None and training_counts is not None:
         section.merge(quality_section(part, training.rows, how.seed))
         section.merge(privacy_section(group, training, training_counts, lambda *_: None, how.max_pairs, how.seed))
-    return section.figures
+    return [figure for figure in section.figures if not figure.id.startswith("privacy.real_")]

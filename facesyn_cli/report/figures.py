@@ -11,6 +11,7 @@ from facesyn_cli.report.markup import Markup, element, identifier
 
 Figure = dict[str, Any]
 _ARROWS = {"higher": "higher is better", "lower": "lower is better", None: "neither way is better by itself"}
+_TINY = 1e-5  # errors below are written with an exponent
 _PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
 
@@ -114,12 +115,11 @@ def table(glossary: Glossary, columns: Sequence[tuple[str, dict[str, Figure]]], 
     rows = []
     for name in names:
         found = [figures.get(name) for _, figures in columns]
-        known = next((figure for figure in found if figure), None)
         rows.append(element(
             "tr",
             element("th", glossary.link(name), scope="row"),
             [element("td", value_text(figure), _small(figure)) for figure in found],
-            element("td", _counted(known), class_="quiet"),
+            element("td", _counted(found), class_="quiet counted"),
             element("td", glossary.better(name) or MISSING, class_="quiet"),
         ))
     return scrolling(element("table", element("thead", element("tr", head)), element("tbody", rows)))
@@ -154,15 +154,22 @@ def _small(figure: Figure | None) -> Markup | None:
     return element("small", ", ".join(said)) if said else None
 
 
-def _counted(figure: Figure | None) -> str:
-    if figure is None or figure.get("n") is None:
+def _counted(figures: Sequence[Figure | None]) -> str:
+    """Say what a row of figures was counted over; sets of different sizes as from the least to the most."""
+    known = [figure for figure in figures if figure and figure.get("n") is not None]
+    if not known:
         return MISSING
-    return f"{figure['n']:,} {figure.get('of') or ''}{'' if figure.get('exact', True) else ' (sampled)'}".strip()
+    low, high = (choose(figure["n"] for figure in known) for choose in (min, max))
+    count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    sampled = "" if all(figure.get("exact", True) for figure in known) else " (sampled)"
+    return f"{count} {known[0].get('of') or ''}{sampled}".strip()
 
 
 def _fixed(value: float, unit: str, error: float) -> str:
     """Return a value with as many decimals as show two digits of its error."""
     scale = 100 if unit == "share" else 1
+    if abs(error) * scale < _TINY:
+        return f"{number(value * scale)}{' %' if unit == 'share' else ''}"
     decimals = min(max(1 - math.floor(math.log10(abs(error) * scale)), 0), 6)
     return f"{value * scale:,.{decimals}f}{' %' if unit == 'share' else ''}"
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from facesyn_cli.report.axes import Axis, spanning
-from facesyn_cli.report.charts import SET_COLOURS, Frame, Mark, Series, curves, histogram
-from facesyn_cli.report.figures import Glossary
+from facesyn_cli.report.charts import SET_COLOURS, Frame, Interval, Mark, Series, curves, histogram, intervals
+from facesyn_cli.report.figures import Figure, Glossary
 from facesyn_cli.report.markup import Markup, join
 
 # What a series is decides its colour, everywhere on the page.
@@ -31,8 +31,9 @@ def draw_histogram(glossary: Glossary, made: dict[str, Any], of: str = "") -> Ma
     series = [one for one in made["series"] if one["total"]]
     if not series:
         return None
+    frame = _frame(glossary, made, of)
     edges, counts = _coarser(made["edges"], [one["counts"] for one in series])
-    first, last = _filled(counts)
+    first, last = _with_marks(edges, *_filled(counts), [mark.value for mark in frame.marks])
     width = edges[1] - edges[0]
     drawn = [
         Series(one["name"], [(edges[i], count[i] / one["total"]) for i in range(first, last + 1)],
@@ -42,7 +43,7 @@ def draw_histogram(glossary: Glossary, made: dict[str, Any], of: str = "") -> Ma
     top = max(height for one in drawn for _, height in one.points)
     x = Axis(made["x"], edges[first], edges[last + 1])
     y = Axis("share", 0.0, top * 1.08, is_share=True)
-    return histogram(_frame(glossary, made, of), x, y, drawn, width)
+    return histogram(frame, x, y, drawn, width)
 
 
 def draw_curve(glossary: Glossary, made: dict[str, Any], of: str = "") -> Markup | None:
@@ -75,6 +76,32 @@ def merge_curves(named: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any] 
     if any(len(curve["series"]) != 1 for _, curve in named):
         return None
     return {**named[0][1], "series": [{**curve["series"][0], "name": name} for name, curve in named]}
+
+
+def draw_intervals(glossary: Glossary, name: str, figures: Sequence[tuple[str, Figure]]) -> Markup | None:
+    """Return one figure of several sets or groups, with two standard errors to each side; None without a value.
+
+    Args:
+        glossary: Definitions.
+        name: Id of the figure.
+        figures: (name of the set or group, figure).
+    """
+    rows = []
+    for index, (one, figure) in enumerate(figures):
+        if figure["value"] is None:
+            continue
+        error = 2 * figure["error"] if figure["error"] else None
+        low, high = (figure["value"] - error, figure["value"] + error) if error else (None, None)
+        if figure["unit"] == "share" and error:
+            low, high = max(low, 0.0), min(high, 1.0)
+        rows.append(Interval(one, figure["value"], low, high, SET_COLOURS[index % len(SET_COLOURS)]))
+    if not rows:
+        return None
+    values = [value for row in rows for value in (row.value, row.low, row.high) if value is not None]
+    better = glossary.better(name)
+    label = f"{better} is better" if better else "neither way is better by itself"
+    axis = spanning(label, values, is_share=figures[0][1]["unit"] == "share")
+    return intervals(Frame(glossary.link(name)), axis, rows)
 
 
 def draw_training(title: str, lines: Sequence[dict[str, Any]], key: str, held_out: str | None = None) -> Markup | None:
@@ -146,3 +173,12 @@ def _filled(counts: list[list[int]]) -> tuple[int, int]:
     """Return the first and the last bin that any series has something in."""
     filled = [index for one in counts for index, count in enumerate(one) if count]
     return min(filled), max(filled)
+
+
+def _with_marks(edges: list[float], first: int, last: int, marks: Sequence[float]) -> tuple[int, int]:
+    """Return the first and last bin to show, so that every mark that the bins reach is in the picture."""
+    for mark in marks:
+        if edges[0] <= mark <= edges[-1]:
+            place = min(int((mark - edges[0]) / (edges[1] - edges[0])), len(edges) - 2)
+            first, last = min(first, place), max(last, place)
+    return first, last

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from facesyn_cli.report import galleries, provenance
-from facesyn_cli.report.axes import number, spanning
-from facesyn_cli.report.charts import SET_COLOURS, Frame, Interval, intervals
-from facesyn_cli.report.figures import Figure, error_text, scrolling, tiles, value_text
+from facesyn_cli.report.axes import number, percent
+from facesyn_cli.report.figures import error_text, scrolling, tiles, value_text
 from facesyn_cli.report.judged_sections import SHEET_LISTS, list_of
 from facesyn_cli.report.markup import Markup, element, join
-from facesyn_cli.report.plots import draw_training
+from facesyn_cli.report.plots import draw_intervals, draw_training
 from facesyn_cli.report.view import LEVELS, Report
 
 JUDGED = {"identity": "Identity", "diversity": "Diversity", "quality": "Quality", "privacy": "Privacy",
@@ -54,8 +53,9 @@ def summary(report: Report) -> Markup:
             continue
         title = f"{title}: {report.first}" if several else title
         if section["verdict"]:
-            cards.append(_card(section["verdict"]["level"], title, section["verdict"]["text"], name,
-                               section["verdict"]["limits"]))
+            verdict = section["verdict"]
+            cards.append(_card(verdict["level"], title, verdict["text"], name, verdict["limits"],
+                               _by(report, report.judge)))
         elif name == "fairness" and not section["figures"] and _has_groups(report.data["benchmark"]):
             text = f"Measured on a benchmark with groups. These figures have no pass mark: {_NO_PASS_MARK[name]}."
             cards.append(_card("note", title, text, name))
@@ -63,7 +63,8 @@ def summary(report: Report) -> Markup:
             text = f"Measured. These figures have no pass mark: {_NO_PASS_MARK[name]}."
             cards.append(_card("note", title, text, name))
         elif section["figures"]:
-            cards.append(_card("good", title, "None of the faults that are looked for was found.", name))
+            text = "None of the faults that are looked for was found."
+            cards.append(_card("good", title, text, name, by=_by(report, report.judge)))
         else:
             cards.append(_card("note", title, " ".join(section["notes"]) or "Not measured."))
     figures = [report.figure(report.first, report.judge, name) for name in report.data["headline"]]
@@ -86,7 +87,7 @@ def comparison(report: Report) -> Markup | None:
         if all(figure and figure["value"] is not None for _, figure in figures) and any(
             figure["error"] for _, figure in figures
         ):
-            charts.append(_interval_chart(report, name, figures))
+            charts.append(draw_intervals(report.glossary, name, figures))
     head = element("tr", [element("th", word, scope="col") for word in ("Figure", "Sets", "Values", "Difference", "")])
     shown = {report.judge, *(network["name"] for network in report.data["networks"])}
     clear = [row for row in rows if row["clear"] and row["judge"] in shown]
@@ -155,18 +156,27 @@ def benchmark(report: Report) -> Markup | None:
     content = report.data["benchmark"]
     if not content:
         return None
-    rates = list(dict.fromkeys(rate for row in content["rows"] for rate in row["tar"]))
-    words = ["Benchmark", "Pairs", "Accuracy", *(f"TAR at FAR {rate}" for rate in rates), "EER", "AUC"]
+    tars = [tar for row in content["rows"] for tar in row["tar"].items()]
+    rates = list(dict.fromkeys(rate for rate, value in tars if value is not None))
+    ranks = list(dict.fromkeys(rank for row in content["rows"] for rank in row["rank"]))
+    words = ["Benchmark", "Pairs", "Accuracy", *(f"TAR at FAR {percent(float(rate))}" for rate in rates), "EER", "AUC",
+             *(f"Rank {rank}" for rank in ranks)]
     body = []
     for row in content["rows"]:
         accuracy = {"value": row["accuracy"], "unit": "share", "error": row["accuracy_std"]}
         cells = [number(row["pairs"]), [value_text(accuracy), element("small", error_text(accuracy))]]
-        cells += [value_text({"value": row["tar"].get(rate), "unit": "share"}) for rate in rates]
-        cells += [value_text({"value": row[key], "unit": "share"}) for key in ("eer", "auc")]
+        values = [row["tar"].get(rate) for rate in rates] + [row["eer"], row["auc"]]
+        values += [row["rank"].get(rank) for rank in ranks]
+        cells += [value_text({"value": value, "unit": "share"}) for value in values]
         if row["problem"]:
             cells = [element("span", row["problem"], class_="quiet")] + [""] * (len(words) - 2)
         body.append(element("tr", element("th", row["benchmark"], scope="row"),
                             [element("td", cell) for cell in cells]))
+    for name, group in content["groups"].items():
+        accuracy = {"value": group["accuracy"], "unit": "share", "error": group["accuracy_std"]}
+        body.append(element("tr", element("th", f"{name}, mean and deviation over groups", scope="row"), element("td"),
+                            element("td", value_text(accuracy), element("small", error_text(accuracy))),
+                            [element("td") for _ in words[3:]]))
     if content["average_accuracy"] is not None and len(content["rows"]) > 1:
         average = value_text({"value": content["average_accuracy"], "unit": "share"})
         body.append(element("tr", element("th", "Average", scope="row"), element("td"), element("td", average),
@@ -209,31 +219,25 @@ def _finding(report: Report, finding: dict[str, Any], several: bool) -> Markup:
     verdict = section["verdict"] if section else None
     limits = verdict["limits"] if verdict and verdict["text"] == finding["text"] else None
     anchor = finding["section"] if finding["section"] in JUDGED else "diversity"
-    return _card(finding["level"], title, finding["text"], anchor, limits)
+    return _card(finding["level"], title, finding["text"], anchor, limits, _by(report, finding["judge"]))
 
 
-def _card(level: str, title: str, text: str, anchor: str | None = None, limits: str | None = None) -> Markup:
+def _by(report: Report, network: str | None) -> str | None:
+    """Name the judge or other network of a finding, where there are several."""
+    several = len(report.data["judges"]) + len(report.data["networks"]) > 1
+    return f"judged by {network}" if several and network else None
+
+
+def _card(
+    level: str, title: str, text: str, anchor: str | None = None, limits: str | None = None, by: str | None = None
+) -> Markup:
     tone, word = LEVELS[level]
     about = element("details", element("summary", "What this cannot tell"), element("p", limits), class_="limits")
     link = element("a", "Figures and pictures", href=f"#{anchor}")
-    return element("li", element("h3", title, element("span", word, class_=f"status {tone}")), element("p", text),
+    head = element("h3", title, element("span", word, class_=f"status {tone}"))
+    return element("li", head, element("p", by, class_="by") if by else None, element("p", text),
                    about if limits else None, element("p", link, class_="more") if anchor else None,
                    class_=f"verdict {tone}")
-
-
-def _interval_chart(report: Report, name: str, figures: Sequence[tuple[str, Figure]]) -> Markup:
-    rows = []
-    for index, (one, figure) in enumerate(figures):
-        error = 2 * figure["error"] if figure["error"] else None
-        low, high = (figure["value"] - error, figure["value"] + error) if error else (None, None)
-        if figure["unit"] == "share" and error:
-            low, high = max(low, 0.0), min(high, 1.0)
-        rows.append(Interval(one, figure["value"], low, high, SET_COLOURS[index % len(SET_COLOURS)]))
-    values = [value for row in rows for value in (row.value, row.low, row.high) if value is not None]
-    better = report.glossary.better(name)
-    label = f"{better} is better" if better else "neither way is better by itself"
-    axis = spanning(label, values, is_share=figures[0][1]["unit"] == "share")
-    return intervals(Frame(report.glossary.link(name)), axis, rows)
 
 
 def _difference(report: Report, row: dict[str, Any]) -> Markup:

@@ -100,9 +100,11 @@ def report(num_sets: int = 2, identity: str = HOSTILE) -> dict[str, Any]:
                         "values": [0.2, 0.3], "difference": 0.1, "error": 0.014, "clear": True}][: 2 * num_sets - 2],
         "training": {"ldm": {"path": "2-ldm", "lines": [{"step": i, "loss": 1 / i} for i in range(1, 30)]}, "fr": None},
         "benchmark": {"path": "8-table", "backbone": "ir-50", "weights": "sha256:22", "flip": True,
-                      "average_accuracy": None, "groups": {}, "fairness": groups,
+                      "average_accuracy": None, "groups": {"rfw": {"accuracy": 0.75, "accuracy_std": 0.0707}},
+                      "fairness": groups,
                       "rows": [{"benchmark": f"lfw {identity}", "pairs": 6000, "accuracy": 0.9, "accuracy_std": 0.01,
-                                "tar": {"1e-03": 0.7}, "eer": 0.1, "auc": 0.95, "problem": None}]},
+                                "tar": {"1e-03": 0.7, "1e-04": None}, "eer": 0.1, "auc": 0.95, "rank": {"5": 0.66},
+                                "problem": None}]},
         "summary": [{"level": "fault", "set": names[0], "judge": f"judge {identity}", "section": "privacy",
                      "text": f"Copies of {identity}.", "figures": ["privacy.copies"], "lists": ["privacy.copies"]}],
     }

@@ -9,8 +9,10 @@ from collections import Counter
 from html.parser import HTMLParser
 
 import pytest
-from made_report import HOSTILE, MadePictures, report
+from made_report import HOSTILE, MadePictures, figure, report
 
+from facesyn_cli.report import plots
+from facesyn_cli.report.contents import definitions_of
 from facesyn_cli.report.markup import VOID, element
 from facesyn_cli.report.page import render_page, write_page
 from facesyn_cli.report.thumbnails import Thumbnails
@@ -132,6 +134,45 @@ def test_groups_of_a_benchmark_stand_with_mean_deviation_and_spread() -> None:
     table = text[text.index("RFW: the recogniser") :]
     assert re.search(r"African\s+Other\s+Mean\s+Deviation\s+Spread.*80\.0 %.*70 %.*75 %.*7\.07 %.*10 %", table)
     assert "Measured on a benchmark" in text[: text.index("In numbers")]
+
+
+def test_benchmark_table_has_what_is_there_and_no_empty_columns(page: str) -> None:
+    text = " ".join(Reader(page).text)
+    table = text[text.index("What a recogniser learned from it") :]
+    assert re.search(r"TAR at FAR 0\.10 %\s+EER\s+AUC\s+Rank 5.*70 %\s+10 %\s+95 %\s+66 %", table)
+    assert "0.01 %" not in table[: table.index("How it was made")]
+    assert re.search(r"rfw, mean and deviation over groups.*75\.0 %.*7\.1 %", table)
+
+
+def test_marks_of_a_histogram_are_in_the_picture() -> None:
+    data = report(1, "x")
+    found = data["results"][0]["sections"]["identity"]["histograms"][0]
+    found["marks"] = [{"x": -0.95, "label": "far away"}, {"x": 7.0, "label": "off the scale"}]
+    first, last = plots._with_marks(found["edges"], 8, 18, [-0.95, 7.0, 0.999])
+    assert (first, last) == (0, 19)
+    assert "far away" in render_page(data, MadePictures())
+
+
+def test_judges_of_a_verdict_are_named_where_there_are_several(page: str) -> None:
+    assert page.split('id="compare"')[0].count("judged by judge") >= 2
+    data = report(1, "x")
+    data["networks"] = []
+    assert "judged by judge" not in render_page(data, MadePictures()).split('id="faces"')[0]
+
+
+def test_groups_have_charts_and_the_rest_behind_a_click() -> None:
+    data = report(1, "bright")
+    for one in data["results"]:
+        one["sections"]["fairness"]["figures"] += [
+            figure(name, value, "share", error=0.01, group=f"sex={group}")
+            for name in ("fairness.fnmr", "fairness.identity.fmr100")
+            for group, value in (("bright", 0.1), ("other", 0.2))
+        ]
+    data["definitions"] = definitions_of(data)
+    reader = Reader(render_page(data, MadePictures()))
+    text = " ".join(reader.text)
+    assert "1 more figure by sex" in text
+    assert any("False non-match rate" in label for label in reader.values("aria-label"))
 
 
 def test_values_stand_with_their_errors_and_differences_in_words(page: str) -> None:
