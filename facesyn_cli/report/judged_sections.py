@@ -63,7 +63,7 @@ def _judged(report: Report, name: str) -> Markup | None:
     if not any(section["figures"] for section in parts.values()):
         return None
     several = len(parts) > 1
-    made = [_verdicts(parts, several), element("div", _charts(report, parts), class_="charts")]
+    made = [_verdicts(parts, several), _in_columns(_charts(report, parts))]
     for set_name, section in parts.items():
         for one in section["lists"]:
             if one["rows"] and one["id"] not in SHEET_LISTS:
@@ -86,15 +86,19 @@ def _of_network(report: Report, network: dict[str, Any]) -> Markup:
     parts = network["sets"]
     several = len(parts) > 1
     columns = [(set_name, by_id(section)) for set_name, section in parts.items()]
+    heading = {"quality": "In the features of", "diversity": "Perceptual distance by"}[network["section"]]
     made: list[Markup | None] = [
-        element("h3", f"In the features of {network['name']}" if network["section"] == "quality" else network["name"]),
-        element("p", network["about"], class_="quiet"),
-        element("div", _charts(report, parts), class_="charts"),
+        element("h3", f"{heading} {network['name']}"), element("p", network["about"], class_="quiet"),
+        _in_columns(_charts(report, parts)),
     ]
     for set_name, section in parts.items():
         made += [list_of(report, one, set_name if several else "") for one in section["lists"]]
     notes = list(dict.fromkeys(note for section in parts.values() for note in section["notes"]))
     return join([*made, table(report.glossary, columns, _ids(parts.values())), notes_of(notes)])
+
+
+def _in_columns(charts: list[Markup | None]) -> Markup | None:
+    return element("div", charts, class_="charts") if any(charts) else None
 
 
 def _charts(report: Report, parts: dict[str, Section]) -> list[Markup | None]:

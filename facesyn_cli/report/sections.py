@@ -159,7 +159,7 @@ def benchmark(report: Report) -> Markup | None:
     tars = [tar for row in content["rows"] for tar in row["tar"].items()]
     rates = list(dict.fromkeys(rate for rate, value in tars if value is not None))
     ranks = list(dict.fromkeys(rank for row in content["rows"] for rank in row["rank"]))
-    words = ["Benchmark", "Pairs", "Accuracy", *(f"TAR at FAR {percent(float(rate))}" for rate in rates), "EER", "AUC",
+    words = ["Benchmark", "Pairs", "Accuracy", *(f"TAR at FAR {_together(percent(float(rate)))}" for rate in rates), "EER", "AUC",
              *(f"Rank {rank}" for rank in ranks)]
     body = []
     for row in content["rows"]:
@@ -205,6 +205,11 @@ def origin(report: Report) -> Markup:
               for judge in report.data["judges"]]
     return join([made, element("h3", "Judges"), _facts(judges),
                  _facts([("Seed", str(report.data["seed"])), ("facesyn", report.data["facesyn"])])])
+
+
+def _together(text: str) -> str:
+    """Return a text that does not break at its spaces."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _has_groups(benchmark: dict[str, Any] | None) -> bool:
