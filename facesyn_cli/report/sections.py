@@ -159,8 +159,8 @@ def benchmark(report: Report) -> Markup | None:
     tars = [tar for row in content["rows"] for tar in row["tar"].items()]
     rates = list(dict.fromkeys(rate for rate, value in tars if value is not None))
     ranks = list(dict.fromkeys(rank for row in content["rows"] for rank in row["rank"]))
-    words = ["Benchmark", "Pairs", "Accuracy", *(f"TAR at FAR {_together(percent(float(rate)))}" for rate in rates), "EER", "AUC",
-             *(f"Rank {rank}" for rank in ranks)]
+    words = ["Benchmark", "Pairs", "Accuracy", *(f"TAR at FAR {_together(percent(float(rate)))}" for rate in rates),
+             "EER", "AUC", *(f"Rank {rank}" for rank in ranks)]
     body = []
     for row in content["rows"]:
         accuracy = {"value": row["accuracy"], "unit": "share", "error": row["accuracy_std"]}
