@@ -8,7 +8,7 @@ one image of each identity. Features of Inception-v3 are taken as they are, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +95,7 @@ def quality_section(
 
 
 def features_section(
-    rows: LabelledEmbeddings, reference: LabelledEmbeddings, seed: int, is_whole: bool
+    rows: LabelledEmbeddings, reference: LabelledEmbeddings, seed: int, is_whole: bool, is_reference_whole: bool
 ) -> Section:
     """Return the distances in the features of a network for images in general, and D_intra as DCFace defines it.
 
@@ -106,9 +106,13 @@ def features_section(
         rows: Features of the set, as the network gives them.
         reference: Features of the real set.
         seed: Seed of all samples.
-        is_whole: `rows` are all images of their identities, not images drawn at random.
+        is_whole: `rows` are all images of the set, not some drawn at random.
+        is_reference_whole: The same of `reference`.
     """
     section = quality_section(rows, reference, seed, NETWORK)
+    section.figures = [
+        replace(figure, exact=figure.exact and is_whole and is_reference_whole) for figure in section.figures
+    ]
     if not section.figures:
         return section
     size = section.figures[0].n
@@ -125,7 +129,7 @@ def features_section(
     values = recall_of_each(reference.vectors[real], [rows.vectors[rows.rows_of(c)] for c in chosen], _PRECISION_K)
     section.figures.append(mean_over_identities(
         "features.d_intra", values, "identities with at least 4 images", "share",
-        len(real) == len(reference.keys) and len(chosen) == len(enough),
+        is_reference_whole and len(real) == len(reference.keys) and len(chosen) == len(enough),
     ))
     return section
 

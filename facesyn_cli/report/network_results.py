@@ -60,12 +60,14 @@ def by_features(
         seed: Seed of all samples.
     """
     network.module.to(measurer.options.device)
-    real = measurer.features(reference, network, min(max_images, 2 * max(len(held.entries) for held in sets)), seed)
+    most = min(max_images, 2 * max(len(held.entries) for held in sets))
+    real = measurer.features(reference, network, most, seed)
     results = []
     for held in sets:
         rows = measurer.features(held, network, max_images, seed)
         log.info(f"{held.name}: distances in the features of {network.name}")
-        compute = partial(features_section, rows, real, seed, len(held.entries) <= max_images)
+        is_whole, is_reference_whole = len(held.entries) <= max_images, len(reference.entries) <= most
+        compute = partial(features_section, rows, real, seed, is_whole, is_reference_whole)
         results.append(kept.of(held.name, network.name, lambda compute=compute: {"quality": compute()}))
     network.module.to("cpu")
     about = f"The pooled 2048 features of {network.name}: {network.resize}; pixels in [-1, 1]."

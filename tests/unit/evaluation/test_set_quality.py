@@ -68,8 +68,8 @@ def test_the_error_is_a_jackknife_over_groups_of_identities():
     assert figures(rows, reference)["frechet"].error == pytest.approx(expected)
 
 
-def of_network(rows, reference, is_whole=True) -> tuple[dict, list[str]]:
-    section = features_section(rows, reference, 0, is_whole)
+def of_network(rows, reference, is_whole=True, is_reference_whole=True) -> tuple[dict, list[str]]:
+    section = features_section(rows, reference, 0, is_whole, is_reference_whole)
     assert all(figure.id.startswith("features.") for figure in section.figures)
     return {figure.id.split(".")[1]: figure for figure in section.figures}, section.notes
 
@@ -96,6 +96,9 @@ def test_style_coverage_is_the_recall_of_each_identity():
     assert found["d_intra"].error == pytest.approx(expected.std(ddof=1) / np.sqrt(12)) and found["d_intra"].exact
     found, notes = of_network(rows, reference, is_whole=False)
     assert "d_intra" not in found and any("D_intra needs" in note for note in notes)
+    assert not any(figure.exact for figure in found.values())
+    found, _ = of_network(rows, reference, is_reference_whole=False)
+    assert "d_intra" in found and not any(figure.exact for figure in found.values())
 
 
 def test_small_sets_have_no_distance(monkeypatch):
