@@ -463,5 +463,8 @@ def _finish(setup: _Setup, output: Output) -> None:
 def _existing(path: Path | None, work: Work, name: str, made_by: str) -> Path:
     path = path or work.folder(name)
     if not path.exists():
-        raise UserError(f"{path} does not exist; make it with `facesyn {made_by}`, or name one with --{name}")
+        raise UserError(
+            f"{path} does not exist; make it with `facesyn {made_by}`, name one with --{name}, or take the starter's"
+            " with --starter packaged"
+        )
     return path

@@ -1,0 +1,81 @@
+"""The recipe of the starter in miniature: faces and a teacher to a packed starter that draws faces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_recogniser import write_recogniser
+
+from facesyn_cli.artifacts.digest import file_digest
+from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.work import Work
+from facesyn_cli.cli.run import run_recipe
+from facesyn_cli.config.recipe import load_recipe
+from facesyn_cli.models.loading import load_denoiser
+from facesyn_cli.stages import demo
+
+STUDENT = {"name": "ir-tiny", "widths": [4, 8], "blocks": [1, 1], "embedding_size": 512}
+
+
+def recipe(teacher: Path) -> dict:
+    """Return the stages of the recipe `starter` up to its samples, at sizes of a test."""
+    small = {
+        "embed": {"weights": str(teacher)},
+        "train-embedder": {"backbone": STUDENT, "steps": 2, "batch_size": 8, "norm_batch_size": 8, "workers": 0},
+        "train-autoencoder": {
+            "autoencoder": {
+                "name": "face-pca", "latent_channels": 8, "patch_components": 4, "refine_channels": 8,
+                "refine_blocks": 1, "smooth": 0,
+            },
+            "features": str(teacher), "steps": 1,
+            "batch_size": 4, "validation_fraction": 0, "preview_every": 0, "adversarial": {"weight": 0},
+        },
+        "train-ldm": {
+            "denoiser": {"name": "residual-mlp", "in_channels": 8, "width": 16, "blocks": 1}, "steps": 3,
+            "batch_size": 8, "validation_fraction": 0, "validate_every": 0, "preview_every": 0,
+        },
+        "gen-contexts": {"count": 4, "filters": [{"name": "unique", "r": 1.0}],
+                         "source": {"name": "two-stage", "scheduler": {"name": "ddim", "steps": 2}}},
+        "sample": {"ids": 2, "per_id": 2, "scheduler": {"name": "ddim", "steps": 2}},
+    }
+    whole = load_recipe("starter")
+    return {stage: {**whole[stage], **settings} for stage, settings in small.items()}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a work folder in which the stages of the recipe have run."""
+    folder = tmp_path_factory.mktemp("starter-way")
+    demo.run(demo.DemoConfig(identities=6, samples=3, test_identities=5, test_samples=3, pairs=1), Work(folder))
+    run_recipe(recipe(write_recogniser(folder / "teacher")), folder, [], {"device": "cpu"})
+    return folder
+
+
+def test_a_run_is_packed_and_its_starter_draws(work: Path, tmp_path: Path, run_cli) -> None:
+    starter = tmp_path / "starter"
+    ran = run_cli("starter", "pack", "--work", work, "--out", starter, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json()["half_precision"]["least_cosine"] > 0.99
+    assert load_denoiser(starter / "ldm").config.embedder == file_digest(starter / "embedder" / "model.safetensors")
+    teacher = file_digest(work / "teacher" / "model.safetensors")
+    assert f"stands in for its teacher ({teacher})" in (starter / "embedder" / "README.md").read_text()
+    names = {"autoencoder": "face-pca", "ldm": "residual-mlp", "embedder": "ir-tiny", "contexts": "two-stage"}
+    for part, said in names.items():
+        assert said in (starter / part / "README.md").read_text()
+    use = ("--starter", starter, "--work", tmp_path / "new", "--device", "cpu", "--json")
+    ran = run_cli("sample", *use, "--ids", 3, "--per-id", 2)
+    assert ran.code == 0, ran.err
+    assert len(ImageSet.open(tmp_path / "new" / "4-samples").entries) == 6
+    ran = run_cli("gen-contexts", *use, "--count", 2)
+    assert ran.code == 0 and ran.json()["contexts"] == 2, ran.err
+
+
+def test_the_plan_of_the_recipe_shows_every_stage(tmp_path: Path, run_cli) -> None:
+    words = ("--config", "starter", "--work", tmp_path / "none", "embed.weights=x.onnx")
+    ran = run_cli("run", *words, "--dry-run", "--json")
+    assert ran.code == 0, ran.err
+    plan = ran.json()
+    assert list(plan) == list(load_recipe("starter"))
+    assert plan["train-ldm"]["settings"]["denoiser"]["name"] == "residual-mlp"
+    assert "does not exist" in plan["embed"]["not_yet"] and not (tmp_path / "none").exists()
