@@ -6,12 +6,15 @@ from typing import Annotated
 import typer
 
 from facesyn_cli.cli.stage_command import print_json, start
+from facesyn_cli.console import log
 
 
 def command(
     first: Annotated[Path, typer.Argument(help="Photo, or folder or zip of one person: aligned crops, 112 x 112.")],
     second: Annotated[Path, typer.Argument(help="The other one.")],
-    weights: Annotated[Path, typer.Option(help="Weights of the recogniser.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights of the recogniser; default: the packaged starter's.")
+    ] = None,
     table: Annotated[Path | None, typer.Option(help="Folder or table.json of eval: calibrates the threshold.")] = None,
     benchmark: Annotated[str | None, typer.Option(help="Row of the table to take; default: mean of all.")] = None,
     resize: Annotated[bool, typer.Option("--resize", help="Also take square photos of another size.")] = False,
@@ -23,7 +26,7 @@ def command(
     start()
     from facesyn_cli.stages.compare import compare
 
-    result = compare(first, second, weights, table, benchmark, resize, flip, device)
+    result = compare(first, second, weights or _of_starter(), table, benchmark, resize, flip, device)
     if json:
         print_json(result)
         return
@@ -31,3 +34,13 @@ def command(
     typer.echo(
         f"score: {result['score']:.4f}\nthreshold: {result['threshold']:.4f} ({result['threshold_from']})\n{verdict}"
     )
+
+
+def _of_starter() -> Path:
+    from facesyn_cli.artifacts.starter import PACKAGED, find_starter, is_packaged
+    from facesyn_cli.errors import UserError
+
+    if not is_packaged():
+        raise UserError("compare needs the weights of a recogniser: --weights FILE")
+    log.info("starter: recogniser of the packaged starter; --weights names another one")
+    return find_starter(PACKAGED).part("embedder")

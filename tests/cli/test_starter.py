@@ -272,3 +272,34 @@ def test_without_a_packaged_one_the_missing_file_is_named(tmp_path: Path, monkey
     monkeypatch.setattr("facesyn_cli.cli.starter_inputs.packaged_folder", lambda: tmp_path / "starter")
     ran = assert_refused("sample", "--ids", 2, says="does not exist")
     assert "none is packaged with this facesyn" in ran.err
+
+
+def test_training_takes_its_autoencoder_where_none_is_given(starter: Path, made: Path, run_cli) -> None:
+    run_cli("sample", "--ids", 3, "--per-id", 2, "--device", "cpu")
+    assert run_cli("embed", "--images", "work/4-samples", "--device", "cpu").code == 0
+    words = ("--images", "work/4-samples", "--steps", 2, "--dry-run", "image_size=16", "preview_every=0", "--json")
+    ran = run_cli("train-ldm", *words, "denoiser.context_size=16")
+    assert ran.code == 0, ran.err
+    assert "starter: autoencoder of the packaged starter" in ran.err
+    ran = run_cli("train-ldm", *words, "denoiser.context_size=16", "autoencoder_model={name: pixels, downscale: 2}")
+    assert ran.code == 0 and "starter" not in ran.err, ran.err
+    shutil.copytree(made / "run" / "2-autoencoder", "work/2-autoencoder")
+    ran = run_cli("train-ldm", *words, "denoiser.context_size=16")
+    assert ran.code == 0 and "starter" not in ran.err, ran.err
+
+
+def test_a_study_of_its_networks(starter: Path, run_cli) -> None:
+    judge = starter / "embedder"
+    ran = run_cli("study", "--judge", judge, "--dry-run", "--json", "ids=3", "per_id=2", "steps=2", "schedulers=ddim")
+    assert ran.code == 0, ran.err
+    assert "starter: LDM, contexts" in ran.err
+
+
+def test_faces_are_compared_by_it(starter: Path, tmp_path: Path, run_cli, monkeypatch, assert_refused) -> None:
+    run_cli("sample", "--ids", 1, "--per-id", 2, "--device", "cpu")
+    pair = ("work/4-samples/0/0.png", "work/4-samples/0/1.png")
+    own = run_cli("compare", *pair, "--weights", starter / "embedder", "--json").json()
+    ran = run_cli("compare", *pair, "--json")
+    assert ran.code == 0 and ran.json() == own and "starter: recogniser" in ran.err
+    monkeypatch.setattr(layout, "packaged_folder", lambda: tmp_path / "none")
+    assert_refused("compare", *pair, says="--weights FILE")
