@@ -189,7 +189,8 @@ class Ablation:
             ),
             "figures": (
                 "mean +- standard error over seeds; a change is the mean difference to the row it builds on, seed by "
-                "seed; evaluations and minutes are those of one seed, with all work that rows share"
+                "seed; that the pairs of the benchmark are a sample too is not in the errors; evaluations and minutes "
+                "are those of one seed, with all work that rows share"
             ),
         }
 

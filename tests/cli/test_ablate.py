@@ -231,6 +231,17 @@ def test_rows_and_seeds_may_be_added(inputs, run_cli, tmp_path):
     assert run_cli(*again, "--json").json()["rows"][0]["status"] == "finished"  # one seed is asked for again
 
 
+def test_seeds_made_by_several_processes_come_together(inputs, run_cli, tmp_path):
+    again = [*words(inputs, tmp_path / "work"), "--config", write_table(tmp_path, [{"name": "real", "real": True,
+                                                                                     "identities": 3}])]
+    for seed in (0, 1):
+        assert run_cli(*again, "--seed", seed, "--seeds", 1).code == 0
+        assert list(table_of(tmp_path / "work")["rows"][0]["seeds"]) == [str(seed)]
+    before = headers_of(tmp_path / "work")
+    assert run_cli(*again, "--seeds", 2).code == 0 and headers_of(tmp_path / "work") == before
+    assert list(table_of(tmp_path / "work")["rows"][0]["seeds"]) == ["0", "1"]
+
+
 def test_samples_are_made_for_the_row_that_needs_most(inputs, run_cli, tmp_path):
     table = write_table(tmp_path, [SPHERE, {"name": "more", "base": "sphere", "images": 12}])
     again = [*words(inputs, tmp_path / "work"), "--config", table]
