@@ -72,7 +72,7 @@ def figures_of(header: Header | None, lines: list[dict[str, Any]]) -> dict[str, 
     """
     found: dict[str, Any] = {}
     for line in lines:
-        found |= {f"{key}, last": value for key, value in line.items() if _is_figure(key, value) and key != "step"}
+        found |= {key: value for key, value in line.items() if _is_figure(key, value) and key != "step"}
     if header is not None:
         found |= {key: value for key, value in header.extra.items() if _is_figure(key, value)}
         found |= header.counts
