@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # shared builders such as `fill.py`
+from warm_process import WarmGroup, WarmProcess  # noqa: E402
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one test process a core; more threads would fight over them
 
@@ -92,22 +93,15 @@ def assert_refused(run_cli):
     return check
 
 
-def spawn(*arguments: object, processes: int = 1) -> subprocess.Popen[str]:
-    """Start `facesyn` as a process of its own, or as several with `accelerate launch`."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_DISABLE_RICH": "1"}
-    command = [sys.executable, "-m", "facesyn_cli"]
-    if processes > 1:
-        command = [
-            sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes),
-            "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-            "-m", "facesyn_cli",
-        ]
-    return subprocess.Popen(
-        [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+def spawn(*arguments: object, processes: int = 1) -> WarmProcess | WarmGroup:
+    """Start `facesyn` as a process of its own, or as several that form one group."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if processes == 1:
+        return WarmProcess([str(a) for a in arguments], environment)
+    return WarmGroup([str(a) for a in arguments], environment, processes)
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 240) -> Ran:
+def finish(process: WarmProcess | WarmGroup, timeout: float = 240) -> Ran:
     """Wait for a started command."""
     out, err = process.communicate(timeout=timeout)
     return Ran(process.returncode, out, err)

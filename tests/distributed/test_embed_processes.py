@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from conftest import finish, spawn
@@ -17,25 +12,12 @@ from facesyn_cli.data.pixels import encode_png
 
 pytestmark = pytest.mark.dist
 
-# Fails unless there really are two: `accelerate launch --cpu --num_processes 2` starts a single process.
-_SCRIPT = """
-import sys
-from facesyn_cli.cli.main import run_command_line
-from facesyn_cli.training.processes import processes
-assert processes("cpu").count == 2
-sys.exit(run_command_line(sys.argv[1:]))
-"""
 
-
-def run_in_two(folder: Path, *arguments: object) -> dict:
+def run_in_two(*arguments: object) -> dict:
     """Run a command in two processes and return the JSON it printed (once)."""
-    script = folder / "command.py"
-    script.write_text(_SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=240)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    ran = finish(spawn(*arguments, processes=2))
+    assert ran.code == 0, ran.err
+    return ran.json()
 
 
 def run_in_one(*arguments: object) -> dict:
@@ -50,7 +32,7 @@ def test_embed(tmp_path):
     arguments = ("embed", "--images", images, "--weights", weights, "--device", "cpu", "--json",
                  "batch_size=2", "part_size=4")
     one = run_in_one(*arguments, "--out", tmp_path / "one")
-    two = run_in_two(tmp_path, *arguments, "--out", tmp_path / "two")
+    two = run_in_two(*arguments, "--out", tmp_path / "two")
     assert one["embeddings"] == 14 and one["unreadable"] == 1
     assert {**one, "folder": ""} == {**two, "folder": ""}
     for name in ("embeddings.npy", "keys.txt", "unreadable.txt"):
@@ -67,6 +49,6 @@ def test_eval(tmp_path):
         pairs += ["--pairs", tmp_path / f"{name}.bin"]
     arguments = ("eval", "--weights", weights, *pairs, "--device", "cpu", "--json")
     one = run_in_one(*arguments, "--out", tmp_path / "one")
-    two = run_in_two(tmp_path, *arguments, "--out", tmp_path / "two")
+    two = run_in_two(*arguments, "--out", tmp_path / "two")
     assert {**one, "folder": ""} == {**two, "folder": ""}
     assert (tmp_path / "one" / "table.csv").read_bytes() == (tmp_path / "two" / "table.csv").read_bytes()

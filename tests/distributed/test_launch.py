@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -61,12 +62,15 @@ def test_two_workers_form_one_group(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_launched_command_runs_in_two_and_speaks_once(tmp_path: Path) -> None:
-    from conftest import finish, spawn
-
     (tmp_path / "faces").mkdir()
     (tmp_path / "faces" / "a.png").write_bytes(encode_png(draw_face(0, "a", "0")))
-    ran = finish(spawn("embed", "--images", tmp_path / "faces", "--weights", tmp_path / "none.pth", processes=2))
-    assert ran.code != 0
-    assert len([line for line in ran.err.splitlines() if line.startswith("error: ")]) == 1, ran.err
-    assert "none.pth" in ran.err
+    ran = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+         "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "facesyn_cli",
+         "embed", "--images", tmp_path / "faces", "--weights", tmp_path / "none.pth"],
+        capture_output=True, text=True, timeout=240, env={**os.environ, "ACCELERATE_DISABLE_RICH": "1"},
+    )
+    assert ran.returncode != 0
+    assert len([line for line in ran.stderr.splitlines() if line.startswith("error: ")]) == 1, ran.stderr
+    assert "none.pth" in ran.stderr
 

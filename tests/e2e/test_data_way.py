@@ -57,6 +57,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_stage_wrote_its_folder(finished: Path) -> None:
     for name in FOLDERS.values():
+        if name in ("1-embedder", "2-autoencoder"):  # this recipe is given both
+            continue
         header = read_header(finished / name)
         assert header is not None, name
         if name != "0-images":
