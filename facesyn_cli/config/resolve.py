@@ -53,6 +53,8 @@ def resolve(
     for name, info in config_class.model_fields.items():
         plugin = plugin_of(info)
         if plugin is None:
+            if isinstance(info.default, BaseModel) and isinstance(settings.get(name), dict):
+                settings[name] = {**info.default.model_dump(), **settings[name]}  # the stage's defaults, not the class's
             continue
         before = len(problems)
         kind, is_list = plugin

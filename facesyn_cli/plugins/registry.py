@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -141,6 +142,7 @@ def _addresses(kind: str) -> dict[str, dict[str, None]]:
     return found
 
 
+@functools.cache
 def _entry_points(group: str) -> list[EntryPoint]:
     return list(entry_points(group=group))
 

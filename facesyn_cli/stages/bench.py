@@ -196,7 +196,7 @@ class _SampleBench:
         image = torch.zeros(1, *self.latent_shape, device="meta")
         context = torch.zeros(1, self.context_size, device="meta")
         t = torch.zeros(1, dtype=torch.long, device="meta")
-        self.evaluation_flops = flops("denoiser", denoiser, lambda net: net(image, t, net.encode_context(context)))
+        self.evaluation_flops = flops("denoiser", denoiser, lambda net: net(image, t, context))
         self.decoding_flops = flops("autoencoder", autoencoder, lambda net: net.decode(image))
 
     def result(self) -> dict[str, Any]:
@@ -295,7 +295,7 @@ class _SampleBench:
         latents = torch.randn(count, *self.latent_shape, device=device)
         t = torch.full((count,), 500, device=device)
         context: Any = torch.nn.functional.normalize(torch.randn(count, self.context_size, device=device), dim=1)
-        if is_encoded:
+        if is_encoded and hasattr(denoiser, "encode_context"):
             context = denoiser.encode_context(context, batch=count)
         if levers.joint_guidance:
             context, passes = denoiser.join_contexts(context, context), 2

@@ -323,9 +323,17 @@ def _training(work: Work) -> dict[str, Any]:
     curves: dict[str, Any] = {}
     for name in ("ldm", "fr"):
         lines = read_lines(work.folder(name) / "metrics.jsonl")
-        step = max(1, -(-len(lines) // _MAX_LINES))
-        curves[name] = {"path": FOLDERS[name], "lines": lines[::step]} if lines else None
+        curves[name] = {"path": FOLDERS[name], "lines": _thinned(lines)} if lines else None
     return curves
+
+
+def _thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return every n-th line of each kind, the last one of each among them: the rare lines of a validation stay."""
+    kinds: dict[frozenset[str], list[int]] = {}
+    for number, line in enumerate(lines):
+        kinds.setdefault(frozenset(line), []).append(number)
+    kept = [number for numbers in kinds.values() for number in numbers[::-1][:: -(-len(numbers) // _MAX_LINES)]]
+    return [lines[number] for number in sorted(kept)]
 
 
 def _benchmark(cfg: ReportConfig, work: Work) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from facesyn_cli.errors import UserError
 
 class Inner(BaseModel):
     depth: int = 1
+    width: int = 8
 
 
 class ThingConfig(StageConfig):
@@ -32,7 +33,7 @@ class ThingConfig(StageConfig):
     batch_size: int = recorded(4, "batch")
     lr: float = identity(0.1, "rate", gt=0)
     images: Path | None = source(None, "input")
-    inner: Inner = identity(Inner(), "nested")
+    inner: Inner = identity(Inner(width=16), "nested")
     head: PluginConfig = PluginSection("head", default="arcface")
     transforms: list[PluginConfig] = PluginList("transform", default=["flip"])
 
@@ -83,6 +84,11 @@ def test_all_problems_at_once_with_nearest_names() -> None:
 def test_wrong_words_are_refused(word: str) -> None:
     with pytest.raises(UserError):
         config(word)
+
+
+def test_one_key_of_a_nested_section_keeps_the_stages_other_defaults() -> None:
+    for cfg in (config("inner.depth=3"), config(section={"inner": {"depth": 3}})):
+        assert cfg.inner == Inner(depth=3, width=16)
 
 
 def test_roles_group_the_header() -> None:
