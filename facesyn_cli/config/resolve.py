@@ -54,7 +54,7 @@ def resolve(
         plugin = plugin_of(info)
         if plugin is None:
             if isinstance(info.default, BaseModel) and isinstance(settings.get(name), dict):
-                settings[name] = {**info.default.model_dump(), **settings[name]}  # the stage's defaults, not the class's
+                settings[name] = {**info.default.model_dump(), **settings[name]}  # the stage's, not the class's
             continue
         before = len(problems)
         kind, is_list = plugin

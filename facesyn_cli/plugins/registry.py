@@ -8,8 +8,8 @@ with the decorator `@register`; its only argument is its config, a pydantic mode
 from __future__ import annotations
 
 import difflib
-import importlib
 import functools
+import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -124,14 +124,15 @@ def card_of(
     return "\n".join(lines) + "\n"
 
 
-def overview(parts: dict[str, dict[str, Any]], num_contexts: int, licence: str) -> str:
-    """Return the text that lies on top of a starter."""
+def overview(parts: dict[str, dict[str, Any]], num_contexts: int, licence: str, sheet: str | None = None) -> str:
+    """Return the text that lies on top of a starter; `sheet` is the name of a picture beside it."""
     rows = [f"| [{name}]({name}/README.md) | {_ABOUT[name]} | {part['bytes'] / 1e6:.2f} MB | `{part['digest'][:19]}` |"
             for name, part in parts.items()]
+    picture = [f"![Ten people, ten faces each]({sheet})", ""] if sheet else []
     return "\n".join([
         "# The starter", "",
         f"Networks of facesyn's own and {num_contexts} contexts. Made by `facesyn run --config starter` and "
-        f"`facesyn starter pack`. Licence: {licence}.", "",
+        f"`facesyn starter pack`. Licence: {licence}.", "", *picture,
         "| part | what | size | digest |", "|---|---|---|---|", *rows, "",
     ])
 

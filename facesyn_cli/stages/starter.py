@@ -15,7 +15,7 @@ import torch
 
 from facesyn_cli.artifacts.contexts import ROWS, VECTORS, ContextSet, write_contexts
 from facesyn_cli.artifacts.digest import file_digest, json_digest
-from facesyn_cli.artifacts.files import write_atomically, write_json, write_text
+from facesyn_cli.artifacts.files import write_atomically, write_bytes, write_json, write_text
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.new_folder import new_folder, require_free
 from facesyn_cli.artifacts.output import HEADER, Header, Parent, read_header
@@ -31,9 +31,11 @@ from facesyn_cli.artifacts.starter import (
     find_starter,
     num_bytes,
 )
+from facesyn_cli.artifacts.strip import SHEET
 from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensors, write_weights
 from facesyn_cli.artifacts.work import FOLDERS, Work
 from facesyn_cli.console import log
+from facesyn_cli.data.pixels import decode_image, encode_jpeg
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.judge import Judge
 from facesyn_cli.models.loading import LATENTS_OF, latents_of, load_autoencoder, load_backbone, load_denoiser
@@ -42,6 +44,7 @@ from facesyn_cli.report.starter_cards import About, card_of, figures_of, figures
 from facesyn_cli.sampling.starter_check import Networks, check_same_faces
 from facesyn_cli.training.metrics_log import read_lines
 
+_SHEET_QUALITY = 88
 _MADE_BY = {"autoencoder": "train-autoencoder", "ldm": "train-ldm", "embedder": "train-embedder",
             "contexts": "gen-contexts"}
 _KEPT = {  # settings of a run that the starter's networks are best used with
@@ -156,13 +159,24 @@ def _pack(sources: Sources, folder: Path, about: About, count: int | None) -> di
     parts = {name: {"digest": file_digest(folder / name / files[0]), "bytes": num_bytes(folder / name)}
              for name, files in PARTS.items()}
     write_json(folder / INDEX, {"format": FORMAT, "parts": parts, "settings": settings})
-    write_text(folder / CARD, overview(parts, len(contexts.identities), about.licence))
+    sheet = _write_sheet(sources.work, folder)
+    write_text(folder / CARD, overview(parts, len(contexts.identities), about.licence, sheet))
     if (total := num_bytes(folder)) > MAX_BYTES:
         sizes = ", ".join(f"{name} {part['bytes'] / 1e6:.2f} MB" for name, part in parts.items())
         raise UserError(f"the starter has {total / 1e6:.2f} MB, at most {MAX_BYTES / 1e6:.0f} MB are packed: {sizes}")
     held = Starter.open(folder).describe()
     return {"bytes": held["bytes"], "contexts": len(contexts.identities), "half_precision": precision, "parts": parts,
             "settings": settings}
+
+
+def _write_sheet(work: Work, folder: Path) -> str | None:
+    """Put the contact sheet of the run's samples beside the parts, as JPEG; return its name, None without one."""
+    found = work.folder("samples") / SHEET
+    if not found.is_file():
+        return None
+    name = f"{found.stem}.jpg"
+    write_bytes(folder / name, encode_jpeg(decode_image(found.read_bytes()), _SHEET_QUALITY))
+    return name
 
 
 def _networks(folders: Mapping[str, Path]) -> Networks:

@@ -17,6 +17,7 @@ from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.output import read_header
 from facesyn_cli.artifacts.weights import read_config, read_tensors
+from facesyn_cli.data.pixels import decode_image, encode_png
 from facesyn_cli.models.loading import load_denoiser
 
 
@@ -87,6 +88,20 @@ def test_cards_say_figures_recipe_and_what_the_maker_says(made: Path, run_cli, t
     for said in ("thirty photos", "A note.", "| eer | 0.125 |", "| loss | 0.25 |", "idiff-unet", digest):
         assert said in text, said
     assert "thirty photos" in (out / "contexts" / "README.md").read_text()
+
+
+def test_the_contact_sheet_goes_along(made: Path, run_cli, tmp_path: Path) -> None:
+    assert not (made / "starter" / "contact_sheet.jpg").exists()  # this run has none
+    run, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(made / "run", run, symlinks=True)
+    pixels = np.zeros((112, 224, 3), np.uint8)
+    pixels[:, 112:] = 200
+    (run / "4-samples").mkdir(exist_ok=True)
+    (run / "4-samples" / "contact_sheet.png").write_bytes(encode_png(pixels))
+    assert run_cli("starter", "pack", "--work", run, "--out", out).code == 0
+    packed = decode_image((out / "contact_sheet.jpg").read_bytes())
+    assert packed.shape == pixels.shape and abs(packed.astype(int) - pixels).max() <= 8
+    assert "](contact_sheet.jpg)" in (out / "README.md").read_text()
 
 
 def test_settings_come_from_the_run(made: Path) -> None:
