@@ -99,7 +99,7 @@ class SampleConfig(StageConfig):
     batch_size: int | Literal["auto"] | None = recorded(
         None, "images a batch; auto: what fits into memory; None: 64 on a GPU, 8 on a CPU"
     )
-    scheduler: PluginConfig = PluginSection("scheduler", default="ddim")
+    scheduler: PluginConfig = PluginSection("scheduler", default="unipc")
     guidance: PluginConfig = PluginSection("guidance", default="none")
     variation: PluginConfig | None = PluginSection("context_variation", default=None)  # None: one context an identity
     filter: PluginConfig | None = PluginSection("sample_filter", default=None)  # None: no image is drawn again

@@ -103,7 +103,7 @@ def test_images_of_every_identity_and_a_header(sample, tmp_path):
 
 def test_the_numbers_are_those_of_the_formula(sample, ldm, contexts, tmp_path):
     """One image by hand: normalised context, its noise, three DDIM steps, statistics, decoder, 21 pixels."""
-    sample("--per-id", 2, "--seed", 7)
+    sample("--scheduler", "ddim", "--per-id", 2, "--seed", 7)
     unet = build_idiff_unet(UnetConfig(**TINY)).eval()
     unet.load_state_dict(read_tensors(ldm / "model.safetensors"))
     context = torch.from_numpy(np.load(contexts)[3:4])

@@ -86,8 +86,8 @@ def test_figures_are_those_of_the_images_that_sample_writes(finished, inputs, ru
     def images(steps: int) -> np.ndarray:
         out = tmp_path / str(steps)
         ran = run_cli("sample", "--ldm", inputs / "ldm", "--contexts", inputs / "contexts.npy", "--out", out, "--ids",
-                      IDS, "--per-id", PER_ID, "--steps", steps, "--device", "cpu", "--assume-embedder", "any",
-                      "--batch-size", 5, "--seed", 1)
+                      IDS, "--per-id", PER_ID, "--scheduler", "ddim", "--steps", steps, "--device", "cpu",
+                      "--assume-embedder", "any", "--batch-size", 5, "--seed", 1)
         assert ran.code == 0, ran.err
         found = ImageSet.open(out)
         return np.stack([decode_image(found.read(entry)) for entry in found.entries]).astype(float)
