@@ -23,6 +23,7 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.models.ir import IrBackbone
 from facesyn_cli.models.iresnet import IresnetBackbone
 from facesyn_cli.models.mobilefacenet import MobileFaceNet
+from facesyn_cli.models.onnx_torch import OnnxTorch
 from facesyn_cli.models.timm_backbone import TimmBackbone
 
 _EPS = 1e-10  # least length of a map's vector that is made unit length, as in the published code
@@ -30,10 +31,10 @@ _MAX_MAPS = 5  # of a timm network; where it lists more (a transformer's blocks)
 
 
 def has_feature_maps(backbone: nn.Module) -> bool:
-    """True for networks whose maps `feature_maps` can return; an ONNX network shows its embedding only."""
+    """True for networks whose maps `feature_maps` can return; onnxruntime shows the embedding only."""
     if isinstance(backbone, TimmBackbone):
         return hasattr(backbone.model, "forward_intermediates")
-    return isinstance(backbone, (IrBackbone, IresnetBackbone, MobileFaceNet))
+    return isinstance(backbone, (IrBackbone, IresnetBackbone, MobileFaceNet, OnnxTorch))
 
 
 def feature_maps(backbone: nn.Module, pixels: Tensor) -> list[Tensor]:
@@ -43,7 +44,8 @@ def feature_maps(backbone: nn.Module, pixels: Tensor) -> list[Tensor]:
     should be in eval mode, or the maps depend on the other images of the batch.
 
     Args:
-        backbone: A torch backbone: ir, iresnet, mobilefacenet, or most networks of timm.
+        backbone: A torch backbone: ir, iresnet, mobilefacenet, most networks of timm, or an ONNX network as torch
+            operations (`models/onnx_torch.py`: its last map of every size).
         pixels: (B, 3, input_size, input_size) in [-1, 1].
 
     Returns:
@@ -102,6 +104,8 @@ def unit_maps(x: Tensor) -> Tensor:
 
 
 def _taps(backbone: nn.Module) -> list[nn.Module]:
+    if isinstance(backbone, OnnxTorch):
+        return backbone.taps
     if isinstance(backbone, IrBackbone):
         units = list(backbone.body)
         last = [a for a, b in itertools.pairwise(units) if isinstance(b.shortcut_layer, nn.Sequential)]

@@ -62,6 +62,8 @@ class OnnxBackbone(nn.Module):
     Attributes:
         file: The network that runs.
         input_size: Side of the images it takes.
+        channels_last: Whether it takes (B, n, n, 3).
+        scale, shift: (3, 1, 1), what turns pixels in [-1, 1] (in its order of channels) into its input.
         fixed_batch: Images per evaluation where that is not free (1 with dynamic quantisation), else None.
 
     Shapes: pixels (B, 3, input_size, input_size) -> (B, D), float32, not normalised.
@@ -79,7 +81,7 @@ class OnnxBackbone(nn.Module):
         self._session = _open(self.file, cfg.threads)
         self._input = self._session.get_inputs()[0]
         self._output = self._session.get_outputs()[0].name
-        self._channels_last, self.input_size = _layout(self._input.shape, self.file.name)
+        self.channels_last, self.input_size = _layout(self._input.shape, self.file.name)
         batch, name = self._input.shape[0], self.file.name
         self.fixed_batch: int | None = batch if isinstance(batch, int) and batch > 0 else None
         if self.fixed_batch != 1 and any(node.op_type in DYNAMIC_OPERATORS for node in nodes(graph)):
@@ -91,7 +93,7 @@ class OnnxBackbone(nn.Module):
                             "embedding depends on its neighbours")
         # [-1, 1] -> grey levels -> (level - mean) / std, as one multiplication and one addition
         mean, std = (torch.as_tensor(value, dtype=torch.float64).reshape(-1, 1, 1) for value in (cfg.mean, cfg.std))
-        self._scale, self._shift = (127.5 / std).float(), ((127.5 - mean) / std).float()
+        self.scale, self.shift = (127.5 / std).float(), ((127.5 - mean) / std).float()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return embeddings (B, D) on the device of the pixels.
@@ -102,8 +104,8 @@ class OnnxBackbone(nn.Module):
         if tuple(pixels.shape[1:]) != (3, self.input_size, self.input_size):
             raise ValueError(f"expected pixels (B, 3, {self.input_size}, {self.input_size}), got {tuple(pixels.shape)}")
         x = pixels.detach().to("cpu", torch.float32)
-        x = (x.flip(1) if self.cfg.channel_order == "bgr" else x) * self._scale + self._shift
-        if self._channels_last:
+        x = (x.flip(1) if self.cfg.channel_order == "bgr" else x) * self.scale + self.shift
+        if self.channels_last:
             x = x.movedim(1, -1)
         size = self.fixed_batch or max(len(x), 1)
         rows = [self._evaluate(part, size) for part in x.split(size)]

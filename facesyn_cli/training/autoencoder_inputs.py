@@ -12,6 +12,7 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.models.face_autoencoder import FaceVq, TrainableAutoencoder
 from facesyn_cli.models.face_pca import FacePca
 from facesyn_cli.models.loading import load_autoencoder, load_backbone
+from facesyn_cli.models.onnx_torch import OnnxTorch
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 from facesyn_cli.training.feature_distance import FeatureDistance
@@ -93,11 +94,10 @@ def load_features(
         use_embeddings: Whether its embeddings are compared.
 
     Raises:
-        UserError: It is none, or gradients or feature maps are needed and it has none.
+        UserError: It is none, or gradients or feature maps are needed and it cannot give them.
     """
     loaded = load_backbone(path, cfg)
-    if loaded.name == "onnx" and key == "features":
-        raise UserError(f"{path} is an ONNX network, through which no gradient flows; features needs weights of a "
-                        "recogniser of ours or published ones (see facesyn plugins)")
+    is_differentiated = loaded.name == "onnx" and key == "features"
+    module = OnnxTorch(loaded.module) if is_differentiated else loaded.module
     parents[key] = Parent(str(path), loaded.digest)
-    return FeatureDistance(loaded.module, loaded.input_size, f"{key} {path}", use_maps, use_embeddings)
+    return FeatureDistance(module, loaded.input_size, f"{key} {path}", use_maps, use_embeddings)

@@ -346,12 +346,16 @@ def test_wrong_input_is_one_clear_line(case: str, faces: Path, tmp_path: Path, m
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
-def test_an_onnx_recogniser_judges_but_teaches_nothing(faces: Path, tmp_path: Path, run_cli, assert_refused):
+def test_an_onnx_recogniser_judges_and_teaches_as_the_torch_network_does(faces: Path, tmp_path: Path, run_cli):
     pytest.importorskip("onnx")
     from facesyn_cli.models.onnx_export import export_onnx
 
     file = tmp_path / "recogniser.onnx"
     export_onnx(load_backbone(write_recogniser(tmp_path / "recogniser")).module, 112, file)
-    assert_refused(*_arguments(faces, tmp_path / "out", "--features", file), says=("ONNX", "no gradient"))
-    ran = run_cli(*_arguments(faces, tmp_path / "out", f"judge={file}", steps=1))
-    assert ran.code == 0 and len(_lines(tmp_path / "out", "val_cosine")) == 1, ran.err
+    seen = {}
+    for name in (file, tmp_path / "recogniser"):
+        out = tmp_path / f"by-{name.name}"
+        ran = run_cli(*_arguments(faces, out, "--features", name, "feature_weight=0", f"judge={file}", steps=2))
+        assert ran.code == 0 and len(_lines(out, "val_cosine")) == 1, ran.err
+        seen[name.name] = _lines(out, "identity")[-1]
+    assert seen["recogniser.onnx"] == pytest.approx(seen["recogniser"], abs=1e-4)
