@@ -199,7 +199,10 @@ def _train(cfg: TrainAutoencoderConfig, inputs: _Inputs, processes: Processes, o
         judge = inputs.judge.to(device) if inputs.judge is not None else None
         validation = ReconstructionValidation(images.read(held_out), judge, cfg.batch_size, processes)
     shown = images.read(evenly(held_out or inputs.joined.train_rows, cfg.preview_images))
-    loss = AutoencoderLoss(_weights(cfg), inputs.features.to(device) if inputs.features is not None else None)
+    features = inputs.features
+    if features is not None:
+        features = features.to(device, memory_format=torch.channels_last)
+    loss = AutoencoderLoss(_weights(cfg), features)
     settings = StepSettings(cfg.batch_size, cfg.precision, cfg.optimiser.clip)
     figures = _last_figures(folder / METRICS)
     reported, started = state.step, time.monotonic()
@@ -295,7 +298,7 @@ def _trained(cfg: TrainAutoencoderConfig, autoencoder: TrainableAutoencoder) -> 
 
 
 def _state(cfg: TrainAutoencoderConfig, inputs: _Inputs, device: torch.device) -> AutoencoderState:
-    autoencoder = inputs.autoencoder.to(device).train().requires_grad_(False)
+    autoencoder = inputs.autoencoder.to(device, memory_format=torch.channels_last).train().requires_grad_(False)
     trained = _trained(cfg, autoencoder)
     for parameter in trained:
         parameter.requires_grad_(True)

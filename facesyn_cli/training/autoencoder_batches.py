@@ -34,7 +34,8 @@ class AutoencoderBatch(NamedTuple):
         """Return (b, 3, S, S) in [-1, 1] on a device, mirrored where they should be."""
         pixels_u8 = self.pixels_u8.to(device)
         is_mirrored = self.is_mirrored.to(device)[:, None, None, None]
-        return to_pixels(torch.where(is_mirrored, pixels_u8.flip(2), pixels_u8))
+        pixels = to_pixels(torch.where(is_mirrored, pixels_u8.flip(2), pixels_u8))
+        return pixels.contiguous(memory_format=torch.channels_last)  # as convolution kernels want them
 
 
 class DecodedFaces:

@@ -189,18 +189,24 @@ def take_step(
         made, penalties = _reconstruct(state.autoencoder, batch, pixels)
         terms = loss(made, pixels, penalties)
     figures = {"loss": terms.reconstruction + terms.penalty, **terms.each}
-    total = figures["loss"].sum() / settings.batch_size
+    # From the losses to the pixels first, and on from there: the recogniser is gone through backwards once, whatever
+    # the adversarial loss wants to know of its gradient.
+    gradient = torch.autograd.grad(state.scaler.scale(terms.reconstruction.sum()), made)[0]
     if adversary is not None:
         adversary.network.requires_grad_(False)
         with autocast(settings.precision, pixels.device):
             figures["adversarial"] = generator_loss(adversary.network(made))
+        adversarial_gradient = torch.autograd.grad(state.scaler.scale(figures["adversarial"].sum()), made)[0]
         factor = torch.full((), adversary.settings.weight, device=pixels.device)
         if adversary.settings.adaptive:
-            parts = (terms.reconstruction.sum(), figures["adversarial"].sum())
-            factor = factor * _adaptive(parts, state.autoencoder.last_layer(), processes)
+            gradients = gradient, adversarial_gradient  # their ratio does not see the scale
+            factor = factor * _adaptive(made, gradients, state.autoencoder.last_layer(), processes)
         figures["adversarial_factor"] = factor.expand(len(made))
-        total = total + factor * figures["adversarial"].sum() / settings.batch_size
-    state.scaler.scale(total).backward()
+        gradient = gradient + factor.to(gradient.dtype) * adversarial_gradient
+    ends: list[tuple[Tensor, Tensor | None]] = [(made, gradient / settings.batch_size)]
+    if terms.penalty.requires_grad:
+        ends.append((state.scaler.scale(terms.penalty.sum() / settings.batch_size), None))
+    torch.autograd.backward(*zip(*ends, strict=True))
     parameters = [p for p in state.trained() if p.grad is not None]
     sum_gradients(parameters, processes.sum)
     state.scaler.unscale_(state.optimiser)
@@ -231,10 +237,12 @@ def _reconstruct(autoencoder: nn.Module, batch: AutoencoderBatch, pixels: Tensor
     return autoencoder.training_pass(pixels, batch.noise.to(pixels.device))
 
 
-def _adaptive(parts: tuple[Tensor, Tensor], weight: nn.Parameter, processes: Processes) -> Tensor:
-    """Return Eq. 7 of the global batch from the sums of both losses over this process's share."""
-    gradients = [processes.sum(torch.autograd.grad(part, weight, retain_graph=True)[0].float()) for part in parts]
-    return adaptive_factor(*gradients)
+def _adaptive(
+    made: Tensor, gradients: tuple[Tensor, Tensor], weight: nn.Parameter, processes: Processes
+) -> Tensor:
+    """Return Eq. 7 of the global batch from the gradients that both losses of this process's share have at `made`."""
+    at_weight = [torch.autograd.grad(made, weight, part, retain_graph=True)[0] for part in gradients]
+    return adaptive_factor(*(processes.sum(part.float()) for part in at_weight))
 
 
 def _teach(
