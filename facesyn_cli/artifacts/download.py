@@ -14,6 +14,7 @@ import os
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> Fetched:
         if expected not in (None, digest):
             raise UserError(f"{path} is there with another content ({digest}; expected {expected}); remove it first")
         return Fetched(path, digest, path.stat().st_size)
+    is_new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with Lock(path.parent, f"pull-{path.name}"):
@@ -72,6 +74,7 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> Fetched:
             digest = file_digest(part)
             if expected not in (None, digest):
                 part.unlink()
+                _state_path(path).unlink(missing_ok=True)
                 raise UserError(f"{url}: has checksum {digest}, expected {expected}; what was fetched is thrown away")
             with open(part, "rb+") as file:
                 os.fsync(file.fileno())
@@ -79,6 +82,10 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> Fetched:
             _state_path(path).unlink(missing_ok=True)
     except OSError as error:
         raise explain(error, path) from error
+    finally:
+        if is_new:
+            with suppress(OSError):
+                path.parent.rmdir()  # goes only where nothing has arrived
     return Fetched(path, digest, reused)
 
 

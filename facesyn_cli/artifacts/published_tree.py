@@ -166,6 +166,7 @@ PRODUCTS = {
     "augment": "augmented", "pack": "records", "train-fr": "trained recogniser",
 }
 SOURCES = {"embeddings": "contexts", "images": "context faces"}  # of gen-contexts where none is named, best first
+KNOWN_BINS = ("lfw", "cfp-fp", "cplfw", "agedb-30", "calfw")  # benchmarks of the published evaluation
 EMBEDDER = "elasticface"  # behind the published LDM and its contexts
 
 
@@ -234,8 +235,7 @@ class PublishedTree:
     def benchmarks(self) -> list[str]:
         """Return the names of the benchmarks whose `.bin` lie beside the first one, as facesyn calls them."""
         first = self.find("benchmarks").path
-        known = ("lfw", "cfp_fp", "cplfw", "agedb_30", "calfw")
-        return [name.replace("_", "-") for name in known if first and (first / f"{name}.bin").is_file()]
+        return [name for name in KNOWN_BINS if first and (first / f"{name.replace('-', '_')}.bin").is_file()]
 
     def _look(self, thing: Thing) -> Found:
         problem = f"{thing.places[0]} is not there"

@@ -253,6 +253,8 @@ def _load_torch(source: Path | BinaryIO, path: Path) -> Any:
             warnings.simplefilter("ignore")  # of pickle protocols that torch does not write itself
             return torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises nearly anything
+        if isinstance(source, Path) and source.suffix.lower() == ".npz":
+            raise UserError(f"{path} is a NumPy archive of arrays (.npz); {EXPECTED} was expected") from error
         asked = forbidden_name(error)
         reason = f"it asks for {asked}" if asked else f"it is damaged ({type(error).__name__})"
         raise UserError(f"{path} is not {EXPECTED}; as a torch file it is not read: {reason}") from error

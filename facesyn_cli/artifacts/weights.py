@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from facesyn_cli.artifacts.inert_objects import inert_objects
 from facesyn_cli.errors import UserError
 
 CONFIG = "config.json"
+_BLOCK = 1 << 20
 
 WeightsPrecision = Literal["fp32", "fp16"]
 
@@ -56,14 +58,43 @@ def read_torch(path: Path) -> Any:
     try:
         with inert_objects(path), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols that torch does not write itself
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_sums(path)
+        return content
+    except UserError:
+        raise
     except Exception as error:  # a damaged pickle raises nearly anything
         if asked := forbidden_name(error):
             reason = f"it asks for {asked}"
             raise UserError(f"{path} holds more than tensors and is not read, for safety: {reason}") from error
-        is_pickle = isinstance(error, pickle.UnpicklingError)  # then torch's words are about options of torch.load
+        # torch's words are about options of torch.load, Python's own about a byte or a key
+        is_pickle = isinstance(error, (pickle.UnpicklingError, EOFError, LookupError, AttributeError, TypeError))
         reason = "no pickle of tensors" if is_pickle else str(error).split("\n")[0][:200]
         raise UserError(f"{path} is not a torch or safetensors file (or is damaged): {reason}") from error
+
+
+def _check_sums(path: Path) -> None:
+    """Refuse a torch file in which a bit has changed: it is a zip archive with checksums, which torch never looks at.
+
+    Raises:
+        UserError: Some members have other checksums than the archive says; where all have, it was written without.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # the format before it has none
+    wrong = right = 0
+    first = ""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            try:
+                with archive.open(member) as file:
+                    while file.read(_BLOCK):
+                        pass
+                right += 1
+            except zipfile.BadZipFile:
+                wrong, first = wrong + 1, first or member.filename
+    if wrong and right:
+        raise UserError(f"{path} is damaged: {wrong} of {wrong + right} parts have another checksum than it says, "
+                        f"first {first}")
 
 
 def forbidden_name(error: Exception) -> str | None:
@@ -149,4 +180,7 @@ def _flatten(content: Any, path: Path) -> dict[str, torch.Tensor]:
     tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise UserError(f"{path} holds no tensors at its top level (keys: {', '.join(map(str, list(content)[:5]))})")
+    for key, value in tensors.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise UserError(f"{path}: {key} is sparse, quantised or without numbers; a plain tensor was expected")
     return tensors

@@ -50,7 +50,7 @@ def command(
     elif action == "list":
         typer.echo("\n\n".join(_entry(name, entry) for name, entry in result.items()))
     else:
-        files = result.pop("files", {})
+        files = result.pop("files") if action == "convert" else {}
         typer.echo("\n".join([render_summary(result), *(f"{name}: {digest}" for name, digest in files.items())]))
 
 

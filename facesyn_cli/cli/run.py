@@ -130,7 +130,7 @@ def _with_tree(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the configs of the stages that are left to do, with what the tree holds for them, and the skipped ones."""
     from facesyn_cli.artifacts.published_tree import USES, PublishedTree
-    from facesyn_cli.cli.tree_inputs import OUTPUTS, say, stages_left, stated_keys, tree_inputs
+    from facesyn_cli.cli.tree_inputs import OUTPUTS, keep_benchmarks, say, stages_left, stated_keys, tree_inputs
 
     tree = PublishedTree.open(path)
     stated = {name: stated_keys(sections[name], words[name], flags) for name in configs}
@@ -142,6 +142,8 @@ def _with_tree(
         coming = made | {"contexts"} if has_others else made
         if name in USES:
             found[name] = tree_inputs(tree, name, configs[name], stated[name], work, coming)
+        if name == "eval" and "benchmarks" not in stated_keys({}, words[name], flags):
+            keep_benchmarks(tree, found[name], configs[name])
     say(found, skipped)
     for name, inputs in found.items():
         configs[name] = resolve_stage(name, {**sections[name], **inputs.settings}, words[name], flags)

@@ -157,10 +157,13 @@ def _with_tree(
 ) -> StageConfig:
     """Resolve the config of one stage again, with what the published tree holds for it."""
     from facesyn_cli.artifacts.published_tree import PublishedTree
-    from facesyn_cli.cli.tree_inputs import say, stated_keys, tree_inputs
+    from facesyn_cli.cli.tree_inputs import keep_benchmarks, say, stated_keys, tree_inputs
 
     stated = stated_keys(section, overrides, flags)
-    found = tree_inputs(PublishedTree.open(tree), name, cfg, stated, work)
+    opened = PublishedTree.open(tree)
+    found = tree_inputs(opened, name, cfg, stated, work)
+    if name == "eval" and "benchmarks" not in stated_keys({}, overrides, flags):
+        keep_benchmarks(opened, found, cfg)
     say({name: found})
     return resolve_stage(name, {**section, **found.settings}, overrides, flags)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from facesyn_cli.artifacts.output import BEGUN, HEADER, read_header
 from facesyn_cli.artifacts.published_tree import (
     EMBEDDER,
+    KNOWN_BINS,
     PRODUCTS,
     SOURCES,
     THINGS,
@@ -101,6 +102,23 @@ def tree_inputs(
         found.settings["benchmarks"] = tree.benchmarks()
         found.chosen["benchmarks"] = ", ".join(tree.benchmarks())
     return found
+
+
+def keep_benchmarks(tree: PublishedTree, found: TreeInputs, cfg: StageConfig) -> None:
+    """Of the benchmarks that a recipe asks for, keep those whose files the tree has; with none of them, keep all.
+
+    Call it only where the recipe names them: what is asked for in words or by a flag has to be there.
+    """
+    asked = {settings.name: settings for settings in getattr(cfg, "benchmarks", ())}
+    if "data" not in found.settings or "benchmarks" in found.settings:
+        return
+    missing = [name for name in asked if name in KNOWN_BINS and name not in tree.benchmarks()]
+    kept = {name: settings for name, settings in asked.items() if name not in missing}
+    if missing and kept:
+        found.settings["benchmarks"] = [settings.model_dump(exclude_unset=True) | {"name": name}
+                                        for name, settings in kept.items()]
+        files = ", ".join(f"{name.replace('-', '_')}.bin" for name in missing)
+        found.chosen["benchmarks"] = f"{', '.join(kept)}; missing: {files}"
 
 
 def stages_left(

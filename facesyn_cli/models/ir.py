@@ -19,7 +19,9 @@ from facesyn_cli.plugins.settings import PluginConfig
 
 WIDTHS = (64, 128, 256, 512)
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 101: (3, 13, 30, 3)}
-SE_REDUCTION = 16
+BOTTLENECK_WIDTHS = (256, 512, 1024, 2048)
+BOTTLENECK_BLOCKS = {152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
+SE_REDUCTION, BOTTLENECK_REDUCTION = 16, 4
 _INPUT_SIZE = 112
 
 
@@ -76,7 +78,7 @@ _INPUT = "RGB 112 x 112 aligned to the ArcFace template, (x - 127.5) / 127.5"
 
 
 def _register_depths(build):
-    for depth in BLOCKS:
+    for depth in (*BLOCKS, *BOTTLENECK_BLOCKS):
         plain = f"IR-{depth} as TFace trains it; embedding not normalised"
         squeezed = f"IR-{depth} with squeeze and excitation, as TFace"
         paper = "Deng et al. 2019, arXiv:1801.07698"
@@ -90,6 +92,11 @@ def build_ir(cfg: IrConfig) -> nn.Module:
     """Build `ir-<depth>` or `ir-se-<depth>` with random weights."""
     depth = int(cfg.name.rpartition("-")[2])
     use_se = cfg.name.startswith("ir-se-")
+    if depth in BOTTLENECK_BLOCKS:
+        return IrBackbone(
+            BOTTLENECK_WIDTHS, BOTTLENECK_BLOCKS[depth], 1, use_se, cfg.embedding_size, cfg.dropout, cfg.channel_order,
+            reduction=BOTTLENECK_REDUCTION,
+        )
     return IrBackbone(WIDTHS, BLOCKS[depth], 1, use_se, cfg.embedding_size, cfg.dropout, cfg.channel_order)
 
 
@@ -121,6 +128,8 @@ class IrBackbone(nn.Module):
         is_lite: The cheap layout: units step in their first convolution, and a depthwise convolution over the last
             grid (Chen et al. 2018, arXiv:1804.07573, section 3.1) stands in place of a linear layer over all of it.
             Its last BatchNorm has scale and shift, so that an embedding may have any mean, such as a teacher's.
+        reduction: More than 1 for bottleneck units, whose 3x3 convolution works on width // reduction channels; the
+            first convolution of the network makes as many.
 
     Shapes: pixels (B, 3, 112, 112), RGB in [-1, 1] -> (B, embedding_size).
     """
@@ -137,19 +146,25 @@ class IrBackbone(nn.Module):
         dropout: float,
         channel_order: str = "rgb",
         is_lite: bool = False,
+        reduction: int = 1,
     ) -> None:
         super().__init__()
         self.embedding_size, self.channel_order = embedding_size, channel_order
+        before = widths[0] // reduction
         self.input_layer = nn.Sequential(
-            nn.Conv2d(3, widths[0], 3, stem_stride, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.PReLU(widths[0])
+            nn.Conv2d(3, before, 3, stem_stride, 1, bias=False), nn.BatchNorm2d(before), nn.PReLU(before)
         )
         side = final_side(stem_stride, len(widths))
         build_output = _lite_output_layer if is_lite else _output_layer
         self.output_layer = build_output(widths[-1], side, embedding_size, dropout)
-        units, before = [], widths[0]
+        units: list[nn.Module] = []
         for width, count in zip(widths, blocks, strict=True):
             for unit in range(count):
-                units.append(IrUnit(before, width, 2 if unit == 0 else 1, use_se, steps_first=is_lite))
+                stride = 2 if unit == 0 else 1
+                units.append(
+                    IrUnit(before, width, stride, use_se, steps_first=is_lite) if reduction == 1
+                    else IrBottleneck(before, width, stride, use_se, reduction)
+                )
                 before = width
         self.body = nn.Sequential(*units)
         _initialise(self)
@@ -189,12 +204,7 @@ class IrUnit(nn.Module):
     def __init__(self, before: int, width: int, stride: int, use_se: bool, steps_first: bool = False) -> None:
         super().__init__()
         first, second = (stride, 1) if steps_first else (1, stride)
-        if before == width:
-            self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)
-        else:
-            self.shortcut_layer = nn.Sequential(
-                nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width)
-            )
+        self.shortcut_layer = _shortcut(before, width, stride)
         layers: list[tuple[str, nn.Module]] = [
             ("0", nn.BatchNorm2d(before)),
             ("1", nn.Conv2d(before, width, 3, first, 1, bias=False)),
@@ -209,6 +219,50 @@ class IrUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut_layer(x) + self.res_layer(x)
+
+
+class IrBottleneck(nn.Module):
+    """The unit of IR-152 and IR-200: 1x1, 3x3 and 1x1 convolutions, each behind a BN, added to a shortcut.
+
+    The published facts give widths, blocks and the reduction of 4. That the last convolution makes the step, as in
+    `IrUnit`, and that a PReLU follows the BN behind each of the first two, is from memory; no second source was at
+    hand. A file in another order of layers does not load; another place of the step would not show.
+
+    Args:
+        before: Channels of the input.
+        width: Channels of the output.
+        stride: Step of the unit, 2 halves the grid.
+        use_se: Whether it ends in squeeze and excitation.
+        reduction: width // reduction channels are between the 1x1 convolutions.
+    """
+
+    def __init__(self, before: int, width: int, stride: int, use_se: bool, reduction: int) -> None:
+        super().__init__()
+        inner = width // reduction
+        self.shortcut_layer = _shortcut(before, width, stride)
+        layers: list[tuple[str, nn.Module]] = [
+            ("0", nn.BatchNorm2d(before)),
+            ("1", nn.Conv2d(before, inner, 1, 1, 0, bias=False)),
+            ("2", nn.BatchNorm2d(inner)),
+            ("3", nn.PReLU(inner)),
+            ("4", nn.Conv2d(inner, inner, 3, 1, 1, bias=False)),
+            ("5", nn.BatchNorm2d(inner)),
+            ("6", nn.PReLU(inner)),
+            ("7", nn.Conv2d(inner, width, 1, stride, 0, bias=False)),
+            ("8", nn.BatchNorm2d(width)),
+        ]
+        if use_se:
+            layers.append(("se_block", SqueezeExcite(width)))
+        self.res_layer = nn.Sequential(OrderedDict(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut_layer(x) + self.res_layer(x)
+
+
+def _shortcut(before: int, width: int, stride: int) -> nn.Module:
+    if before == width:
+        return nn.MaxPool2d(1, stride)
+    return nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
 
 
 class SqueezeExcite(nn.Module):

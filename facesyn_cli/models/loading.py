@@ -312,13 +312,17 @@ def _configure(kind: str, settings: dict[str, Any], where: str) -> PluginConfig:
 
 def _assemble(kind: str, cfg: PluginConfig, tensors: dict[str, Tensor], path: Path) -> nn.Module:
     """Build the network and give it the tensors, strictly, without spending random numbers on it."""
-    bad = [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
-    if bad:
-        raise UserError(f"{path} holds numbers that are not finite, in {len(bad)} tensors such as {bad[0]}")
     module = _build_without_numbers(kind, cfg)
     state = module.state_dict()
     if wrong := differences({key: (value.shape, value.dtype) for key, value in state.items()}, tensors):
         raise UserError(f"{path} does not fit {kind} {cfg.name} with its settings: {wrong}")
+    odd = [key for key, value in state.items() if value.is_floating_point() and not tensors[key].is_floating_point()]
+    if odd:
+        found = str(tensors[odd[0]].dtype).removeprefix("torch.")
+        raise UserError(f"{path} holds {found} in {len(odd)} tensors such as {odd[0]}; floating point was expected")
+    bad = [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise UserError(f"{path} holds numbers that are not finite, in {len(bad)} tensors such as {bad[0]}")
     module.load_state_dict(tensors, strict=True)
     return module.eval()
 

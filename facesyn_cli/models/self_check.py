@@ -166,7 +166,7 @@ def _distance(found: Tensor, expected: Tensor) -> float:
     """Return the largest absolute difference over the spread of what is expected; infinite for other shapes."""
     if found.shape != expected.shape:
         return float("inf")
-    return float((found - expected).abs().max() / expected.std().clamp(min=1e-12))
+    return float((found - expected).abs().max() / expected.std(correction=0).clamp(min=1e-12))
 
 
 def _finite(output: Tensor, where: str) -> Tensor:

@@ -28,8 +28,8 @@ _MODELS = "facesyn_cli.models"
 BUILTIN: dict[str, dict[str, str]] = {kind: {} for kind in KINDS}
 
 BUILTIN["backbone"] = {
-    **{f"ir-{d}": f"{_MODELS}.ir" for d in (18, 34, 50, 101)},
-    **{f"ir-se-{d}": f"{_MODELS}.ir" for d in (18, 34, 50, 101)},
+    **{f"ir-{d}": f"{_MODELS}.ir" for d in (18, 34, 50, 101, 152, 200)},
+    **{f"ir-se-{d}": f"{_MODELS}.ir" for d in (18, 34, 50, 101, 152, 200)},
     **{f"iresnet-{d}": f"{_MODELS}.iresnet" for d in (18, 34, 50, 100)},
     "iresnet": f"{_MODELS}.iresnet",
     "ir-tiny": f"{_MODELS}.ir",

@@ -79,6 +79,13 @@ def test_inspect_tells_prefix_and_precision_of_a_denoiser(run_cli, tmp_path, une
     assert seen["settings"]["learn_empty_context"] and list(seen["precision"]) == ["float16"]
 
 
+def test_inspect_shows_every_kind_of_file_in_words(run_cli, tmp_path, recogniser, unet, vq):
+    head = save(tmp_path / "HEAD_Epoch_1_Split_0_checkpoint.pth", {"Syn": {"kernel": torch.zeros(4, 3)}})
+    for path, words in {recogniser: "ir-18", unet: "idiff-unet", vq: "vq-f4", head: "files: 1"}.items():
+        ran = run_cli("models", "inspect", path)
+        assert ran.code == 0 and words in ran.out, ran.err
+
+
 def test_inspect_names_the_nearest_network(run_cli, tmp_path, recogniser):
     tensors = read_tensors(recogniser)
     tensors["module.output_layer.3.bias"] = torch.zeros(7)

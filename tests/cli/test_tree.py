@@ -290,3 +290,16 @@ def test_run_to_the_end_and_again(run_cli, tree, tmp_path):
     assert snapshot(tmp_path / "tree") == before
     work = files(tmp_path / "work")
     assert run_cli(*words).code == 0 and files(tmp_path / "work") == work
+
+
+def test_a_recipes_benchmarks_that_are_not_there_keep_no_others_from_being_evaluated(run_cli, tmp_path):
+    root, work = write_tree(tmp_path / "tree", "trained", "benchmarks"), tmp_path / "work"
+    asked = ("--config", "admis", "--tree", root)
+    plan = run_cli("eval", *asked, "--work", work, "--dry-run", "--json")
+    assert list(plan.json()["plan"]["benchmarks"]) == ["lfw", "agedb-30"], plan.err
+    ran = run_cli("run", *asked, "--work", work, "--device", "cpu")
+    assert ran.code == 0, ran.err
+    line = "benchmarks = lfw, agedb-30; missing: cfp_fp.bin, cplfw.bin, calfw.bin (for eval)"
+    assert line in tree_lines(ran.err) and (work / "8-table" / "table.md").is_file()
+    ran = run_cli("eval", *asked, "--work", tmp_path / "other", "--benchmarks", "lfw,cfp-fp")
+    assert ran.code == 2 and "cfp_fp.bin does not exist" in ran.err, ran.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,14 +19,15 @@ from facesyn_cli.plugins import registry
 
 _SOURCES = (idiff_face, compvis, tface, arcface_torch, edgeface)
 _SHOWN = 2  # names listed of each sort of difference
+_TAESD = re.compile(r"\d+\.conv\.[024]\.weight")  # a plain sequence of blocks of three convolutions
 
 _KNOWN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     *(("denoiser", "idiff-unet", {"conditioning": how}) for how in ("ca", "adagn", "unconditional")),
     *(("autoencoder", "vq-f4", {"part": part}) for part in ("both", "encoder", "decoder")),
     *(("autoencoder", "kl-f4", {"part": part}) for part in ("both", "encoder")),
     *(("autoencoder", "kl-f8", {"part": part}) for part in ("both", "encoder", "decoder")),
-    *(("backbone", f"ir-{depth}", {}) for depth in (18, 34, 50, 101)),
-    *(("backbone", f"ir-se-{depth}", {}) for depth in (18, 34, 50, 101)),
+    *(("backbone", f"ir-{depth}", {}) for depth in (18, 34, 50, 101, 152, 200)),
+    *(("backbone", f"ir-se-{depth}", {}) for depth in (18, 34, 50, 101, 152, 200)),
     *(("backbone", f"iresnet-{depth}", {}) for depth in (18, 34, 50, 100)),
     ("backbone", "ir-tiny", {}),
     ("backbone", "ir-lite", {}),
@@ -108,6 +110,9 @@ def _nearest(tensors: Mapping[str, Tensor]) -> str:
             detail = ", ".join(str(value) for value in settings.values())
             best, best_count, best_rest = f"{kind} {name}" + (f" ({detail})" if detail else ""), count, rest
             best_text = f"{count} of its {len(expected)} tensors match; {differences(expected, view)}"
+    if any(_TAESD.match(key) for key in tensors):
+        return ("looks like a half of a TAESD in its author's own layout, which is not read; its folder in diffusers "
+                "format (AutoencoderTiny) is")
     if not best:
         return f"holds no network known here; its tensors are called {_some(list(tensors))}"
     return f"holds no complete network known here; the nearest is {best}: {best_text}"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert.recognised import Recognised, indices, strip_prefix
-from facesyn_cli.models.ir import BLOCKS, WIDTHS, final_side
+from facesyn_cli.models.ir import BLOCKS, BOTTLENECK_BLOCKS, BOTTLENECK_WIDTHS, WIDTHS, final_side
 
 LIGHTNING = "model."
 _LIGHTNING_HEAD = "head."
@@ -28,7 +28,7 @@ def read(tensors: Mapping[str, Tensor]) -> Recognised | None:
     """Return the backbone in a state dict, or None where it holds none of this family.
 
     Raises:
-        UserError: An IR network with bottleneck blocks, whose layout no reference states.
+        UserError: An IR network with bottleneck blocks that is neither IR-152 nor IR-200.
         KeyError, IndexError, ValueError: Tensors that any such backbone has are missing or odd.
     """
     is_lightning = all(key.startswith(LIGHTNING) for key in _without_head(tensors))
@@ -38,12 +38,10 @@ def read(tensors: Mapping[str, Tensor]) -> Recognised | None:
         return Recognised("backbone", "mobilefacenet", settings, tensors, "a mobilefacenet backbone")
     if "input_layer.0.weight" not in tensors or not any(key.startswith("body.0.res_layer.") for key in tensors):
         return None
-    if len(indices(tensors, "body.0.res_layer.")) > 6:
-        raise UserError("an IR network with bottleneck blocks (IR-152, IR-200), whose layout no reference states: "
-                        "not supported: no facts")
+    is_bottleneck = "body.0.res_layer.7.weight" in tensors
     stages: dict[int, int] = {}  # width -> units
     for unit in indices(tensors, "body."):
-        width = tensors[f"body.{unit}.res_layer.4.weight"].shape[0]
+        width = tensors[f"body.{unit}.res_layer.{7 if is_bottleneck else 4}.weight"].shape[0]
         stages[width] = stages.get(width, 0) + 1
     widths, blocks = tuple(stages), tuple(stages.values())
     if "output_layer.pool.weight" in tensors:
@@ -52,7 +50,11 @@ def read(tensors: Mapping[str, Tensor]) -> Recognised | None:
         return Recognised("backbone", "ir-lite", settings, tensors, "an ir-lite backbone")
     embedding_size, flat = tensors["output_layer.3.weight"].shape
     strides = [s for s in (1, 2) if final_side(s, len(widths)) ** 2 * widths[-1] == flat] or [1]
-    depth = next((d for d, counts in BLOCKS.items() if (widths, blocks) == (WIDTHS, counts)), None)
+    known_widths, known_blocks = (BOTTLENECK_WIDTHS, BOTTLENECK_BLOCKS) if is_bottleneck else (WIDTHS, BLOCKS)
+    depth = next((d for d, counts in known_blocks.items() if (widths, blocks) == (known_widths, counts)), None)
+    if depth is None and is_bottleneck:
+        raise UserError(f"an IR network with bottleneck blocks {list(blocks)} of widths {list(widths)}; of that sort "
+                        "only IR-152 and IR-200 are known")
     has_se = "body.0.res_layer.se_block.fc1.weight" in tensors
     settings = {"embedding_size": embedding_size}
     if depth is not None and strides[0] == 1:

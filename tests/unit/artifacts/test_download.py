@@ -111,7 +111,7 @@ def test_another_version_or_a_server_without_ranges_starts_anew(server, tmp_path
 def test_a_wrong_checksum_throws_the_bytes_away(server, tmp_path):
     with pytest.raises(UserError, match=f"checksum sha256:{SHA256}, expected sha256:{'0' * 64}"):
         fetch(server.url, tmp_path / "net.bin", "0" * 64)
-    assert not (tmp_path / "net.bin").exists() and not (tmp_path / "net.bin.part").exists()
+    assert list(tmp_path.iterdir()) == []
     fetch(server.url, tmp_path / "net.bin")
     with pytest.raises(UserError, match="another content"):
         fetch(server.url, tmp_path / "net.bin", "0" * 64)
@@ -141,3 +141,13 @@ def test_the_server_refuses_and_a_checksum_is_no_checksum(server, tmp_path):
         fetch(server.url.replace("net", "other"), tmp_path / "net.bin")
     with pytest.raises(UserError, match="64 hexadecimal digits"):
         fetch(server.url, tmp_path / "net.bin", "abc")
+
+
+def test_a_folder_made_for_nothing_goes_again(server, tmp_path):
+    with pytest.raises(UserError, match="answers 404"):
+        fetch(server.url.replace("net", "other"), tmp_path / "weights" / "other.bin")
+    assert list(tmp_path.iterdir()) == []
+    server.broken = 1
+    with pytest.raises(UserError, match="broke"):
+        fetch(server.url, tmp_path / "weights" / "net.bin")
+    assert (tmp_path / "weights" / "net.bin.part").exists()

@@ -189,3 +189,9 @@ def test_a_file_that_claims_a_lot_takes_little_memory(tmp_path, kind):
         EmbeddingSet.open(path)
     assert "\n" not in str(caught.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # KiB
+
+
+def test_an_archive_of_arrays_is_named(tmp_path):
+    np.savez(tmp_path / "x.npz", np.ones((3, 512), np.float32))
+    with pytest.raises(UserError, match=r"x\.npz is a NumPy archive of arrays \(\.npz\); an \(N, 512\) \.npy"):
+        read_vector_file(tmp_path / "x.npz")

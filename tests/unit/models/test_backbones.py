@@ -12,7 +12,7 @@ from facesyn_cli.models.ir import SqueezeExcite
 from facesyn_cli.plugins import registry
 
 NAMES = [
-    *(f"ir-{d}" for d in (18, 34, 50, 101)), *(f"ir-se-{d}" for d in (18, 34, 50, 101)),
+    *(f"ir-{d}" for d in (18, 34, 50, 101, 152, 200)), *(f"ir-se-{d}" for d in (18, 34, 50, 101, 152, 200)),
     *(f"iresnet-{d}" for d in (18, 34, 50, 100)), "ir-tiny",
 ]
 
@@ -28,9 +28,23 @@ def test_every_backbone_gives_512_numbers(name):
     assert module.input_size == 112
     state = module.state_dict()
     assert any("se_block" in key for key in state) == ("-se-" in name)
-    if name != "ir-tiny":  # a name's depth counts the 3x3 convolutions and the linear layer
+    if name != "ir-tiny":  # a name's depth counts the linear layer and the convolutions, save those of shortcuts
         depth = int(name.rpartition("-")[2])
-        assert sum(tuple(value.shape[2:]) == (3, 3) for value in state.values()) + 1 == {101: 100}.get(depth, depth)
+        counted = [value for key, value in state.items()
+                   if value.ndim == 4 and not any(part in key for part in ("shortcut", "downsample", "se_block"))]
+        assert len(counted) + 1 == {101: 100}.get(depth, depth)
+
+
+@pytest.mark.parametrize(("depth", "parts"), [(152, (3, 8, 36, 3)), (200, (3, 24, 36, 3))])
+def test_bottleneck_units_are_a_quarter_wide_inside(depth, parts):
+    state = skeleton("backbone", name=f"ir-{depth}").state_dict()
+    assert state["input_layer.0.weight"].shape == (64, 3, 3, 3)
+    first = [sum(parts[:i]) for i in range(4)]
+    inside = [tuple(state[f"body.{i}.res_layer.4.weight"].shape) for i in first]
+    assert inside == [(width // 4, width // 4, 3, 3) for width in (256, 512, 1024, 2048)]
+    assert all(f"body.{i}.shortcut_layer.0.weight" in state for i in first)
+    assert sum("shortcut_layer.0.weight" in key for key in state) == 4
+    assert state["output_layer.3.weight"].shape == (512, 2048 * 7 * 7)
 
 
 def test_tiny_is_cheap():

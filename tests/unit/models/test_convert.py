@@ -173,6 +173,8 @@ def _without(name: str, *keys: str) -> dict[str, torch.Tensor]:
          "1 of another shape (output_layer.4.running_mean [7] instead of [512])"),
         ({**_published("ir18"), "input_layer.0.weight": torch.zeros(3)}, "input_layer.0.weight [3] instead of"),
         ({**_published("ldm_unet_ca"), "image_proj.weight": torch.zeros(3)}, "nearest is denoiser idiff-unet (ca)"),
+        ({"0.weight": torch.zeros(64, 3, 3, 3), "1.conv.0.weight": torch.zeros(64, 64, 3, 3)},
+         "file looks like a half of a TAESD in its author's own layout, which is not read; its folder"),
         ({"kernel": torch.zeros(512, 10)}, "file holds no network known here; its tensors are called kernel"),
     ],
 )

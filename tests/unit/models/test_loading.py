@@ -212,6 +212,16 @@ def test_weights_that_are_not_finite(tmp_path):
         load_backbone(_save(tmp_path / "a.pth", backbone))
 
 
+@pytest.mark.parametrize("kind", [torch.complex64, torch.int8])
+def test_numbers_of_another_sort_are_refused(tmp_path, kind):
+    tensors = {key: value.to(kind) if value.is_floating_point() else value
+               for key, value in _network("backbone", TINY).state_dict().items()}
+    torch.save(tensors, tmp_path / "a.pth")
+    name = str(kind).removeprefix("torch.")
+    with pytest.raises(UserError, match=rf"a\.pth holds {name} in \d+ tensors such as .*; floating point was expected"):
+        load_backbone(tmp_path / "a.pth")
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04broken", b"\x80\x02}q\x00.", bytes(100)])
 def test_damaged_files(tmp_path, content):
     path = tmp_path / "a.pth"

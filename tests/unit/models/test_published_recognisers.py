@@ -11,6 +11,7 @@ from fill import fill_state, golden_uniform, skeleton
 
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.convert.recognise import recognise
 from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.plugins import registry
 
@@ -91,12 +92,18 @@ def test_a_nested_checkpoint_with_a_tensor_too_few_is_refused(tmp_path):
         load_backbone(tmp_path / "a.ckpt")
 
 
-def test_bottleneck_networks_are_named_as_not_supported(tmp_path):
-    tensors = {"input_layer.0.weight": torch.zeros(64, 3, 3, 3)}
-    tensors |= {f"body.0.res_layer.{i}.weight": torch.zeros(64) for i in range(9)}
-    torch.save(tensors, tmp_path / "a.pth")
-    with pytest.raises(UserError, match=r"a\.pth: an IR network with bottleneck blocks .* not supported: no facts$"):
-        load_backbone(tmp_path / "a.pth")
+@pytest.mark.parametrize("name", ["ir-152", "ir-se-200"])
+def test_bottleneck_networks_are_told_by_names_and_shapes(name):
+    tensors = skeleton("backbone", name=name).state_dict()
+    found = recognise({f"module.{key}": value for key, value in tensors.items()}, "a.pth")
+    assert (found.kind, found.name, found.settings) == ("backbone", name, {"embedding_size": 512})
+    assert set(found.tensors) == set(tensors)
+
+
+def test_bottleneck_networks_of_another_depth_are_named_as_not_known():
+    tensors = {k: v for k, v in skeleton("backbone", name="ir-152").state_dict().items() if "body.49." not in k}
+    with pytest.raises(UserError, match=r"^a\.pth: .* bottleneck blocks \[3, 8, 36, 2\] .* only IR-152 and IR-200"):
+        recognise(tensors, "a.pth")
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "module.", "module.model."])
