@@ -117,7 +117,10 @@ class OnnxBackbone(nn.Module):
         if self.fixed_batch and count < size:
             x = torch.cat([x, x[-1:].expand(size - count, *x.shape[1:])])
         dtype = np.float16 if self._input.type == "tensor(float16)" else np.float32
-        result = self._session.run([self._output], {self._input.name: np.ascontiguousarray(x.numpy(), dtype)})[0]
+        try:
+            result = self._session.run([self._output], {self._input.name: np.ascontiguousarray(x.numpy(), dtype)})[0]
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise UserError(f"{self.file.name}: onnxruntime cannot run it: {_reason(error)}") from error
         rows = torch.from_numpy(np.asarray(result, dtype=np.float32))
         if rows.ndim < 2 or len(rows) != len(x):
             raise UserError(f"{self.file.name}: gave shape {tuple(rows.shape)} for {len(x)} faces; expected one "
@@ -136,8 +139,11 @@ def _open(file: OnnxFile, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(file.source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class
-        reason = str(error).strip().split("\n")[0][:200]
-        raise UserError(f"{file.name}: onnxruntime cannot run it: {reason}") from error
+        raise UserError(f"{file.name}: onnxruntime cannot run it: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
 
 
 def _layout(shape: list[Any], name: str) -> tuple[bool, int]:

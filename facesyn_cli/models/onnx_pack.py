@@ -28,7 +28,7 @@ def is_pack(path: Path) -> bool:
     """True for a folder or zip with ONNX networks in it, or one folder down."""
     if path.is_dir():
         return bool(_in_folder(path))
-    if not zipfile.is_zipfile(path):
+    if not path.is_file() or not zipfile.is_zipfile(path):
         return False
     try:
         return bool(_in_zip(path))

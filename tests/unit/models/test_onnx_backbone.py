@@ -14,6 +14,7 @@ from fill import golden_uniform
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.onnx_pack import is_pack
 from facesyn_cli.plugins import registry
 
 WEIGHT = np.random.RandomState(0).standard_normal((3, 4)).astype(np.float32)
@@ -180,3 +181,19 @@ def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, package):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=rf'\({package}\): pip install "facesyn\[onnx\]"'):
         _open(path)
+
+
+def test_a_graph_that_fails_when_it_runs_is_one_line(tmp_path):
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["m"], axes=[2, 3], keepdims=0),
+        helper.make_node("Reshape", ["m", "shape"], ["r"]),
+        helper.make_node("MatMul", ["r", "w"], ["y"]),
+    ]
+    weights = {"w": np.ones((7, 4), np.float32), "shape": np.int64([-1, 7])}  # 2 x 3 means are no rows of 7
+    network = _open(_save(tmp_path / "a.onnx", nodes, ["N", 3, 112, 112], weights))
+    with pytest.raises(UserError, match="onnxruntime cannot run it"):
+        network(torch.zeros(2, 3, 112, 112))
+
+
+def test_a_device_is_no_pack():
+    assert not is_pack(Path("/dev/zero"))
