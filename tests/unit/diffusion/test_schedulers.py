@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, UniPCMultistepScheduler
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from facesyn_cli.diffusion.chain import trailing_timesteps
 from facesyn_cli.diffusion.schedule import build_schedule
+from facesyn_cli.diffusion.schedulers import SolverConfig, _Solver
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.table import BUILTIN
@@ -186,6 +188,50 @@ def test_one_ancestral_step_equals_diffusers(variance, theirs, noise, monkeypatc
         expected = reference.step(eps, reference.timesteps[index], noise[:4]).prev_sample
         actual = ours.step(eps, index, noise[:4], lambda index: noise[4:8])
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "karras"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 20, 61])
+@pytest.mark.parametrize("schedule", [SCHEDULE, build_schedule("cosine", zero_terminal_snr=True, prediction="v")])
+def test_unipc_equals_diffusers(schedule, steps, spacing, noise):
+    """A network that is no one's denoiser, so that prediction and correction differ."""
+    cfg = SolverConfig(name="unipc", steps=steps, spacing=spacing)
+    reference = _Solver(UniPCMultistepScheduler, schedule, cfg)
+
+    def denoise(x, t):
+        return torch.sin(3 * x) / 2 + 0.3 * x + t / 1000
+
+    expected = run(reference, denoise, noise[:4])
+    ours = make("unipc", schedule, steps=steps, spacing=spacing)
+    assert ours.timesteps == reference.timesteps
+    assert (run(ours, denoise, noise[:4]) - expected).abs().max() < 1e-4 * expected.std()
+
+
+def test_no_scheduler_makes_a_tensor_on_the_device_of_the_latents(noise):
+    """It would be copied there, and everything would wait for it: on the meta device it cannot be read back."""
+    for name in NAMES:
+        scheduler = make(name, steps=5)
+        x = scheduler.start(noise[:2].to("meta"))
+        for index in range(5):
+            with _Made() as made:
+                output = scheduler.model_input(x, index)
+                x = scheduler.step(output, index, x, lambda index: noise[:2].to("meta"))
+            assert not made.copies, (name, index, made.copies)
+
+
+class _Made(TorchDispatchMode):
+    """Notes what copies from one device to another."""
+
+    def __init__(self):
+        super().__init__()
+        self.copies = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if "_to_copy" in str(func) and result.device.type == "meta" and args[0].device.type != "meta":
+            if result.shape != (2, 2, 8, 8):  # the noise of the test itself
+                self.copies.append(str(func))
+        return result
 
 
 def test_euler_with_trailing_timesteps_walks_the_path_of_ddim(noise):
