@@ -80,6 +80,14 @@ class ReverseChain:
         return x
 
 
+def clean_factors(alpha_bars: np.ndarray, prediction: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the factors f and g of x0 = f x_t + g output at each noise level, (steps,) float64."""
+    signal, noise = np.sqrt(alpha_bars), np.sqrt(1 - alpha_bars)
+    if prediction == "epsilon":
+        return 1 / signal, -noise / signal
+    return (signal, -noise) if prediction == "v" else (np.zeros_like(signal), np.ones_like(signal))
+
+
 def trailing_timesteps(steps: int, num_timesteps: int) -> list[int]:
     """Return `steps` equally spaced timesteps that begin at the last one.
 

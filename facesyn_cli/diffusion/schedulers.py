@@ -2,10 +2,10 @@
 
 A builder returns a function from a `NoiseSchedule` to a `Scheduler`; each batch needs its own scheduler,
 because the multistep solvers remember earlier steps. Latents are not pixels, so nothing is clipped or
-thresholded. `ddim` and `ddpm` are `diffusion/chain.py`; the solvers' steps come from diffusers:
+thresholded. `ddim` and `ddpm` are `diffusion/chain.py`, `unipc` is `diffusion/unipc.py`; the steps of these
+come from diffusers:
 
 * DPM-Solver++ (2M): Lu et al. 2022, arXiv:2211.01095.
-* UniPC: Zhao et al. 2023, arXiv:2302.04867.
 * Euler: Karras et al. 2022, arXiv:2206.00364, Alg. 1 without churn; with trailing timesteps it walks the
   same path as `ddim`, with spacing `karras` (Eq. 5, rho 7) another one.
 
@@ -24,6 +24,7 @@ from torch import Tensor
 from facesyn_cli.config.fields import identity
 from facesyn_cli.diffusion.chain import ReverseChain, textbook_chain, trailing_timesteps
 from facesyn_cli.diffusion.schedule import NoiseSchedule
+from facesyn_cli.diffusion.unipc import UniPc
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -108,9 +109,11 @@ def build_dpm_solver(cfg: SolverConfig) -> MakeScheduler:
 @register("scheduler", "unipc", Card("second-order predictor-corrector", "Zhao et al. 2023, arXiv:2302.04867"))
 def build_unipc(cfg: SolverConfig) -> MakeScheduler:
     """Return a function that makes a UniPC solver for a schedule."""
-    from diffusers import UniPCMultistepScheduler
 
-    return lambda schedule: _Solver(UniPCMultistepScheduler, schedule, cfg)
+    def make(schedule: NoiseSchedule) -> UniPc:
+        return UniPc(*_noise_levels(schedule, cfg), schedule.prediction)
+
+    return make
 
 
 @register("scheduler", "euler", Card("first-order solver in sigma", "Karras et al. 2022, arXiv:2206.00364"))

@@ -61,6 +61,7 @@ BUILTIN["scheduler"] = {
         for name in ("ddim", "ddpm", "dpm-solver++", "unipc", "euler")
     },
     "ddim-admis": "facesyn_cli.diffusion.ddim_admis",
+    "lcm": "facesyn_cli.diffusion.lcm",
 }
 BUILTIN["guidance"] = {
     **{name: "facesyn_cli.diffusion.guidance" for name in ("none", "cfg")},

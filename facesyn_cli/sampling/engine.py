@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 import numpy as np
 import torch
@@ -17,6 +18,10 @@ from facesyn_cli.diffusion.schedulers import Scheduler
 from facesyn_cli.errors import UserError
 from facesyn_cli.sampling.conditions import Conditions
 from facesyn_cli.sampling.fast_networks import FastDenoiser
+from facesyn_cli.sampling.workers import threads_on
+
+_Images = tuple[list[int], list[int] | None]      # numbers of a batch, and how often each was refused
+_Inputs = tuple[Tensor, Tensor | None, Tensor]    # contexts (B, E), those to guide away from, noise (B, C, H, W)
 
 
 class BatchEngine:
@@ -48,27 +53,35 @@ class BatchEngine:
         self._denoiser, self._decode, self._conditions = denoiser, decode, conditions
         self._make_scheduler, self._guidance = make_scheduler, guidance
         self._num_timesteps = num_timesteps
+        self._beside = threads_on(device, 1, "noise") if device.type == "cuda" else None
+        self._coming: tuple[_Images, Future[_Inputs]] | None = None
 
-    def start(self, batch: Sequence[int], attempts: Sequence[int] | None = None) -> Callable[[int], np.ndarray]:
+    def start(
+        self, batch: Sequence[int], attempts: Sequence[int] | None = None, then: Sequence[int] | None = None
+    ) -> Callable[[int], np.ndarray]:
         """Compute a batch of image numbers; on a GPU only queue it.
 
         Args:
             batch: 1 to `batch_size` numbers; a short batch is filled up with its last image.
             attempts: How often each image was refused and is drawn again; None: it is the first time for all.
+            then: The batch that comes next, drawn as often as the first image of this one; on a GPU its noise, which
+                takes the host as long as the device needs for some steps, is drawn meanwhile. None: not known.
 
         Returns:
             A function from a row of the batch to its (S, S, 3) uint8 pixels, for the writer's threads; it
             waits for the device, and raises UserError where the network's numbers are not finite.
         """
-        num_empty = self.batch_size - len(batch)
-        images = [*batch, *[batch[-1]] * num_empty]
-        again = None if attempts is None else [*attempts, *[attempts[-1]] * num_empty]
+        images = self._filled(batch, attempts)
+        inputs = self._inputs_of(images)
+        if then is not None and self._beside is not None:
+            coming = self._filled(then, attempts and [attempts[0]] * len(then))
+            self._coming = coming, self._beside.submit(self._draw, *coming)
         try:
-            return self._compute(images, again)
+            return self._compute(*images, inputs)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()  # another program may have needed it for a moment
         try:
-            return self._compute(images, again)
+            return self._compute(*images, inputs)
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"out of memory on {self.device} with batches of {self.batch_size} images; what is finished is kept:"
@@ -84,7 +97,7 @@ class BatchEngine:
             batch_size: Images; None: those of a batch.
         """
         count = batch_size or self.batch_size
-        contexts = self._send(self._conditions.contexts([0] * count))
+        contexts = self._send(self._pinned(self._conditions.contexts([0] * count)))
         latents = torch.zeros(count, *self._conditions.latent_shape, device=self.device)
         t = torch.zeros(count, dtype=torch.long, device=self.device)
         with torch.inference_mode():
@@ -110,25 +123,44 @@ class BatchEngine:
         scheduler = self._make_scheduler()
         return count_evaluations(scheduler, self._guidance, self._num_timesteps) > len(scheduler.timesteps)
 
-    def _compute(self, images: list[int], attempts: list[int] | None) -> Callable[[int], np.ndarray]:
-        negatives = self._conditions.negatives(images)
+    def _filled(self, batch: Sequence[int], attempts: Sequence[int] | None) -> _Images:
+        num_empty = self.batch_size - len(batch)
+        again = None if attempts is None else [*attempts, *[attempts[-1]] * num_empty]
+        return [*batch, *[batch[-1]] * num_empty], again
+
+    def _inputs_of(self, images: _Images) -> _Inputs:
+        coming, self._coming = self._coming, None
+        if coming is not None and coming[0] == images:
+            return coming[1].result()
+        return self._draw(*images)
+
+    def _draw(self, images: list[int], attempts: list[int] | None) -> _Inputs:
+        """Return contexts, negatives and noise of a batch on the host, where the device can fetch them from."""
+        conditions = self._conditions
+        contexts, noise = conditions.contexts(images), conditions.noise(images, attempts)
+        negatives = conditions.negatives(images)
+        return self._pinned(contexts), None if negatives is None else self._pinned(negatives), self._pinned(noise)
+
+    def _compute(self, images: list[int], attempts: list[int] | None, inputs: _Inputs) -> Callable[[int], np.ndarray]:
+        contexts, negatives, noise = inputs
         latents = sample_latents(
             self._denoiser,
             self._make_scheduler(),
             self._guidance,
-            self._send(self._conditions.contexts(images)),
-            self._send(self._conditions.noise(images, attempts)),
-            draw_noise=lambda step: self._send(self._conditions.step_noise(images, step, attempts)),
+            self._send(contexts),
+            self._send(noise),
+            draw_noise=lambda step: self._send(self._pinned(self._conditions.step_noise(images, step, attempts))),
             on_step=signals.check,
             negatives=None if negatives is None else self._send(negatives),
             num_timesteps=self._num_timesteps,
         )
         return self._fetch(*self._decode(latents), images)
 
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
+
     def _send(self, tensor: Tensor) -> Tensor:
-        if self.device.type != "cuda":
-            return tensor.to(self.device)
-        return tensor.pin_memory().to(self.device, non_blocking=True)  # does not wait for earlier batches
+        return tensor.to(self.device, non_blocking=self.device.type == "cuda")  # does not wait for earlier batches
 
     def _fetch(self, pixels_u8: Tensor, is_finite: Tensor, images: list[int]) -> Callable[[int], np.ndarray]:
         wait = None
@@ -137,7 +169,7 @@ class BatchEngine:
                 torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
                 for x in (pixels_u8, is_finite)
             )
-            ready = torch.cuda.Event()
+            ready = torch.cuda.Event(blocking=True)  # the writers that wait for it sleep
             ready.record(torch.cuda.current_stream(self.device))
             wait = ready.synchronize
         else:

@@ -181,9 +181,10 @@ class _Replay:
             for _ in range(3):
                 self._module(*self._inputs[:2], copy)
         torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # writers may wait for a batch meanwhile
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # writers may wait for a batch meanwhile
             self._output = self._module(*self._inputs[:2], copy)
+        self._graph = graph  # not before: where memory ran out, the next call records again
 
 
 def _lay_out(module: nn.Module, levers: Levers) -> None:

@@ -13,6 +13,7 @@ import io
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -189,10 +190,9 @@ def blocks(num_ids: int, per_id: int, batch_size: int) -> list[range]:
 
 def _draw_images(engine: BatchEngine, images: Sequence[int], attempt: int) -> NDArray[np.uint8]:
     """Return (n, S, S, 3) images, batch by batch."""
-    drawn = []
-    for batch in fixed_batches(len(images), engine.batch_size):
+    batches = [[images[i] for i in part] for part in fixed_batches(len(images), engine.batch_size)]
+    started = []
+    for batch, then in zip_longest(batches, batches[1:]):
         signals.check()
-        numbers = [images[i] for i in batch]
-        pixels_of = engine.start(numbers, [attempt] * len(numbers))
-        drawn += [pixels_of(row) for row in range(len(numbers))]
-    return np.stack(drawn)
+        started.append((engine.start(batch, [attempt] * len(batch), then), len(batch)))
+    return np.stack([pixels_of(row) for pixels_of, count in started for row in range(count)])

@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import zip_longest
 
 import numpy as np
 
@@ -67,21 +68,21 @@ def write_shards(
         one_core_each(num_workers, engine.device) as pool,
     ):
 
-        def compute(rows: range, batch: range) -> list[Future[bytes]]:
+        def compute(rows: range, batch: range, then: range | None) -> list[Future[bytes]]:
             signals.check()
-            pixels_of = (draw or engine.start)(batch)
+            pixels_of = draw(batch) if draw else engine.start(batch, then=then)
 
             def encoded(index: int) -> bytes:
                 return encode(pixels_shown(pixels_of, index - batch[0], index, show))
 
             return [encoders.submit(encoded, index) for index in rows]
 
-        tasks = _tasks(shards, blocks or fixed_batches(layout.num_images, engine.batch_size))
+        tasks = list(_tasks(shards, blocks or fixed_batches(layout.num_images, engine.batch_size)))
         waiting: deque[Future[list[Future[bytes]]]] = deque()
 
         def images() -> Encoded:
-            for task in tasks:
-                waiting.append(pool.submit(compute, *task))
+            for task, following in zip_longest(tasks, tasks[1:]):
+                waiting.append(pool.submit(compute, *task, following and following[1]))
                 if len(waiting) > num_workers + _AHEAD:
                     yield from _results(waiting.popleft())
             while waiting:

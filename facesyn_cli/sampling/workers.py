@@ -27,6 +27,13 @@ def num_workers(wanted: int | None, device: torch.device, num_processes: int) ->
     return wanted or max(1, usable_cores() // neighbours)
 
 
+def threads_on(device: torch.device, count: int, name: str) -> ThreadPoolExecutor:
+    """Return threads whose CUDA calls mean `device`: which GPU is meant is a setting of each thread."""
+    is_numbered_gpu = device.type == "cuda" and device.index is not None
+    choose_device = partial(torch.cuda.set_device, device) if is_numbered_gpu else None
+    return ThreadPoolExecutor(count, name, initializer=choose_device)
+
+
 @contextmanager
 def one_core_each(count: int, device: torch.device) -> Iterator[ThreadPoolExecutor]:
     """Yield a pool of `count` threads in which every torch operation keeps to one core.
@@ -36,9 +43,7 @@ def one_core_each(count: int, device: torch.device) -> Iterator[ThreadPoolExecut
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    is_numbered_gpu = device.type == "cuda" and device.index is not None
-    choose_device = partial(torch.cuda.set_device, device) if is_numbered_gpu else None  # a setting of each thread
-    pool = ThreadPoolExecutor(count, "sampler", initializer=choose_device)
+    pool = threads_on(device, count, "sampler")
     try:
         yield pool
     finally:

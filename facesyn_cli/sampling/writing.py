@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import as_completed
 from functools import partial
+from itertools import zip_longest
 
 import numpy as np
 
@@ -49,9 +50,9 @@ def write_batches(
     """
     missing = sum(i not in done for batch in batches for i in batch)
 
-    def make(batch: range) -> None:
+    def make(batch: range, then: range | None) -> None:
         signals.check()
-        pixels_of = (draw or engine.start)(batch)
+        pixels_of = draw(batch) if draw else engine.start(batch, then=then)
         for row, index in enumerate(batch):
             if index not in done:
                 writer.put(layout.path(index), partial(pixels_shown, pixels_of, row, index, show))
@@ -61,7 +62,7 @@ def write_batches(
             ImageWriter(encode, num_writers, max(2 * engine.batch_size, _MAX_WAITING)) as writer,
             one_core_each(num_workers, engine.device) as pool,
         ):
-            for made in as_completed([pool.submit(make, batch) for batch in batches]):
+            for made in as_completed([pool.submit(make, *pair) for pair in zip_longest(batches, batches[1:])]):
                 made.result()
                 bar.advance(shown_before + writer.written - bar.done)
         bar.advance(shown_before + writer.written - bar.done)  # written after the last batch

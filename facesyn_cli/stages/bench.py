@@ -31,7 +31,7 @@ from facesyn_cli.data.pixels import encode_png
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.diffusion.guidance import NoGuidanceConfig, build_none
 from facesyn_cli.diffusion.schedule import build_schedule
-from facesyn_cli.diffusion.schedulers import DdimConfig, build_ddim
+from facesyn_cli.diffusion.schedulers import DdimConfig, MakeScheduler, SolverConfig, build_ddim, build_unipc
 from facesyn_cli.errors import UserError
 from facesyn_cli.sampling.conditions import Conditions
 from facesyn_cli.sampling.engine import BatchEngine
@@ -48,6 +48,8 @@ SMALL: dict[str, Any] = {
     "image_size": 64, "images": 64, "steps": 4, "batch_size": 8, "per_id": 8,
 }  # settings of --small
 _SET = 10_000 * 50  # images of the published set
+_PASSES_OF_TRAINING = 3  # forward, and about two of its like backward
+_MANY_STEPS = 50    # of the published chain
 
 RunStage = Callable[[str, dict[str, Any], Path], Any]  # name, settings, work folder: runs a stage to its end
 
@@ -60,7 +62,7 @@ class BenchConfig(StageConfig):
     backbone: PluginConfig = PluginSection("backbone", default="ir-50")
     image_size: int = runtime(128, "side of the images the autoencoder makes, in pixels", ge=8)
     images: int | None = runtime(
-        None, "images of a timed run; None: a batch for sample on a CPU, 20 on a GPU; 256 for the others", ge=1
+        None, "images of a timed run; None: for sample a batch for each core, 20 on a GPU; 256 for the others", ge=1
     )
     per_id: int = runtime(50, "images of an identity; the plain loop makes an identity a batch, as published", ge=1)
     batch_size: int | None = runtime(None, "images a batch; None: 8 on a CPU, 256 on a GPU", ge=1)
@@ -77,6 +79,9 @@ class BenchConfig(StageConfig):
     )
     compile: bool | None = runtime(None, "torch.compile on facesyn's side of sample; None: on CUDA")
     levers: bool = runtime(True, "sample: measure each lever alone")
+    few_steps: int = runtime(
+        12, "sample, of 50 steps or more: steps of another run, with unipc; `study` says how many are worth 50", ge=1
+    )
 
 
 def bench(subject: str, cfg: BenchConfig, run_stage: RunStage) -> dict[str, Any]:
@@ -113,7 +118,7 @@ def render(result: dict[str, Any]) -> str:
         rows = result.get(title) or []
         if rows:
             lines += [*_table(title, rows), ""]
-    lines.append(f"speedup: {result['speedup']}")
+    lines += [f"{name}: {value}" for name, value in result.items() if name.startswith("speedup")]
     if "seconds for 10,000 x 50" in result:
         lines.append(f"seconds for 10,000 x 50: {result['seconds for 10,000 x 50']:,}")
     return "\n".join(lines)
@@ -204,7 +209,7 @@ class _SampleBench:
         machine, cfg = self.machine, self.cfg
         levers = self._levers() if cfg.levers else None
         precision = cfg.precision or machine.best_precision
-        images = cfg.images or self.batch_size * (20 if machine.is_gpu else 1)
+        images = cfg.images or self.batch_size * (20 if machine.is_gpu else machine.cores)
         flop = self.steps * self.evaluation_flops + self.decoding_flops
         ids = -(-images // cfg.per_id)
         vectors = torch.nn.functional.normalize(torch.randn(ids, self.context_size), dim=1)
@@ -221,13 +226,22 @@ class _SampleBench:
         compiles = machine.is_gpu if cfg.compile is None else cfg.compile
         chosen = Levers(precision, precision, compile=compiles)
         chosen.check(self.device)
-        engine = self._engine(chosen, vectors)
+        networks = self._networks(chosen)
+        engine = self._engine(networks, vectors, build_ddim(DdimConfig(name="ddim", steps=self.steps)))
         if machine.is_gpu:
             for _ in range(2):
                 engine.start(range(self.batch_size))(0)  # compiles, loads kernels
         second = machine.timed(
             f"facesyn, {precision}", images, partial(self._draw, engine, images, ids), flop, machine.rates[precision]
         )
+        runs, speedups = [first, second], {"speedup": _short(second["images/s"] / first["images/s"])}
+        if self.steps >= _MANY_STEPS:
+            few = self._engine(networks, vectors, build_unipc(SolverConfig(name="unipc", steps=cfg.few_steps)))
+            runs.append(machine.timed(
+                f"facesyn, {precision}, unipc, {cfg.few_steps} steps", images, partial(self._draw, few, images, ids),
+                cfg.few_steps * self.evaluation_flops + self.decoding_flops, machine.rates[precision],
+            ))
+            speedups["speedup with few steps"] = _short(runs[-1]["images/s"] / first["images/s"])
         return {
             "subject": "sample",
             "machine": machine.to_json(),
@@ -238,8 +252,8 @@ class _SampleBench:
                 "steps": self.steps, "batch": self.batch_size,
             },
             "levers": levers,
-            "runs": [first, second],
-            "speedup": _short(second["images/s"] / first["images/s"]),
+            "runs": runs,
+            **speedups,
             "seconds for 10,000 x 50": round(_SET / second["images/s"]),
         }
 
@@ -306,20 +320,23 @@ class _SampleBench:
             decoding = clock.best(lambda: decoder.decode(latents), rounds)
         return evaluation / count, decoding / count
 
-    def _engine(self, levers: Levers, vectors: Tensor) -> BatchEngine:
+    def _networks(self, levers: Levers) -> tuple[FastDenoiser, LatentDecoder]:
         """Return what `facesyn sample` computes with; the networks are converted in place."""
-        device = self.device
-        schedule = build_schedule()
-        autoencoder = FastAutoencoder(self.autoencoder, levers, device)
+        autoencoder = FastAutoencoder(self.autoencoder, levers, self.device)
+        decoder = LatentDecoder(autoencoder, self.settings, self.settings.output_size, self.device)
+        return FastDenoiser(self.denoiser, levers), decoder
+
+    def _engine(
+        self, networks: tuple[FastDenoiser, LatentDecoder], vectors: Tensor, make_scheduler: MakeScheduler
+    ) -> BatchEngine:
         identities = [str(row) for row in range(len(vectors))]
         return BatchEngine(
-            FastDenoiser(self.denoiser, levers),
-            LatentDecoder(autoencoder, self.settings, self.settings.output_size, device),
+            *networks,
             Conditions(identities, vectors, self.cfg.per_id, 0, self.latent_shape),
-            partial(build_ddim(DdimConfig(name="ddim", steps=self.steps)), schedule),
+            partial(make_scheduler, build_schedule()),
             build_none(NoGuidanceConfig(name="none")),
             self.batch_size,
-            device,
+            self.device,
         )
 
     def _draw(self, engine: BatchEngine, images: int, ids: int) -> None:
@@ -342,7 +359,7 @@ def _bench_stage(
     paths, labels = random_inputs.write_faces(folder / "faces", images, cfg.per_id)
     backbone = cfg.backbone.model_dump(mode="json")
     common = {"device": str(machine.device)}
-    num_images, network_of = images, None
+    num_images, network_of, flop = images, None, 0  # operations an image
     if subject == "pack":
         plain: Callable[[], Any] = partial(plain_loops.pack, paths, labels, folder / "plain.tfrecord")
         settings = {"inputs": [folder / "faces"], "size": None, **common}
@@ -354,6 +371,12 @@ def _bench_stage(
         encoder = random_network("autoencoder", autoencoder)
         weights = random_inputs.write_network(folder / "autoencoder", "autoencoder", autoencoder, encoder)
         num_images = steps * batch_size
+        side = cfg.image_size // encoder.downscale
+        inputs = [torch.zeros(1, encoder.latent_channels, side, side), torch.zeros(1, dtype=torch.long)]
+        meta = [tensor.to("meta") for tensor in (*inputs, torch.zeros(1, width))]
+        pixels = torch.zeros(1, 3, cfg.image_size, cfg.image_size, device="meta")
+        flop = _PASSES_OF_TRAINING * flops("denoiser", denoiser, lambda net: net(*meta))
+        flop += flops("autoencoder", autoencoder, lambda net: net.encode(pixels))
         plain = partial(
             plain_loops.train_ldm, network_of.to(machine.device), encoder.to(machine.device), paths,
             torch.from_numpy(vectors), cfg.image_size, batch_size, steps, machine.device,
@@ -369,6 +392,9 @@ def _bench_stage(
         weights = random_inputs.write_network(folder / "weights", "backbone", backbone, network_of)
         on_device = network_of.to(machine.device)
         settings = {"batch_size": batch_size, **common}
+        face = torch.zeros(1, 3, 112, 112, device="meta")
+        flop = flops("backbone", backbone, lambda net: net(face))
+        flop *= {"embed": 1, "eval": 2, "train-fr": _PASSES_OF_TRAINING}[subject]  # eval mirrors each face as well
         if subject == "embed":
             plain = partial(plain_loops.embed, on_device, paths, batch_size, machine.device)
             settings |= {"images": folder / "faces", "weights": weights}
@@ -391,9 +417,12 @@ def _bench_stage(
                 "inputs": (folder / "faces",), "backbone": backbone, "epochs": 1,
                 "norm_batch_size": min(64, batch_size),
             }
+    rate = machine.rates["fp32"]
     with _threads(machine.cores):
-        first = machine.timed("plain loop, fp32", num_images, plain)
-        second = machine.timed("facesyn, fp32", num_images, lambda: run_stage(subject, settings, folder / "work"))
+        first = machine.timed("plain loop, fp32", num_images, plain, flop, rate)
+        second = machine.timed(
+            "facesyn, fp32", num_images, lambda: run_stage(subject, settings, folder / "work"), flop, rate
+        )
     size = {} if network_of is None else {"parameters": sum(p.numel() for p in network_of.parameters())}
     return {
         "subject": subject,

@@ -41,6 +41,7 @@ def test_both_sides_are_measured(run_cli, subject):
     assert result["speedup"] == pytest.approx(ours["images/s"] / plain["images/s"], rel=2e-3)
     assert 0 < result["machine"]["matrix rate"]["fp32"] < 10_000
     assert json.dumps(result) and render(result).count("images/s") >= 1
+    assert all((subject != "pack") == (row.get("share of ceiling", 0) > 0) for row in (plain, ours))
     if subject == "sample":
         names = [row["name"] for row in result["levers"]]
         assert names[0] == "as published" and "all, fp32" in names
@@ -48,6 +49,18 @@ def test_both_sides_are_measured(run_cli, subject):
         assert result["seconds for 10,000 x 50"] == pytest.approx(500_000 / ours["images/s"], rel=1e-2)
     else:
         assert "levers" not in result
+
+
+def test_every_core_has_a_batch_and_few_steps_stand_beside_fifty(run_cli):
+    words = [word for word in TINY if word != "cores=1"]
+    ran = run_cli("bench", "sample", "--batch-size", 2, "--steps", 50, *words, "cores=2", "levers=false", "--json")
+    assert ran.code == 0, ran.err
+    result = ran.json()
+    plain, ours, few = result["runs"]
+    assert (plain["images"], ours["images"], few["images"]) == (4, 4, 4)
+    assert few["name"].endswith("unipc, 12 steps")
+    assert result["speedup with few steps"] == pytest.approx(few["images/s"] / plain["images/s"], rel=2e-3)
+    assert "speedup with few steps: " in render(result)
 
 
 def test_table_for_people(run_cli):

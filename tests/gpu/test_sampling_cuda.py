@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import zip_longest
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.data.decoded_latents import LatentDecoder
 from facesyn_cli.diffusion.guidance import CfgConfig, build_cfg
 from facesyn_cli.diffusion.schedule import build_schedule
-from facesyn_cli.diffusion.schedulers import DdimConfig, build_ddim
 from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
 from facesyn_cli.models.vq_f4 import VqConfig, build_vq_f4
+from facesyn_cli.plugins import registry
 from facesyn_cli.sampling.conditions import Conditions
 from facesyn_cli.sampling.engine import BatchEngine
 from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, Levers
@@ -39,18 +40,19 @@ def networks():
     return unet, vq
 
 
-def engine_of(networks, levers: Levers, batch_size: int = BATCH) -> BatchEngine:
+def engine_of(networks, levers: Levers, batch_size: int = BATCH, scheduler: str = "ddim") -> BatchEngine:
     unet, vq = (copy.deepcopy(network).to("cuda") for network in networks)
     device = torch.device("cuda")
     settings = LdmSettings(
         denoiser=DENOISER, latent_size=8, image_size=32, output_size=28, embedding_size=8,
     )
     schedule = build_schedule()
+    make_scheduler = registry.build("scheduler", registry.configure("scheduler", {"name": scheduler, "steps": 5}))
     return BatchEngine(
         FastDenoiser(unet, levers),
         LatentDecoder(FastAutoencoder(vq, levers, device), settings, 28, device),
         Conditions([str(k) for k in range(6)], golden_normal(1, (6, 8)), 2, 0, (3, 8, 8)),
-        lambda: build_ddim(DdimConfig(name="ddim", steps=5))(schedule),
+        lambda: make_scheduler(schedule),
         build_cfg(CfgConfig(name="cfg", scale=2.0)),  # two contexts take turns
         batch_size,
         device,
@@ -59,7 +61,8 @@ def engine_of(networks, levers: Levers, batch_size: int = BATCH) -> BatchEngine:
 
 def draw(engine: BatchEngine) -> np.ndarray:
     """Return all 12 images; several batches, so that a replay must take new contexts."""
-    pending = [engine.start(range(start, start + BATCH)) for start in range(0, 12, BATCH)]
+    batches = [range(start, start + BATCH) for start in range(0, 12, BATCH)]
+    pending = [engine.start(batch, then=then) for batch, then in zip_longest(batches, batches[1:])]
     return np.stack([get(row) for get in pending for row in range(BATCH)]).astype(int)
 
 
@@ -78,6 +81,19 @@ def test_levers_keep_the_images(networks):
 def test_recorded_launches_repeat_themselves_bit_by_bit(networks):
     engine = engine_of(networks, Levers(cuda_graphs=True))
     assert (draw(engine) == draw(engine)).all()
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "ddim-admis", "unipc", "dpm-solver++", "euler", "lcm"])
+@pytest.mark.parametrize("levers", [Levers(), Levers(cuda_graphs=True)])
+def test_nothing_waits_for_the_device_before_the_pixels(networks, levers, scheduler):
+    engine = engine_of(networks, levers, scheduler=scheduler)
+    expected = draw(engine)  # loads kernels, records launches
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        pixels_of = engine.start(range(BATCH), then=range(BATCH, 2 * BATCH))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all((pixels_of(row) == expected[row]).all() for row in range(BATCH))
 
 
 def test_the_cpu_and_the_gpu_agree(networks):

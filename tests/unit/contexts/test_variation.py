@@ -72,6 +72,19 @@ def test_idperturb_collision_bound_is_half_the_angle_to_the_nearest():
     assert variation.needs_all_contexts and not make("idperturb", avoid_collisions=False).needs_all_contexts
 
 
+def test_idperturb_bounds_do_not_depend_on_how_a_library_adds_up(monkeypatch):
+    """Products of matrices have other last bits on another number of cores; contexts must not."""
+    contexts = vectors(50, 512)
+    plain = draws(make("idperturb", contexts, names=[str(k) for k in range(50)], lowest=0.1), 3, 5)
+
+    class Sloppy(np.ndarray):
+        def __matmul__(self, other):
+            return np.asarray(self) @ np.asarray(other) * np.float32(1 + 3e-7)
+
+    sloppy = make("idperturb", contexts.view(Sloppy), names=[str(k) for k in range(50)], lowest=0.1)
+    assert np.array_equal(draws(sloppy, 3, 5), plain)
+
+
 def test_idperturb_cones_do_not_overlap():
     base = vectors(1, 8)[0]
     crowd = normalise(base + 0.3 * np.random.default_rng(1).standard_normal((4, 8)))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, LCMScheduler, UniPCMultistepScheduler
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from facesyn_cli.diffusion.chain import trailing_timesteps
 from facesyn_cli.diffusion.schedule import build_schedule
+from facesyn_cli.diffusion.schedulers import SolverConfig, _Solver
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.table import BUILTIN
@@ -17,7 +19,7 @@ SCHEDULE = build_schedule()
 ALPHA_BARS = SCHEDULE.alpha_bars.double()
 MEAN, STD = 1.5, 0.5
 NAMES = sorted(BUILTIN["scheduler"])
-DETERMINISTIC = [name for name in NAMES if name != "ddpm"]
+DETERMINISTIC = [name for name in NAMES if name not in ("ddpm", "lcm")]
 
 
 def make(name, schedule=SCHEDULE, **settings):
@@ -68,7 +70,7 @@ def test_perfect_denoiser_gives_the_clean_latent(name, steps, noise):
 
 
 @pytest.mark.parametrize(("name", "settings"), [("ddpm", {"variance": "small"}), ("ddpm", {"variance": "large"}),
-                                                ("ddim", {"eta": 0.7})])
+                                                ("ddim", {"eta": 0.7}), ("lcm", {})])
 def test_noise_between_the_steps_does_not_hide_the_clean_latent(name, settings, noise):
     x0 = 3 * noise.flip(0)[:2] + 1
     scheduler = make(name, steps=10, **settings)
@@ -188,6 +190,77 @@ def test_one_ancestral_step_equals_diffusers(variance, theirs, noise, monkeypatc
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("spacing", ["trailing", "karras"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 20, 61])
+@pytest.mark.parametrize("schedule", [SCHEDULE, build_schedule("cosine", zero_terminal_snr=True, prediction="v")])
+def test_unipc_equals_diffusers(schedule, steps, spacing, noise):
+    """A network that is no one's denoiser, so that prediction and correction differ."""
+    cfg = SolverConfig(name="unipc", steps=steps, spacing=spacing)
+    reference = _Solver(UniPCMultistepScheduler, schedule, cfg)
+
+    def denoise(x, t):
+        return torch.sin(3 * x) / 2 + 0.3 * x + t / 1000
+
+    expected = run(reference, denoise, noise[:4])
+    ours = make("unipc", schedule, steps=steps, spacing=spacing)
+    assert ours.timesteps == reference.timesteps
+    assert (run(ours, denoise, noise[:4]) - expected).abs().max() < 1e-4 * expected.std()
+
+
+def test_no_scheduler_makes_a_tensor_on_the_device_of_the_latents(noise):
+    """It would be copied there, and everything would wait for it: on the meta device it cannot be read back."""
+    for name in NAMES:
+        scheduler = make(name, steps=5)
+        x = scheduler.start(noise[:2].to("meta"))
+        for index in range(5):
+            with _Made() as made:
+                output = scheduler.model_input(x, index)
+                x = scheduler.step(output, index, x, lambda index: noise[:2].to("meta"))
+            assert not made.copies, (name, index, made.copies)
+
+
+class _Made(TorchDispatchMode):
+    """Notes what copies from one device to another."""
+
+    def __init__(self):
+        super().__init__()
+        self.copies = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if "_to_copy" in str(func) and result.device.type == "meta" and args[0].device.type != "meta":
+            if result.shape != (2, 2, 8, 8):  # the noise of the test itself
+                self.copies.append(str(func))
+        return result
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "x0"])
+@pytest.mark.parametrize("steps", [1, 4, 1000])
+def test_lcm_equals_diffusers(steps, prediction, noise, monkeypatch):
+    monkeypatch.setattr("diffusers.schedulers.scheduling_lcm.randn_tensor", lambda *a, **k: noise[4:8])
+    theirs = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}[prediction]
+    reference = LCMScheduler(
+        beta_start=1e-4, beta_end=0.02, beta_schedule="linear", prediction_type=theirs, original_inference_steps=1000
+    )
+    timesteps = trailing_timesteps(steps, 1000)
+    reference.set_timesteps(timesteps=timesteps)
+    ours = make("lcm", build_schedule(prediction=prediction), steps=steps)
+    for index in {0, steps // 2, steps - 1}:
+        reference._step_index = index
+        expected = reference.step(noise[8:12], timesteps[index], noise[:4]).prev_sample
+        actual = ours.step(noise[8:12], index, noise[:4], lambda index: noise[4:8])
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_lcm_starts_again_from_less_noise(noise):
+    """With a network that knows the latent, x after a step is it with the noise of the next level, all of it new."""
+    x0, fresh = noise[:2] + 1, noise[2:4]
+    scheduler = make("lcm", steps=4)
+    x = scheduler.step(perfect_denoiser(x0)(noise[4:6], 999), 0, noise[4:6], lambda index: fresh)
+    p = ALPHA_BARS[scheduler.timesteps[1]]
+    torch.testing.assert_close(x, (p.sqrt() * x0 + (1 - p).sqrt() * fresh).float(), atol=2e-3, rtol=1e-3)
+
+
 def test_euler_with_trailing_timesteps_walks_the_path_of_ddim(noise):
     ddim = run(make("ddim", steps=30), gaussian_denoiser, noise[:4])
     torch.testing.assert_close(run(make("euler", steps=30), gaussian_denoiser, noise[:4]), ddim, atol=1e-3, rtol=1e-3)
@@ -250,7 +323,7 @@ def test_ddim_admis_refuses_steps_that_do_not_divide_the_timesteps(steps, neares
 
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_that_a_scheduler_would_ignore_are_refused(name):
-    known = {"ddim": "eta", "ddpm": "variance", "ddim-admis": None}.get(name, "spacing")
+    known = {"ddim": "eta", "ddpm": "variance", "ddim-admis": None, "lcm": None}.get(name, "spacing")
     for setting, value in {"eta": 0.5, "variance": "large", "spacing": "karras", "clip_sample": True}.items():
         if setting != known:
             with pytest.raises(ValueError, match=setting):
