@@ -212,6 +212,9 @@ def run(cfg: SampleConfig, work: Work) -> Outcome:
     group = processes(cfg.device)
     setup = _Setup(cfg, work)
     setup.place(group.device, group)
+    if group.is_first and group.device.type == "cuda" and cfg.precision == "fp32" and not cfg.compile:
+        log.info("computing in fp32; precision=bf16 decoder_precision=bf16 compile=true is faster on a GPU, and "
+                 "`facesyn bench sample` says by how much")
     folder = setup.layout.folder
     made = 0
     with group.open_output(folder, setup.kind, "sample", setup.cfg, setup.parents, cfg.part) as output:
