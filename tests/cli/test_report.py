@@ -298,7 +298,10 @@ def test_a_second_run_finds_it_finished_and_embeddings_can_be_shared(run_cli, in
     parts = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.npz")}
     assert len(parts) == 2
     assert run_cli(*words, "--out", tmp_path / "b", "r=0.5").code == 0
-    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.npz")} == parts
+    swapped = ("report", inputs["real"], "--reference", inputs["faces"], *words[2:], "--out", tmp_path / "c")
+    assert run_cli(*swapped).code == 0
+    now = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.npz")}
+    assert len(now) == 4 and parts.items() <= now.items(), "a set is known again where it is the reference"
     ran = run_cli(*words, "--out", tmp_path / "a", "--dry-run", "--json")
     assert "finished" in ran.json()["plan"]["folder"] and ran.json()["plan"]["network evaluations"] == 0
 
