@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -47,6 +48,16 @@ def test_json_is_plain_and_complete(sections):
         assert figure["n"] >= 0 and figure["of"] and figure["unit"] in ("share", "cosine", "count", "")
         assert figure["unit"] != "share" or figure["value"] is None or 0 <= figure["value"] <= 1
         assert (figure["error"] is None) == (figure["error_from"] is None)
+
+
+def test_what_published_thresholds_mean_to_the_judge_is_said(sections):
+    training = people(100, 4, seed=1, prefix="r")
+    scores = training.vectors @ training.vectors.T
+    impostor = scores[training.owner[:, None] != training.owner[None]]
+    note = next(note for note in sections["identity"].notes if "DCFace" in note)
+    said = [float(rate) for rate in re.findall(r"([\d.e-]+) %", note)]
+    assert said == pytest.approx([100 * (impostor >= t).mean() for t in (0.3, 0.4)], rel=0.02) and said[0] > said[1]
+    assert "the reference" in note
 
 
 def test_groups_have_the_figures_of_the_whole_set(sections):
