@@ -180,4 +180,4 @@ def _group_figures(
     if training is not None and training_counts is not None:
         section.merge(quality_section(part, training.rows, how.seed))
         section.merge(privacy_section(group, training, training_counts, lambda *_: None, how.max_pairs, how.seed))
-    return [figure for figure in section.figures if not figure.id.startswith("privacy.real_")]
+    return [figure for figure in section.figures if not figure.id.startswith("privacy.real")]

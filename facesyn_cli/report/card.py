@@ -158,6 +158,7 @@ def _privacy(data: dict[str, Any], set_name: str) -> list[str]:
                         f"{_safe(verdict['text'])}")
             made.append(f"Limits: {_safe(verdict['limits'])}")
         figures = [figure for figure in section["figures"] if figure["value"] is not None]
+        figures = [figure for figure in figures if "-to-" not in figure["id"]]  # the page and the JSON have those
         if figures:
             made.append(_figures(data, figures))
         made += [_safe(note) for note in section["notes"]]
