@@ -158,7 +158,7 @@ def duplicates_section(
             likeness=float(score), label=label)
         for score, i, j, label in found[:_LISTED]
     ]
-    for name, is_repeat, words in (("within", within, "its own identity"), ("between", between, "another identity")):
+    for name, is_repeat, words in (("within", within, "their own identity"), ("between", between, "another identity")):
         share = is_repeat.mean()
         if not share:
             continue
