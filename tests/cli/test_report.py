@@ -143,6 +143,14 @@ def test_several_sets_and_judges_side_by_side(run_cli, inputs, tmp_path):
     assert ran.json()["comparison"] == data["comparison"] and set(ran.json()) >= {"summary", "figures", "folder"}
 
 
+def test_a_reference_of_one_image(report, inputs, tmp_path):
+    shutil.copytree(inputs["faces"] / "p0", tmp_path / "one" / "p0")
+    for path in sorted((tmp_path / "one" / "p0").iterdir())[1:]:
+        path.unlink()
+    data = report(tmp_path / "one", "--reference", tmp_path / "one")
+    assert data["results"][0]["sections"]["privacy"]["verdict"]["level"] == "fault"
+
+
 def test_groups(report, inputs, tmp_path):
     (tmp_path / "groups.csv").write_text("identity,side\n" + "".join(f"p{i},{'left' if i < 3 else 'right'}\n"
                                                                       for i in range(6)))
