@@ -158,13 +158,16 @@ def duplicates_section(
             likeness=float(score), label=label)
         for score, i, j, label in found[:_LISTED]
     ]
-    for share, words in ((within.mean(), "its own identity"), (between.mean(), "another identity")):
-        if share > _MANY_DUPLICATES:
-            section.findings.append(Finding(
-                "fault", f"{share:.1%} of the images repeat a picture of {words} (the same pixels, nearly).",
-                ["diversity.near_duplicates_within" if "own" in words else "diversity.near_duplicates_between"],
-                ["diversity.near_duplicates"],
-            ))
+    for name, is_repeat, words in (("within", within, "their own identity"), ("between", between, "another identity")):
+        share = is_repeat.mean()
+        if not share:
+            continue
+        level, some = ("fault", f"{share:.1%} of the images repeat") if share > _MANY_DUPLICATES else (
+            "note", f"{is_repeat.sum():,} of {len(is_repeat):,} images repeat")
+        section.findings.append(Finding(
+            level, f"{some} a picture of {words} (the same pixels, nearly).", [f"diversity.near_duplicates_{name}"],
+            ["diversity.near_duplicates"],
+        ))
     return section
 
 

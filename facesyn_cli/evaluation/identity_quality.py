@@ -108,6 +108,13 @@ def centre_section(rows: LabelledEmbeddings, set_name: str, r: float, keep: dict
             "identity.nearest_centre", "cosine to the nearest other centre", edges,
             {"identities": np.histogram(np.clip(other, -1, 1), edges)[0]}, [(r, f"r = {r:g}")],
         ))
+    n = np.median(rows.sizes)
+    if r > 0 and n * r**2 <= 1:
+        section.notes.append(
+            "Consistent images say nothing here. An identity's centre holds the image itself, so each of n unrelated "
+            f"images has a cosine of about 1 / sqrt(n) to their centre: {1 / np.sqrt(n):.2f} for the usual {n:g} "
+            f"images, which is more than r = {r:g}. Read consistency and wrong labels instead."
+        )
     section.curves.append(_unique_by_count(kept))
     section.lists.update(_extremes(rows, set_name))
     return section

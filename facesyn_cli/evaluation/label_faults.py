@@ -83,6 +83,11 @@ def wrong_labels(rows: LabelledEmbeddings, set_name: str, max_pairs: int, seed: 
             "warning", f"{share:.1%} of the images are nearer to another identity than to their own.",
             ["identity.wrong_label_share"], ["identity.wrong_labels"],
         ))
+    elif len(worst):
+        section.findings.append(Finding(
+            "note", f"{is_wrong.sum():,} of {len(known):,} images are nearer to another identity than to their own: "
+            "look at them.", ["identity.wrong_label_share"], ["identity.wrong_labels"],
+        ))
     return section
 
 

@@ -1,11 +1,11 @@
 """Does a set give away the people its generator was trained on?
 
-For every image, and every class centre, of the set: the nearest training image (training centre) by cosine. What
-counts as near is measured, not assumed: thresholds are those at which 1e-4 and 1e-5 of all pairs of different real
-training people match with the same judge, and the distribution is laid beside that of real people: each training
-image against the nearest image of any other training person, in a gallery of the same size. A set to the right of
-that curve is nearer to training people than strangers are (cf. arXiv:2410.24015, which found leakage in all of six
-published sets by looking at the top pairs).
+For every image, and every class centre, of the set: the nearest training image and the nearest training centre by
+cosine. What counts as near is measured, not assumed: thresholds are those at which 1e-4 and 1e-5 of all pairs of
+images of different real training people match with the same judge, and the distribution is laid beside that of real
+people: each training image (centre) against the nearest one of any other training person, in a gallery of the same
+size. A set to the right of that curve is nearer to training people than strangers are (cf. arXiv:2410.24015, which
+found leakage in all of six published sets by looking at the top pairs).
 
 An image that is as near to a training image as two photos of one person usually are (the median genuine score of
 the training set) shows that person, whatever the share of such images.
@@ -41,7 +41,8 @@ _CLEAR = 3                                  # standard errors by which a set mus
 LIMITS = (
     "A judge sees what it was trained to see: a person may be recognisable to people, or to another network, where "
     "this judge finds nothing. Only the given reference was compared; other training data, also of the judge and of "
-    "the conditioning network, were not. Copies cropped by more than a third or changed in other ways may be missed."
+    "the conditioning network, were not. Copies cropped so that the face sits elsewhere, and the judge takes it for "
+    "somebody else, or changed in other ways may be missed."
 )
 
 Pixels = Callable[[str, str], NDArray[np.uint8] | None]
@@ -86,28 +87,33 @@ def privacy_section(
         max_pairs: Products to compute at most for one figure; beyond, images are drawn at random.
         seed: Seed of that.
     """
-    images = _nearest_images(own.rows, training.rows, max_pairs, seed, own_excluded=False)
-    strangers = _nearest_images(training.rows, training.rows, max_pairs, seed, own_excluded=True)
-    numbers = np.arange(len(training.rows.identities))
-    centre, whose = nearest(own.rows.centres, training.rows.centres)
-    everyone = np.arange(len(own.rows.identities))
-    centres = _Near(centre, whose, everyone, everyone, True)
-    real_centres, _ = nearest(training.rows.centres, training.rows.centres, numbers, numbers)
+    sample = _Sample(max_pairs, seed)
+    ours, theirs = own.rows, training.rows
+    everyone, people = np.arange(len(ours.identities)), np.arange(len(theirs.identities))
+    images = sample.near(ours.vectors, ours.owner, theirs.vectors)
+    centres = sample.near(ours.centres, everyone, theirs.centres)
+    strangers = sample.near(theirs.vectors, theirs.owner, theirs.vectors, theirs.owner)
+    real_centres = sample.near(theirs.centres, people, theirs.centres, people)
 
     section = Section()
     thresholds = {name: real.threshold_at(rate) for name, rate in zip(RATE_NAMES, RATES, strict=True)}
     limits = {f"{int(100 * at):03d}": at for at in FIXED} | thresholds | {"genuine": _median(real.genuine)}
-    for name, near, of in (("image", images, "images"), ("centre", centres, "identities"),
-                           ("real", strangers, "training images")):
+    for name, near, of in (
+        ("image", images, "images"), ("centre", centres, "identities"), ("real", strangers, "training images"),
+        ("image-to-centre", sample.near(ours.vectors, ours.owner, theirs.centres), "images"),
+        ("centre-to-image", sample.near(ours.centres, everyone, theirs.vectors), "identities"),
+        ("real-to-centre", sample.near(theirs.vectors, theirs.owner, theirs.centres, people), "training images"),
+        ("real-centre", real_centres, "training identities"),
+    ):
         section.figures += _percentile_figures(name, near, of) + _share_figures(name, near, of, limits)
-    series = {"images": images.cosines, "centres": centre, "real strangers": strangers.cosines,
-              "real strangers, centres": real_centres}
+    series = {"images": images.cosines, "centres": centres.cosines, "real strangers": strangers.cosines,
+              "real strangers, centres": real_centres.cosines}
     section.histograms.append(_histogram(series, thresholds, images.is_exact and strangers.is_exact))
     section.curves.append(_survival(series))
     for name, value in thresholds.items():
         if value is None:
             section.notes.append(f"The reference has too few impostor pairs for a threshold at FMR {RATE_NAMES[name]}.")
-    copies = _find_copies(own, training, images, pixels, thresholds, max_pairs, seed)
+    copies = _find_copies(own, training, images, pixels, thresholds, sample)
     section.merge(copies)
     section.lists["privacy.top_pairs"] = _top_pairs(own, training, images, pixels)
     _judge(section, images, strangers, thresholds)
@@ -119,21 +125,29 @@ def _median(counts: NDArray) -> float | None:
     return float(GRID[np.searchsorted(np.cumsum(counts), counts.sum() / 2)]) if counts.sum() else None
 
 
-def _nearest_images(
-    rows: LabelledEmbeddings, gallery: LabelledEmbeddings, max_pairs: int, seed: int, own_excluded: bool
-) -> _Near:
-    queries, is_exact = _sample(len(rows.keys), len(gallery.keys), max_pairs, seed)
-    owners = (rows.owner[queries], gallery.owner) if own_excluded else (None, None)
-    cosines, where = nearest(rows.vectors[queries], gallery.vectors, *owners)
-    return _Near(cosines, where, queries, rows.owner[queries], is_exact)
+@dataclass(frozen=True)
+class _Sample:
+    """Which queries are compared with a gallery: all where that is no more than `max_pairs` products, else some."""
 
+    max_pairs: int
+    seed: int
 
-def _sample(size: int, gallery: int, max_pairs: int, seed: int) -> tuple[NDArray[np.int64], bool]:
-    """Return which of `size` queries to compare with a gallery, and whether that is all of them."""
-    most = max(1, max_pairs // max(gallery, 1))
-    if size <= most:
-        return np.arange(size), True
-    return np.sort(np.random.default_rng(seed).choice(size, most, replace=False)), False
+    def near(
+        self, rows: NDArray[np.float32], owner: NDArray, gallery: NDArray[np.float32],
+        gallery_owner: NDArray | None = None,
+    ) -> _Near:
+        """Return the nearest row of a gallery; with the gallery's owners, of anybody else."""
+        queries, is_exact = self.of(len(rows), len(gallery))
+        owners = (owner[queries], gallery_owner) if gallery_owner is not None else (None, None)
+        cosines, where = nearest(rows[queries], gallery, *owners)
+        return _Near(cosines, where, queries, owner[queries], is_exact)
+
+    def of(self, size: int, gallery: int) -> tuple[NDArray[np.int64], bool]:
+        """Return which of `size` queries to compare with a gallery, and whether that is all of them."""
+        most = max(1, self.max_pairs // max(gallery, 1))
+        if size <= most:
+            return np.arange(size), True
+        return np.sort(np.random.default_rng(self.seed).choice(size, most, replace=False)), False
 
 
 def _percentile_figures(name: str, near: _Near, of: str) -> list[Figure]:
@@ -180,11 +194,11 @@ def _survival(series: dict[str, NDArray]) -> Curve:
 
 def _find_copies(
     own: FaceSet, training: FaceSet, images: _Near, pixels: Pixels, thresholds: dict[str, float | None],
-    max_pairs: int, seed: int,
+    sample: _Sample,
 ) -> Section:
     """Find copies among the images compared: by thumbnail, then by the pixels of the pairs nearest by cosine."""
     ours, theirs = descriptors(own.thumbnails), descriptors(training.thumbnails)
-    queries, is_exact = _sample(len(ours), 2 * len(theirs), max_pairs, seed)
+    queries, is_exact = sample.of(len(ours), 2 * len(theirs))
     found: dict[int, tuple[float, str, int]] = {}                              # row -> likeness, what, training row
     for rows, what in ((ours[queries], ""), (mirror(ours[queries]), "mirrored")):
         value, where = nearest(rows, theirs)

@@ -18,7 +18,7 @@ from facesyn_cli.evaluation.label_faults import mixed_identities, split_identiti
 from facesyn_cli.evaluation.labelled import LabelledEmbeddings
 from facesyn_cli.evaluation.leakage import FaceSet, Pixels, privacy_section
 from facesyn_cli.evaluation.perceptual import PerceptualSpace, perceptual_section
-from facesyn_cli.evaluation.score_counts import ScoreCounts, count_scores
+from facesyn_cli.evaluation.score_counts import STEP, ScoreCounts, count_scores
 from facesyn_cli.evaluation.set_quality import quality_section
 
 SECTIONS = ("identity", "diversity", "quality", "privacy", "fairness")
@@ -127,6 +127,7 @@ def _identity(own: FaceSet, counts: ScoreCounts, training: ScoreCounts | None, h
     section.merge(centre_section(own.rows, own.name, how.r, keep))
     section.merge(wrong_labels(own.rows, own.name, how.max_pairs, how.seed))
     source = "the reference" if training is not None else "the set itself"
+    section.notes += _about_thresholds(training or counts, how.r, source)
     limits = [(training or counts).threshold_at(rate) for rate in (1e-2, 1e-3, 1e-4)]
     if limits[2] is None:
         section.notes.append(f"Too few impostor pairs in {source} for thresholds down to FMR 0.01 %: no search for "
@@ -137,6 +138,16 @@ def _identity(own: FaceSet, counts: ScoreCounts, training: ScoreCounts | None, h
     section.merge(split_identities(own.rows, own.name, strict))
     section.notes.append(f"Thresholds for faulty labels are those of {source}.")
     return section
+
+
+def _about_thresholds(counts: ScoreCounts, r: float, source: str) -> list[str]:
+    """Say what the published thresholds, which belong to other recognisers, mean to this judge."""
+    if not counts.num_impostor:
+        return []
+    rates = [counts.impostor[round((t + 1) / STEP):].sum() / counts.num_impostor for t in (r, VEC2FACE_CENTRES)]
+    return [f"r = {r:g} (DCFace's is 0.3) and {VEC2FACE_CENTRES:.2f} (Vec2Face) were chosen for other recognisers. To "
+            f"this judge, {100 * rates[0]:.3g} % and {100 * rates[1]:.3g} % of the pairs of different people in "
+            f"{source} reach them: compare figures that use them within one judge only."]
 
 
 def _diversity(own: FaceSet, training: FaceSet | None, how: Analysis) -> Section:
@@ -169,4 +180,4 @@ def _group_figures(
     if training is not None and training_counts is not None:
         section.merge(quality_section(part, training.rows, how.seed))
         section.merge(privacy_section(group, training, training_counts, lambda *_: None, how.max_pairs, how.seed))
-    return [figure for figure in section.figures if not figure.id.startswith("privacy.real_")]
+    return [figure for figure in section.figures if not figure.id.startswith("privacy.real")]

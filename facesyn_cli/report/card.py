@@ -10,7 +10,15 @@ import yaml
 from facesyn_cli.artifacts.files import write_text
 from facesyn_cli.report.figures import error_text, value_text
 from facesyn_cli.report.markup import printable
-from facesyn_cli.report.provenance import UNKNOWN, inputs_of, last_part, settings_of, short, stages_of
+from facesyn_cli.report.provenance import (
+    UNKNOWN,
+    inputs_of,
+    last_part,
+    licence_of,
+    settings_of,
+    short,
+    stages_of,
+)
 
 FILE = "README.md"
 _SECTIONS = {"identity": "Identity", "diversity": "Diversity", "quality": "Image quality", "fairness": "Fairness"}
@@ -93,7 +101,9 @@ def _licences(one: dict[str, Any]) -> list[str]:
     said = ("What went into the set, with its licence as far as it can be told from its name. \"unknown\" means that "
             "you must find out before you publish. The strictest of them binds the set.")
     if not inputs:
-        return [said, "Inputs: unknown. Licence: unknown."]
+        known_as, licence = licence_of(one["path"])
+        itself = f" By its name, the set itself seems to be {known_as}: {licence}." if known_as else ""
+        return [said, f"Inputs: unknown. Licence: unknown.{itself}"]
     rows = [[found.role, found.stage, found.name, short(found.digest), found.known_as or UNKNOWN, found.licence]
             for found in inputs]
     return [said, _table(["input", "read by", "name", "digest", "seems to be", "licence"], rows)]
@@ -148,6 +158,7 @@ def _privacy(data: dict[str, Any], set_name: str) -> list[str]:
                         f"{_safe(verdict['text'])}")
             made.append(f"Limits: {_safe(verdict['limits'])}")
         figures = [figure for figure in section["figures"] if figure["value"] is not None]
+        figures = [figure for figure in figures if "-to-" not in figure["id"]]  # the page and the JSON have those
         if figures:
             made.append(_figures(data, figures))
         made += [_safe(note) for note in section["notes"]]

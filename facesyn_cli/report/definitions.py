@@ -13,12 +13,17 @@ from dataclasses import asdict
 
 from facesyn_cli.report.meanings import DEFINITIONS, UNVEILING, Definition
 
-_WHO = {
-    "image": ("images", "every image of the set"),
-    "centre": ("identities", "the centre of every identity of the set"),
-    "real": ("real people", "every real person among all other real people (what is normal between strangers)"),
+_STRANGERS = "among all other real people (what is normal between strangers)"
+_WHO = {  # who: its name, whose nearest what of the training set is meant
+    "image": ("images", "image of every image of the set"),
+    "centre": ("identities", "identity, its centre, of the centre of every identity of the set"),
+    "real": ("real people", f"image of every real image {_STRANGERS}"),
+    "image-to-centre": ("images to identities", "identity, its centre, of every image of the set"),
+    "centre-to-image": ("identities to images", "image of the centre of every identity of the set"),
+    "real-to-centre": ("real people to identities", f"identity, its centre, of every real image {_STRANGERS}"),
+    "real-centre": ("real identities", f"identity, its centre, of the centre of every real person {_STRANGERS}"),
 }
-_NEAREST = re.compile(r"privacy\.(image|centre|real)_(?:p(\d+)|(max)|above_(.+))")
+_NEAREST = re.compile(rf"privacy\.({'|'.join(_WHO)})_(?:p(\d+)|(max)|above_(.+))")
 _NUMBERED = {"030": "0.30", "040": "0.40", "genuine": "the median of two real photos of one person",
              "fmr1e-4": "the threshold of FMR 0.01 %",
              "fmr1e-5": "the threshold of FMR 0.001 %"}
@@ -74,14 +79,14 @@ def _of_features(name: str) -> Definition:
 
 def _nearest(who: str, digits: str | None, is_max: str | None, above: str | None) -> Definition:
     name, long = _WHO[who]
-    better = None if who == "real" else "lower"
-    text = f"Nearest training face of {long}"
+    better = None if who.startswith("real") else "lower"
+    text = f"Nearest training {long}"
     if above is not None:
         limit = _NUMBERED.get(above, above.replace("_", " "))
         return Definition(f"{name.capitalize()} above {limit}",
-                          f"{text}: the share with a score above {limit}"
+                          f"{text}: the share with a score of at least {limit}"
                           + (", calibrated on real impostor pairs of the same judge." if "FMR" in limit else "."),
-                          "share with max over training faces of the cosine > t", UNVEILING, better)
+                          "share with max over training faces of the cosine >= t", UNVEILING, better)
     if is_max:
         return Definition(f"{name.capitalize()}, closest", f"{text}: the highest score of all.",
                           "maximum of the nearest scores", UNVEILING, better)

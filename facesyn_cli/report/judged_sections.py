@@ -18,7 +18,13 @@ from facesyn_cli.report.view import LEVELS, Report, Section, by_id
 SHEET_LISTS = {"identity.best", "identity.worst"}
 _PAIR_LISTS = {"privacy.copies", "privacy.top_pairs", "diversity.near_duplicates", "identity.wrong_labels"}
 _MOST_PAIRS, _MOST_SHEET, _MOST_GROUPS = 12, 24, 8
-_NEAREST = re.compile(r"privacy\.(image|centre|real)_(.+)")
+_NEAREST_TABLES = {  # nearest what: headings -> who
+    "image": {"Images": "image", "Identities": "centre-to-image", "Real strangers, to compare": "real"},
+    "identity": {"Images": "image-to-centre", "Identities": "centre", "Real strangers, images": "real-to-centre",
+                 "Real strangers, identities": "real-centre"},
+}
+_WHO = "|".join(who for columns in _NEAREST_TABLES.values() for who in columns.values())
+_NEAREST = re.compile(rf"privacy\.({_WHO})_(.+)")
 _NEAREST_ROWS = {
     "p50": "Median", "p95": "95 % are below", "p99": "99 % are below", "p999": "99.9 % are below", "max": "Closest",
     "above_030": "Share above 0.30", "above_040": "Share above 0.40", "above_fmr1e-4": "Share above FMR 0.01 %",
@@ -136,21 +142,23 @@ def list_of(report: Report, one: dict[str, Any], of: str = "") -> Markup | None:
 
 
 def _nearest(report: Report) -> list[Markup]:
-    """Return the table of nearest training faces: images, identities, and the yardstick of real people."""
+    """Return the tables of nearest training images and identities, each with the yardstick of real people."""
     made = []
     for heading, figures in report.columns("privacy"):
         found = {_NEAREST.match(name).groups(): figure for name, figure in figures.items() if _NEAREST.match(name)}
         kinds = list(dict.fromkeys(kind for _, kind in found))
         if not kinds:
             continue
-        rows = [
-            (report.glossary.link(f"privacy.image_{kind}",
-                                  _with_limit(_NEAREST_ROWS.get(kind, kind), found.get(("image", kind)))),
-             [_without_limit(found.get((who, kind))) for who in ("image", "centre", "real")])
-            for kind in kinds
-        ]
-        headings = ["Images", "Identities", "Real strangers, to compare"]
-        made.append(matrix(report.glossary, f"Score of the nearest training face: {heading}", headings, rows))
+        for what, columns in _NEAREST_TABLES.items():
+            first = next(iter(columns.values()))
+            rows = [
+                (report.glossary.link(f"privacy.{first}_{kind}",
+                                      _with_limit(_NEAREST_ROWS.get(kind, kind), found.get((first, kind)))),
+                 [_without_limit(found.get((who, kind))) for who in columns.values()])
+                for kind in kinds
+            ]
+            caption = f"Score of the nearest training {what}: {heading}"
+            made.append(matrix(report.glossary, caption, list(columns), rows))
     return made
 
 

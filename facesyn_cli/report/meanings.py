@@ -126,7 +126,8 @@ DEFINITIONS: dict[str, Definition] = {
         "mean over identities of exp(-sum l ln l)", _VARIFACE, "higher"),
     "diversity.d_intra": Definition(
         "Style coverage (D_intra)", "Share of real styles that the images of one person reach, averaged over "
-        "identities.", "per class: share of real features within the k-nearest-neighbour radius of a generated one",
+        "identities. Images that do not look like one person reach far, too: read it beside the consistency.",
+        "per class: share of real features within the k-nearest-neighbour radius of a generated one",
         f"{_DCFACE}; recall of {_RECALL}", "higher"),
     "diversity.within_spread": Definition(
         "Spread within an identity", "Mean distance of an image to the centre of its identity.",
@@ -174,8 +175,9 @@ DEFINITIONS: dict[str, Definition] = {
         "Comparable only between sets measured with the same judge, reference and number of images.",
         "|m1 - m2|^2 + trace(S1 + S2 - 2 (S1 S2)^(1/2))", "Heusel et al., arXiv:1706.08500", "lower"),
     "quality.frechet_floor": Definition(
-        "Frechet distance of real to real", "The same between two halves of the reference: what even real images "
-        "cannot go below.", "Frechet distance of two random halves of the reference", "", None),
+        "Frechet distance of real to real", "The same between two halves of the reference with different people: "
+        "what even real images hardly go below. Of fewer images it comes out higher.",
+        "Frechet distance of two random halves of the reference", "", None),
     "quality.kernel": Definition(
         "Kernel distance", "As the Frechet distance, but unbiased: its expectation does not depend on the number of "
         "images.", "squared MMD with k(a, b) = (a.b / d + 1)^3, unbiased", "Binkowski et al., arXiv:1801.01401",

@@ -37,6 +37,8 @@ class Small:
 class Measurer:
     """Runs networks over image sets; what is in the cache already is not computed again.
 
+    Folders of the cache are named after contents, not after sets: one that was the reference may be a set next time.
+
     Args:
         cache: Folder of the cache.
         options: How images are brought to the networks; each has its own size.
@@ -47,7 +49,7 @@ class Measurer:
 
     def thumbnails(self, held: NamedSet) -> Small:
         """Return the thumbnails of a set."""
-        folder = self.cache / f"{held.name}-{_short([held.images.digest, _keys(held.entries)])}-thumbnails"
+        folder = self.cache / f"{_short([held.images.digest, _keys(held.entries)])}-thumbnails"
         title = f"{held.name}: pixels"
         return Small(*thumbnails_cached(held.images, held.entries, folder, self.options.workers, title))
 
@@ -62,7 +64,7 @@ class Measurer:
         """
         options = replace(self.options, size=judge.input_size)
         content = [held.images.digest, _keys(held.entries), judge.digest, options.flip, options.fit, options.precision]
-        folder = self.cache / f"{held.name}-{_short(content)}-{name}"
+        folder = self.cache / f"{_short(content)}-{name}"
         vectors, good = embed_cached(
             held.images, held.entries, judge.module, options, folder, f"{held.name}: embed with {name}"
         )
@@ -90,7 +92,7 @@ class Measurer:
             entries = [entries[row] for row in np.sort(drawn)]
         options = replace(self.options, size=network.input_size, flip=False, precision="fp32")
         content = [held.images.digest, _keys(entries), network.digest, options.fit]
-        folder = self.cache / f"{held.name}-{_short(content)}-{network.name}"
+        folder = self.cache / f"{_short(content)}-{network.name}"
         title = f"{held.name}: features of {network.name}"
         vectors, good = embed_cached(held.images, entries, network.module, options, folder, title, has_unit_rows=False)
         return _labelled(entries, vectors, np.flatnonzero(good))

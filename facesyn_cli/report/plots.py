@@ -144,7 +144,7 @@ def _axis(label: str, values: Sequence[float], is_log: bool) -> Axis:
         return Axis(label, 0.0, 1.0, False, True) if max(values) > 0.5 else Axis(label, 0.0, max(values), False, True)
     if is_share:
         low = 10.0 ** math.floor(math.log10(min(values)) + 1e-9)
-        return Axis(label, low, max(1.0, *values), True, True)
+        return Axis(label, min(low, 0.1), max(1.0, *values), True, True)
     return spanning(label, list(values), is_log)
 
 

@@ -247,7 +247,9 @@ def _analyse_all(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work
             compute = partial(analyse, own, training, counts, replace(how, perceptual=space))
             found = kept.of(held.name, judge_name, compute)
             results.append({key: found[key] for key in ("set", "judge", "sections")})
-            findings += found["findings"] + _about_judge(held, judge_name, judge)
+            said = {(one["set"], one["text"]) for one in findings if one["section"] == "diversity"}
+            findings += [one for one in found["findings"] if (one["set"], one["text"]) not in said]  # of pixels
+            findings += _about_judge(held, judge_name, judge)
             signals.check()
         judge.module.to("cpu")
         for held in inputs.all_sets:

@@ -121,6 +121,10 @@ def test_repeated_images_are_found(report, inputs, tmp_path):
     data = report(own)
     assert figures(data, "own")["diversity.near_duplicates_within"]["value"] >= 1 / 24
     assert {"p1/0", "p1/3"} in [{i["key"] for i in row["images"]} for row in rows(data, "diversity.near_duplicates")]
+    said = [finding["text"] for finding in data["summary"] if "repeat a picture of their own" in finding["text"]]
+    assert len(said) == 1
+    twice = report(own, "--judge", inputs["other"], out="twice")["summary"]
+    assert [finding["text"] for finding in twice if "repeat a picture of their own" in finding["text"]] == said
 
 
 def test_several_sets_and_judges_side_by_side(run_cli, inputs, tmp_path):
@@ -137,6 +141,14 @@ def test_several_sets_and_judges_side_by_side(run_cli, inputs, tmp_path):
     assert row["clear"] == (abs(row["difference"]) > 2 * row["error"])
     assert (tmp_path / "out" / "cards" / "real" / "README.md").is_file()
     assert ran.json()["comparison"] == data["comparison"] and set(ran.json()) >= {"summary", "figures", "folder"}
+
+
+def test_a_reference_of_one_image(report, inputs, tmp_path):
+    shutil.copytree(inputs["faces"] / "p0", tmp_path / "one" / "p0")
+    for path in sorted((tmp_path / "one" / "p0").iterdir())[1:]:
+        path.unlink()
+    data = report(tmp_path / "one", "--reference", tmp_path / "one")
+    assert data["results"][0]["sections"]["privacy"]["verdict"]["level"] == "fault"
 
 
 def test_groups(report, inputs, tmp_path):
@@ -298,7 +310,10 @@ def test_a_second_run_finds_it_finished_and_embeddings_can_be_shared(run_cli, in
     parts = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.npz")}
     assert len(parts) == 2
     assert run_cli(*words, "--out", tmp_path / "b", "r=0.5").code == 0
-    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.npz")} == parts
+    swapped = ("report", inputs["real"], "--reference", inputs["faces"], *words[2:], "--out", tmp_path / "c")
+    assert run_cli(*swapped).code == 0
+    now = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.npz")}
+    assert len(now) == 4 and parts.items() <= now.items(), "a set is known again where it is the reference"
     ran = run_cli(*words, "--out", tmp_path / "a", "--dry-run", "--json")
     assert "finished" in ran.json()["plan"]["folder"] and ran.json()["plan"]["network evaluations"] == 0
 

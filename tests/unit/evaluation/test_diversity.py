@@ -94,6 +94,9 @@ def test_repeated_pictures_are_found_within_and_between_identities():
     listed = {tuple(sorted(key for _, key in row.images)) for row in section.lists["diversity.near_duplicates"]}
     assert ("p0/2", "p18/1") in listed and ("p3/0", "p3/3") in listed and len(listed) == 6
     assert [finding.level for finding in section.findings] == ["fault", "fault"]
+    few = duplicates_section(thumbnails_of([picture(k % 199) for k in range(200)]), [f"p{k}" for k in range(200)],
+                             np.arange(200), [f"p{k}" for k in range(200)], "set", 10**9, 0)
+    assert [finding.level for finding in few.findings] == ["note"] and "2 of 200 images" in few.findings[0].text
     clean = duplicates_section(thumbnails_of([picture(k) for k in range(100)]), keys, owner, names, "set", 10**9, 0)
     assert set(values(clean).values()) == {0} and not clean.findings
     sampled = duplicates_section(thumbnails_of(pictures), keys, owner, names, "set", 10_000, 0)

@@ -40,6 +40,16 @@ def test_consistent_images():
     assert found["identity.consistency"] == pytest.approx((pairs + 1) / 2)
 
 
+def test_consistent_images_of_chance_are_called_so():
+    """Unrelated images lie at 1 / sqrt(n) from their own mean, above r = 0.3 up to n = 11."""
+    keep = {radius: Unique(radius).select for radius in (0.3, 0.40)}
+    few, many = (people(30, n, spread=100.0, size=512) for n in (10, 12))
+    section = centre_section(few, "set", 0.3, keep)
+    assert section.value("identity.consistent_share") > 0.5 and abs(section.value("identity.consistency")) < 0.01
+    assert any("1 / sqrt(n)" in note and "0.32" in note for note in section.notes)
+    assert not centre_section(many, "set", 0.3, keep).notes
+
+
 def test_separability_is_the_mean_distance_of_centres():
     found = figures(labelled(angle(0, 90, 180), "abc"))
     assert found["identity.separability"] == pytest.approx((1 + 2 + 1 + 1 + 1 + 2) / 6)

@@ -71,6 +71,7 @@ def test_a_few_wrong_labels_are_listed(clean):
     assert found["figures"]["wrong_label_share"] == pytest.approx(2 / 480)
     listed = {row.images[0][1]: row.identities for row in found["lists"]["identity.wrong_labels"]}
     assert listed == {"p0/0": ["p1", "p0"], "p1/0": ["p0", "p1"]}
+    assert [(f.level, f.text[:19]) for f in found["findings"]] == [("note", "2 of 480 images are")]
 
 
 def test_wrong_labels_of_a_sample(clean):

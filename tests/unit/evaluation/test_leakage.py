@@ -139,12 +139,32 @@ def test_figures_by_hand():
     assert section.value("privacy.image_max") == pytest.approx(np.sqrt(0.5))
     assert section.value("privacy.image_above_030") == pytest.approx(1 / 3)
     assert section.value("privacy.centre_max") == pytest.approx(0.5)   # the centre of 45 degrees off and orthogonal
+    assert section.value("privacy.image-to-centre_max") == pytest.approx(np.sqrt(0.5))
+    assert section.value("privacy.centre-to-image_max") == pytest.approx(0.5)
+    assert section.value("privacy.real-to-centre_max") == section.value("privacy.real-centre_max") == 0
     assert section.value("privacy.real_max") == 0, "strangers only: no one is compared with himself"
     assert section.value("privacy.image_above_fmr1e-4") is None and section.verdict["level"] == "note"
     swapped = privacy_section(
         FaceSet("set", real, seen(REFERENCE, real).thumbnails), FaceSet(REFERENCE, ours, seen("set", ours).thumbnails),
         count_scores(ours, ALL, 0), lambda name, key: None, ALL, 0)
     assert swapped.value("privacy.image_above_030") == pytest.approx(2 / 6)
+
+
+def test_nearest_images_and_nearest_identities_are_told_apart():
+    """A centre lies between two photos of a person; what is near it need not be near either of them."""
+    axes = np.eye(6)
+    real = labelled(axes[[0, 1, 2, 3]], "aabb")
+    ours = labelled(np.stack([axes[0] + axes[1], axes[0], axes[4], axes[5]]), "xyzz")
+    blank = [np.zeros((4, 16, 16), np.uint8)] * 2
+    section = privacy_section(FaceSet("set", ours, blank[0]), FaceSet(REFERENCE, real, blank[1]),
+                              count_scores(real, ALL, 0), lambda *_: None, ALL, 0)
+    half = np.sqrt(0.5)
+    assert section.value("privacy.image_max") == pytest.approx(1)              # axes[0], the photo itself
+    assert section.value("privacy.image_above_040") == 0.5
+    assert section.value("privacy.image-to-centre_max") == pytest.approx(1)    # between the two photos of a
+    assert section.value("privacy.image-to-centre_p50") == pytest.approx(half / 2)
+    assert section.value("privacy.centre-to-image_max") == pytest.approx(1)
+    assert section.value("privacy.centre_p50") == pytest.approx(half)
 
 
 def test_a_sample_says_so(own, training):

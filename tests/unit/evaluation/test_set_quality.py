@@ -28,6 +28,14 @@ def test_the_larger_set_is_cut_to_the_smaller_one():
         assert found["frechet"].n == 40 and not found["frechet"].exact
 
 
+def test_a_floor_of_fewer_images_says_so():
+    few, many = (people(n, 2, seed=0, size=8) for n in (20, 60))
+    reference = people(60, 2, seed=1, size=8)
+    said = [[note for note in quality_section(rows, reference, 0).notes if "real to real" in note]
+            for rows in (few, many)]
+    assert not said[0] and "is of 60 images, not 120" in said[1][0]
+
+
 def test_more_people_of_the_same_kind_are_as_near_as_the_floor():
     reference, same, other = (people(300, 3, seed=seed, size=8) for seed in (1, 2, 3))
     other.vectors[:] = np.abs(other.vectors)

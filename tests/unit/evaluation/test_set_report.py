@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -49,12 +50,22 @@ def test_json_is_plain_and_complete(sections):
         assert (figure["error"] is None) == (figure["error_from"] is None)
 
 
+def test_what_published_thresholds_mean_to_the_judge_is_said(sections):
+    training = people(100, 4, seed=1, prefix="r")
+    scores = training.vectors @ training.vectors.T
+    impostor = scores[training.owner[:, None] != training.owner[None]]
+    note = next(note for note in sections["identity"].notes if "DCFace" in note)
+    said = [float(rate) for rate in re.findall(r"([\d.e-]+) %", note)]
+    assert said == pytest.approx([100 * (impostor >= t).mean() for t in (0.3, 0.4)], rel=0.02) and said[0] > said[1]
+    assert "the reference" in note
+
+
 def test_groups_have_the_figures_of_the_whole_set(sections):
     whole = {f.id for name in ("identity", "diversity", "quality", "privacy") for f in sections[name].figures}
     group = {f.id.removeprefix("fairness.") for f in sections["fairness"].figures if f.group == "half=first"}
     faults = {"wrong_label_share", "mixed_identities", "split_identities", "near_duplicates_within",
               "near_duplicates_between"}
-    yardsticks = {name for name in whole if name.startswith("privacy.real_")}
+    yardsticks = {name for name in whole if name.startswith("privacy.real")}
     assert yardsticks and whole - group == yardsticks | {name for name in whole if name.split(".")[1] in faults}
 
 

@@ -58,7 +58,15 @@ def test_a_set_of_unknown_making_says_so() -> None:
     data = report(1)
     data["sets"][0] |= {"header": None, "chain": []}
     card = render_card(data, data["sets"][0]["name"])
-    assert "Licence: unknown." in card and "may show real people" in card and "synthetic" not in card.split("---\n")[1]
+    assert "Licence: unknown.\n" in card and "may show real people" in card
+    assert "synthetic" not in card.split("---\n")[1]
+
+
+def test_a_known_set_of_unknown_making_has_its_own_licence() -> None:
+    data = report(1)
+    data["sets"][0] |= {"header": None, "chain": [], "path": "/data/celeba112.zip"}
+    card = render_card(data, data["sets"][0]["name"])
+    assert "seems to be CelebA: non-commercial research only." in card
 
 
 def test_names_of_strangers_stay_text_and_paths_private(card: str) -> None:
@@ -83,6 +91,7 @@ def test_card_of_an_unknown_set_is_an_error_and_of_a_known_one_written(tmp_path,
     ("mobilefacenet_w600k.onnx", "non-commercial research only"),
     ("/home/dcface-fan/projects/x/weights.pt", "unknown"),   # folders far above say nothing
     ("portraits.zip", "unknown"),
+    ("site-packages/facesyn_cli/starter/ldm", "research use only; its own card says more"),
 ])
 def test_licences_are_told_from_names_not_guessed(path: str, licence: str) -> None:
     assert licence_of(path)[1] == licence
