@@ -120,7 +120,8 @@ class OnnxBackbone(nn.Module):
         try:
             result = self._session.run([self._output], {self._input.name: np.ascontiguousarray(x.numpy(), dtype)})[0]
         except Exception as error:  # onnxruntime's errors share no base class
-            raise UserError(f"{self.file.name}: onnxruntime cannot run it: {_reason(error)}") from error
+            raise UserError(f"{self.file.name}: onnxruntime cannot run it on faces of {self.input_size} x "
+                            f"{self.input_size} pixels; is it a face recogniser? {_reason(error)}") from error
         rows = torch.from_numpy(np.asarray(result, dtype=np.float32))
         if rows.ndim < 2 or len(rows) != len(x):
             raise UserError(f"{self.file.name}: gave shape {tuple(rows.shape)} for {len(x)} faces; expected one "
@@ -134,7 +135,7 @@ def _open(file: OnnxFile, threads: int) -> Any:
     except ImportError as error:
         raise UserError(missing_packages(error)) from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are ours to tell
     options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(file.source, options, providers=["CPUExecutionProvider"])

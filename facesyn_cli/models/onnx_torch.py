@@ -94,7 +94,7 @@ def _as_modules(file: OnnxFile) -> nn.Module:
     with tempfile.TemporaryDirectory() as folder:
         folded = Path(folder) / "folded.onnx"
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are ours to tell
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # standard operators
         options.optimized_model_filepath = str(folded)
         onnxruntime.InferenceSession(file.source, options, providers=["CPUExecutionProvider"])
