@@ -250,6 +250,7 @@ def wrong_inputs(tmp_path, images, weights) -> dict[str, tuple[list, tuple[str, 
         "bad choice": ([*good, "fit=stretch"], ("fit", "'square' or 'crop'")),
         "no such device": ([*good, "--device", "cuda:99"], ("cuda:99",)),
         "somebody's folder": ([*good, "--out", tmp_path / "strange"], ("diary.txt",)),
+        "a name too long": (["--images", tmp_path / ("n" * 300), "--weights", weights], ("n" * 300,)),
         "log file is a folder": ([*good, "--log-file", tmp_path], ("cannot write the log file",)),
         "out is a file": ([*good, "--out", tmp_path / "text.pth"], ("is a file",)),
     }
