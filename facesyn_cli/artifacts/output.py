@@ -74,6 +74,8 @@ class Header:
         try:
             parents = {name: Parent(**parent) for name, parent in value["parents"].items()}
             header = Header(**{**value, "parents": parents})
+            if not isinstance(header.config, dict):
+                raise TypeError(f"its config is a {type(header.config).__name__}, a mapping was expected")
         except (TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{path} is not a facesyn header: {error}") from error
         if header.format_version > FORMAT_VERSION:
