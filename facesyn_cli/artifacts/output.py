@@ -254,6 +254,8 @@ def check_output(folder: Path, kind: str, cfg: Config, parents: dict[str, Parent
 
 
 def _compare(folder: Path, before: Header, now: Header) -> Comparison:
+    if before.command != now.command:
+        raise UserError(f"{folder} was made by `facesyn {before.command}`, not by {now.command}; choose another --out")
     problems = []
     for name in sorted(set(before.parents) | set(now.parents)):
         old, new = before.parents.get(name), now.parents.get(name)

@@ -147,6 +147,11 @@ def test_strangers_are_never_mixed(tmp_path: Path) -> None:
         open_output(tmp_path / "o", "Other", "make", Config(), PARENTS),
     ):
         pass
+    with (
+        pytest.raises(UserError, match="was made by `facesyn make`, not by other; choose another --out"),
+        open_output(tmp_path / "o", "Thing", "other", Config(lr=0.3), PARENTS),
+    ):
+        pass
 
 
 DAMAGED = ["", "{", "[]", "null", "3", "{}", '{"kind": "Thing", "command": "make", "config": [], "parents": {}}']
