@@ -264,6 +264,17 @@ def test_wrong_inputs(assert_refused, inputs, tmp_path):
     assert os.listdir(tmp_path / "strange") == ["diary.txt"]
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")])
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_memory_that_ran_out_is_one_line(assert_refused, inputs, tmp_path, monkeypatch, error, more):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("facesyn_cli.stages.embed._open_inputs", fail)
+    assert_refused("embed", "--images", inputs[0], "--weights", inputs[1], "--out", tmp_path / "out", *more,
+                   says=("not enough memory", "--batch-size"))
+
+
 def test_other_settings_on_the_same_folder_are_refused(assert_refused, run_cli, inputs, tmp_path):
     images, weights = inputs
     arguments = ["embed", "--images", images, "--weights", weights, "--out", tmp_path / "out"]
