@@ -390,6 +390,8 @@ def test_a_name_that_tface_ignores_is_pointed_out(pack, faces: Path):
         (["--in", "{faces}", "size=0"], "size"),
         (["--in", "{faces}", "format.records_per_shard=0"], "format.records_per_shard"),
         (["--in", "{faces}", "format.subsampling=4:1:1"], "format.subsampling"),
+        (["--in", "{faces}", "format.subsampling=[4]"], "format.subsampling"),
+        (["--in", "{faces}", "size=999999"], "size"),
         (["--in", "{faces}", "min_images=50"], "nothing to pack: of 17 images of 3 identities"),
         (["--in", "{faces}", "--batch-size", "3"], "pack has no batch size"),
         (["--in", "{broken}"], "none of the 1 images is readable"),
