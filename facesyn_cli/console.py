@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from facesyn_cli.errors import UserError
+
 log = logging.getLogger("facesyn")
 
 
@@ -23,7 +25,13 @@ def is_first_process() -> bool:
 
 
 def configure(log_file: Path | None = None) -> None:
-    """Send messages of level INFO and above to stderr, and to `log_file` with times when given."""
+    """Send messages of level INFO and above to stderr, and to `log_file` with times when given.
+
+    Raises:
+        UserError: `log_file` cannot be written.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal, or a file name, may know other letters
     log.handlers.clear()
     log.propagate = False
     log.setLevel(logging.INFO if is_first_process() else logging.ERROR)
@@ -31,8 +39,11 @@ def configure(log_file: Path | None = None) -> None:
     to_stderr.setFormatter(_LevelFormatter())
     log.addHandler(to_stderr)
     if log_file is not None and is_first_process():
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        to_file = logging.FileHandler(log_file, encoding="utf-8")
+        try:
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            to_file = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise UserError(f"cannot write the log file {log_file}: {error.strerror}") from error
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(to_file)
 

@@ -34,7 +34,7 @@ def file_digest(path: Path) -> str:
 def json_digest(value: Any) -> str:
     """Return the SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return bytes_digest(text.encode("utf-8"))
+    return bytes_digest(text.encode("utf-8", "backslashreplace"))  # file names may hold bytes that are no text
 
 
 def path_digest(path: Path) -> str:

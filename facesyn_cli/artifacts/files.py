@@ -69,8 +69,11 @@ def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole UTF-8 text file by rename, with plain line feeds on every system."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write a whole UTF-8 text file by rename, with plain line feeds on every system.
+
+    Bytes of file names that are no text become \\udcXX, which JSON reads back as they were.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:

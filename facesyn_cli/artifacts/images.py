@@ -7,6 +7,7 @@ did not write:
     x.jpg        in the top folder: an identity of its own, key `x/0`
     one folder that holds everything in sub-folders is left out of the identities
     a.jpg, a.png in one folder: the two keep their suffixes in the key
+    a line break, a tab or a byte that is no text in a name is %xxxx in the key, so that keys are lines of a file
     strip.png, contact_sheet.png  the pictures that `sample` keeps (`artifacts/strip.py`) are no images of the set
     a text list (`CASIA_namelist.txt`)  of each path the last folder is the identity, the name the sample; the
                  images lie in `images/` beside the list, or beside the list itself
@@ -29,7 +30,7 @@ from pathlib import Path, PurePosixPath
 
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.files import TEMPORARY_PREFIX
-from facesyn_cli.artifacts.name_lists import SUFFIXES, NameList, read_name_list
+from facesyn_cli.artifacts.name_lists import SUFFIXES, NameList, one_line, read_name_list
 from facesyn_cli.artifacts.output import Parent, read_header, require_header
 from facesyn_cli.artifacts.strip import HEAD_BYTES, is_strip
 from facesyn_cli.console import log
@@ -259,7 +260,7 @@ def _entries(locations: list[str], is_ours: bool) -> list[ImageEntry]:
     for location in locations:
         *folders, name = location.split("/")[skip:]
         stem, suffix = os.path.splitext(name)
-        rows.append(("/".join(folders) or None, stem, suffix, location))
+        rows.append((one_line("/".join(folders)) or None, one_line(stem), suffix, location))
     taken = Counter((folder, stem) for folder, stem, _, _ in rows)
     entries = []
     for folder, stem, suffix, location in rows:

@@ -10,6 +10,7 @@ Pickles are read by `plain_pickle`: nothing in them is called.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from facesyn_cli.errors import UserError
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))  # of images
 ORDER_FILES = ("image_names.pkl", "image_names.txt")              # looked for beside an array of embeddings
 _MAX_NAME = 4096                                                   # bytes
+_ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _PICKLES = (b"\x80", b"(", b"]", b"c")                             # how pickles of sequences and arrays start
 
 
@@ -73,6 +75,11 @@ def without_suffix(name: str) -> str:
     return stem if suffix.lower() in SUFFIXES else name
 
 
+def one_line(name: str) -> str:
+    """Return a name as one line of a UTF-8 file: line breaks, and bytes of a file name that are no text, as %xxxx."""
+    return _ODD.sub(lambda m: f"%{ord(m[0]):04x}", name)
+
+
 def keys_of(names: list[str], path: Path) -> list[str]:
     """Return the key that each named image has in an ImageSet of the folder that the names start from.
 
@@ -86,7 +93,7 @@ def keys_of(names: list[str], path: Path) -> list[str]:
     Raises:
         UserError: Two names have the same key.
     """
-    stems = [without_suffix(name) for name in names]
+    stems = [one_line(without_suffix(name)) for name in names]
     if len({stem.partition("/")[0] for stem in stems}) == 1 and all(stem.count("/") >= 2 for stem in stems):
         stems = [stem.partition("/")[2] for stem in stems]
     keys = [stem if "/" in stem else f"{stem}/0" for stem in stems]

@@ -74,6 +74,8 @@ class Header:
         try:
             parents = {name: Parent(**parent) for name, parent in value["parents"].items()}
             header = Header(**{**value, "parents": parents})
+            if not isinstance(header.config, dict):
+                raise TypeError(f"its config is a {type(header.config).__name__}, a mapping was expected")
         except (TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{path} is not a facesyn header: {error}") from error
         if header.format_version > FORMAT_VERSION:
@@ -252,6 +254,8 @@ def check_output(folder: Path, kind: str, cfg: Config, parents: dict[str, Parent
 
 
 def _compare(folder: Path, before: Header, now: Header) -> Comparison:
+    if before.command != now.command:
+        raise UserError(f"{folder} was made by `facesyn {before.command}`, not by {now.command}; choose another --out")
     problems = []
     for name in sorted(set(before.parents) | set(now.parents)):
         old, new = before.parents.get(name), now.parents.get(name)

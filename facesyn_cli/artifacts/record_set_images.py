@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet, natural_key
+from facesyn_cli.artifacts.name_lists import one_line
 from facesyn_cli.artifacts.record_set import RecordSet
 
 _RECORD = "record "
@@ -21,6 +22,7 @@ class RecordSetImages(ImageSet):
         taken: set[str] = set()
         entries = []
         for row, (identity, sample) in enumerate(records.keys()):
+            identity, sample = one_line(identity), one_line(sample)
             name, count = sample, 1
             while f"{identity}/{name}" in taken:
                 count += 1

@@ -5,6 +5,7 @@ Foreign files are never executed: torch files are read with `weights_only`, anyt
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import warnings
@@ -150,7 +151,23 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write one safetensors file by rename. Shared memory is copied out."""
     ready = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
     with write_atomically(path) as temporary:
-        save_file(ready, temporary)
+        try:
+            save_file(ready, temporary)
+        except SafetensorError as error:  # it says in words what the system said
+            if number := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+            raise
+
+
+def write_torch(path: Path, value: Any) -> None:
+    """Write one file with `torch.save`, by rename."""
+    with write_atomically(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:  # torch hides what the system said behind a complaint of its own
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Annotated
 
@@ -79,6 +80,13 @@ for _name, _module in (
     app.command(_name)(_module.command)
 
 
+# What file systems and their keepers refuse; a stage that knows more says more, of the rest this says enough.
+_OF_THE_MACHINE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE,
+    errno.ENFILE, errno.ENAMETOOLONG, errno.ELOOP,
+)
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         typer.echo(f"facesyn {__version__}")
@@ -108,6 +116,11 @@ def run_command_line(arguments: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output is gone; nothing is left to say
         return 141
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        _say(f"error: {error.filename or 'a file'}: {error.strerror}")
+        return 2
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise

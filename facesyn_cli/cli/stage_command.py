@@ -11,7 +11,8 @@ import inspect
 import json as json_format
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -121,7 +122,7 @@ def execute(name: str, flags: dict[str, Any], common: Common) -> None:
     if common.tree is not None:
         cfg = _with_tree(name, cfg, common.tree, section, common.overrides or [], flags, work)
     if common.dry_run:
-        print_plan(cfg, stage_module(name).plan(cfg, work), common.json)
+        print_plan(cfg, plan_stage(name, cfg, work), common.json)
         return
     outcome = run_stage(name, cfg, work)
     if console.is_first_process():
@@ -184,12 +185,28 @@ def _from_starter(
 
 def run_stage(name: str, cfg: StageConfig, work: Work) -> Outcome:
     """Run one stage; memory that ran out becomes one line."""
+    with _memory(name):
+        return stage_module(name).run(cfg, work)
+
+
+def plan_stage(name: str, cfg: StageConfig, work: Work) -> dict[str, Any]:
+    """Return the plan of one stage; memory that ran out becomes one line."""
+    with _memory(name):
+        return stage_module(name).plan(cfg, work)
+
+
+@contextmanager
+def _memory(name: str) -> Iterator[None]:
     import torch
 
     try:
-        return stage_module(name).run(cfg, work)
+        yield
     except torch.OutOfMemoryError as error:
         raise UserError(f"{name}: not enough memory on the device; use a smaller --batch-size") from error
+    except (MemoryError, RuntimeError) as error:  # on a CPU torch says so in words only
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise
+        raise UserError(f"{name}: not enough memory; use a smaller --batch-size, network or image size") from error
 
 
 def stage_module(name: str) -> Any:

@@ -11,11 +11,17 @@ import warnings
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch.nn import functional as F
 
 MAX_PIXELS = 64_000_000  # a larger image is refused before it is unpacked
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+_EXIF_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadableImage(ValueError):
@@ -43,7 +49,8 @@ def decode_image(data: bytes) -> np.ndarray:
                 if image.width * image.height > MAX_PIXELS:
                     raise UnreadableImage(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}")
                 image.load()
-                image = ImageOps.exif_transpose(image)
+                turn = turn_of(image)
+                image = image if turn is None else image.transpose(turn)
                 if image.mode.startswith("I"):
                     values = np.asarray(image, dtype=np.float64)
                     grey = np.clip(values / 257.0 + 0.5, 0, 255).astype(np.uint8)
@@ -56,6 +63,17 @@ def decode_image(data: bytes) -> np.ndarray:
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, OverflowError, MemoryError,
             Image.DecompressionBombError) as error:
         raise UnreadableImage(" ".join(str(error).split())[:120] or type(error).__name__) from error
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Return what makes an image stand upright, as its EXIF block says; None where nothing is to be turned.
+
+    A damaged block says nothing, and the picture beside it is as good as ever.
+    """
+    try:
+        return _TURNS.get(image.getexif().get(_EXIF_ORIENTATION))
+    except Exception:  # a damaged block raises nearly anything
+        return None
 
 
 def encode_png(pixels_u8: np.ndarray, level: int = 1) -> bytes:

@@ -9,10 +9,9 @@ import io
 
 from PIL import Image
 
-from facesyn_cli.data.pixels import MAX_PIXELS, decode_image, encode_jpeg, encode_png, fit_square, resize_u8
+from facesyn_cli.data.pixels import MAX_PIXELS, decode_image, encode_jpeg, encode_png, fit_square, resize_u8, turn_of
 
 SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp"}
-_EXIF_ORIENTATION = 0x0112
 _SIGNATURES = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG\r\n", ".png"), (b"RIFF", ".webp"), (b"BM", ".bmp"))
 
 
@@ -81,6 +80,6 @@ def _is_sound_jpeg(data: bytes, size: int | None) -> bool:
 def _format_of(data: bytes, mode: str | None = None) -> str:
     """Return PIL's name of the format; empty when the image has another mode or must be turned to stand upright."""
     with Image.open(io.BytesIO(data), formats=tuple(SUFFIX_OF)) as image:
-        if mode is not None and (image.mode != mode or image.getexif().get(_EXIF_ORIENTATION, 1) != 1):
+        if mode is not None and (image.mode != mode or turn_of(image) is not None):
             return ""
         return image.format or ""

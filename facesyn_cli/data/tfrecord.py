@@ -57,7 +57,8 @@ class TfrecordConfig(PluginConfig):
     @classmethod
     def _undo_yaml(cls, value: Any) -> Any:
         """YAML reads an unquoted 4:2:0 as a number to base 60."""
-        return {((4 * 60) + b) * 60 + c: f"4:{b}:{c}" for b, c in ((4, 4), (2, 2), (2, 0))}.get(value, value)
+        of_number = {((4 * 60) + b) * 60 + c: f"4:{b}:{c}" for b, c in ((4, 4), (2, 2), (2, 0))}
+        return of_number.get(value, value) if isinstance(value, int) else value
 
 
 @register(

@@ -73,11 +73,11 @@ def open_noise_file(
         return None
     expected = f"noise.file {path}: a float .npy of shape {num_ids} x {per_id} x {' x '.join(map(str, latent_shape))}"
     try:
-        noise = np.load(path, mmap_mode="r", allow_pickle=False)
+        noise = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{expected} was expected, but it cannot be read: {error}") from error
-    if not isinstance(noise, np.ndarray) or noise.dtype.kind != "f":
-        raise UserError(f"{expected} was expected, found {getattr(noise, 'dtype', 'a .npz archive')}")
+    if noise.dtype.kind != "f":
+        raise UserError(f"{expected} was expected, found {noise.dtype}")
     if noise.ndim != 5 or noise.shape[2:] != latent_shape or noise.shape[0] < num_ids or noise.shape[1] < per_id:
         raise UserError(f"{expected} was expected, found {' x '.join(map(str, noise.shape))}")
     return noise

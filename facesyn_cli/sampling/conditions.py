@@ -14,6 +14,7 @@ from torch import Tensor
 
 from facesyn_cli.diffusion.negatives import NegativeContexts
 from facesyn_cli.diffusion.noise import image_noise, step_noise
+from facesyn_cli.errors import UserError
 
 
 class Variation(Protocol):
@@ -96,6 +97,8 @@ class Conditions:
     def _noise(self, row: int, sample: int, attempt: int) -> Tensor:
         if self._given_noise is not None and attempt == 0:
             own = torch.from_numpy(np.array(self._given_noise[row, sample], dtype=np.float32))
+            if not own.isfinite().all():
+                raise UserError(f"noise.file: the noise of image {self._identities[row]}/{sample} is not finite")
         else:
             own = image_noise(self._seed, self._identities[row], sample, self.latent_shape, attempt)
         # Noise shared between identities gave the refused image; what is drawn again goes its own way.

@@ -91,6 +91,8 @@ def choose_identities(contexts: ContextSet, ids: int | None) -> list[str]:
     have = len(contexts.identities)
     if ids is not None and ids > have:
         raise UserError(f"ids is {ids}, but {contexts.path} holds {have} contexts")
+    if not have:
+        raise UserError(f"{contexts.path} holds no contexts")
     chosen = contexts.identities[:ids]
     for name in chosen:
         path = PurePosixPath(name)

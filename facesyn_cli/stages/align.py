@@ -20,6 +20,7 @@ from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.files import write_bytes, write_text
 from facesyn_cli.artifacts.image_names import ImageFinder
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.name_lists import one_line
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output, open_output
 from facesyn_cli.artifacts.record_set_images import open_images
@@ -192,7 +193,7 @@ def _finish(images: ImageSet, out: Output) -> None:
                         f"{entry.location}: {row['more']}")
     write_text(out.folder / LANDMARKS, write_landmarks(_faces(good)))
     if bad:
-        lines = (f"{e.location}\t{row['reason']}\t{' '.join(row['more'].split())}\n" for e, row in bad)
+        lines = (f"{one_line(e.location)}\t{row['reason']}\t{' '.join(row['more'].split())}\n" for e, row in bad)
         write_text(out.folder / LEFT_OUT, "".join(lines))
     reasons = Counter(row["reason"] for _, row in bad)
     out.finish({

@@ -21,6 +21,7 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts.embeddings import normalise, write_embeddings
 from facesyn_cli.artifacts.files import write_atomically, write_text
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.name_lists import one_line
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Header, Output, Parent, check_output
 from facesyn_cli.artifacts.record_set_images import open_images
@@ -213,7 +214,7 @@ def _write_unreadable(path: Path, bad: list[tuple[ImageEntry, str]]) -> None:
     if not bad:
         path.unlink(missing_ok=True)
         return
-    write_text(path, "".join(f"{e.key}\t{e.location}\t{' '.join(why.split())}\n" for e, why in bad))
+    write_text(path, "".join(f"{e.key}\t{one_line(e.location)}\t{' '.join(why.split())}\n" for e, why in bad))
     log.warning(f"{len(bad)} images could not be embedded; {path} says why")
 
 

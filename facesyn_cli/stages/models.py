@@ -11,17 +11,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
 from torch import Tensor, nn
 
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.download import fetch
-from facesyn_cli.artifacts.files import write_atomically
 from facesyn_cli.artifacts.hub import fetch_from_hub, is_hub_name
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.new_folder import new_folder, require_free
 from facesyn_cli.artifacts.starter import CARD, PACKAGED, find_starter, is_packaged
-from facesyn_cli.artifacts.weights import CONFIG, WeightsPrecision, read_config, write_tensors, write_weights
+from facesyn_cli.artifacts.weights import (
+    CONFIG,
+    WeightsPrecision,
+    read_config,
+    write_tensors,
+    write_torch,
+    write_weights,
+)
 from facesyn_cli.console import log
 from facesyn_cli.diffusion.schedule import ldm_schedule
 from facesyn_cli.errors import UserError
@@ -329,5 +334,4 @@ def _save(tensors: dict[str, Any], path: Path) -> None:
             return {key: own(inner) for key, inner in value.items()}
         return value.detach().to("cpu").contiguous().clone()
 
-    with write_atomically(path) as temporary:
-        torch.save(own(tensors), temporary)
+    write_torch(path, own(tensors))

@@ -46,7 +46,7 @@ class PackConfig(StageConfig):
     source_format: str = source("auto", "auto, folder (images), or the record format of the inputs")
     format: PluginConfig = PluginSection("record_format", default="tfrecord")
     name: str = identity("TFR-facesyn", "name of the set; TFace reads records only when it contains TFR")
-    size: int | None = identity(112, "side in pixels; None keeps every image as it is", gt=0)
+    size: int | None = identity(112, "side in pixels; None keeps every image as it is", gt=0, le=8000)
     drop_first: bool = identity(False, "leave out the first image of every identity, as the published converter does")
     min_images: int = identity(1, "leave out identities with fewer images", ge=1)
     shuffle: bool = identity(False, "random order of records, from the seed, instead of identity by identity")

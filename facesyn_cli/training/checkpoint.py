@@ -17,6 +17,7 @@ import torch
 
 from facesyn_cli.artifacts.files import TEMPORARY_PREFIX, explain, read_json, write_json
 from facesyn_cli.artifacts.weights import read_tensors, write_tensors
+from facesyn_cli.errors import UserError
 
 STATE = "state.json"
 
@@ -65,6 +66,9 @@ def save_checkpoint(
         if final.exists():
             shutil.rmtree(final)
         os.replace(draft, final)
+    except UserError:
+        shutil.rmtree(draft, ignore_errors=True)  # a full disk needs the space
+        raise
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise explain(error, final) from error

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from facesyn_cli.artifacts.files import write_atomically
+from facesyn_cli.artifacts.weights import write_torch
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.settings import PluginConfig
@@ -45,8 +45,7 @@ def export_published(folder: Path, step: int, weights: Mapping[str, Tensor], sch
     """
     path = folder / f"ema_averaged_model_{step}.ckpt"
     tensors = {f"eps_model.{key}": value.detach().cpu().float().clone() for key, value in weights.items()}
-    with write_atomically(path) as temporary:
-        torch.save({**tensors, **schedule_buffers(schedule)}, temporary)
+    write_torch(path, {**tensors, **schedule_buffers(schedule)})
     return path
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from facesyn_cli.artifacts.files import write_atomically
+from facesyn_cli.artifacts.weights import write_torch
 
 
 def published_name(epoch: int) -> str:
@@ -27,6 +26,5 @@ def export_published(backbone: nn.Module, folder: Path, epoch: int) -> Path:
     path = folder / published_name(epoch)
     state = backbone.state_in("rgb") if hasattr(backbone, "state_in") else backbone.state_dict()
     tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
-    with write_atomically(path) as temporary:
-        torch.save(tensors, temporary)
+    write_torch(path, tensors)
     return path

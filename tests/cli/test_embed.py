@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 import zipfile
 
@@ -112,6 +113,26 @@ def test_unreadable_images_are_listed_and_counted(run_cli, inputs, tmp_path):
     cropped = EmbeddingSet.open(tmp_path / "crop")
     assert "p3/wide" in cropped.keys
     np.testing.assert_array_equal(cropped.join(plain.keys), plain.vectors)
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="such names do not exist there")
+def test_any_file_name(run_cli, inputs, tmp_path):
+    """A line break, a tab and a byte that is no UTF-8; `keys.txt` is a list of lines all the same."""
+    folder = os.fsencode(tmp_path) + b"/f\xe9"
+    for name in (b"p/a\nb.png", b"p/c\td.png", b"lat\xedn/1.png", b"p/bad\xff\n.png", "\u4eba/ä ö.png".encode()):
+        os.makedirs(os.path.dirname(folder + b"/" + name), exist_ok=True)
+        with open(folder + b"/" + name, "wb") as file:
+            file.write(b"" if b"bad" in name else encode_png(face(0, 0)))
+    ran = run_cli("embed", "--images", os.fsdecode(folder), "--weights", inputs[1], "--work", tmp_path)
+    assert ran.code == 0, ran.err
+    found = EmbeddingSet.open(tmp_path / "1-embeddings")
+    assert found.keys == ["lat%dcedn/1", "p/a%000ab", "p/c%0009d", "\u4eba/ä ö"]
+    unreadable = (tmp_path / "1-embeddings" / "unreadable.txt").read_text(encoding="utf-8")
+    assert unreadable.splitlines() == ["p/bad%dcff%000a\tp/bad%dcff%000a.png\tnot a JPEG, PNG, WebP or BMP image"]
+    again = run_cli("embed", "--images", os.fsdecode(folder), "--weights", inputs[1], "--work", tmp_path)
+    assert again.code == 0, again.err
+    packed = run_cli("pack", "--in", os.fsdecode(folder), "--work", tmp_path, "--json")
+    assert packed.code == 0 and packed.json()["images"] == 4, packed.err
 
 
 def test_nothing_readable_is_an_error(assert_refused, inputs, tmp_path):
@@ -229,6 +250,8 @@ def wrong_inputs(tmp_path, images, weights) -> dict[str, tuple[list, tuple[str, 
         "bad choice": ([*good, "fit=stretch"], ("fit", "'square' or 'crop'")),
         "no such device": ([*good, "--device", "cuda:99"], ("cuda:99",)),
         "somebody's folder": ([*good, "--out", tmp_path / "strange"], ("diary.txt",)),
+        "a name too long": (["--images", tmp_path / ("n" * 300), "--weights", weights], ("n" * 300,)),
+        "log file is a folder": ([*good, "--log-file", tmp_path], ("cannot write the log file",)),
         "out is a file": ([*good, "--out", tmp_path / "text.pth"], ("is a file",)),
     }
 
@@ -239,6 +262,17 @@ def test_wrong_inputs(assert_refused, inputs, tmp_path):
         assert_refused("embed", *arguments, *out, says=says)
         assert not (tmp_path / "out" / "facesyn.json").exists()
     assert os.listdir(tmp_path / "strange") == ["diary.txt"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")])
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_memory_that_ran_out_is_one_line(assert_refused, inputs, tmp_path, monkeypatch, error, more):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("facesyn_cli.stages.embed._open_inputs", fail)
+    assert_refused("embed", "--images", inputs[0], "--weights", inputs[1], "--out", tmp_path / "out", *more,
+                   says=("not enough memory", "--batch-size"))
 
 
 def test_other_settings_on_the_same_folder_are_refused(assert_refused, run_cli, inputs, tmp_path):

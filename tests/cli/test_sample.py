@@ -362,6 +362,10 @@ def test_wrong_inputs(assert_refused, ldm, contexts, tmp_path):
             says=("5 x 2 x 3 x 6 x 6 was expected", "found 5 x 2 x 3 x 8 x 8"))
     refused(f"noise.file={tmp_path / 'integers.npy'}", "--per-id", 2, says="found int64")
     refused(f"noise.file={tmp_path / 'text.ckpt'}", "--per-id", 2, says="cannot be read")
+    (tmp_path / "torn.zip").write_bytes(b"PK\x03\x04" + b"x" * 100)
+    refused(f"noise.file={tmp_path / 'torn.zip'}", "--per-id", 2, says="cannot be read")
+    np.save(tmp_path / "none.npy", np.zeros((0, 8), np.float32))
+    refused(contexts=tmp_path / "none.npy", says="holds no contexts")
     refused("--assume-embedder", OTHER, says=("conditioned on recogniser sha256:aaaaaaaaaaaa", "sha256:bbbbbbbbbbbb"))
     refused("--device", "cuda:99", says="cuda:99")
     refused("--precision", "fp8", says="precision")
@@ -380,6 +384,16 @@ def test_wrong_inputs(assert_refused, ldm, contexts, tmp_path):
         {**read_config(ldm), "denoiser": unconditional},
     )
     refused(ldm=tmp_path / "unconditional", says="unconditional LDM")
+
+
+def test_given_noise_that_is_not_finite_is_named(assert_refused, ldm, contexts, tmp_path):
+    noise = np.zeros((5, 2, 3, 6, 6), np.float32)
+    noise[1, 1, 0, 0, 0] = np.nan
+    np.save(tmp_path / "noise.npy", noise)
+    assert_refused(
+        "sample", "--ldm", ldm, "--contexts", contexts, "--out", tmp_path / "out", "--assume-embedder", EMBEDDER,
+        "--per-id", 2, f"noise.file={tmp_path / 'noise.npy'}", says=("noise.file", "image 1/1 is not finite"),
+    )
 
 
 def test_contexts_that_have_grown_make_the_images_grow(run_cli, ldm, tmp_path):

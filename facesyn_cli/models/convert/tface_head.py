@@ -146,7 +146,7 @@ def _has_kernel(path: Path) -> bool:
 
 
 def _single(prefix: Path) -> Path:
-    return prefix.with_name(prefix.name + _ENDING)
+    return prefix.parent / f"{prefix.name}{_ENDING}"
 
 
 def _read_part(file: Path, dataset: str | None) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from facesyn_cli.artifacts.files import write_atomically, write_bytes
 from facesyn_cli.artifacts.lock import Lock
 from facesyn_cli.artifacts.output import BEGUN, HEADER, Parent, check_output, open_output, read_header, require_header
 from facesyn_cli.errors import UserError
+from facesyn_cli.training.horizon import check_horizon
 
 
 class Config:
@@ -146,6 +147,23 @@ def test_strangers_are_never_mixed(tmp_path: Path) -> None:
         open_output(tmp_path / "o", "Other", "make", Config(), PARENTS),
     ):
         pass
+    with (
+        pytest.raises(UserError, match="was made by `facesyn make`, not by other; choose another --out"),
+        open_output(tmp_path / "o", "Thing", "other", Config(lr=0.3), PARENTS),
+    ):
+        pass
+
+
+DAMAGED = ["", "{", "[]", "null", "3", "{}", '{"kind": "Thing", "command": "make", "config": [], "parents": {}}']
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_header_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / HEADER).write_text(text)
+    with pytest.raises(UserError, match="facesyn.json"):
+        go(tmp_path)
+    with pytest.raises(UserError, match="facesyn.json"):
+        check_horizon(tmp_path, 3, "cosine")
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:

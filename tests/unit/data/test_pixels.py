@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from facesyn_cli.data.pixels import (
     UnreadableImage,
@@ -21,6 +21,7 @@ from facesyn_cli.data.pixels import (
     to_pixels,
     to_u8,
 )
+from facesyn_cli.data.record_images import fit_jpeg
 
 
 def test_every_grey_level_comes_back() -> None:
@@ -54,6 +55,29 @@ def test_modes_and_orientation() -> None:
     out = io.BytesIO()
     Image.new("RGB", (8, 4)).save(out, "JPEG", exif=exif)
     assert decode_image(out.getvalue()).shape == (8, 4, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_as_pillow_does(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    out = io.BytesIO()
+    pixels_u8 = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels_u8).save(out, "PNG", exif=exif)
+    expected = np.array(ImageOps.exif_transpose(Image.open(out)))
+    np.testing.assert_array_equal(decode_image(out.getvalue()), expected)
+
+
+def test_damaged_exif_does_not_cost_the_picture() -> None:
+    """Pillow writes the whole block anew to turn an image, and stops where a number (here the width) is text."""
+    turned = struct.pack("<HHII", 0x0112, 3, 1, 6)
+    wide = struct.pack("<HHI4s", 0x0100, 2, 2, b"8")
+    block = b"Exif\0\0" + struct.pack("<2sHIH", b"II", 42, 8, 2) + turned + wide + bytes(4)
+    for exif, shape in ((block, (8, 4, 3)), (block[:10], (4, 8, 3)), (b"Exif\0\0" + bytes(range(64)), (4, 8, 3))):
+        out = io.BytesIO()
+        Image.new("RGB", (8, 4)).save(out, "JPEG", exif=exif)
+        assert decode_image(out.getvalue()).shape == shape
+        assert decode_image(fit_jpeg(out.getvalue(), None, 95, "4:2:0")).shape == shape
 
 
 def _png_of_claimed_size(width: int, height: int) -> bytes:
