@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 
 from facesyn_cli.artifacts.output import Config, Output, Parent, open_output
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
+
+_LONGEST_WAIT = timedelta(days=1)  # of a process that is done for the others; torch's 10 to 30 minutes end in an error
 
 
 class AgreedError(UserError):
@@ -109,7 +112,7 @@ class Processes:
 
 
 def processes(device: str = "auto") -> Processes:
-    """Join the launched processes, if any, on the wanted device.
+    """Join the launched processes, if any, on the wanted device; those that are done wait a day for the others.
 
     Args:
         device: auto, cpu, cuda, cuda:N or mps.
@@ -117,7 +120,8 @@ def processes(device: str = "auto") -> Processes:
     Raises:
         UserError: The device does not exist here.
     """
-    group = Processes(build_accelerator(device))
+    patience = InitProcessGroupKwargs(timeout=_LONGEST_WAIT)
+    group = Processes(build_accelerator(device, kwargs_handlers=[patience]))
     group.announce()
     return group
 
