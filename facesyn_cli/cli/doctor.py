@@ -10,7 +10,7 @@ from facesyn_cli.errors import UserError
 
 _PACKAGES = {
     "core": ("torch", "torchvision", "accelerate", "diffusers", "safetensors", "numpy", "pillow", "pydantic"),
-    "onnx": ("onnxruntime", "onnx"),
+    "onnx": ("onnxruntime", "onnx", "onnx2torch"),
     "align": ("opencv-python-headless",),
     "formats": ("lmdb", "pyarrow"),
     "timm": ("timm",),
