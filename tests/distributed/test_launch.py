@@ -22,9 +22,7 @@ from facesyn_cli.training.processes import processes
 group = processes("cpu")
 told = group.any(group.index == 1)
 total = int(group.sum(__import__("torch").tensor([float(group.index + 1)])).item())
-group_of_all = __import__("torch").distributed.distributed_c10d._get_default_group()
-patience = group_of_all._get_backend(group.device).options._timeout.total_seconds() / 3600
-open(sys.argv[1] + f"/{group.index}.json", "w").write(json.dumps([group.count, told, total, patience]))
+open(sys.argv[1] + f"/{group.index}.json", "w").write(json.dumps([group.count, told, total]))
 """
 
 
@@ -60,8 +58,7 @@ def test_two_workers_form_one_group(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(launch.subprocess, "Popen", popen)
     monkeypatch.setattr(launch.signal, "signal", lambda *a: None)
     assert launch.run_workers([], 2) == 0
-    hours = 24  # that one waits for the other
-    assert [json.loads((tmp_path / f"{i}.json").read_text()) for i in (0, 1)] == [[2, True, 3, hours]] * 2
+    assert [json.loads((tmp_path / f"{i}.json").read_text()) for i in (0, 1)] == [[2, True, 3]] * 2
 
 
 def test_the_launched_command_runs_in_two_and_speaks_once(tmp_path: Path) -> None:
