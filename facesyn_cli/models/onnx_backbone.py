@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from facesyn_cli.config.fields import identity, runtime, source
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.onnx_graph import OnnxFile, missing_packages, nodes, read_graph
+from facesyn_cli.models.onnx_graph import OnnxFile, first_line, missing_packages, nodes, read_graph
 from facesyn_cli.models.onnx_pack import find_recogniser
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -121,7 +121,7 @@ class OnnxBackbone(nn.Module):
             result = self._session.run([self._output], {self._input.name: np.ascontiguousarray(x.numpy(), dtype)})[0]
         except Exception as error:  # onnxruntime's errors share no base class
             raise UserError(f"{self.file.name}: onnxruntime cannot run it on faces of {self.input_size} x "
-                            f"{self.input_size} pixels; is it a face recogniser? {_reason(error)}") from error
+                            f"{self.input_size} pixels; is it a face recogniser? {first_line(error)}") from error
         rows = torch.from_numpy(np.asarray(result, dtype=np.float32))
         if rows.ndim < 2 or len(rows) != len(x):
             raise UserError(f"{self.file.name}: gave shape {tuple(rows.shape)} for {len(x)} faces; expected one "
@@ -140,11 +140,7 @@ def _open(file: OnnxFile, threads: int) -> Any:
     try:
         return onnxruntime.InferenceSession(file.source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class
-        raise UserError(f"{file.name}: onnxruntime cannot run it: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
+        raise UserError(f"{file.name}: onnxruntime cannot run it: {first_line(error)}") from error
 
 
 def _layout(shape: list[Any], name: str) -> tuple[bool, int]:

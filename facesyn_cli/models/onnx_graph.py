@@ -77,6 +77,11 @@ def missing_packages(error: ImportError) -> str:
     return f"ONNX networks need packages that are not installed ({error.name}): pip install \"facesyn[onnx]\""
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what another library says, for a message of ours."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+
+
 def _graphs(model: Any) -> Iterator[Any]:
     """Yield the main graph, the model's functions and every graph nested in a node (If, Loop, ...)."""
     waiting = [model.graph, *model.functions]

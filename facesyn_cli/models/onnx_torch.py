@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.onnx_backbone import OnnxBackbone
-from facesyn_cli.models.onnx_graph import OnnxFile, missing_packages
+from facesyn_cli.models.onnx_graph import OnnxFile, first_line, missing_packages
 
 _TOLERANCE = 1e-3  # of the spread of the embedding; both sides round in float32
 
@@ -55,7 +55,7 @@ class OnnxTorch(nn.Module):
                 embedding, self.taps = self._probe(probe)
                 expected = backbone(probe)
         except (RuntimeError, NotImplementedError, IndexError, TypeError) as error:
-            raise UserError(f"{name}: onnx2torch cannot run it: {_first_line(error)}") from error
+            raise UserError(f"{name}: onnx2torch cannot run it: {first_line(error)}") from error
         error = float((embedding - expected).abs().max() / expected.std())
         if not error < _TOLERANCE:
             raise UserError(f"{name}: gives other embeddings as torch operations than in onnxruntime (they differ by "
@@ -102,13 +102,9 @@ def _as_modules(file: OnnxFile) -> nn.Module:
     try:
         return convert(model).eval().requires_grad_(False)
     except Exception as error:  # onnx2torch raises whatever its converters do
-        raise UserError(f"{file.name}: onnx2torch cannot turn it into torch operations: {_first_line(error)}; give the "
+        raise UserError(f"{file.name}: onnx2torch cannot turn it into torch operations: {first_line(error)}; give the "
                         "weights of a torch network") from error
 
 
 def _leaves(network: nn.Module) -> Iterator[nn.Module]:
     return (module for module in network.modules() if not any(True for _ in module.children()))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
