@@ -44,6 +44,9 @@ class FacePcaConfig(PluginConfig):
                                     multiple_of=_GROUPS)
     refine_blocks: int = identity(2, "its residual units at each of three places", ge=1)
     smooth: int = identity(16, "width of its convolutions over the whole image; 0: none", ge=0)
+    refine_fine: int = identity(0, "width of a residual unit at half of the resolution; 0: none", ge=0,
+                                multiple_of=_GROUPS)
+    refine_latent: bool = identity(False, "the units at the lowest resolution are modulated by the latent itself")
     latent_noise: float = identity(
         0.0, "training decodes latents with so much normal noise on them, so that made-up latents decode well too", ge=0
     )
@@ -54,6 +57,8 @@ class FacePcaConfig(PluginConfig):
         if self.image_size % self.patch or self.image_size % (_DEPTH * self.refine_patch):
             raise ValueError(f"image_size {self.image_size} must be divisible by patch {self.patch} and by "
                              f"{_DEPTH} * refine_patch {self.refine_patch}")
+        if self.refine_fine and self.refine_patch % 2:
+            raise ValueError(f"refine_fine needs an even refine_patch, got {self.refine_patch}")
         if self.patch_components > 3 * self.patch**2:
             raise ValueError(f"patch_components {self.patch_components} is more than a block has, {3 * self.patch**2}")
         if self.latent_channels > self.num_coefficients:
@@ -117,7 +122,7 @@ class FacePca(TrainableAutoencoder):
         """
         if self.cfg.part == "encoder":
             raise UserError("face-pca: only the encoder was given; decoding latents needs the decoder too")
-        return self.decoder(self.decode_linear(latents))
+        return self.decoder(self.decode_linear(latents), latents[:, :, 0, 0])
 
     def decode_linear(self, latents: Tensor) -> Tensor:
         """Return what the components alone say, (B, 3, S, S): smooth, and all that the refining network sees."""
@@ -240,7 +245,10 @@ def _from_blocks(blocks: Tensor, patch: int) -> Tensor:
 
 
 class _Refiner(nn.Module):
-    """Add detail to smooth faces: a small UNet on blocks of pixels; begins as the identity."""
+    """Add detail to smooth faces: a small UNet on blocks of pixels; begins as the identity.
+
+    Shapes: pixels (B, 3, S, S), latents (B, c).
+    """
 
     def __init__(self, cfg: FacePcaConfig) -> None:
         super().__init__()
@@ -249,19 +257,26 @@ class _Refiner(nn.Module):
         self.enter = nn.Conv2d(values, width, 3, padding=1)
         self.before = nn.Sequential(*(_Unit(width) for _ in range(cfg.refine_blocks)))
         self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
-        self.inner = nn.Sequential(*(_Unit(2 * width) for _ in range(cfg.refine_blocks)))
+        channels = cfg.latent_channels if cfg.refine_latent else 0
+        self.inner = nn.ModuleList(_Unit(2 * width, channels) for _ in range(cfg.refine_blocks))
         self.up = nn.Conv2d(2 * width, 4 * width, 1)
         self.after = nn.Sequential(*(_Unit(width) for _ in range(cfg.refine_blocks)))
         self.leave = _zeroed(nn.Conv2d(width, values, 3, padding=1))
+        self.fine = _Fine(width, cfg.refine_fine, cfg.refine_patch) if cfg.refine_fine else None
         self.smooth = None
         if cfg.smooth:
             last = _zeroed(nn.Conv2d(cfg.smooth, 3, 3, padding=1))
             self.smooth = nn.Sequential(nn.Conv2d(3, cfg.smooth, 3, padding=1), nn.SiLU(), last)
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, latents: Tensor) -> Tensor:
         h = self.before(self.enter(F.pixel_unshuffle(pixels, self.patch)))
-        h = h + F.pixel_shuffle(self.up(self.inner(self.down(h))), 2)
-        pixels = pixels + F.pixel_shuffle(self.leave(self.after(h)), self.patch)
+        inner = self.down(h)
+        for unit in self.inner:
+            inner = unit(inner, latents)
+        h = self.after(h + F.pixel_shuffle(self.up(inner), 2))
+        pixels = pixels + F.pixel_shuffle(self.leave(h), self.patch)
+        if self.fine is not None:
+            pixels = pixels + self.fine(h, pixels)
         return pixels if self.smooth is None else pixels + self.smooth(pixels)
 
     def last_layer(self) -> nn.Parameter:
@@ -269,20 +284,48 @@ class _Refiner(nn.Module):
 
 
 class _Unit(nn.Module):
-    """Residual unit of two convolutions, each after GroupNorm and SiLU (He et al. 2016, arXiv:1603.05027)."""
+    """Residual unit of two convolutions, each after GroupNorm and SiLU (He et al. 2016, arXiv:1603.05027).
 
-    def __init__(self, width: int) -> None:
+    With a latent the second GroupNorm is modulated by it (Perez et al. 2018, arXiv:1709.07871, Eq. 1).
+    """
+
+    def __init__(self, width: int, latent_channels: int = 0) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.GroupNorm(_GROUPS, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1),
             nn.GroupNorm(_GROUPS, width), nn.SiLU(), _zeroed(nn.Conv2d(width, width, 3, padding=1)),
         )
+        self.modulate = _zeroed(nn.Linear(latent_channels, 2 * width)) if latent_channels else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+    def forward(self, x: Tensor, latents: Tensor | None = None) -> Tensor:
+        if self.modulate is None:
+            return x + self.body(x)
+        shift, scale = self.modulate(latents)[:, :, None, None].chunk(2, dim=1)
+        h = self.body[3](self.body[:3](x)) * (1 + scale) + shift
+        return x + self.body[4:](h)
 
 
-def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+class _Fine(nn.Module):
+    """What to add to the pixels, seen at half of their resolution; zero to begin with.
+
+    Without it every block of `patch` pixels is one linear map of one place of the network, and the seams of the
+    blocks show as a pattern of dots.
+    """
+
+    def __init__(self, width: int, fine: int, patch: int) -> None:
+        super().__init__()
+        self.factor = patch // 2
+        self.up = nn.Conv2d(width, fine * self.factor**2, 1)
+        self.enter = nn.Conv2d(fine + 12, fine, 3, padding=1)
+        self.unit = _Unit(fine)
+        self.leave = _zeroed(nn.Conv2d(fine, 12, 3, padding=1))
+
+    def forward(self, h: Tensor, pixels: Tensor) -> Tensor:
+        seen = torch.cat([F.pixel_shuffle(self.up(h), self.factor), F.pixel_unshuffle(pixels, 2)], dim=1)
+        return F.pixel_shuffle(self.leave(self.unit(self.enter(seen))), 2)
+
+
+def _zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Module:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

@@ -100,10 +100,27 @@ def _as_modules(file: OnnxFile) -> nn.Module:
         onnxruntime.InferenceSession(file.source, options, providers=["CPUExecutionProvider"])
         model = onnx.load(str(folded))
     try:
-        return convert(model).eval().requires_grad_(False)
+        return _with_own_prelus(convert(model)).eval().requires_grad_(False)
     except Exception as error:  # onnx2torch raises whatever its converters do
         raise UserError(f"{file.name}: onnx2torch cannot turn it into torch operations: {first_line(error)}; give the "
                         "weights of a torch network") from error
+
+
+class _FrozenPrelu(nn.Module):
+    """PReLU whose slope does not learn: (1 - slope) relu(x) + slope x, three times as quick as torch's on a CPU."""
+
+    def forward(self, x: Tensor, slope: Tensor) -> Tensor:
+        slope = slope.detach().to(x.dtype)  # of one number, or of a shape that numpy would broadcast to x, as in ONNX
+        return (1 - slope) * x.relu() + slope * x
+
+
+def _with_own_prelus(network: nn.Module) -> nn.Module:
+    from onnx2torch.node_converters.activations import OnnxPReLU
+
+    for name, module in list(network.named_modules()):
+        if isinstance(module, OnnxPReLU):
+            network.set_submodule(name, _FrozenPrelu())
+    return network
 
 
 def _leaves(network: nn.Module) -> Iterator[nn.Module]:

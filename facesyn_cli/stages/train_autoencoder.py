@@ -51,6 +51,7 @@ from facesyn_cli.training.autoencoder_state import AutoencoderState, StepSetting
 from facesyn_cli.training.autoencoder_validation import Coder, ReconstructionValidation, write_reconstructions
 from facesyn_cli.training.data_order import local_share
 from facesyn_cli.training.discriminator import AdversarialSettings
+from facesyn_cli.training.drawn_latents import DrawingInputs, DrawnSettings, drawn_latents, open_drawing
 from facesyn_cli.training.ema import Ema, EmaSettings
 from facesyn_cli.training.feature_distance import FeatureDistance
 from facesyn_cli.training.horizon import check_horizon
@@ -86,7 +87,10 @@ class TrainAutoencoderConfig(StageConfig):
     features_model: PluginConfig | None = PluginSection("backbone", default=None)  # None: read off the weights
     feature_weight: float = identity(0.1, "with features: weight of the distance of feature maps", ge=0)
     identity_weight: float = identity(0.1, "with features: weight of 1 - cosine of the embeddings", ge=0)
-    adversarial: AdversarialSettings = identity(AdversarialSettings(), "discriminator of patches; weight 0: none")
+    adversarial: AdversarialSettings = identity(AdversarialSettings(), "discriminators; weights 0: none")
+    ldm: Path | None = source(None, "LDM on the latents of `initial`: what it draws is decoded beside the photos")
+    embeddings: Path | None = source(None, "embeddings of photos, the contexts of what is drawn; None: 1-embeddings")
+    drawn: DrawnSettings = identity(DrawnSettings(), "how many latents are drawn with `ldm`, and how")
 
     steps: int = growing(20_000, "optimizer steps", ge=1)
     batch_size: int = identity(64, "images a step, all processes together", ge=1)
@@ -122,6 +126,7 @@ class _Inputs:
     teacher: nn.Module | None
     features: FeatureDistance | None
     judge: FeatureDistance | None
+    drawing: DrawingInputs | None
     latent_shape: tuple[int, int, int]
     parents: dict[str, Parent]
 
@@ -191,7 +196,11 @@ def _train(cfg: TrainAutoencoderConfig, inputs: _Inputs, processes: Processes, o
         cfg.seed, cfg.batch_size, local_share(cfg.batch_size, processes.index, processes.count),
         inputs.joined.train_rows, cfg.flip, inputs.latent_shape,
     )
-    batches = batch_plan.batches(images, range(state.step, cfg.steps), latents)
+    drawn = None
+    if inputs.drawing is not None:
+        drawn = drawn_latents(inputs.drawing, cfg.drawn, cfg.seed, folder, device, processes.is_first)
+        processes.barrier()
+    batches = batch_plan.batches(images, range(state.step, cfg.steps), latents, drawn)
     batches = read_ahead(batches) if isinstance(images, DecodedFaces) else batches  # workers read ahead themselves
     held_out = inputs.joined.held_out_rows
     validation = None
@@ -267,8 +276,15 @@ def _open_inputs(cfg: TrainAutoencoderConfig, work: Work) -> _Inputs:
     features = judge = None
     if cfg.features is not None:
         features = load_features(
-            cfg.features, cfg.features_model, "features", parents, cfg.feature_weight > 0, cfg.identity_weight > 0
+            cfg.features, cfg.features_model, "features", parents,
+            use_maps=cfg.feature_weight > 0 or cfg.adversarial.feature_weight > 0,
+            use_embeddings=cfg.identity_weight > 0 or (cfg.ldm is not None and cfg.drawn.identity_weight > 0),
         )
+    drawing = None
+    if cfg.ldm is not None:
+        compared = parents["features"].digest if cfg.features and cfg.drawn.identity_weight else None
+        embeddings = cfg.embeddings or work.folder("embeddings")
+        drawing = open_drawing(cfg.ldm, embeddings, cfg.initial, compared, parents)
     if cfg.judge is not None:
         judge = load_features(cfg.judge, None, "judge", {}, use_maps=False, use_embeddings=True)
     elif features is not None:
@@ -276,12 +292,18 @@ def _open_inputs(cfg: TrainAutoencoderConfig, work: Work) -> _Inputs:
     images = open_images(images_path)
     parents["images"] = images.parent()
     joined = join_faces(images, None, cfg.image_size, cfg.validation_fraction, cfg.validation_images)
-    return _Inputs(folder, joined, autoencoder, teacher, features, judge, shape, parents)
+    return _Inputs(folder, joined, autoencoder, teacher, features, judge, drawing, shape, parents)
 
 
 def _check_settings(cfg: TrainAutoencoderConfig) -> None:
     if cfg.freeze_encoder and (cfg.initial is None or cfg.teacher is not None):
         raise UserError("freeze_encoder=true keeps the encoder of a trained one: give initial=FOLDER and no teacher")
+    if cfg.ldm is not None and not cfg.freeze_encoder:
+        raise UserError("an ldm draws latents of a trained autoencoder: give initial=FOLDER and freeze_encoder=true")
+    if cfg.ldm is None and (asked := {"embeddings", "drawn"} & cfg.model_fields_set):
+        raise UserError(f"{', '.join(sorted(asked))} is about what an LDM draws: give ldm=FOLDER")
+    if cfg.features is None and cfg.adversarial.feature_weight:
+        raise UserError("adversarial.feature_weight needs a recogniser: give --features WEIGHTS")
     if cfg.features is None:
         stated = {name for name in cfg.model_fields_set if getattr(cfg, name)}
         if asked := {"feature_weight", "identity_weight", "features_model"} & stated:
@@ -304,8 +326,17 @@ def _state(cfg: TrainAutoencoderConfig, inputs: _Inputs, device: torch.device) -
         parameter.requires_grad_(True)
     return AutoencoderState(
         autoencoder, Ema(autoencoder, cfg.ema), build_optimiser(trained, cfg.optimiser),
-        loss_scaler(cfg.precision, device), build_adversary(cfg.adversarial, cfg.optimiser, cfg.seed, device),
+        loss_scaler(cfg.precision, device),
+        build_adversary(cfg.adversarial, cfg.optimiser, cfg.seed, device, _map_channels(cfg, inputs)),
     )
+
+
+def _map_channels(cfg: TrainAutoencoderConfig, inputs: _Inputs) -> list[int]:
+    """Return the channels of the recogniser's maps, none where nobody discriminates them."""
+    if not cfg.adversarial.feature_weight:
+        return []
+    with torch.no_grad():
+        return [x.shape[1] for x in inputs.features.look(torch.zeros(1, 3, cfg.image_size, cfg.image_size)).maps]
 
 
 def _coders(inputs: _Inputs, state: AutoencoderState, device: torch.device) -> tuple[Coder, Coder]:
@@ -330,7 +361,7 @@ def _cache(inputs: _Inputs, cfg: TrainAutoencoderConfig) -> LatentCache:
 def _weights(cfg: TrainAutoencoderConfig) -> LossWeights:
     return LossWeights(
         cfg.l1_weight, cfg.mse_weight, cfg.feature_weight, cfg.identity_weight, cfg.kl_weight, cfg.codebook_weight,
-        cfg.commitment_weight,
+        cfg.commitment_weight, cfg.drawn.identity_weight if cfg.ldm is not None else 0.0,
     )
 
 

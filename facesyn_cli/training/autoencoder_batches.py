@@ -18,6 +18,7 @@ from facesyn_cli.data.pixels import to_pixels
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.training.data_order import batch_rows
+from facesyn_cli.training.drawn_latents import DrawnLatents
 
 _DECODE_BATCH = 256
 
@@ -29,6 +30,7 @@ class AutoencoderBatch(NamedTuple):
     is_mirrored: Tensor     # (b,) bool
     noise: Tensor           # (b, c, s, s) standard normal
     latents: Tensor | None  # (b, c, s, s) a teacher's, of the mirrored images where they are
+    drawn: tuple[Tensor, Tensor] | None = None  # as many latents (b, c, s, s) that an LDM drew, and contexts (b, E)
 
     def pixels(self, device: torch.device) -> Tensor:
         """Return (b, 3, S, S) in [-1, 1] on a device, mirrored where they should be."""
@@ -143,7 +145,8 @@ class AutoencoderBatchPlan:
         return [int(self.train_rows[order[place]]) for place in self.places]
 
     def batches(
-        self, images: DecodedFaces | StoredFaces, steps: range, latents: LatentCache | None = None
+        self, images: DecodedFaces | StoredFaces, steps: range, latents: LatentCache | None = None,
+        drawn: DrawnLatents | None = None,
     ) -> Iterator[AutoencoderBatch]:
         """Yield the batches of some steps.
 
@@ -151,6 +154,7 @@ class AutoencoderBatchPlan:
             images: Where the pixels come from.
             steps: The steps.
             latents: Those of a teacher; None without one.
+            drawn: Those of an LDM, one beside every image; None without one.
         """
         waiting: deque[tuple[int, list[int]]] = deque()
 
@@ -167,4 +171,5 @@ class AutoencoderBatchPlan:
             yield AutoencoderBatch(
                 pixels_u8, torch.tensor(is_mirrored), torch.from_numpy(noise).float(),
                 None if latents is None else latents.read(rows, is_mirrored),
+                None if drawn is None else drawn.read(self.seed, step, self.batch_size, self.places),
             )

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from facesyn_cli.training.feature_distance import FeatureDistance
+from facesyn_cli.training.feature_distance import FeatureDistance, Look
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class LossWeights:
         kl: Divergence from the standard normal, mean over the elements of a latent.
         codebook: Squared distance that moves codes to latents.
         commitment: Squared distance that moves latents to their codes.
+        drawn_identity: 1 - cosine of the recogniser's embedding of a face made of a drawn latent, to its context.
     """
 
     l1: float
@@ -34,6 +36,7 @@ class LossWeights:
     kl: float
     codebook: float
     commitment: float
+    drawn_identity: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,19 @@ class LossTerms:
 
     Args:
         reconstruction: (B,) weighted terms that depend on the reconstruction.
+        drawn: (D,) weighted terms of the faces made of drawn latents.
         penalty: (B,) weighted penalties of the latents.
-        each: Every term that was computed, by name, (B,), not weighted, without gradient.
+        each: Every term that was computed, by name, (B,) or (D,), not weighted, without gradient.
+        made_maps: What the recogniser's feature maps show of all B + D made faces, with gradient; or none.
+        real_maps: What they show of the B images.
     """
 
     reconstruction: Tensor
+    drawn: Tensor
     penalty: Tensor
     each: dict[str, Tensor]
+    made_maps: list[Tensor]
+    real_maps: list[Tensor]
 
 
 class AutoencoderLoss:
@@ -62,29 +71,44 @@ class AutoencoderLoss:
     def __init__(self, weights: LossWeights, features: FeatureDistance | None = None) -> None:
         self.weights, self.features = weights, features
 
-    def __call__(self, made: Tensor, real: Tensor, penalties: dict[str, Tensor]) -> LossTerms:
-        """Return the terms of reconstructions (B, 3, S, S) of `real` pixels.
+    def __call__(
+        self, made: Tensor, real: Tensor, penalties: dict[str, Tensor], contexts: Tensor | None = None
+    ) -> LossTerms:
+        """Return the terms of reconstructions of `real` pixels and of faces made of drawn latents.
 
         Args:
-            made: The reconstructions, not clamped.
-            real: The images in [-1, 1].
+            made: (B + D, 3, S, S), not clamped: the reconstructions, then the faces of drawn latents.
+            real: (B, 3, S, S), the images in [-1, 1].
             penalties: What the autoencoder's training pass gave, by name.
+            contexts: (D, E) whom the faces of drawn latents should show; None: D is 0.
         """
-        weights, difference = self.weights, made.float() - real.float()
+        weights, count = self.weights, len(real)
+        difference = made[:count].float() - real.float()
         rest: dict[str, Tensor] = {}
         terms: dict[str, Tensor] = {}
+        drawn: dict[str, Tensor] = {}
         if weights.l1:
             terms["l1"] = difference.abs().mean(dim=(1, 2, 3))
         if weights.mse:
             terms["mse"] = (difference**2).mean(dim=(1, 2, 3))
+        made_look = real_look = Look([], None)
         if self.features is not None:
-            terms.update(self.features(made, real))
+            with torch.no_grad():
+                real_look = self.features.look(real)
+            made_look = self.features.look(made)
+            terms.update(self.features.distances(made_look.first(count), real_look))
+            terms = {name: term for name, term in terms.items() if getattr(weights, name)}
+            if contexts is not None and weights.drawn_identity:
+                vectors = made_look.embeddings[count:].float()
+                drawn["drawn_identity"] = 1.0 - F.cosine_similarity(vectors, contexts.float())
         for name, penalty in penalties.items():
             if getattr(weights, name):
                 rest[name] = penalty
-        zero = torch.zeros(len(real), device=real.device)
+        zero = torch.zeros(count, device=real.device)
         return LossTerms(
             sum((getattr(weights, name) * term for name, term in terms.items()), zero),
+            weights.drawn_identity * drawn.get("drawn_identity", zero[:0]),
             sum((getattr(weights, name) * term for name, term in rest.items()), zero),
-            {name: term.detach() for name, term in {**terms, **rest}.items()},
+            {name: term.detach() for name, term in {**terms, **drawn, **rest}.items()},
+            made_look.maps, real_look.maps,
         )

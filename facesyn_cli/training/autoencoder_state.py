@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.autoencoder_batches import AutoencoderBatch
-from facesyn_cli.training.autoencoder_loss import AutoencoderLoss
+from facesyn_cli.training.autoencoder_loss import AutoencoderLoss, LossTerms
 from facesyn_cli.training.checkpoint import latest_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from facesyn_cli.training.discriminator import (
     AdversarialSettings,
+    MapDiscriminator,
     PatchDiscriminator,
     adaptive_factor,
     discriminator_loss,
@@ -29,36 +30,42 @@ from facesyn_cli.training.processes import Processes
 
 @dataclass
 class Adversary:
-    """The discriminator and its optimizer.
+    """The discriminators and their optimizer.
 
     Args:
-        settings: How it takes part.
-        network: The discriminator.
-        optimiser: Over its parameters.
+        settings: How they take part.
+        network: `patches` looks at pixels, `maps` at feature maps; one of them may be missing.
+        optimiser: Over their parameters.
     """
 
     settings: AdversarialSettings
-    network: PatchDiscriminator
+    network: nn.ModuleDict
     optimiser: torch.optim.Optimizer
 
 
 def build_adversary(
-    settings: AdversarialSettings, optimiser: OptimiserSettings, seed: int, device: torch.device
+    settings: AdversarialSettings, optimiser: OptimiserSettings, seed: int, device: torch.device,
+    map_channels: Sequence[int] = (),
 ) -> Adversary | None:
-    """Build the discriminator that `settings` ask for, None where their weight is 0; its weights follow from the seed.
+    """Build the discriminators that `settings` ask for, None where they weigh nothing; their weights follow from seed.
 
     Args:
-        settings: How it takes part.
-        optimiser: Settings of its optimizer, those of the autoencoder's.
+        settings: How they take part.
+        optimiser: Settings of their optimizer, those of the autoencoder's.
         seed: Seed of the training.
-        device: Where it runs.
+        device: Where they run.
+        map_channels: Channels of each feature map.
     """
-    if not settings.weight:
+    if not (settings.weight or settings.feature_weight):
         return None
+    network = nn.ModuleDict()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
-        network = PatchDiscriminator(settings.channels, settings.layers)
-    network = network.to(device).train()
+        if settings.weight:
+            network["patches"] = PatchDiscriminator(settings.channels, settings.layers)
+        if settings.feature_weight:
+            network["maps"] = MapDiscriminator(map_channels)
+    network = network.to(device, memory_format=torch.channels_last).train()
     return Adversary(settings, network, build_optimiser(network.parameters(), optimiser))
 
 
@@ -71,7 +78,7 @@ class AutoencoderState:
         ema: Its average.
         optimiser: Over the parameters that are trained.
         scaler: Loss scaler; does nothing outside fp16.
-        adversary: The discriminator, or None.
+        adversary: The discriminators, or None.
         step: Finished optimizer steps.
         window: [sum, number of images] of every figure since the last report, of this process.
     """
@@ -187,15 +194,25 @@ def take_step(
     state.optimiser.zero_grad(set_to_none=True)
     with autocast(settings.precision, pixels.device):
         made, penalties = _reconstruct(state.autoencoder, batch, pixels)
-        terms = loss(made, pixels, penalties)
+        contexts = None
+        if batch.drawn is not None:
+            drawn, contexts = (part.to(pixels.device) for part in batch.drawn)
+            made = torch.cat([made, state.autoencoder.decode(drawn)])
+        terms = loss(made, pixels, penalties, contexts)
+        total = terms.reconstruction.sum() + terms.drawn.sum()
     figures = {"loss": terms.reconstruction + terms.penalty, **terms.each}
-    # From the losses to the pixels first, and on from there: the recogniser is gone through backwards once, whatever
-    # the adversarial loss wants to know of its gradient.
-    gradient = torch.autograd.grad(state.scaler.scale(terms.reconstruction.sum()), made)[0]
     if adversary is not None:
         adversary.network.requires_grad_(False)
+    if adversary is not None and "maps" in adversary.network:
         with autocast(settings.precision, pixels.device):
-            figures["adversarial"] = generator_loss(adversary.network(made))
+            figures["map_adversarial"] = _mean_of(generator_loss, adversary.network["maps"](terms.made_maps))
+        total = total + adversary.settings.feature_weight * figures["map_adversarial"].sum()
+    # From the losses to the pixels first, and on from there: the recogniser is gone through backwards once, whatever
+    # the adversarial loss wants to know of its gradient.
+    gradient = torch.autograd.grad(state.scaler.scale(total), made)[0]
+    if adversary is not None and "patches" in adversary.network:
+        with autocast(settings.precision, pixels.device):
+            figures["adversarial"] = generator_loss(adversary.network["patches"](made))
         adversarial_gradient = torch.autograd.grad(state.scaler.scale(figures["adversarial"].sum()), made)[0]
         factor = torch.full((), adversary.settings.weight, device=pixels.device)
         if adversary.settings.adaptive:
@@ -222,7 +239,7 @@ def take_step(
         torch.nn.utils.clip_grads_with_norm_(parameters, settings.clip, norm)
     state.scaler.step(state.optimiser)  # fp16: left out where the scaled gradient overflowed
     if adversary is not None:
-        figures["discriminator"] = _teach(adversary, state.scaler, pixels, made.detach(), settings, processes)
+        figures.update(_teach(adversary, state.scaler, pixels, made.detach(), terms, settings, processes))
     state.scaler.update()
     state.step += 1
     if is_finite:
@@ -246,19 +263,29 @@ def _adaptive(
 
 
 def _teach(
-    adversary: Adversary, scaler: torch.amp.GradScaler, pixels: Tensor, made: Tensor, settings: StepSettings,
-    processes: Processes,
-) -> Tensor:
-    """Take a step of the discriminator and return its losses."""
-    adversary.network.requires_grad_(True)
+    adversary: Adversary, scaler: torch.amp.GradScaler, pixels: Tensor, made: Tensor, terms: LossTerms,
+    settings: StepSettings, processes: Processes,
+) -> dict[str, Tensor]:
+    """Take a step of the discriminators and return their losses, (B,) each."""
+    network, losses = adversary.network.requires_grad_(True), {}
     adversary.optimiser.zero_grad(set_to_none=True)
     with autocast(settings.precision, pixels.device):
-        losses = discriminator_loss(adversary.network(pixels), adversary.network(made))
-    scaler.scale(losses.sum() / settings.batch_size).backward()
-    sum_gradients(adversary.network.parameters(), processes.sum)
+        if "patches" in network:
+            losses["discriminator"] = discriminator_loss(network["patches"](pixels), network["patches"](made))
+        if "maps" in network:
+            seen = zip(network["maps"](terms.real_maps), network["maps"]([x.detach() for x in terms.made_maps]),
+                       strict=True)
+            losses["map_discriminator"] = torch.stack([discriminator_loss(*logits) for logits in seen]).mean(dim=0)
+    scaler.scale(sum(losses.values()).sum() / settings.batch_size).backward()
+    sum_gradients(network.parameters(), processes.sum)
     scaler.unscale_(adversary.optimiser)
     scaler.step(adversary.optimiser)
     return losses
+
+
+def _mean_of(loss: Callable[[Tensor], Tensor], logits: Sequence[Tensor]) -> Tensor:
+    """Return the mean over maps of a loss of their logits, (B,)."""
+    return torch.stack([loss(each) for each in logits]).mean(dim=0)
 
 
 def _count(window: dict[str, list[float]], figures: dict[str, Tensor]) -> None:

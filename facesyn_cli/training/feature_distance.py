@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,17 @@ from torch import Tensor, nn
 from facesyn_cli.data.pixels import resize_pixels
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.feature_maps import feature_maps, has_feature_maps, perceptual_distance
+
+
+class Look(NamedTuple):
+    """What a recogniser sees of B images."""
+
+    maps: list[Tensor]         # (B, C_l, H_l, W_l) each; none where they are not wanted
+    embeddings: Tensor | None  # (B, E), not normalised; None where they are not wanted
+
+    def first(self, number: int) -> Look:
+        """Return what it sees of the first images."""
+        return Look([x[:number] for x in self.maps], None if self.embeddings is None else self.embeddings[:number])
 
 
 class FeatureDistance(nn.Module):
@@ -49,24 +62,27 @@ class FeatureDistance(nn.Module):
             real: (B, 3, S, S), taken as constant.
         """
         with torch.no_grad():
-            real_maps, real_embeddings = self._look(real)
-        maps, embeddings = self._look(made)
+            seen = self.look(real)
+        return self.distances(self.look(made), seen)
+
+    def distances(self, made: Look, real: Look) -> dict[str, Tensor]:
+        """Return what `forward` does, of what was seen of both."""
         distances = {}
         if self.use_maps:
-            distances["feature"] = perceptual_distance(maps, real_maps)
+            distances["feature"] = perceptual_distance(made.maps, real.maps)
         if self.use_embeddings:
-            distances["identity"] = 1.0 - F.cosine_similarity(embeddings.float(), real_embeddings.float())
+            distances["identity"] = 1.0 - F.cosine_similarity(made.embeddings.float(), real.embeddings.float())
         return distances
 
-    def _look(self, pixels: Tensor) -> tuple[list[Tensor], Tensor | None]:
-        """Return maps and embeddings; one pass gives both where the network runs as a whole to show its maps."""
+    def look(self, pixels: Tensor) -> Look:
+        """Return what the recogniser sees of pixels (B, 3, S, S) in [-1, 1], in one pass."""
         pixels = resize_pixels(pixels, self.input_size, antialias=True)
         self._embeddings = None
         maps = feature_maps(self.backbone, pixels) if self.use_maps else []
         if self.use_embeddings and self._embeddings is None:
             self.backbone(pixels)
         embeddings, self._embeddings = self._embeddings, None
-        return maps, embeddings
+        return Look(maps, embeddings)
 
     def _keep(self, backbone: nn.Module, arguments: tuple, output: Tensor) -> None:
         self._embeddings = output

@@ -1,0 +1,172 @@
+"""Latents that an LDM draws, for a decoder that is to make faces of them as well as of the latents of photos.
+
+What an LDM draws is not what an encoder gives: a decoder trained on photos alone has never seen the former, and
+nothing tells it what a face is where there is no photo to compare with. Here it decodes drawn latents too, and is
+told by discriminators whether they look like photos, and by a recogniser whether they show whom they should.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from facesyn_cli.artifacts.embeddings import EmbeddingSet
+from facesyn_cli.artifacts.output import Parent
+from facesyn_cli.artifacts.weights import read_tensors, write_tensors
+from facesyn_cli.console import progress
+from facesyn_cli.data.sharding import fixed_batches
+from facesyn_cli.diffusion.noise import image_noise, step_noise
+from facesyn_cli.diffusion.sampling import sample_latents
+from facesyn_cli.diffusion.schedule import ldm_schedule
+from facesyn_cli.errors import UserError
+from facesyn_cli.models.loading import LoadedLdm, latents_of, load_denoiser
+from facesyn_cli.plugins import registry
+from facesyn_cli.training.data_order import batch_rows
+from facesyn_cli.training.ldm_inputs import evenly, is_conditional
+
+_FILE = "drawn.safetensors"
+_BATCH = 256
+
+
+class DrawnSettings(BaseModel):
+    """How latents are drawn; as `sample` will draw them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: int = Field(8192, ge=1)               # latents, at most one for each embedding; drawn once, then gone through
+    steps: int = Field(20, ge=1)                 # of unipc
+    guidance: float = Field(1.5, ge=0)           # scale of classifier-free guidance; 1: none
+    identity_weight: float = Field(0.3, ge=0)    # weight of 1 - cosine of the decoded face to its context
+
+
+@dataclass(frozen=True)
+class DrawingInputs:
+    """What latents are drawn with.
+
+    Args:
+        ldm: The LDM, on the CPU.
+        embeddings: Embeddings of photos, its contexts.
+    """
+
+    ldm: LoadedLdm
+    embeddings: EmbeddingSet
+
+
+@dataclass(frozen=True)
+class DrawnLatents:
+    """Latents as the decoder takes them, and whom they should show.
+
+    Args:
+        latents: (N, c, h, w) float32.
+        contexts: (N, E) float32 unit embeddings.
+    """
+
+    latents: Tensor
+    contexts: Tensor
+
+    def read(self, seed: int, step: int, batch_size: int, places: range) -> tuple[Tensor, Tensor]:
+        """Return latents and contexts of some places of the global batch of one step; all of them in turn."""
+        rows = batch_rows(seed, step, batch_size, len(self.latents))[places.start : places.stop]
+        return self.latents[rows], self.contexts[rows]
+
+
+def open_drawing(
+    ldm: Path, embeddings: Path, initial: Path, features: str | None, parents: dict[str, Parent]
+) -> DrawingInputs:
+    """Open what latents are drawn with.
+
+    Args:
+        ldm: Folder of an LDM.
+        embeddings: Folder of embeddings.
+        initial: Folder of the autoencoder whose decoder is trained on.
+        features: Digest of the recogniser that compares faces with contexts; None: none does.
+        parents: Gets an entry for both.
+
+    Raises:
+        UserError: They do not belong together.
+    """
+    loaded, found = load_denoiser(ldm), EmbeddingSet.open(embeddings)
+    settings = loaded.config
+    if not is_conditional(loaded.module):
+        raise UserError(f"{ldm} is an unconditional LDM: its faces have no identity")
+    if found.vectors.shape[1] != settings.embedding_size:
+        raise UserError(f"{embeddings} holds embeddings of {found.vectors.shape[1]} numbers, but {ldm} takes "
+                        f"{settings.embedding_size}")
+    if None not in (found.embedder, settings.embedder) and found.embedder != settings.embedder:
+        raise UserError(f"{embeddings} and {ldm} are of different recognisers")
+    if features is not None and found.embedder not in (None, features):
+        raise UserError(f"{embeddings} is not of the recogniser of --features, which cannot compare faces with it; "
+                        "give the one that embedded the photos, or drawn.identity_weight=0")
+    trained_on = (settings.autoencoder or {}).get("digest")
+    fits = {parents["initial"].digest, *latents_of(initial)}
+    if trained_on is not None and trained_on not in fits:
+        raise UserError(f"{ldm} was trained on the latents of another autoencoder than {initial}")
+    parents["ldm"], parents["embeddings"] = Parent(str(ldm), loaded.digest), found.parent()
+    return DrawingInputs(loaded, found)
+
+
+def drawn_latents(
+    inputs: DrawingInputs, settings: DrawnSettings, seed: int, folder: Path, device: torch.device, is_first: bool
+) -> DrawnLatents:
+    """Draw the latents, or read those that an interrupted training has drawn.
+
+    Args:
+        inputs: With what.
+        settings: How.
+        seed: Seed of the noise.
+        folder: Where they are kept.
+        device: Where the LDM runs.
+        is_first: This process writes the file; every process draws them if there is none.
+
+    Raises:
+        UserError: What was drawn is not finite.
+    """
+    keys = inputs.embeddings.keys
+    rows = evenly(range(len(keys)), settings.count)
+    contexts = torch.from_numpy(inputs.embeddings.vectors[rows])
+    path = folder / _FILE
+    if path.is_file():
+        return DrawnLatents(read_tensors(path)["latents"], contexts)
+    latents = _draw(inputs.ldm, settings, seed, [keys[row] for row in rows], contexts, device)
+    if not latents.isfinite().all():
+        raise UserError("the LDM gave numbers that are not finite; its weights are damaged, or it was not trained to "
+                        "its end")
+    if is_first:
+        write_tensors(path, {"latents": latents})
+    return DrawnLatents(latents, contexts)
+
+
+def _draw(
+    ldm: LoadedLdm, settings: DrawnSettings, seed: int, keys: list[str], contexts: Tensor, device: torch.device
+) -> Tensor:
+    """Return the latents (N, c, h, w) on the CPU, in the units of the autoencoder."""
+    config, denoiser = ldm.config, ldm.module.to(device).eval()
+    shape = (config.latent_channels, config.latent_size, config.latent_size)
+    schedule = ldm_schedule(config)
+    make_scheduler = registry.build(
+        "scheduler", registry.configure("scheduler", {"name": "unipc", "steps": settings.steps})
+    )
+    guidance = {"name": "none"} if settings.guidance == 1 else {"name": "cfg", "scale": settings.guidance}
+    guidance = registry.build("guidance", registry.configure("guidance", guidance))
+    mean = torch.tensor(config.latent_mean or [0.0]).view(1, -1, 1, 1)
+    std = torch.tensor(config.latent_std or [1.0]).view(1, -1, 1, 1)
+    latents = torch.empty(len(keys), *shape)
+    with progress("draw latents", len(keys), "latents", 0) as bar:
+        for batch in fixed_batches(len(keys), _BATCH):
+            part = slice(batch.start, batch.stop)
+
+            def step_noises(index: int, chosen: list[str] = keys[part]) -> Tensor:
+                return torch.stack([step_noise(seed, key, 0, index, shape) for key in chosen]).to(device)
+
+            noise = torch.stack([image_noise(seed, key, 0, shape) for key in keys[part]]).to(device)
+            drawn = sample_latents(
+                denoiser, make_scheduler(schedule), guidance, contexts[part].to(device), noise, step_noises,
+                num_timesteps=config.num_timesteps,
+            )
+            latents[part] = drawn.cpu() * std + mean
+            bar.advance(len(batch))
+    return latents
