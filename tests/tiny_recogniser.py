@@ -11,13 +11,14 @@ from fill import fill_state
 SETTINGS = {"name": "ir-tiny", "widths": [4, 8, 12, 16]}
 
 
-def write_recogniser(folder: Path) -> Path:
-    """Write a Weights folder and return it."""
+def write_recogniser(folder: Path, **settings) -> Path:
+    """Write a Weights folder and return it; `settings` come before those above."""
     from facesyn_cli.artifacts.weights import write_weights
     from facesyn_cli.plugins import registry
 
-    module = fill_state(registry.build("backbone", registry.configure("backbone", SETTINGS)))
-    write_weights(folder, module.state_dict(), {"backbone": json.loads(json.dumps(SETTINGS))})
+    settings = {**SETTINGS, **settings}
+    module = fill_state(registry.build("backbone", registry.configure("backbone", settings)))
+    write_weights(folder, module.state_dict(), {"backbone": json.loads(json.dumps(settings))})
     return folder
 
 

@@ -11,6 +11,7 @@ FOLDERS = {
     "embeddings": "1-embeddings",
     "autoencoder": "2-autoencoder",
     "ldm": "2-ldm",
+    "decoder": "2-decoder",
     "contexts": "3-contexts",
     "samples": "4-samples",
     "augmented": "5-augmented",
@@ -34,3 +35,12 @@ class Work:
     def folder(self, name: str) -> Path:
         """Return the path of one numbered folder by its short name (a key of `FOLDERS`)."""
         return self.path / FOLDERS[name]
+
+    def decoder_for(self, ldm: Path | None) -> Path | None:
+        """Return the folder of the decoder that `train-decoder` has made for this run's LDM, None without one.
+
+        Args:
+            ldm: The LDM that was named; another than this run's has its own decoder.
+        """
+        folder = self.folder("decoder")
+        return folder if ldm is None and folder.exists() else None

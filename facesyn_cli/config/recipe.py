@@ -11,8 +11,8 @@ import yaml
 from facesyn_cli.errors import UserError
 
 STAGES = (
-    "align", "embed", "train-embedder", "train-autoencoder", "train-ldm", "gen-contexts", "sample", "augment", "pack",
-    "train-fr", "eval", "report", "select", "study",
+    "align", "embed", "train-embedder", "train-autoencoder", "train-ldm", "train-decoder", "gen-contexts", "sample",
+    "augment", "pack", "train-fr", "eval", "report", "select", "study",
 )
 TABLE = "ablate"  # section with the rows of a table of whole pipelines; see `config/ablation.py`
 

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.ir import IrBackbone
@@ -89,9 +88,16 @@ def perceptual_distance(
         weights: Weight of each channel's squared difference, (C_l,) each: LPIPS's linear layers, w_l^2 of Eq. 1.
             None: 1, so that the distance is at most 4 a map.
     """
+    return unit_distance([unit_maps(x) for x in maps_a], [unit_maps(x) for x in maps_b], weights)
+
+
+def unit_distance(
+    maps_a: Sequence[Tensor], maps_b: Sequence[Tensor], weights: Sequence[Tensor] | None = None
+) -> Tensor:
+    """Return what `perceptual_distance` does, of maps that have unit length already."""
     total: Tensor | float = 0.0
     for number, (a, b) in enumerate(zip(maps_a, maps_b, strict=True)):
-        squares = (unit_maps(a) - unit_maps(b)).square()                           # (B, C, H, W)
+        squares = (a - b).square()                                                 # (B, C, H, W)
         if weights is not None:
             squares = squares * weights[number].to(squares.dtype).view(1, -1, 1, 1)
         total = total + squares.sum(1).mean((1, 2))                                # (B,)
@@ -100,7 +106,9 @@ def perceptual_distance(
 
 def unit_maps(x: Tensor) -> Tensor:
     """Return (B, C, H, W), float32 at least, with unit length over the channels at every place; zero stays zero."""
-    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1, eps=_EPS)
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    # As F.normalize, but its division by the length costs several passes over the whole map backwards.
+    return x * torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=_EPS).reciprocal()
 
 
 def _taps(backbone: nn.Module) -> list[nn.Module]:

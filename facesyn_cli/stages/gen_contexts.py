@@ -67,7 +67,7 @@ class GenContextsConfig(StageConfig):
     known: Path | None = fields.source(None, "EmbeddingSet of real people, for the filter novel; None: 1-embeddings")
     generator: str | None = fields.source(None, "diffusers pipeline: a folder, or a hub id, which is downloaded")
     ldm: Path | None = fields.source(None, "LDM for the source two-stage; None: 2-ldm")
-    autoencoder: str | None = fields.source(None, "its autoencoder or decoder; None: the one it was trained with")
+    autoencoder: str | None = fields.source(None, "its autoencoder or decoder; None: 2-decoder or that of its training")
     weights: Path | None = fields.source(None, "recogniser; None: the one that made 1-embeddings")
     backbone: PluginConfig | None = PluginSection("backbone", default=None)
     align: DetectFaces | None = fields.identity(
@@ -244,6 +244,7 @@ class _Inputs:
     def __init__(self, cfg: GenContextsConfig, work: Work) -> None:
         self._cfg = cfg
         self._device = _device(cfg.device)
+        self._decoder = work.decoder_for(cfg.ldm)
         self._paths: dict[str, Any] = {
             "images": cfg.images,
             "embeddings": cfg.embeddings,
@@ -327,7 +328,7 @@ class _Inputs:
 
     def _open_decoder(self, ldm: Path, section: dict[str, Any] | None) -> torch.nn.Module:
         """Load the autoencoder the LDM was trained with, or the one given instead."""
-        given = self._cfg.autoencoder
+        given = self._cfg.autoencoder or self._decoder
         if section is None:
             if given is None:
                 raise UserError(f"{ldm} does not say which autoencoder it was trained with; give --autoencoder")

@@ -91,7 +91,7 @@ class SampleConfig(StageConfig):
 
     ldm: Path | None = source(None, "folder written by train-ldm, or a published checkpoint; None: 2-ldm")
     autoencoder: Path | None = source(
-        None, "autoencoder weights, the decoder half suffices; None: the one the LDM was trained with"
+        None, "autoencoder weights, the decoder half suffices; None: 2-decoder, or what the LDM was trained with"
     )
     contexts: Path | None = source(None, "folder written by gen-contexts, or a published .npy; None: 3-contexts")
     ids: int | None = growing(None, "how many identities, the first of the contexts; None: all", ge=1)
@@ -251,7 +251,7 @@ class _Setup:
         inputs = open_inputs(
             _existing(cfg.contexts, work, "contexts", "gen-contexts"),
             _existing(cfg.ldm, work, "ldm", "train-ldm"),
-            cfg.autoencoder,
+            cfg.autoencoder or work.decoder_for(cfg.ldm),
             cfg.ids,
             cfg.assume_embedder,
         )

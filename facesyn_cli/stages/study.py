@@ -49,7 +49,7 @@ class StudyConfig(StageConfig):
     """Settings of `facesyn study`."""
 
     ldm: Path | None = source(None, "folder written by train-ldm, or a published checkpoint; None: 2-ldm")
-    autoencoder: Path | None = source(None, "autoencoder weights; None: the one the LDM was trained with")
+    autoencoder: Path | None = source(None, "autoencoder weights; None: 2-decoder, or what the LDM was trained with")
     contexts: Path | None = source(None, "folder written by gen-contexts, or a published .npy; None: 3-contexts")
     judge: Path | None = source(None, "weights of the judge: a recogniser other than the one behind the contexts")
     ids: int = identity(50, "identities, the first of the contexts", ge=2)
@@ -136,8 +136,8 @@ class _Study:
         self.cfg = cfg
         self.folder = cfg.out or work.path / "study"
         self.inputs: SampleInputs = open_inputs(
-            cfg.contexts or work.folder("contexts"), cfg.ldm or work.folder("ldm"), cfg.autoencoder, cfg.ids,
-            cfg.assume_embedder,
+            cfg.contexts or work.folder("contexts"), cfg.ldm or work.folder("ldm"),
+            cfg.autoencoder or work.decoder_for(cfg.ldm), cfg.ids, cfg.assume_embedder,
         )
         self._judge: LoadedBackbone = load_backbone(cfg.judge)
         if self._judge.digest == self.inputs.embedder:

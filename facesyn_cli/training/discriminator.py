@@ -15,8 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from facesyn_cli.models.feature_maps import unit_maps
-
 _DELTA = 1e-6          # Eq. 7
 _LARGEST_FACTOR = 1e4  # as in the published code
 
@@ -65,8 +63,8 @@ class MapDiscriminator(nn.Module):
     """Feature maps of a frozen network to logits: a small network for each map.
 
     A recogniser has learnt what eyes and mouths look like and how they lie to each other, so little is left to learn
-    and few images suffice. The maps are made unit length over their channels, times the root of their number, and
-    the layers have spectral norm 1 (Miyato et al. 2018, arXiv:1802.05957), so that a fixed weight suits.
+    and few images suffice. The maps have unit length over their channels, times the root of their number, and the
+    layers have spectral norm 1 (Miyato et al. 2018, arXiv:1802.05957), so that a fixed weight suits.
 
     Args:
         channels: C_l of each map.
@@ -75,7 +73,7 @@ class MapDiscriminator(nn.Module):
 
     # Differs from Sauer et al. 2021: the maps are not mixed across channels and scales by random layers.
 
-    def __init__(self, channels: Sequence[int], width: int = 64) -> None:
+    def __init__(self, channels: Sequence[int], width: int = 32) -> None:
         super().__init__()
         self.heads = nn.ModuleList(
             nn.Sequential(
@@ -87,8 +85,8 @@ class MapDiscriminator(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Return the logits (B, 1, H_l, W_l) of each map (B, C_l, H_l, W_l); high is real."""
-        return [head(unit_maps(x) * x.shape[1] ** 0.5) for head, x in zip(self.heads, maps, strict=True)]
+        """Return the logits (B, 1, H_l, W_l) of each map (B, C_l, H_l, W_l) of unit length; high is real."""
+        return [head(x * x.shape[1] ** 0.5) for head, x in zip(self.heads, maps, strict=True)]
 
 
 def discriminator_loss(real_logits: Tensor, made_logits: Tensor) -> Tensor:

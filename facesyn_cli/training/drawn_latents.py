@@ -37,7 +37,7 @@ class DrawnSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    count: int = Field(8192, ge=1)               # latents, at most one for each embedding; drawn once, then gone through
+    count: int = Field(8192, ge=1)              # latents, drawn once, gone through in turn; at most one an embedding
     steps: int = Field(20, ge=1)                 # of unipc
     guidance: float = Field(1.5, ge=0)           # scale of classifier-free guidance; 1: none
     identity_weight: float = Field(0.3, ge=0)    # weight of 1 - cosine of the decoded face to its context

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from facesyn_cli.data.pixels import resize_pixels
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.feature_maps import feature_maps, has_feature_maps, perceptual_distance
+from facesyn_cli.models.feature_maps import feature_maps, has_feature_maps, unit_distance, unit_maps
 
 
 class Look(NamedTuple):
     """What a recogniser sees of B images."""
 
-    maps: list[Tensor]         # (B, C_l, H_l, W_l) each; none where they are not wanted
+    maps: list[Tensor]         # (B, C_l, H_l, W_l) each, of unit length over channels; none where not wanted
     embeddings: Tensor | None  # (B, E), not normalised; None where they are not wanted
 
     def first(self, number: int) -> Look:
@@ -69,7 +69,7 @@ class FeatureDistance(nn.Module):
         """Return what `forward` does, of what was seen of both."""
         distances = {}
         if self.use_maps:
-            distances["feature"] = perceptual_distance(made.maps, real.maps)
+            distances["feature"] = unit_distance(made.maps, real.maps)
         if self.use_embeddings:
             distances["identity"] = 1.0 - F.cosine_similarity(made.embeddings.float(), real.embeddings.float())
         return distances
@@ -78,7 +78,7 @@ class FeatureDistance(nn.Module):
         """Return what the recogniser sees of pixels (B, 3, S, S) in [-1, 1], in one pass."""
         pixels = resize_pixels(pixels, self.input_size, antialias=True)
         self._embeddings = None
-        maps = feature_maps(self.backbone, pixels) if self.use_maps else []
+        maps = [unit_maps(x) for x in feature_maps(self.backbone, pixels)] if self.use_maps else []
         if self.use_embeddings and self._embeddings is None:
             self.backbone(pixels)
         embeddings, self._embeddings = self._embeddings, None

@@ -102,11 +102,36 @@ def test_training_teaches_the_decoder_alone():
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("more", [{"refine_fine": 8}, {"refine_latent": True}], ids=str)
+def test_finer_decoders_begin_as_the_plain_one_and_learn(more):
+    plain, model = build(), build(**more)
+    assert set(plain.state_dict()) < set(model.state_dict())
+    model.load_state_dict(plain.state_dict(), strict=False)
+    latents = torch.randn(2, 6, 1, 1, generator=torch.Generator().manual_seed(3))
+    for network in (plain, model):
+        for parameter in network.decoder.after.parameters():
+            torch.nn.init.constant_(parameter, 0.1)
+        torch.nn.init.constant_(network.decoder.leave.weight, 0.1)
+    assert torch.equal(model.decode(latents), plain.decode(latents))
+    new = {name for name in model.state_dict() if name not in plain.state_dict()}
+    named = dict(model.decoder.named_parameters(prefix="decoder"))
+    zero = [named[name] for name in sorted(new) if not named[name].any()]
+    assert zero
+    for parameter in zero:
+        torch.nn.init.constant_(parameter, 0.1)
+    torch.nn.init.constant_(model.decoder.inner[0].body[5].weight, 0.1)
+    model.decode(latents).square().mean().backward()
+    assert all(named[name].grad.abs().sum() > 0 for name in new)
+    with torch.no_grad():
+        assert not torch.equal(model.decode(latents), plain.decode(latents))
+
+
 def test_what_cannot_be_is_refused():
     with pytest.raises(UserError, match="3 photos are too few"):
         fitted(faces(3))
     with pytest.raises(ValueError, match="side 16"):
         build().encode(torch.zeros(1, 3, 8, 8))
-    for wrong in ({"patch": 5}, {"patch_components": 49}, {"latent_channels": 16 * 48 + 1}, {"refine_patch": 16}):
-        with pytest.raises(pydantic.ValidationError, match="must be divisible|is more than"):
+    for wrong in ({"patch": 5}, {"patch_components": 49}, {"latent_channels": 16 * 48 + 1}, {"refine_patch": 16},
+                  {"refine_patch": 1, "refine_fine": 8}):
+        with pytest.raises(pydantic.ValidationError, match="must be divisible|is more than|even refine_patch"):
             build(**wrong)

@@ -9,10 +9,11 @@ import torch
 from fill import fill_state, golden_normal, golden_uniform
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.feature_maps import feature_maps, perceptual_distance
+from facesyn_cli.models.feature_maps import feature_maps, perceptual_distance, unit_maps
 from facesyn_cli.plugins import registry
 from facesyn_cli.training.autoencoder_loss import AutoencoderLoss, LossWeights
 from facesyn_cli.training.discriminator import (
+    MapDiscriminator,
     PatchDiscriminator,
     adaptive_factor,
     discriminator_loss,
@@ -112,6 +113,42 @@ def test_hinge_by_hand():
     made = torch.tensor([[-2.0, 0.0], [3.0, -1.0]]).view(2, 1, 1, 2)
     assert discriminator_loss(real, made).tolist() == [(0.25 + 0.5) / 2, (1.0 + 2.0) / 2]
     assert generator_loss(made).tolist() == [1.0, -1.0]
+
+
+def test_made_images_of_one_photo_count_as_their_mean():
+    real, made = torch.full((2, 1, 1, 1), 2.0), torch.tensor([-2.0, 1.0, 0.0, -3.0]).view(4, 1, 1, 1)
+    assert discriminator_loss(real, made).tolist() == [0.5 * (0.0 + 1.0) / 2, 0.5 * (2.0 + 0.0) / 2]
+
+
+def test_faces_of_drawn_latents_are_compared_with_their_contexts_alone():
+    backbone = recogniser()
+    made, real = golden_uniform(1, (3, 3, 112, 112)), golden_uniform(2, (2, 3, 112, 112))
+    contexts = torch.nn.functional.normalize(golden_normal(3, (1, 8)))
+    features = FeatureDistance(backbone, 112, "features")
+    terms = AutoencoderLoss(weights(l1=1.0, identity=5.0, drawn_identity=7.0), features)(made, real, {}, contexts)
+    with torch.no_grad():
+        expected = 1 - torch.cosine_similarity(backbone(made[2:]), contexts)
+    assert torch.allclose(terms.each["drawn_identity"], expected, atol=1e-6)
+    assert torch.allclose(terms.drawn, 7 * expected, atol=1e-5)
+    without = AutoencoderLoss(weights(l1=1.0, identity=5.0, drawn_identity=7.0), features)(made[:2], real, {})
+    assert torch.allclose(terms.reconstruction, without.reconstruction, atol=1e-5) and without.drawn.numel() == 0
+    assert [len(x) for x in terms.made_maps] == [3] * len(terms.made_maps) and len(terms.real_maps[0]) == 2
+
+
+def test_map_discriminators_see_one_image_and_bound_their_slope():
+    maps = [unit_maps(golden_normal(1, (3, 6, 8, 8))), unit_maps(golden_normal(2, (3, 10, 4, 4)))]
+    network = MapDiscriminator([6, 10], width=8)
+    for _ in range(50):  # spectral norms are estimated as training goes
+        network(maps)
+    network.eval()
+    with torch.no_grad():
+        logits = network(maps)
+        assert [tuple(x.shape) for x in logits] == [(3, 1, 8, 8), (3, 1, 4, 4)]
+        alone = network([x[1:2] for x in maps])
+        assert all(torch.allclose(x[1:2], y, atol=1e-5) for x, y in zip(logits, alone, strict=True))
+    for head in network.heads:
+        for layer in (head[0], head[2], head[4]):
+            assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.02)
 
 
 def test_adaptive_factor_is_the_ratio_of_norms():

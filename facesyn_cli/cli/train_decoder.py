@@ -1,0 +1,22 @@
+"""`facesyn train-decoder`: a decoder that makes faces of what an LDM draws."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from facesyn_cli.cli.stage_command import stage_command
+
+
+@stage_command("train-decoder")
+def command(
+    images: Annotated[Path | None, typer.Option(help="Folder or zip of faces; default 0-images.")] = None,
+    initial: Annotated[Path | None, typer.Option(help="Autoencoder to go on from; default 2-autoencoder.")] = None,
+    ldm: Annotated[Path | None, typer.Option(help="LDM that draws latents of it; default 2-ldm.")] = None,
+    embeddings: Annotated[Path | None, typer.Option(help="Contexts of what it draws; default 1-embeddings.")] = None,
+    features: Annotated[Path | None, typer.Option(help="Recogniser in whose eyes faces are judged.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+) -> dict[str, Any]:
+    """Train a decoder on, so that it makes faces of what an LDM draws."""
+    return {"images": images, "initial": initial, "ldm": ldm, "embeddings": embeddings, "features": features,
+            "steps": steps}
