@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from facesyn_cli.training.feature_distance import FeatureDistance, Look
+from facesyn_cli.training.feature_distance import FeatureDistance
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,12 @@ class LossTerms:
         drawn: (D,) weighted terms of the faces made of drawn latents.
         penalty: (B,) weighted penalties of the latents.
         each: Every term that was computed, by name, (B,) or (D,), not weighted, without gradient.
-        made_maps: What the recogniser's feature maps show of all B + D made faces, with gradient; or none.
-        real_maps: What they show of the B images.
     """
 
     reconstruction: Tensor
     drawn: Tensor
     penalty: Tensor
     each: dict[str, Tensor]
-    made_maps: list[Tensor]
-    real_maps: list[Tensor]
 
 
 class AutoencoderLoss:
@@ -72,7 +68,8 @@ class AutoencoderLoss:
         self.weights, self.features = weights, features
 
     def __call__(
-        self, made: Tensor, real: Tensor, penalties: dict[str, Tensor], contexts: Tensor | None = None
+        self, made: Tensor, real: Tensor, penalties: dict[str, Tensor], contexts: Tensor | None = None,
+        coarse: float = 1.0,
     ) -> LossTerms:
         """Return the terms of reconstructions of `real` pixels and of faces made of drawn latents.
 
@@ -81,6 +78,7 @@ class AutoencoderLoss:
             real: (B, 3, S, S), the images in [-1, 1].
             penalties: What the autoencoder's training pass gave, by name.
             contexts: (D, E) whom the faces of drawn latents should show; None: D is 0.
+            coarse: The recogniser sees all of them at this share of their side.
         """
         weights, count = self.weights, len(real)
         difference = made[:count].float() - real.float()
@@ -91,11 +89,10 @@ class AutoencoderLoss:
             terms["l1"] = difference.abs().mean(dim=(1, 2, 3))
         if weights.mse:
             terms["mse"] = (difference**2).mean(dim=(1, 2, 3))
-        made_look = real_look = Look([], None)
         if self.features is not None:
             with torch.no_grad():
-                real_look = self.features.look(real)
-            made_look = self.features.look(made)
+                real_look = self.features.look(real, coarse)
+            made_look = self.features.look(made, coarse)
             terms.update(self.features.distances(made_look.first(count), real_look))
             terms = {name: term for name, term in terms.items() if getattr(weights, name)}
             if contexts is not None and weights.drawn_identity:
@@ -110,5 +107,4 @@ class AutoencoderLoss:
             weights.drawn_identity * drawn.get("drawn_identity", zero[:0]),
             sum((getattr(weights, name) * term for name, term in rest.items()), zero),
             {name: term.detach() for name, term in {**terms, **drawn, **rest}.items()},
-            made_look.maps, real_look.maps,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.autoencoder_batches import AutoencoderBatch
-from facesyn_cli.training.autoencoder_loss import AutoencoderLoss, LossTerms
+from facesyn_cli.training.autoencoder_loss import AutoencoderLoss
 from facesyn_cli.training.checkpoint import latest_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from facesyn_cli.training.discriminator import (
     AdversarialSettings,
-    MapDiscriminator,
     PatchDiscriminator,
     adaptive_factor,
     discriminator_loss,
@@ -30,41 +29,35 @@ from facesyn_cli.training.processes import Processes
 
 @dataclass
 class Adversary:
-    """The discriminators and their optimizer.
+    """The discriminator and its optimizer.
 
     Args:
-        settings: How they take part.
-        network: `patches` looks at pixels, `maps` at feature maps; one of them may be missing.
-        optimiser: Over their parameters.
+        settings: How it takes part.
+        network: The discriminator.
+        optimiser: Over its parameters.
     """
 
     settings: AdversarialSettings
-    network: nn.ModuleDict
+    network: PatchDiscriminator
     optimiser: torch.optim.Optimizer
 
 
 def build_adversary(
-    settings: AdversarialSettings, optimiser: OptimiserSettings, seed: int, device: torch.device,
-    map_channels: Sequence[int] = (),
+    settings: AdversarialSettings, optimiser: OptimiserSettings, seed: int, device: torch.device
 ) -> Adversary | None:
-    """Build the discriminators that `settings` ask for, None where they weigh nothing; their weights follow from seed.
+    """Build the discriminator that `settings` ask for, None where their weight is 0; its weights follow from the seed.
 
     Args:
-        settings: How they take part.
-        optimiser: Settings of their optimizer, those of the autoencoder's.
+        settings: How it takes part.
+        optimiser: Settings of its optimizer, those of the autoencoder's.
         seed: Seed of the training.
-        device: Where they run.
-        map_channels: Channels of each feature map.
+        device: Where it runs.
     """
-    if not (settings.weight or settings.feature_weight):
+    if not settings.weight:
         return None
-    network = nn.ModuleDict()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
-        if settings.weight:
-            network["patches"] = PatchDiscriminator(settings.channels, settings.layers)
-        if settings.feature_weight:
-            network["maps"] = MapDiscriminator(map_channels)
+        network = PatchDiscriminator(settings.channels, settings.layers)
     network = network.to(device, memory_format=torch.channels_last).train()
     return Adversary(settings, network, build_optimiser(network.parameters(), optimiser))
 
@@ -78,7 +71,7 @@ class AutoencoderState:
         ema: Its average.
         optimiser: Over the parameters that are trained.
         scaler: Loss scaler; does nothing outside fp16.
-        adversary: The discriminators, or None.
+        adversary: The discriminator, or None.
         step: Finished optimizer steps.
         window: [sum, number of images] of every figure since the last report, of this process.
     """
@@ -189,7 +182,7 @@ def take_step(
     Raises:
         UserError: The gradient is not finite; no weight was touched in this step.
     """
-    adversary = state.adversary if state.adversary and state.step >= state.adversary.settings.start else None
+    adversary = state.adversary
     pixels = batch.pixels(processes.device)
     state.optimiser.zero_grad(set_to_none=True)
     with autocast(settings.precision, pixels.device):
@@ -198,26 +191,22 @@ def take_step(
         if batch.drawn is not None:
             drawn, contexts = (part.to(pixels.device) for part in batch.drawn)
             made = torch.cat([made, state.autoencoder.decode(drawn)])
-        terms = loss(made, pixels, penalties, contexts)
+        terms = loss(made, pixels, penalties, contexts, batch.coarse)
         total = terms.reconstruction.sum() + terms.drawn.sum()
     figures = {"loss": terms.reconstruction + terms.penalty, **terms.each}
-    if adversary is not None:
-        adversary.network.requires_grad_(False)
-    if adversary is not None and "maps" in adversary.network:
-        with autocast(settings.precision, pixels.device):
-            figures["map_adversarial"] = _mean_of(generator_loss, adversary.network["maps"](terms.made_maps))
-        total = total + adversary.settings.feature_weight * figures["map_adversarial"].sum()
     # From the losses to the pixels first, and on from there: the recogniser is gone through backwards once, whatever
     # the adversarial loss wants to know of its gradient.
     gradient = torch.autograd.grad(state.scaler.scale(total), made)[0]
-    if adversary is not None and "patches" in adversary.network:
+    if adversary is not None and state.step >= adversary.settings.start:
+        adversary.network.requires_grad_(False)
         with autocast(settings.precision, pixels.device):
-            figures["adversarial"] = generator_loss(adversary.network["patches"](made))
+            figures["adversarial"] = generator_loss(adversary.network(made))
         adversarial_gradient = torch.autograd.grad(state.scaler.scale(figures["adversarial"].sum()), made)[0]
         factor = torch.full((), adversary.settings.weight, device=pixels.device)
         if adversary.settings.adaptive:
             gradients = gradient, adversarial_gradient  # their ratio does not see the scale
-            factor = factor * _adaptive(made, gradients, state.autoencoder.last_layer(), processes)
+            largest = adversary.settings.largest_factor
+            factor = factor * _adaptive(made, gradients, state.autoencoder.last_layer(), processes, largest)
         figures["adversarial_factor"] = factor.expand(len(made))
         gradient = gradient + factor.to(gradient.dtype) * adversarial_gradient
     ends: list[tuple[Tensor, Tensor | None]] = [(made, gradient / settings.batch_size)]
@@ -239,7 +228,7 @@ def take_step(
         torch.nn.utils.clip_grads_with_norm_(parameters, settings.clip, norm)
     state.scaler.step(state.optimiser)  # fp16: left out where the scaled gradient overflowed
     if adversary is not None:
-        figures.update(_teach(adversary, state.scaler, pixels, made.detach(), terms, settings, processes))
+        figures["discriminator"] = _teach(adversary, state.scaler, pixels, made.detach(), settings, processes)
     state.scaler.update()
     state.step += 1
     if is_finite:
@@ -255,37 +244,28 @@ def _reconstruct(autoencoder: nn.Module, batch: AutoencoderBatch, pixels: Tensor
 
 
 def _adaptive(
-    made: Tensor, gradients: tuple[Tensor, Tensor], weight: nn.Parameter, processes: Processes
+    made: Tensor, gradients: tuple[Tensor, Tensor], weight: nn.Parameter, processes: Processes,
+    largest: float,
 ) -> Tensor:
     """Return Eq. 7 of the global batch from the gradients that both losses of this process's share have at `made`."""
     at_weight = [torch.autograd.grad(made, weight, part, retain_graph=True)[0] for part in gradients]
-    return adaptive_factor(*(processes.sum(part.float()) for part in at_weight))
+    return adaptive_factor(*(processes.sum(part.float()) for part in at_weight), largest)
 
 
 def _teach(
-    adversary: Adversary, scaler: torch.amp.GradScaler, pixels: Tensor, made: Tensor, terms: LossTerms,
-    settings: StepSettings, processes: Processes,
-) -> dict[str, Tensor]:
-    """Take a step of the discriminators and return their losses, (B,) each."""
-    network, losses = adversary.network.requires_grad_(True), {}
+    adversary: Adversary, scaler: torch.amp.GradScaler, pixels: Tensor, made: Tensor, settings: StepSettings,
+    processes: Processes,
+) -> Tensor:
+    """Take a step of the discriminator and return its losses."""
+    adversary.network.requires_grad_(True)
     adversary.optimiser.zero_grad(set_to_none=True)
     with autocast(settings.precision, pixels.device):
-        if "patches" in network:
-            losses["discriminator"] = discriminator_loss(network["patches"](pixels), network["patches"](made))
-        if "maps" in network:
-            seen = zip(network["maps"](terms.real_maps), network["maps"]([x.detach() for x in terms.made_maps]),
-                       strict=True)
-            losses["map_discriminator"] = torch.stack([discriminator_loss(*logits) for logits in seen]).mean(dim=0)
-    scaler.scale(sum(losses.values()).sum() / settings.batch_size).backward()
-    sum_gradients(network.parameters(), processes.sum)
+        losses = discriminator_loss(adversary.network(pixels), adversary.network(made))
+    scaler.scale(losses.sum() / settings.batch_size).backward()
+    sum_gradients(adversary.network.parameters(), processes.sum)
     scaler.unscale_(adversary.optimiser)
     scaler.step(adversary.optimiser)
     return losses
-
-
-def _mean_of(loss: Callable[[Tensor], Tensor], logits: Sequence[Tensor]) -> Tensor:
-    """Return the mean over maps of a loss of their logits, (B,)."""
-    return torch.stack([loss(each) for each in logits]).mean(dim=0)
 
 
 def _count(window: dict[str, list[float]], figures: dict[str, Tensor]) -> None:

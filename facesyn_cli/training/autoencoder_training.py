@@ -85,9 +85,12 @@ class AutoencoderTrainingConfig(StageConfig):
     commitment_weight: float = identity(0.25, "weight of the distance that moves latents to their codes (VQ)", ge=0)
     features: Path | None = source(None, "weights of a recogniser whose eyes judge reconstructions in the loss")
     features_model: PluginConfig | None = PluginSection("backbone", default=None)  # None: read off the weights
+    features_coarsest: float = identity(
+        1.0, "with features: it sees each step's images at a share of their side drawn from here to 1", gt=0, le=1
+    )
     feature_weight: float = identity(0.1, "with features: weight of the distance of feature maps", ge=0)
     identity_weight: float = identity(0.1, "with features: weight of 1 - cosine of the embeddings", ge=0)
-    adversarial: AdversarialSettings = identity(AdversarialSettings(), "discriminators; weights 0: none")
+    adversarial: AdversarialSettings = identity(AdversarialSettings(), "discriminator of patches; weight 0: none")
     ldm: Path | None = source(None, "LDM on the latents of `initial`: what it draws is decoded beside the photos")
     embeddings: Path | None = source(None, "embeddings of photos, the contexts of what is drawn; None: 1-embeddings")
     drawn: DrawnSettings = identity(DrawnSettings(), "how many latents are drawn with `ldm`, and how")
@@ -197,7 +200,7 @@ def _train(
         state.fit(photos_of(images, inputs.joined.train_rows, device))
     batch_plan = AutoencoderBatchPlan(
         cfg.seed, cfg.batch_size, local_share(cfg.batch_size, processes.index, processes.count),
-        inputs.joined.train_rows, cfg.flip, inputs.latent_shape,
+        inputs.joined.train_rows, cfg.flip, inputs.latent_shape, cfg.features_coarsest,
     )
     drawn = None
     if inputs.drawing is not None:
@@ -280,7 +283,7 @@ def _open_inputs(cfg: AutoencoderTrainingConfig, work: Work) -> _Inputs:
     if cfg.features is not None:
         features = load_features(
             cfg.features, cfg.features_model, "features", parents,
-            use_maps=cfg.feature_weight > 0 or cfg.adversarial.feature_weight > 0,
+            use_maps=cfg.feature_weight > 0,
             use_embeddings=cfg.identity_weight > 0 or (cfg.ldm is not None and cfg.drawn.identity_weight > 0),
         )
     drawing = None
@@ -305,19 +308,14 @@ def _check_settings(cfg: AutoencoderTrainingConfig) -> None:
         raise UserError("an ldm draws latents of a trained autoencoder: give initial=FOLDER and freeze_encoder=true")
     if cfg.ldm is None and (asked := {"embeddings", "drawn"} & cfg.model_fields_set):
         raise UserError(f"{', '.join(sorted(asked))} is about what an LDM draws: give ldm=FOLDER")
-    has_adversary = cfg.adversarial.weight or cfg.adversarial.feature_weight
-    if cfg.ldm is not None and not has_adversary and (cfg.features is None or not cfg.drawn.identity_weight):
+    if cfg.ldm is not None and not cfg.adversarial.weight and (cfg.features is None or not cfg.drawn.identity_weight):
         raise UserError("nothing says what faces of drawn latents should look like: give --features WEIGHTS, of the "
                         "recogniser that embedded the photos, or adversarial.weight")
-    if cfg.features is None and "identity_weight" in cfg.drawn.model_fields_set and cfg.drawn.identity_weight:
-        raise UserError("drawn.identity_weight needs a recogniser: give --features WEIGHTS")
-    if cfg.features is None and cfg.adversarial.feature_weight:
-        raise UserError("adversarial.feature_weight needs a recogniser: give --features WEIGHTS")
     if cfg.features is None:
         stated = {name for name in cfg.model_fields_set if getattr(cfg, name)}
-        if asked := {"feature_weight", "identity_weight", "features_model"} & stated:
+        if asked := {"feature_weight", "identity_weight", "features_model", "features_coarsest"} & stated:
             raise UserError(f"{', '.join(sorted(asked))} needs a recogniser: give --features WEIGHTS")
-    elif not (cfg.feature_weight or cfg.identity_weight or cfg.adversarial.feature_weight
+    elif not (cfg.feature_weight or cfg.identity_weight
               or (cfg.ldm is not None and cfg.drawn.identity_weight)):
         raise UserError("features was given, but feature_weight and identity_weight are both 0; leave features out")
     if not (cfg.l1_weight or cfg.mse_weight or cfg.features is not None):
@@ -336,17 +334,8 @@ def _state(cfg: AutoencoderTrainingConfig, inputs: _Inputs, device: torch.device
         parameter.requires_grad_(True)
     return AutoencoderState(
         autoencoder, Ema(autoencoder, cfg.ema), build_optimiser(trained, cfg.optimiser),
-        loss_scaler(cfg.precision, device),
-        build_adversary(cfg.adversarial, cfg.optimiser, cfg.seed, device, _map_channels(cfg, inputs)),
+        loss_scaler(cfg.precision, device), build_adversary(cfg.adversarial, cfg.optimiser, cfg.seed, device),
     )
-
-
-def _map_channels(cfg: AutoencoderTrainingConfig, inputs: _Inputs) -> list[int]:
-    """Return the channels of the recogniser's maps, none where nobody discriminates them."""
-    if not cfg.adversarial.feature_weight:
-        return []
-    with torch.no_grad():
-        return [x.shape[1] for x in inputs.features.look(torch.zeros(1, 3, cfg.image_size, cfg.image_size)).maps]
 
 
 def _coders(inputs: _Inputs, state: AutoencoderState, device: torch.device) -> tuple[Coder, Coder]:

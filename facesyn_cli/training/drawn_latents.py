@@ -38,9 +38,10 @@ class DrawnSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     count: int = Field(8192, ge=1)              # latents, drawn once, gone through in turn; at most one an embedding
-    steps: int = Field(20, ge=1)                 # of unipc
+    scheduler: str = "unipc"                     # name of a scheduler
+    steps: int = Field(20, ge=1)                 # of it
     guidance: float = Field(1.5, ge=0)           # scale of classifier-free guidance; 1: none
-    identity_weight: float = Field(0.3, ge=0)    # weight of 1 - cosine of the decoded face to its context
+    identity_weight: float = Field(0.3, ge=0)    # with features: weight of 1 - cosine of a face to its context
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _draw(
     shape = (config.latent_channels, config.latent_size, config.latent_size)
     schedule = ldm_schedule(config)
     make_scheduler = registry.build(
-        "scheduler", registry.configure("scheduler", {"name": "unipc", "steps": settings.steps})
+        "scheduler", registry.configure("scheduler", {"name": settings.scheduler, "steps": settings.steps})
     )
     guidance = {"name": "none"} if settings.guidance == 1 else {"name": "cfg", "scale": settings.guidance}
     guidance = registry.build("guidance", registry.configure("guidance", guidance))

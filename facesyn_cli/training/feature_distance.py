@@ -74,8 +74,15 @@ class FeatureDistance(nn.Module):
             distances["identity"] = 1.0 - F.cosine_similarity(made.embeddings.float(), real.embeddings.float())
         return distances
 
-    def look(self, pixels: Tensor) -> Look:
-        """Return what the recogniser sees of pixels (B, 3, S, S) in [-1, 1], in one pass."""
+    def look(self, pixels: Tensor, coarse: float = 1.0) -> Look:
+        """Return what the recogniser sees of pixels (B, 3, S, S) in [-1, 1], in one pass.
+
+        Args:
+            pixels: The images; gradients flow into them.
+            coarse: Share of the side to which they are made smaller first; 1: not.
+        """
+        if coarse < 1:
+            pixels = resize_pixels(pixels, max(1, round(coarse * pixels.shape[-1])), antialias=True)
         pixels = resize_pixels(pixels, self.input_size, antialias=True)
         self._embeddings = None
         maps = [unit_maps(x) for x in feature_maps(self.backbone, pixels)] if self.use_maps else []

@@ -44,6 +44,14 @@ def test_shares_of_processes_join_to_the_batch(faces):
     assert torch.equal(resumed.noise, whole[3].noise) and torch.equal(resumed.pixels_u8, whole[3].pixels_u8)
 
 
+def test_how_coarsely_a_step_is_seen_is_the_same_for_all_processes(faces):
+    images = DecodedFaces(faces, list(range(2, 17)), 0)
+    parts = [[batch.coarse for batch in plan(places, coarsest=0.4).batches(images, range(30))]
+             for places in (range(2), range(2, 6))]
+    assert parts[0] == parts[1] and min(parts[0]) > 0.4 and max(parts[0]) < 1 and np.std(parts[0]) > 0.1
+    assert {batch.coarse for batch in plan(range(6)).batches(images, range(3))} == {1.0}
+
+
 def test_every_image_comes_once_an_epoch_and_about_half_are_mirrored(faces):
     images = DecodedFaces(faces, list(range(2, 17)), 0)
     steps = plan(range(6))
