@@ -50,7 +50,7 @@ from facesyn_cli.training.autoencoder_loss import AutoencoderLoss, LossWeights
 from facesyn_cli.training.autoencoder_state import AutoencoderState, StepSettings, build_adversary, take_step
 from facesyn_cli.training.autoencoder_validation import Coder, ReconstructionValidation, write_reconstructions
 from facesyn_cli.training.data_order import local_share
-from facesyn_cli.training.discriminator import AdversarialSettings
+from facesyn_cli.training.discriminator import AdversarialSettings, smallest_side
 from facesyn_cli.training.drawn_latents import DrawingInputs, DrawnSettings, drawn_latents, open_drawing
 from facesyn_cli.training.ema import Ema, EmaSettings
 from facesyn_cli.training.feature_distance import FeatureDistance
@@ -304,6 +304,9 @@ def _open_inputs(cfg: AutoencoderTrainingConfig, work: Work) -> _Inputs:
 def _check_settings(cfg: AutoencoderTrainingConfig) -> None:
     if cfg.freeze_encoder and (cfg.initial is None or cfg.teacher is not None):
         raise UserError("freeze_encoder=true keeps the encoder of a trained one: give initial=FOLDER and no teacher")
+    if cfg.adversarial.weight and (smallest := smallest_side(cfg.adversarial.layers)) > cfg.image_size:
+        raise UserError(f"adversarial.layers={cfg.adversarial.layers} needs images of side {smallest}, image_size is "
+                        f"{cfg.image_size}; take fewer layers")
     if cfg.ldm is not None and not cfg.freeze_encoder:
         raise UserError("an ldm draws latents of a trained autoencoder: give initial=FOLDER and freeze_encoder=true")
     if cfg.ldm is None and (asked := {"embeddings", "drawn"} & cfg.model_fields_set):

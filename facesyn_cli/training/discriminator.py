@@ -54,6 +54,11 @@ class PatchDiscriminator(nn.Module):
         return self.network(pixels)
 
 
+def smallest_side(layers: int) -> int:
+    """Return the smallest side of an image of which a discriminator of so many layers of stride 2 makes a logit."""
+    return 3 * 2**layers
+
+
 def discriminator_loss(real_logits: Tensor, made_logits: Tensor) -> Tensor:
     """Return the hinge loss of the discriminator, (B,): (max(0, 1 - real) + max(0, 1 + made)) / 2, mean of patches.
 

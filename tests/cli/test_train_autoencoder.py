@@ -317,6 +317,7 @@ WRONG = {
     "nothing to learn from": (["l1_weight=0"], ("l1_weight", "mse_weight")),
     "negative weight": (["kl_weight=-1"], ("kl_weight",)),
     "unknown adversarial setting": (["adversarial.wait=3"], ("adversarial.wait",)),
+    "images too small for the discriminator": (["adversarial.weight=1"], ("adversarial.layers=3", "24", "16")),
     "teacher is missing": (["teacher=./missing.pt"], ("missing.pt",)),
     "teacher with other channels": (
         ["teacher=small-teacher"], ("3 channels", "set autoencoder.latent_channels=3")

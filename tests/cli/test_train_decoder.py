@@ -26,6 +26,7 @@ TRAINING = (
     "device=cpu", f"image_size={SIZE}", "ema.maximum=0.5", "lr_schedule.warmup_steps=0", "validation_fraction=0.2",
     "validate_every=5", "preview_every=0", "log_every=1", "checkpoint_every=3",
 )
+ADVERSARY = ("adversarial.weight=0.5", "adversarial.channels=8", "adversarial.layers=1")
 LDM = (
     "device=cpu", f"image_size={SIZE}", f"output_size={SIZE}", "denoiser={name: residual-mlp, in_channels: 6, width: "
     f"16, blocks: 1, context_size: {EMBEDDING_SIZE}, context_width: 8}}", "prediction=v", "beta_schedule=cosine",
@@ -52,13 +53,12 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _arguments(work: Path, out: Path, *more: object, steps: int = 7) -> list[str]:
     words = ["train-decoder", "--work", work, "--out", out, "--steps", steps, "--batch-size", 4, *TRAINING,
-             "drawn.count=9", "drawn.steps=2", *(more or ("adversarial.weight=0.1",))]
+             "drawn.count=9", "drawn.steps=2", *(more or ADVERSARY)]
     return [str(word) for word in words]
 
 
-def _adversary(work: Path) -> list[object]:
-    return ["--features", work / "recogniser", "adversarial.weight=0.5", "adversarial.channels=8",
-            "adversarial.layers=1"]
+def _all_losses(work: Path) -> list[object]:
+    return ["--features", work / "recogniser", *ADVERSARY]
 
 
 def _lines(out: Path) -> list[dict]:
@@ -72,7 +72,7 @@ def _same(first: Path, second: Path) -> bool:
 
 def test_drawn_faces_come_nearer_to_whom_they_should_show_and_the_encoder_keeps_still(work, tmp_path, run_cli):
     out = tmp_path / "out"
-    more = (*_adversary(work), "optimiser.lr=0.01", "drawn.identity_weight=3", "features_coarsest=0.7")
+    more = (*_all_losses(work), "optimiser.lr=0.01", "drawn.identity_weight=3", "features_coarsest=0.7")
     ran = run_cli(*_arguments(work, out, *more, steps=60), "--json")
     assert ran.code == 0, ran.err
     lines = _lines(out)
@@ -88,7 +88,8 @@ def test_drawn_faces_come_nearer_to_whom_they_should_show_and_the_encoder_keeps_
         assert not torch.equal(after.decode(latents), before.decode(latents))
     assert latents_of(out) == [before.section["digest"]]
     header = json.loads((out / "facesyn.json").read_text())
-    assert header["command"] == "train-decoder" and set(header["parents"]) >= {"initial", "ldm", "embeddings", "features"}
+    assert header["command"] == "train-decoder"
+    assert set(header["parents"]) >= {"initial", "ldm", "embeddings", "features"}
     assert len(read_tensors(out / "drawn.safetensors")["latents"]) == 9
     embeddings = EmbeddingSet.open(work / "1-embeddings")
     assert embeddings.embedder == load_backbone(work / "recogniser").digest
@@ -103,7 +104,7 @@ def test_sample_takes_the_decoder_of_the_run_and_no_other(work, tmp_path, run_cl
     draw = ("sample", "--work", mine, "--contexts", tmp_path / "contexts.npy", "--per-id", 1, "scheduler.steps=2",
             "device=cpu")
     assert run_cli(*draw, "--out", tmp_path / "before").code == 0
-    assert run_cli(*_arguments(mine, mine / "2-decoder", "adversarial.weight=0.1", "optimiser.lr=0.1", steps=3)).code == 0
+    assert run_cli(*_arguments(mine, mine / "2-decoder", *ADVERSARY, "optimiser.lr=0.1", steps=3)).code == 0
     assert run_cli(*draw, "--out", tmp_path / "after").code == 0
     assert run_cli(*draw, "--out", tmp_path / "named", "--ldm", work / "2-ldm").code == 0
     assert run_cli(*draw, "--out", tmp_path / "given", "--autoencoder", mine / "2-decoder").code == 0
@@ -117,7 +118,7 @@ def test_sample_takes_the_decoder_of_the_run_and_no_other(work, tmp_path, run_cl
 
 def test_killed_at_a_random_moment_it_ends_with_the_same_weights(work, tmp_path, run_cli):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    more = _adversary(work)
+    more = _all_losses(work)
     assert run_cli(*_arguments(work, whole, *more, steps=12)).code == 0
     process = spawn(*_arguments(work, killed, *more, steps=12))
     deadline = time.monotonic() + 120

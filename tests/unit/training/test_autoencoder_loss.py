@@ -17,6 +17,7 @@ from facesyn_cli.training.discriminator import (
     adaptive_factor,
     discriminator_loss,
     generator_loss,
+    smallest_side,
 )
 from facesyn_cli.training.feature_distance import FeatureDistance
 
@@ -161,3 +162,8 @@ def test_the_discriminator_sees_patches_and_no_neighbours():
         logits = network(pixels)
         assert logits.shape == (3, 1, 6, 6)
         assert torch.allclose(logits[1:2], network(pixels[1:2]), atol=1e-6)
+        for layers in (1, 2, 3):
+            side, network = smallest_side(layers), PatchDiscriminator(8, layers)
+            assert network(torch.zeros(1, 3, side, side)).shape == (1, 1, 1, 1)
+            with pytest.raises(RuntimeError):
+                network(torch.zeros(1, 3, side - 1, side - 1))
