@@ -195,6 +195,11 @@ def plan_stage(name: str, cfg: StageConfig, work: Work) -> dict[str, Any]:
         return stage_module(name).plan(cfg, work)
 
 
+_OUT_OF_MEMORY = (  # torch says so in words only: too much for a CPU, for 64 bits, for an integer of 64 bits
+    "can't allocate memory", "Storage size calculation overflowed", "Overflow when unpacking",
+)
+
+
 @contextmanager
 def _memory(name: str) -> Iterator[None]:
     import torch
@@ -203,8 +208,8 @@ def _memory(name: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise UserError(f"{name}: not enough memory on the device; use a smaller --batch-size") from error
-    except (MemoryError, RuntimeError) as error:  # on a CPU torch says so in words only
-        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError, TypeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _OUT_OF_MEMORY):
             raise
         raise UserError(f"{name}: not enough memory; use a smaller --batch-size, network or image size") from error
 

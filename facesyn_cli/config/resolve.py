@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import typing
+from collections.abc import Iterator
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 import yaml
@@ -49,6 +51,7 @@ def resolve(
     for key, value in flags.items():
         if value is not None:
             _set(settings, key, value, config_class)
+    problems += [f"{key}: {text!r} holds a NUL character" for key, text in _texts(settings) if "\0" in text]
     refused: set[str] = set()
     for name, info in config_class.model_fields.items():
         plugin = plugin_of(info)
@@ -157,6 +160,18 @@ def _known_keys(config_class: type[BaseModel], path: tuple) -> list[str]:
             return []
         config_class = models[0]
     return sorted(config_class.model_fields)
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield all texts and paths in nested settings, each with its dotted key."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _texts(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _texts(inner, f"{key}.{number}")
+    elif isinstance(value, str | PurePath):
+        yield key, str(value)
 
 
 def _copy(value: Any) -> Any:

@@ -264,7 +264,11 @@ def test_wrong_inputs(assert_refused, inputs, tmp_path):
     assert os.listdir(tmp_path / "strange") == ["diary.txt"]
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")])
+@pytest.mark.parametrize("error", [
+    MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: ..."),
+    RuntimeError("Storage size calculation overflowed with sizes=[4611686018427387904]"),
+    TypeError("empty(): argument 'size' failed to unpack the object with error \"Overflow when unpacking long"),
+])
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
 def test_memory_that_ran_out_is_one_line(assert_refused, inputs, tmp_path, monkeypatch, error, more):
     def fail(*args, **kwargs):

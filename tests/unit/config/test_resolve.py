@@ -96,3 +96,13 @@ def test_roles_group_the_header() -> None:
     assert groups["identity"]["head"] == {"name": "arcface", "scale": 64.0, "margin": 0.5}
     assert set(groups["growing"]) == {"ids"} and set(groups["recorded"]) == {"batch_size"}
     assert {"workers", "images", "out", "device"} <= set(groups["runtime"])
+
+
+@pytest.mark.parametrize("where", [
+    {"images": "a\0b"}, {"inner": {"name": "x\0"}}, {"transforms": [{"name": "fl\0ip"}]}, {"device": "cpu\0"},
+])
+def test_a_nul_character_is_named(where: dict) -> None:
+    with pytest.raises(UserError, match="holds a NUL character"):
+        config(section=where)
+    with pytest.raises(UserError, match=r"images: 'a\\x00b' holds a NUL character"):
+        config(images=Path("a\0b"))
