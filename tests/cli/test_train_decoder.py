@@ -11,54 +11,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import finish, spawn
-from tiny_ldm import EMBEDDING_SIZE, SIZE, write_faces
+from tiny_decoder import ADVERSARY, AUTOENCODER, LDM, TRAINING, all_losses, train_arguments, write_run
+from tiny_ldm import EMBEDDING_SIZE, SIZE
 from tiny_recogniser import write_recogniser
 
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
 from facesyn_cli.artifacts.weights import read_config, read_tensors
 from facesyn_cli.models.loading import latents_of, load_autoencoder, load_backbone
 
-AUTOENCODER = (
-    "autoencoder={name: face-pca, image_size: 16, patch: 4, patch_components: 12, latent_channels: 6, "
-    "refine_patch: 4, refine_channels: 8, refine_blocks: 1, smooth: 4, refine_fine: 8, refine_latent: true}"
-)
-TRAINING = (
-    "device=cpu", f"image_size={SIZE}", "ema.maximum=0.5", "lr_schedule.warmup_steps=0", "validation_fraction=0.2",
-    "validate_every=5", "preview_every=0", "log_every=1", "checkpoint_every=3",
-)
-ADVERSARY = ("adversarial.weight=0.5", "adversarial.channels=8", "adversarial.layers=1")
-LDM = (
-    "device=cpu", f"image_size={SIZE}", f"output_size={SIZE}", "denoiser={name: residual-mlp, in_channels: 6, width: "
-    f"16, blocks: 1, context_size: {EMBEDDING_SIZE}, context_width: 8}}", "prediction=v", "beta_schedule=cosine",
-    "zero_terminal_snr=true", "preview_every=0", "validate_every=0", "latent_statistics=identity",
-)
-
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run up to its LDM, whose photos the recogniser beside it has embedded."""
-    work = tmp_path_factory.mktemp("tiny-decoder")
-    write_faces(work)
-    (work / "faces").rename(work / "0-images")
-    recogniser = write_recogniser(work / "recogniser", embedding_size=EMBEDDING_SIZE)
-    for words in (
-        ("embed", "--images", work / "0-images", "--weights", recogniser),
-        ("train-autoencoder", *TRAINING, AUTOENCODER, "--steps", 3, "--batch-size", 8),
-        ("train-ldm", *LDM, "--steps", 3, "--batch-size", 8),
-    ):
-        ran = finish(spawn(*words, "--work", work))
-        assert ran.code == 0, ran.err
-    return work
-
-
-def _arguments(work: Path, out: Path, *more: object, steps: int = 7) -> list[str]:
-    words = ["train-decoder", "--work", work, "--out", out, "--steps", steps, "--batch-size", 4, *TRAINING,
-             "drawn.count=9", "drawn.steps=2", *(more or ADVERSARY)]
-    return [str(word) for word in words]
-
-
-def _all_losses(work: Path) -> list[object]:
-    return ["--features", work / "recogniser", *ADVERSARY]
+    return write_run(tmp_path_factory.mktemp("tiny-decoder"))
 
 
 def _lines(out: Path) -> list[dict]:
@@ -72,8 +36,8 @@ def _same(first: Path, second: Path) -> bool:
 
 def test_drawn_faces_come_nearer_to_whom_they_should_show_and_the_encoder_keeps_still(work, tmp_path, run_cli):
     out = tmp_path / "out"
-    more = (*_all_losses(work), "optimiser.lr=0.01", "drawn.identity_weight=3", "features_coarsest=0.7")
-    ran = run_cli(*_arguments(work, out, *more, steps=60), "--json")
+    more = (*all_losses(work), "optimiser.lr=0.01", "drawn.identity_weight=3", "features_coarsest=0.7")
+    ran = run_cli(*train_arguments(work, out, *more, steps=60), "--json")
     assert ran.code == 0, ran.err
     lines = _lines(out)
     names = {"drawn_identity", "adversarial", "discriminator", "identity"}
@@ -104,7 +68,7 @@ def test_sample_takes_the_decoder_of_the_run_and_no_other(work, tmp_path, run_cl
     draw = ("sample", "--work", mine, "--contexts", tmp_path / "contexts.npy", "--per-id", 1, "scheduler.steps=2",
             "device=cpu")
     assert run_cli(*draw, "--out", tmp_path / "before").code == 0
-    assert run_cli(*_arguments(mine, mine / "2-decoder", *ADVERSARY, "optimiser.lr=0.1", steps=3)).code == 0
+    assert run_cli(*train_arguments(mine, mine / "2-decoder", *ADVERSARY, "optimiser.lr=0.1", steps=3)).code == 0
     assert run_cli(*draw, "--out", tmp_path / "after").code == 0
     assert run_cli(*draw, "--out", tmp_path / "named", "--ldm", work / "2-ldm").code == 0
     assert run_cli(*draw, "--out", tmp_path / "given", "--autoencoder", mine / "2-decoder").code == 0
@@ -118,21 +82,21 @@ def test_sample_takes_the_decoder_of_the_run_and_no_other(work, tmp_path, run_cl
 
 def test_killed_at_a_random_moment_it_ends_with_the_same_weights(work, tmp_path, run_cli):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    more = _all_losses(work)
-    assert run_cli(*_arguments(work, whole, *more, steps=12)).code == 0
-    process = spawn(*_arguments(work, killed, *more, steps=12))
+    more = all_losses(work)
+    assert run_cli(*train_arguments(work, whole, *more, steps=12)).code == 0
+    process = spawn(*train_arguments(work, killed, *more, steps=12))
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline and not list(killed.glob("checkpoints/step-*")):
         time.sleep(0.01)
     time.sleep(random.Random(7).uniform(0, 0.15))
     process.kill()
     finish(process)
-    assert run_cli(*_arguments(work, killed, *more, steps=12)).code == 0
+    assert run_cli(*train_arguments(work, killed, *more, steps=12)).code == 0
     assert _same(whole, killed) and _lines(whole) [-1]["loss"] == _lines(killed)[-1]["loss"]
 
 
 def test_dry_run_says_what_is_drawn_and_writes_nothing(work, tmp_path, run_cli):
-    ran = run_cli(*_arguments(work, tmp_path / "out"), "--dry-run", "--json")
+    ran = run_cli(*train_arguments(work, tmp_path / "out"), "--dry-run", "--json")
     assert ran.code == 0, ran.err
     assert ran.json()["plan"]["latents drawn"] == 9 and not (tmp_path / "out").exists()
 
@@ -175,7 +139,7 @@ def test_wrong_input_is_one_clear_line(case, work, tmp_path, monkeypatch, run_cl
         assert run.code == 0, run.err
     if case.startswith("a recogniser that"):
         write_recogniser(Path("stranger"), embedding_size=EMBEDDING_SIZE, widths=[4, 8, 12, 20])
-    assert_refused(*_arguments(work, tmp_path / "out", steps=1), *words, says=says)
+    assert_refused(*train_arguments(work, tmp_path / "out", steps=1), *words, says=says)
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
