@@ -171,7 +171,8 @@ def take_step(
 
     Args:
         state: Changed in place.
-        batch: This process's share; with a teacher's latents only the decoder runs.
+        batch: This process's share; with a teacher's latents only the decoder runs. Drawn latents are decoded beside
+            the photos, and judged by the discriminator as the reconstructions are.
         loss: The terms that do not learn.
         settings: How.
         processes: Those that share the batch; their gradients are added up.
@@ -244,8 +245,7 @@ def _reconstruct(autoencoder: nn.Module, batch: AutoencoderBatch, pixels: Tensor
 
 
 def _adaptive(
-    made: Tensor, gradients: tuple[Tensor, Tensor], weight: nn.Parameter, processes: Processes,
-    largest: float,
+    made: Tensor, gradients: tuple[Tensor, Tensor], weight: nn.Parameter, processes: Processes, largest: float
 ) -> Tensor:
     """Return Eq. 7 of the global batch from the gradients that both losses of this process's share have at `made`."""
     at_weight = [torch.autograd.grad(made, weight, part, retain_graph=True)[0] for part in gradients]
