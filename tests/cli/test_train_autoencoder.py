@@ -201,9 +201,9 @@ def test_a_stop_signal_saves_and_the_next_run_ends_with_the_same_weights(
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     more = ("log_every=4", "checkpoint_every=100")
     assert run_cli(*_arguments(faces, whole, *more, steps=9)).code == 0
-    from facesyn_cli.stages import train_autoencoder
+    from facesyn_cli.training import autoencoder_training
 
-    take_step = train_autoencoder.take_step
+    take_step = autoencoder_training.take_step
 
     def stop_after_five(state, *arguments):
         norm = take_step(state, *arguments)
@@ -211,7 +211,7 @@ def test_a_stop_signal_saves_and_the_next_run_ends_with_the_same_weights(
             signals._remember(15, None)
         return norm
 
-    monkeypatch.setattr(train_autoencoder, "take_step", stop_after_five)
+    monkeypatch.setattr(autoencoder_training, "take_step", stop_after_five)
     ran = run_cli(*_arguments(faces, stopped, *more, steps=9))
     assert ran.code == 143 and not (stopped / "facesyn.json").exists()
     assert [p.name for p in (stopped / "checkpoints").iterdir()] == ["step-00000005"]
