@@ -155,7 +155,7 @@ def plan_training(cfg: AutoencoderTrainingConfig, work: Work) -> dict[str, Any]:
         "steps": cfg.steps,
         "images a step": cfg.batch_size,
         "epochs": round(cfg.steps * cfg.batch_size / num_train, 2),
-        "network evaluations": cfg.steps * cfg.batch_size,
+        "network evaluations": cfg.steps * cfg.batch_size * (2 if inputs.drawing else 1),  # a drawn latent each
         "images in memory": f"{size / 2**20:.0f} MiB" if size <= cfg.memory_gib * 2**30 else "no",
         "latents drawn": min(cfg.drawn.count, len(inputs.drawing.embeddings.keys)) if inputs.drawing else "none",
         "latent cache": f"{_cache(inputs, cfg).num_bytes / 2**20:.1f} MiB" if inputs.teacher else "none",
@@ -290,7 +290,7 @@ def _open_inputs(cfg: AutoencoderTrainingConfig, work: Work) -> _Inputs:
     if cfg.ldm is not None:
         compared = parents["features"].digest if cfg.features and cfg.drawn.identity_weight else None
         embeddings = cfg.embeddings or work.folder("embeddings")
-        drawing = open_drawing(cfg.ldm, embeddings, cfg.initial, compared, parents)
+        drawing = open_drawing(cfg.ldm, embeddings, cfg.initial, cfg.drawn, compared, parents)
     if cfg.judge is not None:
         judge = load_features(cfg.judge, None, "judge", {}, use_maps=False, use_embeddings=True)
     elif features is not None:

@@ -2,7 +2,7 @@
 
 What an LDM draws is not what an encoder gives: a decoder trained on photos alone has never seen the former, and
 nothing tells it what a face is where there is no photo to compare with. Here it decodes drawn latents too, and is
-told by discriminators whether they look like photos, and by a recogniser whether they show whom they should.
+told by a discriminator whether they look like photos, and by a recogniser whether they show whom they should.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from facesyn_cli.console import progress
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.diffusion.noise import image_noise, step_noise
 from facesyn_cli.diffusion.sampling import sample_latents
-from facesyn_cli.diffusion.schedule import ldm_schedule
+from facesyn_cli.diffusion.schedule import NoiseSchedule, ldm_schedule
+from facesyn_cli.diffusion.schedulers import Scheduler
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import LoadedLdm, latents_of, load_denoiser
 from facesyn_cli.plugins import registry
@@ -76,7 +77,7 @@ class DrawnLatents:
 
 
 def open_drawing(
-    ldm: Path, embeddings: Path, initial: Path, features: str | None, parents: dict[str, Parent]
+    ldm: Path, embeddings: Path, initial: Path, drawn: DrawnSettings, features: str | None, parents: dict[str, Parent]
 ) -> DrawingInputs:
     """Open what latents are drawn with.
 
@@ -84,11 +85,12 @@ def open_drawing(
         ldm: Folder of an LDM.
         embeddings: Folder of embeddings.
         initial: Folder of the autoencoder whose decoder is trained on.
+        drawn: How latents will be drawn.
         features: Digest of the recogniser that compares faces with contexts; None: none does.
         parents: Gets an entry for both.
 
     Raises:
-        UserError: They do not belong together.
+        UserError: They do not belong together, or the LDM cannot be sampled so.
     """
     loaded, found = load_denoiser(ldm), EmbeddingSet.open(embeddings)
     settings = loaded.config
@@ -106,6 +108,7 @@ def open_drawing(
     fits = {parents["initial"].digest, *latents_of(initial)}
     if trained_on is not None and trained_on not in fits:
         raise UserError(f"{ldm} was trained on the latents of another autoencoder than {initial}")
+    _scheduler(drawn, ldm_schedule(settings))
     parents["ldm"], parents["embeddings"] = Parent(str(ldm), loaded.digest), found.parent()
     return DrawingInputs(loaded, found)
 
@@ -141,6 +144,12 @@ def drawn_latents(
     return DrawnLatents(latents, contexts)
 
 
+def _scheduler(settings: DrawnSettings, schedule: NoiseSchedule) -> Scheduler:
+    """Return a fresh scheduler; raises UserError where it does not fit the schedule."""
+    section = {"name": settings.scheduler, "steps": settings.steps}
+    return registry.build("scheduler", registry.configure("scheduler", section))(schedule)
+
+
 def _draw(
     ldm: LoadedLdm, settings: DrawnSettings, seed: int, keys: list[str], contexts: Tensor, device: torch.device
 ) -> Tensor:
@@ -148,9 +157,6 @@ def _draw(
     config, denoiser = ldm.config, ldm.module.to(device).eval()
     shape = (config.latent_channels, config.latent_size, config.latent_size)
     schedule = ldm_schedule(config)
-    make_scheduler = registry.build(
-        "scheduler", registry.configure("scheduler", {"name": settings.scheduler, "steps": settings.steps})
-    )
     guidance = {"name": "none"} if settings.guidance == 1 else {"name": "cfg", "scale": settings.guidance}
     guidance = registry.build("guidance", registry.configure("guidance", guidance))
     mean = torch.tensor(config.latent_mean or [0.0]).view(1, -1, 1, 1)
@@ -165,7 +171,7 @@ def _draw(
 
             noise = torch.stack([image_noise(seed, key, 0, shape) for key in keys[part]]).to(device)
             drawn = sample_latents(
-                denoiser, make_scheduler(schedule), guidance, contexts[part].to(device), noise, step_noises,
+                denoiser, _scheduler(settings, schedule), guidance, contexts[part].to(device), noise, step_noises,
                 num_timesteps=config.num_timesteps,
             )
             latents[part] = drawn.cpu() * std + mean

@@ -98,6 +98,7 @@ def test_killed_at_a_random_moment_it_ends_with_the_same_weights(work, tmp_path,
 def test_dry_run_says_what_is_drawn_and_writes_nothing(work, tmp_path, run_cli):
     ran = run_cli(*train_arguments(work, tmp_path / "out"), "--dry-run", "--json")
     assert ran.code == 0, ran.err
+    assert ran.json()["plan"]["network evaluations"] == 2 * 7 * 4
     assert ran.json()["plan"]["latents drawn"] == 9 and not (tmp_path / "out").exists()
 
 
@@ -123,6 +124,7 @@ WRONG = {
     "a teacher": (["teacher=2-autoencoder"], ("teacher",)),
     "unknown setting": (["drawn.number=3"], ("drawn.number",)),
     "unknown scheduler": (["drawn.scheduler=unipcc"], ("unipcc", "unipc")),
+    "more steps than the LDM has": (["drawn.steps=1001"], ("1001", "1000 timesteps")),
     "no latents": (["drawn.count=0"], ("drawn.count",)),
     "nothing to tell it what a face is": (["adversarial.weight=0"], ("--features", "adversarial.weight")),
     "other autoencoder settings": (["autoencoder={name: face-kl}"], ("face-kl",)),
@@ -139,7 +141,8 @@ def test_wrong_input_is_one_clear_line(case, work, tmp_path, monkeypatch, run_cl
         assert run.code == 0, run.err
     if case.startswith("a recogniser that"):
         write_recogniser(Path("stranger"), embedding_size=EMBEDDING_SIZE, widths=[4, 8, 12, 20])
-    assert_refused(*train_arguments(work, tmp_path / "out", steps=1), *words, says=says)
+    for more in ((), ("--dry-run",)):
+        assert_refused(*train_arguments(work, tmp_path / "out", steps=1), *words, *more, says=says)
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
