@@ -29,6 +29,7 @@ class Novel:
     """
 
     needs: frozenset[str] = frozenset({"known"})
+    evaluations: dict[str, int] = {}
     remembers = False
 
     def __init__(self, r: float) -> None:

@@ -69,7 +69,7 @@ class Resources:
         known: (M, 512) float32 unit embeddings of known people.
         known_embedder: Digest of the recogniser they come from; None unknown.
         embedder: Digest of the recogniser.
-        embed: The recogniser: (N, 112, 112, 3) uint8 faces -> (N, 512) float32 unit rows, any N.
+        features: The recogniser: (N, 112, 112, 3) uint8 faces -> (N, 512) float64 rows as it gives them, any N.
         align: Cuts the face out of a photo, (H, W, 3) -> (112, 112, 3) uint8; None: images are faces already.
         pipeline: Unconditional diffusers pipeline, on its device.
         ldm: The own LDM.
@@ -82,7 +82,7 @@ class Resources:
     known: np.ndarray | None = None
     known_embedder: str | None = None
     embedder: str | None = None
-    embed: Callable[[np.ndarray], np.ndarray] | None = None
+    features: Callable[[np.ndarray], np.ndarray] | None = None
     align: Callable[[np.ndarray], np.ndarray] | None = None
     pipeline: Any = None
     ldm: Ldm | None = None
@@ -139,6 +139,7 @@ class ContextFilter(Protocol):
     """Says which candidates are kept."""
 
     needs: frozenset[str]  # which of `NEEDS` must be in the resources
+    evaluations: dict[str, int]  # network evaluations per candidate it sees; known after `open`
     remembers: bool  # decisions depend on what was kept before; such a filter acts after all others
 
     def open(self, resources: Resources) -> None:

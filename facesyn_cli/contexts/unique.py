@@ -33,6 +33,7 @@ class Unique:
     """
 
     needs: frozenset[str] = frozenset()
+    evaluations: dict[str, int] = {}
     remembers = True
 
     def __init__(self, r: float) -> None:

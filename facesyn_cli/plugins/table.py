@@ -70,6 +70,7 @@ BUILTIN["guidance"] = {
 }
 BUILTIN["contexts"] = {
     "sphere": "facesyn_cli.contexts.sphere",
+    "pca": "facesyn_cli.contexts.pca",
     "embeddings": "facesyn_cli.contexts.embeddings",
     "images": "facesyn_cli.contexts.images",
     "diffusers": "facesyn_cli.contexts.diffusers_pipeline",
@@ -79,6 +80,7 @@ BUILTIN["contexts"] = {
 BUILTIN["context_filter"] = {
     "unique": "facesyn_cli.contexts.unique",
     "novel": "facesyn_cli.contexts.novel",
+    "quality": "facesyn_cli.contexts.quality",
 }
 BUILTIN["context_variation"] = {
     "idperturb": "facesyn_cli.contexts.idperturb",

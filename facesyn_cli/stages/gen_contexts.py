@@ -8,6 +8,7 @@ and a larger `count` extends what is there.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ import torch
 from facesyn_cli import signals
 from facesyn_cli.artifacts.contexts import FACES, ROWS, VECTORS, write_contexts
 from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
-from facesyn_cli.artifacts.embeddings import normalise
 from facesyn_cli.artifacts.files import write_bytes, write_json, write_text
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import (
@@ -89,7 +89,7 @@ def plan(cfg: GenContextsConfig, work: Work) -> dict[str, Any]:
         "filters": [name for name, _ in filters],
         "contexts": cfg.count if cfg.count is not None else f"at most {candidates}",
         "candidates": "without end" if candidates is None else candidates,
-        "evaluations_at_least": {network: number * least for network, number in source.evaluations.items()},
+        "evaluations_at_least": _evaluations(source, filters, least),
         "disk_mb_about": round(least * (2 * 2048 + (25_000 if faces else 0)) / 1e6, 1),
         "inputs": {name: parent.path for name, parent in parents.items()},
         "folder": str(folder),
@@ -138,6 +138,14 @@ def _prepare(
     if resources.known is not None:
         _check_same_space(source, resources, parents["known"])
     return source, filters, parents
+
+
+def _evaluations(source: ContextSource, filters: list[tuple[str, ContextFilter]], candidates: int) -> dict[str, int]:
+    """Return how often each network is evaluated if every candidate is kept."""
+    totals: Counter[str] = Counter()
+    for part in (source, *(context_filter for _, context_filter in filters)):
+        totals.update({network: number * candidates for network, number in part.evaluations.items()})
+    return dict(totals)
 
 
 def _check_same_space(source: ContextSource, resources: Resources, known: Parent) -> None:
@@ -337,7 +345,7 @@ class _Inputs:
 
     def _load_recogniser(self, path: Path, values: dict[str, Any], parents: dict[str, Parent]) -> None:
         backbone = load_backbone(path, self._cfg.backbone)
-        values.update(embedder=backbone.digest, embed=_embedder(backbone, self._cfg.batch_size, self._device))
+        values.update(embedder=backbone.digest, features=_features(backbone, self._cfg.batch_size, self._device))
         parents["weights"] = Parent(str(path), backbone.digest)
 
 
@@ -367,18 +375,18 @@ def _recogniser_of(embeddings: Path) -> Path | None:
     return Path(parent.path) if parent and Path(parent.path).exists() else None
 
 
-def _embedder(backbone: LoadedBackbone, batch_size: int, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
-    """Return (N, 112, 112, 3) uint8 -> (N, 512) float32 unit rows; the network always sees full batches."""
+def _features(backbone: LoadedBackbone, batch_size: int, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+    """Return (N, 112, 112, 3) uint8 -> (N, 512) float64 rows; the network always sees full batches."""
     network = backbone.module.to(device)
     options = EmbedOptions(backbone.input_size, batch_size, device, flip=False, fit="exact")
 
-    def embed(faces_u8: np.ndarray) -> np.ndarray:
+    def features(faces_u8: np.ndarray) -> np.ndarray:
         pixels = resize_pixels(to_pixels(faces_u8), backbone.input_size, antialias=True)
         batches = fixed_batches(len(pixels), batch_size)
         rows = [embed_faces(network, list(pixels[batch.start : batch.stop]), options) for batch in batches]
-        return normalise(np.concatenate(rows))
+        return np.concatenate(rows)
 
-    return embed
+    return features
 
 
 def _device(name: str) -> torch.device:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import time
 from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,9 @@ class AutoencoderTrainingConfig(StageConfig):
         LrSettings(warmup_steps=100), "how the learning rate moves; only `cosine` depends on `steps`"
     )
     ema: EmaSettings = identity(EmaSettings(maximum=0.999), "average of the weights; it is what is written in the end")
+    interpolation: float = identity(
+        1.0, "share of the trained weights in what is written; the rest are those of `initial`", gt=0, le=1
+    )
     precision: Precision = identity("fp32", "fp32, bf16 or fp16 (CUDA only); weights stay float32")
     flip: float = identity(0.5, "probability of training on the mirror image", ge=0, le=1)
     validation_fraction: float = identity(0.01, "share of the images held out for the validation", ge=0, lt=1)
@@ -190,6 +194,7 @@ def _train(
 ) -> dict[str, Any]:
     device, folder = processes.device, out.folder
     state = _state(cfg, inputs, device)
+    initial = deepcopy(state.autoencoder.state_dict()) if cfg.interpolation < 1 else {}
     state.restore(folder / "checkpoints", processes.is_first)
     encode, decode = _coders(inputs, state, device)
     latents = _cache(inputs, cfg) if inputs.teacher is not None else None
@@ -260,6 +265,12 @@ def _train(
             if is_stopping and not is_last:
                 raise Stopped(signals.received() or signal.SIGTERM)
 
+    if cfg.interpolation < 1:
+        _interpolate(initial, state.ema.module, cfg.interpolation)
+        if validation is not None:
+            figures.update(validation.figures(encode, decode, autocast(cfg.precision, device)))
+        if processes.is_first and cfg.preview_every:
+            write_reconstructions(folder / "previews" / "interpolated.png", encode, decode, shown, device)
     if processes.is_first:
         write_weights(folder, state.ema.state_dict(), _description(cfg, inputs))
     return figures
@@ -302,6 +313,8 @@ def _open_inputs(cfg: AutoencoderTrainingConfig, work: Work) -> _Inputs:
 
 
 def _check_settings(cfg: AutoencoderTrainingConfig) -> None:
+    if cfg.interpolation < 1 and cfg.initial is None:
+        raise UserError("interpolation mixes trained weights with those of a trained autoencoder: give initial=FOLDER")
     if cfg.freeze_encoder and (cfg.initial is None or cfg.teacher is not None):
         raise UserError("freeze_encoder=true keeps the encoder of a trained one: give initial=FOLDER and no teacher")
     if cfg.adversarial.weight and (smallest := smallest_side(cfg.adversarial.layers)) > cfg.image_size:
@@ -339,6 +352,17 @@ def _state(cfg: AutoencoderTrainingConfig, inputs: _Inputs, device: torch.device
         autoencoder, Ema(autoencoder, cfg.ema), build_optimiser(trained, cfg.optimiser),
         loss_scaler(cfg.precision, device), build_adversary(cfg.adversarial, cfg.optimiser, cfg.seed, device),
     )
+
+
+@torch.no_grad()
+def _interpolate(initial: dict[str, Tensor], trained: nn.Module, share: float) -> None:
+    """Make every weight (1 - share) initial + share trained, in place.
+
+    Network interpolation: Wang et al. 2018, ESRGAN, arXiv:1809.00219, section 3.4. A decoder that learned from a
+    discriminator is sharp, and shows patterns; the one it began as is smooth.
+    """
+    for name, weight in trained.named_parameters():
+        weight.lerp_(initial[name].to(weight), 1.0 - share)
 
 
 def _coders(inputs: _Inputs, state: AutoencoderState, device: torch.device) -> tuple[Coder, Coder]:

@@ -161,6 +161,45 @@ def test_two_stage_draws_with_the_ldm_of_the_run(run_cli, gen, faces, recogniser
     assert ran.code == 2 and "conditioned on another recogniser" in ran.err
 
 
+def test_pca_of_known_people_filtered_by_what_the_ldm_draws(run_cli, gen, faces, recogniser, tmp_path):
+    ran = run_cli("embed", "--work", tmp_path / "work", "--images", faces, "--weights", recogniser, "--device", "cpu")
+    assert ran.code == 0, ran.err
+    embedder = json.loads((tmp_path / "work/1-embeddings/facesyn.json").read_text())["extra"]["embedder"]
+    write_ldm(tmp_path / "work" / "2-ldm", embedder=embedder)
+    quality = "{name: quality, images: 2, lowest_cosine: %s, lowest_length: 0.5, scheduler: {steps: 2}, guidance: 1}"
+    arguments = ["--source", "pca", "--batch-size", 4]
+
+    assert gen(*arguments, "filters=[]", "--count", 12)["contexts"] == 12
+    found = ContextSet.open(tmp_path / "out")
+    assert found.embedder == embedder and found.faces == [None] * 12
+    assert set(header(tmp_path / "out")["parents"]) == {"known"}
+    gen(*arguments, "filters=[]", "--count", 5, out="grown")
+    gen(*arguments, "filters=[]", "--count", 12, out="grown")
+    assert content(tmp_path / "grown") == content(tmp_path / "out")
+
+    none = gen(*arguments, f"filters=[{quality % -1}]", "--count", 12, out="lenient")
+    assert none["dropped"] == {"quality": 0}
+    threshold = _dropping_threshold(gen, arguments, quality)
+    kept = gen(*arguments, f"filters=[{quality % threshold}]", "--count", 6, out="strict")
+    assert kept["dropped"]["quality"] > 0 and kept["contexts"] == 6
+    strict = ContextSet.open(tmp_path / "strict")
+    numbers = [origin["candidate"] for origin in strict.origins]
+    lenient = ContextSet.open(tmp_path / "lenient").vectors
+    assert numbers == sorted(set(numbers)) and any(np.array_equal(strict.vectors[0], v) for v in lenient)
+    assert set(header(tmp_path / "strict")["parents"]) == {"known", "ldm", "autoencoder", "weights"}
+    plan = gen(*arguments, f"filters=[{quality % 0}]", "--count", 5, "--dry-run", out="planned")["plan"]
+    assert plan["evaluations_at_least"] == {"denoiser": 20, "decoder": 10, "recogniser": 10}
+
+
+def _dropping_threshold(gen, arguments, quality: str) -> float:
+    """Return a cosine that some candidates reach and one of the first does not."""
+    for threshold in (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95):
+        dropped = gen(*arguments, f"filters=[{quality % threshold}]", "--count", 2, out=f"at{threshold}")
+        if dropped["dropped"]["quality"]:
+            return threshold
+    raise AssertionError("no candidate is dropped by any threshold")
+
+
 def test_guided_diffusion_checkpoint(gen, recogniser, tmp_path):
     checkpoint = write_small(tmp_path / "ffhq.pt")
     arguments = ["--source", "guided-diffusion", "--generator", checkpoint, "--weights", recogniser, "source.steps=2",
@@ -305,6 +344,11 @@ def _prepared(kind: str, folder: Path, faces: Path, recogniser: Path) -> list[ob
         "other backbone": [*with_images, recogniser, "--backbone", "ir-50"],
         "narrow": ["--source", "embeddings", f"embeddings={folder / 'narrow.npy'}"],
         "faces do not fit": [*given, "--images", faces],
+        "pca of nobody": ["--source", "pca", "--count", 2],
+        "pca of too few": ["--source", "pca", "--count", 2, f"known={folder / 'given.npy'}", "source.components=10"],
+        "pca of no number": ["--source", "pca", "--count", 2, f"known={folder / 'given.npy'}", "source.components=0"],
+        "quality without an ldm": [*given, "filters=[quality]"],
+        "quality of no images": [*given, "filters=[{name: quality, images: 0}]"],
         "no known": [*given, "filters=[novel]"],
         "bad r": [*given, "filters=[{name: unique, r: 3}]"],
         "unknown filter": [*given, "filters=[uniqe]"],
@@ -328,6 +372,10 @@ def _prepared(kind: str, folder: Path, faces: Path, recogniser: Path) -> list[ob
         ("nothing given", ("--ldm", "--weights", "sphere")), ("no images", "does not exist"),
         ("no faces", "holds no images"), ("text as weights", "text.pth"), ("other backbone", "ir-50 was asked for"),
         ("narrow", "vectors of 100 numbers; 512"), ("faces do not fit", "40 images for the 4 rows"),
+        ("pca of nobody", ("the EmbeddingSet of known people", "known=FOLDER")),
+        ("pca of too few", "4 known embeddings are too few for 10 components"),
+        ("pca of no number", "components"), ("quality without an ldm", ("--ldm", "--weights")),
+        ("quality of no images", "images"),
         ("no known", "known="), ("bad r", "filters"), ("unknown filter", "did you mean 'unique'"),
         ("two greedy filters", "use one of them"), ("unknown key", "did you mean 'filters'"),
         ("no pipeline", "model_index.json"), ("recogniser as ldm", "a denoiser was expected"),

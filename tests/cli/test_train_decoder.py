@@ -59,6 +59,29 @@ def test_drawn_faces_come_nearer_to_whom_they_should_show_and_the_encoder_keeps_
     assert embeddings.embedder == load_backbone(work / "recogniser").digest
 
 
+def test_interpolation_writes_a_mixture_with_what_it_began_as(work, tmp_path, run_cli):
+    outs = {}
+    for share in (1.0, 0.6):
+        outs[share] = tmp_path / str(share)
+        more = (*ADVERSARY, "optimiser.lr=0.05", f"interpolation={share}", "preview_every=2")
+        assert run_cli(*train_arguments(work, outs[share], *more, steps=5)).code == 0
+    first = read_tensors(work / "2-autoencoder" / "model.safetensors")
+    trained, mixed = (read_tensors(outs[share] / "model.safetensors") for share in (1.0, 0.6))
+    assert any(not torch.equal(first[key], trained[key]) for key in first)
+    assert all(torch.allclose(mixed[key], 0.4 * first[key] + 0.6 * trained[key], atol=1e-6) for key in first)
+    checkpoints = (read_tensors(outs[share] / "checkpoints" / "step-00000005" / "ema.safetensors") for share in outs)
+    whole, half = checkpoints                       # what goes on training is not mixed
+    assert all(torch.equal(whole[key], half[key]) for key in whole)
+    figures = [json.loads((out / "facesyn.json").read_text())["extra"]["val_psnr"] for out in outs.values()]
+    assert figures[0] != figures[1]
+    assert (outs[0.6] / "previews" / "interpolated.png").exists()
+    assert not (outs[1.0] / "previews" / "interpolated.png").exists()
+    grown = train_arguments(work, outs[0.6], *ADVERSARY, "optimiser.lr=0.05", "interpolation=0.6", steps=7)
+    straight = train_arguments(work, tmp_path / "7", *ADVERSARY, "optimiser.lr=0.05", "interpolation=0.6", steps=7)
+    assert run_cli(*grown).code == run_cli(*straight).code == 0
+    assert _same(outs[0.6], tmp_path / "7")
+
+
 def test_sample_takes_the_decoder_of_the_run_and_no_other(work, tmp_path, run_cli):
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -125,6 +148,7 @@ WRONG = {
     "unknown setting": (["drawn.number=3"], ("drawn.number",)),
     "unknown scheduler": (["drawn.scheduler=unipcc"], ("unipcc", "unipc")),
     "more steps than the LDM has": (["drawn.steps=1001"], ("1001", "1000 timesteps")),
+    "nothing of the training": (["interpolation=0"], ("interpolation",)),
     "no latents": (["drawn.count=0"], ("drawn.count",)),
     "nothing to tell it what a face is": (["adversarial.weight=0"], ("--features", "adversarial.weight")),
     "other autoencoder settings": (["autoencoder={name: face-kl}"], ("face-kl",)),

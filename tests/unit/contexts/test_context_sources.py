@@ -220,7 +220,7 @@ def test_images_are_embedded_and_kept_as_they_came(tmp_path):
     images = ImageSet.open(tmp_path)
     results = []
     for size in (1, 2, 64):
-        made = source("images", Resources(images=images, embed=embed, embedder="sha256:abc", batch_size=size))
+        made = source("images", Resources(images=images, features=embed, embedder="sha256:abc", batch_size=size))
         assert made.num_candidates == 5 and made.embedder == "sha256:abc"
         batches = take(made, 0)
         results.append((np.concatenate([b.vectors for b in batches]), [f for b in batches for f in b.faces],
@@ -271,7 +271,7 @@ def test_pipeline_draws_candidate_k_from_seed_and_k(pipelines, name):
     pipeline = load_pipeline(find_pipeline(str(pipelines / name)), CPU)
 
     def faces(start: int, size: int, batches: int, seed: int = 0) -> list[np.ndarray]:
-        resources = Resources(seed=seed, batch_size=size, pipeline=pipeline, embed=embed)
+        resources = Resources(seed=seed, batch_size=size, pipeline=pipeline, features=embed)
         found = take(source("diffusers", resources, steps=3), start, batches)
         return [decode_image(data) for batch in found for data in batch.faces]
 
@@ -333,7 +333,7 @@ class _Autoencoder(torch.nn.Module):
 def two_stage(size: int, seed: int = 0, scheduler: object = "ddim", **settings):
     sizes = {"latent_size": 28, "image_size": 112, **settings}
     ldm = Ldm(_Denoiser(), _Autoencoder(), LdmSettings(denoiser={"name": "idiff-unet"}, **sizes), CPU)
-    resources = Resources(seed=seed, batch_size=size, ldm=ldm, embed=embed, embedder="sha256:abc")
+    resources = Resources(seed=seed, batch_size=size, ldm=ldm, features=embed, embedder="sha256:abc")
     return source("two-stage", resources, scheduler=scheduler)
 
 
@@ -372,5 +372,5 @@ def test_two_stage_names_a_wrong_scheduler():
 def test_two_stage_refuses_numbers_that_are_not_finite(monkeypatch):
     nan = torch.full((2, 3, 112, 112), torch.nan)
     monkeypatch.setattr(_Autoencoder, "decode", lambda self, latents: nan)
-    with pytest.raises(UserError, match="source two-stage: the LDM gave numbers that are not finite"):
+    with pytest.raises(UserError, match="the LDM gave numbers that are not finite"):
         take(two_stage(2, scheduler={"steps": 1}), 0, 1)

@@ -28,7 +28,7 @@ def align(image_u8: np.ndarray) -> np.ndarray:
 
 
 def test_images_without_a_face_are_left_out() -> None:
-    resources = Resources(batch_size=2, embed=embed, align=align)
+    resources = Resources(batch_size=2, features=embed, align=align)
     batches = list(itertools.islice(generated_candidates(resources, 1, draw), 3))
     assert [(b.start, b.stop) for b in batches] == [(1, 3), (3, 5), (5, 7)]
     assert [[o["candidate"] for o in b.origins] for b in batches] == [[1], [4], [5]]
@@ -38,11 +38,11 @@ def test_images_without_a_face_are_left_out() -> None:
 
 
 def test_a_batch_without_any_face() -> None:
-    resources = Resources(batch_size=2, embed=embed, align=align)
+    resources = Resources(batch_size=2, features=embed, align=align)
     first = next(generated_candidates(resources, 2, draw))
     assert first.vectors.shape == (0, EMBEDDING_SIZE) and first.faces == [] and len(first.failed) == 2
 
 
 def test_without_an_aligner_the_centre_is_the_face() -> None:
-    first = next(generated_candidates(Resources(batch_size=2, embed=embed), 2, draw, crop=0.8))
+    first = next(generated_candidates(Resources(batch_size=2, features=embed), 2, draw, crop=0.8))
     assert [o["candidate"] for o in first.origins] == [2, 3] and first.failed == []

@@ -1,0 +1,104 @@
+"""Directions as likely as those of real people: a normal distribution fitted to their embeddings.
+
+"PCA sampling" of Vec2Face (Wu et al. 2025, arXiv:2409.02979), here of unit embeddings: with mean m and covariance C of
+the embeddings of known people,
+
+    c = (m + s C^(1/2) n) / |...|,   n ~ N(0, I)
+
+or with the `components` largest eigenvalues of C alone. Uniform directions (`sphere`) spread over all 512 dimensions,
+but real embeddings do not; an LDM has only learned to draw the latter.
+
+# Differs from Vec2Face: the root of C is the symmetric one, which does not depend on the signs of eigenvectors, so a
+# seed means the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from facesyn_cli.config.fields import identity
+from facesyn_cli.contexts.source import CandidateBatch, Resources
+from facesyn_cli.diffusion.noise import keyed_random
+from facesyn_cli.errors import UserError
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+_BLOCK = 1024  # candidates drawn from one generator; part of what a seed means, never change it
+
+
+class PcaConfig(PluginConfig):
+    """Settings of the source `pca`; the embeddings are `known`."""
+
+    components: int | None = identity(None, "principal components that vary; None: all", ge=1)
+    scale: float = identity(1.0, "s, spread around the mean; 1: as wide as real people", gt=0)
+
+
+class Pca:
+    """Endless directions from the fitted distribution; block b of 1024 candidates is drawn from (seed, b).
+
+    Args:
+        cfg: Settings.
+    """
+
+    needs: frozenset[str] = frozenset({"known"})
+    may_use: frozenset[str] = frozenset()
+    evaluations: dict[str, int] = {}
+    num_candidates = None
+
+    def __init__(self, cfg: PcaConfig) -> None:
+        self._cfg = cfg
+        self._resources = Resources()
+        self._mean = np.empty(0)
+        self._root = np.empty((0, 0))
+
+    def open(self, resources: Resources) -> None:
+        """Fit the distribution.
+
+        Raises:
+            UserError: There are too few embeddings for one.
+        """
+        self._resources = resources
+        known = resources.known.astype(np.float64)
+        components = min(known.shape[1], self._cfg.components or known.shape[1])
+        if len(known) <= 1 or self._cfg.components is not None and len(known) <= components:
+            raise UserError(f"source pca: {len(known)} known embeddings are too few for {components} components")
+        if self._cfg.components is not None and self._cfg.components > known.shape[1]:
+            raise UserError(f"source pca: {self._cfg.components} components, but embeddings have {known.shape[1]}")
+        self._mean = known.mean(axis=0)
+        variances, vectors = np.linalg.eigh(np.cov(known, rowvar=False))     # ascending
+        variances, vectors = variances[-components:].clip(min=0), vectors[:, -components:]
+        self._root = (vectors * np.sqrt(variances)) @ vectors.T              # (E, E)
+
+    @property
+    def embedder(self) -> str | None:
+        """The recogniser of the known embeddings."""
+        return self._resources.known_embedder
+
+    def candidates(self, start: int) -> Iterator[CandidateBatch]:
+        """Yield as many at a time as the networks of a filter take in one batch."""
+        while True:
+            block, skip = divmod(start, _BLOCK)
+            normal = keyed_random("pca", self._resources.seed, block).standard_normal((_BLOCK, len(self._mean)))
+            vectors = self._mean + self._cfg.scale * normal @ self._root
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            for first in range(skip, _BLOCK, self._resources.batch_size):
+                some = vectors[first : first + self._resources.batch_size].astype(np.float32)
+                stop = start + len(some)
+                origins = [{"candidate": k} for k in range(start, stop)]
+                yield CandidateBatch(start, stop, some, origins, [None] * len(some))
+                start = stop
+
+
+@register(
+    "contexts",
+    "pca",
+    Card(
+        about="Random directions, distributed like the embeddings of the EmbeddingSet `known`; has no faces.",
+        paper="Vec2Face, Wu et al. 2025, arXiv:2409.02979",
+    ),
+)
+def build_pca(cfg: PcaConfig) -> Pca:
+    """Build the source."""
+    return Pca(cfg)

@@ -1,0 +1,121 @@
+"""Keep only identities of which the LDM draws good faces.
+
+Not every direction is a person an LDM can draw: of some it draws faces that nobody would take for a photo, or faces of
+somebody else. A few faces are drawn of every candidate, and what the recogniser says of them decides:
+
+    mean_j |g(x_j)| >= lowest_length       and       mean_j cos(g(x_j), c) >= lowest_cosine
+
+with g its embedding before it is normalised. The length of that vector follows the quality of a face image: Kim et al.
+2022, AdaFace, arXiv:2204.00964, section 3.2, where it stands in for quality in training; Meng et al. 2021, MagFace,
+arXiv:2103.06627. What is long depends on the recogniser, so the filter says what it finds among the first candidates.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from pydantic import BeforeValidator, SerializeAsAny
+
+from facesyn_cli.config.fields import identity
+from facesyn_cli.console import log
+from facesyn_cli.contexts.drawing import draw_faces, scheduler_section
+from facesyn_cli.contexts.generated import to_face
+from facesyn_cli.contexts.source import ContextFilter, Resources
+from facesyn_cli.diffusion.guidance import CfgConfig, build_cfg
+from facesyn_cli.diffusion.sampling import count_evaluations
+from facesyn_cli.diffusion.schedule import ldm_schedule
+from facesyn_cli.plugins import registry
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+_PURPOSE = "quality"  # image j of every candidate starts from the noise of (seed, "quality", j)
+
+
+class QualityConfig(PluginConfig):
+    """Settings of the filter `quality`; the networks are `ldm`, `autoencoder` and `weights`."""
+
+    images: int = identity(4, "faces drawn of a candidate", ge=1)
+    lowest_length: float = identity(0.0, "mean length of their embeddings below which it is dropped", ge=0)
+    lowest_cosine: float = identity(0.2, "mean cosine to the candidate below which it is dropped", ge=-1, le=1)
+    scheduler: Annotated[SerializeAsAny[PluginConfig], BeforeValidator(scheduler_section)] = {"name": "ddim"}
+    guidance: float = identity(1.5, "scale of classifier-free guidance; 1: none", ge=0)
+
+
+class Quality:
+    """Refuse candidates of which the LDM draws bad or other faces.
+
+    Args:
+        cfg: Settings.
+    """
+
+    needs: frozenset[str] = frozenset({"ldm", "recogniser"})
+    remembers = False
+
+    def __init__(self, cfg: QualityConfig) -> None:
+        self._cfg = cfg
+        self._make_scheduler = registry.build("scheduler", cfg.scheduler)
+        self._guidance = build_cfg(CfgConfig(name="cfg", scale=cfg.guidance))
+        self._resources = Resources()
+        self.evaluations: dict[str, int] = {}
+        self._has_told = False
+
+    def open(self, resources: Resources) -> None:
+        """Take the networks.
+
+        Raises:
+            UserError: The scheduler cannot make its steps.
+        """
+        self._resources = resources
+        self._schedule = ldm_schedule(resources.ldm.settings)
+        steps = count_evaluations(self._make_scheduler(self._schedule), self._guidance)
+        images = self._cfg.images
+        self.evaluations = {"denoiser": steps * images, "decoder": images, "recogniser": images}
+
+    def restore(self, vectors: np.ndarray) -> None:
+        """Nothing is remembered: candidates are judged one by one."""
+
+    def select(self, vectors: np.ndarray) -> np.ndarray:
+        """Keep candidates whose faces are good enough; see `ContextFilter.select`."""
+        keep = np.zeros(len(vectors), dtype=bool)
+        group = max(1, self._resources.batch_size // self._cfg.images)
+        for start in range(0, len(vectors), group):
+            some = vectors[start : start + group]
+            lengths, cosines = self._judge(np.resize(some, (group, some.shape[1])))  # always full batches
+            if not self._has_told:
+                self._tell(lengths[: len(some)], cosines[: len(some)])
+            good = (lengths >= self._cfg.lowest_length) & (cosines >= self._cfg.lowest_cosine)
+            keep[start : start + group] = good[: len(some)]
+        return keep
+
+    def _tell(self, lengths: np.ndarray, cosines: np.ndarray) -> None:
+        self._has_told = True
+        found = {"lengths": lengths, "cosines": cosines}
+        told = [f"{name} {v.min():.3g} to {v.max():.3g}, median {np.median(v):.3g}" for name, v in found.items()]
+        log.info(f"quality: the first {len(lengths)} candidates have {'; '.join(told)}")
+
+    def _judge(self, contexts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean length and mean cosine of the faces of each context, both (N,)."""
+        count, images = len(contexts), self._cfg.images
+        noises = [(_PURPOSE, j) for j in range(images)] * count
+        drawn = draw_faces(
+            self._resources.ldm, self._schedule, self._make_scheduler, self._guidance,
+            contexts.repeat(images, axis=0), self._resources.seed, noises,
+        )
+        features = self._resources.features(np.stack([to_face(image_u8) for image_u8 in drawn]))
+        lengths = np.linalg.norm(features, axis=1).reshape(count, images)
+        dots = np.einsum("nje,ne->nj", features.reshape(count, images, -1), contexts)
+        return lengths.mean(axis=1), (dots / np.maximum(lengths, 1e-12)).mean(axis=1)
+
+
+@register(
+    "context_filter",
+    "quality",
+    Card(
+        about="Keep a candidate only if the own LDM draws good faces of it: long embeddings, near to the candidate.",
+        paper="length as quality: AdaFace, Kim et al. 2022, arXiv:2204.00964, section 3.2",
+    ),
+)
+def build_quality(cfg: QualityConfig) -> ContextFilter:
+    """Build the filter."""
+    return Quality(cfg)
