@@ -46,23 +46,25 @@ def starter_settings(name: str, words: Words, work: Work, asked: Path | None) ->
     """
     if asked is not None and name not in USERS:
         raise UserError(f"{name} takes nothing from a starter; leave --starter out")
-    parts = _parts(name, words, work) if name in USERS else {}
+    absent = missing(packaged_folder()) if asked is None else []
+    starter = None if absent or name not in USERS else find_starter(asked or PACKAGED)
+    own = starter.settings.get(name, {}) if starter is not None else {}
+    parts = _parts(name, words, work, own) if name in USERS else {}
     if not parts:
         if asked is not None:
             log.warning(f"starter: {name} takes nothing from {asked}, all it needs is given or in {work.path}")
         return {}
-    if asked is None and (absent := missing(packaged_folder())):
+    if starter is None:
         log.warning(f"starter: none is packaged with this facesyn ({', '.join(absent)} missing)")
         return {}
-    starter = find_starter(asked or PACKAGED)
-    settings = starter.settings.get(name, {}) if "ldm" in parts else {}
+    settings = own if parts.keys() & {"ldm", "known"} else {}
     where = "the packaged starter" if str(asked or PACKAGED) == PACKAGED else f"the starter in {starter.folder}"
     log.info(f"starter: {_said(parts, settings)} of {where}; what lies in --work or is named by flags comes before it")
     return {**settings, **{key: str(starter.part(part)) for key, part in parts.items()}}
 
 
-def _parts(name: str, words: Words, work: Work) -> dict[str, str]:
-    """Return setting -> part of the starter."""
+def _parts(name: str, words: Words, work: Work, own: dict[str, Any]) -> dict[str, str]:
+    """Return setting -> part of the starter, whose own settings of the stage are `own`."""
     stated = stated_keys(words.section, words.overrides, words.flags)
     if name == "embed":
         return {} if stated & {"weights", "backbone"} else {"weights": "embedder"}
@@ -70,24 +72,29 @@ def _parts(name: str, words: Words, work: Work) -> dict[str, str]:
         is_given = stated & {"autoencoder", "autoencoder_model"} or work.folder("autoencoder").exists()
         return {} if is_given else {"autoencoder": "autoencoder"}
     if name == "gen-contexts":
-        return _for_contexts(words, stated, work)
+        return _for_contexts(words, stated, work, own)
     if "ldm" in stated or work.folder("ldm").exists():
         return {}
     has_contexts = "contexts" in stated or work.folder("contexts").exists()
     return {"ldm": "ldm"} if has_contexts else {"ldm": "ldm", "contexts": "contexts"}
 
 
-def _for_contexts(words: Words, stated: set[str], work: Work) -> dict[str, str]:
+def _for_contexts(words: Words, stated: set[str], work: Work, own: dict[str, Any]) -> dict[str, str]:
     from facesyn_cli.plugins import registry
 
-    section = {"source": words.section["source"]} if "source" in words.section else {}
-    about_source = [word for word in words.overrides if word.partition("=")[0].partition(".")[0] == "source"]
-    name = {"source.name": words.flags.get("source.name")}
-    source = registry.build("contexts", resolve_stage("gen-contexts", section, about_source, name).source)
+    has_ldm = "ldm" in stated or work.folder("ldm").exists()
+    section = {} if has_ldm else {key: own[key] for key in ("source", "filters") if key in own}
+    section |= {key: words.section[key] for key in ("source", "filters") if key in words.section}
+    about = [w for w in words.overrides if w.partition("=")[0].partition(".")[0] in ("source", "filters")]
+    cfg = resolve_stage("gen-contexts", section, about, {"source.name": words.flags.get("source.name")})
+    source = registry.build("contexts", cfg.source)
+    needs = source.needs.union(*(registry.build("context_filter", f).needs for f in cfg.filters))
     recogniser = {} if stated & {"weights", "backbone"} else {"weights": "embedder"}
-    if "ldm" in source.needs:
-        return {} if "ldm" in stated or work.folder("ldm").exists() else {"ldm": "ldm", **recogniser}
-    return {} if "recogniser" not in source.needs or _has_embedder(work) else recogniser
+    has_known = has_ldm or "known" in stated or work.folder("embeddings").exists()
+    parts = {"known": "contexts"} if "known" in source.needs and not has_known else {}
+    if "ldm" in needs:
+        return parts if has_ldm else {**parts, "ldm": "ldm", **recogniser}
+    return parts if "recogniser" not in needs or _has_embedder(work) else {**parts, **recogniser}
 
 
 def _has_embedder(work: Work) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -145,9 +146,17 @@ def build_accelerator(device: str = "auto", precision: str = "fp32", **options: 
         torch.cuda.set_device(wanted)
     use_cpu = wanted is not None and wanted.type == "cpu"
     try:
-        return Accelerator(cpu=use_cpu or None, mixed_precision=mixed[precision], **options)
+        accelerator = Accelerator(cpu=use_cpu or None, mixed_precision=mixed[precision], **options)
     except ValueError as error:
         raise UserError(f"cannot use precision {precision} on device {device}: {error}") from error
+    atexit.register(_leave_group)
+    return accelerator
+
+
+def _leave_group() -> None:
+    """End the threads of gloo before the interpreter ends: one that is left can abort a process that is done."""
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+        torch.distributed.destroy_process_group()
 
 
 def check_device(device: str) -> str:

@@ -17,11 +17,13 @@ from facesyn_cli.data.pixels import encode_png
 pytestmark = pytest.mark.dist
 
 WORKER = """
-import json, sys
+import atexit, json, sys
+import torch
+atexit.register(lambda: open(sys.argv[1] + f"/left-{group.index}", "w").write(str(torch.distributed.is_initialized())))
 from facesyn_cli.training.processes import processes
 group = processes("cpu")
 told = group.any(group.index == 1)
-total = int(group.sum(__import__("torch").tensor([float(group.index + 1)])).item())
+total = int(group.sum(torch.tensor([float(group.index + 1)])).item())
 open(sys.argv[1] + f"/{group.index}.json", "w").write(json.dumps([group.count, told, total]))
 """
 
@@ -59,6 +61,7 @@ def test_two_workers_form_one_group(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(launch.signal, "signal", lambda *a: None)
     assert launch.run_workers([], 2) == 0
     assert [json.loads((tmp_path / f"{i}.json").read_text()) for i in (0, 1)] == [[2, True, 3]] * 2
+    assert [(tmp_path / f"left-{i}").read_text() for i in (0, 1)] == ["False"] * 2, "the group outlives its processes"
 
 
 def test_the_launched_command_runs_in_two_and_speaks_once(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from tiny_recogniser import write_recogniser
 
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.output import read_header
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.cli.run import run_recipe
 from facesyn_cli.config.recipe import load_recipe
@@ -35,8 +36,9 @@ def recipe(teacher: Path) -> dict:
             "denoiser": {"name": "residual-mlp", "in_channels": 8, "width": 16, "blocks": 1}, "steps": 3,
             "batch_size": 8, "validation_fraction": 0, "validate_every": 0, "preview_every": 0,
         },
-        "gen-contexts": {"count": 4, "filters": [{"name": "unique", "r": 1.0}],
-                         "source": {"name": "two-stage", "scheduler": {"name": "ddim", "steps": 2}}},
+        "gen-contexts": {"count": 4, "filters": [
+            {"name": "quality", "images": 2, "lowest_cosine": -1.0, "scheduler": {"name": "ddim", "steps": 2}},
+            {"name": "unique", "r": 1.0}]},
         "sample": {"ids": 2, "per_id": 2, "scheduler": {"name": "ddim", "steps": 2}},
     }
     whole = load_recipe("starter")
@@ -60,15 +62,28 @@ def test_a_run_is_packed_and_its_starter_draws(work: Path, tmp_path: Path, run_c
     assert load_denoiser(starter / "ldm").config.embedder == file_digest(starter / "embedder" / "model.safetensors")
     teacher = file_digest(work / "teacher" / "model.safetensors")
     assert f"stands in for its teacher ({teacher})" in (starter / "embedder" / "README.md").read_text()
-    names = {"autoencoder": "face-pca", "ldm": "residual-mlp", "embedder": "ir-tiny", "contexts": "two-stage"}
+    names = {"autoencoder": "face-pca", "ldm": "residual-mlp", "embedder": "ir-tiny", "contexts": "pca"}
     for part, said in names.items():
         assert said in (starter / part / "README.md").read_text()
     use = ("--starter", starter, "--work", tmp_path / "new", "--device", "cpu", "--json")
     ran = run_cli("sample", *use, "--ids", 3, "--per-id", 2)
     assert ran.code == 0, ran.err
     assert len(ImageSet.open(tmp_path / "new" / "4-samples").entries) == 6
-    ran = run_cli("gen-contexts", *use, "--count", 2)
-    assert ran.code == 0 and ran.json()["contexts"] == 2, ran.err
+    more = ("gen-contexts", "--starter", starter, "--device", "cpu", "--json", "--count", 2)
+    ran = run_cli(*more, "--work", tmp_path / "more")
+    assert ran.code == 0 and ran.json()["source"] == "pca" and ran.json()["dropped"] == {"unique": 0}, ran.err
+    assert "starter: contexts and settings of filters, source" in ran.err
+    parents = read_header(tmp_path / "more" / "3-contexts").parents
+    assert {name: Path(parent.path) for name, parent in parents.items()} == {"known": starter / "contexts"}
+    ran = run_cli("sample", "--starter", starter, "--work", tmp_path / "more", "--device", "cpu", "--per-id", 1)
+    assert ran.code == 0 and "make the contexts" not in ran.err, ran.err
+    ran = run_cli(*more, "--work", tmp_path / "other", "--source", "two-stage", "source.scheduler.steps=2")
+    assert ran.code == 0 and ran.json()["source"] == "two-stage", ran.err
+    assert "starter: LDM, recogniser" in ran.err
+    quality = "filters=[{name: quality, images: 2, lowest_cosine: -1, scheduler: {steps: 2}}]"
+    ran = run_cli(*more, "--work", tmp_path / "judged", quality)
+    assert ran.code == 0 and ran.json()["dropped"] == {"quality": 0}, ran.err
+    assert "starter: contexts, LDM, recogniser" in ran.err
 
 
 def test_the_plan_of_the_recipe_shows_every_stage(tmp_path: Path, run_cli) -> None:
