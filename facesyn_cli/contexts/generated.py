@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from facesyn_cli.artifacts.embeddings import normalise
 from facesyn_cli.contexts.source import EMBEDDING_SIZE, FACE_SIZE, CandidateBatch, Resources
 from facesyn_cli.data.pixels import UnreadableImage, encode_png, fit_square, resize_u8
 
@@ -32,9 +31,7 @@ def generated_candidates(
                 origins.append({"candidate": k})
             except UnreadableImage as error:
                 failed.append((k, f"candidate {k}: {error}"))
-        vectors = np.empty((0, EMBEDDING_SIZE), np.float32)
-        if faces_u8:
-            vectors = normalise(resources.features(np.stack(faces_u8)))
+        vectors = resources.embed(np.stack(faces_u8)) if faces_u8 else np.empty((0, EMBEDDING_SIZE), np.float32)
         yield CandidateBatch(start, stop, vectors, origins, [encode_png(face) for face in faces_u8], failed)
         start = stop
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from facesyn_cli.artifacts.embeddings import normalise
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.contexts.faces import read_face
 from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, Resources
@@ -61,7 +60,7 @@ class Images:
                 origins.append({"candidate": k, "name": entry.key})
             vectors = np.empty((0, EMBEDDING_SIZE), dtype=np.float32)
             if pixels:
-                vectors = normalise(self._resources.features(np.stack(pixels)))
+                vectors = self._resources.embed(np.stack(pixels))
             yield CandidateBatch(first, stop, vectors, origins, faces, failed)
 
     @property

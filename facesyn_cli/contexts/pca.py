@@ -14,6 +14,7 @@ but real embeddings do not; an LDM has only learned to draw the latter.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -36,7 +37,7 @@ class PcaConfig(PluginConfig):
 
 
 class Pca:
-    """Endless directions from the fitted distribution; block b of 1024 candidates is drawn from (seed, b).
+    """Endless directions from the fitted distribution; block b of 1024 candidates is drawn from (seed, known, b).
 
     Args:
         cfg: Settings.
@@ -50,6 +51,7 @@ class Pca:
     def __init__(self, cfg: PcaConfig) -> None:
         self._cfg = cfg
         self._resources = Resources()
+        self._digest = ""
         self._mean = np.empty(0)
         self._root = np.empty((0, 0))
 
@@ -66,6 +68,7 @@ class Pca:
             raise UserError(f"source pca: {len(known)} known embeddings are too few for {components} components")
         if self._cfg.components is not None and self._cfg.components > known.shape[1]:
             raise UserError(f"source pca: {self._cfg.components} components, but embeddings have {known.shape[1]}")
+        self._digest = hashlib.sha256(resources.known.tobytes()).hexdigest()  # other people, not the same ones moved
         self._mean = known.mean(axis=0)
         variances, vectors = np.linalg.eigh(np.cov(known, rowvar=False))     # ascending
         variances, vectors = variances[-components:].clip(min=0), vectors[:, -components:]
@@ -80,7 +83,8 @@ class Pca:
         """Yield as many at a time as the networks of a filter take in one batch."""
         while True:
             block, skip = divmod(start, _BLOCK)
-            normal = keyed_random("pca", self._resources.seed, block).standard_normal((_BLOCK, len(self._mean)))
+            random = keyed_random("pca", self._resources.seed, self._digest, block)
+            normal = random.standard_normal((_BLOCK, len(self._mean)))
             vectors = self._mean + self._cfg.scale * normal @ self._root
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
             for first in range(skip, _BLOCK, self._resources.batch_size):

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from facesyn_cli.artifacts.embeddings import normalise
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -86,6 +88,10 @@ class Resources:
     align: Callable[[np.ndarray], np.ndarray] | None = None
     pipeline: Any = None
     ldm: Ldm | None = None
+
+    def embed(self, faces_u8: np.ndarray) -> np.ndarray:
+        """Return (N, 512) float32 unit rows of (N, 112, 112, 3) faces."""
+        return normalise(self.features(faces_u8))
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 
 from facesyn_cli.contexts.source import Resources
+from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 
@@ -63,11 +66,16 @@ def test_it_is_the_formula():
     variances, vectors = np.linalg.eigh(np.cov(known.T))
     root = vectors @ np.diag(np.sqrt(variances)) @ vectors.T
     assert np.allclose(root @ root, np.cov(known.T), atol=1e-12)
-    from facesyn_cli.diffusion.noise import keyed_random
-
-    normal = keyed_random("pca", 0, 0).standard_normal((1024, 16))[5]
+    digest = hashlib.sha256(known.astype(np.float32).tobytes()).hexdigest()
+    normal = keyed_random("pca", 0, digest, 0).standard_normal((1024, 16))[5]
     expected = known.mean(axis=0) + 0.7 * root @ normal
     assert np.allclose(first(source, 5, 1)[0], expected / np.linalg.norm(expected), atol=1e-6)
+
+
+def test_alike_distributions_give_other_people():
+    known = people()
+    a, b = first(pca(known), 0, 100), first(pca(known[1:]), 0, 100)
+    assert np.abs(a.mean(axis=0) - b.mean(axis=0)).max() < 0.15 and np.einsum("ij,ij->i", a, b).max() < 0.99
 
 
 def test_few_components_stay_in_their_space():
