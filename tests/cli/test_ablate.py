@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_fr
 import yaml
@@ -390,7 +391,8 @@ def test_only_one_process(assert_refused, inputs, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "images"), [("table1", [800] * 7),
-                                              ("table2", [5000, 10000, 25000, 5000, 10000, 20000, 40000])])
+                                              ("table2", [5000, 10000, 25000, 5000, 10000, 20000, 40000]),
+                                              ("table3", [800] * 5)])
 def test_the_tables_that_come_with_facesyn(inputs, run_cli, name, images, tmp_path):
     real = tmp_path / "real"
     for person in range(80):
@@ -400,6 +402,9 @@ def test_the_tables_that_come_with_facesyn(inputs, run_cli, name, images, tmp_pa
     arguments = words(inputs, tmp_path / "work", "--judge", inputs / "recogniser", "--dry-run", "--json")
     arguments[arguments.index("--real") + 1] = real
     arguments[arguments.index("--config") + 1] = name
+    if name == "table3":
+        np.save(tmp_path / "known.npy", np.eye(512, dtype=np.float32)[:9])
+        arguments.append(f"gen-contexts.known={tmp_path / 'known.npy'}")
     ran = run_cli(*arguments)
     assert ran.code == 0, ran.err
     rows = ran.json()["rows"]
