@@ -125,7 +125,7 @@ THINGS: dict[str, Thing] = {
 }
 
 _FACES = Use("images", "faces", ("images",))
-_EMBEDDING_SOURCES = ("images", "two-stage", "diffusers", "guided-diffusion")
+_EMBEDDING = ("images", "two-stage", "diffusers", "guided-diffusion", "quality")
 _SAMPLING = (
     Use("ldm", "ldm", ("ldm",)),
     Use("autoencoder", "decoder", beside="ldm"),
@@ -144,10 +144,10 @@ USES: dict[str, tuple[Use, ...]] = {
         Use("images", "context faces", only=("images",)),
         Use("embeddings", "contexts", only=("embeddings",)),
         Use("images", "context faces", beside="embeddings"),
-        Use("ldm", "ldm", ("ldm",), only=("two-stage",)),
+        Use("ldm", "ldm", ("ldm",), only=("two-stage", "quality")),
         Use("autoencoder", "decoder", beside="ldm"),
-        Use("weights", "recogniser", ("embeddings",), only=_EMBEDDING_SOURCES),
-        Use("known", "face embeddings", ("embeddings",), only=("novel",)),
+        Use("weights", "recogniser", ("embeddings",), only=_EMBEDDING),
+        Use("known", "face embeddings", ("embeddings",), only=("novel", "pca")),
     ),
     "sample": _SAMPLING,
     "augment": (

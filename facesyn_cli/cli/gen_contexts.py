@@ -12,7 +12,9 @@ from facesyn_cli.cli.stage_command import stage_command
 def command(
     source: Annotated[
         str | None,
-        typer.Option(help="two-stage (default), diffusers, guided-diffusion, images, embeddings, sphere, or a plugin."),
+        typer.Option(
+            help="two-stage (default), diffusers, guided-diffusion, images, embeddings, pca, sphere, or a plugin."
+        ),
     ] = None,
     count: Annotated[int | None, typer.Option(help="Contexts to keep; default: all that the source yields.")] = None,
     images: Annotated[
@@ -24,9 +26,9 @@ def command(
     generator: Annotated[
         str | None, typer.Option(help="Folder or hub id (diffusers), or DCFace's ffhq_10m.pt (guided-diffusion).")
     ] = None,
-    ldm: Annotated[Path | None, typer.Option(help="LDM; default 2-ldm (two-stage).")] = None,
+    ldm: Annotated[Path | None, typer.Option(help="LDM; default 2-ldm (two-stage, quality).")] = None,
     autoencoder: Annotated[
-        str | None, typer.Option(help="Its autoencoder; default: the one it was trained with (two-stage).")
+        str | None, typer.Option(help="Its autoencoder; default: the one it was trained with.")
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="Architecture; default: read off the weights.")] = None,
     weights: Annotated[

@@ -113,6 +113,11 @@ def test_gen_contexts_from_the_published_faces(stage, tree, tmp_path):
     }
     ran = stage("gen-contexts", "--source", "two-stage", "--count", 2, "--dry-run", "--json", "--out", tmp_path / "x")
     assert ran.code == 0 and set(ran.json()["plan"]["inputs"]) == {"ldm", "autoencoder", "weights"}, ran.err
+    pca = ("gen-contexts", "--source", "pca", "--count", 2, "--dry-run", "--json", "--out", tmp_path / "x")
+    ran = stage(*pca)
+    assert ran.code == 0 and ran.json()["plan"]["inputs"] == {"known": str(tree / FACE_EMBEDDINGS)}, ran.err
+    ran = stage(*pca, "filters=[quality]")
+    assert ran.code == 0 and set(ran.json()["plan"]["inputs"]) == {"known", "ldm", "autoencoder", "weights"}, ran.err
 
 
 def test_sample(stage, tree, tmp_path):
