@@ -49,6 +49,8 @@ def starter_settings(name: str, words: Words, work: Work, asked: Path | None) ->
     absent = missing(packaged_folder()) if asked is None else []
     starter = None if absent or name not in USERS else find_starter(asked or PACKAGED)
     own = starter.settings.get(name, {}) if starter is not None else {}
+    if name == "gen-contexts" and not _is_like_the_starters(words, work):
+        own = {key: value for key, value in own.items() if key != "source"}
     parts = _parts(name, words, work, own) if name in USERS else {}
     if not parts:
         if asked is not None:
@@ -79,6 +81,12 @@ def _parts(name: str, words: Words, work: Work, own: dict[str, Any]) -> dict[str
     return {"ldm": "ldm"} if has_contexts else {"ldm": "ldm", "contexts": "contexts"}
 
 
+def _is_like_the_starters(words: Words, work: Work) -> bool:
+    """True when new contexts come from where those of the starter came from: nothing says otherwise."""
+    stated = stated_keys(words.section, words.overrides, words.flags)
+    return not stated & {"source", "known", "ldm"} and not work.folder("ldm").exists()
+
+
 def _for_contexts(words: Words, stated: set[str], work: Work, own: dict[str, Any]) -> dict[str, str]:
     from facesyn_cli.plugins import registry
 
@@ -90,7 +98,7 @@ def _for_contexts(words: Words, stated: set[str], work: Work, own: dict[str, Any
     source = registry.build("contexts", cfg.source)
     needs = source.needs.union(*(registry.build("context_filter", f).needs for f in cfg.filters))
     recogniser = {} if stated & {"weights", "backbone"} else {"weights": "embedder"}
-    has_known = has_ldm or "known" in stated or work.folder("embeddings").exists()
+    has_known = has_ldm or "known" in stated or "source" not in own and work.folder("embeddings").exists()
     parts = {"known": "contexts"} if "known" in source.needs and not has_known else {}
     if "ldm" in needs:
         return parts if has_ldm else {**parts, "ldm": "ldm", **recogniser}

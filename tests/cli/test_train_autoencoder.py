@@ -305,6 +305,7 @@ WRONG = {
     "not one of ours": (["autoencoder={name: kl-f8}"], ("kl-f8", "face-kl, face-vq and face-pca can")),
     "one without weights": (["autoencoder={name: pixels}"], ("pixels", "face-kl, face-vq and face-pca can")),
     "frozen from nothing": (["freeze_encoder=true"], ("freeze_encoder", "initial")),
+    "a mixture with nothing": (["interpolation=0.5"], ("interpolation", "initial")),
     "initial is missing": (["initial=missing"], ("missing",)),
     "initial is a recogniser": (["initial=recogniser"], ("recogniser",)),
     "features missing": (["--features", "missing"], ("missing", "does not exist")),

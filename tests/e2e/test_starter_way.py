@@ -77,6 +77,15 @@ def test_a_run_is_packed_and_its_starter_draws(work: Path, tmp_path: Path, run_c
     assert {name: Path(parent.path) for name, parent in parents.items()} == {"known": starter / "contexts"}
     ran = run_cli("sample", "--starter", starter, "--work", tmp_path / "more", "--device", "cpu", "--per-id", 1)
     assert ran.code == 0 and "make the contexts" not in ran.err, ran.err
+    ran = run_cli("embed", "--starter", starter, "--work", tmp_path / "seen", "--images", work / "0-images",
+                  "--device", "cpu")
+    assert ran.code == 0, ran.err
+    for words, known in (((), starter / "contexts"), (("--source", "pca"), tmp_path / "seen" / "1-embeddings")):
+        ran = run_cli(*more, "--work", tmp_path / "seen", "--out", tmp_path / f"of-{known.name}", *words)
+        assert ran.code == 0 and ran.json()["source"] == "pca", ran.err
+        assert Path(read_header(tmp_path / f"of-{known.name}").parents["known"].path) == known
+    ran = run_cli(*more, "--work", tmp_path / "given", f"known={starter / 'contexts'}", "source.scheduler.steps=2")
+    assert ran.code == 0 and ran.json()["source"] == "two-stage", ran.err
     ran = run_cli(*more, "--work", tmp_path / "other", "--source", "two-stage", "source.scheduler.steps=2")
     assert ran.code == 0 and ran.json()["source"] == "two-stage", ran.err
     assert "starter: LDM, recogniser" in ran.err
