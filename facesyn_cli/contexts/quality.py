@@ -17,6 +17,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import BeforeValidator, SerializeAsAny
 
+from facesyn_cli import signals
 from facesyn_cli.config.fields import identity
 from facesyn_cli.console import log
 from facesyn_cli.contexts.drawing import draw_faces, scheduler_section
@@ -80,6 +81,7 @@ class Quality:
         keep = np.zeros(len(vectors), dtype=bool)
         group = max(1, self._resources.batch_size // self._cfg.images)
         for start in range(0, len(vectors), group):
+            signals.check()
             some = vectors[start : start + group]
             lengths, cosines = self._judge(np.resize(some, (group, some.shape[1])))  # always full batches
             if not self._has_told:
