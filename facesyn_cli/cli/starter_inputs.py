@@ -44,14 +44,16 @@ def starter_settings(name: str, words: Words, work: Work, asked: Path | None) ->
     Raises:
         UserError: The starter that was asked for is not there, or the stage takes nothing from one.
     """
-    if asked is not None and name not in USERS:
-        raise UserError(f"{name} takes nothing from a starter; leave --starter out")
+    if name not in USERS:
+        if asked is not None:
+            raise UserError(f"{name} takes nothing from a starter; leave --starter out")
+        return {}
     absent = missing(packaged_folder()) if asked is None else []
-    starter = None if absent or name not in USERS else find_starter(asked or PACKAGED)
+    starter = None if absent else find_starter(asked or PACKAGED)
     own = starter.settings.get(name, {}) if starter is not None else {}
     if name == "gen-contexts" and not _is_like_the_starters(words, work):
         own = {key: value for key, value in own.items() if key != "source"}
-    parts = _parts(name, words, work, own) if name in USERS else {}
+    parts = _parts(name, words, work, own)
     if not parts:
         if asked is not None:
             log.warning(f"starter: {name} takes nothing from {asked}, all it needs is given or in {work.path}")

@@ -20,13 +20,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from facesyn_cli.config.fields import identity
+from facesyn_cli.contexts.directions import BLOCK, directions
 from facesyn_cli.contexts.source import CandidateBatch, Resources
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
-
-_BLOCK = 1024  # candidates drawn from one generator; part of what a seed means, never change it
 
 
 class PcaConfig(PluginConfig):
@@ -81,18 +80,11 @@ class Pca:
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
         """Yield as many at a time as the networks of a filter take in one batch."""
-        while True:
-            block, skip = divmod(start, _BLOCK)
-            random = keyed_random("pca", self._resources.seed, self._digest, block)
-            normal = random.standard_normal((_BLOCK, len(self._mean)))
-            vectors = self._mean + self._cfg.scale * normal @ self._root
-            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-            for first in range(skip, _BLOCK, self._resources.batch_size):
-                some = vectors[first : first + self._resources.batch_size].astype(np.float32)
-                stop = start + len(some)
-                origins = [{"candidate": k} for k in range(start, stop)]
-                yield CandidateBatch(start, stop, some, origins, [None] * len(some))
-                start = stop
+        return directions(self._block, start, self._resources.batch_size)
+
+    def _block(self, number: int) -> np.ndarray:
+        random = keyed_random("pca", self._resources.seed, self._digest, number)
+        return self._mean + self._cfg.scale * random.standard_normal((BLOCK, len(self._mean))) @ self._root
 
 
 @register(

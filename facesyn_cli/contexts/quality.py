@@ -20,17 +20,15 @@ from pydantic import BeforeValidator, SerializeAsAny
 from facesyn_cli import signals
 from facesyn_cli.config.fields import identity
 from facesyn_cli.console import log
-from facesyn_cli.contexts.drawing import draw_faces, scheduler_section
+from facesyn_cli.contexts.drawing import Drawing, scheduler_section
 from facesyn_cli.contexts.generated import to_face
-from facesyn_cli.contexts.source import ContextFilter, Resources
+from facesyn_cli.contexts.source import EMBEDDING_SIZE, ContextFilter, Resources
 from facesyn_cli.diffusion.guidance import CfgConfig, build_cfg
-from facesyn_cli.diffusion.sampling import count_evaluations
-from facesyn_cli.diffusion.schedule import ldm_schedule
-from facesyn_cli.plugins import registry
+from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
-_PURPOSE = "quality"  # image j of every candidate starts from the noise of (seed, "quality", j)
+_NOISE = "quality"  # image j of every candidate starts from the noise of (seed, "quality", j)
 
 
 class QualityConfig(PluginConfig):
@@ -55,23 +53,27 @@ class Quality:
 
     def __init__(self, cfg: QualityConfig) -> None:
         self._cfg = cfg
-        self._make_scheduler = registry.build("scheduler", cfg.scheduler)
-        self._guidance = build_cfg(CfgConfig(name="cfg", scale=cfg.guidance))
+        guidance = build_cfg(CfgConfig(name="cfg", scale=cfg.guidance))
+        self._drawing = Drawing("filter quality", _NOISE, cfg.scheduler, guidance)
         self._resources = Resources()
         self.evaluations: dict[str, int] = {}
         self._has_told = False
 
     def open(self, resources: Resources) -> None:
-        """Take the networks.
+        """Take the networks; see `Drawing.open`.
 
         Raises:
-            UserError: The scheduler cannot make its steps.
+            UserError: The LDM draws nobody in particular, or takes contexts of another length.
         """
         self._resources = resources
-        self._schedule = ldm_schedule(resources.ldm.settings)
-        steps = count_evaluations(self._make_scheduler(self._schedule), self._guidance)
-        images = self._cfg.images
-        self.evaluations = {"denoiser": steps * images, "decoder": images, "recogniser": images}
+        size = resources.ldm.settings.embedding_size
+        if not getattr(resources.ldm.denoiser, "is_conditional", True):
+            raise UserError("filter quality: the LDM is unconditional, its faces show no candidate")
+        if size != EMBEDDING_SIZE:
+            raise UserError(f"filter quality: the LDM takes contexts of {size} numbers, candidates have "
+                            f"{EMBEDDING_SIZE}")
+        self._drawing.open(resources)
+        self.evaluations = {name: number * self._cfg.images for name, number in self._drawing.evaluations.items()}
 
     def restore(self, vectors: np.ndarray) -> None:
         """Nothing is remembered: candidates are judged one by one."""
@@ -99,11 +101,7 @@ class Quality:
     def _judge(self, contexts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean length and mean cosine of the faces of each context, both (N,)."""
         count, images = len(contexts), self._cfg.images
-        noises = [(_PURPOSE, j) for j in range(images)] * count
-        drawn = draw_faces(
-            self._resources.ldm, self._schedule, self._make_scheduler, self._guidance,
-            contexts.repeat(images, axis=0), self._resources.seed, noises,
-        )
+        drawn = self._drawing.draw(contexts.repeat(images, axis=0), list(range(images)) * count)
         features = self._resources.features(np.stack([to_face(image_u8) for image_u8 in drawn]))
         lengths = np.linalg.norm(features, axis=1).reshape(count, images)
         dots = np.einsum("nje,ne->nj", features.reshape(count, images, -1), contexts)

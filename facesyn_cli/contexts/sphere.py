@@ -10,12 +10,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from facesyn_cli.contexts.directions import BLOCK, directions
 from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, Resources
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
-
-_BLOCK = 1024  # candidates drawn from one generator; part of what a seed means, never change it
 
 
 class SphereConfig(PluginConfig):
@@ -40,16 +39,10 @@ class Sphere:
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
         """Yield directions in blocks."""
-        while True:
-            block, skip = divmod(start, _BLOCK)
-            random = keyed_random("sphere", self._seed, block)
-            vectors = random.standard_normal((_BLOCK, EMBEDDING_SIZE))
-            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-            vectors = vectors[skip:].astype(np.float32)
-            stop = (block + 1) * _BLOCK
-            origins = [{"candidate": k} for k in range(start, stop)]
-            yield CandidateBatch(start, stop, vectors, origins, [None] * len(vectors))
-            start = stop
+        return directions(self._block, start)
+
+    def _block(self, number: int) -> np.ndarray:
+        return keyed_random("sphere", self._seed, number).standard_normal((BLOCK, EMBEDDING_SIZE))
 
 
 @register(

@@ -10,19 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated
 
-import numpy as np
 from pydantic import BeforeValidator, SerializeAsAny
 
-from facesyn_cli.contexts.drawing import draw_faces, scheduler_section
+from facesyn_cli.contexts.drawing import Drawing, scheduler_section
 from facesyn_cli.contexts.generated import generated_candidates
 from facesyn_cli.contexts.source import CandidateBatch, Resources
 from facesyn_cli.diffusion.guidance import NoGuidanceConfig, build_none
-from facesyn_cli.diffusion.schedule import ldm_schedule
-from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
-_IDENTITY = "context"  # whose noise it is: candidate k starts from the noise of (seed, "context", k)
+_NOISE = "context"  # whose noise it is: candidate k starts from the noise of (seed, "context", k)
 
 
 class TwoStageConfig(PluginConfig):
@@ -43,20 +40,16 @@ class TwoStage:
     num_candidates = None
 
     def __init__(self, scheduler: PluginConfig) -> None:
-        self._make_scheduler = registry.build("scheduler", scheduler)
+        guidance = build_none(NoGuidanceConfig())
+        self._drawing = Drawing("source two-stage", _NOISE, scheduler, guidance)
         self._resources = Resources()
         self.evaluations: dict[str, int] = {}
 
     def open(self, resources: Resources) -> None:
-        """Take the networks.
-
-        Raises:
-            UserError: The scheduler cannot make its steps.
-        """
+        """Take the networks; see `Drawing.open`."""
         self._resources = resources
-        self._schedule = ldm_schedule(resources.ldm.settings)
-        steps = len(self._make_scheduler(self._schedule).timesteps)  # refuses numbers of steps that do not go
-        self.evaluations = {"denoiser": steps, "decoder": 1, "recogniser": 1}
+        self._drawing.open(resources)
+        self.evaluations = self._drawing.evaluations
 
     @property
     def embedder(self) -> str | None:
@@ -65,14 +58,7 @@ class TwoStage:
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
         """Yield one batch at a time."""
-        return generated_candidates(self._resources, start, self._draw)
-
-    def _draw(self, numbers: list[int]) -> np.ndarray:
-        noises = [(_IDENTITY, k) for k in numbers]
-        guidance = build_none(NoGuidanceConfig())
-        return draw_faces(
-            self._resources.ldm, self._schedule, self._make_scheduler, guidance, None, self._resources.seed, noises
-        )
+        return generated_candidates(self._resources, start, lambda numbers: self._drawing.draw(None, numbers))
 
 
 @register(

@@ -135,6 +135,11 @@ def _prepare(
         context_filter.open(resources)
     if cfg.count is None and source.num_candidates is None:
         raise UserError(f"source {cfg.source.name} has no end; say how many contexts with --count")
+    if None not in (source.embedder, resources.embedder) and source.embedder != resources.embedder:
+        raise UserError(
+            f"the candidates come from another recogniser ({source.embedder[:19]}) than the one that is to judge their "
+            f"faces ({resources.embedder[:19]}); give --weights of theirs, and an LDM conditioned on it"
+        )
     if resources.known is not None:
         _check_same_space(source, resources, parents["known"])
     return source, filters, parents

@@ -187,6 +187,11 @@ def test_pca_of_known_people_filtered_by_what_the_ldm_draws(run_cli, gen, faces,
     lenient = ContextSet.open(tmp_path / "lenient").vectors
     assert numbers == sorted(set(numbers)) and np.array_equal(strict.vectors, lenient[numbers])
     assert set(header(tmp_path / "strict")["parents"]) == {"known", "ldm", "autoencoder", "weights"}
+    other = write_recogniser(tmp_path / "stranger", seed=1)
+    write_ldm(tmp_path / "any")
+    ran = run_cli("gen-contexts", "--work", tmp_path / "work", *arguments, f"filters=[{quality % 0}]", "--count", 5,
+                  "--ldm", tmp_path / "any", "--weights", other, "--out", tmp_path / "refused")
+    assert ran.code == 2 and "the candidates come from another recogniser" in ran.err
     plan = gen(*arguments, f"filters=[{quality % 0}]", "--count", 5, "--dry-run", out="planned")["plan"]
     assert plan["evaluations_at_least"] == {"denoiser": 20, "decoder": 10, "recogniser": 10}
 

@@ -8,10 +8,11 @@ import torch
 
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.contexts.source import Ldm, Resources
+from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 
 CPU = torch.device("cpu")
-SIZE = 4  # numbers of a context
+SIZE = 4  # numbers of a context that are not 0
 
 
 class _Denoiser(torch.nn.Module):
@@ -31,21 +32,22 @@ def features(faces_u8: np.ndarray) -> np.ndarray:
     """The mean colour again, ten times as long where the face is reddish; never more than 8 faces come."""
     assert len(faces_u8) == 8
     colour = faces_u8.mean(axis=(1, 2)) / 127.5 - 1
-    rows = np.concatenate([colour, np.zeros((len(colour), 1))], axis=1)
+    rows = np.pad(colour, ((0, 0), (0, 509)))
     return rows * np.where(colour[:, :1] > 0.5, 10.0, 1.0)
 
 
-def quality(**settings):
+def quality(denoiser: torch.nn.Module | None = None, facts: dict | None = None, **settings):
     made = registry.build("context_filter", registry.configure("context_filter", {"name": "quality", **settings}))
-    facts = {"latent_size": 28, "image_size": 112, "prediction": "x0", "embedding_size": SIZE}
-    ldm = Ldm(_Denoiser(), _Autoencoder(), LdmSettings(denoiser={"name": "idiff-unet"}, **facts), CPU)
+    facts = {"latent_size": 28, "image_size": 112, "prediction": "x0", **(facts or {})}
+    ldm = Ldm(denoiser or _Denoiser(), _Autoencoder(), LdmSettings(denoiser={"name": "idiff-unet"}, **facts), CPU)
     made.open(Resources(seed=3, batch_size=8, ldm=ldm, features=features, embedder="sha256:abc"))
     return made
 
 
 def candidates(count: int = 11) -> np.ndarray:
     rows = np.random.RandomState(0).standard_normal((count, SIZE))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.pad(rows, ((0, 0), (0, 512 - SIZE))).astype(np.float32)
 
 
 STEPS = {"scheduler": {"name": "ddim", "steps": 2}, "guidance": 1.0}
@@ -88,3 +90,12 @@ def test_evaluations_are_counted_and_the_first_candidates_told(monkeypatch):
     made.select(candidates(2))
     made.select(candidates(2))
     assert len(told) == 1 and told[0].startswith("quality: the first 2 candidates have lengths 10.1 to 13.3")
+
+
+def test_an_ldm_that_shows_no_candidate_is_refused():
+    unconditional = _Denoiser()
+    unconditional.is_conditional = False
+    with pytest.raises(UserError, match="filter quality: the LDM is unconditional"):
+        quality(unconditional)
+    with pytest.raises(UserError, match="takes contexts of 16 numbers, candidates have 512"):
+        quality(facts={"embedding_size": 16})
