@@ -15,6 +15,7 @@ LEVELS = [
     {"models", "diffusion", "data"},
     {"artifacts", "config"},
     {"plugins"},
+    {"untrusted"},
     {"errors", "console", "signals", "__init__"},
 ]
 BESIDE = {("report", "evaluation"), ("console", "errors"), ("signals", "errors"), ("cli", "cli"), ("__main__", "cli")}

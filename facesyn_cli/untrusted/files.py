@@ -1,0 +1,207 @@
+"""Open input files: regular files only, of a known size, with one line for everything that can go wrong.
+
+A FIFO, a socket or a device blocks the process that opens it, often for good and deaf to signals, and has no end.
+Everything a user names, and everything that a user's file names, is opened here or checked here before another
+library opens it.
+
+    open_input(path)        a binary file object
+    read_bytes(path)        the whole content, below a limit
+    read_text(path)         the same as UTF-8 text
+    read_lines(path)        line by line, for lists of any length
+    input_size(path)        the check alone, for libraries that open a path themselves
+    check_input(path)       the check for an input that may be a folder
+    inside(folder, name)    the path of a file that another file names, never outside of its folder
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from facesyn_cli import signals
+from facesyn_cli.errors import UserError
+
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+MAX_LINE = MIB                      # bytes of a line of a list
+_LINES_PER_CHECK = 4096
+_KINDS = (
+    (stat.S_ISFIFO, "a FIFO (named pipe)"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"), (stat.S_ISDIR, "a folder"),
+)
+
+
+def input_size(path: Path | str, limit: int | None = None, expected: str = "a file") -> int:
+    """Return the size of a regular file in bytes; the file is not opened.
+
+    Args:
+        path: The file; links are followed.
+        limit: Largest size in bytes; None: any.
+        expected: What the file should be, for the message.
+
+    Raises:
+        UserError: It does not exist, is no regular file, or is larger than the limit.
+    """
+    try:
+        info = os.stat(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; {expected} was expected") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
+    _check(path, info, limit, expected)
+    return info.st_size
+
+
+def check_input(path: Path | str, expected: str = "a file or folder") -> None:
+    """Refuse what is neither a regular file nor a folder; a path where nothing is passes.
+
+    Raises:
+        UserError: It is a FIFO, a socket or a device, or cannot be looked at.
+    """
+    try:
+        info = os.stat(path)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
+    if not stat.S_ISDIR(info.st_mode):
+        _check(path, info, None, expected)
+
+
+def open_input(path: Path | str, limit: int | None = None, expected: str = "a file") -> BinaryIO:
+    """Open a regular file for reading bytes.
+
+    Args:
+        path: The file; links are followed.
+        limit: Largest size in bytes; None: any.
+        expected: What the file should be, for the message.
+
+    Raises:
+        UserError: It cannot be opened, is no regular file, or is larger than the limit.
+    """
+    input_size(path, limit, expected)  # before opening: to open a device may do something
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        descriptor = os.open(path, flags)  # does not block, should a FIFO have taken the name in between
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
+    try:
+        _check(path, os.fstat(descriptor), limit, expected)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: Path | str, limit: int, expected: str = "a file") -> bytes:
+    """Return the content of a regular file of at most `limit` bytes.
+
+    Raises:
+        UserError: As `open_input`, or reading fails.
+    """
+    with open_input(path, limit, expected) as file:
+        try:
+            data = file.read(limit + 1)
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
+    if len(data) > limit:
+        raise UserError(_too_large(path, len(data), limit, expected))
+    return data
+
+
+def read_text(path: Path | str, limit: int = 64 * MIB, expected: str = "a text file") -> str:
+    """Return the content of a UTF-8 text file, without a byte-order mark, line ends as they are.
+
+    Raises:
+        UserError: As `read_bytes`, or the content is not UTF-8.
+    """
+    data = read_bytes(path, limit, expected)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: {_not_utf8(data)}; {expected} was expected") from error
+
+
+def read_lines(path: Path | str, expected: str = "a text list", max_line: int = MAX_LINE) -> Iterator[str]:
+    """Yield the lines of a UTF-8 list without line ends (LF or CRLF) and without a byte-order mark.
+
+    The list may be of any length: one line is held at a time, and stop signals are heard in between.
+
+    Args:
+        path: The list.
+        expected: What the file should be, for the message.
+        max_line: Largest line in bytes.
+
+    Raises:
+        UserError: As `open_input`; a line is too long, is not UTF-8 or holds a NUL byte.
+        Stopped: A stop signal was received.
+    """
+    with open_input(path, expected=expected) as file:
+        number = 0
+        while True:
+            try:
+                line = file.readline(max_line + 2)
+            except OSError as error:
+                raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
+            if not line:
+                return
+            number += 1
+            if number == 1:
+                if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    raise UserError(f"{path}: {_not_utf8(line)}; {expected} was expected")
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            line = line.removesuffix(b"\n").removesuffix(b"\r")
+            if len(line) > max_line:
+                raise UserError(f"{path}, line {number}: a line of more than {max_line} bytes; {expected} was expected")
+            if b"\0" in line:
+                raise UserError(f"{path}, line {number}: a NUL byte; {expected} was expected")
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}, line {number}: {_not_utf8(line)}; {expected} was expected") from error
+            if number % _LINES_PER_CHECK == 0:
+                signals.check()
+            yield text
+
+
+def inside(folder: Path, name: str, where: Path | str) -> Path:
+    """Return the path of a file that another file names, which must lie in a folder or below it.
+
+    Only the name is judged. Links are followed, as the user made them: caches of downloads consist of links.
+
+    Args:
+        folder: The folder.
+        name: Relative name, with `/` or the system's separator.
+        where: The file that names it, for the message.
+
+    Raises:
+        UserError: The name is absolute, leads out of the folder (`..`), or cannot be the name of a file.
+    """
+    parts = name.replace("\\", "/").split("/")
+    if not all(parts) or ".." in parts or "\0" in name or Path(name).is_absolute():
+        raise UserError(f"{where} names the file {name[:200]!r}; a file inside {folder} was expected")
+    return folder / name
+
+
+def _check(path: Path | str, info: os.stat_result, limit: int | None, expected: str) -> None:
+    if not stat.S_ISREG(info.st_mode):
+        kind = next((text for test, text in _KINDS if test(info.st_mode)), "no regular file")
+        raise UserError(f"{path} is {kind}; {expected} was expected")
+    if limit is not None and info.st_size > limit:
+        raise UserError(_too_large(path, info.st_size, limit, expected))
+
+
+def _too_large(path: Path | str, size: int, limit: int, expected: str) -> str:
+    return f"{path} has {size} bytes or more; {expected} of at most {limit} bytes was expected"
+
+
+def _not_utf8(data: bytes) -> str:
+    is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    return "not UTF-8 text" + (" (it begins as UTF-16 does; save it as UTF-8)" if is_utf16 else "")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
