@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted import text as untrusted
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -85,12 +86,9 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: The file is missing, unreadable or not JSON.
+        UserError: The file is missing, unreadable, too large or not JSON; see `untrusted/text.py`.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} as JSON: {error}") from error
+    return untrusted.read_json(path)
 
 
 def remove_temporaries(folder: Path) -> None:

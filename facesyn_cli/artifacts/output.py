@@ -24,9 +24,11 @@ from facesyn_cli import __version__
 from facesyn_cli.artifacts.compare import Comparison, compare_configs
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.files import explain, read_json, remove_temporaries, write_json
+from facesyn_cli.artifacts.header_content import HeaderContent
 from facesyn_cli.artifacts.lock import Lock
 from facesyn_cli.console import is_first_process, log
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.checked import checked
 
 HEADER = "facesyn.json"
 BEGUN = "facesyn.begun.json"
@@ -71,19 +73,14 @@ class Header:
     @staticmethod
     def from_json(value: Any, path: Path) -> Header:
         """Read a header back; `path` is named in the error when it is not one."""
-        try:
-            parents = {name: Parent(**parent) for name, parent in value["parents"].items()}
-            header = Header(**{**value, "parents": parents})
-            if not isinstance(header.config, dict):
-                raise TypeError(f"its config is a {type(header.config).__name__}, a mapping was expected")
-        except (TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"{path} is not a facesyn header: {error}") from error
-        if header.format_version > FORMAT_VERSION:
+        version = value.get("format_version") if isinstance(value, dict) else None
+        if type(version) is int and version > FORMAT_VERSION:
             raise UserError(
-                f"{path} has format version {header.format_version}, this facesyn ({__version__}) reads up to "
+                f"{path} has format version {version}, this facesyn ({__version__}) reads up to "
                 f"{FORMAT_VERSION}; install a newer one"
             )
-        return header
+        checked(HeaderContent, value, path, "a facesyn header")
+        return Header(**{**value, "parents": {name: Parent(**parent) for name, parent in value["parents"].items()}})
 
 
 def read_header(folder: Path) -> Header | None:

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from facesyn_cli.config.fields import StageConfig, growing, identity, source
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.text import parse_yaml
 
 ROW_STAGES = ("gen-contexts", "sample", "augment")  # what a row may do otherwise
 SHARED_STAGES = ("train-fr", "eval")                # the same in all rows
@@ -155,8 +155,8 @@ def apply_words(sections: dict[str, Settings], words: list[str], stages: tuple[s
         if not equals or stage not in stages or not keys or not all(keys):
             raise UserError(f"{word!r} is not stage.key=value; stages of a table are {', '.join(stages)}")
         try:
-            value = yaml.safe_load(text) if text else None
-        except yaml.YAMLError as error:
+            value = parse_yaml(text) if text else None
+        except UserError as error:
             raise UserError(f"{word!r}: {' '.join(str(error).split())}") from error
         for key in reversed(keys):
             value = {key: value}

@@ -6,9 +6,8 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.text import read_yaml
 
 STAGES = (
     "align", "embed", "train-embedder", "train-autoencoder", "train-ldm", "train-decoder", "gen-contexts", "sample",
@@ -55,10 +54,7 @@ def load_recipe(name: str) -> dict[str, dict[str, Any]]:
 def load_sections(name: str) -> dict[str, dict[str, Any]]:
     """Read a recipe and return all its sections; see `load_recipe`."""
     path = find_recipe(name)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read recipe {path}: {' '.join(str(error).split())}") from error
+    content = read_yaml(path, "a recipe")
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise UserError(f"recipe {path} must be a mapping of stage names to settings, found {type(content).__name__}")

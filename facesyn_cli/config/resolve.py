@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from facesyn_cli.config.fields import StageConfig, plugin_of
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
+from facesyn_cli.untrusted.text import parse_yaml
 
 C = TypeVar("C", bound=StageConfig)
 
@@ -45,8 +45,8 @@ def resolve(
             problems.append(f"{word!r} is not key=value")
             continue
         try:
-            _set(settings, key, yaml.safe_load(text) if text else None, config_class)
-        except (yaml.YAMLError, UserError) as error:
+            _set(settings, key, parse_yaml(text) if text else None, config_class)
+        except UserError as error:
             problems.append(f"{word!r}: {' '.join(str(error).split())}")
     for key, value in flags.items():
         if value is not None:

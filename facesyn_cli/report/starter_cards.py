@@ -15,6 +15,7 @@ from facesyn_cli.artifacts.table import TABLE_JSON, BenchmarkTable
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.errors import UserError
 from facesyn_cli.report.contents import headline_of
+from facesyn_cli.untrusted.text import read_yaml
 
 _ABOUT = {
     "autoencoder": "Faces to latents and back.",
@@ -55,9 +56,7 @@ class About(BaseModel):
         if path is None:
             return About()
         try:
-            return About.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+            return About.model_validate(read_yaml(path, "a description of a starter") or {})
         except ValidationError as error:
             problems = [f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors()]
             raise UserError(f"{path} does not describe a starter: {'; '.join(problems)}") from error
