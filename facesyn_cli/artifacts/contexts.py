@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from facesyn_cli.artifacts.embeddings import is_published
 from facesyn_cli.artifacts.files import write_atomically, write_text
@@ -19,11 +20,30 @@ from facesyn_cli.artifacts.output import Parent, require_header
 from facesyn_cli.artifacts.vector_files import normalise, read_vector_file, read_vectors, unnamed_rows
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.checked import checked
+from facesyn_cli.untrusted.text import read_json_lines
 
 VECTORS = "contexts.npy"
 ROWS = "contexts.jsonl"
 FACES = "faces"
 _ROUNDED = 1e-5  # how far from 1 the length of a row is when it was stored in float32
+
+
+class _Row(BaseModel):
+    """A line of `contexts.jsonl`."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    identity: str
+    origin: dict[str, Any] = {}
+    face: str | None = Field(None, pattern=r"^[^/\\\x00]*$")  # name of a file in `faces/`
+
+    @field_validator("face")
+    @classmethod
+    def _is_inside(cls, face: str | None) -> str | None:
+        if face in (".", ".."):
+            raise ValueError(f"the name of a file in {FACES}/ was expected")
+        return face
 
 
 @dataclass(frozen=True)
@@ -118,13 +138,6 @@ def write_contexts(
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        for row in rows:
-            face = row.get("face")
-            if not isinstance(row["identity"], str) or (face and Path(face).name != face):
-                raise ValueError(f"bad row {row!r}")
-            row.setdefault("origin", {})
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    return rows
+    expected = "a list of contexts"
+    lines = enumerate(read_json_lines(path, expected), 1)
+    return [checked(_Row, value, f"{path}, line {number}", expected).model_dump() for number, value in lines]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.files import open_input
 
 
 def bytes_digest(data: bytes) -> str:
@@ -21,13 +22,13 @@ def file_digest(path: Path) -> str:
     Raises:
         UserError: The file cannot be read.
     """
-    try:
-        with open(path, "rb") as file:
-            digest = hashlib.sha256()
+    digest = hashlib.sha256()
+    with open_input(path) as file:
+        try:
             while block := file.read(1 << 20):
                 digest.update(block)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
     return "sha256:" + digest.hexdigest()
 
 

@@ -17,6 +17,7 @@ from facesyn_cli.artifacts.output import BEGUN, HEADER, Parent, require_header
 from facesyn_cli.artifacts.vector_files import holds_vectors, normalise, read_vector_file, read_vectors, unnamed_rows
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.files import read_lines
 
 VECTORS = "embeddings.npy"
 KEYS = "keys.txt"
@@ -102,10 +103,7 @@ def read_keys(path: Path) -> list[str]:
     Raises:
         UserError: The file cannot be read.
     """
-    try:
-        return path.read_text(encoding="utf-8").split("\n")[:-1]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+    return list(read_lines(path, "a list of keys"))
 
 
 def is_published(path: Path) -> bool:

@@ -29,6 +29,8 @@ from facesyn_cli.artifacts.name_lists import ORDER_FILES, order_file, read_name_
 from facesyn_cli.artifacts.weights import forbidden_name
 from facesyn_cli.console import progress
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.arrays import array_from_bytes, read_array
+from facesyn_cli.untrusted.files import input_size, read_bytes, read_start
 
 EXPECTED = "an (N, 512) .npy, IDiff-Face's torch-saved dict or its folder of one .npy per image"
 
@@ -141,21 +143,11 @@ def read_vectors(path: Path) -> np.ndarray:
     Raises:
         UserError: Not such a file.
     """
-    vectors = _load_array(path, path)
+    vectors = read_array(path, "a plain array file (.npy)")
     if vectors.ndim != 2 or vectors.dtype.kind != "f":
         raise UserError(f"{path} holds {vectors.dtype} of shape {vectors.shape}; floating-point (rows, values) was "
                         "expected")
     return _as_float32(vectors)
-
-
-def _load_array(source: Path | BinaryIO, path: Path) -> np.ndarray:
-    try:
-        with open(path, "rb") if isinstance(source, Path) else source as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; an array file (.npy) was expected") from error
-    except Exception as error:  # a damaged header raises nearly anything
-        raise UserError(f"{path} is not a plain array file (.npy): {' '.join(str(error).split())[:200]}") from error
 
 
 def _read_dict(path: Path) -> tuple[list[str], np.ndarray]:
@@ -175,10 +167,9 @@ def _read_folder(folder: Path, files: list[Path]) -> VectorFile:
     names = [os.path.splitext(file.relative_to(folder).as_posix())[0] for file in files]
     with progress(f"read {folder.name}", len(files), unit="files") as bar:
         for file in files:
-            data = _vector_bytes(file)
+            data = read_bytes(file, _MAX_VECTOR_BYTES, "a single vector, as each file of its folder should be,")
             digests.append(bytes_digest(data))
-            content = _load_torch(io.BytesIO(data), file) if data.startswith(_TORCH) else _load_array(
-                io.BytesIO(data), file)
+            content = _load_torch(io.BytesIO(data), file) if data.startswith(_TORCH) else array_from_bytes(data, file)
             rows.append(_row(content, str(file)))
             if len(rows[-1]) != len(rows[0]):
                 raise UserError(f"{file} holds {len(rows[-1])} numbers, {files[0]} {len(rows[0])}")
@@ -189,26 +180,17 @@ def _read_folder(folder: Path, files: list[Path]) -> VectorFile:
 
 def _is_one_vector(path: Path) -> bool:
     """True when a `.npy` file, saved by torch or numpy, holds a single vector."""
-    if path.stat().st_size > _MAX_VECTOR_BYTES:
+    if input_size(path) > _MAX_VECTOR_BYTES:
         return False
-    data = _vector_bytes(path)
+    data = read_bytes(path, _MAX_VECTOR_BYTES)
     try:
         if data.startswith(_TORCH):
             content = _load_torch(io.BytesIO(data), path)
         else:
-            content = _load_array(io.BytesIO(data), path)
+            content = array_from_bytes(data, path)
     except UserError:
         return False  # whoever reads it says what is wrong
     return not isinstance(content, Mapping) and getattr(content, "ndim", 0) == 1
-
-
-def _vector_bytes(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > _MAX_VECTOR_BYTES:
-            raise UserError(f"{path} is larger than a single vector; one vector per file was expected in its folder")
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _row(value: Any, where: str) -> np.ndarray:
@@ -227,11 +209,7 @@ def _as_float32(values: np.ndarray) -> np.ndarray:
 
 
 def _is_torch(path: Path) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(4) in _TORCH
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    return read_start(path, 4, EXPECTED) in _TORCH
 
 
 def _load_torch(source: Path | BinaryIO, path: Path) -> Any:

@@ -17,6 +17,7 @@ from facesyn_cli.data.record_images import suffix_of
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
+from facesyn_cli.untrusted.files import MAX_IMAGE, read_bytes
 
 
 class OversampleConfig(PluginConfig):
@@ -71,8 +72,8 @@ class Oversample:
 
 def _checked_suffix(identity: str, face: Path) -> str:
     try:
-        data = face.read_bytes()
+        data = read_bytes(face, MAX_IMAGE, "a face")
         decode_image(data)
-    except (OSError, UnreadableImage) as error:
+    except (UserError, UnreadableImage) as error:
         raise UserError(f"cannot read the source face {face} of identity {identity!r}: {error}") from error
     return suffix_of(data)

@@ -13,6 +13,7 @@ from facesyn_cli.data.pixels import UnreadableImage
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
+from facesyn_cli.untrusted.files import MAX_IMAGE, read_bytes
 
 _BATCH = 1024
 
@@ -79,10 +80,7 @@ class Embeddings:
         if self._entries[k] is not None:
             return read_face(self._images.read(self._entries[k]))[1]
         if self._given.faces[k] is not None:
-            try:
-                return read_face(self._given.faces[k].read_bytes())[1]
-            except OSError as error:
-                raise UserError(f"cannot read {self._given.faces[k]}: {error.strerror}") from error
+            return read_face(read_bytes(self._given.faces[k], MAX_IMAGE, "a face"))[1]
         return None
 
 

@@ -9,7 +9,6 @@ there; when more are wanted later, that block alone is made again.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,9 @@ import numpy as np
 
 from facesyn_cli.artifacts.files import write_atomically
 from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, ContextFilter
+from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.arrays import read_archive
+from facesyn_cli.untrusted.text import parse_json
 
 FOLDER = "progress"
 
@@ -187,9 +189,9 @@ def _write(path: Path, block: Block) -> None:
 def _read(path: Path) -> Block | None:
     """Return a stored block, None when the file is damaged."""
     try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            facts = json.loads(str(file["facts"]))
-            facts["failed"] = [(k, text) for k, text in facts["failed"]]
-            return Block(vectors=file["vectors"], **facts)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        stored = read_archive(path)
+        facts = parse_json(str(stored["facts"]))
+        facts["failed"] = [(k, text) for k, text in facts["failed"]]
+        return Block(vectors=stored["vectors"], **facts)
+    except (UserError, ValueError, KeyError, TypeError):
         return None

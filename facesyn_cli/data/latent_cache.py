@@ -25,6 +25,7 @@ from facesyn_cli.data.face_images import FaceImages, image_batches
 from facesyn_cli.data.pixels import to_pixels
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.arrays import map_array
 
 PART_ROWS = 1024
 ENCODE_BATCH = 32
@@ -125,8 +126,8 @@ class LatentCache:
     def _map(self, number: int) -> np.ndarray:
         path = self._path(number)
         try:
-            part = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            part = map_array(path, "a part of the cache of latents")
+        except UserError as error:
             raise UserError(f"{path} is damaged; remove it and run the same command again: {error}") from error
         expected = (len(self._parts[number]), self.num_views, *self.latent_shape)
         if part.shape != expected or part.dtype != np.float32:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.arrays import map_array
 
 
 def image_noise(seed: int, identity: str, sample: int, shape: tuple[int, ...], attempt: int = 0) -> Tensor:
@@ -71,11 +72,9 @@ def open_noise_file(
     """
     if path is None:
         return None
-    expected = f"noise.file {path}: a float .npy of shape {num_ids} x {per_id} x {' x '.join(map(str, latent_shape))}"
-    try:
-        noise = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{expected} was expected, but it cannot be read: {error}") from error
+    shape = f"a float .npy of shape {num_ids} x {per_id} x {' x '.join(map(str, latent_shape))}"
+    expected = f"noise.file {path}: {shape}"
+    noise = map_array(path, shape)
     if noise.dtype.kind != "f":
         raise UserError(f"{expected} was expected, found {noise.dtype}")
     if noise.ndim != 5 or noise.shape[2:] != latent_shape or noise.shape[0] < num_ids or noise.shape[1] < per_id:

@@ -13,6 +13,7 @@ from typing import Literal
 from facesyn_cli.artifacts.images import ImageSet, natural_key
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.pairs import PairSet, Row, is_count, pairs_of_names
+from facesyn_cli.untrusted.files import read_lines
 
 
 def has_cfp(root: Path, kind: Literal["FF", "FP"]) -> bool:
@@ -76,10 +77,5 @@ def _read_pairs(path: Path, first: dict[str, str], second: dict[str, str]) -> li
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = enumerate(read_lines(path, "a list of CFP"), 1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]

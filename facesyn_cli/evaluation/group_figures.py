@@ -18,6 +18,7 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.figures import BOOTSTRAP, SPREAD, Figure, Section
 from facesyn_cli.evaluation.labelled import LabelledEmbeddings
 from facesyn_cli.evaluation.score_counts import NUM_BINS, STEP, ScoreCounts, count_scores, error_rates
+from facesyn_cli.untrusted.files import read_lines
 
 COMMON_RATE = 1e-3
 _MIN_IDENTITIES = 2
@@ -36,9 +37,8 @@ def read_groups(path: Path) -> tuple[str, Groups]:
         UserError: It cannot be read, has no such columns, or says two things about one name.
     """
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = list(csv.reader(read_lines(path, "a table of attributes (.csv)")))
+    except csv.Error as error:
         raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     rows = [row for row in rows if any(cell.strip() for cell in row)]
     if not rows or rows[0][0].strip() not in KEY_COLUMNS or len(rows[0]) < 2:

@@ -25,6 +25,7 @@ from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches
 from facesyn_cli.evaluation.thumbnails import SIDE, thumbnail
+from facesyn_cli.untrusted.arrays import read_archive
 
 PART_SIZE = 1024  # images
 
@@ -148,10 +149,7 @@ def _path(folder: Path, part: range) -> Path:
 def _read(path: Path) -> dict[str, NDArray] | None:
     """Return a finished part, or None when it is not there or damaged."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # a damaged zip raises nearly anything
+        return read_archive(path) if path.exists() else None
+    except UserError as error:
         log.warning(f"{path} is damaged ({error}); computing it again")
         return None

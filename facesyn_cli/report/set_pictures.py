@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
 from facesyn_cli.data.pixels import UnreadableImage, decode_image
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.files import MAX_IMAGE, read_bytes
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,6 @@ class SetPictures:
         """Return the encoded face that the context of an identity came from; None when there is none."""
         path = self._sets[set_name].faces.get(identity)
         try:
-            return path.read_bytes() if path else None
-        except OSError:
+            return read_bytes(path, MAX_IMAGE, "a face") if path else None
+        except UserError:
             return None

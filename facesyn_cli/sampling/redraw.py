@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -25,6 +24,7 @@ from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.errors import UserError
 from facesyn_cli.sampling.consistency import SampleFilter
 from facesyn_cli.sampling.engine import BatchEngine
+from facesyn_cli.untrusted.arrays import read_archive
 
 TABLE = "judged.csv"       # one line per image: key, number of the draw that was kept (0 the first), score, kept
 _FOLDER = ".judged"
@@ -170,14 +170,14 @@ class Redrawing:
         known = {}
         for path in sorted(self._folder.glob("*.npz")):
             try:
-                with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-                    if stored["per_id"] != self._per_id:
-                        continue
-                    parts = [stored[name].reshape(-1, self._per_id) for name in ("attempts", "scores", "draws")]
-                    known.update({
-                        int(stored["first"]) + k: Judged(*judged) for k, judged in enumerate(zip(*parts, strict=True))
-                    })
-            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+                stored = read_archive(path)
+                if stored["per_id"] != self._per_id:
+                    continue
+                parts = [stored[name].reshape(-1, self._per_id) for name in ("attempts", "scores", "draws")]
+                known.update({
+                    int(stored["first"]) + k: Judged(*judged) for k, judged in enumerate(zip(*parts, strict=True))
+                })
+            except (UserError, ValueError, KeyError):
                 continue
         return known
 

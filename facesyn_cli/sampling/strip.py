@@ -24,6 +24,7 @@ from facesyn_cli.artifacts.strip import MARK
 from facesyn_cli.console import log
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, fit_square, resize_u8
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.files import MAX_IMAGE, read_bytes
 
 ROWS, COLUMNS = 8, 8
 _SIDE, _GAP = 64, 2  # pixels
@@ -109,6 +110,6 @@ class Strip:
     def _face(self, row: int) -> NDArray[np.uint8] | None:
         path = self._faces[row]
         try:
-            return None if path is None else fit_square(decode_image(path.read_bytes()))
-        except (OSError, UnreadableImage):
+            return None if path is None else fit_square(decode_image(read_bytes(path, MAX_IMAGE, "a face")))
+        except (UserError, UnreadableImage):
             return None  # whoever needs it says so

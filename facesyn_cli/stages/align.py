@@ -34,6 +34,7 @@ from facesyn_cli.data.ordered_pool import ordered_map
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, encode_png
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.yunet import Yunet
+from facesyn_cli.untrusted.text import read_json_lines
 
 LANDMARKS = "landmarks.csv"     # of every photo with a crop; itself a file for --landmarks
 LEFT_OUT = "left-out.txt"       # `location \t reason \t more` of every photo without one
@@ -183,7 +184,7 @@ def _rows_done(path: Path) -> tuple[int, int]:
 
 
 def _finish(images: ImageSet, out: Output) -> None:
-    rows = [json.loads(line) for line in (out.folder / _ROWS).read_text(encoding="utf-8").splitlines()]
+    rows = list(read_json_lines(out.folder / _ROWS))
     pairs = list(zip(images.entries, rows, strict=True))
     good = [(entry, row) for entry, row in pairs if "landmarks" in row]
     bad = [(entry, row) for entry, row in pairs if "landmarks" not in row]

@@ -25,6 +25,7 @@ from facesyn_cli.console import is_first_process, progress
 from facesyn_cli.data.tar_set import TarImage, TarSet, make_shard
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
+from facesyn_cli.untrusted.files import MAX_IMAGE, read_bytes
 
 _IMAGES_PER_SHARD = 10_000  # of additions
 
@@ -178,7 +179,7 @@ def _augment_shards(
 
 
 def _encoded(addition: Addition) -> bytes:
-    return addition.render() if addition.file is None else addition.file.read_bytes()
+    return addition.render() if addition.file is None else read_bytes(addition.file, MAX_IMAGE, "a face")
 
 
 def _make(addition: Addition, target: Path) -> None:

@@ -35,6 +35,7 @@ from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.models.yunet import Yunet
 from facesyn_cli.training.processes import check_device, processes
+from facesyn_cli.untrusted.arrays import read_archive
 
 UNREADABLE = "unreadable.txt"
 _PARTS = "parts"
@@ -175,11 +176,8 @@ def _read_part(folder: Path, part: range) -> dict[str, np.ndarray] | None:
     """Return a finished part, or None when it is not there or damaged."""
     path = _part_path(folder, part)
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in ("good", "vectors", "bad", "reasons")}
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # a damaged zip raises nearly anything
+        return read_archive(path) if path.exists() else None
+    except UserError as error:
         log.warning(f"{path} is damaged ({error}); computing it again")
         return None
 

@@ -43,6 +43,7 @@ from facesyn_cli.plugins import registry
 from facesyn_cli.report.starter_cards import About, card_of, figures_of, figures_of_samples, overview
 from facesyn_cli.sampling.starter_check import Networks, check_same_faces
 from facesyn_cli.training.metrics_log import read_lines
+from facesyn_cli.untrusted.files import MAX_IMAGE, read_bytes
 
 _SHEET_QUALITY = 88
 _MADE_BY = {"autoencoder": "train-autoencoder", "ldm": "train-ldm", "embedder": "train-embedder",
@@ -177,7 +178,8 @@ def _write_sheet(work: Work, folder: Path) -> str | None:
     if not found.is_file():
         return None
     name = f"{found.stem}.jpg"
-    write_bytes(folder / name, encode_jpeg(decode_image(found.read_bytes()), _SHEET_QUALITY))
+    sheet = decode_image(read_bytes(found, MAX_IMAGE, "the contact sheet"))
+    write_bytes(folder / name, encode_jpeg(sheet, _SHEET_QUALITY))
     return name
 
 

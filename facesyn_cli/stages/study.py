@@ -43,6 +43,7 @@ from facesyn_cli.sampling.redraw import Redrawing, blocks
 from facesyn_cli.sampling.study_rows import Method, RowSettings, named_method, study_rows
 from facesyn_cli.sampling.workers import num_workers, one_core_each
 from facesyn_cli.training.processes import Processes, check_device, processes
+from facesyn_cli.untrusted.arrays import read_archive
 
 
 class StudyConfig(StageConfig):
@@ -298,8 +299,8 @@ class _Study:
         return np.stack([images[number] for number in range(self.num_images)]), num_draws
 
     def _reference(self, seed: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        with open(self._reference_path(seed), "rb") as file, np.load(file, allow_pickle=False) as stored:
-            return stored["vectors"], stored["pixels"]
+        stored = read_archive(self._reference_path(seed))
+        return stored["vectors"], stored["pixels"]
 
     def _reference_path(self, seed: int) -> Path:
         return self.folder / "reference" / f"seed-{seed}.npz"

@@ -8,7 +8,10 @@ from types import TracebackType
 from typing import Any
 
 from facesyn_cli.artifacts.files import explain, write_text
+from facesyn_cli.errors import UserError
 from facesyn_cli.training.tracking import TensorBoard, TrackingSettings
+from facesyn_cli.untrusted.files import GIB, read_bytes
+from facesyn_cli.untrusted.text import parse_json
 
 
 class MetricsLog:
@@ -59,11 +62,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in read_bytes(path, GIB, "a log of metrics (.jsonl)").split(b"\n"):
         try:
-            line = json.loads(text)
-        except ValueError:
+            line = parse_json(text)
+        except UserError:
             continue
-        if isinstance(line, dict):
+        if isinstance(line, dict) and isinstance(line.get("step", 0), int | float):
             lines.append(line)
     return lines

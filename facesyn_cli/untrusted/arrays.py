@@ -20,7 +20,7 @@ _PLAIN_KINDS = "biufcSU"        # booleans, numbers, text; no objects, no record
 _VERSIONS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}  # 3: records
 
 
-def read_array(path: Path, expected: str = "an array file (.npy)") -> np.ndarray:
+def read_array(path: Path, expected: str = "a plain array file (.npy)") -> np.ndarray:
     """Return the array in a `.npy` file.
 
     Raises:
@@ -30,7 +30,7 @@ def read_array(path: Path, expected: str = "an array file (.npy)") -> np.ndarray
         return array_from(file, input_size(path), path, expected)
 
 
-def array_from(file: BinaryIO, size: int, where: Path | str, expected: str = "an array file (.npy)") -> np.ndarray:
+def array_from(file: BinaryIO, size: int, where: Path | str, expected: str = "a plain array file (.npy)") -> np.ndarray:
     """Return the array in an open file of `.npy` form.
 
     Args:
@@ -51,7 +51,7 @@ def array_from(file: BinaryIO, size: int, where: Path | str, expected: str = "an
         raise _refusal(where, error, expected) from error
 
 
-def map_array(path: Path, expected: str = "an array file (.npy)") -> np.ndarray:
+def map_array(path: Path, expected: str = "a plain array file (.npy)") -> np.ndarray:
     """Map a `.npy` file into memory, read-only; what is not used is not read.
 
     Raises:
@@ -94,7 +94,7 @@ def read_archive(path: Path, expected: str = "an archive of arrays (.npz)") -> d
             raise _refusal(path, error, expected) from error
 
 
-def array_from_bytes(data: bytes, where: Path | str, expected: str = "an array file (.npy)") -> np.ndarray:
+def array_from_bytes(data: bytes, where: Path | str, expected: str = "a plain array file (.npy)") -> np.ndarray:
     """Return the array in the bytes of a `.npy` file; see `array_from`."""
     return array_from(io.BytesIO(data), len(data), where, expected)
 
@@ -127,4 +127,4 @@ def _checked_header(
 
 def _refusal(where: Path | str, error: Exception, expected: str) -> UserError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return UserError(f"{where} is damaged or something else ({reason}); {expected} was expected")
+    return UserError(f"{where} is not {expected} (or is damaged): {reason}")

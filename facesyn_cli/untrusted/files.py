@@ -6,7 +6,8 @@ library opens it.
 
     open_input(path)        a binary file object
     read_bytes(path)        the whole content, below a limit
-    read_text(path)         the same as UTF-8 text
+    read_start(path, 9)     its first bytes, to tell what it is
+    read_text(path)         the content as UTF-8 text
     read_lines(path)        line by line, for lists of any length
     input_size(path)        the check alone, for libraries that open a path themselves
     check_input(path)       the check for an input that may be a folder
@@ -26,6 +27,7 @@ from facesyn_cli.errors import UserError
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 MAX_LINE = MIB                      # bytes of a line of a list
+MAX_IMAGE = 256 * MIB               # bytes of an encoded image
 _LINES_PER_CHECK = 4096
 _KINDS = (
     (stat.S_ISFIFO, "a FIFO (named pipe)"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"),
@@ -109,6 +111,19 @@ def read_bytes(path: Path | str, limit: int, expected: str = "a file") -> bytes:
     if len(data) > limit:
         raise UserError(_too_large(path, len(data), limit, expected))
     return data
+
+
+def read_start(path: Path | str, size: int, expected: str = "a file") -> bytes:
+    """Return the first `size` bytes of a regular file, fewer of a shorter one.
+
+    Raises:
+        UserError: As `open_input`, or reading fails.
+    """
+    with open_input(path, expected=expected) as file:
+        try:
+            return file.read(size)
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
 
 
 def read_text(path: Path | str, limit: int = 64 * MIB, expected: str = "a text file") -> str:

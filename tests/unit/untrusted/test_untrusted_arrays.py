@@ -41,7 +41,7 @@ REFUSED = {
 def test_refused(tmp_path: Path, read, data: bytes) -> None:
     path = tmp_path / "a.npy"
     path.write_bytes(data)
-    with pytest.raises(UserError, match="noise was expected") as caught:
+    with pytest.raises(UserError, match="noise") as caught:
         read(path, "noise")
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -65,7 +65,7 @@ def test_archives(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for damaged in (b"", b"PK\x03\x04" * 50, whole[:100], whole[:200] + b"\xff" * 20 + whole[220:]):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match="was expected"):
+        with pytest.raises(UserError, match="is not an archive of arrays"):
             read_archive(path)
 
 
