@@ -19,6 +19,7 @@ from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.files import write_bytes
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
+from facesyn_cli.contexts.quality import Quality
 from facesyn_cli.data.pixels import decode_image, encode_jpeg, encode_png
 from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
 from facesyn_cli.plugins import registry
@@ -161,7 +162,9 @@ def test_two_stage_draws_with_the_ldm_of_the_run(run_cli, gen, faces, recogniser
     assert ran.code == 2 and "conditioned on another recogniser" in ran.err
 
 
-def test_pca_of_known_people_filtered_by_what_the_ldm_draws(run_cli, gen, faces, recogniser, tmp_path):
+def test_pca_of_known_people_filtered_by_what_the_ldm_draws(
+    run_cli, gen, faces, recogniser, tmp_path, monkeypatch
+):
     ran = run_cli("embed", "--work", tmp_path / "work", "--images", faces, "--weights", recogniser, "--device", "cpu")
     assert ran.code == 0, ran.err
     embedder = json.loads((tmp_path / "work/1-embeddings/facesyn.json").read_text())["extra"]["embedder"]
@@ -177,15 +180,19 @@ def test_pca_of_known_people_filtered_by_what_the_ldm_draws(run_cli, gen, faces,
     gen(*arguments, "filters=[]", "--count", 12, out="grown")
     assert content(tmp_path / "grown") == content(tmp_path / "out")
 
-    none = gen(*arguments, f"filters=[{quality % -1}]", "--count", 60, out="lenient")
-    assert none["dropped"] == {"quality": 0}
-    threshold = _dropping_threshold(gen, arguments, quality)
-    kept = gen(*arguments, f"filters=[{quality % threshold}]", "--count", 6, out="strict")
-    assert kept["dropped"]["quality"] > 0 and kept["contexts"] == 6
-    strict = ContextSet.open(tmp_path / "strict")
-    numbers = [origin["candidate"] for origin in strict.origins]
+    cosines = _cosines_seen(monkeypatch)
+    assert gen(*arguments, f"filters=[{quality % -1}]", "--count", 12, out="lenient")["dropped"] == {"quality": 0}
     lenient = ContextSet.open(tmp_path / "lenient").vectors
-    assert numbers == sorted(set(numbers)) and np.array_equal(strict.vectors, lenient[numbers])
+    found = np.array([cosines[row.tobytes()] for row in lenient])
+    around_the_middle = np.sort(found)[3:9]
+    widest = np.argmax(np.diff(around_the_middle))
+    threshold = around_the_middle[widest : widest + 2].mean()  # rounding is far smaller than the gap around it
+    expected = np.flatnonzero(found >= threshold)
+    kept = gen(*arguments, f"filters=[{quality % threshold}]", "--count", len(expected), out="strict")
+    assert kept["dropped"]["quality"] > 0 and kept["contexts"] == len(expected)
+    strict = ContextSet.open(tmp_path / "strict")
+    assert [origin["candidate"] for origin in strict.origins] == expected.tolist()
+    assert np.array_equal(strict.vectors, lenient[expected])
     assert set(header(tmp_path / "strict")["parents"]) == {"known", "ldm", "autoencoder", "weights"}
     other = write_recogniser(tmp_path / "stranger", seed=1)
     write_ldm(tmp_path / "any")
@@ -196,13 +203,18 @@ def test_pca_of_known_people_filtered_by_what_the_ldm_draws(run_cli, gen, faces,
     assert plan["evaluations_at_least"] == {"denoiser": 20, "decoder": 10, "recogniser": 10}
 
 
-def _dropping_threshold(gen, arguments, quality: str) -> float:
-    """Return a cosine that some candidates reach and one of the first does not."""
-    for threshold in (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95):
-        dropped = gen(*arguments, f"filters=[{quality % threshold}]", "--count", 2, out=f"at{threshold}")
-        if dropped["dropped"]["quality"]:
-            return threshold
-    raise AssertionError("no candidate is dropped by any threshold")
+def _cosines_seen(monkeypatch) -> dict[bytes, float]:
+    """Return a dictionary that the filter `quality` fills: bytes of a candidate -> mean cosine of its faces to it."""
+    seen = {}
+    judge = Quality._judge
+
+    def remembering(self, contexts):
+        lengths, cosines = judge(self, contexts)
+        seen.update(zip(map(np.ndarray.tobytes, contexts), cosines.tolist(), strict=True))
+        return lengths, cosines
+
+    monkeypatch.setattr(Quality, "_judge", remembering)
+    return seen
 
 
 def test_guided_diffusion_checkpoint(gen, recogniser, tmp_path):
