@@ -41,7 +41,7 @@ def configure(log_file: Path | None = None) -> None:
     if log_file is not None and is_first_process():
         try:
             log_file.parent.mkdir(parents=True, exist_ok=True)
-            to_file = logging.FileHandler(log_file, encoding="utf-8", errors="backslashreplace")
+            to_file = _LogFile(log_file, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise UserError(f"cannot write the log file {log_file}: {error.strerror}") from error
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -122,6 +122,22 @@ def _lines(title: str, total: int, unit: str, done: int) -> Iterator:
 
 def _render(info: dict) -> str:
     return " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in info.items())
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that is given up with one line when it cannot be written, for example on a full disk."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        log.removeHandler(self)
+        error = sys.exc_info()[1]
+        self.close()
+        log.warning(f"the log file {self.baseFilename} is given up: {error.strerror or error}")
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError:
+            pass  # said when a line could not be written
 
 
 class _LevelFormatter(logging.Formatter):

@@ -93,6 +93,19 @@ def assert_refused(run_cli):
     return check
 
 
+@pytest.fixture
+def limited_files():
+    """Return a function that limits the size of files, in bytes: what is larger fails as on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(num_bytes: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def spawn(*arguments: object, processes: int = 1) -> WarmProcess | WarmGroup:
     """Start `facesyn` as a process of its own, or as several that form one group."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

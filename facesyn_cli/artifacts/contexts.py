@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from facesyn_cli.artifacts.embeddings import is_published
 from facesyn_cli.artifacts.files import write_atomically, write_text
+from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.artifacts.output import Parent, require_header
 from facesyn_cli.artifacts.vector_files import normalise, read_vector_file, read_vectors, unnamed_rows
 from facesyn_cli.console import log
@@ -129,7 +130,7 @@ def write_contexts(
         faces: File name inside `faces/`, or None.
     """
     with write_atomically(folder / VECTORS) as temporary, open(temporary, "wb") as file:
-        np.save(file, normalise(vectors))
+        write_npy(file, normalise(vectors))
     lines = [
         json.dumps({"identity": identity, "origin": origin, "face": face}, sort_keys=True)
         for identity, origin, face in zip(identities, origins, faces, strict=True)

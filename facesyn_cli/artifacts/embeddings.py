@@ -13,6 +13,7 @@ import numpy as np
 
 from facesyn_cli.artifacts.files import write_atomically, write_text
 from facesyn_cli.artifacts.name_lists import keys_of
+from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.artifacts.output import BEGUN, HEADER, Parent, require_header
 from facesyn_cli.artifacts.vector_files import holds_vectors, normalise, read_vector_file, read_vectors, unnamed_rows
 from facesyn_cli.console import log
@@ -93,7 +94,7 @@ def write_embeddings(folder: Path, keys: list[str], vectors: np.ndarray) -> None
         vectors: (N, D), not zero.
     """
     with write_atomically(folder / VECTORS) as temporary, open(temporary, "wb") as file:
-        np.save(file, normalise(vectors))
+        write_npy(file, normalise(vectors))
     write_text(folder / KEYS, "".join(f"{key}\n" for key in keys))
 
 

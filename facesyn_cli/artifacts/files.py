@@ -54,6 +54,8 @@ def explain(error: OSError, path: Path) -> Exception:
     """Turn an OSError a user can act on into a one-line UserError; return any other one unchanged."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"no space left while writing {path}; free some space and run the same command again")
+    if error.errno == errno.EFBIG:
+        return UserError(f"cannot write {path}: the file would be larger than the file system or `ulimit -f` allows")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"cannot write {path}: {os.strerror(error.errno)}")
     if error.errno == errno.EISDIR:

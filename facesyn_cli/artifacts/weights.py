@@ -10,7 +10,8 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,24 +151,29 @@ def halved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write one safetensors file by rename. Shared memory is copied out."""
     ready = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
-    with write_atomically(path) as temporary:
-        try:
-            save_file(ready, temporary)
-        except SafetensorError as error:  # it says in words what the system said
-            if number := re.search(r"os error (\d+)", str(error)):
-                raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
-            raise
+    with write_atomically(path) as temporary, system_errors():
+        save_file(ready, temporary)
 
 
 def write_torch(path: Path, value: Any) -> None:
     """Write one file with `torch.save`, by rename."""
-    with write_atomically(path) as temporary, open(temporary, "wb") as file:
-        try:
-            torch.save(value, file)
-        except RuntimeError as error:  # torch hides what the system said behind a complaint of its own
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from error
-            raise
+    with write_atomically(path) as temporary, open(temporary, "wb") as file, system_errors():
+        torch.save(value, file)
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Raise the OSError behind what safetensors and torch raise when a file cannot be written."""
+    try:
+        yield
+    except SafetensorError as error:  # repeats in words what the system said
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise
+    except RuntimeError as error:  # torch raises an error of its own while it handles that of the system
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
 
 
 def read_config(folder: Path) -> dict[str, Any]:

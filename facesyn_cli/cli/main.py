@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from typing import Annotated
 
@@ -108,6 +109,7 @@ def run_command_line(arguments: list[str]) -> int:
     """Run one command and return its exit code; messages go to stderr, from the first process only."""
     try:
         code = app(args=arguments or ["--help"], standalone_mode=False)
+        sys.stdout.flush()  # what cannot be printed is an error of this command
         return code if isinstance(code, int) else 0
     except (UserError, Stopped) as error:
         _say(f"error: {error}" if isinstance(error, UserError) else str(error))
@@ -116,18 +118,32 @@ def run_command_line(arguments: list[str]) -> int:
         _say("interrupted; run the same command again to go on")
         return 130
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output is gone; nothing is left to say
-        return 141
+        _drop_stdout()
+        return 141  # the reader of our output is gone; nothing is left to say
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE:
             raise
-        _say(f"error: {error.filename or 'a file'}: {error.strerror}")
+        _drop_stdout()
+        _say(f"error: {error.filename or 'a file or the standard output'}: {error.strerror}")
         return 2
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
         _say(f"error: {error.format_message()} (see facesyn --help)")  # a usage error of the option parser
         return 2
+
+
+def _drop_stdout() -> None:
+    """Print what may be left in the buffer nowhere, so that the interpreter does not fail on it at its end."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        try:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, sys.stdout.fileno())
+            os.close(null)
+        except (OSError, ValueError):
+            pass  # not a file of the system
 
 
 def _say(text: str) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from facesyn_cli import signals
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.files import write_atomically, write_json
+from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.console import Progress
 from facesyn_cli.data.face_images import FaceImages, image_batches
 from facesyn_cli.data.pixels import to_pixels
@@ -109,7 +110,7 @@ class LatentCache:
                 bad = self.faces.entries[rows[int(np.argwhere(~np.isfinite(latents))[0][0])]]
                 raise UserError(f"the autoencoder gives latents that are not finite, first for image {bad.key!r}")
             with write_atomically(self._path(number)) as temporary, open(temporary, "wb") as file:
-                np.save(file, latents)
+                write_npy(file, latents)
 
     def read(self, rows: Sequence[int], is_mirrored: Sequence[bool]) -> Tensor:
         """Return (B, c, h, w) latents of some rows, of the mirror image where wanted."""

@@ -7,6 +7,7 @@ makes images from it again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.embeddings import KEYS, VECTORS
 from facesyn_cli.artifacts.files import write_atomically, write_json, write_text
+from facesyn_cli.artifacts.npy_file import write_npy_blocks
 from facesyn_cli.artifacts.output import HEADER, Header
 from facesyn_cli.sampling.conditions import Conditions
 
@@ -35,14 +37,14 @@ def write_image_contexts(folder: Path, conditions: Conditions, num_images: int, 
     folder = folder / FOLDER
     (folder / HEADER).unlink(missing_ok=True)  # of a smaller set
     size = conditions.contexts([0]).shape[1]
-    with write_atomically(folder / VECTORS) as temporary:
-        vectors = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(num_images, size))
+
+    def blocks() -> Iterator[np.ndarray]:
         for start in range(0, num_images, _BLOCK):
-            images = range(start, min(start + _BLOCK, num_images))
-            vectors[images.start : images.stop] = conditions.contexts(images).numpy()
             signals.check()
-        vectors.flush()
-        del vectors
+            yield conditions.contexts(range(start, min(start + _BLOCK, num_images))).numpy()
+
+    with write_atomically(folder / VECTORS) as temporary, open(temporary, "wb") as file:
+        write_npy_blocks(file, (num_images, size), np.float32, blocks())
     write_text(folder / KEYS, "".join(f"{conditions.key(image)}\n" for image in range(num_images)))
     digest = file_digest(folder / VECTORS)
     header = Header("EmbeddingSet", "sample", {}, {}, {"images": num_images}, {"embedder": embedder}, digest)

@@ -23,6 +23,7 @@ from facesyn_cli.artifacts.weights import (
     CONFIG,
     WeightsPrecision,
     read_config,
+    system_errors,
     write_tensors,
     write_torch,
     write_weights,
@@ -260,7 +261,8 @@ def _report(path: Path, loaded: _Loaded, to: str, notes: dict[str, Any], out: Pa
 
 def _write_ours(loaded: _Loaded, folder: Path, precision: WeightsPrecision) -> dict[str, Any]:
     if loaded.pipeline is not None:  # what generators are read as anyway: a diffusers pipeline
-        loaded.pipeline.save_pretrained(folder)
+        with system_errors():
+            loaded.pipeline.save_pretrained(folder)
         return {"parameters": sum(value.numel() for value in loaded.module.parameters())}
     if not loaded.config or loaded.name == "diffusers":
         raise UserError(f"{_what(loaded)} cannot be written as safetensors with a config of ours")

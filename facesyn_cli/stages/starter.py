@@ -18,6 +18,7 @@ from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.files import write_atomically, write_bytes, write_json, write_text
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.new_folder import new_folder, require_free
+from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.artifacts.output import HEADER, Header, Parent, read_header
 from facesyn_cli.artifacts.starter import (
     CARD,
@@ -269,7 +270,7 @@ def _write_contexts(sources: Sources, folder: Path, embedder: str, count: int | 
     origins = [{key: origin[key] for key in ("source", "candidate") if key in origin} for origin in given.origins]
     write_contexts(folder, identities, vectors, origins[:count], [None] * len(identities))
     with write_atomically(folder / VECTORS) as temporary, open(temporary, "wb") as file:
-        np.save(file, vectors.astype(np.float16))
+        write_npy(file, vectors.astype(np.float16))
     digest = json_digest([embedder, *(file_digest(folder / name) for name in (VECTORS, ROWS))])
     parents = {"contexts": Parent(FOLDERS["contexts"], given.digest)}
     extra = {"embedder": embedder}

@@ -427,3 +427,14 @@ def test_known_people_of_another_recogniser_are_refused(run_cli, assert_refused,
     assert ran.code == 0, ran.err
     assert_refused("gen-contexts", "--work", tmp_path / "work", "--source", "images", "--images", faces,
                    "--weights", recogniser, "filters=[novel]", says="another recogniser")
+
+
+def test_a_write_that_the_system_refuses_is_one_line(assert_refused, run_cli, limited_files, tmp_path) -> None:
+    command = ("gen-contexts", "--source", "sphere", "--count", 20, "--out", tmp_path / "out")
+    limited_files(20_000)  # bytes a file may have; the vectors take 40 KiB
+    assert_refused(*command, says="cannot write")
+    assert not (tmp_path / "out" / "facesyn.json").exists()
+    assert not list((tmp_path / "out").rglob("embeddings.npy")) and not list((tmp_path / "out").glob(".tmp-*"))
+    limited_files(1_000_000)
+    assert run_cli(*command).code == 0
+    assert ContextSet.open(tmp_path / "out").vectors.shape == (20, 512)

@@ -9,11 +9,18 @@ import torch
 from safetensors import SafetensorError
 
 from facesyn_cli.artifacts import weights
+from facesyn_cli.artifacts.files import write_bytes
+from facesyn_cli.artifacts.new_folder import new_folder
 from facesyn_cli.artifacts.weights import write_tensors, write_torch
+from facesyn_cli.data.append_file import AppendFile
 from facesyn_cli.errors import UserError
+from facesyn_cli.stages import models
 from facesyn_cli.training.checkpoint import save_checkpoint
+from facesyn_cli.training.metrics_log import MetricsLog
 
+LIMIT = 10_000  # bytes a file may have
 TENSORS = {"a": torch.ones(3)}
+BIG = {"a": torch.ones(LIMIT)}
 
 
 @pytest.fixture
@@ -52,3 +59,50 @@ def test_no_space_is_one_line_and_nothing_stays(full_disk, tmp_path, write):
 def test_what_is_written_is_read_back(tmp_path):
     write_torch(tmp_path / "x.pth", TENSORS)
     assert torch.equal(torch.load(tmp_path / "x.pth", weights_only=True)["a"], TENSORS["a"])
+
+
+def _write_pipeline(folder):
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    unet = UNet2DModel(
+        sample_size=8, block_out_channels=(32, 32), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+    )
+    with new_folder(folder / "x") as made:
+        models._write_ours(models._Loaded("generator", "", unet, {}, pipeline=DDPMPipeline(unet, DDPMScheduler())),
+                           made, "fp32")
+
+
+def _write_metrics(folder):
+    metrics = MetricsLog(folder / "metrics.jsonl")
+    for step in range(LIMIT):
+        metrics.add(step, loss=0.1)
+
+
+def _append(folder):
+    file = AppendFile(folder / "spool")
+    try:
+        file.write(bytes(2 * LIMIT))
+        file.sync()
+    finally:
+        file.close()
+
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: write_tensors(folder / "x", BIG),
+        lambda folder: write_torch(folder / "x", BIG),
+        lambda folder: save_checkpoint(folder / "checkpoints", 3, {"model": BIG}, {}),
+        lambda folder: write_bytes(folder / "x", bytes(2 * LIMIT)),
+        _write_pipeline, _write_metrics, _append,
+    ],
+    ids=["safetensors", "torch", "checkpoint", "bytes", "diffusers", "metrics", "append"],
+)
+def test_what_the_system_refuses_is_one_line(limited_files, tmp_path, write):
+    limited_files(LIMIT)
+    with pytest.raises(UserError, match="cannot write"):
+        write(tmp_path)
+    assert all(path.stat().st_size <= LIMIT for path in tmp_path.rglob("*"))
+    assert not [path for path in tmp_path.rglob(".tmp-*")]
