@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -21,7 +22,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-HEAVY = ("torch", "torch.utils.data", "torch.distributed", "accelerate", "diffusers", "facesyn_cli.cli.main")
+_STAGES = sorted(path.stem for path in (Path(__file__).parent.parent / "facesyn_cli" / "stages").glob("[!_]*.py"))
+HEAVY = (
+    "torch", "torch.utils.data", "torch.distributed", "accelerate", "diffusers.models.autoencoders",
+    "facesyn_cli.cli.main", *(f"facesyn_cli.stages.{stage}" for stage in _STAGES),
+)
 _MESSAGE = 1 << 20
 
 
@@ -169,6 +174,8 @@ def _serve(connection: socket.socket) -> None:
     """Fork for every request; returns in the forked process only, ready to run the command."""
     for name in HEAVY:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # what is imported is not collected again in each fork: it would be copied there, a second's work
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the watchers are nobody's to wait for
     while True:
         message, files, _, _ = socket.recv_fds(connection, _MESSAGE, 3)

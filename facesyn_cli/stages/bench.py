@@ -49,7 +49,7 @@ SMALL: dict[str, Any] = {
 }  # settings of --small
 _SET = 10_000 * 50  # images of the published set
 _PASSES_OF_TRAINING = 3  # forward, and about two of its like backward
-_MANY_STEPS = 50    # of the published chain
+_FEWER = 4  # times fewer steps: what makes another run worth its time
 
 RunStage = Callable[[str, dict[str, Any], Path], Any]  # name, settings, work folder: runs a stage to its end
 
@@ -80,7 +80,8 @@ class BenchConfig(StageConfig):
     compile: bool | None = runtime(None, "torch.compile on facesyn's side of sample; None: on CUDA")
     levers: bool = runtime(True, "sample: measure each lever alone")
     few_steps: int = runtime(
-        12, "sample, of 50 steps or more: steps of another run, with unipc; `study` says how many are worth 50", ge=1
+        12, "sample: steps of another run, with unipc, where `steps` is 4 times as many or more; `study` says how many "
+        "are worth 50", ge=1
     )
 
 
@@ -235,7 +236,7 @@ class _SampleBench:
             f"facesyn, {precision}", images, partial(self._draw, engine, images, ids), flop, machine.rates[precision]
         )
         runs, speedups = [first, second], {"speedup": _short(second["images/s"] / first["images/s"])}
-        if self.steps >= _MANY_STEPS:
+        if self.steps >= _FEWER * cfg.few_steps:
             few = self._engine(networks, vectors, build_unipc(SolverConfig(name="unipc", steps=cfg.few_steps)))
             runs.append(machine.timed(
                 f"facesyn, {precision}, unipc, {cfg.few_steps} steps", images, partial(self._draw, few, images, ids),
