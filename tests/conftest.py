@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -131,3 +132,9 @@ def _restore(handlers: dict[int, object]) -> None:
 
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage among what tests make, not again and again among what was imported."""
+    gc.collect()
+    gc.freeze()
