@@ -26,7 +26,7 @@ import torch
 from facesyn_cli import signals
 from facesyn_cli.artifacts.digest import bytes_digest, file_digest, json_digest
 from facesyn_cli.artifacts.name_lists import ORDER_FILES, order_file, read_name_list
-from facesyn_cli.artifacts.weights import forbidden_name
+from facesyn_cli.artifacts.weights import check_unpacked_size, forbidden_name
 from facesyn_cli.console import progress
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.arrays import array_from_bytes, read_array
@@ -226,6 +226,9 @@ def _load_torch(source: Path | BinaryIO, path: Path) -> Any:
         np.dtype,
         *(type(np.dtype(t)) for t in (np.float16, np.float32, np.float64)),
     ]
+    check_unpacked_size(source, path)
+    if not isinstance(source, Path):
+        source.seek(0)
     try:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols that torch does not write itself

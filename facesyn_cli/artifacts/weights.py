@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -22,9 +22,12 @@ from safetensors.torch import load_file, save_file
 from facesyn_cli.artifacts.files import read_json, write_atomically, write_json
 from facesyn_cli.artifacts.inert_objects import inert_objects
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.files import MIB, input_size, read_start
 
 CONFIG = "config.json"
 _BLOCK = 1 << 20
+_MAX_GROWTH = 64 * MIB  # bytes that a file may unpack to beyond its own size
+_MAX_REPEATS = 4        # times that tensors may share the same numbers, on average
 
 WeightsPrecision = Literal["fp32", "fp16"]
 
@@ -39,13 +42,12 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         UserError: Missing, truncated, no tensor file, or a file that wants to run code.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; a weights file was expected")
-    if _is_safetensors(path):
+    input_size(path, expected="a weights file")
+    if is_safetensors(path):
         try:
             return load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"{path} is a damaged safetensors file: {error}") from error
+        except Exception as error:  # a damaged header raises nearly anything
+            raise UserError(f"{path} is a damaged safetensors file: {' '.join(str(error).split())[:200]}") from error
     return _flatten(read_torch(path), path)
 
 
@@ -57,6 +59,8 @@ def read_torch(path: Path) -> Any:
     Raises:
         UserError: Not such a file, or it holds anything else.
     """
+    input_size(path, expected="a weights file")
+    check_unpacked_size(path, path)
     try:
         with inert_objects(path), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols that torch does not write itself
@@ -73,6 +77,29 @@ def read_torch(path: Path) -> Any:
         is_pickle = isinstance(error, (pickle.UnpicklingError, EOFError, LookupError, AttributeError, TypeError))
         reason = "no pickle of tensors" if is_pickle else str(error).split("\n")[0][:200]
         raise UserError(f"{path} is not a torch or safetensors file (or is damaged): {reason}") from error
+
+
+def check_unpacked_size(source: Path | BinaryIO, where: Path) -> None:
+    """Refuse a torch file whose members are compressed and grow: torch itself stores them as they are.
+
+    Args:
+        source: The file, or an open one.
+        where: Its name, for the message.
+
+    Raises:
+        UserError: It unpacks to much more than its own size.
+    """
+    if not zipfile.is_zipfile(source):
+        return  # the format before it
+    try:
+        with zipfile.ZipFile(source) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # damaged: torch says how
+    packed, unpacked = sum(member.compress_size for member in members), sum(member.file_size for member in members)
+    if unpacked > packed + _MAX_GROWTH:
+        raise UserError(f"{where} unpacks from {packed} to {unpacked} bytes; a torch file, which is not compressed, "
+                        "was expected")
 
 
 def _check_sums(path: Path) -> None:
@@ -188,11 +215,33 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _is_safetensors(path: Path) -> bool:
-    """A safetensors file starts with the length of its JSON header and `{`."""
-    with open(path, "rb") as file:
-        head = file.read(9)
-    return len(head) == 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+def section_of(config: dict[str, Any], kind: str, where: Path | str) -> dict[str, Any] | None:
+    """Return the section of a `config.json` that names a plugin and its settings; None where it has none.
+
+    Args:
+        config: Content of the file.
+        kind: Kind of plugin, which is the section's name.
+        where: The file, for the message.
+
+    Raises:
+        UserError: The section's name is no text.
+    """
+    section = config.get(kind)
+    if not isinstance(section, dict) or "name" not in section:
+        return None
+    if not isinstance(section["name"], str):
+        raise UserError(f"{where}: {kind}.name is {str(section['name'])[:80]!r}; the name of a {kind} was expected")
+    return section
+
+
+def is_safetensors(path: Path) -> bool:
+    """True for a file that starts with the length of a JSON header and `{`.
+
+    Raises:
+        UserError: It is no regular file or cannot be read.
+    """
+    head = read_start(path, 9, "a weights file")
+    return len(head) == 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < input_size(path)
 
 
 def _flatten(content: Any, path: Path) -> dict[str, torch.Tensor]:
@@ -203,7 +252,15 @@ def _flatten(content: Any, path: Path) -> dict[str, torch.Tensor]:
     tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise UserError(f"{path} holds no tensors at its top level (keys: {', '.join(map(str, list(content)[:5]))})")
+    total = 0
     for key, value in tensors.items():
         if value.layout != torch.strided or value.is_quantized or value.is_meta:
             raise UserError(f"{path}: {key} is sparse, quantised or without numbers; a plain tensor was expected")
+        total += value.numel() * value.element_size()
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise UserError(f"{path}: {key} of shape {list(value.shape)} repeats fewer numbers; a plain tensor was "
+                            "expected")
+    if total > _MAX_REPEATS * input_size(path) + _MAX_GROWTH:
+        raise UserError(f"{path}: its tensors show the same numbers many times, {total} bytes in all; plain tensors "
+                        "were expected")
     return tensors

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.ldm import LdmSettings
-from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensors
+from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensors, section_of
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import compvis, edgeface
@@ -25,12 +25,14 @@ from facesyn_cli.models.convert.recognise import differences, recognise
 from facesyn_cli.models.convert.recognised import Recognised
 from facesyn_cli.models.diffusers_autoencoder import resolve_path
 from facesyn_cli.models.onnx_pack import is_pack
-from facesyn_cli.models.skeleton import build_skeleton
+from facesyn_cli.models.skeleton import build_skeleton, limited_parameters
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
+from facesyn_cli.untrusted.files import check_input, read_start
 
 TENSORS = "model.safetensors"
 LATENTS_OF = "latents_of"  # in config.json of an autoencoder: digests of others whose latents it decodes too
+_FLOOR = 2**16  # settings up to here are never absurd
 HALVES = ("first_stage_encoder_state_dict.pt", "first_stage_decoder_state_dict.pt")
 _FROM_TENSORS = ("vq-f4", "kl-f4", "kl-f8", "face-kl", "face-vq", "face-pca")  # their weights lie in a file
 _KIND_NAMES = {"backbone": "a face recogniser", "denoiser": "a denoiser", "autoencoder": "an autoencoder"}
@@ -209,10 +211,10 @@ def latents_of(path: Path | str) -> list[str]:
 
 def is_onnx(path: Path) -> bool:
     """True for a file that begins as ONNX files do (field 1, the IR version) or is called .onnx."""
+    check_input(path, "a weights file or folder")
     if not path.is_file():
         return False
-    with open(path, "rb") as file:
-        head = file.read(9)
+    head = read_start(path, 9)
     is_safetensors = head[4:] == b"\0\0\0\0{"
     return path.suffix.lower() == ".onnx" or (head[:1] == b"\x08" and not is_safetensors)
 
@@ -245,13 +247,25 @@ def _is_onnx_pack(path: Path) -> bool:
 
 def _open_folder(folder: Path, kind: str) -> Recognised:
     config = read_config(folder)
-    section = config.get(kind)
-    if not isinstance(section, dict) or "name" not in section:
+    section = section_of(config, kind, folder / CONFIG)
+    if section is None:
         held = next((name for name in _KIND_NAMES if isinstance(config.get(name), dict)), None)
         held = _KIND_NAMES[held] if held else f"kind {config.get('kind') or config.get('_class_name') or 'unknown'}"
         raise UserError(f"{folder} holds {held}; {_KIND_NAMES[kind]} was expected")
     settings = {key: value for key, value in section.items() if key != "name"}
-    return Recognised(kind, section["name"], settings, read_tensors(folder / TENSORS), f"{kind} {section['name']}")
+    tensors = read_tensors(folder / TENSORS)
+    _refuse_absurd(settings, sum(value.numel() for value in tensors.values()), folder / CONFIG)
+    return Recognised(kind, section["name"], settings, tensors, f"{kind} {section['name']}")
+
+
+def _refuse_absurd(settings: dict[str, Any], num_values: int, where: Path) -> None:
+    """Refuse counts and widths of a network that no file of so many values can have."""
+    waiting = list(settings.items())
+    for key, value in waiting:
+        if isinstance(value, list | tuple):
+            waiting += [(key, item) for item in value]
+        elif isinstance(value, int | float) and not -_FLOOR <= value <= max(num_values, _FLOOR):
+            raise UserError(f"{where}: {key} is {value:.6g}, but the network's file holds {num_values} numbers in all")
 
 
 def _open_compvis(path: Path) -> tuple[Recognised, str]:
@@ -312,10 +326,8 @@ def _configure(kind: str, settings: dict[str, Any], where: str) -> PluginConfig:
 
 def _assemble(kind: str, cfg: PluginConfig, tensors: dict[str, Tensor], path: Path) -> nn.Module:
     """Build the network and give it the tensors, strictly, without spending random numbers on it."""
-    module = _build_without_numbers(kind, cfg)
-    state = module.state_dict()
-    if wrong := differences({key: (value.shape, value.dtype) for key, value in state.items()}, tensors):
-        raise UserError(f"{path} does not fit {kind} {cfg.name} with its settings: {wrong}")
+    module = _build_without_numbers(kind, cfg, tensors, path)
+    state = _fitting_state(module, kind, cfg, tensors, path)
     odd = [key for key, value in state.items() if value.is_floating_point() and not tensors[key].is_floating_point()]
     if odd:
         found = str(tensors[odd[0]].dtype).removeprefix("torch.")
@@ -327,17 +339,34 @@ def _assemble(kind: str, cfg: PluginConfig, tensors: dict[str, Tensor], path: Pa
     return module.eval()
 
 
-def _build_without_numbers(kind: str, cfg: PluginConfig) -> nn.Module:
-    """Build a network whose state dict is to be overwritten; torch's generator is left as it was."""
-    if cfg.name != "timm":  # its networks may keep numbers outside their state dict
-        try:
-            module = build_skeleton(kind, cfg)
-            if {name for name, _ in module.named_buffers()} <= set(module.state_dict()):
-                return module.to_empty(device="cpu")
-        except (NotImplementedError, RuntimeError):
-            pass  # a builder that looks at the numbers it draws, or buffers no file holds: build it in full
-    with torch.random.fork_rng(devices=[]):
-        return registry.build(kind, cfg)
+def _build_without_numbers(kind: str, cfg: PluginConfig, tensors: dict[str, Tensor], path: Path) -> nn.Module:
+    """Build a network whose state dict is to be overwritten; torch's generator is left as it was.
+
+    Names and shapes are compared before any memory is taken for it.
+    """
+    try:
+        module = build_skeleton(kind, cfg, len(tensors))
+        state = _fitting_state(module, kind, cfg, tensors, path)
+        # timm's networks may keep numbers outside their state dict
+        if cfg.name != "timm" and {name for name, _ in module.named_buffers()} <= set(state):
+            return module.to_empty(device="cpu")
+    except (NotImplementedError, RuntimeError):
+        pass  # a builder that looks at the numbers it draws, or buffers no file holds: build it in full
+    try:
+        with torch.random.fork_rng(devices=[]), limited_parameters(len(tensors)):
+            return registry.build(kind, cfg)
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        raise UserError(f"{path}: {kind} {cfg.name} cannot be built with its settings: "
+                        f"{str(error).split(chr(10))[0][:200]}") from error
+
+
+def _fitting_state(
+    module: nn.Module, kind: str, cfg: PluginConfig, tensors: dict[str, Tensor], path: Path
+) -> dict[str, Tensor]:
+    state = module.state_dict()
+    if wrong := differences({key: (value.shape, value.dtype) for key, value in state.items()}, tensors):
+        raise UserError(f"{path} does not fit {kind} {cfg.name} with its settings: {wrong}")
+    return state
 
 
 def _with_section(module: nn.Module, cfg: PluginConfig, path: str | None, digest: str | None) -> nn.Module:

@@ -2,24 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
+from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 
+_MARGIN, _SPARE = 2, 256
 
-def build_skeleton(kind: str, cfg: PluginConfig) -> nn.Module:
+
+def build_skeleton(kind: str, cfg: PluginConfig, num_tensors: int | None = None) -> nn.Module:
     """Build a plugin's network on the meta device; no memory, no random numbers, in a fraction of a second.
+
+    Args:
+        kind: Kind of plugin.
+        cfg: Plugin and settings.
+        num_tensors: Of the file that the network is for; None: there is none. A file whose settings ask for a network
+            of many more parameters does not fit, and building that network could take hours.
 
     Raises:
         NotImplementedError, RuntimeError: The plugin's builder looks at the numbers it makes.
+        UserError: The network has far more parameters than the file has tensors, or the settings ask for the absurd.
     """
-    with torch.device("meta"), _SkipDraws():
-        return registry.build(kind, cfg)
+    try:
+        with torch.device("meta"), _SkipDraws(), limited_parameters(num_tensors):
+            return registry.build(kind, cfg)
+    except (TypeError, OverflowError, MemoryError) as error:  # sides beyond 64 bits
+        raise UserError(f"{kind} {cfg.name} cannot be built with its settings: {str(error).split(chr(10))[0][:200]}"
+                        ) from error
+
+
+@contextmanager
+def limited_parameters(num_tensors: int | None) -> Iterator[None]:
+    """Stop the building of networks in the block where they get far more parameters than a file has tensors.
+
+    Args:
+        num_tensors: Of the file; None: no limit.
+    """
+    if num_tensors is None:
+        yield
+        return
+    left = _SPARE + _MARGIN * num_tensors  # builders may replace layers they have built
+
+    def count(module: nn.Module, name: str, value: nn.Parameter) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise UserError(f"its settings ask for a network of more parameters than its {num_tensors} tensors")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class _SkipDraws(TorchFunctionMode):

@@ -57,9 +57,11 @@ def recognise(tensors: Mapping[str, Tensor], where: str) -> Recognised:
             continue  # has the family's mark but not its parts: the nearest network is named below
         if found is not None:
             try:
-                expected = expected_shapes(found.kind, {"name": found.name, **found.settings})
-            except ValidationError:
+                expected = expected_shapes(found.kind, {"name": found.name, **found.settings}, len(tensors))
+            except (ValidationError, RuntimeError):
                 continue
+            except UserError as error:
+                raise UserError(f"{where} looks like {found.title}, but does not fit: {error}") from error
             complete = fill_counters(found.tensors, expected)
             if wrong := differences(expected, complete):
                 raise UserError(f"{where} looks like {found.title}, but does not fit: {wrong}")
@@ -67,9 +69,17 @@ def recognise(tensors: Mapping[str, Tensor], where: str) -> Recognised:
     raise UserError(f"{where} {_nearest(tensors)}")
 
 
-def expected_shapes(kind: str, settings: dict[str, Any]) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Return name -> (shape, dtype) of a plugin's state dict, without making its weights."""
-    module = build_skeleton(kind, registry.configure(kind, settings))
+def expected_shapes(
+    kind: str, settings: dict[str, Any], num_tensors: int | None = None
+) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Return name -> (shape, dtype) of a plugin's state dict, without making its weights.
+
+    Args:
+        kind: Kind of plugin.
+        settings: Its name and settings.
+        num_tensors: Of the file that the settings are of; see `build_skeleton`.
+    """
+    module = build_skeleton(kind, registry.configure(kind, settings), num_tensors)
     return {key: (value.shape, value.dtype) for key, value in module.state_dict().items()}
 
 
