@@ -7,11 +7,14 @@ interrupts at once.
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from facesyn_cli.errors import Stopped
 
 _received: list[int] = []
+_raises = False  # a signal raises as soon as it arrives
 
 
 def install() -> None:
@@ -32,12 +35,29 @@ def check() -> None:
         raise Stopped(_received[0])
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """In the block a stop signal raises `Stopped` as soon as it arrives, also out of a call that waits.
+
+    For waiting on a network or on another process; what the block leaves behind must be fit to be continued.
+    """
+    global _raises
+    before = _raises
+    check()
+    try:
+        _raises = True
+        yield
+    finally:
+        _raises = before
+
+
 def reset() -> None:
     """Forget received signals (for tests)."""
     _received.clear()
 
 
 def _remember(signum: int, frame: FrameType | None) -> None:
-    if _received and signum == signal.SIGINT:
-        raise Stopped(signum)
+    is_second_interrupt = bool(_received) and signum == signal.SIGINT
     _received.append(signum)
+    if _raises or is_second_interrupt:
+        raise Stopped(signum)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from facesyn_cli import signals
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.errors import UserError
 
@@ -31,10 +32,11 @@ def fetch_from_hub(name: str, folder: Path, sha256: str | None = None) -> dict[s
     import huggingface_hub
 
     try:
-        if file is None:
-            huggingface_hub.snapshot_download(repo, revision=revision, local_dir=folder, ignore_patterns=_LEFT_OUT)
-            return {"folder": str(folder), "hub": name}
-        path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision, local_dir=folder))
+        with signals.interruptible():
+            if file is None:
+                huggingface_hub.snapshot_download(repo, revision=revision, local_dir=folder, ignore_patterns=_LEFT_OUT)
+                return {"folder": str(folder), "hub": name}
+            path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision, local_dir=folder))
     except (OSError, ValueError, RuntimeError) as error:  # the client's own errors are of these kinds
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{name} does not come from the hub: {reason}") from error

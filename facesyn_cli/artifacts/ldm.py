@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.checked import describe
+
+
+class _Autoencoder(BaseModel):
+    """The autoencoder whose latents an LDM draws, as `models.loading.load_autoencoder` notes it."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    name: str
+    settings: dict[str, Any] = {}
+    path: str | None = None
+    digest: str | None = None
 
 
 class LdmSettings(BaseModel):
@@ -16,25 +28,39 @@ class LdmSettings(BaseModel):
     (IDiff-Face, arXiv:2308.04995, as used by ADMIS).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["ldm"] = "ldm"
     denoiser: dict[str, Any]                                # plugin section: name and settings
-    num_timesteps: int = 1000                               # T
+    num_timesteps: int = Field(1000, ge=1, le=100_000)      # T
     beta_schedule: str = "linear"                           # name understood by diffusion/schedule.py
     beta_start: float = 1e-4
     beta_end: float = 0.02
     zero_terminal_snr: bool = False                         # the schedule is rescaled to end in pure noise
     prediction: Literal["epsilon", "v", "x0"] = "epsilon"   # what the denoiser's output means
-    latent_channels: int = 3
-    latent_size: int = 32                                   # side of the latent grid
+    latent_channels: int = Field(3, ge=1, le=65_536)
+    latent_size: int = Field(32, ge=1, le=8192)             # side of the latent grid
     latent_mean: list[float] | None = None                  # per channel; None: latents are used as they are
     latent_std: list[float] | None = None
-    image_size: int = 128                                   # side of a decoded image
-    output_size: int = 112                                  # side of a finished image
+    image_size: int = Field(128, ge=1, le=8192)             # side of a decoded image
+    output_size: int = Field(112, ge=1, le=8192)            # side of a finished image
     autoencoder: dict[str, Any] | None = None               # name, settings, path, digest; None: must be given
     embedder: str | None = None                             # digest of the recogniser it was conditioned on
-    embedding_size: int = 512
+    embedding_size: int = Field(512, ge=1, le=65_536)
+
+    @field_validator("denoiser")
+    @classmethod
+    def _names_a_plugin(cls, section: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(section.get("name"), str):
+            raise ValueError("the name of a denoiser was expected")
+        return section
+
+    @field_validator("autoencoder")
+    @classmethod
+    def _is_autoencoder(cls, section: dict[str, Any] | None) -> dict[str, Any] | None:
+        if section is not None:
+            _Autoencoder.model_validate(section)
+        return section
 
     @model_validator(mode="after")
     def _statistics_fit(self) -> LdmSettings:
@@ -59,8 +85,4 @@ class LdmSettings(BaseModel):
         try:
             return LdmSettings.model_validate(value)
         except ValidationError as error:
-            first = error.errors()[0]
-            raise UserError(
-                f"{where} does not describe a latent diffusion model: "
-                f"{'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}"
-            ) from error
+            raise UserError(f"{where} does not describe a latent diffusion model: {describe(error)}") from error

@@ -206,7 +206,10 @@ def open_decoder(section: dict[str, Any], given: Path | str | None) -> nn.Module
 
 def latents_of(path: Path | str) -> list[str]:
     """Return the digests of the other autoencoders whose latents one of ours decodes, as its training has noted."""
-    return list(read_config(Path(path)).get(LATENTS_OF, [])) if _is_converted(Path(path)) else []
+    found = read_config(Path(path)).get(LATENTS_OF, []) if _is_converted(Path(path)) else []
+    if not isinstance(found, list) or not all(isinstance(digest, str) for digest in found):
+        raise UserError(f"{Path(path) / CONFIG}: {LATENTS_OF}: a list of digests was expected")
+    return found
 
 
 def is_onnx(path: Path) -> bool:

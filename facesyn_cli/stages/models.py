@@ -14,7 +14,7 @@ from typing import Any, get_args
 from torch import Tensor, nn
 
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.download import fetch
+from facesyn_cli.artifacts.download import fetch, file_name
 from facesyn_cli.artifacts.hub import fetch_from_hub, is_hub_name
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.new_folder import new_folder, require_free
@@ -172,7 +172,7 @@ def pull(name: str, out: Path | None = None, sha256: str | None = None) -> dict[
     """
     target = out or PULLED
     if "://" in name:
-        file = target / name.partition("?")[0].rstrip("/").rpartition("/")[2]
+        file = target / file_name(name)
         fetched = fetch(name, file, sha256)
         if sha256 is None:
             log.warning(f"{file}: no checksum was given; compare {fetched.digest} with what its author says")
