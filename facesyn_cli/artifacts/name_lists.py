@@ -20,9 +20,11 @@ import numpy as np
 
 from facesyn_cli.artifacts.plain_pickle import load_plain
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.files import GIB, read_bytes, read_lines, read_start
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))  # of images
 ORDER_FILES = ("image_names.pkl", "image_names.txt")              # looked for beside an array of embeddings
+_MAX_PICKLE = 2 * GIB
 _MAX_NAME = 4096                                                   # bytes
 _ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _PICKLES = (b"\x80", b"(", b"]", b"c")                             # how pickles of sequences and arrays start
@@ -50,11 +52,7 @@ def read_name_list(path: Path) -> NameList:
         UserError: Missing, empty, damaged, not a list of names, or labels on some lines only.
     """
     path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            start = file.read(1)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; a list of image names was expected") from error
+    start = read_start(path, 1, "a list of image names")
     if start == _PICKLES[0] or (start in _PICKLES and path.suffix == ".pkl"):
         names, labels = _read_pickle(path), None
     else:
@@ -105,8 +103,8 @@ def keys_of(names: list[str], path: Path) -> list[str]:
 
 def _read_pickle(path: Path) -> list[str]:
     try:
-        content = load_plain(path.read_bytes())
-    except (OSError, ValueError, MemoryError) as error:
+        content = load_plain(read_bytes(path, _MAX_PICKLE, "a list of image names"))
+    except (ValueError, MemoryError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{path} is no pickled list of image names that is safe to read: {reason}") from error
     try:
@@ -133,17 +131,9 @@ def _read_text(path: Path) -> tuple[list[str], list[int] | None]:
 
 def _lines(path: Path) -> Iterator[str]:
     """Yield the lines that are not empty; an absurdly long one is refused before it fills the memory."""
-    number = 0
-    try:
-        with open(path, "rb") as file:
-            while line := file.readline(_MAX_NAME + 64):
-                number += 1
-                if len(line) > _MAX_NAME + 32:
-                    raise ValueError("a line of more than 4096 bytes")
-                if line.strip():
-                    yield line.decode("utf-8").strip("\r\n")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}, line {number}: a list of image names was expected; {error}") from error
+    for line in read_lines(path, "a list of image names", _MAX_NAME):
+        if line.strip():
+            yield line
 
 
 def _split_label(line: str) -> tuple[str, int | None]:

@@ -18,6 +18,7 @@ from facesyn_cli.artifacts.images import natural_key
 from facesyn_cli.artifacts.output import BEGUN, HEADER, Header, Parent, require_header
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
+from facesyn_cli.untrusted.files import check_input
 
 LABELS = "labels.txt"      # our sets: one line `label \t identity \t number of images` per identity
 
@@ -109,6 +110,7 @@ class RecordSet:
         path = Path(path)
         if not path.exists():
             raise UserError(f"{path} does not exist; a set of records was expected")
+        check_input(path, "a set of records")
         header = None
         if path.is_dir() and ((path / HEADER).exists() or (path / BEGUN).exists()):
             header = require_header(path, "RecordSet")
@@ -123,6 +125,7 @@ class RecordSet:
     def recognises(path: Path) -> bool:
         """True when `open` would find a set of records here (it may still turn out to be damaged)."""
         path = Path(path)
+        check_input(path, "images or a set of records")
         for name in (HEADER, BEGUN):
             if path.is_dir() and (path / name).is_file():
                 return _kind_of(path / name) == "RecordSet"

@@ -14,7 +14,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.nn import functional as F
 
-MAX_PIXELS = 64_000_000  # a larger image is refused before it is unpacked
+# A larger image is refused before it is unpacked. While it is decoded, a pixel costs at most 16 bytes, of any format
+# and depth: as Pillow holds it, a copy that is turned or converted, numbers of 16 bit, and the result.
+MAX_PIXELS = 64_000_000
+MAX_SCANS = 100          # passes of a progressive JPEG, each of which goes over all pixels; encoders write about ten
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
@@ -22,6 +25,7 @@ _TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_GREY_OF_16_BIT = (np.arange(65536) / 257.0 + 0.5).astype(np.uint8)
 
 
 class UnreadableImage(ValueError):
@@ -48,14 +52,17 @@ def decode_image(data: bytes) -> np.ndarray:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise UnreadableImage(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}")
+                if image.format == "JPEG" and data.count(b"\xff\xda") > MAX_SCANS:
+                    raise UnreadableImage(f"a JPEG of more than {MAX_SCANS} scans")
                 image.load()
                 turn = turn_of(image)
                 image = image if turn is None else image.transpose(turn)
                 if image.mode.startswith("I"):
-                    values = np.asarray(image, dtype=np.float64)
-                    grey = np.clip(values / 257.0 + 0.5, 0, 255).astype(np.uint8)
-                    return np.repeat(grey[:, :, None], 3, axis=2)
-                return np.array(image.convert("RGB"))
+                    values = np.asarray(image)
+                    if values.dtype.itemsize > 2:
+                        values = np.clip(values, 0, 65535).astype(np.uint16)
+                    return np.repeat(_GREY_OF_16_BIT[values][:, :, None], 3, axis=2)
+                return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:

@@ -16,6 +16,7 @@ from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.images import MAX_FILE_BYTES
 from facesyn_cli.data.record_names import NameList
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.files import input_size
 
 
 class RecordFiles:
@@ -54,6 +55,7 @@ class RecordFiles:
                 self._process, self._descriptors = os.getpid(), {}
             if number not in self._descriptors:
                 path = self.paths[number]
+                input_size(path, expected="a file of records")
                 self._descriptors[number] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
             return self._descriptors[number]
 

@@ -7,13 +7,13 @@ Of `AutoencoderKL` the latent is the mean of the posterior; `VQModel` quantises 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from facesyn_cli.artifacts.digest import file_digest, json_digest
+from facesyn_cli.artifacts.weights import read_config
 from facesyn_cli.config.fields import source
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
@@ -120,10 +120,7 @@ def _folder(path: str) -> Path:
 
 def _load(folder: Path) -> nn.Module:
     """Load strictly: diffusers itself only warns about missing and unexpected tensors."""
-    try:
-        name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
-    except (ValueError, AttributeError, OSError) as error:
-        raise UserError(f"{folder / 'config.json'} cannot be read: {error}") from error
+    name = read_config(folder).get("_class_name")
     if name not in CLASSES:
         raise UserError(f"{folder} holds {name or 'no diffusers model'}; expected one of {', '.join(CLASSES)}")
     import diffusers

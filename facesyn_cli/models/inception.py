@@ -25,6 +25,7 @@ from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert.recognise import differences, fill_counters
+from facesyn_cli.untrusted.files import input_size
 
 SIZE = 2048
 RESIZE = "images at 112 px, then to 299 px, bilinear with half-pixel centres, antialiased when shrinking"
@@ -56,6 +57,7 @@ def load_features(path: Path) -> LoadedFeatures:
         UserError: Not there, damaged, TorchScript (which is code), or something else.
     """
     path = Path(path)
+    input_size(path, expected="a weights file")
     if is_torchscript(path):
         raise UserError(f"{path} is a TorchScript archive: code, which is not run; {_EXPECTED}")
     tensors = read_tensors(path)

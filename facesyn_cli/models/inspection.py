@@ -12,7 +12,7 @@ from torch import Tensor
 
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.files import read_json
-from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensors
+from facesyn_cli.artifacts.weights import CONFIG, is_safetensors, read_config, read_tensors
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import guided_diffusion, tface_head
 from facesyn_cli.models.convert.recognise import recognise
@@ -23,6 +23,7 @@ from facesyn_cli.models.onnx_graph import OnnxFile, nodes, read_graph
 from facesyn_cli.models.onnx_pack import find_recogniser, is_pack
 from facesyn_cli.models.skeleton import build_skeleton
 from facesyn_cli.plugins import registry
+from facesyn_cli.untrusted.files import check_input
 
 PIPELINE = "model_index.json"
 # Kinds that no plugin of a single network has:
@@ -42,6 +43,7 @@ def inspect(path: Path) -> dict[str, Any]:
         UserError: It does not exist, is damaged or holds no weights.
     """
     path = Path(path)
+    check_input(path, "a file or folder of weights")
     if path.is_dir():
         return {"path": str(path), **_inspect_folder(path)}
     if tface_head.is_head(path):
@@ -178,6 +180,4 @@ def _prefix(network: Recognised, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _format(path: Path) -> str:
-    with open(path, "rb") as file:
-        head = file.read(9)
-    return "safetensors" if head[8:9] == b"{" else "torch"
+    return "safetensors" if is_safetensors(path) else "torch"

@@ -10,6 +10,7 @@ from typing import Any
 
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.files import input_size
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ def read_graph(file: OnnxFile) -> Any:
     Raises:
         UserError: onnx is not installed, or it is no ONNX file or one that wants data from elsewhere.
     """
-    if file.content is None and not file.path.is_file():
-        raise UserError(f"{file.name} does not exist; a .onnx file was expected")
+    if file.content is None:
+        input_size(file.path, expected="a .onnx file")
     try:
         import onnx
         from google.protobuf.message import DecodeError

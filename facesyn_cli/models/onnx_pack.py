@@ -15,6 +15,7 @@ from typing import Any
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.onnx_graph import OnnxFile, read_graph
+from facesyn_cli.untrusted.files import check_input
 
 _SIDE, _EMBEDDING_SIZE = 112, 512
 _SUFFIX = ".onnx"
@@ -42,6 +43,7 @@ def find_recogniser(path: Path) -> OnnxFile:
     Raises:
         UserError: The pack is damaged, or holds no recogniser or several.
     """
+    check_input(path, "a .onnx file, or a folder or zip of several")
     if not path.is_dir() and not zipfile.is_zipfile(path):
         return OnnxFile(str(path), path)
     files = _in_folder(path) if path.is_dir() else _in_zip(path)

@@ -8,7 +8,6 @@ recogniser, `x`, `t`, `context` and `eps_cond` or `eps` for a denoiser, `image` 
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.arrays import read_archive
 
 TOLERANCE = 1e-4  # largest difference from a fixture, relative to the spread of its outputs
 BATCH_TOLERANCE = 1e-3  # largest difference between one image alone and in a batch, likewise
@@ -178,11 +178,7 @@ def _finite(output: Tensor, where: str) -> Tensor:
 def _read(fixture: Path | None) -> dict[str, np.ndarray]:
     if fixture is None:
         return {}
-    try:
-        with np.load(fixture, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, AttributeError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{fixture}: a .npz file was expected: {error}") from error
+    return read_archive(fixture, "a .npz file of inputs and outputs")
 
 
 def _tensor(given: dict[str, np.ndarray], name: str, fixture: Path) -> Tensor:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.files import GIB, read_bytes
 
 MAX_SIDE = 640      # a larger image is shrunk to this for detection
 MIN_SCORE = 0.6     # less confident detections are not faces
@@ -46,12 +47,11 @@ class Yunet:
             raise UserError(
                 f'finding faces needs a package that is not installed ({error.name}): pip install "facesyn[align]"'
             ) from error
-        if not path.is_file():
-            raise UserError(f"{path} does not exist; YuNet, a face detector in .onnx format, was expected")
+        content = read_bytes(path, GIB, "YuNet, a face detector in .onnx format,")
         cv2.setNumThreads(1)  # the callers are threads already
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
         self._cv2, self._path = cv2, path
-        self._content = np.frombuffer(path.read_bytes(), np.uint8)
+        self._content = np.frombuffer(content, np.uint8)
         self._own = threading.local()
         self.digest = file_digest(path)
         self._try_out()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from facesyn_cli.artifacts.weights import read_tensors, read_torch
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.files import input_size
 
 KERNEL = "kernel"
 _ENDING = "_checkpoint.pth"
@@ -139,9 +140,10 @@ def part_name(prefix: str, rank: int) -> str:
 
 def _has_kernel(path: Path) -> bool:
     try:
+        input_size(path)
         with safe_open(path, "pt") as file:
             return KERNEL in file.keys()  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError):
+    except (SafetensorError, UserError, OSError, ValueError):
         return False  # whoever reads it says what is wrong
 
 

@@ -77,7 +77,8 @@ def serve() -> Iterator:
     OK + "Content-Length: \u0665\r\n\r\nabc".encode(), OK + b"Content-Length: 99999999999999999\r\n\r\nabc",
     OK + b"Content-Length: 400000000000\r\n\r\nabc", OK + b"Content-Length: 9\r\n\r\nabc",
     OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nabc", b"rubbish\r\n\r\n", b"", b"HTTP/1.1 9999 \x1b[31m\r\n\r\n",
-    b"HTTP/1.1 404 \x1b[31mNo\x07 such\r\n\r\n", OK + b"a: b\r\n" * 200 + b"\r\n", OK + b"a: " + b"b" * 10**5 + b"\r\n\r\n",
+    b"HTTP/1.1 404 \x1b[31mNo\x07 such\r\n\r\n", OK + b"a: b\r\n" * 200 + b"\r\n",
+    OK + b"a: " + b"b" * 10**5 + b"\r\n\r\n",
     b"HTTP/1.1 302 Found\r\nLocation: http://[::1/x\r\nContent-Length: 0\r\n\r\n",
     b"HTTP/1.1 302 Found\r\nLocation: http://[zz]/x\r\nContent-Length: 0\r\n\r\n",
     b"HTTP/1.1 302 Found\r\nLocation: file:///etc/hostname\r\nContent-Length: 0\r\n\r\n",
@@ -103,7 +104,8 @@ def test_version_with_a_line_break_is_not_sent_back(serve, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("state", [
-    "", "[]", '{"url": 1}', '{"url": "%s", "version": "a\\r\\nb", "size": 6}', '{"url": "%s", "version": "a", "size": -1}',
+    "", "[]", '{"url": 1}', '{"url": "%s", "version": "a\\r\\nb", "size": 6}',
+    '{"url": "%s", "version": "a", "size": -1}',
     '{"url": "%s", "version": ["a"], "size": 6}', '{"url": "%s", "version": "a", "size": true}', "[" * 100_000,
 ], ids=lambda state: state[:40])
 def test_damaged_state_starts_anew(serve, tmp_path: Path, state: str) -> None:
@@ -186,7 +188,8 @@ def test_addresses_of_no_file(url: str) -> None:
 
 
 @pytest.mark.parametrize(("url", "name"), [
-    ("https://h/a/net.bin?download=1", "net.bin"), ("http://[::1]:80/a.bin", "a.bin"), ("http://h/é b.bin", "%C3%A9%20b.bin"),
+    ("https://h/a/net.bin?download=1", "net.bin"), ("http://[::1]:80/a.bin", "a.bin"),
+    ("http://h/é b.bin", "%C3%A9%20b.bin"),
     ("http://münchen.de/%C3%A9.bin#x", "%C3%A9.bin"), ("http://h/a\\..\\b", "a%5C..%5Cb"),
 ])
 def test_names_of_files(url: str, name: str) -> None:

@@ -82,8 +82,8 @@ def test_listed_images_that_are_gone_are_counted(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("text", "says"), [
     ("", "is empty"), ("\n\n", "is empty"), ("a/b.jpg 1\nc/d.jpg\n", "1 of 2 lines have no label, first line 2"),
-    ("../../x.jpg 0\n", "line 1: the name of an image"), ("a/\0.jpg 0\n", "line 1: the name of an image"),
-    ("a/" + "b" * 5000 + ".jpg 0\n", "more than 4096 bytes"), ("\xff\xfe", "codec can't decode"),
+    ("../../x.jpg 0\n", "line 1: the name of an image"), ("a/\0.jpg 0\n", "line 1: a NUL byte"),
+    ("a/" + "b" * 5000 + ".jpg 0\n", "more than 4096 bytes"), ("\xff\xfe", "not UTF-8 text"),
 ])
 def test_wrong_texts_are_refused_in_one_line(tmp_path, text, says):
     path = tmp_path / "list.txt"

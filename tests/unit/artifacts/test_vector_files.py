@@ -104,7 +104,8 @@ def test_rows_are_normalised_alike_in_blocks(monkeypatch):
 
 @pytest.mark.parametrize(("kind", "says"), [
     ("two arrays", "holds several .npy files, a.npy and others"), ("widths", "holds 100 numbers"),
-    ("object", "not a plain array"), ("matrix", "is float32 of shape \\(2, 512\\)"), ("big", "a single vector, as each file of its folder"),
+    ("object", "not a plain array"), ("matrix", "is float32 of shape \\(2, 512\\)"),
+        ("big", "a single vector, as each file of its folder"),
     ("names of a dict", "a dict of names already"), ("names of files", "have names already"),
 ])
 def test_folders_that_are_none_of_the_forms(tmp_path, kind, says):

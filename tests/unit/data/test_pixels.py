@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -126,3 +127,50 @@ def test_published_resize(golden) -> None:
 def test_square_from_the_middle() -> None:
     wide = np.arange(6, dtype=np.uint8).reshape(1, 6, 1).repeat(2, axis=0).repeat(3, axis=2)
     assert fit_square(wide)[0, :, 0].tolist() == [2, 3]
+
+
+def test_memory_of_16_bit_images_is_a_few_bytes_a_pixel() -> None:
+    side = 1500
+    out = io.BytesIO()
+    Image.fromarray(np.full((side, side), 40_000, np.uint16)).save(out, "PNG")
+    tracemalloc.start()
+    pixels_u8 = decode_image(out.getvalue())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (pixels_u8 == 156).all() and peak < 12 * side * side, f"{peak / side / side:.1f} bytes a pixel"
+
+
+def test_every_16_bit_level() -> None:
+    levels = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    out = io.BytesIO()
+    Image.fromarray(levels).save(out, "PNG")
+    expected = np.clip(levels / 257.0 + 0.5, 0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(decode_image(out.getvalue()), expected[:, :, None].repeat(3, axis=2))
+
+
+def test_jpeg_of_many_scans_is_refused_before_decoding() -> None:
+    out = io.BytesIO()
+    Image.fromarray(np.random.RandomState(0).randint(0, 255, (16, 16, 3), np.uint8)).save(out, "JPEG", progressive=True)
+    whole = out.getvalue()
+    assert decode_image(whole).shape == (16, 16, 3)
+    last = whole.rindex(b"\xff\xda")
+    with pytest.raises(UnreadableImage, match="100 scans"):
+        decode_image(whole[:last] + whole[last:-2] * 150 + whole[-2:])
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+def test_compressed_text_in_a_png_does_not_unpack_without_end(kind: bytes) -> None:
+    """Pillow stops at 1 MiB a chunk and 64 MiB in all; this test notices when it no longer does."""
+    bomb = zlib.compress(bytes(2**25), 1)
+    head = {b"zTXt": b"a\0\0", b"iTXt": b"a\0\1\0\0\0", b"iCCP": b"a\0\0"}[kind]
+    body = head + bomb
+    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    png = encode_png(np.zeros((4, 4, 3), np.uint8))
+    tracemalloc.start()
+    try:
+        decode_image(png[:33] + chunk + png[33:])
+    except UnreadableImage:
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**23

@@ -89,7 +89,7 @@ def test_other_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match="no config.json there"):
         _open(str(tmp_path / "nothing"))
     (tmp_path / "config.json").write_text("no json")
-    with pytest.raises(UserError, match=r"config\.json cannot be read"):
+    with pytest.raises(UserError, match=r"cannot read .*config\.json"):
         _open(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
     with pytest.raises(UserError, match="holds UNet2DModel; expected one of AutoencoderKL"):
