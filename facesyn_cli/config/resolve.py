@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from facesyn_cli.config.fields import StageConfig, plugin_of
+from facesyn_cli.config.fields import StageConfig, plugin_of, role_of
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
+from facesyn_cli.untrusted.files import check_input
 from facesyn_cli.untrusted.text import parse_yaml
 
 C = TypeVar("C", bound=StageConfig)
@@ -52,6 +53,7 @@ def resolve(
         if value is not None:
             _set(settings, key, value, config_class)
     problems += [f"{key}: {text!r} holds a NUL character" for key, text in _texts(settings) if "\0" in text]
+    problems += _special_files(settings, config_class)
     refused: set[str] = set()
     for name, info in config_class.model_fields.items():
         plugin = plugin_of(info)
@@ -172,6 +174,16 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(inner, f"{key}.{number}")
     elif isinstance(value, str | PurePath):
         yield key, str(value)
+
+
+def _special_files(settings: dict[str, Any], config_class: type[BaseModel]) -> Iterator[str]:
+    """Yield a problem for every input that is a FIFO, a socket or a device: whoever opens one may wait for good."""
+    names = [name for name, info in config_class.model_fields.items() if role_of(info) == "source"]
+    for key, text in _texts({name: settings[name] for name in names if name in settings}):
+        try:
+            check_input(text)
+        except UserError as error:
+            yield f"{key}: {error}"
 
 
 def _copy(value: Any) -> Any:

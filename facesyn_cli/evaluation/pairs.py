@@ -27,6 +27,9 @@ from facesyn_cli.artifacts.images import ImageEntry, ImageSet
 from facesyn_cli.artifacts.plain_pickle import load_plain
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.files import GIB, read_bytes, read_start
+
+_MAX_BIN = 32 * GIB  # bytes
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,7 @@ def is_count(text: str) -> bool:
 
 def is_bin(path: Path) -> bool:
     """True when a file looks like a pickled `.bin` and not like a list of pairs."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(1)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    start = read_start(path, 1, "a list of pairs or a verification .bin")
     return start == b"\x80" or path.suffix == ".bin"
 
 
@@ -76,10 +75,7 @@ def read_bin(path: Path, name: str, folds: int = 10) -> PairSet:
     Raises:
         UserError: The file is missing, no such pickle, or asks for code to be run.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    data = read_bytes(path, _MAX_BIN, "a verification .bin")
     try:
         content = load_plain(data)
     except ValueError as error:

@@ -25,7 +25,7 @@ from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches
 from facesyn_cli.evaluation.verification import unit_rows
 from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.training.processes import processes
-from facesyn_cli.untrusted.files import MAX_IMAGE, read_bytes
+from facesyn_cli.untrusted.files import MAX_IMAGE, check_input, read_bytes
 
 UNCALIBRATED = 0.3  # DCFace (arXiv:2304.07060) calls two faces of its own recogniser the same above this cosine
 
@@ -144,6 +144,7 @@ def _embed(path: Path, network: Any, options: EmbedOptions) -> tuple[NDArray[np.
 
 def _photos(path: Path) -> tuple[list[str], Callable[[int], bytes]]:
     """Return the names of the photos, and how to read one by its number."""
+    check_input(path, "a photo, or a folder or zip of photos")
     if path.is_file() and path.suffix.lower() != ".zip":
         return [str(path)], lambda index: read_bytes(path, MAX_IMAGE, "an image")
     images = ImageSet.open(path)

@@ -22,7 +22,7 @@ from facesyn_cli.untrusted.files import input_size
 
 KERNEL = "kernel"
 _ENDING = "_checkpoint.pth"
-_SPLIT = re.compile(r"(?P<prefix>.+)_Split_(?P<rank>\d+)_checkpoint\.pth")
+_SPLIT = re.compile(r"(?P<prefix>.+)_Split_(?P<rank>\d{1,4})_checkpoint\.pth")
 
 
 def find_files(path: Path) -> list[Path]:
