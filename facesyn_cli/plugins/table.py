@@ -35,6 +35,7 @@ BUILTIN["backbone"] = {
     "ir-tiny": f"{_MODELS}.ir",
     "ir-lite": f"{_MODELS}.ir",
     "mobilefacenet": f"{_MODELS}.mobilefacenet",
+    **{name: f"{_MODELS}.mbf" for name in ("mbf", "mbf-large")},
     "onnx": f"{_MODELS}.onnx_backbone",
     "timm": f"{_MODELS}.timm_backbone",
 }
