@@ -41,7 +41,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist; a weights file was expected")
-    if _is_safetensors(path):
+    if is_safetensors(path):
         try:
             return load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
@@ -188,7 +188,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _is_safetensors(path: Path) -> bool:
+def is_plain_tensor(value: torch.Tensor) -> bool:
+    """True for a dense tensor that holds numbers of an ordinary type."""
+    return value.layout == torch.strided and not value.is_quantized and not value.is_meta
+
+
+def is_safetensors(path: Path) -> bool:
     """A safetensors file starts with the length of its JSON header and `{`."""
     with open(path, "rb") as file:
         head = file.read(9)
@@ -204,6 +209,6 @@ def _flatten(content: Any, path: Path) -> dict[str, torch.Tensor]:
     if not tensors:
         raise UserError(f"{path} holds no tensors at its top level (keys: {', '.join(map(str, list(content)[:5]))})")
     for key, value in tensors.items():
-        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+        if not is_plain_tensor(value):
             raise UserError(f"{path}: {key} is sparse, quantised or without numbers; a plain tensor was expected")
     return tensors
