@@ -49,6 +49,7 @@ from facesyn_cli.errors import Stopped, UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions
 from facesyn_cli.evaluation.pairs import PairSet, read_bin
 from facesyn_cli.evaluation.shared_verification import judge
+from facesyn_cli.models.heads.margin import build_head
 from facesyn_cli.plugins import registry
 from facesyn_cli.training.checkpoint import latest_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from facesyn_cli.training.epoch_batches import EpochBatches
@@ -186,8 +187,8 @@ class _Training:
         torch.manual_seed(cfg.seed)
         self.backbone = _build_backbone(cfg).to(group.device).train()
         size, num_classes = _embedding_size(self.backbone), data.faces.num_classes
-        factory = registry.build("head", cfg.head)
-        self.head = factory(num_classes=num_classes, embedding_size=size, seed=cfg.seed).to(group.device).train()
+        head = build_head(cfg.head)
+        self.head = head.with_classes(num_classes, size, cfg.seed).to(group.device).train()
         if cfg.sync_batchnorm:
             use_global_norms(self.backbone, group.sum)
         count = _num_groups(cfg, group.count)
@@ -402,7 +403,8 @@ def _open(cfg: TrainFrConfig, work: Work) -> _Data:
         )
     faces = TrainingFaces(sets, compose(cfg.transforms), cfg.seed, backbone.input_size)
     weights = list(cfg.input_weights) or [1.0] * len(paths)
-    head = registry.build("head", cfg.head)(len(identities), _embedding_size(backbone)) if cfg.initial_head else None
+    head = build_head(cfg.head)
+    head = head.with_classes(len(identities), _embedding_size(backbone)) if cfg.initial_head else None
     initial = open_initial_weights(cfg.initial_backbone, cfg.initial_head, cfg.backbone, backbone, head)
     return _Data(faces, weights, _judges(cfg, held_out), {**parents, **initial.parents}, identities, initial)
 

@@ -1,0 +1,79 @@
+"""A user's package with plugins, installed as pip would: a dist-info folder with entry points on the path."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_fr import train_arguments, write_faces
+
+from facesyn_cli.artifacts.weights import read_tensors
+from facesyn_cli.plugins import registry
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Return a function that installs one module with entry points {kind: {plugin: module}}."""
+    site = tmp_path / "site-packages"
+
+    def put(module: str, code: str, points: dict[str, dict[str, str]]) -> None:
+        path = site.joinpath(*module.split(".")).with_suffix(".py")
+        path.parent.mkdir(parents=True)
+        path.write_text(code)
+        info = site / "their_package-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+        sections = [f"[facesyn.{kind}]\n" + "".join(f"{n} = {m}\n" for n, m in names.items())
+                    for kind, names in points.items()]
+        (info / "entry_points.txt").write_text("\n".join(sections))
+        monkeypatch.syspath_prepend(site)
+        monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+        registry._entry_points.cache_clear()
+
+    yield put
+    monkeypatch.undo()
+    registry._entry_points.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("my_faces", "their_module")]:
+        del sys.modules[name]
+
+
+def _example() -> tuple[str, str, str, str]:
+    """Return the README's code, its kind, and its entry point's name and module."""
+    text = README.read_text(encoding="utf-8")
+    kind, name, module = re.search(
+        r'\[project\.entry-points\."facesyn\.(\w+)"\]`: `([\w-]+) = "([\w.]+)"`', text).groups()
+    block = next(b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "@register" in b)
+    return block, kind, name, module
+
+
+def test_the_readme_example_trains(tmp_path, install, run_cli):
+    code, kind, name, module = _example()
+    assert f"`{module.replace('.', '/')}.py`" in README.read_text(encoding="utf-8")
+    install(module, code, {kind: {name: module}})
+    faces = write_faces(tmp_path / "faces")
+    ran = run_cli(*train_arguments(faces, tmp_path / "fr", "--head", name, "head.scale=16", epochs=1))
+    assert ran.code == 0, ran.err
+    assert read_tensors(tmp_path / "fr" / "head.safetensors")["kernel"].shape == (32, 6)
+    header = json.loads((tmp_path / "fr" / "facesyn.json").read_text())
+    assert header["config"]["identity"]["head"] == {"name": name, "scale": 16.0}
+    assert name in run_cli("plugins", kind).out and "scale: 64.0" in run_cli("plugins", kind, name).out
+
+
+def test_a_head_that_is_none_is_refused_before_training(tmp_path, install, run_cli):
+    code = (
+        "from torch import nn\n"
+        "from facesyn_cli.plugins.registry import Card, register\n"
+        "from facesyn_cli.plugins.settings import PluginConfig\n"
+        "class Config(PluginConfig):\n    pass\n"
+        "@register('head', 'odd', Card('x'))\n"
+        "def build(cfg: Config) -> nn.Module:\n    return nn.Identity()\n"
+    )
+    install("their_module", code, {"head": {"odd": "their_module"}})
+    ran = run_cli(*train_arguments(write_faces(tmp_path / "faces"), tmp_path / "fr", "--head", "odd", "--dry-run"))
+    assert ran.code == 2
+    assert "head plugin 'odd' built a Identity; a subclass of facesyn_cli.models.heads.margin.Head was expected" in ran.err
