@@ -13,6 +13,7 @@ from tiny_fr import train_arguments, write_faces
 from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.plugins import registry
 
+_MODULES = ("my_faces.heads", "their_module")
 README = Path(__file__).parents[2] / "README.md"
 
 
@@ -32,13 +33,14 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
                     for kind, names in points.items()]
         (info / "entry_points.txt").write_text("\n".join(sections))
         monkeypatch.syspath_prepend(site)
-        monkeypatch.setattr(registry, "_registered", dict(registry._registered))
         registry._entry_points.cache_clear()
 
     yield put
     monkeypatch.undo()
     registry._entry_points.cache_clear()
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("my_faces", "their_module")]:
+    for key in [key for key, plugin in registry._registered.items() if plugin.build.__module__ in _MODULES]:
+        del registry._registered[key]
+    for name in [name for name in sys.modules if name in _MODULES or name == "my_faces"]:
         del sys.modules[name]
 
 
