@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fill import fill_state, golden_uniform, load_golden, load_keys, skeleton
+from tolerance import rounding
 from torch import nn
 
 # golden file and key list -> settings of the plugin
@@ -17,19 +18,12 @@ NETWORKS = {
     "magface_iresnet50": {"name": "iresnet-50", "variant": "magface"},
 }
 KEYS = {"magface_iresnet50": "elastic_iresnet50"}  # the same names and shapes
-ROUNDOFF = float(torch.finfo(torch.float32).eps) / 2
-STANDARD_DEVIATIONS = 4  # a maximum of 1024 numbers
 
 
 def float32_tolerance(module: nn.Module) -> float:
-    """Return how far two float32 evaluations may be apart, relative to the spread of the outputs.
-
-    A sum of n products rounds to about sqrt(n) units; the errors of the layers add up as independent ones do, and
-    both evaluations have them.
-    """
+    """Return how far two float32 evaluations may be apart, relative to the spread of the outputs."""
     layers = [layer for layer in module.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
-    products = sum(layer.weight[0].numel() for layer in layers)
-    return STANDARD_DEVIATIONS * (2 * products) ** 0.5 * ROUNDOFF
+    return rounding(sum(layer.weight[0].numel() for layer in layers))  # sums of these lengths, one after the other
 
 
 @pytest.fixture(scope="module")
