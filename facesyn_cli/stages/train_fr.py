@@ -387,6 +387,7 @@ def _open(cfg: TrainFrConfig, work: Work) -> _Data:
     cfg.tracking.check()
     with torch.device("meta"):
         backbone = _build_backbone(cfg)
+    embedding_size = _embedding_size(backbone)
     paths = list(cfg.inputs) or [work.folder("records")]
     sets, parents, identities, held_out = [], {}, [], []
     for number, path in enumerate(paths):
@@ -404,7 +405,7 @@ def _open(cfg: TrainFrConfig, work: Work) -> _Data:
     faces = TrainingFaces(sets, compose(cfg.transforms), cfg.seed, backbone.input_size)
     weights = list(cfg.input_weights) or [1.0] * len(paths)
     head = build_head(cfg.head)
-    head = head.with_classes(len(identities), _embedding_size(backbone)) if cfg.initial_head else None
+    head = head.with_classes(len(identities), embedding_size) if cfg.initial_head else None
     initial = open_initial_weights(cfg.initial_backbone, cfg.initial_head, cfg.backbone, backbone, head)
     return _Data(faces, weights, _judges(cfg, held_out), {**parents, **initial.parents}, identities, initial)
 
@@ -458,6 +459,10 @@ def _build_backbone(cfg: TrainFrConfig) -> nn.Module:
 
 
 def _embedding_size(backbone: nn.Module) -> int:
+    lacking = [name for name in ("embedding_size", "input_size") if not isinstance(getattr(backbone, name, None), int)]
+    if lacking:
+        raise UserError(f"backbone {type(backbone).__name__} has no {' and no '.join(lacking)}; see "
+                        "facesyn_cli.models.interfaces.Backbone")
     return backbone.embedding_size
 
 
