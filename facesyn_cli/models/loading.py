@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.tensor_dicts import read_tensor_dicts
 from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensors
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import compvis, edgeface
-from facesyn_cli.models.convert.recognise import differences, recognise, recognise_file
+from facesyn_cli.models.convert.recognise import differences, expected_shapes, recognise, recognise_file
 from facesyn_cli.models.convert.recognised import Recognised
 from facesyn_cli.models.diffusers_autoencoder import resolve_path
 from facesyn_cli.models.onnx_pack import is_pack
@@ -234,12 +235,30 @@ def _open(path: Path, kind: str, cfg: PluginConfig | None = None) -> tuple[Recog
         raise UserError(f"{path} is an ONNX network; {wanted} was expected")
     if cfg is not None and cfg.name == "timm":
         settings = cfg.model_dump(exclude={"name"})
-        return Recognised(kind, "timm", settings, edgeface.own_names(read_tensors(path)), f"a timm {cfg.model}"), path
+        return Recognised(kind, "timm", settings, _timm_tensors(path, cfg), f"a timm {cfg.model}"), path
     found = recognise_file(path)
     if found.kind != kind:
         raise UserError(f"{path} is {found.title}; {wanted} was expected")
     _tell_origin(found, path)
     return found, path
+
+
+def _timm_tensors(path: Path, cfg: PluginConfig) -> dict[str, Tensor]:
+    """Return the tensors of the network that `cfg` names, out of whichever dict of the file holds it.
+
+    Raises:
+        UserError: Several dicts do.
+    """
+    dicts = {place: edgeface.own_names(tensors) for place, tensors in read_tensor_dicts(path).items()}
+    if len(dicts) > 1:
+        expected = expected_shapes("backbone", cfg.model_dump()).keys()
+        fitting = [place for place, tensors in dicts.items() if tensors.keys() == expected]
+        if len(fitting) > 1:
+            raise UserError(f"{path} holds several networks of that kind, under {' and '.join(map(repr, fitting))}; a "
+                            "file with the one that is meant was expected")
+        if fitting:
+            return dicts[fitting[0]]
+    return max(dicts.values(), key=len)
 
 
 def _tell_origin(found: Recognised, path: Path) -> None:
