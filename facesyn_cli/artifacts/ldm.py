@@ -40,7 +40,8 @@ class LdmSettings(BaseModel):
     def _betas_fit(self) -> LdmSettings:
         if isinstance(self.beta_schedule, list):
             if len(self.beta_schedule) != self.num_timesteps:
-                raise ValueError(f"beta_schedule has {len(self.beta_schedule)} betas for {self.num_timesteps} timesteps")
+                raise ValueError(f"beta_schedule has {len(self.beta_schedule)} betas, num_timesteps is "
+                                 f"{self.num_timesteps}")
             if not all(0 < beta < 1 for beta in self.beta_schedule):
                 raise ValueError("beta_schedule: betas between 0 and 1 were expected")
         return self

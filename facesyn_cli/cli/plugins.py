@@ -18,7 +18,10 @@ def command(
 
     start()
     if kind is None:
-        listing = {k: {"about": about, "interface": INTERFACES[k], "names": registry.available(k)} for k, about in KINDS.items()}
+        listing = {
+            k: {"about": about, "interface": INTERFACES[k], "names": registry.available(k)}
+            for k, about in KINDS.items()
+        }
         if json:
             print_json(listing)
             return

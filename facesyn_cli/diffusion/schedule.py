@@ -109,7 +109,7 @@ def build_schedule(
     if not isinstance(beta_schedule, str):
         betas = torch.tensor(beta_schedule, dtype=torch.float32)
         if len(betas) != num_timesteps or not ((betas > 0) & (betas < 1)).all():
-            raise UserError(f"{len(betas)} betas for {num_timesteps} timesteps; one between 0 and 1 was expected for each")
+            raise UserError(f"{len(betas)} betas for {num_timesteps} timesteps; one in (0, 1) was expected for each")
     elif beta_schedule == "cosine":
         betas = _cosine_betas(num_timesteps)
     elif beta_schedule in BETA_SCHEDULES:

@@ -141,7 +141,8 @@ CATALOGUE: dict[str, KnownWeights] = {
         "unknown; see its page", "its authors' page", "embed, eval --weights",
     ),
     "cvlface": KnownWeights(
-        "backbone", "IR and IResNet; model.yaml beside the file says RGB or BGR", "CVLface (14 models)", "code MIT; see the page of each model",
+        "backbone", "IR and IResNet; model.yaml beside the file says RGB or BGR", "CVLface (14 models)",
+        "code MIT; see the page of each model",
         "Hugging Face Hub, linked from https://github.com/mk-minchul/CVLface; pull OWNER/NAME", "embed, eval --weights",
     ),
     "edgeface-xxs": KnownWeights(

@@ -37,8 +37,9 @@ def inspect(path: Path) -> dict[str, Any]:
         `kind` and, as far as they are known, `architecture`, `settings`, `parameters` (of the network),
         `values` (numbers held, buffers and other tensors included), `tensors`, `place` (of the nested dict, where it
         is not the outermost), `prefix` (in front of every name), `left_out` (what lies beside the network),
-        `undecided` (a setting that the file leaves open), `precision` (type -> numbers held) and `digest`. Of a file of tensors that make up no network
-        known here `kind` is "unknown" and `nearest` says which network comes nearest and what differs.
+        `undecided` (a setting that the file leaves open), `precision` (type -> numbers held) and `digest`. Of a file of
+        tensors that make up no network known here `kind` is "unknown" and `nearest` says which network comes nearest
+        and what differs.
 
     Raises:
         UserError: It does not exist, is damaged or holds no weights.
@@ -50,8 +51,9 @@ def inspect(path: Path) -> dict[str, Any]:
         return {"path": str(path), **_inspect_head(path)}
     if is_onnx(path) or is_pack(path):
         return {"path": str(path), **_inspect_onnx(path)}
+    dicts = read_tensor_dicts(path)
     found = {"path": str(path), "format": _format(path)}
-    return {**found, **_inspect_tensors(read_tensor_dicts(path), path), "digest": file_digest(path)}
+    return {**found, **_inspect_tensors(dicts, path), "digest": file_digest(path)}
 
 
 def kind_of_folder(folder: Path) -> str | None:

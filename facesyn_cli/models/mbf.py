@@ -25,7 +25,7 @@ class MbfConfig(PluginConfig):
     """Settings of `mbf`."""
 
     embedding_size: int = identity(512, "size of an embedding", ge=1)
-    blocks: tuple[int, int, int, int] = identity(BLOCKS["mbf"][0], "units of each stage; of the stem 1: one convolution")
+    blocks: tuple[int, int, int, int] = identity(BLOCKS["mbf"][0], "units of each stage; a stem of 1: one convolution")
     scale: int = identity(BLOCKS["mbf"][1], "factor of the width of all stages", ge=1)
 
     @field_validator("blocks")

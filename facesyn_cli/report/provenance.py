@@ -9,8 +9,6 @@ from typing import Any
 from facesyn_cli.artifacts.compare import flatten
 from facesyn_cli.artifacts.origins import GENERATED, PHOTO, UNKNOWN
 
-UNKNOWN = "unknown"
-
 # Licences of inputs that we recognise by name, as their owners publish them; all others are `unknown`, said aloud.
 # Each: beginnings of words to look for in the name of a file or its folder, what it is, its licence.
 _LICENCES = (

@@ -21,8 +21,8 @@ from facesyn_cli.artifacts.files import write_bytes, write_text
 from facesyn_cli.artifacts.image_names import ImageFinder
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
 from facesyn_cli.artifacts.name_lists import one_line
-from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.origins import FACE_ORIGIN, PHOTO, UNKNOWN, Origin, StatedOrigin, origin_of
+from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output, open_output
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.work import Work

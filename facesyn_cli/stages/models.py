@@ -206,7 +206,7 @@ def _load(path: Path, channel_order: str | None = None) -> _Loaded:
     if channel_order is not None:
         _check_channel_order(channel_order, description)
     elif description.get("undecided"):
-        raise UserError(f"{path} is a {description['architecture']} backbone, and nothing in the file tells its "
+        raise UserError(f"{path} is a backbone {description['architecture']}, and nothing in the file tells its "
                         f"{description['undecided']}: give --channel-order rgb, or bgr for weights of AdaFace")
     if kind == inspection.GENERATOR:
         pipeline = load_guided_pipeline(path)

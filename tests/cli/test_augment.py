@@ -111,9 +111,10 @@ def test_faces_of_unknown_origin_are_added_with_a_warning(run_cli, work: Path, t
     ran = run_cli("augment", "--work", work, "--contexts", unknown, "--out", tmp_path / "a")
     assert ran.code == 0 and ran.err.count("the source faces are of unknown origin, and so is what is added") == 1
     assert json.loads((tmp_path / "a" / "facesyn.json").read_text())["extra"]["added_faces"] == "unknown"
-    stated = run_cli("augment", "--work", work, "--contexts", unknown, "faces_origin=generated", "--out", tmp_path / "b")
+    words = ("augment", "--work", work, "--contexts", unknown, "faces_origin=generated", "--out")
+    stated = run_cli(*words, tmp_path / "b")
     assert stated.code == 0 and "origin" not in stated.err
-    again = run_cli("augment", "--work", work, "--contexts", unknown, "faces_origin=generated", "--out", tmp_path / "a")
+    again = run_cli(*words, tmp_path / "a")
     assert again.code == 0 and "of origin unknown; generated is not noted there" in again.err
 
 

@@ -261,7 +261,8 @@ def test_onnx_takes_any_batch_and_agrees(run_cli, tmp_path):
 
 def adaface(tensors: dict) -> dict:
     """A Lightning checkpoint: the network beside its head, by which AdaFace's are known."""
-    return {"state_dict": {f"model.{key}": value for key, value in tensors.items()} | {"head.kernel": torch.zeros(5, 2)}}
+    inside = {f"model.{key}": value for key, value in tensors.items()}
+    return {"state_dict": inside | {"head.kernel": torch.zeros(5, 2)}}
 
 
 def test_adaface_is_read_as_bgr_and_written_so_that_it_takes_rgb(run_cli, tmp_path):
@@ -310,8 +311,9 @@ def test_a_channel_order_that_no_file_tells_is_asked_for(run_cli, assert_refused
 ])
 def test_other_recognisers_to_ours_and_back(run_cli, tmp_path, settings, prefix, back):
     tensors = fill_state(skeleton("backbone", **settings)).state_dict()
-    file = save(tmp_path / "a.pth", {"epoch": np.int64(3), "state_dict_backbone": {f"{prefix}{key}": value for key, value
-                                     in tensors.items()}, "state_dict_softmax_fc": {"weight": torch.zeros(3, 8)}})
+    wrapped = {f"{prefix}{key}": value for key, value in tensors.items()}
+    file = save(tmp_path / "a.pth", {"epoch": np.int64(3), "state_dict_backbone": wrapped,
+                                     "state_dict_softmax_fc": {"weight": torch.zeros(3, 8)}})
     seen = run_cli("models", "inspect", file, "--json").json()
     assert (seen["architecture"], seen["prefix"], seen["place"]) == (settings["name"], prefix, "state_dict_backbone")
     assert seen["left_out"] == ["state_dict_softmax_fc"]

@@ -83,7 +83,7 @@ def test_a_head_that_is_none_is_refused_before_training(tmp_path, install, run_c
     install("their_module", code, {"head": {"odd": "their_module"}})
     ran = run_cli(*train_arguments(write_faces(tmp_path / "faces"), tmp_path / "fr", "--head", "odd", "--dry-run"))
     assert ran.code == 2
-    assert "head plugin 'odd' built a Identity; a subclass of facesyn_cli.models.heads.margin.Head was expected" in ran.err
+    assert "head plugin 'odd' built a Identity; a subclass of facesyn_cli.models.heads.margin.Head was" in ran.err
 
 
 @pytest.fixture
@@ -114,8 +114,9 @@ def test_every_kind_names_an_interface_that_is_there(run_cli):
 def test_their_denoiser_autoencoder_scheduler_guidance_variation_and_filter_draw(theirs, done, tmp_path):
     tiny_ldm.write_faces(tmp_path)
     settings = [word for word in tiny_ldm.SETTINGS if not word.startswith(("denoiser.", "autoencoder_model"))]
-    done("train-ldm", "--images", tmp_path / "faces", "--embeddings", tmp_path / "embeddings", "--out", tmp_path / "ldm",
-         "--steps", 2, "--batch-size", 4, *settings, "denoiser={name: theirs}", "autoencoder_model={name: theirs}")
+    done("train-ldm", "--images", tmp_path / "faces", "--embeddings", tmp_path / "embeddings",
+         "--out", tmp_path / "ldm", "--steps", 2, "--batch-size", 4, *settings, "denoiser={name: theirs}",
+         "autoencoder_model={name: theirs}")
     np.save(tmp_path / "contexts.npy", np.random.RandomState(0).standard_normal((2, 32)).astype(np.float32))
     judge = write_recogniser(tmp_path / "judge")
     ran = done("sample", "--ldm", tmp_path / "ldm", "--contexts", tmp_path / "contexts.npy", "--per-id", 2,

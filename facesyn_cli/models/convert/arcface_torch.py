@@ -50,5 +50,6 @@ def _read_mbf(tensors: dict[str, Tensor]) -> Recognised:
     settings: dict = {"embedding_size": tensors["features.layers.2.weight"].shape[0]}
     if name is None:
         settings |= {"blocks": list(blocks), "scale": scale}
-        return Recognised("backbone", "mbf", settings, tensors, f"an mbf backbone (blocks {', '.join(map(str, blocks))})")
+        title = f"an mbf backbone (blocks {', '.join(map(str, blocks))})"
+        return Recognised("backbone", "mbf", settings, tensors, title)
     return Recognised("backbone", name, settings, tensors, f"an {name} backbone")

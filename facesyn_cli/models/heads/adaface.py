@@ -11,6 +11,7 @@ z = -1 (poor image) is ArcFace, z = 0 CosFace, z = 1 (good image) a negative ang
 from __future__ import annotations
 
 import math
+
 import torch
 from torch import Tensor, nn
 

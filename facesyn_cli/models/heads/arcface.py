@@ -7,6 +7,7 @@ target is s (cos_y - m sin(pi - m)), which keeps it falling.
 from __future__ import annotations
 
 import math
+
 from torch import Tensor, nn
 
 from facesyn_cli.config.fields import identity

@@ -10,6 +10,7 @@ The defaults s = 64, m2 = 0.3 and m3 = 0.2 are from memory; no source was at han
 from __future__ import annotations
 
 import math
+
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn

@@ -11,6 +11,7 @@ sigma = 0 is ArcFace, or CosFace.
 from __future__ import annotations
 
 import math
+
 import torch
 from torch import Tensor, nn
 

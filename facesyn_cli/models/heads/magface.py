@@ -11,6 +11,7 @@ pulled to large norms, against the margin that grows with them. l_m = u_m and la
 from __future__ import annotations
 
 import math
+
 from pydantic import model_validator
 from torch import Tensor, nn
 

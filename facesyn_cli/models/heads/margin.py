@@ -3,8 +3,8 @@
 Legend of every head: f embedding, a = |f| its norm, cos_j = cosine of f and column j of the kernel, theta_j its
 angle, y the label, s the scale, m a margin. Logits go into plain softmax cross-entropy.
 
-A head plugin's builder takes its settings and returns a `Head`. The number of classes is a fact of the training set, not
-a setting: `with_classes` makes the class centres once it is known, before anything else is asked of the head.
+A head plugin's builder takes its settings and returns a `Head`. The number of classes is a fact of the training set,
+not a setting: `with_classes` makes the class centres once it is known, before anything else is asked of the head.
 """
 
 from __future__ import annotations

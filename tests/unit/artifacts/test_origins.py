@@ -40,7 +40,8 @@ def test_sample_generates_and_align_cuts_photos(given, tmp_path):
     samples = _set(tmp_path / "samples", "sample", 9)
     assert origins_of(samples) == {"generated": 9}
     assert origins_of(_set(tmp_path / "crops", "align", 5, images=given)) == {"photo": 5}
-    assert origins_of(_set(tmp_path / "crops2", "align", 5, {FACE_ORIGIN: "generated"}, images=given)) == {"generated": 5}
+    stated = _set(tmp_path / "stated", "align", 5, {FACE_ORIGIN: "generated"}, images=given)
+    assert origins_of(stated) == {"generated": 5}
     assert origins_of(_set(tmp_path / "recut", "align", 8, images=samples)) == {"generated": 8}
 
 

@@ -168,7 +168,7 @@ def test_cvlface_states_its_colors_beside_the_file(tmp_path, network, iresnet, p
 def test_an_ir_network_under_model_alone_has_an_open_channel_order(tmp_path, network):
     """With its head beside it is AdaFace's, which is BGR; without, it may be anybody's."""
     torch.save({"state_dict": _wrapped(network, "model.")}, tmp_path / "a.ckpt")
-    with pytest.raises(UserError, match=r"tells its channel_order: give backbone\.name=ir-tiny and backbone\.channel_order"):
+    with pytest.raises(UserError, match=r"its channel_order: give backbone\.name=ir-tiny and backbone\.channel_order"):
         load_backbone(tmp_path / "a.ckpt")
     assert inspect(tmp_path / "a.ckpt")["undecided"] == "channel_order"
     for order, seen in (("rgb", PIXELS), ("bgr", PIXELS.flip(1))):

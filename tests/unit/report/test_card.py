@@ -73,7 +73,8 @@ def test_the_origin_of_the_images_is_said_with_counts(origins, says, people) -> 
     data["sets"][0]["origins"] = origins
     card = render_card(data, data["sets"][0]["name"])
     assert says in card and people in card
-    assert ("synthetic" in card.split("---\n")[1]) == ("Generated face images" in card) == (list(origins) == ["generated"])
+    is_generated = list(origins) == ["generated"]
+    assert ("synthetic" in card.split("---\n")[1]) == ("Generated face images" in card) == is_generated
 
 
 def test_a_known_set_of_unknown_making_has_its_own_licence() -> None:
