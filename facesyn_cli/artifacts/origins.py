@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from facesyn_cli.artifacts.output import Header, Parent, read_header
 from facesyn_cli.errors import UserError
@@ -80,7 +80,7 @@ def _follow(path: Path, stages_left: int) -> dict[Origin, int | None]:
             _add(found, parent, stages_left - 1)
     found = found or {UNKNOWN: None}
     if header.command == "align" and worst(found) == UNKNOWN:
-        found = {header.extra.get(FACE_ORIGIN, PHOTO): total}
+        found = {_known(header.extra.get(FACE_ORIGIN, PHOTO)): total}
     added = _added_by(header)
     if added is not None and total is not None:
         count = header.counts.get("added", 0)
@@ -104,9 +104,14 @@ def _added_by(header: Header) -> Origin | None:
     if header.command != "augment":
         return None
     if ADDED_FACES in header.extra:
-        return header.extra[ADDED_FACES]
+        return _known(header.extra[ADDED_FACES])
     augmentation = (header.config.get("identity") or {}).get("augmentation") or {}
     return UNKNOWN if augmentation.get("name") == "oversample" else None  # written before origins were kept
+
+
+def _known(value: Any) -> Origin:
+    """Return what a header says; unknown where it is none of the words."""
+    return next((origin for origin in (PHOTO, GENERATED) if value == origin), UNKNOWN)
 
 
 def _fit(found: dict[Origin, int | None], total: int | None) -> dict[Origin, int | None]:

@@ -77,6 +77,13 @@ def test_a_set_that_was_replaced_or_is_gone_says_nothing(tmp_path):
     assert origins_of(packed) == {"unknown": 9}
 
 
+def test_odd_words_in_a_header_are_unknown(tmp_path, given):
+    samples = _set(tmp_path / "samples", "sample", 9)
+    for number, odd in enumerate((["photo"], 7, None, "Photo")):
+        folder = _set(tmp_path / f"odd{number}", "augment", 15, {ADDED_FACES: odd}, added=6, images=samples)
+        assert origins_of(folder) == {"generated": 9, "unknown": 6}
+
+
 def test_headers_that_name_each_other_end(tmp_path):
     folder = tmp_path / "loop"
     with open_output(folder, "ImageSet", "select", StageConfig(), {"images": Parent(str(folder), "x")}) as out:
