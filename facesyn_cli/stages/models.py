@@ -38,6 +38,7 @@ from facesyn_cli.models.convert.tface_head import KERNEL, part_name, read_any_he
 from facesyn_cli.models.guided_unet import load_guided_pipeline, published_tensors
 from facesyn_cli.models.loading import HALVES, LATENTS_OF, load_autoencoder, load_backbone, load_denoiser
 from facesyn_cli.models.onnx_export import export_onnx
+from facesyn_cli.models.published_state import published_state
 from facesyn_cli.models.self_check import check_autoencoder, check_backbone, check_denoiser, check_generator
 from facesyn_cli.plugins import registry
 from facesyn_cli.training.ldm_export import check_exportable, schedule_buffers
@@ -315,12 +316,7 @@ def _write_published_backbone(loaded: _Loaded, folder: Path) -> None:
     """A flat state dict of RGB weights, as TFace, ElasticFace and arcface_torch write it; MagFace's as MagFace does."""
     if not loaded.name.startswith(_FLAT) or loaded.name in ("ir-tiny", "ir-lite"):
         raise UserError(f"{_what(loaded)} has no published layout")
-    network = loaded.module
-    if getattr(network, "is_magface", False):  # its wrapper is what tells it from other IResNets
-        tensors = {f"features.module.{key}": value for key, value in network.state_in("bgr").items()}
-        _save({"state_dict": tensors}, folder / "backbone.pth")
-        return
-    _save(network.state_in("rgb") if hasattr(network, "state_in") else network.state_dict(), folder / "backbone.pth")
+    _save(published_state(loaded.module), folder / "backbone.pth")
 
 
 def _write_published_ldm(loaded: _Loaded, folder: Path) -> None:

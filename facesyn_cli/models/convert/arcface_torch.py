@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from facesyn_cli.models import mbf
-from facesyn_cli.models.convert.recognised import Recognised, View, indices
+from facesyn_cli.models.convert.recognised import RGB_BY_DEFAULT, Recognised, View, indices
 from facesyn_cli.models.iresnet import BLOCKS
 
 _MAGFACE = "features"
@@ -39,6 +39,8 @@ def read(view: View) -> Recognised | None:
     elif view.color_space == "bgr":
         settings["channel_order"] = "bgr"
         title += ", BGR"
+    elif view.assumes_rgb:
+        title += RGB_BY_DEFAULT
     return Recognised("backbone", name, settings, tensors, title)
 
 

@@ -25,6 +25,7 @@ from facesyn_cli.models.skeleton import build_skeleton
 from facesyn_cli.plugins import registry
 
 _SOURCES = (idiff_face, compvis, tface, arcface_torch, edgeface)
+_LOOKS = "looks like "
 _SHOWN = 2  # names listed of each sort of difference
 _TAESD = re.compile(r"\d+\.conv\.[024]\.weight")  # a plain sequence of blocks of three convolutions
 # What trainers call the classifier or the loss that they keep beside a network, on the same level as its layers.
@@ -117,9 +118,6 @@ def recognise(tensors: Mapping[str, Tensor], where: str, color_space: str | None
     if found:
         return _only(found, where)
     raise first_error or UserError(f"{where} {_nearest(tensors)}")
-
-
-_LOOKS = "looks like "
 
 
 class _TwoNetworks(UserError):

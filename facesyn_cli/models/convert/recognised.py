@@ -13,6 +13,7 @@ from torch import Tensor
 WRAPPERS = frozenset(
     {"module", "_module", "_orig_mod", "model", "net", "network", "backbone", "encoder", "features", "eps_model"}
 )
+RGB_BY_DEFAULT = " (RGB, as CVLface's are where no model.yaml beside the file says otherwise)"
 _MAX_WRAPPERS = 8  # nested in each other
 
 
@@ -31,6 +32,11 @@ class View:
     tensors: dict[str, Tensor]
     around: dict[str, Tensor] = field(default_factory=dict)
     color_space: str | None = None
+
+    @property
+    def assumes_rgb(self) -> bool:
+        """True under CVLface's wrapper where no description says which order of channels it takes."""
+        return self.wrappers[-1:] == ["net"] and self.color_space is None
 
     @property
     def wrappers(self) -> list[str]:

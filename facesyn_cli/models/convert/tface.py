@@ -12,7 +12,7 @@ channels is left open.
 from __future__ import annotations
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.recognised import Recognised, View, indices
+from facesyn_cli.models.convert.recognised import RGB_BY_DEFAULT, Recognised, View, indices
 from facesyn_cli.models.ir import BLOCKS, BOTTLENECK_BLOCKS, BOTTLENECK_WIDTHS, WIDTHS, final_side
 
 LIGHTNING = "model."
@@ -66,6 +66,8 @@ def read(view: View) -> Recognised | None:
     if order == "bgr":
         settings["channel_order"] = "bgr"
         title += ", BGR"
+    elif view.assumes_rgb:
+        title += RGB_BY_DEFAULT
     return Recognised("backbone", name, settings, tensors, title, undecided=undecided)
 
 

@@ -153,12 +153,16 @@ def test_magface_is_told_by_its_wrapper(tmp_path, iresnet, prefix):
                                              ("  color_space: BGR # as trained", "bgr"), ("name: ir", "rgb")])
 @pytest.mark.parametrize("prefix", ["net.", "model.net."])
 @torch.inference_mode()
-def test_cvlface_states_its_colors_beside_the_file(tmp_path, network, iresnet, prefix, text, order):
+def test_cvlface_states_its_colors_beside_the_file(tmp_path, caplog, network, iresnet, prefix, text, order):
     (tmp_path / "model.yaml").write_text(text)
     seen = PIXELS.flip(1) if order == "bgr" else PIXELS
     for module in (network, iresnet):
         torch.save(_wrapped(module, prefix), tmp_path / "model.pt")
         assert torch.equal(load_backbone(tmp_path / "model.pt").module(PIXELS), module(seen))
+    (tmp_path / "model.yaml").unlink()
+    with caplog.at_level(logging.INFO):
+        load_backbone(tmp_path / "model.pt")
+    assert "(RGB, as CVLface's are where no model.yaml beside the file says otherwise)" in caplog.text
     (tmp_path / "model.yaml").write_text("color_space: hsv\n")
     with pytest.raises(UserError, match="color_space hsv; RGB or BGR was expected"):
         load_backbone(tmp_path / "model.pt")
