@@ -37,7 +37,7 @@ def test_backbone_builds_with_the_shape_its_name_says(name: str) -> None:
         assert backbone(torch.zeros(2, 3, 112, 112)).shape == (2, 512)
 
 
-@pytest.mark.parametrize("name", ["ir-tiny", "ir-18", "ir-se-18", "iresnet-18", "mobilefacenet"])
+@pytest.mark.parametrize("name", ["ir-tiny", "ir-18", "ir-se-18", "iresnet-18", "mobilefacenet", "mbf"])
 def test_backbone_learns(name: str) -> None:
     backbone = build("backbone", name).train()
     out = backbone(torch.randn(2, 3, 112, 112).clamp(-1, 1))
@@ -47,7 +47,7 @@ def test_backbone_learns(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(BUILTIN["head"]))
 def test_head_learns(name: str) -> None:
-    head = build("head", name)(7, 16)
+    head = build("head", name).with_classes(7, 16)
     logits = head(torch.randn(4, 16), torch.tensor([0, 3, 6, 3]))
     assert logits.shape == (4, 7) and torch.isfinite(logits).all()
     assert_every_parameter_learns(head, torch.nn.functional.cross_entropy(logits, torch.tensor([0, 3, 6, 3])))

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from facesyn_cli.artifacts.embeddings import is_published
 from facesyn_cli.artifacts.files import write_atomically, write_text
 from facesyn_cli.artifacts.npy_file import write_npy
+from facesyn_cli.artifacts.origins import FACE_ORIGIN, GENERATED, PHOTO, UNKNOWN, Origin
 from facesyn_cli.artifacts.output import Parent, require_header
 from facesyn_cli.artifacts.vector_files import normalise, read_vector_file, read_vectors, unnamed_rows
 from facesyn_cli.console import log
@@ -61,6 +62,7 @@ class ContextSet:
         digest: Digest of the set.
         lineage: Digest that stays the same when `gen-contexts` is run again with a higher count: the first
             rows are then the same.
+        face_origin: Whether the faces are photos, were generated, or nobody knows (`artifacts/origins.py`).
     """
 
     identities: list[str]
@@ -71,6 +73,7 @@ class ContextSet:
     path: Path
     digest: str
     lineage: str
+    face_origin: Origin = UNKNOWN
 
     @staticmethod
     def open(path: Path) -> ContextSet:
@@ -95,8 +98,12 @@ class ContextSet:
         faces = [path / FACES / row["face"] if row.get("face") else None for row in rows]
         identities = [row["identity"] for row in rows]
         origins = [row["origin"] for row in rows]
-        embedder = header.extra.get("embedder")
-        return ContextSet(identities, vectors, origins, faces, embedder, path, header.digest, header.lineage)
+        embedder, face_origin = header.extra.get("embedder"), header.extra.get(FACE_ORIGIN, UNKNOWN)
+        if face_origin not in (PHOTO, GENERATED, UNKNOWN):
+            raise UserError(f"{path}: its header says {FACE_ORIGIN} {face_origin!r}; photo, generated or unknown was "
+                            "expected")
+        return ContextSet(identities, vectors, origins, faces, embedder, path, header.digest, header.lineage,
+                          face_origin)
 
     def parent(self) -> Parent:
         """Return this set as an input for a header; a set that has grown since is the same input."""

@@ -33,7 +33,7 @@ class LdmSettings(BaseModel):
     kind: Literal["ldm"] = "ldm"
     denoiser: dict[str, Any]                                # plugin section: name and settings
     num_timesteps: int = Field(1000, ge=1, le=100_000)      # T
-    beta_schedule: str = "linear"                           # name understood by diffusion/schedule.py
+    beta_schedule: str | list[float] = "linear"             # name that diffusion/schedule.py knows, or the betas
     beta_start: float = 1e-4
     beta_end: float = 0.02
     zero_terminal_snr: bool = False                         # the schedule is rescaled to end in pure noise
@@ -61,6 +61,16 @@ class LdmSettings(BaseModel):
         if section is not None:
             _Autoencoder.model_validate(section)
         return section
+
+    @model_validator(mode="after")
+    def _betas_fit(self) -> LdmSettings:
+        if isinstance(self.beta_schedule, list):
+            if len(self.beta_schedule) != self.num_timesteps:
+                raise ValueError(f"beta_schedule has {len(self.beta_schedule)} betas, num_timesteps is "
+                                 f"{self.num_timesteps}")
+            if not all(0 < beta < 1 for beta in self.beta_schedule):
+                raise ValueError("beta_schedule: betas between 0 and 1 were expected")
+        return self
 
     @model_validator(mode="after")
     def _statistics_fit(self) -> LdmSettings:

@@ -244,14 +244,16 @@ def is_safetensors(path: Path) -> bool:
     return len(head) == 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < input_size(path)
 
 
-def _flatten(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}; a dict of tensors was expected")
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise UserError(f"{path} holds no tensors at its top level (keys: {', '.join(map(str, list(content)[:5]))})")
+def check_plain(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Refuse tensors of a torch file that are not dense, or that show few numbers as many.
+
+    Args:
+        tensors: All tensors taken from the file.
+        path: The file.
+
+    Raises:
+        UserError: One is sparse, quantized or without numbers, or they are far larger than the file.
+    """
     total = 0
     for key, value in tensors.items():
         if value.layout != torch.strided or value.is_quantized or value.is_meta:
@@ -263,4 +265,15 @@ def _flatten(content: Any, path: Path) -> dict[str, torch.Tensor]:
     if total > _MAX_REPEATS * input_size(path) + _MAX_GROWTH:
         raise UserError(f"{path}: its tensors show the same numbers many times, {total} bytes in all; plain tensors "
                         "were expected")
+
+
+def _flatten(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}; a dict of tensors was expected")
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise UserError(f"{path} holds no tensors at its top level (keys: {', '.join(map(str, list(content)[:5]))})")
+    check_plain(tensors, path)
     return tensors

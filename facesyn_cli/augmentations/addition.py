@@ -32,9 +32,11 @@ class Augmentation(Protocol):
 
     Attributes:
         needs_faces: The contexts' source faces are needed.
+        allow_real: Faces that are photos of real people may be added; matters with `needs_faces` only.
     """
 
     needs_faces: bool
+    allow_real: bool
 
     def additions(
         self,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from facesyn_cli.artifacts.images import ImageEntry
 from facesyn_cli.augmentations.addition import Addition, Augmentation, next_number
-from facesyn_cli.config.fields import growing
+from facesyn_cli.config.fields import growing, runtime
 from facesyn_cli.data.pixels import UnreadableImage, decode_image
 from facesyn_cli.data.record_images import suffix_of
 from facesyn_cli.errors import UserError
@@ -24,6 +24,7 @@ class OversampleConfig(PluginConfig):
     """Settings of `oversample`."""
 
     copies: int = growing(5, "copies of the source face per identity", ge=1)
+    allow_real: bool = runtime(False, "add faces that are photos of real people, too; the set's card then says so")
 
 
 @register(
@@ -33,7 +34,7 @@ class OversampleConfig(PluginConfig):
 )
 def build_oversample(cfg: OversampleConfig) -> Augmentation:
     """Build the augmentation."""
-    return Oversample(cfg.copies)
+    return Oversample(cfg.copies, cfg.allow_real)
 
 
 class Oversample:
@@ -41,8 +42,8 @@ class Oversample:
 
     needs_faces = True
 
-    def __init__(self, copies: int) -> None:
-        self.copies = copies
+    def __init__(self, copies: int, allow_real: bool = False) -> None:
+        self.copies, self.allow_real = copies, allow_real
 
     def additions(
         self,

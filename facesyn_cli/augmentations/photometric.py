@@ -46,7 +46,7 @@ def build_photometric_variants(cfg: PhotometricVariantsConfig) -> Augmentation:
 class PhotometricVariants:
     """Render `copies` variants of every sample; first one of each, then the second of each, and so on."""
 
-    needs_faces = False
+    needs_faces = allow_real = False
 
     def __init__(self, cfg: PhotometricVariantsConfig) -> None:
         self.cfg = cfg

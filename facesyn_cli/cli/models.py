@@ -10,8 +10,8 @@ from facesyn_cli.cli.stage_command import print_json, start
 ACTIONS = {  # action -> options that belong to it
     "list": (),
     "inspect": (),
-    "convert": ("out", "to", "parts", "dataset", "precision"),
-    "verify": ("fixture",),
+    "convert": ("out", "to", "parts", "dataset", "precision", "channel_order"),
+    "verify": ("fixture", "channel_order"),
     "pull": ("out", "sha256"),
 }
 
@@ -27,12 +27,15 @@ def command(
         str | None, typer.Option(help="fp32, or fp16 for safetensors of half the size (convert).")
     ] = None,
     fixture: Annotated[Path | None, typer.Option(help=".npz of inputs and right outputs (verify).")] = None,
+    channel_order: Annotated[
+        str | None, typer.Option(help="rgb or bgr, where a recogniser's file does not tell (convert, verify).")
+    ] = None,
     sha256: Annotated[str | None, typer.Option(help="Checksum the file must have (pull).")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """List known weights, inspect FILE, convert FILE --out DIR, verify FILE, or pull NAME."""
     options = {"out": out, "to": to, "parts": parts, "dataset": dataset, "precision": precision, "fixture": fixture,
-               "sha256": sha256}
+               "sha256": sha256, "channel_order": channel_order}
     given = {key: value for key, value in options.items() if value is not None}
     start()
     _check(action, target, given)
@@ -66,7 +69,7 @@ def _check(action: str, target: str | None, given: dict[str, Any]) -> None:
         raise UserError(f"models: unknown action {action!r}{hint} Known: {', '.join(ACTIONS)}")
     for key in given:
         if key not in ACTIONS[action]:
-            raise UserError(f"models {action} has no option --{key}")
+            raise UserError(f"models {action} has no option --{key.replace('_', '-')}")
     if (target is None) != (action == "list"):
         what = "takes nothing else" if action == "list" else f"needs a {'name' if action == 'pull' else 'file'}"
         raise UserError(f"models {action} {what}")

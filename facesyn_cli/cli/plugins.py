@@ -14,22 +14,26 @@ def command(
 ) -> None:
     """List the plugins, those of one kind, or the settings of one."""
     from facesyn_cli.plugins import registry
-    from facesyn_cli.plugins.table import KINDS
+    from facesyn_cli.plugins.table import INTERFACES, KINDS
 
     start()
     if kind is None:
-        listing = {k: {"about": about, "names": registry.available(k)} for k, about in KINDS.items()}
+        listing = {
+            k: {"about": about, "interface": INTERFACES[k], "names": registry.available(k)}
+            for k, about in KINDS.items()
+        }
         if json:
             print_json(listing)
             return
         for k, entry in listing.items():
-            typer.echo(f"{k:18} {entry['about']}\n{'':18} {', '.join(entry['names']) or '(none yet)'}")
+            typer.echo(f"{k:18} {entry['about']}\n{'':18} {', '.join(entry['names'])}")
     elif name is None:
         names = registry.available(kind)
         if json:
             print_json(names)
         else:
             typer.echo("\n".join(names))
+            typer.echo(f"a builder of a {kind} returns {INTERFACES[kind]}", err=True)
     else:
         description = describe(kind, name)
         if json:
@@ -41,6 +45,7 @@ def command(
 def describe(kind: str, name: str) -> dict:
     """Return a plugin's card and settings as JSON values."""
     from facesyn_cli.plugins import registry
+    from facesyn_cli.plugins.table import INTERFACES
 
     plugin = registry.get(kind, name)
     settings = [
@@ -55,13 +60,14 @@ def describe(kind: str, name: str) -> dict:
     ]
     return {
         "kind": kind, "name": name, **vars(plugin.card),
-        "builder": f"{plugin.build.__module__}.{plugin.build.__qualname__}", "settings": settings,
+        "builder": f"{plugin.build.__module__}.{plugin.build.__qualname__}",
+        "interface": INTERFACES[kind], "settings": settings,
     }
 
 
 def _render(description: dict) -> str:
     lines = [f"{description['kind']} {description['name']}"]
-    for key in ("about", "paper", "input", "licence", "builder"):
+    for key in ("about", "paper", "input", "licence", "builder", "interface"):
         if description[key]:
             lines.append(f"  {key}: {description[key]}")
     if description["settings"]:

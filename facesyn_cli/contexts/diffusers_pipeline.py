@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from facesyn_cli.artifacts.origins import GENERATED
 from facesyn_cli.contexts.generated import generated_candidates
 from facesyn_cli.contexts.source import CandidateBatch, Resources
 from facesyn_cli.diffusion.noise import keyed_random
@@ -48,6 +49,7 @@ class DiffusersPipeline:
 
     needs: frozenset[str] = frozenset({"generator", "recogniser"})
     may_use: frozenset[str] = frozenset()
+    face_origin = GENERATED
     num_candidates = None
 
     def __init__(self, steps: int | None, crop: float) -> None:

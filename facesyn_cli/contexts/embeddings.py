@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.origins import UNKNOWN, Origin, StatedOrigin, agreed_origin, origin_of
+from facesyn_cli.config.fields import runtime
 from facesyn_cli.contexts.faces import read_face
 from facesyn_cli.contexts.source import CandidateBatch, Resources
 from facesyn_cli.contexts.vector_files import GivenVectors
@@ -19,7 +21,11 @@ _BATCH = 1024
 
 
 class EmbeddingsConfig(PluginConfig):
-    """Settings of the source `embeddings`: none; the file is `embeddings`, the faces are `images`."""
+    """Settings of the source `embeddings`; the file is `embeddings`, the faces are `images`."""
+
+    origin: StatedOrigin | None = runtime(
+        None, "photo (of real people) or generated: what the faces are; None: as their headers say, else unknown"
+    )
 
 
 class Embeddings:
@@ -34,7 +40,9 @@ class Embeddings:
     may_use: frozenset[str] = frozenset({"images"})
     evaluations: dict[str, int] = {}
 
-    def __init__(self) -> None:
+    def __init__(self, origin: StatedOrigin | None = None) -> None:
+        self._stated = origin
+        self.face_origin: Origin = UNKNOWN
         self._given: GivenVectors | None = None
         self._images: ImageSet | None = None
         self._entries: list[ImageEntry | None] = []
@@ -43,13 +51,16 @@ class Embeddings:
         """Take the vectors and find their faces.
 
         Raises:
-            UserError: The faces do not fit.
+            UserError: The faces do not fit, or their headers contradict what the user says of their origin.
         """
         self._given = resources.embeddings
         self._images = resources.images
         self._entries = [None] * len(self._given.names)
         if resources.images is not None:
             self._entries = _join(self._given, resources.images)
+            self.face_origin = origin_of(resources.images.named_in or resources.images.path, self._stated)
+        else:
+            self.face_origin = agreed_origin(self._given.face_origin, self._stated, self._given.parent.path)
 
     @property
     def num_candidates(self) -> int:
@@ -123,4 +134,4 @@ def _by_file_name(entries: list[ImageEntry]) -> dict[str, ImageEntry]:
 )
 def build_embeddings(cfg: EmbeddingsConfig) -> Embeddings:
     """Build the source."""
-    return Embeddings()
+    return Embeddings(cfg.origin)

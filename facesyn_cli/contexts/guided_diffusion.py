@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from facesyn_cli import signals
+from facesyn_cli.artifacts.origins import GENERATED
 from facesyn_cli.contexts.generated import generated_candidates
 from facesyn_cli.contexts.source import CandidateBatch, Resources
 from facesyn_cli.data.pixels import to_u8
@@ -45,6 +46,7 @@ class GuidedDiffusion:
 
     needs: frozenset[str] = frozenset({"generator", "recogniser"})
     may_use: frozenset[str] = frozenset()
+    face_origin = GENERATED
     num_candidates = None
 
     def __init__(self, steps: int, crop: float) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.origins import UNKNOWN, Origin, StatedOrigin, origin_of
+from facesyn_cli.config.fields import runtime
 from facesyn_cli.contexts.faces import read_face
 from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, Resources
 from facesyn_cli.data.pixels import UnreadableImage
@@ -15,7 +17,11 @@ from facesyn_cli.plugins.settings import PluginConfig
 
 
 class ImagesConfig(PluginConfig):
-    """Settings of the source `images`: none; the faces are `images`, the recogniser is `weights`."""
+    """Settings of the source `images`; the faces are `images`, the recogniser is `weights`."""
+
+    origin: StatedOrigin | None = runtime(
+        None, "photo (of real people) or generated: what the faces are; None: as their headers say, else unknown"
+    )
 
 
 class Images:
@@ -25,12 +31,18 @@ class Images:
     may_use: frozenset[str] = frozenset()
     evaluations = {"recogniser": 1}
 
-    def __init__(self) -> None:
-        self._resources = Resources()
+    def __init__(self, origin: StatedOrigin | None = None) -> None:
+        self._resources, self._stated = Resources(), origin
+        self.face_origin: Origin = UNKNOWN
 
     def open(self, resources: Resources) -> None:
-        """Take the set and the recogniser."""
+        """Take the set and the recogniser.
+
+        Raises:
+            UserError: The headers of the faces contradict what the user says of their origin.
+        """
         self._resources = resources
+        self.face_origin = origin_of(self._set.named_in or self._set.path, self._stated)
 
     @property
     def num_candidates(self) -> int:
@@ -71,4 +83,4 @@ class Images:
 @register("contexts", "images", Card(about="Faces of a folder or zip, embedded; one candidate per image."))
 def build_images(cfg: ImagesConfig) -> Images:
     """Build the source."""
-    return Images()
+    return Images(cfg.origin)

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from facesyn_cli.artifacts.origins import GENERATED
 from facesyn_cli.config.fields import identity
 from facesyn_cli.contexts.directions import BLOCK, directions
 from facesyn_cli.contexts.source import CandidateBatch, Resources
@@ -44,6 +45,7 @@ class Pca:
 
     needs: frozenset[str] = frozenset({"known"})
     may_use: frozenset[str] = frozenset()
+    face_origin = GENERATED
     evaluations: dict[str, int] = {}
     num_candidates = None
 

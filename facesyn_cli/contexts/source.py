@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from facesyn_cli.artifacts.embeddings import normalise
+from facesyn_cli.artifacts.origins import Origin
 
 if TYPE_CHECKING:
     import torch
@@ -121,6 +122,7 @@ class ContextSource(Protocol):
     needs: frozenset[str]  # which of `NEEDS` must be in the resources
     may_use: frozenset[str]  # which of `NEEDS` it uses when they are given
     evaluations: dict[str, int]  # network evaluations per candidate; known after `open`
+    face_origin: Origin  # photos, generated or unknown, where candidates have faces; known after `open`
 
     def open(self, resources: Resources) -> None:
         """Take the resources and check them.

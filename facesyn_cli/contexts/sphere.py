@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from facesyn_cli.artifacts.origins import GENERATED
 from facesyn_cli.contexts.directions import BLOCK, directions
 from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, Resources
 from facesyn_cli.diffusion.noise import keyed_random
@@ -26,6 +27,7 @@ class Sphere:
 
     needs: frozenset[str] = frozenset()
     may_use: frozenset[str] = frozenset()
+    face_origin = GENERATED
     evaluations: dict[str, int] = {}
     num_candidates = None
     embedder = None  # a uniform direction favours no recogniser

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, SerializeAsAny
 
+from facesyn_cli.artifacts.origins import GENERATED
 from facesyn_cli.contexts.drawing import Drawing, scheduler_section
 from facesyn_cli.contexts.generated import generated_candidates
 from facesyn_cli.contexts.source import CandidateBatch, Resources
@@ -37,6 +38,7 @@ class TwoStage:
 
     needs: frozenset[str] = frozenset({"ldm", "recogniser"})
     may_use: frozenset[str] = frozenset()
+    face_origin = GENERATED
     num_candidates = None
 
     def __init__(self, scheduler: PluginConfig) -> None:

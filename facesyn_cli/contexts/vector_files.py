@@ -9,6 +9,7 @@ import numpy as np
 
 from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.embeddings import EmbeddingSet, is_published
+from facesyn_cli.artifacts.origins import UNKNOWN, Origin
 from facesyn_cli.artifacts.output import Parent, read_header
 from facesyn_cli.artifacts.vector_files import EXPECTED, read_vector_file, unnamed_rows
 from facesyn_cli.console import log
@@ -27,6 +28,7 @@ class GivenVectors:
         embedder: Digest of the recogniser, None unknown.
         parent: For the header.
         faces: Path of each row's face, or None; only a ContextSet brings its own.
+        face_origin: Of those faces, as `ContextSet` has it.
     """
 
     form: str
@@ -35,6 +37,7 @@ class GivenVectors:
     embedder: str | None
     parent: Parent
     faces: list[Path | None]
+    face_origin: Origin = UNKNOWN
 
 
 def read_given_vectors(path: Path, names: Path | None = None) -> GivenVectors:
@@ -65,7 +68,7 @@ def _ours(path: Path, names: Path | None) -> GivenVectors:
     if header is not None and header.kind == "ContextSet":
         contexts = ContextSet.open(path)
         return GivenVectors("contexts", contexts.identities, contexts.vectors, contexts.embedder,
-                            contexts.parent(), contexts.faces)
+                            contexts.parent(), contexts.faces, contexts.face_origin)
     found = EmbeddingSet.open(path)
     return GivenVectors("embeddings", found.keys, found.vectors, found.embedder, found.parent(),
                         [None] * len(found.keys))

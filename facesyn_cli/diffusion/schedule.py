@@ -15,6 +15,7 @@ predict v = sqrt(ab) eps - sqrt(1 - ab) x_0 (Salimans & Ho 2022, arXiv:2202.0051
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,7 +83,7 @@ class NoiseSchedule:
 
 
 def build_schedule(
-    beta_schedule: str = "linear",
+    beta_schedule: str | Sequence[float] = "linear",
     num_timesteps: int = 1000,
     beta_start: float = 1e-4,
     beta_end: float = 0.02,
@@ -92,7 +93,7 @@ def build_schedule(
     """Return the schedule of a trained or a new LDM.
 
     Args:
-        beta_schedule: One of `BETA_SCHEDULES`.
+        beta_schedule: One of `BETA_SCHEDULES`, or the betas themselves, (T,), for which the two ends play no part.
         num_timesteps: T. As published, both ends of the linear schedules are scaled by 1000 / T, so that
             the last alpha_bar hardly depends on T.
         beta_start: beta_0 at T = 1000; `cosine` has none.
@@ -105,7 +106,11 @@ def build_schedule(
     """
     if num_timesteps < 1:
         raise UserError(f"num_timesteps must be at least 1, got {num_timesteps}")
-    if beta_schedule == "cosine":
+    if not isinstance(beta_schedule, str):
+        betas = torch.tensor(beta_schedule, dtype=torch.float32)
+        if len(betas) != num_timesteps or not ((betas > 0) & (betas < 1)).all():
+            raise UserError(f"{len(betas)} betas for {num_timesteps} timesteps; one in (0, 1) was expected for each")
+    elif beta_schedule == "cosine":
         betas = _cosine_betas(num_timesteps)
     elif beta_schedule in BETA_SCHEDULES:
         scale = 1000 / num_timesteps
@@ -130,6 +135,20 @@ def build_schedule(
     if prediction == "epsilon":
         raise UserError("zero_terminal_snr needs prediction v or x0: from pure noise, eps says nothing about the image")
     return NoiseSchedule(*_ending_in_noise(alpha_bars), prediction)
+
+
+def describe_betas(betas: Sequence[float]) -> str:
+    """Return the name of the schedule that betas follow within float32 rounding, or say between what they lie."""
+    given = torch.tensor(betas, dtype=torch.float32)
+    for name in BETA_SCHEDULES:
+        scale = len(betas) / 1000
+        try:
+            known = build_schedule(name, len(betas), betas[0] * scale, betas[-1] * scale).betas
+        except UserError:
+            continue  # the ends make no such schedule
+        if torch.allclose(given, known, rtol=1e-4, atol=1e-7):
+            return name
+    return f"{len(betas)} betas from {min(betas):.4g} to {max(betas):.4g}"
 
 
 def ldm_schedule(settings: LdmSettings) -> NoiseSchedule:

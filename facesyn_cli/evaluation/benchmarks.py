@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import Field
 
@@ -47,6 +47,21 @@ class Part:
     parents: dict[str, Parent]
     load: Callable[[], PairSet | TemplateSet | IdentificationSet]
     group: str | None = None
+
+
+class Benchmark(Protocol):
+    """What a `benchmark` plugin builds."""
+
+    def parts(self, data: Path, images: Path | None) -> list[Part]:
+        """Return what to evaluate, one part for each row of the table; files are found here, read by `Part.load`.
+
+        Args:
+            data: Folder of the benchmark files.
+            images: The images that lists name; None: they are in the data folder.
+
+        Raises:
+            UserError: A file is not there.
+        """
 
 
 class BenchmarkConfig(PluginConfig):

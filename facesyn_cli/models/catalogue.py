@@ -119,7 +119,7 @@ CATALOGUE: dict[str, KnownWeights] = {
         "non-commercial research only", "https://github.com/deepinsight/insightface", "embed, eval --weights",
     ),
     "arcface-torch": KnownWeights(
-        "backbone", "iresnet-18 to iresnet-100", "InsightFace arcface_torch",
+        "backbone", "iresnet-18 to iresnet-100, mbf, mbf-large", "InsightFace arcface_torch",
         "code MIT; models non-commercial", "Baidu or OneDrive, linked from https://github.com/deepinsight/insightface",
         "embed, eval --weights",
     ),
@@ -128,8 +128,21 @@ CATALOGUE: dict[str, KnownWeights] = {
         "AdaFace, arXiv:2204.00964", "unknown; see its page",
         "linked from https://github.com/mk-minchul/AdaFace", "embed, eval --weights",
     ),
+    "curricularface": KnownWeights(
+        "backbone", "ir-101 and others with variant=curricularface", "CurricularFace, arXiv:2004.00288",
+        "unknown; see its page", "its authors' page", "embed, eval --weights",
+    ),
+    "face-evolve": KnownWeights(
+        "backbone", "ir-50 and others with variant=face-evolve", "face.evoLVe", "code MIT",
+        "linked from https://github.com/ZhaoJ9014/face.evoLVe", "embed, eval --weights",
+    ),
+    "magface": KnownWeights(
+        "backbone", "iresnet-18 to iresnet-100 with variant=magface, BGR in [0, 1]", "MagFace, arXiv:2103.06627",
+        "unknown; see its page", "its authors' page", "embed, eval --weights",
+    ),
     "cvlface": KnownWeights(
-        "backbone", "IR and others", "CVLface (14 models)", "code MIT; see the page of each model",
+        "backbone", "IR and IResNet; model.yaml beside the file says RGB or BGR", "CVLface (14 models)",
+        "code MIT; see the page of each model",
         "Hugging Face Hub, linked from https://github.com/mk-minchul/CVLface; pull OWNER/NAME", "embed, eval --weights",
     ),
     "edgeface-xxs": KnownWeights(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.ir import IrBackbone
 from facesyn_cli.models.iresnet import IresnetBackbone
+from facesyn_cli.models.mbf import Mbf
 from facesyn_cli.models.mobilefacenet import MobileFaceNet
 from facesyn_cli.models.onnx_torch import OnnxTorch
 from facesyn_cli.models.timm_backbone import TimmBackbone
@@ -33,7 +34,7 @@ def has_feature_maps(backbone: nn.Module) -> bool:
     """True for networks whose maps `feature_maps` can return; onnxruntime shows the embedding only."""
     if isinstance(backbone, TimmBackbone):
         return hasattr(backbone.model, "forward_intermediates")
-    return isinstance(backbone, (IrBackbone, IresnetBackbone, MobileFaceNet, OnnxTorch))
+    return isinstance(backbone, (IrBackbone, IresnetBackbone, MobileFaceNet, Mbf, OnnxTorch))
 
 
 def feature_maps(backbone: nn.Module, pixels: Tensor) -> list[Tensor]:
@@ -43,7 +44,7 @@ def feature_maps(backbone: nn.Module, pixels: Tensor) -> list[Tensor]:
     should be in eval mode, or the maps depend on the other images of the batch.
 
     Args:
-        backbone: A torch backbone: ir, iresnet, mobilefacenet, most networks of timm, or an ONNX network as torch
+        backbone: A torch backbone: ir, iresnet, mobilefacenet, mbf, most networks of timm, or an ONNX network as torch
             operations (`models/onnx_torch.py`: its last map of every size).
         pixels: (B, 3, input_size, input_size) in [-1, 1].
 
@@ -54,8 +55,8 @@ def feature_maps(backbone: nn.Module, pixels: Tensor) -> list[Tensor]:
         UserError: The network does not show its maps.
     """
     if not has_feature_maps(backbone):
-        raise UserError(f"a perceptual distance needs the feature maps of a torch network (ir, iresnet, mobilefacenet "
-                        f"or timm); {_title(backbone)} does not show them")
+        raise UserError(f"a perceptual distance needs the feature maps of a torch network (ir, iresnet, mobilefacenet, "
+                        f"mbf or timm); {_title(backbone)} does not show them")
     if isinstance(backbone, TimmBackbone):
         return _timm_maps(backbone, pixels)
     return tapped(backbone, _taps(backbone), pixels)
@@ -120,6 +121,8 @@ def _taps(backbone: nn.Module) -> list[nn.Module]:
         return [backbone.input_layer, *last, units[-1]]
     if isinstance(backbone, IresnetBackbone):
         return [backbone.prelu, backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4]
+    if isinstance(backbone, Mbf):
+        return [backbone.layers[number] for number in (1, 3, 5, 7)]
     return [backbone.conv2_dw, backbone.conv_3, backbone.conv_4, backbone.conv_5]
 
 

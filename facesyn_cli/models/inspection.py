@@ -12,10 +12,11 @@ from torch import Tensor
 
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.files import read_json
+from facesyn_cli.artifacts.tensor_dicts import read_tensor_dicts
 from facesyn_cli.artifacts.weights import CONFIG, is_safetensors, read_config, read_tensors
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import guided_diffusion, tface_head
-from facesyn_cli.models.convert.recognise import recognise
+from facesyn_cli.models.convert.recognise import recognise_dicts
 from facesyn_cli.models.convert.recognised import Recognised
 from facesyn_cli.models.loading import HALVES, TENSORS, is_onnx
 from facesyn_cli.models.onnx_backbone import DYNAMIC_OPERATORS
@@ -35,9 +36,11 @@ def inspect(path: Path) -> dict[str, Any]:
 
     Returns:
         `kind` and, as far as they are known, `architecture`, `settings`, `parameters` (of the network),
-        `values` (numbers held, buffers and other tensors included), `tensors`, `prefix` (in front of every
-        name), `precision` (type -> numbers held) and `digest`. Of a file of tensors that make up no network
-        known here `kind` is "unknown" and `nearest` says which network comes nearest and what differs.
+        `values` (numbers held, buffers and other tensors included), `tensors`, `place` (of the nested dict, where it
+        is not the outermost), `prefix` (in front of every name), `left_out` (what lies beside the network),
+        `undecided` (a setting that the file leaves open), `precision` (type -> numbers held) and `digest`. Of a file of
+        tensors that make up no network known here `kind` is "unknown" and `nearest` says which network comes nearest
+        and what differs.
 
     Raises:
         UserError: It does not exist, is damaged or holds no weights.
@@ -50,9 +53,9 @@ def inspect(path: Path) -> dict[str, Any]:
         return {"path": str(path), **_inspect_head(path)}
     if is_onnx(path) or is_pack(path):
         return {"path": str(path), **_inspect_onnx(path)}
-    tensors = read_tensors(path)
+    dicts = read_tensor_dicts(path)
     found = {"path": str(path), "format": _format(path)}
-    return {**found, **_inspect_tensors(tensors, str(path)), "digest": file_digest(path)}
+    return {**found, **_inspect_tensors(dicts, path), "digest": file_digest(path)}
 
 
 def kind_of_folder(folder: Path) -> str | None:
@@ -64,17 +67,20 @@ def kind_of_folder(folder: Path) -> str | None:
                  if isinstance(config.get(kind), dict) and (folder / TENSORS).is_file()), None)
 
 
-def _inspect_tensors(tensors: Mapping[str, Tensor], where: str) -> dict[str, Any]:
-    if guided_diffusion.is_guided_unet(tensors):
-        return _inspect_guided(tensors)
+def _inspect_tensors(dicts: Mapping[str, Mapping[str, Tensor]], path: Path) -> dict[str, Any]:
+    largest = max(dicts.values(), key=len)
+    if guided_diffusion.is_guided_unet(largest):
+        return _inspect_guided(largest)
     try:
-        network = recognise(tensors, where)
+        network = recognise_dicts(dicts, path)
     except UserError as error:
-        return {"kind": "unknown", "nearest": str(error).removeprefix(f"{where} "), **_sizes(tensors)}
+        return {"kind": "unknown", "nearest": str(error).removeprefix(f"{path} "), **_sizes(largest)}
+    notes = {"place": network.place, "left_out": list(network.left_out), "undecided": network.undecided,
+             "noise_schedule": network.schedule}
     return {
         "kind": network.kind, "architecture": network.name, "settings": network.settings,
-        **({"noise_schedule": network.schedule} if network.schedule else {}),
-        "prefix": _prefix(network, tensors), "parameters": _num_parameters(network), **_sizes(tensors),
+        **{name: value for name, value in notes.items() if value},
+        "prefix": network.prefix, "parameters": _num_parameters(network), **_sizes(dicts[network.place]),
     }
 
 
@@ -111,7 +117,7 @@ def _inspect_folder(folder: Path) -> dict[str, Any]:
     halves = [folder / name for name in HALVES]
     if all(half.is_file() for half in halves):
         tensors = {key: value for half in halves for key, value in read_tensors(half).items()}
-        return {"format": "torch, in two files", **_inspect_tensors(tensors, str(folder))}
+        return {"format": "torch, in two files", **_inspect_tensors({"": tensors}, folder)}
     kind = kind_of_folder(folder)
     if kind is not None:
         section = read_config(folder)[kind]
@@ -168,15 +174,6 @@ def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     for value in tensors.values():
         precision[str(value.dtype).removeprefix("torch.")] += value.numel()
     return {"values": sum(precision.values()), "tensors": len(tensors), "precision": dict(precision)}
-
-
-def _prefix(network: Recognised, tensors: Mapping[str, Tensor]) -> str:
-    """Return what stands in front of the network's own names in the file."""
-    for name in network.tensors:
-        for raw in tensors:
-            if raw.endswith(name) and tensors[raw] is network.tensors[name]:
-                return raw.removesuffix(name)
-    return "(names differ)"
 
 
 def _format(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""IR and IR-SE recognition networks with the parameter names of TFace's checkpoints.
+"""IR and IR-SE recognition networks with the parameter names of TFace's checkpoints, and their variants.
 
 Residual units after Deng et al. 2019, "ArcFace", arXiv:1801.07698, section 2.2.1 ("improved residual unit":
 BN-Conv-BN-PReLU-Conv-BN); squeeze and excitation: Hu et al. 2018, arXiv:1709.01507, Eq. 2-4.
@@ -25,12 +25,27 @@ SE_REDUCTION, BOTTLENECK_REDUCTION = 16, 4
 _INPUT_SIZE = 112
 
 
-class IrConfig(PluginConfig):
-    """Settings of `ir-<depth>` and `ir-se-<depth>`."""
+class IrBaseConfig(PluginConfig):
+    """Settings of all IR networks."""
 
     embedding_size: int = identity(512, "size of an embedding", ge=1)
     dropout: float = identity(0.4, "dropout before the last linear layer, in training", ge=0, lt=1)
     channel_order: Literal["rgb", "bgr"] = identity("rgb", "order of the channels its weights expect; AdaFace's: bgr")
+
+
+class IrConfig(IrBaseConfig):
+    """Settings of `ir-<depth>` and `ir-se-<depth>`."""
+
+    variant: Literal["curricularface", "face-evolve"] | None = identity(
+        None, "layers of the CurricularFace repository (no BatchNorm before the PReLU of a unit), or of face.evoLVe "
+        "(the same, and scale and shift in the last BatchNorm); None: TFace's and AdaFace's"
+    )
+
+    @model_validator(mode="after")
+    def _has_variants(self) -> IrConfig:
+        if self.variant is not None and self.name.endswith(tuple(f"-{depth}" for depth in BOTTLENECK_BLOCKS)):
+            raise ValueError(f"{self.name} has bottleneck units, of which no variant is known")
+        return self
 
 
 class IrTinyConfig(IrConfig):
@@ -47,7 +62,7 @@ class IrTinyConfig(IrConfig):
         return self
 
 
-class IrLiteConfig(IrConfig):
+class IrLiteConfig(IrBaseConfig):
     """Settings of `ir-lite`; the defaults cost 90 million multiply-adds per image and have 1.4 million parameters."""
 
     dropout: float = identity(0.0, "dropout before the last linear layer, in training", ge=0, lt=1)
@@ -97,14 +112,17 @@ def build_ir(cfg: IrConfig) -> nn.Module:
             BOTTLENECK_WIDTHS, BOTTLENECK_BLOCKS[depth], 1, use_se, cfg.embedding_size, cfg.dropout, cfg.channel_order,
             reduction=BOTTLENECK_REDUCTION,
         )
-    return IrBackbone(WIDTHS, BLOCKS[depth], 1, use_se, cfg.embedding_size, cfg.dropout, cfg.channel_order)
+    return IrBackbone(
+        WIDTHS, BLOCKS[depth], 1, use_se, cfg.embedding_size, cfg.dropout, cfg.channel_order, variant=cfg.variant
+    )
 
 
 @register("backbone", "ir-tiny", Card("Small IR network for demonstrations and tests", "this project", _INPUT))
 def build_ir_tiny(cfg: IrTinyConfig) -> nn.Module:
     """Build the small network with random weights."""
     return IrBackbone(
-        cfg.widths, cfg.blocks, cfg.stem_stride, False, cfg.embedding_size, cfg.dropout, cfg.channel_order
+        cfg.widths, cfg.blocks, cfg.stem_stride, False, cfg.embedding_size, cfg.dropout, cfg.channel_order,
+        variant=cfg.variant,
     )
 
 
@@ -130,6 +148,8 @@ class IrBackbone(nn.Module):
             Its last BatchNorm has scale and shift, so that an embedding may have any mean, such as a teacher's.
         reduction: More than 1 for bottleneck units, whose 3x3 convolution works on width // reduction channels; the
             first convolution of the network makes as many.
+        variant: "curricularface": units without BatchNorm before their PReLU; "face-evolve": such units, and a last
+            BatchNorm with scale and shift; None: TFace's layers. Not for bottleneck units.
 
     Shapes: pixels (B, 3, 112, 112), RGB in [-1, 1] -> (B, embedding_size).
     """
@@ -147,6 +167,7 @@ class IrBackbone(nn.Module):
         channel_order: str = "rgb",
         is_lite: bool = False,
         reduction: int = 1,
+        variant: str | None = None,
     ) -> None:
         super().__init__()
         self.embedding_size, self.channel_order = embedding_size, channel_order
@@ -155,14 +176,16 @@ class IrBackbone(nn.Module):
             nn.Conv2d(3, before, 3, stem_stride, 1, bias=False), nn.BatchNorm2d(before), nn.PReLU(before)
         )
         side = final_side(stem_stride, len(widths))
-        build_output = _lite_output_layer if is_lite else _output_layer
-        self.output_layer = build_output(widths[-1], side, embedding_size, dropout)
+        self.output_layer = (
+            _lite_output_layer(widths[-1], side, embedding_size, dropout) if is_lite
+            else _output_layer(widths[-1], side, embedding_size, dropout, is_affine=variant == "face-evolve")
+        )
         units: list[nn.Module] = []
         for width, count in zip(widths, blocks, strict=True):
             for unit in range(count):
                 stride = 2 if unit == 0 else 1
                 units.append(
-                    IrUnit(before, width, stride, use_se, steps_first=is_lite) if reduction == 1
+                    IrUnit(before, width, stride, use_se, is_lite, has_middle_norm=variant is None) if reduction == 1
                     else IrBottleneck(before, width, stride, use_se, reduction)
                 )
                 before = width
@@ -199,23 +222,28 @@ class IrUnit(nn.Module):
         stride: Step of the unit, 2 halves the grid.
         use_se: Whether it ends in squeeze and excitation.
         steps_first: The first convolution makes the step, which costs less; published networks step in the second.
+        has_middle_norm: Whether there is a BN between the first convolution and the PReLU; without it the layers
+            are numbered throughout, squeeze and excitation included.
     """
 
-    def __init__(self, before: int, width: int, stride: int, use_se: bool, steps_first: bool = False) -> None:
+    def __init__(
+        self, before: int, width: int, stride: int, use_se: bool, steps_first: bool = False,
+        has_middle_norm: bool = True,
+    ) -> None:
         super().__init__()
         first, second = (stride, 1) if steps_first else (1, stride)
         self.shortcut_layer = _shortcut(before, width, stride)
-        layers: list[tuple[str, nn.Module]] = [
-            ("0", nn.BatchNorm2d(before)),
-            ("1", nn.Conv2d(before, width, 3, first, 1, bias=False)),
-            ("2", nn.BatchNorm2d(width)),
-            ("3", nn.PReLU(width)),
-            ("4", nn.Conv2d(width, width, 3, second, 1, bias=False)),
-            ("5", nn.BatchNorm2d(width)),
+        layers = [
+            nn.BatchNorm2d(before),
+            nn.Conv2d(before, width, 3, first, 1, bias=False),
+            *([nn.BatchNorm2d(width)] if has_middle_norm else []),
+            nn.PReLU(width),
+            nn.Conv2d(width, width, 3, second, 1, bias=False),
+            nn.BatchNorm2d(width),
         ]
+        self.res_layer = nn.Sequential(*layers)
         if use_se:
-            layers.append(("se_block", SqueezeExcite(width)))
-        self.res_layer = nn.Sequential(OrderedDict(layers))
+            self.res_layer.add_module("se_block" if has_middle_norm else str(len(layers)), SqueezeExcite(width))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut_layer(x) + self.res_layer(x)
@@ -277,13 +305,13 @@ class SqueezeExcite(nn.Module):
         return x * self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
 
 
-def _output_layer(width: int, side: int, embedding_size: int, dropout: float) -> nn.Sequential:
+def _output_layer(width: int, side: int, embedding_size: int, dropout: float, is_affine: bool) -> nn.Sequential:
     return nn.Sequential(
         nn.BatchNorm2d(width),
         nn.Dropout(dropout),
         nn.Flatten(),
         nn.Linear(width * side * side, embedding_size),
-        nn.BatchNorm1d(embedding_size, affine=False),
+        nn.BatchNorm1d(embedding_size, affine=is_affine),
     )
 
 

@@ -1,10 +1,13 @@
 """IResNet recognition networks with the parameter names of ElasticFace and arcface_torch checkpoints.
 
 Duta et al. 2020, arXiv:2004.04989; Deng et al. 2019, "ArcFace", arXiv:1801.07698; weights conditioned on by
-the published generator: Boutros et al. 2022, "ElasticFace", arXiv:2109.09416.
+the published generator: Boutros et al. 2022, "ElasticFace", arXiv:2109.09416. MagFace (Meng et al. 2021,
+arXiv:2103.06627) has the same layers with another eps of its BatchNorms, and takes BGR pixels in [0, 1].
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import field_validator
 from torch import Tensor, nn
@@ -16,6 +19,7 @@ from facesyn_cli.plugins.settings import PluginConfig
 WIDTHS = (64, 128, 256, 512)
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}
 _INPUT_SIZE = 112
+_MAGFACE_EPS = 2e-5  # of every BatchNorm
 
 
 class IresnetConfig(PluginConfig):
@@ -23,6 +27,12 @@ class IresnetConfig(PluginConfig):
 
     embedding_size: int = identity(512, "size of an embedding", ge=1)
     dropout: float = identity(0.0, "dropout before the last linear layer, in training", ge=0, lt=1)
+    variant: Literal["magface"] | None = identity(
+        None, "MagFace's network: BatchNorm eps 2e-5, pixels BGR in [0, 1]; None: ElasticFace's and InsightFace's"
+    )
+    channel_order: Literal["rgb", "bgr"] | None = identity(
+        None, "order of the channels its weights expect; None: rgb, of the variant magface bgr"
+    )
 
 
 class IresnetBlocksConfig(IresnetConfig):
@@ -56,13 +66,17 @@ def _card(title: str) -> Card:
 @_register_depths
 def build_iresnet(cfg: IresnetConfig) -> nn.Module:
     """Build `iresnet-<depth>` with random weights."""
-    return IresnetBackbone(BLOCKS[int(cfg.name.rpartition("-")[2])], cfg.embedding_size, cfg.dropout)
+    return _build(BLOCKS[int(cfg.name.rpartition("-")[2])], cfg)
 
 
 @register("backbone", "iresnet", _card("IResNet with any number of blocks, read from the file"))
 def build_iresnet_of_blocks(cfg: IresnetBlocksConfig) -> nn.Module:
     """Build an IResNet whose settings say how many residual units each stage has, with random weights."""
-    return IresnetBackbone(cfg.blocks, cfg.embedding_size, cfg.dropout)
+    return _build(cfg.blocks, cfg)
+
+
+def _build(blocks: tuple[int, ...], cfg: IresnetConfig) -> nn.Module:
+    return IresnetBackbone(blocks, cfg.embedding_size, cfg.dropout, cfg.variant == "magface", cfg.channel_order)
 
 
 class IresnetBackbone(nn.Module):
@@ -72,15 +86,21 @@ class IresnetBackbone(nn.Module):
         blocks: Residual units of the four stages; the first unit of each halves the grid.
         embedding_size: Size of the embedding.
         dropout: Dropout before the last linear layer.
+        is_magface: BatchNorms have eps 2e-5, and the weights expect pixels in [0, 1], BGR unless told otherwise.
+        channel_order: Order that the weights expect; None: rgb, of MagFace bgr.
 
-    Shapes: pixels (B, 3, 112, 112) in [-1, 1] -> (B, embedding_size).
+    Shapes: pixels (B, 3, 112, 112), RGB in [-1, 1] always -> (B, embedding_size).
     """
 
     input_size = _INPUT_SIZE
 
-    def __init__(self, blocks: tuple[int, ...], embedding_size: int, dropout: float) -> None:
+    def __init__(
+        self, blocks: tuple[int, ...], embedding_size: int, dropout: float, is_magface: bool = False,
+        channel_order: str | None = None,
+    ) -> None:
         super().__init__()
-        self.embedding_size = embedding_size
+        self.embedding_size, self.is_magface = embedding_size, is_magface
+        self.channel_order = channel_order or ("bgr" if is_magface else "rgb")
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         self.prelu = nn.PReLU(WIDTHS[0])
@@ -95,6 +115,10 @@ class IresnetBackbone(nn.Module):
         self.features = nn.BatchNorm1d(embedding_size)
         self.features.weight.requires_grad_(False)  # the scale of the embedding stays 1
         _initialise(self)
+        if is_magface:
+            for layer in self.modules():
+                if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                    layer.eps = _MAGFACE_EPS
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return embeddings (B, embedding_size).
@@ -104,9 +128,18 @@ class IresnetBackbone(nn.Module):
         """
         if tuple(pixels.shape[1:]) != (3, _INPUT_SIZE, _INPUT_SIZE):
             raise ValueError(f"expected pixels (B, 3, {_INPUT_SIZE}, {_INPUT_SIZE}), got {tuple(pixels.shape)}")
+        pixels = pixels.flip(1) if self.channel_order == "bgr" else pixels
+        pixels = (pixels + 1) / 2 if self.is_magface else pixels
         x = self.prelu(self.bn1(self.conv1(pixels)))                               # (B, 64, 112, 112)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))                  # (B, 512, 7, 7)
         return self.features(self.fc(self.dropout(self.bn2(x)).flatten(1)))
+
+    def state_in(self, channel_order: str) -> dict[str, Tensor]:
+        """Return the state dict that does the same with `channel_order` "rgb" or "bgr", whatever this network's is."""
+        state = self.state_dict()
+        if channel_order != self.channel_order:
+            state["conv1.weight"] = state["conv1.weight"].flip(1)
+        return state
 
 
 class IresnetUnit(nn.Module):

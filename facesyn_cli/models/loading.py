@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.tensor_dicts import read_tensor_dicts
 from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensors, section_of
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import compvis, edgeface
-from facesyn_cli.models.convert.recognise import differences, recognise
+from facesyn_cli.models.convert.recognise import differences, expected_shapes, recognise, recognise_file
 from facesyn_cli.models.convert.recognised import Recognised
 from facesyn_cli.models.diffusers_autoencoder import resolve_path
 from facesyn_cli.models.onnx_pack import is_pack
@@ -33,6 +34,7 @@ from facesyn_cli.untrusted.files import check_input, read_start
 TENSORS = "model.safetensors"
 LATENTS_OF = "latents_of"  # in config.json of an autoencoder: digests of others whose latents it decodes too
 _FLOOR = 2**16  # settings up to here are never absurd
+_UNDECIDED = {"channel_order": "rgb, or bgr for weights of AdaFace"}
 HALVES = ("first_stage_encoder_state_dict.pt", "first_stage_decoder_state_dict.pt")
 _FROM_TENSORS = ("vq-f4", "kl-f4", "kl-f8", "face-kl", "face-vq", "face-pca")  # their weights lie in a file
 _KIND_NAMES = {"backbone": "a face recogniser", "denoiser": "a denoiser", "autoencoder": "an autoencoder"}
@@ -83,8 +85,7 @@ def load_backbone(path: Path | str | None, cfg: PluginConfig | None = None) -> L
     found, file = _open(path, "backbone", cfg)
     cfg = _agreed(found, cfg, path)
     if path.is_file() and getattr(cfg, "channel_order", "") == found.settings.get("channel_order") == "bgr":
-        log.info(f"{path} is a Lightning checkpoint of an IR network, as AdaFace releases them: its channels are taken "
-                 "as BGR (backbone.channel_order=rgb if they are not)")
+        log.info(f"{path} is {found.title}: its channels are taken as BGR (backbone.channel_order=rgb if they are not)")
     module = _assemble("backbone", cfg, found.tensors, path)
     return LoadedBackbone(module, cfg.name, file_digest(file), getattr(module, "input_size", 112))
 
@@ -113,6 +114,8 @@ def load_denoiser(path: Path | str, cfg: PluginConfig | None = None) -> LoadedLd
         config = config.model_copy(update={"autoencoder": _seen_from(path, config.autoencoder)})
     else:
         shown = {"latent_channels": getattr(cfg, "in_channels", 3), "embedding_size": getattr(cfg, "context_size", 512)}
+        if not found.schedule:
+            log.info(f"{path} has no noise schedule beside its network; the published one is taken: linear, 1000 steps")
         config = LdmSettings.published(section).model_copy(update={**shown, **found.schedule})
     return LoadedLdm(module, config, file_digest(file))
 
@@ -241,11 +244,35 @@ def _open(path: Path, kind: str, cfg: PluginConfig | None = None) -> tuple[Recog
         raise UserError(f"{path} is an ONNX network; {wanted} was expected")
     if cfg is not None and cfg.name == "timm":
         settings = cfg.model_dump(exclude={"name"})
-        return Recognised(kind, "timm", settings, edgeface.own_names(read_tensors(path)), f"a timm {cfg.model}"), path
-    found = recognise(read_tensors(path), str(path))
+        return Recognised(kind, "timm", settings, _timm_tensors(path, cfg), f"a timm {cfg.model}"), path
+    found = recognise_file(path)
     if found.kind != kind:
         raise UserError(f"{path} is {found.title}; {wanted} was expected")
+    _tell_origin(found, path)
     return found, path
+
+
+def _timm_tensors(path: Path, cfg: PluginConfig) -> dict[str, Tensor]:
+    """Return the tensors of the network that `cfg` names, out of whichever dict of the file holds it.
+
+    Raises:
+        UserError: Several dicts do.
+    """
+    dicts = {place: edgeface.own_names(tensors) for place, tensors in read_tensor_dicts(path).items()}
+    if len(dicts) > 1:
+        expected = expected_shapes("backbone", cfg.model_dump()).keys()
+        fitting = [place for place, tensors in dicts.items() if tensors.keys() == expected]
+        if len(fitting) > 1:
+            raise UserError(f"{path} holds several networks of that kind, under {' and '.join(map(repr, fitting))}; a "
+                            "file with the one that is meant was expected")
+        if fitting:
+            return dicts[fitting[0]]
+    return max(dicts.values(), key=len)
+
+
+def _tell_origin(found: Recognised, path: Path) -> None:
+    if origin := found.origin():
+        log.info(f"{path}: {found.title}; {origin}")
 
 
 def _is_onnx_pack(path: Path) -> bool:
@@ -283,10 +310,11 @@ def _open_compvis(path: Path) -> tuple[Recognised, str]:
     if path.is_dir() and not all(file.is_file() for file in files):
         raise UserError(f"{path}: expected a weights file, a folder in diffusers format, or one with "
                         f"{' and '.join(HALVES)}")
-    found = [recognise(read_tensors(file), str(file)) for file in files]
+    found = [recognise_file(file) for file in files]
     for part, file in zip(found, files, strict=True):
         if part.kind != "autoencoder":
             raise UserError(f"{file} is {part.title}; an autoencoder was expected")
+        _tell_origin(part, file)
     if len(files) == 1:
         return found[0], file_digest(path)
     return recognise(found[0].tensors | found[1].tensors, str(path)), json_digest([file_digest(f) for f in files])
@@ -302,7 +330,16 @@ def _is_diffusers(path: str) -> bool:
 
 
 def _agreed(found: Recognised, cfg: PluginConfig | None, path: Path) -> PluginConfig:
-    """Return the settings of the file, with those asked for where the file leaves a choice."""
+    """Return the settings of the file, with those asked for where the file leaves a choice.
+
+    Raises:
+        UserError: The file is of another network, or leaves a setting open that was not asked for.
+    """
+    if found.undecided and (cfg is None or found.undecided not in cfg.model_fields_set):
+        raise UserError(
+            f"{path} is {found.title}, and nothing in the file tells its {found.undecided}: give {found.kind}.name="
+            f"{found.name} and {found.kind}.{found.undecided}=... ({_UNDECIDED[found.undecided]})"
+        )
     if cfg is None:
         return _configure(found.kind, {"name": found.name, **found.settings}, str(path))
     if cfg.name != found.name:

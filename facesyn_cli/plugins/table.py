@@ -1,4 +1,4 @@
-"""The kinds of plugins and the built-in ones: names and the modules that register them.
+"""The kinds of plugins, what builders of each return, and the built-in ones: names and modules that register them.
 
 Addresses only; nothing is imported here, so listing plugins stays instant.
 """
@@ -20,7 +20,24 @@ KINDS: dict[str, str] = {
     "transform": "random changes of an image during training",
     "record_format": "how a packed set lies on disk",
     "benchmark": "verification pairs with a protocol",
-    "metric": "figures of an image set",
+}
+
+# What a builder of each kind returns: the class or type that says so, as `facesyn plugins` shows it.
+INTERFACES: dict[str, str] = {
+    "backbone": "facesyn_cli.models.interfaces.Backbone",
+    "head": "facesyn_cli.models.heads.margin.Head",
+    "denoiser": "facesyn_cli.models.interfaces.Denoiser",
+    "autoencoder": "facesyn_cli.models.interfaces.Autoencoder",
+    "scheduler": "facesyn_cli.diffusion.schedulers.MakeScheduler",
+    "guidance": "facesyn_cli.diffusion.guidance.Guidance",
+    "contexts": "facesyn_cli.contexts.source.ContextSource",
+    "context_filter": "facesyn_cli.contexts.source.ContextFilter",
+    "context_variation": "facesyn_cli.contexts.variation.ContextVariation",
+    "sample_filter": "facesyn_cli.sampling.consistency.SampleFilter",
+    "augmentation": "facesyn_cli.augmentations.addition.Augmentation",
+    "transform": "facesyn_cli.data.transforms.Transform",
+    "record_format": "facesyn_cli.artifacts.record_set.RecordFormat",
+    "benchmark": "facesyn_cli.evaluation.benchmarks.Benchmark",
 }
 
 _MODELS = "facesyn_cli.models"
@@ -35,6 +52,7 @@ BUILTIN["backbone"] = {
     "ir-tiny": f"{_MODELS}.ir",
     "ir-lite": f"{_MODELS}.ir",
     "mobilefacenet": f"{_MODELS}.mobilefacenet",
+    **{name: f"{_MODELS}.mbf" for name in ("mbf", "mbf-large")},
     "onnx": f"{_MODELS}.onnx_backbone",
     "timm": f"{_MODELS}.timm_backbone",
 }

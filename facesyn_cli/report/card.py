@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from facesyn_cli.artifacts.files import write_text
+from facesyn_cli.artifacts.origins import GENERATED, PHOTO, worst
 from facesyn_cli.report.figures import error_text, value_text
 from facesyn_cli.report.markup import printable
 from facesyn_cli.report.provenance import (
@@ -15,6 +16,7 @@ from facesyn_cli.report.provenance import (
     inputs_of,
     last_part,
     licence_of,
+    origins_text,
     settings_of,
     short,
     stages_of,
@@ -57,7 +59,7 @@ def render_card(data: dict[str, Any], set_name: str) -> str:
     parts = [_front(one, is_made), f"# {_safe(set_name)}", _lead(one, is_made)]
     parts += ["## How it was made", *_making(one), "## Licences", *_licences(one)]
     parts += ["## Statistics", *_statistics(data, one), "## Privacy", *_privacy(data, set_name)]
-    parts += ["## Intended use", *_use(is_made), "## How it was measured", *_measured(data)]
+    parts += ["## Intended use", *_use(one), "## How it was measured", *_measured(data)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -79,7 +81,7 @@ def _lead(one: dict[str, Any], is_made: bool) -> str:
     kind = "Generated face images" if is_made else "Face images"
     return (f"{kind}: {one['images']:,} images of {one['identities']:,} identities "
             f"({per['min']} to {per['max']} images each, median {per['median']:g}). "
-            f"Digest of the set: `{one['digest']}`.")
+            f"{origins_text(one)} Digest of the set: `{one['digest']}`.")
 
 
 def _making(one: dict[str, Any]) -> list[str]:
@@ -165,9 +167,12 @@ def _privacy(data: dict[str, Any], set_name: str) -> list[str]:
     return made
 
 
-def _use(is_made: bool) -> list[str]:
-    people = ("No image is meant to show a real person; what was found about that stands under Privacy."
-              if is_made else "It may show real people; their rights hold.")
+def _use(one: dict[str, Any]) -> list[str]:
+    people = {
+        GENERATED: "No image is meant to show a real person; what was found about that stands under Privacy.",
+        PHOTO: "**It shows real people; their rights hold.**",
+        UNKNOWN: "It may show real people; their rights hold.",
+    }[worst(one["origins"])]
     return [f"Research on face recognition: training and studying recognisers. {people}",
             "Not for identifying people, for deciding about people, or for use as the only test of a recogniser."]
 
@@ -183,7 +188,8 @@ def _measured(data: dict[str, Any]) -> list[str]:
 
 
 def _is_made(one: dict[str, Any]) -> bool:
-    return any(stage["command"] in ("sample", "augment") for stage in stages_of(one))
+    """True where every image was generated, as far as the headers of the stages tell."""
+    return worst(one["origins"]) == GENERATED
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from facesyn_cli.artifacts.origins import origins_of
 from facesyn_cli.artifacts.output import Header, read_header
 from facesyn_cli.artifacts.work import FOLDERS, Work
 from facesyn_cli.evaluation.labelled import LabelledEmbeddings
@@ -35,6 +36,7 @@ def describe_set(held: NamedSet, rows: LabelledEmbeddings, work: Work | None) ->
     return {
         "name": held.name, "path": str(held.path), "digest": held.images.digest,
         "images": len(rows.keys), "identities": len(names), "of_images": len(held.images.entries),
+        "origins": origins_of(held.images.named_in or held.path, len(held.images.entries)),
         "unreadable": len(held.entries) - len(rows.keys),
         "per_identity": {"min": int(sizes.min()), "median": float(np.median(sizes)), "max": int(sizes.max())},
         "header": _header_json(header) if header else None,

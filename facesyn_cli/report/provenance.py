@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from facesyn_cli.artifacts.compare import flatten
-
-UNKNOWN = "unknown"
+from facesyn_cli.artifacts.origins import GENERATED, PHOTO, UNKNOWN
 
 # Licences of inputs that we recognise by name, as their owners publish them; all others are `unknown`, said aloud.
 # Each: beginnings of words to look for in the name of a file or its folder, what it is, its licence.
@@ -48,6 +47,23 @@ class Input:
     digest: str
     known_as: str
     licence: str
+
+
+def origins_text(one: dict[str, Any]) -> str:
+    """Say in one line how many images of a set were generated and how many may show real people."""
+    words = {GENERATED: "generated", PHOTO: "photos of real people", UNKNOWN: "of unknown origin (real people or not)"}
+    origins = one["origins"]
+    counts = [f"{words[origin]}: {'some' if origins[origin] is None else format(origins[origin], ',')}"
+              for origin in words if origin in origins]
+    return f"Origin of the {one['of_images']:,} images: {'; '.join(counts)}."
+
+
+def about_origins(one: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a finding, of no judge, where images that may show real people lie among generated ones."""
+    if len(one["origins"]) == 1 or GENERATED not in one["origins"]:
+        return []
+    return [{"level": "warning", "set": one["name"], "judge": "", "section": "privacy", "figures": [], "lists": [],
+             "text": origins_text(one)}]
 
 
 def stages_of(one: dict[str, Any]) -> list[dict[str, Any]]:

@@ -196,6 +196,7 @@ def origin(report: Report) -> Markup:
                  ("Images of a person", _per_identity(one))]
         if one["unreadable"]:
             facts.append(("Left out", f"{one['unreadable']:,} images that could not be read"))
+        facts.append(("Origin", provenance.origins_text(one)))
         if one["conditioned_on"]:
             facts.append(("Made from embeddings of", _digest(one["conditioned_on"])))
         made += [element("h3", one["name"]), _facts(facts)]

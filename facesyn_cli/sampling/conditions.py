@@ -18,7 +18,7 @@ from facesyn_cli.errors import UserError
 
 
 class Variation(Protocol):
-    """A plugin of kind `context_variation` as the engine sees it; see `contexts/variation.py`."""
+    """A plugin of kind `context_variation` as the engine sees it; its base class is in `contexts/variation.py`."""
 
     def context(self, row: int, sample: int) -> np.ndarray:
         """Return the context of one image, (E,) float32."""

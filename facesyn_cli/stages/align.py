@@ -21,6 +21,7 @@ from facesyn_cli.artifacts.files import write_bytes, write_text
 from facesyn_cli.artifacts.image_names import ImageFinder
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
 from facesyn_cli.artifacts.name_lists import one_line
+from facesyn_cli.artifacts.origins import FACE_ORIGIN, PHOTO, UNKNOWN, Origin, StatedOrigin, origin_of
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output, open_output
 from facesyn_cli.artifacts.record_set_images import open_images
@@ -51,6 +52,9 @@ class AlignConfig(FaceChoice, StageConfig):
     detector: Path | None = source(None, "YuNet face detector, an .onnx file")
     landmarks: Path | None = source(None, "given landmarks instead of a detector: CelebA's list, pts_list or CSV")
     size: int = identity(112, "side of the crops in pixels; the template grows with it", ge=16, le=1024)
+    origin: StatedOrigin | None = runtime(
+        None, "photo (of real people) or generated: what the images are; None: as their headers say, else photo"
+    )
     workers: int = runtime(2, "threads", ge=0)
 
 
@@ -85,10 +89,11 @@ def run(cfg: AlignConfig, work: Work) -> Outcome:
     if not is_first_process():
         return Outcome(folder, {})
     inputs = _open_inputs(cfg, work)
+    origin = origin_of(inputs.images.named_in or inputs.images.path, cfg.origin)
     with open_output(folder, "ImageSet", "align", cfg, inputs.parents) as out:
         if not out.finished:
             _align(cfg, inputs, folder)
-            _finish(inputs.images, out)
+            _finish(inputs.images, PHOTO if origin == UNKNOWN else origin, out)
         counts = out.header.counts
         num_photos, num_images = out.header.count("photos"), out.header.count("images")
     missing = num_photos - num_images
@@ -184,7 +189,7 @@ def _rows_done(path: Path) -> tuple[int, int]:
     return data.count(b"\n"), size
 
 
-def _finish(images: ImageSet, out: Output) -> None:
+def _finish(images: ImageSet, origin: Origin, out: Output) -> None:
     rows = list(read_json_lines(out.folder / _ROWS))
     pairs = list(zip(images.entries, rows, strict=True))
     good = [(entry, row) for entry, row in pairs if "landmarks" in row]
@@ -204,7 +209,7 @@ def _finish(images: ImageSet, out: Output) -> None:
         "identities": len({entry.identity for entry, _ in good}),
         "several_faces": sum(row["faces"] > 1 for _, row in good),
         **{reason: reasons[reason] for reason in (*REASONS, "unreadable")},
-    })
+    }, {FACE_ORIGIN: origin})
     (out.folder / _ROWS).unlink(missing_ok=True)
 
 

@@ -15,13 +15,22 @@ from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.files import write_bytes
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.links import link_entry, link_file
+from facesyn_cli.artifacts.origins import (
+    ADDED_FACES,
+    GENERATED,
+    UNKNOWN,
+    Origin,
+    StatedOrigin,
+    agreed_origin,
+    origin_of,
+)
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Parent, check_output, open_output
 from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.augmentations.addition import Addition, Augmentation
-from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, source
-from facesyn_cli.console import is_first_process, progress
+from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, runtime, source
+from facesyn_cli.console import is_first_process, log, progress
 from facesyn_cli.data.tar_set import TarImage, TarSet, make_shard
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
@@ -38,15 +47,19 @@ class AugmentConfig(StageConfig):
     faces: Path | None = source(
         None, "source faces instead of contexts: identity i is the i-th file in string-sorted order, as published"
     )
+    faces_origin: StatedOrigin | None = runtime(
+        None, "photo (of real people) or generated: what the source faces are; None: as their headers say, else unknown"
+    )
     augmentation: PluginConfig = PluginSection("augmentation", default="oversample")
 
 
 def plan(cfg: AugmentConfig, work: Work) -> dict[str, Any]:
     """Return what `run` would do: how many links and additions."""
     folder = cfg.out or work.folder("augmented")
-    augmentation, images, faces, parents = _open_inputs(cfg, work)
+    augmentation, images, faces, origin, parents = _open_inputs(cfg, work)
     counts = _counts(images)
     _require_faces(list(counts), faces, augmentation)
+    _check_origin(origin, augmentation)
     return {
         "images": str(images.path),
         "identities": len(counts),
@@ -62,16 +75,22 @@ def run(cfg: AugmentConfig, work: Work) -> Outcome:
     folder = cfg.out or work.folder("augmented")
     if not is_first_process():
         return Outcome(folder, {})
-    augmentation, images, faces, parents = _open_inputs(cfg, work)
+    augmentation, images, faces, origin, parents = _open_inputs(cfg, work)
     counts = _counts(images)
     _require_faces(list(counts), faces, augmentation)
+    _check_origin(origin, augmentation)
     with open_output(folder, _kind(images), "augment", cfg, parents) as out:
         if not out.finished:
             make = _augment_shards if isinstance(images, TarSet) else _augment
             added = make(cfg.seed, folder, images, faces, augmentation)
             total = sum(counts.values()) + added
-            extra = images.extra if isinstance(images, TarSet) else None
+            extra = dict(images.extra) if isinstance(images, TarSet) else {}
+            if augmentation.needs_faces:
+                extra[ADDED_FACES] = origin
             out.finish({"images": total, "identities": len(counts), "added": added}, extra)
+        if augmentation.needs_faces and out.header.extra.get(ADDED_FACES, UNKNOWN) != origin:
+            log.warning(f"{folder} is finished and says that the faces in it are of origin "
+                        f"{out.header.extra.get(ADDED_FACES, UNKNOWN)}; {origin} is not noted there")
         return Outcome(folder, {"augmentation": cfg.augmentation.name, **out.header.counts})
 
 
@@ -88,20 +107,22 @@ def _counts(images: ImageSet | TarSet) -> dict[str, int]:
 
 def _open_inputs(
     cfg: AugmentConfig, work: Work
-) -> tuple[Augmentation, ImageSet | TarSet, dict[str, Path | None], dict[str, Parent]]:
-    """Return the augmentation, the images, the source face of each identity, and the parents."""
+) -> tuple[Augmentation, ImageSet | TarSet, dict[str, Path | None], Origin, dict[str, Parent]]:
+    """Return the augmentation, the images, the source face of each identity, their origin, and the parents."""
     augmentation: Augmentation = registry.build("augmentation", cfg.augmentation)
     path = cfg.images or work.folder("samples")
     images = TarSet.open(path) if path.exists() and RecordSet.recognises(path) else ImageSet.open(path)
     parents = {"images": images.parent()}
     if not augmentation.needs_faces:
-        return augmentation, images, {}, parents
+        return augmentation, images, {}, UNKNOWN, parents
     if cfg.faces is not None:
         faces = ImageSet.open(cfg.faces)
-        return augmentation, images, _numbered_faces(faces), {**parents, "faces": faces.parent()}
+        origin = origin_of(faces.named_in or faces.path, cfg.faces_origin)
+        return augmentation, images, _numbered_faces(faces), origin, {**parents, "faces": faces.parent()}
     contexts = ContextSet.open(cfg.contexts or work.folder("contexts"))
     parents["contexts"] = contexts.parent()
-    return augmentation, images, dict(zip(contexts.identities, contexts.faces, strict=True)), parents
+    origin = agreed_origin(contexts.face_origin, cfg.faces_origin, str(contexts.path))
+    return augmentation, images, dict(zip(contexts.identities, contexts.faces, strict=True)), origin, parents
 
 
 def _numbered_faces(faces: ImageSet) -> dict[str, Path | None]:
@@ -128,6 +149,26 @@ def _require_faces(identities: list[str], faces: dict[str, Path | None], augment
             f"{len(faceless)} of {len(identities)} contexts have no source face, the first is {faceless[0]!r}; this "
             "augmentation needs contexts made from face images (gen-contexts --source images, diffusers or two-stage)"
         )
+
+
+def _check_origin(origin: Origin, augmentation: Augmentation) -> None:
+    """Keep photos of real people out of a set of generated faces, unless told otherwise.
+
+    Raises:
+        UserError: The source faces are photos.
+    """
+    if not augmentation.needs_faces or origin == GENERATED:
+        return
+    if origin == UNKNOWN:
+        log.warning("the source faces are of unknown origin, and so is what is added; faces_origin=generated says that "
+                    "no photo of a real person is among them")
+    elif not augmentation.allow_real:
+        raise UserError(
+            "the source faces are photos of real people; adding them would put real people into the set "
+            "(augmentation.allow_real=true does it all the same, and the set's header and card say so)"
+        )
+    else:
+        log.warning("photos of real people are added to the set; its header and card say so")
 
 
 def _augment(

@@ -20,6 +20,7 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts.contexts import FACES, ROWS, VECTORS, write_contexts
 from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
 from facesyn_cli.artifacts.files import write_bytes, write_json, write_text
+from facesyn_cli.artifacts.origins import FACE_ORIGIN, PHOTO, UNKNOWN, Origin
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import (
     BEGUN,
@@ -115,6 +116,7 @@ def run(cfg: GenContextsConfig, work: Work) -> Outcome:
                 raise _ran_dry(cfg, source, found, out, parents)
             _finish(cfg, source, found, out)
         header = out.header
+    _tell_origin(cfg, source, header, folder)
     if failed := header.count("failed"):
         log.warning(f"{failed} faces could not be read; they are listed in {folder / FAILED}")
     return Outcome(folder, {"source": cfg.source.name, **header.counts, "dropped": header.extra.get("dropped")})
@@ -221,7 +223,29 @@ def _finish(cfg: GenContextsConfig, source: ContextSource, found: Progress, out:
     }
     digest = json_digest([source.embedder, *(file_digest(out.folder / name) for name in (VECTORS, ROWS))])
     extra = {"embedder": source.embedder, "dropped": found.dropped()}
+    if counts["faces"]:
+        extra[FACE_ORIGIN] = _face_origin(source)
     out.finish(counts, extra=extra, digest=digest)
+
+
+def _tell_origin(cfg: GenContextsConfig, source: ContextSource, header: Header, folder: Path) -> None:
+    """Say what the faces are where that is not clear, or where a finished folder says something else."""
+    if not header.counts["faces"]:
+        return
+    kept = header.extra.get(FACE_ORIGIN, UNKNOWN)
+    if kept != _face_origin(source):
+        log.warning(f"{folder} is finished and says of its faces: {kept}; that they are {_face_origin(source)} is not "
+                    "noted there (augment takes faces_origin)")
+    elif kept == UNKNOWN:
+        log.warning(f"{header.counts['faces']} context faces are of unknown origin; {cfg.source.name} takes "
+                    "source.origin=generated or source.origin=photo")
+    elif kept == PHOTO:
+        log.warning(f"{header.counts['faces']} context faces are photos of real people; augment will not add them to a "
+                    "set unless told to")
+
+
+def _face_origin(source: ContextSource) -> Origin:
+    return getattr(source, "face_origin", UNKNOWN)  # plugins of others may be older than the attribute
 
 
 def _ran_dry(

@@ -29,7 +29,7 @@ from facesyn_cli.artifacts.weights import (
     write_weights,
 )
 from facesyn_cli.console import log
-from facesyn_cli.diffusion.schedule import ldm_schedule
+from facesyn_cli.diffusion.schedule import describe_betas, ldm_schedule
 from facesyn_cli.errors import UserError
 from facesyn_cli.models import inspection
 from facesyn_cli.models.catalogue import CATALOGUE
@@ -38,7 +38,9 @@ from facesyn_cli.models.convert.tface_head import KERNEL, part_name, read_any_he
 from facesyn_cli.models.guided_unet import load_guided_pipeline, published_tensors
 from facesyn_cli.models.loading import HALVES, LATENTS_OF, load_autoencoder, load_backbone, load_denoiser
 from facesyn_cli.models.onnx_export import export_onnx
+from facesyn_cli.models.published_state import published_state
 from facesyn_cli.models.self_check import check_autoencoder, check_backbone, check_denoiser, check_generator
+from facesyn_cli.plugins import registry
 from facesyn_cli.training.ldm_export import check_exportable, schedule_buffers
 
 FORMATS = ("safetensors", "published", "onnx")
@@ -47,7 +49,7 @@ _USE = {
     "autoencoder": "train-ldm, where no autoencoder is given", "ldm": "sample and gen-contexts, where no LDM is given",
     "embedder": "embed and gen-contexts, where no weights are given",
 }
-_FLAT = ("ir-", "iresnet-", "mobilefacenet")  # backbones whose own names are the published ones
+_FLAT = ("ir-", "iresnet", "mobilefacenet", "mbf")  # backbones whose own names are the published ones
 
 
 @dataclass(frozen=True)
@@ -86,16 +88,25 @@ def _starter_parts() -> dict[str, dict[str, Any]]:
 
 def inspect(path: Path) -> dict[str, Any]:
     """Describe a file or folder of weights; see `models.inspection.inspect`."""
-    return inspection.inspect(path)
+    found = inspection.inspect(path)
+    schedule = found.get("noise_schedule", {})
+    if isinstance(schedule.get("beta_schedule"), list):
+        found["noise_schedule"] = {**schedule, "beta_schedule": describe_betas(schedule["beta_schedule"])}
+    return found
 
 
-def verify(path: Path, fixture: Path | None = None) -> dict[str, Any]:
+def verify(path: Path, fixture: Path | None = None, channel_order: str | None = None) -> dict[str, Any]:
     """Load strictly, run once, compare with a fixture where there is one.
+
+    Args:
+        path: File or Weights folder.
+        fixture: As of `models/self_check.py`.
+        channel_order: As of `convert`.
 
     Raises:
         UserError: It does not load, or what it gives is not what was expected.
     """
-    loaded = _load(path)
+    loaded = _load(path, channel_order)
     if loaded.kind == inspection.GENERATOR:
         unet = loaded.module
         sizes = (unet.config["in_channels"], 2 * 2 ** (len(unet.config["block_out_channels"]) - 1))
@@ -118,6 +129,7 @@ def convert(
     parts: int | None = None,
     dataset: str | None = None,
     precision: str | None = None,
+    channel_order: str | None = None,
 ) -> dict[str, Any]:
     """Write a network in another format into a new folder.
 
@@ -130,6 +142,7 @@ def convert(
         dataset: Data set of a classifier: which one of several to read, or what to call the published one.
         precision: Of the numbers in `safetensors` of a network: fp32, or fp16 for files of half the size, which load
             as float32 networks again; None: fp32.
+        channel_order: rgb or bgr, what a recogniser's weights expect, where the file does not tell; None: as it tells.
 
     Raises:
         UserError: The file holds nothing known, there is no such format for it, or the folder is taken.
@@ -151,7 +164,7 @@ def convert(
         return _convert_head(path, out, to, parts, dataset)
     if parts is not None or dataset is not None:
         raise UserError(f"--parts and --dataset belong to classifiers (HEAD files, head.safetensors); {path} is none")
-    loaded = _load(path)
+    loaded = _load(path, channel_order)
     ours = partial(_write_ours, precision=precision or "fp32")
     write = {"safetensors": ours, "published": _write_published, "onnx": _write_onnx}[to]
     with new_folder(out) as folder:
@@ -187,10 +200,15 @@ def pull(name: str, out: Path | None = None, sha256: str | None = None) -> dict[
     return fetch_from_hub(hub_name, folder, sha256)
 
 
-def _load(path: Path) -> _Loaded:
+def _load(path: Path, channel_order: str | None = None) -> _Loaded:
     """Load whatever the file or folder holds."""
     description = inspection.inspect(path)
     kind = description["kind"]
+    if channel_order is not None:
+        _check_channel_order(channel_order, description)
+    elif description.get("undecided"):
+        raise UserError(f"{path} is a backbone {description['architecture']}, and nothing in the file tells its "
+                        f"{description['undecided']}: give --channel-order rgb, or bgr for weights of AdaFace")
     if kind == inspection.GENERATOR:
         pipeline = load_guided_pipeline(path)
         return _Loaded(kind, description["architecture"], pipeline.unet, {}, pipeline=pipeline)
@@ -200,8 +218,10 @@ def _load(path: Path) -> _Loaded:
     if kind == "unknown":
         raise UserError(f"{path} {description['nearest']}")
     if kind == "backbone":
-        loaded = load_backbone(path)
         section = _section(path, description)
+        if channel_order is not None:
+            section = {**section, "channel_order": channel_order}
+        loaded = load_backbone(path, registry.configure("backbone", section) if channel_order is not None else None)
         config = {**_config_of(path), "kind": kind, "backbone": section, "input_size": loaded.input_size}
         return _Loaded(kind, loaded.name, loaded.module, config, loaded.input_size)
     if kind == "denoiser":
@@ -216,6 +236,14 @@ def _load(path: Path) -> _Loaded:
         return _Loaded(kind, module.section["name"], module, config, part=part)
     held = f"{description['format']} ({description['architecture']})"
     raise UserError(f"{path} is a {held}; a single network was expected")
+
+
+def _check_channel_order(channel_order: str, description: dict[str, Any]) -> None:
+    if channel_order not in ("rgb", "bgr"):
+        raise UserError(f"--channel-order {channel_order}: rgb or bgr was expected")
+    kind, name = description["kind"], description.get("architecture")
+    if kind != "backbone" or "channel_order" not in registry.get(kind, name).config_class.model_fields:
+        raise UserError(f"--channel-order belongs to IR and IResNet recognisers; {description['path']} is none")
 
 
 def _convert_head(path: Path, out: Path, to: str, parts: int | None, dataset: str | None) -> dict[str, Any]:
@@ -285,11 +313,10 @@ def _write_published(loaded: _Loaded, folder: Path) -> dict[str, Any]:
 
 
 def _write_published_backbone(loaded: _Loaded, folder: Path) -> None:
-    """A flat state dict of RGB weights, as TFace, ElasticFace and arcface_torch write it."""
+    """A flat state dict of RGB weights, as TFace, ElasticFace and arcface_torch write it; MagFace's as MagFace does."""
     if not loaded.name.startswith(_FLAT) or loaded.name in ("ir-tiny", "ir-lite"):
         raise UserError(f"{_what(loaded)} has no published layout")
-    network = loaded.module
-    _save(network.state_in("rgb") if hasattr(network, "state_in") else network.state_dict(), folder / "backbone.pth")
+    _save(published_state(loaded.module), folder / "backbone.pth")
 
 
 def _write_published_ldm(loaded: _Loaded, folder: Path) -> None:
@@ -299,7 +326,8 @@ def _write_published_ldm(loaded: _Loaded, folder: Path) -> None:
         raise UserError("this LDM works on normalised latents (latent_mean, latent_std), for which the published "
                         "layout has no place; the published code would draw noise with it")
     cfg = loaded.module.cfg
-    check_exportable(cfg, settings.beta_schedule, settings.prediction, is_normalised=False)
+    # whatever the schedule is, the buffers that are written hold it
+    check_exportable(cfg, "linear", settings.prediction, is_normalised=False)
     schedule = ldm_schedule(settings)
     tensors = {f"eps_model.{key}": value for key, value in loaded.module.state_dict().items()}
     _save({**tensors, **schedule_buffers(schedule)}, folder / "ema_averaged_model.ckpt")

@@ -51,6 +51,7 @@ from facesyn_cli.report.kept_results import KeptResults
 from facesyn_cli.report.measured_sets import Measurer, Small, pixels_of
 from facesyn_cli.report.network_results import NetworkResults, by_features, by_lpips
 from facesyn_cli.report.page import write_page
+from facesyn_cli.report.provenance import about_origins
 from facesyn_cli.report.set_pictures import NamedSet, SetPictures
 from facesyn_cli.training.metrics_log import read_lines
 from facesyn_cli.training.processes import check_device, processes
@@ -255,6 +256,7 @@ def _analyse_all(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work
         for held in inputs.all_sets:
             run_of = work if not cfg.sets and held is inputs.sets[0] else None
             described.setdefault(held.name, describe_set(held, faces[held.name].rows, run_of))
+    findings += [finding for held in inputs.sets for finding in about_origins(described[held.name])]
     names = [held.name for held in inputs.sets]
     results.sort(key=lambda result: names.index(result["set"]))
     networks = _networks(cfg, inputs, small, measurer, pictures, kept)

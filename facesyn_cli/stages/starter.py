@@ -19,6 +19,7 @@ from facesyn_cli.artifacts.files import write_atomically, write_bytes, write_jso
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.new_folder import new_folder, require_free
 from facesyn_cli.artifacts.npy_file import write_npy
+from facesyn_cli.artifacts.origins import PHOTO
 from facesyn_cli.artifacts.output import HEADER, Header, Parent, read_header
 from facesyn_cli.artifacts.starter import (
     CARD,
@@ -196,7 +197,7 @@ def _check_lineage(sources: Sources, embedder: str) -> str | None:
     A student is taught to give its teacher's embeddings, so it may stand in for it; what it is packed for then says so.
 
     Raises:
-        UserError: LDM, contexts and networks are of different families.
+        UserError: LDM, contexts and networks are of different families, or the contexts are of photos.
     """
     settings = LdmSettings.from_json(read_config(sources.folders["ldm"]), str(sources.folders["ldm"] / CONFIG))
     trained_on = (settings.autoencoder or {}).get("digest")
@@ -204,7 +205,11 @@ def _check_lineage(sources: Sources, embedder: str) -> str | None:
     if trained_on is not None and trained_on not in fits:
         _refuse_or_warn(sources, "autoencoder", f"{sources.folders['ldm']} was trained on the latents of another one")
     teacher = _teacher_of(sources.folders["embedder"])
-    wanted = {settings.embedder, ContextSet.open(sources.folders["contexts"]).embedder} - {None}
+    contexts = ContextSet.open(sources.folders["contexts"])
+    if contexts.face_origin == PHOTO:
+        raise UserError(f"{contexts.path} holds embeddings of photos of real people; a starter's contexts are of "
+                        "people who do not exist")
+    wanted = {settings.embedder, contexts.embedder} - {None}
     if len(wanted) > 1:
         raise UserError(f"{sources.folders['contexts']} and {sources.folders['ldm']} belong to different recognisers")
     other = wanted - {embedder}

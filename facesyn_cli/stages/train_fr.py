@@ -49,6 +49,7 @@ from facesyn_cli.errors import Stopped, UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions
 from facesyn_cli.evaluation.pairs import PairSet, read_bin
 from facesyn_cli.evaluation.shared_verification import judge
+from facesyn_cli.models.heads.margin import build_head
 from facesyn_cli.plugins import registry
 from facesyn_cli.training.checkpoint import latest_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from facesyn_cli.training.epoch_batches import EpochBatches
@@ -186,8 +187,8 @@ class _Training:
         torch.manual_seed(cfg.seed)
         self.backbone = _build_backbone(cfg).to(group.device).train()
         size, num_classes = _embedding_size(self.backbone), data.faces.num_classes
-        factory = registry.build("head", cfg.head)
-        self.head = factory(num_classes=num_classes, embedding_size=size, seed=cfg.seed).to(group.device).train()
+        head = build_head(cfg.head)
+        self.head = head.with_classes(num_classes, size, cfg.seed).to(group.device).train()
         if cfg.sync_batchnorm:
             use_global_norms(self.backbone, group.sum)
         count = _num_groups(cfg, group.count)
@@ -386,6 +387,7 @@ def _open(cfg: TrainFrConfig, work: Work) -> _Data:
     cfg.tracking.check()
     with torch.device("meta"):
         backbone = _build_backbone(cfg)
+    embedding_size = _embedding_size(backbone)
     paths = list(cfg.inputs) or [work.folder("records")]
     sets, parents, identities, held_out = [], {}, [], []
     for number, path in enumerate(paths):
@@ -402,7 +404,8 @@ def _open(cfg: TrainFrConfig, work: Work) -> _Data:
         )
     faces = TrainingFaces(sets, compose(cfg.transforms), cfg.seed, backbone.input_size)
     weights = list(cfg.input_weights) or [1.0] * len(paths)
-    head = registry.build("head", cfg.head)(len(identities), _embedding_size(backbone)) if cfg.initial_head else None
+    head = build_head(cfg.head)
+    head = head.with_classes(len(identities), embedding_size) if cfg.initial_head else None
     initial = open_initial_weights(cfg.initial_backbone, cfg.initial_head, cfg.backbone, backbone, head)
     return _Data(faces, weights, _judges(cfg, held_out), {**parents, **initial.parents}, identities, initial)
 
@@ -456,6 +459,10 @@ def _build_backbone(cfg: TrainFrConfig) -> nn.Module:
 
 
 def _embedding_size(backbone: nn.Module) -> int:
+    lacking = [name for name in ("embedding_size", "input_size") if not isinstance(getattr(backbone, name, None), int)]
+    if lacking:
+        raise UserError(f"backbone {type(backbone).__name__} has no {' and no '.join(lacking)}; see "
+                        "facesyn_cli.models.interfaces.Backbone")
     return backbone.embedding_size
 
 

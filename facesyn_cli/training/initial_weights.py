@@ -60,6 +60,9 @@ def open_initial_weights(
         loaded = load_backbone(backbone_path, cfg)
         if loaded.name == "onnx":
             raise UserError(f"{backbone_path} is an ONNX network, which cannot be trained further")
+        if getattr(loaded.module, "is_magface", False) != getattr(backbone, "is_magface", False):
+            raise UserError(f"{backbone_path} and the backbone to be trained are of different variants: one is "
+                            "MagFace's network, which takes pixels in [0, 1] (backbone.variant=magface)")
         order = getattr(backbone, "channel_order", "rgb")
         tensors = loaded.module.state_in(order) if hasattr(loaded.module, "state_in") else loaded.module.state_dict()
         _check(tensors, backbone, backbone_path, is_complete=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from facesyn_cli.artifacts.weights import write_torch
+from facesyn_cli.models.published_state import published_state
 
 
 def published_name(epoch: int) -> str:
@@ -24,7 +25,6 @@ def export_published(backbone: nn.Module, folder: Path, epoch: int) -> Path:
         epoch: Number of finished epochs, part of the file name.
     """
     path = folder / published_name(epoch)
-    state = backbone.state_in("rgb") if hasattr(backbone, "state_in") else backbone.state_dict()
-    tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+    tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in published_state(backbone).items()}
     write_torch(path, tensors)
     return path

@@ -14,6 +14,7 @@ from tiny_tars import read_tars, write_tar_set
 
 from facesyn_cli.artifacts.contexts import write_contexts
 from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.origins import origins_of
 from facesyn_cli.artifacts.output import open_output
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.config.fields import StageConfig
@@ -35,7 +36,9 @@ def make_samples(folder: Path, identities: tuple[str, ...] = IDENTITIES[:3]) -> 
     return folder
 
 
-def make_contexts(folder: Path, identities: tuple[str, ...] = IDENTITIES, faceless: str = "") -> Path:
+def make_contexts(
+    folder: Path, identities: tuple[str, ...] = IDENTITIES, faceless: str = "", origin: str | None = "generated"
+) -> Path:
     """Write contexts; the face of identity number i has seed 100 + i, odd ones are JPEG."""
     with open_output(folder, "ContextSet", "gen-contexts", StageConfig(), {}) as out:
         (folder / "faces").mkdir()
@@ -46,7 +49,7 @@ def make_contexts(folder: Path, identities: tuple[str, ...] = IDENTITIES, facele
             faces.append(None if identity == faceless else f"{identity}.png")
         vectors = np.random.RandomState(0).standard_normal((len(identities), 8))
         write_contexts(folder, list(identities), vectors, [{}] * len(identities), faces)
-        out.finish({"contexts": len(identities)})
+        out.finish({"contexts": len(identities)}, {} if origin is None else {"face_origin": origin})
     return folder
 
 
@@ -85,6 +88,41 @@ def test_source_faces_are_joined_by_identity(augment, work: Path):
         assert (out / identity / f"5.{suffix}").read_bytes() == expected
     assert not (out / "unused").exists()
     assert len(ImageSet.open(out).entries) == 24
+
+
+def test_photos_of_real_people_are_refused_unless_told(run_cli, assert_refused, work: Path, tmp_path: Path):
+    """The issue's case: a set "of people who do not exist" with the faces of people who do."""
+    photos = make_contexts(tmp_path / "photos", origin="photo")
+    arguments = ("augment", "--work", work, "--contexts", photos)
+    for more in ((), ("--dry-run",)):
+        says = "photos of real people; adding them would put real people into the set (augmentation.allow_real=true"
+        assert_refused(*arguments, *more, says=says)
+    assert not (work / "5-augmented").exists()
+    assert_refused(*arguments, "faces_origin=generated", says="holds photo faces, as the headers")
+    ran = run_cli(*arguments, "augmentation.allow_real=true", "--json")
+    assert (ran.code, ran.json()["added"]) == (0, 15)
+    assert "photos of real people are added to the set; its header and card say so" in ran.err
+    assert json.loads((work / "5-augmented" / "facesyn.json").read_text())["extra"]["added_faces"] == "photo"
+    assert origins_of(work / "5-augmented") == {"unknown": 9, "photo": 15}  # of these samples nobody knows
+
+
+def test_faces_of_unknown_origin_are_added_with_a_warning(run_cli, work: Path, tmp_path: Path):
+    unknown = make_contexts(tmp_path / "unknown", origin=None)  # as written before origins were kept
+    ran = run_cli("augment", "--work", work, "--contexts", unknown, "--out", tmp_path / "a")
+    assert ran.code == 0 and ran.err.count("the source faces are of unknown origin, and so is what is added") == 1
+    assert json.loads((tmp_path / "a" / "facesyn.json").read_text())["extra"]["added_faces"] == "unknown"
+    words = ("augment", "--work", work, "--contexts", unknown, "faces_origin=generated", "--out")
+    stated = run_cli(*words, tmp_path / "b")
+    assert stated.code == 0 and "origin" not in stated.err
+    again = run_cli(*words, tmp_path / "a")
+    assert again.code == 0 and "of origin unknown; generated is not noted there" in again.err
+
+
+def test_a_folder_of_faces_may_be_photos_too(assert_refused, work: Path, tmp_path: Path):
+    faces = make_samples(tmp_path / "given", ("p",)) / "p"
+    samples = make_samples(tmp_path / "two", ("0", "1"))
+    arguments = ("augment", "--in", samples, f"faces={faces}", "--out", tmp_path / "out")
+    assert_refused(*arguments, "faces_origin=photo", says="photos of real people")
 
 
 def test_samples_are_linked_and_never_changed(augment, work: Path):

@@ -129,6 +129,23 @@ def test_images_are_filtered_and_kept_with_their_faces(gen, faces, recogniser, t
     assert found.embedder.startswith("sha256:")
 
 
+@pytest.mark.parametrize(("source", "origin", "says"), [
+    ("images", "unknown", "40 context faces are of unknown origin; images takes source.origin=generated or"),
+    ("{name: images, origin: photo}", "photo", "40 context faces are photos of real people; augment will not add them"),
+    ("{name: images, origin: generated}", "generated", ""),
+])
+def test_the_origin_of_the_faces_is_kept(gen, run_cli, faces, recogniser, tmp_path, source, origin, says):
+    out = tmp_path / "out"
+    arguments = ("gen-contexts", "--images", faces, "--weights", recogniser, "--out", out, "filters=[]")
+    ran = run_cli(*arguments, f"source={source}")
+    assert ran.code == 0 and says in ran.err and ("origin" in ran.err or "photos" in ran.err) == bool(says)
+    assert ContextSet.open(out).face_origin == origin
+    again = run_cli(*arguments, "source={name: images, origin: generated}")
+    assert again.code == 0 and ("is finished and says of its faces" in again.err) == (origin != "generated")
+    gen("--source", "embeddings", "--embeddings", out, "--out", tmp_path / "again")
+    assert ContextSet.open(tmp_path / "again").face_origin == origin
+
+
 def test_given_embeddings_and_the_filter_novel(gen, tmp_path):
     vectors = np.random.RandomState(0).standard_normal((30, 512)).astype(np.float32)
     np.save(tmp_path / "given.npy", vectors)

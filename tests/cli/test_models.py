@@ -17,11 +17,13 @@ from guided_checkpoint import small_tensors, write_small
 
 from facesyn_cli.artifacts.lock import Lock
 from facesyn_cli.artifacts.weights import read_tensors
+from facesyn_cli.diffusion.schedule import build_schedule, ldm_schedule
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.catalogue import CATALOGUE
 from facesyn_cli.models.guided_unet import load_guided_pipeline
 from facesyn_cli.models.loading import latents_of, load_autoencoder, load_backbone, load_denoiser
 from facesyn_cli.stages.models import list_weights
+from facesyn_cli.training.ldm_export import schedule_buffers
 
 UNET = {"name": "idiff-unet", "channels": 32, "multipliers": [1], "attention": [True], "num_blocks": 1,
         "context_width": 32}
@@ -257,10 +259,15 @@ def test_onnx_takes_any_batch_and_agrees(run_cli, tmp_path):
         assert seen["digest"] == done["files"]["model.onnx"]
 
 
+def adaface(tensors: dict) -> dict:
+    """A Lightning checkpoint: the network beside its head, by which AdaFace's are known."""
+    inside = {f"model.{key}": value for key, value in tensors.items()}
+    return {"state_dict": inside | {"head.kernel": torch.zeros(5, 2)}}
+
+
 def test_adaface_is_read_as_bgr_and_written_so_that_it_takes_rgb(run_cli, tmp_path):
     network = fill_state(skeleton("backbone", name="ir-tiny"))
-    lightning = {"state_dict": {f"model.{key}": value for key, value in network.state_dict().items()}}
-    file = save(tmp_path / "adaface.ckpt", lightning)
+    file = save(tmp_path / "adaface.ckpt", adaface(network.state_dict()))
     assert run_cli("models", "inspect", file, "--json").json()["settings"]["channel_order"] == "bgr"
     pixels = golden_uniform(1, (2, 3, 112, 112))
     with torch.inference_mode():
@@ -274,10 +281,65 @@ def test_adaface_is_read_as_bgr_and_written_so_that_it_takes_rgb(run_cli, tmp_pa
 
 def test_adaface_goes_to_the_flat_layout_in_rgb(run_cli, tmp_path, recogniser):
     tensors = {key.removeprefix("module."): value for key, value in read_tensors(recogniser).items()}
-    file = save(tmp_path / "ada.ckpt", {"state_dict": {f"model.{key}": value for key, value in tensors.items()}})
+    file = save(tmp_path / "ada.ckpt", adaface(tensors))
     assert run_cli("models", "convert", file, "--out", tmp_path / "back", "--to", "published").code == 0
     tensors["input_layer.0.weight"] = tensors["input_layer.0.weight"].flip(1)
     assert same_tensors(read_tensors(tmp_path / "back" / "backbone.pth"), tensors)
+
+
+def test_a_channel_order_that_no_file_tells_is_asked_for(run_cli, assert_refused, tmp_path):
+    network = fill_state(skeleton("backbone", name="ir-tiny"))
+    file = save(tmp_path / "a.ckpt", {f"model.{key}": value for key, value in network.state_dict().items()})
+    assert run_cli("models", "inspect", file, "--json").json()["undecided"] == "channel_order"
+    for action in (("convert", "--out", tmp_path / "x"), ("verify",)):
+        assert_refused("models", action[0], file, *action[1:], says="nothing in the file tells its channel_order: give "
+                       "--channel-order rgb, or bgr for weights of AdaFace")
+    pixels = golden_uniform(1, (2, 3, 112, 112))
+    for order, seen in (("rgb", pixels), ("bgr", pixels.flip(1))):
+        assert run_cli("models", "convert", file, "--out", tmp_path / order, "--channel-order", order).code == 0
+        with torch.inference_mode():
+            assert torch.equal(load_backbone(tmp_path / order).module(pixels), network(seen))
+    assert run_cli("models", "verify", file, "--channel-order", "bgr").code == 0
+    assert_refused("models", "verify", file, "--channel-order", "grb", says="rgb or bgr was expected")
+
+
+@pytest.mark.parametrize(("settings", "prefix", "back"), [
+    ({"name": "ir-18", "variant": "face-evolve", "embedding_size": 8}, "_orig_mod.module.", ""),
+    ({"name": "mbf", "embedding_size": 8}, "module.", ""),
+    ({"name": "iresnet", "blocks": (1, 1, 1, 1), "embedding_size": 8, "variant": "magface"}, "features.module.",
+     "features.module."),
+])
+def test_other_recognisers_to_ours_and_back(run_cli, tmp_path, settings, prefix, back):
+    tensors = fill_state(skeleton("backbone", **settings)).state_dict()
+    wrapped = {f"{prefix}{key}": value for key, value in tensors.items()}
+    file = save(tmp_path / "a.pth", {"epoch": np.int64(3), "state_dict_backbone": wrapped,
+                                     "state_dict_softmax_fc": {"weight": torch.zeros(3, 8)}})
+    seen = run_cli("models", "inspect", file, "--json").json()
+    assert (seen["architecture"], seen["prefix"], seen["place"]) == (settings["name"], prefix, "state_dict_backbone")
+    assert seen["left_out"] == ["state_dict_softmax_fc"]
+    assert run_cli("models", "verify", file).code == 0
+    assert run_cli("models", "convert", file, "--out", tmp_path / "ours").code == 0
+    pixels = golden_uniform(1, (1, 3, 112, 112))
+    with torch.inference_mode():
+        assert torch.equal(load_backbone(tmp_path / "ours").module(pixels), load_backbone(file).module(pixels))
+    assert run_cli("models", "convert", tmp_path / "ours", "--out", tmp_path / "back", "--to", "published").code == 0
+    assert same_tensors(read_tensors(tmp_path / "back" / "backbone.pth"),
+                        {f"{back}{key}": value for key, value in tensors.items()})
+    with torch.inference_mode():
+        assert torch.equal(load_backbone(tmp_path / "back" / "backbone.pth").module(pixels),
+                           load_backbone(file).module(pixels))
+
+
+def test_a_denoiser_with_a_cosine_schedule_keeps_it(run_cli, tmp_path):
+    network, schedule = fill_state(skeleton("denoiser", **UNET)), build_schedule("cosine")
+    tensors = {f"eps_model.{key}": value for key, value in network.state_dict().items()} | schedule_buffers(schedule)
+    file = save(tmp_path / "idiff.ckpt", tensors)
+    seen = run_cli("models", "inspect", file, "--json").json()
+    assert seen["noise_schedule"] == {"num_timesteps": 1000, "beta_schedule": "cosine"}
+    assert run_cli("models", "convert", file, "--out", tmp_path / "ours").code == 0
+    assert torch.equal(ldm_schedule(load_denoiser(tmp_path / "ours").config).betas, schedule.betas)
+    assert run_cli("models", "convert", tmp_path / "ours", "--out", tmp_path / "back", "--to", "published").code == 0
+    assert same_tensors(read_tensors(tmp_path / "back" / "ema_averaged_model.ckpt"), tensors)
 
 
 def test_verify_compares_with_the_golden_fixture(run_cli, assert_refused, golden, tmp_path, recogniser):

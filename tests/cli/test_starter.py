@@ -140,6 +140,10 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path, assert_refused
 
     (work / "2-ldm" / "config.json").write_text(json.dumps({**config, "embedder": "sha256:" + "2" * 64}))
     assert_refused(*pack[:-1], tmp_path / "out2", says="belong to different recognisers")
+    header = json.loads((work / "3-contexts" / "facesyn.json").read_text())
+    header["extra"]["face_origin"] = "photo"
+    (work / "3-contexts" / "facesyn.json").write_text(json.dumps(header))
+    assert_refused(*pack[:-1], tmp_path / "out3", says="embeddings of photos of real people")
 
 
 def test_a_student_stands_in_for_its_teacher(tmp_path: Path, run_cli, assert_refused) -> None:

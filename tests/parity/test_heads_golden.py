@@ -18,7 +18,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 @pytest.mark.parametrize("name", ("arcface", "cosface", "curricularface"))
 def test_head_equals_the_published_one(name):
     golden = {key: torch.from_numpy(value) for key, value in np.load(GOLDEN / f"head_{name}.npz").items()}
-    head = registry.build("head", registry.configure("head", {"name": name}))(num_classes=20)
+    head = registry.build("head", registry.configure("head", {"name": name})).with_classes(num_classes=20)
     head.kernel.data = golden["kernel"]
     embeddings = golden["emb"].clone().requires_grad_()
     labels = golden["labels"]

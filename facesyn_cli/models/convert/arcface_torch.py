@@ -1,34 +1,57 @@
-"""IResNet backbones as ElasticFace and InsightFace's arcface_torch save them: a flat state dict."""
+"""IResNet backbones as ElasticFace, arcface_torch, MagFace and CVLface save them, and arcface_torch's `mbf`.
+
+MagFace keeps its IResNet under `features.`, which is how its files are told from the others: names and shapes are
+the same. A MagFace file without that wrapper cannot be told; `backbone.variant=magface` says so.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
-from facesyn_cli.models.convert.recognised import Recognised, indices, strip_prefix
+from facesyn_cli.models import mbf
+from facesyn_cli.models.convert.recognised import RGB_BY_DEFAULT, Recognised, View, indices
 from facesyn_cli.models.iresnet import BLOCKS
 
-
-def bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors without the prefix of a data-parallel wrapper."""
-    return strip_prefix(tensors, "module.")
+_MAGFACE = "features"
 
 
-def read(tensors: Mapping[str, Tensor]) -> Recognised | None:
+def read(view: View) -> Recognised | None:
     """Return the backbone in a state dict, or None where it holds none of this family.
 
     Raises:
         KeyError, IndexError, ValueError: Tensors that any such backbone has are missing or odd.
     """
-    tensors = bare(tensors)
+    tensors = view.tensors
+    if "conv_sep.layers.0.weight" in tensors and "features.layers.2.weight" in tensors:
+        return _read_mbf(tensors)
     if "layer1.0.bn3.weight" not in tensors or "prelu.weight" not in tensors or "fc.weight" not in tensors:
         return None
     blocks = tuple(len(indices(tensors, f"layer{stage}.")) for stage in (1, 2, 3, 4))
     depth = next((d for d, counts in BLOCKS.items() if counts == blocks), None)
-    settings = {"embedding_size": tensors["fc.weight"].shape[0]}
-    if depth is not None:
-        name = f"iresnet-{depth}"
-        return Recognised("backbone", name, settings, tensors, f"an {name} backbone")
-    title = f"an iresnet backbone (blocks {', '.join(map(str, blocks))})"
-    return Recognised("backbone", "iresnet", {**settings, "blocks": list(blocks)}, tensors, title)
+    settings: dict = {"embedding_size": tensors["fc.weight"].shape[0]}
+    name, title = f"iresnet-{depth}", f"an iresnet-{depth} backbone"
+    if depth is None:
+        name, title = "iresnet", f"an iresnet backbone (blocks {', '.join(map(str, blocks))})"
+        settings["blocks"] = list(blocks)
+    if _MAGFACE in view.wrappers:
+        settings["variant"] = "magface"
+        title += " of MagFace, BGR in [0, 1]"
+    elif view.color_space == "bgr":
+        settings["channel_order"] = "bgr"
+        title += ", BGR"
+    elif view.assumes_rgb:
+        title += RGB_BY_DEFAULT
+    return Recognised("backbone", name, settings, tensors, title)
+
+
+def _read_mbf(tensors: dict[str, Tensor]) -> Recognised:
+    scale = tensors["layers.0.layers.0.weight"].shape[0] // 64
+    stem = 1 if "layers.1.layers.0.weight" in tensors else len(indices(tensors, "layers.1.layers."))
+    blocks = (stem, *(len(indices(tensors, f"layers.{stage}.layers.")) for stage in (3, 5, 7)))
+    name = next((name for name, known in mbf.BLOCKS.items() if known == (blocks, scale)), None)
+    settings: dict = {"embedding_size": tensors["features.layers.2.weight"].shape[0]}
+    if name is None:
+        settings |= {"blocks": list(blocks), "scale": scale}
+        title = f"an mbf backbone (blocks {', '.join(map(str, blocks))})"
+        return Recognised("backbone", "mbf", settings, tensors, title)
+    return Recognised("backbone", name, settings, tensors, f"an {name} backbone")

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.recognised import Recognised, indices
+from facesyn_cli.models.convert.recognised import Recognised, View, indices
 
 ENCODER = ("encoder.", "quant_conv.")
 DECODER = ("decoder.", "quantize.", "post_quant_conv.")
@@ -42,14 +42,14 @@ def half(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     return {key: value for key, value in tensors.items() if key.startswith(prefixes)}
 
 
-def read(tensors: Mapping[str, Tensor]) -> Recognised | None:
+def read(view: View) -> Recognised | None:
     """Return the autoencoder, or the half, in a state dict, or None where it holds none.
 
     Raises:
         UserError: It has attention within its levels, whose layout no reference states.
         KeyError, IndexError, ValueError: Tensors that any such autoencoder has are missing or odd.
     """
-    tensors = bare(tensors)
+    tensors = bare(view.tensors)
     has_encoder = "encoder.conv_in.weight" in tensors and "quant_conv.weight" in tensors
     has_decoder = "decoder.conv_in.weight" in tensors and "post_quant_conv.weight" in tensors
     if not (has_encoder or has_decoder):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from facesyn_cli.models.convert.recognised import Recognised, indices, strip_prefix
+from facesyn_cli.models.convert.recognised import WRAPPERS, Recognised, View, indices
 
 _NETWORKS = {(24, 2): "edgenext_xx_small", (32, 3): "edgenext_x_small", (48, 3): "edgenext_small",
              (80, 3): "edgenext_base"}  # (channels of the stem, blocks of the first stage)
@@ -18,22 +18,29 @@ _OWN = "model."  # where the plugin `timm` keeps the network, and EdgeFace too
 
 
 def own_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a timm network under the names of the plugin `timm`, whatever wrapped them."""
-    return {_OWN + key: value for key, value in strip_prefix(strip_prefix(tensors, "module."), _OWN).items()}
+    """Return the tensors of a timm network under the names of the plugin `timm`, whatever wrapped all of them.
+
+    For files of which the user says what they hold; a wrapper is a known name in front of every tensor's.
+    """
+    names = list(tensors)
+    while names and (first := names[0].partition(".")[0]) in WRAPPERS and all(n.startswith(f"{first}.") for n in names):
+        names = [name[len(first) + 1 :] for name in names]
+    return dict(zip((_OWN + name for name in names), tensors.values(), strict=True))
 
 
-def read(tensors: Mapping[str, Tensor]) -> Recognised | None:
+def read(view: View) -> Recognised | None:
     """Return the EdgeNeXt recogniser in a state dict, or None where it holds none.
 
     Raises:
         KeyError, ValueError: Tensors that any such network has are missing or odd.
     """
-    tensors = own_names(tensors)
-    if "model.stem.0.weight" not in tensors or not any(".xca.temperature" in key for key in tensors):
+    tensors = view.tensors
+    if "stem.0.weight" not in tensors or not any(".xca.temperature" in key for key in tensors):
         return None
-    shape = tensors["model.stem.0.weight"].shape[0], len(indices(tensors, "model.stages.0.blocks."))
+    shape = tensors["stem.0.weight"].shape[0], len(indices(tensors, "stages.0.blocks."))
     name = _NETWORKS.get(shape)
     if name is None:
         return None
-    settings = {"model": name, "embedding_size": tensors["model.head.fc.weight"].shape[0]}
-    return Recognised("backbone", "timm", settings, tensors, f"a timm {name} backbone")
+    settings = {"model": name, "embedding_size": tensors["head.fc.weight"].shape[0]}
+    own = {_OWN + key: value for key, value in tensors.items()}
+    return Recognised("backbone", "timm", settings, own, f"a timm {name} backbone")

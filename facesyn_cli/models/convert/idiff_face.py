@@ -13,42 +13,41 @@ import torch
 from torch import Tensor
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.recognised import Recognised, indices, strip_prefix
+from facesyn_cli.models.convert.recognised import Recognised, View, indices
 
-WRAPPERS = ("_module.module.", "_module.", "module.")
 BUFFERS = (
     "betas", "alphas", "sigmas", "sqrt_alphas_inv", "alpha_bars", "sqrt_alpha_bars", "sqrt_one_minus_alpha_bars",
     "one_minus_alphas_over_sqrt_one_minus_alpha_bars",
 )
 
 
-def bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors without wrapper prefixes and schedule buffers."""
-    return _split(tensors)[0]
-
-
-def read(tensors: Mapping[str, Tensor]) -> Recognised | None:
+def read(view: View) -> Recognised | None:
     """Return the UNet in a state dict with the settings its shapes tell, or None where it holds none.
 
     Two settings leave no trace: CPD's probability, and the width of an attention head unless the conditioning
     is cross-attention; they keep their defaults.
 
     Raises:
-        UserError: The schedule buffers contradict each other or are not linear.
+        UserError: The schedule buffers contradict each other or are no noise schedule.
         KeyError, IndexError, ValueError: Tensors that any such UNet has are missing or have odd shapes.
     """
-    unet, buffers = _split(tensors)
+    unet = {key: value for key, value in view.tensors.items() if key not in BUFFERS}
     if "image_proj.weight" not in unet or not any(key.startswith("middle.res1.") for key in unet):
         return None
     settings = _settings(unet)
     title = f"an idiff-unet denoiser ({settings['conditioning']})"
-    return Recognised("denoiser", "idiff-unet", settings, unet, title, _schedule(buffers))
+    return Recognised("denoiser", "idiff-unet", settings, unet, title, _schedule(find_buffers(view)))
 
 
-def _split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    inner = strip_prefix(tensors, *WRAPPERS)
-    buffers = {key: inner.pop(key) for key in BUFFERS if key in inner}
-    return strip_prefix(inner, "eps_model."), buffers
+def find_buffers(view: View) -> dict[str, Tensor]:
+    """Return the schedule buffers beside the network or beside the innermost of its wrappers that has any."""
+    levels = [view.tensors]
+    prefix = view.prefix
+    while prefix:
+        prefix = prefix[: prefix[:-1].rfind(".") + 1]
+        levels.append({name: view.around[prefix + name] for name in BUFFERS if prefix + name in view.around})
+    found = ({name: level[name] for name in BUFFERS if name in level} for level in levels)
+    return next((buffers for buffers in found if buffers), {})
 
 
 def _settings(unet: Mapping[str, Tensor]) -> dict:
@@ -86,12 +85,21 @@ def _settings(unet: Mapping[str, Tensor]) -> dict:
 
 
 def _schedule(buffers: Mapping[str, Tensor]) -> dict:
-    """Check the buffers against their betas and return what they say; empty without betas."""
-    if "betas" not in buffers:
+    """Check the buffers against each other and return what they say; empty without any.
+
+    The published schedule, which is linear, is returned as its two ends at 1,000 timesteps (`diffusion/schedule.py`
+    scales them to T); of any other, such as a cosine, the betas themselves.
+    """
+    if not buffers:
         return {}
-    betas = buffers["betas"].double()
-    if betas.ndim != 1 or len(betas) < 2:
-        raise UserError(f"schedule buffer betas has shape {list(betas.shape)}; a list of at least 2 was expected")
+    if "betas" not in buffers and "alpha_bars" not in buffers:
+        raise UserError(f"schedule buffers {', '.join(buffers)} without betas or alpha_bars")
+    name, given = next((key, buffers[key].double()) for key in ("betas", "alpha_bars") if key in buffers)
+    if given.ndim != 1 or len(given) < 2:
+        raise UserError(f"schedule buffer {name} has shape {list(given.shape)}; a list of at least 2 was expected")
+    betas = given if name == "betas" else 1 - given / torch.cat([given.new_ones(1), given[:-1]])
+    if not ((betas > 0) & (betas < 1)).all():  # also what is not a number
+        raise UserError(f"schedule buffer {name} is no noise schedule: betas between 0 and 1 were expected")
     alphas = 1 - betas
     bars = alphas.log().cumsum(0).exp()
     expected = {
@@ -103,14 +111,15 @@ def _schedule(buffers: Mapping[str, Tensor]) -> dict:
         "sqrt_one_minus_alpha_bars": (1 - bars).sqrt(),
         "one_minus_alphas_over_sqrt_one_minus_alpha_bars": betas / (1 - bars).sqrt(),
     }
-    for name, values in expected.items():
-        found = buffers.get(name)
+    for buffer, values in expected.items():
+        found = buffers.get(buffer)
         if found is not None and not (
             found.shape == values.shape and torch.allclose(found.double(), values, rtol=2e-3, atol=1e-6)
         ):
-            raise UserError(f"schedule buffer {name} does not follow from the betas in the same file")
+            raise UserError(f"schedule buffer {buffer} does not follow from the {name} in the same file")
     count = len(betas)
     start, end = (float(f"{value:.6g}") for value in (betas[0].item(), betas[-1].item()))
-    if not torch.allclose(betas, torch.linspace(start, end, count, dtype=torch.float64), rtol=1e-4, atol=1e-7):
-        raise UserError("the noise schedule in the file is not linear; only linear schedules are read from such files")
-    return {"num_timesteps": count, "beta_schedule": "linear", "beta_start": start, "beta_end": end}
+    if torch.allclose(betas, torch.linspace(start, end, count, dtype=torch.float64), rtol=1e-4, atol=1e-7):
+        ends = {"beta_start": float(f"{start * count / 1000:.6g}"), "beta_end": float(f"{end * count / 1000:.6g}")}
+        return {"num_timesteps": count, "beta_schedule": "linear", **ends}
+    return {"num_timesteps": count, "beta_schedule": betas.float().tolist()}

@@ -1,25 +1,39 @@
-"""Tell from the names and shapes of a file's tensors which network it holds, and refuse what does not fit."""
+"""Tell from the names and shapes of a file's tensors which network it holds, and refuse what does not fit.
+
+One rule for all files: of the dicts of tensors in a file, and of the names in them without any sequence of known
+wrappers, exactly one must make up a known network. What lies beside it is left out and named.
+"""
 
 from __future__ import annotations
 
 import functools
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from facesyn_cli.artifacts.tensor_dicts import read_tensor_dicts
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import arcface_torch, compvis, edgeface, guided_diffusion, idiff_face, tface
-from facesyn_cli.models.convert.recognised import Recognised
+from facesyn_cli.models.convert.recognised import Recognised, View, views
 from facesyn_cli.models.skeleton import build_skeleton
 from facesyn_cli.plugins import registry
+from facesyn_cli.untrusted.files import read_text
 
 _SOURCES = (idiff_face, compvis, tface, arcface_torch, edgeface)
+_LOOKS = "looks like "
 _SHOWN = 2  # names listed of each sort of difference
 _TAESD = re.compile(r"\d+\.conv\.[024]\.weight")  # a plain sequence of blocks of three convolutions
+# What trainers call the classifier or the loss that they keep beside a network, on the same level as its layers.
+_HEADS = ("head", "heads", "classifier", "fc", "logits", "margin", "metric_fc", "loss", "criterion", "kernel", "weight")
+_DESCRIPTION = "model.yaml"  # of CVLface, beside its weights
+_COLOR_SPACE = re.compile(r"^\s*color_space\s*:\s*[\"']?(\w+)", re.MULTILINE)
+_MAX_DESCRIPTION = 1 << 20  # bytes
 
 _KNOWN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     *(("denoiser", "idiff-unet", {"conditioning": how}) for how in ("ca", "adagn", "unconditional")),
@@ -28,45 +42,134 @@ _KNOWN: tuple[tuple[str, str, dict[str, Any]], ...] = (
     *(("autoencoder", "kl-f8", {"part": part}) for part in ("both", "encoder", "decoder")),
     *(("backbone", f"ir-{depth}", {}) for depth in (18, 34, 50, 101, 152, 200)),
     *(("backbone", f"ir-se-{depth}", {}) for depth in (18, 34, 50, 101, 152, 200)),
+    *(("backbone", f"ir-{depth}", {"variant": "face-evolve"}) for depth in (18, 34, 50, 101)),
+    *(("backbone", f"ir-se-{depth}", {"variant": "face-evolve"}) for depth in (18, 34, 50, 101)),
     *(("backbone", f"iresnet-{depth}", {}) for depth in (18, 34, 50, 100)),
     ("backbone", "ir-tiny", {}),
     ("backbone", "ir-lite", {}),
     ("backbone", "mobilefacenet", {}),
+    ("backbone", "mbf", {}),
+    ("backbone", "mbf-large", {}),
 )
 
 
-def recognise(tensors: Mapping[str, Tensor], where: str) -> Recognised:
+def recognise_file(path: Path) -> Recognised:
+    """Return the network in a torch or safetensors file; see `recognise_dicts`.
+
+    Raises:
+        UserError: As `read_tensor_dicts` and `recognise_dicts`.
+    """
+    return recognise_dicts(read_tensor_dicts(path), path)
+
+
+def recognise_dicts(dicts: Mapping[str, Mapping[str, Tensor]], path: Path) -> Recognised:
+    """Return the network in one of the dicts of a file.
+
+    Args:
+        dicts: As `read_tensor_dicts` gives them.
+        path: The file, for messages and for the description that CVLface puts beside it.
+
+    Raises:
+        UserError: None of them holds a known network, several do, or the description is damaged.
+    """
+    where, color_space = str(path), _color_space(path)
+    found, first_error = [], None
+    for place, tensors in dicts.items():
+        try:
+            one = recognise(tensors, where, color_space)
+        except _TwoNetworks:
+            raise
+        except UserError as error:
+            first_error = first_error or error
+        else:
+            others = tuple(name or "the outermost dict" for name in dicts if name != place)
+            found.append(replace(one, place=place, left_out=(*one.left_out, *others)))
+    if not found:
+        raise first_error
+    return _only(found, where)
+
+
+def recognise(tensors: Mapping[str, Tensor], where: str, color_space: str | None = None) -> Recognised:
     """Return the network that the tensors make up, complete and of the right shapes.
 
     Args:
-        tensors: Tensors of a published file or of ours, under any of the known prefixes.
+        tensors: Tensors of a published file or of ours, behind any sequence of known wrappers.
         where: Name of the file, for messages.
+        color_space: `rgb` or `bgr` where a description beside the file says what its recogniser takes.
 
     Raises:
-        UserError: They make up no known network; the message names the nearest one and what differs.
+        UserError: They make up no known network, and the message names the nearest one and what differs; or they
+            make up several.
     """
     if guided_diffusion.is_guided_unet(tensors):
         raise UserError(f"{where} is a guided-diffusion UNet (DCFace stage 1), which draws faces without a context; "
                         "gen-contexts --source guided-diffusion takes it as its --generator")
-    for source in _SOURCES:
-        try:
-            found = source.read(tensors)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
-        except (KeyError, IndexError, ValueError, ZeroDivisionError):
-            continue  # has the family's mark but not its parts: the nearest network is named below
-        if found is not None:
+    found, first_error = [], None
+    for view in views(tensors, color_space):
+        for source in _SOURCES:
             try:
-                expected = expected_shapes(found.kind, {"name": found.name, **found.settings}, len(tensors))
-            except (ValidationError, RuntimeError):
-                continue
+                one = _complete(source.read(view), view, tensors)
             except UserError as error:
-                raise UserError(f"{where} looks like {found.title}, but does not fit: {error}") from error
-            complete = fill_counters(found.tensors, expected)
-            if wrong := differences(expected, complete):
-                raise UserError(f"{where} looks like {found.title}, but does not fit: {wrong}")
-            return Recognised(found.kind, found.name, found.settings, complete, found.title, found.schedule)
-    raise UserError(f"{where} {_nearest(tensors)}")
+                first_error = first_error or UserError(
+                    f"{where} {error}" if str(error).startswith(_LOOKS) else f"{where}: {error}")
+            except (KeyError, IndexError, ValueError, ZeroDivisionError):
+                continue  # has the family's mark but not its parts: the nearest network is named below
+            else:
+                found += [one] if one is not None else []
+    if found:
+        return _only(found, where)
+    raise first_error or UserError(f"{where} {_nearest(tensors)}")
+
+
+class _TwoNetworks(UserError):
+    """Raised where it cannot be told which of several networks is meant."""
+
+
+def _only(found: list[Recognised], where: str) -> Recognised:
+    if len(found) > 1:
+        names = " and ".join(f"{one.title} under {'/'.join(filter(None, (one.place, one.prefix))) or 'no prefix'!r}"
+                             for one in found)
+        raise _TwoNetworks(f"{where} holds several networks, {names}; a file with the one that is meant was expected")
+    return found[0]
+
+
+def _complete(found: Recognised | None, view: View, tensors: Mapping[str, Tensor]) -> Recognised | None:
+    """Return what a reader found with everything checked and noted; None stays None.
+
+    Raises:
+        UserError: It has not the tensors that such a network has.
+    """
+    if found is None:
+        return None
+    try:
+        expected = expected_shapes(found.kind, {"name": found.name, **found.settings}, len(found.tensors))
+    except (ValidationError, RuntimeError):
+        return None
+    except UserError as error:
+        raise UserError(f"{_LOOKS}{found.title}, but does not fit: {error}") from error
+    own = {key: value for key, value in found.tensors.items()
+           if key in expected or key.partition(".")[0] not in _HEADS}
+    complete = fill_counters(own, expected)
+    if wrong := differences(expected, complete):
+        raise UserError(f"{_LOOKS}{found.title}, but does not fit: {wrong}")
+    used = {id(value) for value in own.values()}
+    if found.kind == "denoiser":
+        used |= {id(value) for value in idiff_face.find_buffers(view).values()}
+    left_out = tuple(key for key, value in tensors.items() if id(value) not in used)
+    return replace(found, tensors=complete, prefix=view.prefix, left_out=left_out)
+
+
+def _color_space(path: Path) -> str | None:
+    """Return what CVLface's description beside a file says of the channels; None where there is none."""
+    description = path.with_name(_DESCRIPTION)
+    if not description.exists():
+        return None
+    match = _COLOR_SPACE.search(read_text(description, _MAX_DESCRIPTION, f"the description of {path.name}"))
+    if match is None:
+        return None
+    if match[1].lower() not in ("rgb", "bgr"):
+        raise UserError(f"{description}: color_space {match[1]}; RGB or BGR was expected")
+    return match[1].lower()
 
 
 def expected_shapes(
@@ -110,16 +213,16 @@ def fill_counters(
 def _nearest(tensors: Mapping[str, Tensor]) -> str:
     """Describe the known network that shares most tensors with the file."""
     best, best_count, best_rest, best_text = "", 0, 0, ""  # of equally many matches, the one with least else
-    views = {"denoiser": idiff_face.bare(tensors), "autoencoder": compvis.bare(tensors)}
-    views["backbone"] = tface.bare(tensors)
-    for (kind, name, settings), expected in zip(_KNOWN, _known_shapes(), strict=True):
-        view = views[kind]
-        count = sum(key in view and view[key].shape == shape for key, (shape, _) in expected.items())
-        rest = len(expected) - count
-        if count and (count, -rest) > (best_count, -best_rest):
-            detail = ", ".join(str(value) for value in settings.values())
-            best, best_count, best_rest = f"{kind} {name}" + (f" ({detail})" if detail else ""), count, rest
-            best_text = f"{count} of its {len(expected)} tensors match; {differences(expected, view)}"
+    for view in views(tensors):
+        seen = {"denoiser": view.tensors, "backbone": view.tensors, "autoencoder": compvis.bare(view.tensors)}
+        for (kind, name, settings), expected in zip(_KNOWN, _known_shapes(), strict=True):
+            own = seen[kind]
+            count = sum(key in own and own[key].shape == shape for key, (shape, _) in expected.items())
+            rest = len(expected) - count
+            if count and (count, -rest) > (best_count, -best_rest):
+                detail = ", ".join(str(value) for value in settings.values())
+                best, best_count, best_rest = f"{kind} {name}" + (f" ({detail})" if detail else ""), count, rest
+                best_text = f"{count} of its {len(expected)} tensors match; {differences(expected, own)}"
     if any(_TAESD.match(key) for key in tensors):
         return ("looks like a half of a TAESD in its author's own layout, which is not read; its folder in diffusers "
                 "format (AutoencoderTiny) is")

@@ -11,13 +11,12 @@ z = -1 (poor image) is ArcFace, z = 0 CosFace, z = 1 (good image) a negative ang
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from facesyn_cli.config.fields import identity
-from facesyn_cli.models.heads.margin import HeadFactory, MarginHead, cos_of_sum
+from facesyn_cli.models.heads.margin import MarginHead, cos_of_sum
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -51,15 +50,12 @@ class AdaFace(MarginHead):
 
     def __init__(
         self,
-        num_classes: int,
-        embedding_size: int = 512,
-        seed: int = 0,
         scale: float = 64.0,
         margin: float = 0.4,
         concentration: float = 0.333,
         rate: float = 0.01,
     ) -> None:
-        super().__init__(num_classes, embedding_size, seed, scale, margin)
+        super().__init__(scale, margin)
         self.concentration, self.rate = concentration, rate
         self.register_buffer("norm_mean", torch.zeros(1))
         self.register_buffer("norm_deviation", torch.ones(1))
@@ -83,7 +79,7 @@ class AdaFace(MarginHead):
         unit = self.norm_deviation.clamp(min=_MIN_DEVIATION) / self.concentration
         return ((_norms(embeddings) - self.norm_mean) / unit).clamp(-1, 1)[:, None]
 
-    def _changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
+    def changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
         z = self.quality(embeddings).to(target.dtype)
         added = -self.margin * z
         angle = target.detach().acos() + added
@@ -99,6 +95,6 @@ def _norms(embeddings: Tensor) -> Tensor:
 
 
 @register("head", "adaface", Card("Margin that follows an image's quality.", "Kim et al. 2022, arXiv:2204.00964"))
-def build_adaface(cfg: AdaFaceConfig) -> HeadFactory:
-    """Return the factory of AdaFace heads."""
-    return partial(AdaFace, scale=cfg.scale, margin=cfg.margin, concentration=cfg.concentration, rate=cfg.rate)
+def build_adaface(cfg: AdaFaceConfig) -> nn.Module:
+    """Build the AdaFace head."""
+    return AdaFace(scale=cfg.scale, margin=cfg.margin, concentration=cfg.concentration, rate=cfg.rate)

@@ -7,12 +7,11 @@ target is s (cos_y - m sin(pi - m)), which keeps it falling.
 from __future__ import annotations
 
 import math
-from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from facesyn_cli.config.fields import identity
-from facesyn_cli.models.heads.margin import HeadFactory, MarginHead, angular_target
+from facesyn_cli.models.heads.margin import MarginHead, angular_target
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -27,11 +26,11 @@ class AngularConfig(PluginConfig):
 class ArcFace(MarginHead):
     """Additive angular margin; `margin` in radians."""
 
-    def _changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
+    def changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
         return angular_target(target, self.margin)
 
 
 @register("head", "arcface", Card("Additive angular margin.", "Deng et al. 2019, arXiv:1801.07698"))
-def build_arcface(cfg: AngularConfig) -> HeadFactory:
-    """Return the factory of ArcFace heads."""
-    return partial(ArcFace, scale=cfg.scale, margin=cfg.margin)
+def build_arcface(cfg: AngularConfig) -> nn.Module:
+    """Build the ArcFace head."""
+    return ArcFace(scale=cfg.scale, margin=cfg.margin)

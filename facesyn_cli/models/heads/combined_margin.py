@@ -10,14 +10,13 @@ The defaults s = 64, m2 = 0.3 and m3 = 0.2 are from memory; no source was at han
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
 from pydantic import model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from facesyn_cli.config.fields import identity
-from facesyn_cli.models.heads.margin import HeadFactory, MarginHead
+from facesyn_cli.models.heads.margin import MarginHead
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -48,18 +47,15 @@ class CombinedMargin(MarginHead):
 
     def __init__(
         self,
-        num_classes: int,
-        embedding_size: int = 512,
-        seed: int = 0,
         scale: float = 64.0,
         factor: float = 1.0,
         angle: float = 0.3,
         cosine: float = 0.2,
     ) -> None:
-        super().__init__(num_classes, embedding_size, seed, scale, angle)
+        super().__init__(scale, angle)
         self.factor, self.cosine = factor, cosine
 
-    def _changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
+    def changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
         phi = self.factor * _angle(target) + self.margin
         changed = torch.where(phi <= math.pi, phi.cos(), -2 - phi.cos())
         return changed - self.cosine
@@ -75,6 +71,6 @@ def _angle(cosine: Tensor) -> Tensor:
     "head", "combined-margin",
     Card("Multiplicative, angular and cosine margin in one.", "Deng et al. 2019, arXiv:1801.07698, Eq. 4"),
 )
-def build_combined_margin(cfg: CombinedMarginConfig) -> HeadFactory:
-    """Return the factory of combined-margin heads."""
-    return partial(CombinedMargin, scale=cfg.scale, factor=cfg.factor, angle=cfg.angle, cosine=cfg.cosine)
+def build_combined_margin(cfg: CombinedMarginConfig) -> nn.Module:
+    """Build the combined-margin head."""
+    return CombinedMargin(scale=cfg.scale, factor=cfg.factor, angle=cfg.angle, cosine=cfg.cosine)

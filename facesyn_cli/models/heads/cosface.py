@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from torch import Tensor
+from torch import Tensor, nn
 
 from facesyn_cli.config.fields import identity
-from facesyn_cli.models.heads.margin import HeadFactory, MarginHead
+from facesyn_cli.models.heads.margin import MarginHead
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -22,11 +20,11 @@ class CosFaceConfig(PluginConfig):
 class CosFace(MarginHead):
     """Additive cosine margin; `margin` is a cosine."""
 
-    def _changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
+    def changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
         return target - self.margin
 
 
 @register("head", "cosface", Card("Additive cosine margin.", "Wang et al. 2018, arXiv:1801.09414"))
-def build_cosface(cfg: CosFaceConfig) -> HeadFactory:
-    """Return the factory of CosFace heads."""
-    return partial(CosFace, scale=cfg.scale, margin=cfg.margin)
+def build_cosface(cfg: CosFaceConfig) -> nn.Module:
+    """Build the CosFace head."""
+    return CosFace(scale=cfg.scale, margin=cfg.margin)

@@ -6,14 +6,12 @@ the mean target cosine.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from facesyn_cli.config.fields import identity
 from facesyn_cli.models.heads.arcface import AngularConfig
-from facesyn_cli.models.heads.margin import HeadFactory, MarginHead, angular_target, cos_of_sum
+from facesyn_cli.models.heads.margin import MarginHead, angular_target, cos_of_sum
 from facesyn_cli.plugins.registry import Card, register
 
 
@@ -37,14 +35,11 @@ class CurricularFace(MarginHead):
 
     def __init__(
         self,
-        num_classes: int,
-        embedding_size: int = 512,
-        seed: int = 0,
         scale: float = 64.0,
         margin: float = 0.5,
         rate: float = 0.1,
     ) -> None:
-        super().__init__(num_classes, embedding_size, seed, scale, margin)
+        super().__init__(scale, margin)
         self.rate = rate
         self.register_buffer("t", torch.zeros(1))
 
@@ -65,6 +60,6 @@ class CurricularFace(MarginHead):
     "head", "curricularface",
     Card("Angular margin; hard negatives count for more over time.", "Huang et al. 2020, arXiv:2004.00288"),
 )
-def build_curricularface(cfg: CurricularFaceConfig) -> HeadFactory:
-    """Return the factory of CurricularFace heads."""
-    return partial(CurricularFace, scale=cfg.scale, margin=cfg.margin, rate=cfg.rate)
+def build_curricularface(cfg: CurricularFaceConfig) -> nn.Module:
+    """Build the CurricularFace head."""
+    return CurricularFace(scale=cfg.scale, margin=cfg.margin, rate=cfg.rate)

@@ -11,13 +11,12 @@ sigma = 0 is ArcFace, or CosFace.
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from facesyn_cli.config.fields import identity
-from facesyn_cli.models.heads.margin import HeadFactory, MarginHead, angular_target
+from facesyn_cli.models.heads.margin import MarginHead, angular_target
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -67,16 +66,13 @@ class ElasticFace(MarginHead):
 
     def __init__(
         self,
-        num_classes: int,
-        embedding_size: int = 512,
-        seed: int = 0,
         scale: float = 64.0,
         margin: float = 0.5,
         deviation: float = 0.05,
         is_angular: bool = True,
         is_sorted: bool = False,
     ) -> None:
-        super().__init__(num_classes, embedding_size, seed, scale, margin)
+        super().__init__(scale, margin)
         self.deviation, self.is_angular, self.is_sorted = deviation, is_angular, is_sorted
 
     def draw_margins(self, target: Tensor) -> Tensor:
@@ -90,33 +86,33 @@ class ElasticFace(MarginHead):
             margins = torch.empty_like(margins).scatter_(0, order, margins.sort(dim=0).values)
         return margins
 
-    def _changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
+    def changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
         margins = self.draw_margins(target)
         changed = angular_target(target, margins) if self.is_angular else target - margins
         return changed
 
 
 @register("head", "elasticface-arc", Card("ArcFace with a margin drawn for each image.", _PAPER))
-def build_elasticface_arc(cfg: ElasticArcConfig) -> HeadFactory:
-    """Return the factory of ElasticFace-Arc heads."""
-    return partial(ElasticFace, scale=cfg.scale, margin=cfg.margin, deviation=cfg.deviation)
+def build_elasticface_arc(cfg: ElasticArcConfig) -> nn.Module:
+    """Build the ElasticFace-Arc head."""
+    return ElasticFace(scale=cfg.scale, margin=cfg.margin, deviation=cfg.deviation)
 
 
 @register("head", "elasticface-arc-plus", Card("ElasticFace-Arc; harder images get larger margins.", _PAPER))
-def build_elasticface_arc_plus(cfg: ElasticArcPlusConfig) -> HeadFactory:
-    """Return the factory of ElasticFace-Arc+ heads."""
-    return partial(ElasticFace, scale=cfg.scale, margin=cfg.margin, deviation=cfg.deviation, is_sorted=True)
+def build_elasticface_arc_plus(cfg: ElasticArcPlusConfig) -> nn.Module:
+    """Build the ElasticFace-Arc+ head."""
+    return ElasticFace(scale=cfg.scale, margin=cfg.margin, deviation=cfg.deviation, is_sorted=True)
 
 
 @register("head", "elasticface-cos", Card("CosFace with a margin drawn for each image.", _PAPER))
-def build_elasticface_cos(cfg: ElasticCosConfig) -> HeadFactory:
-    """Return the factory of ElasticFace-Cos heads."""
-    return partial(ElasticFace, scale=cfg.scale, margin=cfg.margin, deviation=cfg.deviation, is_angular=False)
+def build_elasticface_cos(cfg: ElasticCosConfig) -> nn.Module:
+    """Build the ElasticFace-Cos head."""
+    return ElasticFace(scale=cfg.scale, margin=cfg.margin, deviation=cfg.deviation, is_angular=False)
 
 
 @register("head", "elasticface-cos-plus", Card("ElasticFace-Cos; harder images get larger margins.", _PAPER))
-def build_elasticface_cos_plus(cfg: ElasticCosPlusConfig) -> HeadFactory:
-    """Return the factory of ElasticFace-Cos+ heads."""
-    return partial(
-        ElasticFace, scale=cfg.scale, margin=cfg.margin, deviation=cfg.deviation, is_angular=False, is_sorted=True
+def build_elasticface_cos_plus(cfg: ElasticCosPlusConfig) -> nn.Module:
+    """Build the ElasticFace-Cos+ head."""
+    return ElasticFace(
+        scale=cfg.scale, margin=cfg.margin, deviation=cfg.deviation, is_angular=False, is_sorted=True
     )

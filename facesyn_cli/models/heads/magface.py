@@ -11,13 +11,12 @@ pulled to large norms, against the margin that grows with them. l_m = u_m and la
 from __future__ import annotations
 
 import math
-from functools import partial
 
 from pydantic import model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from facesyn_cli.config.fields import identity
-from facesyn_cli.models.heads.margin import HeadFactory, MarginHead, angular_target
+from facesyn_cli.models.heads.margin import MarginHead, angular_target
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -52,9 +51,6 @@ class MagFace(MarginHead):
 
     def __init__(
         self,
-        num_classes: int,
-        embedding_size: int = 512,
-        seed: int = 0,
         scale: float = 64.0,
         margin: float = 0.45,
         max_margin: float = 0.8,
@@ -62,7 +58,7 @@ class MagFace(MarginHead):
         max_norm: float = 110.0,
         norm_weight: float = 35.0,
     ) -> None:
-        super().__init__(num_classes, embedding_size, seed, scale, margin)
+        super().__init__(scale, margin)
         self.max_margin, self.min_norm, self.max_norm, self.norm_weight = max_margin, min_norm, max_norm, norm_weight
 
     def extra_losses(self, embeddings: Tensor) -> Tensor | None:
@@ -78,7 +74,7 @@ class MagFace(MarginHead):
     def _norms(self, embeddings: Tensor) -> Tensor:
         return embeddings.norm(dim=1).clamp(self.min_norm, self.max_norm)
 
-    def _changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
+    def changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
         return angular_target(target, self.margins(embeddings))
 
 
@@ -86,9 +82,9 @@ class MagFace(MarginHead):
     "head", "magface",
     Card("Margin that grows with the norm; the norm tells quality.", "Meng et al. 2021, arXiv:2103.06627"),
 )
-def build_magface(cfg: MagFaceConfig) -> HeadFactory:
-    """Return the factory of MagFace heads."""
-    return partial(
-        MagFace, scale=cfg.scale, margin=cfg.margin, max_margin=cfg.max_margin, min_norm=cfg.min_norm,
-        max_norm=cfg.max_norm, norm_weight=cfg.norm_weight,
+def build_magface(cfg: MagFaceConfig) -> nn.Module:
+    """Build the MagFace head."""
+    return MagFace(
+        scale=cfg.scale, margin=cfg.margin, max_margin=cfg.max_margin, min_norm=cfg.min_norm, max_norm=cfg.max_norm,
+        norm_weight=cfg.norm_weight,
     )

@@ -3,46 +3,49 @@
 Legend of every head: f embedding, a = |f| its norm, cos_j = cosine of f and column j of the kernel, theta_j its
 angle, y the label, s the scale, m a margin. Logits go into plain softmax cross-entropy.
 
-A head plugin builds to a `HeadFactory`, not to a module: the number of classes is a fact of the training set,
-not a setting.
+A head plugin's builder takes its settings and returns a `Head`. The number of classes is a fact of the training set,
+not a setting: `with_classes` makes the class centres once it is known, before anything else is asked of the head.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-class HeadFactory(Protocol):
-    """What a head plugin's builder returns: makes the head once the number of classes is known."""
-
-    def __call__(self, num_classes: int, embedding_size: int = 512, seed: int = 0) -> Head: ...
+from facesyn_cli.errors import UserError
+from facesyn_cli.plugins import registry
+from facesyn_cli.plugins.settings import PluginConfig
 
 
 class Head(nn.Module):
     """Base of all heads: class centres, and what a training step may ask of any head.
 
-    Everything is computed in float32 (or float64 when kernel and embeddings are), also under autocast: a
-    scale of 64 turns a bfloat16 rounding of a cosine into an error of 0.25 in the logit.
+    A subclass implements `forward`, on top of `cosines`; the rest is for heads that need more. `kernel` (E, K), a
+    parameter, is there after `with_classes`.
 
-    Args:
-        num_classes: Number of classes K.
-        embedding_size: Width E of an embedding.
-        seed: Seed of the kernel's initial values, N(0, 0.01) as published.
+    The heads here compute in float32 (or float64 when kernel and embeddings are), also under autocast: a
+    scale of 64 turns a bfloat16 rounding of a cosine into an error of 0.25 in the logit.
 
     Shapes: B batch, E embedding, K classes.
     """
 
     num_statistics = 0  # sums of the global batch that `observe` must be given once a step, before `forward`
+    kernel: nn.Parameter
 
-    def __init__(self, num_classes: int, embedding_size: int = 512, seed: int = 0) -> None:
-        super().__init__()
+    def with_classes(self, num_classes: int, embedding_size: int = 512, seed: int = 0) -> Head:
+        """Make the class centres and return the head itself; a head with other weights of that size makes them here.
+
+        Args:
+            num_classes: Number of classes K.
+            embedding_size: Width E of an embedding.
+            seed: Seed of the kernel's initial values, N(0, 0.01) as published.
+        """
         generator = torch.Generator().manual_seed(seed)
         self.kernel = nn.Parameter(torch.randn(embedding_size, num_classes, generator=generator) * 0.01)
+        return self
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the logits (B, K), of embeddings (B, E) not normalised and labels (B,) in [0, K)."""
@@ -78,22 +81,12 @@ class MarginHead(Head):
     """Base of the heads that change scaled cosines: logits s * changed(cos).
 
     Args:
-        num_classes: Number of classes K.
-        embedding_size: Width E of an embedding.
-        seed: Seed of the kernel's initial values.
         scale: s, factor of all logits.
         margin: m, in radians or as a cosine, as the subclass says.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        embedding_size: int = 512,
-        seed: int = 0,
-        scale: float = 64.0,
-        margin: float = 0.5,
-    ) -> None:
-        super().__init__(num_classes, embedding_size, seed)
+    def __init__(self, scale: float = 64.0, margin: float = 0.5) -> None:
+        super().__init__()
         self.scale, self.margin = scale, margin
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -114,9 +107,9 @@ class MarginHead(Head):
             is_target: (B, K) bool.
             embeddings: (B, E), for margins that depend on their norm.
         """
-        return torch.where(is_target, self._changed_target(target, embeddings), cosines)
+        return torch.where(is_target, self.changed_target(target, embeddings), cosines)
 
-    def _changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
+    def changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
         """Return what stands for the cosine of the own class, (B, 1); arguments as of `_apply_margin`."""
         raise NotImplementedError
 
@@ -145,3 +138,16 @@ def cos_of_sum(cosine: Tensor, margin: float | Tensor) -> Tensor:
     if isinstance(margin, Tensor):
         return cosine * margin.cos() - sine * margin.sin()
     return cosine * math.cos(margin) - sine * math.sin(margin)
+
+
+def build_head(cfg: PluginConfig) -> Head:
+    """Build the head that `cfg` names, without classes yet.
+
+    Raises:
+        UserError: Its builder returned something else.
+    """
+    head = registry.build("head", cfg)
+    if not isinstance(head, Head):
+        raise UserError(f"head plugin {cfg.name!r} built a {type(head).__name__}; a subclass of {Head.__module__}.Head "
+                        "was expected")
+    return head

@@ -5,12 +5,10 @@ The default s = 64 is that of the margin heads, to compare with them; which one 
 
 from __future__ import annotations
 
-from functools import partial
-
-from torch import Tensor
+from torch import Tensor, nn
 
 from facesyn_cli.config.fields import identity
-from facesyn_cli.models.heads.margin import HeadFactory, MarginHead
+from facesyn_cli.models.heads.margin import MarginHead
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -29,6 +27,6 @@ class NormFace(MarginHead):
 
 
 @register("head", "normface", Card("Scaled cosines without a margin.", "Wang et al. 2017, arXiv:1704.06369"))
-def build_normface(cfg: NormFaceConfig) -> HeadFactory:
-    """Return the factory of NormFace heads."""
-    return partial(NormFace, scale=cfg.scale, margin=0.0)
+def build_normface(cfg: NormFaceConfig) -> nn.Module:
+    """Build the NormFace head."""
+    return NormFace(scale=cfg.scale, margin=0.0)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from facesyn_cli.models.heads.margin import Head, HeadFactory
+from facesyn_cli.models.heads.margin import Head
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -21,9 +21,10 @@ class Softmax(Head):
     Shapes: embeddings (B, E) -> logits (B, K).
     """
 
-    def __init__(self, num_classes: int, embedding_size: int = 512, seed: int = 0) -> None:
-        super().__init__(num_classes, embedding_size, seed)
+    def with_classes(self, num_classes: int, embedding_size: int = 512, seed: int = 0) -> Softmax:
+        super().with_classes(num_classes, embedding_size, seed)
         self.bias = nn.Parameter(torch.zeros(num_classes))
+        return self
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the logits (B, K) of embeddings (B, E); the labels play no part."""
@@ -35,6 +36,6 @@ class Softmax(Head):
 
 
 @register("head", "softmax", Card("A linear layer: the classifier that margin heads are compared with."))
-def build_softmax(cfg: SoftmaxConfig) -> HeadFactory:
-    """Return the factory of plain softmax heads."""
-    return Softmax
+def build_softmax(cfg: SoftmaxConfig) -> nn.Module:
+    """Build the plain softmax head."""
+    return Softmax()

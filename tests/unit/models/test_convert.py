@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 import torch
 from fill import load_golden, load_keys, skeleton
 
+from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.diffusion.schedule import NoiseSchedule, build_schedule, describe_betas, ldm_schedule
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert.recognise import recognise
 from facesyn_cli.plugins import registry
+from facesyn_cli.training.ldm_export import schedule_buffers
 
 PREFIXES = ["", "eps_model.", "module.eps_model.", "_module.eps_model.", "_module.module.eps_model."]
 PUBLISHED = {
@@ -132,20 +136,54 @@ def test_batch_counters_may_be_absent_altogether():
 
 def test_a_schedule_is_checked_and_read():
     bare = _published("ldm_unet_ca", "eps_model.")
-    half = torch.linspace(2e-4, 0.04, 500)
-    assert recognise(bare | {"betas": half}, "file").schedule == {
-        "num_timesteps": 500, "beta_schedule": "linear", "beta_start": 2e-4, "beta_end": 0.04
-    }
+    half = build_schedule("linear", 500)  # of betas from 2e-4 to 0.04, as published for 500 steps
+    found = recognise(bare | {"betas": half.betas}, "file").schedule
+    assert found == {"num_timesteps": 500, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+    assert torch.allclose(_schedule_of(found).betas, half.betas, rtol=1e-4)  # six digits of each end are kept
     for name in load_golden("schedule"):
         wrong = _schedule()
         wrong[name] = wrong[name] * 1.01
         if name != "betas":
             with pytest.raises(UserError, match=f"file: schedule buffer {name} does not follow from the betas"):
                 recognise(bare | wrong, "file")
-    with pytest.raises(UserError, match="not linear"):
-        recognise(bare | {"betas": torch.linspace(0.01, 0.14, 1000) ** 2}, "file")
     with pytest.raises(UserError, match="shape"):
         recognise(bare | {"betas": torch.zeros(2, 2)}, "file")
+    with pytest.raises(UserError, match="betas is no noise schedule"):
+        recognise(bare | {"betas": torch.tensor([0.1, float("nan"), 0.3])}, "file")
+    with pytest.raises(UserError, match="alphas without betas or alpha_bars"):
+        recognise(bare | {"alphas": torch.full((4,), 0.9)}, "file")
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_schedule_that_is_not_linear_is_taken_as_it_is(prefix):
+    """A cosine, whose betas are clipped, and one of no name; the chain of alpha_bars is that of the file."""
+    warped = torch.linspace(0.01, 0.3, 1000) ** 3 + 1e-5
+    for name, betas in (("cosine", build_schedule("cosine").betas), ("1000 betas from 1.1e-05 to 0.02701", warped)):
+        made = build_schedule(betas.tolist())
+        buffers = {prefix + key: value for key, value in schedule_buffers(made).items()}
+        found = recognise(_published("ldm_unet_ca", f"{prefix}eps_model.") | buffers, "file")
+        assert found.left_out == ()
+        settings = LdmSettings.published({}).model_copy(update=found.schedule)
+        settings = LdmSettings.from_json(json.loads(settings.model_dump_json()), "config.json")
+        assert torch.equal(ldm_schedule(settings).betas, betas)
+        assert torch.equal(ldm_schedule(settings).alpha_bars, made.alpha_bars)
+        assert describe_betas(settings.beta_schedule) == name
+        only_bars = recognise(_published("ldm_unet_ca") | {"alpha_bars": made.alpha_bars.double()}, "file").schedule
+        # alpha_bars are exponentials of sums of logarithms in float32, whose rounding grows with the sum
+        tolerance = 2**-24 * (4 + 2 * abs(made.alpha_bars[-1].log().item()))
+        assert torch.allclose(_schedule_of(only_bars).betas, betas, rtol=0, atol=tolerance)
+
+
+def test_betas_that_fit_no_timesteps_are_refused():
+    for betas in ([0.1, 0.2], [0.1, 0.2, 1.5]):
+        with pytest.raises(UserError, match="beta"):
+            build_schedule(betas, 3)
+        with pytest.raises(UserError, match="beta_schedule"):
+            LdmSettings.from_json({"denoiser": {}, "beta_schedule": betas, "num_timesteps": 3}, "config.json")
+
+
+def _schedule_of(settings: dict) -> NoiseSchedule:
+    return ldm_schedule(LdmSettings.published({}).model_copy(update=settings))
 
 
 def _without(name: str, *keys: str) -> dict[str, torch.Tensor]:

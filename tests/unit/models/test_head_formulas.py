@@ -39,8 +39,8 @@ def test_adaface_reaches_from_arcface_over_cosface_to_an_angle_that_gives_way():
     head.observe(torch.tensor([200.0, 10 * 400 + 9 * 25.0]), 10)  # mean 20, deviation 5: one unit is 15.015
     inside = slice(0, 4)                                          # theta + m below pi
     for norm, expected in (
-        (0.01, ArcFace(2, 2, margin=0.4)),                        # z = -1
-        (20.0, CosFace(2, 2, margin=0.4)),                        # z = 0
+        (0.01, ArcFace(margin=0.4).with_classes(2, 2)),         # z = -1
+        (20.0, CosFace(margin=0.4).with_classes(2, 2)),         # z = 0
     ):
         expected.kernel.data = torch.eye(2)
         got = head(_on_circle(norm), LABELS)[inside]
@@ -62,7 +62,7 @@ def test_adaface_takes_norms_without_gradient_and_clipped():
 
 def test_adaface_survives_a_batch_of_one_and_of_equal_norms():
     for norms in ([5.0], [5.0, 5.0, 5.0]):
-        head = AdaFace(2, 2)
+        head = AdaFace().with_classes(2, 2)
         embeddings = torch.tensor([[norm, 0.0] for norm in norms])
         head.observe(head.statistics(embeddings, LABELS[: len(norms)]), len(norms))
         assert head.norm_deviation.item() == pytest.approx(0, abs=1e-3)
@@ -107,7 +107,7 @@ def test_magface_pulls_norms_up_to_the_largest_and_its_margin_holds_against_it()
 
 def test_magface_with_one_margin_is_arcface():
     head = _head("magface", margin=0.5, max_margin=0.5, norm_weight=0.0)
-    arcface = ArcFace(2, 2).double()
+    arcface = ArcFace().with_classes(2, 2).double()
     arcface.kernel.data = torch.eye(2, dtype=torch.float64)
     torch.testing.assert_close(head(_on_circle(60.0), LABELS), arcface(_on_circle(60.0), LABELS))
     assert not head.extra_losses(_on_circle(60.0)).any()
@@ -117,7 +117,7 @@ def test_magface_with_one_margin_is_arcface():
 @pytest.mark.parametrize("plus", ["", "-plus"])
 def test_elasticface_without_deviation_is_the_head_it_grew_from(kind, like, plus):
     head = _head(f"elasticface-{kind}{plus}", deviation=0.0)
-    expected = like(2, 2, margin={"arc": 0.5, "cos": 0.35}[kind]).double()
+    expected = like(margin={"arc": 0.5, "cos": 0.35}[kind]).with_classes(2, 2).double()
     expected.kernel.data = torch.eye(2, dtype=torch.float64)
     torch.testing.assert_close(head.train()(_on_circle(2.0), LABELS), expected(_on_circle(2.0), LABELS))
     moving = _head(f"elasticface-{kind}{plus}").eval()
@@ -171,9 +171,9 @@ def test_combined_margin_by_hand_and_beyond_pi():
 @pytest.mark.parametrize(
     ("settings", "like"),
     [
-        ({"angle": 0.5, "cosine": 0.0}, ArcFace(2, 2, margin=0.5)),
-        ({"angle": 0.0, "cosine": 0.4}, CosFace(2, 2, margin=0.4)),
-        ({"angle": 0.0, "cosine": 0.0}, CosFace(2, 2, margin=0.0)),
+        ({"angle": 0.5, "cosine": 0.0}, ArcFace(margin=0.5).with_classes(2, 2)),
+        ({"angle": 0.0, "cosine": 0.4}, CosFace(margin=0.4).with_classes(2, 2)),
+        ({"angle": 0.0, "cosine": 0.0}, CosFace(margin=0.0).with_classes(2, 2)),
     ],
 )
 def test_combined_margin_reduces_to_its_parts_below_pi(settings, like):
@@ -185,7 +185,7 @@ def test_combined_margin_reduces_to_its_parts_below_pi(settings, like):
 
 def test_normface_is_the_scaled_cosine_and_softmax_the_linear_layer():
     torch.testing.assert_close(_head("normface", scale=10.0)(_on_circle(7.0), LABELS)[:, 0], 10 * ANGLES.cos())
-    head = registry.build("head", registry.configure("head", {"name": "softmax"}))(4, 3, seed=2)
+    head = registry.build("head", registry.configure("head", {"name": "softmax"})).with_classes(4, 3, seed=2)
     head.bias.data = torch.tensor([1.0, 2.0, 3.0, 4.0])
     embeddings = torch.randn(2, 3)
     expected = torch.stack([embeddings @ head.kernel[:, j] + (j + 1) for j in range(4)], 1)
@@ -211,7 +211,7 @@ def test_settings_without_meaning_are_refused(name, settings):
 
 def _head(name: str, **settings):
     """A head in float64 over two classes whose centres are the axes of the plane."""
-    head = registry.build("head", registry.configure("head", {"name": name, **settings}))(2, 2).double()
+    head = registry.build("head", registry.configure("head", {"name": name, **settings})).with_classes(2, 2).double()
     head.kernel.data = torch.eye(2, dtype=torch.float64)
     return head
 

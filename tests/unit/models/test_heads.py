@@ -62,7 +62,7 @@ def test_curricularface_weighs_hard_negatives_by_the_moving_mean():
 def test_target_gradient_is_the_true_one():
     """cos 0.3, scale 16, margin 0.5: in-place implementations give -16.000, the formula -16.453."""
     cosine = torch.tensor([[0.3]], dtype=torch.float64, requires_grad=True)
-    head = ArcFace(1, 1, scale=16.0, margin=0.5)
+    head = ArcFace(scale=16.0, margin=0.5).with_classes(1, 1)
     logits = head.scale * head._apply_margin(cosine, cosine, torch.tensor([[True]]), cosine)
     (-logits).sum().backward()
     true = -16 * (math.cos(0.5) + math.sin(0.5) * 0.3 / math.sqrt(1 - 0.3**2))
@@ -126,8 +126,8 @@ def test_no_head_makes_the_target_easier_as_its_angle_widens(name):
 
 @pytest.mark.parametrize("name", ("arcface", "cosface"))
 def test_margin_zero_is_plain_softmax(name):
-    factory = registry.build("head", registry.configure("head", {"name": name, "margin": 0}))
-    head = factory(5, embedding_size=4)
+    head = registry.build("head", registry.configure("head", {"name": name, "margin": 0}))
+    head.with_classes(5, embedding_size=4)
     embeddings, labels = torch.randn(3, 4), torch.tensor([0, 4, 2])
     torch.testing.assert_close(head(embeddings, labels), 64 * head.cosines(embeddings))
 
@@ -155,7 +155,7 @@ def test_kernel_is_seeded_and_narrow():
 
 
 def _build(name: str, **arguments):
-    return registry.build("head", registry.configure("head", {"name": name}))(**arguments)
+    return registry.build("head", registry.configure("head", {"name": name})).with_classes(**arguments)
 
 
 def _cosines() -> tuple[np.ndarray, torch.Tensor]:
@@ -168,6 +168,6 @@ def _cosines() -> tuple[np.ndarray, torch.Tensor]:
 
 def _head_on(kind, cosines: np.ndarray, **settings):
     """A head in float64 that sees exactly these cosines for embeddings = identity matrix."""
-    head = kind(cosines.shape[1], cosines.shape[0], **settings).double()
+    head = kind(**settings).with_classes(cosines.shape[1], cosines.shape[0]).double()
     head.cosines = lambda embeddings: torch.from_numpy(cosines)
     return head

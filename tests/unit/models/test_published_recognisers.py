@@ -129,6 +129,9 @@ def test_a_timm_network_is_read_as_the_one_asked_for(tmp_path):
     loaded = load_backbone(tmp_path / "vit.pth", registry.configure("backbone", settings))
     pixels = golden_uniform(4, (2, 3, 48, 48))
     torch.testing.assert_close(loaded.module(pixels), network(pixels), rtol=0, atol=1e-6)
+    torch.save({"model": network.state_dict(), "head": {"weight": torch.zeros(3, 24)}}, tmp_path / "nested.pth")
+    nested = load_backbone(tmp_path / "nested.pth", registry.configure("backbone", settings)).module
+    assert torch.equal(nested(pixels), loaded.module(pixels))
     write_weights(tmp_path / "ours", loaded.module.state_dict(), {"backbone": settings})
     torch.testing.assert_close(load_backbone(tmp_path / "ours").module(pixels), network(pixels), rtol=0, atol=1e-6)
     with pytest.raises(UserError, match="holds no network known here"):

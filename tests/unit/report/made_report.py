@@ -31,6 +31,7 @@ def one_set(name: str, identity: str) -> dict[str, Any]:
               "config": {"identity": {"steps": 9}}, "digest": "sha256:aa", "counts": {}, "extra": {},
               "parents": {"images": {"path": "private/home/casia112", "digest": "sha256:dd"}}}]
     return {"name": name, "path": f"private/{name}", "digest": "sha256:ee", "images": 40, "identities": 4,
+            "of_images": 41, "origins": {"generated": 41},
             "unreadable": 1, "per_identity": {"min": 1, "median": 10.0, "max": 20}, "header": header, "chain": chain,
             "conditioned_on": "sha256:ff", "random": [f"{identity}/{i}" for i in range(8)],
             "strips": [{"identity": identity, "keys": [f"{identity}/0"], "context_face": True}]}

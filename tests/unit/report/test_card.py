@@ -56,15 +56,31 @@ def test_networks_that_are_no_judges_are_named(card: str) -> None:
 
 def test_a_set_of_unknown_making_says_so() -> None:
     data = report(1)
-    data["sets"][0] |= {"header": None, "chain": []}
+    data["sets"][0] |= {"header": None, "chain": [], "origins": {"unknown": 41}}
     card = render_card(data, data["sets"][0]["name"])
     assert "Licence: unknown.\n" in card and "may show real people" in card
     assert "synthetic" not in card.split("---\n")[1]
 
 
+@pytest.mark.parametrize(("origins", "says", "people"), [
+    ({"generated": 41}, "Origin of the 41 images: generated: 41.", "No image is meant to show a real person"),
+    ({"generated": 36, "photo": 5}, "generated: 36; photos of real people: 5.", "It shows real people"),
+    ({"generated": None, "unknown": None}, "generated: some; of unknown origin (real people or not): some.",
+     "may show real people"),
+])
+def test_the_origin_of_the_images_is_said_with_counts(origins, says, people) -> None:
+    data = report(1)
+    data["sets"][0]["origins"] = origins
+    card = render_card(data, data["sets"][0]["name"])
+    assert says in card and people in card
+    is_generated = list(origins) == ["generated"]
+    assert ("synthetic" in card.split("---\n")[1]) == ("Generated face images" in card) == is_generated
+
+
 def test_a_known_set_of_unknown_making_has_its_own_licence() -> None:
     data = report(1)
-    data["sets"][0] |= {"header": None, "chain": [], "path": "/data/celeba112.zip"}
+    data["sets"][0] |= {"header": None, "chain": [], "path": "/data/celeba112.zip",
+                        "origins": {"unknown": 41}}
     card = render_card(data, data["sets"][0]["name"])
     assert "seems to be CelebA: non-commercial research only." in card
 

@@ -126,7 +126,7 @@ def _recogniser(head=ArcFace, dropout: float = 0.0, add_up=lambda x: x) -> Recog
     backbone = nn.Sequential(
         nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.PReLU(4), nn.Flatten(), nn.Dropout(dropout), nn.Linear(36, 8)
     )
-    return Recogniser(backbone, head(5, 8, seed=1, scale=8.0), 0, 12, torch.float32, add_up)
+    return Recogniser(backbone, head(scale=8.0).with_classes(5, 8, seed=1), 0, 12, torch.float32, add_up)
 
 
 def _groups() -> list[Group]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.plugins import registry
 from facesyn_cli.training.weights_export import export_published, published_name
 
@@ -33,3 +34,12 @@ def test_a_network_that_takes_bgr_is_written_for_rgb(tmp_path):
     pixels = torch.rand(2, 3, 112, 112, dtype=torch.float64)  # the channels are summed in another order
     torch.testing.assert_close(rgb.double()(pixels), backbone.double()(pixels), rtol=0, atol=1e-9)
     assert not torch.equal(tensors["input_layer.0.weight"], backbone.state_dict()["input_layer.0.weight"])
+
+
+@torch.inference_mode()
+def test_a_magface_network_is_written_so_that_it_is_read_as_one(tmp_path):
+    settings = {"name": "iresnet", "blocks": (1, 1, 1, 1), "embedding_size": 8, "variant": "magface"}
+    torch.manual_seed(0)
+    backbone = registry.build("backbone", registry.configure("backbone", settings)).eval()
+    pixels = torch.rand(1, 3, 112, 112)
+    assert torch.equal(load_backbone(export_published(backbone, tmp_path, 1)).module(pixels), backbone(pixels))

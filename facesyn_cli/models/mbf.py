@@ -1,0 +1,151 @@
+"""MobileFaceNet as InsightFace's arcface_torch trains it (`mbf`, `mbf_large`), with the names of its checkpoints.
+
+Chen et al. 2018, "MobileFaceNets", arXiv:1804.07573, with wider stages than the paper's and TFace's.
+"""
+
+from __future__ import annotations
+
+from pydantic import field_validator
+from torch import Tensor, nn
+
+from facesyn_cli.config.fields import identity
+from facesyn_cli.plugins.registry import Card, register
+from facesyn_cli.plugins.settings import PluginConfig
+
+BLOCKS = {"mbf": ((1, 4, 6, 2), 2), "mbf-large": ((2, 8, 12, 4), 4)}  # name -> (units of each stage, scale)
+_INPUT_SIZE = 112
+_CARD = {
+    "paper": "Chen et al. 2018, arXiv:1804.07573",
+    "input": "RGB 112 x 112 aligned to the ArcFace template, (x - 127.5) / 127.5",
+    "licence": "InsightFace weights: non-commercial research",
+}
+
+
+class MbfConfig(PluginConfig):
+    """Settings of `mbf`."""
+
+    embedding_size: int = identity(512, "size of an embedding", ge=1)
+    blocks: tuple[int, int, int, int] = identity(BLOCKS["mbf"][0], "units of each stage; a stem of 1: one convolution")
+    scale: int = identity(BLOCKS["mbf"][1], "factor of the width of all stages", ge=1)
+
+    @field_validator("blocks")
+    @classmethod
+    def _at_least_one(cls, blocks: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+        if min(blocks) < 1:
+            raise ValueError(f"blocks must be 1 or more, got {list(blocks)}")
+        return blocks
+
+
+class MbfLargeConfig(MbfConfig):
+    """Settings of `mbf-large`."""
+
+    blocks: tuple[int, int, int, int] = identity(BLOCKS["mbf-large"][0], "units of each stage")
+    scale: int = identity(BLOCKS["mbf-large"][1], "factor of the width of all stages", ge=1)
+
+
+@register("backbone", "mbf", Card("MobileFaceNet as arcface_torch trains it; embedding not normalised", **_CARD))
+def build_mbf(cfg: MbfConfig) -> nn.Module:
+    """Build the network with random weights."""
+    return Mbf(cfg.blocks, cfg.scale, cfg.embedding_size)
+
+
+@register("backbone", "mbf-large", Card("arcface_torch's larger MobileFaceNet; embedding not normalised", **_CARD))
+def build_mbf_large(cfg: MbfLargeConfig) -> nn.Module:
+    """Build the network with random weights."""
+    return Mbf(cfg.blocks, cfg.scale, cfg.embedding_size)
+
+
+class Mbf(nn.Module):
+    """Face pixels to an embedding that is not normalised.
+
+    Args:
+        blocks: Units of the stem and of the three stages; a stem of 1 is one grouped convolution.
+        scale: Factor of the widths.
+        embedding_size: Size of the embedding.
+
+    Shapes: pixels (B, 3, 112, 112), RGB in [-1, 1] -> (B, embedding_size).
+    """
+
+    input_size = _INPUT_SIZE
+
+    def __init__(self, blocks: tuple[int, ...], scale: int, embedding_size: int) -> None:
+        super().__init__()
+        self.embedding_size = embedding_size
+        narrow, wide = 64 * scale, 128 * scale
+        stem = _convolution(narrow, narrow, 3, 1, 64) if blocks[0] == 1 else _Residual(narrow, 128, blocks[0])
+        self.layers = nn.Sequential(
+            _convolution(3, narrow, 3, 2),                                         # side 56
+            stem,
+            _DepthWise(narrow, 128, narrow, 2),                                    # side 28
+            _Residual(narrow, 128, blocks[1]),
+            _DepthWise(narrow, 256, wide, 2),                                      # side 14
+            _Residual(wide, 256, blocks[2]),
+            _DepthWise(wide, 512, wide, 2),                                        # side 7
+            _Residual(wide, 256, blocks[3]),
+        )
+        self.conv_sep = _convolution(wide, 512, 1)
+        self.features = _Layers(
+            _convolution(512, 512, 7, 1, 512, padding=0, has_prelu=False),         # side 1
+            nn.Flatten(),
+            nn.Linear(512, embedding_size, bias=False),
+            nn.BatchNorm1d(embedding_size),
+        )
+        for layer in self.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return embeddings (B, embedding_size).
+
+        Raises:
+            ValueError: The pixels are not 112 x 112.
+        """
+        if tuple(pixels.shape[1:]) != (3, _INPUT_SIZE, _INPUT_SIZE):
+            raise ValueError(f"expected pixels (B, 3, {_INPUT_SIZE}, {_INPUT_SIZE}), got {tuple(pixels.shape)}")
+        return self.features(self.conv_sep(self.layers(pixels)))
+
+
+class _Layers(nn.Module):
+    """Modules in a row under the name `layers`, as in the published state dict."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class _DepthWise(_Layers):
+    """1x1 to `middle` channels, depthwise 3x3 with `stride`, 1x1 to `width` without activation."""
+
+    def __init__(self, before: int, middle: int, width: int, stride: int) -> None:
+        super().__init__(
+            _convolution(before, middle, 1),
+            _convolution(middle, middle, 3, stride, middle),
+            _convolution(middle, width, 1, has_prelu=False),
+        )
+
+
+class _Residual(_Layers):
+    """`count` depthwise units, each added to its input."""
+
+    def __init__(self, width: int, middle: int, count: int) -> None:
+        super().__init__(*(_DepthWise(width, middle, width, 1) for _ in range(count)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for unit in self.layers:
+            x = x + unit(x)
+        return x
+
+
+def _convolution(
+    before: int, width: int, side: int, stride: int = 1, groups: int = 1, padding: int | None = None,
+    has_prelu: bool = True,
+) -> _Layers:
+    """Return convolution without bias, BatchNorm and, unless told otherwise, PReLU; None pads by half the side."""
+    padding = side // 2 if padding is None else padding
+    layers: list[nn.Module] = [
+        nn.Conv2d(before, width, side, stride, padding, groups=groups, bias=False), nn.BatchNorm2d(width)
+    ]
+    return _Layers(*layers, *([nn.PReLU(width)] if has_prelu else []))
