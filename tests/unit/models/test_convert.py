@@ -163,7 +163,7 @@ def test_a_schedule_that_is_not_linear_is_taken_as_it_is(prefix):
         buffers = {prefix + key: value for key, value in schedule_buffers(made).items()}
         found = recognise(_published("ldm_unet_ca", f"{prefix}eps_model.") | buffers, "file")
         assert found.left_out == ()
-        settings = LdmSettings.published({}).model_copy(update=found.schedule)
+        settings = LdmSettings.published({"name": "idiff-unet"}).model_copy(update=found.schedule)
         settings = LdmSettings.from_json(json.loads(settings.model_dump_json()), "config.json")
         assert torch.equal(ldm_schedule(settings).betas, betas)
         assert torch.equal(ldm_schedule(settings).alpha_bars, made.alpha_bars)
@@ -179,11 +179,11 @@ def test_betas_that_fit_no_timesteps_are_refused():
         with pytest.raises(UserError, match="beta"):
             build_schedule(betas, 3)
         with pytest.raises(UserError, match="beta_schedule"):
-            LdmSettings.from_json({"denoiser": {}, "beta_schedule": betas, "num_timesteps": 3}, "config.json")
+            LdmSettings.from_json({"denoiser": {"name": "idiff-unet"}, "beta_schedule": betas, "num_timesteps": 3}, "config.json")
 
 
 def _schedule_of(settings: dict) -> NoiseSchedule:
-    return ldm_schedule(LdmSettings.published({}).model_copy(update=settings))
+    return ldm_schedule(LdmSettings.published({"name": "idiff-unet"}).model_copy(update=settings))
 
 
 def _without(name: str, *keys: str) -> dict[str, torch.Tensor]:
