@@ -6,8 +6,8 @@ Integer labels are 0..num_classes-1 without gaps, in natural order of the identi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -87,6 +87,7 @@ class RecordSet:
         identities: Name of the identity of every label.
         digest: Digest of the set.
         reader: Access to the images.
+        left_out: What the files hold besides and is not used: reason -> how often.
     """
 
     path: Path
@@ -94,6 +95,7 @@ class RecordSet:
     identities: list[str]
     digest: str
     reader: RecordReader
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @staticmethod
     def open(path: Path, format_name: str | None = None) -> RecordSet:
@@ -116,7 +118,9 @@ class RecordSet:
         for name in [format_name] if format_name else registry.available("record_format"):
             plugin = build_format(name)
             if format_name or plugin.recognises(path):
-                return plugin.open(path, header)
+                records = plugin.open(path, header)
+                _check_count(records, header)
+                return records
         raise UserError(f"{path} holds no records of any known format; an index file with its records was expected")
 
     @staticmethod
@@ -172,6 +176,12 @@ def natural_labels(names: list[str]) -> tuple[list[str], np.ndarray]:
     labels = np.empty(len(names), dtype=np.int32)
     labels[order] = np.arange(len(names), dtype=np.int32)
     return [names[i] for i in order], labels
+
+
+def _check_count(records: RecordSet, header: Header | None) -> None:
+    stated = header.counts.get("images") if header else None
+    if stated is not None and stated != len(records):
+        raise UserError(f"{records.path} was written with {stated} images and now holds {len(records)}; is a file gone?")
 
 
 def _kind_of(header: Path) -> str:

@@ -119,9 +119,12 @@ def content_digest(paths: list[Path], *places: np.ndarray) -> str:
 
 
 def visible_files(path: Path, suffix: str) -> list[Path]:
-    """Return the files of a folder that have a suffix, by name; none when it is no folder or cannot be listed."""
+    """Return the files of a folder that have a suffix, in either case, by name; none when it cannot be listed."""
     try:
-        return sorted(p for p in path.glob(f"*{suffix}") if p.is_file() and not p.name.startswith("."))
+        return sorted(
+            p for p in path.iterdir()
+            if p.name.lower().endswith(suffix) and p.is_file() and not p.name.startswith(".")
+        )
     except OSError:
         return []
 

@@ -11,9 +11,9 @@ The content of a `.cls` is the integer label as text, as webdataset decodes it; 
 that every one takes 10 bytes and can be filled in when the labels are known. `webdataset.WebDataset(
 "R/N/N-{000000..000012}.tar").decode("pil").to_tuple("jpg;png;webp;bmp", "cls")` reads the set.
 
-A key is a path up to the first dot of the file's name, as webdataset has it. Of sets without `.cls` the
-identity is the folder of the key. Compressed archives (.tar.gz) are refused: their images cannot be found
-without unpacking everything before them.
+How images and labels are grouped, and which labels are read besides `.cls`, is in `tar_samples.py`. Of sets without
+labels the identity is the folder of the key. Compressed archives (.tar.gz) are refused, also where they lie beside
+others: their images cannot be found without unpacking everything before them.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ import os
 import re
 import struct
 from array import array
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from facesyn_cli.artifacts.files import explain
-from facesyn_cli.artifacts.images import SUFFIXES
+from facesyn_cli.artifacts.name_lists import one_line
 from facesyn_cli.artifacts.output import Header
 from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
+from facesyn_cli.console import log
 from facesyn_cli.data.append_file import AppendFile
 from facesyn_cli.data.growing_file import GrowingFile
 from facesyn_cli.data.kept_images import KeptImagesConfig, fit_kept
+from facesyn_cli.data.left_out import LeftOut
 from facesyn_cli.data.record_files import RecordFiles, SliceReader, content_digest, first_bytes, visible_files
-from facesyn_cli.data.record_images import suffix_of
+from facesyn_cli.data.record_images import is_image, suffix_of
 from facesyn_cli.data.record_names import (
-    MAX_LABEL,
     NameList,
     dense_labels,
     escape_folder,
@@ -49,14 +49,16 @@ from facesyn_cli.data.record_names import (
     our_labels,
     unescape_name,
 )
-from facesyn_cli.data.tar_members import BLOCK, TarMember, is_tar, read_members, tar_header, tar_padding
+from facesyn_cli.data.tar_members import BLOCK, is_tar, tar_header, tar_padding
+from facesyn_cli.data.tar_samples import LATE_LABELS, TarSample, read_samples
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
 
 _LABEL_BYTES = 10
 _END = bytes(2 * BLOCK)
 _PLACE = np.dtype([("shard", "<i4"), ("offset", "<i8")])
-_KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4")
+_COMPRESSIONS = re.compile(rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|\x04\x22\x4d\x18", re.DOTALL)
 
 
 class WebdatasetConfig(KeptImagesConfig):
@@ -89,8 +91,8 @@ class WebdatasetFormat:
 
     def recognises(self, path: Path) -> bool:
         """True for a tar file, and for a folder of tar files without sub-folders."""
-        shards = [path] if path.is_file() else _shards(path)
-        if not shards or not is_tar(first_bytes(shards[0], BLOCK)):
+        shards = [path] if path.is_file() else _shards(path) or _compressed(path)
+        if not shards or not (is_tar(first_bytes(shards[0], BLOCK)) or _is_compressed(shards[0])):
             return False
         # Otherwise a folder of images with an archive lying about.
         return path.is_file() or not any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir())
@@ -103,20 +105,26 @@ class WebdatasetFormat:
         """
         folder = path / str(header.extra.get("name")) if header else path
         shards = [path] if path.is_file() else _shards(folder)
+        found = _Found()
+        if not path.is_file():
+            _look_beside(folder, shards, found.left_out)
         if not shards:
             raise UserError(f"{folder} holds no .tar files")
-        found = _scan(shards, header is not None)
+        _scan(shards, found, header is not None)
         values = np.frombuffer(found.labels, np.int64)
-        if header is not None and not found.unlabelled:
+        if header is not None and found.source == "cls":
             labels, identities = our_labels(values, path)
-        elif found.unlabelled:
-            labels, identities = named_labels(values, list(found.folders))
+        elif found.names_of:
+            labels, identities = named_labels(values, list(found.names_of))
         else:
             labels, identities = dense_labels(values)
+        if header is None:
+            _check_labels(path, found, labels, len(identities))
+        found.left_out.say(path, len(labels))
         file_of, offsets = np.frombuffer(found.file_of, np.int32), np.frombuffer(found.offsets, np.int64)
         digest = header.digest if header else content_digest(shards, offsets, labels)
         reader = SliceReader(RecordFiles(shards), file_of, offsets, np.frombuffer(found.sizes, np.int64), found.names)
-        return RecordSet(path, labels, identities, digest, reader)
+        return RecordSet(path, labels, identities, digest, reader, found.left_out.counts)
 
 
 class WebdatasetWriter:
@@ -174,21 +182,105 @@ class WebdatasetWriter:
         return self.folder / f"{self.name}-{shard:06d}.tar"
 
 
-@dataclass
 class _Found:
-    """What the headers of all shards say; `labels` are numbers of `folders` where there are no labels."""
+    """What the headers of all shards say.
 
-    file_of: array
-    offsets: array
-    sizes: array
-    labels: array
-    names: NameList
-    folders: dict[str, int]
-    unlabelled: int = 0
+    Labels are numbers, or numbers of `names_of` where they are names: of folders, or those that a .json holds.
+    """
+
+    def __init__(self) -> None:
+        self.file_of, self.offsets, self.sizes, self.labels = array("i"), array("q"), array("q"), array("q")
+        self.names, self.names_of, self.left_out = NameList(), {}, LeftOut()
+        self.folders, self.folder_of = {}, array("q")  # of images whose label is in a .json or .txt
+        self.source: str | None = None                 # of labels: cls, json, txt, or `folder`
+        self.has_names = False
+
+    def add(self, path: Path, number: int, sample: TarSample, is_ours: bool) -> None:
+        """Add an image.
+
+        Raises:
+            UserError: Nothing says whose face it is, or something else than of the images before.
+        """
+        folder = unescape_name(sample.folder) if is_ours else one_line(sample.folder)
+        source = sample.label_field or "folder"
+        label = folder if source == "folder" else sample.label
+        self._check_source(path, sample, source, isinstance(label, str))
+        if source == "folder" and not folder:
+            kinds = f" (left out: {', '.join(self.left_out.counts)})" if self.left_out.counts else ""
+            raise UserError(f"{path}: {sample.image.name} has neither a .cls nor a folder that says whose face it "
+                            f"is{kinds}")
+        if source == "folder" and not is_ours and "\\" in sample.image.name:
+            raise UserError(f"{path}: {sample.image.name} has a backslash, which may separate folders or not; write the "
+                            "archive with / between folders")
+        if isinstance(label, str):
+            label = self.names_of.setdefault(label, len(self.names_of))
+        if source in ("json", "txt"):
+            self.folder_of.append(self.folders.setdefault(folder, len(self.folders)))
+        self.file_of.append(number)
+        self.offsets.append(sample.image.offset)
+        self.sizes.append(sample.image.size)
+        self.labels.append(label)
+        self.names.append(unescape_name(sample.name) if is_ours else one_line(sample.name))
+
+    def _check_source(self, path: Path, sample: TarSample, source: str, is_name: bool) -> None:
+        if self.source is None:
+            self.source, self.has_names = source, is_name
+        if source != self.source:
+            first, other = ("no label" if one == "folder" else f"a .{one}" for one in (self.source, source))
+            raise UserError(f"{path}: some images have {first} and others {other}; {sample.image.name} is the first of "
+                            "the others")
+        if is_name != self.has_names:
+            raise UserError(f"{path}: some labels are numbers and others names; {sample.image.name} is the first of the "
+                            "others")
 
 
 def _shards(folder: Path) -> list[Path]:
     return visible_files(folder, ".tar") if folder.is_dir() else []
+
+
+def _compressed(folder: Path) -> list[Path]:
+    """Return the compressed archives of a folder, by name."""
+    return [file for suffix in _COMPRESSED for file in (visible_files(folder, suffix) if folder.is_dir() else [])]
+
+
+def _is_compressed(path: Path) -> bool:
+    return _COMPRESSIONS.match(first_bytes(path, 8)) is not None and path.name.lower().endswith((".tar", *_COMPRESSED))
+
+
+def _look_beside(folder: Path, shards: list[Path], left_out: LeftOut) -> None:
+    """Refuse archives that are shards by their content and not by their name; count images beside the shards."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path in shards or not path.is_file() or path.name.startswith("."):
+            continue
+        if _is_compressed(path):
+            raise UserError(f"{path} is a compressed archive beside plain ones; unpack it, or move it elsewhere"
+                            if shards else f"{path} is no plain tar archive; unpack or re-create it without compression")
+        if is_tar(first_bytes(path, BLOCK)):
+            raise UserError(f"{path} is a tar archive whose name does not end in .tar; rename it, or move it elsewhere")
+        if is_image(first_bytes(path, 32)):
+            left_out.add("images beside the shards", path.name)
+
+
+def _check_labels(path: Path, found: _Found, labels: np.ndarray, num_identities: int) -> None:
+    """Refuse labels that belong to no image, or are perhaps no identities; warn of a single identity.
+
+    A `.json` or `.txt` may hold the label of something else than the identity, of an age group for example. Where
+    the folders divide the images more finely, they may be the identities.
+    """
+    late = found.left_out.counts[LATE_LABELS]
+    if late and found.source == "folder":
+        raise UserError(f"{path}: {late} labels have no image beside them, and no image has a label; the files of a "
+                        "sample must follow each other, as `tar --sort=name` packs them")
+    if found.source in ("json", "txt") and len(found.folders) > 1:
+        pairs = np.unique(labels.astype(np.int64) * len(found.folders) + np.frombuffer(found.folder_of, np.int64))
+        if len(pairs) > num_identities:
+            raise UserError(
+                f"{path}: the labels in .{found.source} files divide the images into {num_identities}, their folders into "
+                f"{len(found.folders)}, and one does not follow from the other; which are the identities? Put the "
+                "labels into .cls files, or leave them out for the folders"
+            )
+    if num_identities == 1 and len(labels) > 1:
+        log.warning(f"{path}: all {len(labels)} images are of one identity")
 
 
 def _fill_in(path: Path, offsets: np.ndarray, labels: np.ndarray) -> None:
@@ -201,65 +293,17 @@ def _fill_in(path: Path, offsets: np.ndarray, labels: np.ndarray) -> None:
         raise explain(error, path) from error
 
 
-def _scan(shards: list[Path], is_ours: bool) -> _Found:
+def _scan(shards: list[Path], found: _Found, is_ours: bool) -> None:
     """Find the images and labels of all shards."""
-    found = _Found(array("i"), array("q"), array("q"), array("q"), NameList(), {})
     for number, path in enumerate(shards):
         try:
             with open(path, "rb") as file:
                 if not is_tar(file.read(BLOCK)):
                     raise UserError(f"{path} is no plain tar archive; unpack or re-create it without compression")
-                for key, image, label in _samples(path, file):
-                    _add(found, path, number, key, image, label, is_ours)
+                for sample in read_samples(path, file, found.left_out):
+                    found.add(path, number, sample, is_ours)
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
     if not len(found.names):
+        found.left_out.say(shards[0], 0)
         raise UserError(f"{shards[0]} holds no images with a key such as `000/12.jpg`")
-    return found
-
-
-def _add(
-    found: _Found, path: Path, number: int, key: str, image: TarMember, label: int | None, is_ours: bool
-) -> None:
-    folder, _, stem = key.rpartition("/")
-    if (label is None) != bool(found.unlabelled) and len(found.names):
-        raise UserError(f"{path}: some images have a .cls and others none; {key} is the first of the others")
-    if label is None:
-        found.unlabelled += 1
-        folder = folder.removeprefix("./")
-        if not folder:
-            raise UserError(f"{path}: {key} has neither a .cls nor a folder that says whose face it is")
-        label = found.folders.setdefault(unescape_name(folder) if is_ours else folder, len(found.folders))
-    found.file_of.append(number)
-    found.offsets.append(image.offset)
-    found.sizes.append(image.size)
-    found.labels.append(label)
-    found.names.append(unescape_name(stem) if is_ours else stem)
-
-
-def _samples(path: Path, file: BinaryIO) -> Iterator[tuple[str, TarMember, int | None]]:
-    """Yield (key, image, label) of every sample that has an image: members with one key that follow each other."""
-    current, image, label = None, None, None
-    for member in read_members(path, file):
-        parts = _KEY.fullmatch(member.name)
-        if parts is None or parts[1].rpartition("/")[2].startswith("__"):
-            continue  # as webdataset does
-        if parts[1] != current:
-            if image is not None:
-                yield current, image, label
-            current, image, label = parts[1], None, None
-        suffix = parts[2].lower().rpartition(".")[2]
-        if f".{suffix}" in SUFFIXES and image is None:
-            image = member
-        elif suffix == "cls":
-            label = _label(path, member, file)
-    if image is not None:
-        yield current, image, label
-
-
-def _label(path: Path, member: TarMember, file: BinaryIO) -> int:
-    file.seek(member.offset)
-    text = file.read(min(member.size, 40)).strip()
-    if member.size > 40 or not text.isdigit() or int(text) > MAX_LABEL:
-        raise UserError(f"{path}: {member.name} holds {text!r}; a whole number from 0 to {MAX_LABEL} was expected")
-    return int(text)
