@@ -133,9 +133,9 @@ def test_everything_in_an_archive_is_used_or_reported(tmp_path: Path, caplog: py
 
 
 @pytest.mark.parametrize(("name", "mode", "says"), [
-    ("b.tar.gz", "w:gz", "compressed archive beside plain ones"),
-    ("b.tgz", "w:gz", "compressed archive beside plain ones"),
-    ("b.TAR.XZ", "w:xz", "compressed archive beside plain ones"),
+    ("b.tar.gz", "w:gz", "without compression"),
+    ("b.tgz", "w:gz", "without compression"),
+    ("b.TAR.XZ", "w:xz", "without compression"),
     ("b.tar.part", "w", "does not end in .tar"),
 ])
 def test_a_shard_beside_others_is_never_left_out_for_its_name(tmp_path: Path, name: str, mode: str, says: str):
@@ -144,6 +144,13 @@ def test_a_shard_beside_others_is_never_left_out_for_its_name(tmp_path: Path, na
         archive.addfile(tarfile.TarInfo("p/2.jpg"))
     with pytest.raises(UserError, match=says):
         open_images(tmp_path)
+
+
+def test_a_folder_of_images_with_a_compressed_archive_is_a_folder_of_images(tmp_path: Path):
+    (tmp_path / "1.jpg").write_bytes(A)
+    with tarfile.open(tmp_path / "backup.tar.gz", "w:gz"):
+        pass
+    assert [entry.key for entry in open_images(tmp_path).entries] == ["1/0"]
 
 
 def test_archives_joined_by_cat_are_read_to_their_end(tmp_path: Path):
@@ -169,7 +176,7 @@ def test_sparse_files_and_damaged_pax_headers_are_refused(tmp_path: Path):
 
 def test_long_link_targets_and_comments_do_not_cost_a_long_name(tmp_path: Path):
     long = "p/" + "a" * 120 + ".jpg"
-    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as archive:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT):
         info = tarfile.TarInfo(long)
         info.size = len(A)
         named = info.tobuf(tarfile.GNU_FORMAT)  # `L`, its content, and the file's own header
@@ -193,5 +200,5 @@ def test_a_set_that_has_lost_a_shard_is_refused(run_cli, tmp_path: Path):
     run_cli("pack", "--in", tmp_path / "a.tar", "--out", tmp_path / "out", "--to", "webdataset", "size=16",
             "name=set", "format.records_per_shard=2")
     next((tmp_path / "out/set").glob("*1.tar")).unlink()
-    with pytest.raises(UserError, match="written with 4 images and now holds 2"):
+    with pytest.raises(UserError, match="written with 4 images and now it holds 2"):
         RecordSet.open(tmp_path / "out")
