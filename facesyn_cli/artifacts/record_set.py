@@ -181,7 +181,7 @@ def natural_labels(names: list[str]) -> tuple[list[str], np.ndarray]:
 def _check_count(records: RecordSet, header: Header | None) -> None:
     stated = header.counts.get("images") if header else None
     if stated is not None and stated != len(records):
-        raise UserError(f"{records.path} was written with {stated} images, now it holds {len(records)}; is a file gone?")
+        raise UserError(f"{records.path} was written with {stated} images and holds {len(records)}; is a file gone?")
 
 
 def _kind_of(header: Path) -> str:

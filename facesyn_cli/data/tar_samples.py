@@ -156,8 +156,8 @@ def _groups(path: Path, file: BinaryIO, left_out: LeftOut) -> Iterator[tuple[str
                     yield current, fields
                 current, fields = key, {}
             if field in fields:
-                raise UserError(f"{path}: the sample {key!r} has two files .{field}; the key of a sample is the path up to "
-                                "the first dot of the name, and each of its files needs another ending")
+                raise UserError(f"{path}: the sample {key!r} has two files .{field}; the key of a sample is the path "
+                                "up to the first dot of the name, and each of its files needs another ending")
             fields[field] = member
     if fields:
         yield current, fields

@@ -133,8 +133,8 @@ def check_labels(path: Path, found: ShardContent, labels: np.ndarray, num_identi
         if len(pairs) > num_identities:
             raise UserError(
                 f"{path}: the labels in .{found.source} files divide the images into {num_identities}, their folders "
-                f"into {len(found.folders)}, and neither follows from the other; which are the identities? Put the labels "
-                "into .cls files, or leave them out for the folders"
+                f"into {len(found.folders)}, and neither follows from the other; which are the identities? Put the "
+                "labels into .cls files, or leave them out for the folders"
             )
     if num_identities == 1 and len(labels) > 1:
         log.warning(f"{path}: all {len(labels)} images are of one identity")
