@@ -60,7 +60,7 @@ def test_shards_hold_the_images_of_the_folder(run_cli, inputs, tmp_path):
     assert [e.key for e in packed.entries] == [e.key for e in plain.entries]
     for one, two in zip(plain.entries, packed.entries, strict=True):
         assert plain.read(one) == packed.read(two), one.key
-    assert (tmp_path / "tar" / "strip.png").read_bytes() == (tmp_path / "folder" / "strip.png").read_bytes()
+    assert (tmp_path / "tar.strip.png").read_bytes() == (tmp_path / "folder.strip.png").read_bytes()
     again = run_cli(*inputs, *TAR, "--out", tmp_path / "tar")
     assert (again.code, again.json()["made_now"]) == (0, 0)
 
