@@ -1,8 +1,8 @@
 """The pictures of a set that `sample` makes for people: its latest images, and a contact sheet.
 
-They lie beside the folder of the set, `4-samples.contact_sheet.png` beside `4-samples/`: every image in the folder is an
-image of the set, whoever reads it. Earlier versions wrote them into the folder. There, readers of facesyn know them by
-their names and by what they say of themselves, so somebody's own `strip.png` stays an image.
+They lie beside the folder of the set, `4-samples.contact_sheet.png` beside `4-samples/`: every image in the folder is
+an image of the set, whoever reads it. Earlier versions wrote them into the folder. There, readers of facesyn know them
+by their names and by what they say of themselves, so somebody's own `strip.png` stays an image.
 """
 
 from __future__ import annotations

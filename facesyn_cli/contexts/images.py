@@ -10,6 +10,7 @@ from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.contexts.faces import read_face
 from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, Resources
 from facesyn_cli.data.pixels import UnreadableImage
+from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -31,6 +32,9 @@ class Images:
     def open(self, resources: Resources) -> None:
         """Take the set and the recogniser."""
         self._resources = resources
+        if resources.align is None:
+            entries = self._set.entries
+            say_if_not_square(self._set.path, lambda row: self._set.read(entries[row]), len(entries))
 
     @property
     def num_candidates(self) -> int:

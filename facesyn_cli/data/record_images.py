@@ -66,6 +66,11 @@ def is_image(head: bytes) -> bool:
     return any(head.startswith(signature) for signature, _ in _SIGNATURES)
 
 
+def is_upright(data: bytes) -> bool:
+    """True when an image stands upright as it lies, whatever its reader makes of EXIF."""
+    return _kind_upright(data)[0] != ""
+
+
 def _has_size(pixels_u8: np.ndarray, size: int | None) -> bool:
     return size is None or pixels_u8.shape[:2] == (size, size)
 

@@ -398,7 +398,7 @@ def test_parquet_of_other_tools(tmp_path: Path, columns: dict, says: str | None)
             RecordSet.open(tmp_path)
 
 
-def test_parquet_with_paths_only_is_refused_when_read(tmp_path: Path):
+def test_parquet_with_paths_only_is_unreadable(tmp_path: Path):
     import pyarrow as arrow
     import pyarrow.parquet
 
