@@ -12,6 +12,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.files import read_start
+
 MARK = "facesyn strip"   # the PNG's text `Software`
 HEAD_BYTES = 128         # the mark lies within
 
@@ -35,11 +38,9 @@ def move_pictures_out(folder: Path) -> None:
     """Move the pictures that an earlier version wrote into a set's folder to their place beside it."""
     for path in folder.glob("*.png"):
         try:
-            with open(path, "rb") as file:
-                head = file.read(HEAD_BYTES)
-            if is_strip(path.name, lambda head=head: head):
+            if is_strip(path.name, lambda path=path: read_start(path, HEAD_BYTES)):
                 os.replace(path, picture_path(folder, path.name))
-        except OSError:
+        except (OSError, UserError):
             continue  # readers leave it out all the same
 
 

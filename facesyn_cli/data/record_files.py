@@ -16,6 +16,7 @@ from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.images import MAX_FILE_BYTES
 from facesyn_cli.data.record_names import NameList
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.files import read_start
 
 
 class RecordFiles:
@@ -132,7 +133,6 @@ def visible_files(path: Path, suffix: str) -> list[Path]:
 def first_bytes(path: Path, size: int) -> bytes:
     """Return the first bytes of a file; empty when there is no such file or it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return file.read(size)
-    except OSError:
+        return read_start(path, size)
+    except UserError:
         return b""

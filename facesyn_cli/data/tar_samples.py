@@ -15,7 +15,6 @@ Everything else in the archive is counted and reported.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from facesyn_cli.data.record_images import is_image
 from facesyn_cli.data.record_names import MAX_LABEL
 from facesyn_cli.data.tar_members import TarMember, read_members
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.text import parse_json
 
 LATE_LABELS = "labels of no image beside them"
 
@@ -191,8 +191,8 @@ def _weak_label(path: Path, member: TarMember, file: BinaryIO, suffix: str) -> L
     if suffix == "txt":
         return int(content) if _is_label(content.strip()) else None
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
+        value = parse_json(content)
+    except UserError:
         return None
     if isinstance(value, dict):
         held = [value[name] for name in _LABEL_KEYS if name in value]

@@ -407,7 +407,7 @@ def test_parquet_with_paths_only_is_unreadable(tmp_path: Path):
     metadata = {"huggingface": json.dumps({"info": {"features": "nonsense"}})}
     table = arrow.table({"image": image, "label": [0]}).replace_schema_metadata(metadata)
     pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
-    with pytest.raises(UserError, match="the image has no bytes"):
+    with pytest.raises(UnreadableImage, match="the image has no bytes"):
         RecordSet.open(tmp_path).read(0)
 
 
