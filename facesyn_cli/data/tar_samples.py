@@ -93,7 +93,8 @@ def _label_images(
 ) -> list[TarSample]:
     """Return the images of one sample; labels and fields that none of them uses are counted."""
     folder, _, stem = key.rpartition("/")
-    folder = "/".join(part for part in folder.split("/") if part not in ("", "."))
+    if folder.startswith((".", "/")) or "//" in folder or "/./" in folder or folder.endswith("/."):
+        folder = "/".join(part for part in folder.split("/") if part not in ("", "."))
     found: list[TarSample] = []
     used: set[str] = set()
     values: dict[str, Label | None] = {}
@@ -143,10 +144,10 @@ def _groups(path: Path, file: BinaryIO, left_out: LeftOut) -> Iterator[tuple[str
             continue
         if member.kind != "file":
             left_out.add("links" if member.kind == "link" else "entries that are no files", member.name)
-        elif _META.match(member.name):
-            left_out.add("entries of webdataset itself", member.name)
         elif basename.startswith("."):
             left_out.add("hidden files", member.name)
+        elif _META.match(member.name):
+            left_out.add("entries of webdataset itself", member.name)
         elif parts is None:
             left_out.add("files without an ending", member.name)
         else:

@@ -1,4 +1,4 @@
-"""The short dataset card of a packed set, and the head of a card with which Hugging Face `datasets` loads the set.
+"""The short dataset card of a set in large files, and the head of a card with which Hugging Face `datasets` loads it.
 
 With the head, `datasets.load_dataset(FOLDER)` finds images and labels by the folder's name alone; without it,
 `labels.txt` of a WebDataset is taken for a set of texts.
@@ -17,6 +17,7 @@ from facesyn_cli.artifacts.files import write_text
 from facesyn_cli.report.markup import printable
 
 FILE = "README.md"
+_OURS = "# Written by facesyn, which writes it anew when the set grows; remove this line to keep your own changes."
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
           (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"))
 _LOADABLE = {
@@ -26,13 +27,14 @@ _LOADABLE = {
 }
 
 
-def loading_head(format_name: str, name: str, suffixes: Sequence[str]) -> dict[str, Any]:
+def loading_head(format_name: str, name: str, suffixes: Sequence[str], has_labels: bool = True) -> dict[str, Any]:
     """Return the entries of a card's head that say where the images of a packed set lie.
 
     Args:
         format_name: Name of the record format.
         name: Name of the set.
         suffixes: Of its images, `.jpg` for example.
+        has_labels: Labels are assigned, as `pack` does.
 
     Returns:
         Empty for formats that `datasets` does not read.
@@ -51,7 +53,8 @@ def loading_head(format_name: str, name: str, suffixes: Sequence[str]) -> dict[s
     if format_name == "webdataset" and len(suffixes) > 1:  # else the first images decide which columns there are
         columns = [{"name": suffix.lstrip("."), "dtype": "image"} for suffix in suffixes]
         texts = [{"name": field, "dtype": "string"} for field in ("__key__", "__url__")]
-        head["dataset_info"] = {"features": [*columns, {"name": "cls", "dtype": "int64"}, *texts]}
+        labels = [{"name": "cls", "dtype": "int64"}] if has_labels else []
+        head["dataset_info"] = {"features": [*columns, *labels, *texts]}
     return head
 
 
@@ -60,18 +63,22 @@ def size_category(images: int) -> str:
     return next((word for limit, word in _SIZES if images < limit), "n>100M")
 
 
-def write_pack_card(folder: Path, extra: dict[str, Any], images: int, identities: int) -> None:
-    """Write `README.md` into a packed set, unless there is one already.
+def write_pack_card(
+    folder: Path, extra: dict[str, Any], images: int, identities: int, command: str = "pack"
+) -> None:
+    """Write `README.md` into a packed set, unless somebody else's is there.
 
     Args:
         folder: Of the set.
         extra: What its header says to readers: `format`, `name`, `suffixes`.
         images: How many it holds.
         identities: Of how many people.
+        command: What wrote it; only `pack` assigns labels.
     """
     path = folder / FILE
-    if path.exists():
+    if path.exists() and _OURS.encode() not in path.read_bytes():
         return
+    has_labels = command == "pack"
     name, format_name = str(extra["name"]), str(extra["format"])
     head = {
         "pretty_name": printable(name),
@@ -80,12 +87,14 @@ def write_pack_card(folder: Path, extra: dict[str, Any], images: int, identities
         "task_categories": ["image-feature-extraction"],
         "size_categories": [size_category(images)],
         "tags": ["face-recognition"],
-        **loading_head(format_name, name, extra["suffixes"]),
+        **loading_head(format_name, name, extra["suffixes"], has_labels),
     }
-    lines = [f"{images:,} face images of {identities:,} identities, packed as `{format_name}` by `facesyn pack`; "
-             "`labels.txt` says which label is which identity, `facesyn.json` how the set was made."]
+    says = "`labels.txt` says which label is which identity" if has_labels else "the folder in a key is the identity"
+    lines = [f"{images:,} face images of {identities:,} identities, written as `{format_name}` by `facesyn {command}`; "
+             f"{says}, `facesyn.json` how the set was made."]
     if format_name in _LOADABLE:
-        lines.append(f"`datasets.load_dataset(FOLDER)` loads it: {_LOADABLE[format_name]}.")
+        columns = _LOADABLE[format_name] if has_labels else "column `__key__` begins with the identity"
+        lines.append(f"`datasets.load_dataset(FOLDER)` loads it: {columns}.")
     lines.append("`facesyn report` writes a full card, with statistics, privacy and the licences of what went in.")
     front = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
-    write_text(path, "\n\n".join([f"---\n{front}---", *lines]) + "\n")
+    write_text(path, "\n\n".join([f"---\n{_OURS}\n{front}---", *lines]) + "\n")

@@ -50,6 +50,7 @@ from facesyn_cli.evaluation.judge import Judge
 from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.plugins import registry
 from facesyn_cli.report.contact_sheet import write_contact_sheet
+from facesyn_cli.report.pack_card import write_pack_card
 from facesyn_cli.sampling.conditions import Conditions
 from facesyn_cli.sampling.engine import BatchEngine
 from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, Levers
@@ -455,6 +456,8 @@ def _finish(setup: _Setup, output: Output) -> None:
     }
     if isinstance(layout, TarShards):
         extra |= {"format": "webdataset", "name": TarShards.NAME}
+        card = {**extra, "suffixes": [layout.suffix]}
+        write_pack_card(layout.folder, card, counts["images"], counts["identities"], "sample")
     if setup.filter and is_last:
         judged = setup.redrawing().join(setup.conditions.key)
         extra["network_evaluations_per_image"] = setup.evaluations * judged["draws"] / layout.num_images
