@@ -6,6 +6,7 @@ Integer labels are 0..num_classes-1 without gaps, in natural order of the identi
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,18 +165,18 @@ def build_format(name: str) -> RecordFormat:
 
 
 def natural_labels(names: list[str]) -> tuple[list[str], np.ndarray]:
-    """Give every name its label: its rank in natural order.
+    """Give every name its label: its rank in natural order. Names that are equal in Unicode NFC are one identity.
 
     Args:
-        names: Different names, in any order.
+        names: Names in any order; macOS and Linux spell the same `é` differently.
 
     Returns:
-        The names in order of their labels, and (len(names),) int32: the label of each given name.
+        The different names in NFC, in order of their labels, and (len(names),) int32: the label of each given name.
     """
-    order = sorted(range(len(names)), key=lambda i: natural_key(names[i]))
-    labels = np.empty(len(names), dtype=np.int32)
-    labels[order] = np.arange(len(names), dtype=np.int32)
-    return [names[i] for i in order], labels
+    normal = [unicodedata.normalize("NFC", name) for name in names]
+    identities = sorted(set(normal), key=natural_key)
+    label_of = {name: label for label, name in enumerate(identities)}
+    return identities, np.array([label_of[name] for name in normal], dtype=np.int32)
 
 
 def _check_count(records: RecordSet, header: Header | None) -> None:

@@ -195,6 +195,13 @@ def test_names_that_are_no_text_stay_apart(tmp_path: Path):
     assert RecordSet.open(tmp_path / "a.tar").identities == ["Jos%dce8", "Jos%dce9"]
 
 
+def test_one_person_spelled_in_two_ways_is_one_identity(tmp_path: Path):
+    members = [("Jos\u00e9/1.jpg", A), ("Jose\u0301/1.jpg", B), ("Jose\u0301/2.jpg", C)]
+    path = shard(tmp_path / "a.tar", members)
+    assert RecordSet.open(path).identities == ["Jos\u00e9"]
+    assert [entry.sample for entry in open_images(path).entries] == ["1", "1-2", "2"]
+
+
 def test_a_set_that_has_lost_a_shard_is_refused(run_cli, tmp_path: Path):
     shard(tmp_path / "a.tar", [(f"p{k}/1.jpg", A) for k in range(4)])
     run_cli("pack", "--in", tmp_path / "a.tar", "--out", tmp_path / "out", "--to", "webdataset", "size=16",
