@@ -11,6 +11,8 @@ from facesyn_cli.artifacts.name_lists import one_line
 from facesyn_cli.console import log
 
 _REASONS_SHOWN = 8
+_MAX_REASONS = 50        # that are told apart: a set may have as many endings as files
+_OTHERS = "of other kinds"
 
 
 class LeftOut:
@@ -28,6 +30,9 @@ class LeftOut:
             name: Its name; the first one of each reason is shown.
             count: How many there are.
         """
+        reason = one_line(reason)
+        if reason not in self.counts and len(self.counts) >= _MAX_REASONS:
+            reason = _OTHERS
         self.counts[reason] += count
         self._first.setdefault(reason, name)
 

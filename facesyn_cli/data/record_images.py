@@ -47,7 +47,7 @@ def fit_any(data: bytes, size: int | None) -> bytes:
     if _is_sound_jpeg(data, size):
         return data
     pixels_u8 = decode_image(data)
-    if _has_size(pixels_u8, size) and _kind_upright(data)[0] in SUFFIX_OF:
+    if _has_size(pixels_u8, size) and is_upright(data):
         return data
     return encode_png(_resized(pixels_u8, size))
 
@@ -67,7 +67,7 @@ def is_image(head: bytes) -> bool:
 
 
 def is_upright(data: bytes) -> bool:
-    """True when an image stands upright as it lies, whatever its reader makes of EXIF."""
+    """True when a JPEG, PNG, WebP or BMP stands upright as it lies, whatever its reader makes of EXIF."""
     return _kind_upright(data)[0] != ""
 
 

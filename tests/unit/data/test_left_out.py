@@ -77,4 +77,7 @@ def test_lines_stay_short_and_say_nothing_where_nothing_is_left_out(caplog: pyte
     for k in range(12):
         left_out.add(f".{k} files", f"bad\nname.{k}", count=k + 1)
     left_out.say("a.tar", 3)
+    for k in range(1000):
+        left_out.add(f".{k} files", "name")
+    assert len(left_out.counts) == 51 and sum(left_out.counts.values()) == 78 + 1000
     assert "12 .11 files (first 'bad%000aname.11')" in caplog.text and "and 4 other kinds" in caplog.text
