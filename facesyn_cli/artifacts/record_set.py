@@ -6,8 +6,9 @@ Integer labels are 0..num_classes-1 without gaps, in natural order of the identi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -88,6 +89,7 @@ class RecordSet:
         identities: Name of the identity of every label.
         digest: Digest of the set.
         reader: Access to the images.
+        left_out: What the files hold besides and is not used: reason -> how often.
     """
 
     path: Path
@@ -95,6 +97,7 @@ class RecordSet:
     identities: list[str]
     digest: str
     reader: RecordReader
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @staticmethod
     def open(path: Path, format_name: str | None = None) -> RecordSet:
@@ -118,7 +121,9 @@ class RecordSet:
         for name in [format_name] if format_name else registry.available("record_format"):
             plugin = build_format(name)
             if format_name or plugin.recognises(path):
-                return plugin.open(path, header)
+                records = plugin.open(path, header)
+                _check_count(records, header)
+                return records
         raise UserError(f"{path} holds no records of any known format; an index file with its records was expected")
 
     @staticmethod
@@ -163,18 +168,24 @@ def build_format(name: str) -> RecordFormat:
 
 
 def natural_labels(names: list[str]) -> tuple[list[str], np.ndarray]:
-    """Give every name its label: its rank in natural order.
+    """Give every name its label: its rank in natural order. Names that are equal in Unicode NFC are one identity.
 
     Args:
-        names: Different names, in any order.
+        names: Names in any order; macOS and Linux spell the same `é` differently.
 
     Returns:
-        The names in order of their labels, and (len(names),) int32: the label of each given name.
+        The different names in NFC, in order of their labels, and (len(names),) int32: the label of each given name.
     """
-    order = sorted(range(len(names)), key=lambda i: natural_key(names[i]))
-    labels = np.empty(len(names), dtype=np.int32)
-    labels[order] = np.arange(len(names), dtype=np.int32)
-    return [names[i] for i in order], labels
+    normal = [unicodedata.normalize("NFC", name) for name in names]
+    identities = sorted(set(normal), key=natural_key)
+    label_of = {name: label for label, name in enumerate(identities)}
+    return identities, np.array([label_of[name] for name in normal], dtype=np.int32)
+
+
+def _check_count(records: RecordSet, header: Header | None) -> None:
+    stated = header.counts.get("images") if header else None
+    if stated is not None and stated != len(records):
+        raise UserError(f"{records.path} was written with {stated} images and holds {len(records)}; is a file gone?")
 
 
 def _kind_of(header: Path) -> str:

@@ -17,7 +17,7 @@ def command(
     ] = None,
     table: Annotated[Path | None, typer.Option(help="Folder or table.json of eval: calibrates the threshold.")] = None,
     benchmark: Annotated[str | None, typer.Option(help="Row of the table to take; default: mean of all.")] = None,
-    resize: Annotated[bool, typer.Option("--resize", help="Also take square photos of another size.")] = False,
+    resize: Annotated[bool, typer.Option("--resize", help="Take photos of any size.")] = False,
     flip: Annotated[bool, typer.Option(help="Flip test, as eval does.")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,

@@ -69,7 +69,7 @@ def run_demo(
         sections: Settings of each stage; None: those of the recipe `demo`.
         sizes: Settings of `StarterDemoConfig`; None: its defaults.
     """
-    from facesyn_cli.artifacts.strip import SHEET
+    from facesyn_cli.artifacts.strip import SHEET, picture_path
     from facesyn_cli.artifacts.work import Work
     from facesyn_cli.config.recipe import load_recipe
     from facesyn_cli.stages.demo import (
@@ -113,7 +113,7 @@ def run_demo(
             f" verified on pairs of {cfg.test_identities} other generated people (chance is 50 %):\n{table}\n\n"
             f"the same network untrained:\n{control}\n\n"
             f"the starter's recogniser, which the faces were made to please:\n{upper}\n\n{_MEANING}\n\n"
-            f"look at {work.folder('samples') / SHEET}, read {work.folder('report') / 'report.html'};"
+            f"look at {picture_path(work.folder('samples'), SHEET)}, read {work.folder('report') / 'report.html'};"
             f" everything is in {path}; {results['seconds']} s"
         )
     return results

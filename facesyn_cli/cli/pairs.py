@@ -16,7 +16,7 @@ def command(
     images: Annotated[Path | None, typer.Option(help="Folder or zip with the images that a list names.")] = None,
     cfp: Annotated[str, typer.Option(help="Which pairs of CFP: FP or FF.")] = "FP",
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 112,
-    resize: Annotated[bool, typer.Option("--resize", help="Resize square images of another size.")] = False,
+    resize: Annotated[bool, typer.Option("--resize", help="Resize images of another size.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Turn verification pairs into a .bin as InsightFace packs them, or a .bin into images and a list."""

@@ -25,7 +25,7 @@ def command(
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Make part I of N, I from 1.")] = None,
     contact_sheet: Annotated[
         bool | None,
-        typer.Option(help="Write contact_sheet.png, ten faces of ten people; default: of up to 400 images."),
+        typer.Option(help="Write OUT.contact_sheet.png, ten faces of ten people; default: of up to 400 images."),
     ] = None,
     assume_embedder: Annotated[
         str | None, typer.Option(help="Recogniser behind published files that do not say.")

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from facesyn_cli.contexts.source import FACE_SIZE
-from facesyn_cli.data.pixels import UnreadableImage, decode_image, encode_png, resize_u8
+from facesyn_cli.data.pixels import decode_image, encode_png, fit_square, resize_u8
+from facesyn_cli.data.record_images import is_upright
 
 _MAGIC = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"RIFF", ".webp"), (b"BM", ".bmp"))
 
@@ -22,22 +23,19 @@ def read_face(
         align: Cuts the face out of it; None: it is one.
 
     Returns:
-        (112, 112, 3) uint8 pixels, and the bytes: those given if they are 112 x 112, else a PNG.
+        (112, 112, 3) uint8 pixels of the central square, and the bytes: those given if they are 112 x 112 and stand
+        upright as they lie, else a PNG.
 
     Raises:
-        UnreadableImage: The bytes are no image, has no face to align, or is not square: squeezed faces are
-            other people.
+        UnreadableImage: The bytes are no image, or it has no face to align.
     """
     pixels_u8 = decode_image(data)
     if align is not None:
         pixels_u8 = align(pixels_u8)
         return pixels_u8, encode_png(pixels_u8)
-    height, width = pixels_u8.shape[:2]
-    if height != width:
-        raise UnreadableImage(f"{width} x {height} pixels are not square")
-    if pixels_u8.shape[:2] == (FACE_SIZE, FACE_SIZE):
+    if pixels_u8.shape[:2] == (FACE_SIZE, FACE_SIZE) and is_upright(data):
         return pixels_u8, data
-    pixels_u8 = resize_u8(pixels_u8, FACE_SIZE)
+    pixels_u8 = resize_u8(fit_square(pixels_u8), FACE_SIZE)
     return pixels_u8, encode_png(pixels_u8)
 
 

@@ -12,6 +12,7 @@ from facesyn_cli.config.fields import runtime
 from facesyn_cli.contexts.faces import read_face
 from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, Resources
 from facesyn_cli.data.pixels import UnreadableImage
+from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -43,6 +44,9 @@ class Images:
         """
         self._resources = resources
         self.face_origin = origin_of(self._set.named_in or self._set.path, self._stated)
+        if resources.align is None:
+            entries = self._set.entries
+            say_if_not_square(self._set.path, lambda row: self._set.read(entries[row]), len(entries))
 
     @property
     def num_candidates(self) -> int:

@@ -1,4 +1,4 @@
-"""What the record formats do with an image that store any kind: keep its bytes where its size fits."""
+"""What record formats that store any kind of image do with one: keep its bytes where it fits and stands upright."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from facesyn_cli.plugins.settings import PluginConfig
 class KeptImagesConfig(PluginConfig):
     """Settings of formats that store JPEG, PNG, WebP and BMP as they are."""
 
-    quality: int | None = Field(None, ge=1, le=100)  # JPEG quality of images that are resized; None: PNG, no loss
+    quality: int | None = Field(None, ge=1, le=100)  # JPEG quality of images that are encoded anew; None: PNG, no loss
 
 
 def fit_kept(data: bytes, size: int | None, quality: int | None) -> bytes:
-    """Return an image untouched when it has the right size, else its central square resized.
+    """Return an image untouched when it has the right size and stands upright, else its central square resized.
 
     Args:
         data: Encoded image.
         size: Side in pixels, or None to keep every image.
-        quality: JPEG quality of a resized image; None: PNG.
+        quality: JPEG quality of an image that is encoded anew; None: PNG.
 
     Raises:
         UnreadableImage: The bytes are no image, or only a part of one.

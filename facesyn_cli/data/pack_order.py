@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -36,7 +36,13 @@ class PackItem:
 
 
 class PackSource(Protocol):
-    """An input of `pack`: an image set or a packed set."""
+    """An input of `pack`: an image set or a packed set.
+
+    Attributes:
+        left_out: What it holds besides and is not used: reason -> how often.
+    """
+
+    left_out: Mapping[str, int]
 
     def items(self) -> Iterator[tuple[str, str, str]]:
         """Yield (identity, sample, file name) of every image, in the order of their places."""
@@ -53,7 +59,7 @@ class ImageSource:
 
     def __init__(self, images: ImageSet) -> None:
         self.images = images
-        self.parent = images.parent
+        self.parent, self.left_out = images.parent, {}
 
     def items(self) -> Iterator[tuple[str, str, str]]:
         """Yield (identity, sample, file name) of every image."""
@@ -77,7 +83,7 @@ class RecordSource:
 
     def __init__(self, records: RecordSet) -> None:
         self.records = records
-        self.read, self.parent = records.read, records.parent
+        self.read, self.parent, self.left_out = records.read, records.parent, records.left_out
 
     def items(self) -> Iterator[tuple[str, str, str]]:
         """Yield (identity, sample, file name) of every record."""

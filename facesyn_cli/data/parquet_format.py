@@ -28,6 +28,7 @@ from facesyn_cli.artifacts.output import Header
 from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
 from facesyn_cli.data.formats_extra import formats_package
 from facesyn_cli.data.kept_images import KeptImagesConfig, fit_kept
+from facesyn_cli.data.left_out import LeftOut
 from facesyn_cli.data.parquet_reader import MAGIC, open_parquet
 from facesyn_cli.data.record_files import content_digest, first_bytes, visible_files
 from facesyn_cli.data.record_images import suffix_of
@@ -89,6 +90,9 @@ class ParquetFormat:
         files = [path] if path.is_file() else _parquet_files(folder)
         if not files:
             raise UserError(f"{folder} holds no .parquet files")
+        left_out = LeftOut()
+        for file in [] if path.is_file() else sorted(set(folder.rglob("*.parquet")) - set(files)):
+            left_out.add("other Parquet files", file.relative_to(folder).as_posix())
         reader, values, names = open_parquet(files, is_ours=header is not None)
         if header is not None:
             labels, identities = our_labels(values, path)
@@ -97,7 +101,8 @@ class ParquetFormat:
         else:
             labels, identities = dense_labels(values)
         digest = header.digest if header else content_digest(files, labels)
-        return RecordSet(path, labels, identities, digest, reader)
+        left_out.say(path, len(labels))
+        return RecordSet(path, labels, identities, digest, reader, left_out.counts)
 
 
 class ParquetWriter:

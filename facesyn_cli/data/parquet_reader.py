@@ -21,6 +21,7 @@ import numpy as np
 
 from facesyn_cli.console import log
 from facesyn_cli.data.formats_extra import formats_package
+from facesyn_cli.data.pixels import UnreadableImage
 from facesyn_cli.data.record_index import stem_of
 from facesyn_cli.data.record_names import MAX_LABEL, NameList, unescape_name
 from facesyn_cli.errors import UserError
@@ -61,7 +62,8 @@ class ParquetReader:
         """Return the encoded image of record `index`.
 
         Raises:
-            UserError: The file is damaged, or holds no bytes for this image.
+            UnreadableImage: The row is there and holds no image.
+            UserError: The file is damaged.
         """
         group = int(np.searchsorted(self.groups[:, 2], index, side="right")) - 1
         row = index - int(self.groups[group, 2])
@@ -72,8 +74,8 @@ class ParquetReader:
             data = self._batch(group, row // _BATCH_ROWS)[row % _BATCH_ROWS]
         if data is None:
             path = self.paths[self.groups[group, 0]]
-            raise UserError(f"{path}, row group {self.groups[group, 1]}, row {row}: the image has no bytes, "
-                            "perhaps only a path to another file; images inside the file were expected")
+            raise UnreadableImage(f"{path}, row group {self.groups[group, 1]}, row {row}: the image has no bytes, "
+                                  "perhaps only a path to another file; images inside the file were expected")
         return data
 
     def samples(self) -> Iterator[str]:

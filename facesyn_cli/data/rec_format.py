@@ -36,6 +36,7 @@ from facesyn_cli.console import log
 from facesyn_cli.data.append_file import AppendFile
 from facesyn_cli.data.growing_file import GrowingFile
 from facesyn_cli.data.kept_images import KeptImagesConfig, fit_kept
+from facesyn_cli.data.left_out import LeftOut
 from facesyn_cli.data.rec_index import SampleNames, listed_identities, record_places
 from facesyn_cli.data.record_files import RecordFiles, content_digest, first_bytes, visible_files
 from facesyn_cli.data.record_images import suffix_of
@@ -49,6 +50,7 @@ from facesyn_cli.data.record_names import (
 from facesyn_cli.data.recordio import (
     HEADER,
     MAGIC_BYTES,
+    count_unlisted,
     frame_record,
     read_heads,
     read_record,
@@ -114,7 +116,9 @@ class RecFormat:
         if first_bytes(file, 4) != MAGIC_BYTES:
             raise UserError(f"{file} is no RecordIO file: it does not start with {MAGIC_BYTES.hex()}")
         keys, offsets = record_places(file)
-        keys, offsets, values = _images(file, keys, offsets)
+        left_out = LeftOut()
+        keys, offsets, values = _images(file, keys, offsets, left_out)
+        left_out.say(file, len(keys))
         names = SampleNames(file, header is not None)
         if header is not None:
             labels, identities = our_labels(values, path)
@@ -126,7 +130,8 @@ class RecFormat:
                 log.warning(f"{file}: all {len(values)} images have the label {identities[0]}; sets of DCFace need "
                             "their list.txt beside the .rec file, which says whose face is whose")
         digest = header.digest if header else content_digest([file], offsets, labels)
-        return RecordSet(path, labels, identities, digest, RecReader(RecordFiles([file]), keys, offsets, names))
+        reader = RecReader(RecordFiles([file]), keys, offsets, names)
+        return RecordSet(path, labels, identities, digest, reader, left_out.counts)
 
 
 @dataclass(frozen=True)
@@ -242,16 +247,26 @@ def _rec_files(folder: Path) -> list[Path]:
     return visible_files(folder, ".rec") if folder.is_dir() else []
 
 
-def _images(file: Path, keys: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return keys, offsets and integer labels of the records that are images."""
+def _images(
+    file: Path, keys: np.ndarray, offsets: np.ndarray, left_out: LeftOut
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return keys, offsets and integer labels of the records that are images; others than of identities are counted."""
     heads = read_heads(file, offsets)
     is_image = heads.has_image.copy()
+    if unlisted := count_unlisted(file, offsets, heads.ends):
+        left_out.add(f"records that {file.with_suffix('.idx').name} does not list", file.name, unlisted)
+    empty = np.flatnonzero(~heads.has_image & (heads.flags == 0))
+    if len(empty):
+        left_out.add("records without an image", f"record {keys[empty[0]]}", len(empty))
     if keys[0] == 0 and heads.flags[0] > 0 and not is_image[0]:
         end = float(heads.labels[0])
         if not (1 <= end <= 2**31) or (end <= MAX_RECORDS and int(is_image[keys < end].sum()) != int(end) - 1):
             raise UserError(f"{file}: record 0 announces images up to record {end - 1:g}, but {int(is_image.sum())} "
                             "were found; is the file truncated, or its .idx of another?")
         if end <= MAX_RECORDS:
+            behind = np.flatnonzero(is_image & (keys >= end))
+            if len(behind):
+                left_out.add("images that record 0 does not announce", f"record {keys[behind[0]]}", len(behind))
             is_image &= keys < end
     values = heads.labels[is_image]
     if not len(values):

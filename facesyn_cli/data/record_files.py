@@ -16,7 +16,7 @@ from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.images import MAX_FILE_BYTES
 from facesyn_cli.data.record_names import NameList
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import input_size
+from facesyn_cli.untrusted.files import input_size, read_start
 
 
 class RecordFiles:
@@ -121,9 +121,12 @@ def content_digest(paths: list[Path], *places: np.ndarray) -> str:
 
 
 def visible_files(path: Path, suffix: str) -> list[Path]:
-    """Return the files of a folder that have a suffix, by name; none when it is no folder or cannot be listed."""
+    """Return the files of a folder that have a suffix, in either case, by name; none when it cannot be listed."""
     try:
-        return sorted(p for p in path.glob(f"*{suffix}") if p.is_file() and not p.name.startswith("."))
+        return sorted(
+            p for p in path.iterdir()
+            if p.name.lower().endswith(suffix) and p.is_file() and not p.name.startswith(".")
+        )
     except OSError:
         return []
 
@@ -131,7 +134,6 @@ def visible_files(path: Path, suffix: str) -> list[Path]:
 def first_bytes(path: Path, size: int) -> bytes:
     """Return the first bytes of a file; empty when there is no such file or it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return file.read(size)
-    except OSError:
+        return read_start(path, size)
+    except UserError:
         return b""

@@ -1,13 +1,16 @@
 """From any encoded image to the one a packed set stores.
 
-Of an image that is not square the largest central square is taken, as everywhere in facesyn.
+Bytes are kept where the image has the right size, is of a kind that the published readers decode, and stands upright
+as it lies: those readers ignore what EXIF says of turning, so an image that must be turned is encoded anew.
+Of an image that is not square the largest central square is taken, as everywhere in facesyn (`data/squares.py`).
 """
 
 from __future__ import annotations
 
 import io
 
-from PIL import Image
+import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from facesyn_cli.data.pixels import MAX_PIXELS, decode_image, encode_jpeg, encode_png, fit_square, resize_u8, turn_of
 
@@ -30,14 +33,13 @@ def fit_jpeg(data: bytes, size: int | None, quality: int, subsampling: str) -> b
     if _is_sound_jpeg(data, size):
         return data
     pixels_u8 = decode_image(data)
-    height, width = pixels_u8.shape[:2]
-    if size in (None, height) and size in (None, width) and _format_of(data, mode="RGB") == "JPEG":
+    if _has_size(pixels_u8, size) and _kind_upright(data) == ("JPEG", "RGB"):
         return data
-    return encode_jpeg(pixels_u8 if size is None else resize_u8(fit_square(pixels_u8), size), quality, subsampling)
+    return encode_jpeg(_resized(pixels_u8, size), quality, subsampling)
 
 
 def fit_any(data: bytes, size: int | None) -> bytes:
-    """Return the image untouched when it has the given size, else resized and as PNG, which loses nothing.
+    """Return the image untouched when it has the given size and stands upright, else as PNG, which loses nothing.
 
     Raises:
         UnreadableImage: The bytes are no image, or only a part of one.
@@ -45,14 +47,36 @@ def fit_any(data: bytes, size: int | None) -> bytes:
     if _is_sound_jpeg(data, size):
         return data
     pixels_u8 = decode_image(data)
-    if size is None or pixels_u8.shape[:2] == (size, size):
+    if _has_size(pixels_u8, size) and is_upright(data):
         return data
-    return encode_png(resize_u8(fit_square(pixels_u8), size))
+    return encode_png(_resized(pixels_u8, size))
 
 
 def suffix_of(data: bytes) -> str:
     """Return the file suffix that the content of an encoded image calls for, `.jpg` for example."""
     return next((suffix for signature, suffix in _SIGNATURES if data.startswith(signature)), ".jpg")
+
+
+def is_image(head: bytes) -> bool:
+    """True when a file starts as an image that is read: JPEG, PNG, WebP or BMP.
+
+    Args:
+        head: Its first 32 bytes, or more.
+    """
+    return any(head.startswith(signature) for signature, _ in _SIGNATURES)
+
+
+def is_upright(data: bytes) -> bool:
+    """True when a JPEG, PNG, WebP or BMP stands upright as it lies, whatever its reader makes of EXIF."""
+    return _kind_upright(data)[0] != ""
+
+
+def _has_size(pixels_u8: np.ndarray, size: int | None) -> bool:
+    return size is None or pixels_u8.shape[:2] == (size, size)
+
+
+def _resized(pixels_u8: np.ndarray, size: int | None) -> np.ndarray:
+    return pixels_u8 if size is None else resize_u8(fit_square(pixels_u8), size)
 
 
 def _is_sound_jpeg(data: bytes, size: int | None) -> bool:
@@ -66,7 +90,8 @@ def _is_sound_jpeg(data: bytes, size: int | None) -> bool:
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             width, height = image.size
-            is_plain = image.mode == "RGB" and "exif" not in image.info and width * height <= MAX_PIXELS
+            says_more = any(name in image.info for name in ("exif", "xmp"))  # either may say how it is turned
+            is_plain = image.mode == "RGB" and not says_more and width * height <= MAX_PIXELS
             if not is_plain or size not in (None, width) or size not in (None, height):
                 return False
             image.draft("L", (max(width // 8, 1), max(height // 8, 1)))
@@ -77,9 +102,10 @@ def _is_sound_jpeg(data: bytes, size: int | None) -> bool:
         return False  # the full decoder says why
 
 
-def _format_of(data: bytes, mode: str | None = None) -> str:
-    """Return PIL's name of the format; empty when the image has another mode or must be turned to stand upright."""
-    with Image.open(io.BytesIO(data), formats=tuple(SUFFIX_OF)) as image:
-        if mode is not None and (image.mode != mode or turn_of(image) is not None):
-            return ""
-        return image.format or ""
+def _kind_upright(data: bytes) -> tuple[str, str]:
+    """Return PIL's names of format and mode; empty ones when it is of another kind or must be turned to be upright."""
+    try:
+        with Image.open(io.BytesIO(data), formats=tuple(SUFFIX_OF)) as image:
+            return ("", "") if turn_of(image) is not None else (image.format or "", image.mode)
+    except UnidentifiedImageError:
+        return "", ""

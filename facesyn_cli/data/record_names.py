@@ -77,7 +77,7 @@ def named_labels(numbers: np.ndarray, names: list[str]) -> tuple[np.ndarray, lis
 
     Args:
         numbers: (N,) which of the names each record has.
-        names: Different names; those that no record has get no label.
+        names: Names; those that no record has get no label, and names that are equal in Unicode NFC get one.
     """
     used, places = np.unique(numbers, return_inverse=True)
     identities, label_of = natural_labels([names[i] for i in used])

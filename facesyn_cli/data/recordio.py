@@ -106,11 +106,13 @@ class RecordHeads:
         flags: (N,) uint32.
         labels: (N,) float32, the first label of each.
         has_image: (N,) bool, whether anything follows the labels.
+        ends: (N,) int64, byte after the record and its padding; of a record in several parts, after the first one.
     """
 
     flags: np.ndarray
     labels: np.ndarray
     has_image: np.ndarray
+    ends: np.ndarray
 
 
 def read_heads(path: Path, offsets: np.ndarray) -> RecordHeads:
@@ -126,12 +128,40 @@ def read_heads(path: Path, offsets: np.ndarray) -> RecordHeads:
     files = RecordFiles([path])
     size = files.size(0)
     heads = RecordHeads(
-        np.zeros(len(offsets), np.uint32), np.zeros(len(offsets), np.float32), np.zeros(len(offsets), bool)
+        np.zeros(len(offsets), np.uint32), np.zeros(len(offsets), np.float32), np.zeros(len(offsets), bool),
+        np.zeros(len(offsets), np.int64),
     )
     for start in range(0, len(offsets), _CHUNK):
         rows = slice(start, min(start + _CHUNK, len(offsets)))
-        _read_chunk(files, size, offsets[rows], heads.flags[rows], heads.labels[rows], heads.has_image[rows])
+        part = RecordHeads(heads.flags[rows], heads.labels[rows], heads.has_image[rows], heads.ends[rows])
+        _read_chunk(files, size, offsets[rows], part)
     return heads
+
+
+def count_unlisted(path: Path, offsets: np.ndarray, ends: np.ndarray) -> int:
+    """Return how many records a file has that an index of it does not list.
+
+    Args:
+        path: The record file.
+        offsets: (N,) int64, where the listed records start.
+        ends: (N,) int64, as in `RecordHeads`.
+    """
+    files = RecordFiles([path])
+    order = np.argsort(offsets, kind="stable")
+    starts = np.append(offsets[order], files.size(0))
+    gaps = np.flatnonzero(np.append(0, ends[order]) < starts)
+    count = 0
+    for gap in gaps.tolist():
+        at = int(ends[order[gap - 1]]) if gap else 0
+        while at < starts[gap]:
+            head = files.read(0, at, _PART.size)
+            magic, word = _PART.unpack(head) if len(head) == _PART.size else (0, 0)
+            if magic != MAGIC:
+                break  # bytes between the records
+            count += word >> _LENGTH_BITS in (0, 1)  # else a later part of a listed record
+            length = word & (1 << _LENGTH_BITS) - 1
+            at += _PART.size + length + -length % 4
+    return count
 
 
 def scan_offsets(path: Path) -> np.ndarray:
@@ -157,10 +187,9 @@ def scan_offsets(path: Path) -> np.ndarray:
     return np.frombuffer(offsets, np.int64)
 
 
-def _read_chunk(
-    files: RecordFiles, size: int, offsets: np.ndarray, flags: np.ndarray, labels: np.ndarray, has_image: np.ndarray
-) -> None:
-    path = files.paths[0]
+def _read_chunk(files: RecordFiles, size: int, offsets: np.ndarray, heads: RecordHeads) -> None:
+    """Fill the rows of `heads` that belong to some records."""
+    path, flags, labels, has_image = files.paths[0], heads.flags, heads.labels, heads.has_image
     _refuse(path, offsets, np.full(len(offsets), size < _PART.size + HEADER.size), "the file ends inside it")
     _refuse(path, offsets, (offsets % 4 != 0) | (offsets < 0) | (offsets + _PART.size > size), "no record starts here")
     words = np.memmap(path, "<u4", "r", shape=(size // 4,))
@@ -169,6 +198,7 @@ def _read_chunk(
         lengths, cflags = words[places + 1] & (1 << _LENGTH_BITS) - 1, words[places + 1] >> _LENGTH_BITS
         _refuse(path, offsets, (words[places] != MAGIC) | (cflags > 1), "no record starts here")
         _refuse(path, offsets, offsets + _PART.size + lengths > size, f"the file ends at byte {size}, inside it")
+        heads.ends[:] = offsets + _PART.size + lengths.astype(np.int64) + -lengths.astype(np.int64) % 4
         plain = cflags == 0
         _refuse(path, offsets, plain & (lengths < HEADER.size), "it is shorter than an image header")
         places = np.where(plain, places, 0)

@@ -1,7 +1,8 @@
-"""Regular files of a tar archive, found by their headers; nothing is unpacked and no link is followed.
+"""Members of a tar archive, found by their headers; nothing is unpacked and no link is followed.
 
-POSIX ustar with the extensions that name long paths and large sizes: PAX (`x`) and GNU (`L`). Other kinds
-of members are passed over.
+POSIX ustar with the extensions that name long paths and large sizes: PAX (`x`) and GNU (`L`). Archives that were
+joined with `cat` are read to their end, as `tar --ignore-zeros` does. Sparse files and volumes of a split archive are
+refused: their content does not lie in one piece.
 """
 
 from __future__ import annotations
@@ -17,22 +18,28 @@ from facesyn_cli.errors import UserError
 BLOCK = 512
 _MAX_EXTENSION = 1 << 20     # bytes of a long name or of PAX records
 _REGULAR = (b"0", b"\0", b"7")
+_LINKS = (b"1", b"2")
+_DEVICES = (b"3", b"4", b"6")
+_FOLDERS = (b"5", b"D")
+_REFUSED = {b"S": "a sparse file; pack it again without --sparse", b"M": "part of a split archive; join its volumes"}
 _PLAIN = tarfile.TarInfo().tobuf(tarfile.PAX_FORMAT)     # a file of mode 644
 
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """One regular file.
+    """One entry of an archive.
 
     Args:
-        name: Path in the archive.
+        name: Path in the archive; bytes that are no UTF-8 are surrogates.
         offset: First byte of its content.
         size: Bytes of its content.
+        kind: `file`, `folder`, `link`, `device` or `other`.
     """
 
     name: str
     offset: int
     size: int
+    kind: str
 
 
 def is_tar(block: bytes) -> bool:
@@ -58,42 +65,57 @@ def tar_padding(size: int) -> bytes:
 
 
 def read_members(path: Path, file: BinaryIO) -> Iterator[TarMember]:
-    """Yield the regular files of an archive, in order.
+    """Yield every entry of an archive, in order.
 
     Args:
         path: Name of the archive for messages.
         file: The archive, opened for reading; may be read and moved between two members.
 
     Raises:
-        UserError: The archive is damaged or truncated.
+        UserError: The archive is damaged or truncated, or has a sparse file.
     """
-    size, at, long_name, long_size = file.seek(0, 2), 0, None, None
+    size, at, long_name, long_size, is_closed = file.seek(0, 2), 0, None, None, False
     while True:
         file.seek(at)
         block = file.read(BLOCK)
         if len(block) < BLOCK:
+            if is_closed:
+                return
             raise UserError(f"{path} ends at byte {size} without the closing block of a tar archive; is it truncated?")
         if not block.strip(b"\0"):
-            return
+            is_closed, at = True, at + BLOCK
+            continue
         if not _checksum_fits(block):
             raise UserError(f"{path}: wrong checksum of the header at byte {at}; is it a tar archive, or damaged?")
-        kind, length = block[156:157], _number(block[124:136])
+        is_closed = False
+        flag, length = block[156:157], _number(block[124:136])
         if length is None or length > size:
             raise UserError(f"{path}: the header at byte {at} announces more bytes than the file has ({size})")
-        if kind in _REGULAR and long_size is not None:
+        if flag in _REFUSED:
+            raise UserError(f"{path}: {_short_name(block)} at byte {at} is {_REFUSED[flag]}")
+        if flag in _REGULAR and long_size is not None:
             length = long_size
+        if flag in (*_LINKS, *_DEVICES, b"5"):
+            length = 0  # some writers state the size of what a link points to
         start, end = at + BLOCK, at + BLOCK + length
         if end > size:
             raise UserError(f"{path}: the file at byte {at} is cut off at byte {size}; is the archive truncated?")
-        if kind in (b"x", b"L"):
+        if flag in (b"x", b"L"):
             if length > _MAX_EXTENSION:
                 raise UserError(f"{path}: a name of {length} bytes at byte {at}; is it damaged?")
-            long_name, long_size = _extension(kind, file.read(length), long_name, long_size)
-        else:
-            if kind in _REGULAR:
-                yield TarMember(long_name or _short_name(block), start, length)
+            long_name, long_size = _extension(path, at, flag, file.read(length), long_name, long_size)
+        elif flag not in (b"g", b"K"):  # comments, and the target of a link
+            name = long_name or _short_name(block)
+            yield TarMember(name, start, length, _kind(flag, name))
             long_name = long_size = None
         at = end + -length % BLOCK
+
+
+def _kind(flag: bytes, name: str) -> str:
+    if flag in _REGULAR:
+        return "folder" if flag == b"\0" and name.endswith("/") else "file"  # before POSIX folders had no flag
+    return next((kind for flags, kind in ((_FOLDERS, "folder"), (_LINKS, "link"), (_DEVICES, "device"))
+                 if flag in flags), "other")
 
 
 def _checksum_fits(block: bytes) -> bool:
@@ -117,21 +139,27 @@ def _short_name(block: bytes) -> str:
 
 
 def _text(field: bytes) -> str:
-    return field.split(b"\0", 1)[0].decode("utf-8", "replace")
+    return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
-def _extension(kind: bytes, data: bytes, name: str | None, size: int | None) -> tuple[str | None, int | None]:
+def _extension(
+    path: Path, at: int, flag: bytes, data: bytes, name: str | None, size: int | None
+) -> tuple[str | None, int | None]:
     """Return what a PAX or GNU header says of the next member: path and size."""
-    if kind == b"L":
+    if flag == b"L":
         return _text(data), size
-    while data:
+    while data.strip(b"\0"):
         length, _, _ = data.partition(b" ")
-        if not length.isdigit() or not 0 < int(length) <= len(data):
-            break
+        if len(length) > 10 or not length.isdigit() or not len(length) + 1 < int(length) <= len(data):
+            raise UserError(f"{path}: the PAX header at byte {at} is damaged")
         keyword, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
         if keyword == b"path":
-            name = value.decode("utf-8", "replace")
-        elif keyword == b"size" and value.isdigit() and len(value) < 20:
+            name = value.decode("utf-8", "surrogateescape")
+        elif keyword == b"size":
+            if not value.isdigit() or len(value) > 19:
+                raise UserError(f"{path}: the PAX header at byte {at} states {value[:40]!r} bytes")
             size = int(value)
+        elif keyword.startswith(b"GNU.sparse."):
+            raise UserError(f"{path}: the file after byte {at} is {_REFUSED[b'S']}")
         data = data[int(length):]
     return name, size

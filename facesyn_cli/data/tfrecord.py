@@ -27,6 +27,8 @@ from facesyn_cli.artifacts.files import explain, write_atomically
 from facesyn_cli.artifacts.output import Header
 from facesyn_cli.artifacts.record_set import LABELS, RecordFormat, RecordSet
 from facesyn_cli.data.append_file import AppendFile
+from facesyn_cli.data.left_out import LeftOut
+from facesyn_cli.data.record_files import visible_files
 from facesyn_cli.data.record_images import fit_jpeg
 from facesyn_cli.data.record_index import (
     RecordIndex,
@@ -111,7 +113,12 @@ class TfrecordFormat:
             index = read_index(candidates[0])
             sizes = [[file.name, file.stat().st_size] for file in index.files]
             digest = json_digest([file_digest(index.path), sizes])
-        return RecordSet(path, index.labels, index.identities, digest, TfrecordReader(index, header is not None))
+        left_out = LeftOut()
+        for file in _unnamed_files(index):
+            left_out.add(f"record files that {index.path.name} does not name", file.name)
+        left_out.say(index.path, len(index.labels))
+        reader = TfrecordReader(index, header is not None)
+        return RecordSet(path, index.labels, index.identities, digest, reader, left_out.counts)
 
 
 class TfrecordReader:
@@ -239,6 +246,14 @@ class TfrecordWriter:
 
     def _unfinished(self) -> Path:
         return self._path().with_name(f".{self._path().name}.part")
+
+
+def _unnamed_files(index: RecordIndex) -> list[Path]:
+    """Return the files that are called like the shards of an index, lie beside them and are not in it."""
+    stems = {(file.parent, file.name.rpartition("-")[0]) for file in index.files}
+    beside = [file for folder, stem in stems for file in visible_files(folder, ".tfrecord")
+              if file.name.rpartition("-")[0] == stem]
+    return sorted(set(beside) - set(index.files))
 
 
 def _rename(old: Path, new: Path) -> None:

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, fit_square, resize_pixels, to_pixels
+from facesyn_cli.data.squares import is_square
 from facesyn_cli.errors import UserError
 
-Fit = Literal["exact", "square", "crop"]
+Fit = Literal["exact", "square", "refuse"]
 Precision = Literal["fp32", "bf16", "fp16"]
 _BATCHES_AHEAD = 3
 
@@ -39,8 +40,8 @@ class EmbedOptions:
         batch_size: Images a batch.
         device: Where the network runs; it must already be there.
         flip: Add the output for the mirrored image.
-        fit: `exact` refuses images of another size, `square` resizes square ones, `crop` also cuts the
-            centre square out of all others.
+        fit: `square` resizes the central square of an image (`data/squares.py`), `refuse` resizes square images
+            and refuses others, `exact` refuses images of another size.
         precision: fp32, or bf16 / fp16 autocast.
         workers: Threads that read and decode.
         align: Cuts the face out of a photo, (H, W, 3) uint8 to a square one; None: images are crops already.
@@ -64,11 +65,13 @@ class EmbeddedBatch:
         indices: Which images it holds, n of them.
         vectors: (n, D) float64, not normalised; rows of images that could not be read mean nothing.
         problems: Index -> why the image could not be read.
+        num_cut: Images of which the central square was taken.
     """
 
     indices: Sequence[int]
     vectors: NDArray[np.float64]
     problems: dict[int, str]
+    num_cut: int = 0
 
 
 def load_face(
@@ -95,9 +98,9 @@ def load_face(
     height, width = pixels_u8.shape[:2]
     if fit == "exact" and (height, width) != (size, size):
         raise UnreadableImage(f"{width} x {height} pixels, {size} x {size} were expected")
-    if fit == "square" and height != width:
+    if fit == "refuse" and height != width:
         raise UnreadableImage(f"{width} x {height} pixels are not square")
-    if fit == "crop":
+    if fit == "square":
         pixels_u8 = fit_square(pixels_u8)
     pixels = to_pixels(torch.tensor(pixels_u8))  # a copy: decoders hand out read-only arrays
     return resize_pixels(pixels[None], size, antialias=True)[0]
@@ -114,11 +117,13 @@ def embed_batches(
         batches: The indices of each batch; at most `batch_size` a batch.
     """
 
-    def load(index: int) -> Tensor | str:
+    def load(index: int) -> tuple[Tensor | str, bool]:
         try:
-            return load_face(read(index), options.size, options.fit, options.align)
+            data = read(index)
+            face = load_face(data, options.size, options.fit, options.align)
+            return face, options.fit == "square" and options.align is None and not is_square(data)
         except (UnreadableImage, UserError) as error:
-            return str(error)
+            return str(error), False
 
     pool = ThreadPoolExecutor(max(1, options.workers), thread_name_prefix="decode")
     waiting: deque[tuple[Sequence[int], list[Future]]] = deque()
@@ -130,10 +135,12 @@ def embed_batches(
             if not waiting:
                 return
             batch, futures = waiting.popleft()
-            loaded = dict(zip(batch, [future.result() for future in futures], strict=True))
+            results = [future.result() for future in futures]
+            loaded = dict(zip(batch, [face for face, _ in results], strict=True))
+            num_cut = sum(is_cut for _, is_cut in results)
             problems = {index: face for index, face in loaded.items() if isinstance(face, str)}
             faces = [None if isinstance(face, str) else face for face in loaded.values()]
-            yield EmbeddedBatch(batch, embed_faces(network, faces, options), problems)
+            yield EmbeddedBatch(batch, embed_faces(network, faces, options), problems, num_cut)
     finally:
         pool.shutdown(cancel_futures=True)
 

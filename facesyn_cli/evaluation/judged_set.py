@@ -88,48 +88,51 @@ def embed_cached(
     vectors, good = _joined(folder, len(entries), title, compute, ("vectors", "good"))
     if not good.any():
         raise UserError(f"none of the {len(entries)} images in {images.path} can be embedded, first "
-                        f"{entries[0].location}; faces that fit the judge were expected (fit=crop cuts squares out)")
+                        f"{entries[0].location}; readable faces were expected")
     return vectors, good
 
 
 def thumbnails_cached(
     images: ImageSet, entries: Sequence[ImageEntry], folder: Path, workers: int, title: str
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return the thumbnails of images, (N, 16, 16), black where one cannot be read; (N,) whether it can."""
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return the thumbnails of images, (N, 16, 16), black where one cannot be read; (N,) whether it can; (N,) whether
+    it is not square.
+    """
 
-    def small(entry: ImageEntry) -> NDArray[np.uint8] | None:
+    def small(entry: ImageEntry) -> tuple[NDArray[np.uint8] | None, bool]:
         try:
-            return thumbnail(decode_image(images.read(entry)))
+            pixels_u8 = decode_image(images.read(entry))
+            return thumbnail(pixels_u8), pixels_u8.shape[0] != pixels_u8.shape[1]
         except (UnreadableImage, UserError):
-            return None
+            return None, False
 
     def compute(part: range) -> dict[str, NDArray]:
         found = list(ordered_map(small, [entries[index] for index in part], workers))
         black = np.zeros((SIDE, SIDE), dtype=np.uint8)
-        return {"thumbnails": np.stack([black if one is None else one for one in found]),
-                "good": np.array([one is not None for one in found])}
+        return {"thumbnails": np.stack([black if one is None else one for one, _ in found]),
+                "good": np.array([one is not None for one, _ in found]), "cut": np.array([cut for _, cut in found])}
 
-    return _joined(folder, len(entries), title, compute, ("thumbnails", "good"))
+    return _joined(folder, len(entries), title, compute, ("thumbnails", "good", "cut"))
 
 
 def _joined(
-    folder: Path, count: int, title: str, compute: Callable[[range], dict[str, NDArray]], names: tuple[str, str]
-) -> tuple[NDArray, NDArray]:
-    """Return two arrays over all images, from the parts on disk and those still to compute."""
+    folder: Path, count: int, title: str, compute: Callable[[range], dict[str, NDArray]], names: tuple[str, ...]
+) -> tuple[NDArray, ...]:
+    """Return arrays over all images, from the parts on disk and those still to compute."""
     parts = fixed_batches(count, PART_SIZE)
     done = sum(len(part) for part in parts if _path(folder, part).is_file())
     joined: list[NDArray] = []
     with progress(title, count, done=done) as bar:
         for part in parts:
             content = _read(_path(folder, part))
-            if content is None:
+            if content is None or not content.keys() >= set(names):  # an earlier version kept less
                 content = _compute(folder, part, compute, bar)
             if not joined:
                 joined = [np.empty((count, *content[name].shape[1:]), content[name].dtype) for name in names]
             for whole, name in zip(joined, names, strict=True):
                 whole[part.start : part.stop] = content[name]
             signals.check()
-    return joined[0], joined[1]
+    return tuple(joined)
 
 
 def _compute(

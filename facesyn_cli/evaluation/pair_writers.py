@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from facesyn_cli.artifacts.files import explain, write_atomically, write_bytes, write_text
-from facesyn_cli.data.pixels import UnreadableImage, decode_image, encode_png, resize_u8
+from facesyn_cli.data.pixels import UnreadableImage, decode_image, encode_png, fit_square, resize_u8
+from facesyn_cli.data.record_images import is_upright
+from facesyn_cli.data.squares import is_square, say_cut
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.pairs import PairSet
 
@@ -25,7 +27,7 @@ def write_bin(pairs: PairSet, path: Path, size: int, resize: bool, advance: Call
         pairs: The pairs. How many folds they have is not stored; the protocol says 10.
         path: The file; it appears whole, by rename.
         size: Side of the images in pixels; published tools never resize.
-        resize: Resize square images of another size, instead of refusing them.
+        resize: Resize images of another size, of others than square ones their central squares.
         advance: Called with the number of images finished since the last call.
 
     Raises:
@@ -61,13 +63,16 @@ def _suffix(data: bytes) -> str:
 
 
 def _encoded(pairs: PairSet, size: int, resize: bool, advance: Callable[[int], None]) -> list[bytes]:
-    found = []
+    found, num_cut = [], 0
     for place, name in enumerate(pairs.images):
         try:
-            found.append(_fit(pairs.read(place), size, resize))
+            data = pairs.read(place)
+            found.append(_fit(data, size, resize))
+            num_cut += not is_square(data)
         except UnreadableImage as error:
             raise UserError(f"{pairs.name}: {name} cannot be used: {error}") from error
         advance(1)
+    say_cut(pairs.name, num_cut, len(found))
     return found
 
 
@@ -75,8 +80,8 @@ def _fit(data: bytes, size: int, resize: bool) -> bytes:
     pixels_u8 = decode_image(data)
     height, width = pixels_u8.shape[:2]
     if (height, width) == (size, size):
-        return data if data.startswith(tuple(magic for magic, _ in _SUFFIXES)) else encode_png(pixels_u8)
-    if not resize or height != width:
-        hint = "; --resize takes square images of any size" if height == width else ""
-        raise UnreadableImage(f"{width} x {height} pixels, {size} x {size} were expected{hint}")
-    return encode_png(resize_u8(pixels_u8, size))
+        is_kept = data.startswith(tuple(magic for magic, _ in _SUFFIXES)) and is_upright(data)
+        return data if is_kept else encode_png(pixels_u8)
+    if not resize:
+        raise UnreadableImage(f"{width} x {height} pixels, {size} x {size} were expected; --resize takes any size")
+    return encode_png(resize_u8(fit_square(pixels_u8), size))

@@ -11,6 +11,7 @@ from torch import nn
 
 from facesyn_cli.artifacts.table import BenchmarkRow
 from facesyn_cli.data.sharding import fixed_batches
+from facesyn_cli.data.squares import say_cut
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches
 from facesyn_cli.evaluation.pairs import PairSet
@@ -60,7 +61,7 @@ def embed_images(
 ) -> NDArray[np.float64]:
     """Return the (images, D) embeddings of a benchmark, not normalised; arguments and errors as `pair_distances`."""
     batches = fixed_batches(len(benchmark.images), options.batch_size)
-    vectors = []
+    vectors, num_cut = [], 0
     for batch in embed_batches(network, benchmark.read, batches, options):
         if batch.problems:
             first = min(batch.problems)
@@ -69,7 +70,9 @@ def embed_images(
                 f"{benchmark.images[first]}: {batch.problems[first]}"
             )
         vectors.append(batch.vectors)
+        num_cut += batch.num_cut
         advance(len(batch.indices))
+    say_cut(benchmark.name, num_cut, len(benchmark.images))
     return np.concatenate(vectors)
 
 

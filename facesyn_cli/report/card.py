@@ -11,6 +11,7 @@ from facesyn_cli.artifacts.files import write_text
 from facesyn_cli.artifacts.origins import GENERATED, PHOTO, worst
 from facesyn_cli.report.figures import error_text, value_text
 from facesyn_cli.report.markup import printable
+from facesyn_cli.report.pack_card import FILE, loading_head, size_category
 from facesyn_cli.report.provenance import (
     UNKNOWN,
     inputs_of,
@@ -22,10 +23,7 @@ from facesyn_cli.report.provenance import (
     stages_of,
 )
 
-FILE = "README.md"
 _SECTIONS = {"identity": "Identity", "diversity": "Diversity", "quality": "Image quality", "fairness": "Fairness"}
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
-          (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"))
 _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|#"})
 
 
@@ -70,9 +68,12 @@ def _front(one: dict[str, Any], is_made: bool) -> str:
         "license": "other",
         "license_name": UNKNOWN,
         "task_categories": ["image-feature-extraction"],
-        "size_categories": [next((word for limit, word in _SIZES if one["images"] < limit), "n>100M")],
+        "size_categories": [size_category(one["images"])],
         "tags": ["face-recognition", *(["synthetic"] if is_made else [])],
     }
+    extra = (one["header"] or {}).get("extra") or {}
+    if "suffixes" in extra:  # packed: the card is of use in the folder of the set
+        head |= loading_head(extra["format"], extra["name"], extra["suffixes"])
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---"
 
 

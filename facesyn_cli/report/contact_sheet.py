@@ -40,7 +40,7 @@ def write_contact_sheet(images: ImageSet, path: Path, identities: int = 8, per_i
             sheet[row * size : (row + 1) * size, column * size : (column + 1) * size] = tile
             count += 1
     text, buffer = PngInfo(), io.BytesIO()
-    text.add_text("Software", MARK)  # readers of the folder know by it that this is no image of the set
+    text.add_text("Software", MARK)  # known by it wherever it lies
     Image.fromarray(sheet).save(buffer, "PNG", pnginfo=text)
     write_bytes(path, buffer.getvalue())
     return count

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.images import ImageEntry
 from facesyn_cli.console import log
+from facesyn_cli.data.squares import say_cut
 from facesyn_cli.evaluation.diversity import pixel_section
 from facesyn_cli.evaluation.embedding import EmbedOptions
 from facesyn_cli.evaluation.figures import Section
@@ -23,6 +24,8 @@ from facesyn_cli.evaluation.pose import Find, pose_section
 from facesyn_cli.models.inception import LoadedFeatures
 from facesyn_cli.models.loading import LoadedBackbone
 from facesyn_cli.report.set_pictures import NamedSet
+
+_FIT_KEYS = {"square": "crop", "refuse": "square"}  # in the names of the cache's folders, as earlier versions had them
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,10 @@ class Measurer:
         """Return the thumbnails of a set."""
         folder = self.cache / f"{_short([held.images.digest, _keys(held.entries)])}-thumbnails"
         title = f"{held.name}: pixels"
-        return Small(*thumbnails_cached(held.images, held.entries, folder, self.options.workers, title))
+        small, is_readable, is_cut = thumbnails_cached(held.images, held.entries, folder, self.options.workers, title)
+        if self.options.fit == "square":
+            say_cut(held.name, int(is_cut.sum()), len(is_cut))
+        return Small(small, is_readable)
 
     def faces(self, held: NamedSet, name: str, judge: LoadedBackbone, small: Small) -> FaceSet:
         """Return a set as a judge sees it: embeddings and thumbnails of the images that can be embedded.
@@ -63,7 +69,8 @@ class Measurer:
             small: Thumbnails of the set.
         """
         options = replace(self.options, size=judge.input_size)
-        content = [held.images.digest, _keys(held.entries), judge.digest, options.flip, options.fit, options.precision]
+        fit = _FIT_KEYS[options.fit]
+        content = [held.images.digest, _keys(held.entries), judge.digest, options.flip, fit, options.precision]
         folder = self.cache / f"{_short(content)}-{name}"
         vectors, good = embed_cached(
             held.images, held.entries, judge.module, options, folder, f"{held.name}: embed with {name}"
@@ -91,7 +98,7 @@ class Measurer:
             drawn = np.random.default_rng(seed).choice(len(entries), max_images, replace=False)
             entries = [entries[row] for row in np.sort(drawn)]
         options = replace(self.options, size=network.input_size, flip=False, precision="fp32")
-        content = [held.images.digest, _keys(entries), network.digest, options.fit]
+        content = [held.images.digest, _keys(entries), network.digest, _FIT_KEYS[options.fit]]
         folder = self.cache / f"{_short(content)}-{network.name}"
         title = f"{held.name}: features of {network.name}"
         vectors, good = embed_cached(held.images, entries, network.module, options, folder, title, has_unit_rows=False)

@@ -56,7 +56,7 @@ class SetPictures:
         held = self._sets[set_name]
         try:
             return held.images.read(held.by_key[key])
-        except (UserError, KeyError):
+        except (UserError, UnreadableImage, KeyError):
             return None
 
     def pixels(self, set_name: str, key: str) -> NDArray[np.uint8] | None:

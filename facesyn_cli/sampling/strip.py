@@ -1,7 +1,7 @@
 """A running strip: one small PNG of the latest images of a run, one row a person, to see how it goes.
 
-Like a log it belongs to a run and not to the set. It is rewritten by the threads that encode images, so that
-no computation waits for it.
+Like a log it belongs to a run and not to the set, and lies beside the set's folder. It is rewritten by the threads that
+encode images, so that no computation waits for it.
 """
 
 from __future__ import annotations

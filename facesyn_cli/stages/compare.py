@@ -20,6 +20,7 @@ from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.table import TABLE_JSON, BenchmarkTable
 from facesyn_cli.console import log, progress
 from facesyn_cli.data.sharding import fixed_batches
+from facesyn_cli.data.squares import say_cut
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches
 from facesyn_cli.evaluation.verification import unit_rows
@@ -63,7 +64,7 @@ def compare(
         weights: Recogniser.
         table: What `eval` wrote for this recogniser: its folder or its table.json; None: uncalibrated.
         benchmark: Row of the table whose threshold applies; None: the mean of all.
-        resize: Also take square photos of another size.
+        resize: Also take photos of another size, their central squares.
         flip: Flip test; must be what the table was measured with.
         device: auto, cpu, cuda, ...
 
@@ -126,7 +127,7 @@ def read_threshold(table: Path | None, benchmark: str | None, digest: str, flip:
 def _embed(path: Path, network: Any, options: EmbedOptions) -> tuple[NDArray[np.float64], int]:
     """Return the unit embedding of a photo or of a folder's mean, and how many photos it is of."""
     names, read = _photos(path)
-    total = np.zeros(0)
+    total, num_cut = np.zeros(0), 0
     batches = fixed_batches(len(names), options.batch_size)
     with progress(path.name, len(names)) as bar:
         for batch in embed_batches(network, read, batches, options):
@@ -137,8 +138,10 @@ def _embed(path: Path, network: Any, options: EmbedOptions) -> tuple[NDArray[np.
                 raise UserError(f"{names[batch.indices[0]]}: its embedding is not finite")
             rows = unit_rows(batch.vectors).sum(axis=0)
             total = rows if not total.size else total + rows
+            num_cut += batch.num_cut
             bar.advance(len(batch.indices))
             signals.check()
+    say_cut(path, num_cut, len(names))
     return unit_rows(total[None])[0], len(names)
 
 

@@ -30,6 +30,7 @@ from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, 
 from facesyn_cli.console import Progress, log, progress
 from facesyn_cli.data.alignment import DetectFaces, FaceAligner
 from facesyn_cli.data.sharding import fixed_batches, share
+from facesyn_cli.data.squares import say_cut
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
@@ -48,8 +49,8 @@ class EmbedConfig(StageConfig):
     weights: Path | None = source(None, "weights of the recogniser")
     backbone: PluginConfig | None = PluginSection("backbone", default=None)  # None: read off the weights
     flip: bool = identity(False, "add the output for the mirrored image; the published embeddings do not")
-    fit: Literal["square", "crop"] = identity(
-        "square", "square: resize square images, list others as unreadable; crop: cut the centre square out of them"
+    fit: Literal["square", "refuse"] = identity(
+        "square", "square: the central square of images that are not square; refuse: list these as unreadable"
     )
     align: DetectFaces | None = identity(None, "align.detector=FILE: the images are photos, find and align their faces")
     precision: Literal["fp32", "bf16", "fp16"] = identity("fp32", "number format of the network")
@@ -104,8 +105,8 @@ def run(cfg: EmbedConfig, work: Work) -> Outcome:
         todo = [part for part in mine if _read_part(inputs.folder, part) is None]
         done = sum(len(part) for part in mine if part not in todo)
         with progress("embed", sum(len(part) for part in mine), done=done) as bar:
-            for part, vectors, problems in _embed_parts(network, inputs.images, todo, options, bar):
-                _write_part(inputs.folder, part, vectors, problems)
+            for part, vectors, problems, num_cut in _embed_parts(network, inputs.images, todo, options, bar):
+                _write_part(inputs.folder, part, vectors, problems, num_cut)
                 signals.check()
         group.barrier()
         header, problem = None, None
@@ -135,28 +136,32 @@ def _open_inputs(cfg: EmbedConfig, work: Work) -> _Inputs:
 
 def _embed_parts(
     network: nn.Module, images: ImageSet, parts: list[range], options: EmbedOptions, bar: Progress
-) -> Iterator[tuple[range, np.ndarray, dict[int, str]]]:
-    """Yield each part with its (n, D) vectors and what was wrong with which image; batches never span parts."""
+) -> Iterator[tuple[range, np.ndarray, dict[int, str], int]]:
+    """Yield each part with its (n, D) vectors, what was wrong with which image, and how many were not square.
+
+    Batches never span parts.
+    """
     batches, last_of = [], {}
     for part in parts:
         batches += [part[batch.start : batch.stop] for batch in fixed_batches(len(part), options.batch_size)]
         last_of[len(batches) - 1] = part
-    vectors, problems = [], {}
+    vectors, problems, num_cut = [], {}, 0
     found = embed_batches(network, lambda index: images.read(images.entries[index]), batches, options)
     for number, batch in enumerate(found):
         vectors.append(batch.vectors)
         problems.update(batch.problems)
+        num_cut += batch.num_cut
         bar.advance(len(batch.indices))
         if number in last_of:
-            yield last_of[number], np.concatenate(vectors), problems
-            vectors, problems = [], {}
+            yield last_of[number], np.concatenate(vectors), problems, num_cut
+            vectors, problems, num_cut = [], {}, 0
 
 
 def _part_path(folder: Path, part: range) -> Path:
     return folder / _PARTS / f"{part.start:09d}-{part.stop:09d}.npz"
 
 
-def _write_part(folder: Path, part: range, vectors: np.ndarray, problems: dict[int, str]) -> None:
+def _write_part(folder: Path, part: range, vectors: np.ndarray, problems: dict[int, str], num_cut: int) -> None:
     lengths = np.linalg.norm(vectors, axis=1)
     for row, index in enumerate(part):
         if index not in problems and not np.isfinite(lengths[row]):
@@ -168,7 +173,7 @@ def _write_part(folder: Path, part: range, vectors: np.ndarray, problems: dict[i
         np.savez(
             file, good=np.array(part)[is_good], vectors=normalise(vectors[is_good]),
             bad=np.array(sorted(problems), dtype=np.int64),
-            reasons=np.array([problems[index] for index in sorted(problems)], dtype=np.str_),
+            reasons=np.array([problems[index] for index in sorted(problems)], dtype=np.str_), cut=np.array(num_cut),
         )
 
 
@@ -176,7 +181,7 @@ def _read_part(folder: Path, part: range) -> dict[str, np.ndarray] | None:
     """Return a finished part, or None when it is not there or damaged."""
     path = _part_path(folder, part)
     try:
-        return read_archive(path) if path.exists() else None
+        return {"cut": np.array(0), **read_archive(path)} if path.exists() else None  # earlier versions counted no cuts
     except UserError as error:
         log.warning(f"{path} is damaged ({error}); computing it again")
         return None
@@ -190,6 +195,7 @@ def _join(inputs: _Inputs, parts: list[range], output: Output) -> Header | None:
         raise UserError(f"{inputs.folder}: a finished part has vanished; run the same command again")
     bad = [(entries[i], str(why)) for c in contents for i, why in zip(c["bad"], c["reasons"], strict=True)]
     good = [entries[i] for c in contents for i in c["good"]]
+    num_cut = sum(int(c["cut"]) for c in contents)
     if not good:
         raise UserError(
             f"none of the {len(entries)} images in {inputs.images.path} can be embedded, "
@@ -199,9 +205,11 @@ def _join(inputs: _Inputs, parts: list[range], output: Output) -> Header | None:
         inputs.folder, [e.key for e in good], np.concatenate([c["vectors"] for c in contents if len(c["good"])])
     )
     _write_unreadable(inputs.folder / UNREADABLE, bad)
+    say_cut(inputs.images.path, num_cut, len(entries))
     header = output.finish(
         counts={"images": len(entries), "embeddings": len(good), "unreadable": len(bad)},
-        extra={"embedder": inputs.backbone.digest, "backbone": inputs.backbone.name},
+        extra={"embedder": inputs.backbone.digest, "backbone": inputs.backbone.name,
+               **({"cut_to_square": num_cut} if num_cut else {})},
     )
     shutil.rmtree(inputs.folder / _PARTS, ignore_errors=True)
     return header

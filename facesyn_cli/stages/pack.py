@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,12 @@ from facesyn_cli.data.append_file import AppendFile
 from facesyn_cli.data.ordered_pool import ordered_map, usable_cores
 from facesyn_cli.data.pack_order import PackItem, PackSource, open_source, pack_items
 from facesyn_cli.data.pixels import UnreadableImage
+from facesyn_cli.data.record_images import suffix_of
 from facesyn_cli.data.record_index import escape_name, write_labels
+from facesyn_cli.data.squares import is_square, say_cut
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
+from facesyn_cli.report.pack_card import write_pack_card
 from facesyn_cli.untrusted.checked import checked
 
 UNREADABLE = "unreadable.txt"    # one line `identity/sample \t why` per image left out
@@ -102,8 +106,9 @@ def run(cfg: PackConfig, work: Work) -> Outcome:
         if not out.finished:
             _pack(cfg, sources, items, record_format, out)
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
-        counts = out.header.counts
+        counts, extra = out.header.counts, out.header.extra
         unreadable = out.header.count("unreadable")
+    say_cut(folder, extra.get("cut_to_square", 0), counts["images"])
     if unreadable:
         log.warning(f"{unreadable} unreadable images were left out; they are listed in {folder / UNREADABLE}")
     if cfg.format.name == "tfrecord" and "TFR" not in cfg.name:
@@ -139,6 +144,8 @@ class _Journal(BaseModel):
     unreadable_bytes: int = Field(0, ge=0)
     done: int = Field(0, ge=0)
     writer: dict[str, Any] = {}
+    suffixes: set[str] = set()
+    cut: int = Field(0, ge=0)
 
 
 def _items(cfg: PackConfig, sources: list[PackSource]) -> list[PackItem]:
@@ -156,26 +163,32 @@ def _pack(
     done = state.done
     writer = record_format.writer(out.folder, cfg.name, scratch, state.writer)
 
-    def fit(item: PackItem) -> bytes | UnreadableImage:
+    seen = _Seen(state.suffixes, state.cut)
+
+    def fit(item: PackItem) -> tuple[bytes, bool] | UnreadableImage:
         try:
-            return record_format.fit(sources[item.source].read(item.place), cfg.size)
+            data = sources[item.source].read(item.place)
+            fitted = record_format.fit(data, cfg.size)
         except UnreadableImage as error:
             return error
+        return fitted, cfg.size is not None and fitted is not data and not is_square(data)
 
     def commit() -> None:
         written = {"writer": writer.commit(), "records": rows.sync() // 8, "unreadable_bytes": unreadable.sync()}
-        write_json(journal, {**written, "done": done})
+        write_json(journal, {**written, "done": done, "suffixes": sorted(seen.suffixes), "cut": seen.cut})
 
     workers = _default_workers() if cfg.workers is None else cfg.workers
     try:
         committed = time.monotonic()
         with progress("pack", len(items), done=done) as bar, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what Pillow says of odd images it reads all the same
-            for data in ordered_map(fit, items[done:], workers, _AHEAD, _CHUNK):
+            for fitted in ordered_map(fit, items[done:], workers, _AHEAD, _CHUNK):
                 item = items[done]
-                if isinstance(data, UnreadableImage):
-                    unreadable.write(f"{escape_name(f'{item.identity}/{item.sample}', keep='/')}\t{data}\n".encode())
+                if isinstance(fitted, UnreadableImage):
+                    unreadable.write(f"{escape_name(f'{item.identity}/{item.sample}', keep='/')}\t{fitted}\n".encode())
                 else:
+                    data, is_cut = fitted
+                    seen.add(data, is_cut)
                     writer.append(item.identity, item.sample, data)
                     rows.write(done.to_bytes(8, "little"))
                 done += 1
@@ -186,10 +199,22 @@ def _pack(
                     committed = time.monotonic()
                     signals.check()
         commit()
-        _finish(cfg, items, out, writer)
+        _finish(cfg, sources, items, out, writer, seen)
     finally:
         for file in (writer, rows, unreadable):
             file.close()
+
+
+@dataclass
+class _Seen:
+    """What the images of a set are: their suffixes, and how many were cut to a square."""
+
+    suffixes: set[str]
+    cut: int
+
+    def add(self, data: bytes, is_cut: bool) -> None:
+        self.suffixes.add(suffix_of(data))
+        self.cut += is_cut
 
 
 def _default_workers() -> int:
@@ -198,7 +223,9 @@ def _default_workers() -> int:
     return min(cores, 16) if cores > 1 else 0
 
 
-def _finish(cfg: PackConfig, items: list[PackItem], out: Output, writer: RecordWriter) -> None:
+def _finish(
+    cfg: PackConfig, sources: list[PackSource], items: list[PackItem], out: Output, writer: RecordWriter, seen: _Seen
+) -> None:
     """Assign the labels: identities with at least one image, in natural order, so that no class is empty."""
     scratch = out.folder / _SCRATCH
     rows = np.fromfile(scratch / "rows", dtype="<i8")
@@ -212,4 +239,15 @@ def _finish(cfg: PackConfig, items: list[PackItem], out: Output, writer: RecordW
     write_labels(out.folder / LABELS, identities, np.bincount(labels, minlength=len(identities)))
     write_bytes(out.folder / UNREADABLE, (scratch / "unreadable").read_bytes())
     counts = {"images": len(rows), "identities": len(identities), "unreadable": len(items) - len(rows)}
-    out.finish(counts, extra={"format": cfg.format.name, "name": cfg.name})
+    extra = {"format": cfg.format.name, "name": cfg.name, "suffixes": sorted(seen.suffixes)}
+    if seen.cut:
+        extra["cut_to_square"] = seen.cut
+    if left_out := _left_out(sources):
+        extra["left_out"] = left_out
+    write_pack_card(out.folder, extra, counts["images"], counts["identities"])
+    out.finish(counts, extra=extra)
+
+
+def _left_out(sources: list[PackSource]) -> dict[str, dict[str, int]]:
+    """Return what the inputs hold besides their images: path -> reason -> how often."""
+    return {source.parent().path: dict(source.left_out) for source in sources if source.left_out}

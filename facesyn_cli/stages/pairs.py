@@ -25,7 +25,7 @@ def convert_pairs(
         images: What a list names; of CFP, by default, its own images.
         cfp: FF or FP.
         size: Side of the images.
-        resize: Resize square images of another size.
+        resize: Resize images of another size, their central squares.
 
     Raises:
         UserError: The source is wrong, an image cannot be used, or something lies where to write.

@@ -78,7 +78,9 @@ class ReportConfig(StageConfig):
     feature_images: int = identity(10_000, "images of a set that Inception looks at, drawn at random", ge=10)
     perceptual_images: int = identity(1200, "images of a set whose perceptual distances are measured; 0: none", ge=0)
     flip: bool = identity(True, "add the output for the mirrored image, as in verification")
-    fit: Literal["square", "crop"] = identity("square", "square: resize square images; crop: cut squares out of all")
+    fit: Literal["square", "refuse"] = identity(
+        "square", "square: the central square of images that are not square; refuse: leave these out"
+    )
     precision: Literal["fp32", "bf16", "fp16"] = identity("fp32", "number format of the judges")
     batch_size: int = recorded(64, "images a batch", ge=1)
     workers: int = runtime(4, "threads that read and decode", ge=1)

@@ -25,7 +25,7 @@ from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output
 from facesyn_cli.artifacts.record_set_images import open_images
-from facesyn_cli.artifacts.strip import SHEET, strip_name
+from facesyn_cli.artifacts.strip import SHEET, move_pictures_out, picture_path, strip_name
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import (
     PluginConfig,
@@ -50,6 +50,7 @@ from facesyn_cli.evaluation.judge import Judge
 from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.plugins import registry
 from facesyn_cli.report.contact_sheet import write_contact_sheet
+from facesyn_cli.report.pack_card import write_pack_card
 from facesyn_cli.sampling.conditions import Conditions
 from facesyn_cli.sampling.engine import BatchEngine
 from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, Levers
@@ -128,9 +129,9 @@ class SampleConfig(StageConfig):
     workers: int | None = runtime(None, "batches computed at once on a CPU, a core each; None: all cores", ge=1)
     writers: int = runtime(4, "threads that encode and write images, per process", ge=1)
     contact_sheet: bool | None = runtime(
-        None, "write contact_sheet.png, ten faces of each of ten people; None: of sets of up to 400 images"
+        None, "write OUT.contact_sheet.png, ten faces of each of ten people; None: of sets of up to 400 images"
     )
-    strip_every: int = runtime(30, "seconds between two pictures of the latest images, strip.png; 0: none", ge=0)
+    strip_every: int = runtime(30, "seconds between two pictures of the latest images, OUT.strip.png; 0: none", ge=0)
 
     @field_validator("batch_size", mode="before")
     @classmethod
@@ -218,6 +219,8 @@ def run(cfg: SampleConfig, work: Work) -> Outcome:
     folder = setup.layout.folder
     made = 0
     with group.open_output(folder, setup.kind, "sample", setup.cfg, setup.parents, cfg.part) as output:
+        if group.is_first:
+            move_pictures_out(folder)
         if not output.finished:
             made = 0 if output.part_finished() else _sample(setup, group)
             made = int(group.sum(torch.tensor([made], device=group.device)).item())  # waits for all
@@ -233,7 +236,7 @@ def run(cfg: SampleConfig, work: Work) -> Outcome:
 
 def _show(cfg: SampleConfig, folder: Path, num_images: int, made: int) -> None:
     """Write the contact sheet of a finished set, where one is wanted."""
-    sheet = folder / SHEET
+    sheet = picture_path(folder, SHEET)
     if not (num_images <= _FEW if cfg.contact_sheet is None else cfg.contact_sheet):
         return
     try:
@@ -428,7 +431,7 @@ def _sample(setup: _Setup, group: Processes) -> int:
 def _strip(setup: _Setup) -> Strip:
     cfg, layout, contexts = setup.cfg, setup.layout, setup.inputs.contexts
     faces = contexts.faces[: len(layout.identities)]
-    return Strip(layout.folder / strip_name(cfg.part), cfg.per_id, faces, cfg.strip_every)
+    return Strip(picture_path(layout.folder, strip_name(cfg.part)), cfg.per_id, faces, cfg.strip_every)
 
 
 def _finish(setup: _Setup, output: Output) -> None:
@@ -453,6 +456,8 @@ def _finish(setup: _Setup, output: Output) -> None:
     }
     if isinstance(layout, TarShards):
         extra |= {"format": "webdataset", "name": TarShards.NAME}
+        card = {**extra, "suffixes": [layout.suffix]}
+        write_pack_card(layout.folder, card, counts["images"], counts["identities"], "sample")
     if setup.filter and is_last:
         judged = setup.redrawing().join(setup.conditions.key)
         extra["network_evaluations_per_image"] = setup.evaluations * judged["draws"] / layout.num_images

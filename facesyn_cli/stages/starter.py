@@ -33,7 +33,7 @@ from facesyn_cli.artifacts.starter import (
     find_starter,
     num_bytes,
 )
-from facesyn_cli.artifacts.strip import SHEET
+from facesyn_cli.artifacts.strip import SHEET, picture_path
 from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensors, write_weights
 from facesyn_cli.artifacts.work import FOLDERS, Work
 from facesyn_cli.console import log
@@ -176,10 +176,11 @@ def _pack(sources: Sources, folder: Path, about: About, count: int | None) -> di
 
 def _write_sheet(work: Work, folder: Path) -> str | None:
     """Put the contact sheet of the run's samples beside the parts, as JPEG; return its name, None without one."""
-    found = work.folder("samples") / SHEET
-    if not found.is_file():
+    samples = work.folder("samples")
+    found = next((p for p in (picture_path(samples, SHEET), samples / SHEET) if p.is_file()), None)
+    if found is None:
         return None
-    name = f"{found.stem}.jpg"
+    name = f"{Path(SHEET).stem}.jpg"
     sheet = decode_image(read_bytes(found, MAX_IMAGE, "the contact sheet"))
     write_bytes(folder / name, encode_jpeg(sheet, _SHEET_QUALITY))
     return name

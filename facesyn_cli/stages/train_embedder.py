@@ -243,7 +243,7 @@ def _validate(cfg: TrainEmbedderConfig, inputs: _Inputs, state: EmbedderState, g
     network, taught = state.result, inputs.taught
     copy_from_first(network, group.is_first, group.sum)
     size, faces = min(cfg.norm_batch_size, cfg.batch_size), taught.held_out
-    options = EmbedOptions(inputs.input_size, size, group.device, flip=False, fit="crop", workers=max(1, cfg.workers))
+    options = EmbedOptions(inputs.input_size, size, group.device, flip=False, fit="square", workers=max(1, cfg.workers))
     embeddings, problem = torch.zeros_like(taught.held_out_targets), ""
     network.eval()
     batches = share(fixed_batches(len(faces.entries), size), group.index, group.count)

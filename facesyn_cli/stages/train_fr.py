@@ -44,6 +44,7 @@ from facesyn_cli.config.fields import (
 )
 from facesyn_cli.console import log, progress
 from facesyn_cli.data.datasets import LabelledImages, LabelledRecords, LabelledSet, TrainingFaces, WeightedSet
+from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.data.transforms import compose
 from facesyn_cli.errors import Stopped, UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions
@@ -300,7 +301,7 @@ class _Training:
 
     def _judge(self, pairs: PairSet) -> dict[str, float | None]:
         group, size = self.group, self.backbone.input_size
-        options = EmbedOptions(size, self.batches.group_size, group.device, flip=True, fit="crop")
+        options = EmbedOptions(size, self.batches.group_size, group.device, flip=True, fit="square")
         width = _embedding_size(self.backbone)
         agree = partial(_agree, group)
         return judge(self.backbone, pairs, options, width, group.index, group.count, group.sum, agree)
@@ -414,9 +415,11 @@ def _open_input(path: Path) -> tuple[LabelledSet, list[str], Parent]:
     """Open records or images; return them, the identity of every label, and the input for the header."""
     if RecordSet.recognises(path):
         records = RecordSet.open(path)
+        say_if_not_square(path, records.read, len(records))
         return LabelledRecords(records), records.identities, records.parent()
     images = ImageSet.open(path)
     names, _ = natural_labels(list(images.by_identity()))
+    say_if_not_square(path, lambda row: images.read(images.entries[row]), len(images.entries))
     return LabelledImages(images), names, images.parent()
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.data_order import is_held_out
 from facesyn_cli.training.ldm_inputs import evenly
@@ -76,6 +77,7 @@ def join_teacher(images: ImageSet, embeddings: EmbeddingSet, fraction: float, ma
             f"{images.entries[0].key!r} there and {embeddings.keys[0] if embeddings.keys else 'nothing'!r} here"
         )
     train = [entry for entry in entries if not is_held_out(entry.identity, fraction)]
+    say_if_not_square(images.path, lambda row: images.read(entries[row]), len(entries))
     if len(train) < 2:
         raise UserError(
             f"{len(train)} of {len(entries)} images are left to train on, at least 2 are needed; lower "

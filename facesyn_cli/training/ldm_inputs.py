@@ -14,6 +14,7 @@ from facesyn_cli.artifacts.embeddings import EmbeddingSet
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
 from facesyn_cli.artifacts.output import Parent
 from facesyn_cli.data.face_images import FaceImages
+from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
@@ -81,6 +82,7 @@ def join_faces(
         UserError: No image has an embedding, or none is left to train on.
     """
     entries = images.entries if embeddings is None else _having_embeddings(images, embeddings)
+    say_if_not_square(images.path, lambda row: images.read(entries[row]), len(entries))
     rows = range(len(entries))
     held_out_rows = [row for row in rows if is_held_out(entries[row].key, held_out)]
     train_rows = [row for row in rows if not is_held_out(entries[row].key, held_out)]

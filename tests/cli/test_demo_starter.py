@@ -48,7 +48,7 @@ def test_it_goes_the_whole_way(finished) -> None:
     assert len(ImageSet.open(path / "0-test").entries) == 5 * 3
     for table in ("8-table", "8-table-untrained", "8-table-embedder"):
         assert BenchmarkTable.read(path / table).rows[0].pairs == 20
-    assert (path / "4-samples" / "contact_sheet.png").is_file() and (path / "9-report" / "report.html").is_file()
+    assert (path / "4-samples.contact_sheet.png").is_file() and (path / "9-report" / "report.html").is_file()
     assert read_header(path / "4-samples").parents["ldm"].path == str(starter.part("ldm"))
     assert "'scale': 1.5" in str(read_header(path / "4-samples").config)
 

@@ -14,6 +14,7 @@ from conftest import finish, spawn
 from tiny_recogniser import face, write_faces, write_recogniser
 
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
+from facesyn_cli.artifacts.output import read_header
 from facesyn_cli.data.pixels import encode_jpeg, encode_png
 from facesyn_cli.models.loading import load_backbone
 
@@ -100,19 +101,20 @@ def test_unreadable_images_are_listed_and_counted(run_cli, inputs, tmp_path):
     ran = run_cli("embed", "--images", faces, "--weights", weights, "--out", tmp_path / "out", "--json")
     assert ran.code == 0, ran.err
     assert {k: ran.json()[k] for k in ("images", "embeddings", "unreadable")} == {
-        "images": 16, "embeddings": 12, "unreadable": 4}
+        "images": 16, "embeddings": 13, "unreadable": 3}
     rows = [line.split("\t") for line in (tmp_path / "out" / "unreadable.txt").read_text().splitlines()]
     assert [(key, location) for key, location, _ in rows] == [
-        ("p1/0", "p1/0.png"), ("p2/empty", "p2/empty.png"), ("p2/text", "p2/text.jpg"), ("p3/wide", "p3/wide.jpg")]
-    assert "60 x 50 pixels are not square" in rows[3][2]
-    assert "4 images could not be embedded" in ran.err
+        ("p1/0", "p1/0.png"), ("p2/empty", "p2/empty.png"), ("p2/text", "p2/text.jpg")]
+    assert "3 images could not be embedded" in ran.err
     keys = EmbeddingSet.open(tmp_path / "out").keys
     assert "p3/large" in keys and "p1/0" not in keys
     plain = EmbeddingSet.open(tmp_path / "out")
-    run_cli("embed", "--images", faces, "--weights", weights, "--out", tmp_path / "crop", "fit=crop")
-    cropped = EmbeddingSet.open(tmp_path / "crop")
-    assert "p3/wide" in cropped.keys
-    np.testing.assert_array_equal(cropped.join(plain.keys), plain.vectors)
+    assert f"{faces}: 1 of 16 images are not square; their central squares were taken" in ran.err
+    assert read_header(tmp_path / "out").extra["cut_to_square"] == 1
+    run_cli("embed", "--images", faces, "--weights", weights, "--out", tmp_path / "strict", "fit=refuse")
+    strict = EmbeddingSet.open(tmp_path / "strict")
+    assert "p3/wide" not in strict.keys and "60 x 50" in (tmp_path / "strict" / "unreadable.txt").read_text()
+    np.testing.assert_array_equal(plain.join(strict.keys), strict.vectors)
 
 
 @pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="such names do not exist there")
@@ -247,7 +249,7 @@ def wrong_inputs(tmp_path, images, weights) -> dict[str, tuple[list, tuple[str, 
         "another backbone": ([*good, "--backbone", "ir-50"], ("ir-tiny", "ir-50")),
         "unknown setting": ([*good, "flipp=true"], ("did you mean 'flip'",)),
         "wrong type": ([*good, "--batch-size", "0"], ("batch_size",)),
-        "bad choice": ([*good, "fit=stretch"], ("fit", "'square' or 'crop'")),
+        "bad choice": ([*good, "fit=stretch"], ("fit", "'square' or 'refuse'")),
         "no such device": ([*good, "--device", "cuda:99"], ("cuda:99",)),
         "somebody's folder": ([*good, "--out", tmp_path / "strange"], ("diary.txt",)),
         "a name too long": (["--images", tmp_path / ("n" * 300), "--weights", weights], ("n" * 300,)),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import signal
+import tarfile
 import time
 from pathlib import Path
 
@@ -13,12 +15,15 @@ import pytest
 import tiny_fr
 import tiny_ldm
 import tiny_recogniser
+import yaml
 from conftest import finish, spawn
 from tiny_records import FORMATS, SIZE, encoded
 
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
 from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.output import read_header
 from facesyn_cli.artifacts.record_set import RecordSet
+from facesyn_cli.data.pixels import encode_png
 from facesyn_cli.stages import pack as stage
 
 NAME = "TFR-facesyn"
@@ -216,6 +221,74 @@ def test_dry_run_names_format_and_counts(run_cli, faces: Path, tmp_path: Path):
     plan = ran.json()
     assert ran.code == 0 and json.dumps(plan).count('"webdataset"') >= 1
     assert '"shards": 3' in json.dumps(plan) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["webdataset", "parquet", "folder"])
+def test_datasets_loads_a_packed_folder_by_its_name(pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    import datasets
+    monkeypatch.setattr("datasets.config.HF_DATASETS_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+    for i, identity in enumerate(("test", "p10", "p9")):  # a folder `test` is a split to datasets
+        for k in range(7):
+            data = encode_png(np.full((SIZE, SIZE, 3), 10 * i + k, np.uint8)) if k == 6 else encoded(10 * i + 3 * k + 1)
+            path = tmp_path / "faces" / identity / f"{k}{'.png' if k == 6 else '.jpg'}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    out = pack(tmp_path / "faces", name, tmp_path / "out", "name=TFR[1]")
+    found = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+    assert list(found) == ["train"] and found["train"].num_rows == 21
+    label = "cls" if name == "webdataset" else "label"
+    labels = found["train"][label]
+    identities = RecordSet.open(out).identities if name != "folder" else found["train"].features["label"].names
+    assert sorted(identities[k] for k in labels) == sorted(["test"] * 7 + ["p10"] * 7 + ["p9"] * 7)
+    columns = ["jpg", "png"] if name == "webdataset" else ["image"]
+    images = [next(row[c] for c in columns if row[c]) for row in found["train"]]
+    assert all(image.size == (SIZE, SIZE) for image in images)
+
+
+def test_a_card_of_the_user_is_left_alone(pack, faces: Path, tmp_path: Path):
+    out = pack(faces, "webdataset", tmp_path / "out")
+    head = yaml.safe_load((out / "README.md").read_text().split("---\n")[1])
+    assert head["configs"][0]["data_files"] == [{"split": "train", "path": [f"{NAME}/*.tar"]}]
+    (out / "README.md").write_text("mine")
+    (out / "facesyn.json").rename(out / "facesyn.begun.json")  # not finished yet
+    pack(faces, "webdataset", out)
+    assert (out / "README.md").read_text() == "mine"
+
+
+def test_images_that_are_not_square_are_cut_and_counted(run_cli, tmp_path: Path):
+    for k, shape in enumerate([(16, 16), (16, 20), (30, 16)]):
+        path = tmp_path / f"faces/p/{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_png(np.zeros((*shape, 3), np.uint8)))
+    ran = run_cli("pack", "--in", tmp_path / "faces", "--out", tmp_path / "out", "--to", "rec", "size=16")
+    assert "2 of 3 images are not square; their central squares were taken" in ran.err
+    assert read_header(tmp_path / "out").extra["cut_to_square"] == 2
+    ran = run_cli("pack", "--in", tmp_path / "faces", "--out", tmp_path / "whole", "--to", "rec", "size=null")
+    assert "square" not in ran.err and "cut_to_square" not in read_header(tmp_path / "whole").extra
+
+
+def test_what_an_input_holds_besides_its_images_is_in_the_header(run_cli, tmp_path: Path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, data in (("p/1.jpg", encoded(1)), ("p/1.npy", b"x")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    ran = run_cli("pack", "--in", tmp_path / "a.tar", "--out", tmp_path / "out", "--to", "rec", "size=16")
+    assert "left out: 1 .npy files" in ran.err
+    assert read_header(tmp_path / "out").extra["left_out"] == {str(tmp_path / "a.tar"): {".npy files": 1}}
+
+
+def test_a_parquet_row_without_an_image_is_listed_and_the_rest_packed(run_cli, tmp_path: Path):
+    import pyarrow as arrow
+    import pyarrow.parquet
+    kind = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
+    images = arrow.array([{"bytes": encoded(1), "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}, None], kind)
+    pyarrow.parquet.write_table(arrow.table({"image": images, "label": [0, 0, 1]}), tmp_path / "x.parquet")
+    ran = run_cli("pack", "--in", tmp_path / "x.parquet", "--out", tmp_path / "out", "--to", "rec", "size=16", "--json")
+    assert (ran.json()["images"], ran.json()["unreadable"]) == (1, 2)
+    assert (tmp_path / "out" / "unreadable.txt").read_text().count("the image has no bytes") == 2
 
 
 def test_wrong_from_is_refused(assert_refused, pack, faces: Path, tmp_path: Path):

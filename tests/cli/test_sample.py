@@ -480,22 +480,22 @@ def test_a_full_disk_is_one_line_and_loses_nothing(sample, tmp_path, monkeypatch
 
 def test_a_strip_shows_the_latest_images_and_is_none(sample, tmp_path):
     assert sample("--per-id", 3).code == 0
-    with Image.open(tmp_path / "out" / "strip.png") as picture:
+    with Image.open(tmp_path / "out.strip.png") as picture:
         assert picture.size == (3 * 66 - 2, 5 * 66 - 2)
     assert len(ImageSet.open(tmp_path / "out").entries) == 15
     assert sample("--per-id", 3, "strip_every=0", out="without").code == 0
-    assert not (tmp_path / "without" / "strip.png").exists()
+    assert not (tmp_path / "without.strip.png").exists()
     assert digests(tmp_path / "without") == digests(tmp_path / "out")
     assert header(tmp_path / "without")["digest"] == header(tmp_path / "out")["digest"]
     for part in ("1/2", "2/2"):
         assert sample("--per-id", 3, "--batch-size", 4, "--shard", part, out="parts").code == 0
-    assert {path.name for path in (tmp_path / "parts").glob("strip*.png")} == {"strip-1.png", "strip-2.png"}
+    assert {path.name for path in tmp_path.glob("parts.strip*.png")} == {"parts.strip-1.png", "parts.strip-2.png"}
     assert len(ImageSet.open(tmp_path / "parts").entries) == 15
 
 
 def test_a_contact_sheet_shows_small_sets_and_is_no_image_of_them(sample, tmp_path):
     ran = sample("--per-id", 3)
-    sheet = tmp_path / "out" / "contact_sheet.png"
+    sheet = tmp_path / "out.contact_sheet.png"
     assert f"look at {sheet}" in ran.err
     with Image.open(sheet) as picture:
         assert picture.size == (3 * 112, 5 * 112)
@@ -509,14 +509,36 @@ def test_a_contact_sheet_shows_small_sets_and_is_no_image_of_them(sample, tmp_pa
         assert picture.size == (4 * 112, 5 * 112), "it grows with the set"
 
 
+def test_other_readers_find_the_images_of_the_set_and_no_others(sample, tmp_path, monkeypatch):
+    import datasets
+    monkeypatch.setattr("datasets.config.HF_DATASETS_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+    assert sample("--per-id", 3).code == 0
+    assert len(list((tmp_path / "out").glob("**/*.png"))) == 15, "as pytorch-fid and torchvision list a folder"
+    rows = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["train"]
+    assert rows.features["label"].names == list("01234") and sorted(rows["label"]) == [k // 3 for k in range(15)]
+
+
+def test_pictures_of_earlier_versions_are_moved_out_of_the_folder(sample, tmp_path):
+    assert sample("--per-id", 3).code == 0
+    names = ("contact_sheet.png", "strip.png", "strip-2.png")
+    for name in names:
+        shutil.copy(tmp_path / "out.contact_sheet.png", tmp_path / "out" / name)
+    shutil.copy(tmp_path / "out/0/0.png", tmp_path / "out/strip-3.png")  # somebody's own
+    assert sample("--per-id", 3).code == 0
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["strip-3.png"]
+    assert all((tmp_path / f"out.{name}").is_file() for name in names)
+
+
 def test_a_contact_sheet_of_a_large_set_is_made_when_asked_for(sample, tmp_path, monkeypatch):
     monkeypatch.setattr("facesyn_cli.stages.sample._FEW", 9)
     assert sample("--per-id", 2).code == 0
-    assert not (tmp_path / "out" / "contact_sheet.png").exists()
+    assert not (tmp_path / "out.contact_sheet.png").exists()
     assert sample("--per-id", 2, "--contact-sheet").code == 0
-    assert (tmp_path / "out" / "contact_sheet.png").is_file()
+    assert (tmp_path / "out.contact_sheet.png").is_file()
     assert sample("--per-id", 1, "--no-contact-sheet", out="small").code == 0
-    assert not (tmp_path / "small" / "contact_sheet.png").exists()
+    assert not (tmp_path / "small.contact_sheet.png").exists()
 
 
 def test_guidance_in_one_pass_or_two_gives_the_same_images(sample, tmp_path):

@@ -60,9 +60,21 @@ def test_shards_hold_the_images_of_the_folder(run_cli, inputs, tmp_path):
     assert [e.key for e in packed.entries] == [e.key for e in plain.entries]
     for one, two in zip(plain.entries, packed.entries, strict=True):
         assert plain.read(one) == packed.read(two), one.key
-    assert (tmp_path / "tar" / "strip.png").read_bytes() == (tmp_path / "folder" / "strip.png").read_bytes()
+    assert (tmp_path / "tar.strip.png").read_bytes() == (tmp_path / "folder.strip.png").read_bytes()
     again = run_cli(*inputs, *TAR, "--out", tmp_path / "tar")
     assert (again.code, again.json()["made_now"]) == (0, 0)
+
+
+def test_datasets_loads_the_shards_by_the_name_of_their_folder(run_cli, inputs, tmp_path, monkeypatch):
+    import datasets
+    monkeypatch.setattr("datasets.config.HF_DATASETS_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+    run_cli(*inputs, *TAR, "--out", tmp_path / "tar", "--ids", 2)
+    assert run_cli(*inputs, *TAR, "--out", tmp_path / "tar").code == 0
+    rows = datasets.load_dataset(str(tmp_path / "tar"), cache_dir=str(tmp_path / "cache"))["train"]
+    assert list(rows["__key__"]) == [f"{i}/{k}" for i in range(5) for k in range(4)] and rows[0]["png"].size == (16, 16)
+    assert "20 face images of 5 identities" in (tmp_path / "tar" / "README.md").read_text(), "the card grows too"
 
 
 def test_a_lost_shard_alone_is_made_again(run_cli, inputs, tmp_path):

@@ -97,7 +97,7 @@ def test_the_contact_sheet_goes_along(made: Path, run_cli, tmp_path: Path) -> No
     pixels = np.zeros((112, 224, 3), np.uint8)
     pixels[:, 112:] = 200
     (run / "4-samples").mkdir(exist_ok=True)
-    (run / "4-samples" / "contact_sheet.png").write_bytes(encode_png(pixels))
+    (run / "4-samples.contact_sheet.png").write_bytes(encode_png(pixels))
     assert run_cli("starter", "pack", "--work", run, "--out", out).code == 0
     packed = decode_image((out / "contact_sheet.jpg").read_bytes())
     assert packed.shape == pixels.shape and abs(packed.astype(int) - pixels).max() <= 8

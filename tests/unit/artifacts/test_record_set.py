@@ -128,6 +128,11 @@ def test_of_two_indexes_with_one_stem_the_explicit_labels_win(tmp_path: Path):
     assert find_index(tmp_path) == [tmp_path / "N.txt"]
 
 
+def test_names_that_are_one_in_unicode_are_one_identity() -> None:
+    names, labels = natural_labels(["Jose\u0301 2", "Jose\u0301 10", "Jos\u00e9 2"])
+    assert names == ["Jos\u00e9 2", "Jos\u00e9 10"] and labels.tolist() == [0, 1, 0]
+
+
 def test_labels_are_ranks_in_natural_order():
     names, labels = natural_labels(["id10", "id2", "10", "9", "b", "id1"])
     assert names == ["9", "10", "b", "id1", "id2", "id10"]

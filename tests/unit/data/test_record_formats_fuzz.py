@@ -154,7 +154,7 @@ def test_pax_size_is_bounded_by_the_file(tmp_path: Path):
     body = tar_header(b"x", b"%011o" % len(pax), b"x") + pax.ljust(512, b"\0")
     path.write_bytes(body + tar_header(b"p/a.jpg", b"00000000001", b"0") + bytes(2048))
     line = outcome(path, "webdataset")
-    assert "cut off" in line or line == ""
+    assert "cut off" in line or "PAX header" in line
     pax = b"23 size=99999999999999\n"
     path.write_bytes(tar_header(b"x", b"%011o" % len(pax), b"x") + pax.ljust(512, b"\0")
                      + tar_header(b"p/a.jpg", b"00000000001", b"0") + bytes(2048))

@@ -101,11 +101,14 @@ def test_other_sizes():
     with pytest.raises(UnreadableImage, match="16 x 16 pixels, 8 x 8 were expected"):
         load_face(encode_png(big), SIZE, "exact")
     with pytest.raises(UnreadableImage, match="24 x 8 pixels are not square"):
-        load_face(encode_png(wide), SIZE, "square")
-    torch.testing.assert_close(load_face(encode_png(wide), SIZE, "crop"), to_pixels(faces(1)[0]))
+        load_face(encode_png(wide), SIZE, "refuse")
+    torch.testing.assert_close(load_face(encode_png(wide), SIZE, "square"), to_pixels(faces(1)[0]))
     grey = np.full((20, 20, 3), 200, dtype=np.uint8)
     torch.testing.assert_close(load_face(encode_png(grey), SIZE, "square"), torch.full((3, 8, 8), 200 / 127.5 - 1))
     assert load_face(encode_png(big), SIZE, "square").shape == (3, SIZE, SIZE)
+    images = [encode_png(wide), encode_png(big), b"", encode_png(wide)]
+    found = list(embed_batches(Linear(), lambda index: images[index], fixed_batches(4, 2), options(fit="square")))
+    assert [batch.num_cut for batch in found] == [1, 1]
 
 
 def test_resize_is_that_of_torchvision():

@@ -8,7 +8,7 @@ import torch
 from tiny_recogniser import write_faces
 
 from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.data.pixels import decode_image
+from facesyn_cli.data.pixels import decode_image, encode_png
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation import judged_set
 from facesyn_cli.evaluation.embedding import EmbedOptions
@@ -55,9 +55,20 @@ def test_rows_are_unit_and_unreadable_ones_are_marked(images, tmp_path):
     vectors, good = embed_cached(images, images.entries, Means(), OPTIONS, tmp_path / "cache", "embed")
     assert good.tolist() == [entry.key != "p1/1" for entry in images.entries]
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), good.astype(float), atol=1e-6)
-    small, readable = thumbnails_cached(images, images.entries, tmp_path / "small", 1, "pixels")
+    small, readable, cut = thumbnails_cached(images, images.entries, tmp_path / "small", 1, "pixels")
+    assert not cut.any()
     assert (readable == good).all() and not small[4].any()
     np.testing.assert_array_equal(small[0], thumbnail(decode_image(images.read(images.entries[0]))))
+
+
+def test_thumbnails_say_which_images_are_not_square(images, tmp_path):
+    (images.path / "p1" / "1.png").write_bytes(encode_png(np.zeros((8, 9, 3), np.uint8)))
+    cut = thumbnails_cached(images, images.entries, tmp_path / "small", 1, "pixels")[2]
+    assert cut.tolist() == [entry.key == "p1/1" for entry in images.entries]
+    path, = (tmp_path / "small").iterdir()
+    with np.load(path) as stored:
+        np.savez(path, thumbnails=stored["thumbnails"], good=stored["good"])  # as an earlier version left it
+    assert thumbnails_cached(images, images.entries, tmp_path / "small", 1, "pixels")[2].sum() == 1
 
 
 def test_nothing_to_embed_is_one_line(tmp_path):

@@ -1,0 +1,100 @@
+"""The short dataset card of a set in large files, and the head of a card with which Hugging Face `datasets` loads it.
+
+With the head, `datasets.load_dataset(FOLDER)` finds images and labels by the folder's name alone; without it,
+`labels.txt` of a WebDataset is taken for a set of texts.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from facesyn_cli.artifacts.files import write_text
+from facesyn_cli.report.markup import printable
+
+FILE = "README.md"
+_OURS = "# Written by facesyn, which writes it anew when the set grows; remove this line to keep your own changes."
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
+          (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"))
+_LOADABLE = {
+    "webdataset": "column `cls` is the label of `labels.txt`",
+    "parquet": "columns `image` and `label`, with the names of the identities",
+    "folder": "columns `image` and `label`, named after the folders",
+}
+
+
+def loading_head(format_name: str, name: str, suffixes: Sequence[str], has_labels: bool = True) -> dict[str, Any]:
+    """Return the entries of a card's head that say where the images of a packed set lie.
+
+    Args:
+        format_name: Name of the record format.
+        name: Name of the set.
+        suffixes: Of its images, `.jpg` for example.
+        has_labels: Labels are assigned, as `pack` does.
+
+    Returns:
+        Empty for formats that `datasets` does not read.
+    """
+    inside = glob.escape(name)
+    patterns = {
+        "webdataset": [f"{inside}/*.tar"],
+        "parquet": [f"{inside}/data/*.parquet"],
+        "folder": [f"**/*{suffix}" for suffix in suffixes],
+    }.get(format_name)
+    if not patterns:
+        return {}
+    head: dict[str, Any] = {
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": patterns}]}]
+    }
+    if format_name == "webdataset" and len(suffixes) > 1:  # else the first images decide which columns there are
+        columns = [{"name": suffix.lstrip("."), "dtype": "image"} for suffix in suffixes]
+        texts = [{"name": field, "dtype": "string"} for field in ("__key__", "__url__")]
+        labels = [{"name": "cls", "dtype": "int64"}] if has_labels else []
+        head["dataset_info"] = {"features": [*columns, *labels, *texts]}
+    return head
+
+
+def size_category(images: int) -> str:
+    """Return the word with which hubs sort datasets by their number of rows."""
+    return next((word for limit, word in _SIZES if images < limit), "n>100M")
+
+
+def write_pack_card(
+    folder: Path, extra: dict[str, Any], images: int, identities: int, command: str = "pack"
+) -> None:
+    """Write `README.md` into a packed set, unless somebody else's is there.
+
+    Args:
+        folder: Of the set.
+        extra: What its header says to readers: `format`, `name`, `suffixes`.
+        images: How many it holds.
+        identities: Of how many people.
+        command: What wrote it; only `pack` assigns labels.
+    """
+    path = folder / FILE
+    if path.exists() and _OURS.encode() not in path.read_bytes():
+        return
+    has_labels = command == "pack"
+    name, format_name = str(extra["name"]), str(extra["format"])
+    head = {
+        "pretty_name": printable(name),
+        "license": "other",
+        "license_name": "unknown",
+        "task_categories": ["image-feature-extraction"],
+        "size_categories": [size_category(images)],
+        "tags": ["face-recognition"],
+        **loading_head(format_name, name, extra["suffixes"], has_labels),
+    }
+    says = "`labels.txt` says which label is which identity" if has_labels else "the folder in a key is the identity"
+    lines = [f"{images:,} face images of {identities:,} identities, written as `{format_name}` by `facesyn {command}`; "
+             f"{says}, `facesyn.json` how the set was made."]
+    if format_name in _LOADABLE:
+        columns = _LOADABLE[format_name] if has_labels else "column `__key__` begins with the identity"
+        lines.append(f"`datasets.load_dataset(FOLDER)` loads it: {columns}.")
+    lines.append("`facesyn report` writes a full card, with statistics, privacy and the licences of what went in.")
+    front = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+    write_text(path, "\n\n".join([f"---\n{_OURS}\n{front}---", *lines]) + "\n")
