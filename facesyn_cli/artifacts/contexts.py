@@ -7,6 +7,7 @@ On disk: `contexts.npy` (N, 512) float32 in the order of identities, readable by
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from facesyn_cli.artifacts.embeddings import is_published
 from facesyn_cli.artifacts.files import write_atomically, write_text
+from facesyn_cli.artifacts.names import nfc
 from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.artifacts.output import Parent, require_header
 from facesyn_cli.artifacts.vector_files import normalise, read_vector_file, read_vectors, unnamed_rows
@@ -93,7 +95,7 @@ class ContextSet:
         if len(rows) != len(vectors):
             raise UserError(f"{path}: {len(rows)} lines in {ROWS} but {len(vectors)} rows in {VECTORS}")
         faces = [path / FACES / row["face"] if row.get("face") else None for row in rows]
-        identities = [row["identity"] for row in rows]
+        identities = _distinct([nfc(row["identity"]) for row in rows], path)
         origins = [row["origin"] for row in rows]
         embedder = header.extra.get("embedder")
         return ContextSet(identities, vectors, origins, faces, embedder, path, header.digest, header.lineage)
@@ -112,7 +114,7 @@ def _open_published(path: Path) -> ContextSet:
     origins = [{"file": found.path.name, "row": row} for row in range(len(numbers))]
     for origin, name in zip(origins, found.names or [], strict=False):
         origin["name"] = name
-    identities = numbers if is_array else list(found.names)
+    identities = numbers if is_array else _distinct([nfc(name) for name in found.names], path)
     faces = [None] * len(numbers)
     return ContextSet(identities, found.vectors, origins, faces, None, path, found.digest, found.digest)
 
@@ -136,6 +138,13 @@ def write_contexts(
         for identity, origin, face in zip(identities, origins, faces, strict=True)
     ]
     write_text(folder / ROWS, "".join(f"{line}\n" for line in lines))
+
+
+def _distinct(identities: list[str], path: Path) -> list[str]:
+    twice = next((name for name, count in Counter(identities).items() if count > 1), None)
+    if twice is not None:
+        raise UserError(f"{path} has two contexts of the identity {twice!r}; one context an identity was expected")
+    return identities
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

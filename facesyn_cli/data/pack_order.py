@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +12,7 @@ import numpy as np
 from facesyn_cli.artifacts.images import ImageSet, natural_key
 from facesyn_cli.artifacts.output import Parent
 from facesyn_cli.artifacts.record_set import RecordSet
+from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.data.pixels import UnreadableImage
 from facesyn_cli.errors import UserError
 
@@ -36,7 +37,13 @@ class PackItem:
 
 
 class PackSource(Protocol):
-    """An input of `pack`: an image set or a packed set."""
+    """An input of `pack`: an image set or a packed set.
+
+    Attributes:
+        left_out: What it holds besides and is not used: reason -> how often.
+    """
+
+    left_out: Mapping[str, int]
 
     def items(self) -> Iterator[tuple[str, str, str]]:
         """Yield (identity, sample, file name) of every image, in the order of their places."""
@@ -52,7 +59,7 @@ class ImageSource:
     """An image set as an input."""
 
     def __init__(self, images: ImageSet) -> None:
-        self.images = images
+        self.images, self.left_out = images, images.left_out
         self.parent = images.parent
 
     def items(self) -> Iterator[tuple[str, str, str]]:
@@ -77,7 +84,7 @@ class RecordSource:
 
     def __init__(self, records: RecordSet) -> None:
         self.records = records
-        self.read, self.parent = records.read, records.parent
+        self.read, self.parent, self.left_out = records.read, records.parent, {}
 
     def items(self) -> Iterator[tuple[str, str, str]]:
         """Yield (identity, sample, file name) of every record."""
@@ -99,7 +106,9 @@ def open_source(path: Path, source_format: str) -> PackSource:
     is_records = RecordSet.recognises(path) if source_format == "auto" else source_format != "folder"
     if is_records:
         return RecordSource(RecordSet.open(path, None if source_format == "auto" else source_format))
-    return ImageSource(ImageSet.open(path))
+    images = ImageSet.open(path)
+    warn_of_unclear_identities(images)
+    return ImageSource(images)
 
 
 def pack_items(

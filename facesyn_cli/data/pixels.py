@@ -11,11 +11,14 @@ import warnings
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 from torch.nn import functional as F
 
 MAX_PIXELS = 64_000_000  # a larger image is refused before it is unpacked
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+_HAS_AVIF = "avif" in features.modules and features.check_module("avif")  # Pillow 11.3 and later
+FORMATS = (  # that Pillow may try; MPO, the JPEG of some phones, is opened by JPEG
+    "JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(["AVIF"] if _HAS_AVIF else []),
+)
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -31,16 +34,18 @@ class UnreadableImage(ValueError):
 def decode_image(data: bytes) -> np.ndarray:
     """Decode an encoded image to RGB, upright.
 
-    Transparency is laid on black as OpenCV and PIL's plain conversion do; 16-bit images are scaled to 8 bit.
+    Transparency is laid on black as OpenCV and PIL's plain conversion do; 16-bit images are scaled to 8 bit. Of
+    animations and files of several pages the first picture is taken, as viewers show it.
 
     Args:
-        data: JPEG, PNG, WebP or BMP bytes.
+        data: JPEG, PNG, WebP, BMP, GIF, TIFF, PNM or, where the installed Pillow can, AVIF bytes.
 
     Returns:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        UnreadableImage: Not an image of these formats, truncated, or more than `MAX_PIXELS` pixels.
+        UnreadableImage: Not an image of these formats, truncated, more than `MAX_PIXELS` pixels, or pixels that are
+            no 8 or 16 bits a channel.
     """
     try:
         with warnings.catch_warnings():
@@ -51,15 +56,19 @@ def decode_image(data: bytes) -> np.ndarray:
                 image.load()
                 turn = turn_of(image)
                 image = image if turn is None else image.transpose(turn)
+                if image.mode == "F":
+                    raise UnreadableImage("floating-point pixels, whose range nobody knows; 8 or 16 bits are read")
                 if image.mode.startswith("I"):
                     values = np.asarray(image, dtype=np.float64)
+                    if values.min() < 0 or values.max() > 65535:
+                        raise UnreadableImage("32-bit pixels, whose range nobody knows; 8 or 16 bits are read")
                     grey = np.clip(values / 257.0 + 0.5, 0, 255).astype(np.uint8)
                     return np.repeat(grey[:, :, None], 3, axis=2)
                 return np.array(image.convert("RGB"))
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableImage("not a JPEG, PNG, WebP or BMP image") from error
+        raise UnreadableImage("not an image in a format that is read") from error
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, OverflowError, MemoryError,
             Image.DecompressionBombError) as error:
         raise UnreadableImage(" ".join(str(error).split())[:120] or type(error).__name__) from error

@@ -9,6 +9,8 @@ import io
 
 from PIL import Image
 
+from facesyn_cli.artifacts.image_formats import suffix_of_content
+from facesyn_cli.data import pixels
 from facesyn_cli.data.pixels import MAX_PIXELS, decode_image, encode_jpeg, encode_png, fit_square, resize_u8, turn_of
 
 SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp"}
@@ -52,7 +54,7 @@ def fit_any(data: bytes, size: int | None) -> bytes:
 
 def suffix_of(data: bytes) -> str:
     """Return the file suffix that the content of an encoded image calls for, `.jpg` for example."""
-    return next((suffix for signature, suffix in _SIGNATURES if data.startswith(signature)), ".jpg")
+    return suffix_of_content(data) or ".jpg"
 
 
 def _is_sound_jpeg(data: bytes, size: int | None) -> bool:
@@ -79,7 +81,7 @@ def _is_sound_jpeg(data: bytes, size: int | None) -> bool:
 
 def _format_of(data: bytes, mode: str | None = None) -> str:
     """Return PIL's name of the format; empty when the image has another mode or must be turned to stand upright."""
-    with Image.open(io.BytesIO(data), formats=tuple(SUFFIX_OF)) as image:
+    with Image.open(io.BytesIO(data), formats=pixels.FORMATS) as image:
         if mode is not None and (image.mode != mode or turn_of(image) is not None):
             return ""
         return image.format or ""

@@ -18,6 +18,7 @@ from pydantic import field_validator
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.files import read_json, write_bytes, write_json
+from facesyn_cli.artifacts.names import check_file_names
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output, open_output
 from facesyn_cli.artifacts.record_set import LABELS, RecordFormat, RecordWriter, natural_labels
@@ -97,6 +98,8 @@ def run(cfg: PackConfig, work: Work) -> Outcome:
     sources = _open_inputs(cfg, work)
     record_format: RecordFormat = registry.build("record_format", cfg.format)
     items = _items(cfg, sources)
+    if record_format.kind == "ImageSet":
+        check_file_names((f"{item.identity}/{item.sample}.jpg" for item in items), folder)
     with open_output(folder, record_format.kind, "pack", cfg, _parents(sources)) as out:
         if not out.finished:
             _pack(cfg, sources, items, record_format, out)
@@ -173,7 +176,7 @@ def _pack(
                     committed = time.monotonic()
                     signals.check()
         commit()
-        _finish(cfg, items, out, writer)
+        _finish(cfg, sources, items, out, writer)
     finally:
         for file in (writer, rows, unreadable):
             file.close()
@@ -185,7 +188,9 @@ def _default_workers() -> int:
     return min(cores, 16) if cores > 1 else 0
 
 
-def _finish(cfg: PackConfig, items: list[PackItem], out: Output, writer: RecordWriter) -> None:
+def _finish(
+    cfg: PackConfig, sources: list[PackSource], items: list[PackItem], out: Output, writer: RecordWriter
+) -> None:
     """Assign the labels: identities with at least one image, in natural order, so that no class is empty."""
     scratch = out.folder / _SCRATCH
     rows = np.fromfile(scratch / "rows", dtype="<i8")
@@ -199,4 +204,10 @@ def _finish(cfg: PackConfig, items: list[PackItem], out: Output, writer: RecordW
     write_labels(out.folder / LABELS, identities, np.bincount(labels, minlength=len(identities)))
     write_bytes(out.folder / UNREADABLE, (scratch / "unreadable").read_bytes())
     counts = {"images": len(rows), "identities": len(identities), "unreadable": len(items) - len(rows)}
-    out.finish(counts, extra={"format": cfg.format.name, "name": cfg.name})
+    out.finish(counts, extra={"format": cfg.format.name, "name": cfg.name, **_left_out(sources)})
+
+
+def _left_out(sources: list[PackSource]) -> dict[str, Any]:
+    """Return what of each input is not used."""
+    found = {source.parent().path: dict(source.left_out) for source in sources if source.left_out}
+    return {"left_out": found} if found else {}

@@ -30,6 +30,7 @@ from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output
 from facesyn_cli.artifacts.record_set import RecordSet, natural_labels
+from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.weights import write_tensors, write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import (
@@ -413,6 +414,7 @@ def _open_input(path: Path) -> tuple[LabelledSet, list[str], Parent]:
         records = RecordSet.open(path)
         return LabelledRecords(records), records.identities, records.parent()
     images = ImageSet.open(path)
+    warn_of_unclear_identities(images)
     names, _ = natural_labels(list(images.by_identity()))
     return LabelledImages(images), names, images.parent()
 
