@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -103,6 +104,7 @@ def test_folders_of_a_split_that_labels_join(tmp_path):
     assert identities(ImageSet.open(write_list(tmp_path / "l.txt", names, ["0", "1"] * 2))) == {"Ann": 2, "Bob": 2}
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take both forms for one name")
 def test_names_in_two_unicode_forms_are_one_identity(tmp_path, said):
     make(tmp_path, f"{NFC}/1.jpg", f"{NFD}/2.jpg", "Bob/1.jpg")
     images = ImageSet.open(tmp_path)
