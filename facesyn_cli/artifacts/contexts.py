@@ -7,6 +7,7 @@ On disk: `contexts.npy` (N, 512) float32 in the order of identities, readable by
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from facesyn_cli.artifacts.embeddings import is_published
 from facesyn_cli.artifacts.files import write_atomically, write_text
+from facesyn_cli.artifacts.names import nfc
 from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.artifacts.origins import FACE_ORIGIN, GENERATED, PHOTO, UNKNOWN, Origin
 from facesyn_cli.artifacts.output import Parent, require_header
@@ -96,7 +98,7 @@ class ContextSet:
         if len(rows) != len(vectors):
             raise UserError(f"{path}: {len(rows)} lines in {ROWS} but {len(vectors)} rows in {VECTORS}")
         faces = [path / FACES / row["face"] if row.get("face") else None for row in rows]
-        identities = [row["identity"] for row in rows]
+        identities = _distinct([nfc(row["identity"]) for row in rows], path)
         origins = [row["origin"] for row in rows]
         embedder, face_origin = header.extra.get("embedder"), header.extra.get(FACE_ORIGIN, UNKNOWN)
         if face_origin not in (PHOTO, GENERATED, UNKNOWN):
@@ -119,7 +121,7 @@ def _open_published(path: Path) -> ContextSet:
     origins = [{"file": found.path.name, "row": row} for row in range(len(numbers))]
     for origin, name in zip(origins, found.names or [], strict=False):
         origin["name"] = name
-    identities = numbers if is_array else list(found.names)
+    identities = numbers if is_array else _distinct([nfc(name) for name in found.names], path)
     faces = [None] * len(numbers)
     return ContextSet(identities, found.vectors, origins, faces, None, path, found.digest, found.digest)
 
@@ -143,6 +145,13 @@ def write_contexts(
         for identity, origin, face in zip(identities, origins, faces, strict=True)
     ]
     write_text(folder / ROWS, "".join(f"{line}\n" for line in lines))
+
+
+def _distinct(identities: list[str], path: Path) -> list[str]:
+    twice = next((name for name, count in Counter(identities).items() if count > 1), None)
+    if twice is not None:
+        raise UserError(f"{path} has two contexts of the identity {twice!r}; one context an identity was expected")
+    return identities
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from facesyn_cli.artifacts.tree import files_below
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.files import open_input
 
@@ -42,6 +43,6 @@ def path_digest(path: Path) -> str:
     """Return the digest of a file, or of every file below a folder (relative names and contents)."""
     if not path.is_dir():
         return file_digest(path)
-    files = sorted(p for p in path.rglob("*") if p.is_file())
+    files = sorted(files_below(path))
     return json_digest([[p.relative_to(path).as_posix(), file_digest(p)] for p in files])
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from facesyn_cli.artifacts.files import write_atomically, write_text
 from facesyn_cli.artifacts.name_lists import keys_of
+from facesyn_cli.artifacts.names import nfc
 from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.artifacts.output import BEGUN, HEADER, Parent, require_header
 from facesyn_cli.artifacts.vector_files import holds_vectors, normalise, read_vector_file, read_vectors, unnamed_rows
@@ -99,12 +100,16 @@ def write_embeddings(folder: Path, keys: list[str], vectors: np.ndarray) -> None
 
 
 def read_keys(path: Path) -> list[str]:
-    """Read one key per line.
+    """Read one key per line, in Unicode form NFC as all keys are.
 
     Raises:
-        UserError: The file cannot be read.
+        UserError: The file cannot be read, or two of its keys are one in NFC.
     """
-    return list(read_lines(path, "a list of keys"))
+    lines = list(read_lines(path, "a list of keys"))
+    keys = [nfc(line) for line in lines]
+    if keys != lines and len(set(keys)) < len(set(lines)):
+        raise UserError(f"{path} has one key in two Unicode forms; run `facesyn embed` again with another --out")
+    return keys
 
 
 def is_published(path: Path) -> bool:

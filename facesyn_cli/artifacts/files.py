@@ -8,6 +8,7 @@ the folder is opened again.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import threading
@@ -20,6 +21,7 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted import text as untrusted
 
 TEMPORARY_PREFIX = ".tmp-"
+_LONG_NAME = 200  # bytes; file systems allow 255
 
 
 @contextmanager
@@ -34,7 +36,7 @@ def write_atomically(path: Path, durable: bool = True) -> Iterator[Path]:
     Raises:
         UserError: No space left, read-only folder or no permission.
     """
-    temporary = path.parent / f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}-{threading.get_ident()}"
+    temporary = path.parent / _temporary_name(path.name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -58,6 +60,8 @@ def explain(error: OSError, path: Path) -> Exception:
         return UserError(f"cannot write {path}: the file would be larger than the file system or `ulimit -f` allows")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"cannot write {path}: {os.strerror(error.errno)}")
+    if error.errno == errno.ENAMETOOLONG:
+        return UserError(f"cannot write {path}: its name is longer than this file system allows")
     if error.errno == errno.EISDIR:
         return UserError(f"cannot write {path}: it is a folder, a file was expected")
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
@@ -99,13 +103,21 @@ def remove_temporaries(folder: Path) -> None:
         _remove(path)
 
 
+def _temporary_name(name: str) -> str:
+    """Return a temporary name that no other thread uses; of a long name it holds a digest, to be no longer itself."""
+    if len(os.fsencode(name)) > _LONG_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f"{TEMPORARY_PREFIX}{name}-{os.getpid()}-{threading.get_ident()}"
+
+
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
+    if os.path.isdir(path) and not path.is_symlink():
         import shutil
 
         shutil.rmtree(path, ignore_errors=True)
     else:
         try:
             path.unlink(missing_ok=True)
-        except NotADirectoryError:
-            pass  # a file stands where a folder was expected; nothing was written
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise  # of these two nothing was written: a file stands in the way, or the name is too long

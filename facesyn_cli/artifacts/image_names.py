@@ -1,7 +1,8 @@
 """Images of a set by the names that other people's lists give them.
 
 `x/a/b.jpg` is found by its path in the set or on disk, by any end of it (`a/b.jpg`, `b.jpg`), by its key,
-each with or without the extension, as lists often name files that were converted since.
+each with or without the extension, as lists often name files that were converted since. Names are compared in
+Unicode form NFC.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
-from facesyn_cli.artifacts.images import SUFFIXES, ImageEntry, ImageSet
+from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.names import nfc, without_suffix
 from facesyn_cli.errors import UserError
 
 
@@ -22,10 +24,10 @@ class ImageFinder:
 
     def __init__(self, images: ImageSet) -> None:
         self._root = images.path
-        self._exact = {entry.location: entry for entry in images.entries}
+        self._exact = {nfc(entry.location): entry for entry in images.entries}
         self._by_name: dict[str, ImageEntry | None] = {}  # None: several images have this name
         for entry in images.entries:
-            parts = _without_suffix(entry.location).split("/")
+            parts = nfc(without_suffix(entry.location)).split("/")
             names = {"/".join(parts[i:]) for i in range(len(parts))} | {entry.key}
             for name in names:
                 other = self._by_name.get(name, entry)
@@ -47,7 +49,7 @@ class ImageFinder:
             wanted = self._relative(name)
             if wanted in self._exact:
                 return self._exact[wanted]
-            stem = _without_suffix(wanted)
+            stem = without_suffix(wanted)
             if stem in self._by_name:
                 entry = self._by_name[stem]
                 if entry is None:
@@ -58,12 +60,8 @@ class ImageFinder:
     def _relative(self, name: str) -> str:
         if os.path.isabs(name):
             try:
-                name = os.path.relpath(name, self._root)
+                name = os.path.relpath(nfc(name), nfc(str(self._root)))
             except ValueError:
                 return name
-        return PurePosixPath(name.replace("\\", "/")).as_posix()
+        return PurePosixPath(nfc(name).replace("\\", "/")).as_posix()
 
-
-def _without_suffix(location: str) -> str:
-    stem, suffix = os.path.splitext(location)
-    return stem if suffix.lower() in SUFFIXES else location

@@ -3,44 +3,46 @@
 Layout: `<identity>/<sample>.<suffix>`; the key is `identity/sample`. The rules for folders that facesyn
 did not write:
 
-    a/b/c.jpg    identity `a/b`, sample `c`: the identity is the folder, however deep
+    a/b/c.jpg    identity `a/b`, sample `c`: the identity is the folder, at most 100 folders deep
     x.jpg        in the top folder: an identity of its own, key `x/0`
     one folder that holds everything in sub-folders is left out of the identities
     a.jpg, a.png in one folder: the two keep their suffixes in the key
     a line break, a tab or a byte that is no text in a name is %xxxx in the key, so that keys are lines of a file
     strip.png, contact_sheet.png  the pictures that `sample` keeps (`artifacts/strip.py`) are no images of the set
-    a text list (`CASIA_namelist.txt`)  of each path the last folder is the identity, the name the sample; the
-                 images lie in `images/` beside the list, or beside the list itself
+    `é` is one character in keys (Unicode NFC), however it is stored; two folders with one name are one identity
+    a text list  the images that it names; they lie in `images/` beside it, beside it, or in a folder or zip file there
+                 `CASIA_namelist.txt`: of each path the last folder is the identity, the name the sample
+                 `identity_CelebA.txt`: images in one folder, and after each name whose face it shows
 
+What is an image, and what becomes of links and other files, says `image_scan`; what is left out is one line on stderr.
 Order is the natural order of keys (`2` before `10`), so it does not depend on the file system.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import stat
 import threading
 import zipfile
-import zlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
 from facesyn_cli.artifacts.digest import json_digest
-from facesyn_cli.artifacts.files import TEMPORARY_PREFIX
-from facesyn_cli.artifacts.name_lists import SUFFIXES, NameList, one_line, read_name_list
+from facesyn_cli.artifacts.image_scan import check_depth, scan_folder
+from facesyn_cli.artifacts.image_zip import READ_ERRORS, scan_zip
+from facesyn_cli.artifacts.listed_images import scan_list
+from facesyn_cli.artifacts.name_lists import read_name_list
+from facesyn_cli.artifacts.names import SUFFIXES, key_part, natural_key, nfc, split_suffix
 from facesyn_cli.artifacts.output import Parent, read_header, require_header
-from facesyn_cli.artifacts.strip import HEAD_BYTES, is_strip
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.files import MAX_IMAGE, check_input, read_bytes
 
-MAX_FILE_BYTES = 256 * 2**20
-_TRIED = 1000  # names of a list that are looked for before it is refused
-_READ_ERRORS = (
-    OSError, KeyError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error,
-)
+__all__ = ["MAX_FILE_BYTES", "SUFFIXES", "ImageEntry", "ImageSet", "natural_key"]
+
+MAX_FILE_BYTES = MAX_IMAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +71,22 @@ class ImageSet:
         digest: Digest of the set: of a set made by facesyn the one in its header, otherwise that of
             all locations and file sizes.
         named_in: The list that named the images, or None.
+        left_out: What the folder, zip file or list holds besides and is not used: reason -> how often.
+        has_listed_identities: Somebody's list or labels say whose face each image shows, not only its folder.
     """
 
-    def __init__(self, path: Path, entries: list[ImageEntry], digest: str, named_in: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, entries: list[ImageEntry], digest: str, named_in: Path | None = None,
+        members: Mapping[str, str] | None = None, has_listed_identities: bool = False,
+        left_out: Mapping[str, int] | None = None,
+    ) -> None:
         self.path = path
         self.entries = entries
         self.digest = digest
         self.named_in = named_in
+        self.left_out = left_out or {}
+        self.has_listed_identities = has_listed_identities
+        self._members = members or {}  # location -> name in the zip file, where the two differ
         self._archives = threading.local()
 
     @staticmethod
@@ -85,24 +96,33 @@ class ImageSet:
         Raises:
             UserError: It does not exist, is none of them, is unfinished work of facesyn, or holds no images.
         """
-        path, named_in = Path(path), None
+        path = Path(path)
+        check_input(path, "a folder or zip of images")
         if not path.exists():
             raise UserError(f"{path} does not exist; a folder or zip of images was expected")
+        given, header, is_listed, identity_of = path, None, False, {}
         if path.is_dir():
             header = require_header(path, "ImageSet") if _is_ours(path) else None
-            sizes = _scan_folder(path)
+            found = scan_folder(path)
         elif zipfile.is_zipfile(path):
-            header, sizes = None, _scan_zip(path)
+            found = scan_zip(path)
         elif path.suffix == ".txt":
-            header, named_in = None, path
-            path, sizes = _scan_list(read_name_list(path))
+            listed = read_name_list(path)
+            found, is_listed = scan_list(listed), listed.labels is not None
+            path, identity_of = found.root, found.identity_of
         else:
             raise UserError(f"{path} is neither a folder nor a zip file of images, nor a text list of them (.txt)")
-        entries = _entries(list(sizes), is_ours=header is not None)
-        if not entries:
-            raise UserError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))} were looked for)")
-        digest = header.digest if header else json_digest([[e.location, sizes[e.location]] for e in entries])
-        return ImageSet(path, entries, digest, named_in)
+        sizes = found.sizes
+        if not sizes:
+            raise UserError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))} were looked for){found.rest()}")
+        check_depth(sizes, path)
+        is_ours = header is not None
+        found.report(given, is_ours)
+        entries = _entries(list(sizes), is_ours, identity_of)
+        _report_spellings(path, list(sizes))
+        digest = header.digest if header else _digest(entries, sizes, identity_of)
+        named_in = None if given == path else given
+        return ImageSet(path, entries, digest, named_in, found.members, is_listed, found.counts(is_ours))
 
     def read(self, entry: ImageEntry) -> bytes:
         """Return the encoded bytes of one image.
@@ -112,9 +132,9 @@ class ImageSet:
         """
         try:
             if self.path.is_dir():
-                return (self.path / entry.location).read_bytes()
-            return self._archive().read(entry.location)
-        except _READ_ERRORS as error:
+                return read_bytes(self.path / entry.location, MAX_IMAGE, "an image")
+            return self._archive().read(self._members.get(entry.location, entry.location))
+        except READ_ERRORS as error:
             raise UserError(f"cannot read {entry.location} in {self.path}: {error}") from error
 
     def by_identity(self) -> dict[str, list[ImageEntry]]:
@@ -128,8 +148,16 @@ class ImageSet:
         """Return this set as an input for a header."""
         return Parent(str(self.named_in or self.path), self.digest)
 
+    def extra(self) -> dict[str, Any]:
+        """Return what the header of an output says about this input: what of it is not used, where there is any."""
+        return {"left_out": dict(self.left_out)} if self.left_out else {}
+
     def __getstate__(self) -> dict:
-        return {"path": self.path, "entries": self.entries, "digest": self.digest, "named_in": self.named_in}
+        return {
+            "path": self.path, "entries": self.entries, "digest": self.digest, "named_in": self.named_in,
+            "members": self._members, "has_listed_identities": self.has_listed_identities,
+            "left_out": self.left_out,
+        }
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)
@@ -142,138 +170,49 @@ class ImageSet:
         return held[1]
 
 
-def natural_key(text: str) -> list[tuple[int, int, str]]:
-    """Sort key under which `2` comes before `10`; total: different texts never tie."""
-    parts = [(0, int(p), p) if p.isdecimal() and p.isascii() else (1, 0, p) for p in re.split(r"([0-9]+)", text) if p]
-    return parts
-
-
 def _is_ours(path: Path) -> bool:
     return read_header(path) is not None or (path / "facesyn.begun.json").is_file()
 
 
-def _scan_folder(path: Path) -> dict[str, int]:
-    """Return location -> size of every image file below a folder; links are followed once, loops are not."""
-    sizes: dict[str, int] = {}
-    seen: set[tuple[int, int]] = set()
-
-    def scan(folder: Path, prefix: str) -> None:
-        try:
-            info = os.stat(folder)
-            if (info.st_dev, info.st_ino) in seen:
-                return
-            seen.add((info.st_dev, info.st_ino))
-            with os.scandir(folder) as found:
-                items = list(found)
-        except OSError as error:
-            raise UserError(f"cannot list {folder}: {error.strerror}") from error
-        for item in items:
-            if item.name.startswith("."):
-                continue
-            try:
-                info = item.stat()
-            except OSError:
-                continue  # a dangling link
-            if stat.S_ISDIR(info.st_mode):
-                scan(Path(item.path), f"{prefix}{item.name}/")
-            elif stat.S_ISREG(info.st_mode) and _is_image(item.name):
-                if is_strip(item.name, partial(_head, item.path)):
-                    continue
-                sizes[f"{prefix}{item.name}"] = info.st_size
-
-    scan(path, "")
-    return sizes
+def _digest(entries: list[ImageEntry], sizes: Mapping[str, int], identity_of: Mapping[str, str]) -> str:
+    """Return the digest of locations and sizes, and of the identities where a list gives them."""
+    rows = [[nfc(entry.location), sizes[entry.location]] for entry in entries]
+    return json_digest([[*row, entry.identity] for row, entry in zip(rows, entries, strict=True)]
+                       if identity_of else rows)
 
 
-def _scan_zip(path: Path) -> dict[str, int]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            found = {
-                info.filename: info.file_size for info in archive.infolist()
-                if not info.is_dir() and _is_image(name := PurePosixPath(info.filename).name)
-                and not is_strip(name, partial(_head, info.filename, archive))
-            }
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable zip file: {error}") from error
-    for name, size in found.items():
-        if size > MAX_FILE_BYTES:
-            raise UserError(f"{name} in {path} unpacks to {size} bytes; images of at most {MAX_FILE_BYTES} are read")
-    return {name: size for name, size in found.items() if "__MACOSX" not in name.split("/")}
-
-
-def _head(name: str, archive: zipfile.ZipFile | None = None) -> bytes:
-    try:
-        with archive.open(name) if archive else open(name, "rb") as file:
-            return file.read(HEAD_BYTES)
-    except _READ_ERRORS:
-        return b""  # whoever reads the image says so
-
-
-def _scan_list(listed: NameList) -> tuple[Path, dict[str, int]]:
-    """Return the folder that a list's images lie in and location -> size of those that are there."""
-    folder = listed.path.parent
-    short = ["/".join(name.split("/")[-2:]) for name in listed.names]
-    _check_labels(listed, short)
-    roots = ((folder / "images", short), (folder, short), (folder, listed.names))
-    root, names = next(
-        ((root, names) for root, names in roots if any((root / name).is_file() for name in names[:_TRIED])), (None, [])
-    )
-    if root is None:
-        raise UserError(f"{listed.path}: of its first {min(_TRIED, len(short))} images none is in {folder / 'images'} "
-                        f"or {folder}, first {short[0]!r}")
-    sizes = {}
-    for name in names:
-        try:
-            sizes[name] = (root / name).stat().st_size
-        except OSError:
-            continue  # counted below
-    missing = [name for name in names if name not in sizes]
-    if missing:
-        log.warning(f"{listed.path}: {len(missing)} of {len(names)} images are not in {root}, first {missing[0]!r}; "
-                    "they are left out")
-    odd = next((name for name in sizes if not _is_image(name.rpartition("/")[2])), None)
-    if odd is not None:
-        raise UserError(f"{listed.path} names {odd!r}; images ({', '.join(sorted(SUFFIXES))}) were expected")
-    return root, sizes
-
-
-def _check_labels(listed: NameList, names: list[str]) -> None:
-    """Labels number the folders; a list in which they do not is about other identities than its folders."""
-    label_of: dict[str, int] = {}
-    folder_of: dict[int, str] = {}
-    for name, label in zip(names, listed.labels or [], strict=False):
-        folder = name.rpartition("/")[0]
-        if label_of.setdefault(folder, label) != label or folder_of.setdefault(label, folder) != folder:
-            raise UserError(
-                f"{listed.path}: folder {folder!r} and label {label} do not belong to each other alone (also "
-                f"{label_of[folder]}, {folder_of.get(label)!r}); one label a folder was expected"
-            )
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith((".", TEMPORARY_PREFIX))
-
-
-def _entries(locations: list[str], is_ours: bool) -> list[ImageEntry]:
+def _entries(locations: list[str], is_ours: bool, identity_of: Mapping[str, str]) -> list[ImageEntry]:
     skip = 0 if is_ours else _shared_top(locations)
     rows = []
     for location in locations:
         *folders, name = location.split("/")[skip:]
-        stem, suffix = os.path.splitext(name)
-        rows.append((one_line("/".join(folders)) or None, one_line(stem), suffix, location))
-    taken = Counter((folder, stem) for folder, stem, _, _ in rows)
+        stem, suffix = split_suffix(name)
+        identity = key_part(identity_of.get(location) or "/".join(folders)) or None
+        rows.append((identity, key_part(stem), suffix, location))
+    taken = Counter((identity, stem) for identity, stem, _, _ in rows)
     entries = []
-    for folder, stem, suffix, location in rows:
-        name = stem if taken[folder, stem] == 1 else f"{stem}{suffix}"
-        identity, sample = (folder, name) if folder is not None else (name, "0")
+    for identity, stem, suffix, location in rows:
+        sample = stem if taken[identity, stem] == 1 else f"{stem}{suffix}"
+        identity, sample = (identity, sample) if identity is not None else (sample, "0")
         entries.append(ImageEntry(f"{identity}/{sample}", identity, sample, location))
-    clashes = [key for key, count in Counter(e.key for e in entries).items() if count > 1]
-    if clashes:
-        raise UserError(f"two images have the key {clashes[0]!r}; rename one of them")
+    clash = next((key for key, count in Counter(e.key for e in entries).items() if count > 1), None)
+    if clash is not None:
+        where = " and ".join(ascii(e.location) for e in entries if e.key == clash)
+        raise UserError(f"several images have the key {clash!r}: {where}; rename all but one of them")
     return sorted(entries, key=lambda e: natural_key(e.key))
 
 
 def _shared_top(locations: list[str]) -> int:
     """1 when a single top folder holds everything in sub-folders, else 0."""
-    tops = {location.split("/")[0] for location in locations}
+    tops = {nfc(location.split("/")[0]) for location in locations}
     return int(len(tops) == 1 and all(location.count("/") >= 2 for location in locations))
+
+
+def _report_spellings(path: Path, locations: list[str]) -> None:
+    """Say which folders have one name in two Unicode forms; they are one folder of the set."""
+    folders = {location.rpartition("/")[0] for location in locations if not location.isascii()}
+    forms = Counter(nfc(folder) for folder in folders)
+    double = [folder for folder, count in forms.items() if count > 1]
+    if double:
+        log.warning(f"{path}: folders with one name in two Unicode forms: {len(double)}, first {double[0]!r}; the "
+                    "images of both forms are taken as those of one identity")

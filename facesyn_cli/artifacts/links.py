@@ -9,6 +9,7 @@ from pathlib import Path
 
 from facesyn_cli.artifacts.files import explain, write_atomically, write_bytes
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.names import key_part, split_suffix
 
 
 def link_file(file: Path, target: Path) -> None:
@@ -42,7 +43,11 @@ def link_image(images: ImageSet, entry: ImageEntry, target: Path) -> None:
 
 def link_entry(images: ImageSet, entry: ImageEntry, folder: Path) -> None:
     """Bring an image of a set into another one under the same key, unless it is there."""
+    link_image(images, entry, folder / place_of(entry))
+
+
+def place_of(entry: ImageEntry) -> str:
+    """Return where the file of an image lies in a set in which it has the same key."""
     name = entry.location.rpartition("/")[2]
-    stem, suffix = os.path.splitext(name)
-    name = name if entry.sample in (stem, name) else f"{entry.sample}{suffix}"
-    link_image(images, entry, folder / entry.identity / name)
+    file = entry.sample if entry.sample == key_part(name) else f"{entry.sample}{split_suffix(name)[1]}"
+    return f"{entry.identity}/{file}"

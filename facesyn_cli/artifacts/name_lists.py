@@ -2,6 +2,7 @@
 
     image_names.pkl      a pickle of a sequence of strings `<identity>/<name>.jpg`, row by row of an array beside it
     CASIA_namelist.txt   lines `<anything>/<identity>/<name>.jpg <label>`, one space before the label
+    identity_CelebA.txt  lines `<name>.jpg <identity>`
     any text             one name a line
 
 Pickles are read by `plain_pickle`: nothing in them is called.
@@ -9,25 +10,25 @@ Pickles are read by `plain_pickle`: nothing in them is called.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from facesyn_cli.artifacts.names import key_part, nfc, split_suffix, without_suffix
 from facesyn_cli.artifacts.plain_pickle import load_plain
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.files import GIB, read_bytes, read_lines, read_start
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))  # of images
-ORDER_FILES = ("image_names.pkl", "image_names.txt")              # looked for beside an array of embeddings
-_MAX_PICKLE = 2 * GIB
-_MAX_NAME = 4096                                                   # bytes
-_ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_PICKLES = (b"\x80", b"(", b"]", b"c")                             # how pickles of sequences and arrays start
+ORDER_FILES = ("image_names.pkl", "image_names.txt")  # looked for beside an array of embeddings
+_EXPECTED = "a list of image names"
+_MAX_NAME = 4096                                       # bytes
+_MAX_LINE = _MAX_NAME + 256                            # with a label
+_MAX_PICKLE = 4 * GIB                                  # bytes
+_LABEL = re.compile(r"[^\s./\\][^\s/\\]{0,200}")         # can name a folder
+_PICKLES = (b"\x80", b"(", b"]", b"c")                 # how pickles of sequences and arrays start
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class NameList:
     Args:
         path: The list.
         names: (N,) names as they stand there, with `/` between folders.
-        labels: (N,) labels, or None where the list has none.
+        labels: (N,) whose face each image is, a number or a name; None where the list does not say.
     """
 
     path: Path
     names: list[str]
-    labels: list[int] | None
+    labels: list[str] | None
 
 
 def read_name_list(path: Path) -> NameList:
@@ -52,7 +53,7 @@ def read_name_list(path: Path) -> NameList:
         UserError: Missing, empty, damaged, not a list of names, or labels on some lines only.
     """
     path = Path(path)
-    start = read_start(path, 1, "a list of image names")
+    start = read_start(path, 1, _EXPECTED)
     if start == _PICKLES[0] or (start in _PICKLES and path.suffix == ".pkl"):
         names, labels = _read_pickle(path), None
     else:
@@ -65,17 +66,6 @@ def read_name_list(path: Path) -> NameList:
 def order_file(array: Path) -> Path | None:
     """Return the row-order list that lies beside an array of embeddings, or None."""
     return next((array.parent / name for name in ORDER_FILES if (array.parent / name).is_file()), None)
-
-
-def without_suffix(name: str) -> str:
-    """Return a name without the suffix of an image; other endings belong to the name."""
-    stem, suffix = os.path.splitext(name)
-    return stem if suffix.lower() in SUFFIXES else name
-
-
-def one_line(name: str) -> str:
-    """Return a name as one line of a UTF-8 file: line breaks, and bytes of a file name that are no text, as %xxxx."""
-    return _ODD.sub(lambda m: f"%{ord(m[0]):04x}", name)
 
 
 def keys_of(names: list[str], path: Path) -> list[str]:
@@ -91,7 +81,7 @@ def keys_of(names: list[str], path: Path) -> list[str]:
     Raises:
         UserError: Two names have the same key.
     """
-    stems = [one_line(without_suffix(name)) for name in names]
+    stems = [key_part(without_suffix(name)) for name in names]
     if len({stem.partition("/")[0] for stem in stems}) == 1 and all(stem.count("/") >= 2 for stem in stems):
         stems = [stem.partition("/")[2] for stem in stems]
     keys = [stem if "/" in stem else f"{stem}/0" for stem in stems]
@@ -103,7 +93,7 @@ def keys_of(names: list[str], path: Path) -> list[str]:
 
 def _read_pickle(path: Path) -> list[str]:
     try:
-        content = load_plain(read_bytes(path, _MAX_PICKLE, "a list of image names"))
+        content = load_plain(read_bytes(path, _MAX_PICKLE, _EXPECTED))
     except (ValueError, MemoryError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{path} is no pickled list of image names that is safe to read: {reason}") from error
@@ -116,9 +106,11 @@ def _read_pickle(path: Path) -> list[str]:
     return [_checked(item, f"{path}, row {row}") for row, item in enumerate(items)]
 
 
-def _read_text(path: Path) -> tuple[list[str], list[int] | None]:
+def _read_text(path: Path) -> tuple[list[str], list[str] | None]:
     names, labels = [], []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path, _EXPECTED, _MAX_LINE), 1):
+        if not line.strip():
+            continue
         name, label = _split_label(line)
         names.append(_checked(name, f"{path}, line {number}"))
         labels.append(label)
@@ -129,19 +121,12 @@ def _read_text(path: Path) -> tuple[list[str], list[int] | None]:
     return names, None if unlabelled else labels
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """Yield the lines that are not empty; an absurdly long one is refused before it fills the memory."""
-    for line in read_lines(path, "a list of image names", _MAX_NAME):
-        if line.strip():
-            yield line
-
-
-def _split_label(line: str) -> tuple[str, int | None]:
-    """Split `name.jpg 12`. Only after an image's suffix is a number a label: `person 3` is a name."""
-    name, _, label = line.replace("\t", " ").rpartition(" ")
-    has_label = label.isdecimal() and label.isascii() and len(label) <= 9
-    if has_label and os.path.splitext(name.rstrip())[1].lower() in SUFFIXES:
-        return name.rstrip(), int(label)
+def _split_label(line: str) -> tuple[str, str | None]:
+    """Split `name.jpg 12` or `name.jpg,12`. Only what follows an image's suffix is a label: `person 3` is a name."""
+    for separator in " ,":
+        name, _, label = line.replace("\t", " ").rstrip().rpartition(separator)
+        if split_suffix(name.rstrip())[1] and _LABEL.fullmatch(label) and not split_suffix(label)[1]:
+            return name.rstrip(), nfc(label.lstrip("0") or "0" if label.isdecimal() else label)
     return line, None
 
 

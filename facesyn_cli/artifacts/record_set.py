@@ -6,7 +6,6 @@ Integer labels are 0..num_classes-1 without gaps, in natural order of the identi
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from facesyn_cli.artifacts.files import read_json
 from facesyn_cli.artifacts.images import natural_key
+from facesyn_cli.artifacts.names import nfc
 from facesyn_cli.artifacts.output import BEGUN, HEADER, Header, Parent, require_header
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
@@ -176,7 +176,7 @@ def natural_labels(names: list[str]) -> tuple[list[str], np.ndarray]:
     Returns:
         The different names in NFC, in order of their labels, and (len(names),) int32: the label of each given name.
     """
-    normal = [unicodedata.normalize("NFC", name) for name in names]
+    normal = [nfc(name) for name in names]
     identities = sorted(set(normal), key=natural_key)
     label_of = {name: label for label, name in enumerate(identities)}
     return identities, np.array([label_of[name] for name in normal], dtype=np.int32)

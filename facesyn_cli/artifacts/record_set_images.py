@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet, natural_key
-from facesyn_cli.artifacts.name_lists import one_line
+from facesyn_cli.artifacts.names import key_part
 from facesyn_cli.artifacts.record_set import RecordSet
 
 _RECORD = "record "
@@ -22,7 +22,7 @@ class RecordSetImages(ImageSet):
         taken: set[str] = set()
         entries = []
         for row, (identity, sample) in enumerate(records.keys()):
-            identity, sample = one_line(identity), one_line(sample)
+            identity, sample = key_part(identity), key_part(sample)
             name, count = sample, 1
             while f"{identity}/{name}" in taken:
                 count += 1
@@ -30,7 +30,8 @@ class RecordSetImages(ImageSet):
             key = f"{identity}/{name}"
             taken.add(key)
             entries.append(ImageEntry(key, identity, name, f"{_RECORD}{row}"))
-        super().__init__(records.path, sorted(entries, key=lambda e: natural_key(e.key)), records.digest)
+        entries.sort(key=lambda e: natural_key(e.key))
+        super().__init__(records.path, entries, records.digest, has_listed_identities=True, left_out=records.left_out)
         self.records = records
 
     def read(self, entry: ImageEntry) -> bytes:

@@ -26,6 +26,7 @@ import torch
 from facesyn_cli import signals
 from facesyn_cli.artifacts.digest import bytes_digest, file_digest, json_digest
 from facesyn_cli.artifacts.name_lists import ORDER_FILES, order_file, read_name_list
+from facesyn_cli.artifacts.tree import files_below
 from facesyn_cli.artifacts.weights import check_unpacked_size, forbidden_name
 from facesyn_cli.console import progress
 from facesyn_cli.errors import UserError
@@ -60,7 +61,7 @@ class VectorFile:
 
 def holds_vectors(folder: Path) -> bool:
     """True when a folder has `.npy` files in it or in its folders, down to the first one found."""
-    return next(folder.rglob("*.npy"), None) is not None
+    return next(files_below(folder, ".npy"), None) is not None
 
 
 def read_vector_file(path: Path, names: Path | None = None) -> VectorFile:
@@ -75,7 +76,7 @@ def read_vector_file(path: Path, names: Path | None = None) -> VectorFile:
     """
     path = Path(path)
     if path.is_dir():
-        files = sorted(path.rglob("*.npy"))
+        files = sorted(files_below(path, ".npy"))
         if not files:
             raise UserError(f"{path} holds no .npy files; {EXPECTED} was expected")
         wide = [file for file in files[:2] if not _is_one_vector(file)]

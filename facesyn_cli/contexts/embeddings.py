@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.names import nfc
 from facesyn_cli.artifacts.origins import UNKNOWN, Origin, StatedOrigin, agreed_origin, origin_of
 from facesyn_cli.config.fields import runtime
 from facesyn_cli.contexts.faces import read_face
@@ -108,20 +109,22 @@ def _join(given: GivenVectors, images: ImageSet) -> list[ImageEntry]:
     by_name = {entry.key: entry for entry in images.entries}
     if given.form == "named":
         by_name = _by_file_name(images.entries)
-    missing = [name for name in given.names if name not in by_name]
+    names = [nfc(name) for name in given.names]
+    missing = [name for name in names if name not in by_name]
     if missing:
         raise UserError(
             f"{images.path} has no face for {len(missing)} of the {len(given.names)} rows of {given.parent.path}, "
             f"first {missing[0]!r}"
         )
-    return [by_name[name] for name in given.names]
+    return [by_name[name] for name in names]
 
 
 def _by_file_name(entries: list[ImageEntry]) -> dict[str, ImageEntry]:
     """Return the files by path and by name, with and without ending; a name that two files share is no name."""
     owners: dict[str, set[ImageEntry]] = {}
     for entry in entries:
-        for path in (entry.location, os.path.basename(entry.location)):
+        location = nfc(entry.location)
+        for path in (location, os.path.basename(location)):
             for name in (path, os.path.splitext(path)[0]):
                 owners.setdefault(name, set()).add(entry)
     return {name: found.pop() for name, found in owners.items() if len(found) == 1}

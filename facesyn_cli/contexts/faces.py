@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from facesyn_cli.artifacts.image_formats import suffix_of_content
 from facesyn_cli.contexts.source import FACE_SIZE
 from facesyn_cli.data.pixels import decode_image, encode_png, fit_square, resize_u8
 from facesyn_cli.data.record_images import is_upright
-
-_MAGIC = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"RIFF", ".webp"), (b"BM", ".bmp"))
 
 
 def read_face(
@@ -41,4 +40,4 @@ def read_face(
 
 def face_suffix(data: bytes) -> str:
     """Return the file suffix that fits an encoded image, whatever its file was called."""
-    return next((suffix for magic, suffix in _MAGIC if data.startswith(magic)), ".png")
+    return suffix_of_content(data) or ".png"

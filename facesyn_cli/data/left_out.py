@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from facesyn_cli.artifacts.name_lists import one_line
+from facesyn_cli.artifacts.names import one_line
 from facesyn_cli.console import log
 
 _REASONS_SHOWN = 8

@@ -12,6 +12,7 @@ import numpy as np
 from facesyn_cli.artifacts.images import ImageSet, natural_key
 from facesyn_cli.artifacts.output import Parent
 from facesyn_cli.artifacts.record_set import RecordSet
+from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.data.pixels import UnreadableImage
 from facesyn_cli.errors import UserError
 
@@ -58,8 +59,8 @@ class ImageSource:
     """An image set as an input."""
 
     def __init__(self, images: ImageSet) -> None:
-        self.images = images
-        self.parent, self.left_out = images.parent, {}
+        self.images, self.left_out = images, images.left_out
+        self.parent = images.parent
 
     def items(self) -> Iterator[tuple[str, str, str]]:
         """Yield (identity, sample, file name) of every image."""
@@ -105,7 +106,9 @@ def open_source(path: Path, source_format: str) -> PackSource:
     is_records = RecordSet.recognises(path) if source_format == "auto" else source_format != "folder"
     if is_records:
         return RecordSource(RecordSet.open(path, None if source_format == "auto" else source_format))
-    return ImageSource(ImageSet.open(path))
+    images = ImageSet.open(path)
+    warn_of_unclear_identities(images)
+    return ImageSource(images)
 
 
 def pack_items(

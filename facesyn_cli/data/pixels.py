@@ -11,14 +11,17 @@ import warnings
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 from torch.nn import functional as F
 
 # A larger image is refused before it is unpacked. While it is decoded, a pixel costs at most 16 bytes, of any format
 # and depth: as Pillow holds it, a copy that is turned or converted, numbers of 16 bit, and the result.
 MAX_PIXELS = 64_000_000
 MAX_SCANS = 100          # passes of a progressive JPEG, each of which goes over all pixels; encoders write about ten
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+_HAS_AVIF = "avif" in features.modules and features.check_module("avif")  # Pillow 11.3 and later
+FORMATS = (  # that Pillow may try; MPO, the JPEG of some phones, is opened by JPEG
+    "JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(["AVIF"] if _HAS_AVIF else []),
+)
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -35,16 +38,18 @@ class UnreadableImage(ValueError):
 def decode_image(data: bytes) -> np.ndarray:
     """Decode an encoded image to RGB, upright.
 
-    Transparency is laid on black as OpenCV and PIL's plain conversion do; 16-bit images are scaled to 8 bit.
+    Transparency is laid on black as OpenCV and PIL's plain conversion do; 16-bit images are scaled to 8 bit. Of
+    animations and files of several pages the first picture is taken, as viewers show it.
 
     Args:
-        data: JPEG, PNG, WebP or BMP bytes.
+        data: JPEG, PNG, WebP, BMP, GIF, TIFF, PNM or, where the installed Pillow can, AVIF bytes.
 
     Returns:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        UnreadableImage: Not an image of these formats, truncated, or more than `MAX_PIXELS` pixels.
+        UnreadableImage: Not an image of these formats, truncated, more than `MAX_PIXELS` pixels, or pixels that are
+            no 8 or 16 bits a channel.
     """
     try:
         with warnings.catch_warnings():
@@ -57,16 +62,20 @@ def decode_image(data: bytes) -> np.ndarray:
                 image.load()
                 turn = turn_of(image)
                 image = image if turn is None else image.transpose(turn)
+                if image.mode == "F":
+                    raise UnreadableImage("floating-point pixels, whose range nobody knows; 8 or 16 bits are read")
                 if image.mode.startswith("I"):
                     values = np.asarray(image)
                     if values.dtype.itemsize > 2:
-                        values = np.clip(values, 0, 65535).astype(np.uint16)
+                        if values.min() < 0 or values.max() > 65535:
+                            raise UnreadableImage("32-bit pixels, whose range nobody knows; 8 or 16 bits are read")
+                        values = values.astype(np.uint16)
                     return np.repeat(_GREY_OF_16_BIT[values][:, :, None], 3, axis=2)
                 return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableImage("not a JPEG, PNG, WebP or BMP image") from error
+        raise UnreadableImage("not an image in a format that is read") from error
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, OverflowError, MemoryError,
             Image.DecompressionBombError) as error:
         raise UnreadableImage(" ".join(str(error).split())[:120] or type(error).__name__) from error

@@ -12,10 +12,11 @@ import io
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from facesyn_cli.artifacts.image_formats import suffix_of_content
 from facesyn_cli.data.pixels import MAX_PIXELS, decode_image, encode_jpeg, encode_png, fit_square, resize_u8, turn_of
 
 SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp"}
-_SIGNATURES = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG\r\n", ".png"), (b"RIFF", ".webp"), (b"BM", ".bmp"))
+_JPEG = b"\xff\xd8\xff"
 
 
 def fit_jpeg(data: bytes, size: int | None, quality: int, subsampling: str) -> bytes:
@@ -54,16 +55,7 @@ def fit_any(data: bytes, size: int | None) -> bytes:
 
 def suffix_of(data: bytes) -> str:
     """Return the file suffix that the content of an encoded image calls for, `.jpg` for example."""
-    return next((suffix for signature, suffix in _SIGNATURES if data.startswith(signature)), ".jpg")
-
-
-def is_image(head: bytes) -> bool:
-    """True when a file starts as an image that is read: JPEG, PNG, WebP or BMP.
-
-    Args:
-        head: Its first 32 bytes, or more.
-    """
-    return any(head.startswith(signature) for signature, _ in _SIGNATURES)
+    return suffix_of_content(data) or ".jpg"
 
 
 def is_upright(data: bytes) -> bool:
@@ -85,7 +77,7 @@ def _is_sound_jpeg(data: bytes, size: int | None) -> bool:
     Grey at an eighth of its size: every coefficient is read, as a full decoder does, in a third of the time.
     False says nothing: such an image is decoded in full.
     """
-    if not data.startswith(_SIGNATURES[0][0]):
+    if not data.startswith(_JPEG):
         return False
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:

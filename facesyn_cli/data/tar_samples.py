@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from facesyn_cli.artifacts.name_lists import SUFFIXES
+from facesyn_cli.artifacts.image_formats import HEAD_BYTES, suffix_of_content
+from facesyn_cli.artifacts.names import SUFFIXES
 from facesyn_cli.data.left_out import LeftOut
-from facesyn_cli.data.record_images import is_image
 from facesyn_cli.data.record_names import MAX_LABEL
 from facesyn_cli.data.tar_members import TarMember, read_members
 from facesyn_cli.errors import UserError
@@ -80,7 +80,7 @@ def read_samples(path: Path, file: BinaryIO, left_out: LeftOut) -> Iterator[TarS
                 strong[stem] = member
             elif suffix in _WEAK_LABELS:
                 weak[field] = member
-            elif is_image(_head(file, member)):
+            elif suffix_of_content(_head(file, member)):
                 images[field] = member
             else:
                 left_out.add(f".{suffix} files", member.name)
@@ -166,7 +166,7 @@ def _groups(path: Path, file: BinaryIO, left_out: LeftOut) -> Iterator[tuple[str
 
 def _head(file: BinaryIO, member: TarMember) -> bytes:
     file.seek(member.offset)
-    return file.read(min(member.size, 32))
+    return file.read(min(member.size, HEAD_BYTES))
 
 
 def _content(path: Path, member: TarMember, file: BinaryIO, suffix: str) -> bytes | None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from facesyn_cli.artifacts.name_lists import one_line
+from facesyn_cli.artifacts.image_formats import HEAD_BYTES, suffix_of_content
+from facesyn_cli.artifacts.names import key_part
 from facesyn_cli.console import log
 from facesyn_cli.data.left_out import LeftOut
 from facesyn_cli.data.record_files import first_bytes, visible_files
-from facesyn_cli.data.record_images import is_image
 from facesyn_cli.data.record_names import NameList, unescape_name
 from facesyn_cli.data.tar_members import BLOCK, is_tar
 from facesyn_cli.data.tar_samples import LATE_LABELS, TarSample, read_samples
@@ -42,7 +42,7 @@ class ShardContent:
         Raises:
             UserError: Nothing says whose face it is, or something else than of the images before.
         """
-        folder = unescape_name(sample.folder) if is_ours else one_line(sample.folder)
+        folder = unescape_name(sample.folder) if is_ours else key_part(sample.folder)
         source = sample.label_field or "folder"
         label = folder if source == "folder" else sample.label
         self._check_source(path, sample, source, isinstance(label, str))
@@ -61,7 +61,7 @@ class ShardContent:
         self.offsets.append(sample.image.offset)
         self.sizes.append(sample.image.size)
         self.labels.append(label)
-        self.names.append(unescape_name(sample.name) if is_ours else one_line(sample.name))
+        self.names.append(unescape_name(sample.name) if is_ours else key_part(sample.name))
 
     def _check_source(self, path: Path, sample: TarSample, source: str, is_name: bool) -> None:
         if self.source is None:
@@ -81,7 +81,7 @@ def is_shard_set(path: Path) -> bool:
         return is_tar(first_bytes(path, BLOCK)) or _is_compressed(path)
     files = _files(path)
     shards = [file for file in files if file.suffix.lower() == ".tar"]
-    if not shards and not any(is_image(first_bytes(file, 32)) for file in files):
+    if not shards and not any(suffix_of_content(first_bytes(file, HEAD_BYTES)) for file in files):
         shards = [file for file in files if _is_compressed(file)]
     if not shards or not (is_tar(first_bytes(shards[0], BLOCK)) or _is_compressed(shards[0])):
         return False
@@ -104,7 +104,7 @@ def find_shards(folder: Path, left_out: LeftOut) -> list[Path]:
             continue
         if is_tar(first_bytes(path, BLOCK)):
             raise UserError(f"{path} is a tar archive whose name does not end in .tar; rename it, or move it elsewhere")
-        if is_image(first_bytes(path, 32)):
+        if suffix_of_content(first_bytes(path, HEAD_BYTES)):
             left_out.add("images beside the shards", path.name)
     if not shards:
         raise UserError(f"{folder} holds no .tar files")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from facesyn_cli.artifacts.names import nfc
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.figures import BOOTSTRAP, SPREAD, Figure, Section
 from facesyn_cli.evaluation.labelled import LabelledEmbeddings
@@ -53,7 +54,7 @@ def read_groups(path: Path) -> tuple[str, Groups]:
             raise UserError(f"{path}, row {number}: {len(row)} values, {len(names)} were expected")
         for name, cell in zip(names[1:], row[1:], strict=True):
             value = cell.strip()
-            if value and groups[name].setdefault(row[0].strip(), value) != value:
+            if value and groups[name].setdefault(nfc(row[0].strip()), value) != value:
                 raise UserError(f"{path}, row {number}: {row[0]} has {name} {value} here and another value before")
     return names[0], groups
 

@@ -20,11 +20,12 @@ from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.files import write_bytes, write_text
 from facesyn_cli.artifacts.image_names import ImageFinder
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
-from facesyn_cli.artifacts.name_lists import one_line
+from facesyn_cli.artifacts.names import check_file_names, one_line
 from facesyn_cli.artifacts.origins import FACE_ORIGIN, PHOTO, UNKNOWN, Origin, StatedOrigin, origin_of
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output, open_output
 from facesyn_cli.artifacts.record_set_images import open_images
+from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, identity, runtime, source
 from facesyn_cli.console import is_first_process, log, progress
@@ -108,6 +109,8 @@ def _open_inputs(cfg: AlignConfig, work: Work) -> _Inputs:
     if (cfg.detector is None) == (cfg.landmarks is None):
         raise UserError("align needs either --detector FILE (YuNet) or --landmarks FILE (CelebA's list, pts_list, CSV)")
     images = open_images(cfg.images)
+    warn_of_unclear_identities(images)
+    check_file_names((f"{entry.key}.png" for entry in images.entries), _folder(cfg, work))
     parents = {"images": images.parent()}
     if cfg.detector is not None:
         detector = Yunet(cfg.detector)
@@ -209,7 +212,7 @@ def _finish(images: ImageSet, origin: Origin, out: Output) -> None:
         "identities": len({entry.identity for entry, _ in good}),
         "several_faces": sum(row["faces"] > 1 for _, row in good),
         **{reason: reasons[reason] for reason in (*REASONS, "unreadable")},
-    }, {FACE_ORIGIN: origin})
+    }, {FACE_ORIGIN: origin, **images.extra()})
     (out.folder / _ROWS).unlink(missing_ok=True)
 
 

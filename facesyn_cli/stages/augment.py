@@ -14,7 +14,8 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.files import write_bytes
 from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.artifacts.links import link_entry, link_file
+from facesyn_cli.artifacts.links import link_entry, link_file, place_of
+from facesyn_cli.artifacts.names import check_file_names
 from facesyn_cli.artifacts.origins import (
     ADDED_FACES,
     GENERATED,
@@ -27,6 +28,7 @@ from facesyn_cli.artifacts.origins import (
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Parent, check_output, open_output
 from facesyn_cli.artifacts.record_set import RecordSet
+from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.augmentations.addition import Addition, Augmentation
 from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, runtime, source
@@ -84,7 +86,7 @@ def run(cfg: AugmentConfig, work: Work) -> Outcome:
             make = _augment_shards if isinstance(images, TarSet) else _augment
             added = make(cfg.seed, folder, images, faces, augmentation)
             total = sum(counts.values()) + added
-            extra = dict(images.extra) if isinstance(images, TarSet) else {}
+            extra = dict(images.extra if isinstance(images, TarSet) else images.extra())
             if augmentation.needs_faces:
                 extra[ADDED_FACES] = origin
             out.finish({"images": total, "identities": len(counts), "added": added}, extra)
@@ -112,6 +114,9 @@ def _open_inputs(
     augmentation: Augmentation = registry.build("augmentation", cfg.augmentation)
     path = cfg.images or work.folder("samples")
     images = TarSet.open(path) if path.exists() and RecordSet.recognises(path) else ImageSet.open(path)
+    if isinstance(images, ImageSet):
+        warn_of_unclear_identities(images)
+        check_file_names(map(place_of, images.entries), cfg.out or work.folder("augmented"))
     parents = {"images": images.parent()}
     if not augmentation.needs_faces:
         return augmentation, images, {}, UNKNOWN, parents

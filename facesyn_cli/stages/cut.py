@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
-from facesyn_cli.artifacts.links import link_entry
+from facesyn_cli.artifacts.links import link_entry, place_of
+from facesyn_cli.artifacts.names import check_file_names
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Parent, check_output, open_output, read_header
+from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, identity, source
 from facesyn_cli.console import is_first_process
@@ -59,7 +61,8 @@ def run(cfg: CutConfig, work: Work) -> Outcome:
                 for entry in entries:
                     link_entry(images, entry, folder)
                 signals.check()
-            out.finish({"images": sum(map(len, chosen.values())), "identities": len(chosen)})
+            counts = {"images": sum(map(len, chosen.values())), "identities": len(chosen)}
+            out.finish(counts, images.extra())
         return Outcome(folder, out.header.counts)
 
 
@@ -77,6 +80,8 @@ def _open(cfg: CutConfig, work: Work) -> tuple[ImageSet, dict[str, list[ImageEnt
             chosen = random_images(groups, cfg.identities, cfg.count, cfg.seed)
     except ValueError as error:
         raise UserError(f"{images.path}: {error}") from error
+    warn_of_unclear_identities(images)
+    check_file_names((place_of(entry) for group in chosen.values() for entry in group), _folder(cfg, work))
     parent = images.parent()
     header = read_header(images.path) if cfg.choose == "first" and images.path.is_dir() else None
     if header is not None:  # a set that has grown since has the same first images

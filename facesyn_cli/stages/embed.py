@@ -21,7 +21,7 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts.embeddings import normalise, write_embeddings
 from facesyn_cli.artifacts.files import write_atomically, write_text
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
-from facesyn_cli.artifacts.name_lists import one_line
+from facesyn_cli.artifacts.names import one_line
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Header, Output, Parent, check_output
 from facesyn_cli.artifacts.record_set_images import open_images
@@ -208,7 +208,7 @@ def _join(inputs: _Inputs, parts: list[range], output: Output) -> Header | None:
     say_cut(inputs.images.path, num_cut, len(entries))
     header = output.finish(
         counts={"images": len(entries), "embeddings": len(good), "unreadable": len(bad)},
-        extra={"embedder": inputs.backbone.digest, "backbone": inputs.backbone.name,
+        extra={"embedder": inputs.backbone.digest, "backbone": inputs.backbone.name, **inputs.images.extra(),
                **({"cut_to_square": num_cut} if num_cut else {})},
     )
     shutil.rmtree(inputs.folder / _PARTS, ignore_errors=True)

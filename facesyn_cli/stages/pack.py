@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.files import read_json, write_bytes, write_json
+from facesyn_cli.artifacts.names import check_file_names
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output, open_output
 from facesyn_cli.artifacts.record_set import LABELS, RecordFormat, RecordWriter, natural_labels
@@ -102,6 +103,8 @@ def run(cfg: PackConfig, work: Work) -> Outcome:
     sources = _open_inputs(cfg, work)
     record_format: RecordFormat = registry.build("record_format", cfg.format)
     items = _items(cfg, sources)
+    if record_format.kind == "ImageSet":
+        check_file_names((f"{item.identity}/{item.sample}.jpg" for item in items), folder)
     with open_output(folder, record_format.kind, "pack", cfg, _parents(sources)) as out:
         if not out.finished:
             _pack(cfg, sources, items, record_format, out)
@@ -144,7 +147,7 @@ class _Journal(BaseModel):
     unreadable_bytes: int = Field(0, ge=0)
     done: int = Field(0, ge=0)
     writer: dict[str, Any] = {}
-    suffixes: set[str] = set()
+    suffixes: list[str] = []
     cut: int = Field(0, ge=0)
 
 
@@ -163,7 +166,7 @@ def _pack(
     done = state.done
     writer = record_format.writer(out.folder, cfg.name, scratch, state.writer)
 
-    seen = _Seen(state.suffixes, state.cut)
+    seen = _Seen(set(state.suffixes), state.cut)
 
     def fit(item: PackItem) -> tuple[bytes, bool] | UnreadableImage:
         try:

@@ -26,6 +26,7 @@ from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Parent, check_output, open_output, read_header
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.table import TABLE_JSON, BenchmarkTable
+from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import FOLDERS, Work
 from facesyn_cli.config.fields import StageConfig, identity, recorded, runtime, source
 from facesyn_cli.console import is_first_process
@@ -204,6 +205,8 @@ def _open_set(
     name: str, path: Path, max_images: int | None, seed: int, contexts: ContextSet | None = None
 ) -> NamedSet:
     images = open_images(path)
+    if name != REFERENCE:
+        warn_of_unclear_identities(images)
     header = read_header(path) if path.is_dir() else None
     embedder = (header.extra.get("embedder") if header else None) or (contexts.embedder if contexts else None)
     faces = dict(zip(contexts.identities, contexts.faces, strict=True)) if contexts else {}

@@ -22,6 +22,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from facesyn_cli.artifacts.digest import file_digest
+from facesyn_cli.artifacts.names import check_file_names
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output
 from facesyn_cli.artifacts.record_set_images import open_images
@@ -265,6 +266,7 @@ class _Setup:
         self.size = cfg.size or settings.output_size
         place = (cfg.out or work.folder("samples"), inputs.identities, cfg.per_id, _SUFFIXES[cfg.format])
         self.layout: ImageFolder | TarShards = ImageFolder(*place)
+        check_file_names((f"{name}/{cfg.per_id}{place[-1]}" for name in inputs.identities), place[0])
         if cfg.layout == "tar":
             self.layout = TarShards(*place, cfg.images_per_shard or _IMAGES_PER_SHARD)
         latent_shape = (settings.latent_channels, settings.latent_size, settings.latent_size)

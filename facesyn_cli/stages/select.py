@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,10 +24,12 @@ from facesyn_cli.artifacts.embeddings import EmbeddingSet
 from facesyn_cli.artifacts.files import write_text
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
 from facesyn_cli.artifacts.links import link_file, link_image
+from facesyn_cli.artifacts.names import check_file_names, split_suffix
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Parent, check_output, open_output
 from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.artifacts.record_set_images import RecordSetImages
+from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, identity, source
 from facesyn_cli.console import is_first_process, progress
@@ -87,7 +88,7 @@ def plan(cfg: SelectConfig, work: Work) -> dict[str, Any]:
     images, tars, selection, parents, folder = _open_inputs(cfg, work)
     return {
         "images": len(images.entries),
-        "images kept": len(_kept(images, selection, cfg.collisions)),
+        "images kept": len(_kept(images, selection, cfg.collisions, folder)),
         **_counts(selection, cfg.collisions),
         "folder": f"{folder} ({check_output(folder, _kind(tars), cfg, parents)})",
     }
@@ -100,14 +101,14 @@ def run(cfg: SelectConfig, work: Work) -> Outcome:
     images, tars, selection, parents, folder = _open_inputs(cfg, work)
     with open_output(folder, _kind(tars), "select", cfg, parents) as out:
         if not out.finished:
-            kept = _kept(images, selection, cfg.collisions)
+            kept = _kept(images, selection, cfg.collisions, folder)
             if tars is not None:
                 _select_shards(tars, kept, folder)
             else:
                 _link(images, kept, folder)
             write_text(folder / SELECTION, _table(selection, cfg.collisions))
             counts = {"images": len(kept), **_counts(selection, cfg.collisions)}
-            out.finish(counts, tars.extra if tars is not None else None)
+            out.finish(counts, tars.extra if tars is not None else images.extra())
         return Outcome(folder, out.header.counts)
 
 
@@ -153,6 +154,7 @@ def _open_inputs(
     path = cfg.images or work.folder("samples")
     tars = TarSet.open(path) if path.exists() and RecordSet.recognises(path) else None
     images = ImageSet.open(path) if tars is None else RecordSetImages(tars.records)
+    warn_of_unclear_identities(images)
     if cfg.embeddings is None:
         raise UserError(
             f"select needs embeddings of the images by a judge: facesyn embed --images {images.path} --weights JUDGE"
@@ -180,16 +182,16 @@ def _select(rows: LabelledEmbeddings, r: float) -> _Selection:
     return _Selection(rows.identities, into, cosines)
 
 
-def _kept(images: ImageSet, selection: _Selection, collisions: str) -> list[_Kept]:
+def _kept(images: ImageSet, selection: _Selection, collisions: str, folder: Path) -> list[_Kept]:
     """Return each image that stays, and who and what it is in the new set.
 
     Raises:
-        UserError: Two images would have the same name.
+        UserError: Two images would have the same name, or one a name that is too long for a file.
     """
     into = {name: selection.names[k] for name, k in zip(selection.names, selection.into, strict=True)}
     kept = []
     for entry in images.entries:
-        suffix = os.path.splitext(entry.location)[1]
+        suffix = split_suffix(entry.location)[1]
         sample = entry.sample.removesuffix(suffix)
         if into[entry.identity] == entry.identity:
             kept.append(_Kept(entry, entry.identity, sample, suffix))
@@ -198,6 +200,8 @@ def _kept(images: ImageSet, selection: _Selection, collisions: str) -> list[_Kep
             kept.append(_Kept(entry, into[entry.identity], sample, suffix, is_renamed=True))
     if len({(one.identity, one.sample, one.suffix) for one in kept}) < len(kept):
         raise UserError(f"{images.path}: after merging, two images would have the same name")
+    if not isinstance(images, RecordSetImages):
+        check_file_names((f"{one.identity}/{one.sample}{one.suffix}" for one in kept), folder)
     return kept
 
 

@@ -30,6 +30,7 @@ from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output
 from facesyn_cli.artifacts.record_set import RecordSet, natural_labels
+from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.weights import write_tensors, write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import (
@@ -418,6 +419,7 @@ def _open_input(path: Path) -> tuple[LabelledSet, list[str], Parent]:
         say_if_not_square(path, records.read, len(records))
         return LabelledRecords(records), records.identities, records.parent()
     images = ImageSet.open(path)
+    warn_of_unclear_identities(images)
     names, _ = natural_labels(list(images.by_identity()))
     say_if_not_square(path, lambda row: images.read(images.entries[row]), len(images.entries))
     return LabelledImages(images), names, images.parent()

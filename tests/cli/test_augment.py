@@ -205,8 +205,11 @@ def test_keys_of_odd_folders_stay(run_cli, tmp_path: Path):
         (folder / location).parent.mkdir(parents=True, exist_ok=True)
         data = encode_jpeg(picture(0)) if location.endswith("jpg") else encode_png(picture(0))
         (folder / location).write_bytes(data)
+    (folder / "notes.csv").write_text("a,b\n")
     ran = run_cli("augment", "--in", folder, "--out", tmp_path / "out", "augmentation=photometric")
     assert ran.code == 0, ran.err
+    header = json.loads((tmp_path / "out" / "facesyn.json").read_text())
+    assert header["extra"] == {"left_out": {".csv": 1}}
     before = {e.key for e in ImageSet.open(folder).entries}
     after = {e.key for e in ImageSet.open(tmp_path / "out").entries}
     assert before == {"flat/0", "a/b/x", "a/same.png", "a/same.jpg", "c/UPPER"}
@@ -324,3 +327,18 @@ def test_a_set_with_labels_is_too_late_to_augment(run_cli, assert_refused, work:
     ran = run_cli("pack", "--in", work / "4-samples", "--to", "webdataset", "size=null", "--out", packed)
     assert ran.code == 0, ran.err
     assert_refused("augment", "--work", work, "--in", packed, says=("packed", "labels come last"))
+
+
+@pytest.mark.parametrize("length", [244, 255])
+def test_names_as_long_as_files_may_have(run_cli, assert_refused, tmp_path: Path, length: int):
+    name = "n" * length
+    make_samples(tmp_path / "in", (name, "b", "c"))
+    (tmp_path / "in" / name / f"{name[4:]}.png").write_bytes(encode_png(picture(7)))
+    ran = run_cli("augment", "--in", tmp_path / "in", "--out", tmp_path / "out", "augmentation=photometric")
+    assert ran.code == 0, ran.err
+    assert len(ImageSet.open(tmp_path / "out").entries) == 20
+    with zipfile.ZipFile(tmp_path / "long.zip", "w") as archive:
+        archive.writestr(f"{'é' * 128}/1.png", encode_png(picture(0)))
+    assert_refused("augment", "--in", tmp_path / "long.zip", "--out", tmp_path / "no", "augmentation=photometric",
+                   says="names of at most 255 bytes")
+    assert not (tmp_path / "no").exists()

@@ -441,3 +441,51 @@ def test_other_settings_or_inputs_are_refused_with_the_difference(pack, assert_r
     assert_refused(*common, faces, f"size={SIZE}", "drop_first=true", says="drop_first: was False, is True")
     make_set(tmp_path / "other", {"a": 1})
     assert_refused(*common, tmp_path / "other", f"size={SIZE}", says="input input: was")
+
+
+def test_a_flat_folder_is_said_and_its_list_is_taken(pack, run_cli, tmp_path: Path):
+    """CelebA as torchvision unpacks it: images in one folder, `identity_CelebA.txt` beside it."""
+    folder = tmp_path / "celeba" / "img_align_celeba"
+    folder.mkdir(parents=True)
+    names = [f"{k:06d}.jpg" for k in range(1, 13)]
+    for k, name in enumerate(names):
+        (folder / name).write_bytes(encode_jpeg(picture(k), 90))
+    who = folder.parent / "identity_CelebA.txt"
+    who.write_text("".join(f"{name} {2880 + k % 4}\n" for k, name in enumerate(names)))
+    flat = run_cli("pack", "--in", folder, "--out", tmp_path / "flat", f"size={SIZE}", "--json")
+    assert flat.json()["identities"] == 12 and f"{who} says who is who" in flat.err
+    listed = pack("--in", who)
+    assert listed.json()["identities"] == 4 and listed.json()["images"] == 12 and "who is who" not in listed.err
+    records = RecordSet.open(tmp_path / "out")
+    assert records.identities == ["2880", "2881", "2882", "2883"] and set(np.bincount(records.labels)) == {3}
+
+
+def test_every_image_of_a_mixed_folder_is_packed(pack, tmp_path: Path):
+    """Endings that were passed over, names of Windows in a zip, and two Unicode forms of one name: all 12 images."""
+    with zipfile.ZipFile(tmp_path / "mixed.zip", "w") as archive:
+        for k, (folder, name) in enumerate([
+            ("Zoe\u0308", "1.jfif"), ("Zoe\u0308", "2.tif"), ("Zo\u00eb", "3.gif"), ("Zo\u00eb", "4"),
+            ("b", "1.ppm"), ("b", "2.jpe"), ("b", "3.TIFF"), ("b", "4.bmp"),
+        ]):
+            out = io.BytesIO()
+            kind = {"tif": "TIFF", "tiff": "TIFF", "gif": "GIF", "ppm": "PPM", "bmp": "BMP"}
+            Image.fromarray(picture(k)).save(out, kind.get(name.lower().rpartition(".")[2], "JPEG"))
+            archive.writestr(f"{folder}\\{name}", out.getvalue())
+        archive.writestr("b\\readme.txt", b"text")
+    for target in ("tfrecord", "folder"):
+        ran = pack("--in", tmp_path / "mixed.zip", "--to", target, out=target)
+        assert ran.json()["images"] == 8 and ran.json()["identities"] == 2 and ran.json()["unreadable"] == 0
+        assert "1 file is no image: 1 .txt" in ran.err
+        header = json.loads((tmp_path / target / "facesyn.json").read_text())
+        assert header["extra"]["left_out"] == {str(tmp_path / "mixed.zip"): {".txt": 1}}
+    images = ImageSet.open(tmp_path / "folder")
+    assert [e.key for e in images.entries] == [f"{name}/{k}" for name in ("Zo\u00eb", "b") for k in range(1, 5)]
+    assert all(decode_image(images.read(e)).shape == (SIZE, SIZE, 3) for e in images.entries)
+
+
+def test_names_too_long_for_files_are_refused_before_any_work(assert_refused, tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "long.zip", "w") as archive:
+        archive.writestr(f"{'n' * 252}/{'s' * 252}", encode_png(picture(0)))
+    assert_refused("pack", "--in", tmp_path / "long.zip", "--to", "folder", "--out", tmp_path / "out",
+                   says=("1 files cannot be written", "names of at most 255 bytes"))
+    assert not (tmp_path / "out").exists()

@@ -137,7 +137,7 @@ def test_wrong_inputs(assert_refused, run_cli, listed, tmp_path) -> None:
         ((listed, *faces, "--out", listed), "pairs.txt"),
         ((listed, *faces, "--size", "0", "--out", tmp_path / "x.bin"), "--size"),
         ((tmp_path / "faces", "--out", tmp_path / "x.bin"), "Protocol/Split/FP"),
-        ((listed, "--images", tmp_path / "broken", "--out", tmp_path / "x.bin"), "cannot be used: not a JPEG"),
+        ((listed, "--images", tmp_path / "broken", "--out", tmp_path / "x.bin"), "cannot be used: not an image"),
     ):
         assert_refused("pairs", *arguments, says=says)
         assert not (tmp_path / "x.bin").exists()

@@ -179,7 +179,8 @@ def test_betas_that_fit_no_timesteps_are_refused():
         with pytest.raises(UserError, match="beta"):
             build_schedule(betas, 3)
         with pytest.raises(UserError, match="beta_schedule"):
-            LdmSettings.from_json({"denoiser": {"name": "idiff-unet"}, "beta_schedule": betas, "num_timesteps": 3}, "config.json")
+            settings = {"denoiser": {"name": "idiff-unet"}, "beta_schedule": betas, "num_timesteps": 3}
+            LdmSettings.from_json(settings, "config.json")
 
 
 def _schedule_of(settings: dict) -> NoiseSchedule:

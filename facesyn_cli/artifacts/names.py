@@ -1,0 +1,79 @@
+"""Names of identities, samples and files as text: how they are compared, ordered and written.
+
+One person has one name: macOS stores `é` as two code points (Unicode NFD), lists and Linux mostly as one (NFC). Every
+name that is joined with another one is brought to NFC first; the name of a file on disk is kept as it is for opening.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+from facesyn_cli.errors import UserError
+
+SUFFIXES = frozenset((  # of images that are read
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif",
+    ".ppm", ".pgm", ".pbm", ".pnm",
+))
+MAX_NAME, MAX_PATH = 255, 4095  # bytes of a file name and of a path on common file systems
+_SURELY_SHORT = MAX_NAME // 4   # characters, of at most 4 bytes each
+_ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def nfc(text: str) -> str:
+    """Return a text in Unicode normalization form C, in which names are compared."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def one_line(name: str) -> str:
+    """Return a name as one line of a UTF-8 file: line breaks, and bytes of a file name that are no text, as %xxxx."""
+    return _ODD.sub(lambda m: f"%{ord(m[0]):04x}", name)
+
+
+def key_part(name: str) -> str:
+    """Return a name as it stands in a key: NFC, one line."""
+    return one_line(nfc(name))
+
+
+def split_suffix(name: str) -> tuple[str, str]:
+    """Return a name without the suffix of an image, and that suffix; other endings belong to the name."""
+    stem, suffix = os.path.splitext(name)
+    return (stem, suffix) if suffix.lower() in SUFFIXES else (name, "")
+
+
+def without_suffix(name: str) -> str:
+    """Return a name without the suffix of an image; other endings belong to the name."""
+    return split_suffix(name)[0]
+
+
+def check_file_names(paths: Iterable[str], folder: Path) -> None:
+    """Refuse names that no file can have, before any work.
+
+    Args:
+        paths: Files that are going to be written, relative to `folder`, with `/`.
+        folder: Where to.
+
+    Raises:
+        UserError: A part of one is longer than 255 bytes, or the whole path longer than 4095.
+    """
+    root = len(os.fsencode(os.path.abspath(folder))) + 1
+    count, first = 0, ""
+    for path in paths:
+        is_short = len(path) < _SURELY_SHORT and root < _SURELY_SHORT
+        data = b"" if is_short else os.fsencode(path)
+        if len(data) + root > MAX_PATH or any(len(part) > MAX_NAME for part in data.split(b"/")):
+            count, first = count + 1, first or path
+    if count:
+        raise UserError(
+            f"{count} files cannot be written into {folder}: names of at most {MAX_NAME} bytes and paths of at most "
+            f"{MAX_PATH} are possible, and {one_line(first)[:60]!r}... is longer; rename it"
+        )
+
+
+def natural_key(text: str) -> list[tuple[int, int, str]]:
+    """Sort key under which `2` comes before `10`; total: different texts never tie."""
+    parts = [(0, int(p), p) if p.isdecimal() and p.isascii() else (1, 0, p) for p in re.split(r"([0-9]+)", text) if p]
+    return parts
