@@ -158,7 +158,11 @@ def load_autoencoder(path: Path | str | None, cfg: PluginConfig | None = None, p
         return _with_section(registry.build("autoencoder", cfg), cfg, None, None)
     file = Path(path)
     found, digest = _open_compvis(file)
-    have = found.settings["part"]
+    if found.name not in _FROM_TENSORS:
+        raise UserError(f"{file} names autoencoder {found.name!r}; one of {', '.join(_FROM_TENSORS)} was expected")
+    have = found.settings.get("part", "both")
+    if have not in ("both", "encoder", "decoder"):
+        raise UserError(f"{file}: part is {str(have)[:80]!r}; both, encoder or decoder was expected")
     if have not in ("both", part):
         missing = {"encoder": "decoder", "decoder": "encoder"}[have]
         raise UserError(f"{file} is {found.title}; its {missing} was expected too" if part == "both" else

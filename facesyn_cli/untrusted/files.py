@@ -105,7 +105,7 @@ def read_bytes(path: Path | str, limit: int, expected: str = "a file") -> bytes:
     """
     with open_input(path, limit, expected) as file:
         try:
-            data = file.read(limit + 1)
+            data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)  # memory is taken for what is asked
         except OSError as error:
             raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
     if len(data) > limit:
