@@ -8,7 +8,7 @@ import pickle
 import shutil
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from PIL import Image
 from tiny_records import tiny_images, write_set
 from tiny_tars import write_tar_set
 
+from facesyn_cli import console
 from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
 from facesyn_cli.artifacts.files import write_json
@@ -32,6 +33,7 @@ from facesyn_cli.artifacts.starter import Starter
 from facesyn_cli.artifacts.table import BenchmarkRow, BenchmarkTable
 from facesyn_cli.artifacts.vector_files import read_vector_file
 from facesyn_cli.artifacts.weights import read_tensors, write_tensors
+from facesyn_cli.cli.main import run_command_line
 from facesyn_cli.cli.stage_command import config_class_of
 from facesyn_cli.config.fields import StageConfig
 from facesyn_cli.config.recipe import load_sections, recipe_folder
@@ -42,6 +44,7 @@ from facesyn_cli.data.pixels import UnreadableImage, decode_image, encode_png
 from facesyn_cli.data.record_images import suffix_of
 from facesyn_cli.data.tar_set import TarSet
 from facesyn_cli.diffusion.noise import open_noise_file
+from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.cfp import read_cfp
 from facesyn_cli.evaluation.group_figures import read_groups
 from facesyn_cli.evaluation.pairs import read_bin, read_pairs
@@ -84,7 +87,7 @@ class Reader:
 def make_readers(root: Path) -> dict[str, Reader]:
     """Write a whole file for every reader below a folder."""
     readers: dict[str, Reader] = {}
-    for make in (_texts, _sets, _records, _lists, _arrays, _networks, _images, _others):
+    for make in (_texts, _sets, _records, _lists, _arrays, _networks, _images, _others, _commands):
         readers |= make(root / make.__name__.strip("_"))
     return readers
 
@@ -337,6 +340,63 @@ def _others(root: Path) -> dict[str, Reader]:
         "state.json": Reader(saved / "state.json", mutations.json_text, resume),
         "tensors of a checkpoint": Reader(saved / "model.safetensors", mutations.safetensors, resume),
     }
+
+
+def _commands(root: Path) -> dict[str, Reader]:
+    """The same through the command line: what a stage makes of a damaged input, or of its own damaged folder."""
+    run = tiny_starter.write_run(root / "run")
+    faces = root / "faces"
+    for key in ("a/1", "a/2", "b/1", "b/2"):
+        _file(faces / f"{key}.png", encode_png(np.random.RandomState(len(key)).randint(0, 255, (16, 16, 3), np.uint8)))
+    listed = _file(root / "pairs.txt", "2\na/1.png\ta/2.png\t1\na/1.png\tb/1.png\t0\na/2.png\ta/1.png\t1\n"
+                                       "a/2.png\tb/2.png\t0\n")
+    recipe = _file(root / "recipe.yaml", "pack:\n  name: x\n  format: {name: tfrecord}\nsample:\n  ids: 3\n  seed: 1\n")
+    packed, made = root / "packed", root / "made"
+    _run("pack", "--in", faces, "--out", packed, "--to", "folder")
+    _run("gen-contexts", "--source", "sphere", "--count", 5, "--out", made, "--weights", run / "1-embedder")
+    shutil.copytree(packed, root / "unfinished")
+    unfinished = root / "unfinished"
+    (unfinished / "facesyn.json").rename(unfinished / "facesyn.begun.json")
+    sample = ("sample", "--ldm", run / "2-ldm", "--contexts", run / "3-contexts", "--dry-run", "--ids", 2, "--per-id",
+              1, "--out", root / "samples")
+    words = {
+        "sample --dry-run, ldm": (run / "2-ldm" / "config.json", mutations.json_text, sample),
+        "sample --dry-run, contexts": (run / "3-contexts" / "facesyn.json", mutations.json_text, sample),
+        "pack --dry-run, recipe": (recipe, mutations.text, ("pack", "--config", recipe, "--in", faces, "--dry-run",
+                                                            "--out", root / "p")),
+        "models verify": (run / "1-embedder" / "model.safetensors", mutations.safetensors,
+                          ("models", "verify", run / "1-embedder")),
+        "models inspect": (run / "2-autoencoder" / "config.json", mutations.json_text,
+                           ("models", "inspect", run / "2-autoencoder", "--json")),
+        "eval --dry-run, pairs": (listed, mutations.text, ("eval", "--pairs", listed, "--images", faces, "--weights",
+                                                           run / "1-embedder", "--dry-run", "--out", root / "t")),
+        "pack again, header": (packed / "facesyn.json", mutations.json_text,
+                               ("pack", "--in", faces, "--out", packed, "--to", "folder")),
+        "pack again, begun": (unfinished / "facesyn.begun.json", mutations.json_text,
+                              ("pack", "--in", faces, "--out", unfinished, "--to", "folder", "--dry-run")),
+        "gen-contexts again, header": (made / "facesyn.json", mutations.json_text,
+                                       ("gen-contexts", "--source", "sphere", "--count", 5, "--out", made, "--weights",
+                                        run / "1-embedder")),
+    }
+    return {f"$ {name}": Reader(path, mutate, lambda arguments=arguments: _run(*arguments))
+            for name, (path, mutate, arguments) in words.items()}
+
+
+def _run(*arguments: object) -> None:
+    """Run a command in this process.
+
+    Raises:
+        UserError: It ended with exit code 2; the message is the error line.
+        AssertionError: It ended with another code than 0 or 2, or with another number of error lines than one.
+    """
+    out, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(errors):
+        code = run_command_line([str(argument) for argument in arguments])
+        console.log.handlers.clear()
+    lines = [line for line in errors.getvalue().splitlines() if line.startswith("error: ")]
+    assert code in (0, 2) and len(lines) == (code == 2), f"exit code {code}\n{errors.getvalue()}"
+    if code == 2:
+        raise UserError(lines[0])
 
 
 def _read_all(images: ImageSet) -> None:

@@ -48,3 +48,14 @@ class HeaderContent(BaseModel):
     lineage: str = ""
     format_version: int = 1
     package_version: str = ""
+
+    @field_validator("config")
+    @classmethod
+    def _counts_are_numbers(cls, config: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        waiting = list(config.get("growing", {}).items())
+        for key, value in waiting:
+            if isinstance(value, dict):
+                waiting += value.items()
+            elif not isinstance(value, int | float | None):
+                raise ValueError(f"growing.{key}: a number was expected")
+        return config

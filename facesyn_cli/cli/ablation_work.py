@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
 from facesyn_cli.artifacts.files import read_json, write_json
-from facesyn_cli.artifacts.output import BEGUN, read_header
+from facesyn_cli.artifacts.output import BEGUN, Header, read_header
 from facesyn_cli.artifacts.table import BenchmarkTable
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.cli.stage_command import run_stage
@@ -61,14 +61,17 @@ class Step:
         """True when all that this row needs is there."""
         header = read_header(self.folder)
         return header is not None and all(
-            header.config["growing"].get(key, 0) >= getattr(self.cfg, key, 0) for key in GROWING
+            header.config.get("growing", {}).get(key, 0) >= getattr(self.cfg, key, 0) for key in GROWING
         )
 
     @property
     def notes(self) -> dict[str, Any]:
         """What was noted about its work: seconds, evaluations, images, problem."""
         path = self._notes_path
-        return read_json(path) if path.is_file() else {}
+        found = read_json(path) if path.is_file() else {}
+        if not isinstance(found, dict):
+            raise UserError(f"{path}: notes of a row were expected; remove it and run the same command again")
+        return found
 
     def note(self, **values: Any) -> None:
         """Note more about its work; None takes a note away."""
@@ -185,9 +188,9 @@ def _begun_with(folder: Path) -> dict[str, int]:
     """Return the size that a set of samples was begun with: it may grow, not shrink."""
     path = folder / BEGUN
     if path.is_file():
-        return read_json(path)["config"]["growing"]
+        return Header.from_json(read_json(path), path).config.get("growing", {})
     header = read_header(folder)
-    return header.config["growing"] if header else {}
+    return header.config.get("growing", {}) if header else {}
 
 
 def context_evaluations(step: Step, work: Work) -> float:

@@ -219,5 +219,5 @@ def _write_unreadable(path: Path, bad: list[tuple[ImageEntry, str]]) -> None:
 def _outcome(folder: Path, header: Header | None) -> Outcome:
     if header is None:  # not the first process: it says nothing
         return Outcome(folder, {})
-    recogniser = {name: header.extra[name] for name in ("backbone", "embedder")}
+    recogniser = {name: header.extra.get(name) for name in ("backbone", "embedder")}
     return Outcome(folder, {**header.counts, **recogniser})

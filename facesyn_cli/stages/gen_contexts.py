@@ -115,9 +115,9 @@ def run(cfg: GenContextsConfig, work: Work) -> Outcome:
                 raise _ran_dry(cfg, source, found, out, parents)
             _finish(cfg, source, found, out)
         header = out.header
-    if header.counts["failed"]:
-        log.warning(f"{header.counts['failed']} faces could not be read; they are listed in {folder / FAILED}")
-    return Outcome(folder, {"source": cfg.source.name, **header.counts, "dropped": header.extra["dropped"]})
+    if failed := header.counts.get("failed", 0):
+        log.warning(f"{failed} faces could not be read; they are listed in {folder / FAILED}")
+    return Outcome(folder, {"source": cfg.source.name, **header.counts, "dropped": header.extra.get("dropped")})
 
 
 def _prepare(

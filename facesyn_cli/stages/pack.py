@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.files import read_json, write_bytes, write_json
@@ -31,6 +31,7 @@ from facesyn_cli.data.pixels import UnreadableImage
 from facesyn_cli.data.record_index import escape_name, write_labels
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
+from facesyn_cli.untrusted.checked import checked
 
 UNREADABLE = "unreadable.txt"    # one line `identity/sample \t why` per image left out
 _SCRATCH = ".unfinished"
@@ -128,6 +129,17 @@ def _parents(sources: list[PackSource]) -> dict[str, Parent]:
     return {f"input-{i}": source.parent() for i, source in enumerate(sources, 1)}
 
 
+class _Journal(BaseModel):
+    """What is durable of an unfinished set."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    records: int = Field(0, ge=0)
+    unreadable_bytes: int = Field(0, ge=0)
+    done: int = Field(0, ge=0)
+    writer: dict[str, Any] = {}
+
+
 def _items(cfg: PackConfig, sources: list[PackSource]) -> list[PackItem]:
     return pack_items(sources, cfg.drop_first, cfg.min_images, cfg.seed if cfg.shuffle else None)
 
@@ -137,11 +149,11 @@ def _pack(
 ) -> None:
     scratch = out.folder / _SCRATCH
     journal = scratch / "progress.json"
-    state = read_json(journal) if journal.is_file() else {}
-    rows = AppendFile(scratch / "rows", 8 * state.get("records", 0))
-    unreadable = AppendFile(scratch / "unreadable", state.get("unreadable_bytes", 0))
-    done = state.get("done", 0)
-    writer = record_format.writer(out.folder, cfg.name, scratch, state.get("writer", {}))
+    state = checked(_Journal, read_json(journal), journal, "the journal of a pack") if journal.is_file() else _Journal()
+    rows = AppendFile(scratch / "rows", 8 * state.records)
+    unreadable = AppendFile(scratch / "unreadable", state.unreadable_bytes)
+    done = state.done
+    writer = record_format.writer(out.folder, cfg.name, scratch, state.writer)
 
     def fit(item: PackItem) -> bytes | UnreadableImage:
         try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from facesyn_cli.artifacts.files import read_json, write_json
@@ -18,8 +19,16 @@ from facesyn_cli.data.pixels import to_pixels
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.training.ldm_batches import Rows
 from facesyn_cli.training.processes import Processes
+from facesyn_cli.untrusted.checked import checked
 
 _STATISTICS_BATCH = 512
+
+
+class _Statistics(BaseModel):
+    """What the file of channel statistics holds."""
+
+    mean: list[float]
+    std: list[float]
 
 
 @dataclass(frozen=True)
@@ -155,5 +164,5 @@ def latent_statistics(
         mean, std = channel_statistics(latents.read(part) for part in parts)
         write_json(path, {"mean": mean, "std": std, "images": len(rows)})
     processes.barrier()
-    measured = read_json(path)
+    measured = checked(_Statistics, read_json(path), path, "mean and std of the latents' channels").model_dump()
     return measured["mean"], measured["std"]
