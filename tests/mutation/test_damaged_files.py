@@ -25,7 +25,7 @@ from facesyn_cli.errors import UserError
 resource = pytest.importorskip("resource", reason="limits of memory are tested where processes have them")
 
 FEW, MANY = 3, 150
-SECONDS = 20            # of one file of some kB; far more than any needs on a loaded machine
+SECONDS = 60            # of one file of some kB; far more than any needs on a loaded machine
 MEMORY = 3 * 2**30      # bytes that reading may take beyond what the process has
 LINE = 3000             # characters of a message
 
