@@ -70,6 +70,29 @@ class Header:
     format_version: int = FORMAT_VERSION
     package_version: str = __version__
 
+    def count(self, name: str) -> int:
+        """Return one of the counts.
+
+        Raises:
+            UserError: The header does not say it.
+        """
+        return self._found(self.counts, name)
+
+    def figure(self, name: str) -> float:
+        """Return a number that stands in `extra`.
+
+        Raises:
+            UserError: The header does not say it.
+        """
+        return self._found(self.extra, name)
+
+    def _found(self, values: dict[str, Any], name: str) -> Any:
+        value = values.get(name)
+        if not isinstance(value, int | float):
+            raise UserError(f"the header of a {self.kind} that `facesyn {self.command}` made has no number {name!r}; "
+                            "remove its folder and run the command again")
+        return value
+
     @staticmethod
     def from_json(value: Any, path: Path) -> Header:
         """Read a header back; `path` is named in the error when it is not one."""

@@ -175,13 +175,13 @@ def _run(step: Step, work: Work, per_id: int) -> None:
 def _note_cost(step: Step, work: Work) -> None:
     """Note what a finished step has cost, unless that is known."""
     notes, header = step.notes, read_header(step.folder)
-    if step.stage == "sample" and notes.get("images") != header.counts["images"]:
-        count = header.counts["images"]
-        step.note(images=count, evaluations=count * header.extra["network_evaluations_per_image"])
+    if step.stage == "sample" and notes.get("images") != header.count("images"):
+        count = header.count("images")
+        step.note(images=count, evaluations=count * header.figure("network_evaluations_per_image"))
     elif step.stage == "gen-contexts" and "evaluations" not in notes:
-        step.note(evaluations=context_evaluations(step, work) * header.counts["candidates"])
+        step.note(evaluations=context_evaluations(step, work) * header.count("candidates"))
     elif step.stage == "train-fr" and "faces" not in notes:
-        step.note(faces=header.counts["steps"] * step.cfg.batch_size)
+        step.note(faces=header.count("steps") * step.cfg.batch_size)
 
 
 def _begun_with(folder: Path) -> dict[str, int]:

@@ -72,7 +72,9 @@ def _named(default: str | dict | None) -> dict | None:
 class StageConfig(BaseModel):
     """Settings every stage has. Subclasses live on top of their stage's file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), validate_default=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), validate_default=False, allow_inf_nan=False
+    )
 
     seed: int = identity(0, "seed of everything random", ge=0)
     out: Path | None = source(None, "folder to write; None: the stage's folder in --work")

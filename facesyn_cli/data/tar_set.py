@@ -54,7 +54,7 @@ class TarSet:
                 f"{path} is a packed set; images, or tar shards of `facesyn sample layout=tar`, were expected: labels "
                 "come last, with `facesyn pack`"
             )
-        return TarSet(records, str(header.extra["name"]))
+        return TarSet(records, str(header.extra.get("name")))
 
     @property
     def shards(self) -> list[Path]:

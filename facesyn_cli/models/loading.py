@@ -351,20 +351,28 @@ def _build_without_numbers(kind: str, cfg: PluginConfig, tensors: dict[str, Tens
 
     Names and shapes are compared before any memory is taken for it.
     """
-    try:
-        module = build_skeleton(kind, cfg, len(tensors))
+    module = _skeleton(kind, cfg, tensors, path)
+    if module is not None:
         state = _fitting_state(module, kind, cfg, tensors, path)
         # timm's networks may keep numbers outside their state dict
         if cfg.name != "timm" and {name for name, _ in module.named_buffers()} <= set(state):
             return module.to_empty(device="cpu")
-    except (NotImplementedError, RuntimeError):
-        pass  # a builder that looks at the numbers it draws, or buffers no file holds: build it in full
     try:
         with torch.random.fork_rng(devices=[]), limited_parameters(len(tensors)):
             return registry.build(kind, cfg)
     except (RuntimeError, MemoryError, OverflowError) as error:
         raise UserError(f"{path}: {kind} {cfg.name} cannot be built with its settings: "
                         f"{str(error).split(chr(10))[0][:200]}") from error
+
+
+def _skeleton(kind: str, cfg: PluginConfig, tensors: dict[str, Tensor], path: Path) -> nn.Module | None:
+    """Return the network without numbers; None where its builder looks at the numbers it draws."""
+    try:
+        return build_skeleton(kind, cfg, len(tensors))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (NotImplementedError, RuntimeError):
+        return None
 
 
 def _fitting_state(

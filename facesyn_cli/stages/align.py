@@ -90,9 +90,10 @@ def run(cfg: AlignConfig, work: Work) -> Outcome:
             _align(cfg, inputs, folder)
             _finish(inputs.images, out)
         counts = out.header.counts
-    missing = counts["photos"] - counts["images"]
+        num_photos, num_images = out.header.count("photos"), out.header.count("images")
+    missing = num_photos - num_images
     if missing:
-        log.warning(f"{missing} of {counts['photos']} photos have no crop; {folder / LEFT_OUT} says why")
+        log.warning(f"{missing} of {num_photos} photos have no crop; {folder / LEFT_OUT} says why")
     return Outcome(folder, dict(counts))
 
 

@@ -115,7 +115,7 @@ def run(cfg: GenContextsConfig, work: Work) -> Outcome:
                 raise _ran_dry(cfg, source, found, out, parents)
             _finish(cfg, source, found, out)
         header = out.header
-    if failed := header.counts.get("failed", 0):
+    if failed := header.count("failed"):
         log.warning(f"{failed} faces could not be read; they are listed in {folder / FAILED}")
     return Outcome(folder, {"source": cfg.source.name, **header.counts, "dropped": header.extra.get("dropped")})
 

@@ -103,8 +103,9 @@ def run(cfg: PackConfig, work: Work) -> Outcome:
             _pack(cfg, sources, items, record_format, out)
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
         counts = out.header.counts
-    if counts["unreadable"]:
-        log.warning(f"{counts['unreadable']} unreadable images were left out; they are listed in {folder / UNREADABLE}")
+        unreadable = out.header.count("unreadable")
+    if unreadable:
+        log.warning(f"{unreadable} unreadable images were left out; they are listed in {folder / UNREADABLE}")
     if cfg.format.name == "tfrecord" and "TFR" not in cfg.name:
         log.info(f"note: TFace reads records only when the name of a set contains TFR; {cfg.name} does not")
     return Outcome(folder, {"name": cfg.name, "format": cfg.format.name, **counts})

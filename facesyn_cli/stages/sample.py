@@ -226,7 +226,7 @@ def run(cfg: SampleConfig, work: Work) -> Outcome:
             group.barrier()
         header = output.header
         if header and group.is_first:
-            _show(cfg, folder, header.counts.get("images", 0), made)
+            _show(cfg, folder, header.count("images"), made)
     counts = header.counts if header else {"part": cfg.shard}
     return Outcome(folder, {**counts, "made_now": made})
 
