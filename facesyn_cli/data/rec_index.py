@@ -13,6 +13,7 @@ from facesyn_cli.data.record_index import stem_of
 from facesyn_cli.data.record_names import named_labels, unescape_name
 from facesyn_cli.data.recordio import scan_offsets
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.files import read_byte_lines
 
 
 def record_places(file: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -71,20 +72,16 @@ def listed_identities(path: Path, keys: np.ndarray) -> tuple[np.ndarray, list[st
 def _read_idx(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return (N,) keys in ascending order and their offsets."""
     keys, offsets = array("q"), array("q")
-    try:
-        with open(path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    key, offset = line.split()
-                    keys.append(int(key))
-                    offsets.append(int(offset))
-                except (ValueError, OverflowError) as error:
-                    found = line[:60].decode("utf-8", "replace").strip()
-                    raise UserError(
-                        f"{path}, line {number}: `record, tab, byte offset` was expected, found {found!r}"
-                    ) from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    for number, line in enumerate(read_byte_lines(path, "an index of records"), 1):
+        try:
+            key, offset = line.split()
+            keys.append(int(key))
+            offsets.append(int(offset))
+        except (ValueError, OverflowError) as error:
+            found = line[:60].decode("utf-8", "replace").strip()
+            raise UserError(
+                f"{path}, line {number}: `record, tab, byte offset` was expected, found {found!r}"
+            ) from error
     if not keys:
         raise UserError(f"{path} is empty")
     order = np.argsort(np.frombuffer(keys, np.int64), kind="stable")
@@ -102,16 +99,13 @@ def _has_two_columns(path: Path) -> bool:
 
 def _listed(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (record, path of the image) of every line of a list."""
-    try:
-        with open(path, encoding="utf-8", errors="replace", newline="\n") as lines:
-            for number, line in enumerate(lines, 1):
-                columns = line.rstrip("\r\n").split("\t")
-                try:
-                    yield int(columns[0]), columns[1:][-1].replace("\\", "/")
-                except (ValueError, IndexError) as error:
-                    raise UserError(
-                        f"{path}, line {number}: `record, ..., path of the image` was expected, separated by tabs, "
-                        f"found {line[:60].strip()!r}"
-                    ) from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    for number, data in enumerate(read_byte_lines(path, "a list of records"), 1):
+        line = data.decode("utf-8", "replace").rstrip("\r\n")
+        columns = line.split("\t")
+        try:
+            yield int(columns[0]), columns[1:][-1].replace("\\", "/")
+        except (ValueError, IndexError) as error:
+            raise UserError(
+                f"{path}, line {number}: `record, ..., path of the image` was expected, separated by tabs, "
+                f"found {line[:60].strip()!r}"
+            ) from error

@@ -20,6 +20,7 @@ import numpy as np
 from facesyn_cli.artifacts.files import write_text
 from facesyn_cli.artifacts.record_set import LABELS, natural_labels
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.files import read_byte_lines, read_lines, read_start
 
 _ODD = re.compile(r"[%/\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _ESCAPED = re.compile(r"%([0-9a-f]{4})")
@@ -51,9 +52,8 @@ def looks_like_index(path: Path) -> bool:
     if path.suffix not in (".index", ".txt"):
         return False
     try:
-        with open(path, "rb") as file:
-            columns = file.readline(65536).split(b"\t")
-    except OSError:
+        columns = read_start(path, 65536).partition(b"\n")[0].split(b"\t")
+    except UserError:
         return False
     return len(columns) in (3, 4) and all(column.strip().isdigit() for column in columns[1:])
 
@@ -78,21 +78,17 @@ def read_index(path: Path, identities: list[str] | None = None) -> RecordIndex:
     names: dict[bytes, int] = {}
     places: dict[tuple[bytes, int], int] = {}
     file_of, offsets, name_of = array("i"), array("q"), array("i")
-    try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    owner, shard, offset, name = _columns(line)
-                    offsets.append(offset)
-                except (ValueError, OverflowError) as error:
-                    raise UserError(
-                        f"{path}, line {number}: `path/identity/image, shard, offset` or `set, shard, offset, label` "
-                        f"was expected, separated by tabs, found {line[:80].decode('utf-8', 'replace').strip()!r}"
-                    ) from error
-                file_of.append(places.setdefault((owner, shard), len(places)))
-                name_of.append(names.setdefault(name, len(names)))
-    except OSError as error:
-        raise UserError(f"cannot read the index {path}: {error.strerror}") from error
+    for number, line in enumerate(read_byte_lines(path, "an index of records"), 1):
+        try:
+            owner, shard, offset, name = _columns(line)
+            offsets.append(offset)
+        except (ValueError, OverflowError) as error:
+            raise UserError(
+                f"{path}, line {number}: `path/identity/image, shard, offset` or `set, shard, offset, label` "
+                f"was expected, separated by tabs, found {line[:80].decode('utf-8', 'replace').strip()!r}"
+            ) from error
+        file_of.append(places.setdefault((owner, shard), len(places)))
+        name_of.append(names.setdefault(name, len(names)))
     if not names:
         raise UserError(f"the index {path} is empty")
     files = [_record_file(path, owner.decode("utf-8", "replace"), shard) for owner, shard in places]
@@ -111,15 +107,14 @@ def index_samples(index: RecordIndex, is_escaped: bool) -> Iterator[str]:
         is_escaped: The names were written by `escape_name`.
     """
     counts: Counter[bytes] = Counter()
-    with open(index.path, "rb") as file:
-        for line in file:
-            columns = line.rstrip(b"\r\n").split(b"\t")
-            if len(columns) == 3:
-                name = stem_of(columns[0].decode("utf-8", "replace"))
-                yield _ESCAPED.sub(lambda m: chr(int(m[1], 16)), name) if is_escaped else name
-            else:
-                yield str(counts[columns[3]])
-                counts[columns[3]] += 1
+    for line in read_byte_lines(index.path, "an index of records"):
+        columns = line.rstrip(b"\r\n").split(b"\t")
+        if len(columns) == 3:
+            name = stem_of(columns[0].decode("utf-8", "replace"))
+            yield _ESCAPED.sub(lambda m: chr(int(m[1], 16)), name) if is_escaped else name
+        else:
+            yield str(counts[columns[3]])
+            counts[columns[3]] += 1
 
 
 def stem_of(path: str) -> str:
@@ -153,13 +148,12 @@ def read_labels(path: Path) -> list[str]:
     """
     names = []
     try:
-        with open(path, encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file):
-                label, name, _ = line.rstrip("\n").split("\t")
-                if int(label) != number:
-                    raise ValueError(f"label {label} in line {number + 1}")
-                names.append(_ESCAPED.sub(lambda m: chr(int(m[1], 16)), name))
-    except (OSError, ValueError) as error:
+        for number, line in enumerate(read_lines(path, "a list of labels")):
+            label, name, _ = line.split("\t")
+            if int(label) != number:
+                raise ValueError(f"label {label} in line {number + 1}")
+            names.append(_ESCAPED.sub(lambda m: chr(int(m[1], 16)), name))
+    except ValueError as error:
         raise UserError(f"cannot read {path}: {error}") from error
     return names
 

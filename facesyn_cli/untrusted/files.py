@@ -140,10 +140,8 @@ def read_text(path: Path | str, limit: int = 64 * MIB, expected: str = "a text f
         raise UserError(f"{path}, line {line}: {_not_utf8(data)}; {expected} was expected") from error
 
 
-def read_lines(path: Path | str, expected: str = "a text list", max_line: int = MAX_LINE) -> Iterator[str]:
-    """Yield the lines of a UTF-8 list without line ends (LF or CRLF) and without a byte-order mark.
-
-    The list may be of any length: one line is held at a time, and stop signals are heard in between.
+def read_byte_lines(path: Path | str, expected: str = "a text list", max_line: int = MAX_LINE) -> Iterator[bytes]:
+    """Yield the lines of a list of any length, with their line ends; one is held at a time.
 
     Args:
         path: The list.
@@ -151,35 +149,51 @@ def read_lines(path: Path | str, expected: str = "a text list", max_line: int = 
         max_line: Largest line in bytes.
 
     Raises:
-        UserError: As `open_input`; a line is too long, is not UTF-8 or holds a NUL byte.
+        UserError: As `open_input`, or a line is too long.
         Stopped: A stop signal was received.
     """
     with open_input(path, expected=expected) as file:
         number = 0
         while True:
             try:
-                line = file.readline(max_line + 2)
+                line = file.readline(max_line + 3)  # with a line end of two bytes
             except OSError as error:
                 raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
             if not line:
                 return
             number += 1
-            if number == 1:
-                if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                    raise UserError(f"{path}: {_not_utf8(line)}; {expected} was expected")
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            line = line.removesuffix(b"\n").removesuffix(b"\r")
-            if len(line) > max_line:
+            if len(line) > max_line and len(line.rstrip(b"\r\n")) > max_line:
                 raise UserError(f"{path}, line {number}: a line of more than {max_line} bytes; {expected} was expected")
-            if b"\0" in line:
-                raise UserError(f"{path}, line {number}: a NUL byte; {expected} was expected")
-            try:
-                text = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path}, line {number}: {_not_utf8(line)}; {expected} was expected") from error
             if number % _LINES_PER_CHECK == 0:
                 signals.check()
-            yield text
+            yield line
+
+
+def read_lines(path: Path | str, expected: str = "a text list", max_line: int = MAX_LINE) -> Iterator[str]:
+    """Yield the lines of a UTF-8 list without line ends (LF or CRLF) and without a byte-order mark.
+
+    Args:
+        path: The list.
+        expected: What the file should be, for the message.
+        max_line: Largest line in bytes.
+
+    Raises:
+        UserError: As `read_byte_lines`, or a line is not UTF-8 or holds a NUL byte.
+        Stopped: A stop signal was received.
+    """
+    for number, line in enumerate(read_byte_lines(path, expected, max_line), 1):
+        if number == 1:
+            if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise UserError(f"{path}: {_not_utf8(line)}; {expected} was expected")
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        if b"\0" in line:
+            raise UserError(f"{path}, line {number}: a NUL byte; {expected} was expected")
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}, line {number}: {_not_utf8(line)}; {expected} was expected") from error
+        yield text
 
 
 def inside(folder: Path, name: str, where: Path | str) -> Path:
