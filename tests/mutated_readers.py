@@ -51,6 +51,7 @@ from facesyn_cli.evaluation.pairs import read_bin, read_pairs
 from facesyn_cli.evaluation.templates import read_templates
 from facesyn_cli.models.inspection import inspect
 from facesyn_cli.models.loading import load_autoencoder, load_backbone, load_denoiser
+from facesyn_cli.stages.starter import pack as pack_starter
 from facesyn_cli.training.checkpoint import latest_checkpoint, save_checkpoint
 from facesyn_cli.training.metrics_log import read_lines
 from facesyn_cli.untrusted.arrays import read_archive
@@ -98,6 +99,15 @@ def _file(path: Path, content: bytes | str) -> Path:
     return path
 
 
+def _copy_of_run(root: Path) -> Path:
+    """Return a copy of a finished run of the smallest networks."""
+    first = root.parent / "run"
+    if not first.exists():
+        tiny_starter.write_run(first)
+    shutil.copytree(first, root / "run")
+    return root / "run"
+
+
 def _texts(root: Path) -> dict[str, Reader]:
     def recipe(path: Path) -> Callable[[], Any]:
         def read() -> None:
@@ -123,7 +133,7 @@ def _texts(root: Path) -> dict[str, Reader]:
 
 
 def _sets(root: Path) -> dict[str, Reader]:
-    run = tiny_starter.write_run(root / "run")
+    run = _copy_of_run(root)
     contexts, faces = run / "3-contexts", root / "faces"
     for key in ("a/1", "a/2", "b/1"):
         _file(faces / f"{key}.png", encode_png(np.full((4, 4, 3), 9, np.uint8)))
@@ -242,7 +252,7 @@ def _arrays(root: Path) -> dict[str, Reader]:
 
 
 def _networks(root: Path) -> dict[str, Reader]:
-    run = tiny_starter.write_run(root / "run")
+    run = _copy_of_run(root)
     readers: dict[str, Reader] = {}
     loaders = {"1-embedder": load_backbone, "2-autoencoder": load_autoencoder, "2-ldm": load_denoiser}
     for name, load in loaders.items():
@@ -319,8 +329,8 @@ def _images(root: Path) -> dict[str, Reader]:
 
 def _others(root: Path) -> dict[str, Reader]:
     metrics = _file(root / "metrics.jsonl", "".join(f'{{"step": {k}, "loss": 0.5}}\n' for k in range(5)))
-    tiny_starter.write_starter(root / "s")
-    starter = root / "s" / "starter"
+    starter = root / "starter"
+    pack_starter(_copy_of_run(root), starter)
     rows = [BenchmarkRow(benchmark="lfw", pairs=6, genuine=3, folds=1, accuracy=0.5, tar={"1e-03": 0.1})]
     (root / "table").mkdir()
     BenchmarkTable(backbone="ir-tiny", weights="sha256:0", flip=True, rows=rows).write(root / "table")
@@ -344,7 +354,7 @@ def _others(root: Path) -> dict[str, Reader]:
 
 def _commands(root: Path) -> dict[str, Reader]:
     """The same through the command line: what a stage makes of a damaged input, or of its own damaged folder."""
-    run = tiny_starter.write_run(root / "run")
+    run = _copy_of_run(root)
     faces = root / "faces"
     for key in ("a/1", "a/2", "b/1", "b/2"):
         _file(faces / f"{key}.png", encode_png(np.random.RandomState(len(key)).randint(0, 255, (16, 16, 3), np.uint8)))

@@ -71,9 +71,9 @@ def outcome(read: Callable[[], Any]) -> str:
 
 
 def damage(name: str, reader: Reader, count: int) -> dict[str, list[str]]:
-    """Read `count` damaged files; return the outcomes by kind."""
+    """Read the whole file and `count` damaged ones; return the outcomes by kind."""
     whole = reader.path.read_bytes()
-    assert outcome(reader.read) in ("read", "refused"), name
+    reader.read()
     found: dict[str, list[str]] = {"read": [], "refused": [], "failed": []}
     try:
         for number in range(count):
@@ -90,19 +90,6 @@ def damage(name: str, reader: Reader, count: int) -> dict[str, list[str]]:
 def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     chosen = os.environ.get("FACESYN_READERS", "")
     return {name: reader for name, reader in make_readers(tmp_path_factory.mktemp("whole")).items() if chosen in name}
-
-
-def test_whole_files_are_read(readers: dict[str, Reader]) -> None:
-    refused = {name: traceback_of(reader.read) for name, reader in readers.items()}
-    assert {name: text for name, text in refused.items() if text} == {}
-
-
-def traceback_of(read: Callable[[], Any]) -> str:
-    try:
-        read()
-        return ""
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
 
 
 @pytest.mark.filterwarnings("default")
