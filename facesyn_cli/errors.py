@@ -6,14 +6,14 @@ import re
 
 _LONG = 400
 _LONG_WORD = re.compile(rf"\S{{{_LONG + 1},}}")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 class UserError(Exception):
     """Something the user can fix: shown as one message without a traceback, exit code 2.
 
     The message says what is wrong, where, and what was expected. What it quotes of a file may hold anything: words of
-    more than `_LONG` characters are cut in the middle, and characters that steer a terminal are shown as escapes.
+    more than `_LONG` characters are cut in the middle; line breaks and characters that steer a terminal are escaped.
     """
 
     exit_code = 2

@@ -35,6 +35,7 @@ def fetch_from_hub(name: str, folder: Path, sha256: str | None = None) -> dict[s
         with signals.interruptible():
             if file is None:
                 huggingface_hub.snapshot_download(repo, revision=revision, local_dir=folder, ignore_patterns=_LEFT_OUT)
+                _require_files(folder, name)  # its client takes any folder that is there where it reaches nobody
                 return {"folder": str(folder), "hub": name}
             path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision, local_dir=folder))
     except (OSError, ValueError, RuntimeError) as error:  # the client's own errors are of these kinds
@@ -45,3 +46,8 @@ def fetch_from_hub(name: str, folder: Path, sha256: str | None = None) -> dict[s
         path.unlink()
         raise UserError(f"{name}: has checksum {digest}, expected {sha256}; the file is removed")
     return {"file": str(path), "hub": name, "digest": digest}
+
+
+def _require_files(folder: Path, name: str) -> None:
+    if not any(path.is_file() and ".cache" not in path.relative_to(folder).parts for path in folder.rglob("*")):
+        raise UserError(f"{name} does not come from the hub: nothing has arrived in {folder}; is this machine online?")

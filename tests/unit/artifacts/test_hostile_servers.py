@@ -15,6 +15,7 @@ import pytest
 from facesyn_cli import signals
 from facesyn_cli.artifacts import download
 from facesyn_cli.artifacts.download import fetch, file_name
+from facesyn_cli.artifacts.hub import fetch_from_hub
 from facesyn_cli.errors import Stopped, UserError
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -200,3 +201,16 @@ def test_non_ascii_addresses_are_sent_encoded(serve, tmp_path: Path) -> None:
     server = serve(OK + b"Content-Length: 3\r\n\r\nabc")
     fetch(server.url.replace("net", "nét ä") + "?q=ü#part", tmp_path / "net.bin")
     assert server.asked[0].startswith(b"GET /n%C3%A9t%20%C3%A4.bin?q=%C3%BC HTTP/1.1")
+
+
+def test_hub_that_cannot_be_reached_and_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client returns a folder that is there already as if it had been fetched."""
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    folder = tmp_path / "name"
+    (folder / ".cache").mkdir(parents=True)
+    (folder / ".cache" / "note").write_bytes(b"")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **options: str(folder))
+    with pytest.raises(UserError, match="nothing has arrived"):
+        fetch_from_hub("owner/name", folder)
+    (folder / "model.safetensors").write_bytes(b"x")
+    assert fetch_from_hub("owner/name", folder) == {"folder": str(folder), "hub": "owner/name"}

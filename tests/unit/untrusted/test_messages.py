@@ -14,4 +14,5 @@ def test_long_words_are_cut_in_the_middle() -> None:
 
 def test_control_characters_are_escaped() -> None:
     assert str(UserError("a\x1b[31m\x07b\u202ec\0")) == "a\\x1b[31m\\x07b\\u202ec\\x00"
-    assert str(UserError("é 名\tb\nc \udcff")) == "é 名\tb\nc \udcff"
+    assert str(UserError("é 名\tb \udcff")) == "é 名\tb \udcff"
+    assert str(UserError("a\r\nb\u2028c")) == "a\\r\\nb\\u2028c", "one line, whatever a name holds"
