@@ -22,6 +22,7 @@ from facesyn_cli.artifacts.record_set import LABELS, natural_labels
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.files import read_byte_lines, read_lines, read_start
 
+_MAX_LINE = 4096 + 96  # bytes of a path and of three numbers
 _ODD = re.compile(r"[%/\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _ESCAPED = re.compile(r"%([0-9a-f]{4})")
 
@@ -78,7 +79,7 @@ def read_index(path: Path, identities: list[str] | None = None) -> RecordIndex:
     names: dict[bytes, int] = {}
     places: dict[tuple[bytes, int], int] = {}
     file_of, offsets, name_of = array("i"), array("q"), array("i")
-    for number, line in enumerate(read_byte_lines(path, "an index of records"), 1):
+    for number, line in enumerate(read_byte_lines(path, "an index of records", _MAX_LINE), 1):
         try:
             owner, shard, offset, name = _columns(line)
             offsets.append(offset)
@@ -107,7 +108,7 @@ def index_samples(index: RecordIndex, is_escaped: bool) -> Iterator[str]:
         is_escaped: The names were written by `escape_name`.
     """
     counts: Counter[bytes] = Counter()
-    for line in read_byte_lines(index.path, "an index of records"):
+    for line in read_byte_lines(index.path, "an index of records", _MAX_LINE):
         columns = line.rstrip(b"\r\n").split(b"\t")
         if len(columns) == 3:
             name = stem_of(columns[0].decode("utf-8", "replace"))
