@@ -54,7 +54,7 @@ class HeaderContent(BaseModel):
     def _counts_are_numbers(cls, config: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         waiting = list(config.get("growing", {}).items())
         for key, value in waiting:
-            if isinstance(value, dict):
+            if isinstance(value, dict) and value:
                 waiting += value.items()
             elif not isinstance(value, int | float | None):
                 raise ValueError(f"growing.{key}: a number was expected")

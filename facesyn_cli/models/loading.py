@@ -187,7 +187,7 @@ def open_autoencoder(section: dict[str, Any], part: str = "both") -> nn.Module:
     Raises:
         UserError: It cannot be loaded, or its content has changed.
     """
-    cfg = _configure("autoencoder", {"name": section["name"], **section.get("settings", {})}, "the LDM's settings")
+    cfg = _configure("autoencoder", {**section.get("settings", {}), "name": section["name"]}, "the LDM's settings")
     module = load_autoencoder(section.get("path"), cfg, part)
     if section.get("digest") not in (None, module.section["digest"]):
         raise UserError(f"autoencoder {section.get('path')} has changed since the LDM was trained on its latents")

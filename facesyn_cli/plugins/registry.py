@@ -111,9 +111,11 @@ def configure(kind: str, settings: dict) -> PluginConfig:
         settings: `name` and any of the plugin's own settings.
 
     Raises:
-        UserError: The plugin is unknown.
+        UserError: The plugin is unknown, or none is named.
         pydantic.ValidationError: A setting is unknown or has a wrong value.
     """
+    if not isinstance(settings.get("name"), str):
+        raise UserError(f"a {kind} needs a name; known are {', '.join(available(kind))}")
     plugin = get(kind, settings["name"])
     return plugin.config_class.model_validate(settings)
 

@@ -71,9 +71,9 @@ def test_unsafe_or_missing_bins(tmp_path):
     (tmp_path / "x.bin").write_bytes(b"cos\nsystem\n(S'echo'\ntR.")
     with pytest.raises(UserError, match="asks for os.system"):
         read_bin(tmp_path / "x.bin", "x")
-    with pytest.raises(UserError, match="No such file"):
+    with pytest.raises(UserError, match="does not exist"):
         read_bin(tmp_path / "y.bin", "y")
-    with pytest.raises(UserError, match="No such file"):
+    with pytest.raises(UserError, match="does not exist"):
         is_bin(tmp_path / "y.bin")
 
 
