@@ -39,7 +39,7 @@ def write_bin(pairs: PairSet, path: Path, size: int, resize: bool, advance: Call
 
 
 def write_folder(pairs: PairSet, folder: Path, size: int, resize: bool, advance: Callable[[int], None]) -> None:
-    """Write `images/000000.jpg`, ... and, last, `pairs.txt`: folds, then lines `path path 1` or `path path 0`.
+    """Write `images/000000.jpg`, ... and, last, `pairs.txt`: counts, then lines `path path 1` or `path path 0`.
 
     Arguments and errors as `write_bin`.
     """
@@ -52,7 +52,13 @@ def write_folder(pairs: PairSet, folder: Path, size: int, resize: bool, advance:
         raise explain(error, folder) from error
     lines = [f"{names[a]}\t{names[b]}\t{int(same)}\n"
              for a, b, same in zip(pairs.first, pairs.second, pairs.is_same, strict=True)]
-    write_text(folder / LIST, f"{pairs.folds}\n{''.join(lines)}")
+    write_text(folder / LIST, f"{_header(pairs)}\n{''.join(lines)}")
+
+
+def _header(pairs: PairSet) -> str:
+    """Return the first line of a list: the folds, and all pairs where `evaluation/pair_folds.py` needs them."""
+    is_plain = len(pairs) % pairs.folds == 0 and len(pairs) > 2 * pairs.folds
+    return str(pairs.folds) if is_plain else f"{pairs.folds}\t{len(pairs)}"
 
 
 def _suffix(data: bytes) -> str:

@@ -43,7 +43,7 @@ def test_round_trip_by_way_of_a_folder(run_cli, listed, tmp_path) -> None:
     assert again.code == 0, again.err
     one, two = (pickle.loads((tmp_path / name).read_bytes()) for name in ("big.bin", "b.bin"))
     assert one == two
-    assert (tmp_path / "folder/pairs.txt").read_text().splitlines()[0] == "10"
+    assert (tmp_path / "folder/pairs.txt").read_text().splitlines()[0] == "10\t12"
     assert len(list((tmp_path / "folder/images").iterdir())) == 6, "an image of several pairs is written once"
 
 
