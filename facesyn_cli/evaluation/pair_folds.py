@@ -87,7 +87,7 @@ def _announced(path: Path, header: Sequence[int], is_same: NDArray[np.bool_]) ->
     if number < 1 or num_pairs % number:
         raise UserError(
             f"{path} has {num_pairs} pairs; its first line says {number}, which is neither the number of equal folds, "
-            f"nor of all pairs, nor of the pairs of each class (for {number} unequal folds it is '{number} {num_pairs}')"
+            f"nor of all pairs, nor of the pairs of each class (for {number} unequal folds: '{number} {num_pairs}')"
         )
     if num_pairs == 2 * number > 2 and not (is_same[0::2] != is_same[1::2]).all():
         raise UserError(

@@ -80,7 +80,7 @@ def test_answers_may_stand_first(tmp_path: Path, images: ImageSet) -> None:
 
 @pytest.mark.parametrize(("header", "is_same", "says"), [
     ([200], [True] * 200 + [False] * 199, "has 399 pairs; its first line says 200, which is neither"),
-    ([7], [True, False] * 10, "for 7 unequal folds it is '7 20'"),
+    ([7], [True, False] * 10, "for 7 unequal folds: '7 20'"),
     ([4], [True, True, True, False, True, False, False, False], "the pairs of each class or the folds of 2 pairs"),
     ([0], [True, False], "says 0"),
     ([10, 300], [True, False], "announces 10 folds of 300 pairs"),
