@@ -1,8 +1,8 @@
 """What an ONNX face recognizer expects as pixels, read off the first nodes of its graph.
 
-Some networks normalize inside (OpenCV's SFace, several InsightFace exports: `Sub 127.5`, `Mul 0.0078125`), and pixels
-that were normalized before would be normalized twice. From the input on, nodes that multiply or add constants are summed
-up as y = a x + b, until the first other node. The x at which y is zero is the middle of the range of pixels:
+Some networks normalize inside (OpenCV's SFace, several InsightFace exports: `Sub 127.5`, `Mul 0.0078125`); pixels
+that were normalized before would be normalized twice. From the input on, nodes that multiply or add constants are
+summed up as y = a x + b, until the first other node. The x at which y is zero is the middle of the range of pixels:
 
     about 127.5    [0, 255]    |    about 0.5    [0, 1]    |    about 0    [-1, 1]
 
