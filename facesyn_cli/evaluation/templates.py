@@ -30,6 +30,7 @@ from facesyn_cli.artifacts.table import BenchmarkRow
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.pairs import is_count
 from facesyn_cli.evaluation.verification import equal_error_rate, roc_auc, sorted_classes, tar_at_far, unit_rows
+from facesyn_cli.untrusted.files import input_size
 
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 _PAIRS_AT_ONCE = 4096  # two rows of 512 numbers each: 34 MB
@@ -210,6 +211,7 @@ def _places(numbers: NDArray[np.int32], known: NDArray, tid_mid: Path, pair_labe
 def _read_pairs(path: Path) -> NDArray[np.int32]:
     """Return the (P, 3) numbers of a list of pairs of templates; IJB-C has 15.7 million."""
     expected = "template template label"
+    input_size(path, expected=f"a list of `{expected}`")
     try:
         with open(path, encoding="utf-8-sig") as file, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "loadtxt: input contained no data")
@@ -228,6 +230,7 @@ def _read_pairs(path: Path) -> NDArray[np.int32]:
 def _rows(path: Path, expected: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the number and the three fields of every line that is not empty."""
     number = 0
+    input_size(path, expected=f"a list of `{expected}`")
     try:
         with open(path, encoding="utf-8-sig") as file:
             lines = ((number, line.split()) for number, line in enumerate(file, 1) if not line.isspace())

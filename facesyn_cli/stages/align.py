@@ -90,6 +90,9 @@ def run(cfg: AlignConfig, work: Work) -> Outcome:
             _align(cfg, inputs, folder)
             _finish(inputs.images, out)
         counts = out.header.counts
+    if counts.get("turned"):
+        log.info(f"{counts['turned']} of {counts['photos']} photos lie on their side or upside down; their faces were "
+                 "found in the turned photo")
     missing = counts["photos"] - counts["images"]
     if missing:
         log.warning(f"{missing} of {counts['photos']} photos have no crop; {folder / LEFT_OUT} says why")
@@ -158,6 +161,7 @@ def _align(cfg: AlignConfig, inputs: _Inputs, folder: Path) -> None:
             "landmarks": aligned.face.landmarks.ravel().tolist(),
             "score": aligned.face.score,
             "faces": aligned.num_faces,
+            "turned": aligned.quarter_turns > 0,
         }
 
     rows = AppendFile(folder / _ROWS, size)
@@ -202,6 +206,7 @@ def _finish(images: ImageSet, out: Output) -> None:
         "images": len(good),
         "identities": len({entry.identity for entry, _ in good}),
         "several_faces": sum(row["faces"] > 1 for _, row in good),
+        "turned": sum(row.get("turned", False) for _, row in good),
         **{reason: reasons[reason] for reason in (*REASONS, "unreadable")},
     })
     (out.folder / _ROWS).unlink(missing_ok=True)
