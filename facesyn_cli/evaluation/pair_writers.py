@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from facesyn_cli.artifacts.files import explain, write_atomically, write_bytes, write_text
+from facesyn_cli.console import log
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, encode_png, resize_u8
 from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.pair_folds import DEFAULT_FOLDS
 from facesyn_cli.evaluation.pairs import PairSet
 
 LIST = "pairs.txt"
@@ -31,6 +33,8 @@ def write_bin(pairs: PairSet, path: Path, size: int, resize: bool, advance: Call
     Raises:
         UserError: An image cannot be used, or the file cannot be written.
     """
+    if pairs.folds != DEFAULT_FOLDS:
+        log.warning(f"{pairs.name} has {pairs.folds} folds; a .bin holds no folds, and is read as {DEFAULT_FOLDS}")
     encoded = _encoded(pairs, size, resize, advance)
     images = [encoded[place] for pair in zip(pairs.first, pairs.second, strict=True) for place in pair]
     answers = [bool(same) for same in pairs.is_same]
