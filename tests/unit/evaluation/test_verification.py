@@ -156,7 +156,7 @@ def test_degenerate_input_is_refused():
 
 
 def test_equal_error_rate_is_that_of_the_nearest_of_all_thresholds():
-    """Also with ties, and with few pairs of a class, where several thresholds may be equally near: the lowest counts."""
+    """Also with ties and few pairs of a class, where several thresholds may be equally near: the lowest counts."""
     random = np.random.RandomState(0)
     for k in range(300):
         is_same = np.arange(random.randint(2, 40)) % random.randint(2, 9) == 0
