@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from facesyn_cli.artifacts.files import explain, write_atomically, write_bytes, write_text
+from facesyn_cli.console import log
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, encode_png, fit_square, resize_u8
 from facesyn_cli.data.record_images import is_upright
 from facesyn_cli.data.squares import is_square, say_cut
 from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.pair_folds import DEFAULT_FOLDS
 from facesyn_cli.evaluation.pairs import PairSet
 
 LIST = "pairs.txt"
@@ -33,6 +35,8 @@ def write_bin(pairs: PairSet, path: Path, size: int, resize: bool, advance: Call
     Raises:
         UserError: An image cannot be used, or the file cannot be written.
     """
+    if pairs.folds != DEFAULT_FOLDS:
+        log.warning(f"{pairs.name} has {pairs.folds} folds; a .bin holds no folds, and is read as {DEFAULT_FOLDS}")
     encoded = _encoded(pairs, size, resize, advance)
     images = [encoded[place] for pair in zip(pairs.first, pairs.second, strict=True) for place in pair]
     answers = [bool(same) for same in pairs.is_same]
@@ -41,7 +45,7 @@ def write_bin(pairs: PairSet, path: Path, size: int, resize: bool, advance: Call
 
 
 def write_folder(pairs: PairSet, folder: Path, size: int, resize: bool, advance: Callable[[int], None]) -> None:
-    """Write `images/000000.jpg`, ... and, last, `pairs.txt`: folds, then lines `path path 1` or `path path 0`.
+    """Write `images/000000.jpg`, ... and, last, `pairs.txt`: counts, then lines `path path 1` or `path path 0`.
 
     Arguments and errors as `write_bin`.
     """
@@ -54,7 +58,13 @@ def write_folder(pairs: PairSet, folder: Path, size: int, resize: bool, advance:
         raise explain(error, folder) from error
     lines = [f"{names[a]}\t{names[b]}\t{int(same)}\n"
              for a, b, same in zip(pairs.first, pairs.second, pairs.is_same, strict=True)]
-    write_text(folder / LIST, f"{pairs.folds}\n{''.join(lines)}")
+    write_text(folder / LIST, f"{_header(pairs)}\n{''.join(lines)}")
+
+
+def _header(pairs: PairSet) -> str:
+    """Return the first line of a list: the folds, and all pairs where `evaluation/pair_folds.py` needs them."""
+    is_plain = len(pairs) % pairs.folds == 0 and len(pairs) > 2 * pairs.folds
+    return str(pairs.folds) if is_plain else f"{pairs.folds}\t{len(pairs)}"
 
 
 def _suffix(data: bytes) -> str:

@@ -1,9 +1,10 @@
 """Verification pairs from the files in circulation.
 
     .bin        InsightFace: a pickle of (2N encoded images, N answers); pair k is images 2k and 2k + 1
-    pairs.txt   LFW: first line `folds` and, optionally, the pairs per fold and class; then lines
-                `name i j` (the same person) and `name1 i name2 j` (different persons)
-    any list    first line as above; then lines `path path 1` (same) or `path path 0` (different)
+    pairs.txt   LFW: a first line of counts (`evaluation/pair_folds.py`) or none; then lines `name i j` (the same
+                person) and `name1 i name2 j` (different persons)
+    any list    first line as above; then lines `path path 1` (same) or `path path 0` (different), or all lines
+                `1 path path` and `0 path path`
     CPLFW       a header; then two lines a pair, `path 1` (same) or `path 0` (different)
     CALFW       the same, with the number of the fold instead of 1
 
@@ -27,6 +28,7 @@ from facesyn_cli.artifacts.images import ImageEntry, ImageSet
 from facesyn_cli.artifacts.plain_pickle import load_plain
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.pair_folds import DEFAULT_FOLDS, checked_folds, cut_into_folds
 from facesyn_cli.untrusted.files import GIB, read_bytes, read_start
 
 _MAX_BIN = 32 * GIB  # bytes
@@ -93,13 +95,14 @@ def read_bin(path: Path, name: str, folds: int = 10) -> PairSet:
     if bad is not None:
         raise UserError(f"{path}: answers must be true or false, found {bad!r}")
     images = list(index)
+    is_same = np.array([bool(a) for a in answers])
     first_use = {place: i for i, place in reversed(list(enumerate(places)))}
     return PairSet(
         name=name,
         first=np.array(places[0::2]),
         second=np.array(places[1::2]),
-        is_same=np.array([bool(a) for a in answers]),
-        folds=_checked_folds(folds, len(answers), path),
+        is_same=is_same,
+        folds=checked_folds(folds, is_same, path),
         images=[f"image {first_use[place]} of {path.name}" for place in range(len(images))],
         read=images.__getitem__,
     )
@@ -113,14 +116,16 @@ def read_pairs(path: Path, images: ImageSet, name: str) -> PairSet:
     """
     lines = _read_lines(path)
     if _is_two_line(lines):
-        folds, rows = _TWO_LINE_FOLDS, _parse_two_line(path, lines)
+        folds, rows = DEFAULT_FOLDS, _parse_two_line(path, lines)
     else:
-        folds, rows = _folds(path, lines), _parse(path, lines[1:])
+        header = _header(path, lines)
+        rows = _parse(path, lines[1:] if header else lines)
+        folds, order = cut_into_folds(path, header, np.array([same for _, _, same in rows], dtype=bool))
+        rows = [rows[place] for place in order]
     return pairs_of_names(rows, folds, images, name, path)
 
 
 Row = tuple[list[str], list[str], bool]  # candidate names of the first and second image, and the answer
-_TWO_LINE_FOLDS = 10
 
 
 def pairs_of_names(rows: list[Row], folds: int, images: ImageSet, name: str, path: Path) -> PairSet:
@@ -151,12 +156,13 @@ def pairs_of_names(rows: list[Row], folds: int, images: ImageSet, name: str, pat
         shown = ", ".join(list(missing)[:3]) + (", ..." if len(missing) > 3 else "")
         raise UserError(f"{len(missing)} images of {path} are not in {images.path}: {shown}")
     entries = list(used)
+    is_same = np.array([same for _, _, same in rows])
     return PairSet(
         name=name,
         first=np.array(places[0::2]),
         second=np.array(places[1::2]),
-        is_same=np.array([same for _, _, same in rows]),
-        folds=_checked_folds(folds, len(rows), path),
+        is_same=is_same,
+        folds=checked_folds(folds, is_same, path),
         images=[entry.location for entry in entries],
         read=lambda index: images.read(entries[index]),
     )
@@ -179,23 +185,19 @@ def _read_lines(path: Path) -> Lines:
     return lines
 
 
-def _folds(path: Path, lines: Lines) -> int:
-    """Return the number of folds that the first line announces."""
-    (number, header), *pairs = lines
-    if not 1 <= len(header) <= 2 or not all(is_count(field) for field in header):
+def _header(path: Path, lines: Lines) -> list[int]:
+    """Return the one or two counts of the first line; none where it is a pair."""
+    number, fields = lines[0]
+    if len(fields) in (3, 4):
+        return []
+    if not 1 <= len(fields) <= 2 or not all(is_count(field) for field in fields):
         raise UserError(
             f"{path} line {number}: the number of folds (and the pairs per fold) was expected, "
-            f"found {' '.join(header)[:80]!r}"
+            f"found {' '.join(fields)[:80]!r}"
         )
-    folds = int(header[0])
-    if len(header) == 2:
-        announced = folds * int(header[1])
-        if len(pairs) not in (announced, 2 * announced):
-            raise UserError(
-                f"{path} has {len(pairs)} pairs; its first line announces {folds} folds of {header[1]} pairs, "
-                f"{announced} in all or {2 * announced} with as many of different persons"
-            )
-    return folds
+    if len(lines) == 1:
+        raise UserError(f"{path} has no pairs after its first line")
+    return [int(field) for field in fields]
 
 
 def _fields(line: str) -> list[str]:
@@ -229,17 +231,22 @@ def _parse_two_line(path: Path, lines: Lines) -> list[Row]:
 
 def _compare_folds(path: Path, flags: list[int]) -> None:
     """CALFW's genuine pairs name their fold; the protocol cuts the list in its order. Say so when they differ."""
-    cut = np.concatenate([[k] * len(part) for k, part in enumerate(np.array_split(flags, _TWO_LINE_FOLDS), 1)])
+    cut = np.concatenate([[k] * len(part) for k, part in enumerate(np.array_split(flags, DEFAULT_FOLDS), 1)])
     named = np.array(flags)
     if np.any(named[named > 0] != cut[named > 0]):
-        log.warning(f"{path} names other folds than its {_TWO_LINE_FOLDS} consecutive parts; the parts are used")
+        log.warning(f"{path} names other folds than its {DEFAULT_FOLDS} consecutive parts; the parts are used")
 
 
 def _parse(path: Path, lines: Lines) -> list[Row]:
     threes = [fields for _, fields in lines if len(fields) == 3]
     has_fours = any(len(fields) == 4 for _, fields in lines)
-    answers_only = all(fields[2] in ("0", "1") for fields in threes)
-    is_lfw = has_fours or not answers_only
+    is_answer_last, is_answer_first = (all(fields[at] in ("0", "1") for fields in threes) for at in (2, 0))
+    if threes and not has_fours and is_answer_first:
+        if is_answer_last:
+            raise UserError(f"{path}: the answers 0 and 1 stand first and last in every line; which of them count "
+                            "cannot be told")
+        lines = [(number, [*fields[1:], *fields[:1]]) for number, fields in lines]
+    is_lfw = has_fours or not (is_answer_last or is_answer_first)
     rows = []
     for number, fields in lines:
         if is_lfw and len(fields) == 3 and is_count(fields[1]) and is_count(fields[2]):
@@ -257,12 +264,6 @@ def _parse(path: Path, lines: Lines) -> list[Row]:
 def _numbered(name: str, number: str) -> list[str]:
     padded = f"{int(number):04d}"
     return [f"{name}/{name}_{padded}", f"{name}/{int(number)}", f"{name}/{padded}", f"{name}_{padded}"]
-
-
-def _checked_folds(folds: int, num_pairs: int, path: Path) -> int:
-    if not 2 <= folds <= num_pairs:
-        raise UserError(f"{path}: {folds} folds of {num_pairs} pairs; at least 2 folds and a pair in each are needed")
-    return folds
 
 
 def _listed(part: Any) -> list | None:

@@ -14,7 +14,9 @@ and a pair of templates is compared by its dot product s. With thresholds at all
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from array import array
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,10 +29,12 @@ from facesyn_cli.artifacts.images import ImageEntry, ImageSet
 from facesyn_cli.artifacts.table import BenchmarkRow
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.pairs import is_count
-from facesyn_cli.evaluation.verification import equal_error_rate, roc_auc, tar_at_far, unit_rows
+from facesyn_cli.evaluation.verification import equal_error_rate, roc_auc, sorted_classes, tar_at_far, unit_rows
+from facesyn_cli.untrusted.files import input_size
 
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-_PAIRS_AT_ONCE = 100_000
+_PAIRS_AT_ONCE = 4096  # two rows of 512 numbers each: 34 MB
+_ROWS_AT_ONCE = 20_000
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,8 @@ class TemplateSet:
     row_image: NDArray[np.int64]
     row_template: NDArray[np.int64]
     row_medium: NDArray[np.int64]
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
+    first: NDArray[np.int32]
+    second: NDArray[np.int32]
     is_same: NDArray[np.bool_]
     flip: bool = False
     points: Literal["nearest", "exact"] = "nearest"
@@ -75,38 +79,53 @@ class TemplateSet:
         Raises:
             UserError: A score is not finite.
         """
-        templates = template_vectors(unit_rows(vectors)[self.row_image], self.row_template, self.row_medium)
-        score = np.empty(len(self))
+        templates = template_vectors(vectors, self.row_image, self.row_template, self.row_medium)
+        distance = np.empty(len(self))
         for start in range(0, len(self), _PAIRS_AT_ONCE):
             part = slice(start, start + _PAIRS_AT_ONCE)
-            score[part] = np.einsum("ij,ij->i", templates[self.first[part]], templates[self.second[part]])
+            distance[part] = -np.einsum("ij,ij->i", templates[self.first[part]], templates[self.second[part]])
         read_off = nearest_tar if self.points == "nearest" else tar_at_far
         row = BenchmarkRow(
             benchmark=self.name,
             pairs=len(self),
             genuine=int(self.is_same.sum()),
-            tar={f"{rate:.0e}": read_off(-score, self.is_same, rate) for rate in RATES},
-            auc=roc_auc(-score, self.is_same),
-            eer=equal_error_rate(-score, self.is_same),
+            tar={f"{rate:.0e}": read_off(distance, self.is_same, rate) for rate in RATES},
+            auc=roc_auc(distance, self.is_same),
+            eer=equal_error_rate(distance, self.is_same),
         )
-        return row, {"score": score, "is_same": self.is_same}
+        return row, {"score": np.negative(distance, out=distance), "is_same": self.is_same}
 
 
-def template_vectors(unit: NDArray, template: NDArray, medium: NDArray) -> NDArray[np.float64]:
+def template_vectors(vectors: NDArray, image: NDArray, template: NDArray, medium: NDArray) -> NDArray[np.float64]:
     """Return the (T, D) unit vectors of all templates.
 
     Args:
-        unit: (R, D) unit embeddings.
+        vectors: (images, D) embeddings, of any length.
+        image: (R,) which of them each row is.
         template: (R,) 0..T-1, each at least once.
         medium: (R,) numbers of the media.
     """
     order = np.lexsort((medium, template))
-    pairs = np.stack([template[order], medium[order]])
+    starts = np.flatnonzero(np.append(True, np.diff(template[order]) != 0))   # (T,) first row of each template
+    found = np.empty((len(starts), vectors.shape[1]))
+    ends = np.append(starts[1:], len(order))
+    done = 0
+    while done < len(starts):  # whole templates at a time: the rows of IJB-C would take 2 GB more
+        stop = max(done + 1, int(np.searchsorted(ends, starts[done] + _ROWS_AT_ONCE, side="right")))
+        rows = order[starts[done] : ends[stop - 1]]
+        found[done:stop] = _template_sums(unit_rows(vectors[image[rows]]), template[rows], medium[rows])
+        done = stop
+    return unit_rows(found)
+
+
+def _template_sums(unit: NDArray, template: NDArray, medium: NDArray) -> NDArray[np.float64]:
+    """Return the sum over the media of each template; the rows are sorted by template and medium."""
+    pairs = np.stack([template, medium])
     starts = np.flatnonzero(np.append(True, (pairs[:, 1:] != pairs[:, :-1]).any(0)))
-    counts = np.diff(np.append(starts, len(order)))
-    media = np.add.reduceat(unit[order], starts, axis=0) / counts[:, None]
-    firsts = np.flatnonzero(np.append(True, np.diff(pairs[0, starts]) != 0))
-    return unit_rows(np.add.reduceat(media, firsts, axis=0))
+    counts = np.diff(np.append(starts, len(template)))
+    media = np.add.reduceat(unit, starts, axis=0) / counts[:, None]
+    firsts = np.flatnonzero(np.append(True, np.diff(template[starts]) != 0))
+    return np.add.reduceat(media, firsts, axis=0)
 
 
 def nearest_tar(distance: NDArray, is_same: NDArray[np.bool_], far: float) -> float | None:
@@ -116,15 +135,18 @@ def nearest_tar(distance: NDArray, is_same: NDArray[np.bool_], far: float) -> fl
         distance: (P,) small for pairs that look the same.
         is_same: (P,) True for a genuine pair.
         far: In [0, 1].
+
+    Raises:
+        UserError: A distance is not finite.
     """
-    genuine, impostor = np.sort(distance[is_same]), np.sort(distance[~is_same])
+    genuine, impostor = sorted_classes(distance, is_same)
     if len(genuine) == 0 or len(impostor) == 0:
         return None
     wanted = far * len(impostor)
-    # numbers of impostors that some threshold accepts: with equal distances not all of 0..I
-    accepted = np.append(np.searchsorted(impostor, np.unique(impostor), side="left"), len(impostor))
-    off = np.abs(accepted - wanted)
-    best = accepted[np.flatnonzero(off <= off.min() + 1e-9)[-1]]
+    # numbers of impostors that some threshold accepts, next to the wanted one: equal distances pass together
+    at = impostor[min(int(wanted), len(impostor) - 1)]
+    fewer, more = (int(np.searchsorted(impostor, at, side=side)) for side in ("left", "right"))
+    best = more if more - wanted <= wanted - fewer + 1e-9 else fewer
     if best == len(impostor):
         return 1.0
     return float(np.searchsorted(genuine, impostor[best], side="left") / len(genuine))  # d < the next impostor
@@ -148,44 +170,82 @@ def read_templates(
     """
     finder = ImageFinder(images)
     used: dict[ImageEntry, int] = {}
-    rows, missing = [], []
+    rows, missing = array("q"), []
     for number, fields in _rows(tid_mid, "image template medium"):
         entry = finder.find(fields[0], named_in=tid_mid)
         if entry is None:
             missing.append(fields[0])
             continue
-        rows.append((used.setdefault(entry, len(used)), *_whole(fields[1:], tid_mid, number)))
+        rows.extend((used.setdefault(entry, len(used)), *_whole(fields[1:], tid_mid, number)))
     if missing:
         raise UserError(f"{len(missing)} images of {tid_mid} are not in {images.path}, the first is {missing[0]!r}")
-    image, template, medium = np.array(rows, dtype=np.int64).T
+    image, template, medium = np.frombuffer(rows, np.int64).reshape(-1, 3).T
     known, template = np.unique(template, return_inverse=True)
-    pairs = np.array([_whole(f, pair_label, n) for n, f in _rows(pair_label, "template template label")])
-    ends = np.searchsorted(known, pairs[:, :2]).clip(max=len(known) - 1)
-    strangers = pairs[:, :2][known[ends] != pairs[:, :2]]
-    if len(strangers):
-        raise UserError(f"{pair_label} names {len(strangers)} templates that {tid_mid} lacks, one is {strangers[0]}")
-    if not np.isin(pairs[:, 2], (0, 1)).all():
+    pairs = _read_pairs(pair_label)
+    ends = [_places(pairs[:, side], known, tid_mid, pair_label) for side in (0, 1)]
+    labels = pairs[:, 2]
+    if labels.min() < 0 or labels.max() > 1:
         raise UserError(f"{pair_label}: labels must be 0 or 1")
     entries = list(used)
     return TemplateSet(
         name, [entry.location for entry in entries], lambda index: images.read(entries[index]),
-        image, template, medium, ends[:, 0], ends[:, 1], pairs[:, 2] == 1, flip, points,
+        image, template, medium, *ends, labels == 1, flip, points,
     )
 
 
-def _rows(path: Path, expected: str) -> list[tuple[int, list[str]]]:
+def _places(numbers: NDArray[np.int32], known: NDArray, tid_mid: Path, pair_label: Path) -> NDArray[np.int32]:
+    """Return the place of every template number among the sorted known ones."""
+    places = np.empty(len(numbers), np.int32)
+    strange, first = 0, None
+    for start in range(0, len(numbers), _PAIRS_AT_ONCE):
+        wanted = numbers[start : start + _PAIRS_AT_ONCE]
+        found = np.searchsorted(known, wanted).clip(max=len(known) - 1)
+        strangers = wanted[known[found] != wanted]
+        strange, first = strange + len(strangers), strangers[0] if len(strangers) and first is None else first
+        places[start : start + len(wanted)] = found
+    if strange:
+        raise UserError(f"{pair_label} names {strange} templates that {tid_mid} lacks, one is {first}")
+    return places
+
+
+def _read_pairs(path: Path) -> NDArray[np.int32]:
+    """Return the (P, 3) numbers of a list of pairs of templates; IJB-C has 15.7 million."""
+    expected = "template template label"
+    input_size(path, expected=f"a list of `{expected}`")
+    try:
+        with open(path, encoding="utf-8-sig") as file, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "loadtxt: input contained no data")
+            pairs = np.loadtxt(file, dtype=np.int32, comments=None, ndmin=2)
+    except (ValueError, OSError) as error:
+        reason: Exception | None = error
+    else:
+        if len(pairs) and pairs.shape[1] == 3:
+            return pairs
+        reason = None
+    for number, fields in _rows(path, expected):  # slower, and knows the line
+        _whole(fields, path, number)
+    raise UserError(f"{path}: lines `{expected}` were expected: {reason}")
+
+
+def _rows(path: Path, expected: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the three fields of every line that is not empty."""
+    number = 0
+    input_size(path, expected=f"a list of `{expected}`")
     try:
         with open(path, encoding="utf-8-sig") as file:
-            rows = [(number, line.split()) for number, line in enumerate(file, 1) if line.strip()]
+            lines = ((number, line.split()) for number, line in enumerate(file, 1) if not line.isspace())
+            for number, fields in lines:
+                if len(fields) != 3:
+                    raise UserError(
+                        f"{path} line {number}: {' '.join(fields)[:80]!r}; lines `{expected}` were expected"
+                    )
+                yield number, fields
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a text file") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    bad = next(((number, fields) for number, fields in rows if len(fields) != 3), None)
-    if bad or not rows:
-        found = f" line {bad[0]}: {' '.join(bad[1])[:80]!r}" if bad else " is empty"
-        raise UserError(f"{path}{found}; lines `{expected}` were expected")
-    return rows
+    if not number:
+        raise UserError(f"{path} is empty; lines `{expected}` were expected")
 
 
 def _whole(fields: list[str], path: Path, number: int) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ Figures over all pairs, without folds and without a grid. With G genuine and I i
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,21 +108,19 @@ def tar_at_far(distance: NDArray, is_same: NDArray[np.bool_], far: float) -> flo
     Returns:
         In [0, 1]; None without genuine pairs or with fewer than 10 / far impostor pairs.
     """
-    distance, is_same = _checked(distance, is_same)
-    genuine, impostor = distance[is_same], np.sort(distance[~is_same])
+    genuine, impostor = sorted_classes(distance, is_same)
     allowed = far * len(impostor) + 1e-9  # 0.01 * 300 must allow 3
     if len(genuine) == 0 or allowed < MIN_FALSE_ACCEPTS:
         return None
     if allowed >= len(impostor):
         return 1.0
     threshold = impostor[int(allowed)]  # "d < t" accepts at most int(allowed) impostors
-    return float(np.mean(genuine < threshold))
+    return float(np.searchsorted(genuine, threshold, side="left") / len(genuine))
 
 
 def roc_auc(distance: NDArray, is_same: NDArray[np.bool_]) -> float | None:
     """Return the exact area under the ROC curve, ties counted half; None where one class is empty."""
-    distance, is_same = _checked(distance, is_same)
-    genuine, impostor = distance[is_same], np.sort(distance[~is_same])
+    genuine, impostor = sorted_classes(distance, is_same)
     if len(genuine) == 0 or len(impostor) == 0:
         return None
     below = np.searchsorted(impostor, genuine, side="left").sum(dtype=np.int64)
@@ -131,15 +130,41 @@ def roc_auc(distance: NDArray, is_same: NDArray[np.bool_]) -> float | None:
 
 def equal_error_rate(distance: NDArray, is_same: NDArray[np.bool_]) -> float | None:
     """Return (FAR + FRR) / 2 where they are nearest, over every threshold that matters; None as `roc_auc`."""
-    distance, is_same = _checked(distance, is_same)
-    genuine, impostor = np.sort(distance[is_same]), np.sort(distance[~is_same])
+    genuine, impostor = sorted_classes(distance, is_same)
     if len(genuine) == 0 or len(impostor) == 0:
         return None
-    thresholds = np.append(np.unique(distance), np.inf)
-    far = np.searchsorted(impostor, thresholds, side="left") / len(impostor)
-    frr = 1.0 - np.searchsorted(genuine, thresholds, side="left") / len(genuine)
-    at = np.argmin(np.abs(far - frr))
-    return float((far[at] + frr[at]) / 2.0)
+
+    def rates(threshold: float) -> tuple[float, float]:
+        far = np.searchsorted(impostor, threshold, side="left") / len(impostor)
+        return far, 1.0 - np.searchsorted(genuine, threshold, side="left") / len(genuine)
+
+    def excess(threshold: float) -> float:
+        far, frr = rates(threshold)
+        return far - frr
+
+    # the excess rises with every distance, from -1 to 1: the nearest threshold is the first with none below 0, or the
+    # distance before it
+    firsts = [d[at] for d in (genuine, impostor) if (at := bisect_left(d, 0.0, key=excess)) < len(d)]
+    above = min(firsts, default=np.inf)
+    below = max(d[at - 1] for d in (genuine, impostor) if (at := np.searchsorted(d, above, side="left")))
+    return float(sum(rates(below if -excess(below) <= excess(above) else above)) / 2.0)
+
+
+def sorted_classes(distance: NDArray, is_same: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the sorted distances of the genuine and of the impostor pairs.
+
+    Args:
+        distance: (N,) distances.
+        is_same: (N,) True for a genuine pair.
+
+    Raises:
+        UserError: A distance is not finite.
+    """
+    distance, is_same = _checked(distance, is_same)
+    genuine, impostor = distance[is_same], distance[~is_same]
+    genuine.sort()
+    impostor.sort()
+    return genuine, impostor
 
 
 def _count_below(distance: NDArray) -> NDArray[np.int64]:

@@ -19,12 +19,13 @@ from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.tensor_dicts import read_tensor_dicts
 from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensors, section_of
-from facesyn_cli.console import log
+from facesyn_cli.console import is_first_process, log
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import compvis, edgeface
 from facesyn_cli.models.convert.recognise import differences, expected_shapes, recognise, recognise_file
 from facesyn_cli.models.convert.recognised import Recognised
 from facesyn_cli.models.diffusers_autoencoder import resolve_path
+from facesyn_cli.models.face_check import warn_of_strange
 from facesyn_cli.models.onnx_pack import is_pack
 from facesyn_cli.models.skeleton import build_skeleton, limited_parameters
 from facesyn_cli.plugins import registry
@@ -62,6 +63,8 @@ class LoadedLdm:
 def load_backbone(path: Path | str | None, cfg: PluginConfig | None = None) -> LoadedBackbone:
     """Load a face recogniser from a Weights folder, a published file, an ONNX file or a pack of those.
 
+    Files made elsewhere are tried on the packaged faces; a warning says where they do not tell people apart.
+
     Args:
         path: Where it lies; None only for a `cfg` that names its file itself (`onnx`).
         cfg: Plugin and settings asked for; None takes what the file holds. Settings given explicitly must
@@ -81,13 +84,22 @@ def load_backbone(path: Path | str | None, cfg: PluginConfig | None = None) -> L
             raise UserError(f"{path} is an ONNX network; backbone {cfg.name} was asked for (use backbone onnx)")
         cfg = _configure("backbone", {"name": "onnx"}, str(path)) if cfg is None else cfg
         module = registry.build("backbone", cfg.model_copy(update={"weights": path})).eval()
-        return LoadedBackbone(module, "onnx", module.file.digest(), module.input_size)
+        loaded = LoadedBackbone(module, "onnx", module.file.digest(), module.input_size)
+        return _tried(loaded, module.file.name)
     found, file = _open(path, "backbone", cfg)
     cfg = _agreed(found, cfg, path)
     if path.is_file() and getattr(cfg, "channel_order", "") == found.settings.get("channel_order") == "bgr":
         log.info(f"{path} is {found.title}: its channels are taken as BGR (backbone.channel_order=rgb if they are not)")
     module = _assemble("backbone", cfg, found.tensors, path)
-    return LoadedBackbone(module, cfg.name, file_digest(file), getattr(module, "input_size", 112))
+    loaded = LoadedBackbone(module, cfg.name, file_digest(file), getattr(module, "input_size", 112))
+    return _tried(loaded, str(path)) if path.is_file() else loaded
+
+
+def _tried(loaded: LoadedBackbone, where: str) -> LoadedBackbone:
+    """Try a network that was made elsewhere on faces; the first process does."""
+    if is_first_process():
+        warn_of_strange(loaded.module, loaded.input_size, where)
+    return loaded
 
 
 def load_denoiser(path: Path | str, cfg: PluginConfig | None = None) -> LoadedLdm:

@@ -17,20 +17,30 @@ from facesyn_cli.config.fields import identity, runtime, source
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.onnx_graph import OnnxFile, first_line, missing_packages, nodes, read_graph
+from facesyn_cli.models.onnx_input import SYMMETRIC, read_input
 from facesyn_cli.models.onnx_pack import find_recogniser
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
 DYNAMIC_OPERATORS = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
 _DEFAULT_SIDE = 112
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+_PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "ArgMax"})
 
 
 class OnnxConfig(PluginConfig):
-    """Settings of `onnx`. `mean` and `std` are in grey levels 0..255, in the network's channel order."""
+    """Settings of `onnx`. `mean` and `std` are in grey levels 0..255, in the network's channel order.
+
+    Without them the graph says which pixels it expects, see `models/onnx_input.py`.
+    """
 
     weights: Path | None = source(None, "the .onnx file, or a folder or zip of several (InsightFace)")
-    mean: float | tuple[float, float, float] = identity(127.5, "subtracted from grey levels 0..255")
-    std: float | tuple[float, float, float] = identity(127.5, "what the difference is divided by")
+    mean: float | tuple[float, float, float] | None = identity(
+        None, "subtracted from grey levels 0..255; empty: as the graph wants it, or 127.5"
+    )
+    std: float | tuple[float, float, float] | None = identity(
+        None, "what the difference is divided by; empty: as the graph wants it, or 127.5"
+    )
     channel_order: Literal["rgb", "bgr"] = identity("rgb", "order of the channels the network expects")
     threads: int = runtime(0, "threads of one evaluation; 0: all cores", ge=0)
 
@@ -40,7 +50,7 @@ class OnnxConfig(PluginConfig):
     "onnx",
     Card(
         about="Any ONNX face recogniser by path; inference only",
-        input="read from the graph; aligned RGB faces, normalisation as set by mean, std and channel_order",
+        input="read from the graph, normalization too unless mean and std are set; aligned RGB faces, or BGR as set",
         licence="see the weights' own card",
     ),
 )
@@ -61,6 +71,8 @@ class OnnxBackbone(nn.Module):
 
     Attributes:
         file: The network that runs.
+        output: Name of the embedding among the outputs of the graph.
+        channel_order: Of the channels that the network gets.
         input_size: Side of the images it takes.
         channels_last: Whether it takes (B, n, n, 3).
         scale, shift: (3, 1, 1), what turns pixels in [-1, 1] (in its order of channels) into its input.
@@ -73,14 +85,14 @@ class OnnxBackbone(nn.Module):
         super().__init__()
         if cfg.weights is None:
             raise UserError("backbone onnx: no file given; set its weights to a .onnx file")
-        if not np.all(np.asarray(cfg.std)):
+        if cfg.std is not None and not np.all(np.asarray(cfg.std)):
             raise UserError("backbone onnx: std must not be 0")
         self.cfg = cfg
         self.file = find_recogniser(Path(cfg.weights))
         graph = read_graph(self.file)
         self._session = _open(self.file, cfg.threads)
-        self._input = self._session.get_inputs()[0]
-        self._output = self._session.get_outputs()[0].name
+        self._input = _only_input(self._session, self.file.name)
+        self.output = _embedding_of(self._session, graph, self.file.name)
         self.channels_last, self.input_size = _layout(self._input.shape, self.file.name)
         batch, name = self._input.shape[0], self.file.name
         self.fixed_batch: int | None = batch if isinstance(batch, int) and batch > 0 else None
@@ -91,8 +103,18 @@ class OnnxBackbone(nn.Module):
             else:
                 log.warning(f"{name}: quantises dynamically over its fixed batch of {self.fixed_batch}, so an "
                             "embedding depends on its neighbours")
+        self.set_input(*_normalization(cfg, graph, self._input, self.channels_last, name), cfg.channel_order)
+
+    def set_input(
+        self,
+        mean: float | tuple[float, float, float],
+        std: float | tuple[float, float, float],
+        channel_order: Literal["rgb", "bgr"],
+    ) -> None:
+        """Set what is made of the pixels; arguments as the settings of the same names."""
+        self.channel_order = channel_order
         # [-1, 1] -> grey levels -> (level - mean) / std, as one multiplication and one addition
-        mean, std = (torch.as_tensor(value, dtype=torch.float64).reshape(-1, 1, 1) for value in (cfg.mean, cfg.std))
+        mean, std = (torch.as_tensor(value, dtype=torch.float64).reshape(-1, 1, 1) for value in (mean, std))
         self.scale, self.shift = (127.5 / std).float(), ((127.5 - mean) / std).float()
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -104,7 +126,7 @@ class OnnxBackbone(nn.Module):
         if tuple(pixels.shape[1:]) != (3, self.input_size, self.input_size):
             raise ValueError(f"expected pixels (B, 3, {self.input_size}, {self.input_size}), got {tuple(pixels.shape)}")
         x = pixels.detach().to("cpu", torch.float32)
-        x = (x.flip(1) if self.cfg.channel_order == "bgr" else x) * self.scale + self.shift
+        x = (x.flip(1) if self.channel_order == "bgr" else x) * self.scale + self.shift
         if self.channels_last:
             x = x.movedim(1, -1)
         size = self.fixed_batch or max(len(x), 1)
@@ -116,14 +138,15 @@ class OnnxBackbone(nn.Module):
         count = len(x)
         if self.fixed_batch and count < size:
             x = torch.cat([x, x[-1:].expand(size - count, *x.shape[1:])])
-        dtype = np.float16 if self._input.type == "tensor(float16)" else np.float32
+        dtype = _DTYPES[self._input.type]
+        x = x.round().clamp(0, 255) if dtype == np.uint8 else x
         try:
-            result = self._session.run([self._output], {self._input.name: np.ascontiguousarray(x.numpy(), dtype)})[0]
+            result = self._session.run([self.output], {self._input.name: np.ascontiguousarray(x.numpy(), dtype)})[0]
         except Exception as error:  # onnxruntime's errors share no base class
             raise UserError(f"{self.file.name}: onnxruntime cannot run it on faces of {self.input_size} x "
                             f"{self.input_size} pixels; is it a face recogniser? {first_line(error)}") from error
         rows = torch.from_numpy(np.asarray(result, dtype=np.float32))
-        if rows.ndim < 2 or len(rows) != len(x):
+        if rows.ndim < 2 or len(rows) != len(x) or rows.shape[1] < 2 or rows[0].numel() != rows.shape[1]:
             raise UserError(f"{self.file.name}: gave shape {tuple(rows.shape)} for {len(x)} faces; expected one "
                             "embedding per face")
         return rows.flatten(1)[:count]
@@ -141,6 +164,60 @@ def _open(file: OnnxFile, threads: int) -> Any:
         return onnxruntime.InferenceSession(file.source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class
         raise UserError(f"{file.name}: onnxruntime cannot run it: {first_line(error)}") from error
+
+
+def _only_input(session: Any, name: str) -> Any:
+    """Return the input of a network that has one, of a type that holds pixels."""
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        names = ", ".join(given.name for given in inputs)
+        raise UserError(f"{name}: takes {len(inputs)} inputs ({names}); a face recognizer takes one, the faces")
+    if inputs[0].type not in _DTYPES:
+        raise UserError(f"{name}: takes {inputs[0].type}; a face recognizer takes {' or '.join(_DTYPES)}")
+    return inputs[0]
+
+
+def _embedding_of(session: Any, graph: Any, name: str) -> str:
+    """Return which output is the embedding: the only one that can be.
+
+    Raises:
+        UserError: None is, or several may be.
+    """
+    made_by = {output: node.op_type for node in nodes(graph) for output in node.output}
+    outputs = session.get_outputs()
+    found = [o.name for o in outputs if _may_be_embedding(o) and made_by.get(o.name) not in _PROBABILITIES]
+    if len(found) != 1:
+        seen = ", ".join(f"{o.name} {o.shape} by {made_by.get(o.name, 'nothing')}" for o in outputs)
+        which = "none of its outputs is" if not found else "several of its outputs may be"
+        raise UserError(f"{name}: {which} an embedding, (batch, size) numbers a face: {seen}")
+    if len(outputs) > 1:
+        log.info(f"{name}: of {len(outputs)} outputs {found[0]} is the embedding")
+    return found[0]
+
+
+def _may_be_embedding(output: Any) -> bool:
+    shape = output.shape or []
+    is_row = not shape or (len(shape) >= 2 and shape[1] not in (0, 1) and all(side == 1 for side in shape[2:]))
+    return is_row and output.type in ("tensor(float)", "tensor(float16)", "tensor(double)")
+
+
+def _normalization(
+    cfg: OnnxConfig, graph: Any, given: Any, channels_last: bool, name: str
+) -> tuple[float | tuple[float, float, float], float | tuple[float, float, float]]:
+    """Return mean and std as set, or else as the graph wants them; say which."""
+    read = read_input(graph, given.name, 3 if channels_last else 1, given.type == "tensor(uint8)")
+    inside = "does not normalize inside" if read.is_plain else f"normalizes inside (x -> {read.describe()})"
+    if cfg.mean is not None or cfg.std is not None:
+        mean, std = (127.5 if value is None else value for value in (cfg.mean, cfg.std))
+        log.info(f"{name}: {inside}; it gets (grey level - {mean}) / {std}, as set")
+        return mean, std
+    if read.normalization is None:
+        log.warning(f"{name}: {inside} for pixels in a range that cannot be told; it gets (grey level - 127.5) / 127.5 "
+                    "unless mean and std of backbone onnx are set")
+        return SYMMETRIC
+    mean, std = read.normalization
+    log.info(f"{name}: {inside}; it gets (grey level - {mean:g}) / {std:g}")
+    return mean, std
 
 
 def _layout(shape: list[Any], name: str) -> tuple[bool, int]:

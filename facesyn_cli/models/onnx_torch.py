@@ -44,11 +44,11 @@ class OnnxTorch(nn.Module):
         if backbone.fixed_batch is not None:
             raise UserError(f"{name} runs at a fixed batch or quantises dynamically: gradients through it would not be "
                             "those of single images")
-        self.input_size, self._bgr = backbone.input_size, backbone.cfg.channel_order == "bgr"
+        self.input_size, self._bgr = backbone.input_size, backbone.channel_order == "bgr"
         self._channels_last = backbone.channels_last
         self.register_buffer("scale", backbone.scale, persistent=False)
         self.register_buffer("shift", backbone.shift, persistent=False)
-        self.network = _as_modules(backbone.file)
+        self.network = _as_modules(backbone.file, backbone.output)
         probe = torch.linspace(-1, 1, 3 * self.input_size**2).view(1, 3, self.input_size, self.input_size)
         try:
             with torch.inference_mode():
@@ -83,8 +83,8 @@ class OnnxTorch(nn.Module):
         return embedding, [last[size] for size in sorted(last, reverse=True)]
 
 
-def _as_modules(file: OnnxFile) -> nn.Module:
-    """Return the graph, its constants folded, as frozen modules in eval mode."""
+def _as_modules(file: OnnxFile, output: str) -> nn.Module:
+    """Return the graph up to one output, its constants folded, as frozen modules in eval mode."""
     try:
         import onnx
         import onnxruntime
@@ -99,6 +99,9 @@ def _as_modules(file: OnnxFile) -> nn.Module:
         options.optimized_model_filepath = str(folded)
         onnxruntime.InferenceSession(file.source, options, providers=["CPUExecutionProvider"])
         model = onnx.load(str(folded))
+    kept = [value for value in model.graph.output if value.name == output]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
     try:
         return _with_own_prelus(convert(model)).eval().requires_grad_(False)
     except Exception as error:  # onnx2torch raises whatever its converters do

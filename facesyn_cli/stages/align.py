@@ -97,6 +97,9 @@ def run(cfg: AlignConfig, work: Work) -> Outcome:
             _finish(inputs.images, PHOTO if origin == UNKNOWN else origin, out)
         counts = out.header.counts
         num_photos, num_images = out.header.count("photos"), out.header.count("images")
+    if turned := counts.get("turned"):
+        log.info(f"{turned} of {num_photos} photos lie on their side or upside down; their faces were found in the "
+                 "turned photo")
     missing = num_photos - num_images
     if missing:
         log.warning(f"{missing} of {num_photos} photos have no crop; {folder / LEFT_OUT} says why")
@@ -167,6 +170,7 @@ def _align(cfg: AlignConfig, inputs: _Inputs, folder: Path) -> None:
             "landmarks": aligned.face.landmarks.ravel().tolist(),
             "score": aligned.face.score,
             "faces": aligned.num_faces,
+            "turned": aligned.quarter_turns > 0,
         }
 
     rows = AppendFile(folder / _ROWS, size)
@@ -211,6 +215,7 @@ def _finish(images: ImageSet, origin: Origin, out: Output) -> None:
         "images": len(good),
         "identities": len({entry.identity for entry, _ in good}),
         "several_faces": sum(row["faces"] > 1 for _, row in good),
+        "turned": sum(row.get("turned", False) for _, row in good),
         **{reason: reasons[reason] for reason in (*REASONS, "unreadable")},
     }, {FACE_ORIGIN: origin, **images.extra()})
     (out.folder / _ROWS).unlink(missing_ok=True)

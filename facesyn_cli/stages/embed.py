@@ -108,6 +108,9 @@ def run(cfg: EmbedConfig, work: Work) -> Outcome:
             for part, vectors, problems, num_cut in _embed_parts(network, inputs.images, todo, options, bar):
                 _write_part(inputs.folder, part, vectors, problems, num_cut)
                 signals.check()
+        if inputs.align is not None and inputs.align.num_turned:
+            log.info(f"{inputs.align.num_turned} photos lie on their side or upside down; their faces were found in "
+                     "the turned photo")
         group.barrier()
         header, problem = None, None
         if group.is_first:

@@ -63,7 +63,8 @@ def test_crops_are_where_the_landmarks_say(run_cli, photos, listed, tmp_path) ->
     ran = run_cli("align", "--images", photos, "--landmarks", listed, "--work", tmp_path / "w", "--json")
     assert ran.code == 0, ran.err
     assert ran.json() == {
-        "photos": 5, "images": 3, "identities": 2, "several_faces": 1, "no_face": 0, "too_small": 0,
+        "photos": 5, "images": 3, "identities": 2, "several_faces": 1, "turned": 0, "no_face": 0,
+        "too_small": 0,
         "no_landmarks": 1, "unreadable": 1, "folder": str(tmp_path / "w" / "0-images"),
     }
     found = pixels(tmp_path / "w" / "0-images")
@@ -91,6 +92,37 @@ def test_detector_finds_the_same_crops(run_cli, photos, listed, detector, tmp_pa
     for key in one:
         assert np.abs(one[key].astype(int) - two[key]).max() <= 1, key
     assert np.array_equal(two["ann/1"], expected("ann/1", 1, (16, 16))), "the central one of two"
+
+
+def test_photos_that_lie_are_turned_and_counted(run_cli, tmp_path, monkeypatch) -> None:
+    """A detector as YuNet: surer of upright faces, and finding others with eyes for mouth."""
+    import facesyn_cli.stages.align as stage
+
+    class Detector:
+        digest = "sha256:0"
+
+        def __init__(self, path: Path) -> None:
+            pass
+
+        def find(self, pixels_u8: np.ndarray):
+            return [(landmarks((10, 12)), 0.93 if pixels_u8[0].mean() > 200 else 0.87)]
+
+    monkeypatch.setattr(stage, "Yunet", Detector)
+    upright = photo((10, 12))
+    upright[:2] = 255
+    (tmp_path / "photos").mkdir()
+    for k in range(4):
+        (tmp_path / "photos" / f"{k}.png").write_bytes(encode_png(np.ascontiguousarray(np.rot90(upright, k))))
+    ran = run_cli("align", "--images", tmp_path / "photos", "--detector", tmp_path / "d.onnx", "--out", tmp_path / "a",
+                  "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json()["turned"] == 3 and read_header(tmp_path / "a").counts["turned"] == 3
+    assert "3 of 4 photos lie on their side or upside down" in ran.err
+    crops = list(pixels(tmp_path / "a").values())
+    assert all(np.abs(crop.astype(int) - crops[0]).max() <= 1 for crop in crops)
+    run_cli("align", "--images", tmp_path / "photos", "--landmarks", tmp_path / "a" / "landmarks.csv", "--out",
+            tmp_path / "b")
+    assert all(np.array_equal(one, two) for one, two in zip(crops, pixels(tmp_path / "b").values(), strict=True))
 
 
 def test_written_landmarks_give_the_same_crops_without_the_detector(run_cli, photos, detector, tmp_path) -> None:

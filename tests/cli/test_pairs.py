@@ -32,6 +32,7 @@ def test_list_to_bin_as_insightface_reads_it(run_cli, listed, tmp_path) -> None:
     assert answers == [True, False, True, False] and all(type(answer) is bool for answer in answers)
     expected = [(tmp_path / "faces" / f"{name}.png").read_bytes() for a, b, _ in ROWS for name in (a, b)]
     assert images == expected, "bytes are kept"
+    assert "has 2 folds; a .bin holds no folds, and is read as 10" in ran.err
 
 
 def test_round_trip_by_way_of_a_folder(run_cli, listed, tmp_path) -> None:
@@ -43,7 +44,7 @@ def test_round_trip_by_way_of_a_folder(run_cli, listed, tmp_path) -> None:
     assert again.code == 0, again.err
     one, two = (pickle.loads((tmp_path / name).read_bytes()) for name in ("big.bin", "b.bin"))
     assert one == two
-    assert (tmp_path / "folder/pairs.txt").read_text().splitlines()[0] == "10"
+    assert (tmp_path / "folder/pairs.txt").read_text().splitlines()[0] == "10\t12"
     assert len(list((tmp_path / "folder/images").iterdir())) == 6, "an image of several pairs is written once"
 
 

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from facesyn_cli.data.alignment import (
+    MIN_EXPLAINED,
     TEMPLATE,
     Face,
     FaceAligner,
     FaceChoice,
     NoFace,
     align_face,
+    explained_share,
     similarity_transform,
     template,
     warp,
@@ -156,6 +158,54 @@ def test_faces_that_do_not_count() -> None:
             align_face(image, found, FaceChoice(), 112)
         assert error.value.reason == reason
     assert align_face(image, faces()[2:], FaceChoice(min_size=0), 112).size == pytest.approx(11.2)
+
+
+def test_points_that_no_similarity_brings_to_the_template_are_no_face() -> None:
+    mixed_up = TEMPLATE.T.reshape(5, 2)  # x1 ... x5 y1 ... y5 taken for x1 y1 ... x5 y5
+    assert 0.2 < explained_share(mixed_up) < MIN_EXPLAINED and explained_share(3 * TEMPLATE - 7) == pytest.approx(1)
+    assert explained_share(np.full((2, 5, 2), 3.0)).tolist() == [0, 0]
+    with pytest.raises(NoFace, match="do not form a face"):
+        align_face(np.zeros((120, 120, 3), np.uint8), [Face(mixed_up)], FaceChoice(min_size=0), 112)
+
+
+def only_upright(upright: float, other: float, calls: list[int] | None = None):
+    """Return a detector that finds one face in photos of 120 x 150; the first row is red where they stand."""
+
+    def find(pixels_u8: np.ndarray):
+        if calls is not None:
+            calls.append(1)
+        is_upright = pixels_u8.shape[0] == 150 and pixels_u8[0, 0, 0] == 255
+        score = upright if is_upright else other
+        return [(TEMPLATE + [2.0, 9.0], score)] if score else []
+
+    return find
+
+
+@pytest.mark.parametrize("lies", [1, 2, 3])
+@pytest.mark.parametrize("other", [0.0, 0.88])
+def test_a_photo_that_lies_is_turned(lies: int, other: float) -> None:
+    photo = np.random.RandomState(0).randint(0, 200, (150, 120, 3)).astype(np.uint8)
+    photo[0, :, 0] = 255
+    lying = np.ascontiguousarray(np.rot90(photo, lies))
+    aligner = FaceAligner(only_upright(0.92, other), FaceChoice(), 112)
+    found = aligner.align(lying)
+    assert np.array_equal(found.pixels_u8, photo[9:121, 2:114])
+    assert (found.quarter_turns, aligner.num_turned) == ((4 - lies) % 4, 1)
+    # the landmarks are those of the photo as it lies: given again, they cut out the same face
+    again = align_face(lying, [found.face], FaceChoice(), 112)
+    assert np.array_equal(again.pixels_u8, found.pixels_u8)
+
+
+@pytest.mark.parametrize(("upright", "other", "looks"), [(0.95, 0.0, 1), (0.7, 0.6, 4), (0.7, 0.71, 4), (0.0, 0.0, 4)])
+def test_a_photo_that_stands_is_left_as_it_is(upright: float, other: float, looks: int) -> None:
+    photo, calls = np.full((150, 120, 3), 255, np.uint8), []
+    aligner = FaceAligner(only_upright(upright, other, calls), FaceChoice(), 112)
+    if upright:
+        assert aligner.align(photo).quarter_turns == 0
+    else:
+        with pytest.raises(NoFace):
+            aligner.align(photo)
+    assert len(calls) == looks and aligner.num_turned == 0
 
 
 def test_aligner_hands_on_what_the_detector_finds() -> None:

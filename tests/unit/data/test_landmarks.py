@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,52 @@ SWAPPED = " ".join(f"{v:.2f}" for v in TEMPLATE[[1, 0, 2, 4, 3]].ravel())
 def test_wrong_files(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         read_landmarks(written(tmp_path, text))
+
+
+def planar(points: np.ndarray) -> str:
+    """`x1 ... x5 y1 ... y5`, as MTCNN gives them."""
+    return " ".join(f"{v:.2f}" for v in points.T.ravel())
+
+
+def made_faces(count: int, seed: int = 0) -> list[np.ndarray]:
+    """Return faces of many sizes, places and rolls, with some noise."""
+    random, found = np.random.RandomState(seed), []
+    for _ in range(count):
+        angle, scale = random.uniform(-0.6, 0.6), random.uniform(0.5, 4)
+        turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        found.append((TEMPLATE + random.normal(0, 2, (5, 2))) @ turn.T + random.uniform(100, 900, 2))
+    return found
+
+
+def test_the_order_of_the_numbers_is_found_and_said(tmp_path: Path, caplog) -> None:
+    """Read as x1 y1 x2 y2 ..., half of such lines pass for faces."""
+    faces = made_faces(12)
+    text = "".join(f"{k}.jpg {planar(face)}\n" for k, face in enumerate(faces))
+    with caplog.at_level(logging.INFO, logger="facesyn"):
+        found = read_landmarks(written(tmp_path, text))
+    for k, face in enumerate(faces):
+        np.testing.assert_allclose(found[f"{k}.jpg"][0].landmarks, face, atol=0.006)
+    assert [record.getMessage().split(": ", 1)[1] for record in caplog.records] == [
+        "the numbers of a line are in the order x1 ... x5 y1 ... y5"]
+
+
+def test_lines_that_are_no_faces_are_counted(tmp_path: Path, caplog) -> None:
+    lines = [" ".join(f"{v:.2f}" for v in face.ravel()) for face in made_faces(9)]
+    lines += [planar(face) for face in made_faces(2, 1)]
+    found = read_landmarks(written(tmp_path, "".join(f"{k}.jpg {line}\n" for k, line in enumerate(lines))))
+    assert len(found) == 11 and "2 of 11 lines are no faces; they are left out" in caplog.text
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    (lambda f: f[[1, 0, 2, 4, 3]], "left and right, or x and y, exchanged"),
+    (lambda f: f[:, ::-1], "left and right, or x and y, exchanged"),
+    (lambda f: f[[2, 0, 3, 1, 4]], "the points are no faces, or in another order"),
+    (lambda f: f / 1000, "as shares of the image's sides; pixels were expected"),
+])
+def test_other_orders_and_units_are_refused(tmp_path: Path, change, says: str) -> None:
+    lines = (" ".join(f"{v:.5f}" for v in change(face).ravel()) for face in made_faces(12))
+    with pytest.raises(UserError, match=says):
+        read_landmarks(written(tmp_path, "".join(f"{k}.jpg {line}\n" for k, line in enumerate(lines))))
 
 
 def test_not_a_text_file(tmp_path: Path) -> None:

@@ -133,14 +133,17 @@ def test_same_name_with_two_extensions(tmp_path):
 
 @pytest.mark.parametrize("text, message", [
     ("", "is empty"),
-    ("Ann_Lee\t1\t2\n", "line 1: the number of folds"),
+    ("Ann_Lee\t1\n", "line 1: the number of folds"),
+    ("Ann_Lee\t1\t2\n", "1 folds of 1 pairs"),
+    ("2\n", "no pairs after its first line"),
     ("2\t3\nAnn_Lee\t1\t2\n", "has 1 pairs; its first line announces 2 folds of 3 pairs, 6 in all or 12"),
     ("2\nAnn_Lee\t1\n", "line 2: 'path path 0' or 'path path 1' was expected, found 'Ann_Lee 1'"),
     ("2\nAnn_Lee\t1\tBo\t1\nAnn_Lee\tx\t1\n", "line 3: 'name i j' or 'name1 i name2 j' was expected"),
     ("2\nAnn_Lee 1 2 3 4\n", "line 2"),
-    ("2\nAnn_Lee\t1\t2\nAnn_Lee\t1\tCy\t3\nAnn_Lee\t8\tBo\t9\n", "3 images of .* are not in .*: Cy/Cy_0003, Ann_Lee/"),
+    ("3\nAnn_Lee\t1\t2\nAnn_Lee\t1\tCy\t3\nAnn_Lee\t8\tBo\t9\n", "3 images of .* are not in .*: Cy/Cy_0003, Ann_Lee/"),
     ("1\nAnn_Lee\t1\t2\nAnn_Lee\t1\t2\n", "1 folds of 2 pairs; at least 2 folds"),
-    ("9\nAnn_Lee\t1\t2\n", "9 folds of 1 pairs"),
+    ("9\nAnn_Lee\t1\t2\n", "has 1 pairs; its first line says 9, which is neither"),
+    ("1 Bo/1 0\n0 Ann/1 1\n", "stand first and last"),
 ])
 def test_wrong_lists(tmp_path, text, message):
     images = image_folder(tmp_path / "faces", LFW_NAMES)

@@ -160,7 +160,7 @@ def test_official_sizes(tmp_path: Path, warned, name: str, number: int) -> None:
 
     file = tmp_path / f"{name.replace('-', '_')}.bin"
     for count in (number, number - 1):
-        file.write_bytes(pickle.dumps(([png(1), png(2)] * count, [True] * count), 4))
+        file.write_bytes(pickle.dumps(([png(1), png(2)] * count, ([True, False] * count)[:count]), 4))
         build_benchmark(BenchmarkConfig(name=name)).parts(tmp_path, None)[0].load()
     assert [r.getMessage() for r in warned.records] == [
         f"{name}: {file} has {number - 1} pairs, the official protocol {number}; "

@@ -153,3 +153,18 @@ def test_degenerate_input_is_refused():
         verify_folds(np.zeros(3), np.ones(3, dtype=bool), 1)
     with pytest.raises(ValueError, match="two equal 1-D arrays"):
         roc_auc(np.zeros(3), np.ones(2, dtype=bool))
+
+
+def test_equal_error_rate_is_that_of_the_nearest_of_all_thresholds():
+    """Also with ties and few pairs of a class, where several thresholds may be equally near: the lowest counts."""
+    random = np.random.RandomState(0)
+    for k in range(300):
+        is_same = np.arange(random.randint(2, 40)) % random.randint(2, 9) == 0
+        distance = random.normal(size=len(is_same)) - is_same * random.uniform(0, 2)
+        distance = np.round(distance * 3) / 3 if k % 2 else distance
+        genuine, impostor = distance[is_same], distance[~is_same]
+        thresholds = [*np.unique(distance), np.inf]
+        far = np.array([np.count_nonzero(impostor < t) for t in thresholds]) / len(impostor)
+        frr = 1 - np.array([np.count_nonzero(genuine < t) for t in thresholds]) / len(genuine)
+        at = int(np.argmin(np.abs(far - frr)))
+        assert equal_error_rate(distance, is_same) == (far[at] + frr[at]) / 2

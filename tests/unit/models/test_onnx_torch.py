@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from face_projection import write_projection
 from fill import fill_state, golden_uniform
 from onnx import TensorProto, helper, numpy_helper, save
 
@@ -110,3 +111,15 @@ def test_other_embeddings_than_in_onnxruntime_are_refused(exported, monkeypatch)
     monkeypatch.setattr(type(backbone), "forward", lambda self, pixels: torch.linspace(0, 1, 8)[None])
     with pytest.raises(UserError, match="gives other embeddings as torch operations"):
         OnnxTorch(backbone)
+
+
+def test_a_network_that_normalizes_inside_and_gives_more_than_the_embedding(tmp_path):
+    nodes = [helper.make_node("Sub", ["x", "a"], ["t"]), helper.make_node("Mul", ["t", "b"], ["pixels"])]
+    after = [helper.make_node("Identity", ["e"], ["y"]), helper.make_node("ReduceMean", ["e"], ["m"], axes=[1])]
+    path = write_projection(tmp_path / "a.onnx", nodes, {"a": np.float32(127.5), "b": np.float32(1 / 127.5)},
+                            after=after, outputs={"m": ["N", 1], "y": ["N", 6]})
+    backbone = _open(path)
+    pixels = golden_uniform(3, (2, 3, 112, 112))
+    expected = backbone(pixels)
+    # the limit of the constructor's own comparison, of the spread
+    torch.testing.assert_close(OnnxTorch(backbone)(pixels), expected, rtol=0, atol=1e-3 * float(expected.std()))

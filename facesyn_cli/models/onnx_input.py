@@ -1,0 +1,147 @@
+"""What an ONNX face recognizer expects as pixels, read off the first nodes of its graph.
+
+Some networks normalize inside (OpenCV's SFace, several InsightFace exports: `Sub 127.5`, `Mul 0.0078125`); pixels
+that were normalized before would be normalized twice. From the input on, nodes that multiply or add constants are
+summed up as y = a x + b, until the first other node. The x at which y is zero is the middle of the range of pixels:
+
+    about 127.5    [0, 255]    |    about 0.5    [0, 1]    |    about 0    [-1, 1]
+
+A graph that only scales is told by a: grey levels where it brings 255 to the order of 1. A graph that does neither says
+nothing; (level - 127.5) / 127.5, in [-1, 1], is what recognizers were trained with.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+GREY_LEVELS, UNIT, SYMMETRIC = (0.0, 1.0), (0.0, 255.0), (127.5, 127.5)  # (mean, std) of grey levels 0..255
+_MAX_NODES = 16
+
+
+@dataclass(frozen=True)
+class GraphInput:
+    """What the graph does to its input, y = a x + b, and what it wants.
+
+    Args:
+        scale: (3,) a of each channel.
+        shift: (3,) b.
+        normalization: (mean, std) of grey levels 0..255 that give its input; None: it cannot be told.
+    """
+
+    scale: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    normalization: tuple[float, float] | None
+
+    @property
+    def is_plain(self) -> bool:
+        """True where the graph leaves its input as it is."""
+        return bool((self.scale == 1).all() and (self.shift == 0).all())
+
+    def describe(self) -> str:
+        """Return y = a x + b as text, means over the channels."""
+        return f"{self.scale.mean():.4g} x {self.shift.mean():+.4g}"
+
+
+def read_input(model: Any, name: str, channel_axis: int, is_integer: bool = False) -> GraphInput:
+    """Read what a graph does to its input.
+
+    Args:
+        model: An ONNX model; its external tensors are not needed.
+        name: Of the input.
+        channel_axis: Which of its four axes has the three channels.
+        is_integer: The input is of type uint8.
+    """
+    scale, shift = _affine(model, name, channel_axis)
+    return GraphInput(scale, shift, GREY_LEVELS if is_integer else _normalization(scale, shift))
+
+
+def _normalization(scale: NDArray[np.float64], shift: NDArray[np.float64]) -> tuple[float, float] | None:
+    if not np.any(scale):
+        return None
+    slope = float(np.abs(scale).mean())
+    if np.any(shift):
+        middle = float(np.mean(-shift[scale != 0] / scale[scale != 0]))
+        wanted = [(GREY_LEVELS, 80 <= middle <= 175), (UNIT, 0.3 <= middle <= 0.7), (SYMMETRIC, abs(middle) <= 0.25)]
+    else:
+        wanted = [(GREY_LEVELS, 1 / 512 <= slope <= 1 / 32), (SYMMETRIC, 0.3 <= slope <= 4)]
+    return next((normalization for normalization, fits in wanted if fits), None)
+
+
+def _affine(model: Any, name: str, axis: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return a and b of the nodes from the input to the first that is not affine with constants."""
+    constants = _constants(model)
+    consumers: dict[str, list[Any]] = defaultdict(list)
+    for node in model.graph.node:
+        for given in set(node.input):
+            consumers[given].append(node)
+    scale, shift = np.ones(3), np.zeros(3)
+    for _ in range(_MAX_NODES):
+        if len(consumers[name]) != 1:
+            break
+        (node,) = consumers[name]
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        if node.op_type == "Transpose" and len(attributes["perm"].ints if "perm" in attributes else ()) == 4:
+            axis = list(attributes["perm"].ints).index(axis)
+        elif node.op_type not in ("Cast", "Identity"):
+            step = _step(node, name, constants, axis)
+            if step is None:
+                break
+            scale, shift = step[0] * scale, step[0] * shift + step[1]
+        name = node.output[0]
+    return scale, shift
+
+
+def _step(
+    node: Any, name: str, constants: Mapping[str, NDArray], axis: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return a and b of one node, (3,) each; None where it is not affine with constants."""
+    if node.op_type == "BatchNormalization":
+        values = [constants.get(given) for given in node.input[1:5]]
+        if axis != 1 or node.input[0] != name or any(value is None or value.shape != (3,) for value in values):
+            return None
+        gain, bias, mean, variance = (value.astype(np.float64) for value in values)
+        epsilon = next((attribute.f for attribute in node.attribute if attribute.name == "epsilon"), 1e-5)
+        gain = gain / np.sqrt(variance + epsilon)
+        return gain, bias - gain * mean
+    if node.op_type not in ("Add", "Sub", "Mul", "Div") or len(node.input) != 2:
+        return None
+    is_first = node.input[0] == name
+    constant = _per_channel(constants.get(node.input[1 if is_first else 0]), axis)
+    if constant is None:
+        return None
+    one, zero = np.ones(3), np.zeros(3)
+    if node.op_type == "Add":
+        return one, constant
+    if node.op_type == "Sub":
+        return (one, -constant) if is_first else (-one, constant)
+    if node.op_type == "Mul":
+        return constant, zero
+    return (1 / constant, zero) if is_first and constant.all() else None
+
+
+def _per_channel(value: NDArray | None, axis: int) -> NDArray[np.float64] | None:
+    """Return (3,) of a constant that is one number, or one of each channel, beside (N, 3, H, W) or (N, H, W, 3)."""
+    if value is None or value.ndim > 4 or value.size not in (1, 3):
+        return None
+    shape = (1,) * (4 - value.ndim) + value.shape
+    if value.size == 3 and shape[axis] != 3:
+        return None
+    return np.broadcast_to(value.astype(np.float64).ravel(), (3,)).copy()
+
+
+def _constants(model: Any) -> dict[str, NDArray]:
+    """Return the small stored tensors by name."""
+    from onnx import numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            tensors |= {name: a.t for name in node.output for a in node.attribute if a.name == "value"}
+    small = {name: t for name, t in tensors.items() if np.prod(list(t.dims), dtype=np.float64) <= 3}
+    return {name: numpy_helper.to_array(t) for name, t in small.items() if not t.external_data}
