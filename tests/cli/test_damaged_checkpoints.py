@@ -1,4 +1,4 @@
-"""Trainings resume from the older checkpoint when the newest is damaged; `train-decoder` has the test in its own file."""
+"""Trainings resume from the older checkpoint when the newest is damaged; `train-decoder`: see its own tests."""
 
 from __future__ import annotations
 
