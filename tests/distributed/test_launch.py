@@ -164,7 +164,7 @@ def test_workers_stop_when_their_launcher_is_gone(launcher: str, number: int, tm
         step = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"]
         newest = max(path.name for path in (out / "checkpoints").glob("step-*"))
         assert newest == f"step-{step:08d}", "they stopped without saving their last step"
-        assert "is gone: stopping" in (tmp_path / "stderr").read_text()
+        assert "stopped by signal 15" in (tmp_path / "stderr").read_text()
     finally:
         for worker in workers:
             with suppress(psutil.NoSuchProcess):
