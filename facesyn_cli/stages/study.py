@@ -125,7 +125,8 @@ def run(cfg: StudyConfig, work: Work) -> Outcome:
                 output.finish(counts={"rows": len(study.rows), "seeds": cfg.seeds, "images": study.num_images})
             group.barrier()
     rows = study.table()
-    return Outcome(study.folder, {"rows": [{**row.to_json(), "images_per_second": row.speeds} for row in rows]}, to_text(rows))
+    found = [{**row.to_json(), "images_per_second": row.speeds} for row in rows]
+    return Outcome(study.folder, {"rows": found}, to_text(rows))
 
 
 class _Study:

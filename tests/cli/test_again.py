@@ -1,7 +1,7 @@
 """The same command again: finished, nothing is written; another setting is refused; what a kill leaves is completed.
 
-One table for all commands that write a folder with a header. `models convert`, `pairs`, `starter pack`, `config --copy`,
-`ablate`, `run` and `demo` have tests of this kind beside their others.
+One table for all commands that write a folder with a header. `models convert`, `pairs`, `starter pack`, `ablate`, `run`
+and `demo` have tests of this kind beside their others.
 """
 
 from __future__ import annotations
