@@ -8,7 +8,9 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    from facesyn_cli.cli.launch import asked_processes, run_workers
+    from facesyn_cli.cli.launch import asked_processes, record_parent, run_workers
+
+    record_parent()
     from facesyn_cli.cli.main import run_command_line
 
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # advice for authors of training loops, not for users

@@ -85,7 +85,26 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON with sorted keys and two spaces of indentation, by rename."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    write_text(path, _as_json(value))
+
+
+def update_text(path: Path, text: str) -> None:
+    """Write a text file as `write_text` does, unless it holds exactly this."""
+    try:
+        if path.read_bytes() == text.encode("utf-8", "backslashreplace"):
+            return
+    except OSError:
+        pass  # not there yet, or unreadable: writing it says why
+    write_text(path, text)
+
+
+def update_json(path: Path, value: Any) -> None:
+    """Write JSON as `write_json` does, unless the file holds exactly this."""
+    update_text(path, _as_json(value))
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -9,19 +10,21 @@ import threading
 import time
 from pathlib import Path
 
+from facesyn_cli.artifacts.files import TEMPORARY_PREFIX
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
 HEARTBEAT_SECONDS = 30
 STALE_SECONDS = 300
+TORN_SECONDS = 5  # of a lock without an owner, which a kill left while it was written
 
 
 class Lock:
     """A lock file held while the `with` block runs.
 
     On the same host a lock is stale when its process is gone; on another host when its file has not been
-    touched for `STALE_SECONDS` (the holder touches it every `HEARTBEAT_SECONDS`). A stale lock is taken
-    over with one line.
+    touched for `STALE_SECONDS` (the holder touches it every `HEARTBEAT_SECONDS`). One without an owner is stale
+    after `TORN_SECONDS`. A stale lock is taken over with one line.
 
     Args:
         folder: The folder to lock; must exist.
@@ -55,17 +58,18 @@ class Lock:
             host, process, started = owner["host"], int(owner["process"]), owner["started"]
         except (ValueError, KeyError, TypeError):
             host, process, started = "unknown", 0, ""
+        age = time.time() - touched
         if host == socket.gethostname():
             is_stale = _start_time(process) != started
         else:
-            is_stale = time.time() - touched > STALE_SECONDS
+            is_stale = age > (STALE_SECONDS if process else TORN_SECONDS)
         if not is_stale:
             raise UserError(
                 f"{self.path.parent} is being written by process {process} on {host}; "
                 f"wait for it, or remove {self.path} if it is gone"
             )
         log.info(f"taking over {self.path.parent} from process {process} on {host}, which is gone")
-        grave = self.path.with_name(f"{self.path.name}-stale-{os.getpid()}")
+        grave = self.path.with_name(f"{TEMPORARY_PREFIX}{self.path.name}-stale-{os.getpid()}")
         try:
             os.replace(self.path, grave)  # only one of several takers succeeds
         except FileNotFoundError:
@@ -82,22 +86,31 @@ class Lock:
 
 def _create(path: Path, text: str) -> bool:
     """Create the lock file with its content in one step; False when it exists."""
-    draft = path.with_name(f"{path.name}-draft-{os.getpid()}-{threading.get_ident()}")
-    draft.write_text(text, encoding="utf-8")
+    draft = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}-{threading.get_ident()}")
     try:
+        draft.write_text(text, encoding="utf-8")
         os.link(draft, path)
         return True
     except FileExistsError:
         return False
-    except OSError:  # a file system without hard links
-        try:
-            with open(path, "x", encoding="utf-8") as file:
-                file.write(text)
-            return True
-        except FileExistsError:
-            return False
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return _create_in_place(path, text)  # a file system without hard links
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _create_in_place(path: Path, text: str) -> bool:
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+        return True
+    except FileExistsError:
+        return False
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _start_time(process: int) -> str:

@@ -1,31 +1,67 @@
-"""A folder that appears under its name only when everything in it is finished."""
+"""Folders and files that appear under their names whole or not at all, and are never written over.
+
+A command that is run again finds its own result and leaves it alone: by the header of the folder (`made_folder`), or,
+where the result has no place for a header, by comparing what it has made again with what is there.
+"""
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from facesyn_cli.artifacts.files import TEMPORARY_PREFIX, explain
+from facesyn_cli.artifacts.digest import file_digest
+from facesyn_cli.artifacts.files import TEMPORARY_PREFIX, explain, remove_temporaries, write_atomically
 from facesyn_cli.artifacts.lock import Lock
+from facesyn_cli.artifacts.output import HEADER, Header, check_same, read_header
+from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
 
-def require_free(out: Path) -> None:
-    """Make sure that nothing is in a folder that is to be made.
+def made_folder(out: Path, begun: Header) -> Header | None:
+    """Return the header of a folder that the same command with the same settings has made; None: it is to be made.
+
+    Args:
+        out: The folder.
+        begun: What is to be made, of what, and with which settings.
 
     Raises:
-        UserError: There is.
+        UserError: Something else is there; the message shows how it differs.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already; give a new folder with --out")
+    require_new(out)
+    header = read_header(out) if out.is_dir() else None
+    if header is not None:
+        check_same(out, header, begun)
+        log.info(f"{out} is finished already")
+    return header
+
+
+def require_new(out: Path) -> None:
+    """Make sure that a folder that is to be made is not there, is empty, or was made by facesyn.
+
+    Raises:
+        UserError: Something else is there.
+    """
+    if not out.exists():
+        return
+    if out.is_dir():
+        if (out / HEADER).is_file() or not _held(out):
+            return
+    raise UserError(f"{out} is there already, and facesyn has no record of making it; give a new folder with --out")
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `out` that becomes `out` when the block ends without an error."""
+    """Yield a temporary folder beside `out` that becomes `out` when the block ends without an error.
+
+    Where `out` is there with the same content it is left alone; so a command may always be run again.
+
+    Raises:
+        UserError: Other content is there, another process is writing it, or it cannot be written.
+    """
     temporary = out.parent / f"{TEMPORARY_PREFIX}{out.name}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -34,8 +70,76 @@ def new_folder(out: Path) -> Iterator[Path]:
             try:
                 temporary.mkdir()
                 yield temporary
+                if out.is_dir() and _held(out):
+                    _require_same(temporary, out)
+                    log.info(f"{out} is finished already")
+                    return
+                if out.is_dir():
+                    remove_temporaries(out)
                 os.replace(temporary, out)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise explain(error, out) from error
+
+
+@contextmanager
+def new_file(out: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `out` that becomes `out` when the block ends without an error.
+
+    Where `out` is there with the same content it is left alone; so a command may always be run again.
+
+    Raises:
+        UserError: Other content is there, another process is writing it, or it cannot be written.
+    """
+    if out.exists() and not out.is_file():
+        raise UserError(f"{out} is there and is no file; choose another --out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with Lock(out.parent, f"file-{out.name}"):
+            for left in out.parent.iterdir():
+                if left.name.startswith(f"{TEMPORARY_PREFIX}{out.name}-"):
+                    left.unlink(missing_ok=True)  # of a run that was killed
+            made = out.with_name(f"{TEMPORARY_PREFIX}{out.name}-made")
+            try:
+                yield made
+                if out.exists():
+                    if not filecmp.cmp(made, out, shallow=False):
+                        raise UserError(
+                            f"{out} exists with other content ({file_digest(out)[:19]}; this command makes "
+                            f"{file_digest(made)[:19]}); choose another --out"
+                        )
+                    log.info(f"{out} is finished already")
+                    return
+                with write_atomically(out) as temporary:
+                    os.replace(made, temporary)
+            finally:
+                made.unlink(missing_ok=True)
+    except OSError as error:
+        raise explain(error, out) from error
+
+
+def _held(folder: Path) -> list[Path]:
+    """Return what is in a folder besides what killed processes leave."""
+    return [path for path in folder.iterdir() if not path.name.startswith((TEMPORARY_PREFIX, ".lock-"))]
+
+
+def _require_same(made: Path, found: Path) -> None:
+    """Compare two folders, file by file.
+
+    Raises:
+        UserError: They differ; names the files.
+    """
+    names = {path.relative_to(folder) for folder in (made, found) for path in folder.rglob("*") if path.is_file()}
+    differences = []
+    for name in sorted(names):
+        if not (found / name).is_file():
+            differences.append(f"{name.as_posix()} is missing there")
+        elif not (made / name).is_file():
+            differences.append(f"{name.as_posix()} would not be made")
+        elif not filecmp.cmp(made / name, found / name, shallow=False):
+            differences.append(f"{name.as_posix()} differs")
+    if differences:
+        more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
+        raise UserError(f"{found} is there already with other content ({'; '.join(differences[:5])}{more}); "
+                        "give a new folder with --out")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,6 +40,21 @@ class Config(Protocol):
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings grouped by role; see `artifacts/compare.py`."""
+
+
+@dataclass(frozen=True)
+class FixedConfig:
+    """Settings of a command without a config class; all of them affect the result.
+
+    Args:
+        values: JSON values by name.
+    """
+
+    values: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings grouped by role."""
+        return {"identity": self.values, "growing": {}, "recorded": {}, "runtime": {}}
 
 
 @dataclass(frozen=True)
@@ -114,6 +129,18 @@ def read_header(folder: Path) -> Header | None:
     return Header.from_json(read_json(path), path)
 
 
+def write_header(
+    folder: Path, begun: Header, counts: dict[str, int], extra: dict[str, Any] | None = None, digest: str | None = None
+) -> Header:
+    """Write the header of a finished folder and return it; arguments as of `Output.finish`."""
+    parents = {name: parent.digest for name, parent in begun.parents.items()}
+    lineage = json_digest([begun.kind, begun.command, begun.config.get("identity"), parents])
+    digest = digest or json_digest([lineage, begun.config.get("growing"), counts])
+    header = replace(begun, counts=counts, extra=extra or {}, digest=digest, lineage=lineage)
+    write_json(folder / HEADER, asdict(header))
+    return header
+
+
 def require_header(folder: Path, kind: str) -> Header:
     """Return the header of a finished folder of the given kind.
 
@@ -184,13 +211,7 @@ class Output:
             if missing:
                 log.info(f"part {self.part[0]} of {self.part[1]} is finished; still missing: {missing}")
                 return None
-        begun = self._begun
-        parents = {name: parent.digest for name, parent in begun.parents.items()}
-        lineage = json_digest([begun.kind, begun.command, begun.config.get("identity"), parents])
-        digest = digest or json_digest([lineage, begun.config.get("growing"), counts])
-        values = {**vars(begun), "counts": counts, "extra": extra or {}, "digest": digest, "lineage": lineage}
-        self.header = Header(**values)
-        write_json(self.folder / HEADER, asdict(self.header))
+        self.header = write_header(self.folder, self._begun, counts, extra, digest)
         (self.folder / BEGUN).unlink(missing_ok=True)
         for path in self.folder.glob("shard-*-of-*.json"):
             path.unlink(missing_ok=True)
@@ -237,12 +258,11 @@ def open_output(
     with Lock(folder, f"{part[0]}-of-{part[1]}" if part else "all"):
         before = _read_begun(folder) or read_header(folder)
         if before is not None:
-            if before.kind != kind:
-                raise UserError(f"{folder} is a {before.kind} made by `facesyn {before.command}`; choose another --out")
-            comparison = _compare(folder, before, begun)
+            comparison = check_same(folder, before, begun)
             output.resumed = True
             if read_header(folder) is not None and not comparison.grown:
                 output.header = read_header(folder)
+                log.info(f"{folder} is finished already")
                 yield output
                 return
         if part is None:
@@ -265,15 +285,20 @@ def check_output(folder: Path, kind: str, cfg: Config, parents: dict[str, Parent
     before = _read_begun(folder) or read_header(folder)
     if before is None:
         return "new"
-    if before.kind != kind:
-        raise UserError(f"{folder} is a {before.kind} made by `facesyn {before.command}`; choose another --out")
-    comparison = _compare(folder, before, Header(kind, before.command, cfg.to_json(), parents))
+    comparison = check_same(folder, before, Header(kind, before.command, cfg.to_json(), parents))
     if read_header(folder) is None:
         return "unfinished"
     return "grows" if comparison.grown else "finished"
 
 
-def _compare(folder: Path, before: Header, now: Header) -> Comparison:
+def check_same(folder: Path, before: Header, now: Header) -> Comparison:
+    """Compare what a folder was begun with and what it is asked for now.
+
+    Raises:
+        UserError: They differ in what may not change; shows how.
+    """
+    if before.kind != now.kind:
+        raise UserError(f"{folder} is a {before.kind} made by `facesyn {before.command}`; choose another --out")
     if before.command != now.command:
         raise UserError(f"{folder} was made by `facesyn {before.command}`, not by {now.command}; choose another --out")
     problems = []

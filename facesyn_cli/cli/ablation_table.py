@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.files import write_json, write_text
+from facesyn_cli.artifacts.files import update_json, update_text
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.bench.random_networks import flops
 from facesyn_cli.cli.ablation_chain import Chains
@@ -110,7 +110,8 @@ class Ablation:
             chains = [self._found[row.name, seed] for seed in self.seeds if (row.name, seed) in self._found]
             figures = {chain.seed: chain.figures() for chain in chains if chain.is_finished}
             problems = {chain.seed: chain.problem for chain in chains if chain.problem is not None}
-            rows.append(AblationRow(row.name, row.title, row.base, self.seeds, figures, problems))
+            minutes = {chain.seed: chain.minutes() for chain in chains if chain.is_finished}
+            rows.append(AblationRow(row.name, row.title, row.base, self.seeds, figures, problems, minutes))
         return AblationTable(self._facts, rows)
 
     def to_json(self, table: AblationTable) -> dict[str, Any]:
@@ -189,17 +190,18 @@ class Ablation:
             ),
             "figures": (
                 "mean +- standard error over seeds; a change is the mean difference to the row it builds on, seed by "
-                "seed; that the pairs of the benchmark are a sample too is not in the errors; evaluations and minutes "
-                "are those of one seed, with all work that rows share"
+                "seed; that the pairs of the benchmark are a sample too is not in the errors; evaluations are those "
+                "of one seed, with all work that rows share"
             ),
         }
 
     def _write(self) -> None:
-        """Write table.json, table.csv and table.md."""
+        """Write table.json, table.csv and table.md, and beside them times.json, where they have changed."""
         table = self.table()
-        write_json(self.folder / "table.json", self.to_json(table))
-        write_text(self.folder / "table.csv", table.to_csv())
-        write_text(self.folder / "table.md", table.to_markdown())
+        update_json(self.folder / "table.json", self.to_json(table))
+        update_text(self.folder / "table.csv", table.to_csv())
+        update_text(self.folder / "table.md", table.to_markdown())
+        update_json(self.folder / "times.json", {"minutes": table.times()})
 
     def _check(self) -> None:
         """Make all chains, and check every input of those that are to be run, so that no mistake shows after hours.

@@ -1,7 +1,8 @@
 """The stages of one row of a table under one seed, and where their work lies.
 
     <work>/ablation/parts/<stage>-<address>/        what a stage has made
-    <work>/ablation/parts/<stage>-<address>.json    how long it took, what it cost, why it failed
+    <work>/ablation/parts/<stage>-<address>.json    what it cost, why it failed
+    <work>/ablation/times/<stage>-<address>.json    how many seconds it took
 
 The address is a digest of the settings that change the result, of the inputs' content and of the addresses of what it
 is made from. So rows, seeds and tables that do the same share the work, whatever they are called, and nothing that is
@@ -30,6 +31,7 @@ from facesyn_cli.errors import UserError
 
 FOLDER = "ablation"
 PARTS = "parts"
+TIMES = "times"
 GROWING = ("ids", "per_id")  # rows share samples of which they need more or fewer
 _SMALL_FOLDER = 64  # files up to which a folder is told by their content, not by their names and sizes
 
@@ -66,7 +68,7 @@ class Step:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What was noted about its work: seconds, evaluations, images, problem."""
+        """What was noted about its work: evaluations, images, faces, problem."""
         path = self._notes_path
         found = read_json(path) if path.is_file() else {}
         if not isinstance(found, dict):
@@ -77,6 +79,19 @@ class Step:
         """Note more about its work; None takes a note away."""
         merged = {**self.notes, **values}
         write_json(self._notes_path, {key: value for key, value in merged.items() if value is not None})
+
+    @property
+    def seconds(self) -> float:
+        """How long its work took, in all runs together."""
+        return read_json(self._time_path)["seconds"] if self._time_path.is_file() else 0
+
+    def add_seconds(self, seconds: float) -> None:
+        """Note more time."""
+        write_json(self._time_path, {"seconds": round(self.seconds + seconds, 2)})
+
+    @property
+    def _time_path(self) -> Path:
+        return self.folder.parents[1] / TIMES / f"{self.folder.name}.json"
 
     @property
     def _notes_path(self) -> Path:
@@ -125,8 +140,11 @@ class Chain:
             "images": self.images,
             "identities": self.identities,
             "evaluations": sum(step.notes.get("evaluations", 0) * self._share(step) for step in self.steps),
-            "minutes": sum(step.notes.get("seconds", 0) * self._share(step) for step in self.steps) / 60,
         }
+
+    def minutes(self) -> float:
+        """Return what its steps took, of shared samples its share; the chain is finished."""
+        return sum(step.seconds * self._share(step) for step in self.steps) / 60
 
     def run(self, work: Work, per_id: dict[str, int], failed: dict[str, UserError]) -> None:
         """Make what is missing; what went wrong is noted.
@@ -161,7 +179,7 @@ class Chain:
 
 def _run(step: Step, work: Work, per_id: int) -> None:
     """Run one stage and note what it took."""
-    cfg, before, start = step.cfg, step.notes.get("seconds", 0), time.monotonic()
+    cfg, start = step.cfg, time.monotonic()
     if step.stage == "sample":
         begun = _begun_with(step.folder)
         size = {key: max(getattr(cfg, key), begun.get(key) or 0) for key in GROWING}
@@ -169,7 +187,7 @@ def _run(step: Step, work: Work, per_id: int) -> None:
     try:
         run_stage(step.stage, cfg, work)
     finally:
-        step.note(seconds=round(before + time.monotonic() - start, 2))
+        step.add_seconds(time.monotonic() - start)
 
 
 def _note_cost(step: Step, work: Work) -> None:
@@ -249,7 +267,9 @@ def expected_time(work: Work, evaluations: int, faces: int) -> dict[str, float]:
     minutes = 0.0
     for names, unit, number in (("[gs]*", "evaluations", evaluations), ("train-fr-*", "faces", faces)):
         paths = (work.path / FOLDER / PARTS).glob(f"{names}.json")  # gen-contexts and sample; train-fr
-        notes = [note for note in map(read_json, paths) if note.get(unit)]
+        times = {path.name: read_json(path)["seconds"] for path in (work.path / FOLDER / TIMES).glob(f"{names}.json")}
+        notes = [{"seconds": times.get(path.name, 0), **read_json(path)} for path in paths]
+        notes = [note for note in notes if note.get(unit)]
         if number and not notes:
             return {}
         done = sum(note[unit] for note in notes)

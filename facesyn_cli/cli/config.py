@@ -36,11 +36,10 @@ def command(
     for name, section in sections.items():  # a recipe with a mistake is refused here, before any work
         resolve_stage(name, section, [], {})
     if copy is not None:
-        if copy.exists():
-            raise UserError(f"{copy} exists; choose another file to copy the recipe to")
-        from facesyn_cli.artifacts.files import write_bytes
+        from facesyn_cli.artifacts.new_folder import new_file
 
-        write_bytes(copy, path.read_bytes())
+        with new_file(copy) as made:
+            made.write_bytes(path.read_bytes())
         typer.echo(str(copy))
     elif json:
         print_json(sections)

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from facesyn_cli import console, signals
+from facesyn_cli.cli import launch
 from facesyn_cli.errors import UserError
 
 if typing.TYPE_CHECKING:
@@ -133,6 +134,7 @@ def start(log_file: Path | None = None) -> None:
     """Set up messages and stop signals; the first thing every working command does."""
     console.configure(log_file)
     signals.install()
+    launch.watch_launcher()
 
 
 def section_of(recipe: str | None, name: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from facesyn_cli.artifacts.files import explain
@@ -72,3 +73,8 @@ class AppendFile:
             self._file.close()
         except OSError as error:
             raise explain(error, self.path) from error
+
+    def __del__(self) -> None:
+        """Close a file that an error has left open, quietly: what follows the last `sync` is cut off anyway."""
+        with suppress(OSError, AttributeError):
+            self._file.close()

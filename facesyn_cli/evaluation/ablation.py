@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 CONFIDENCE = 0.95
-FIGURES = ("accuracy", "auc", "images", "identities", "evaluations", "minutes")
+FIGURES = ("accuracy", "auc", "images", "identities", "evaluations")
 Verdict = Literal["better", "worse", "not shown", "one seed"]
 
 
@@ -82,6 +82,8 @@ class AblationRow:
         seeds: The seeds that are wanted.
         figures: `FIGURES` under each seed that is finished; accuracy and auc as shares, None where not defined.
         problems: What went wrong, under each seed that failed.
+        minutes: What each finished seed took. Shown on a terminal, never written into the table, whose bytes depend on
+            settings and inputs only.
     """
 
     name: str
@@ -90,6 +92,7 @@ class AblationRow:
     seeds: list[int]
     figures: dict[int, dict[str, float | None]] = field(default_factory=dict)
     problems: dict[int, str] = field(default_factory=dict)
+    minutes: dict[int, float] = field(default_factory=dict)
 
     @property
     def status(self) -> str:
@@ -172,7 +175,7 @@ class AblationTable:
 
     def to_markdown(self) -> str:
         """Return the table in Markdown, what all rows share, and how to read it."""
-        header, *lines = [[cell.replace("|", "\\|") for cell in line] for line in self._cells()]
+        header, *lines = [[cell.replace("|", "\\|") for cell in line] for line in self._cells(False)]
         rule = ["---"] + ["---:"] * (len(header) - 2) + ["---"]
         table = "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))
         facts = "".join(f"- {name}: {text}\n" for name, text in self.facts.items())
@@ -180,8 +183,8 @@ class AblationTable:
         return f"{table}\n{facts}" + (f"\nRead seed by seed:\n\n{reading}" if reading else "")
 
     def to_text(self) -> str:
-        """Return the table for a terminal, in aligned columns, and how to read it."""
-        cells = self._cells()
+        """Return the table for a terminal, in aligned columns with the time that it took, and how to read it."""
+        cells = self._cells(True)
         widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
         ends = (0, len(widths) - 1)
         lines = [
@@ -191,17 +194,21 @@ class AblationTable:
         ]
         return "\n".join(lines + [""] + self._reading()).rstrip()
 
-    def _cells(self) -> list[list[str]]:
+    def times(self) -> dict[str, dict[str, float]]:
+        """Return the minutes of every finished seed, by row."""
+        return {row.name: {str(seed): minutes for seed, minutes in row.minutes.items()} for row in self.rows}
+
+    def _cells(self, has_minutes: bool) -> list[list[str]]:
         lines = [[
             "training set", "images", "identities", "accuracy %", "AUC %", "change, points", "network evaluations",
-            "minutes", "state",
+            *(["minutes"] if has_minutes else []), "state",
         ]]
         for row in self.rows:
             difference = self.difference(row)
             lines.append([
                 row.title, _count(row, "images"), _count(row, "identities"), _percent(row, "accuracy"),
                 _percent(row, "auc"), _points(difference) if difference else "", _count(row, "evaluations"),
-                _minutes(row), row.status,
+                *([_minutes(row)] if has_minutes else []), row.status,
             ])
         return lines
 
@@ -266,5 +273,7 @@ def _count(row: AblationRow, figure: str) -> str:
 
 
 def _minutes(row: AblationRow) -> str:
-    mean, _ = row.mean_and_error("minutes")
-    return "" if mean is None else f"{mean:.1f}" if mean >= 0.05 else f"{mean:.2f}"
+    if not row.minutes:
+        return ""
+    mean = statistics.fmean(row.minutes.values())
+    return f"{mean:.1f}" if mean >= 0.05 else f"{mean:.2f}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from facesyn_cli.artifacts.files import write_text
+from facesyn_cli.artifacts.files import update_text
 from facesyn_cli.artifacts.origins import GENERATED, PHOTO, worst
 from facesyn_cli.report.figures import error_text, value_text
 from facesyn_cli.report.markup import printable
@@ -40,7 +40,7 @@ def write_card(folder: Path, data: dict[str, Any], set_name: str) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
-    write_text(path, render_card(data, set_name))
+    update_text(path, render_card(data, set_name))
     return path
 
 

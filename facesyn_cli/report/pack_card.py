@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from facesyn_cli.artifacts.files import write_text
+from facesyn_cli.artifacts.files import update_text
 from facesyn_cli.report.markup import printable
 
 FILE = "README.md"
@@ -97,4 +97,4 @@ def write_pack_card(
         lines.append(f"`datasets.load_dataset(FOLDER)` loads it: {columns}.")
     lines.append("`facesyn report` writes a full card, with statistics, privacy and the licences of what went in.")
     front = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
-    write_text(path, "\n\n".join([f"---\n{_OURS}\n{front}---", *lines]) + "\n")
+    update_text(path, "\n\n".join([f"---\n{_OURS}\n{front}---", *lines]) + "\n")

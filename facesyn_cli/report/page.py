@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from facesyn_cli.artifacts.files import write_text
+from facesyn_cli.artifacts.files import update_text
 from facesyn_cli.report import fairness_section, judged_sections, sections
 from facesyn_cli.report.markup import Markup, element, join
 from facesyn_cli.report.thumbnails import Pictures
@@ -48,7 +48,7 @@ def write_page(folder: Path, data: dict[str, Any], pictures: Pictures) -> Path:
         Path of the page.
     """
     path = folder / FILE
-    write_text(path, render_page(data, pictures))
+    update_text(path, render_page(data, pictures))
     return path
 
 

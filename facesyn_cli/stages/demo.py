@@ -19,7 +19,7 @@ from pydantic import model_validator
 
 from facesyn_cli.artifacts.contexts import ROWS, VECTORS, ContextSet, write_contexts
 from facesyn_cli.artifacts.digest import file_digest, json_digest
-from facesyn_cli.artifacts.files import write_bytes, write_text
+from facesyn_cli.artifacts.files import update_text, write_bytes
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import open_output
 from facesyn_cli.artifacts.weights import write_weights
@@ -90,7 +90,7 @@ def run(cfg: DemoConfig, work: Work) -> Outcome:
     _draw_set(work.path / CONTEXTS_FOLDER, cfg, "context", cfg.contexts, 1)
     test = work.path / TEST_FOLDER
     _draw_set(test, cfg, "test", cfg.test_identities, cfg.test_samples)
-    write_text(pairs_path(work), pairs_text(cfg))
+    update_text(pairs_path(work), pairs_text(cfg))
     return Outcome(folder, plan(cfg, work))
 
 
@@ -122,7 +122,7 @@ def split_contexts(cfg: StarterDemoConfig, bank: Path, work: Work) -> None:
     lines = [f"{FOLDS}\t{cfg.pairs}"]
     for a, i, b, j in _random_pairs(cfg.test_identities, cfg.test_samples, cfg.pairs, cfg.seed):
         lines.append(f"{names[a]}/{i}\t{names[b]}/{j}\t{int(a == b)}")
-    write_text(pairs_path(work), "\n".join(lines) + "\n")
+    update_text(pairs_path(work), "\n".join(lines) + "\n")
 
 
 def write_untrained(train_fr: dict[str, Any], seed: int, folder: Path) -> None:

@@ -13,11 +13,12 @@ from typing import Any, get_args
 
 from torch import Tensor, nn
 
-from facesyn_cli.artifacts.digest import file_digest
+from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
 from facesyn_cli.artifacts.download import fetch, file_name
 from facesyn_cli.artifacts.hub import fetch_from_hub, is_hub_name
 from facesyn_cli.artifacts.ldm import LdmSettings
-from facesyn_cli.artifacts.new_folder import new_folder, require_free
+from facesyn_cli.artifacts.new_folder import made_folder, new_folder, require_new
+from facesyn_cli.artifacts.output import FixedConfig, Header, Parent, write_header
 from facesyn_cli.artifacts.starter import CARD, PACKAGED, find_starter, is_packaged
 from facesyn_cli.artifacts.weights import (
     CONFIG,
@@ -131,7 +132,7 @@ def convert(
     precision: str | None = None,
     channel_order: str | None = None,
 ) -> dict[str, Any]:
-    """Write a network in another format into a new folder.
+    """Write a network in another format into a new folder; one that the same call has made is left alone.
 
     Args:
         path: File or Weights folder; of a classifier in parts one of them, or TFace's HEAD_RESUME.
@@ -153,23 +154,56 @@ def convert(
         raise UserError(f"--precision {precision}: expected one of {', '.join(get_args(WeightsPrecision))}")
     if precision is not None and (to != "safetensors" or not _is_plain(path)):
         raise UserError(f"--precision belongs to networks that are written as safetensors; {path} --to {to} is not")
-    require_free(out)
+    if (parts is not None or dataset is not None) and not tface_head.is_head(path):
+        raise UserError(f"--parts and --dataset belong to classifiers (HEAD files, head.safetensors); {path} is none")
+    require_new(out)
+    settings = FixedConfig({
+        "to": to, "parts": parts or 1, "dataset": dataset, "precision": precision or "fp32",
+        "channel_order": channel_order,
+    })
+    begun = Header("Weights", "models convert", settings.to_json(), {"weights": Parent(str(path), _content(path))})
+    made = made_folder(out, begun)
+    if made is not None:
+        return {"path": str(path), **made.extra}
+    write = _writer(path, to, parts, dataset, precision or "fp32", channel_order)
+    with new_folder(out) as folder:
+        report = write(folder)
+        write_header(folder, begun, {"files": len(report["files"])}, report, json_digest(report["files"]))
+    return {"path": str(path), **report}
+
+
+def _content(path: Path) -> str:
+    """Return the digest of what is converted: a file, all parts of a classifier, or the weights in a folder."""
+    if tface_head.is_head(path) and path.suffix != ".safetensors":
+        return json_digest([file_digest(file) for file in tface_head.find_files(path)])
+    if not path.exists():
+        raise UserError(f"{path} does not exist; a weights file was expected")
+    if not (path / CONFIG).is_file():
+        return path_digest(path)
+    files = [path / CONFIG, *sorted(path.glob("*.safetensors"))]
+    return json_digest([[file.name, file_digest(file)] for file in files])
+
+
+def _writer(
+    path: Path, to: str, parts: int | None, dataset: str | None, precision: WeightsPrecision,
+    channel_order: str | None,
+) -> Callable[[Path], dict[str, Any]]:
+    """Load what is to be converted; return a function that writes it into a folder and says what it wrote."""
     if to == "published" and (path / inspection.PIPELINE).is_file():
         loaded = _Loaded(inspection.GENERATOR, "guided-diffusion UNet", nn.Module(), {})
         tensors = published_tensors(path)
-        with new_folder(out) as folder:
+
+        def write(folder: Path) -> dict[str, Any]:
             _save(tensors, folder / "guided_diffusion.pt")
-        return _report(path, loaded, to, {}, out)
+            return _report(loaded, to, {}, folder)
+
+        return write
     if tface_head.is_head(path):
-        return _convert_head(path, out, to, parts, dataset)
-    if parts is not None or dataset is not None:
-        raise UserError(f"--parts and --dataset belong to classifiers (HEAD files, head.safetensors); {path} is none")
+        return _head_writer(path, to, parts, dataset)
     loaded = _load(path, channel_order)
-    ours = partial(_write_ours, precision=precision or "fp32")
-    write = {"safetensors": ours, "published": _write_published, "onnx": _write_onnx}[to]
-    with new_folder(out) as folder:
-        notes = write(loaded, folder)
-    return _report(path, loaded, to, notes, out)
+    ours = partial(_write_ours, precision=precision)
+    write_as = {"safetensors": ours, "published": _write_published, "onnx": _write_onnx}[to]
+    return lambda folder: _report(loaded, to, write_as(loaded, folder), folder)
 
 
 def pull(name: str, out: Path | None = None, sha256: str | None = None) -> dict[str, Any]:
@@ -246,7 +280,9 @@ def _check_channel_order(channel_order: str, description: dict[str, Any]) -> Non
         raise UserError(f"--channel-order belongs to IR and IResNet recognisers; {description['path']} is none")
 
 
-def _convert_head(path: Path, out: Path, to: str, parts: int | None, dataset: str | None) -> dict[str, Any]:
+def _head_writer(
+    path: Path, to: str, parts: int | None, dataset: str | None
+) -> Callable[[Path], dict[str, Any]]:
     """Join a classifier of TFace to the head.safetensors that training starts from, or split ours as TFace does."""
     is_ours = path.suffix == ".safetensors"
     if to == "onnx" or is_ours == (to == "safetensors"):
@@ -255,15 +291,18 @@ def _convert_head(path: Path, out: Path, to: str, parts: int | None, dataset: st
     if not is_ours and parts is not None:
         raise UserError("--parts says into how many files a head.safetensors is split; TFace's own parts are counted")
     tensors, num_files = read_any_head(path, None if is_ours else dataset)
-    with new_folder(out) as folder:
+
+    def write(folder: Path) -> dict[str, Any]:
         if is_ours:
             contents = split_head(tensors, parts or 1, dataset or "facesyn")
             for rank, content in enumerate(contents):
                 _save(content, folder / part_name("HEAD", rank))
         else:
             write_tensors(folder / "head.safetensors", tensors)
-    loaded = _Loaded(inspection.HEAD, f"classifier of {tensors[KERNEL].shape[1]} classes", nn.Module(), {})
-    return _report(path, loaded, to, {"files_read": num_files}, out)
+        loaded = _Loaded(inspection.HEAD, f"classifier of {tensors[KERNEL].shape[1]} classes", nn.Module(), {})
+        return _report(loaded, to, {"files_read": num_files}, folder)
+
+    return write
 
 
 def _section(path: Path, description: dict[str, Any]) -> dict[str, Any]:
@@ -282,9 +321,10 @@ def _is_plain(path: Path) -> bool:
     return not tface_head.is_head(path) and not (path / inspection.PIPELINE).is_file()
 
 
-def _report(path: Path, loaded: _Loaded, to: str, notes: dict[str, Any], out: Path) -> dict[str, Any]:
-    files = {file.relative_to(out).as_posix(): file_digest(file) for file in sorted(out.rglob("*")) if file.is_file()}
-    return {"path": str(path), "kind": loaded.kind, "architecture": loaded.name, "format": to, **notes, "files": files}
+def _report(loaded: _Loaded, to: str, notes: dict[str, Any], folder: Path) -> dict[str, Any]:
+    written = sorted(file for file in folder.rglob("*") if file.is_file())
+    files = {file.relative_to(folder).as_posix(): file_digest(file) for file in written}
+    return {"kind": loaded.kind, "architecture": loaded.name, "format": to, **notes, "files": files}
 
 
 def _write_ours(loaded: _Loaded, folder: Path, precision: WeightsPrecision) -> dict[str, Any]:

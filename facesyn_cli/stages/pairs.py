@@ -1,16 +1,24 @@
-"""pairs: verification pairs from one form to another, `.bin` in both directions."""
+"""pairs: verification pairs from one form to another, `.bin` in both directions.
+
+A folder is finished when its header is there; a `.bin`, which has none, is made again and compared.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from facesyn_cli import signals
+from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
 from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.new_folder import new_file
+from facesyn_cli.artifacts.output import FixedConfig, Parent, open_output
 from facesyn_cli.console import progress
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.cfp import has_cfp, read_cfp
-from facesyn_cli.evaluation.pair_writers import IMAGES, LIST, write_bin, write_folder
+from facesyn_cli.evaluation.pair_writers import write_bin, write_folder
 from facesyn_cli.evaluation.pairs import PairSet, is_bin, read_bin, read_pairs
 
 
@@ -28,46 +36,62 @@ def convert_pairs(
         resize: Resize images of another size, their central squares.
 
     Raises:
-        UserError: The source is wrong, an image cannot be used, or something lies where to write.
+        UserError: The source is wrong, an image cannot be used, or something else lies where to write.
     """
-    to_bin = out.suffix == ".bin"
-    _refuse_existing(out, to_bin)
     if size < 1:
         raise UserError(f"--size must be at least 1, got {size}")
-    pairs = _read(source, images, cfp)
+    pairs, opened = _read(source, images, cfp)
+    counts = {
+        "pairs": len(pairs), "genuine": int(pairs.is_same.sum()), "images": len(pairs.images), "folds": pairs.folds,
+    }
+    with _progress(pairs) as advance:
+        if out.suffix == ".bin":
+            with new_file(out) as path:
+                write_bin(pairs, path, size, resize, advance)
+        else:
+            cfg = FixedConfig({"cfp": cfp if source.is_dir() else None, "size": size, "resize": resize})
+            with open_output(out, "PairSet", "pairs", cfg, _parents(source, opened, cfp)) as output:
+                if not output.finished:
+                    write_folder(pairs, out, size, resize, advance)
+                    output.finish(counts)
+    return {**counts, "out": str(out)}
+
+
+@contextmanager
+def _progress(pairs: PairSet) -> Iterator[Callable[[int], None]]:
     with progress("pairs", len(pairs.images)) as bar:
 
         def advance(count: int) -> None:
             bar.advance(count)
             signals.check()
 
-        (write_bin if to_bin else write_folder)(pairs, out, size, resize, advance)
-    return {
-        "pairs": len(pairs), "genuine": int(pairs.is_same.sum()), "images": len(pairs.images), "folds": pairs.folds,
-        "out": str(out),
-    }
+        yield advance
 
 
-def _refuse_existing(out: Path, to_bin: bool) -> None:
-    """Never write over anything; a folder without its list is what a killed run left, and is finished."""
-    if to_bin and out.exists():
-        raise UserError(f"{out} exists; choose another --out")
-    if not to_bin and out.exists():
-        strange = [p.name for p in out.iterdir() if p.name != IMAGES] if out.is_dir() else [out.name]
-        if strange:
-            what = "holds pairs already" if LIST in strange else f"is there and holds {strange[0]!r}"
-            raise UserError(f"{out} {what}; choose another --out, a new folder or a name ending in .bin")
+def _parents(source: Path, images: ImageSet | None, cfp: str) -> dict[str, Parent]:
+    """Return what the pairs are made of; of CFP's folder the lists of one protocol."""
+    protocol = source / "Protocol"
+    digest = file_digest(source) if source.is_file() else json_digest([
+        path_digest(protocol / "Split" / cfp), *(file_digest(path) for path in sorted(protocol.glob("*.txt"))),
+    ])
+    parents = {"pairs": Parent(str(source), digest)}
+    if images is not None:
+        parents["images"] = images.parent()
+    return parents
 
 
-def _read(source: Path, images: Path | None, cfp: str) -> PairSet:
+def _read(source: Path, images: Path | None, cfp: str) -> tuple[PairSet, ImageSet | None]:
+    """Return the pairs and the images that they name; a `.bin` holds its own."""
     if source.is_dir():
         if cfp not in ("FF", "FP"):
             raise UserError(f"--cfp must be FF or FP, got {cfp!r}")
         if not has_cfp(source, cfp):
             raise UserError(f"{source} has no folder Protocol/Split/{cfp}; a .bin, a list or CFP's folder was expected")
-        return read_cfp(source, cfp, ImageSet.open(images or source / "Data" / "Images"), f"cfp-{cfp.lower()}")
+        opened = ImageSet.open(images or source / "Data" / "Images")
+        return read_cfp(source, cfp, opened, f"cfp-{cfp.lower()}"), opened
     if is_bin(source):
-        return read_bin(source, source.stem)
+        return read_bin(source, source.stem), None
     if images is None:
         raise UserError(f"{source} is a list; give the folder or zip of its images with --images")
-    return read_pairs(source, ImageSet.open(images), source.stem)
+    opened = ImageSet.open(images)
+    return read_pairs(source, opened, source.stem), opened

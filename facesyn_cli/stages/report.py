@@ -21,7 +21,7 @@ from pydantic import field_validator
 from facesyn_cli import __version__, signals
 from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.files import read_json, write_json
+from facesyn_cli.artifacts.files import read_json, update_json
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Parent, check_output, open_output, read_header
 from facesyn_cli.artifacts.record_set_images import open_images
@@ -58,6 +58,7 @@ from facesyn_cli.training.metrics_log import read_lines
 from facesyn_cli.training.processes import check_device, processes
 
 REPORT = "report.json"
+_TIMES = ("images_per_s", "seconds")
 _MAX_LINES = 500  # of a training curve
 
 
@@ -143,7 +144,7 @@ def run(cfg: ReportConfig, work: Work) -> Outcome:
         data = read_json(folder / REPORT) if output.finished else _analyse_all(cfg, inputs, pictures, work)
         data |= {"training": _training(work), "benchmark": _benchmark(cfg, work)}
         data["definitions"] = definitions_of(data)
-        write_json(folder / REPORT, data)
+        update_json(folder / REPORT, data)
         write_page(folder, data, pictures)
         for number, held in enumerate(inputs.sets):
             write_card(folder / "cards" / held.name if number else folder, data, held.name)
@@ -328,10 +329,11 @@ def _about_judge(held: NamedSet, judge_name: str, judge: LoadedBackbone) -> list
 
 
 def _training(work: Work) -> dict[str, Any]:
-    """Training curves of the run, thinned."""
+    """Training curves of the run, thinned and without speeds: they differ from run to run."""
     curves: dict[str, Any] = {}
     for name in ("ldm", "fr"):
         lines = read_lines(work.folder(name) / "metrics.jsonl")
+        lines = [{key: value for key, value in line.items() if key not in _TIMES} for line in lines]
         curves[name] = {"path": FOLDERS[name], "lines": _thinned(lines)} if lines else None
     return curves
 

@@ -17,7 +17,7 @@ from facesyn_cli.artifacts.contexts import ROWS, VECTORS, ContextSet, write_cont
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.files import write_atomically, write_bytes, write_json, write_text
 from facesyn_cli.artifacts.ldm import LdmSettings
-from facesyn_cli.artifacts.new_folder import new_folder, require_free
+from facesyn_cli.artifacts.new_folder import new_folder
 from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.artifacts.origins import PHOTO
 from facesyn_cli.artifacts.output import HEADER, Header, Parent, read_header
@@ -114,7 +114,7 @@ def pack(
 
     Args:
         work: The run.
-        out: Folder to make; an empty one may be there.
+        out: Folder to make; an empty one may be there, or the same starter, which is left alone.
         card: YAML with what the cards say beyond what the run knows: data, split, licence, figures and notes.
         count: Contexts to take, the first of them; None: all.
         given: Part -> folder, for parts that lie elsewhere.
@@ -125,7 +125,6 @@ def pack(
     Raises:
         UserError: Something is missing, does not belong together, does not fit, or draws nothing.
     """
-    require_free(out)
     about = About.read(card)
     sources = Sources.find(Work(work), given or {})
     with new_folder(out) as folder:

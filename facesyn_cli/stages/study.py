@@ -125,7 +125,8 @@ def run(cfg: StudyConfig, work: Work) -> Outcome:
                 output.finish(counts={"rows": len(study.rows), "seeds": cfg.seeds, "images": study.num_images})
             group.barrier()
     rows = study.table()
-    return Outcome(study.folder, {"rows": [row.to_json() for row in rows]}, to_text(rows))
+    found = [{**row.to_json(), "images_per_second": row.speeds} for row in rows]
+    return Outcome(study.folder, {"rows": found}, to_text(rows))
 
 
 class _Study:
@@ -179,10 +180,11 @@ class _Study:
         vectors = Judge(self._judge.module, self._judge.input_size, device).embed(pixels)
         reference = None if row is self.rows[0] else self._reference(seed)
         figures = figures_of(vectors, pixels, self.cfg.per_id, reference)
-        figures.update(images_per_second=len(pixels) / seconds, draws=num_draws)
+        figures["draws"] = num_draws
         if row is self.rows[0]:
             with write_atomically(self._reference_path(seed)) as temporary, open(temporary, "wb") as file:
                 np.savez(file, vectors=vectors, pixels=pixels)
+        write_json(self._speed_path(row, seed), {"images_per_second": len(pixels) / seconds})
         write_json(self._path(row, seed), figures)
 
     def read(self, row: RowSettings, seed: int) -> dict[str, float | None] | None:
@@ -205,12 +207,16 @@ class _Study:
         rows = []
         for row in self.rows:
             found = [self.read(row, seed) for other, seed in self.tasks() if other is row]
+            for figures in filter(None, found):
+                figures.pop("images_per_second", None)  # earlier versions kept it here
             if any(figures is None for figures in found):
                 raise UserError(f"{self._path(row, self.cfg.seed)}: a result has vanished; run the same command again")
             draws = np.mean([figures.pop("draws") for figures in found]) / self.num_images
             method = row.method.name if row.method else ""
             evaluations = float(draws * self.evaluations(row))
-            rows.append(StudyRow(row.scheduler.name, row.scheduler.steps, method, evaluations, found))
+            speeds = [self._speed(row, seed) for other, seed in self.tasks() if other is row]
+            known = [speed for speed in speeds if speed is not None]
+            rows.append(StudyRow(row.scheduler.name, row.scheduler.steps, method, evaluations, found, known))
         return rows
 
     def write_tables(self) -> None:
@@ -304,6 +310,15 @@ class _Study:
 
     def _reference_path(self, seed: int) -> Path:
         return self.folder / "reference" / f"seed-{seed}.npz"
+
+    def _speed_path(self, row: RowSettings, seed: int) -> Path:
+        return self.folder / "speed" / f"{row.name}-seed-{seed}.json"
+
+    def _speed(self, row: RowSettings, seed: int) -> float | None:
+        try:
+            return float(read_json(self._speed_path(row, seed))["images_per_second"])
+        except (UserError, TypeError, ValueError, KeyError):
+            return None  # a measurement that is lost is not worth sampling again
 
     def _path(self, row: RowSettings, seed: int) -> Path:
         return self.folder / "results" / f"{row.name}-seed-{seed}.json"

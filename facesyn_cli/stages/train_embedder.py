@@ -101,7 +101,7 @@ class TrainEmbedderConfig(StageConfig):
     workers: int = runtime(2, "threads that read and decode, for each training process", ge=0)
     log_every: int = runtime(50, "steps between two lines of metrics", ge=1)
     checkpoint_every: int = runtime(500, "steps between two checkpoints", ge=1)
-    keep_checkpoints: int = runtime(2, "checkpoints that stay", ge=1)
+    keep_checkpoints: int = runtime(2, "checkpoints that stay; 1: none to fall back on", ge=1)
     save_steps: tuple[int, ...] = runtime((), "steps whose weights are kept in weights/; a stop adds one")
     tracking: TrackingSettings = runtime(TrackingSettings(), "who else gets the figures of the training")
 
@@ -169,7 +169,7 @@ def _train(cfg: TrainEmbedderConfig, inputs: _Inputs, group: Processes, out: Out
     optimiser = build_optimiser(decay_groups(student, cfg.optimiser.weight_decay, False), cfg.optimiser)
     ema = None if cfg.ema is None else StudentEma(student, cfg.ema)
     state = EmbedderState(student, ema, optimiser, loss_scaler(cfg.precision, group.device))
-    state.restore(folder / "checkpoints")
+    state.restore(folder / "checkpoints", group)
     if state.step:
         log.info(f"going on from step {state.step} of {cfg.steps}")
     distiller = Distiller(student, cfg.seed, cfg.batch_size, DTYPES[cfg.precision], cfg.relational_weight)

@@ -115,7 +115,7 @@ class TrainFrConfig(StageConfig):
     workers: int = runtime(4, "threads that read and decode, for each training process", ge=0)
     log_every: int = runtime(100, "steps between two lines of metrics", ge=1)
     checkpoint_every: int = runtime(0, "steps between two checkpoints; 0: at the end of each epoch only", ge=0)
-    keep: int = runtime(2, "checkpoints that stay", ge=1)
+    keep: int = runtime(2, "checkpoints that stay; 1: none to fall back on", ge=1)
     save_epochs: tuple[int, ...] = runtime((), "epochs after which the weights are kept, in epoch-E/")
     export_published: bool = runtime(False, "also write Backbone_Epoch_E_checkpoint.pth, which TFace reads")
     tracking: TrackingSettings = runtime(TrackingSettings(), "who else gets the figures of the training")
@@ -324,16 +324,17 @@ class _Training:
         self.group.barrier()
 
     def _restore(self) -> None:
-        """Go on from the newest checkpoint, or start with the initial weights."""
-        checkpoint = latest_checkpoint(self.folder / "checkpoints")
+        """Resume from the newest whole checkpoint, or start with the initial weights."""
+        checkpoint = latest_checkpoint(self.folder / "checkpoints", self.group)
         if checkpoint is None:
             self.data.initial.put_into(self.backbone, self.head)
             return
-        self.backbone.load_state_dict(checkpoint.tensors("backbone"))
-        self.head.load_state_dict(checkpoint.tensors("head"))
-        unpack_optimizer(self.optimiser, checkpoint.tensors("optimiser"))
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(checkpoint.state()["scaler"])
+        with checkpoint.fitting():
+            self.backbone.load_state_dict(checkpoint.tensors("backbone"))
+            self.head.load_state_dict(checkpoint.tensors("head"))
+            unpack_optimizer(self.optimiser, checkpoint.tensors("optimiser"))
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict(checkpoint.state()["scaler"])
         self.step = checkpoint.step
         log.info(f"going on from step {self.step} of {self.last}")
 

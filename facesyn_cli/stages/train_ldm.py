@@ -126,7 +126,7 @@ class TrainLdmConfig(StageConfig):
     judge_steps: int = runtime(10, "DDIM steps of a judged preview", ge=1)
     log_every: int = runtime(50, "steps between lines of metrics.jsonl", ge=1)
     checkpoint_every: int = runtime(1000, "steps between checkpoints", ge=1)
-    keep_checkpoints: int = runtime(2, "checkpoints that stay on disk", ge=1)
+    keep_checkpoints: int = runtime(2, "checkpoints that stay; 1: none to fall back on", ge=1)
     save_steps: tuple[int, ...] = runtime((), "steps whose averaged weights are kept in weights/; a stop adds one")
     export_published: bool = runtime(False, "also write ema_averaged_model_<step>.ckpt for the published code")
     compile: bool = runtime(False, "torch.compile the denoiser (CUDA only): slow to start, then faster")
@@ -198,7 +198,7 @@ def _train(
         denoiser, Ema(denoiser, cfg.ema), build_optimiser(denoiser.parameters(), cfg.optimiser),
         loss_scaler(cfg.precision, device), torch.zeros(2, dtype=torch.float64, device=device),
     )
-    state.restore(folder / "checkpoints", processes.is_first)
+    state.restore(folder / "checkpoints", processes)
     if cfg.compile:
         denoiser.compile()
     model = processes.accelerator.prepare_model(denoiser)

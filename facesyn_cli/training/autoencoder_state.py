@@ -105,16 +105,16 @@ class AutoencoderState:
             groups["discriminator_optimizer"] = pack_optimizer(self.adversary.optimiser)
         save_checkpoint(folder, self.step, groups, {"window": self.window, "scaler": self.scaler.state_dict()}, keep)
 
-    def restore(self, folder: Path, is_first: bool) -> None:
-        """Go on from the newest checkpoint, if there is one; the first process takes the window.
+    def restore(self, folder: Path, processes: Processes) -> None:
+        """Resume from the newest whole checkpoint, if there is one; the first process takes the window.
 
         Raises:
-            UserError: The checkpoint is of another training.
+            UserError: It is of another training, or all are damaged.
         """
-        checkpoint = latest_checkpoint(folder)
+        checkpoint = latest_checkpoint(folder, processes)
         if checkpoint is None:
             return
-        try:
+        with checkpoint.fitting():
             self.autoencoder.load_state_dict(checkpoint.tensors("model"), strict=True)
             self.ema.load_state_dict(checkpoint.tensors("ema"))
             unpack_optimizer(self.optimiser, checkpoint.tensors("optimizer"))
@@ -124,11 +124,8 @@ class AutoencoderState:
             state = checkpoint.state()
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
-            if is_first:
+            if processes.is_first:
                 self.window = dict(state["window"])
-        except (RuntimeError, KeyError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{checkpoint.path} does not fit this training; remove it: {reason}") from error
         self.step = checkpoint.step
 
     def take_window(self, processes: Processes) -> dict[str, float]:

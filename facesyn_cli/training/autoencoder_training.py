@@ -119,7 +119,7 @@ class AutoencoderTrainingConfig(StageConfig):
     preview_images: int = runtime(12, "images of a preview", ge=1)
     log_every: int = runtime(50, "steps between lines of metrics.jsonl", ge=1)
     checkpoint_every: int = runtime(1000, "steps between checkpoints", ge=1)
-    keep_checkpoints: int = runtime(2, "checkpoints that stay on disk", ge=1)
+    keep_checkpoints: int = runtime(2, "checkpoints that stay; 1: none to fall back on", ge=1)
     memory_gib: float = runtime(8.0, "images are decoded once, to memory, where they take at most this", ge=0)
     workers: int = runtime(0, "processes that decode images, per training process; 0: none of their own", ge=0)
     tracking: TrackingSettings = runtime(TrackingSettings(), "who else gets the figures of the training")
@@ -195,7 +195,7 @@ def _train(
     device, folder = processes.device, out.folder
     state = _state(cfg, inputs, device)
     initial = deepcopy(state.autoencoder.state_dict()) if cfg.interpolation < 1 else {}
-    state.restore(folder / "checkpoints", processes.is_first)
+    state.restore(folder / "checkpoints", processes)
     encode, decode = _coders(inputs, state, device)
     latents = _cache(inputs, cfg) if inputs.teacher is not None else None
     if latents is not None:

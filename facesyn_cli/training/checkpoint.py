@@ -1,7 +1,10 @@
 """Training checkpoints: whole folders that appear by rename, so a torn one is never mistaken for a whole one.
 
     checkpoints/step-00001000/<name>.safetensors   one file per group of tensors
-    checkpoints/step-00001000/state.json           plain numbers: step, scheduler position, ...
+    checkpoints/step-00001000/state.json           plain numbers: step, scheduler position, ...; and checksums
+
+`state.json` lists the size and the CRC-32C of every file of tensors, and holds a digest of itself. They are compared
+before a training resumes: a checkpoint that a disk has damaged is passed over, with a warning, for the one before it.
 """
 
 from __future__ import annotations
@@ -9,17 +12,25 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import torch
+from safetensors import SafetensorError, safe_open
 
+from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.files import TEMPORARY_PREFIX, explain, read_json, write_json
 from facesyn_cli.artifacts.weights import read_tensors, write_tensors
+from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
+from facesyn_cli.training.processes import Processes
 
 STATE = "state.json"
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,37 @@ class Checkpoint:
         """Read the plain numbers."""
         return read_json(self.path / STATE)
 
+    @contextmanager
+    def fitting(self) -> Iterator[None]:
+        """Turn the errors of modules and optimizers that do not take this state into a UserError."""
+        try:
+            yield
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{self.path} does not fit this training; remove it: {reason}") from error
+
+    def damage(self) -> str | None:
+        """Return what is wrong with the files, None when they are what was written.
+
+        Checkpoints written before there were checksums are only checked for their format.
+        """
+        try:
+            state = self.state()
+        except UserError:
+            return f"{STATE} is {'damaged' if (self.path / STATE).is_file() else 'missing'}"
+        if not isinstance(state, dict) or state.get("step") != self.step:
+            return f"{STATE} is damaged"
+        digest = state.pop("digest", None)
+        if digest is not None and digest != json_digest(state):
+            return f"{STATE} is damaged"
+        files = state.get("files", dict.fromkeys(path.name for path in self.path.glob("*.safetensors")))
+        if not isinstance(files, dict):
+            return f"{STATE} is damaged"
+        for name, written in files.items():
+            if (problem := _damage(self.path / name, written)) is not None:
+                return f"{name} is {problem}"
+        return None
+
 
 def save_checkpoint(
     folder: Path, step: int, tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any], keep: int = 2
@@ -53,7 +95,7 @@ def save_checkpoint(
         step: Number of finished optimizer steps.
         tensors: Groups of tensors by name (`model`, `ema`, `optimizer`, ...); empty groups are fine.
         state: JSON-able values.
-        keep: How many checkpoints stay, at least 1.
+        keep: How many checkpoints stay, at least 1; of 2 the older one is there when the newer one is damaged.
     """
     final = folder / f"step-{step:08d}"
     draft = folder / f"{TEMPORARY_PREFIX}{final.name}-{os.getpid()}"
@@ -62,9 +104,11 @@ def save_checkpoint(
         draft.mkdir(parents=True)
         for name, group in tensors.items():
             write_tensors(draft / f"{name}.safetensors", group)
-        write_json(draft / STATE, {**state, "step": step})
+        files = {path.name: _checksum(path) for path in sorted(draft.glob("*.safetensors"))}
+        content = {**state, "step": step, "files": files}
+        write_json(draft / STATE, {**content, "digest": json_digest(content)})
         if final.exists():
-            shutil.rmtree(final)
+            _remove(final)
         os.replace(draft, final)
     except UserError:
         shutil.rmtree(draft, ignore_errors=True)  # a full disk needs the space
@@ -72,15 +116,27 @@ def save_checkpoint(
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise explain(error, final) from error
-    for old in _found(folder)[: -max(keep, 1)]:
-        shutil.rmtree(old.path, ignore_errors=True)
+    found = _found(folder)
+    later = [other for other in found if other.step > step]  # damaged, and passed over when this training resumed
+    for old in later + [other for other in found if other.step <= step][: -max(keep, 1)]:
+        _remove(old.path)
     return final
 
 
-def latest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the newest whole checkpoint, or None."""
-    found = _found(folder)
-    return found[-1] if found else None
+def latest_checkpoint(folder: Path, processes: Processes) -> Checkpoint | None:
+    """Return the newest whole checkpoint, the same one in all processes; None where there is none yet.
+
+    A damaged one is passed over with a warning that names it and the one that is taken.
+
+    Args:
+        folder: The `checkpoints` folder.
+        processes: All of them must call this together; the first one reads.
+
+    Raises:
+        UserError: There are checkpoints, and all are damaged.
+    """
+    step = processes.of_first(lambda: _newest_whole_step(folder))
+    return next((found for found in _found(folder) if found.step == step), None)
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -108,6 +164,52 @@ def _found(folder: Path) -> list[Checkpoint]:
     found = [
         Checkpoint(path, int(match.group(1)))
         for path in folder.iterdir()
-        if (match := re.fullmatch(r"step-(\d+)", path.name)) and (path / STATE).is_file()
+        if (match := re.fullmatch(r"step-(\d+)", path.name)) and path.is_dir()
     ]
     return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint so that a kill leaves a temporary folder, not half a checkpoint."""
+    gone = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-removed-{os.getpid()}")
+    try:
+        os.replace(path, gone)
+    except OSError as error:
+        log.warning(f"the old checkpoint {path} cannot be removed: {error.strerror}")
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _newest_whole_step(folder: Path) -> int | None:
+    problems = []
+    for checkpoint in reversed(_found(folder)):
+        problem = checkpoint.damage()
+        if problem is None:
+            if problems:
+                log.warning(f"{'; '.join(problems)}; training resumes from the older {checkpoint.path.name}")
+            return checkpoint.step
+        problems.append(f"checkpoint {checkpoint.path} is damaged ({problem})")
+    if problems:
+        raise UserError(f"{'; '.join(problems)}; no older one is whole: remove {folder} to train from the beginning")
+    return None
+
+
+def _damage(path: Path, written: dict[str, Any] | None) -> str | None:
+    """Return what is wrong with a file of tensors, compared with what was written where that is known."""
+    if not path.is_file():
+        return "missing"
+    try:
+        if written is not None:
+            return None if _checksum(path) == written else "damaged"
+        with safe_open(path, "pt"):  # compares the size of the file with its header
+            return None
+    except (OSError, SafetensorError) as error:
+        return f"damaged: {error}"
+
+
+def _checksum(path: Path) -> dict[str, Any]:
+    checksum, num_bytes = google_crc32c.Checksum(), 0
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            checksum.update(block)
+            num_bytes += len(block)
+    return {"bytes": num_bytes, "crc32c": checksum.hexdigest().decode()}

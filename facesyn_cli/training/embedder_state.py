@@ -14,6 +14,7 @@ from facesyn_cli.training.checkpoint import latest_checkpoint, pack_optimizer, s
 from facesyn_cli.training.ema import Ema, ema_decay
 from facesyn_cli.training.embedder_step import Distiller, TaughtGroup
 from facesyn_cli.training.norm_groups import sum_gradients
+from facesyn_cli.training.processes import Processes
 
 FIGURES = ("loss", "cosine", "relational", "grad_norm")
 
@@ -67,16 +68,16 @@ class EmbedderState:
             groups["ema"] = self.ema.state_dict()
         save_checkpoint(folder, self.step, groups, {"window": self.window, "scaler": self.scaler.state_dict()}, keep)
 
-    def restore(self, folder: Path) -> None:
-        """Go on from the newest checkpoint, if there is one.
+    def restore(self, folder: Path, processes: Processes) -> None:
+        """Resume from the newest whole checkpoint, if there is one.
 
         Raises:
-            UserError: It is of another training.
+            UserError: It is of another training, or all are damaged.
         """
-        checkpoint = latest_checkpoint(folder)
+        checkpoint = latest_checkpoint(folder, processes)
         if checkpoint is None:
             return
-        try:
+        with checkpoint.fitting():
             self.student.load_state_dict(checkpoint.tensors("model"), strict=True)
             if self.ema is not None:
                 self.ema.load_state_dict(checkpoint.tensors("ema"))
@@ -85,9 +86,6 @@ class EmbedderState:
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
             self.window = list(state["window"])
-        except (RuntimeError, KeyError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{checkpoint.path} does not fit this training; remove it: {reason}") from error
         self.step = checkpoint.step
 
     def take_window(self) -> dict[str, float]:

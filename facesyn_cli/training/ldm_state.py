@@ -17,7 +17,7 @@ from facesyn_cli.training.checkpoint import latest_checkpoint, pack_optimizer, s
 from facesyn_cli.training.ema import Ema
 from facesyn_cli.training.ldm_batches import Batch
 from facesyn_cli.training.precision import autocast
-from facesyn_cli.training.processes import launched_processes
+from facesyn_cli.training.processes import Processes, launched_processes
 
 
 @dataclass
@@ -50,23 +50,24 @@ class LdmState:
         state = {"loss_window": self.loss_window.tolist(), "scaler": self.scaler.state_dict()}
         save_checkpoint(folder, self.step, groups, state, keep)
 
-    def restore(self, folder: Path, is_first: bool) -> None:
-        """Go on from the newest checkpoint, if there is one; the first process takes the loss window."""
-        checkpoint = latest_checkpoint(folder)
+    def restore(self, folder: Path, processes: Processes) -> None:
+        """Resume from the newest whole checkpoint, if there is one; the first process takes the loss window.
+
+        Raises:
+            UserError: It is of another training, or all are damaged.
+        """
+        checkpoint = latest_checkpoint(folder, processes)
         if checkpoint is None:
             return
-        try:
+        with checkpoint.fitting():
             self.denoiser.load_state_dict(checkpoint.tensors("model"), strict=True)
             self.ema.load_state_dict(checkpoint.tensors("ema"))
             unpack_optimizer(self.optimiser, checkpoint.tensors("optimizer"))
             state = checkpoint.state()
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
-            if is_first:
+            if processes.is_first:
                 self.loss_window.copy_(torch.tensor(state["loss_window"], dtype=torch.float64))
-        except (RuntimeError, KeyError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{checkpoint.path} does not fit this training; remove it: {reason}") from error
         self.step = checkpoint.step
 
 

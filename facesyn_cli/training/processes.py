@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -18,6 +18,7 @@ from facesyn_cli.artifacts.output import Config, Output, Parent, open_output
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
+T = TypeVar("T")
 _LONGEST_WAIT = timedelta(days=1)  # of a process that is done for the others; torch's 10 to 30 minutes end in an error
 
 
@@ -105,9 +106,28 @@ class Processes:
                     log.error(f"process {self.index}: {error}")
                 raise
 
-    def _tell(self, problem: str) -> str:
-        """Send one text from the first process to all and return it."""
-        box = [problem]
+    def of_first(self, compute: Callable[[], T]) -> T:
+        """Return in every process what `compute` returns in the first one; only that one calls it.
+
+        Raises:
+            UserError: As `compute`, in every process.
+        """
+        if self.count == 1:
+            return compute()
+        value, problem = None, ""
+        if self.is_first:
+            try:
+                value = compute()
+            except UserError as error:
+                problem = str(error)
+        value, problem = self._tell((value, problem))
+        if problem:
+            raise AgreedError(problem)
+        return value
+
+    def _tell(self, value: T) -> T:
+        """Send one value from the first process to all and return it."""
+        box = [value]
         broadcast_object_list(box, from_process=0)
         return box[0]
 

@@ -97,6 +97,10 @@ def headers_of(work: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in (work / "ablation/parts").glob("*/facesyn.json")}
 
 
+def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+
+
 def images_of(work: Path, name: str, stage: str, seed: int = 0) -> ImageSet:
     return ImageSet.open(work / "ablation/parts" / row_of(work, name)["parts"][str(seed)][stage])
 
@@ -112,8 +116,10 @@ def test_every_row_is_finished_with_the_same_number_of_images(finished):
             found = images_of(finished, row["name"], last, seed)
             assert len(found.entries) == 12 and len(found.by_identity()) == row["identities"]["mean"]
         for figures in row["seeds"].values():
-            assert 0 <= figures["accuracy"] <= 1 and 0 <= figures["auc"] <= 1 and figures["minutes"] > 0
+            assert 0 <= figures["accuracy"] <= 1 and 0 <= figures["auc"] <= 1 and "minutes" not in figures
     assert [row["identities"]["mean"] for row in table["rows"]] == [4, 3, 3, 3, 3]
+    times = json.loads((finished / "ablation" / table["table"] / "times.json").read_text())["minutes"]
+    assert set(times) == {row["name"] for row in table["rows"]} and all(times["real"][seed] > 0 for seed in ("0", "1"))
 
 
 def test_samples_give_way_to_augmentation(finished):
@@ -173,9 +179,9 @@ def test_the_tables_agree(finished):
 
 
 def test_again_makes_nothing(finished, inputs, run_cli):
-    before = headers_of(finished)
+    before, files = headers_of(finished), files_of(finished / "ablation/table")
     ran = run_cli(*words(inputs, finished))
-    assert ran.code == 0 and headers_of(finished) == before
+    assert ran.code == 0 and headers_of(finished) == before and files_of(finished / "ablation/table") == files
     assert ran.out.splitlines()[0].startswith("training set ") and "+ copies, against faces" in ran.out
     plan = run_cli(*words(inputs, finished), "--dry-run", "--json").json()
     assert plan["left"] == {"network evaluations": 0, "faces the recogniser trains on": 0, "expected minutes": 0}
@@ -195,6 +201,9 @@ def test_a_killed_table_goes_on(finished, inputs, run_cli, tmp_path):
     assert plan["left"]["faces the recogniser trains on"] == 16 and plan["left"]["network evaluations"] == 0
     assert plan["left"]["expected minutes"] >= 0
     assert run_cli(*words(inputs, work)).code == 0
+    for name in ("table.csv", "table.md"):
+        tables = [folder / "ablation/table" / name for folder in (finished, work)]
+        assert tables[0].read_bytes() == tables[1].read_bytes(), "times are in no table"
     after = headers_of(work)
     assert {name: time for name, time in after.items() if name in before} == before
     assert set(after) - set(before) == {path.name for path in lost}
@@ -216,7 +225,7 @@ def test_rows_and_seeds_may_be_added(inputs, run_cli, tmp_path):
     again = [*words(inputs, tmp_path / "work"), "--config", table]
     assert run_cli(*again, "--rows", "few").code == 0
     assert [row["status"] for row in table_of(tmp_path / "work")["rows"]] == ["not run", "finished"]
-    assert "| sphere |  |  |  |  |  |  |  | not run |" in (tmp_path / "work/ablation/table/table.md").read_text()
+    assert "| sphere |  |  |  |  |  |  | not run |" in (tmp_path / "work/ablation/table/table.md").read_text()
     before = headers_of(tmp_path / "work")
     assert run_cli(*again, "--seeds", 2, "--rows", "sphere,few").code == 0
     work = tmp_path / "work"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import socket
 import threading
 import zipfile
 from pathlib import Path
@@ -438,3 +439,28 @@ def test_pull_says_where_to_get_it_and_when_it_is_offline(assert_refused, tmp_pa
     assert_refused("models", "pull", "owner/name/net.onnx", "--out", tmp_path, says="does not come from the hub")
     assert_refused("models", "pull", "owner/name", "--sha256", "0" * 64, says="single file")
     assert_refused("models", "pull", "http://127.0.0.1:9/a.bin", "--out", tmp_path, says="cannot be reached")
+
+
+def _state(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_same_conversion_again_is_finished_and_another_one_is_refused(run_cli, assert_refused, tmp_path, unet, vq):
+    out = tmp_path / "made" / "ours"
+    command = ("models", "convert", unet, "--out", out)
+    (tmp_path / "made" / ".tmp-ours").mkdir(parents=True)  # a killed run leaves its folder, and an empty target
+    (tmp_path / "made" / ".tmp-ours" / "model.safetensors").write_bytes(b"half")
+    (out / ".tmp-x").mkdir(parents=True)
+    (tmp_path / "made" / ".lock-convert-ours").write_text('{"host": "' + socket.gethostname() + '", "process": 4194304'
+                                                          ', "started": "1"}')
+    first = run_cli(*command, "--json")
+    assert first.code == 0, first.err
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["ours"]
+    assert sorted(path.name for path in out.iterdir()) == ["config.json", "facesyn.json", "model.safetensors"]
+    before = _state(out)
+    again = run_cli(*command, "--json")
+    assert again.code == 0 and again.json() == first.json() and "is finished already" in again.err
+    assert_refused(*command, "--precision", "fp16", says="precision: was 'fp32', is 'fp16'")
+    assert_refused(*command, "--to", "published", says="to: was 'safetensors', is 'published'")
+    assert_refused("models", "convert", vq, "--out", out, says=("input weights", "ui.ckpt", "vq.pt"))
+    assert _state(out) == before

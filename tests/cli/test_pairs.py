@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -133,7 +134,7 @@ def test_wrong_inputs(assert_refused, run_cli, listed, tmp_path) -> None:
         ((listed, "--out", tmp_path / "x.bin"), "with --images"),
         ((tmp_path / "none.bin", "--out", tmp_path / "x.bin"), "none.bin"),
         ((tmp_path / "there.bin", "--out", tmp_path / "x.bin"), "safe to read"),
-        ((listed, *faces, "--out", tmp_path / "there.bin"), "there.bin exists"),
+        ((listed, *faces, "--out", tmp_path / "there.bin"), "there.bin exists with other content"),
         ((listed, *faces, "--out", tmp_path / "strange"), "diary.txt"),
         ((listed, *faces, "--out", listed), "pairs.txt"),
         ((listed, *faces, "--size", "0", "--out", tmp_path / "x.bin"), "--size"),
@@ -142,13 +143,60 @@ def test_wrong_inputs(assert_refused, run_cli, listed, tmp_path) -> None:
     ):
         assert_refused("pairs", *arguments, says=says)
         assert not (tmp_path / "x.bin").exists()
-    assert run_cli("pairs", listed, *faces, "--out", tmp_path / "f").code == 0
-    assert_refused("pairs", listed, *faces, "--out", tmp_path / "f", says="holds pairs already")
 
 
-def test_a_folder_that_a_kill_left_is_finished(run_cli, listed, tmp_path) -> None:
-    (tmp_path / "f/images").mkdir(parents=True)
-    (tmp_path / "f/images/000000.png").write_bytes(b"half of one")
-    assert run_cli("pairs", listed, "--images", tmp_path / "faces", "--out", tmp_path / "f").code == 0
-    pairs = read_pairs(tmp_path / "f/pairs.txt", ImageSet.open(tmp_path / "f/images"), "x")
-    assert pairs.read(pairs.first[0]) == (tmp_path / "faces/p0/0.png").read_bytes() and pairs.folds == 2
+def _state(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["out.bin", "out"])
+def test_the_same_command_again_is_finished_and_another_one_is_refused(
+    run_cli, assert_refused, listed, tmp_path, name
+) -> None:
+    out = tmp_path / "made" / name
+    command = ("pairs", listed, "--images", tmp_path / "faces", "--out", out)
+    first = run_cli(*command)
+    before = _state(out.parent)
+    again = run_cli(*command)
+    assert again.code == 0 and again.out == first.out and "is finished already" in again.err
+    assert _state(out.parent) == before
+    says = "size: was 112, is 56" if name == "out" else "out.bin exists with other content"
+    assert_refused(*command, "--size", 56, "--resize", says=says)
+    assert _state(out.parent) == before
+
+
+@pytest.mark.parametrize("name", ["out.bin", "out"])
+def test_what_a_kill_leaves_is_finished(run_cli, listed, tmp_path, monkeypatch, name) -> None:
+    out = tmp_path / "made" / name
+    command = ("pairs", listed, "--images", tmp_path / "faces", "--out", out)
+    monkeypatch.setattr(os, "replace", _killed_at(os.replace, 3 if name == "out" else 1))
+    monkeypatch.setattr(Path, "unlink", lambda *args, **kwargs: None)
+    with pytest.raises(Killed):
+        run_cli(*command)
+    monkeypatch.undo()
+    assert any(path.name.startswith(".tmp-") for path in (tmp_path / "made").rglob("*"))
+    assert not (out / "pairs.txt").exists() and not out.is_file()
+    Path.unlink(next((tmp_path / "made").rglob(".lock-*")))  # its process, this one, is not gone
+    assert run_cli(*command).code == 0
+    if name == "out":
+        pairs = read_pairs(out / "pairs.txt", ImageSet.open(out / "images"), "x")
+        assert pairs.read(pairs.first[0]) == (tmp_path / "faces/p0/0.png").read_bytes() and pairs.folds == 2
+    else:
+        assert read_bin(out, "x", folds=2).is_same.tolist() == [True, False, True, False]
+    assert not any(path.name.startswith((".tmp-", ".lock-")) for path in (tmp_path / "made").rglob("*"))
+
+
+class Killed(BaseException):
+    """What ends a command at once."""
+
+
+def _killed_at(replace, number: int):
+    """Return `os.replace` that ends the command at its call of this number."""
+    calls = iter(range(1, number + 1))
+
+    def call(*arguments) -> None:
+        if next(calls) == number:
+            raise Killed
+        replace(*arguments)
+
+    return call

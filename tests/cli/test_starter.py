@@ -188,7 +188,6 @@ def test_wrong_words_are_refused(made: Path, tmp_path: Path, assert_refused) -> 
     assert_refused("starter", "sell", says="show or pack")
     assert_refused("starter", "show", "--out", out, says="--out")
     assert_refused("starter", "pack", "--work", run, says="--out DIR")
-    assert_refused("starter", "pack", "--work", run, "--out", made / "starter", says="is there already")
     assert_refused("starter", "pack", "--work", tmp_path, "--out", out, says=("1-embedder", "train-embedder makes it"))
     assert_refused("starter", "pack", "--work", run, "--out", out, "--part", "ldm", says="NAME=FOLDER")
     assert_refused("starter", "pack", "--work", run, "--out", out, "--part", "nose=x", says="no part nose")
@@ -336,3 +335,17 @@ def test_faces_are_compared_by_it(starter: Path, tmp_path: Path, run_cli, monkey
     assert ran.code == 0 and ran.json() == own and "starter: recogniser" in ran.err
     monkeypatch.setattr(layout, "packaged_folder", lambda: tmp_path / "none")
     assert_refused("compare", *pair, says="--weights FILE")
+
+
+def test_the_same_starter_again_is_left_alone_and_another_one_is_refused(
+    made: Path, run_cli, assert_refused, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = ("starter", "pack", "--work", made / "run", "--out", out)
+    first = run_cli(*command, "--json")
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("*") if path.is_file()}
+    again = run_cli(*command, "--json")
+    assert again.code == 0 and again.json() == first.json() and "is finished already" in again.err
+    assert_refused(*command, "--count", 5, says=("there already with other content", "contexts/contexts.jsonl differs"))
+    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("*") if path.is_file()}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import finish, spawn
+from damage import check_fallback
 from tiny_decoder import ADVERSARY, AUTOENCODER, LDM, TRAINING, all_losses, train_arguments, write_run
 from tiny_ldm import EMBEDDING_SIZE, SIZE
 from tiny_recogniser import write_recogniser
@@ -175,3 +176,8 @@ def test_train_autoencoder_says_what_an_ldm_needs(work, tmp_path, assert_refused
     assert_refused(*plain, f"ldm={work / '2-ldm'}", says=("freeze_encoder=true", "initial"))
     assert_refused(*plain, "drawn.count=3", says=("drawn", "ldm=FOLDER"))
     assert read_config(work / "2-autoencoder")["autoencoder"]["refine_fine"] == 8
+
+
+def test_the_older_checkpoint_is_taken_when_the_newest_is_damaged(work, tmp_path, run_cli, assert_refused):
+    arguments = train_arguments(work, tmp_path / "out", *ADVERSARY, "checkpoint_every=1", steps=3)
+    check_fallback(run_cli, assert_refused, arguments, tmp_path / "out")

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
+import tiny_fr
 
 from facesyn_cli.cli import launch
 from facesyn_cli.data.drawn_faces import draw_face
@@ -77,3 +83,100 @@ def test_the_launched_command_runs_in_two_and_speaks_once(tmp_path: Path) -> Non
     assert len([line for line in ran.stderr.splitlines() if line.startswith("error: ")]) == 1, ran.stderr
     assert "none.pth" in ran.stderr
 
+
+
+@pytest.mark.parametrize(
+    ("command", "is_one"),
+    [("/usr/bin/python3 /opt/bin/accelerate launch -m facesyn_cli", True), ("python -m torch.distributed.run x", True),
+     ("/opt/python /opt/bin/torchrun --nproc-per-node 2", True), ("python -m facesyn_cli train-ldm", True),
+     ("mpirun -n 2 facesyn", True), ("-bash", False), ("bash run_accelerate.sh", False), ("/sbin/init", False),
+     ("sshd: user@pts/0", False), ("python train.py --name torchrun", False), ("", False)],
+)
+def test_launchers_are_told_by_their_command(command: str, is_one: bool) -> None:
+    assert launch._is_launcher(command.split()) is is_one
+
+
+def test_only_a_process_of_a_launcher_watches_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched: list[int] = []
+    monkeypatch.setattr(launch, "_stop_without", lambda parent, leave: watched.append(parent))
+    monkeypatch.setattr(launch.threading, "Thread", _AtOnce)
+    for name in launch._SIGNS:
+        monkeypatch.delenv(name, raising=False)
+    launcher, shell = ["python", "-m", "torch.distributed.run"], ["bash", "job.sh"]
+    for command, environment in ((launcher, {}), (shell, {"LOCAL_RANK": "0", "WORLD_SIZE": "2"}), (shell, {})):
+        monkeypatch.setattr(launch, "_parent_command", lambda command=command: command)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        launch.watch_launcher()
+        assert not watched, (command, environment)
+        for name in environment:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(launch, "_parent_command", lambda: launcher)
+    launch.watch_launcher()
+    assert watched == [os.getppid()]
+
+
+class _AtOnce:
+    """A thread that runs where it is started."""
+
+    def __init__(self, target, args, daemon: bool) -> None:
+        self.start = lambda: target(*args)
+
+
+def test_a_process_that_cannot_stop_leaves_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    parents, told = iter([7, 7, 1]), []
+    monkeypatch.setattr(launch.os, "getppid", lambda: next(parents))
+    monkeypatch.setattr(launch.os, "kill", lambda process, number: told.append((process, number)))
+    monkeypatch.setattr(launch.time, "sleep", lambda seconds: told.append(seconds))
+    launch._stop_without(7, told.append)
+    assert told == [launch._LOOK_SECONDS] * 2 + [(os.getpid(), signal.SIGTERM), launch.GRACE_SECONDS, 143]
+
+
+LAUNCHERS = {
+    "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+                   "--mixed_precision", "no", "--dynamo_backend", "no"],
+    "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "--standalone"],
+}
+
+
+@pytest.mark.parametrize(("launcher", "number"), [("accelerate", signal.SIGTERM), ("torchrun", signal.SIGKILL)])
+def test_workers_stop_when_their_launcher_is_gone(launcher: str, number: int, tmp_path: Path) -> None:
+    faces, out = tiny_fr.write_faces(tmp_path / "faces"), tmp_path / "out"
+    arguments = tiny_fr.train_arguments(faces, out, "checkpoint_every=1000000", epochs=100_000)
+    environment = {**os.environ, "ACCELERATE_DISABLE_RICH": "1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    with open(tmp_path / "stderr", "w") as stderr:
+        started = subprocess.Popen(
+            [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "facesyn_cli", *arguments], env=environment,
+            stdout=subprocess.DEVNULL, stderr=stderr,
+        )
+    workers: list[psutil.Process] = []
+    try:
+        _wait(lambda: started.poll() is not None or _num_lines(out / "metrics.jsonl") > 1, 200)
+        assert started.poll() is None, (tmp_path / "stderr").read_text()
+        workers = psutil.Process(started.pid).children(recursive=True)
+        assert len(workers) >= 2
+        started.send_signal(number)
+        started.wait(60)
+        _, alive = psutil.wait_procs(workers, timeout=60)
+        assert not alive, "workers outlive their launcher"
+        assert not list(out.glob(".lock-*")), "the next run meets a lock"
+        step = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+        newest = max(path.name for path in (out / "checkpoints").glob("step-*"))
+        assert newest == f"step-{step:08d}", "they stopped without saving their last step"
+        assert "stopped by signal 15" in (tmp_path / "stderr").read_text()
+    finally:
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
+        started.kill()
+
+
+def _num_lines(path: Path) -> int:
+    return path.read_text().count("\n") if path.is_file() else 0
+
+
+def _wait(is_there: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not is_there() and time.monotonic() < end:
+        time.sleep(0.1)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import finish, spawn
+from damage import flip, unfinish
 from tiny_embedder import train_arguments, write_taught_faces
 
 from facesyn_cli.artifacts.weights import read_tensors
@@ -41,6 +42,21 @@ def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path):
         assert ran.code == 0, ran.err
     c = read_tensors(grown / "model.safetensors")
     assert all((b[name] == c[name]).all() for name in b)
+
+
+def test_all_processes_resume_from_the_older_checkpoint_when_the_newest_is_damaged(tmp_path: Path):
+    taught, out = write_taught_faces(tmp_path), tmp_path / "out"
+    arguments = train_arguments(taught, out, *MORE, "checkpoint_every=1", steps=3)
+    assert finish(spawn(*arguments, processes=2)).code == 0
+    weights = read_tensors(out / "model.safetensors")
+    unfinish(out, "model.safetensors")
+    older, newer = sorted((out / "checkpoints").iterdir())
+    flip(newer / "model.safetensors")
+    ran = finish(spawn(*arguments, processes=2))
+    assert ran.code == 0, ran.err
+    assert ran.err.count(f"{newer} is damaged") == 1 and older.name in ran.err
+    again = read_tensors(out / "model.safetensors")
+    assert all((weights[name] == again[name]).all() for name in weights)
 
 
 def test_an_unreadable_photo_is_told_once(tmp_path: Path):

@@ -183,3 +183,26 @@ def test_left_behind_temporaries_go(tmp_path: Path) -> None:
     (folder / "sub" / ".tmp-x-1-1").write_bytes(b"torn")
     go(folder)
     assert not list(folder.rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize("text", ["", '{"host": "', "[]"])
+def test_a_lock_that_was_never_written_to_its_end_is_taken_over_soon(tmp_path: Path, text: str) -> None:
+    path = tmp_path / ".lock-all"
+    path.write_text(text)
+    with pytest.raises(UserError, match="is being written"), Lock(tmp_path):
+        pass
+    os.utime(path, (path.stat().st_mtime - 6,) * 2)
+    with Lock(tmp_path):
+        assert json.loads(path.read_text())["process"] == os.getpid()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_on_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, text: str, encoding: str) -> None:
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"), Lock(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ from facesyn_cli.evaluation.ablation import FIGURES, AblationRow, AblationTable,
 
 
 def figures(accuracy: float | None, **more: float) -> dict[str, float | None]:
-    found = {"auc": 0.8, "images": 800, "identities": 80, "evaluations": 1000, "minutes": 2}
+    found = {"auc": 0.8, "images": 800, "identities": 80, "evaluations": 1000}
     return {"accuracy": accuracy, **found, **more}
 
 
@@ -20,7 +20,9 @@ def table(*rows: AblationRow) -> AblationTable:
     return AblationTable({"benchmark": "lfw"}, list(rows))
 
 
-PLAIN = AblationRow("plain", "plain", None, [0, 1, 2], {0: figures(0.70), 1: figures(0.72), 2: figures(0.74)})
+PLAIN = AblationRow(
+    "plain", "plain", None, [0, 1, 2], {0: figures(0.70), 1: figures(0.72), 2: figures(0.74)}, {}, {0: 1, 1: 2, 2: 3}
+)
 HELPED = AblationRow("helped", "+ help", "plain", [0, 1, 2], {0: figures(0.73), 1: figures(0.75), 2: figures(0.78)})
 
 
@@ -99,9 +101,12 @@ def test_all_forms_of_a_table_say_the_same() -> None:
         assert line["verdict"] == (row["difference"] or {"verdict": ""})["verdict"]
         assert line["status"] == row["status"]
     markdown = found.to_markdown().splitlines()
-    assert "| + help | 800 | 80 | 75.33 +- 1.45 | 80.00 +- 0.00 | +3.33 +- 0.33 | 1,000 | 2.0 | finished |" in markdown
-    assert "| a \\| b |  |  |  |  |  |  |  | not run |" in markdown
+    assert "| + help | 800 | 80 | 75.33 +- 1.45 | 80.00 +- 0.00 | +3.33 +- 0.33 | 1,000 | finished |" in markdown
+    assert "| a \\| b |  |  |  |  |  |  | not run |" in markdown
     assert "- benchmark: lfw" in markdown
     reading = "+ help, against plain: +3.33 +- 0.33 points (95 % interval +1.90 to +4.77): better"
     assert f"- {reading}" in markdown and found.to_text().splitlines()[-1] == reading
     assert "failed: seed 0: no | faces" in found.to_text()
+    assert found.times() == {"plain": {"0": 1, "1": 2, "2": 3}, "helped": {}, "idle": {}, "failed": {}}
+    assert "minutes" in found.to_text() and "2.0" in found.to_text().splitlines()[1]
+    assert not any("minutes" in text for text in (found.to_csv(), *markdown, json.dumps(value)))

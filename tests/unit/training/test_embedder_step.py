@@ -17,6 +17,7 @@ from facesyn_cli.training.embedder_state import EmbedderState, StudentEma, take_
 from facesyn_cli.training.embedder_step import Distiller, TaughtGroup, relational_loss
 from facesyn_cli.training.embedder_validation import agreement
 from facesyn_cli.training.precision import loss_scaler
+from facesyn_cli.training.processes import processes
 
 
 def _student(dropout: float = 0.0) -> nn.Module:
@@ -157,13 +158,13 @@ def test_a_checkpoint_brings_everything_back(tmp_path) -> None:
     other = _state(nn.Sequential(*copy.deepcopy(list(student))), ema=True)
     for p in other.student.parameters():
         p.data.zero_()
-    other.restore(tmp_path)
+    other.restore(tmp_path, processes("cpu"))
     assert other.step == 1 and other.window == state.window
     for ours, theirs in ((state.student, other.student), (state.ema.module, other.ema.module)):
         assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(),
                                                      strict=True))
     with pytest.raises(UserError, match="does not fit this training; remove it"):
-        _state(nn.Linear(3, 5)).restore(tmp_path)
+        _state(nn.Linear(3, 5)).restore(tmp_path, processes("cpu"))
 
 
 def test_agreement_is_the_mean_cosine_and_the_share_of_photos_found() -> None:

@@ -21,6 +21,7 @@ from facesyn_cli.training.ldm_validation import Validation, validation_places
 from facesyn_cli.training.optimiser import OptimiserSettings, build_optimiser
 from facesyn_cli.training.precision import autocast, check_precision, loss_scaler
 from facesyn_cli.training.previews import grid
+from facesyn_cli.training.processes import processes
 
 SHAPE, BATCH, CPU = (3, 4, 4), 6, torch.device("cpu")
 SCHEDULE = build_schedule()
@@ -172,14 +173,14 @@ def test_state_survives_a_checkpoint_and_refuses_another_network(tmp_path):
         take_step(first, first.denoiser, _batch(_plan(), step), SCHEDULE, settings)
     first.save(tmp_path, keep=1)
     second = _state(_denoiser(), lr=0.01)
-    second.restore(tmp_path, is_first=True)
+    second.restore(tmp_path, processes("cpu"))
     assert second.step == 2 and torch.equal(second.loss_window, first.loss_window)
     for state in (first, second):
         take_step(state, state.denoiser, _batch(_plan(), 2), SCHEDULE, settings)
     for a, b in ((first.denoiser, second.denoiser), (first.ema, second.ema)):
         assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
     with pytest.raises(UserError, match="does not fit"):
-        _state(_denoiser(learn_empty_context=True)).restore(tmp_path, is_first=True)
+        _state(_denoiser(learn_empty_context=True)).restore(tmp_path, processes("cpu"))
 
 
 def test_validation_does_not_depend_on_batch_size_or_sharing():
