@@ -36,7 +36,8 @@ def test_blocks_give_the_bytes_of_one_array(tmp_path: Path) -> None:
     expected = io.BytesIO()
     np.save(expected, unit)
     write_embeddings(tmp_path / "one", keys_of(10), vectors)
-    write_embedding_blocks(tmp_path / "many", keys_of(10), (vectors[a:b] for a, b in ((0, 0), (0, 3), (3, 3), (3, 10))))
+    blocks = (vectors[a:b] for a, b in ((0, 0), (0, 3), (3, 3), (3, 10)))
+    write_embedding_blocks(tmp_path / "many", keys_of(10), 4, blocks)
     for name in ("one", "many"):
         assert (tmp_path / name / "embeddings.npy").read_bytes() == expected.getvalue()
         assert read_keys(tmp_path / name / "keys.txt") == keys_of(10)
@@ -44,8 +45,8 @@ def test_blocks_give_the_bytes_of_one_array(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [9, 11])
 def test_a_row_for_each_key(tmp_path: Path, count: int) -> None:
-    with pytest.raises(ValueError, match=f"{count} keys for 10 rows"):
-        write_embedding_blocks(tmp_path, keys_of(count), [np.ones((10, 4))])
+    with pytest.raises(ValueError, match="the blocks have 160 bytes"):
+        write_embedding_blocks(tmp_path, keys_of(count), 4, [np.ones((10, 4))])
     assert not list(tmp_path.iterdir())
 
 
@@ -53,7 +54,7 @@ def test_writing_holds_one_block(tmp_path: Path) -> None:
     keys = keys_of(ROWS)
     blocks = (np.full((min(BLOCK, ROWS - start), WIDTH), 1 + start, np.float32) for start in range(0, ROWS, BLOCK))
     names = 8 * sum(map(len, keys))  # the text of keys.txt, some times over
-    assert peak_bytes(lambda: write_embedding_blocks(tmp_path, keys, blocks)) < names + 16 * BLOCK * ROW_BYTES
+    assert peak_bytes(lambda: write_embedding_blocks(tmp_path, keys, WIDTH, blocks)) < names + 16 * BLOCK * ROW_BYTES
 
 
 def test_joining_all_keys_copies_nothing_and_others_are_joined_by_name(tmp_path: Path) -> None:
