@@ -92,6 +92,8 @@ def run(cfg: EmbedConfig, work: Work) -> Outcome:
     inputs = _open_inputs(cfg, work)
     with group.open_output(inputs.folder, "EmbeddingSet", "embed", cfg, inputs.parents) as output:
         if output.finished:
+            if group.is_first:
+                _remove_parts(inputs.folder)  # a kill between the header and here leaves them
             return _outcome(inputs.folder, output.header)
         network = inputs.backbone.module.to(group.device)
         options = EmbedOptions(
@@ -210,8 +212,12 @@ def _join(inputs: _Inputs, parts: list[range], output: Output) -> Header | None:
         counts={"images": len(entries), "embeddings": len(good), "unreadable": len(bad)},
         extra={"embedder": inputs.backbone.digest, "backbone": inputs.backbone.name},
     )
-    shutil.rmtree(inputs.folder / _PARTS, ignore_errors=True)
+    _remove_parts(inputs.folder)
     return header
+
+
+def _remove_parts(folder: Path) -> None:
+    shutil.rmtree(folder / _PARTS, ignore_errors=True)
 
 
 def _write_unreadable(path: Path, bad: list[tuple[ImageEntry, str]]) -> None:

@@ -320,3 +320,13 @@ def test_parts_are_joined_one_at_a_time(tmp_path):
     np.testing.assert_allclose(found.vectors, unit, rtol=0, atol=2 * np.finfo(np.float32).eps)
     assert peak < count * 64 + 30 * size * width * 8, "some pointers and texts an image, and some parts"
     assert peak < vectors.nbytes / 2
+
+
+def test_parts_left_after_the_header_are_removed(run_cli, inputs, tmp_path):
+    images, weights = inputs
+    words = ("embed", "--images", images, "--weights", weights, "--out", tmp_path / "out")
+    assert run_cli(*words).code == 0
+    (tmp_path / "out" / "parts").mkdir()
+    (tmp_path / "out" / "parts" / "000000000-000000012.npz").write_bytes(b"of a run killed before it removed this")
+    assert run_cli(*words).code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["embeddings.npy", "facesyn.json", "keys.txt"]

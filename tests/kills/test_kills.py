@@ -192,12 +192,11 @@ def _wrong_when_repeated(line: list[object], area: Path, quiet: Quiet) -> list[s
 
 
 def _same_below(found: dict[str, bytes], whole: dict[str, bytes], folder: Path) -> bool:
-    """True when a folder without its hidden files is as in a finished run."""
-    both = [
-        {name: _without_times(data) for name, data in files.items()
-         if name.startswith(f"{folder.as_posix()}/") and "/." not in name} for files in (found, whole)
-    ]
-    return both[0] == both[1]
+    """True when a folder holds all that it holds in a finished run."""
+    return all(
+        _without_times(found.get(name, b"")) == _without_times(data) for name, data in whole.items()
+        if name.startswith(f"{folder.as_posix()}/") and "/." not in name
+    )
 
 
 def _is_header(name: str) -> bool:
