@@ -33,7 +33,8 @@ pytestmark = pytest.mark.exhaustive
 
 KILLS = int(os.environ.get("FACESYN_KILLS", "12"))
 SEED = os.environ.get("FACESYN_KILLS_SEED", "0")
-_LOGS = ("strip.png", "strip-1.png", "strip-2.png", "strip-3.png")  # pictures of the latest images of one run
+# Not of the result but of one run: pictures of its latest images, and the time that its parts took.
+_OF_ONE_RUN = re.compile(r"(^|/)(strip(-\d+)?\.png|times\.json|speed/[^/]+\.json)$")
 _SHARE_OF_TERMINATIONS, _SHARE_BEFORE_WRITING = 0.15, 0.1
 _TIMES = re.compile(rb'("(?:time|seconds|minutes|[a-z_]*per_s(?:econd)?|[a-z_]*_seconds|started|finished)": )[-+.\deE]+')
 
@@ -220,8 +221,8 @@ def _files(area: Path) -> dict[str, bytes]:
 
 def _names(area: Path) -> list[str]:
     """Return the files below a folder that belong to a result."""
-    found = [path for path in sorted(area.rglob("*")) if path.is_file()]
-    return [path.relative_to(area).as_posix() for path in found if path.name not in _LOGS]
+    found = (path.relative_to(area).as_posix() for path in sorted(area.rglob("*")) if path.is_file())
+    return [name for name in found if not _OF_ONE_RUN.search(name)]
 
 
 def _stamp(area: Path) -> int:
