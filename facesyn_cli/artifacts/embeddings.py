@@ -68,7 +68,7 @@ class EmbeddingSet:
         return EmbeddingSet(keys, vectors, header.extra.get("embedder"), path, header.digest)
 
     def join(self, keys: list[str]) -> np.ndarray:
-        """Return the rows of the given keys, (len(keys), D); the vectors themselves where the keys are those of the set.
+        """Return the rows of the given keys, (len(keys), D); no copy where the keys are those of the set.
 
         Raises:
             UserError: Some keys have no embedding; the count and the first of them are named.

@@ -91,7 +91,8 @@ def write_inputs(folder: Path) -> Path:
     tiny_decoder.write_run(folder / "decoder")
     tiny_fr.write_faces(folder / "fr", seed=1)
     write_run(folder / "run")
-    images = {f"{i}/{k}.png": (folder / "faces" / f"p{i}" / f"{k}.png").read_bytes() for i in range(8) for k in range(4)}
+    places = {f"{i}/{k}.png": folder / "faces" / f"p{i}" / f"{k}.png" for i in range(8) for k in range(4)}
+    images = {name: path.read_bytes() for name, path in places.items()}
     write_tar_set(folder / "tars", images, per_shard=4)
     angles = np.radians([12 * person + 2 * number for person in range(PEOPLE) for number in range(PHOTOS)])
     keys = [f"p{person}/{number}" for person in range(PEOPLE) for number in range(PHOTOS)]
