@@ -6,6 +6,7 @@ as well, see `vector_files`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 from facesyn_cli.artifacts.files import write_atomically, write_text
 from facesyn_cli.artifacts.name_lists import keys_of
 from facesyn_cli.artifacts.names import nfc
-from facesyn_cli.artifacts.npy_file import write_npy
+from facesyn_cli.artifacts.npy_file import write_npy_blocks
 from facesyn_cli.artifacts.output import BEGUN, HEADER, Parent, require_header
 from facesyn_cli.artifacts.vector_files import holds_vectors, normalise, read_vector_file, read_vectors, unnamed_rows
 from facesyn_cli.console import log
@@ -68,11 +69,13 @@ class EmbeddingSet:
         return EmbeddingSet(keys, vectors, header.extra.get("embedder"), path, header.digest)
 
     def join(self, keys: list[str]) -> np.ndarray:
-        """Return the rows of the given keys, (len(keys), D).
+        """Return the rows of the given keys, (len(keys), D); no copy where the keys are those of the set.
 
         Raises:
             UserError: Some keys have no embedding; the count and the first of them are named.
         """
+        if keys == self.keys:
+            return self.vectors
         row_of = {key: row for row, key in enumerate(self.keys)}
         missing = [key for key in keys if key not in row_of]
         if missing:
@@ -94,8 +97,20 @@ def write_embeddings(folder: Path, keys: list[str], vectors: np.ndarray) -> None
         keys: Key of each row.
         vectors: (N, D), not zero.
     """
+    write_embedding_blocks(folder, keys, vectors.shape[1], [vectors])
+
+
+def write_embedding_blocks(folder: Path, keys: list[str], width: int, blocks: Iterable[np.ndarray]) -> None:
+    """Write the two files as `write_embeddings` does, with one block of rows in memory at a time.
+
+    Args:
+        folder: Output folder.
+        keys: Key of each row.
+        width: D, numbers of a row.
+        blocks: Arrays of (n, D), not zero, that together have one row for each key.
+    """
     with write_atomically(folder / VECTORS) as temporary, open(temporary, "wb") as file:
-        write_npy(file, normalise(vectors))
+        write_npy_blocks(file, (len(keys), width), np.float32, map(normalise, blocks))
     write_text(folder / KEYS, "".join(f"{key}\n" for key in keys))
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from torch import nn
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.embeddings import normalise, write_embeddings
+from facesyn_cli.artifacts.embeddings import normalise, write_embedding_blocks
 from facesyn_cli.artifacts.files import write_atomically, write_text
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
 from facesyn_cli.artifacts.names import one_line
@@ -93,6 +93,8 @@ def run(cfg: EmbedConfig, work: Work) -> Outcome:
     inputs = _open_inputs(cfg, work)
     with group.open_output(inputs.folder, "EmbeddingSet", "embed", cfg, inputs.parents) as output:
         if output.finished:
+            if group.is_first:
+                _remove_parts(inputs.folder)  # a kill between the header and here leaves them
             return _outcome(inputs.folder, output.header)
         network = inputs.backbone.module.to(group.device)
         options = EmbedOptions(
@@ -190,23 +192,30 @@ def _read_part(folder: Path, part: range) -> dict[str, np.ndarray] | None:
         return None
 
 
+def _finished_parts(folder: Path, parts: list[range]) -> Iterator[dict[str, np.ndarray]]:
+    for part in parts:
+        content = _read_part(folder, part)
+        if content is None:
+            raise UserError(f"{folder}: a finished part has vanished; run the same command again")
+        yield content
+
+
 def _join(inputs: _Inputs, parts: list[range], output: Output) -> Header | None:
-    """Write the set from its parts, the list of unreadable images and the header."""
+    """Write the set from its parts, the list of unreadable images and the header; one part in memory at a time."""
     entries = inputs.images.entries
-    contents = [_read_part(inputs.folder, part) for part in parts]
-    if any(content is None for content in contents):
-        raise UserError(f"{inputs.folder}: a finished part has vanished; run the same command again")
-    bad = [(entries[i], str(why)) for c in contents for i, why in zip(c["bad"], c["reasons"], strict=True)]
-    good = [entries[i] for c in contents for i in c["good"]]
-    num_cut = sum(int(c["cut"]) for c in contents)
+    bad, good, width, num_cut = [], [], 0, 0
+    for content in _finished_parts(inputs.folder, parts):
+        width = content["vectors"].shape[1]
+        bad += [(entries[i], str(why)) for i, why in zip(content["bad"], content["reasons"], strict=True)]
+        good += [entries[i].key for i in content["good"]]
+        num_cut += int(content["cut"])
     if not good:
         raise UserError(
             f"none of the {len(entries)} images in {inputs.images.path} can be embedded, "
             f"first {bad[0][0].location}: {bad[0][1]}"
         )
-    write_embeddings(
-        inputs.folder, [e.key for e in good], np.concatenate([c["vectors"] for c in contents if len(c["good"])])
-    )
+    blocks = (content["vectors"] for content in _finished_parts(inputs.folder, parts))
+    write_embedding_blocks(inputs.folder, good, width, blocks)
     _write_unreadable(inputs.folder / UNREADABLE, bad)
     say_cut(inputs.images.path, num_cut, len(entries))
     header = output.finish(
@@ -214,8 +223,12 @@ def _join(inputs: _Inputs, parts: list[range], output: Output) -> Header | None:
         extra={"embedder": inputs.backbone.digest, "backbone": inputs.backbone.name, **inputs.images.extra(),
                **({"cut_to_square": num_cut} if num_cut else {})},
     )
-    shutil.rmtree(inputs.folder / _PARTS, ignore_errors=True)
+    _remove_parts(inputs.folder)
     return header
+
+
+def _remove_parts(folder: Path) -> None:
+    shutil.rmtree(folder / _PARTS, ignore_errors=True)
 
 
 def _write_unreadable(path: Path, bad: list[tuple[ImageEntry, str]]) -> None:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.names import check_file_names
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import Output, Parent, check_output
+from facesyn_cli.artifacts.output import HEADER, Output, Parent, check_output
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.strip import SHEET, move_pictures_out, picture_path, strip_name
 from facesyn_cli.artifacts.work import Work
@@ -230,18 +230,18 @@ def run(cfg: SampleConfig, work: Work) -> Outcome:
             group.barrier()
         header = output.header
         if header and group.is_first:
-            _show(cfg, folder, header.count("images"), made)
+            _show(cfg, folder, header.count("images"))
     counts = header.counts if header else {"part": cfg.shard}
     return Outcome(folder, {**counts, "made_now": made})
 
 
-def _show(cfg: SampleConfig, folder: Path, num_images: int, made: int) -> None:
-    """Write the contact sheet of a finished set, where one is wanted."""
+def _show(cfg: SampleConfig, folder: Path, num_images: int) -> None:
+    """Write the contact sheet of a finished set, where one is wanted and it is not newer than the header already."""
     sheet = picture_path(folder, SHEET)
     if not (num_images <= _FEW if cfg.contact_sheet is None else cfg.contact_sheet):
         return
     try:
-        if made or not sheet.exists():
+        if not sheet.exists() or sheet.stat().st_mtime_ns < (folder / HEADER).stat().st_mtime_ns:
             write_contact_sheet(open_images(folder), sheet, identities=10, per_id=10)
         log.info(f"look at {sheet}")
     except UserError as problem:  # the set is finished all the same

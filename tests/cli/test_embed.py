@@ -6,7 +6,9 @@ import os
 import shutil
 import sys
 import time
+import tracemalloc
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +16,13 @@ from conftest import finish, spawn
 from tiny_recogniser import face, write_faces, write_recogniser
 
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
-from facesyn_cli.artifacts.output import read_header
+from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.output import open_output, read_header
+from facesyn_cli.config.fields import StageConfig
 from facesyn_cli.data.pixels import encode_jpeg, encode_png
+from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.models.loading import load_backbone
+from facesyn_cli.stages import embed as stage
 
 
 @pytest.fixture(scope="module")
@@ -289,3 +295,39 @@ def test_other_settings_on_the_same_folder_are_refused(assert_refused, run_cli, 
     write_faces(tmp_path / "faces", people=2, photos=1)
     assert_refused("embed", "--images", tmp_path / "faces", "--weights", weights, "--out", tmp_path / "out",
                    says=("input images",))
+
+
+def test_parts_are_joined_one_at_a_time(tmp_path):
+    """20,000 images of 64 numbers: no more than their names and some parts in memory."""
+    count, width, size = 20_000, 64, 256
+    entries = [ImageEntry(f"p{k // 50}/{k % 50}", f"p{k // 50}", f"{k % 50}", f"{k}.png") for k in range(count)]
+    images = ImageSet(tmp_path, entries, "sha256:0")
+    backbone = SimpleNamespace(digest="sha256:1", name="none")
+    inputs = stage._Inputs(images, backbone, {}, tmp_path / "out", None)
+    parts = fixed_batches(count, size)
+    vectors = np.random.default_rng(0).standard_normal((count, width))
+    with open_output(tmp_path / "out", "EmbeddingSet", "embed", StageConfig(), {}) as output:
+        for part in parts:
+            problems = {part.start: "broken"} if part.start == 512 else {}
+            stage._write_part(tmp_path / "out", part, vectors[part.start : part.stop], problems)
+        tracemalloc.start()
+        stage._join(inputs, parts, output)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    found = EmbeddingSet.open(tmp_path / "out")
+    assert len(found.keys) == count - 1 and "p10/12" not in found.keys
+    rows = [row for row in range(count) if row != 512]
+    unit = vectors[rows] / np.linalg.norm(vectors[rows], axis=1, keepdims=True)
+    np.testing.assert_allclose(found.vectors, unit, rtol=0, atol=2 * np.finfo(np.float32).eps)
+    assert peak < count * 64 + 30 * size * width * 8, "some pointers and texts an image, and some parts"
+    assert peak < vectors.nbytes / 2
+
+
+def test_parts_left_after_the_header_are_removed(run_cli, inputs, tmp_path):
+    images, weights = inputs
+    words = ("embed", "--images", images, "--weights", weights, "--out", tmp_path / "out")
+    assert run_cli(*words).code == 0
+    (tmp_path / "out" / "parts").mkdir()
+    (tmp_path / "out" / "parts" / "000000000-000000012.npz").write_bytes(b"of a run killed before it removed this")
+    assert run_cli(*words).code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["embeddings.npy", "facesyn.json", "keys.txt"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -550,3 +551,19 @@ def test_guidance_in_one_pass_or_two_gives_the_same_images(sample, tmp_path):
     assert abs(pixels(tmp_path / "one") - pixels(tmp_path / "two")).max() <= 1
     ran = sample(*guided, "joint_guidance=false", "fused_qkv=false", out="one")
     assert ran.code == 0 and "joint_guidance was True, is False" in ran.err
+
+
+def test_the_contact_sheet_of_a_smaller_set_is_replaced(sample, tmp_path):
+    out = tmp_path / "out"
+    assert sample("--ids", 2, "--per-id", 1).code == 0
+    small = (out / "contact_sheet.png").read_bytes()
+    assert sample("--ids", 3, "--per-id", 1).code == 0
+    whole, header = (out / "contact_sheet.png").read_bytes(), (out / "facesyn.json").stat()
+    assert whole != small
+    (out / "contact_sheet.png").write_bytes(small)  # killed between the header and the sheet
+    os.utime(out / "contact_sheet.png", ns=(header.st_mtime_ns - 1000, header.st_mtime_ns - 1000))
+    assert sample("--ids", 3, "--per-id", 1).json()["made_now"] == 0
+    assert (out / "contact_sheet.png").read_bytes() == whole
+    before = (out / "contact_sheet.png").stat().st_mtime_ns
+    assert sample("--ids", 3, "--per-id", 1).code == 0
+    assert (out / "contact_sheet.png").stat().st_mtime_ns == before
