@@ -45,3 +45,15 @@ def test_embeddings(name, drawn):
     actual = module(golden_uniform(7, (2, 3, 112, 112))).numpy()
     tolerance = rounding(products_of(module), expected.std())  # the spread reaches 1e6
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance)
+
+
+@torch.inference_mode()
+def test_the_tolerance_would_show_a_wrong_eps():
+    module = fill_state(skeleton("backbone", name="mobilefacenet"))
+    pixels = golden_uniform(7, (1, 3, 112, 112))
+    expected = module(pixels)
+    for layer in module.modules():
+        if hasattr(layer, "running_var"):
+            assert layer.eps == 1e-5
+            layer.eps = 2e-5
+    assert (module(pixels) - expected).abs().max() > rounding(products_of(module), expected.std())
