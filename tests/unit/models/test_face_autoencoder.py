@@ -114,8 +114,10 @@ def test_vq_penalties_are_equation_3_and_gradients_pass_the_codes():
     with torch.no_grad():
         latents = autoencoder.encode(pixels)
         distance = ((autoencoder.nearest(latents) - latents) ** 2).mean(dim=(1, 2, 3))
-        expected = autoencoder.decode(latents)  # the pass adds z - z
-        torch.testing.assert_close(made, expected, rtol=0, atol=rounding(products_of(autoencoder), expected.std()))
+        expected = autoencoder.decode(latents)
+        # the pass adds z - z, and norms over so few values multiply the rounding of that by about 100
+        tolerance = rounding(products_of(autoencoder), expected.std()) + rounding(scale=100 * latents.abs().max())
+        torch.testing.assert_close(made, expected, rtol=0, atol=tolerance)
     assert torch.allclose(penalties["codebook"], distance) and torch.allclose(penalties["commitment"], distance)
     codebook, first = autoencoder.quantize.embedding.weight, autoencoder.encoder.conv_in.weight
     gradients = {
