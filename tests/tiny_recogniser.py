@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from fill import fill_state
+from tolerance import products_of, rounding
 
 SETTINGS = {"name": "ir-tiny", "widths": [4, 8, 12, 16]}
 
@@ -20,6 +21,13 @@ def write_recogniser(folder: Path, **settings) -> Path:
     module = fill_state(registry.build("backbone", registry.configure("backbone", settings)))
     write_weights(folder, module.state_dict(), {"backbone": json.loads(json.dumps(settings))})
     return folder
+
+
+def embedding_rounding(weights: Path) -> float:
+    """Return what rounding may change of the unit embeddings that a folder of weights gives."""
+    from facesyn_cli.models.loading import load_backbone
+
+    return rounding(products_of(load_backbone(weights).module))
 
 
 def face(person: int, photo: int, side: int = 112) -> np.ndarray:

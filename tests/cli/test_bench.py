@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from tolerance import products_of, rounding
 
 from facesyn_cli.bench import plain_loops
 from facesyn_cli.bench.machine import Clock, matrix_rate
@@ -92,8 +93,9 @@ def test_the_published_layers_give_the_same_numbers_on_the_same_weights():
         expected, actual = network(x, t, context), published(x, t, context)
         encoded = published(x, t, published.encode_context(context))
     assert not actual.equal(expected), "it is the same code"
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(encoded, actual)
+    tolerance = rounding(products_of(network), expected.std())
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(encoded, actual, rtol=0, atol=tolerance)
 
 
 def test_operations_are_counted():

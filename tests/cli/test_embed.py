@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import finish, spawn
-from tiny_recogniser import face, write_faces, write_recogniser
+from tiny_recogniser import embedding_rounding, face, write_faces, write_recogniser
 
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
@@ -49,7 +49,7 @@ def test_embeddings_are_unit_and_joined_by_key(run_cli, inputs, tmp_path):
 
     expected = backbone.module(to_pixels(np.stack([face(i, k) for i in range(4) for k in range(3)]))).detach().numpy()
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(found.vectors, expected, rtol=0, atol=2e-6)  # float32 rounding of sums
+    np.testing.assert_allclose(found.vectors, expected, rtol=0, atol=embedding_rounding(weights))
     assert sorted(files(tmp_path / "1-embeddings")) == ["embeddings.npy", "keys.txt"]
 
 
@@ -77,7 +77,7 @@ def test_batch_and_part_size_hardly_matter(run_cli, inputs, tmp_path):
         out = tmp_path / str(number)
         assert run_cli("embed", "--images", images, "--weights", weights, "--out", out, *sizes).code == 0
         vectors.append(EmbeddingSet.open(out).vectors)
-    np.testing.assert_allclose(vectors[0], vectors[1], rtol=0, atol=2e-6)  # float32 rounding of sums
+    np.testing.assert_allclose(vectors[0], vectors[1], rtol=0, atol=embedding_rounding(weights))
 
 
 def test_flip_is_symmetric(run_cli, inputs, tmp_path):
@@ -91,7 +91,7 @@ def test_flip_is_symmetric(run_cli, inputs, tmp_path):
     for name, source, flip in (("a", images, "true"), ("b", mirrored, "true"), ("c", mirrored, "false")):
         run_cli("embed", "--images", source, "--weights", weights, "--out", tmp_path / name, f"flip={flip}")
     a, b, c = (EmbeddingSet.open(tmp_path / name).vectors for name in "abc")
-    np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(a, b, rtol=0, atol=embedding_rounding(weights))
     assert np.abs(a - c).max() > 1e-3
 
 

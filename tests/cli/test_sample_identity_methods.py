@@ -213,7 +213,7 @@ def test_refused_images_are_drawn_again_and_the_best_draw_is_kept(sample, inputs
         same = (pixels(tmp_path / "out")[i] == pixels(tmp_path / "plain")[i]).all()
         assert same == (row["draw"] == "0")
         replaced += not same
-        if float(first[i] @ centre) >= 0.9:
+        if float(first[i] @ centre) >= 0.9 + 1e-4:
             assert same  # nothing was wrong with it
     counts = ran.json()
     below = sum(row["kept"] != "yes" for row in rows)

@@ -151,7 +151,7 @@ def test_killed_at_random_moments_the_weights_are_those_of_an_undisturbed_run(fa
     generator = random.Random(0)
     for _ in range(3):
         process = spawn(*train_arguments(faces, killed, *more, epochs=4))
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while not (killed / "checkpoints").exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(generator.uniform(0, 0.4))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fill import fill_state, golden_uniform, load_golden, load_keys, skeleton
+from tolerance import products_of, rounding
 
 # name -> golden file, key list, parameters and tensors as published (None: not stated)
 NETWORKS = {
@@ -17,7 +18,6 @@ NETWORKS = {
     "iresnet-100": ("iresnet100", "elastic_iresnet100", 65_156_160, 925),
     "mobilefacenet": ("tface_mobilefacenet", "tface_mobilefacenet", None, None),
 }
-TOLERANCE = 1e-4  # of the embeddings' spread (which reaches 1e6); float32 in another order differs by 2e-5
 
 
 @pytest.fixture(scope="module")
@@ -43,4 +43,17 @@ def test_embeddings(name, drawn):
     drawn.update(module.state_dict())
     expected = load_golden(f"backbone_{NETWORKS[name][0]}")["embedding"]
     actual = module(golden_uniform(7, (2, 3, 112, 112))).numpy()
-    np.testing.assert_allclose(actual / expected.std(), expected / expected.std(), rtol=0, atol=TOLERANCE)
+    tolerance = rounding(products_of(module), expected.std())  # the spread reaches 1e6
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance)
+
+
+@torch.inference_mode()
+def test_the_tolerance_would_show_a_wrong_eps():
+    module = fill_state(skeleton("backbone", name="mobilefacenet"))
+    pixels = golden_uniform(7, (1, 3, 112, 112))
+    expected = module(pixels)
+    for layer in module.modules():
+        if hasattr(layer, "running_var"):
+            assert layer.eps == 1e-5
+            layer.eps = 2e-5
+    assert (module(pixels) - expected).abs().max() > rounding(products_of(module), expected.std())

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+from tolerance import rounding
 
 from facesyn_cli.diffusion.schedule import BETA_SCHEDULES, build_schedule
 from facesyn_cli.errors import UserError
@@ -30,9 +31,9 @@ def test_v_and_x_give_back_latents_and_noise(name, zero_terminal_snr):
     assert x.dtype == torch.float64
     v = schedule.target(x0, eps, t)
     a = schedule.alpha_bars.double().view(-1, 1, 1, 1)
-    # 1e-6: the schedule's roots are float32
-    torch.testing.assert_close(a.sqrt() * x - (1 - a).sqrt() * v, x0, atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close((1 - a).sqrt() * x + a.sqrt() * v, eps, atol=1e-6, rtol=1e-6)
+    tolerance = rounding(scale=x.abs().max())  # the schedule's roots are float32
+    torch.testing.assert_close(a.sqrt() * x - (1 - a).sqrt() * v, x0, atol=tolerance, rtol=0)
+    torch.testing.assert_close((1 - a).sqrt() * x + a.sqrt() * v, eps, atol=tolerance, rtol=0)
     assert torch.equal(build_schedule(name, 100).target(x0, eps, t), eps)
     assert torch.equal(build_schedule(name, 100, prediction="x0").target(x0, eps, t), x0)
 
@@ -44,13 +45,16 @@ def test_zero_terminal_snr_ends_in_pure_noise_and_keeps_the_first_level(name):
     assert after.alpha_bars[0].item() == pytest.approx(before.alpha_bars[0].item(), rel=1e-6)
     assert (after.alpha_bars.diff() < 0).all()
     product = torch.cumprod(1 - after.betas.double(), 0)
-    torch.testing.assert_close(product, after.alpha_bars.double(), atol=1e-6, rtol=1e-3)
+    torch.testing.assert_close(product, after.alpha_bars.double(), atol=0, rtol=1e-3)
 
 
 def test_zero_terminal_snr_is_the_one_of_diffusers():
+    before = build_schedule("scaled_linear")
     ours = build_schedule("scaled_linear", zero_terminal_snr=True, prediction="v").betas
-    theirs = rescale_zero_terminal_snr(build_schedule("scaled_linear").betas)
-    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+    theirs = rescale_zero_terminal_snr(before.betas)
+    roots = before.alpha_bars.sqrt()
+    left = ((roots - roots[-1]) / roots)[:-1]  # a share so small of the last roots is left that their roundings show
+    assert ((ours - theirs)[:-1].abs() <= rounding(scale=10) / left).all() and ours[-1] == theirs[-1] == 1
 
 
 def test_min_snr_weights_in_closed_form():

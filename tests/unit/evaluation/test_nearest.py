@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from made_embeddings import people
+from tolerance import rounding
 
 from facesyn_cli.evaluation import nearest as module
 from facesyn_cli.evaluation.nearest import nearest, pairs_above
@@ -16,7 +17,7 @@ def test_blocks_change_nothing(monkeypatch):
     monkeypatch.setattr(module, "_BANK_ROWS", 6)
     cosines, rows = nearest(queries, bank)
     np.testing.assert_array_equal(rows, product.argmax(1))
-    np.testing.assert_allclose(cosines, product.max(1), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(cosines, product.max(1), rtol=0, atol=rounding(terms=64))
 
 
 def test_own_identity_is_left_out(monkeypatch):
@@ -42,5 +43,5 @@ def test_pairs_above(monkeypatch):
     assert (np.diff(scores) <= 0).all()
     few, highest, total_again = pairs_above(rows, 0.7, most=3)
     assert total_again == total
-    np.testing.assert_allclose(highest, np.sort(product.ravel())[::-1][:3], atol=1e-6)
+    np.testing.assert_allclose(highest, np.sort(product.ravel())[::-1][:3], rtol=0, atol=rounding(terms=64))
     assert len(few) == 3

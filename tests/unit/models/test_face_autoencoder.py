@@ -6,6 +6,7 @@ import pytest
 import torch
 from fill import fill_state, golden_normal, golden_uniform
 from pydantic import ValidationError
+from tolerance import products_of, rounding
 from torch.distributions import Normal, kl_divergence
 
 from facesyn_cli.artifacts.weights import write_weights
@@ -62,7 +63,7 @@ def test_the_plain_network_is_that_of_diffusers():
         noise = golden_normal(2, tuple(encoded.mean.shape))
         made, penalties = ours.training_pass(pixels, noise)
         expected = theirs.decode(encoded.mean + encoded.std * noise).sample
-        assert torch.allclose(made, expected, atol=1e-6)
+        torch.testing.assert_close(made, expected, rtol=0, atol=rounding(products_of(theirs), expected.std()))
         assert torch.allclose(penalties["kl"], encoded.kl() / encoded.mean[0].numel(), rtol=1e-5)
 
 
@@ -113,7 +114,10 @@ def test_vq_penalties_are_equation_3_and_gradients_pass_the_codes():
     with torch.no_grad():
         latents = autoencoder.encode(pixels)
         distance = ((autoencoder.nearest(latents) - latents) ** 2).mean(dim=(1, 2, 3))
-        assert torch.allclose(made, autoencoder.decode(latents), atol=1e-5)
+        expected = autoencoder.decode(latents)
+        # the pass adds z - z, and norms over so few values multiply the rounding of that by about 100
+        tolerance = rounding(products_of(autoencoder), expected.std()) + rounding(scale=100 * latents.abs().max())
+        torch.testing.assert_close(made, expected, rtol=0, atol=tolerance)
     assert torch.allclose(penalties["codebook"], distance) and torch.allclose(penalties["commitment"], distance)
     codebook, first = autoencoder.quantize.embedding.weight, autoencoder.encoder.conv_in.weight
     gradients = {
