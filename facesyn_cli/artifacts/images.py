@@ -21,12 +21,14 @@ Order is the natural order of keys (`2` before `10`), so it does not depend on t
 from __future__ import annotations
 
 import os
-import threading
+import weakref
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from facesyn_cli.artifacts.digest import json_digest
@@ -87,7 +89,7 @@ class ImageSet:
         self.left_out = left_out or {}
         self.has_listed_identities = has_listed_identities
         self._members = members or {}  # location -> name in the zip file, where the two differ
-        self._archives = threading.local()
+        self._held: tuple[int, zipfile.ZipFile] | None = None
 
     @staticmethod
     def open(path: Path) -> ImageSet:
@@ -163,11 +165,16 @@ class ImageSet:
         self.__init__(**state)
 
     def _archive(self) -> zipfile.ZipFile:
-        """One handle per thread and process: zip handles share a file position."""
-        held = getattr(self._archives, "held", None)
-        if held is None or held[0] != os.getpid():
-            held = self._archives.held = (os.getpid(), zipfile.ZipFile(self.path))
-        return held[1]
+        """One handle for all threads, as each holds the whole directory; one a process, as forks share file positions.
+
+        Threads may read from one handle as long as it is not the one to close the file.
+        """
+        if self._held is None or self._held[0] != os.getpid():
+            file = open(self.path, "rb")
+            archive = zipfile.ZipFile(file)
+            weakref.finalize(archive, file.close)
+            self._held = (os.getpid(), archive)
+        return self._held[1]
 
 
 def _is_ours(path: Path) -> bool:
@@ -182,12 +189,22 @@ def _digest(entries: list[ImageEntry], sizes: Mapping[str, int], identity_of: Ma
 
 
 def _entries(locations: list[str], is_ours: bool, identity_of: Mapping[str, str]) -> list[ImageEntry]:
-    skip = 0 if is_ours else _shared_top(locations)
+    entries = _named(locations, 0 if is_ours else _shared_top(locations), identity_of)
+    entries.sort(key=lambda e: natural_key(e.key))
+    clash = next((one.key for one, other in pairwise(entries) if one.key == other.key), None)
+    if clash is not None:
+        where = " and ".join(ascii(e.location) for e in entries if e.key == clash)
+        raise UserError(f"several images have the key {clash!r}: {where}; rename all but one of them")
+    return entries
+
+
+def _named(locations: list[str], skip: int, identity_of: Mapping[str, str]) -> list[ImageEntry]:
+    """Return the images in the order of their locations, without the first `skip` folders of each in its key."""
     rows = []
     for location in locations:
         *folders, name = location.split("/")[skip:]
         stem, suffix = split_suffix(name)
-        identity = key_part(identity_of.get(location) or "/".join(folders)) or None
+        identity = intern(key_part(identity_of.get(location) or "/".join(folders))) or None
         rows.append((identity, key_part(stem), suffix, location))
     taken = Counter((identity, stem) for identity, stem, _, _ in rows)
     entries = []
@@ -195,11 +212,7 @@ def _entries(locations: list[str], is_ours: bool, identity_of: Mapping[str, str]
         sample = stem if taken[identity, stem] == 1 else f"{stem}{suffix}"
         identity, sample = (identity, sample) if identity is not None else (sample, "0")
         entries.append(ImageEntry(f"{identity}/{sample}", identity, sample, location))
-    clash = next((key for key, count in Counter(e.key for e in entries).items() if count > 1), None)
-    if clash is not None:
-        where = " and ".join(ascii(e.location) for e in entries if e.key == clash)
-        raise UserError(f"several images have the key {clash!r}: {where}; rename all but one of them")
-    return sorted(entries, key=lambda e: natural_key(e.key))
+    return entries
 
 
 def _shared_top(locations: list[str]) -> int:

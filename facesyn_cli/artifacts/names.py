@@ -73,7 +73,13 @@ def check_file_names(paths: Iterable[str], folder: Path) -> None:
         )
 
 
-def natural_key(text: str) -> list[tuple[int, int, str]]:
-    """Sort key under which `2` comes before `10`; total: different texts never tie."""
-    parts = [(0, int(p), p) if p.isdecimal() and p.isascii() else (1, 0, p) for p in re.split(r"([0-9]+)", text) if p]
-    return parts
+def natural_key(text: str) -> list[int | str]:
+    """Sort key under which `2` comes before `10`; total: different texts never tie.
+
+    Three items for each run of digits or other characters, in one list: sorting holds the keys of all names at once.
+    """
+    key: list[int | str] = []
+    for part in re.split(r"([0-9]+)", text):
+        if part:
+            key += (0, int(part), part) if part.isdecimal() and part.isascii() else (1, 0, part)
+    return key
