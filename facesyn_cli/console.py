@@ -32,6 +32,7 @@ def configure(log_file: Path | None = None) -> None:
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal, or a file name, may know other letters
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it finds odd in an image is said by its reader
     log.handlers.clear()
     log.propagate = False
     log.setLevel(logging.INFO if is_first_process() else logging.ERROR)

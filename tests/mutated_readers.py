@@ -54,6 +54,7 @@ from facesyn_cli.models.loading import load_autoencoder, load_backbone, load_den
 from facesyn_cli.stages.starter import pack as pack_starter
 from facesyn_cli.training.checkpoint import latest_checkpoint, save_checkpoint
 from facesyn_cli.training.metrics_log import read_lines
+from facesyn_cli.training.processes import processes
 from facesyn_cli.untrusted.arrays import read_archive
 
 ANSWERS = (TEMPLATE + 0.5).round(2)
@@ -265,7 +266,7 @@ def _networks(root: Path) -> dict[str, Reader]:
     config = run / "2-ldm" / "config.json"
     readers["inspected config.json"] = Reader(config, mutations.json_text, lambda: inspect(run / "2-ldm"))
     tensors = read_tensors(run / "1-embedder" / "model.safetensors")
-    lightning = {f"model.{key}": value for key, value in tensors.items()}
+    lightning = {f"model.{key}": value for key, value in tensors.items()} | {"head.kernel": torch.ones(8, 3)}
     for name, content in (("backbone.pth", tensors),
                           ("lightning.ckpt", {"state_dict": lightning, "epoch": 3, "hyper_parameters": {"a": 1}})):
         path = root / name
@@ -339,7 +340,7 @@ def _others(root: Path) -> dict[str, Reader]:
     saved = next(checkpoints.iterdir())
 
     def resume() -> None:
-        found = latest_checkpoint(checkpoints)
+        found = latest_checkpoint(checkpoints, processes("cpu"))
         found.state(), found.tensors("model")
 
     return {

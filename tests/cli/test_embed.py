@@ -309,7 +309,7 @@ def test_parts_are_joined_one_at_a_time(tmp_path):
     with open_output(tmp_path / "out", "EmbeddingSet", "embed", StageConfig(), {}) as output:
         for part in parts:
             problems = {part.start: "broken"} if part.start == 512 else {}
-            stage._write_part(tmp_path / "out", part, vectors[part.start : part.stop], problems)
+            stage._write_part(tmp_path / "out", part, vectors[part.start : part.stop], problems, 0)
         tracemalloc.start()
         stage._join(inputs, parts, output)
         peak = tracemalloc.get_traced_memory()[1]

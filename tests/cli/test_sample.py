@@ -22,6 +22,7 @@ from torch import nn
 from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.strip import SHEET, picture_path
 from facesyn_cli.artifacts.weights import read_config, read_tensors, write_weights
 from facesyn_cli.data.decoded_latents import finish_pixels
 from facesyn_cli.data.pixels import decode_image
@@ -362,9 +363,9 @@ def test_wrong_inputs(assert_refused, ldm, contexts, tmp_path):
     refused(f"noise.file={tmp_path / 'noise.npy'}", "--per-id", 2,
             says=("5 x 2 x 3 x 6 x 6 was expected", "found 5 x 2 x 3 x 8 x 8"))
     refused(f"noise.file={tmp_path / 'integers.npy'}", "--per-id", 2, says="found int64")
-    refused(f"noise.file={tmp_path / 'text.ckpt'}", "--per-id", 2, says="cannot be read")
+    refused(f"noise.file={tmp_path / 'text.ckpt'}", "--per-id", 2, says="is not a float .npy")
     (tmp_path / "torn.zip").write_bytes(b"PK\x03\x04" + b"x" * 100)
-    refused(f"noise.file={tmp_path / 'torn.zip'}", "--per-id", 2, says="cannot be read")
+    refused(f"noise.file={tmp_path / 'torn.zip'}", "--per-id", 2, says="is not a float .npy")
     np.save(tmp_path / "none.npy", np.zeros((0, 8), np.float32))
     refused(contexts=tmp_path / "none.npy", says="holds no contexts")
     refused("--assume-embedder", OTHER, says=("conditioned on recogniser sha256:aaaaaaaaaaaa", "sha256:bbbbbbbbbbbb"))
@@ -555,15 +556,16 @@ def test_guidance_in_one_pass_or_two_gives_the_same_images(sample, tmp_path):
 
 def test_the_contact_sheet_of_a_smaller_set_is_replaced(sample, tmp_path):
     out = tmp_path / "out"
+    sheet = picture_path(out, SHEET)
     assert sample("--ids", 2, "--per-id", 1).code == 0
-    small = (out / "contact_sheet.png").read_bytes()
+    small = sheet.read_bytes()
     assert sample("--ids", 3, "--per-id", 1).code == 0
-    whole, header = (out / "contact_sheet.png").read_bytes(), (out / "facesyn.json").stat()
+    whole, header = sheet.read_bytes(), (out / "facesyn.json").stat()
     assert whole != small
-    (out / "contact_sheet.png").write_bytes(small)  # killed between the header and the sheet
-    os.utime(out / "contact_sheet.png", ns=(header.st_mtime_ns - 1000, header.st_mtime_ns - 1000))
+    sheet.write_bytes(small)  # killed between the header and the sheet
+    os.utime(sheet, ns=(header.st_mtime_ns - 1000, header.st_mtime_ns - 1000))
     assert sample("--ids", 3, "--per-id", 1).json()["made_now"] == 0
-    assert (out / "contact_sheet.png").read_bytes() == whole
-    before = (out / "contact_sheet.png").stat().st_mtime_ns
+    assert sheet.read_bytes() == whole
+    before = sheet.stat().st_mtime_ns
     assert sample("--ids", 3, "--per-id", 1).code == 0
-    assert (out / "contact_sheet.png").stat().st_mtime_ns == before
+    assert sheet.stat().st_mtime_ns == before
