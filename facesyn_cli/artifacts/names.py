@@ -76,10 +76,12 @@ def check_file_names(paths: Iterable[str], folder: Path) -> None:
 def natural_key(text: str) -> list[int | str]:
     """Sort key under which `2` comes before `10`; total: different texts never tie.
 
+    A run of more than 600 digits is sorted as text, since Python refuses to read numbers of some thousand digits.
     Three items for each run of digits or other characters, in one list: sorting holds the keys of all names at once.
     """
     key: list[int | str] = []
     for part in re.split(r"([0-9]+)", text):
         if part:
-            key += (0, int(part), part) if part.isdecimal() and part.isascii() else (1, 0, part)
+            is_number = part.isdecimal() and part.isascii() and len(part) <= 600
+            key += (0, int(part), part) if is_number else (1, 0, part)
     return key
