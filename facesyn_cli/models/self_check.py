@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.arrays import read_archive
 
-TOLERANCE = 1e-4  # largest difference from a fixture, relative to the spread of its outputs
+# Largest difference from a fixture, relative to the spread of its outputs: float32 rounding explains 2.2e-4 of IR-101,
+# the deepest network with golden vectors, on any processor (8 u sqrt of the products added up on the way).
+TOLERANCE = 3e-4
 BATCH_TOLERANCE = 1e-3  # largest difference between one image alone and in a batch, likewise
 
 
