@@ -307,8 +307,7 @@ def test_a_channel_order_that_no_file_tells_is_asked_for(run_cli, assert_refused
 
 
 @pytest.mark.parametrize(("settings", "prefix", "back"), [
-    ({"name": "ir-tiny", "widths": (8, 12, 16, 24), "blocks": (1, 1, 1, 1), "variant": "face-evolve",
-      "embedding_size": 8}, "_orig_mod.module.", ""),
+    ({"name": "ir-18", "variant": "face-evolve", "embedding_size": 8}, "_orig_mod.module.", ""),
     ({"name": "mbf", "embedding_size": 8}, "module.", ""),
     ({"name": "iresnet", "blocks": (1, 1, 1, 1), "embedding_size": 8, "variant": "magface"}, "features.module.",
      "features.module."),
