@@ -45,10 +45,10 @@ def write_atomically(path: Path, durable: bool = True) -> Iterator[Path]:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        remove(temporary)
+        _remove(temporary)
         raise explain(error, path) from error
     except BaseException:
-        remove(temporary)
+        _remove(temporary)
         raise
 
 
@@ -119,7 +119,7 @@ def read_json(path: Path) -> Any:
 def remove_temporaries(folder: Path) -> None:
     """Remove temporary files that killed processes left anywhere below `folder`."""
     for path in folder.rglob(f"{TEMPORARY_PREFIX}*"):
-        remove(path)
+        _remove(path)
 
 
 def _temporary_name(name: str) -> str:
@@ -129,8 +129,7 @@ def _temporary_name(name: str) -> str:
     return f"{TEMPORARY_PREFIX}{name}-{os.getpid()}-{threading.get_ident()}"
 
 
-def remove(path: Path) -> None:
-    """Remove a file, a link or a whole folder, if it is there."""
+def _remove(path: Path) -> None:
     if os.path.isdir(path) and not path.is_symlink():
         import shutil
 

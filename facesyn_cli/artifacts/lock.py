@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from facesyn_cli.artifacts.files import TEMPORARY_PREFIX, remove
+from facesyn_cli.artifacts.files import TEMPORARY_PREFIX
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
@@ -97,15 +97,21 @@ def remove_abandoned(folder: Path, start: str = "", below: bool = False) -> None
         start: Start of the names of the files that were being written.
         below: Also in all folders below.
     """
-    for path in (folder.rglob if below else folder.glob)(f"{TEMPORARY_PREFIX}*"):
-        writer = _WRITER.search(path.name)
-        if writer and path.name.startswith(f"{TEMPORARY_PREFIX}{start}") and not _start_time(int(writer[1])):
-            try:
-                age = time.time() - path.lstat().st_mtime
-            except FileNotFoundError:
-                continue
-            if age > ABANDONED_SECONDS:
-                remove(path)
+    for place, _, names in os.walk(folder):
+        for name in names:
+            writer = _WRITER.search(name) if name.startswith(f"{TEMPORARY_PREFIX}{start}") else None
+            if writer and not _start_time(int(writer[1])):
+                _remove_old(Path(place, name))
+        if not below:
+            return
+
+
+def _remove_old(path: Path) -> None:
+    try:
+        if time.time() - path.lstat().st_mtime > ABANDONED_SECONDS:
+            path.unlink()
+    except OSError:
+        return  # gone by now, or somebody else's
 
 
 def _create(path: Path, text: str) -> bool:
