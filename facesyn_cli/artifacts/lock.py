@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -17,6 +18,9 @@ from facesyn_cli.errors import UserError
 HEARTBEAT_SECONDS = 30
 STALE_SECONDS = 300
 TORN_SECONDS = 5  # of a lock without an owner, which a kill left while it was written
+ABANDONED_SECONDS = 1  # of a temporary file; the process number of one on another host says nothing here
+
+_WRITER = re.compile(r"-(\d+)-\d+$")  # process and thread at the end of a temporary name
 
 
 class Lock:
@@ -40,6 +44,7 @@ class Lock:
         for _ in range(20):
             if _create(self.path, json.dumps(owner)):
                 threading.Thread(target=self._beat, daemon=True).start()
+                remove_abandoned(self.path.parent, self.path.name)
                 return self
             self._take_over_or_refuse()
         raise UserError(f"cannot take the lock {self.path}; another process keeps taking it")
@@ -82,6 +87,31 @@ class Lock:
                 os.utime(self.path)
             except FileNotFoundError:
                 return
+
+
+def remove_abandoned(folder: Path, start: str = "", below: bool = False) -> None:
+    """Remove the temporary files of killed processes in a folder to which several processes may be writing.
+
+    Args:
+        folder: The folder; it may be missing.
+        start: Start of the names of the files that were being written.
+        below: Also in all folders below.
+    """
+    for place, _, names in os.walk(folder):
+        for name in names:
+            writer = _WRITER.search(name) if name.startswith(f"{TEMPORARY_PREFIX}{start}") else None
+            if writer and not _start_time(int(writer[1])):
+                _remove_old(Path(place, name))
+        if not below:
+            return
+
+
+def _remove_old(path: Path) -> None:
+    try:
+        if time.time() - path.lstat().st_mtime > ABANDONED_SECONDS:
+            path.unlink()
+    except OSError:
+        return  # gone by now, or somebody else's
 
 
 def _create(path: Path, text: str) -> bool:

@@ -25,7 +25,7 @@ from facesyn_cli.artifacts.compare import Comparison, compare_configs
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.files import explain, read_json, remove_temporaries, write_json
 from facesyn_cli.artifacts.header_content import HeaderContent
-from facesyn_cli.artifacts.lock import Lock
+from facesyn_cli.artifacts.lock import Lock, remove_abandoned
 from facesyn_cli.console import is_first_process, log
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.checked import checked
@@ -213,8 +213,7 @@ class Output:
                 return None
         self.header = write_header(self.folder, self._begun, counts, extra, digest)
         (self.folder / BEGUN).unlink(missing_ok=True)
-        for path in self.folder.glob("shard-*-of-*.json"):
-            path.unlink(missing_ok=True)
+        _remove_parts(self.folder)
         return self.header
 
     def _part_path(self, index: int) -> Path:
@@ -256,22 +255,24 @@ def open_output(
     except OSError as error:
         raise explain(error, folder) from error
     with Lock(folder, f"{part[0]}-of-{part[1]}" if part else "all"):
+        if part is None:
+            remove_temporaries(folder)
+        else:
+            remove_abandoned(folder, below=True)
         before = _read_begun(folder) or read_header(folder)
         if before is not None:
             comparison = check_same(folder, before, begun)
             output.resumed = True
             if read_header(folder) is not None and not comparison.grown:
                 output.header = read_header(folder)
+                _remove_parts(folder)  # of a run killed in between
                 log.info(f"{folder} is finished already")
                 yield output
                 return
-        if part is None:
-            remove_temporaries(folder)
         write_json(folder / BEGUN, asdict(begun))
         (folder / HEADER).unlink(missing_ok=True)
         if before is not None and comparison.grown:
-            for path in folder.glob("shard-*-of-*.json"):
-                path.unlink(missing_ok=True)
+            _remove_parts(folder)
         yield output
 
 
@@ -325,6 +326,12 @@ def _describe(parent: Parent | None) -> str:
 def _read_begun(folder: Path) -> Header | None:
     path = folder / BEGUN
     return Header.from_json(read_json(path), path) if path.is_file() else None
+
+
+def _remove_parts(folder: Path) -> None:
+    """Remove the files that say which parts are finished."""
+    for path in folder.glob("shard-*-of-*.json"):
+        path.unlink(missing_ok=True)
 
 
 def _refuse_strangers(folder: Path, kind: str) -> None:

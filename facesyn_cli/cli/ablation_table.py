@@ -10,10 +10,20 @@ import torch
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.files import update_json, update_text
+from facesyn_cli.artifacts.lock import remove_abandoned
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.bench.random_networks import flops
 from facesyn_cli.cli.ablation_chain import Chains
-from facesyn_cli.cli.ablation_work import FOLDER, Chain, Step, context_evaluations, expected_time, num_faces
+from facesyn_cli.cli.ablation_work import (
+    FOLDER,
+    PARTS,
+    TIMES,
+    Chain,
+    Step,
+    context_evaluations,
+    expected_time,
+    num_faces,
+)
 from facesyn_cli.config.ablation import (
     ROW_STAGES,
     SHARED_STAGES,
@@ -86,12 +96,14 @@ class Ablation:
         problems: list[str] = []
         failed: dict[str, UserError] = {}
         per_id: dict[str, int] = {}
+        for folder in (self.folder, self.work.path / FOLDER / PARTS, self.work.path / FOLDER / TIMES):
+            remove_abandoned(folder)
         self._write()
         todo = [self._found[row.name, seed] for seed in self.seeds for row in self.picked]
         for sample in filter(None, (chain.step("sample") for chain in todo if not chain.is_finished)):
             per_id[sample.address] = max(per_id.get(sample.address, 0), sample.cfg.per_id)
         for number, chain in enumerate(todo, 1):
-            if chain.is_finished:
+            if chain.is_finished and not chain.was_killed:
                 continue
             log.info(f"[{number}/{len(todo)}] {chain.row.name}, seed {chain.seed}: {chain.images} images")
             try:

@@ -2,7 +2,7 @@
 
     <work>/ablation/parts/<stage>-<address>/        what a stage has made
     <work>/ablation/parts/<stage>-<address>.json    what it cost, why it failed
-    <work>/ablation/times/<stage>-<address>.json    how many seconds it took
+    <work>/ablation/times/<stage>-<address>.json    how many seconds it took, whether it is being made
 
 The address is a digest of the settings that change the result, of the inputs' content and of the addresses of what it
 is made from. So rows, seeds and tables that do the same share the work, whatever they are called, and nothing that is
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,13 +68,14 @@ class Step:
         )
 
     @property
+    def was_killed(self) -> bool:
+        """True when a run of its stage did not come to its end, which may be after the header."""
+        return self._times.get("running", False)
+
+    @property
     def notes(self) -> dict[str, Any]:
         """What was noted about its work: evaluations, images, faces, problem."""
-        path = self._notes_path
-        found = read_json(path) if path.is_file() else {}
-        if not isinstance(found, dict):
-            raise UserError(f"{path}: notes of a row were expected; remove it and run the same command again")
-        return found
+        return _read_notes(self._notes_path)
 
     def note(self, **values: Any) -> None:
         """Note more about its work; None takes a note away."""
@@ -83,11 +85,23 @@ class Step:
     @property
     def seconds(self) -> float:
         """How long its work took, in all runs together."""
-        return read_json(self._time_path)["seconds"] if self._time_path.is_file() else 0
+        return self._times.get("seconds", 0)
 
-    def add_seconds(self, seconds: float) -> None:
-        """Note more time."""
-        write_json(self._time_path, {"seconds": round(self.seconds + seconds, 2)})
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Note the time that the block takes, and that its stage is running until it ends without an error."""
+        start, before = time.monotonic(), self.seconds
+        write_json(self._time_path, {"seconds": before, "running": True})
+        try:
+            yield
+        except BaseException:
+            write_json(self._time_path, {"seconds": _sum(before, start), "running": True})
+            raise
+        write_json(self._time_path, {"seconds": _sum(before, start)})
+
+    @property
+    def _times(self) -> dict[str, Any]:
+        return _read_notes(self._time_path)
 
     @property
     def _time_path(self) -> Path:
@@ -120,6 +134,11 @@ class Chain:
     def is_finished(self) -> bool:
         """True when the accuracy is there."""
         return self.steps[-1].is_finished
+
+    @property
+    def was_killed(self) -> bool:
+        """True when a stage was killed after the header of its folder was written."""
+        return any(step.is_finished and step.was_killed for step in self.steps)
 
     @property
     def problem(self) -> str | None:
@@ -158,11 +177,12 @@ class Chain:
             UserError: A stage failed; the others keep their finished work.
         """
         self.steps[-1].note(problem=None)
-        for step in self.steps:
+        steps = [step for step in self.steps if step.is_finished] if self.is_finished else self.steps
+        for step in steps:
             try:
                 if step.address in failed:
                     raise failed[step.address]
-                if not step.is_finished:
+                if not step.is_finished or step.was_killed:
                     _run(step, work, per_id.get(step.address, 0))
                 _note_cost(step, work)
             except UserError as error:
@@ -179,15 +199,24 @@ class Chain:
 
 def _run(step: Step, work: Work, per_id: int) -> None:
     """Run one stage and note what it took."""
-    cfg, start = step.cfg, time.monotonic()
+    cfg = step.cfg
     if step.stage == "sample":
         begun = _begun_with(step.folder)
         size = {key: max(getattr(cfg, key), begun.get(key) or 0) for key in GROWING}
         cfg = cfg.model_copy(update={**size, "per_id": max(size["per_id"], per_id)})
-    try:
+    with step.timed():
         run_stage(step.stage, cfg, work)
-    finally:
-        step.add_seconds(time.monotonic() - start)
+
+
+def _read_notes(path: Path) -> dict[str, Any]:
+    found = read_json(path) if path.is_file() else {}
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: notes of a row were expected; remove it and run the same command again")
+    return found
+
+
+def _sum(seconds: float, start: float) -> float:
+    return round(seconds + time.monotonic() - start, 2)
 
 
 def _note_cost(step: Step, work: Work) -> None:

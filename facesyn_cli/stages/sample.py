@@ -22,6 +22,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from facesyn_cli.artifacts.digest import file_digest
+from facesyn_cli.artifacts.lock import remove_abandoned
 from facesyn_cli.artifacts.names import check_file_names
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import HEADER, Output, Parent, check_output
@@ -222,6 +223,7 @@ def run(cfg: SampleConfig, work: Work) -> Outcome:
     with group.open_output(folder, setup.kind, "sample", setup.cfg, setup.parents, cfg.part) as output:
         if group.is_first:
             move_pictures_out(folder)
+            remove_abandoned(picture_path(folder, SHEET).parent, f"{folder.name}.")
         if not output.finished:
             made = 0 if output.part_finished() else _sample(setup, group)
             made = int(group.sum(torch.tensor([made], device=group.device)).item())  # waits for all

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +210,42 @@ def test_a_killed_table_goes_on(finished, inputs, run_cli, tmp_path):
     assert {name: time for name, time in after.items() if name in before} == before
     assert set(after) - set(before) == {path.name for path in lost}
     assert row_of(work, "guided")["seeds"]["1"]["accuracy"] == accuracy
+
+
+def test_a_stage_killed_after_its_header_is_ended(finished, inputs, run_cli, tmp_path):
+    work = tmp_path / "work"
+    shutil.copytree(finished, work)
+    whole = {path.relative_to(work) for path in work.rglob("*")}
+    before = headers_of(work)
+    parts, times = work / "ablation/parts", work / "ablation/times"
+    gone = {"host": socket.gethostname(), "process": 2**22, "started": "1"}
+    for name, stage in (("faces", "sample"), ("copies", "eval")):
+        part = row_of(work, name)["parts"]["0"][stage]
+        (parts / part / ".lock-all").write_text(json.dumps(gone))
+        (times / f"{part}.json").write_text('{"running": true, "seconds": 7}')
+        (parts / f"{part}.contact_sheet.png").unlink(missing_ok=True)
+    for path in (parts / "a.json", parts / f"{part}.strip.png", times / "a.json", work / "ablation/table/table.json"):
+        left = path.with_name(f".tmp-{path.name}-{2**22}-1")
+        left.write_text("half")
+        os.utime(left, (0, 0))
+    assert run_cli(*words(inputs, work)).code == 0
+    assert {path.relative_to(work) for path in work.rglob("*")} == whole
+    assert headers_of(work) == before, "nothing finished is made again"
+    for name in ("table.csv", "table.md"):
+        assert (work / "ablation/table" / name).read_bytes() == (finished / "ablation/table" / name).read_bytes()
+    assert json.loads((times / f"{part}.json").read_text())["seconds"] >= 7
+    assert not any("running" in json.loads(path.read_text()) for path in times.iterdir())
+
+
+def test_finished_rows_do_not_need_what_was_removed_since(finished, inputs, run_cli, tmp_path):
+    work = tmp_path / "work"
+    shutil.copytree(finished, work)
+    parts = row_of(work, "real")["parts"]["0"]
+    shutil.rmtree(work / "ablation/parts" / parts["train-fr"])
+    time = work / "ablation/times" / f"{parts['cut']}.json"
+    time.write_text('{"running": true, "seconds": 7}')
+    assert run_cli(*words(inputs, work)).code == 0
+    assert not (work / "ablation/parts" / parts["train-fr"]).exists() and "running" not in time.read_text()
 
 
 def write_table(folder: Path, rows: list[dict], **settings: object) -> Path:

@@ -9,13 +9,14 @@ from test_again import COMMANDS, _content, world  # noqa: F401  the fixture
 
 FORMATS = ("tfrecord", "rec", "webdataset", "parquet", "lmdb", "folder")
 PACKS = {f"pack {name}": ["pack", "--in", "{}/faces", "--to", name, "name=tiny", "size=112"] for name in FORMATS}
-DATA = ("align", "embed", "gen-contexts", "sample", "augment", "eval")
-TABLE = {**{name: COMMANDS[name][0] for name in DATA}, **PACKS}
+DATA = ("align", "embed", "gen-contexts", "sample", "augment", "eval", "report")
+PAIRS = ["pairs", "{}/pairs.txt", "--images", "{}/faces"]
+TABLE = {**{name: [*COMMANDS[name][0], "--device", "cpu"] for name in DATA}, **PACKS, "pairs": PAIRS}
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_refused_writes(name: str, world: Path, tmp_path: Path, run_cli, limited_files) -> None:  # noqa: F811
-    command = [*(str(word).replace("{}", str(world)) for word in TABLE[name]), "--device", "cpu", "--out"]
+    command = [*(str(word).replace("{}", str(world)) for word in TABLE[name]), "--out"]
     assert run_cli(*command, tmp_path / "whole").code == 0
     whole = _content(tmp_path / "whole")
     seen = ("facesyn.json", "strip.png", "contact_sheet.png")  # paths; and what a run shows of itself

@@ -84,6 +84,15 @@ def header(folder: Path) -> dict:
     return json.loads((folder / "facesyn.json").read_text())
 
 
+def test_a_kill_leaves_no_half_picture_beside_the_folder(sample, tmp_path):
+    mine, other = (tmp_path / f".tmp-{name}.strip.png-{2**22}-1" for name in ("out", "other"))
+    for path in (mine, other):
+        path.write_bytes(b"half")
+        os.utime(path, (0, 0))
+    assert sample("--ids", 2, "--per-id", 1).code == 0
+    assert not mine.exists() and other.exists()
+
+
 def test_images_of_every_identity_and_a_header(sample, tmp_path):
     ran = sample("--per-id", 3)
     assert ran.code == 0, ran.err

@@ -256,7 +256,7 @@ COMMANDS = [
          "cpu", "--out", out, "batch_size=1"]]),
     Command("pairs-bin", lambda i, out: [
         ["pairs", i / "pairs.txt", "--images", i / "faces", "--out", out / "own.bin", "--size", 64, "--resize"]]),
-    Command("pairs-folder", lambda i, out: [["pairs", i / "bins" / "lfw.bin", "--out", out]], atomic=True),
+    Command("pairs-folder", lambda i, out: [["pairs", i / "bins" / "lfw.bin", "--out", out]]),
     _convert("weights", "unet.ckpt"), _convert("published", "plain", "--to", "published"),
     _convert("onnx", "judge", "--to", "onnx"),
     Command("report", lambda i, out: [

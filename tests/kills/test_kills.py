@@ -34,7 +34,7 @@ pytestmark = pytest.mark.exhaustive
 KILLS = int(os.environ.get("FACESYN_KILLS", "12"))
 SEED = os.environ.get("FACESYN_KILLS_SEED", "0")
 # Not of the result but of one run: pictures of its latest images, what its parts took, weights of a stopped training.
-_OF_ONE_RUN = re.compile(r"(^|/)(strip(-\d+)?\.png|times\.json|speed/[^/]+|weights/step-\d+/[^/]+)$")
+_OF_ONE_RUN = re.compile(r"((^|/|\.)strip(-\d+)?\.png|(^|/)(times\.json|speed/[^/]+|weights/step-\d+/[^/]+))$")
 _SHARE_OF_TERMINATIONS, _SHARE_BEFORE_WRITING = 0.15, 0.1
 _TIMES = re.compile(rb'("(?:time|seconds|minutes|[a-z_]*per_s(?:econd)?|[a-z_]*_seconds)": )[-+.\deE]+')
 
@@ -193,10 +193,10 @@ def _wrong_when_repeated(line: list[object], area: Path, quiet: Quiet) -> list[s
 
 
 def _same_below(found: dict[str, bytes], whole: dict[str, bytes], folder: Path) -> bool:
-    """True when a folder holds all that it holds in a finished run; a picture of it may be made after its header."""
+    """True when a folder holds all that it holds in a finished run, besides locks and temporary files."""
     return all(
         _without_times(found.get(name, b"")) == _without_times(data) for name, data in whole.items()
-        if name.startswith(f"{folder.as_posix()}/") and "/." not in name and not name.endswith("/contact_sheet.png")
+        if name.startswith(f"{folder.as_posix()}/") and "/." not in name
     )
 
 

@@ -41,6 +41,15 @@ def go(folder: Path, cfg: Config | None = None, parents: dict | None = None, fin
         return state
 
 
+GONE = 2**22  # no process has this number
+
+
+def leave_by_a_killed_process(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"half")
+    os.utime(path, (0, 0))
+
+
 def test_header_comes_last_and_says_everything(tmp_path: Path) -> None:
     folder = tmp_path / "o"
     with open_output(folder, "Thing", "make", Config(), PARENTS) as out:
@@ -109,6 +118,33 @@ def test_parts_meet(tmp_path: Path) -> None:
     assert sorted(p.name for p in folder.glob("shard*")) == ["shard-1-of-3.json", "shard-2-of-3.json"]
     go(folder, part=(3, 3))
     assert read_header(folder) is not None and not list(folder.glob("shard*"))
+
+
+@pytest.mark.parametrize("part", [None, (2, 3)])
+def test_a_kill_after_the_header_leaves_nothing(tmp_path: Path, part: tuple[int, int] | None) -> None:
+    folder = tmp_path / "o"
+    go(folder)
+    header = (folder / HEADER).read_bytes()
+    (folder / "shard-1-of-3.json").write_text('{"part": 1, "of": 3}')
+    (folder / "cards").mkdir()
+    for name in (".tmp-report.json", "cards/.tmp-card.md", f".tmp-.lock-{'2-of-3' if part else 'all'}"):
+        leave_by_a_killed_process(folder / f"{name}-{GONE}-1")
+    assert go(folder, part=part) == (True, True)
+    assert [path.name for path in folder.rglob("*") if path.is_file()] == [HEADER]
+    assert (folder / HEADER).read_bytes() == header
+
+
+def test_parts_leave_alone_what_another_process_is_writing(tmp_path: Path) -> None:
+    folder = tmp_path / "o"
+    go(folder, part=(1, 3))
+    written = folder / "images" / f".tmp-0.png-{os.getpid()}-1"
+    of_another_host = folder / f".tmp-1.png-{GONE}-1"  # its process number says nothing here; it is new
+    no_process = folder / ".tmp-own"
+    leave_by_a_killed_process(written)
+    leave_by_a_killed_process(no_process)
+    of_another_host.write_bytes(b"half")
+    go(folder, part=(2, 3))
+    assert all(path.exists() for path in (written, of_another_host, no_process))
 
 
 def test_a_second_writer_is_refused_but_another_part_is_not(tmp_path: Path) -> None:
