@@ -1,19 +1,22 @@
 """Write files so that a reader never sees half of one.
 
 Everything is written to a temporary name in the same folder, flushed to disk and renamed. Temporary
-names start with `.tmp-` and end in the process number; what a killed process left behind is removed when
+names start with `.tmp-` and end in host, process and thread; what a killed process left behind is removed when
 the folder is opened again.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import os
+import socket
 import threading
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ def write_atomically(path: Path, durable: bool = True) -> Iterator[Path]:
     Raises:
         UserError: No space left, read-only folder or no permission.
     """
-    temporary = path.parent / _temporary_name(path.name)
+    temporary = path.parent / temporary_name(path.name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -122,11 +125,21 @@ def remove_temporaries(folder: Path) -> None:
         _remove(path)
 
 
-def _temporary_name(name: str) -> str:
-    """Return a temporary name that no other thread uses; of a long name it holds a digest, to be no longer itself."""
+def temporary_name(name: str) -> str:
+    """Return a temporary name that no other thread anywhere uses; of a long name it holds a digest, not the name."""
     if len(os.fsencode(name)) > _LONG_NAME:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
-    return f"{TEMPORARY_PREFIX}{name}-{os.getpid()}-{threading.get_ident()}"
+    return f"{TEMPORARY_PREFIX}{name}-{host_tag()}-{os.getpid()}-{threading.get_ident()}"
+
+
+@functools.cache
+def host_tag() -> str:
+    """Return eight digits of where process numbers are those of this process: host, its start, and its container."""
+    parts = [socket.gethostname()]
+    for read in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text(), lambda: os.readlink("/proc/self/ns/pid")):
+        with suppress(OSError):
+            parts.append(read())
+    return f"{zlib.crc32(repr(parts).encode()):08x}"
 
 
 def _remove(path: Path) -> None:

@@ -9,18 +9,18 @@ import re
 import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
-from facesyn_cli.artifacts.files import TEMPORARY_PREFIX
+from facesyn_cli.artifacts.files import TEMPORARY_PREFIX, host_tag, temporary_name
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
 HEARTBEAT_SECONDS = 30
 STALE_SECONDS = 300
 TORN_SECONDS = 5  # of a lock without an owner, which a kill left while it was written
-ABANDONED_SECONDS = 1  # of a temporary file; the process number of one on another host says nothing here
 
-_WRITER = re.compile(r"-(\d+)-\d+$")  # process and thread at the end of a temporary name
+_WRITER = re.compile(r"-([0-9a-f]{8})-(\d+)-\d+$")  # host, process and thread at the end of a temporary name
 
 
 class Lock:
@@ -92,6 +92,8 @@ class Lock:
 def remove_abandoned(folder: Path, start: str = "", below: bool = False) -> None:
     """Remove the temporary files of killed processes in a folder to which several processes may be writing.
 
+    Files that were written on another host stay: here nothing tells whether their process is alive.
+
     Args:
         folder: The folder; it may be missing.
         start: Start of the names of the files that were being written.
@@ -100,23 +102,16 @@ def remove_abandoned(folder: Path, start: str = "", below: bool = False) -> None
     for place, _, names in os.walk(folder):
         for name in names:
             writer = _WRITER.search(name) if name.startswith(f"{TEMPORARY_PREFIX}{start}") else None
-            if writer and not _start_time(int(writer[1])):
-                _remove_old(Path(place, name))
+            if writer and writer[1] == host_tag() and not _start_time(int(writer[2])):
+                with suppress(OSError):  # gone by now, or somebody else's
+                    Path(place, name).unlink()
         if not below:
             return
 
 
-def _remove_old(path: Path) -> None:
-    try:
-        if time.time() - path.lstat().st_mtime > ABANDONED_SECONDS:
-            path.unlink()
-    except OSError:
-        return  # gone by now, or somebody else's
-
-
 def _create(path: Path, text: str) -> bool:
     """Create the lock file with its content in one step; False when it exists."""
-    draft = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{os.getpid()}-{threading.get_ident()}")
+    draft = path.with_name(temporary_name(path.name))
     try:
         draft.write_text(text, encoding="utf-8")
         os.link(draft, path)

@@ -211,6 +211,8 @@ class Output:
             if missing:
                 log.info(f"part {self.part[0]} of {self.part[1]} is finished; still missing: {missing}")
                 return None
+        if self.part is not None:
+            remove_temporaries(self.folder)  # of parts killed on other hosts; all are finished
         self.header = write_header(self.folder, self._begun, counts, extra, digest)
         (self.folder / BEGUN).unlink(missing_ok=True)
         _remove_parts(self.folder)
@@ -255,20 +257,21 @@ def open_output(
     except OSError as error:
         raise explain(error, folder) from error
     with Lock(folder, f"{part[0]}-of-{part[1]}" if part else "all"):
-        if part is None:
-            remove_temporaries(folder)
-        else:
-            remove_abandoned(folder, below=True)
         before = _read_begun(folder) or read_header(folder)
         if before is not None:
             comparison = check_same(folder, before, begun)
             output.resumed = True
             if read_header(folder) is not None and not comparison.grown:
                 output.header = read_header(folder)
+                remove_abandoned(folder)
                 _remove_parts(folder)  # of a run killed in between
                 log.info(f"{folder} is finished already")
                 yield output
                 return
+        if part is None:
+            remove_temporaries(folder)
+        else:
+            remove_abandoned(folder, below=True)
         write_json(folder / BEGUN, asdict(begun))
         (folder / HEADER).unlink(missing_ok=True)
         if before is not None and comparison.grown:

@@ -16,6 +16,7 @@ import yaml
 from fill import fill_state
 from tiny_recogniser import write_recogniser
 
+from facesyn_cli.artifacts.files import host_tag
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
@@ -225,7 +226,7 @@ def test_a_stage_killed_after_its_header_is_ended(finished, inputs, run_cli, tmp
         (times / f"{part}.json").write_text('{"running": true, "seconds": 7}')
         (parts / f"{part}.contact_sheet.png").unlink(missing_ok=True)
     for path in (parts / "a.json", parts / f"{part}.strip.png", times / "a.json", work / "ablation/table/table.json"):
-        left = path.with_name(f".tmp-{path.name}-{2**22}-1")
+        left = path.with_name(f".tmp-{path.name}-{host_tag()}-{2**22}-1")
         left.write_text("half")
         os.utime(left, (0, 0))
     assert run_cli(*words(inputs, work)).code == 0

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import nn
 
 from facesyn_cli.artifacts.contexts import ContextSet
+from facesyn_cli.artifacts.files import host_tag
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.strip import SHEET, picture_path
@@ -85,7 +86,7 @@ def header(folder: Path) -> dict:
 
 
 def test_a_kill_leaves_no_half_picture_beside_the_folder(sample, tmp_path):
-    mine, other = (tmp_path / f".tmp-{name}.strip.png-{2**22}-1" for name in ("out", "other"))
+    mine, other = (tmp_path / f".tmp-{name}.strip.png-{host_tag()}-{2**22}-1" for name in ("out", "other"))
     for path in (mine, other):
         path.write_bytes(b"half")
         os.utime(path, (0, 0))

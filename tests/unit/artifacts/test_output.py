@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from facesyn_cli.artifacts.files import write_atomically, write_bytes
+from facesyn_cli.artifacts.files import host_tag, write_atomically, write_bytes
 from facesyn_cli.artifacts.lock import Lock
 from facesyn_cli.artifacts.output import BEGUN, HEADER, Parent, check_output, open_output, read_header, require_header
 from facesyn_cli.errors import UserError
@@ -126,9 +126,8 @@ def test_a_kill_after_the_header_leaves_nothing(tmp_path: Path, part: tuple[int,
     go(folder)
     header = (folder / HEADER).read_bytes()
     (folder / "shard-1-of-3.json").write_text('{"part": 1, "of": 3}')
-    (folder / "cards").mkdir()
-    for name in (".tmp-report.json", "cards/.tmp-card.md", f".tmp-.lock-{'2-of-3' if part else 'all'}"):
-        leave_by_a_killed_process(folder / f"{name}-{GONE}-1")
+    for name in (".tmp-report.json", f".tmp-.lock-{'2-of-3' if part else 'all'}"):
+        leave_by_a_killed_process(folder / f"{name}-{host_tag()}-{GONE}-1")
     assert go(folder, part=part) == (True, True)
     assert [path.name for path in folder.rglob("*") if path.is_file()] == [HEADER]
     assert (folder / HEADER).read_bytes() == header
@@ -137,14 +136,15 @@ def test_a_kill_after_the_header_leaves_nothing(tmp_path: Path, part: tuple[int,
 def test_parts_leave_alone_what_another_process_is_writing(tmp_path: Path) -> None:
     folder = tmp_path / "o"
     go(folder, part=(1, 3))
-    written = folder / "images" / f".tmp-0.png-{os.getpid()}-1"
-    of_another_host = folder / f".tmp-1.png-{GONE}-1"  # its process number says nothing here; it is new
-    no_process = folder / ".tmp-own"
-    leave_by_a_killed_process(written)
-    leave_by_a_killed_process(no_process)
-    of_another_host.write_bytes(b"half")
+    written = folder / "images" / f".tmp-0.png-{host_tag()}-{os.getpid()}-1"
+    of_another_host = folder / f".tmp-1.png-{'0' * 8}-{GONE}-1"  # its process number says nothing here
+    no_process, gone = folder / ".tmp-own", folder / "images" / f".tmp-2.png-{host_tag()}-{GONE}-1"
+    for path in (written, of_another_host, no_process, gone):
+        leave_by_a_killed_process(path)
     go(folder, part=(2, 3))
-    assert all(path.exists() for path in (written, of_another_host, no_process))
+    assert all(path.exists() for path in (written, of_another_host, no_process)) and not gone.exists()
+    go(folder, part=(3, 3))  # the last one: nobody writes any more
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [HEADER]
 
 
 def test_a_second_writer_is_refused_but_another_part_is_not(tmp_path: Path) -> None:
