@@ -69,8 +69,14 @@ class Step:
 
     @property
     def was_killed(self) -> bool:
-        """True when a run of its stage did not come to its end, which may be after the header."""
-        return self._times.get("running", False)
+        """True when its stage was killed, maybe after the header, or could not write its contact sheet."""
+        return self._times.get("running", False) or self._lacks_sheet()
+
+    def _lacks_sheet(self) -> bool:
+        from facesyn_cli.stages.sample import lacks_sheet
+
+        header = read_header(self.folder) if self.stage == "sample" else None
+        return header is not None and lacks_sheet(self.cfg, self.folder, header.count("images"))
 
     @property
     def notes(self) -> dict[str, Any]:

@@ -240,14 +240,26 @@ def run(cfg: SampleConfig, work: Work) -> Outcome:
 def _show(cfg: SampleConfig, folder: Path, num_images: int) -> None:
     """Write the contact sheet of a finished set, where one is wanted and it is not newer than the header already."""
     sheet = picture_path(folder, SHEET)
-    if not (num_images <= _FEW if cfg.contact_sheet is None else cfg.contact_sheet):
+    if not _wants_sheet(cfg, num_images):
         return
     try:
-        if not sheet.exists() or sheet.stat().st_mtime_ns < (folder / HEADER).stat().st_mtime_ns:
+        if lacks_sheet(cfg, folder, num_images):
             write_contact_sheet(open_images(folder), sheet, identities=10, per_id=10)
         log.info(f"look at {sheet}")
     except UserError as problem:  # the set is finished all the same
         log.warning(f"the contact sheet was not written: {problem}")
+
+
+def lacks_sheet(cfg: SampleConfig, folder: Path, num_images: int) -> bool:
+    """Return whether the contact sheet of a finished set is wanted and is missing or older than the header."""
+    sheet = picture_path(folder, SHEET)
+    if not _wants_sheet(cfg, num_images):
+        return False
+    return not sheet.exists() or sheet.stat().st_mtime_ns < (folder / HEADER).stat().st_mtime_ns
+
+
+def _wants_sheet(cfg: SampleConfig, num_images: int) -> bool:
+    return num_images <= _FEW if cfg.contact_sheet is None else cfg.contact_sheet
 
 
 class _Setup:

@@ -225,6 +225,8 @@ def test_a_stage_killed_after_its_header_is_ended(finished, inputs, run_cli, tmp
         (parts / part / ".lock-all").write_text(json.dumps(gone))
         (times / f"{part}.json").write_text('{"running": true, "seconds": 7}')
         (parts / f"{part}.contact_sheet.png").unlink(missing_ok=True)
+    of_a_full_disk = row_of(work, "guided")["parts"]["1"]["sample"]
+    (parts / f"{of_a_full_disk}.contact_sheet.png").unlink()
     for path in (parts / "a.json", parts / f"{part}.strip.png", times / "a.json", work / "ablation/table/table.json"):
         left = path.with_name(f".tmp-{path.name}-{host_tag()}-{2**22}-1")
         left.write_text("half")
