@@ -15,18 +15,27 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from facesyn_cli.console import log
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, fit_square, resize_pixels, to_pixels
 from facesyn_cli.data.squares import is_square
 from facesyn_cli.errors import UserError
 
 Fit = Literal["exact", "square", "refuse"]
+
+
+def current_fit(value: Any) -> Any:
+    """Return the value of a setting `fit` in today's words: `crop`, of earlier versions, is `square`."""
+    if value != "crop":
+        return value
+    log.warning("fit=crop is now called fit=square, and does the same")
+    return "square"
 Precision = Literal["fp32", "bf16", "fp16"]
 _BATCHES_AHEAD = 3
 

@@ -41,11 +41,12 @@ def cut_into_folds(path: Path, header: Sequence[int], is_same: NDArray[np.bool_]
     folds = _announced(path, header, is_same) if header else None
     if folds is not None:
         return folds, np.arange(num_pairs)
-    folds = min(DEFAULT_FOLDS, num_pairs)
     if _is_genuine_first(is_same):
+        folds = min(DEFAULT_FOLDS, num_pairs // 2)
         log.info(f"{path}: {num_pairs // 2} pairs of each class and no folds, as in LFW View 1; cut into {folds} folds "
                  "of both classes")
         return folds, np.arange(num_pairs).reshape(2, -1).T.ravel()
+    folds = min(DEFAULT_FOLDS, num_pairs)
     log.info(f"{path}: its first line names no folds; cut into {folds} consecutive ones")
     return folds, np.arange(num_pairs)
 

@@ -74,7 +74,7 @@ def warn_of_strange(network: nn.Module, side: int, where: str) -> None:
     found = face_cosines(network, side)
     if found.are_apart:
         return
-    advice = "it is untrained, or expects other pixels than RGB in [-1, 1]"
+    advice = "it is untrained, or expects pixels in another order or range"
     if isinstance(network, OnnxBackbone):
         advice = _better_input(network) or "it is untrained, no face recognizer, or expects pixels normalized otherwise"
     log.warning(f"{where} does not tell the packaged faces apart: mean cosine {found} (recognizers: at least {MIN_GAP} "

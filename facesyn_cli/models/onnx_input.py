@@ -45,7 +45,8 @@ class GraphInput:
 
     def describe(self) -> str:
         """Return y = a x + b as text, means over the channels."""
-        return f"{self.scale.mean():.4g} x {self.shift.mean():+.4g}"
+        shift = self.shift.mean()
+        return f"{self.scale.mean():.4g} x {'-' if shift < 0 else '+'} {abs(shift):.4g}"
 
 
 def read_input(model: Any, name: str, channel_axis: int, is_integer: bool = False) -> GraphInput:

@@ -64,7 +64,7 @@ def size_category(images: int) -> str:
 
 
 def write_pack_card(
-    folder: Path, extra: dict[str, Any], images: int, identities: int, command: str = "pack"
+    folder: Path, extra: dict[str, Any], images: int, identities: int, command: str = "pack", has_photos: bool = False
 ) -> None:
     """Write `README.md` into a packed set, unless somebody else's is there.
 
@@ -74,6 +74,7 @@ def write_pack_card(
         images: How many it holds.
         identities: Of how many people.
         command: What wrote it; only `pack` assigns labels.
+        has_photos: Photos of real people are among the images, as headers say.
     """
     path = folder / FILE
     if path.exists() and _OURS.encode() not in path.read_bytes():
@@ -92,6 +93,8 @@ def write_pack_card(
     says = "`labels.txt` says which label is which identity" if has_labels else "the folder in a key is the identity"
     lines = [f"{images:,} face images of {identities:,} identities, written as `{format_name}` by `facesyn {command}`; "
              f"{says}, `facesyn.json` how the set was made."]
+    if has_photos:
+        lines.append("**Photos of real people are among the images; their rights hold.**")
     if format_name in _LOADABLE:
         columns = _LOADABLE[format_name] if has_labels else "column `__key__` begins with the identity"
         lines.append(f"`datasets.load_dataset(FOLDER)` loads it: {columns}.")

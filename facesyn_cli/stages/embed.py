@@ -12,9 +12,10 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import field_validator
 from torch import nn
 
 from facesyn_cli import signals
@@ -32,7 +33,7 @@ from facesyn_cli.data.alignment import DetectFaces, FaceAligner
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.data.squares import say_cut
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches
+from facesyn_cli.evaluation.embedding import EmbedOptions, current_fit, embed_batches
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.models.yunet import Yunet
 from facesyn_cli.training.processes import check_device, processes
@@ -57,6 +58,11 @@ class EmbedConfig(StageConfig):
     batch_size: int = recorded(64, "images a batch", ge=1)
     part_size: int = recorded(256, "images a part; a finished part is never computed again", ge=1)
     workers: int = runtime(4, "threads that read and decode, per process", ge=1)
+
+    @field_validator("fit", mode="before")
+    @classmethod
+    def _current_fit(cls, value: Any) -> Any:
+        return current_fit(value)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from facesyn_cli import signals
 from facesyn_cli.artifacts.files import read_json, write_bytes, write_json
 from facesyn_cli.artifacts.names import check_file_names
+from facesyn_cli.artifacts.origins import PHOTO, origins_of
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output, open_output
 from facesyn_cli.artifacts.record_set import LABELS, RecordFormat, RecordWriter, natural_labels
@@ -111,7 +112,8 @@ def run(cfg: PackConfig, work: Work) -> Outcome:
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
         counts, extra = out.header.counts, out.header.extra
         unreadable = out.header.count("unreadable")
-    say_cut(folder, extra.get("cut_to_square", 0), counts["images"])
+    inputs = ", ".join(parent.path for parent in _parents(sources).values())
+    say_cut(inputs, extra.get("cut_to_square", 0), counts["images"])
     if unreadable:
         log.warning(f"{unreadable} unreadable images were left out; they are listed in {folder / UNREADABLE}")
     if cfg.format.name == "tfrecord" and "TFR" not in cfg.name:
@@ -247,7 +249,8 @@ def _finish(
         extra["cut_to_square"] = seen.cut
     if left_out := _left_out(sources):
         extra["left_out"] = left_out
-    write_pack_card(out.folder, extra, counts["images"], counts["identities"])
+    has_photos = any(PHOTO in origins_of(Path(source.parent().path)) for source in sources)
+    write_pack_card(out.folder, extra, counts["images"], counts["identities"], has_photos=has_photos)
     out.finish(counts, extra=extra)
 
 

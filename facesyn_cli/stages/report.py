@@ -33,7 +33,7 @@ from facesyn_cli.console import is_first_process
 from facesyn_cli.contexts.unique import Unique
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.benchmark_groups import benchmark_groups
-from facesyn_cli.evaluation.embedding import EmbedOptions
+from facesyn_cli.evaluation.embedding import EmbedOptions, current_fit
 from facesyn_cli.evaluation.figures import LEVELS
 from facesyn_cli.evaluation.group_figures import Groups, read_groups
 from facesyn_cli.evaluation.judged_set import choose_identities
@@ -86,6 +86,11 @@ class ReportConfig(StageConfig):
     precision: Literal["fp32", "bf16", "fp16"] = identity("fp32", "number format of the judges")
     batch_size: int = recorded(64, "images a batch", ge=1)
     workers: int = runtime(4, "threads that read and decode", ge=1)
+
+    @field_validator("fit", mode="before")
+    @classmethod
+    def _current_fit(cls, value: Any) -> Any:
+        return current_fit(value)
 
     @field_validator("sets", "judges", "perceptual", mode="before")
     @classmethod

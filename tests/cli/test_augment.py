@@ -104,6 +104,9 @@ def test_photos_of_real_people_are_refused_unless_told(run_cli, assert_refused, 
     assert "photos of real people are added to the set; its header and card say so" in ran.err
     assert json.loads((work / "5-augmented" / "facesyn.json").read_text())["extra"]["added_faces"] == "photo"
     assert origins_of(work / "5-augmented") == {"unknown": 9, "photo": 15}  # of these samples nobody knows
+    for name, says in (("4-samples", False), ("5-augmented", True)):  # the card of the packed set says it too
+        run_cli("pack", "--in", work / name, "--out", tmp_path / name)
+        assert ("Photos of real people" in (tmp_path / name / "README.md").read_text()) == says
 
 
 def test_faces_of_unknown_origin_are_added_with_a_warning(run_cli, work: Path, tmp_path: Path):

@@ -121,6 +121,9 @@ def test_unreadable_images_are_listed_and_counted(run_cli, inputs, tmp_path):
     strict = EmbeddingSet.open(tmp_path / "strict")
     assert "p3/wide" not in strict.keys and "60 x 50" in (tmp_path / "strict" / "unreadable.txt").read_text()
     np.testing.assert_array_equal(plain.join(strict.keys), strict.vectors)
+    earlier = run_cli("embed", "--images", faces, "--weights", weights, "--out", tmp_path / "out", "fit=crop")
+    assert earlier.code == 0 and "finished already" in earlier.err  # the word of earlier versions for `square`
+    assert earlier.err.count("fit=crop is now called fit=square") == 1
 
 
 @pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="such names do not exist there")

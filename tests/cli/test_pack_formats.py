@@ -263,7 +263,7 @@ def test_images_that_are_not_square_are_cut_and_counted(run_cli, tmp_path: Path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_png(np.zeros((*shape, 3), np.uint8)))
     ran = run_cli("pack", "--in", tmp_path / "faces", "--out", tmp_path / "out", "--to", "rec", "size=16")
-    assert "2 of 3 images are not square; their central squares were taken" in ran.err
+    assert f"{tmp_path / 'faces'}: 2 of 3 images are not square; their central squares were taken" in ran.err
     assert read_header(tmp_path / "out").extra["cut_to_square"] == 2
     ran = run_cli("pack", "--in", tmp_path / "faces", "--out", tmp_path / "whole", "--to", "rec", "size=null")
     assert "square" not in ran.err and "cut_to_square" not in read_header(tmp_path / "whole").extra

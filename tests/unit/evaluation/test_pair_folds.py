@@ -112,3 +112,12 @@ def test_folds_of_one_class_are_warned_of_in_every_form(tmp_path: Path, images: 
     two_line = "name flag\n" + "Ann/Ann_0001 1\nAnn/Ann_0002 1\n" * 20 + "Ann/Ann_0001 0\nBo/Bo_0002 0\n" * 20
     read(tmp_path, two_line, images)
     assert warning in said.text
+
+
+def test_short_view_1_lists_have_both_classes_in_every_fold(said) -> None:
+    """4 pairs of each class were cut into 8 folds of one pair, said to be "of both classes"."""
+    is_same = np.array([True] * 4 + [False] * 4)
+    folds, order = cut_into_folds(LIST, [4], is_same)
+    assert folds == 4
+    assert [fold.sum() for fold in np.array_split(is_same[order], folds)] == [1] * 4
+    assert "cut into 4 folds of both classes" in said.text

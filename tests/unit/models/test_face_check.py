@@ -51,7 +51,7 @@ def test_other_pixels_and_other_weights_are_warned_of(recognizer, caplog) -> Non
         caplog.clear()
         warn_of_strange(network, 112, "some.pth")
         assert caplog.text.count("some.pth does not tell the packaged faces apart: mean cosine") == 1
-        assert "untrained, or expects other pixels than RGB in [-1, 1]" in caplog.text
+        assert "untrained, or expects pixels in another order or range" in caplog.text
 
 
 def test_not_a_number_is_warned_of(caplog) -> None:

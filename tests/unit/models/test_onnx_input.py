@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.face_check import _faces, face_cosines
 from facesyn_cli.models.loading import load_backbone
-from facesyn_cli.models.onnx_input import GREY_LEVELS, SYMMETRIC, UNIT, _normalization
+from facesyn_cli.models.onnx_input import GREY_LEVELS, SYMMETRIC, UNIT, GraphInput, _normalization
 from facesyn_cli.plugins import registry
 
 
@@ -126,3 +126,7 @@ def test_the_embedding_beside_a_norm_is_taken(tmp_path: Path, caplog) -> None:
         module = load_backbone(path).module
     assert "of 2 outputs y is the embedding" in caplog.text
     assert module(torch.zeros(2, 3, 112, 112)).shape == (2, 4)
+
+
+def test_a_shift_is_written_with_its_sign_as_an_operator() -> None:
+    assert GraphInput(np.ones(3) / 128, -np.ones(3), None).describe() == "0.007812 x - 1"
