@@ -90,7 +90,7 @@ def is_shard_set(path: Path) -> bool:
 
 
 def find_shards(folder: Path, left_out: LeftOut) -> list[Path]:
-    """Return the tar files of a folder, by name; images beside them are counted.
+    """Return the tar files of a folder, by name; other files beside them are counted.
 
     Raises:
         UserError: There are none, or there are archives that are no plain ones or have another ending.
@@ -106,6 +106,8 @@ def find_shards(folder: Path, left_out: LeftOut) -> list[Path]:
             raise UserError(f"{path} is a tar archive whose name does not end in .tar; rename it, or move it elsewhere")
         if suffix_of_content(first_bytes(path, HEAD_BYTES)):
             left_out.add("images beside the shards", path.name)
+        else:
+            left_out.add("other files beside the shards", path.name)
     if not shards:
         raise UserError(f"{folder} holds no .tar files")
     return shards

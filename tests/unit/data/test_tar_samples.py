@@ -146,6 +146,16 @@ def test_a_shard_beside_others_is_never_left_out_for_its_name(tmp_path: Path, na
         open_images(tmp_path)
 
 
+def test_files_beside_shards_are_counted(tmp_path: Path, caplog):
+    shard(tmp_path / "a.tar", [("p/1.jpg", A)])
+    (tmp_path / "loose.jpg").write_bytes(A)
+    (tmp_path / "README.txt").write_text("x")
+    with caplog.at_level("WARNING", logger="facesyn"):
+        assert len(open_images(tmp_path).entries) == 1
+    assert "1 images beside the shards (first 'loose.jpg')" in caplog.text
+    assert "1 other files beside the shards (first 'README.txt')" in caplog.text
+
+
 def test_a_folder_of_images_with_a_compressed_archive_is_a_folder_of_images(tmp_path: Path):
     (tmp_path / "1.jpg").write_bytes(A)
     with tarfile.open(tmp_path / "backup.tar.gz", "w:gz"):
