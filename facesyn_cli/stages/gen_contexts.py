@@ -230,7 +230,7 @@ def _finish(cfg: GenContextsConfig, source: ContextSource, found: Progress, out:
 
 def _tell_origin(cfg: GenContextsConfig, source: ContextSource, header: Header, folder: Path) -> None:
     """Say what the faces are where that is not clear, or where a finished folder says something else."""
-    if not header.counts["faces"]:
+    if not header.count("faces"):
         return
     kept = header.extra.get(FACE_ORIGIN, UNKNOWN)
     if kept != _face_origin(source):

@@ -456,3 +456,13 @@ def test_a_write_that_the_system_refuses_is_one_line(assert_refused, run_cli, li
     limited_files(1_000_000)
     assert run_cli(*command).code == 0
     assert ContextSet.open(tmp_path / "out").vectors.shape == (20, 512)
+
+
+def test_a_header_without_a_count_is_one_line(run_cli, assert_refused, tmp_path):
+    words = ("gen-contexts", "--source", "sphere", "--count", 3, "--out", tmp_path / "out", "--device", "cpu")
+    assert run_cli(*words).code == 0
+    path = tmp_path / "out" / "facesyn.json"
+    header = json.loads(path.read_text())
+    del header["counts"]["faces"]
+    path.write_text(json.dumps(header))
+    assert_refused(*words, says="faces")

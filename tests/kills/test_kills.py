@@ -134,6 +134,7 @@ def _undisturbed(lines: list[list[object]], area: Path) -> list[Quiet]:
 def _disturb(line: list[object], area: Path, quiet: Quiet, rng: random.Random, faults: list[str]) -> str:
     """Run a command, stop it at a random moment and say how it ended."""
     number = signal.SIGTERM if rng.random() < _SHARE_OF_TERMINATIONS else signal.SIGKILL
+    before = _leftovers(area)
     stamp, process = _stamp(area), spawn(*line)
     if rng.random() < _SHARE_BEFORE_WRITING:
         time.sleep(rng.uniform(0, quiet.before))
@@ -147,9 +148,9 @@ def _disturb(line: list[object], area: Path, quiet: Quiet, rng: random.Random, f
     if ran.code == -signal.SIGKILL:
         return "killed"
     if number == signal.SIGTERM and ran.code in (143, -signal.SIGTERM):  # before it listens, the signal ends it
-        locks = [path for path in _names(area) if Path(path).name.startswith((".lock", ".tmp-"))]
-        if ran.code == 143 and locks:
-            faults.append(f"a stopped run leaves {locks}")
+        left = [name for name, content in _leftovers(area).items() if before.get(name) != content]
+        if ran.code == 143 and left:
+            faults.append(f"a stopped run leaves {left}")
         return "terminated"
     faults.append(f"exit code {ran.code} after signal {number}: {ran.err[-600:]}")
     return "failed"
@@ -217,6 +218,12 @@ def _first_difference(one: bytes, other: bytes) -> str:
 
 def _files(area: Path) -> dict[str, bytes]:
     return {name: (area / name).read_bytes() for name in _names(area)}
+
+
+def _leftovers(area: Path) -> dict[str, bytes]:
+    """Return locks and temporary files by name; those of a run that was killed before stay until a run meets them."""
+    names = [name for name in _names(area) if Path(name).name.startswith((".lock", ".tmp-"))]
+    return {name: (area / name).read_bytes() for name in names}
 
 
 def _names(area: Path) -> list[str]:
