@@ -58,6 +58,17 @@ def golden() -> Path:
 
 
 @pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which every message of the package is added, warnings and others."""
+    from facesyn_cli.console import log
+
+    lines: list[str] = []
+    monkeypatch.setattr(log, "warning", lines.append)
+    monkeypatch.setattr(log, "info", lines.append)
+    return lines
+
+
+@pytest.fixture
 def run_cli(capfd: pytest.CaptureFixture[str]):
     """Return a function that runs `facesyn` in this process: fast, and a traceback fails the test."""
     from facesyn_cli import console, signals

@@ -46,6 +46,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if is_safetensors(path):
         try:
             return load_file(path)
+        except MemoryError:
+            raise
         except Exception as error:  # a damaged header raises nearly anything
             raise UserError(f"{path} is a damaged safetensors file: {' '.join(str(error).split())[:200]}") from error
     return _flatten(read_torch(path), path)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from facesyn_cli.console import log
 from facesyn_cli.data.alignment import MIN_EXPLAINED, Face, explained_share
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import input_size
+from facesyn_cli.untrusted.files import read_lines
 
 _TYPICAL = 0.85  # of the template that the median line explains: real faces 0.98, wrong orders 0.3 to 0.8
 COLUMNS = ("path", *(f"{axis}{k}" for k in range(1, 6) for axis in "xy"), "score")
@@ -77,26 +77,17 @@ def write_landmarks(rows: Sequence[tuple[str, Face]]) -> str:
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the number and fields of every line that is not empty; commas separate where the first row has any."""
-    input_size(path, expected="a list of landmarks")
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            is_csv: bool | None = None
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                if is_csv is None and len(line.split()) + line.count(",") > 1:
-                    is_csv = line.count(",") >= 10
-                if is_csv:
-                    fields = [field.strip() for field in next(csv.reader([line.strip()]))]
-                else:
-                    fields = _split_spaces(line)
-                yield number, fields
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file; landmarks were expected") from error
-    except csv.Error as error:
-        raise UserError(f"{path} line {number}: {error}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    is_csv: bool | None = None
+    for number, line in enumerate(read_lines(path, "a list of landmarks"), 1):
+        if not line.strip():
+            continue
+        if is_csv is None and len(line.split()) + line.count(",") > 1:
+            is_csv = line.count(",") >= 10
+        try:
+            fields = next(csv.reader([line.strip()])) if is_csv else _split_spaces(line)
+        except csv.Error as error:
+            raise UserError(f"{path} line {number}: {error}") from error
+        yield number, [field.strip() for field in fields]
 
 
 def _split_spaces(line: str) -> list[str]:

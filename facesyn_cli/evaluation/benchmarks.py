@@ -90,15 +90,7 @@ class PairBenchmark:
     cfp: Literal["FF", "FP"] | None = None
 
     def parts(self, data: Path, images: Path | None) -> list[Part]:
-        """Return what to evaluate.
-
-        Args:
-            data: Folder of the benchmark files.
-            images: The images that lists name; None: they are in the data folder.
-
-        Raises:
-            UserError: The file is not there.
-        """
+        """Return what to evaluate; see `Benchmark.parts`."""
         path = data / self.file
         if path.is_file() and is_bin(path):
             parents = {f"benchmark {self.name}": Parent(str(path), file_digest(path))}

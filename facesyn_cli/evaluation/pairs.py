@@ -29,7 +29,7 @@ from facesyn_cli.artifacts.plain_pickle import load_plain
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.pair_folds import DEFAULT_FOLDS, checked_folds, cut_into_folds
-from facesyn_cli.untrusted.files import GIB, read_bytes, read_start
+from facesyn_cli.untrusted.files import GIB, check_input, read_bytes, read_start
 
 _MAX_BIN = 32 * GIB  # bytes
 
@@ -173,6 +173,7 @@ Lines = list[tuple[int, list[str]]]
 
 def _read_lines(path: Path) -> Lines:
     """Return the (line number, fields) of every line that is not empty."""
+    check_input(path, "a list of pairs")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -14,6 +14,7 @@ and a pair of templates is compared by its dot product s. With thresholds at all
 
 from __future__ import annotations
 
+import io
 import warnings
 from array import array
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ from facesyn_cli.artifacts.table import BenchmarkRow
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.pairs import is_count
 from facesyn_cli.evaluation.verification import equal_error_rate, roc_auc, sorted_classes, tar_at_far, unit_rows
-from facesyn_cli.untrusted.files import input_size
+from facesyn_cli.untrusted.files import open_input, read_lines
 
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 _PAIRS_AT_ONCE = 4096  # two rows of 512 numbers each: 34 MB
@@ -211,9 +212,9 @@ def _places(numbers: NDArray[np.int32], known: NDArray, tid_mid: Path, pair_labe
 def _read_pairs(path: Path) -> NDArray[np.int32]:
     """Return the (P, 3) numbers of a list of pairs of templates; IJB-C has 15.7 million."""
     expected = "template template label"
-    input_size(path, expected=f"a list of `{expected}`")
     try:
-        with open(path, encoding="utf-8-sig") as file, warnings.catch_warnings():
+        opened = open_input(path, expected=f"a list of `{expected}`")
+        with io.TextIOWrapper(opened, encoding="utf-8-sig") as file, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "loadtxt: input contained no data")
             pairs = np.loadtxt(file, dtype=np.int32, comments=None, ndmin=2)
     except (ValueError, OSError) as error:
@@ -229,22 +230,16 @@ def _read_pairs(path: Path) -> NDArray[np.int32]:
 
 def _rows(path: Path, expected: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the number and the three fields of every line that is not empty."""
-    number = 0
-    input_size(path, expected=f"a list of `{expected}`")
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = ((number, line.split()) for number, line in enumerate(file, 1) if not line.isspace())
-            for number, fields in lines:
-                if len(fields) != 3:
-                    raise UserError(
-                        f"{path} line {number}: {' '.join(fields)[:80]!r}; lines `{expected}` were expected"
-                    )
-                yield number, fields
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if not number:
+    is_empty = True
+    for number, line in enumerate(read_lines(path, f"a list of `{expected}`"), 1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) != 3:
+            raise UserError(f"{path} line {number}: {' '.join(fields)[:80]!r}; lines `{expected}` were expected")
+        is_empty = False
+        yield number, fields
+    if is_empty:
         raise UserError(f"{path} is empty; lines `{expected}` were expected")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import field_validator
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from facesyn_cli.config.fields import identity
@@ -17,6 +17,7 @@ from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
 WIDTHS = (64, 128, 256, 512)
+Blocks = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]  # units of each of four stages
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}
 _INPUT_SIZE = 112
 _MAGFACE_EPS = 2e-5  # of every BatchNorm
@@ -38,14 +39,7 @@ class IresnetConfig(PluginConfig):
 class IresnetBlocksConfig(IresnetConfig):
     """Settings of `iresnet`, for depths without a name here."""
 
-    blocks: tuple[int, int, int, int] = identity((3, 4, 14, 3), "residual units of each stage")
-
-    @field_validator("blocks")
-    @classmethod
-    def _at_least_one(cls, blocks: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-        if min(blocks) < 1:
-            raise ValueError(f"blocks must be 1 or more, got {list(blocks)}")
-        return blocks
+    blocks: Blocks = identity((3, 4, 14, 3), "residual units of each stage")
 
 
 def _register_depths(build):

@@ -5,13 +5,14 @@ Chen et al. 2018, "MobileFaceNets", arXiv:1804.07573, with wider stages than the
 
 from __future__ import annotations
 
-from pydantic import field_validator
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from facesyn_cli.config.fields import identity
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
+Blocks = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]  # units of each of four stages
 BLOCKS = {"mbf": ((1, 4, 6, 2), 2), "mbf-large": ((2, 8, 12, 4), 4)}  # name -> (units of each stage, scale)
 _INPUT_SIZE = 112
 _CARD = {
@@ -25,21 +26,14 @@ class MbfConfig(PluginConfig):
     """Settings of `mbf`."""
 
     embedding_size: int = identity(512, "size of an embedding", ge=1)
-    blocks: tuple[int, int, int, int] = identity(BLOCKS["mbf"][0], "units of each stage; a stem of 1: one convolution")
+    blocks: Blocks = identity(BLOCKS["mbf"][0], "units of each stage; a stem of 1: one convolution")
     scale: int = identity(BLOCKS["mbf"][1], "factor of the width of all stages", ge=1)
-
-    @field_validator("blocks")
-    @classmethod
-    def _at_least_one(cls, blocks: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-        if min(blocks) < 1:
-            raise ValueError(f"blocks must be 1 or more, got {list(blocks)}")
-        return blocks
 
 
 class MbfLargeConfig(MbfConfig):
     """Settings of `mbf-large`."""
 
-    blocks: tuple[int, int, int, int] = identity(BLOCKS["mbf-large"][0], "units of each stage")
+    blocks: Blocks = identity(BLOCKS["mbf-large"][0], "units of each stage")
     scale: int = identity(BLOCKS["mbf-large"][1], "factor of the width of all stages", ge=1)
 
 

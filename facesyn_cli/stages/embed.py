@@ -191,8 +191,13 @@ def _write_part(folder: Path, part: range, vectors: np.ndarray, problems: dict[i
 def _read_part(folder: Path, part: range) -> dict[str, np.ndarray] | None:
     """Return a finished part, or None when it is not there or damaged."""
     path = _part_path(folder, part)
+    if not path.exists():
+        return None
     try:
-        return {"cut": np.array(0), **read_archive(path)} if path.exists() else None  # earlier versions counted no cuts
+        content = {"cut": np.array(0), **read_archive(path)}  # earlier versions counted no cuts
+        if missing := {"good", "vectors", "bad", "reasons"} - content.keys():
+            raise UserError(f"without {', '.join(sorted(missing))}")
+        return content
     except UserError as error:
         log.warning(f"{path} is damaged ({error}); computing it again")
         return None

@@ -60,7 +60,7 @@ class EvalConfig(StageConfig):
         None, "folder or zip with the images that lists name; None: `data`, or 0-images of the run for --pairs"
     )
     flip: bool = identity(True, "flip test, as published")
-    resize: bool = identity(False, "resize images of another size their central squares; published: never")
+    resize: bool = identity(False, "resize images of another size (their central squares); published: never")
     precision: Literal["fp32", "bf16", "fp16"] = identity("fp32", "number format of the network")
     batch_size: int = recorded(64, "images a batch", ge=1)
     workers: int = runtime(4, "threads that read and decode, per process", ge=1)

@@ -46,12 +46,9 @@ def input_size(path: Path | str, limit: int | None = None, expected: str = "a fi
     Raises:
         UserError: It does not exist, is no regular file, or is larger than the limit.
     """
-    try:
-        info = os.stat(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; {expected} was expected") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
+    info = _stat(path, expected)
+    if info is None:
+        raise UserError(f"{path} does not exist; {expected} was expected")
     _check(path, info, limit, expected)
     return info.st_size
 
@@ -62,13 +59,8 @@ def check_input(path: Path | str, expected: str = "a file or folder") -> None:
     Raises:
         UserError: It is a FIFO, a socket or a device, or cannot be looked at.
     """
-    try:
-        info = os.stat(path)
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
-    if not stat.S_ISDIR(info.st_mode):
+    info = _stat(path, expected)
+    if info is not None and not stat.S_ISDIR(info.st_mode):
         _check(path, info, None, expected)
 
 
@@ -215,6 +207,16 @@ def inside(folder: Path, name: str, where: Path | str) -> Path:
     return folder / name
 
 
+def _stat(path: Path | str, expected: str) -> os.stat_result | None:
+    """Return what a path leads to; None where nothing is."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
+
+
 def _check(path: Path | str, info: os.stat_result, limit: int | None, expected: str) -> None:
     if not stat.S_ISREG(info.st_mode):
         kind = next((text for test, text in _KINDS if test(info.st_mode)), "no regular file")
@@ -228,8 +230,9 @@ def _too_large(path: Path | str, size: int, limit: int, expected: str) -> str:
 
 
 def _not_utf8(data: bytes) -> str:
-    is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    return "not UTF-8 text" + (" (it begins as UTF-16 does; save it as UTF-8)" if is_utf16 else "")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "not UTF-8 text, or not a text file at all (it begins as UTF-16 does; save it as UTF-8)"
+    return "not UTF-8 text, or not a text file at all"
 
 
 def _reason(error: Exception) -> str:

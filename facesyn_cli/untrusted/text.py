@@ -8,7 +8,7 @@ JSON may hold NaN and Infinity, as Python's own writer does.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,7 @@ def read_yaml(path: Path, expected: str = "a YAML file") -> Any:
     Raises:
         UserError: The file cannot be read or parsed.
     """
-    text = read_text(path, MAX_YAML, expected)
-    try:
-        return parse_yaml(text)
-    except UserError as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+    return _parsed(parse_yaml, read_text(path, MAX_YAML, expected), path)
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -78,11 +74,7 @@ def read_json(path: Path, limit: int = MAX_JSON, expected: str = "a JSON file") 
     Raises:
         UserError: The file cannot be read or parsed.
     """
-    text = read_text(path, limit, expected)
-    try:
-        return parse_json(text)
-    except UserError as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+    return _parsed(parse_json, read_text(path, limit, expected), path)
 
 
 def read_json_lines(path: Path, expected: str = "a file of JSON lines") -> Iterator[Any]:
@@ -97,6 +89,13 @@ def read_json_lines(path: Path, expected: str = "a file of JSON lines") -> Itera
         except UserError as error:
             raise UserError(f"{path}, line {number}: {error}; {expected} was expected") from error
         yield value
+
+
+def _parsed(parse: Callable[[str], Any], text: str, path: Path) -> Any:
+    try:
+        return parse(text)
+    except UserError as error:
+        raise UserError(f"cannot read {path}: {error}") from error
 
 
 class _Loader(yaml.SafeLoader):

@@ -8,6 +8,7 @@ import sys
 import time
 import tracemalloc
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -191,7 +192,18 @@ def test_finished_work_is_not_done_again(run_cli, inputs, tmp_path, monkeypatch)
     assert run_cli(*arguments).json() == first.json()
 
 
-def test_finished_parts_are_not_done_again(run_cli, inputs, tmp_path, monkeypatch):
+def cut_off(part: Path) -> None:
+    part.write_bytes(part.read_bytes()[:50])
+
+
+def lose_an_array(part: Path) -> None:
+    with np.load(part) as stored:
+        kept = {name: stored[name] for name in stored.files if name != "bad"}
+    np.savez(part, **kept)
+
+
+@pytest.mark.parametrize("damage", [cut_off, lose_an_array])
+def test_finished_parts_are_not_done_again(run_cli, inputs, tmp_path, monkeypatch, damage):
     """Stopped after two of three parts, the same command computes the third only, with the same result."""
     images, weights = inputs
     sizes = ("part_size=4", "batch_size=2")
@@ -214,7 +226,7 @@ def test_finished_parts_are_not_done_again(run_cli, inputs, tmp_path, monkeypatc
     monkeypatch.setattr(stage, "embed_batches", killed)
     assert run_cli(*arguments).code == 130
     damaged = sorted((tmp_path / "out" / "parts").iterdir())[0]
-    damaged.write_bytes(damaged.read_bytes()[:50])
+    damage(damaged)
     monkeypatch.setattr(stage, "embed_batches", counted)
     assert run_cli(*arguments).code == 0
     assert seen == [0, 1, 2, 3, 8, 9, 10, 11], "the damaged part and the missing one"

@@ -20,7 +20,6 @@ from facesyn_cli.artifacts.output import open_output
 from facesyn_cli.artifacts.tree import MAX_DEPTH, files_below
 from facesyn_cli.artifacts.vector_files import holds_vectors
 from facesyn_cli.config.fields import StageConfig
-from facesyn_cli.console import log
 from facesyn_cli.data.pixels import FORMATS, UnreadableImage, decode_image
 from facesyn_cli.data.record_images import fit_any, fit_jpeg, suffix_of
 from facesyn_cli.errors import UserError
@@ -45,14 +44,6 @@ def make(folder: Path, *names: str, data: bytes = b"\xff\xd8\xff\xe0") -> Path:
 
 def keys(path: Path) -> list[str]:
     return [entry.key for entry in ImageSet.open(path).entries]
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    lines: list[str] = []
-    monkeypatch.setattr(log, "warning", lines.append)
-    monkeypatch.setattr(log, "info", lines.append)
-    return lines
 
 
 @pytest.mark.parametrize("image_format", WRITABLE)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
 JPEG = b"\xff\xd8\xff\xe0"
@@ -30,14 +29,6 @@ def rename(path: Path, old: bytes, new: bytes) -> Path:
     assert len(old) == len(new)
     path.write_bytes(path.read_bytes().replace(old, new))
     return path
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    lines: list[str] = []
-    monkeypatch.setattr(log, "warning", lines.append)
-    monkeypatch.setattr(log, "info", lines.append)
-    return lines
 
 
 def test_backslashes_of_windows(tmp_path, said):

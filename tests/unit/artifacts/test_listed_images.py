@@ -18,7 +18,6 @@ from facesyn_cli.artifacts.name_lists import keys_of, read_name_list
 from facesyn_cli.artifacts.output import open_output
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.config.fields import StageConfig
-from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.group_figures import read_groups
 
@@ -44,14 +43,6 @@ def write_list(path: Path, names: list[str] = CELEBA, who: list[str] = WHO, sepa
 
 def identities(images: ImageSet) -> dict[str, int]:
     return {name: len(group) for name, group in images.by_identity().items()}
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    lines: list[str] = []
-    monkeypatch.setattr(log, "warning", lines.append)
-    monkeypatch.setattr(log, "info", lines.append)
-    return lines
 
 
 @pytest.mark.parametrize("place", [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -170,3 +171,11 @@ def test_benchmarks_warn_of_unofficial_numbers(tmp_path, caplog, monkeypatch):
     assert "has 10 pairs, the official protocol 7000" in caplog.text
     with pytest.raises(UserError, match=r"benchmark lfw: .*lfw\.bin does not exist"):
         build_benchmark(BenchmarkConfig(name="lfw")).parts(tmp_path, None)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on this system")
+def test_a_fifo_is_refused_and_not_waited_for(tmp_path):
+    images = image_folder(tmp_path / "faces", LFW_NAMES)
+    os.mkfifo(tmp_path / "pairs.txt")
+    with pytest.raises(UserError, match="FIFO"):
+        read_pairs(tmp_path / "pairs.txt", images, "x")
