@@ -302,8 +302,9 @@ def expected_time(work: Work, evaluations: int, faces: int) -> dict[str, float]:
     minutes = 0.0
     for names, unit, number in (("[gs]*", "evaluations", evaluations), ("train-fr-*", "faces", faces)):
         paths = (work.path / FOLDER / PARTS).glob(f"{names}.json")  # gen-contexts and sample; train-fr
-        times = {path.name: read_json(path)["seconds"] for path in (work.path / FOLDER / TIMES).glob(f"{names}.json")}
-        notes = [{"seconds": times.get(path.name, 0), **read_json(path)} for path in paths]
+        times = {path.name: _read_notes(path).get("seconds", 0)
+                 for path in (work.path / FOLDER / TIMES).glob(f"{names}.json")}
+        notes = [{"seconds": times.get(path.name, 0), **_read_notes(path)} for path in paths]
         notes = [note for note in notes if note.get(unit)]
         if number and not notes:
             return {}

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from facesyn_cli.console import log
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, fit_square, resize_pixels, to_pixels
-from facesyn_cli.data.squares import is_square
 from facesyn_cli.errors import UserError
 
 Fit = Literal["exact", "square", "refuse"]
@@ -36,6 +35,8 @@ def current_fit(value: Any) -> Any:
         return value
     log.warning("fit=crop is now called fit=square, and does the same")
     return "square"
+
+
 Precision = Literal["fp32", "bf16", "fp16"]
 _BATCHES_AHEAD = 3
 
@@ -101,6 +102,13 @@ def load_face(
     Raises:
         UnreadableImage: It cannot be decoded, does not fit or, to be aligned, has no face.
     """
+    return _to_network(_fitted(data, size, fit, align)[0], size)
+
+
+def _fitted(
+    data: bytes, size: int, fit: Fit, align: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None
+) -> tuple[NDArray[np.uint8], bool]:
+    """Return the pixels to be resized, and whether they are the central square of an image that is not square."""
     pixels_u8 = decode_image(data)
     if align is not None:
         pixels_u8 = align(pixels_u8)
@@ -109,8 +117,11 @@ def load_face(
         raise UnreadableImage(f"{width} x {height} pixels, {size} x {size} were expected")
     if fit == "refuse" and height != width:
         raise UnreadableImage(f"{width} x {height} pixels are not square")
-    if fit == "square":
-        pixels_u8 = fit_square(pixels_u8)
+    is_cut = fit == "square" and height != width
+    return (fit_square(pixels_u8) if is_cut else pixels_u8), is_cut
+
+
+def _to_network(pixels_u8: NDArray[np.uint8], size: int) -> Tensor:
     pixels = to_pixels(torch.tensor(pixels_u8))  # a copy: decoders hand out read-only arrays
     return resize_pixels(pixels[None], size, antialias=True)[0]
 
@@ -128,9 +139,8 @@ def embed_batches(
 
     def load(index: int) -> tuple[Tensor | str, bool]:
         try:
-            data = read(index)
-            face = load_face(data, options.size, options.fit, options.align)
-            return face, options.fit == "square" and options.align is None and not is_square(data)
+            pixels_u8, is_cut = _fitted(read(index), options.size, options.fit, options.align)
+            return _to_network(pixels_u8, options.size), is_cut
         except (UnreadableImage, UserError) as error:
             return str(error), False
 

@@ -194,10 +194,8 @@ def _read_part(folder: Path, part: range) -> dict[str, np.ndarray] | None:
     if not path.exists():
         return None
     try:
-        content = {"cut": np.array(0), **read_archive(path)}  # earlier versions counted no cuts
-        if missing := {"good", "vectors", "bad", "reasons"} - content.keys():
-            raise UserError(f"without {', '.join(sorted(missing))}")
-        return content
+        stored = read_archive(path, "a finished part", ("good", "vectors", "bad", "reasons"))
+        return {"cut": np.array(0), **stored}  # earlier versions counted no cuts
     except UserError as error:
         log.warning(f"{path} is damaged ({error}); computing it again")
         return None

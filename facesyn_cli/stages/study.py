@@ -305,7 +305,7 @@ class _Study:
         return np.stack([images[number] for number in range(self.num_images)]), num_draws
 
     def _reference(self, seed: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        stored = read_archive(self._reference_path(seed))
+        stored = read_archive(self._reference_path(seed), "images of the reference", ("vectors", "pixels"))
         return stored["vectors"], stored["pixels"]
 
     def _reference_path(self, seed: int) -> Path:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
 
@@ -68,11 +69,19 @@ def map_array(path: Path, expected: str = "a plain array file (.npy)") -> np.nda
         raise _refusal(path, error, expected) from error
 
 
-def read_archive(path: Path, expected: str = "an archive of arrays (.npz)") -> dict[str, np.ndarray]:
+def read_archive(
+    path: Path, expected: str = "an archive of arrays (.npz)", names: Collection[str] = ()
+) -> dict[str, np.ndarray]:
     """Return the arrays in a `.npz` file by name.
 
+    Args:
+        path: The file.
+        expected: What it should be, for the message.
+        names: Arrays that must be in it; others may be.
+
     Raises:
-        UserError: It cannot be read, is no such archive, is damaged, unpacks to absurdly much, or holds objects.
+        UserError: It cannot be read, is no such archive, is damaged, unpacks to absurdly much, holds objects, or lacks
+            one of the arrays.
     """
     with open_input(path, expected=expected) as file:
         try:
@@ -87,6 +96,8 @@ def read_archive(path: Path, expected: str = "an archive of arrays (.npz)") -> d
                     with archive.open(member) as content:
                         array = array_from(content, member.file_size, where, expected)
                     arrays[member.filename.removesuffix(".npy")] = array
+                if missing := sorted(set(names) - arrays.keys()):
+                    raise UserError(f"{path} lacks {', '.join(missing)}; {expected} was expected")
                 return arrays
         except UserError:
             raise

@@ -82,3 +82,10 @@ def test_archives_that_are_traps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         archive.writestr("a.npy", content.getvalue())
     with pytest.raises(UserError, match="not numbers"):
         read_archive(path)
+
+
+def test_an_archive_without_an_array_that_is_needed(tmp_path):
+    np.savez(tmp_path / "a.npz", one=np.ones(2), two=np.ones(3))
+    assert read_archive(tmp_path / "a.npz", names=("two",)).keys() == {"one", "two"}
+    with pytest.raises(UserError, match="lacks four, three; a part was expected"):
+        read_archive(tmp_path / "a.npz", "a part", ("one", "three", "four"))
