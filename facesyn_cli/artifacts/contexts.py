@@ -119,8 +119,9 @@ def _open_published(path: Path) -> ContextSet:
     if found.names is None:
         log.info(unnamed_rows(found.path, "identities are the row numbers, as published"))
     origins = [{"file": found.path.name, "row": row} for row in range(len(numbers))]
-    for origin, name in zip(origins, found.names or [], strict=False):
-        origin["name"] = name
+    if found.names is not None:
+        for origin, name in zip(origins, found.names, strict=True):
+            origin["name"] = name
     identities = numbers if is_array else _distinct([nfc(name) for name in found.names], path)
     faces = [None] * len(numbers)
     return ContextSet(identities, found.vectors, origins, faces, None, path, found.digest, found.digest)
