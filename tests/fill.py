@@ -82,7 +82,7 @@ def golden_unet() -> nn.Module:
 
 def skeleton(kind: str, **settings) -> nn.Module:
     """Build a plugin's network without numbers, to be filled."""
-    from facesyn_cli.models.skeleton import build_skeleton
+    from facesyn_cli.models.meta_networks import build_on_meta
     from facesyn_cli.plugins import registry
 
-    return build_skeleton(kind, registry.configure(kind, settings))
+    return build_on_meta(kind, registry.configure(kind, settings))

@@ -5,27 +5,27 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 
 
 def people(
     identities: int, per_id: int, spread: float = 0.5, size: int = 64, seed: int = 0, prefix: str = "p"
-) -> LabelledEmbeddings:
-    """Random people: unit rows (centre + spread * noise); a genuine score is about 1 / (1 + spread^2)."""
+) -> LabeledEmbeddings:
+    """Random people: unit rows (center + spread * noise); a genuine score is about 1 / (1 + spread^2)."""
     generator = np.random.default_rng(seed)
-    centres = unit(generator.normal(size=(identities, size)))
+    centers = unit(generator.normal(size=(identities, size)))
     noise = generator.normal(size=(identities, per_id, size)) / np.sqrt(size)
-    rows = unit((centres[:, None] + spread * noise).reshape(-1, size)).astype(np.float32)
+    rows = unit((centers[:, None] + spread * noise).reshape(-1, size)).astype(np.float32)
     names = [f"{prefix}{i}" for i in range(identities) for _ in range(per_id)]
     keys = [f"{name}/{k % per_id}" for k, name in enumerate(names)]
-    return LabelledEmbeddings.of(keys, names, rows)
+    return LabeledEmbeddings.of(keys, names, rows)
 
 
-def labelled(vectors, names: str | list[str]) -> LabelledEmbeddings:
-    """Label rows; keys are `name/row`. Rows are normalised."""
+def labeled(vectors, names: str | list[str]) -> LabeledEmbeddings:
+    """Label rows; keys are `name/row`. Rows are normalized."""
     names = list(names)
     rows = unit(np.asarray(vectors, dtype=np.float64)).astype(np.float32)
-    return LabelledEmbeddings.of([f"{name}/{row}" for row, name in enumerate(names)], names, rows)
+    return LabeledEmbeddings.of([f"{name}/{row}" for row, name in enumerate(names)], names, rows)
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

@@ -29,13 +29,15 @@ from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.name_lists import read_name_list
 from facesyn_cli.artifacts.output import Header, check_output
 from facesyn_cli.artifacts.record_set import RecordSet
-from facesyn_cli.artifacts.starter import Starter
+from facesyn_cli.artifacts.starter_files import Starter
 from facesyn_cli.artifacts.table import BenchmarkRow, BenchmarkTable
 from facesyn_cli.artifacts.vector_files import read_vector_file
 from facesyn_cli.artifacts.weights import read_tensors, write_tensors
 from facesyn_cli.cli.main import run_command_line
 from facesyn_cli.cli.stage_command import config_class_of
-from facesyn_cli.config.fields import StageConfig
+from facesyn_cli.config.fields import (
+    StageConfig,
+)
 from facesyn_cli.config.recipe import load_sections, recipe_folder
 from facesyn_cli.config.resolve import resolve
 from facesyn_cli.data.alignment import TEMPLATE
@@ -44,6 +46,7 @@ from facesyn_cli.data.pixels import UnreadableImage, decode_image, encode_png
 from facesyn_cli.data.record_images import suffix_of
 from facesyn_cli.data.tar_set import TarSet
 from facesyn_cli.diffusion.noise import open_noise_file
+from facesyn_cli.distributed import processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.cfp import read_cfp
 from facesyn_cli.evaluation.group_figures import read_groups
@@ -54,7 +57,6 @@ from facesyn_cli.models.loading import load_autoencoder, load_backbone, load_den
 from facesyn_cli.stages.starter import pack as pack_starter
 from facesyn_cli.training.checkpoint import latest_checkpoint, save_checkpoint
 from facesyn_cli.training.metrics_log import read_lines
-from facesyn_cli.training.processes import processes
 from facesyn_cli.untrusted.arrays import read_archive
 
 ANSWERS = (TEMPLATE + 0.5).round(2)
@@ -308,7 +310,7 @@ def _images(root: Path) -> dict[str, Reader]:
     exif[0x0112] = 6
     readers = {}
     for name, options in {
-        "JPEG": {"exif": exif}, "JPEG progressive": {"progressive": True}, "PNG": {}, "PNG grey 16": {},
+        "JPEG": {"exif": exif}, "JPEG progressive": {"progressive": True}, "PNG": {}, "PNG gray 16": {},
         "PNG palette": {}, "WEBP": {"exif": exif}, "BMP": {}, "GIF": {}, "TIFF": {"compression": "tiff_lzw"}, "PPM": {},
     }.items():
         image = Image.fromarray(pixels_u8)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fill import fill_state, golden_normal, skeleton
-from tiny_recogniser import face
+from tiny_recognizer import face
 from tiny_records import encoded, write_set
 
 from facesyn_cli.data.pixels import encode_jpeg, encode_png

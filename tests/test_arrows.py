@@ -15,6 +15,7 @@ LEVELS = [
     {"models", "diffusion", "data"},
     {"artifacts", "config"},
     {"plugins"},
+    {"distributed"},
     {"untrusted"},
     {"errors", "console", "signals", "__init__"},
 ]

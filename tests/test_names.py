@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from facesyn_cli.cli.stage_command import config_class_of, stage_module
-from facesyn_cli.config.fields import StageConfig
+from facesyn_cli.config.fields import (
+    StageConfig,
+)
 from facesyn_cli.config.recipe import STAGES
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ import torch
 
 from facesyn_cli.diffusion.schedule import build_schedule
 from facesyn_cli.plugins import registry
-from facesyn_cli.plugins.table import BUILTIN
+from facesyn_cli.plugins.builtin import BUILTIN
 
 NEED_A_FILE = {"onnx", "diffusers"}
 SMALL = {
@@ -60,12 +60,12 @@ def test_head_learns(name: str) -> None:
 def test_denoiser_learns(name: str, options: dict[str, str]) -> None:
     assert set(SMALL) == set(BUILTIN["denoiser"]), "every denoiser is tested"
     denoiser = build("denoiser", name, **options, **SMALL[name]).train()
-    for parameter in denoiser.parameters():  # zero-initialised layers would hide the layers before them
+    for parameter in denoiser.parameters():  # zero-initialized layers would hide the layers before them
         parameter.data.add_(0.02 * torch.randn_like(parameter))
     x = torch.randn(2, 3, 8, 8)
     out = denoiser(x, torch.tensor([3, 700]), torch.randn(2, 512))
     if name == "residual-mlp":
-        out = out + denoiser(x, torch.tensor([3, 700]))  # the empty context is learnt
+        out = out + denoiser(x, torch.tensor([3, 700]))  # the empty context is learned
     assert out.shape == x.shape and torch.isfinite(out).all()
     assert_every_parameter_learns(denoiser, (out * torch.randn_like(out)).sum())
 

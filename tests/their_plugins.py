@@ -1,4 +1,4 @@
-"""The least plugin of every kind, written from `facesyn_cli.plugins.table.INTERFACES` alone, as a user would."""
+"""The least plugin of every kind, written from `facesyn_cli.plugins.builtin.INTERFACES` alone, as a user would."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class TheirFormat:
     def writer(self, folder, name, scratch, state):
         return TheirWriter(folder)
 
-    def recognises(self, path):
+    def recognizes(self, path):
         return False
 
     def open(self, path, header):

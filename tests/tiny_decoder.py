@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conftest import finish, spawn
 from tiny_ldm import EMBEDDING_SIZE, SIZE, write_faces
-from tiny_recogniser import write_recogniser
+from tiny_recognizer import write_recognizer
 
 AUTOENCODER = (
     "autoencoder={name: face-pca, image_size: 16, patch: 4, patch_components: 12, latent_channels: 6, "
@@ -25,12 +25,12 @@ LDM = (
 
 
 def write_run(work: Path) -> Path:
-    """Make `0-images` to `2-ldm`, and `recogniser`, which has embedded the photos; return the work folder."""
+    """Make `0-images` to `2-ldm`, and `recognizer`, which has embedded the photos; return the work folder."""
     write_faces(work)
     (work / "faces").rename(work / "0-images")
-    recogniser = write_recogniser(work / "recogniser", embedding_size=EMBEDDING_SIZE)
+    recognizer = write_recognizer(work / "recognizer", embedding_size=EMBEDDING_SIZE)
     for words in (
-        ("embed", "--images", work / "0-images", "--weights", recogniser),
+        ("embed", "--images", work / "0-images", "--weights", recognizer),
         ("train-autoencoder", *TRAINING, AUTOENCODER, "--steps", 3, "--batch-size", 8),
         ("train-ldm", *LDM, "--steps", 3, "--batch-size", 8),
     ):
@@ -47,5 +47,5 @@ def train_arguments(work: Path, out: Path, *more: object, steps: int = 7) -> lis
 
 
 def all_losses(work: Path) -> list[object]:
-    """Return the settings of a training in which the recogniser has its say too."""
-    return ["--features", work / "recogniser", *ADVERSARY]
+    """Return the settings of a training in which the recognizer has its say too."""
+    return ["--features", work / "recognizer", *ADVERSARY]

@@ -14,7 +14,7 @@ EMBEDDING_SIZE = 16
 
 SETTINGS = (
     "device=cpu", "backbone.widths=[8,16]", "backbone.blocks=[1,1]", f"backbone.embedding_size={EMBEDDING_SIZE}",
-    "batch_size=16", "norm_batch_size=8", "optimiser.lr=0.01", "lr_schedule.warmup_steps=2", "validation.fraction=0.3",
+    "batch_size=16", "norm_batch_size=8", "optimizer.lr=0.01", "lr_schedule.warmup_steps=2", "validation.fraction=0.3",
     "log_every=1", "checkpoint_every=3", "workers=1",
 )
 
@@ -22,15 +22,15 @@ SETTINGS = (
 def write_taught_faces(folder: Path, people: int = 12, photos: int = 2) -> Path:
     """Write `faces/p<person>/<photo>.png` and `embeddings`.
 
-    A face has one colour above and one below, with noise; the teacher maps these six numbers to an embedding.
+    A face has one color above and one below, with noise; the teacher maps these six numbers to an embedding.
     """
     generator = np.random.default_rng(0)
     project = generator.standard_normal((6, EMBEDDING_SIZE))
     keys, vectors = [], []
     for person in range(people):
-        colours = generator.uniform(40, 215, (2, 1, 3))
+        colors = generator.uniform(40, 215, (2, 1, 3))
         for photo in range(photos):
-            pixels = np.broadcast_to(colours, (2, 14, 3)).repeat(7, axis=0) + generator.uniform(-30, 30, (14, 14, 3))
+            pixels = np.broadcast_to(colors, (2, 14, 3)).repeat(7, axis=0) + generator.uniform(-30, 30, (14, 14, 3))
             pixels_u8 = pixels.astype(np.uint8).repeat(8, axis=0).repeat(8, axis=1)
             write_bytes(folder / "faces" / f"p{person}" / f"{photo}.png", encode_png(pixels_u8))
             keys.append(f"p{person}/{photo}")

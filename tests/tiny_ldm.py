@@ -19,7 +19,7 @@ SETTINGS = (
     "device=cpu", f"image_size={SIZE}", f"output_size={SIZE}", "autoencoder_model={name: pixels, downscale: 2}",
     "denoiser.channels=32", "denoiser.multipliers=[1]", "denoiser.attention=[false]", "denoiser.num_blocks=1",
     f"denoiser.context_size={EMBEDDING_SIZE}", "denoiser.context_width=32",
-    "optimiser.lr=0.002", "validation_fraction=0.2", "validate_every=5", "preview_every=0",
+    "optimizer.lr=0.002", "validation_fraction=0.2", "validate_every=5", "preview_every=0",
     "log_every=1", "checkpoint_every=3",
 )
 

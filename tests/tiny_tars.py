@@ -7,7 +7,9 @@ import tarfile
 from pathlib import Path
 
 from facesyn_cli.artifacts.output import open_output
-from facesyn_cli.config.fields import StageConfig
+from facesyn_cli.config.fields import (
+    StageConfig,
+)
 
 
 def write_tar_set(folder: Path, images: dict[str, bytes], per_shard: int) -> Path:

@@ -21,7 +21,7 @@ from facesyn_cli.artifacts.names import nfc
 from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.artifacts.origins import FACE_ORIGIN, GENERATED, PHOTO, UNKNOWN, Origin
 from facesyn_cli.artifacts.output import Parent, require_header
-from facesyn_cli.artifacts.vector_files import normalise, read_vector_file, read_vectors, unnamed_rows
+from facesyn_cli.artifacts.vector_files import normalize, read_vector_file, read_vectors, unnamed_rows
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.checked import checked
@@ -59,7 +59,7 @@ class ContextSet:
         vectors: (N, D) float32, each row of length 1.
         origins: Where each context came from, for people and audits.
         faces: Absolute path of each context's face image, or None.
-        embedder: Digest of the recogniser's weights; None when unknown.
+        embedder: Digest of the recognizer's weights; None when unknown.
         path: Where the set was read from.
         digest: Digest of the set.
         lineage: Digest that stays the same when `gen-contexts` is run again with a higher count: the first
@@ -93,7 +93,7 @@ class ContextSet:
         header = require_header(path, "ContextSet")
         vectors = read_vectors(path / VECTORS)
         if np.abs(np.linalg.norm(vectors, axis=1) - 1).max(initial=0) > _ROUNDED:
-            vectors = normalise(vectors)  # stored in half precision, as the starter's are
+            vectors = normalize(vectors)  # stored in half precision, as the starter's are
         rows = _read_rows(path / ROWS)
         if len(rows) != len(vectors):
             raise UserError(f"{path}: {len(rows)} lines in {ROWS} but {len(vectors)} rows in {VECTORS}")
@@ -135,12 +135,12 @@ def write_contexts(
     Args:
         folder: Output folder.
         identities: Name of each identity.
-        vectors: (N, D); normalised to length 1.
+        vectors: (N, D); normalized to length 1.
         origins: Where each context came from.
         faces: File name inside `faces/`, or None.
     """
     with write_atomically(folder / VECTORS) as temporary, open(temporary, "wb") as file:
-        write_npy(file, normalise(vectors))
+        write_npy(file, normalize(vectors))
     lines = [
         json.dumps({"identity": identity, "origin": origin, "face": face}, sort_keys=True)
         for identity, origin, face in zip(identities, origins, faces, strict=True)

@@ -17,7 +17,7 @@ from facesyn_cli.artifacts.name_lists import keys_of
 from facesyn_cli.artifacts.names import nfc
 from facesyn_cli.artifacts.npy_file import write_npy_blocks
 from facesyn_cli.artifacts.output import BEGUN, HEADER, Parent, require_header
-from facesyn_cli.artifacts.vector_files import holds_vectors, normalise, read_vector_file, read_vectors, unnamed_rows
+from facesyn_cli.artifacts.vector_files import holds_vectors, normalize, read_vector_file, read_vectors, unnamed_rows
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.files import read_lines
@@ -33,7 +33,7 @@ class EmbeddingSet:
     Args:
         keys: `identity/sample` of each row.
         vectors: (N, D) float32, each row of length 1.
-        embedder: Digest of the recogniser's weights; None when unknown.
+        embedder: Digest of the recognizer's weights; None when unknown.
         path: Where it was read from.
         digest: Digest of the set.
     """
@@ -90,7 +90,7 @@ class EmbeddingSet:
 
 
 def write_embeddings(folder: Path, keys: list[str], vectors: np.ndarray) -> None:
-    """Write the two files; rows are normalised to length 1.
+    """Write the two files; rows are normalized to length 1.
 
     Args:
         folder: Output folder.
@@ -110,7 +110,7 @@ def write_embedding_blocks(folder: Path, keys: list[str], width: int, blocks: It
         blocks: Arrays of (n, D), not zero, that together have one row for each key.
     """
     with write_atomically(folder / VECTORS) as temporary, open(temporary, "wb") as file:
-        write_npy_blocks(file, (len(keys), width), np.float32, map(normalise, blocks))
+        write_npy_blocks(file, (len(keys), width), np.float32, map(normalize, blocks))
     write_text(folder / KEYS, "".join(f"{key}\n" for key in keys))
 
 
@@ -138,5 +138,5 @@ def _open_published(path: Path, names: Path | None) -> EmbeddingSet:
     found = read_vector_file(path, names)
     if found.names is None:
         raise UserError(unnamed_rows(found.path, "embeddings join images by name, so a row-order list is needed"))
-    log.warning(f"{found.path} does not say which recogniser made it; all embeddings of a run must come from one")
+    log.warning(f"{found.path} does not say which recognizer made it; all embeddings of a run must come from one")
     return EmbeddingSet(keys_of(found.names, found.listed_in or found.path), found.vectors, None, path, found.digest)

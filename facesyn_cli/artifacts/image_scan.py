@@ -18,14 +18,14 @@ from functools import partial
 from pathlib import Path
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts import image_formats, strip
+from facesyn_cli.artifacts import image_formats, preview_pictures
 from facesyn_cli.artifacts.image_formats import suffix_of_content
 from facesyn_cli.artifacts.names import SUFFIXES, natural_key
 from facesyn_cli.artifacts.tree import MAX_DEPTH, too_deep
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
-HEAD_BYTES = max(strip.HEAD_BYTES, image_formats.HEAD_BYTES)  # of a file, to tell what it is
+HEAD_BYTES = max(preview_pictures.HEAD_BYTES, image_formats.HEAD_BYTES)  # of a file, to tell what it is
 
 _BESIDE = frozenset((  # endings of what often lies beside images; not opened
     ".txt", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".md", ".html", ".pts", ".npy", ".npz", ".mat",
@@ -68,7 +68,7 @@ class Found:
         """Return whether a file is an image; if it is none, note what it is."""
         name = location.rpartition("/")[2]
         suffix = os.path.splitext(name)[1].lower()
-        if strip.is_strip(name, head):
+        if preview_pictures.is_strip(name, head):
             self.others[_PREVIEW] += 1
             return False
         if suffix in SUFFIXES:

@@ -8,7 +8,7 @@ did not write:
     one folder that holds everything in sub-folders is left out of the identities
     a.jpg, a.png in one folder: the two keep their suffixes in the key
     a line break, a tab or a byte that is no text in a name is %xxxx in the key, so that keys are lines of a file
-    strip.png, contact_sheet.png  of earlier versions of `sample` (`artifacts/strip.py`) are no images of the set
+    strip.png, contact_sheet.png  of earlier versions of `sample`: no images of the set
     `é` is one character in keys (Unicode NFC), however it is stored; two folders with one name are one identity
     a text list  the images that it names; they lie in `images/` beside it, beside it, or in a folder or zip file there
                  `CASIA_namelist.txt`: of each path the last folder is the identity, the name the sample

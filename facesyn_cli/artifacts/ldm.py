@@ -45,7 +45,7 @@ class LdmSettings(BaseModel):
     image_size: int = Field(128, ge=1, le=8192)             # side of a decoded image
     output_size: int = Field(112, ge=1, le=8192)            # side of a finished image
     autoencoder: dict[str, Any] | None = None               # name, settings, path, digest; None: must be given
-    embedder: str | None = None                             # digest of the recogniser it was conditioned on
+    embedder: str | None = None                             # digest of the recognizer it was conditioned on
     embedding_size: int = Field(512, ge=1, le=65_536)
 
     @field_validator("denoiser")

@@ -114,11 +114,11 @@ def _read_text(path: Path) -> tuple[list[str], list[str] | None]:
         name, label = _split_label(line)
         names.append(_checked(name, f"{path}, line {number}"))
         labels.append(label)
-    unlabelled = labels.count(None)
-    if unlabelled not in (0, len(labels)):
-        raise UserError(f"{path}: {unlabelled} of {len(labels)} lines have no label, first line "
+    unlabeled = labels.count(None)
+    if unlabeled not in (0, len(labels)):
+        raise UserError(f"{path}: {unlabeled} of {len(labels)} lines have no label, first line "
                         f"{labels.index(None) + 1}; `path label` on every line or on none was expected")
-    return names, None if unlabelled else labels
+    return names, None if unlabeled else labels
 
 
 def _split_label(line: str) -> tuple[str, str | None]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from facesyn_cli import __version__
-from facesyn_cli.artifacts.compare import Comparison, compare_configs
+from facesyn_cli.artifacts.config_changes import Comparison, compare_configs
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.files import explain, read_json, remove_temporaries, write_json
 from facesyn_cli.artifacts.header_content import HeaderContent
@@ -39,7 +39,10 @@ class Config(Protocol):
     """A stage config as this package sees it."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings grouped by role; see `artifacts/compare.py`."""
+        """Return the settings grouped by role; see `artifacts/config_changes.py`."""
+
+    def upgraded(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of an earlier header under their present names."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,10 @@ class FixedConfig:
     def to_json(self) -> dict[str, Any]:
         """Return the settings grouped by role."""
         return {"identity": self.values, "growing": {}, "recorded": {}, "runtime": {}}
+
+    def upgraded(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return `config`: names have not changed."""
+        return config
 
 
 @dataclass(frozen=True)
@@ -248,7 +255,7 @@ def open_output(
     begun = Header(kind, command, cfg.to_json(), parents)
     output = Output(folder, begun, part)
     if not is_first_process():
-        _adopt(output, begun)
+        _adopt(output, begun, cfg)
         yield output
         return
     _refuse_strangers(folder, kind)
@@ -259,7 +266,7 @@ def open_output(
     with Lock(folder, f"{part[0]}-of-{part[1]}" if part else "all"):
         before = _read_begun(folder) or read_header(folder)
         if before is not None:
-            comparison = check_same(folder, before, begun)
+            comparison = check_same(folder, _upgraded(before, cfg), begun)
             output.resumed = True
             if read_header(folder) is not None and not comparison.grown:
                 output.header = read_header(folder)
@@ -289,7 +296,8 @@ def check_output(folder: Path, kind: str, cfg: Config, parents: dict[str, Parent
     before = _read_begun(folder) or read_header(folder)
     if before is None:
         return "new"
-    comparison = check_same(folder, before, Header(kind, before.command, cfg.to_json(), parents))
+    now = Header(kind, before.command, cfg.to_json(), parents)
+    comparison = check_same(folder, _upgraded(before, cfg), now)
     if read_header(folder) is None:
         return "unfinished"
     return "grows" if comparison.grown else "finished"
@@ -350,8 +358,12 @@ def _refuse_strangers(folder: Path, kind: str) -> None:
         )
 
 
-def _adopt(output: Output, begun: Header) -> None:
+def _upgraded(header: Header, cfg: Config) -> Header:
+    return replace(header, config=cfg.upgraded(header.config))
+
+
+def _adopt(output: Output, begun: Header, cfg: Config) -> None:
     """Processes other than the first follow what the first one decides after its barrier."""
     header = read_header(output.folder) if output.folder.is_dir() else None
-    if header is not None and not compare_configs(header.config, begun.config).grown:
+    if header is not None and not compare_configs(cfg.upgraded(header.config), begun.config).grown:
         output.header = header

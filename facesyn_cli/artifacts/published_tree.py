@@ -86,8 +86,8 @@ THINGS: dict[str, Thing] = {
         "embeddings of the real faces", ("dataset/CASIA/elasticface_embeddings/elastic_embed.npy",),
         needs=("image_names.pkl",),
     ),
-    "recogniser": Thing(
-        "the recogniser behind the embeddings",
+    "recognizer": Thing(
+        "the recognizer behind the embeddings",
         (f"{_GENERATION}/ckpt/elasticface_fr/295672backbone.pth", f"{_GENERATION}/ckpt/elasticface_fr/*.pth"),
         is_one=True,
     ),
@@ -114,8 +114,8 @@ THINGS: dict[str, Thing] = {
         tuple(f"{place}/{depth}*.index" for place in _RECORD_PLACES for depth in ("", "*/", "*/*/")),
         needs=("{stem}-00000.tfrecord",), is_one=True, unlike="CASIA", instead="face list",
     ),
-    "trained recogniser": Thing(
-        "the trained recogniser", (f"{_RECOGNITION}/ckpt/Backbone_Epoch_*_checkpoint.pth",)
+    "trained recognizer": Thing(
+        "the trained recognizer", (f"{_RECOGNITION}/ckpt/Backbone_Epoch_*_checkpoint.pth",)
     ),
     "benchmarks": Thing(
         "benchmark files",
@@ -132,7 +132,7 @@ _SAMPLING = (
     Use("contexts", "contexts", ("contexts",)),
 )
 USES: dict[str, tuple[Use, ...]] = {
-    "embed": (_FACES, Use("weights", "recogniser")),
+    "embed": (_FACES, Use("weights", "recognizer")),
     "train-embedder": (_FACES, Use("embeddings", "face embeddings", ("embeddings",))),
     "train-autoencoder": (_FACES,),
     "train-ldm": (
@@ -146,7 +146,7 @@ USES: dict[str, tuple[Use, ...]] = {
         Use("images", "context faces", beside="embeddings"),
         Use("ldm", "ldm", ("ldm",), only=("two-stage", "quality")),
         Use("autoencoder", "decoder", beside="ldm"),
-        Use("weights", "recogniser", ("embeddings",), only=_EMBEDDING),
+        Use("weights", "recognizer", ("embeddings",), only=_EMBEDDING),
         Use("known", "face embeddings", ("embeddings",), only=("novel", "pca")),
     ),
     "sample": _SAMPLING,
@@ -156,14 +156,14 @@ USES: dict[str, tuple[Use, ...]] = {
     ),
     "pack": (Use("inputs", "augmented", ("augmented", "samples")), Use("inputs", "samples", ("augmented", "samples"))),
     "train-fr": (Use("inputs", "records", ("records",)),),
-    "eval": (Use("weights", "trained recogniser", ("fr",)), Use("data", "benchmarks", unless="pairs")),
+    "eval": (Use("weights", "trained recognizer", ("fr",)), Use("data", "benchmarks", unless="pairs")),
     "select": (Use("images", "samples", ("samples",)),),
     "study": _SAMPLING,
     "report": (Use("sets", "samples", ("samples",)), Use("reference", "faces", ("images",), beside="sets")),
 }
 PRODUCTS = {
     "embed": "face embeddings", "train-ldm": "ldm", "gen-contexts": "contexts", "sample": "samples",
-    "augment": "augmented", "pack": "records", "train-fr": "trained recogniser",
+    "augment": "augmented", "pack": "records", "train-fr": "trained recognizer",
 }
 SOURCES = {"embeddings": "contexts", "images": "context faces"}  # of gen-contexts where none is named, best first
 KNOWN_BINS = ("lfw", "cfp-fp", "cplfw", "agedb-30", "calfw")  # benchmarks of the published evaluation
@@ -208,21 +208,21 @@ class PublishedTree:
         """Open a tree.
 
         Raises:
-            UserError: It is no directory, or nothing in it is recognised.
+            UserError: It is no directory, or nothing in it is recognized.
         """
         root = Path(root)
         if not root.is_dir():
             raise UserError(f"--tree {root} is not a directory; one laid out as ADMIS describes was expected")
         tree = PublishedTree(root)
-        if not tree.is_recognised():
+        if not tree.is_recognized():
             near = root.absolute().parents[:3]
-            above = next((folder for folder in near if PublishedTree(folder).is_recognised()), None)
+            above = next((folder for folder in near if PublishedTree(folder).is_recognized()), None)
             hint = f"; did you mean {above}?" if above else ""
             known = ", ".join(thing.places[0] for key, thing in THINGS.items() if key in ("faces", "contexts", "ldm"))
             raise UserError(f"--tree {root} holds nothing of the published layout ({known}, ...){hint}")
         return tree
 
-    def is_recognised(self) -> bool:
+    def is_recognized(self) -> bool:
         """True when at least one thing was found."""
         return any(self.find(key).path is not None for key in THINGS)
 

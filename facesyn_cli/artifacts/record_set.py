@@ -72,7 +72,7 @@ class RecordFormat(Protocol):
             state: What `commit` returned, or {}.
         """
 
-    def recognises(self, path: Path) -> bool:
+    def recognizes(self, path: Path) -> bool:
         """True when `path` looks like a set of this format that somebody else wrote."""
 
     def open(self, path: Path, header: Header | None) -> RecordSet:
@@ -105,7 +105,7 @@ class RecordSet:
 
         Args:
             path: The folder or index.
-            format_name: Name of a record format; None asks every format whether it recognises the path.
+            format_name: Name of a record format; None asks every format whether it recognizes the path.
 
         Raises:
             UserError: Nothing there, unfinished, or no set of records.
@@ -120,21 +120,21 @@ class RecordSet:
             format_name = str(header.extra.get("format"))
         for name in [format_name] if format_name else registry.available("record_format"):
             plugin = build_format(name)
-            if format_name or plugin.recognises(path):
+            if format_name or plugin.recognizes(path):
                 records = plugin.open(path, header)
                 _check_count(records, header)
                 return records
         raise UserError(f"{path} holds no records of any known format; an index file with its records was expected")
 
     @staticmethod
-    def recognises(path: Path) -> bool:
+    def recognizes(path: Path) -> bool:
         """True when `open` would find a set of records here (it may still turn out to be damaged)."""
         path = Path(path)
         check_input(path, "images or a set of records")
         for name in (HEADER, BEGUN):
             if path.is_dir() and (path / name).is_file():
                 return _kind_of(path / name) == "RecordSet"
-        return any(build_format(name).recognises(path) for name in registry.available("record_format"))
+        return any(build_format(name).recognizes(path) for name in registry.available("record_format"))
 
     @property
     def num_classes(self) -> int:

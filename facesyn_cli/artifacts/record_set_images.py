@@ -52,6 +52,6 @@ def open_images(path: Path) -> ImageSet:
     Raises:
         UserError: It is none of them, unfinished, damaged or empty.
     """
-    if Path(path).exists() and RecordSet.recognises(path):
+    if Path(path).exists() and RecordSet.recognizes(path):
         return RecordSetImages(RecordSet.open(path))
     return ImageSet.open(path)

@@ -1,4 +1,4 @@
-"""BenchmarkTable: how well a recogniser verifies, one row a benchmark.
+"""BenchmarkTable: how well a recognizer verifies, one row a benchmark.
 
 On disk: `table.json` (fractions and distances, full precision), and the same for people in percent as
 `table.csv` and `table.md`.
@@ -42,7 +42,7 @@ class BenchmarkRow(BaseModel):
 
 
 class BenchmarkTable(BaseModel):
-    """All rows of one recogniser."""
+    """All rows of one recognizer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 

@@ -37,7 +37,7 @@ EXPECTED = "an (N, 512) .npy, IDiff-Face's torch-saved dict or its folder of one
 
 _TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")  # how torch files start: a zip, and the format before it
 _MAX_VECTOR_BYTES = 2**20                      # of a file that holds one vector
-_BLOCK = 65536                                 # rows normalised at once
+_BLOCK = 65536                                 # rows normalized at once
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def unnamed_rows(path: Path, needs: str) -> str:
     return f"{path} does not say which row is which image (no {' or '.join(ORDER_FILES)} beside it); {needs}"
 
 
-def normalise(vectors: np.ndarray) -> np.ndarray:
+def normalize(vectors: np.ndarray) -> np.ndarray:
     """Return the rows divided by their length, float32; computed in float64.
 
     Raises:
@@ -244,6 +244,6 @@ def _load_torch(source: Path | BinaryIO, path: Path) -> Any:
 
 def _unit(vectors: np.ndarray, path: Path) -> np.ndarray:
     try:
-        return normalise(vectors)
+        return normalize(vectors)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

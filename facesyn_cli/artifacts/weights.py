@@ -259,7 +259,7 @@ def check_plain(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     total = 0
     for key, value in tensors.items():
         if value.layout != torch.strided or value.is_quantized or value.is_meta:
-            raise UserError(f"{path}: {key} is sparse, quantised or without numbers; a plain tensor was expected")
+            raise UserError(f"{path}: {key} is sparse, quantized or without numbers; a plain tensor was expected")
         total += value.numel() * value.element_size()
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise UserError(f"{path}: {key} of shape {list(value.shape)} repeats fewer numbers; a plain tensor was "

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from facesyn_cli.artifacts.images import ImageEntry
 from facesyn_cli.augmentations.addition import Addition, Augmentation, next_number
-from facesyn_cli.config.fields import growing, runtime
+from facesyn_cli.config.fields import growable, runtime_only
 from facesyn_cli.data.pixels import UnreadableImage, decode_image
 from facesyn_cli.data.record_images import suffix_of
 from facesyn_cli.errors import UserError
@@ -23,8 +23,8 @@ from facesyn_cli.untrusted.files import MAX_IMAGE, read_bytes
 class OversampleConfig(PluginConfig):
     """Settings of `oversample`."""
 
-    copies: int = growing(5, "copies of the source face per identity", ge=1)
-    allow_real: bool = runtime(False, "add faces that are photos of real people, too; the set's card then says so")
+    copies: int = growable(5, "copies of the source face per identity", ge=1)
+    allow_real: bool = runtime_only(False, "add faces that are photos of real people, too; the set's card then says so")
 
 
 @register(

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from facesyn_cli.artifacts.images import ImageEntry
 from facesyn_cli.augmentations.addition import Addition, Augmentation, next_number
-from facesyn_cli.config.fields import growing
+from facesyn_cli.config.fields import growable
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, encode_png
 from facesyn_cli.data.transforms import Photometric, PhotometricConfig
 from facesyn_cli.errors import UserError
@@ -27,7 +27,7 @@ from facesyn_cli.plugins.settings import PluginConfig
 class PhotometricVariantsConfig(PluginConfig):
     """Settings of `photometric`; factors are uniform in 1 - value .. 1 + value."""
 
-    copies: int = growing(1, "variants of every image", ge=1)
+    copies: int = growable(1, "variants of every image", ge=1)
     brightness: float = Field(0.5, ge=0, le=1)
     contrast: float = Field(0.5, ge=0, le=1)
     saturation: float = Field(0.5, ge=0, le=1)

@@ -76,7 +76,7 @@ def embed(network: nn.Module, paths: Sequence[Path], batch_size: int, device: to
 def verify(
     network: nn.Module, paths: Sequence[Path], is_same: np.ndarray, batch_size: int, device: torch.device
 ) -> float:
-    """Return the accuracy over 10 folds of pairs of neighbouring images, with flip test and 400 thresholds.
+    """Return the accuracy over 10 folds of pairs of neighboring images, with flip test and 400 thresholds.
 
     Args:
         network: Pixels to embeddings.
@@ -102,26 +102,26 @@ def verify(
     return float(np.mean(accuracies))
 
 
-def train_recogniser(
+def train_recognizer(
     network: nn.Module, num_classes: int, paths: Sequence[Path], labels: Sequence[int], batch_size: int,
     steps: int, device: torch.device,
 ) -> None:
     """Train with an ArcFace head (arXiv:1801.07698, s 64, m 0.5), batches in order, read in the loop."""
     width = network(torch.zeros(2, 3, 112, 112, device=device)).shape[1]
-    centres = nn.Parameter(0.01 * torch.randn(num_classes, width, device=device))
+    centers = nn.Parameter(0.01 * torch.randn(num_classes, width, device=device))
     network.train().requires_grad_(True)
-    optimiser = torch.optim.SGD([*network.parameters(), centres], lr=0.01, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD([*network.parameters(), centers], lr=0.01, momentum=0.9, weight_decay=5e-4)
     for step in range(steps):
         chosen = [(step * batch_size + i) % len(paths) for i in range(batch_size)]
         pixels = torch.stack([_read(paths[i]) for i in chosen]).to(device)
         target = torch.tensor([labels[i] for i in chosen], device=device)
-        cosines = F.linear(F.normalize(network(pixels)), F.normalize(centres)).clamp(-1 + 1e-6, 1 - 1e-6)
+        cosines = F.linear(F.normalize(network(pixels)), F.normalize(centers)).clamp(-1 + 1e-6, 1 - 1e-6)
         angle = torch.acos(cosines.gather(1, target[:, None])) + 0.5
         logits = 64 * cosines.scatter(1, target[:, None], torch.cos(angle))
         loss = F.cross_entropy(logits, target)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         loss.item()
 
 
@@ -144,7 +144,7 @@ def train_ldm(
     alpha_bars = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0).to(device)
     denoiser.train().requires_grad_(True)
     average = [parameter.detach().clone() for parameter in denoiser.parameters()]
-    optimiser = torch.optim.Adam(denoiser.parameters(), lr=1e-4)
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=1e-4)
     for step in range(steps):
         chosen = [(step * batch_size + i) % len(paths) for i in range(batch_size)]
         pixels = torch.stack([_read(paths[i]) for i in chosen]).to(device)
@@ -156,9 +156,9 @@ def train_ldm(
         a = alpha_bars[t].view(-1, 1, 1, 1)
         eps = denoiser(a.sqrt() * latents + (1 - a).sqrt() * noise, t, contexts[chosen].to(device))
         loss = F.mse_loss(eps, noise)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         loss.item()
         for mean, parameter in zip(average, denoiser.parameters(), strict=True):
             mean.mul_(0.9999).add_(parameter.detach(), alpha=1e-4)

@@ -18,7 +18,7 @@ from facesyn_cli.artifacts.output import Header
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.data.pixels import encode_jpeg
 
-_SIZE = 112  # pixels, as recognisers read them
+_SIZE = 112  # pixels, as recognizers read them
 
 
 def write_faces(folder: Path, count: int, per_id: int) -> tuple[list[Path], list[int]]:
@@ -49,7 +49,7 @@ def write_embeddings_of(folder: Path, images: Path, width: int) -> np.ndarray:
 
 
 def write_pairs(path: Path, images: Path, files: list[Path]) -> np.ndarray:
-    """Write a list of pairs of neighbouring files in 10 folds, every other one called genuine; return the answers."""
+    """Write a list of pairs of neighboring files in 10 folds, every other one called genuine; return the answers."""
     is_same = np.arange(len(files) // 2) % 2 == 0
     names = [file.relative_to(images).as_posix() for file in files]
     lines = [f"{names[2 * i]}\t{names[2 * i + 1]}\t{int(same)}\n" for i, same in enumerate(is_same)]

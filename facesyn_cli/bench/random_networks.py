@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from facesyn_cli.models.skeleton import build_skeleton
+from facesyn_cli.models.meta_networks import build_on_meta
 from facesyn_cli.plugins import registry
 
 
@@ -26,7 +26,7 @@ def random_network(kind: str, settings: dict[str, Any]) -> nn.Module:
         kind: Kind of plugin: denoiser, autoencoder or backbone.
         settings: Its section, with `name`.
     """
-    module = build_skeleton(kind, registry.configure(kind, settings))
+    module = build_on_meta(kind, registry.configure(kind, settings))
     state = {key: _draw(key, value) for key, value in module.state_dict().items()}
     module.load_state_dict(state, assign=True)
     return module.eval().requires_grad_(False)
@@ -40,7 +40,7 @@ def flops(kind: str, settings: dict[str, Any], run: Callable[[nn.Module], Any]) 
         settings: Its section.
         run: Gets the network without numbers, on the meta device, and runs it on one image.
     """
-    module = build_skeleton(kind, registry.configure(kind, settings)).eval()
+    module = build_on_meta(kind, registry.configure(kind, settings)).eval()
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         run(module)
     return counter.get_total_flops()

@@ -20,8 +20,8 @@ def command(
     seeds: Annotated[int | None, typer.Option(help="How many seeds; may be raised later.")] = None,
     ldm: Annotated[Path | None, typer.Option(help="LDM folder or published checkpoint; default 2-ldm.")] = None,
     autoencoder: Annotated[Path | None, typer.Option(help="Autoencoder weights; default: the LDM's own.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Recogniser that embeds faces for contexts.")] = None,
-    judge: Annotated[Path | None, typer.Option(help="Recogniser of rows that filter their samples.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Recognizer that embeds faces for contexts.")] = None,
+    judge: Annotated[Path | None, typer.Option(help="Recognizer of rows that filter their samples.")] = None,
     real: Annotated[Path | None, typer.Option(help="Folder or zip of real faces, for rows of them.")] = None,
     benchmarks: Annotated[str | None, typer.Option(help="Names of benchmarks, with commas.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the benchmarks' files.")] = None,
@@ -34,7 +34,7 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print the table as JSON on stdout.")] = False,
     log_file: Annotated[Path | None, typer.Option(help="Also write messages to this file.")] = None,
 ) -> None:
-    """Compare ways to make a training set: accuracy of one recogniser recipe, over seeds."""
+    """Compare ways to make a training set: accuracy of one recognizer recipe, over seeds."""
     from facesyn_cli.artifacts.outcome import render_summary
     from facesyn_cli.artifacts.work import Work
     from facesyn_cli.cli.ablation_table import Ablation

@@ -11,13 +11,15 @@ from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.cli.ablation_work import FOLDER, PARTS, Chain, Step, content_of, sources_of
 from facesyn_cli.cli.stage_command import resolve_stage
-from facesyn_cli.config.ablation import SHARED_STAGES, AblateConfig, Row, Settings
-from facesyn_cli.config.fields import StageConfig
+from facesyn_cli.config.ablation_rows import SHARED_STAGES, AblateConfig, Row, Settings
+from facesyn_cli.config.fields import (
+    StageConfig,
+)
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 
 _CONTEXT_INPUTS = (  # what a source may need, the setting that names it, the folder of --work where it is else
-    ("ldm", "ldm", "ldm"), ("ldm", "autoencoder", None), ("recogniser", "weights", "embeddings"),
+    ("ldm", "ldm", "ldm"), ("ldm", "autoencoder", None), ("recognizer", "weights", "embeddings"),
     ("known", "known", "embeddings"),
 )
 
@@ -29,7 +31,7 @@ class Chains:
         table: The section `ablate`.
         sections: What all rows share, by stage.
         rows: All rows, also those that are not to be run: the smallest decides.
-        judge: Weights of the recogniser of rows that filter their samples and name none.
+        judge: Weights of the recognizer of rows that filter their samples and name none.
         work: Work folder.
 
     Attributes:
@@ -185,7 +187,7 @@ class Chains:
         if cfg.layout == "tar" or cfg.shard is not None:
             raise UserError("sample.layout=tar and sample.shard do not belong into a table: its rows are folders")
         if cfg.filter is not None and getattr(cfg.filter, "judge", None) is None:
-            raise UserError("a filter needs a judge, the weights of a face recogniser: --judge FILE")
+            raise UserError("a filter needs a judge, the weights of a face recognizer: --judge FILE")
         ids = cfg.ids or row.sections.get("gen-contexts", {}).get("count")
         if ids is None:
             raise UserError("say how many identities: sample.ids or gen-contexts.count")

@@ -24,7 +24,7 @@ from facesyn_cli.cli.ablation_work import (
     expected_time,
     num_faces,
 )
-from facesyn_cli.config.ablation import (
+from facesyn_cli.config.ablation_rows import (
     ROW_STAGES,
     SHARED_STAGES,
     AblateConfig,
@@ -36,10 +36,10 @@ from facesyn_cli.config.ablation import (
 from facesyn_cli.config.recipe import TABLE, load_sections
 from facesyn_cli.config.resolve import resolve
 from facesyn_cli.console import log
+from facesyn_cli.distributed import launched_processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.ablation import AblationRow, AblationTable
 from facesyn_cli.plugins.settings import PluginConfig
-from facesyn_cli.training.processes import launched_processes
 
 
 class Ablation:
@@ -50,7 +50,7 @@ class Ablation:
         words: `stage.key=value` for all rows.
         flags: Settings of the section `ablate`; None: not given.
         inputs: Settings of the stages that were given as flags, by stage; None: not given.
-        judge: Recogniser of rows that filter their samples.
+        judge: Recognizer of rows that filter their samples.
         work: Work folder.
         picked: Names of rows, with commas; None: all.
 
@@ -163,7 +163,7 @@ class Ablation:
         return {
             "rows": rows, **self._facts,
             "left": {
-                "network evaluations": evaluations, "faces the recogniser trains on": faces_left,
+                "network evaluations": evaluations, "faces the recognizer trains on": faces_left,
                 **expected_time(self.work, evaluations, faces_left),
             },
             "folder": str(self.folder),
@@ -192,7 +192,7 @@ class Ablation:
         return {
             "table": self.name,
             "benchmark": ", ".join(benchmarks),
-            "recogniser": (
+            "recognizer": (
                 f"{train.backbone.name}, {_num_gflops(train.backbone):.3g} GFLOP an image; {train.head.name}, "
                 f"{train.epochs} epochs, batches of {train.batch_size}"
             ),

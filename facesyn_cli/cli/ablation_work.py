@@ -26,8 +26,11 @@ from facesyn_cli.artifacts.output import BEGUN, Header, read_header
 from facesyn_cli.artifacts.table import BenchmarkTable
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.cli.stage_command import run_stage
-from facesyn_cli.config.ablation import Row
-from facesyn_cli.config.fields import StageConfig, role_of
+from facesyn_cli.config.ablation_rows import Row
+from facesyn_cli.config.fields import (
+    StageConfig,
+    role_of,
+)
 from facesyn_cli.errors import UserError
 
 FOLDER = "ablation"
@@ -266,7 +269,7 @@ def sources_of(cfg: BaseModel, prefix: str = "") -> Iterator[tuple[str, Path | s
             key = f"{prefix}{name}.{number}" if isinstance(value, (list, tuple)) else f"{prefix}{name}"
             if isinstance(item, BaseModel):
                 yield from sources_of(item, f"{key}.")
-            elif role_of(info) == "source" and item is not None and key != "out":
+            elif role_of(info) == "input" and item is not None and key != "out":
                 yield key, item
 
 

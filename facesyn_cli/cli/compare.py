@@ -13,7 +13,7 @@ def command(
     first: Annotated[Path, typer.Argument(help="Photo, or folder or zip of one person: aligned crops, 112 x 112.")],
     second: Annotated[Path, typer.Argument(help="The other one.")],
     weights: Annotated[
-        Path | None, typer.Option(help="Weights of the recogniser; default: the packaged starter's.")
+        Path | None, typer.Option(help="Weights of the recognizer; default: the packaged starter's.")
     ] = None,
     table: Annotated[Path | None, typer.Option(help="Folder or table.json of eval: calibrates the threshold.")] = None,
     benchmark: Annotated[str | None, typer.Option(help="Row of the table to take; default: mean of all.")] = None,
@@ -37,10 +37,10 @@ def command(
 
 
 def _of_starter() -> Path:
-    from facesyn_cli.artifacts.starter import PACKAGED, find_starter, is_packaged
+    from facesyn_cli.artifacts.starter_files import PACKAGED, find_starter, is_packaged
     from facesyn_cli.errors import UserError
 
     if not is_packaged():
-        raise UserError("compare needs the weights of a recogniser: --weights FILE")
-    log.info("starter: recogniser of the packaged starter; --weights names another one")
+        raise UserError("compare needs the weights of a recognizer: --weights FILE")
+    log.info("starter: recognizer of the packaged starter; --weights names another one")
     return find_starter(PACKAGED).part("embedder")

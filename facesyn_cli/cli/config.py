@@ -36,9 +36,9 @@ def command(
     for name, section in sections.items():  # a recipe with a mistake is refused here, before any work
         resolve_stage(name, section, [], {})
     if copy is not None:
-        from facesyn_cli.artifacts.new_folder import new_file
+        from facesyn_cli.artifacts.atomic_directory import atomic_file
 
-        with new_file(copy) as made:
+        with atomic_file(copy) as made:
             made.write_bytes(path.read_bytes())
         typer.echo(str(copy))
     elif json:
@@ -48,7 +48,9 @@ def command(
 
 
 def _show_stage(stage: str, recipe: str | None, json: bool) -> None:
-    from facesyn_cli.config.fields import role_of
+    from facesyn_cli.config.fields import (
+    role_of,
+)
 
     cfg = resolve_stage(stage, section_of(recipe, stage), [], {})
     values = merge_groups(cfg.to_json())

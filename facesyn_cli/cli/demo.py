@@ -1,4 +1,4 @@
-"""`facesyn demo`: from faces that nobody has to a recogniser and a report, with nothing but the package."""
+"""`facesyn demo`: from faces that nobody has to a recognizer and a report, with nothing but the package."""
 
 import time
 from pathlib import Path
@@ -31,11 +31,11 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")] = False,
     log_file: Annotated[Path | None, typer.Option(help="Also write messages to this file.")] = None,
 ) -> None:
-    """Sample faces of the starter, train a recogniser on them, evaluate it, and write a report."""
+    """Sample faces of the starter, train a recognizer on them, evaluate it, and write a report."""
     start(log_file)
     if drawn and starter is not None:
         raise UserError("--drawn needs no starter; leave one of the two out")
-    from facesyn_cli.artifacts.starter import PACKAGED, find_starter, is_packaged
+    from facesyn_cli.artifacts.starter_files import PACKAGED, find_starter, is_packaged
 
     if not drawn and starter is None and not is_packaged():
         log.warning("demo: no starter is packaged with this facesyn; the demo runs on drawn faces")
@@ -58,7 +58,7 @@ def run_demo(
 ) -> dict[str, Any]:
     """Go from the starter's contexts to a report.
 
-    The recogniser trained on generated faces, the same network untrained, and the starter's own recogniser are
+    The recognizer trained on generated faces, the same network untrained, and the starter's own recognizer are
     evaluated on the same pairs of held-out people.
 
     Args:
@@ -69,9 +69,10 @@ def run_demo(
         sections: Settings of each stage; None: those of the recipe `demo`.
         sizes: Settings of `StarterDemoConfig`; None: its defaults.
     """
-    from facesyn_cli.artifacts.strip import SHEET, picture_path
+    from facesyn_cli.artifacts.preview_pictures import SHEET, picture_path
     from facesyn_cli.artifacts.work import Work
     from facesyn_cli.config.recipe import load_recipe
+    from facesyn_cli.distributed import processes
     from facesyn_cli.stages.demo import (
         TEST_CONTEXTS,
         TEST_FOLDER,
@@ -80,13 +81,12 @@ def run_demo(
         split_contexts,
         write_untrained,
     )
-    from facesyn_cli.training.processes import processes
 
     begin = time.monotonic()
     work, flags = Work(path), {"seed": seed, "device": device}
     sections = dict(sections or load_recipe("demo"))
     cfg = StarterDemoConfig(seed=seed, **(sizes or {}))
-    log.info(f"demo in {path}: faces of the starter -> recogniser -> table and report")
+    log.info(f"demo in {path}: faces of the starter -> recognizer -> table and report")
     embedder, untrained, test = starter.part("embedder"), path / "0-untrained", path / TEST_FOLDER
     group = processes(device or "auto")
     if group.is_first:
@@ -112,7 +112,7 @@ def run_demo(
             f"trained on {sampled['images']} generated faces of {sampled['identities']} people alone,"
             f" verified on pairs of {cfg.test_identities} other generated people (chance is 50 %):\n{table}\n\n"
             f"the same network untrained:\n{control}\n\n"
-            f"the starter's recogniser, which the faces were made to please:\n{upper}\n\n{_MEANING}\n\n"
+            f"the starter's recognizer, which the faces were made to please:\n{upper}\n\n{_MEANING}\n\n"
             f"look at {picture_path(work.folder('samples'), SHEET)}, read {work.folder('report') / 'report.html'};"
             f" everything is in {path}; {results['seconds']} s"
         )
@@ -122,7 +122,7 @@ def run_demo(
 def run_drawn_demo(path: Path, seed: int, device: str | None) -> dict[str, Any]:
     """Draw faces, train an embedder on them, then run the eight stages of the recipe `demo-drawn`.
 
-    The recogniser trained on generated faces, the same network untrained, and the embedder trained on the
+    The recognizer trained on generated faces, the same network untrained, and the embedder trained on the
     drawn faces are all evaluated on the same held-out identities.
     """
     from facesyn_cli.artifacts.images import ImageSet
@@ -135,7 +135,7 @@ def run_drawn_demo(path: Path, seed: int, device: str | None) -> dict[str, Any]:
     work = Work(path)
     flags = {"seed": seed, "device": device}
     sections = load_recipe("demo-drawn")
-    log.info(f"demo in {path}: drawn faces -> embedder -> LDM -> new identities -> recogniser -> table")
+    log.info(f"demo in {path}: drawn faces -> embedder -> LDM -> new identities -> recognizer -> table")
     run_stage("demo", resolve_stage("demo", {}, [], flags), work)
     embedder = path / "0-embedder"
     teach = {**sections["train-fr"], "inputs": [str(work.folder("images"))], "out": str(embedder)}

@@ -76,7 +76,7 @@ def examine(work: Path) -> dict:
 
 def _starter(problems: list[str]) -> dict[str, Any]:
     """Return what of the starter is packaged: sizes and digests, each file checked, or what is missing."""
-    from facesyn_cli.artifacts.starter import PACKAGED, find_starter, missing, packaged_folder
+    from facesyn_cli.artifacts.starter_files import PACKAGED, find_starter, missing, packaged_folder
 
     if absent := missing(packaged_folder()):
         return {"packaged": False, "missing": absent}

@@ -12,7 +12,7 @@ from facesyn_cli.cli.stage_command import stage_command
 def command(
     images: Annotated[Path | None, typer.Option(help="Folder or zip of faces; default 0-images.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Architecture; default: read off the weights.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights of the recogniser.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights of the recognizer.")] = None,
 ) -> dict[str, Any]:
     """Turn a folder of faces into unit embeddings, joined by key."""
     return {"images": images, "backbone.name": backbone, "weights": weights}

@@ -1,4 +1,4 @@
-"""`facesyn eval`: a recogniser against benchmarks."""
+"""`facesyn eval`: a recognizer against benchmarks."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ from facesyn_cli.cli.stage_command import stage_command
 
 @stage_command("eval")
 def command(
-    weights: Annotated[Path | None, typer.Option(help="Weights of the recogniser; default 7-fr.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights of the recognizer; default 7-fr.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Architecture; default: read off the weights.")] = None,
     benchmarks: Annotated[
         str | None, typer.Option(help="Any of lfw,cfp-fp,cfp-ff,cplfw,agedb-30,calfw,rfw,ijb-b,ijb-c,tinyface.")
@@ -22,7 +22,7 @@ def command(
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder or zip with the images that lists name.")] = None,
 ) -> dict[str, Any]:
-    """Measure how well a recogniser verifies faces: accuracy as published, TAR at FAR, AUC."""
+    """Measure how well a recognizer verifies faces: accuracy as published, TAR at FAR, AUC."""
     names = None if benchmarks is None else [name.strip() for name in benchmarks.split(",") if name.strip()]
     return {
         "weights": weights, "backbone.name": backbone, "benchmarks": names, "data": data, "pairs": pairs or None,

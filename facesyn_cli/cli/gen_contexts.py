@@ -32,7 +32,7 @@ def command(
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="Architecture; default: read off the weights.")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Weights of the recogniser; default: the one that made 1-embeddings.")
+        Path | None, typer.Option(help="Weights of the recognizer; default: the one that made 1-embeddings.")
     ] = None,
 ) -> dict[str, Any]:
     """Collect the embeddings of identities to draw, each unlike the others."""

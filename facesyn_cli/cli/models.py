@@ -28,7 +28,7 @@ def command(
     ] = None,
     fixture: Annotated[Path | None, typer.Option(help=".npz of inputs and right outputs (verify).")] = None,
     channel_order: Annotated[
-        str | None, typer.Option(help="rgb or bgr, where a recogniser's file does not tell (convert, verify).")
+        str | None, typer.Option(help="rgb or bgr, where a recognizer's file does not tell (convert, verify).")
     ] = None,
     sha256: Annotated[str | None, typer.Option(help="Checksum the file must have (pull).")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,

@@ -14,7 +14,7 @@ def command(
         list[Path] | None, typer.Option("--in", help="Folder or zip of images, or a packed set; may be repeated.")
     ] = None,
     source_format: Annotated[
-        str | None, typer.Option("--from", help="Format of the inputs; default: recognised by content.")
+        str | None, typer.Option("--from", help="Format of the inputs; default: recognized by content.")
     ] = None,
     target_format: Annotated[
         str | None, typer.Option("--to", help="Format to write, for example tfrecord or folder.")

@@ -14,7 +14,7 @@ def command(
 ) -> None:
     """List the plugins, those of one kind, or the settings of one."""
     from facesyn_cli.plugins import registry
-    from facesyn_cli.plugins.table import INTERFACES, KINDS
+    from facesyn_cli.plugins.builtin import INTERFACES, KINDS
 
     start()
     if kind is None:
@@ -45,7 +45,7 @@ def command(
 def describe(kind: str, name: str) -> dict:
     """Return a plugin's card and settings as JSON values."""
     from facesyn_cli.plugins import registry
-    from facesyn_cli.plugins.table import INTERFACES
+    from facesyn_cli.plugins.builtin import INTERFACES
 
     plugin = registry.get(kind, name)
     settings = [
@@ -67,7 +67,7 @@ def describe(kind: str, name: str) -> dict:
 
 def _render(description: dict) -> str:
     lines = [f"{description['kind']} {description['name']}"]
-    for key in ("about", "paper", "input", "licence", "builder", "interface"):
+    for key in ("about", "paper", "input", "license", "builder", "interface"):
         if description[key]:
             lines.append(f"  {key}: {description[key]}")
     if description["settings"]:

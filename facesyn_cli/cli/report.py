@@ -17,7 +17,7 @@ def _report(
         Path | None, typer.Option(help="Real training images: leakage and quality are measured against them.")
     ] = None,
     judges: Annotated[
-        list[Path] | None, typer.Option("--judge", help="Weights of a recogniser that judges; may be repeated.")
+        list[Path] | None, typer.Option("--judge", help="Weights of a recognizer that judges; may be repeated.")
     ] = None,
     groups: Annotated[
         Path | None, typer.Option(help="CSV with a column `identity` or `key`, then one column an attribute.")

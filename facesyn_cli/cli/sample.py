@@ -28,7 +28,7 @@ def command(
         typer.Option(help="Write OUT.contact_sheet.png, ten faces of ten people; default: of up to 400 images."),
     ] = None,
     assume_embedder: Annotated[
-        str | None, typer.Option(help="Recogniser behind published files that do not say.")
+        str | None, typer.Option(help="Recognizer behind published files that do not say.")
     ] = None,
 ) -> dict[str, Any]:
     """Sample images of new identities from contexts."""

@@ -15,7 +15,7 @@ def command(
         Path | None, typer.Option(help="Embeddings of those images by a judge, made with facesyn embed.")
     ] = None,
     r: Annotated[
-        float | None, typer.Option("--r", help="Cosine of two centres from which they are the same person.")
+        float | None, typer.Option("--r", help="Cosine of two centers from which they are the same person.")
     ] = None,
     collisions: Annotated[
         str | None, typer.Option(help="drop or merge: what becomes of an identity that is another one again.")

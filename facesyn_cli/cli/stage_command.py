@@ -26,7 +26,9 @@ from facesyn_cli.errors import UserError
 if typing.TYPE_CHECKING:
     from facesyn_cli.artifacts.outcome import Outcome
     from facesyn_cli.artifacts.work import Work
-    from facesyn_cli.config.fields import StageConfig
+    from facesyn_cli.config.fields import (
+    StageConfig,
+)
 
 DEFAULT_WORK = Path("work")
 

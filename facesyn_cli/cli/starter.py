@@ -17,7 +17,7 @@ def command(
     work: Annotated[Path | None, typer.Option(help="Finished run to pack.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write (pack).")] = None,
     card: Annotated[
-        Path | None, typer.Option(help="YAML with data, split, licence, figures and notes for the cards (pack).")
+        Path | None, typer.Option(help="YAML with data, split, license, figures and notes for the cards (pack).")
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Contexts to take (pack); default all.")] = None,
     part: Annotated[

@@ -1,7 +1,7 @@
 """What stages take from a starter: the packaged one where nothing else is there, or one that `--starter` names.
 
 Priority: defaults < starter < folders of `--work` < recipe < `key=value` < flag. An LDM, its contexts and its
-recogniser belong together: where the LDM is another, nothing of the starter is taken.
+recognizer belong together: where the LDM is another, nothing of the starter is taken.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from facesyn_cli.artifacts.output import read_header
-from facesyn_cli.artifacts.starter import PACKAGED, find_starter, missing, packaged_folder
+from facesyn_cli.artifacts.starter_files import PACKAGED, find_starter, missing, packaged_folder
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.cli.stage_command import resolve_stage
 from facesyn_cli.cli.tree_inputs import stated_keys
@@ -99,20 +99,20 @@ def _for_contexts(words: Words, stated: set[str], work: Work, own: dict[str, Any
     cfg = resolve_stage("gen-contexts", section, about, {"source.name": words.flags.get("source.name")})
     source = registry.build("contexts", cfg.source)
     needs = source.needs.union(*(registry.build("context_filter", f).needs for f in cfg.filters))
-    recogniser = {} if stated & {"weights", "backbone"} else {"weights": "embedder"}
+    recognizer = {} if stated & {"weights", "backbone"} else {"weights": "embedder"}
     has_known = has_ldm or "known" in stated or "source" not in own and work.folder("embeddings").exists()
     parts = {"known": "contexts"} if "known" in source.needs and not has_known else {}
     if "ldm" in needs:
-        return parts if has_ldm else {**parts, "ldm": "ldm", **recogniser}
-    return parts if "recogniser" not in needs or _has_embedder(work) else {**parts, **recogniser}
+        return parts if has_ldm else {**parts, "ldm": "ldm", **recognizer}
+    return parts if "recognizer" not in needs or _has_embedder(work) else {**parts, **recognizer}
 
 
 def _has_embedder(work: Work) -> bool:
-    """True when the run holds embeddings or contexts: others must come from the same recogniser."""
+    """True when the run holds embeddings or contexts: others must come from the same recognizer."""
     return any(read_header(work.folder(name)) is not None for name in ("embeddings", "contexts"))
 
 
 def _said(parts: dict[str, str], settings: dict[str, Any]) -> str:
-    names = {"ldm": "LDM", "contexts": "contexts", "embedder": "recogniser", "autoencoder": "autoencoder"}
+    names = {"ldm": "LDM", "contexts": "contexts", "embedder": "recognizer", "autoencoder": "autoencoder"}
     taken = ", ".join(names[part] for part in parts.values())
     return f"{taken} and settings of {', '.join(settings)}" if settings else taken

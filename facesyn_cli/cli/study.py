@@ -11,7 +11,7 @@ from facesyn_cli.cli.stage_command import stage_command
 @stage_command("study")
 def command(
     judge: Annotated[
-        Path | None, typer.Option(help="Recogniser that judges; not the one behind the contexts.")
+        Path | None, typer.Option(help="Recognizer that judges; not the one behind the contexts.")
     ] = None,
     ldm: Annotated[Path | None, typer.Option(help="LDM folder or published checkpoint; default 2-ldm.")] = None,
     autoencoder: Annotated[Path | None, typer.Option(help="Autoencoder weights; default: the LDM's own.")] = None,

@@ -14,7 +14,7 @@ def command(
     initial: Annotated[Path | None, typer.Option(help="Autoencoder to go on from; default 2-autoencoder.")] = None,
     ldm: Annotated[Path | None, typer.Option(help="LDM that draws latents of it; default 2-ldm.")] = None,
     embeddings: Annotated[Path | None, typer.Option(help="Contexts of what it draws; default 1-embeddings.")] = None,
-    features: Annotated[Path | None, typer.Option(help="Recogniser in whose eyes faces are judged.")] = None,
+    features: Annotated[Path | None, typer.Option(help="Recognizer in whose eyes faces are judged.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
 ) -> dict[str, Any]:
     """Train a decoder on, so that it makes faces of what an LDM draws."""

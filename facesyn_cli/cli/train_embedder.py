@@ -1,4 +1,4 @@
-"""`facesyn train-embedder`: photos and a recogniser's embeddings of them to a small recogniser."""
+"""`facesyn train-embedder`: photos and a recognizer's embeddings of them to a small recognizer."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,5 +17,5 @@ def command(
     backbone: Annotated[str | None, typer.Option(help="Network to train, for example ir-lite.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
 ) -> dict[str, Any]:
-    """Train a small recogniser that gives the embeddings a larger one has written."""
+    """Train a small recognizer that gives the embeddings a larger one has written."""
     return {"images": images, "embeddings": embeddings, "backbone.name": backbone, "steps": steps}

@@ -28,7 +28,9 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.settings import PluginConfig
 
 if TYPE_CHECKING:
-    from facesyn_cli.config.fields import StageConfig
+    from facesyn_cli.config.fields import (
+    StageConfig,
+)
 
 OUTPUTS = {
     "align": "images", "embed": "embeddings", "train-embedder": "embedder", "train-autoencoder": "autoencoder",

@@ -1,105 +1,120 @@
 """Stage configs: validated, frozen, and every field with a role.
 
-The role says what a change means when a stage is run again on the same folder: see
-`artifacts/compare.py`. Fields that name an input (`source`) are not compared as text at all; what they
-point to is compared by digest.
+The role says what a change means when a stage runs again on the same folder: see `artifacts/config_changes.py`.
+Fields that name an input are not compared as text; what they point to is compared by digest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from facesyn_cli.plugins.settings import PluginConfig
+from facesyn_cli.console import log
+from facesyn_cli.plugins.settings import PluginConfig, PluginList, PluginSection, Settings, plugin_of
+
+# The groups of settings in a header, by role. Headers of every version have these names.
+GROUPS = {"result": "identity", "growable": "growing", "batch size": "recorded", "runtime": "runtime",
+          "input": "runtime"}
 
 
-def identity(default: Any, doc: str, **limits: Any) -> Any:
+def affects_result(default: Any, doc: str, **limits: Any) -> Any:
     """A setting that changes the result. `limits` are pydantic's (`ge`, `gt`, `le`, ...)."""
-    return _field("identity", default, doc, **limits)
+    return _field("result", default, doc, **limits)
 
 
-def runtime(default: Any, doc: str, **limits: Any) -> Any:
+def runtime_only(default: Any, doc: str, **limits: Any) -> Any:
     """A setting that never changes the result: workers, device, logging, shard."""
     return _field("runtime", default, doc, **limits)
 
 
-def recorded(default: Any, doc: str, **limits: Any) -> Any:
-    """A batch size: recorded, and a change on resume earns a warning."""
-    return _field("recorded", default, doc, **limits)
+def batch_setting(default: Any, doc: str, **limits: Any) -> Any:
+    """A batch size, or another setting that changes no more than rounding: a change on resume is a warning."""
+    return _field("batch size", default, doc, **limits)
 
 
-def growing(default: Any, doc: str, **limits: Any) -> Any:
+def growable(default: Any, doc: str, **limits: Any) -> Any:
     """A count that may be raised on a finished folder, never lowered; None is without limit."""
-    return _field("growing", default, doc, **limits)
+    return _field("growable", default, doc, **limits)
 
 
-def source(default: Any, doc: str, **limits: Any) -> Any:
+def input_path(default: Any, doc: str, **limits: Any) -> Any:
     """Where an input lies; its content is compared by digest, the path itself is not."""
-    return _field("source", default, doc, **limits)
+    return _field("input", default, doc, **limits)
 
 
-def PluginSection(kind: str, default: str | dict | None) -> Any:  # noqa: N802 (reads like a type)
-    """A section of the recipe that names a plugin and its settings.
+def _field(role: str, default: Any, doc: str, **limits: Any) -> Any:
+    return Field(default, description=doc, json_schema_extra={"role": role}, **limits)
 
-    Args:
-        kind: Kind of plugin.
-        default: Name or whole section used when the recipe has none; None makes the section optional.
+
+class StageConfig(Settings):
+    """Settings every stage has. Subclasses live on top of their stage's file.
+
+    Attributes:
+        renamed: Dotted key of an earlier release -> its key now. The old key works with a warning.
     """
-    return _field("identity", _named(default), f"a {kind} plugin and its settings", plugin=kind, plugin_many=False)
 
+    renamed: ClassVar[Mapping[str, str]] = {}
 
-def PluginList(kind: str, default: list[str | dict]) -> Any:  # noqa: N802
-    """A list of plugins of one kind, in the order in which they act."""
-    return _field(
-        "identity", [_named(d) for d in default], f"{kind} plugins and their settings", plugin=kind, plugin_many=True
-    )
+    seed: int = affects_result(0, "seed of everything random", ge=0)
+    out: Path | None = input_path(None, "folder to write; None: the stage's folder in --work")
+    device: str = runtime_only("auto", "auto, cpu, cuda, cuda:N or mps")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_renamed(cls, settings: Any) -> Any:
+        return cls.with_new_names(settings) if isinstance(settings, dict) else settings
 
-def _field(role: str, default: Any, doc: str, plugin: str | None = None, plugin_many: bool = False, **limits: Any):
-    extra: dict[str, Any] = {"role": role}
-    if plugin is not None:
-        extra.update(plugin=plugin, plugin_many=plugin_many)
-    return Field(default, description=doc, json_schema_extra=extra, **limits)
+    @classmethod
+    def with_new_names(cls, settings: dict[str, Any], is_silent: bool = False) -> dict[str, Any]:
+        """Return settings with keys of an earlier release under their present names; a new name wins over an old one.
 
-
-def _named(default: str | dict | None) -> dict | None:
-    return {"name": default} if isinstance(default, str) else default
-
-
-class StageConfig(BaseModel):
-    """Settings every stage has. Subclasses live on top of their stage's file."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), validate_default=False, allow_inf_nan=False
-    )
-
-    seed: int = identity(0, "seed of everything random", ge=0)
-    out: Path | None = source(None, "folder to write; None: the stage's folder in --work")
-    device: str = runtime("auto", "auto, cpu, cuda, cuda:N or mps")
+        Args:
+            settings: Nested settings; not changed.
+            is_silent: No warning for a key that has a new name.
+        """
+        found = _copied(settings)
+        for old, new in cls.renamed.items():
+            value = _take(found, old.split("."))
+            if value is _ABSENT:
+                continue
+            _merge(found, new.split("."), value)
+            if not is_silent:
+                log.warning(f"setting {old} is now {new}; the old name will be refused in the next release")
+        return found
 
     def to_json(self) -> dict[str, Any]:
-        """Return all settings as JSON values, grouped by role; `source` fields under `runtime`."""
-        groups: dict[str, Any] = {"identity": {}, "growing": {}, "recorded": {}, "runtime": {}}
+        """Return all settings as JSON values, in the groups of `GROUPS`."""
+        groups: dict[str, Any] = {group: {} for group in GROUPS.values()}
         for name, info in type(self).model_fields.items():
             _place(groups, role_of(info), name, getattr(self, name))
         return groups
 
+    def upgraded(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings in a header as this release writes them, where an earlier one had other names for some.
+
+        Args:
+            config: Settings of this class in groups, as `to_json` of any release returned them.
+        """
+        flat: dict[str, Any] = {}
+        for group in config.values():
+            _merge_into(flat, group)
+        renamed = self.with_new_names(flat, is_silent=True)
+        if renamed == flat:
+            return config
+        try:
+            return type(self).model_validate(renamed).to_json()
+        except ValidationError:
+            return config  # the difference is then shown key by key
+
 
 def role_of(info: FieldInfo) -> str:
-    """Return the role a field was declared with (`identity` when it was declared plainly)."""
+    """Return the role a field was declared with (`result` when it was declared plainly)."""
     extra = info.json_schema_extra
-    return str(extra.get("role", "identity")) if isinstance(extra, dict) else "identity"
-
-
-def plugin_of(info: FieldInfo) -> tuple[str, bool] | None:
-    """Return (kind, is a list) of a plugin field, or None."""
-    extra = info.json_schema_extra
-    if isinstance(extra, dict) and "plugin" in extra:
-        return str(extra["plugin"]), bool(extra["plugin_many"])
-    return None
+    return str(extra.get("role", "result")) if isinstance(extra, dict) else "result"
 
 
 def _place(groups: dict[str, Any], role: str, name: str, value: Any) -> None:
@@ -107,13 +122,12 @@ def _place(groups: dict[str, Any], role: str, name: str, value: Any) -> None:
     if isinstance(value, BaseModel):
         parts: dict[str, Any] = {group: {} for group in groups}
         for inner, info in type(value).model_fields.items():
-            _place(parts, role_of(info) if role == "identity" else role, inner, getattr(value, inner))
+            _place(parts, role_of(info) if role == "result" else role, inner, getattr(value, inner))
         for group, content in parts.items():
             if content:
                 groups[group][name] = content
         return
-    group = "runtime" if role == "source" else role
-    groups[group][name] = _plain(value)
+    groups[GROUPS[role]][name] = _plain(value)
 
 
 def _plain(value: Any) -> Any:
@@ -128,7 +142,48 @@ def _plain(value: Any) -> Any:
     return value
 
 
+_ABSENT: Any = object()
+
+
+def _take(settings: dict[str, Any], path: list[str]) -> Any:
+    """Remove and return the value at a path of keys; `_ABSENT` where there is none."""
+    *outer, last = path
+    for key in outer:
+        settings = settings.get(key, {})
+        if not isinstance(settings, dict):
+            return _ABSENT
+    return settings.pop(last, _ABSENT)
+
+
+def _merge(settings: dict[str, Any], path: list[str], value: Any) -> None:
+    """Put a value at a path of keys; what is there already wins."""
+    *outer, last = path
+    for key in outer:
+        inner = settings.setdefault(key, {})
+        if not isinstance(inner, dict):
+            inner = settings[key] = {"name": inner}  # a plugin given by its bare name
+        settings = inner
+    if isinstance(value, dict) and isinstance(settings.get(last), dict):
+        settings[last] = {**value, **settings[last]}
+    else:
+        settings.setdefault(last, value)
+
+
+def _merge_into(settings: dict[str, Any], more: dict[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, dict) and isinstance(settings.get(key), dict):
+            _merge_into(settings[key], value)
+        else:
+            settings[key] = _copied(value)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
+
+
 __all__ = [
-    "PluginConfig", "PluginList", "PluginSection", "StageConfig", "growing", "identity", "plugin_of", "recorded",
-    "role_of", "runtime", "source",
+    "GROUPS", "PluginConfig", "PluginList", "PluginSection", "Settings", "StageConfig", "affects_result",
+    "batch_setting", "growable", "input_path", "plugin_of", "role_of", "runtime_only",
 ]

@@ -13,7 +13,7 @@ STAGES = (
     "align", "embed", "train-embedder", "train-autoencoder", "train-ldm", "train-decoder", "gen-contexts", "sample",
     "augment", "pack", "train-fr", "eval", "report", "select", "study",
 )
-TABLE = "ablate"  # section with the rows of a table of whole pipelines; see `config/ablation.py`
+TABLE = "ablate"  # section with the rows of a table of whole pipelines; see `config/ablation_rows.py`
 
 
 def recipe_folder() -> Path:

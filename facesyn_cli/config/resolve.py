@@ -13,10 +13,13 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from facesyn_cli.config.fields import StageConfig, plugin_of, role_of
+from facesyn_cli.config.fields import (
+    StageConfig,
+    plugin_of,
+    role_of,
+)
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
-from facesyn_cli.plugins.settings import PluginConfig
 from facesyn_cli.untrusted.files import check_input
 from facesyn_cli.untrusted.text import parse_yaml
 
@@ -38,7 +41,7 @@ def resolve(
     Raises:
         UserError: Naming every problem.
     """
-    settings = _copy(section)
+    settings = config_class.with_new_names(section)
     problems: list[str] = []
     for word in overrides:
         key, equals, text = word.partition("=")
@@ -46,7 +49,7 @@ def resolve(
             problems.append(f"{word!r} is not key=value")
             continue
         try:
-            _set(settings, key, parse_yaml(text) if text else None, config_class)
+            _set(settings, _new_name(config_class, key), parse_yaml(text) if text else None, config_class)
         except UserError as error:
             problems.append(f"{word!r}: {' '.join(str(error).split())}")
     for key, value in flags.items():
@@ -54,62 +57,53 @@ def resolve(
             _set(settings, key, value, config_class)
     problems += [f"{key}: {text!r} holds a NUL character" for key, text in _texts(settings) if "\0" in text]
     problems += _special_files(settings, config_class)
-    refused: set[str] = set()
-    for name, info in config_class.model_fields.items():
-        plugin = plugin_of(info)
-        if plugin is None:
-            if isinstance(info.default, BaseModel) and isinstance(settings.get(name), dict):
-                settings[name] = {**info.default.model_dump(), **settings[name]}  # the stage's, not the class's
-            continue
-        before = len(problems)
-        kind, is_list = plugin
-        if is_list:
-            value = settings.get(name, info.default)
-            if isinstance(value, list):
-                settings[name] = [_configure(kind, item, f"{name}.{i}", problems) for i, item in enumerate(value)]
-        else:
-            value = _with_default(settings.get(name), info.default, name in settings)
-            settings[name] = _configure(kind, value, name, problems)
-        if len(problems) > before:
-            refused.add(name)
     try:
         cfg = config_class.model_validate(settings)
     except ValidationError as error:
-        problems += _explain(error, config_class, skip=refused)
+        problems += explain(error, config_class, settings)
         cfg = None
     if problems or cfg is None:
         raise UserError(f"{command}: " + "; ".join(problems))
     return cfg
 
 
-def _configure(kind: str, value: Any, where: str, problems: list[str]) -> Any:
-    """Turn a raw plugin section into its validated settings; note problems and return the raw value then."""
-    if value is None or isinstance(value, PluginConfig):
-        return value
-    if isinstance(value, str):
-        value = {"name": value}
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        problems.append(f"{where}: a {kind} needs a name; known are {', '.join(registry.available(kind))}")
-        return None
-    try:
-        return registry.configure(kind, value)
-    except UserError as error:
-        problems.append(f"{where}: {error}")
-    except ValidationError as error:
-        problems.extend(_explain(error, registry.get(kind, value["name"]).config_class, f"{where}."))
-    return None
+def explain(error: ValidationError, config_class: type[BaseModel], settings: dict[str, Any]) -> list[str]:
+    """Return the problems of refused settings as phrases, each with its key and the nearest right name.
+
+    Args:
+        error: What validation raised.
+        config_class: What was validated.
+        settings: The refused settings.
+    """
+    problems = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(config_class, settings, item["loc"][:-1])
+            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+            hint = f", did you mean {near[0]!r}?" if near else f", known are {', '.join(known)}"
+            problems.append(f"unknown setting {where!r}{hint}")
+        elif item["type"] == "plugin":
+            problems.append(f"{where}: {item['msg']}")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            problems.append(f"{where}: {message}, got {item['input']!r}" if where else message)
+    return problems
 
 
-def _with_default(value: Any, default: dict | None, is_set: bool) -> Any:
-    """A section that names no plugin keeps the default's name; one that names another starts from scratch."""
-    if not is_set:
-        return default
-    if isinstance(value, str):
-        value = {"name": value}
-    if not isinstance(value, dict) or default is None:
-        return value
-    if value.get("name", default["name"]) == default["name"]:
-        return {**default, **value}
+def _new_name(config_class: type[StageConfig], key: str) -> str:
+    """Return the present name of a dotted key of an earlier release, or of one inside a section that was renamed."""
+    for old, new in config_class.renamed.items():
+        if key == old or key.startswith(f"{old}."):
+            config_class.with_new_names({old.split(".")[0]: _nested(old.split(".")[1:])})  # says so
+            return new + key[len(old):]
+    return key
+
+
+def _nested(path: list[str]) -> Any:
+    value: Any = None
+    for key in reversed(path):
+        value = {key: value}
     return value
 
 
@@ -134,34 +128,33 @@ def _set(settings: dict[str, Any], dotted: str, value: Any, config_class: type[B
     at[last] = value
 
 
-def _explain(
-    error: ValidationError, config_class: type[BaseModel], prefix: str = "", skip: set[str] | None = None
-) -> list[str]:
-    problems = []
-    for item in error.errors():
-        if item["loc"] and item["loc"][0] in (skip or ()):
-            continue  # the plugin has already said what is wrong
-        where = prefix + ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            known = _known_keys(config_class, item["loc"][:-1])
-            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else f", known are {', '.join(known)}"
-            problems.append(f"unknown setting {where!r}{hint}")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            problems.append(f"{where}: {message}, got {item['input']!r}" if where else message)
-    return problems
-
-
-def _known_keys(config_class: type[BaseModel], path: tuple) -> list[str]:
+def _known_keys(config_class: type[BaseModel], settings: Any, path: tuple) -> list[str]:
+    """Return the settings known at a path, which may lead into sections, plugins and lists of them."""
+    kind = ""
     for part in path:
+        settings = settings.get(part) if isinstance(settings, dict) else settings[part] if isinstance(part, int) else {}
+        if isinstance(part, int):
+            config_class = _plugin_class(kind, settings) or config_class
+            continue
         info = config_class.model_fields.get(str(part))
-        inner = [info.annotation, *typing.get_args(info.annotation)] if info else []  # a section may be optional
-        models = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if not models:
+        if info is None:
             return []
-        config_class = models[0]
+        kind, is_list = plugin_of(info) or ("", False)
+        if kind and not is_list:
+            named = {**(info.default or {}), **settings} if isinstance(settings, dict) else settings
+            config_class = _plugin_class(kind, named) or config_class
+        elif not kind:
+            inner = [info.annotation, *typing.get_args(info.annotation)]  # a section may be optional
+            models = [found for found in inner if isinstance(found, type) and issubclass(found, BaseModel)]
+            if not models:
+                return []
+            config_class = models[0]
     return sorted(config_class.model_fields)
+
+
+def _plugin_class(kind: str, section: Any) -> type[BaseModel] | None:
+    name = section.get("name") if isinstance(section, dict) else section
+    return registry.get(kind, name).config_class if isinstance(name, str) else None
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -178,15 +171,9 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 def _special_files(settings: dict[str, Any], config_class: type[BaseModel]) -> Iterator[str]:
     """Yield a problem for every input that is a FIFO, a socket or a device: whoever opens one may wait for good."""
-    names = [name for name, info in config_class.model_fields.items() if role_of(info) == "source"]
+    names = [name for name, info in config_class.model_fields.items() if role_of(info) == "input"]
     for key, text in _texts({name: settings[name] for name in names if name in settings}):
         try:
             check_input(text)
         except UserError as error:
             yield f"{key}: {error}"
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list) else value

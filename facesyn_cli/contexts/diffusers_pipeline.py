@@ -27,7 +27,7 @@ from facesyn_cli.plugins.settings import PluginConfig
 
 
 class DiffusersConfig(PluginConfig):
-    """Settings of the source `diffusers`; the pipeline is `generator`, the recogniser is `weights`."""
+    """Settings of the source `diffusers`; the pipeline is `generator`, the recognizer is `weights`."""
 
     steps: int | None = Field(None, ge=1)    # network evaluations per face; None: the pipeline's own default
     crop: float = Field(1.0, gt=0, le=1)     # central share kept; 0.8 turns FFHQ framing into ArcFace framing
@@ -47,7 +47,7 @@ class DiffusersPipeline:
         crop: Central share of the image that is kept.
     """
 
-    needs: frozenset[str] = frozenset({"generator", "recogniser"})
+    needs: frozenset[str] = frozenset({"generator", "recognizer"})
     may_use: frozenset[str] = frozenset()
     face_origin = GENERATED
     num_candidates = None
@@ -59,15 +59,15 @@ class DiffusersPipeline:
         self.evaluations: dict[str, int] = {}
 
     def open(self, resources: Resources) -> None:
-        """Take the pipeline and the recogniser."""
+        """Take the pipeline and the recognizer."""
         self._resources = resources
         self._base = int(keyed_random("pipeline", resources.seed).randint(2**32, dtype=np.uint64))
         default = inspect.signature(type(resources.pipeline).__call__).parameters.get("num_inference_steps")
-        self.evaluations = {"generator": self._steps or (default.default if default else 1), "recogniser": 1}
+        self.evaluations = {"generator": self._steps or (default.default if default else 1), "recognizer": 1}
 
     @property
     def embedder(self) -> str | None:
-        """The recogniser."""
+        """The recognizer."""
         return self._resources.embedder
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from facesyn_cli.contexts.source import Resources
@@ -20,19 +17,6 @@ from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 
 
-def scheduler_section(value: Any) -> Any:
-    """Validate a scheduler section inside of a plugin's settings; one without a name means `ddim`."""
-    if isinstance(value, str):
-        value = {"name": value}
-    if isinstance(value, dict):
-        try:
-            return registry.configure("scheduler", {"name": "ddim", **value})
-        except ValidationError as error:
-            problems = [f"scheduler.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-            raise UserError("; ".join(problems)) from error
-    return value
-
-
 class Drawing:
     """Draws faces for a source or a filter; image k of a seed has the same noise in every run.
 
@@ -43,7 +27,7 @@ class Drawing:
         guidance: How outputs under several contexts are combined.
 
     Attributes:
-        evaluations: Network evaluations of one face, the recogniser's included; known after `open`.
+        evaluations: Network evaluations of one face, the recognizer's included; known after `open`.
     """
 
     def __init__(self, who: str, noise: str, scheduler: PluginConfig, guidance: Guidance) -> None:
@@ -62,7 +46,7 @@ class Drawing:
         settings = resources.ldm.settings
         self._schedule = ldm_schedule(settings)
         steps = count_evaluations(self._make_scheduler(self._schedule), self._guidance, settings.num_timesteps)
-        self.evaluations = {"denoiser": steps, "decoder": 1, "recogniser": 1}
+        self.evaluations = {"denoiser": steps, "decoder": 1, "recognizer": 1}
 
     def draw(self, contexts: np.ndarray | None, numbers: list[int]) -> np.ndarray:
         """Draw one batch.

@@ -15,7 +15,7 @@ from facesyn_cli.data.record_images import is_upright
 def read_face(
     data: bytes, align: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> tuple[np.ndarray, bytes]:
-    """Decode an encoded image to what a recogniser sees and to what is stored.
+    """Decode an encoded image to what a recognizer sees and to what is stored.
 
     Args:
         data: Encoded image.

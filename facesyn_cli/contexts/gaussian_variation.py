@@ -5,7 +5,7 @@
 with sigma drawn per image: 0.3, 0.5, 0.7 for 40, 40, 20 % of the images. The mean cosine to the identity is
 close to 1 / sqrt(1 + sigma^2): 0.96, 0.89, 0.82.
 
-# Differs from Vec2Face: it adds N(0, sigma^2) to features as its recogniser gives them, whose lengths are not
+# Differs from Vec2Face: it adds N(0, sigma^2) to features as its recognizer gives them, whose lengths are not
 # known here. Contexts have length 1, so sigma is relative to the root mean square 1 / sqrt(E) of their components.
 """
 
@@ -16,7 +16,7 @@ import math
 import numpy as np
 from pydantic import model_validator
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.contexts.variation import ContextVariation
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.plugins.registry import Card, register
@@ -26,8 +26,8 @@ from facesyn_cli.plugins.settings import PluginConfig
 class GaussianConfig(PluginConfig):
     """Settings of `gaussian`."""
 
-    sigmas: tuple[float, ...] = identity((0.3, 0.5, 0.7), "strengths, relative to the size of a component")
-    shares: tuple[float, ...] = identity((0.4, 0.4, 0.2), "share of the images for each strength; they sum to 1")
+    sigmas: tuple[float, ...] = affects_result((0.3, 0.5, 0.7), "strengths, relative to the size of a component")
+    shares: tuple[float, ...] = affects_result((0.4, 0.4, 0.2), "share of the images for each strength; they sum to 1")
 
     @model_validator(mode="after")
     def _agree(self) -> GaussianConfig:
@@ -62,7 +62,7 @@ class GaussianVariation(ContextVariation):
     "context_variation",
     "gaussian",
     Card(
-        about="Add Gaussian noise to the context of each image and normalise it again.",
+        about="Add Gaussian noise to the context of each image and normalize it again.",
         paper="Vec2Face, Wu et al. 2025, arXiv:2409.02979",
     ),
 )

@@ -1,4 +1,4 @@
-"""What the two generating sources share: full batches of drawn faces, embedded by the recogniser."""
+"""What the two generating sources share: full batches of drawn faces, embedded by the recognizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def generated_candidates(
     """Yield endless candidates, one batch of the networks at a time.
 
     Args:
-        resources: Batch size, recogniser and, where faces are to be found first, the aligner.
+        resources: Batch size, recognizer and, where faces are to be found first, the aligner.
         start: Number of the first candidate.
         draw: Numbers of N candidates -> (N, H, W, 3) uint8 images; each depends on its number alone.
         crop: Share of the central square that is the face, where there is no aligner.
@@ -46,10 +46,10 @@ def to_face(image_u8: np.ndarray, crop: float = 1.0) -> np.ndarray:
     Returns:
         (112, 112, 3) uint8.
     """
-    return resize_u8(_centre(fit_square(image_u8), crop), FACE_SIZE)
+    return resize_u8(_center(fit_square(image_u8), crop), FACE_SIZE)
 
 
-def _centre(square_u8: np.ndarray, share: float) -> np.ndarray:
+def _center(square_u8: np.ndarray, share: float) -> np.ndarray:
     side = max(1, round(len(square_u8) * share))
     first = (len(square_u8) - side) // 2
     return square_u8[first : first + side, first : first + side]

@@ -8,7 +8,7 @@ import numpy as np
 
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
 from facesyn_cli.artifacts.output import Parent
-from facesyn_cli.config.fields import source
+from facesyn_cli.config.fields import input_path
 from facesyn_cli.contexts.variation import ContextVariation
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
@@ -18,7 +18,9 @@ from facesyn_cli.plugins.settings import PluginConfig
 class GivenConfig(PluginConfig):
     """Settings of `given`."""
 
-    path: Path | None = source(None, "EmbeddingSet with a row per image, for example the image-contexts of another set")
+    path: Path | None = input_path(
+        None, "EmbeddingSet with a row per image, for example the image-contexts of another set"
+    )
 
 
 class GivenVariation(ContextVariation):

@@ -17,7 +17,7 @@ import threading
 import numpy as np
 
 from facesyn_cli.artifacts.output import Parent
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.contexts.variation import ContextVariation
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.plugins.registry import Card, register
@@ -29,8 +29,8 @@ _ROUNDING = 1e-5  # by which cosines in float32 may be wrong
 class IdperturbConfig(PluginConfig):
     """Settings of `idperturb`."""
 
-    lowest: float = identity(0.6, "lb: the lowest cosine of an image's context to its identity's", gt=-1, le=1)
-    avoid_collisions: bool = identity(True, "keep every cone within half the angle to the nearest other identity")
+    lowest: float = affects_result(0.6, "lb: the lowest cosine of an image's context to its identity's", gt=-1, le=1)
+    avoid_collisions: bool = affects_result(True, "keep every cone within half the angle to the nearest other identity")
 
 
 class Idperturb(ContextVariation):

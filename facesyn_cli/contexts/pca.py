@@ -20,7 +20,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from facesyn_cli.artifacts.origins import GENERATED
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.contexts.directions import BLOCK, directions
 from facesyn_cli.contexts.source import CandidateBatch, Resources
 from facesyn_cli.diffusion.noise import keyed_random
@@ -32,8 +32,8 @@ from facesyn_cli.plugins.settings import PluginConfig
 class PcaConfig(PluginConfig):
     """Settings of the source `pca`; the embeddings are `known`."""
 
-    components: int | None = identity(None, "principal components that vary; None: all", ge=1)
-    scale: float = identity(1.0, "s, spread around the mean; 1: as wide as real people", gt=0)
+    components: int | None = affects_result(None, "principal components that vary; None: all", ge=1)
+    scale: float = affects_result(1.0, "s, spread around the mean; 1: as wide as real people", gt=0)
 
 
 class Pca:
@@ -77,7 +77,7 @@ class Pca:
 
     @property
     def embedder(self) -> str | None:
-        """The recogniser of the known embeddings."""
+        """The recognizer of the known embeddings."""
         return self._resources.known_embedder
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:

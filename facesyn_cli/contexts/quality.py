@@ -1,32 +1,30 @@
 """Keep only identities of which the LDM draws good faces.
 
 Not every direction is a person an LDM can draw: of some it draws faces that nobody would take for a photo, or faces of
-somebody else. A few faces are drawn of every candidate, and what the recogniser says of them decides:
+somebody else. A few faces are drawn of every candidate, and what the recognizer says of them decides:
 
     mean_j |g(x_j)| >= lowest_length       and       mean_j cos(g(x_j), c) >= lowest_cosine
 
-with g its embedding before it is normalised. The length of that vector follows the quality of a face image: Kim et al.
+with g its embedding before it is normalized. The length of that vector follows the quality of a face image: Kim et al.
 2022, AdaFace, arXiv:2204.00964, section 3.2, where it stands in for quality in training; Meng et al. 2021, MagFace,
-arXiv:2103.06627. What is long depends on the recogniser, so the filter says what it finds among the first candidates.
+arXiv:2103.06627. What is long depends on the recognizer, so the filter says what it finds among the first candidates.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import numpy as np
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import SerializeAsAny
 
 from facesyn_cli import signals
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.console import log
-from facesyn_cli.contexts.drawing import Drawing, scheduler_section
+from facesyn_cli.contexts.drawing import Drawing
 from facesyn_cli.contexts.generated import to_face
 from facesyn_cli.contexts.source import EMBEDDING_SIZE, ContextFilter, Resources
 from facesyn_cli.diffusion.guidance import CfgConfig, build_cfg
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
-from facesyn_cli.plugins.settings import PluginConfig
+from facesyn_cli.plugins.settings import PluginConfig, PluginSection
 
 _NOISE = "quality"  # image j of every candidate starts from the noise of (seed, "quality", j)
 
@@ -34,11 +32,11 @@ _NOISE = "quality"  # image j of every candidate starts from the noise of (seed,
 class QualityConfig(PluginConfig):
     """Settings of the filter `quality`; the networks are `ldm`, `autoencoder` and `weights`."""
 
-    images: int = identity(4, "faces drawn of a candidate", ge=1)
-    lowest_length: float = identity(0.0, "mean length of their embeddings below which it is dropped", ge=0)
-    lowest_cosine: float = identity(0.2, "mean cosine to the candidate below which it is dropped", ge=-1, le=1)
-    scheduler: Annotated[SerializeAsAny[PluginConfig], BeforeValidator(scheduler_section)] = {"name": "ddim"}
-    guidance: float = identity(1.5, "scale of classifier-free guidance; 1: none", ge=0)
+    images: int = affects_result(4, "faces drawn of a candidate", ge=1)
+    lowest_length: float = affects_result(0.0, "mean length of their embeddings below which it is dropped", ge=0)
+    lowest_cosine: float = affects_result(0.2, "mean cosine to the candidate below which it is dropped", ge=-1, le=1)
+    scheduler: SerializeAsAny[PluginConfig] = PluginSection("scheduler", default="ddim")
+    guidance: float = affects_result(1.5, "scale of classifier-free guidance; 1: none", ge=0)
 
 
 class Quality:
@@ -48,7 +46,7 @@ class Quality:
         cfg: Settings.
     """
 
-    needs: frozenset[str] = frozenset({"ldm", "recogniser"})
+    needs: frozenset[str] = frozenset({"ldm", "recognizer"})
     remembers = False
 
     def __init__(self, cfg: QualityConfig) -> None:

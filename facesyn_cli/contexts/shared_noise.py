@@ -12,7 +12,7 @@ import math
 
 from torch import Tensor
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.contexts.variation import ContextVariation
 from facesyn_cli.diffusion.noise import style_noise
 from facesyn_cli.plugins.registry import Card, register
@@ -22,8 +22,8 @@ from facesyn_cli.plugins.settings import PluginConfig
 class SharedNoiseConfig(PluginConfig):
     """Settings of `shared-noise`."""
 
-    share: float = identity(1.0, "a: correlation of the noise of two identities in one style", gt=0, le=1)
-    styles: int | None = identity(None, "number of styles; None: as many as an identity has images", ge=1)
+    share: float = affects_result(1.0, "a: correlation of the noise of two identities in one style", gt=0, le=1)
+    styles: int | None = affects_result(None, "number of styles; None: as many as an identity has images", ge=1)
 
 
 class SharedNoise(ContextVariation):

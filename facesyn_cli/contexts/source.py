@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from facesyn_cli.artifacts.embeddings import normalise
+from facesyn_cli.artifacts.embeddings import normalize
 from facesyn_cli.artifacts.origins import Origin
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from facesyn_cli.artifacts.images import ImageSet
     from facesyn_cli.artifacts.ldm import LdmSettings
-    from facesyn_cli.contexts.vector_files import GivenVectors
+    from facesyn_cli.contexts.embedding_files import GivenVectors
 
 EMBEDDING_SIZE = 512
-FACE_SIZE = 112  # pixels a side of the faces that come with contexts, as every recogniser here reads them
+FACE_SIZE = 112  # pixels a side of the faces that come with contexts, as every recognizer here reads them
 
 NEEDS = {
     "images": "a folder or zip of faces",
@@ -39,7 +39,7 @@ NEEDS = {
     "known": "the EmbeddingSet of known people",
     "generator": "a diffusers pipeline or a guided-diffusion checkpoint",
     "ldm": "a trained LDM with its autoencoder",
-    "recogniser": "a face recogniser",
+    "recognizer": "a face recognizer",
 }
 
 
@@ -70,9 +70,9 @@ class Resources:
         images: Faces of the user.
         embeddings: Given embeddings.
         known: (M, 512) float32 unit embeddings of known people.
-        known_embedder: Digest of the recogniser they come from; None unknown.
-        embedder: Digest of the recogniser.
-        features: The recogniser: (N, 112, 112, 3) uint8 faces -> (N, 512) float64 rows as it gives them, any N.
+        known_embedder: Digest of the recognizer they come from; None unknown.
+        embedder: Digest of the recognizer.
+        features: The recognizer: (N, 112, 112, 3) uint8 faces -> (N, 512) float64 rows as it gives them, any N.
         align: Cuts the face out of a photo, (H, W, 3) -> (112, 112, 3) uint8; None: images are faces already.
         pipeline: Unconditional diffusers pipeline, on its device.
         ldm: The own LDM.
@@ -92,7 +92,7 @@ class Resources:
 
     def embed(self, faces_u8: np.ndarray) -> np.ndarray:
         """Return (N, 512) float32 unit rows of (N, 112, 112, 3) faces."""
-        return normalise(self.features(faces_u8))
+        return normalize(self.features(faces_u8))
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class ContextSource(Protocol):
 
     @property
     def embedder(self) -> str | None:
-        """Digest of the recogniser in whose space the vectors lie; None unknown. Known after `open`."""
+        """Digest of the recognizer in whose space the vectors lie; None unknown. Known after `open`."""
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
         """Yield all candidates from number `start` on, without gaps."""

@@ -30,7 +30,7 @@ class Sphere:
     face_origin = GENERATED
     evaluations: dict[str, int] = {}
     num_candidates = None
-    embedder = None  # a uniform direction favours no recogniser
+    embedder = None  # a uniform direction favors no recognizer
 
     def __init__(self) -> None:
         self._seed = 0

@@ -8,17 +8,16 @@ training set did not hold, yet lie where real embeddings lie.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import SerializeAsAny
 
 from facesyn_cli.artifacts.origins import GENERATED
-from facesyn_cli.contexts.drawing import Drawing, scheduler_section
+from facesyn_cli.contexts.drawing import Drawing
 from facesyn_cli.contexts.generated import generated_candidates
 from facesyn_cli.contexts.source import CandidateBatch, Resources
 from facesyn_cli.diffusion.guidance import NoGuidanceConfig, build_none
 from facesyn_cli.plugins.registry import Card, register
-from facesyn_cli.plugins.settings import PluginConfig
+from facesyn_cli.plugins.settings import PluginConfig, PluginSection
 
 _NOISE = "context"  # whose noise it is: candidate k starts from the noise of (seed, "context", k)
 
@@ -26,7 +25,7 @@ _NOISE = "context"  # whose noise it is: candidate k starts from the noise of (s
 class TwoStageConfig(PluginConfig):
     """Settings of the source `two-stage`; the networks are `ldm`, `autoencoder` and `weights`."""
 
-    scheduler: Annotated[SerializeAsAny[PluginConfig], BeforeValidator(scheduler_section)] = {"name": "ddim"}
+    scheduler: SerializeAsAny[PluginConfig] = PluginSection("scheduler", default="ddim")
 
 
 class TwoStage:
@@ -36,7 +35,7 @@ class TwoStage:
         scheduler: Settings of the scheduler.
     """
 
-    needs: frozenset[str] = frozenset({"ldm", "recogniser"})
+    needs: frozenset[str] = frozenset({"ldm", "recognizer"})
     may_use: frozenset[str] = frozenset()
     face_origin = GENERATED
     num_candidates = None
@@ -55,7 +54,7 @@ class TwoStage:
 
     @property
     def embedder(self) -> str | None:
-        """The recogniser."""
+        """The recognizer."""
         return self._resources.embedder
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:

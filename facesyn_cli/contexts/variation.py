@@ -22,7 +22,7 @@ class ContextVariation:
         varies_contexts: `context` returns something else than the identity's context, worth storing.
         needs_all_contexts: The result depends on every context of the set, so the set must not change between
             runs on one folder.
-        embedder: Digest of the recogniser behind contexts that were read; None: it reads none, or they do not say.
+        embedder: Digest of the recognizer behind contexts that were read; None: it reads none, or they do not say.
     """
 
     varies_contexts = True

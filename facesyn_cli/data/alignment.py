@@ -2,7 +2,7 @@
 
 The points are, as seen in the image: left eye, right eye, nose tip, left and right corner of the mouth
 (what detectors call "right eye" of the person is the left one of the image). Points are in pixels, with
-integers at the centres of pixels, as landmark files and OpenCV have them.
+integers at the centers of pixels, as landmark files and OpenCV have them.
 
 A similarity transform takes a point z = x + iy to a z + b; among all of them, the one with least squared
 error from points z_k to points w_k is
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from facesyn_cli.config.fields import identity, source
+from facesyn_cli.config.fields import affects_result, input_path
 from facesyn_cli.data.pixels import UnreadableImage
 
 TEMPLATE_SIDE = 112
@@ -55,11 +55,13 @@ class FaceChoice(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    pick: Literal["largest", "central"] = identity("largest", "which of several faces: the largest, or the central one")
-    min_size: float = identity(
+    pick: Literal["largest", "central"] = affects_result(
+        "largest", "which of several faces: the largest, or the central one"
+    )
+    min_size: float = affects_result(
         30.0, "leave out smaller faces: pixels of the photo along the side of the crop", ge=0
     )
-    antialias: bool = identity(
+    antialias: bool = affects_result(
         False, "average pixels before faces that are at least twice too large are shrunk; published crops do not"
     )
 
@@ -67,7 +69,7 @@ class FaceChoice(BaseModel):
 class DetectFaces(FaceChoice):
     """The section `align` of stages that take photos where they otherwise take crops."""
 
-    detector: Path = source(..., "YuNet face detector, an .onnx file")
+    detector: Path = input_path(..., "YuNet face detector, an .onnx file")
 
 
 @dataclass(frozen=True)
@@ -135,12 +137,12 @@ def similarity_transform(points: NDArray, targets: NDArray) -> NDArray[np.float6
     if not np.isfinite(points).all() or np.abs(points).max() > 1e9:
         raise ValueError("the landmarks are not finite numbers")
     z, w = (p[:, 0] + 1j * p[:, 1] for p in (points, targets))
-    from_centre, to_centre = z - z.mean(), w - w.mean()
-    spread = np.sum(np.abs(from_centre) ** 2)
+    from_center, to_center = z - z.mean(), w - w.mean()
+    spread = np.sum(np.abs(from_center) ** 2)
     if spread < 1e-6:
         raise ValueError("the landmarks coincide")
-    a = np.sum(np.conj(from_centre) * to_centre) / spread
-    if np.abs(a) ** 2 * spread < 0.2 * np.sum(np.abs(to_centre) ** 2):  # the share of the targets it explains
+    a = np.sum(np.conj(from_center) * to_center) / spread
+    if np.abs(a) ** 2 * spread < 0.2 * np.sum(np.abs(to_center) ** 2):  # the share of the targets it explains
         raise ValueError("the landmarks do not form a face")
     b = w.mean() - a * z.mean()
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
@@ -211,8 +213,8 @@ def align_face(pixels_u8: NDArray[np.uint8], faces: Sequence[Face], choice: Face
     if choice.pick == "largest":
         face, matrix, size = max(large, key=lambda item: item[2])
     else:
-        centre = (np.array(pixels_u8.shape[1::-1]) - 1) / 2
-        face, matrix, size = min(large, key=lambda item: np.linalg.norm(item[0].landmarks.mean(0) - centre))
+        center = (np.array(pixels_u8.shape[1::-1]) - 1) / 2
+        face, matrix, size = min(large, key=lambda item: np.linalg.norm(item[0].landmarks.mean(0) - center))
     return AlignedFace(warp(pixels_u8, matrix, side, choice.antialias), face, size, len(found))
 
 

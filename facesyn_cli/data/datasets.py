@@ -26,7 +26,7 @@ from facesyn_cli.data.transforms import Transform
 from facesyn_cli.errors import UserError
 
 
-class LabelledSet(Protocol):
+class LabeledSet(Protocol):
     """A set as training sees it; picklable.
 
     Attributes:
@@ -44,7 +44,7 @@ class LabelledSet(Protocol):
         """Say which image this is, for messages."""
 
 
-class LabelledRecords:
+class LabeledRecords:
     """A packed set for training, all of it or some of its rows."""
 
     def __init__(self, records: RecordSet, rows: np.ndarray | None = None) -> None:
@@ -61,7 +61,7 @@ class LabelledRecords:
         return f"record {self._rows[index]} of {self._records.path}"
 
 
-class LabelledImages:
+class LabeledImages:
     """An image set for training, all of it or some of its rows; labels are those that packing it would give."""
 
     def __init__(self, images: ImageSet, rows: np.ndarray | None = None) -> None:
@@ -89,7 +89,7 @@ class WeightedSet:
         weight: How often each image is seen per epoch.
     """
 
-    examples: LabelledSet
+    examples: LabeledSet
     weight: float = 1.0
 
     def __post_init__(self) -> None:

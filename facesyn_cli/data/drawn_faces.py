@@ -89,8 +89,8 @@ def draw_face(seed: int, identity: str, sample: str, size: int = 112) -> np.ndar
     face = face_of(seed, identity)
     r = _generator(seed, identity, f"sample {sample}")
     side = size * _SUPERSAMPLE
-    grey = r.uniform(30, 220)
-    canvas = Image.new("RGB", (side, side), _rgb(0.65 * grey + 0.35 * r.uniform(0, 255, 3)))
+    gray = r.uniform(30, 220)
+    canvas = Image.new("RGB", (side, side), _rgb(0.65 * gray + 0.35 * r.uniform(0, 255, 3)))
     _draw(ImageDraw.Draw(canvas), face, side, yaw=r.normal(0, 0.35), pitch=r.normal(0, 0.25), smile=r.normal(0.2, 0.5),
           mouth_open=max(0.0, r.normal(0, 0.5)), lids=r.uniform(0.6, 1.1))
     tilt = float(np.clip(r.normal(0, 5), -12, 12))
@@ -163,14 +163,14 @@ def _draw(pen: ImageDraw.ImageDraw, face: Face, side: int, yaw: float, pitch: fl
 
 
 def _light(pixels: np.ndarray, r: np.random.Generator) -> np.ndarray:
-    """Shade along a random direction, change brightness, contrast and the light's colour, add sensor noise."""
+    """Shade along a random direction, change brightness, contrast and the light's color, add sensor noise."""
     size = len(pixels)
     direction = r.uniform(0, 2 * np.pi)
     at = np.linspace(-1, 1, size)
     slope = np.cos(direction) * at[None, :] + np.sin(direction) * at[:, None]
     shade = 1 + r.uniform(0, 0.35) * slope
     lit = (pixels - 128) * r.uniform(0.8, 1.15) + 128
-    tint = r.uniform(0.6, 1.25) * np.exp(r.normal(0, 0.18, 3))  # so that mean colours do not tell who it is
+    tint = r.uniform(0.6, 1.25) * np.exp(r.normal(0, 0.18, 3))  # so that mean colors do not tell who it is
     lit = lit * shade[:, :, None] * tint + r.normal(0, r.uniform(1, 4), pixels.shape)
     return np.clip(lit + 0.5, 0, 255).astype(np.uint8)
 

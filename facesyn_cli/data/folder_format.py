@@ -40,7 +40,7 @@ class FolderFormat:
         """Open the folder; images written after the last commit are simply written again."""
         return FolderWriter(folder)
 
-    def recognises(self, path: Path) -> bool:
+    def recognizes(self, path: Path) -> bool:
         """A folder of images is opened as an ImageSet, never as records."""
         return False
 

@@ -140,7 +140,7 @@ def channel_statistics(batches: Iterable[Tensor]) -> tuple[list[float], list[flo
     """Return mean and standard deviation of each channel over (B, c, h, w) latents, summed in float64.
 
     Raises:
-        UserError: A channel is constant, so there is nothing to normalise by.
+        UserError: A channel is constant, so there is nothing to normalize by.
     """
     total = square = torch.zeros(())
     count = 0

@@ -27,8 +27,8 @@ from facesyn_cli.artifacts.output import Header
 from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
 from facesyn_cli.data.caffe_datum import encode_datum, find_in_datum
 from facesyn_cli.data.formats_extra import formats_package
-from facesyn_cli.data.kept_images import KeptImagesConfig, fit_kept
 from facesyn_cli.data.lmdb_pages import META_BYTES, is_lmdb, read_entries
+from facesyn_cli.data.passthrough import PassthroughConfig, fit_passthrough
 from facesyn_cli.data.record_files import RecordFiles, SliceReader, content_digest, first_bytes
 from facesyn_cli.data.record_images import suffix_of
 from facesyn_cli.data.record_index import escape_name, stem_of
@@ -43,7 +43,7 @@ _PART_BYTES = 512 * 2**20
 _PER_TRANSACTION = 1000
 
 
-class LmdbConfig(KeptImagesConfig):
+class LmdbConfig(PassthroughConfig):
     """Settings of `lmdb`."""
 
 
@@ -64,7 +64,7 @@ class LmdbFormat:
 
     def fit(self, data: bytes, size: int | None) -> bytes:
         """Return the image untouched when it has the right size, else resized."""
-        return fit_kept(data, size, self.cfg.quality)
+        return fit_passthrough(data, size, self.cfg.quality)
 
     def writer(self, folder: Path, name: str, scratch: Path, state: dict[str, Any]) -> LmdbWriter:
         """Open a set for writing at the state of its last commit.
@@ -74,7 +74,7 @@ class LmdbFormat:
         """
         return LmdbWriter(folder / name, scratch, state)
 
-    def recognises(self, path: Path) -> bool:
+    def recognizes(self, path: Path) -> bool:
         """True for an LMDB data file and the folder of one."""
         return is_lmdb(first_bytes(path / DATA if path.is_dir() else path, META_BYTES))
 

@@ -103,7 +103,7 @@ def open_source(path: Path, source_format: str) -> PackSource:
     Raises:
         UserError: The input does not exist or is not of that format.
     """
-    is_records = RecordSet.recognises(path) if source_format == "auto" else source_format != "folder"
+    is_records = RecordSet.recognizes(path) if source_format == "auto" else source_format != "folder"
     if is_records:
         return RecordSource(RecordSet.open(path, None if source_format == "auto" else source_format))
     images = ImageSet.open(path)

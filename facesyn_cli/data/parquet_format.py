@@ -27,9 +27,9 @@ from facesyn_cli.artifacts.files import write_atomically
 from facesyn_cli.artifacts.output import Header
 from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
 from facesyn_cli.data.formats_extra import formats_package
-from facesyn_cli.data.kept_images import KeptImagesConfig, fit_kept
 from facesyn_cli.data.left_out import LeftOut
 from facesyn_cli.data.parquet_reader import MAGIC, open_parquet
+from facesyn_cli.data.passthrough import PassthroughConfig, fit_passthrough
 from facesyn_cli.data.record_files import content_digest, first_bytes, visible_files
 from facesyn_cli.data.record_images import suffix_of
 from facesyn_cli.data.record_index import escape_name
@@ -42,7 +42,7 @@ _ROWS_PER_GROUP = 100         # as datasets writes images: reading one decodes i
 _GROUP_BYTES = 64 * 2**20
 
 
-class ParquetConfig(KeptImagesConfig):
+class ParquetConfig(PassthroughConfig):
     """Settings of `parquet`."""
 
     shard_bytes: int = Field(500_000_000, gt=0)   # of images per file, about; as datasets writes
@@ -65,7 +65,7 @@ class ParquetFormat:
 
     def fit(self, data: bytes, size: int | None) -> bytes:
         """Return the image untouched when it has the right size, else resized."""
-        return fit_kept(data, size, self.cfg.quality)
+        return fit_passthrough(data, size, self.cfg.quality)
 
     def writer(self, folder: Path, name: str, scratch: Path, state: dict[str, Any]) -> ParquetWriter:
         """Open a set for writing at the state of its last commit.
@@ -75,7 +75,7 @@ class ParquetFormat:
         """
         return ParquetWriter(folder / name, scratch, self.cfg.shard_bytes, state)
 
-    def recognises(self, path: Path) -> bool:
+    def recognizes(self, path: Path) -> bool:
         """True for a Parquet file and for a folder that holds some, itself or in `data`."""
         files = [path] if path.is_file() else _parquet_files(path)
         return bool(files) and first_bytes(files[0], 4) == MAGIC

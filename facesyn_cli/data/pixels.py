@@ -132,7 +132,7 @@ def to_u8(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def resize_pixels(pixels: torch.Tensor, size: int, antialias: bool) -> torch.Tensor:
-    """Resize (B, 3, H, W) bilinearly to (B, 3, size, size), half-pixel centres.
+    """Resize (B, 3, H, W) bilinearly to (B, 3, size, size), half-pixel centers.
 
     Args:
         pixels: Images.
@@ -153,7 +153,7 @@ def resize_u8(pixels_u8: np.ndarray, size: int) -> np.ndarray:
 
 
 def fit_square(pixels_u8: np.ndarray) -> np.ndarray:
-    """Cut the largest centred square out of (H, W, 3)."""
+    """Cut the largest centerd square out of (H, W, 3)."""
     height, width = pixels_u8.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

@@ -35,8 +35,8 @@ from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
 from facesyn_cli.console import log
 from facesyn_cli.data.append_file import AppendFile
 from facesyn_cli.data.growing_file import GrowingFile
-from facesyn_cli.data.kept_images import KeptImagesConfig, fit_kept
 from facesyn_cli.data.left_out import LeftOut
+from facesyn_cli.data.passthrough import PassthroughConfig, fit_passthrough
 from facesyn_cli.data.rec_index import SampleNames, listed_identities, record_places
 from facesyn_cli.data.record_files import RecordFiles, content_digest, first_bytes, visible_files
 from facesyn_cli.data.record_images import suffix_of
@@ -65,7 +65,7 @@ _LABEL_PLACE = 8 + 4                   # of the header's label, from the start o
 _FIRST_LABELS_PLACE = 8 + HEADER.size  # of the labels after the header
 
 
-class RecConfig(KeptImagesConfig):
+class RecConfig(PassthroughConfig):
     """Settings of `rec`."""
 
 
@@ -86,13 +86,13 @@ class RecFormat:
 
     def fit(self, data: bytes, size: int | None) -> bytes:
         """Return the image untouched when it has the right size, else resized."""
-        return fit_kept(data, size, self.cfg.quality)
+        return fit_passthrough(data, size, self.cfg.quality)
 
     def writer(self, folder: Path, name: str, scratch: Path, state: dict[str, Any]) -> RecWriter:
         """Open a set for writing at the state of its last commit."""
         return RecWriter(folder / name, scratch, state)
 
-    def recognises(self, path: Path) -> bool:
+    def recognizes(self, path: Path) -> bool:
         """True for a .rec file, the .idx beside one, and a folder that holds one."""
         files = [path.with_suffix(".rec") if path.suffix == ".idx" else path] if path.is_file() else _rec_files(path)
         return any(first_bytes(file, 4) == MAGIC_BYTES for file in files)

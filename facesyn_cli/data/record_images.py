@@ -26,7 +26,7 @@ def fit_jpeg(data: bytes, size: int | None, quality: int, subsampling: str) -> b
         data: Encoded image.
         size: Side in pixels, or None to keep the image's own size.
         quality: JPEG quality 1..100.
-        subsampling: Of the colour, `4:4:4`, `4:2:2` or `4:2:0`.
+        subsampling: Of the color, `4:4:4`, `4:2:2` or `4:2:0`.
 
     Raises:
         UnreadableImage: The bytes are no image, or only a part of one.
@@ -74,7 +74,7 @@ def _resized(pixels_u8: np.ndarray, size: int | None) -> np.ndarray:
 def _is_sound_jpeg(data: bytes, size: int | None) -> bool:
     """True for an upright RGB JPEG of the right size that can be decoded to its end.
 
-    Grey at an eighth of its size: every coefficient is read, as a full decoder does, in a third of the time.
+    Gray at an eighth of its size: every coefficient is read, as a full decoder does, in a third of the time.
     False says nothing: such an image is decoded in full.
     """
     if not data.startswith(_JPEG):

@@ -53,7 +53,7 @@ class TfrecordConfig(PluginConfig):
 
     records_per_shard: int = Field(500_000, gt=0)                 # as published
     quality: int = Field(95, ge=1, le=100)                        # of images that are no fitting JPEG yet
-    subsampling: Literal["4:4:4", "4:2:2", "4:2:0"] = "4:2:0"     # of their colour; OpenCV's default
+    subsampling: Literal["4:4:4", "4:2:2", "4:2:0"] = "4:2:0"     # of their color; OpenCV's default
 
     @field_validator("subsampling", mode="before")
     @classmethod
@@ -89,7 +89,7 @@ class TfrecordFormat:
         """Open a set for writing at the state of its last commit."""
         return TfrecordWriter(folder, name, scratch, self.cfg.records_per_shard, state)
 
-    def recognises(self, path: Path) -> bool:
+    def recognizes(self, path: Path) -> bool:
         """True for an index file and for a folder that holds one."""
         return looks_like_index(path) if path.is_file() else bool(find_index(path))
 

@@ -77,7 +77,7 @@ def read_frame(descriptor: int, offset: int, path: Path) -> bytes:
 
 
 def encode_example(image: bytes, label: int | None = None) -> bytes:
-    """Return a serialised Example with the feature `image`, and `label` when given."""
+    """Return a serialized Example with the feature `image`, and `label` when given."""
     parts = [_entry_head(b"image", len(image)), image]
     if label is not None:
         parts += [_entry_head(b"label", 4), struct.pack("<i", label)]
@@ -85,7 +85,7 @@ def encode_example(image: bytes, label: int | None = None) -> bytes:
 
 
 def decode_example(data: bytes) -> dict[str, bytes]:
-    """Return the first value of every byte-list feature of a serialised Example; others are left out.
+    """Return the first value of every byte-list feature of a serialized Example; others are left out.
 
     Raises:
         ValueError: The bytes are not a protocol-buffer message of that shape.

@@ -122,7 +122,7 @@ class RandomErasingConfig(PluginConfig):
     p: float = Field(0.5, ge=0, le=1)                # probability
     scale: tuple[float, float] = (0.02, 0.33)        # area of the rectangle over area of the image
     ratio: tuple[float, float] = (0.3, 3.3)          # height over width of the rectangle
-    fill: int = Field(128, ge=0, le=255)             # grey level of the rectangle
+    fill: int = Field(128, ge=0, le=255)             # gray level of the rectangle
 
     @field_validator("scale", "ratio")
     @classmethod
@@ -132,7 +132,7 @@ class RandomErasingConfig(PluginConfig):
 
 @register(
     "transform", "random-erasing",
-    Card("Paints a random rectangle grey.", "Zhong et al. 2017, Random Erasing, arXiv:1708.04896"),
+    Card("Paints a random rectangle gray.", "Zhong et al. 2017, Random Erasing, arXiv:1708.04896"),
 )
 def build_random_erasing(cfg: RandomErasingConfig) -> Transform:
     """Build random erasing."""

@@ -32,7 +32,7 @@ from facesyn_cli.artifacts.output import Header
 from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
 from facesyn_cli.data.append_file import AppendFile
 from facesyn_cli.data.growing_file import GrowingFile
-from facesyn_cli.data.kept_images import KeptImagesConfig, fit_kept
+from facesyn_cli.data.passthrough import PassthroughConfig, fit_passthrough
 from facesyn_cli.data.record_files import RecordFiles, SliceReader, content_digest
 from facesyn_cli.data.record_images import suffix_of
 from facesyn_cli.data.record_names import (
@@ -51,7 +51,7 @@ _END = bytes(2 * BLOCK)
 _PLACE = np.dtype([("shard", "<i4"), ("offset", "<i8")])
 
 
-class WebdatasetConfig(KeptImagesConfig):
+class WebdatasetConfig(PassthroughConfig):
     """Settings of `webdataset`."""
 
     records_per_shard: int = Field(10_000, gt=0)   # about 80 MB of 112-pixel JPEGs
@@ -73,13 +73,13 @@ class WebdatasetFormat:
 
     def fit(self, data: bytes, size: int | None) -> bytes:
         """Return the image untouched when it has the right size, else resized."""
-        return fit_kept(data, size, self.cfg.quality)
+        return fit_passthrough(data, size, self.cfg.quality)
 
     def writer(self, folder: Path, name: str, scratch: Path, state: dict[str, Any]) -> WebdatasetWriter:
         """Open a set for writing at the state of its last commit."""
         return WebdatasetWriter(folder / name, name, scratch, self.cfg.records_per_shard, state)
 
-    def recognises(self, path: Path) -> bool:
+    def recognizes(self, path: Path) -> bool:
         """True for a tar file, and for a folder of tar files without sub-folders."""
         return is_shard_set(path)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.diffusion.chain import ReverseChain
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.errors import UserError
@@ -26,7 +26,7 @@ from facesyn_cli.plugins.settings import PluginConfig
 class DdimAdmisConfig(PluginConfig):
     """Settings of `ddim-admis`."""
 
-    steps: int = identity(50, "network evaluations; must divide the LDM's timesteps (1000)", ge=1)
+    steps: int = affects_result(50, "network evaluations; must divide the LDM's timesteps (1000)", ge=1)
 
 
 @register(

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from pydantic import model_validator
 from torch import Tensor
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -81,9 +81,9 @@ class NoGuidanceConfig(PluginConfig):
 class CfgConfig(PluginConfig):
     """Settings of `cfg`."""
 
-    scale: float = identity(1.5, "s; 1 is off and costs one evaluation per step", ge=0)
-    start: float = identity(0.0, "share of the steps after which guidance begins", ge=0, le=1)
-    end: float = identity(1.0, "share of the steps after which guidance ends", ge=0, le=1)
+    scale: float = affects_result(1.5, "s; 1 is off and costs one evaluation per step", ge=0)
+    start: float = affects_result(0.0, "share of the steps after which guidance begins", ge=0, le=1)
+    end: float = affects_result(1.0, "share of the steps after which guidance ends", ge=0, le=1)
 
     @model_validator(mode="after")
     def _interval_is_not_empty(self) -> CfgConfig:

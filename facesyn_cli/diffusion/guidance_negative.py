@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from facesyn_cli.config.fields import identity, source
+from facesyn_cli.config.fields import affects_result, input_path
 from facesyn_cli.diffusion.guidance import Guidance, LinearGuidance
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -22,17 +22,19 @@ from facesyn_cli.plugins.settings import PluginConfig
 class NegativeConfig(PluginConfig):
     """Settings of `negfacediff` and what `adaptdiff` shares with it."""
 
-    scale: float = identity(1.5, "s = 1 + w of the paper; 1 is off", ge=1)
-    negative: Literal["empty", "close", "mid", "far", "random"] = identity(
+    scale: float = affects_result(1.5, "s = 1 + w of the paper; 1 is off", ge=1)
+    negative: Literal["empty", "close", "mid", "far", "random"] = affects_result(
         "close", "whom to guide away from: nobody in particular, or an identity by its cosine"
     )
-    contexts: Path | None = source(None, "ContextSet or .npy the negatives come from; None: the one that is sampled")
+    contexts: Path | None = input_path(
+        None, "ContextSet or .npy the negatives come from; None: the one that is sampled"
+    )
 
 
 class AdaptiveConfig(NegativeConfig):
     """Settings of `adaptdiff`."""
 
-    scale: float = identity(2.0, "s = 1 + w at the last moment, t = 0; 1 is off", ge=1)
+    scale: float = affects_result(2.0, "s = 1 + w at the last moment, t = 0; 1 is off", ge=1)
 
 
 @register(

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.diffusion.guidance import Guidance, Network, Predict, Step
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -34,9 +34,9 @@ from facesyn_cli.plugins.settings import PluginConfig
 class UifaceConfig(PluginConfig):
     """Settings of `uiface`; the defaults are the published ones."""
 
-    scale: float = identity(2.0, "s = 1 + w of stage 2; published cfg_scale w = 1", ge=1)
-    switch: float = identity(0.5, "t / T below which stage 2 begins; published step_th 500 of 1000", ge=0, le=1)
-    settled: float = identity(0.006, "change of the map to the context below which identity begins", ge=0)
+    scale: float = affects_result(2.0, "s = 1 + w of stage 2; published cfg_scale w = 1", ge=1)
+    switch: float = affects_result(0.5, "t / T below which stage 2 begins; published step_th 500 of 1000", ge=0, le=1)
+    settled: float = affects_result(0.006, "change of the map to the context below which identity begins", ge=0)
 
 
 @register(

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.diffusion.chain import ReverseChain, clean_factors, trailing_timesteps
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.plugins.registry import Card, register
@@ -30,7 +30,7 @@ _SIGMA_DATA = 0.5
 class LcmConfig(PluginConfig):
     """Settings of `lcm`."""
 
-    steps: int = identity(4, "network evaluations", ge=1)
+    steps: int = affects_result(4, "network evaluations", ge=1)
 
 
 @register(

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.diffusion.chain import ReverseChain, textbook_chain, trailing_timesteps
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.diffusion.unipc import UniPc
@@ -62,28 +62,32 @@ MakeScheduler = Callable[[NoiseSchedule], Scheduler]
 class DdimConfig(PluginConfig):
     """Settings of `ddim`."""
 
-    steps: int = identity(50, "network evaluations", ge=1)
-    eta: float = identity(0.0, "share of the ancestral noise; 0 adds none", ge=0, le=1)
+    steps: int = affects_result(50, "network evaluations", ge=1)
+    eta: float = affects_result(0.0, "share of the ancestral noise; 0 adds none", ge=0, le=1)
 
 
 class DdpmConfig(PluginConfig):
     """Settings of `ddpm`."""
 
-    steps: int = identity(1000, "network evaluations", ge=1)
-    variance: Literal["small", "large"] = identity("small", "small: the posterior's; large: beta, as in IDiff-Face")
+    steps: int = affects_result(1000, "network evaluations", ge=1)
+    variance: Literal["small", "large"] = affects_result(
+        "small", "small: the posterior's; large: beta, as in IDiff-Face"
+    )
 
 
 class SolverConfig(PluginConfig):
     """Settings of the solvers that step through noise levels sigma = sqrt((1 - ab) / ab)."""
 
-    steps: int = identity(20, "network evaluations", ge=1)
-    spacing: Literal["trailing", "karras"] = identity("trailing", "equal steps in time, or Karras et al. in sigma")
+    steps: int = affects_result(20, "network evaluations", ge=1)
+    spacing: Literal["trailing", "karras"] = affects_result(
+        "trailing", "equal steps in time, or Karras et al. in sigma"
+    )
 
 
 class EulerConfig(SolverConfig):
     """Settings of `euler`."""
 
-    steps: int = identity(50, "network evaluations", ge=1)
+    steps: int = affects_result(50, "network evaluations", ge=1)
 
 
 @register("scheduler", "ddim", Card("DDIM, deterministic at eta 0", "Song et al. 2021, arXiv:2010.02502"))

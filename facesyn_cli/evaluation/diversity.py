@@ -8,7 +8,7 @@ matrix of cosines and l the eigenvalues of K / n,
 The non-zero eigenvalues of F F^T / n are those of F^T F / n, so it is exact for any number of images.
 
 D_intra (DCFace, arXiv:2304.07060): mean over identities of the improved recall (Kynkaanniemi et al. 2019): the share
-of real images whose style lies in a k-nearest-neighbour ball of the identity's images.
+of real images whose style lies in a k-nearest-neighbor ball of the identity's images.
 # Differs from DCFace: the space is not Inception's but the judge's with the identity taken away, f minus the mean
 # embedding of its identity, times sqrt(n / (n - 1)) for the n images the mean was made of. In the judge's plain
 # space no image of one person comes near images of others, and the recall is 0.
@@ -33,7 +33,7 @@ from facesyn_cli.evaluation.figures import (
     clustered_error,
     mean_over_identities,
 )
-from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.nearest import nearest
 from facesyn_cli.evaluation.set_distance import recall_of_each
 from facesyn_cli.evaluation.thumbnails import NEAR_DUPLICATE, descriptors, mirror
@@ -47,13 +47,13 @@ _LISTED = 24
 _MANY_DUPLICATES = 0.01
 
 
-def vendi_section(rows: LabelledEmbeddings, set_name: str, seed: int) -> Section:
-    """Return the Vendi scores of the whole set, of the centres, and inside identities."""
+def vendi_section(rows: LabeledEmbeddings, set_name: str, seed: int) -> Section:
+    """Return the Vendi scores of the whole set, of the centers, and inside identities."""
     num_rows, num_identities = len(rows.keys), len(rows.identities)
     group = rows.groups(_GROUPS, seed)
     section = Section([
         _vendi_figure("diversity.vendi", rows.vectors, group[rows.owner], num_rows, "images"),
-        _vendi_figure("diversity.vendi_centres", rows.centres, group, num_identities, "identities"),
+        _vendi_figure("diversity.vendi_centers", rows.centers, group, num_identities, "identities"),
     ])
     several = np.flatnonzero(rows.sizes > 1)
     chosen = several
@@ -90,9 +90,9 @@ def vendi_score(rows: NDArray) -> float:
     return _vendi_of(small.astype(np.float64) / len(rows))
 
 
-def spread_section(rows: LabelledEmbeddings, reference: LabelledEmbeddings | None, seed: int) -> Section:
-    """Return how far images lie from their identity's centre, and D_intra against the reference."""
-    spread = np.add.reduceat(1 - rows.to_centre, rows.starts[:-1]) / rows.sizes
+def spread_section(rows: LabeledEmbeddings, reference: LabeledEmbeddings | None, seed: int) -> Section:
+    """Return how far images lie from their identity's center, and D_intra against the reference."""
+    spread = np.add.reduceat(1 - rows.to_center, rows.starts[:-1]) / rows.sizes
     several = rows.sizes > 1
     section = Section([mean_over_identities(
         "diversity.within_spread", spread[several], "identities with several images"
@@ -123,7 +123,7 @@ def duplicates_section(
     """Find pictures that are there more than once, within identities and between them.
 
     Args:
-        thumbnails: (N, 16, 16) grey values.
+        thumbnails: (N, 16, 16) gray values.
         keys: (N,) keys.
         owner: (N,) identity of each image, rising.
         names: Names of the identities.
@@ -172,11 +172,11 @@ def duplicates_section(
 
 
 def pixel_section(thumbnails: NDArray[np.uint8], owner: NDArray) -> Section:
-    """Return mean and spread of brightness and contrast of the pictures, grey values from 0 (black) to 1 (white)."""
+    """Return mean and spread of brightness and contrast of the pictures, gray values from 0 (black) to 1 (white)."""
     mean, square = np.empty(len(thumbnails)), np.empty(len(thumbnails))
     for start in range(0, len(thumbnails), 65536):
-        grey = thumbnails[start : start + 65536].reshape(-1, thumbnails[0].size) / 255.0
-        mean[start : start + 65536], square[start : start + 65536] = grey.mean(1), np.square(grey).mean(1)
+        gray = thumbnails[start : start + 65536].reshape(-1, thumbnails[0].size) / 255.0
+        mean[start : start + 65536], square[start : start + 65536] = gray.mean(1), np.square(gray).mean(1)
     contrast = np.sqrt(np.maximum(square - np.square(mean), 0))
     section = Section()
     edges = np.linspace(0, 1, 65)
@@ -230,7 +230,7 @@ def _vendi_of(matrix: NDArray[np.float64]) -> float:
     return float(np.exp(-(values * np.log(values)).sum()))
 
 
-def _without_identity(rows: LabelledEmbeddings, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+def _without_identity(rows: LabeledEmbeddings, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
     """The chosen rows minus the mean of their identity, made as large as they would be around the true mean.
 
     Their identities have at least 2 rows.

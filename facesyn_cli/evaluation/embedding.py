@@ -1,10 +1,10 @@
-"""From encoded faces to embeddings, with any recogniser that is handed in.
+"""From encoded faces to embeddings, with any recognizer that is handed in.
 
 As published (ArcFace, TFace, ElasticFace): RGB in [-1, 1], and for verification the flip test
 
     e = f(x) + f(flip x)
 
-with the outputs of the network as they are; the sum is normalised afterwards. The network always sees
+with the outputs of the network as they are; the sum is normalized afterwards. The network always sees
 batches of the same size: short ones are padded with black images, and so is the place of an image that
 cannot be read, so no image depends on the fate of another.
 """
@@ -73,7 +73,7 @@ class EmbeddedBatch:
 
     Args:
         indices: Which images it holds, n of them.
-        vectors: (n, D) float64, not normalised; rows of images that could not be read mean nothing.
+        vectors: (n, D) float64, not normalized; rows of images that could not be read mean nothing.
         problems: Index -> why the image could not be read.
         num_cut: Images of which the central square was taken.
     """
@@ -171,7 +171,7 @@ def embed_faces(network: nn.Module, faces: Sequence[Tensor | None], options: Emb
         faces: (3, size, size) each, in [-1, 1]; None is a place without an image.
 
     Returns:
-        (len(faces), D) float64, not normalised.
+        (len(faces), D) float64, not normalized.
     """
     pixels = torch.full((options.batch_size, 3, options.size, options.size), -1.0)
     for place, face in enumerate(faces):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from facesyn_cli.artifacts.names import nfc
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.figures import BOOTSTRAP, SPREAD, Figure, Section
-from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.score_counts import NUM_BINS, STEP, ScoreCounts, count_scores, error_rates
 from facesyn_cli.untrusted.files import read_lines
 
@@ -60,8 +60,8 @@ def read_groups(path: Path) -> tuple[str, Groups]:
 
 
 def group_section(
-    rows: LabelledEmbeddings, kind: str, groups: Groups, counts: ScoreCounts, max_pairs: int, seed: int,
-    more: Callable[[LabelledEmbeddings, ScoreCounts], list[Figure]],
+    rows: LabeledEmbeddings, kind: str, groups: Groups, counts: ScoreCounts, max_pairs: int, seed: int,
+    more: Callable[[LabeledEmbeddings, ScoreCounts], list[Figure]],
 ) -> Section:
     """Return every figure by group, and how far the groups lie apart.
 
@@ -105,9 +105,9 @@ def group_section(
     return section
 
 
-def _part(rows: LabelledEmbeddings, member: NDArray[np.bool_]) -> LabelledEmbeddings:
+def _part(rows: LabeledEmbeddings, member: NDArray[np.bool_]) -> LabeledEmbeddings:
     chosen = np.flatnonzero(member)
-    return LabelledEmbeddings.of(
+    return LabeledEmbeddings.of(
         [rows.keys[row] for row in chosen], [rows.identities[rows.owner[row]] for row in chosen], rows.vectors[chosen]
     )
 

@@ -55,7 +55,7 @@ class IdentificationSet:
         """Return the figures, and the rank of every probe.
 
         Args:
-            vectors: (images, D) embeddings, not normalised.
+            vectors: (images, D) embeddings, not normalized.
 
         Raises:
             UserError: An embedding is not finite.

@@ -1,13 +1,13 @@
 """Does a set have distinct and consistent identities? Figures of DCFace, IDiff-Face, Vec2Face and VIGFace.
 
-With unit embeddings f, unit class centres c (mean of the unit embeddings of an identity, normalised) and C
+With unit embeddings f, unit class centers c (mean of the unit embeddings of an identity, normalized) and C
 identities:
 
     U_class(r) = |U| / C,  U = { c_i : cos(c_i, c_j) < r  for all j < i with c_j in U }     (DCFace, 2304.07060)
     C_intra(r) = mean over identities of the share of images with cos(f, own c) > r         (DCFace)
-    separate(r) = share of identities whose centre has cos <= r to every other centre       (Vec2Face, r = 0.40)
+    separate(r) = share of identities whose center has cos <= r to every other center       (Vec2Face, r = 0.40)
     consistency = mean over identities of the mean of cos(f, f') over its pairs             (VIGFace, 2403.08277)
-    separability = mean over identities of the mean of 1 - cos(c, c') over other centres    (VIGFace)
+    separability = mean over identities of the mean of 1 - cos(c, c') over other centers    (VIGFace)
 
 The paper of DCFace mixes distance and similarity in its text; these are the forms with cosines, a match being a
 cosine above r. Scores of pairs: `score_counts.py`.
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesyn_cli.evaluation.figures import BOOTSTRAP, Curve, Figure, Histogram, Row, Section, mean_over_identities
-from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.nearest import nearest
 from facesyn_cli.evaluation.score_counts import (
     GRID,
@@ -75,22 +75,22 @@ def score_section(counts: ScoreCounts) -> Section:
     return section
 
 
-def centre_section(rows: LabelledEmbeddings, set_name: str, r: float, keep: dict[float, KeepUnique]) -> Section:
-    """Return the figures about class centres: unique, consistent, separate; and the images to look at.
+def center_section(rows: LabeledEmbeddings, set_name: str, r: float, keep: dict[float, KeepUnique]) -> Section:
+    """Return the figures about class centers: unique, consistent, separate; and the images to look at.
 
     Args:
         rows: The set.
         set_name: Its name, for lists of images.
-        r: Cosine above which two embeddings match (DCFace: 0.3 with its own recogniser).
-        keep: For r and 0.40, the greedy choice of unique centres: (C, D) -> (C,) bool.
+        r: Cosine above which two embeddings match (DCFace: 0.3 with its own recognizer).
+        keep: For r and 0.40, the greedy choice of unique centers: (C, D) -> (C,) bool.
     """
     section = Section()
     num_identities = len(rows.identities)
     if num_identities == 0:
         return section
-    kept = {radius: choose(rows.centres) for radius, choose in keep.items()}
-    other, _ = nearest(rows.centres, rows.centres, np.arange(num_identities), np.arange(num_identities))
-    consistent = np.add.reduceat((rows.to_centre > r).astype(np.float64), rows.starts[:-1]) / rows.sizes
+    kept = {radius: choose(rows.centers) for radius, choose in keep.items()}
+    other, _ = nearest(rows.centers, rows.centers, np.arange(num_identities), np.arange(num_identities))
+    consistent = np.add.reduceat((rows.to_center > r).astype(np.float64), rows.starts[:-1]) / rows.sizes
     section.figures += [
         _share("identity.unique_share", kept[r], "identities", threshold=r),
         _share("identity.unique_040", kept[VEC2FACE_CENTRES], "identities", threshold=VEC2FACE_CENTRES),
@@ -99,20 +99,20 @@ def centre_section(rows: LabelledEmbeddings, set_name: str, r: float, keep: dict
         mean_over_identities("identity.consistency", mean_genuine(rows), "identities with several images", "cosine"),
     ]
     if num_identities > 1:
-        total = rows.centres.sum(axis=0, dtype=np.float64)
-        lengths = np.square(rows.centres.astype(np.float64)).sum(1)
-        separability = 1 - (rows.centres @ total - lengths) / (num_identities - 1)
+        total = rows.centers.sum(axis=0, dtype=np.float64)
+        lengths = np.square(rows.centers.astype(np.float64)).sum(1)
+        separability = 1 - (rows.centers @ total - lengths) / (num_identities - 1)
         section.figures.append(mean_over_identities("identity.separability", separability))
         edges = np.linspace(-1, 1, _HISTOGRAM_BINS + 1)
         section.histograms.append(Histogram(
-            "identity.nearest_centre", "cosine to the nearest other centre", edges,
+            "identity.nearest_center", "cosine to the nearest other center", edges,
             {"identities": np.histogram(np.clip(other, -1, 1), edges)[0]}, [(r, f"r = {r:g}")],
         ))
     n = np.median(rows.sizes)
     if r > 0 and n * r**2 <= 1:
         section.notes.append(
-            "Consistent images say nothing here. An identity's centre holds the image itself, so each of n unrelated "
-            f"images has a cosine of about 1 / sqrt(n) to their centre: {1 / np.sqrt(n):.2f} for the usual {n:g} "
+            "Consistent images say nothing here. An identity's center holds the image itself, so each of n unrelated "
+            f"images has a cosine of about 1 / sqrt(n) to their center: {1 / np.sqrt(n):.2f} for the usual {n:g} "
             f"images, which is more than r = {r:g}. Read consistency and wrong labels instead."
         )
     section.curves.append(_unique_by_count(kept))
@@ -120,7 +120,7 @@ def centre_section(rows: LabelledEmbeddings, set_name: str, r: float, keep: dict
     return section
 
 
-def mean_genuine(rows: LabelledEmbeddings) -> NDArray[np.float64]:
+def mean_genuine(rows: LabeledEmbeddings) -> NDArray[np.float64]:
     """Return the mean score of all pairs inside each identity (VIGFace's consistency); (C,), NaN for one image."""
     norms = np.add.reduceat(rows.squares, rows.starts[:-1])
     n = rows.sizes.astype(np.float64)
@@ -128,8 +128,8 @@ def mean_genuine(rows: LabelledEmbeddings) -> NDArray[np.float64]:
     return np.where(n > 1, total / np.maximum(n * (n - 1), 1), np.nan)
 
 
-def loo_cosines(rows: LabelledEmbeddings) -> NDArray[np.float64]:
-    """Return the cosine of each image to the centre of the other images of its identity; NaN for a lone image.
+def loo_cosines(rows: LabeledEmbeddings) -> NDArray[np.float64]:
+    """Return the cosine of each image to the center of the other images of its identity; NaN for a lone image.
 
     Returns:
         (N,).
@@ -203,7 +203,7 @@ def _unique_by_count(kept: dict[float, NDArray[np.bool_]]) -> Curve:
     return Curve("identity.unique_by_count", "number of identities", "unique share", series, x_scale="log")
 
 
-def _extremes(rows: LabelledEmbeddings, set_name: str) -> dict[str, list[Row]]:
+def _extremes(rows: LabeledEmbeddings, set_name: str) -> dict[str, list[Row]]:
     """List the images most and least like the other images of their identity, one per identity."""
     cosines = loo_cosines(rows)
     known = np.flatnonzero(np.isfinite(cosines))

@@ -1,4 +1,4 @@
-"""A judge: a face recogniser that looks at finished images and says who they are."""
+"""A judge: a face recognizer that looks at finished images and says who they are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from facesyn_cli.artifacts.embeddings import normalise
+from facesyn_cli.artifacts.embeddings import normalize
 from facesyn_cli.data.pixels import resize_pixels, to_pixels
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.evaluation.embedding import EmbedOptions, embed_faces
@@ -38,4 +38,4 @@ class Judge:
             faces = to_pixels(faces_u8[batch.start : batch.stop])
             pixels = resize_pixels(faces, self._options.size, antialias=True)
             rows.append(embed_faces(self._network, list(pixels), self._options))
-        return normalise(np.concatenate(rows))
+        return normalize(np.concatenate(rows))

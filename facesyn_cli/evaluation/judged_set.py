@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.embeddings import normalise
+from facesyn_cli.artifacts.embeddings import normalize
 from facesyn_cli.artifacts.files import write_atomically
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
 from facesyn_cli.console import Progress, log, progress
@@ -80,7 +80,7 @@ def embed_cached(
             lengths = np.linalg.norm(batch.vectors, axis=1)
             is_good = np.isfinite(lengths) & (lengths > 0) & [index not in batch.problems for index in batch.indices]
             rows = np.zeros(batch.vectors.shape, dtype=np.float32)
-            rows[is_good] = normalise(batch.vectors[is_good]) if has_unit_rows else batch.vectors[is_good]
+            rows[is_good] = normalize(batch.vectors[is_good]) if has_unit_rows else batch.vectors[is_good]
             vectors.append(rows)
             good.append(is_good)
         return {"vectors": np.concatenate(vectors), "good": np.concatenate(good)}

@@ -3,14 +3,14 @@
 With unit embeddings f, identity sums s of n rows, a threshold t_x at false match rate x (of the set's own
 impostors, or of real ones where a reference is given):
 
-    wrong label        cos(f, centre of another identity) > cos(f, centre of the other images of its own)
+    wrong label        cos(f, center of another identity) > cos(f, center of the other images of its own)
     mixed identity     a split of its images in two parts of at least 2 with mean scores
                        within both >= t_(1e-3) and between them < t_(1e-2)
     split identity     two labels with mean score between them, s_a . s_b / (n_a n_b), at least t_(1e-4), and as
                        alike as most identities are to themselves: at least the 10th percentile, or 0.9 times the
                        median where that is less, of the mean scores inside identities
 
-The parts of a mixed identity are found by the sign of the leading eigenvector of its doubly centred matrix of
+The parts of a mixed identity are found by the sign of the leading eigenvector of its doubly centerd matrix of
 scores (the two-means relaxation of Ding and He 2004), followed by a few rounds of two-means.
 """
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from facesyn_cli import signals
 from facesyn_cli.evaluation.figures import SPREAD, Figure, Finding, Row, Section, clustered_error
 from facesyn_cli.evaluation.identity_quality import loo_cosines, mean_genuine
-from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.nearest import nearest, pairs_above
 
 _LISTED = 24
@@ -34,13 +34,13 @@ _SHUFFLED = 0.5      # share of wrong labels from which the labels as a whole ar
 _MANY_WRONG = 0.02
 
 
-def wrong_labels(rows: LabelledEmbeddings, set_name: str, max_pairs: int, seed: int) -> Section:
+def wrong_labels(rows: LabeledEmbeddings, set_name: str, max_pairs: int, seed: int) -> Section:
     """Find images that are nearer to another identity than to their own.
 
     Args:
         rows: The set.
         set_name: Its name, for the list.
-        max_pairs: Products of an image and a centre to compute at most; beyond, images are drawn at random.
+        max_pairs: Products of an image and a center to compute at most; beyond, images are drawn at random.
         seed: Seed of that.
     """
     own = loo_cosines(rows)
@@ -53,7 +53,7 @@ def wrong_labels(rows: LabelledEmbeddings, set_name: str, max_pairs: int, seed: 
     if not is_exact:
         known = np.sort(np.random.default_rng(seed).choice(known, most, replace=False))
     identities = np.arange(len(rows.identities))
-    other, whose = nearest(rows.vectors[known], rows.centres, rows.owner[known], identities)
+    other, whose = nearest(rows.vectors[known], rows.centers, rows.owner[known], identities)
     is_wrong = other > own[known]
     share = float(is_wrong.mean())
     error = clustered_error(is_wrong.astype(float), rows.owner[known])
@@ -91,7 +91,7 @@ def wrong_labels(rows: LabelledEmbeddings, set_name: str, max_pairs: int, seed: 
     return section
 
 
-def mixed_identities(rows: LabelledEmbeddings, set_name: str, t_within: float, t_between: float) -> Section:
+def mixed_identities(rows: LabeledEmbeddings, set_name: str, t_within: float, t_between: float) -> Section:
     """Find labels under which two people lie.
 
     Args:
@@ -142,7 +142,7 @@ def mixed_identities(rows: LabelledEmbeddings, set_name: str, t_within: float, t
     return section
 
 
-def split_identities(rows: LabelledEmbeddings, set_name: str, threshold: float) -> Section:
+def split_identities(rows: LabeledEmbeddings, set_name: str, threshold: float) -> Section:
     """Find pairs of labels that seem to be one person.
 
     Args:
@@ -182,8 +182,8 @@ def split_identities(rows: LabelledEmbeddings, set_name: str, threshold: float) 
 def two_parts(scores: NDArray[np.float64]) -> NDArray[np.bool_] | None:
     """Cut a set of faces in two by their (n, n) scores; (n,) bool, or None where one part would be empty."""
     mean = scores.mean(axis=0)
-    centred = scores - mean - mean[:, None] + scores.mean()
-    is_first = np.linalg.eigh(centred)[1][:, -1] > 0
+    centerd = scores - mean - mean[:, None] + scores.mean()
+    is_first = np.linalg.eigh(centerd)[1][:, -1] > 0
     for _ in range(_ROUNDS):
         if is_first.all() or not is_first.any():
             return None
@@ -206,10 +206,10 @@ def _mean_score(scores: NDArray, part: NDArray[np.int64]) -> float:
     return float((inside.sum() - np.trace(inside)) / (len(part) * (len(part) - 1)))
 
 
-def _most_typical(rows: LabelledEmbeddings, identity: int) -> str:
-    """Key of the image nearest to the centre of an identity."""
+def _most_typical(rows: LabeledEmbeddings, identity: int) -> str:
+    """Key of the image nearest to the center of an identity."""
     part = rows.rows_of(identity)
-    return rows.keys[part.start + int(np.argmax(rows.vectors[part] @ rows.centres[identity]))]
+    return rows.keys[part.start + int(np.argmax(rows.vectors[part] @ rows.centers[identity]))]
 
 
 def _count(number: int, one: str, many: str) -> str:

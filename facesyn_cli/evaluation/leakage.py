@@ -1,9 +1,9 @@
 """Does a set give away the people its generator was trained on?
 
-For every image, and every class centre, of the set: the nearest training image and the nearest training centre by
+For every image, and every class center, of the set: the nearest training image and the nearest training center by
 cosine. What counts as near is measured, not assumed: thresholds are those at which 1e-4 and 1e-5 of all pairs of
 images of different real training people match with the same judge, and the distribution is laid beside that of real
-people: each training image (centre) against the nearest one of any other training person, in a gallery of the same
+people: each training image (center) against the nearest one of any other training person, in a gallery of the same
 size. A set to the right of that curve is nearer to training people than strangers are (cf. arXiv:2410.24015, which
 found leakage in all of six published sets by looking at the top pairs).
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from facesyn_cli import signals
 from facesyn_cli.evaluation.figures import SPREAD, Curve, Figure, Finding, Histogram, Row, Section, clustered_error
-from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.nearest import nearest
 from facesyn_cli.evaluation.score_counts import GRID, ScoreCounts
 from facesyn_cli.evaluation.thumbnails import COPY, NEAR_DUPLICATE, descriptors, likeness, mirror
@@ -39,7 +39,7 @@ _PHOTOS = 4                                 # of the nearest person, which are c
 _LISTED = 24
 _CLEAR = 3                                  # standard errors by which a set must be nearer than strangers are
 LIMITS = (
-    "A judge sees what it was trained to see: a person may be recognisable to people, or to another network, where "
+    "A judge sees what it was trained to see: a person may be recognizable to people, or to another network, where "
     "this judge finds nothing. Only the given reference was compared; other training data, also of the judge and of "
     "the conditioning network, were not. Copies cropped so that the face sits elsewhere, and the judge takes it for "
     "somebody else, or changed in other ways may be missed."
@@ -55,11 +55,11 @@ class FaceSet:
     Args:
         name: Its name in lists of images.
         rows: Embeddings.
-        thumbnails: (N, 16, 16) grey values, row by row.
+        thumbnails: (N, 16, 16) gray values, row by row.
     """
 
     name: str
-    rows: LabelledEmbeddings
+    rows: LabeledEmbeddings
     thumbnails: NDArray[np.uint8]
 
 
@@ -91,23 +91,23 @@ def privacy_section(
     ours, theirs = own.rows, training.rows
     everyone, people = np.arange(len(ours.identities)), np.arange(len(theirs.identities))
     images = sample.near(ours.vectors, ours.owner, theirs.vectors)
-    centres = sample.near(ours.centres, everyone, theirs.centres)
+    centers = sample.near(ours.centers, everyone, theirs.centers)
     strangers = sample.near(theirs.vectors, theirs.owner, theirs.vectors, theirs.owner)
-    real_centres = sample.near(theirs.centres, people, theirs.centres, people)
+    real_centers = sample.near(theirs.centers, people, theirs.centers, people)
 
     section = Section()
     thresholds = {name: real.threshold_at(rate) for name, rate in zip(RATE_NAMES, RATES, strict=True)}
     limits = {f"{int(100 * at):03d}": at for at in FIXED} | thresholds | {"genuine": _median(real.genuine)}
     for name, near, of in (
-        ("image", images, "images"), ("centre", centres, "identities"), ("real", strangers, "training images"),
-        ("image-to-centre", sample.near(ours.vectors, ours.owner, theirs.centres), "images"),
-        ("centre-to-image", sample.near(ours.centres, everyone, theirs.vectors), "identities"),
-        ("real-to-centre", sample.near(theirs.vectors, theirs.owner, theirs.centres, people), "training images"),
-        ("real-centre", real_centres, "training identities"),
+        ("image", images, "images"), ("center", centers, "identities"), ("real", strangers, "training images"),
+        ("image-to-center", sample.near(ours.vectors, ours.owner, theirs.centers), "images"),
+        ("center-to-image", sample.near(ours.centers, everyone, theirs.vectors), "identities"),
+        ("real-to-center", sample.near(theirs.vectors, theirs.owner, theirs.centers, people), "training images"),
+        ("real-center", real_centers, "training identities"),
     ):
         section.figures += _percentile_figures(name, near, of) + _share_figures(name, near, of, limits)
-    series = {"images": images.cosines, "centres": centres.cosines, "real strangers": strangers.cosines,
-              "real strangers, centres": real_centres.cosines}
+    series = {"images": images.cosines, "centers": centers.cosines, "real strangers": strangers.cosines,
+              "real strangers, centers": real_centers.cosines}
     section.histograms.append(_histogram(series, thresholds, images.is_exact and strangers.is_exact))
     section.curves.append(_survival(series))
     for name, value in thresholds.items():

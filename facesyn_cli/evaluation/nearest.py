@@ -1,4 +1,4 @@
-"""The nearest neighbours of many embeddings among many others, by cosine, in blocks."""
+"""The nearest neighbors of many embeddings among many others, by cosine, in blocks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How different do the images of one identity look? The mean perceptual distance of their pairs.
 
 The distance is that of Zhang et al. 2018, arXiv:1801.03924, Eq. 1, in the maps of a network that is handed in: LPIPS
-where they are AlexNet's or VGG's with the learnt weights, the same form without learnt weights in the maps of a judge
+where they are AlexNet's or VGG's with the learned weights, the same form without learned weights in the maps of a judge
 (see `models/feature_maps.py`). Per identity it is what IDPERTURB and UIFace report as diversity; near 0 the images of
 an identity are near-duplicates. Two yardsticks stand beside it: pairs of images of different identities, and the
 pairs of real photos of one person.
@@ -20,7 +20,7 @@ from torch import Tensor
 from facesyn_cli import signals
 from facesyn_cli.data.pixels import fit_square, resize_pixels, to_pixels
 from facesyn_cli.evaluation.figures import Figure, Finding, Histogram, Row, Section, mean_over_identities
-from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.models.feature_maps import perceptual_distance
 
 PER_IDENTITY = 4        # images of an identity that are compared, 6 pairs
@@ -78,13 +78,13 @@ class PerceptualSpace:
     seed: int
     _seen: dict[str, Spread] = field(default_factory=dict)
 
-    def spread(self, set_name: str, rows: LabelledEmbeddings) -> Spread:
+    def spread(self, set_name: str, rows: LabeledEmbeddings) -> Spread:
         """Return the distances inside a set; computed at the first call."""
         if set_name not in self._seen:
             self._seen[set_name] = self._measure(set_name, rows)
         return self._seen[set_name]
 
-    def _measure(self, set_name: str, rows: LabelledEmbeddings) -> Spread:
+    def _measure(self, set_name: str, rows: LabeledEmbeddings) -> Spread:
         chosen = _choose(rows, self.max_images, self.seed)
         identities, within, between, num_pairs = [], [], [], 0
         for batch in _batches(chosen):
@@ -108,7 +108,7 @@ class PerceptualSpace:
         )
 
     @torch.inference_mode()
-    def _maps(self, set_name: str, rows: LabelledEmbeddings, batch: Sample) -> tuple[list[Tensor], NDArray[np.int64]]:
+    def _maps(self, set_name: str, rows: LabeledEmbeddings, batch: Sample) -> tuple[list[Tensor], NDArray[np.int64]]:
         """Return the maps of a full batch, and the identity of each of its images that can be read."""
         pixels = torch.full((_BATCH, 3, self.size, self.size), -1.0)
         owner = []
@@ -131,7 +131,7 @@ class PerceptualSpace:
 
 
 def perceptual_section(
-    rows: LabelledEmbeddings, set_name: str, reference: tuple[str, LabelledEmbeddings] | None, space: PerceptualSpace
+    rows: LabeledEmbeddings, set_name: str, reference: tuple[str, LabeledEmbeddings] | None, space: PerceptualSpace
 ) -> Section:
     """Return how different the images of an identity look.
 
@@ -187,7 +187,7 @@ def _little(own: Figure, real: Figure) -> list[Finding]:
     )]
 
 
-def _choose(rows: LabelledEmbeddings, max_images: int, seed: int) -> Sample:
+def _choose(rows: LabeledEmbeddings, max_images: int, seed: int) -> Sample:
     """Return (identity, rows of its images) of randomly drawn identities with several images.
 
     All images of all of them where these are no more than `max_images` and two identities fit into a batch, else

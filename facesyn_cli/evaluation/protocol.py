@@ -59,7 +59,7 @@ def embed_images(
     options: EmbedOptions,
     advance: Callable[[int], None] = lambda count: None,
 ) -> NDArray[np.float64]:
-    """Return the (images, D) embeddings of a benchmark, not normalised; arguments and errors as `pair_distances`."""
+    """Return the (images, D) embeddings of a benchmark, not normalized; arguments and errors as `pair_distances`."""
     batches = fixed_batches(len(benchmark.images), options.batch_size)
     vectors: NDArray[np.float64] | None = None
     num_cut = 0

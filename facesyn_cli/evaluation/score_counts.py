@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesyn_cli import signals
-from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 
 STEP = 1e-4
 NUM_BINS = 20001                                  # scores -1, -0.9999, ..., 1
@@ -102,7 +102,7 @@ class ScoreCounts:
         return weights @ self.by_group, np.maximum(impostor, 0)
 
 
-def count_scores(rows: LabelledEmbeddings, max_pairs: int, seed: int) -> ScoreCounts:
+def count_scores(rows: LabeledEmbeddings, max_pairs: int, seed: int) -> ScoreCounts:
     """Count the scores of all genuine pairs, and of all or a sample of the impostor pairs.
 
     Args:
@@ -199,7 +199,7 @@ def moments_of(counts: NDArray) -> tuple[float, float]:
 
 
 def _count_impostors(
-    rows: LabelledEmbeddings, group: NDArray, num_groups: int, max_pairs: int, generator: np.random.Generator
+    rows: LabeledEmbeddings, group: NDArray, num_groups: int, max_pairs: int, generator: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], bool]:
     num_rows = len(rows.keys)
     is_exact = num_rows * (num_rows - 1) // 2 <= max_pairs
@@ -229,7 +229,7 @@ def _coarse(counts: NDArray) -> NDArray:
     return np.add.reduceat(counts, np.arange(0, NUM_BINS, _COARSE), axis=-1)
 
 
-def _moments(rows: LabelledEmbeddings, square_sums: NDArray) -> tuple[float, float, float, float]:
+def _moments(rows: LabeledEmbeddings, square_sums: NDArray) -> tuple[float, float, float, float]:
     """Mean and variance of all genuine and of all impostor scores; see the module docstring."""
     size = rows.vectors.shape[1]
     matrix, diagonal, diagonal_square = np.zeros((size, size)), 0.0, 0.0

@@ -1,4 +1,4 @@
-"""How far is a set from a real one, in a space of features? Frechet and kernel distance, and neighbourhoods.
+"""How far is a set from a real one, in a space of features? Frechet and kernel distance, and neighborhoods.
 
 Frechet distance (Heusel et al. 2017, arXiv:1706.08500), with means m and covariances S of both sets:
 
@@ -8,7 +8,7 @@ Kernel distance (Binkowski et al. 2018, arXiv:1801.01401): the unbiased squared 
 k(x, y) = (x . y / d + 1)^3, mean over random subsets of 1,000 (of all rows where there are fewer).
 
 Precision and recall (Kynkaanniemi et al. 2019, arXiv:1904.06991, k = 3), density and coverage (Naeem et al. 2020,
-arXiv:2002.09797, k = 5). With B(x) the ball around x that reaches its k-th nearest neighbour of the same set:
+arXiv:2002.09797, k = 5). With B(x) the ball around x that reaches its k-th nearest neighbor of the same set:
 
     precision = share of generated y in some B(real x)        recall   = share of real x in some B(generated y)
     density   = mean over y of |{x : y in B(x)}| / k          coverage = share of real x with some y in B(x)
@@ -37,7 +37,7 @@ def frechet_distance(real: NDArray, generated: NDArray) -> float:
     """
     if max(len(real), len(generated)) > real.shape[1]:
         return frechet_of_moments(*mean_covariance(real), *mean_covariance(generated))
-    (mean_a, a), (mean_b, b) = (_centred(rows) for rows in (real, generated))
+    (mean_a, a), (mean_b, b) = (_centerd(rows) for rows in (real, generated))
     cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()  # the trace of the root, from a matrix of N x M numbers
     return float(max(np.square(mean_a - mean_b).sum() + np.square(a).sum() + np.square(b).sum() - 2 * cross, 0.0))
 
@@ -80,13 +80,13 @@ def kernel_distance(real: NDArray, generated: NDArray, seed: int) -> tuple[float
     return float(np.mean(values)), error
 
 
-def neighbourhoods(real: NDArray, generated: NDArray, k: int) -> dict[str, float]:
-    """Return precision, recall, density and coverage with balls that reach the k-th neighbour.
+def neighborhoods(real: NDArray, generated: NDArray, k: int) -> dict[str, float]:
+    """Return precision, recall, density and coverage with balls that reach the k-th neighbor.
 
     Args:
         real: (N, D) features, more than k rows.
         generated: (M, D) features, more than k rows.
-        k: Neighbour whose distance is the radius.
+        k: Neighbor whose distance is the radius.
     """
     real, generated = real.astype(np.float32), generated.astype(np.float32)
     radius_real, radius_generated = _radii(real, k), _radii(generated, k)
@@ -115,7 +115,7 @@ def recall_of_each(real: NDArray, parts: list[NDArray], k: int) -> NDArray[np.fl
     Args:
         real: (N, D) features.
         parts: (n_c, D) features each, more than k rows each.
-        k: Neighbour, within the part, whose distance is the radius.
+        k: Neighbor, within the part, whose distance is the radius.
     """
     values = []
     for part in parts:
@@ -126,11 +126,11 @@ def recall_of_each(real: NDArray, parts: list[NDArray], k: int) -> NDArray[np.fl
 
 def mean_covariance(rows: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the (D,) mean and the (D, D) covariance (divided by N - 1) of (N, D) rows, in float64."""
-    mean, centred = _centred(rows)
-    return mean, centred.T @ centred
+    mean, centerd = _centerd(rows)
+    return mean, centerd.T @ centerd
 
 
-def _centred(rows: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _centerd(rows: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The (D,) mean, and the (N, D) rows around it divided by sqrt(N - 1): their products are the covariance."""
     rows = np.asarray(rows, dtype=np.float64)
     mean = rows.mean(axis=0)

@@ -1,9 +1,9 @@
 """How real does a set look? Distances to a real reference set in a space of features, a judge's or another network's.
 
 A judge's features are its unit embeddings, scaled to length sqrt(D) as the kernel expects numbers of size 1; the
-Frechet distance is given for unit rows and so lies between 0 and 4. A recogniser's space is about who is shown, and
-images of one person lie close together: neighbourhoods would be those of persons, so the figures that use them take
-one image of each identity. Features of Inception-v3 are taken as they are, and all images make neighbourhoods.
+Frechet distance is given for unit rows and so lies between 0 and 4. A recognizer's space is about who is shown, and
+images of one person lie close together: neighborhoods would be those of persons, so the figures that use them take
+one image of each identity. Features of Inception-v3 are taken as they are, and all images make neighborhoods.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from facesyn_cli import signals
 from facesyn_cli.evaluation.figures import JACKKNIFE, Figure, Section, mean_over_identities
-from facesyn_cli.evaluation.labelled import LabelledEmbeddings
-from facesyn_cli.evaluation.set_distance import frechet_distance, kernel_distance, neighbourhoods, recall_of_each
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
+from facesyn_cli.evaluation.set_distance import frechet_distance, kernel_distance, neighborhoods, recall_of_each
 
 MAX_ROWS = 10_000        # rows of each set
 _GROUPS = 10             # of the jackknife
@@ -32,7 +32,7 @@ class Space:
     Args:
         prefix: Of the ids of its figures.
         has_unit_rows: Its rows have length 1; they are scaled for the kernel.
-        has_people: Images of one person lie close together in it; one image each makes neighbourhoods.
+        has_people: Images of one person lie close together in it; one image each makes neighborhoods.
         note: What to know when reading its figures.
     """
 
@@ -43,7 +43,7 @@ class Space:
 
 
 JUDGE = Space(
-    "quality", True, True, "Distances are in the judge's feature space: unit embeddings of a face recogniser. They are "
+    "quality", True, True, "Distances are in the judge's feature space: unit embeddings of a face recognizer. They are "
     "not comparable with distances in Inception's space.",
 )
 NETWORK = Space(
@@ -53,7 +53,7 @@ NETWORK = Space(
 
 
 def quality_section(
-    rows: LabelledEmbeddings, reference: LabelledEmbeddings, seed: int, space: Space = JUDGE
+    rows: LabeledEmbeddings, reference: LabeledEmbeddings, seed: int, space: Space = JUDGE
 ) -> Section:
     """Return the distances between a set and the reference, and between two halves of the reference.
 
@@ -93,13 +93,13 @@ def quality_section(
     ))
     if space.has_people:
         a, b = (_one_each(part, generator) for part in (reference, rows))
-    section.merge(_neighbours(a, b, is_exact and not space.has_people, space))
+    section.merge(_neighbors(a, b, is_exact and not space.has_people, space))
     section.notes.append(space.note)
     return section
 
 
 def features_section(
-    rows: LabelledEmbeddings, reference: LabelledEmbeddings, seed: int, is_whole: bool, is_reference_whole: bool
+    rows: LabeledEmbeddings, reference: LabeledEmbeddings, seed: int, is_whole: bool, is_reference_whole: bool
 ) -> Section:
     """Return the distances in the features of a network for images in general, and D_intra as DCFace defines it.
 
@@ -138,12 +138,12 @@ def features_section(
     return section
 
 
-def _neighbours(real: NDArray, generated: NDArray, is_exact: bool, space: Space) -> Section:
+def _neighbors(real: NDArray, generated: NDArray, is_exact: bool, space: Space) -> Section:
     """Precision, recall, density and coverage."""
     what = "identities" if space.has_people else "images"
     if min(len(real), len(generated)) <= _DENSITY_K:
         return Section(notes=[f"Precision, recall, density and coverage need {_DENSITY_K + 1} {what} in both sets."])
-    narrow, wide = (neighbourhoods(real, generated, k) for k in (_PRECISION_K, _DENSITY_K))
+    narrow, wide = (neighborhoods(real, generated, k) for k in (_PRECISION_K, _DENSITY_K))
     section = Section()
     for name, values in (("precision", narrow), ("recall", narrow), ("density", wide), ("coverage", wide)):
         is_ours = name in ("precision", "density")
@@ -155,7 +155,7 @@ def _neighbours(real: NDArray, generated: NDArray, is_exact: bool, space: Space)
 
 
 def _floor(
-    reference: LabelledEmbeddings, size: int, generator: np.random.Generator, space: Space
+    reference: LabeledEmbeddings, size: int, generator: np.random.Generator, space: Space
 ) -> Figure:
     """Frechet distance of two halves of the reference with different people: what a perfect set would have."""
     order = generator.permutation(len(reference.identities))
@@ -170,7 +170,7 @@ def _floor(
     )
 
 
-def _one_each(rows: LabelledEmbeddings, generator: np.random.Generator) -> NDArray[np.float32]:
+def _one_each(rows: LabeledEmbeddings, generator: np.random.Generator) -> NDArray[np.float32]:
     """One random image of each identity, of at most `MAX_ROWS` of them."""
     chosen = rows.starts[:-1] + (generator.random(len(rows.sizes)) * rows.sizes).astype(np.int64)
     if len(chosen) > MAX_ROWS:

@@ -13,9 +13,9 @@ from facesyn_cli.console import log
 from facesyn_cli.evaluation.diversity import duplicates_section, spread_section, vendi_section
 from facesyn_cli.evaluation.figures import Figure, Section
 from facesyn_cli.evaluation.group_figures import Groups, group_section
-from facesyn_cli.evaluation.identity_quality import VEC2FACE_CENTRES, KeepUnique, centre_section, score_section
+from facesyn_cli.evaluation.identity_quality import VEC2FACE_CENTRES, KeepUnique, center_section, score_section
 from facesyn_cli.evaluation.label_faults import mixed_identities, split_identities, wrong_labels
-from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.leakage import FaceSet, Pixels, privacy_section
 from facesyn_cli.evaluation.perceptual import PerceptualSpace, perceptual_section
 from facesyn_cli.evaluation.score_counts import STEP, ScoreCounts, count_scores
@@ -26,13 +26,13 @@ SECTIONS = ("identity", "diversity", "quality", "privacy", "fairness")
 
 @dataclass(frozen=True)
 class Analysis:
-    """How sets are analysed.
+    """How sets are analyzed.
 
     Args:
         r: Cosine above which two embeddings match, of U_class and C_intra.
         max_pairs: Products of two vectors to compute at most for one figure.
         seed: Seed of all samples.
-        unique: From a radius to the greedy choice of unique centres.
+        unique: From a radius to the greedy choice of unique centers.
         pixels: (name of the set, key) -> pixels, or None.
         groups: What the groups are keyed by, and the groups; None: no groups.
         perceptual: The judge's feature maps, where it shows them.
@@ -47,7 +47,7 @@ class Analysis:
     perceptual: PerceptualSpace | None = None
 
 
-def analyse(
+def analyze(
     own: FaceSet, training: FaceSet | None, training_counts: ScoreCounts | None, how: Analysis
 ) -> dict[str, Section]:
     """Return the five sections of one set.
@@ -76,7 +76,7 @@ def analyse(
         )
     if how.groups is not None:
 
-        def more(part: LabelledEmbeddings, part_counts: ScoreCounts) -> list[Figure]:
+        def more(part: LabeledEmbeddings, part_counts: ScoreCounts) -> list[Figure]:
             return _group_figures(own, part, part_counts, training, training_counts, how)
 
         sections["fairness"] = group_section(rows, *how.groups, counts, how.max_pairs, how.seed, more)
@@ -124,7 +124,7 @@ def _identity(own: FaceSet, counts: ScoreCounts, training: ScoreCounts | None, h
     section = score_section(counts)
     signals.check()
     keep = {radius: how.unique(radius) for radius in (how.r, VEC2FACE_CENTRES)}
-    section.merge(centre_section(own.rows, own.name, how.r, keep))
+    section.merge(center_section(own.rows, own.name, how.r, keep))
     section.merge(wrong_labels(own.rows, own.name, how.max_pairs, how.seed))
     source = "the reference" if training is not None else "the set itself"
     section.notes += _about_thresholds(training or counts, how.r, source)
@@ -141,11 +141,11 @@ def _identity(own: FaceSet, counts: ScoreCounts, training: ScoreCounts | None, h
 
 
 def _about_thresholds(counts: ScoreCounts, r: float, source: str) -> list[str]:
-    """Say what the published thresholds, which belong to other recognisers, mean to this judge."""
+    """Say what the published thresholds, which belong to other recognizers, mean to this judge."""
     if not counts.num_impostor:
         return []
     rates = [counts.impostor[round((t + 1) / STEP):].sum() / counts.num_impostor for t in (r, VEC2FACE_CENTRES)]
-    return [f"r = {r:g} (DCFace's is 0.3) and {VEC2FACE_CENTRES:.2f} (Vec2Face) were chosen for other recognisers. To "
+    return [f"r = {r:g} (DCFace's is 0.3) and {VEC2FACE_CENTRES:.2f} (Vec2Face) were chosen for other recognizers. To "
             f"this judge, {100 * rates[0]:.3g} % and {100 * rates[1]:.3g} % of the pairs of different people in "
             f"{source} reach them: compare figures that use them within one judge only."]
 
@@ -161,12 +161,12 @@ def _diversity(own: FaceSet, training: FaceSet | None, how: Analysis) -> Section
                              "do and ONNX files do not, or the two files of LPIPS (--perceptual).")
         return section
     reference = (training.name, training.rows) if training else None
-    section.notes.append("The perceptual distance is LPIPS's form in the judge's feature maps, without learnt weights.")
+    section.notes.append("The perceptual distance is LPIPS on the judge's feature maps, without learned weights.")
     return section.merge(perceptual_section(own.rows, own.name, reference, how.perceptual))
 
 
 def _group_figures(
-    own: FaceSet, part: LabelledEmbeddings, counts: ScoreCounts, training: FaceSet | None,
+    own: FaceSet, part: LabeledEmbeddings, counts: ScoreCounts, training: FaceSet | None,
     training_counts: ScoreCounts | None, how: Analysis,
 ) -> list[Figure]:
     """Every figure of one group; faults and lists are those of the whole set, yardsticks those of the reference."""
@@ -174,7 +174,7 @@ def _group_figures(
     thumbnails = own.thumbnails[[place[key] for key in part.keys]]
     group = FaceSet(own.name, part, thumbnails)
     section = score_section(counts)
-    section.merge(centre_section(part, own.name, how.r, {r: how.unique(r) for r in (how.r, VEC2FACE_CENTRES)}))
+    section.merge(center_section(part, own.name, how.r, {r: how.unique(r) for r in (how.r, VEC2FACE_CENTRES)}))
     section.merge(vendi_section(part, own.name, how.seed))
     section.merge(spread_section(part, training.rows if training else None, how.seed))
     if training is not None and training_counts is not None:

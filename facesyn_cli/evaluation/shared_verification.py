@@ -46,21 +46,21 @@ def judge(
     embedding_size: int,
     index: int,
     count: int,
-    add_up: Callable[[Tensor], Tensor],
-    agree: Callable[[str], None],
+    all_reduce: Callable[[Tensor], Tensor],
+    raise_in_all: Callable[[str], None],
 ) -> dict[str, float | None]:
     """Return k-fold accuracy and AUC of a network, the same in all processes, which call it together.
 
     Args:
-        add_up: Returns the sum of a tensor over all processes.
-        agree: Raises in all processes when one has something to complain about.
+        all_reduce: Returns the sum of a tensor over all processes.
+        raise_in_all: Raises in every process when one of them passes a problem.
 
     Raises:
         UserError: An image cannot be read, or the network returns NaN.
     """
     vectors, problem = embed_share(network, pairs, options, index, count, embedding_size)
-    agree(problem)
-    unit = unit_rows(add_up(vectors).cpu().numpy())
+    raise_in_all(problem)
+    unit = unit_rows(all_reduce(vectors).cpu().numpy())
     distance = squared_distances(unit[pairs.first], unit[pairs.second])
     accuracy = verify_folds(distance, pairs.is_same, pairs.folds).accuracy
     return {"accuracy": float(accuracy.mean()), "auc": roc_auc(distance, pairs.is_same)}

@@ -2,11 +2,11 @@
 
 Figures of one set (a row of settings, under one seed), all in the space of a judge network:
 
-    consistency    mean cosine of an image to the centre of the other images of its identity
+    consistency    mean cosine of an image to the center of the other images of its identity
     eer, fdr       of genuine and impostor pairs (`score_counts.py`)
     vendi_within   mean Vendi score of an identity's images: how many different ones they amount to
     vendi          Vendi score of all images
-    rms            root mean square difference in grey levels to the same image of the reference
+    rms            root mean square difference in gray levels to the same image of the reference
     frechet        Frechet distance of the embeddings to those of the reference
 
 A table gives the mean over seeds and its standard error s / sqrt(seeds). Images per second are shown on a terminal and
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from facesyn_cli.evaluation.diversity import vendi_score
 from facesyn_cli.evaluation.identity_quality import loo_cosines
-from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.score_counts import count_scores, discriminability, equal_error_rate
 from facesyn_cli.evaluation.set_distance import frechet_distance
 
@@ -57,7 +57,7 @@ def figures_of(
         reference: The same of the reference; None: this is the reference.
     """
     names = [str(row // per_id) for row in range(len(vectors))]
-    rows = LabelledEmbeddings.of([f"{name}/{k}" for k, name in enumerate(names)], names, vectors)
+    rows = LabeledEmbeddings.of([f"{name}/{k}" for k, name in enumerate(names)], names, vectors)
     counts = count_scores(rows, _MAX_PAIRS, seed=0)
     eer = equal_error_rate(counts.genuine, counts.impostor)
     found = {

@@ -75,7 +75,7 @@ class TemplateSet:
         """Return the figures, and the scores and answers of all pairs.
 
         Args:
-            vectors: (images, D) embeddings, not normalised.
+            vectors: (images, D) embeddings, not normalized.
 
         Raises:
             UserError: A score is not finite.

@@ -1,7 +1,7 @@
-"""Are two images the same picture? Small grey versions, compared by normalised correlation.
+"""Are two images the same picture? Small gray versions, compared by normalized correlation.
 
 An embedding cannot tell a copy from another good photo of the same person; pixels can. Every image is reduced
-to 16 x 16 grey values; with the mean removed and scaled to length 1, the dot product of two of them is the
+to 16 x 16 gray values; with the mean removed and scaled to length 1, the dot product of two of them is the
 correlation of the pictures. On aligned real faces (CelebA) different photos of one person hardly pass 0.97,
 re-encoded, noisy and brightened copies lie above 0.978. For single suspicious pairs `likeness` also tries
 mirrored and cropped versions: of the 650 pairs nearest by cosine between real faces of CelebA and of LFW none
@@ -26,15 +26,15 @@ _REFINEMENTS = 3
 
 
 def thumbnail(pixels_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return (16, 16) mean grey values of the central square of (H, W, 3) RGB."""
-    return np.asarray(_grey(pixels_u8).resize((SIDE, SIDE), Image.Resampling.BOX))
+    """Return (16, 16) mean gray values of the central square of (H, W, 3) RGB."""
+    return np.asarray(_gray(pixels_u8).resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 def descriptors(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return unit rows whose dot products are correlations; a picture of one colour becomes a zero row.
+    """Return unit rows whose dot products are correlations; a picture of one color becomes a zero row.
 
     Args:
-        thumbnails: (N, h, w) grey values.
+        thumbnails: (N, h, w) gray values.
 
     Returns:
         (N, h * w).
@@ -59,7 +59,7 @@ def likeness(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> tuple[float
     Returns:
         Highest correlation in [-1, 1], and what was done for it: empty, `mirrored`, `cropped` or both.
     """
-    whole = [_grey(first), _grey(second)]
+    whole = [_gray(first), _gray(second)]
     plain = [_fine([image.resize((_FINE_SIDE,) * 2, Image.Resampling.BOX)]) for image in whole]
     best = max(_compare(plain[0], plain[1], ""), key=lambda found: found[0])
     if best[0] >= COPY:
@@ -79,7 +79,7 @@ def likeness(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> tuple[float
     return best
 
 
-def _grey(pixels_u8: NDArray[np.uint8]) -> Image.Image:
+def _gray(pixels_u8: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(fit_square(pixels_u8))).convert("L")
 
 

@@ -1,8 +1,8 @@
 """Any diffusers autoencoder by path: `AutoencoderKL`, `VQModel`, `AutoencoderTiny`.
 
 The factors that diffusion pipelines apply to latents (`scaling_factor`, `shift_factor`) are not applied:
-latents are normalised per channel with statistics of the training set, which are stored with the LDM.
-Of `AutoencoderKL` the latent is the mean of the posterior; `VQModel` quantises when it decodes.
+latents are normalized per channel with statistics of the training set, which are stored with the LDM.
+Of `AutoencoderKL` the latent is the mean of the posterior; `VQModel` quantizes when it decodes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.weights import read_config
-from facesyn_cli.config.fields import source
+from facesyn_cli.config.fields import input_path
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -27,7 +27,7 @@ _FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
 class DiffusersConfig(PluginConfig):
     """Settings of `diffusers`."""
 
-    path: str | None = source(None, "folder with config.json and weights, or a hub id like owner/name")
+    path: str | None = input_path(None, "folder with config.json and weights, or a hub id like owner/name")
 
 
 @register(
@@ -37,7 +37,7 @@ class DiffusersConfig(PluginConfig):
         about="A diffusers autoencoder by folder or hub id: AutoencoderKL, VQModel or AutoencoderTiny",
         paper="Rombach et al. 2022, arXiv:2112.10752 (AutoencoderKL, VQModel)",
         input="RGB in [-1, 1], side divisible by the downscale of the network (often 8)",
-        licence="see the weights' own card",
+        license="see the weights' own card",
     ),
 )
 def build_diffusers_autoencoder(cfg: DiffusersConfig) -> nn.Module:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -32,14 +32,16 @@ _LOG_VARIANCE = (-30.0, 20.0)  # as in the published code: its exponential stays
 class FaceKlConfig(PluginConfig):
     """Settings of `face-kl`; the defaults turn 112 x 112 pixels into 8 x 14 x 14 latents."""
 
-    patch: int = identity(4, "side of the blocks of pixels that become channels, a power of two; 1: none", ge=1)
-    channels: tuple[int, ...] = identity((64, 128), "width of each level; every level but the last halves the side")
-    layers_per_block: int = identity(1, "residual blocks per level; the decoder has one more", ge=1)
-    latent_channels: int = identity(8, "channels of a latent", ge=1)
-    num_groups: int = identity(16, "groups of GroupNorm; must divide every width", ge=1)
-    attention: bool = identity(False, "attention between the positions at the lowest resolution")
-    smooth: int = identity(16, "width of the convolutions over the whole image after the decoder; 0: none", ge=0)
-    part: Literal["both", "encoder", "decoder"] = identity("both", "which half to build")
+    patch: int = affects_result(4, "side of the blocks of pixels that become channels, a power of two; 1: none", ge=1)
+    channels: tuple[int, ...] = affects_result(
+        (64, 128), "width of each level; every level but the last halves the side"
+    )
+    layers_per_block: int = affects_result(1, "residual blocks per level; the decoder has one more", ge=1)
+    latent_channels: int = affects_result(8, "channels of a latent", ge=1)
+    num_groups: int = affects_result(16, "groups of GroupNorm; must divide every width", ge=1)
+    attention: bool = affects_result(False, "attention between the positions at the lowest resolution")
+    smooth: int = affects_result(16, "width of the convolutions over the whole image after the decoder; 0: none", ge=0)
+    part: Literal["both", "encoder", "decoder"] = affects_result("both", "which half to build")
 
     @model_validator(mode="after")
     def _agree(self) -> FaceKlConfig:
@@ -54,8 +56,8 @@ class FaceKlConfig(PluginConfig):
 class FaceVqConfig(FaceKlConfig):
     """Settings of `face-vq`."""
 
-    latent_channels: int = identity(4, "channels of a latent and of a code", ge=1)
-    codebook_size: int = identity(1024, "number of codes", ge=2)
+    latent_channels: int = affects_result(4, "channels of a latent and of a code", ge=1)
+    codebook_size: int = affects_result(1024, "number of codes", ge=2)
 
 
 _INPUT = "RGB in [-1, 1], side divisible by patch * 2^(levels - 1)"
@@ -75,7 +77,7 @@ def build_face_kl(cfg: FaceKlConfig) -> nn.Module:
 
 @register(
     "autoencoder", "face-vq",
-    Card("Vector-quantised autoencoder for small faces, quick on a CPU; trained by train-autoencoder",
+    Card("Vector-quantized autoencoder for small faces, quick on a CPU; trained by train-autoencoder",
          "van den Oord et al. 2017, arXiv:1711.00937; Rombach et al. 2022, arXiv:2112.10752", _INPUT),
 )
 def build_face_vq(cfg: FaceVqConfig) -> nn.Module:
@@ -216,7 +218,7 @@ class FaceVq(FaceAutoencoder):
             self.quantize = parts.quantize
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Return the latents before they are quantised, see `TrainableAutoencoder.encode`."""
+        """Return the latents before they are quantized, see `TrainableAutoencoder.encode`."""
         return self._moments(pixels)
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 A network with the wrong normalization, or without trained weights, gives embeddings like any other, nearly the same
 for everybody. On the packaged faces, which the starter drew, recognizers have a mean cosine of 0.55 or more between
-faces of one person and of 0.1 or less between two people; fed with grey levels instead of [-1, 1] 0.96 and 0.87, with
+faces of one person and of 0.1 or less between two people; fed with gray levels instead of [-1, 1] 0.96 and 0.87, with
 random weights 0.85 to 0.98 and 0.7 to 0.9. BGR for RGB, or [0, 1] for [-1, 1], change too little to be seen here.
 """
 

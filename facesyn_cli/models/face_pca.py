@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.face_autoencoder import TrainableAutoencoder, TrainingPass
 from facesyn_cli.plugins.registry import Card, register
@@ -34,23 +34,23 @@ _DEPTH = 2  # levels of the refining network
 class FacePcaConfig(PluginConfig):
     """Settings of `face-pca`; the defaults turn 112 x 112 pixels into 320 numbers."""
 
-    image_size: int = identity(112, "side of the images in pixels", ge=8)
-    patch: int = identity(16, "side of the blocks of the first transform; must divide image_size", ge=1)
-    patch_components: int = identity(32, "numbers that are kept of a block", ge=1)
-    latent_channels: int = identity(320, "numbers that are kept of a face", ge=1)
-    whitening: float = identity(0.5, "0: components keep their variances; 1: all get the same", ge=0, le=1)
-    refine_patch: int = identity(4, "the refining network sees blocks of so many pixels as channels", ge=1)
-    refine_channels: int = identity(64, "its width; twice as many at half the resolution", ge=_GROUPS,
+    image_size: int = affects_result(112, "side of the images in pixels", ge=8)
+    patch: int = affects_result(16, "side of the blocks of the first transform; must divide image_size", ge=1)
+    patch_components: int = affects_result(32, "numbers that are kept of a block", ge=1)
+    latent_channels: int = affects_result(320, "numbers that are kept of a face", ge=1)
+    whitening: float = affects_result(0.5, "0: components keep their variances; 1: all get the same", ge=0, le=1)
+    refine_patch: int = affects_result(4, "the refining network sees blocks of so many pixels as channels", ge=1)
+    refine_channels: int = affects_result(64, "its width; twice as many at half the resolution", ge=_GROUPS,
                                     multiple_of=_GROUPS)
-    refine_blocks: int = identity(2, "its residual units at each of three places", ge=1)
-    smooth: int = identity(16, "width of its convolutions over the whole image; 0: none", ge=0)
-    refine_fine: int = identity(0, "width of a residual unit at half of the resolution; 0: none", ge=0,
+    refine_blocks: int = affects_result(2, "its residual units at each of three places", ge=1)
+    smooth: int = affects_result(16, "width of its convolutions over the whole image; 0: none", ge=0)
+    refine_fine: int = affects_result(0, "width of a residual unit at half of the resolution; 0: none", ge=0,
                                 multiple_of=_GROUPS)
-    refine_latent: bool = identity(False, "the units at the lowest resolution are modulated by the latent itself")
-    latent_noise: float = identity(
+    refine_latent: bool = affects_result(False, "the units at the lowest resolution are modulated by the latent itself")
+    latent_noise: float = affects_result(
         0.0, "training decodes latents with so much normal noise on them, so that made-up latents decode well too", ge=0
     )
-    part: Literal["both", "encoder", "decoder"] = identity("both", "which half to build")
+    part: Literal["both", "encoder", "decoder"] = affects_result("both", "which half to build")
 
     @model_validator(mode="after")
     def _agree(self) -> FacePcaConfig:

@@ -6,7 +6,7 @@ Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Percept
 
 where a^l_hw is the map of layer l at the place (h, w), made unit length over its channels.
 
-LPIPS is this with AlexNet or VGG and learnt w. In the maps of a face recogniser, with w = 1, it is the same form
+LPIPS is this with AlexNet or VGG and learned w. In the maps of a face recognizer, with w = 1, it is the same form
 without its calibration on human judgements: say so wherever a figure of it stands.
 """
 
@@ -38,7 +38,7 @@ def has_feature_maps(backbone: nn.Module) -> bool:
 
 
 def feature_maps(backbone: nn.Module, pixels: Tensor) -> list[Tensor]:
-    """Return the maps after the stem and after each stage of a face recogniser, from fine to coarse.
+    """Return the maps after the stem and after each stage of a face recognizer, from fine to coarse.
 
     Differentiable in the pixels and in the parameters. The network runs in the mode it is in: for a distance it
     should be in eval mode, or the maps depend on the other images of the batch.

@@ -18,7 +18,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from facesyn_cli.config.fields import identity, runtime
+from facesyn_cli.config.fields import affects_result, runtime_only
 from facesyn_cli.models.attention_maps import AttentionMaps, Tap, TappedContext
 from facesyn_cli.models.idiff_blocks import (
     NORM_GROUPS,
@@ -36,24 +36,26 @@ from facesyn_cli.plugins.settings import PluginConfig
 class UnetConfig(PluginConfig):
     """Settings of `idiff-unet`; the defaults are the published `unet_cond_ca_cpd25`."""
 
-    in_channels: int = identity(3, "channels of the latent: 3 for vq-f4, 16 for TAESD3", ge=1)
-    channels: int = identity(96, "width of the first level", ge=NORM_GROUPS, multiple_of=NORM_GROUPS)
-    multipliers: tuple[int, ...] = identity((1, 2, 2, 2), "width of each level over the one before (cumulative)")
-    attention: tuple[bool, ...] = identity((False, True, True, True), "which levels attend; the middle always does")
-    head_channels: int = identity(32, "width of one attention head; cross-attention: also number of tokens", ge=1)
-    num_blocks: int = identity(2, "residual blocks per level on the way down; one more on the way up", ge=1)
-    conditioning: Literal["ca", "adagn", "unconditional"] = identity(
+    in_channels: int = affects_result(3, "channels of the latent: 3 for vq-f4, 16 for TAESD3", ge=1)
+    channels: int = affects_result(96, "width of the first level", ge=NORM_GROUPS, multiple_of=NORM_GROUPS)
+    multipliers: tuple[int, ...] = affects_result((1, 2, 2, 2), "width of each level over the one before (cumulative)")
+    attention: tuple[bool, ...] = affects_result(
+        (False, True, True, True), "which levels attend; the middle always does"
+    )
+    head_channels: int = affects_result(32, "width of one attention head; cross-attention: also number of tokens", ge=1)
+    num_blocks: int = affects_result(2, "residual blocks per level on the way down; one more on the way up", ge=1)
+    conditioning: Literal["ca", "adagn", "unconditional"] = affects_result(
         "ca", "how the context acts: cross-attention, adaptive group norm, or not at all"
     )
-    context_size: int = identity(512, "size of the face embedding", ge=1)
-    context_width: int = identity(
+    context_size: int = affects_result(512, "size of the face embedding", ge=1)
+    context_width: int = affects_result(
         256, "size of the projected context", ge=NORM_GROUPS, multiple_of=NORM_GROUPS
     )
-    component_dropout: float = identity(
+    component_dropout: float = affects_result(
         0.25, "CPD: probability of dropping a component of the projected context in training", ge=0, lt=1
     )
-    learn_empty_context: bool = identity(False, "learn the vector of an absent context; false: zeros")
-    checkpoint_activations: bool = runtime(False, "recompute blocks in the backward pass: less memory, slower")
+    learn_empty_context: bool = affects_result(False, "learn the vector of an absent context; false: zeros")
+    checkpoint_activations: bool = runtime_only(False, "recompute blocks in the backward pass: less memory, slower")
 
     @model_validator(mode="after")
     def _agree(self) -> UnetConfig:
@@ -85,7 +87,7 @@ class UnetConfig(PluginConfig):
         about="Identity-conditioned UNet of IDiff-Face and ADMIS; 216 M parameters with its defaults",
         paper="Boutros et al. 2023, arXiv:2308.04995",
         input="latents whose side is divisible by 2^(levels-1), timesteps 0..999, face embedding of unit length",
-        licence="published weights: CC BY-NC-SA 4.0 (IDiff-Face); none stated (ADMIS)",
+        license="published weights: CC BY-NC-SA 4.0 (IDiff-Face); none stated (ADMIS)",
     ),
 )
 def build_idiff_unet(cfg: UnetConfig) -> nn.Module:

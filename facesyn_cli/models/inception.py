@@ -4,7 +4,7 @@ Szegedy et al. 2015, arXiv:1512.00567; its pooled 2048 numbers are the space of 
 (Heusel et al. 2017, arXiv:1706.08500). Two files are known, told by their shapes:
 
 - torchvision's `inception_v3_google-*`: 1000 classes, an auxiliary head. Trained on inputs in [-1, 1]; torchvision's
-  `transform_input` turns ImageNet's normalisation into that, so pixels in [-1, 1] go in as they are.
+  `transform_input` turns ImageNet's normalization into that, so pixels in [-1, 1] go in as they are.
 - the port of the TensorFlow network of 2015-12-05 that pytorch-fid and torch-fidelity distribute as
   `pt_inception-2015-12-05-*` / `weights-inception-2015-12-05-*`: 1008 classes. Its average pools leave the border
   out of their means, and the pool of its last block takes the maximum. Published FID values are in this space.
@@ -24,11 +24,11 @@ from torchvision.models import Inception3
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.recognise import differences, fill_counters
+from facesyn_cli.models.convert.detect_architecture import differences, fill_counters
 from facesyn_cli.untrusted.files import input_size
 
 SIZE = 2048
-RESIZE = "images at 112 px, then to 299 px, bilinear with half-pixel centres, antialiased when shrinking"
+RESIZE = "images at 112 px, then to 299 px, bilinear with half-pixel centers, antialiased when shrinking"
 _INPUT_SIZE, _NETWORK_SIZE = 112, 299
 _FID_CLASSES = 1008
 _NAMES = {1000: "inception-v3-torchvision", _FID_CLASSES: "inception-v3-fid"}
@@ -41,7 +41,7 @@ _POOLED_BLOCKS = ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6b", "Mixed_6c", "M
 
 @dataclass(frozen=True)
 class LoadedFeatures:
-    """A feature space: pixels (B, 3, input_size, input_size) in [-1, 1] -> (B, D) features, not normalised."""
+    """A feature space: pixels (B, 3, input_size, input_size) in [-1, 1] -> (B, D) features, not normalized."""
 
     module: nn.Module
     name: str        # of the network

@@ -16,13 +16,13 @@ from facesyn_cli.artifacts.tensor_dicts import read_tensor_dicts
 from facesyn_cli.artifacts.weights import CONFIG, is_safetensors, read_config, read_tensors
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import guided_diffusion, tface_head
-from facesyn_cli.models.convert.recognise import recognise_dicts
-from facesyn_cli.models.convert.recognised import Recognised
+from facesyn_cli.models.convert.detect_architecture import detect_in_dicts
+from facesyn_cli.models.convert.detected import DetectedNetwork
 from facesyn_cli.models.loading import HALVES, TENSORS, is_onnx
+from facesyn_cli.models.meta_networks import build_on_meta
 from facesyn_cli.models.onnx_backbone import DYNAMIC_OPERATORS
 from facesyn_cli.models.onnx_graph import OnnxFile, nodes, read_graph
-from facesyn_cli.models.onnx_pack import find_recogniser, is_pack
-from facesyn_cli.models.skeleton import build_skeleton
+from facesyn_cli.models.onnx_pack import find_recognizer, is_pack
 from facesyn_cli.plugins import registry
 from facesyn_cli.untrusted.files import check_input
 
@@ -72,7 +72,7 @@ def _inspect_tensors(dicts: Mapping[str, Mapping[str, Tensor]], path: Path) -> d
     if guided_diffusion.is_guided_unet(largest):
         return _inspect_guided(largest)
     try:
-        network = recognise_dicts(dicts, path)
+        network = detect_in_dicts(dicts, path)
     except UserError as error:
         return {"kind": "unknown", "nearest": str(error).removeprefix(f"{path} "), **_sizes(largest)}
     notes = {"place": network.place, "left_out": list(network.left_out), "undecided": network.undecided,
@@ -103,9 +103,9 @@ def _inspect_head(path: Path) -> dict[str, Any]:
             "files": num_files, **_sizes(tensors)}
 
 
-def _num_parameters(network: Recognised) -> int:
+def _num_parameters(network: DetectedNetwork) -> int:
     cfg = registry.configure(network.kind, {"name": network.name, **network.settings})
-    return sum(parameter.numel() for parameter in build_skeleton(network.kind, cfg).parameters())
+    return sum(parameter.numel() for parameter in build_on_meta(network.kind, cfg).parameters())
 
 
 def _inspect_folder(folder: Path) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _inspect_folder(folder: Path) -> dict[str, Any]:
 def _inspect_onnx(path: Path) -> dict[str, Any]:
     """Inputs, outputs and sizes of an ONNX graph; the numbers themselves are not read."""
     is_single = path.is_file() and is_onnx(path)
-    file = OnnxFile(str(path), path) if is_single else find_recogniser(path)
+    file = OnnxFile(str(path), path) if is_single else find_recognizer(path)
     model = read_graph(file)
     precision: Counter[str] = Counter()
     from onnx import TensorProto
@@ -155,11 +155,11 @@ def _inspect_onnx(path: Path) -> dict[str, Any]:
     stored = {tensor.name for tensor in model.graph.initializer}
     return {
         "format": "onnx" if is_single else "pack of ONNX networks", "kind": ONNX_KIND,
-        **({} if is_single else {"recogniser": file.name}),
+        **({} if is_single else {"recognizer": file.name}),
         "inputs": {v.name: _onnx_shape(v) for v in model.graph.input if v.name not in stored},
         "outputs": {v.name: _onnx_shape(v) for v in model.graph.output},
         "values": sum(precision.values()), "tensors": len(stored), "precision": dict(precision),
-        "quantises_dynamically": any(node.op_type in DYNAMIC_OPERATORS for node in nodes(model)),
+        "quantizes_dynamically": any(node.op_type in DYNAMIC_OPERATORS for node in nodes(model)),
         "opset": max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0),
         "digest": file.digest(),
     }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Backbone(Protocol):
-    """A face recogniser; an `nn.Module`.
+    """A face recognizer; an `nn.Module`.
 
     Attributes:
         embedding_size: D, numbers of an embedding.
@@ -22,7 +22,7 @@ class Backbone(Protocol):
     input_size: int
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return embeddings (B, D), not normalised, of pixels (B, 3, S, S), RGB in [-1, 1].
+        """Return embeddings (B, D), not normalized, of pixels (B, 3, S, S), RGB in [-1, 1].
 
         A network that expects BGR or another range turns the pixels round itself.
         """

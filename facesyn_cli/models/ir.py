@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -28,15 +28,17 @@ _INPUT_SIZE = 112
 class IrBaseConfig(PluginConfig):
     """Settings of all IR networks."""
 
-    embedding_size: int = identity(512, "size of an embedding", ge=1)
-    dropout: float = identity(0.4, "dropout before the last linear layer, in training", ge=0, lt=1)
-    channel_order: Literal["rgb", "bgr"] = identity("rgb", "order of the channels its weights expect; AdaFace's: bgr")
+    embedding_size: int = affects_result(512, "size of an embedding", ge=1)
+    dropout: float = affects_result(0.4, "dropout before the last linear layer, in training", ge=0, lt=1)
+    channel_order: Literal["rgb", "bgr"] = affects_result(
+        "rgb", "order of the channels its weights expect; AdaFace's: bgr"
+    )
 
 
 class IrConfig(IrBaseConfig):
     """Settings of `ir-<depth>` and `ir-se-<depth>`."""
 
-    variant: Literal["curricularface", "face-evolve"] | None = identity(
+    variant: Literal["curricularface", "face-evolve"] | None = affects_result(
         None, "layers of the CurricularFace repository (no BatchNorm before the PReLU of a unit), or of face.evoLVe "
         "(the same, and scale and shift in the last BatchNorm); None: TFace's and AdaFace's"
     )
@@ -51,10 +53,10 @@ class IrConfig(IrBaseConfig):
 class IrTinyConfig(IrConfig):
     """Settings of `ir-tiny`; the defaults cost 27 million multiply-adds per image."""
 
-    dropout: float = identity(0.0, "dropout before the last linear layer, in training", ge=0, lt=1)
-    widths: tuple[int, ...] = identity((16, 32, 64, 128), "channels of each stage, rising; each halves the grid")
-    blocks: tuple[int, ...] = identity((1, 1, 1, 1), "residual units of each stage")
-    stem_stride: int = identity(2, "stride of the first convolution, 1 or 2", ge=1, le=2)
+    dropout: float = affects_result(0.0, "dropout before the last linear layer, in training", ge=0, lt=1)
+    widths: tuple[int, ...] = affects_result((16, 32, 64, 128), "channels of each stage, rising; each halves the grid")
+    blocks: tuple[int, ...] = affects_result((1, 1, 1, 1), "residual units of each stage")
+    stem_stride: int = affects_result(2, "stride of the first convolution, 1 or 2", ge=1, le=2)
 
     @model_validator(mode="after")
     def _agree(self) -> IrTinyConfig:
@@ -65,9 +67,9 @@ class IrTinyConfig(IrConfig):
 class IrLiteConfig(IrBaseConfig):
     """Settings of `ir-lite`; the defaults cost 90 million multiply-adds per image and have 1.4 million parameters."""
 
-    dropout: float = identity(0.0, "dropout before the last linear layer, in training", ge=0, lt=1)
-    widths: tuple[int, ...] = identity((32, 80, 192), "channels of each stage, rising; each halves the grid")
-    blocks: tuple[int, ...] = identity((1, 1, 2), "residual units of each stage")
+    dropout: float = affects_result(0.0, "dropout before the last linear layer, in training", ge=0, lt=1)
+    widths: tuple[int, ...] = affects_result((32, 80, 192), "channels of each stage, rising; each halves the grid")
+    blocks: tuple[int, ...] = affects_result((1, 1, 2), "residual units of each stage")
 
     @model_validator(mode="after")
     def _agree(self) -> IrLiteConfig:
@@ -94,7 +96,7 @@ _INPUT = "RGB 112 x 112 aligned to the ArcFace template, (x - 127.5) / 127.5"
 
 def _register_depths(build):
     for depth in (*BLOCKS, *BOTTLENECK_BLOCKS):
-        plain = f"IR-{depth} as TFace trains it; embedding not normalised"
+        plain = f"IR-{depth} as TFace trains it; embedding not normalized"
         squeezed = f"IR-{depth} with squeeze and excitation, as TFace"
         paper = "Deng et al. 2019, arXiv:1801.07698"
         build = register("backbone", f"ir-{depth}", Card(plain, paper, _INPUT))(build)
@@ -133,7 +135,7 @@ def build_ir_lite(cfg: IrLiteConfig) -> nn.Module:
 
 
 class IrBackbone(nn.Module):
-    """Face pixels to an embedding that is not normalised.
+    """Face pixels to an embedding that is not normalized.
 
     Args:
         widths: Channels of each stage.
@@ -190,7 +192,7 @@ class IrBackbone(nn.Module):
                 )
                 before = width
         self.body = nn.Sequential(*units)
-        _initialise(self)
+        _initialize(self)
         if is_lite:
             nn.init.constant_(self.output_layer.pool.weight, 1 / side**2)  # starts as an average
 
@@ -335,7 +337,7 @@ def final_side(stem_stride: int, num_stages: int) -> int:
     return side
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     """Kaiming normal (fan out) for convolutions and linear layers, as TFace; norms start at 1 and 0."""
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -26,12 +26,12 @@ _MAGFACE_EPS = 2e-5  # of every BatchNorm
 class IresnetConfig(PluginConfig):
     """Settings of `iresnet-<depth>`."""
 
-    embedding_size: int = identity(512, "size of an embedding", ge=1)
-    dropout: float = identity(0.0, "dropout before the last linear layer, in training", ge=0, lt=1)
-    variant: Literal["magface"] | None = identity(
+    embedding_size: int = affects_result(512, "size of an embedding", ge=1)
+    dropout: float = affects_result(0.0, "dropout before the last linear layer, in training", ge=0, lt=1)
+    variant: Literal["magface"] | None = affects_result(
         None, "MagFace's network: BatchNorm eps 2e-5, pixels BGR in [0, 1]; None: ElasticFace's and InsightFace's"
     )
-    channel_order: Literal["rgb", "bgr"] | None = identity(
+    channel_order: Literal["rgb", "bgr"] | None = affects_result(
         None, "order of the channels its weights expect; None: rgb, of the variant magface bgr"
     )
 
@@ -39,7 +39,7 @@ class IresnetConfig(PluginConfig):
 class IresnetBlocksConfig(IresnetConfig):
     """Settings of `iresnet`, for depths without a name here."""
 
-    blocks: Blocks = identity((3, 4, 14, 3), "residual units of each stage")
+    blocks: Blocks = affects_result((3, 4, 14, 3), "residual units of each stage")
 
 
 def _register_depths(build):
@@ -50,10 +50,10 @@ def _register_depths(build):
 
 def _card(title: str) -> Card:
     return Card(
-        about=f"{title} as ElasticFace and InsightFace's arcface_torch; embedding not normalised",
+        about=f"{title} as ElasticFace and InsightFace's arcface_torch; embedding not normalized",
         paper="Duta et al. 2020, arXiv:2004.04989",
         input="RGB 112 x 112 aligned to the ArcFace template, (x - 127.5) / 127.5",
-        licence="ElasticFace weights: CC BY-NC-SA 4.0; InsightFace weights: non-commercial research",
+        license="ElasticFace weights: CC BY-NC-SA 4.0; InsightFace weights: non-commercial research",
     )
 
 
@@ -74,7 +74,7 @@ def _build(blocks: tuple[int, ...], cfg: IresnetConfig) -> nn.Module:
 
 
 class IresnetBackbone(nn.Module):
-    """Face pixels to an embedding that is not normalised.
+    """Face pixels to an embedding that is not normalized.
 
     Args:
         blocks: Residual units of the four stages; the first unit of each halves the grid.
@@ -108,7 +108,7 @@ class IresnetBackbone(nn.Module):
         self.fc = nn.Linear(before * (_INPUT_SIZE // 16) ** 2, embedding_size)
         self.features = nn.BatchNorm1d(embedding_size)
         self.features.weight.requires_grad_(False)  # the scale of the embedding stays 1
-        _initialise(self)
+        _initialize(self)
         if is_magface:
             for layer in self.modules():
                 if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -156,7 +156,7 @@ class IresnetUnit(nn.Module):
         return self.bn3(y) + (x if self.downsample is None else self.downsample(x))
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     """Kaiming normal (fan out) for convolutions and the linear layer; norms start at 1 and 0."""
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):

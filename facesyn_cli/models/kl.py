@@ -3,7 +3,7 @@
 Rombach et al. 2022, arXiv:2112.10752, section 3.1: encoder and decoder are those of the VQ models, but the
 encoder gives mean and log variance of a normal distribution (twice the channels), and there is no codebook.
 The latent is the mean: `encode` is deterministic. The factor that a diffusion model applies to its latents
-(`scale_factor`) is not applied; latents are normalised with statistics of the training set.
+(`scale_factor`) is not applied; latents are normalized with statistics of the training set.
 
 The references of this project describe the VQ models only. That the KL models are built like this was checked
 against diffusers' `AutoencoderKL` and its own reader of these files (tests/parity).
@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.vq_f4 import NORM_GROUPS, Decoder, Encoder
 from facesyn_cli.plugins.registry import Card, register
@@ -26,12 +26,12 @@ from facesyn_cli.plugins.settings import PluginConfig
 class KlF8Config(PluginConfig):
     """Settings of `kl-f8`; the defaults are those under Stable Diffusion 1."""
 
-    channels: int = identity(128, "width of the first level", ge=NORM_GROUPS, multiple_of=NORM_GROUPS)
-    multipliers: tuple[int, ...] = identity((1, 2, 4, 4), "width of each level over the first")
-    num_blocks: int = identity(2, "residual blocks per level; the decoder has one more", ge=1)
-    inner_channels: int = identity(4, "channels between encoder and decoder and their 1 x 1 convolutions", ge=1)
-    latent_channels: int = identity(4, "channels of a latent", ge=1)
-    part: Literal["both", "encoder", "decoder"] = identity("both", "which half to build")
+    channels: int = affects_result(128, "width of the first level", ge=NORM_GROUPS, multiple_of=NORM_GROUPS)
+    multipliers: tuple[int, ...] = affects_result((1, 2, 4, 4), "width of each level over the first")
+    num_blocks: int = affects_result(2, "residual blocks per level; the decoder has one more", ge=1)
+    inner_channels: int = affects_result(4, "channels between encoder and decoder and their 1 x 1 convolutions", ge=1)
+    latent_channels: int = affects_result(4, "channels of a latent", ge=1)
+    part: Literal["both", "encoder", "decoder"] = affects_result("both", "which half to build")
 
     @model_validator(mode="after")
     def _agree(self) -> KlF8Config:
@@ -43,9 +43,9 @@ class KlF8Config(PluginConfig):
 class KlF4Config(KlF8Config):
     """Settings of `kl-f4`."""
 
-    multipliers: tuple[int, ...] = identity((1, 2, 4), "width of each level over the first")
-    inner_channels: int = identity(3, "channels between encoder and decoder and their 1 x 1 convolutions", ge=1)
-    latent_channels: int = identity(3, "channels of a latent", ge=1)
+    multipliers: tuple[int, ...] = affects_result((1, 2, 4), "width of each level over the first")
+    inner_channels: int = affects_result(3, "channels between encoder and decoder and their 1 x 1 convolutions", ge=1)
+    latent_channels: int = affects_result(3, "channels of a latent", ge=1)
 
 
 @register(
@@ -55,7 +55,7 @@ class KlF4Config(KlF8Config):
         about="KL autoencoder of latent diffusion and Stable Diffusion 1: 4 x S/8 x S/8 latents",
         paper="Rombach et al. 2022, arXiv:2112.10752",
         input="RGB in [-1, 1], side divisible by 8",
-        licence="see the weights' own card",
+        license="see the weights' own card",
     ),
 )
 def build_kl_f8(cfg: KlF8Config) -> nn.Module:
@@ -70,7 +70,7 @@ def build_kl_f8(cfg: KlF8Config) -> nn.Module:
         about="KL autoencoder of latent diffusion: 3 x S/4 x S/4 latents",
         paper="Rombach et al. 2022, arXiv:2112.10752",
         input="RGB in [-1, 1], side divisible by 4",
-        licence="see the weights' own card",
+        license="see the weights' own card",
     ),
 )
 def build_kl_f4(cfg: KlF4Config) -> nn.Module:

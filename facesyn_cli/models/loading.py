@@ -1,4 +1,4 @@
-"""From a file or folder of weights to a network ready to use: ours or published, recognised by content.
+"""From a file or folder of weights to a network ready to use: ours or published, recognized by content.
 
 A Weights folder of ours holds `model.safetensors` and `config.json`; the config says which plugin with which
 settings. Published files hold tensors only; names and shapes tell what they are (`models/convert`). Every file
@@ -22,12 +22,12 @@ from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensors, sec
 from facesyn_cli.console import is_first_process, log
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import compvis, edgeface
-from facesyn_cli.models.convert.recognise import differences, expected_shapes, recognise, recognise_file
-from facesyn_cli.models.convert.recognised import Recognised
+from facesyn_cli.models.convert.detect_architecture import detect, detect_architecture, differences, expected_shapes
+from facesyn_cli.models.convert.detected import DetectedNetwork
 from facesyn_cli.models.diffusers_autoencoder import resolve_path
 from facesyn_cli.models.face_check import warn_of_strange
+from facesyn_cli.models.meta_networks import build_on_meta, limited_parameters
 from facesyn_cli.models.onnx_pack import is_pack
-from facesyn_cli.models.skeleton import build_skeleton, limited_parameters
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 from facesyn_cli.untrusted.files import check_input, read_start
@@ -38,12 +38,12 @@ _FLOOR = 2**16  # settings up to here are never absurd
 _UNDECIDED = {"channel_order": "rgb, or bgr for weights of AdaFace"}
 HALVES = ("first_stage_encoder_state_dict.pt", "first_stage_decoder_state_dict.pt")
 _FROM_TENSORS = ("vq-f4", "kl-f4", "kl-f8", "face-kl", "face-vq", "face-pca")  # their weights lie in a file
-_KIND_NAMES = {"backbone": "a face recogniser", "denoiser": "a denoiser", "autoencoder": "an autoencoder"}
+_KIND_NAMES = {"backbone": "a face recognizer", "denoiser": "a denoiser", "autoencoder": "an autoencoder"}
 
 
 @dataclass(frozen=True)
 class LoadedBackbone:
-    """A face recogniser: pixels (B, 3, input_size, input_size) in [-1, 1] -> embeddings (B, D), not normalised."""
+    """A face recognizer: pixels (B, 3, input_size, input_size) in [-1, 1] -> embeddings (B, D), not normalized."""
 
     module: nn.Module
     name: str        # plugin name
@@ -61,7 +61,7 @@ class LoadedLdm:
 
 
 def load_backbone(path: Path | str | None, cfg: PluginConfig | None = None) -> LoadedBackbone:
-    """Load a face recogniser from a Weights folder, a published file, an ONNX file or a pack of those.
+    """Load a face recognizer from a Weights folder, a published file, an ONNX file or a pack of those.
 
     Files made elsewhere are tried on the packaged faces; a warning says where they do not tell people apart.
 
@@ -75,7 +75,7 @@ def load_backbone(path: Path | str | None, cfg: PluginConfig | None = None) -> L
     """
     if path is None:
         if cfg is None or getattr(cfg, "weights", None) is None:
-            asked = f"backbone {cfg.name}" if cfg is not None else "a face recogniser"
+            asked = f"backbone {cfg.name}" if cfg is not None else "a face recognizer"
             raise UserError(f"{asked} needs a weights file; none was given")
         path = cfg.weights
     path = Path(path)
@@ -182,7 +182,7 @@ def load_autoencoder(path: Path | str | None, cfg: PluginConfig | None = None, p
         missing = {"encoder": "decoder", "decoder": "encoder"}[have]
         raise UserError(f"{file} is {found.title}; its {missing} was expected too" if part == "both" else
                         f"{file} is {found.title}; its {part} was expected")
-    found = Recognised(found.kind, found.name, {**found.settings, "part": part}, compvis.half(found.tensors, part),
+    found = DetectedNetwork(found.kind, found.name, {**found.settings, "part": part}, compvis.half(found.tensors, part),
                        found.title)
     explicit = cfg.model_copy(update={"part": part}) if cfg is not None else None
     agreed = _agreed(found, explicit, file)
@@ -241,7 +241,7 @@ def is_onnx(path: Path) -> bool:
     return path.suffix.lower() == ".onnx" or (head[:1] == b"\x08" and not is_safetensors)
 
 
-def _open(path: Path, kind: str, cfg: PluginConfig | None = None) -> tuple[Recognised, Path]:
+def _open(path: Path, kind: str, cfg: PluginConfig | None = None) -> tuple[DetectedNetwork, Path]:
     """Read a file or Weights folder that should hold a plugin of `kind`; return it and its weights file.
 
     Networks of timm are too many to be told by their names and shapes: there `cfg` says what the file holds.
@@ -256,8 +256,8 @@ def _open(path: Path, kind: str, cfg: PluginConfig | None = None) -> tuple[Recog
         raise UserError(f"{path} is an ONNX network; {wanted} was expected")
     if cfg is not None and cfg.name == "timm":
         settings = cfg.model_dump(exclude={"name"})
-        return Recognised(kind, "timm", settings, _timm_tensors(path, cfg), f"a timm {cfg.model}"), path
-    found = recognise_file(path)
+        return DetectedNetwork(kind, "timm", settings, _timm_tensors(path, cfg), f"a timm {cfg.model}"), path
+    found = detect_architecture(path)
     if found.kind != kind:
         raise UserError(f"{path} is {found.title}; {wanted} was expected")
     _tell_origin(found, path)
@@ -282,7 +282,7 @@ def _timm_tensors(path: Path, cfg: PluginConfig) -> dict[str, Tensor]:
     return max(dicts.values(), key=len)
 
 
-def _tell_origin(found: Recognised, path: Path) -> None:
+def _tell_origin(found: DetectedNetwork, path: Path) -> None:
     if origin := found.origin():
         log.info(f"{path}: {found.title}; {origin}")
 
@@ -291,7 +291,7 @@ def _is_onnx_pack(path: Path) -> bool:
     return not (path / CONFIG).is_file() and is_pack(path)
 
 
-def _open_folder(folder: Path, kind: str) -> Recognised:
+def _open_folder(folder: Path, kind: str) -> DetectedNetwork:
     config = read_config(folder)
     section = section_of(config, kind, folder / CONFIG)
     if section is None:
@@ -301,7 +301,7 @@ def _open_folder(folder: Path, kind: str) -> Recognised:
     settings = {key: value for key, value in section.items() if key != "name"}
     tensors = read_tensors(folder / TENSORS)
     _refuse_absurd(settings, sum(value.numel() for value in tensors.values()), folder / CONFIG)
-    return Recognised(kind, section["name"], settings, tensors, f"{kind} {section['name']}")
+    return DetectedNetwork(kind, section["name"], settings, tensors, f"{kind} {section['name']}")
 
 
 def _refuse_absurd(settings: dict[str, Any], num_values: int, where: Path) -> None:
@@ -314,7 +314,7 @@ def _refuse_absurd(settings: dict[str, Any], num_values: int, where: Path) -> No
             raise UserError(f"{where}: {key} is {value:.6g}, but the network's file holds {num_values} numbers in all")
 
 
-def _open_compvis(path: Path) -> tuple[Recognised, str]:
+def _open_compvis(path: Path) -> tuple[DetectedNetwork, str]:
     """Read a VQ or KL file, a folder of ours or one with its two halves; return it and the digest of the content."""
     if _is_converted(path):
         return _open_folder(path, "autoencoder"), file_digest(path / TENSORS)
@@ -322,14 +322,14 @@ def _open_compvis(path: Path) -> tuple[Recognised, str]:
     if path.is_dir() and not all(file.is_file() for file in files):
         raise UserError(f"{path}: expected a weights file, a folder in diffusers format, or one with "
                         f"{' and '.join(HALVES)}")
-    found = [recognise_file(file) for file in files]
+    found = [detect_architecture(file) for file in files]
     for part, file in zip(found, files, strict=True):
         if part.kind != "autoencoder":
             raise UserError(f"{file} is {part.title}; an autoencoder was expected")
         _tell_origin(part, file)
     if len(files) == 1:
         return found[0], file_digest(path)
-    return recognise(found[0].tensors | found[1].tensors, str(path)), json_digest([file_digest(f) for f in files])
+    return detect(found[0].tensors | found[1].tensors, str(path)), json_digest([file_digest(f) for f in files])
 
 
 def _is_converted(path: Path) -> bool:
@@ -341,7 +341,7 @@ def _is_diffusers(path: str) -> bool:
     return resolve_path(path) is not None or (not Path(path).exists() and path.count("/") == 1 and "." not in path)
 
 
-def _agreed(found: Recognised, cfg: PluginConfig | None, path: Path) -> PluginConfig:
+def _agreed(found: DetectedNetwork, cfg: PluginConfig | None, path: Path) -> PluginConfig:
     """Return the settings of the file, with those asked for where the file leaves a choice.
 
     Raises:
@@ -417,7 +417,7 @@ def _build_without_numbers(kind: str, cfg: PluginConfig, tensors: dict[str, Tens
 def _skeleton(kind: str, cfg: PluginConfig, tensors: dict[str, Tensor], path: Path) -> nn.Module | None:
     """Return the network without numbers; None where its builder looks at the numbers it draws."""
     try:
-        return build_skeleton(kind, cfg, len(tensors))
+        return build_on_meta(kind, cfg, len(tensors))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (NotImplementedError, RuntimeError):

@@ -1,7 +1,7 @@
-"""LPIPS, the learnt perceptual distance, from files that the user has; nothing is downloaded.
+"""LPIPS, the learned perceptual distance, from files that the user has; nothing is downloaded.
 
 Zhang et al. 2018, arXiv:1801.03924, Eq. 1, version 0.1: maps of AlexNet or VGG-16 after five of its ReLUs, and a
-learnt weight for each channel. Two files make one: torchvision's weights of the network (`alexnet-owt-*.pth`,
+learned weight for each channel. Two files make one: torchvision's weights of the network (`alexnet-owt-*.pth`,
 `vgg16-*.pth`), and the linear layers that the package lpips carries in `weights/v0.1` (`alex.pth`, `vgg.pth`).
 """
 
@@ -18,7 +18,7 @@ from torchvision.models import alexnet, vgg16
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.recognise import differences
+from facesyn_cli.models.convert.detect_architecture import differences
 from facesyn_cli.models.feature_maps import tapped
 
 _INPUT_SIZE = 112

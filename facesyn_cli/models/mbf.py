@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -18,39 +18,39 @@ _INPUT_SIZE = 112
 _CARD = {
     "paper": "Chen et al. 2018, arXiv:1804.07573",
     "input": "RGB 112 x 112 aligned to the ArcFace template, (x - 127.5) / 127.5",
-    "licence": "InsightFace weights: non-commercial research",
+    "license": "InsightFace weights: non-commercial research",
 }
 
 
 class MbfConfig(PluginConfig):
     """Settings of `mbf`."""
 
-    embedding_size: int = identity(512, "size of an embedding", ge=1)
-    blocks: Blocks = identity(BLOCKS["mbf"][0], "units of each stage; a stem of 1: one convolution")
-    scale: int = identity(BLOCKS["mbf"][1], "factor of the width of all stages", ge=1)
+    embedding_size: int = affects_result(512, "size of an embedding", ge=1)
+    blocks: Blocks = affects_result(BLOCKS["mbf"][0], "units of each stage; a stem of 1: one convolution")
+    scale: int = affects_result(BLOCKS["mbf"][1], "factor of the width of all stages", ge=1)
 
 
 class MbfLargeConfig(MbfConfig):
     """Settings of `mbf-large`."""
 
-    blocks: Blocks = identity(BLOCKS["mbf-large"][0], "units of each stage")
-    scale: int = identity(BLOCKS["mbf-large"][1], "factor of the width of all stages", ge=1)
+    blocks: Blocks = affects_result(BLOCKS["mbf-large"][0], "units of each stage")
+    scale: int = affects_result(BLOCKS["mbf-large"][1], "factor of the width of all stages", ge=1)
 
 
-@register("backbone", "mbf", Card("MobileFaceNet as arcface_torch trains it; embedding not normalised", **_CARD))
+@register("backbone", "mbf", Card("MobileFaceNet as arcface_torch trains it; embedding not normalized", **_CARD))
 def build_mbf(cfg: MbfConfig) -> nn.Module:
     """Build the network with random weights."""
     return Mbf(cfg.blocks, cfg.scale, cfg.embedding_size)
 
 
-@register("backbone", "mbf-large", Card("arcface_torch's larger MobileFaceNet; embedding not normalised", **_CARD))
+@register("backbone", "mbf-large", Card("arcface_torch's larger MobileFaceNet; embedding not normalized", **_CARD))
 def build_mbf_large(cfg: MbfLargeConfig) -> nn.Module:
     """Build the network with random weights."""
     return Mbf(cfg.blocks, cfg.scale, cfg.embedding_size)
 
 
 class Mbf(nn.Module):
-    """Face pixels to an embedding that is not normalised.
+    """Face pixels to an embedding that is not normalized.
 
     Args:
         blocks: Units of the stem and of the three stages; a stem of 1 is one grouped convolution.

@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -20,14 +20,14 @@ _INPUT_SIZE = 112
 class MobileFaceNetConfig(PluginConfig):
     """Settings of `mobilefacenet`."""
 
-    embedding_size: int = identity(512, "size of an embedding", ge=1)
+    embedding_size: int = affects_result(512, "size of an embedding", ge=1)
 
 
 @register(
     "backbone",
     "mobilefacenet",
     Card(
-        about="MobileFaceNet as TFace trains it: a million parameters; embedding not normalised",
+        about="MobileFaceNet as TFace trains it: a million parameters; embedding not normalized",
         paper="Chen et al. 2018, arXiv:1804.07573",
         input="RGB 112 x 112 aligned to the ArcFace template, (x - 127.5) / 127.5",
     ),
@@ -38,7 +38,7 @@ def build_mobilefacenet(cfg: MobileFaceNetConfig) -> nn.Module:
 
 
 class MobileFaceNet(nn.Module):
-    """Face pixels to an embedding that is not normalised.
+    """Face pixels to an embedding that is not normalized.
 
     Args:
         embedding_size: Size of the embedding.
@@ -68,7 +68,7 @@ class MobileFaceNet(nn.Module):
                 bn=nn.BatchNorm1d(embedding_size, affine=False),
             )
         )
-        _initialise(self)
+        _initialize(self)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return embeddings (B, embedding_size).
@@ -123,7 +123,7 @@ def _convolution(
     return nn.Sequential(layers)
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     """Kaiming normal (fan out) for convolutions and the linear layer; norms start at 1 and 0."""
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):

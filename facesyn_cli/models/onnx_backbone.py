@@ -1,7 +1,7 @@
-"""Any ONNX face recogniser by path, behind the interface of the other backbones.
+"""Any ONNX face recognizer by path, behind the interface of the other backbones.
 
-Inference only. Networks that quantise their activations dynamically (`DynamicQuantizeLinear` and kin) take
-one scale from the whole batch, so an embedding would depend on its neighbours: they run image by image.
+Inference only. Networks that quantize their activations dynamically (`DynamicQuantizeLinear` and kin) take
+one scale from the whole batch, so an embedding would depend on its neighbors: they run image by image.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity, runtime, source
+from facesyn_cli.config.fields import affects_result, input_path, runtime_only
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.onnx_graph import OnnxFile, first_line, missing_packages, nodes, read_graph
 from facesyn_cli.models.onnx_input import SYMMETRIC, read_input
-from facesyn_cli.models.onnx_pack import find_recogniser
+from facesyn_cli.models.onnx_pack import find_recognizer
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -29,36 +29,36 @@ _PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "ArgMax"})
 
 
 class OnnxConfig(PluginConfig):
-    """Settings of `onnx`. `mean` and `std` are in grey levels 0..255, in the network's channel order.
+    """Settings of `onnx`. `mean` and `std` are in gray levels 0..255, in the network's channel order.
 
     Without them the graph says which pixels it expects, see `models/onnx_input.py`.
     """
 
-    weights: Path | None = source(None, "the .onnx file, or a folder or zip of several (InsightFace)")
-    mean: float | tuple[float, float, float] | None = identity(
-        None, "subtracted from grey levels 0..255; empty: as the graph wants it, or 127.5"
+    weights: Path | None = input_path(None, "the .onnx file, or a folder or zip of several (InsightFace)")
+    mean: float | tuple[float, float, float] | None = affects_result(
+        None, "subtracted from gray levels 0..255; empty: as the graph wants it, or 127.5"
     )
-    std: float | tuple[float, float, float] | None = identity(
+    std: float | tuple[float, float, float] | None = affects_result(
         None, "what the difference is divided by; empty: as the graph wants it, or 127.5"
     )
-    channel_order: Literal["rgb", "bgr"] = identity("rgb", "order of the channels the network expects")
-    threads: int = runtime(0, "threads of one evaluation; 0: all cores", ge=0)
+    channel_order: Literal["rgb", "bgr"] = affects_result("rgb", "order of the channels the network expects")
+    threads: int = runtime_only(0, "threads of one evaluation; 0: all cores", ge=0)
 
 
 @register(
     "backbone",
     "onnx",
     Card(
-        about="Any ONNX face recogniser by path; inference only",
+        about="Any ONNX face recognizer by path; inference only",
         input="read from the graph, normalization too unless mean and std are set; aligned RGB faces, or BGR as set",
-        licence="see the weights' own card",
+        license="see the weights' own card",
     ),
 )
 def build_onnx(cfg: OnnxConfig) -> nn.Module:
     """Open the network that `cfg.weights` names.
 
     Raises:
-        UserError: onnxruntime is not installed, no file is named, or it is no face recogniser in ONNX format.
+        UserError: onnxruntime is not installed, no file is named, or it is no face recognizer in ONNX format.
     """
     return OnnxBackbone(cfg)
 
@@ -76,9 +76,9 @@ class OnnxBackbone(nn.Module):
         input_size: Side of the images it takes.
         channels_last: Whether it takes (B, n, n, 3).
         scale, shift: (3, 1, 1), what turns pixels in [-1, 1] (in its order of channels) into its input.
-        fixed_batch: Images per evaluation where that is not free (1 with dynamic quantisation), else None.
+        fixed_batch: Images per evaluation where that is not free (1 with dynamic quantization), else None.
 
-    Shapes: pixels (B, 3, input_size, input_size) -> (B, D), float32, not normalised.
+    Shapes: pixels (B, 3, input_size, input_size) -> (B, D), float32, not normalized.
     """
 
     def __init__(self, cfg: OnnxConfig) -> None:
@@ -88,7 +88,7 @@ class OnnxBackbone(nn.Module):
         if cfg.std is not None and not np.all(np.asarray(cfg.std)):
             raise UserError("backbone onnx: std must not be 0")
         self.cfg = cfg
-        self.file = find_recogniser(Path(cfg.weights))
+        self.file = find_recognizer(Path(cfg.weights))
         graph = read_graph(self.file)
         self._session = _open(self.file, cfg.threads)
         self._input = _only_input(self._session, self.file.name)
@@ -99,10 +99,10 @@ class OnnxBackbone(nn.Module):
         if self.fixed_batch != 1 and any(node.op_type in DYNAMIC_OPERATORS for node in nodes(graph)):
             if self.fixed_batch is None:
                 self.fixed_batch = 1
-                log.info(f"{name}: quantises dynamically, so results depend on the batch; running at batch 1")
+                log.info(f"{name}: quantizes dynamically, so results depend on the batch; running at batch 1")
             else:
-                log.warning(f"{name}: quantises dynamically over its fixed batch of {self.fixed_batch}, so an "
-                            "embedding depends on its neighbours")
+                log.warning(f"{name}: quantizes dynamically over its fixed batch of {self.fixed_batch}, so an "
+                            "embedding depends on its neighbors")
         self.set_input(*_normalization(cfg, graph, self._input, self.channels_last, name), cfg.channel_order)
 
     def set_input(
@@ -113,7 +113,7 @@ class OnnxBackbone(nn.Module):
     ) -> None:
         """Set what is made of the pixels; arguments as the settings of the same names."""
         self.channel_order = channel_order
-        # [-1, 1] -> grey levels -> (level - mean) / std, as one multiplication and one addition
+        # [-1, 1] -> gray levels -> (level - mean) / std, as one multiplication and one addition
         mean, std = (torch.as_tensor(value, dtype=torch.float64).reshape(-1, 1, 1) for value in (mean, std))
         self.scale, self.shift = (127.5 / std).float(), ((127.5 - mean) / std).float()
 
@@ -144,7 +144,7 @@ class OnnxBackbone(nn.Module):
             result = self._session.run([self.output], {self._input.name: np.ascontiguousarray(x.numpy(), dtype)})[0]
         except Exception as error:  # onnxruntime's errors share no base class
             raise UserError(f"{self.file.name}: onnxruntime cannot run it on faces of {self.input_size} x "
-                            f"{self.input_size} pixels; is it a face recogniser? {first_line(error)}") from error
+                            f"{self.input_size} pixels; is it a face recognizer? {first_line(error)}") from error
         rows = torch.from_numpy(np.asarray(result, dtype=np.float32))
         if rows.ndim < 2 or len(rows) != len(x) or rows.shape[1] < 2 or rows[0].numel() != rows.shape[1]:
             raise UserError(f"{self.file.name}: gave shape {tuple(rows.shape)} for {len(x)} faces; expected one "
@@ -209,14 +209,14 @@ def _normalization(
     inside = "does not normalize inside" if read.is_plain else f"normalizes inside (x -> {read.describe()})"
     if cfg.mean is not None or cfg.std is not None:
         mean, std = (127.5 if value is None else value for value in (cfg.mean, cfg.std))
-        log.info(f"{name}: {inside}; it gets (grey level - {mean}) / {std}, as set")
+        log.info(f"{name}: {inside}; it gets (gray level - {mean}) / {std}, as set")
         return mean, std
     if read.normalization is None:
-        log.warning(f"{name}: {inside} for pixels in a range that cannot be told; it gets (grey level - 127.5) / 127.5 "
+        log.warning(f"{name}: {inside} for pixels in a range that cannot be told; it gets (gray level - 127.5) / 127.5 "
                     "unless mean and std of backbone onnx are set")
         return SYMMETRIC
     mean, std = read.normalization
-    log.info(f"{name}: {inside}; it gets (grey level - {mean:g}) / {std:g}")
+    log.info(f"{name}: {inside}; it gets (gray level - {mean:g}) / {std:g}")
     return mean, std
 
 
@@ -227,4 +227,4 @@ def _layout(shape: list[Any], name: str) -> tuple[bool, int]:
             fixed = {side for side in sides if isinstance(side, int)}
             if channel == 3 and len(fixed) <= 1:
                 return channels_last, fixed.pop() if fixed else _DEFAULT_SIDE
-    raise UserError(f"{name}: takes input of shape {shape}; a face recogniser takes (batch, 3, side, side)")
+    raise UserError(f"{name}: takes input of shape {shape}; a face recognizer takes (batch, 3, side, side)")

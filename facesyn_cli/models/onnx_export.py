@@ -1,7 +1,7 @@
-"""A recogniser as an ONNX network: any batch, pixels in, embeddings out, checked against the original.
+"""A recognizer as an ONNX network: any batch, pixels in, embeddings out, checked against the original.
 
-The graph takes `pixels` (batch, 3, side, side), RGB in [-1, 1], which is (grey level - 127.5) / 127.5 as
-InsightFace's own files expect it, and gives `embedding` (batch, D), not normalised.
+The graph takes `pixels` (batch, 3, side, side), RGB in [-1, 1], which is (gray level - 127.5) / 127.5 as
+InsightFace's own files expect it, and gives `embedding` (batch, D), not normalized.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def nodes(model: Any) -> Iterator[Any]:
 
 
 def _tensors(model: Any) -> Iterator[Any]:
-    """Yield every stored tensor: initialisers, sparse ones, and those in attributes."""
+    """Yield every stored tensor: initializers, sparse ones, and those in attributes."""
     for graph in _graphs(model):
         yield from getattr(graph, "initializer", ())
         for sparse in getattr(graph, "sparse_initializer", ()):

@@ -6,7 +6,7 @@ summed up as y = a x + b, until the first other node. The x at which y is zero i
 
     about 127.5    [0, 255]    |    about 0.5    [0, 1]    |    about 0    [-1, 1]
 
-A graph that only scales is told by a: grey levels where it brings 255 to the order of 1. A graph that does neither says
+A graph that only scales is told by a: gray levels where it brings 255 to the order of 1. A graph that does neither says
 nothing; (level - 127.5) / 127.5, in [-1, 1], is what recognizers were trained with.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-GREY_LEVELS, UNIT, SYMMETRIC = (0.0, 1.0), (0.0, 255.0), (127.5, 127.5)  # (mean, std) of grey levels 0..255
+GREY_LEVELS, UNIT, SYMMETRIC = (0.0, 1.0), (0.0, 255.0), (127.5, 127.5)  # (mean, std) of gray levels 0..255
 _MAX_NODES = 16
 
 
@@ -31,7 +31,7 @@ class GraphInput:
     Args:
         scale: (3,) a of each channel.
         shift: (3,) b.
-        normalization: (mean, std) of grey levels 0..255 that give its input; None: it cannot be told.
+        normalization: (mean, std) of gray levels 0..255 that give its input; None: it cannot be told.
     """
 
     scale: NDArray[np.float64]

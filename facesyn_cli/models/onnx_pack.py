@@ -1,7 +1,7 @@
-"""InsightFace model packs: a folder or zip with several ONNX networks, one of which recognises faces.
+"""InsightFace model packs: a folder or zip with several ONNX networks, one of which recognizes faces.
 
-A pack holds a detector, landmark and attribute networks beside the recogniser (`buffalo_l`, `antelopev2`, ...). The
-recogniser is told by what it takes and gives: images of 112 x 112, 512 numbers.
+A pack holds a detector, landmark and attribute networks beside the recognizer (`buffalo_l`, `antelopev2`, ...). The
+recognizer is told by what it takes and gives: images of 112 x 112, 512 numbers.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def is_pack(path: Path) -> bool:
         return False
 
 
-def find_recogniser(path: Path) -> OnnxFile:
-    """Return the recogniser at a path: the file itself, or the one in a pack.
+def find_recognizer(path: Path) -> OnnxFile:
+    """Return the recognizer at a path: the file itself, or the one in a pack.
 
     Raises:
-        UserError: The pack is damaged, or holds no recogniser or several.
+        UserError: The pack is damaged, or holds no recognizer or several.
     """
     check_input(path, "a .onnx file, or a folder or zip of several")
     if not path.is_dir() and not zipfile.is_zipfile(path):
@@ -55,7 +55,7 @@ def find_recogniser(path: Path) -> OnnxFile:
     for file in files:
         opened = _read_member(path, file) if isinstance(file, zipfile.ZipInfo) else OnnxFile(str(file), file)
         shapes = _shapes(opened)
-        if _is_recogniser(*shapes):
+        if _is_recognizer(*shapes):
             found.append(opened)
         seen.append(f"{Path(opened.name).name} ({_text(shapes[0])} -> {_text(shapes[1])})")
     if len(found) != 1:
@@ -64,7 +64,7 @@ def find_recogniser(path: Path) -> OnnxFile:
         raise UserError(f"{path}: {which} of its networks takes {_SIDE} x {_SIDE} and gives {_EMBEDDING_SIZE} numbers: "
                         f"{names}" + ("; give one of them" if found else ""))
     if len(files) > 1:
-        log.info(f"{path}: {len(files)} networks; {Path(found[0].name).name} is the recogniser "
+        log.info(f"{path}: {len(files)} networks; {Path(found[0].name).name} is the recognizer "
                  f"({_SIDE} x {_SIDE} -> {_EMBEDDING_SIZE})")
     return found[0]
 
@@ -108,7 +108,7 @@ def _shape(value: Any) -> list[int | str]:
     return [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in value.type.tensor_type.shape.dim]
 
 
-def _is_recogniser(taken: list[int | str], given: list[int | str]) -> bool:
+def _is_recognizer(taken: list[int | str], given: list[int | str]) -> bool:
     is_face = len(taken) == 4 and list(taken).count(_SIDE) == 2 and 3 in (taken[1], taken[3])
     return is_face and len(given) >= 2 and given[1] == _EMBEDDING_SIZE and all(side == 1 for side in given[2:])
 

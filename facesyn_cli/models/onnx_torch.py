@@ -1,7 +1,7 @@
-"""An ONNX recogniser as torch operations: gradients flow through it, and it shows its feature maps.
+"""An ONNX recognizer as torch operations: gradients flow through it, and it shows its feature maps.
 
 For losses. `models/onnx_backbone.py` runs the same file faster where only embeddings are wanted. onnxruntime folds
-what is constant (dequantised weights, scales after convolutions), onnx2torch turns what is left into modules, and
+what is constant (dequantized weights, scales after convolutions), onnx2torch turns what is left into modules, and
 both must agree on a picture before the network is used.
 """
 
@@ -26,23 +26,23 @@ class OnnxTorch(nn.Module):
     """The network of an `OnnxBackbone`, behind the same interface.
 
     Args:
-        backbone: Gives the file, its layout and its normalisation.
+        backbone: Gives the file, its layout and its normalization.
 
     Attributes:
         taps: Modules whose outputs are the feature maps: the last one of every size, from fine to coarse.
 
     Raises:
-        UserError: A package is missing, the network quantises dynamically, has operators that onnx2torch does not
+        UserError: A package is missing, the network quantizes dynamically, has operators that onnx2torch does not
             know, or gives other numbers there than in onnxruntime.
 
-    Shapes: pixels (B, 3, n, n) in [-1, 1] -> (B, D), not normalised.
+    Shapes: pixels (B, 3, n, n) in [-1, 1] -> (B, D), not normalized.
     """
 
     def __init__(self, backbone: OnnxBackbone) -> None:
         super().__init__()
         name = backbone.file.name
         if backbone.fixed_batch is not None:
-            raise UserError(f"{name} runs at a fixed batch or quantises dynamically: gradients through it would not be "
+            raise UserError(f"{name} runs at a fixed batch or quantizes dynamically: gradients through it would not be "
                             "those of single images")
         self.input_size, self._bgr = backbone.input_size, backbone.channel_order == "bgr"
         self._channels_last = backbone.channels_last

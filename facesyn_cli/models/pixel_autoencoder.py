@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -17,7 +17,7 @@ from facesyn_cli.plugins.settings import PluginConfig
 class PixelConfig(PluginConfig):
     """Settings of `pixels`."""
 
-    downscale: int = identity(4, "image side over latent side", ge=1)
+    downscale: int = affects_result(4, "image side over latent side", ge=1)
 
 
 @register(

@@ -1,4 +1,4 @@
-"""A recogniser's state dict as its published code writes it: RGB, flat; MagFace's under the wrapper that tells it."""
+"""A recognizer's state dict as its published code writes it: RGB, flat; MagFace's under the wrapper that tells it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def published_state(network: nn.Module) -> dict[str, Tensor]:
     """Return the tensors by published name; read back by `models/convert`, they make the same network.
 
     Args:
-        network: A recogniser whose own parameter names are the published ones.
+        network: A recognizer whose own parameter names are the published ones.
     """
     if getattr(network, "is_magface", False):  # names and shapes are those of other IResNets, pixels and eps are not
         return {_MAGFACE + key: value for key, value in network.state_in("bgr").items()}

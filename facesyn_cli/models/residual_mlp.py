@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.models.idiff_blocks import TimeEmbedding
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -24,16 +24,16 @@ _TIME_CHANNELS = 128
 class ResidualMlpConfig(PluginConfig):
     """Settings of `residual-mlp`."""
 
-    in_channels: int = identity(320, "channels of the latent", ge=1)
-    grid: int = identity(1, "side of the latent's grid; all of it is one vector to the network", ge=1)
-    width: int = identity(512, "width of the residual stream", ge=8)
-    blocks: int = identity(6, "residual blocks", ge=1)
-    expansion: float = identity(2.0, "hidden width of a block over the stream's", gt=0)
-    modulation: int = identity(128, "width of the layer that timestep and context share for modulation", ge=1)
-    dropout: float = identity(0.0, "dropout in the hidden layer of every block, in training", ge=0, lt=1)
-    context_size: int = identity(512, "size of the face embedding", ge=1)
-    context_width: int = identity(256, "size of the projected context", ge=1)
-    component_dropout: float = identity(
+    in_channels: int = affects_result(320, "channels of the latent", ge=1)
+    grid: int = affects_result(1, "side of the latent's grid; all of it is one vector to the network", ge=1)
+    width: int = affects_result(512, "width of the residual stream", ge=8)
+    blocks: int = affects_result(6, "residual blocks", ge=1)
+    expansion: float = affects_result(2.0, "hidden width of a block over the stream's", gt=0)
+    modulation: int = affects_result(128, "width of the layer that timestep and context share for modulation", ge=1)
+    dropout: float = affects_result(0.0, "dropout in the hidden layer of every block, in training", ge=0, lt=1)
+    context_size: int = affects_result(512, "size of the face embedding", ge=1)
+    context_width: int = affects_result(256, "size of the projected context", ge=1)
+    component_dropout: float = affects_result(
         0.25, "CPD: probability of dropping a component of the projected context in training", ge=0, lt=1
     )
 
@@ -88,7 +88,7 @@ class ResidualMlp(nn.Module):
         Args:
             x: (B, C, H, W) noisy latents.
             t: (B,) timesteps, unscaled.
-            context: (B, context_size) face embeddings of unit length; None for the empty context, which is learnt.
+            context: (B, context_size) face embeddings of unit length; None for the empty context, which is learned.
             drop_context: (B,) bool; True replaces this sample's context by the empty one.
             component_mask: (B, E) bool, the components that CPD keeps (Boutros et al. 2023, arXiv:2308.04995), in
                 training or not; they are scaled by 1 / (1 - component_dropout). None: drawn in training from torch's

@@ -2,7 +2,7 @@
 
 A fixture is a `.npz` file with inputs and the outputs that another implementation gave for them, under the
 names of the golden vectors: `embedding` (with `pixels`, or for the fixed input of `fixed_pixels`) for a
-recogniser, `x`, `t`, `context` and `eps_cond` or `eps` for a denoiser, `image` and `latent` or `z` and
+recognizer, `x`, `t`, `context` and `eps_cond` or `eps` for a denoiser, `image` and `latent` or `z` and
 `decoded` for an autoencoder, `x`, `t` and `out` for an unconditional generator.
 """
 
@@ -26,7 +26,7 @@ BATCH_TOLERANCE = 1e-3  # largest difference between one image alone and in a ba
 
 
 def fixed_pixels(side: int, count: int = 2) -> Tensor:
-    """Return the golden input of recognisers, (count, 3, side, side) uniform in [-1, 1]."""
+    """Return the golden input of recognizers, (count, 3, side, side) uniform in [-1, 1]."""
     return torch.from_numpy(np.random.RandomState(7).uniform(-1, 1, (count, 3, side, side)).astype(np.float32))
 
 

@@ -1,4 +1,4 @@
-"""Any image network of the package timm as a face recogniser: its classifier becomes the embedding.
+"""Any image network of the package timm as a face recognizer: its classifier becomes the embedding.
 
 For training ViT-T and ViT-S (`vit_tiny_patch16_224`, `vit_small_patch16_224` at 112 px, better with patches of 8),
 and for the files of EdgeFace (George et al. 2023, arXiv:2307.01838), whose networks are timm's `edgenext_*`.
@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -20,21 +20,23 @@ from facesyn_cli.plugins.settings import PluginConfig
 class TimmConfig(PluginConfig):
     """Settings of `timm`."""
 
-    model: str = identity("vit_tiny_patch16_224", "name of the network in timm; weights are never downloaded")
-    img_size: int = identity(112, "side of the images, in pixels", ge=16)
-    patch_size: int | None = identity(None, "side of a patch, of networks that have patches; empty: the model's", ge=1)
-    drop_path: float = identity(0.0, "share of residual branches left out in training", ge=0, lt=1)
-    embedding_size: int = identity(512, "size of an embedding", ge=1)
+    model: str = affects_result("vit_tiny_patch16_224", "name of the network in timm; weights are never downloaded")
+    img_size: int = affects_result(112, "side of the images, in pixels", ge=16)
+    patch_size: int | None = affects_result(
+        None, "side of a patch, of networks that have patches; empty: the model's", ge=1
+    )
+    drop_path: float = affects_result(0.0, "share of residual branches left out in training", ge=0, lt=1)
+    embedding_size: int = affects_result(512, "size of an embedding", ge=1)
 
 
 @register(
     "backbone",
     "timm",
     Card(
-        about="A network of the package timm by name: ViT-T/S, EdgeFace's edgenext_*, ...; embedding not normalised",
+        about="A network of the package timm by name: ViT-T/S, EdgeFace's edgenext_*, ...; embedding not normalized",
         paper="Wightman 2019, PyTorch Image Models; see the network's own",
         input="RGB aligned to the ArcFace template, img_size, (x - 127.5) / 127.5",
-        licence="see the weights' own card",
+        license="see the weights' own card",
     ),
 )
 def build_timm(cfg: TimmConfig) -> nn.Module:
@@ -47,7 +49,7 @@ def build_timm(cfg: TimmConfig) -> nn.Module:
 
 
 class TimmBackbone(nn.Module):
-    """Face pixels to an embedding that is not normalised.
+    """Face pixels to an embedding that is not normalized.
 
     Args:
         cfg: Settings.

@@ -1,7 +1,7 @@
-"""VQ-f4: the vector-quantised autoencoder under the latent diffusion model, with its published names.
+"""VQ-f4: the vector-quantized autoencoder under the latent diffusion model, with its published names.
 
 Rombach et al. 2022, arXiv:2112.10752, section 3.1 and appendix (FFHQ 256, f = 4): a latent has a quarter of
-the image's side and 3 channels. Quantisation: van den Oord et al. 2017, arXiv:1711.00937, Eq. 1-2.
+the image's side and 3 channels. Quantization: van den Oord et al. 2017, arXiv:1711.00937, Eq. 1-2.
 As in LDM the latent of `encode` is continuous; `decode` replaces each position by its nearest code first.
 """
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -27,13 +27,13 @@ _ROWS = {"cpu": 16, "cuda": 2048}  # positions compared with the whole codebook 
 class VqConfig(PluginConfig):
     """Settings of `vq-f4`; the defaults are the published FFHQ model."""
 
-    channels: int = identity(128, "width of the first level", ge=NORM_GROUPS, multiple_of=NORM_GROUPS)
-    multipliers: tuple[int, ...] = identity((1, 2, 4), "width of each level over the first")
-    num_blocks: int = identity(2, "residual blocks per level; the decoder has one more", ge=1)
-    latent_channels: int = identity(3, "channels of a latent", ge=1)
-    codebook_size: int = identity(8192, "number of codes", ge=1)
-    quantize: bool = identity(True, "decode from the nearest codes; false: from the latent as it is")
-    part: Literal["both", "encoder", "decoder"] = identity("both", "which half to build")
+    channels: int = affects_result(128, "width of the first level", ge=NORM_GROUPS, multiple_of=NORM_GROUPS)
+    multipliers: tuple[int, ...] = affects_result((1, 2, 4), "width of each level over the first")
+    num_blocks: int = affects_result(2, "residual blocks per level; the decoder has one more", ge=1)
+    latent_channels: int = affects_result(3, "channels of a latent", ge=1)
+    codebook_size: int = affects_result(8192, "number of codes", ge=1)
+    quantize: bool = affects_result(True, "decode from the nearest codes; false: from the latent as it is")
+    part: Literal["both", "encoder", "decoder"] = affects_result("both", "which half to build")
 
     @model_validator(mode="after")
     def _agree(self) -> VqConfig:
@@ -46,10 +46,10 @@ class VqConfig(PluginConfig):
     "autoencoder",
     "vq-f4",
     Card(
-        about="Vector-quantised autoencoder of the FFHQ latent diffusion model: 3 x S/4 x S/4 latents",
+        about="Vector-quantized autoencoder of the FFHQ latent diffusion model: 3 x S/4 x S/4 latents",
         paper="Rombach et al. 2022, arXiv:2112.10752",
         input="RGB in [-1, 1], side divisible by 4; published use 128",
-        licence="CompVis latent-diffusion weights: MIT; trained on FFHQ (non-commercial)",
+        license="CompVis latent-diffusion weights: MIT; trained on FFHQ (non-commercial)",
     ),
 )
 def build_vq_f4(cfg: VqConfig) -> nn.Module:
@@ -109,7 +109,7 @@ class Codebook(nn.Module):
         nn.init.uniform_(self.embedding.weight, -1 / size, 1 / size)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Return quantised latents (B, c, H, W) and code indices (B, H, W)."""
+        """Return quantized latents (B, c, H, W) and code indices (B, H, W)."""
         rows = latents.movedim(1, -1)                                              # (B, H, W, c)
         flat = rows.reshape(-1, rows.shape[-1])
         at_once = len(flat) if torch.compiler.is_compiling() else _ROWS.get(rows.device.type, 2048)

@@ -14,11 +14,13 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.plugins.settings import PluginConfig
-from facesyn_cli.plugins.table import BUILTIN, KINDS
+from facesyn_cli.plugins.builtin import BUILTIN, KINDS
+
+if TYPE_CHECKING:
+    from facesyn_cli.plugins.settings import PluginConfig
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Card:
 
     about: str                         # one sentence
     paper: str = ""                    # title or authors, year, arXiv number
-    input: str = ""                    # input size and normalisation, where the plugin is a network
-    licence: str = ""                  # licence of known weights, where there are any
+    input: str = ""                    # input size and normalization, where the plugin is a network
+    license: str = ""                  # license of known weights, where there are any
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,6 @@ def _config_class(build: Callable) -> type:
     annotation = parameters[0].annotation
     if isinstance(annotation, str):  # the return annotation may name something that is defined further down
         annotation = build.__globals__.get(annotation)
-    if not (isinstance(annotation, type) and issubclass(annotation, PluginConfig)):
+    if "name" not in getattr(annotation, "model_fields", {}):
         raise ValueError(f"the argument of {build.__qualname__} must be annotated with a PluginConfig class")
     return annotation

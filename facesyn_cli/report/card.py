@@ -16,7 +16,7 @@ from facesyn_cli.report.provenance import (
     UNKNOWN,
     inputs_of,
     last_part,
-    licence_of,
+    license_of,
     origins_text,
     settings_of,
     short,
@@ -55,14 +55,14 @@ def render_card(data: dict[str, Any], set_name: str) -> str:
         raise KeyError(set_name)
     is_made = _is_made(one)
     parts = [_front(one, is_made), f"# {_safe(set_name)}", _lead(one, is_made)]
-    parts += ["## How it was made", *_making(one), "## Licences", *_licences(one)]
+    parts += ["## How it was made", *_making(one), "## Licenses", *_licenses(one)]
     parts += ["## Statistics", *_statistics(data, one), "## Privacy", *_privacy(data, set_name)]
     parts += ["## Intended use", *_use(one), "## How it was measured", *_measured(data)]
     return "\n\n".join(parts) + "\n"
 
 
 def _front(one: dict[str, Any], is_made: bool) -> str:
-    """The YAML head. The licence is `other`: which one applies is for the publisher to decide from the chain below."""
+    """The YAML head. The license is `other`: which one applies is for the publisher to decide from the chain below."""
     head = {
         "pretty_name": printable(one["name"]),
         "license": "other",
@@ -99,17 +99,17 @@ def _making(one: dict[str, Any]) -> list[str]:
     return [made[0], "\n".join(made[1:])]
 
 
-def _licences(one: dict[str, Any]) -> list[str]:
+def _licenses(one: dict[str, Any]) -> list[str]:
     inputs = inputs_of(one)
-    said = ("What went into the set, with its licence as far as it can be told from its name. \"unknown\" means that "
+    said = ("What went into the set, with its license as far as it can be told from its name. \"unknown\" means that "
             "you must find out before you publish. The strictest of them binds the set.")
     if not inputs:
-        known_as, licence = licence_of(one["path"])
-        itself = f" By its name, the set itself seems to be {known_as}: {licence}." if known_as else ""
-        return [said, f"Inputs: unknown. Licence: unknown.{itself}"]
-    rows = [[found.role, found.stage, found.name, short(found.digest), found.known_as or UNKNOWN, found.licence]
+        known_as, license = license_of(one["path"])
+        itself = f" By its name, the set itself seems to be {known_as}: {license}." if known_as else ""
+        return [said, f"Inputs: unknown. License: unknown.{itself}"]
+    rows = [[found.role, found.stage, found.name, short(found.digest), found.known_as or UNKNOWN, found.license]
             for found in inputs]
-    return [said, _table(["input", "read by", "name", "digest", "seems to be", "licence"], rows)]
+    return [said, _table(["input", "read by", "name", "digest", "seems to be", "license"], rows)]
 
 
 def _statistics(data: dict[str, Any], one: dict[str, Any]) -> list[str]:
@@ -174,8 +174,8 @@ def _use(one: dict[str, Any]) -> list[str]:
         PHOTO: "**It shows real people; their rights hold.**",
         UNKNOWN: "It may show real people; their rights hold.",
     }[worst(one["origins"])]
-    return [f"Research on face recognition: training and studying recognisers. {people}",
-            "Not for identifying people, for deciding about people, or for use as the only test of a recogniser."]
+    return [f"Research on face recognition: training and studying recognizers. {people}",
+            "Not for identifying people, for deciding about people, or for use as the only test of a recognizer."]
 
 
 def _measured(data: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """Charts as inline SVG: curves, histograms and intervals.
 
-Colours are names that the style sheet of the page knows (`blue`, `orange`, `green`, `purple`, `grey`), so a chart
-follows the theme; every series has dashes of its own as well, so that colour never speaks alone. What
+Colors are names that the style sheet of the page knows (`blue`, `orange`, `green`, `purple`, `gray`), so a chart
+follows the theme; every series has dashes of its own as well, so that color never speaks alone. What
 stands at a point appears on hover, tap or focus (`data-tip`).
 """
 
@@ -28,13 +28,13 @@ class Series:
     Args:
         name: What the legend calls it.
         points: (x, y), in order of x. Of a histogram: (left edge, height).
-        colour: Name of a colour of the page.
+        color: Name of a color of the page.
         kind: `line`, or `area` for a line with its area filled.
     """
 
     name: str
     points: Sequence[tuple[float, float]]
-    colour: str = "blue"
+    color: str = "blue"
     kind: str = "line"
 
 
@@ -44,7 +44,7 @@ class Mark:
 
     value: float
     label: str
-    colour: str = "grey"
+    color: str = "gray"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Interval:
     value: float | None
     low: float | None = None
     high: float | None = None
-    colour: str = "blue"
+    color: str = "blue"
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def histogram(frame: Frame, x: Axis, y: Axis, series: Sequence[Series], width: f
             heights.setdefault(round(left, 9), []).append(f"{one.name} {y.format(height)}")
         if corners:
             corners.append((corners[-1][0], 0.0))
-        steps = Series(one.name, corners, one.colour)
+        steps = Series(one.name, corners, one.color)
         shapes += [_area(x, y, steps), _line(x, y, steps, index)]
     columns = [
         _column(x, left, left + width, f"{x.format(left)} to {x.format(round(left + width, 9))}: {', '.join(found)}")
@@ -125,9 +125,9 @@ def intervals(frame: Frame, x: Axis, rows: Sequence[Interval]) -> Markup:
         if row.low is not None and row.high is not None:
             tip += f" ({x.format(row.low)} to {x.format(row.high)})"
             start, end = _across(x, row.low, left), _across(x, row.high, left)
-            parts.append(element("path", d=f"M{start:.1f} {middle}H{end:.1f}", class_=f"whisker stroke-{row.colour}"))
+            parts.append(element("path", d=f"M{start:.1f} {middle}H{end:.1f}", class_=f"whisker stroke-{row.color}"))
         place = _across(x, row.value, left)
-        parts.append(element("circle", cx=f"{place:.1f}", cy=middle, r=5.5, class_=f"fill-{row.colour}"))
+        parts.append(element("circle", cx=f"{place:.1f}", cy=middle, r=5.5, class_=f"fill-{row.color}"))
         parts.append(element("rect", x=left, y=middle - _ROW / 2, width=WIDTH - RIGHT - left, height=_ROW,
                              class_="target", data_tip=tip))
     return _figure(frame, [], parts, height)
@@ -137,7 +137,7 @@ def _figure(frame: Frame, series: Sequence[Series], parts: Iterable, height: flo
     legend = None
     if frame.legend and len(series) > 1:
         swatches = [
-            element("li", _swatch(one.colour, index), one.name) for index, one in enumerate(series)
+            element("li", _swatch(one.color, index), one.name) for index, one in enumerate(series)
         ]
         legend = element("ul", swatches, class_="legend")
     names = ", ".join(one.name for one in series)
@@ -173,14 +173,14 @@ def _vertical_grid(x: Axis, left: float, height: float) -> list[Markup]:
 def _line(x: Axis, y: Axis, one: Series, index: int) -> Markup | None:
     if not one.points:
         return None
-    return element("path", d=_path(x, y, one.points), class_=f"line stroke-{one.colour} dash-{index % 4}")
+    return element("path", d=_path(x, y, one.points), class_=f"line stroke-{one.color} dash-{index % 4}")
 
 
 def _area(x: Axis, y: Axis, one: Series) -> Markup | None:
     if not one.points:
         return None
     ends = [(one.points[-1][0], y.low), (one.points[0][0], y.low)]
-    return element("path", d=_path(x, y, [*one.points, *ends]) + "Z", class_=f"area fill-{one.colour}")
+    return element("path", d=_path(x, y, [*one.points, *ends]) + "Z", class_=f"area fill-{one.color}")
 
 
 def _path(x: Axis, y: Axis, points: Sequence[tuple[float, float]]) -> str:
@@ -190,7 +190,7 @@ def _path(x: Axis, y: Axis, points: Sequence[tuple[float, float]]) -> str:
 def _tips(x: Axis, y: Axis, one: Series) -> list[Markup]:
     every = max(1, -(-len(one.points) // _MOST_TIPS))
     return [
-        element("circle", cx=f"{_across(x, a):.1f}", cy=f"{_up(y, b):.1f}", r=7, class_=f"point stroke-{one.colour}",
+        element("circle", cx=f"{_across(x, a):.1f}", cy=f"{_up(y, b):.1f}", r=7, class_=f"point stroke-{one.color}",
                 data_tip=f"{one.name}: {x.label} {x.format(a)}, {y.label} {y.format(b)}")
         for a, b in list(one.points)[::every]
     ]
@@ -207,14 +207,14 @@ def _marks(x: Axis, marks: Sequence[Mark]) -> list[Markup]:
     for index, mark in enumerate(marks):
         place = _across(x, mark.value)
         is_left = x.place(mark.value) > 0.6  # the label stands where there is more room
-        drawn.append(element("path", d=f"M{place:.1f} {TOP}V{HEIGHT - BOTTOM}", class_=f"mark stroke-{mark.colour}"))
+        drawn.append(element("path", d=f"M{place:.1f} {TOP}V{HEIGHT - BOTTOM}", class_=f"mark stroke-{mark.color}"))
         drawn.append(element("text", mark.label, x=f"{place + (-5 if is_left else 5):.1f}", y=TOP + 12 + 16 * index,
                              text_anchor="end" if is_left else "start", class_="halo"))
     return drawn
 
 
-def _swatch(colour: str, index: int) -> Markup:
-    line = element("path", d="M1 6H23", class_=f"line stroke-{colour} dash-{index % 4}")
+def _swatch(color: str, index: int) -> Markup:
+    line = element("path", d="M1 6H23", class_=f"line stroke-{color} dash-{index % 4}")
     return element("svg", line, viewBox="0 0 24 12", width=24, height=12, aria_hidden="true")
 
 

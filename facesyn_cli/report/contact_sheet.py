@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from facesyn_cli.artifacts.files import write_bytes
 from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.artifacts.strip import MARK
+from facesyn_cli.artifacts.preview_pictures import MARK
 from facesyn_cli.data.pixels import decode_image, resize_u8
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from facesyn_cli.artifacts.origins import origins_of
 from facesyn_cli.artifacts.output import Header, read_header
 from facesyn_cli.artifacts.work import FOLDERS, Work
-from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.report.definitions import define
 from facesyn_cli.report.set_pictures import NamedSet
 
@@ -21,7 +21,7 @@ HEADLINE = (
 _RANDOM, _STRIPS, _STRIP_IMAGES = 64, 12, 10
 
 
-def describe_set(held: NamedSet, rows: LabelledEmbeddings, work: Work | None) -> dict[str, Any]:
+def describe_set(held: NamedSet, rows: LabeledEmbeddings, work: Work | None) -> dict[str, Any]:
     """Return what a set is: counts, header, the run it is of, and images spread over it to show.
 
     Args:

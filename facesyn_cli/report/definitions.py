@@ -11,17 +11,17 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from facesyn_cli.report.meanings import DEFINITIONS, UNVEILING, Definition
+from facesyn_cli.report.metric_definitions import DEFINITIONS, UNVEILING, Definition
 
 _STRANGERS = "among all other real people (what is normal between strangers)"
 _WHO = {  # who: its name, whose nearest what of the training set is meant
     "image": ("images", "image of every image of the set"),
-    "centre": ("identities", "identity, its centre, of the centre of every identity of the set"),
+    "center": ("identities", "identity, its center, of the center of every identity of the set"),
     "real": ("real people", f"image of every real image {_STRANGERS}"),
-    "image-to-centre": ("images to identities", "identity, its centre, of every image of the set"),
-    "centre-to-image": ("identities to images", "image of the centre of every identity of the set"),
-    "real-to-centre": ("real people to identities", f"identity, its centre, of every real image {_STRANGERS}"),
-    "real-centre": ("real identities", f"identity, its centre, of the centre of every real person {_STRANGERS}"),
+    "image-to-center": ("images to identities", "identity, its center, of every image of the set"),
+    "center-to-image": ("identities to images", "image of the center of every identity of the set"),
+    "real-to-center": ("real people to identities", f"identity, its center, of every real image {_STRANGERS}"),
+    "real-center": ("real identities", f"identity, its center, of the center of every real person {_STRANGERS}"),
 }
 _NEAREST = re.compile(rf"privacy\.({'|'.join(_WHO)})_(?:p(\d+)|(max)|above_(.+))")
 _NUMBERED = {"030": "0.30", "040": "0.40", "genuine": "the median of two real photos of one person",

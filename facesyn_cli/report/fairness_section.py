@@ -1,4 +1,4 @@
-"""The section on groups of people: what a judge finds in each, and how a recogniser does on each group of a benchmark.
+"""The section on groups of people: what a judge finds in each, and how a recognizer does on each group of a benchmark.
 
 It returns None when nothing was measured.
 """
@@ -70,7 +70,7 @@ def _attribute(report: Report, one: dict[str, Any], attribute: str, figures: lis
 
 
 def _benchmark_groups(report: Report) -> list[Markup | None]:
-    """Return the accuracy of the run's recogniser on each group of a benchmark that has groups."""
+    """Return the accuracy of the run's recognizer on each group of a benchmark that has groups."""
     content = report.data["benchmark"]
     section = content["fairness"] if content else None
     if not section:
@@ -91,9 +91,9 @@ def _benchmark_groups(report: Report) -> list[Markup | None]:
                       for word, group in zip(words, groups, strict=True)]
         chart = draw_intervals(report.glossary, "fairness.benchmark_accuracy", accuracies)
         made += [
-            element("h3", f"A recogniser on the groups of {name.upper()}"),
+            element("h3", f"A recognizer on the groups of {name.upper()}"),
             element("div", chart, class_="charts") if chart else None,
-            matrix(report.glossary, f"{name.upper()}: the recogniser {content['backbone']}, by group",
+            matrix(report.glossary, f"{name.upper()}: the recognizer {content['backbone']}, by group",
                    [*words, "Mean", "Deviation", "Spread"], rows),
         ]
     return [*made, notes_of(section["notes"])]

@@ -19,9 +19,9 @@ SHEET_LISTS = {"identity.best", "identity.worst"}
 _PAIR_LISTS = {"privacy.copies", "privacy.top_pairs", "diversity.near_duplicates", "identity.wrong_labels"}
 _MOST_PAIRS, _MOST_SHEET, _MOST_GROUPS = 12, 24, 8
 _NEAREST_TABLES = {  # nearest what: headings -> who
-    "image": {"Images": "image", "Identities": "centre-to-image", "Real strangers, to compare": "real"},
-    "identity": {"Images": "image-to-centre", "Identities": "centre", "Real strangers, images": "real-to-centre",
-                 "Real strangers, identities": "real-centre"},
+    "image": {"Images": "image", "Identities": "center-to-image", "Real strangers, to compare": "real"},
+    "identity": {"Images": "image-to-center", "Identities": "center", "Real strangers, images": "real-to-center",
+                 "Real strangers, identities": "real-center"},
 }
 _WHO = "|".join(who for columns in _NEAREST_TABLES.values() for who in columns.values())
 _NEAREST = re.compile(rf"privacy\.({_WHO})_(.+)")

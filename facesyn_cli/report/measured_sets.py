@@ -1,4 +1,4 @@
-"""What the analyses take, measured once for each image set: thumbnails, embeddings, features; kept in a cache."""
+"""What the analyzes take, measured once for each image set: thumbnails, embeddings, features; kept in a cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from facesyn_cli.evaluation.diversity import pixel_section
 from facesyn_cli.evaluation.embedding import EmbedOptions
 from facesyn_cli.evaluation.figures import Section
 from facesyn_cli.evaluation.judged_set import embed_cached, thumbnails_cached
-from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.leakage import FaceSet
 from facesyn_cli.evaluation.pose import Find, pose_section
 from facesyn_cli.models.inception import LoadedFeatures
@@ -78,11 +78,11 @@ class Measurer:
         keep = np.flatnonzero(good & small.is_readable)
         if len(keep) < len(good):
             log.warning(f"{held.name}: {len(good) - len(keep)} of {len(good)} images could not be embedded by {name}")
-        rows = _labelled(held.entries, vectors, keep)
+        rows = _labeled(held.entries, vectors, keep)
         place = {held.entries[row].key: row for row in keep}
         return FaceSet(held.name, rows, small.thumbnails[[place[key] for key in rows.keys]])
 
-    def features(self, held: NamedSet, network: LoadedFeatures, max_images: int, seed: int) -> LabelledEmbeddings:
+    def features(self, held: NamedSet, network: LoadedFeatures, max_images: int, seed: int) -> LabeledEmbeddings:
         """Return the features of a set, of at most `max_images` images drawn at random, as the network gives them.
 
         Always in fp32 and without flip, as published distances are made.
@@ -102,7 +102,7 @@ class Measurer:
         folder = self.cache / f"{_short(content)}-{network.name}"
         title = f"{held.name}: features of {network.name}"
         vectors, good = embed_cached(held.images, entries, network.module, options, folder, title, has_unit_rows=False)
-        return _labelled(entries, vectors, np.flatnonzero(good))
+        return _labeled(entries, vectors, np.flatnonzero(good))
 
 
 def pixels_of(
@@ -127,10 +127,10 @@ def pixels_of(
     return section.merge(pose_section([entry.key for entry in held.entries], owner, read, find, seed))
 
 
-def _labelled(entries: list[ImageEntry], vectors: NDArray, keep: NDArray[np.int64]) -> LabelledEmbeddings:
+def _labeled(entries: list[ImageEntry], vectors: NDArray, keep: NDArray[np.int64]) -> LabeledEmbeddings:
     some = [entries[row] for row in keep]
     vectors = vectors if len(keep) == len(entries) else vectors[keep]
-    return LabelledEmbeddings.of([entry.key for entry in some], [entry.identity for entry in some], vectors)
+    return LabeledEmbeddings.of([entry.key for entry in some], [entry.identity for entry in some], vectors)
 
 
 def _keys(entries: list[ImageEntry]) -> str:

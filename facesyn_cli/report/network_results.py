@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from facesyn_cli.console import log
-from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.perceptual import PerceptualSpace, perceptual_section
 from facesyn_cli.evaluation.set_quality import features_section
 from facesyn_cli.models.inception import LoadedFeatures
 from facesyn_cli.models.lpips import LoadedLpips
-from facesyn_cli.report.kept_results import KeptResults
+from facesyn_cli.report.cached_results import CachedResults
 from facesyn_cli.report.measured_sets import Measurer, Small
 from facesyn_cli.report.set_pictures import NamedSet
 
@@ -28,7 +28,7 @@ class NetworkResults:
         digest: Of its weights.
         section: Of the report, to which its figures belong.
         about: What it is and how images reach it, in a sentence.
-        results: As `KeptResults.of` gives them, one a set.
+        results: As `CachedResults.of` gives them, one a set.
     """
 
     name: str
@@ -44,7 +44,7 @@ class NetworkResults:
 
 
 def by_features(
-    network: LoadedFeatures, sets: list[NamedSet], reference: NamedSet, measurer: Measurer, kept: KeptResults,
+    network: LoadedFeatures, sets: list[NamedSet], reference: NamedSet, measurer: Measurer, kept: CachedResults,
     max_images: int, seed: int,
 ) -> NetworkResults:
     """Return the distances of sets to the reference in the features of a network.
@@ -76,7 +76,7 @@ def by_features(
 
 def by_lpips(
     network: LoadedLpips, sets: list[NamedSet], reference: NamedSet | None, small: dict[str, Small],
-    space: PerceptualSpace, kept: KeptResults,
+    space: PerceptualSpace, kept: CachedResults,
 ) -> NetworkResults:
     """Return the distances inside identities by LPIPS.
 
@@ -98,8 +98,8 @@ def by_lpips(
     return NetworkResults(network.name, network.digest, "diversity", about, results)
 
 
-def _readable(held: NamedSet, small: Small) -> LabelledEmbeddings:
+def _readable(held: NamedSet, small: Small) -> LabeledEmbeddings:
     """The images of a set that can be read, by identity; without embeddings, which no one asks for."""
     some = [entry for entry, good in zip(held.entries, small.is_readable, strict=True) if good]
     nothing = np.empty((len(some), 0), dtype=np.float32)
-    return LabelledEmbeddings.of([entry.key for entry in some], [entry.identity for entry in some], nothing)
+    return LabeledEmbeddings.of([entry.key for entry in some], [entry.identity for entry in some], nothing)

@@ -98,6 +98,6 @@ def write_pack_card(
     if format_name in _LOADABLE:
         columns = _LOADABLE[format_name] if has_labels else "column `__key__` begins with the identity"
         lines.append(f"`datasets.load_dataset(FOLDER)` loads it: {columns}.")
-    lines.append("`facesyn report` writes a full card, with statistics, privacy and the licences of what went in.")
+    lines.append("`facesyn report` writes a full card, with statistics, privacy and the licenses of what went in.")
     front = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
     update_text(path, "\n\n".join([f"---\n{_OURS}\n{front}---", *lines]) + "\n")

@@ -31,7 +31,7 @@ _SECTIONS = (
     ("privacy", "Privacy", "Does anybody real come back?", judged_sections.privacy),
     ("fairness", "Fairness", "Does it treat groups alike?", fairness_section.fairness),
     ("training", "Training", "How the training went", sections.training),
-    ("benchmark", "Benchmark", "What a recogniser learned from it", sections.benchmark),
+    ("benchmark", "Benchmark", "What a recognizer learned from it", sections.benchmark),
     ("origin", "Origin", "How it was made and measured", sections.origin),
 )
 

@@ -11,10 +11,10 @@ from facesyn_cli.report.charts import SET_COLOURS, Frame, Interval, Mark, Series
 from facesyn_cli.report.figures import Figure, Glossary
 from facesyn_cli.report.markup import Markup, join
 
-# What a series is decides its colour, everywhere on the page.
+# What a series is decides its color, everywhere on the page.
 COLOURS = {
     "genuine": "blue", "impostor": "orange",
-    "image": "blue", "images": "blue", "centre": "green", "centres": "green", "real": "grey", "reference": "grey",
+    "image": "blue", "images": "blue", "center": "green", "centers": "green", "real": "gray", "reference": "gray",
 }
 _SHARES = ("FMR", "FNMR", "TMR")
 _MOST_BINS = 100
@@ -37,7 +37,7 @@ def draw_histogram(glossary: Glossary, made: dict[str, Any], of: str = "") -> Ma
     width = edges[1] - edges[0]
     drawn = [
         Series(one["name"], [(edges[i], count[i] / one["total"]) for i in range(first, last + 1)],
-               _colour(one["name"], index), "area")
+               _color(one["name"], index), "area")
         for index, (one, count) in enumerate(zip(series, counts, strict=True))
     ]
     top = max(height for one in drawn for _, height in one.points)
@@ -59,7 +59,7 @@ def draw_curve(glossary: Glossary, made: dict[str, Any], of: str = "") -> Markup
     for index, one in enumerate(made["series"]):
         points = [point for point in zip(one["x"], one["y"], strict=True) if _drawable(point, logs)]
         if len(points) > 1:
-            series.append(Series(one["name"], points, _colour(one["name"], index)))
+            series.append(Series(one["name"], points, _color(one["name"], index)))
     if not series:
         return None
     x = _axis(made["x"], [a for one in series for a, _ in one.points], logs[0])
@@ -114,10 +114,10 @@ def draw_training(title: str, lines: Sequence[dict[str, Any]], key: str, held_ou
         held_out: The same figure on held-out data, where there is one.
     """
     series = []
-    for name, colour in ((key, "blue"), (held_out, "orange")):
+    for name, color in ((key, "blue"), (held_out, "orange")):
         points = [(line["step"], line[name]) for line in lines if name in line and _is_number(line[name])]
         if len(points) > 1:
-            series.append(Series(name.replace("_", " "), points, colour))
+            series.append(Series(name.replace("_", " "), points, color))
     if not series:
         return None
     values = [value for one in series for _, value in one.points]
@@ -134,7 +134,7 @@ def _frame(glossary: Glossary, made: dict[str, Any], of: str) -> Frame:
     return Frame(title, glossary.text(made["id"]), marks=marks)
 
 
-def _colour(name: str, index: int) -> str:
+def _color(name: str, index: int) -> str:
     return COLOURS.get(name.split(" ")[0].lower(), SET_COLOURS[index % len(SET_COLOURS)])
 
 
@@ -157,7 +157,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _coarser(edges: list[float], counts: list[list[int]]) -> tuple[list[float], list[list[int]]]:
-    """Join neighbouring bins until a chart can show what is left."""
+    """Join neighboring bins until a chart can show what is left."""
     first, last = _filled(counts)
     while last - first + 1 > _MOST_BINS:
         if len(edges) % 2 == 0:  # an odd number of bins: one empty bin more

@@ -6,16 +6,16 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from facesyn_cli.artifacts.compare import flatten
+from facesyn_cli.artifacts.config_changes import flatten
 from facesyn_cli.artifacts.origins import GENERATED, PHOTO, UNKNOWN
 
-# Licences of inputs that we recognise by name, as their owners publish them; all others are `unknown`, said aloud.
-# Each: beginnings of words to look for in the name of a file or its folder, what it is, its licence.
+# Licenses of inputs that we detect by name, as their owners publish them; all others are `unknown`, said aloud.
+# Each: beginnings of words to look for in the name of a file or its folder, what it is, its license.
 _LICENCES = (
     (("casia",), "CASIA-WebFace", "research only"),
     (("ffhq",), "FFHQ, or a network made from it", "non-commercial (FFHQ: CC BY-NC-SA 4.0)"),
     (("celeba",), "CelebA", "non-commercial research only"),
-    (("lfw",), "Labeled Faces in the Wild", "public research set; no licence stated"),
+    (("lfw",), "Labeled Faces in the Wild", "public research set; no license stated"),
     (("idiff",), "IDiff-Face", "CC BY-NC-SA 4.0"),
     (("negfacediff",), "NegFaceDiff", "CC BY-NC"),
     (("insightface", "w600k", "buffalo", "antelope"), "a network of InsightFace", "non-commercial research only"),
@@ -38,7 +38,7 @@ class Input:
         name: Last part of its path; folders above it are private to the maker's machine.
         digest: Of its content.
         known_as: What it seems to be by its name, or nothing.
-        licence: As far as known, else `unknown`.
+        license: As far as known, else `unknown`.
     """
 
     role: str
@@ -46,7 +46,7 @@ class Input:
     name: str
     digest: str
     known_as: str
-    licence: str
+    license: str
 
 
 def origins_text(one: dict[str, Any]) -> str:
@@ -84,18 +84,18 @@ def inputs_of(one: dict[str, Any]) -> list[Input]:
         for role, parent in stage["parents"].items():
             if parent["digest"] in made or (role, parent["digest"]) in found:
                 continue
-            known_as, licence = licence_of(parent["path"])
+            known_as, license = license_of(parent["path"])
             name = last_part(parent["path"])
-            found[role, parent["digest"]] = Input(role, stage["command"], name, parent["digest"], known_as, licence)
+            found[role, parent["digest"]] = Input(role, stage["command"], name, parent["digest"], known_as, license)
     return list(found.values())
 
 
-def licence_of(path: str) -> tuple[str, str]:
-    """Return what an input seems to be by its file and folder name, and its licence; ("", "unknown") if unclear."""
+def license_of(path: str) -> tuple[str, str]:
+    """Return what an input seems to be by its file and folder name, and its license; ("", "unknown") if unclear."""
     words = re.split(r"[^a-z0-9]+", "/".join(path.replace("\\", "/").rstrip("/").split("/")[-2:]).lower())
-    for signs, name, licence in _LICENCES:
+    for signs, name, license in _LICENCES:
         if any(word.startswith(signs) for word in words):
-            return name, licence
+            return name, license
     return "", UNKNOWN
 
 
@@ -114,7 +114,7 @@ def settings_of(stage: dict[str, Any]) -> dict[str, Any]:
 
 
 def short(digest: str | None) -> str:
-    """Return enough of a digest to recognise it."""
+    """Return enough of a digest to detect it."""
     return digest.removeprefix("sha256:")[:12] if digest else UNKNOWN
 
 

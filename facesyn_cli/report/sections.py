@@ -136,7 +136,7 @@ def _strips(report: Report, one: dict[str, Any], heading: str, count: int) -> li
 def training(report: Report) -> Markup | None:
     """Return the training curves of the work folder."""
     made = []
-    for part, title in (("ldm", "Diffusion model"), ("fr", "Recogniser")):
+    for part, title in (("ldm", "Diffusion model"), ("fr", "Recognizer")):
         found = report.data["training"][part]
         if not found:
             continue

@@ -24,7 +24,7 @@ class NamedSet:
         path: Where it lies.
         images: The set.
         entries: Which of its images are looked at.
-        embedder: Digest of the recogniser whose embeddings it was made from, when known.
+        embedder: Digest of the recognizer whose embeddings it was made from, when known.
         faces: Identity -> the face its context came from, where there is one.
     """
 

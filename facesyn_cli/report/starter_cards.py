@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from facesyn_cli.artifacts.files import read_json
 from facesyn_cli.artifacts.output import Header
-from facesyn_cli.artifacts.starter import PARTS
+from facesyn_cli.artifacts.starter_files import PARTS
 from facesyn_cli.artifacts.table import TABLE_JSON, BenchmarkTable
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.errors import UserError
@@ -20,7 +20,7 @@ from facesyn_cli.untrusted.text import read_yaml
 _ABOUT = {
     "autoencoder": "Faces to latents and back.",
     "ldm": "Latents of faces of the identity that an embedding stands for.",
-    "embedder": "Faces to embeddings: a recogniser.",
+    "embedder": "Faces to embeddings: a recognizer.",
     "contexts": "Embeddings of people who do not exist, to draw faces of.",
 }
 _ROLES = ("identity", "recorded", "growing")  # settings that say what was made; paths and workers do not
@@ -35,7 +35,7 @@ class About(BaseModel):
 
     data: str = _NOT_STATED
     split: str = _NOT_STATED
-    licence: str = "research use only"
+    license: str = "research use only"
     figures: dict[str, dict[str, Any]] = {}  # part -> name -> figure
     notes: dict[str, str] = {}               # part -> text
 
@@ -108,7 +108,7 @@ def card_of(
     lines = [f"# Starter: {name}", "", _ABOUT[name], *notes]
     if name in about.notes:
         lines += ["", about.notes[name].strip()]
-    lines += ["", f"- Data: {about.data}", f"- Split: {about.split}", f"- Licence: {about.licence}",
+    lines += ["", f"- Data: {about.data}", f"- Split: {about.split}", f"- License: {about.license}",
               f"- Digest: {digest}"]
     if header is not None:
         made_by = f"`facesyn {header.command}`, facesyn {header.package_version}"
@@ -123,7 +123,7 @@ def card_of(
     return "\n".join(lines) + "\n"
 
 
-def overview(parts: dict[str, dict[str, Any]], num_contexts: int, licence: str, sheet: str | None = None) -> str:
+def overview(parts: dict[str, dict[str, Any]], num_contexts: int, license: str, sheet: str | None = None) -> str:
     """Return the text that lies on top of a starter; `sheet` is the name of a picture beside it."""
     rows = [f"| [{name}]({name}/README.md) | {_ABOUT[name]} | {part['bytes'] / 1e6:.2f} MB | `{part['digest'][:19]}` |"
             for name, part in parts.items()]
@@ -131,7 +131,7 @@ def overview(parts: dict[str, dict[str, Any]], num_contexts: int, licence: str, 
     return "\n".join([
         "# The starter", "",
         f"Networks of facesyn's own and {num_contexts} contexts. Made by `facesyn run --config starter` and "
-        f"`facesyn starter pack`. Licence: {licence}.", "", *picture,
+        f"`facesyn starter pack`. License: {license}.", "", *picture,
         "| part | what | size | digest |", "|---|---|---|---|", *rows, "",
     ])
 

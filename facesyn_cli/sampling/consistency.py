@@ -6,7 +6,7 @@ image is kept when
     cos(f, r) >= lowest
 
 with f the judge's embedding of the image and r a reference of its identity: its context, where the judge is the
-recogniser the contexts come from; or the mean of the unit embeddings of the identity's first `centre_images`
+recognizer the contexts come from; or the mean of the unit embeddings of the identity's first `center_images`
 images as they were first drawn, without the image itself. That reference depends on the seed and the identity
 alone, not on what was drawn again nor on how many images there are.
 """
@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from facesyn_cli.config.fields import identity, source
+from facesyn_cli.config.fields import affects_result, input_path
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -38,7 +38,7 @@ class SampleFilter(Protocol):
         Args:
             per_id: Images of each identity.
             judge: Digest of the judge's weights.
-            embedder: Digest of the recogniser behind the contexts; None unknown.
+            embedder: Digest of the recognizer behind the contexts; None unknown.
 
         Raises:
             UserError: The filter cannot work so.
@@ -58,11 +58,13 @@ class SampleFilter(Protocol):
 class ConsistencyConfig(PluginConfig):
     """Settings of `consistency`."""
 
-    judge: Path | None = source(None, "weights of the judge, a face recogniser; better not the one of the contexts")
-    lowest: float = identity(0.3, "cosine to the identity below which an image is drawn again", gt=-1, le=1)
-    attempts: int = identity(3, "how often an image is drawn again at most; then the best draw is kept", ge=1)
-    reference: Literal["centre", "context"] = identity("centre", "what images are compared with; context: same judge")
-    centre_images: int = identity(8, "images whose mean is the centre, the first of each identity", ge=2)
+    judge: Path | None = input_path(None, "weights of the judge, a face recognizer; better not the one of the contexts")
+    lowest: float = affects_result(0.3, "cosine to the identity below which an image is drawn again", gt=-1, le=1)
+    attempts: int = affects_result(3, "how often an image is drawn again at most; then the best draw is kept", ge=1)
+    reference: Literal["center", "context"] = affects_result(
+        "center", "what images are compared with; context: same judge"
+    )
+    center_images: int = affects_result(8, "images whose mean is the center, the first of each identity", ge=2)
 
 
 class Consistency:
@@ -77,30 +79,30 @@ class Consistency:
 
     def __init__(self, cfg: ConsistencyConfig) -> None:
         self.judge, self.attempts, self.lowest = cfg.judge, cfg.attempts, cfg.lowest
-        self._reference, self._centre_images = cfg.reference, cfg.centre_images
+        self._reference, self._center_images = cfg.reference, cfg.center_images
 
     def check(self, per_id: int, judge: str, embedder: str | None) -> None:
-        """Refuse centres of too few images, and contexts of another recogniser; see `SampleFilter.check`."""
-        if self._reference == "centre" and per_id < self._centre_images:
+        """Refuse centers of too few images, and contexts of another recognizer; see `SampleFilter.check`."""
+        if self._reference == "center" and per_id < self._center_images:
             raise UserError(
-                f"filter.centre_images is {self._centre_images}, but an identity has {per_id} images (per_id);"
-                f" give filter.centre_images={max(per_id, 2)}"
+                f"filter.center_images is {self._center_images}, but an identity has {per_id} images (per_id);"
+                f" give filter.center_images={max(per_id, 2)}"
             )
         if self._reference == "context" and embedder is not None and judge != embedder:
             raise UserError(
-                f"filter.reference=context compares with contexts of recogniser {embedder[:19]}, but the judge is"
-                f" {judge[:19]}; use filter.reference=centre"
+                f"filter.reference=context compares with contexts of recognizer {embedder[:19]}, but the judge is"
+                f" {judge[:19]}; use filter.reference=center"
             )
 
     def scores(self, vectors: NDArray, samples: NDArray, first: NDArray, context: NDArray) -> NDArray:
-        """Return the cosines to the context, or to the centre of the other images; see `SampleFilter.scores`."""
+        """Return the cosines to the context, or to the center of the other images; see `SampleFilter.scores`."""
         vectors = np.asarray(vectors, dtype=np.float64)
         if self._reference == "context":
             return vectors @ np.asarray(context, dtype=np.float64)
-        centre = np.asarray(first[: self._centre_images], dtype=np.float64)
-        references = np.tile(centre.sum(axis=0), (len(vectors), 1))            # (n, D)
-        is_part = samples < self._centre_images
-        references[is_part] -= centre[samples[is_part]]
+        center = np.asarray(first[: self._center_images], dtype=np.float64)
+        references = np.tile(center.sum(axis=0), (len(vectors), 1))            # (n, D)
+        is_part = samples < self._center_images
+        references[is_part] -= center[samples[is_part]]
         lengths = np.linalg.norm(references, axis=1)
         return np.einsum("nd,nd->n", vectors, references) / np.maximum(lengths, 1e-12)
 

@@ -21,7 +21,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class Levers:
+class InferenceOptions:
     """How the networks are run.
 
     Args:
@@ -54,26 +54,26 @@ class Levers:
 
 
 class FastDenoiser:
-    """A denoiser under the levers: float32 in, float32 out.
+    """A denoiser under the options: float32 in, float32 out.
 
     Args:
         module: The network, in eval mode on its device; its weights are converted in place.
-        levers: How to run it.
+        options: How to run it.
 
     Raises:
         UserError: There is nothing to fuse.
     """
 
-    def __init__(self, module: nn.Module, levers: Levers) -> None:
-        self._module, self._is_joint = module, levers.joint_guidance
-        if levers.fused_qkv and not fuse_qkv(module):
+    def __init__(self, module: nn.Module, options: InferenceOptions) -> None:
+        self._module, self._is_joint = module, options.joint_guidance
+        if options.fused_qkv and not fuse_qkv(module):
             raise UserError("fused_qkv=true: this denoiser has no self-attention with separate projections")
-        self._dtype = DTYPES[levers.precision]
-        _lay_out(module, levers)
+        self._dtype = DTYPES[options.precision]
+        _lay_out(module, options)
         module.to(self._dtype)
-        if levers.compile:
+        if options.compile:
             module.compile(dynamic=False)
-        self._evaluate = _Replays(module) if levers.cuda_graphs else module
+        self._evaluate = _Replays(module) if options.cuda_graphs else module
         if hasattr(module, "encode_context"):
             self.encode_context = self._encode_context
 
@@ -102,18 +102,18 @@ class FastDenoiser:
 
 
 class FastAutoencoder:
-    """The decoder of an autoencoder under the levers.
+    """The decoder of an autoencoder under the options.
 
     Args:
         module: The autoencoder, in eval mode on its device.
-        levers: How to run it.
+        options: How to run it.
         device: Where it is.
     """
 
-    def __init__(self, module: nn.Module, levers: Levers, device: torch.device) -> None:
-        self._dtype, self._device = DTYPES[levers.decoder_precision], device
-        _lay_out(module, levers)
-        self._decode = torch.compile(module.decode, dynamic=False) if levers.compile else module.decode
+    def __init__(self, module: nn.Module, options: InferenceOptions, device: torch.device) -> None:
+        self._dtype, self._device = DTYPES[options.decoder_precision], device
+        _lay_out(module, options)
+        self._decode = torch.compile(module.decode, dynamic=False) if options.compile else module.decode
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return pixels (B, 3, S, S) float32 of latents (B, c, h, w)."""
@@ -187,8 +187,8 @@ class _Replay:
         self._graph = graph  # not before: where memory ran out, the next call records again
 
 
-def _lay_out(module: nn.Module, levers: Levers) -> None:
-    if levers.channels_last:
+def _lay_out(module: nn.Module, options: InferenceOptions) -> None:
+    if options.channels_last:
         module.to(memory_format=torch.channels_last)
 
 

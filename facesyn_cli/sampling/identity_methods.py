@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from facesyn_cli.artifacts.contexts import ContextSet
-from facesyn_cli.artifacts.embeddings import normalise
+from facesyn_cli.artifacts.embeddings import normalize
 from facesyn_cli.artifacts.output import Parent
 from facesyn_cli.diffusion.guidance import Guidance
 from facesyn_cli.diffusion.negatives import NegativeContexts
@@ -40,7 +40,7 @@ def open_variation(cfg: PluginConfig | None, contexts: ContextSet, seed: int) ->
     parents = variation.open(np.asarray(contexts.vectors, dtype=np.float32), contexts.identities, seed)
     if variation.embedder and contexts.embedder and variation.embedder != contexts.embedder:
         raise UserError(
-            f"variation {cfg.name} brings contexts of recogniser {variation.embedder[:19]}, {contexts.path} comes from"
+            f"variation {cfg.name} brings contexts of recognizer {variation.embedder[:19]}, {contexts.path} comes from"
             f" {contexts.embedder[:19]}; they must come from the same one"
         )
     if variation.needs_all_contexts:
@@ -60,7 +60,7 @@ def open_negatives(
         seed: Seed of everything random.
 
     Raises:
-        UserError: They belong to another recogniser, have another size, or are too few.
+        UserError: They belong to another recognizer, have another size, or are too few.
     """
     if guidance.negatives is None:
         return None, {}
@@ -73,8 +73,8 @@ def open_negatives(
         )
     if pool.embedder and contexts.embedder and pool.embedder != contexts.embedder:
         raise UserError(
-            f"guidance.contexts {pool.path} comes from recogniser {pool.embedder[:19]}, {contexts.path} from"
+            f"guidance.contexts {pool.path} comes from recognizer {pool.embedder[:19]}, {contexts.path} from"
             f" {contexts.embedder[:19]}; they must come from the same one"
         )
-    negatives = NegativeContexts(normalise(pool.vectors), guidance.negatives, seed)
+    negatives = NegativeContexts(normalize(pool.vectors), guidance.negatives, seed)
     return negatives, {"negatives": Parent(str(pool.path), pool.digest)}

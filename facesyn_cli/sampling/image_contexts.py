@@ -32,7 +32,7 @@ def write_image_contexts(folder: Path, conditions: Conditions, num_images: int, 
         folder: Of the images.
         conditions: What belongs to each image.
         num_images: Images of the whole set.
-        embedder: Digest of the recogniser behind the contexts.
+        embedder: Digest of the recognizer behind the contexts.
     """
     folder = folder / FOLDER
     (folder / HEADER).unlink(missing_ok=True)  # of a smaller set

@@ -28,7 +28,7 @@ class SampleInputs:
         contexts: The whole set they are from.
         ldm: Denoiser and its settings; on the CPU, in eval mode.
         autoencoder: Its decoder; on the CPU, in eval mode.
-        embedder: Digest of the recogniser behind contexts and LDM; None where nobody says.
+        embedder: Digest of the recognizer behind contexts and LDM; None where nobody says.
         parents: The inputs for the header.
     """
 
@@ -55,7 +55,7 @@ def open_inputs(
         ldm_path: Folder written by train-ldm, or a published checkpoint.
         autoencoder_path: Autoencoder weights; None: those the LDM was trained with.
         ids: How many identities, the first of the contexts; None: all.
-        assumed_embedder: Name or digest of the recogniser behind files that do not say.
+        assumed_embedder: Name or digest of the recognizer behind files that do not say.
 
     Raises:
         UserError: One of them is not what it should be, or they do not belong together.
@@ -137,20 +137,20 @@ def _load_decoder(path: Path | None, settings: LdmSettings, ldm_path: Path) -> n
 def _agreed_embedder(
     assumed: str | None, settings: LdmSettings, ldm_path: Path, contexts: ContextSet
 ) -> str | None:
-    """Return the recogniser behind LDM and contexts; embeddings of different ones must not mix."""
+    """Return the recognizer behind LDM and contexts; embeddings of different ones must not mix."""
     of_ldm, of_contexts = settings.embedder or assumed, contexts.embedder or assumed
     known = [e for e in (settings.embedder, contexts.embedder) if e is not None]
     is_digest = assumed is not None and assumed.startswith("sha256:")
     if of_ldm and of_contexts and of_ldm != of_contexts and (len(known) == 2 or is_digest):
         raise UserError(
-            f"{ldm_path} was conditioned on recogniser {of_ldm[:19]}, but {contexts.path} comes from"
-            f" {of_contexts[:19]}; make the contexts with the LDM's recogniser"
+            f"{ldm_path} was conditioned on recognizer {of_ldm[:19]}, but {contexts.path} comes from"
+            f" {of_contexts[:19]}; make the contexts with the LDM's recognizer"
         )
     silent = [str(ldm_path)] * (settings.embedder is None)
     silent += [str(contexts.path)] * (contexts.embedder is None and contexts.path.is_file())
     if silent and assumed is None and is_first_process():
         log.warning(
-            f"{' and '.join(silent)} do not say which recogniser they belong to; LDM and contexts must come from the"
+            f"{' and '.join(silent)} do not say which recognizer they belong to; LDM and contexts must come from the"
             " same one (--assume-embedder NAME says which, and silences this)"
         )
     return known[0] if known else assumed

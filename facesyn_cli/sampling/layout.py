@@ -128,12 +128,12 @@ def unfinished_shards(
         is_known: Tells whether everything that is kept besides the images of a shard is there; None: nothing is kept.
     """
     index, count = part or (1, 1)
-    shards = neighbouring_share(layout.shards, index - 1, count)
+    shards = neighboring_share(layout.shards, index - 1, count)
     return [shard for shard in shards if not layout.is_finished(shard) or (is_known and not is_known(shard))]
 
 
-def neighbouring_share(items: Sequence[range], index: int, count: int) -> list[range]:
-    """Return the share of process `index` (0-based) as neighbours: batches that lie in two shards are few then."""
+def neighboring_share(items: Sequence[range], index: int, count: int) -> list[range]:
+    """Return the share of process `index` (0-based) as neighbors: batches that lie in two shards are few then."""
     return list(items[index * len(items) // count : (index + 1) * len(items) // count])
 
 

@@ -22,7 +22,7 @@ from facesyn_cli.plugins import registry
 _CPU = torch.device("cpu")
 _SIMPLE = ("none", "cfg")  # guidances that need nothing but contexts
 _LEAST_COSINE = 0.99       # of the embeddings of one face by a network before and after
-_LEAST_SPREAD = 1.0        # grey levels; less is a plain colour, not a picture
+_LEAST_SPREAD = 1.0        # gray levels; less is a plain color, not a picture
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ def check_same_faces(
         settings: `scheduler` and `guidance` sections; without them ddim and no guidance.
 
     Returns:
-        `mean_grey_levels` and `largest_grey_levels` by which the faces differ, and `least_cosine` between the
+        `mean_gray_levels` and `largest_gray_levels` by which the faces differ, and `least_cosine` between the
         embeddings of the same faces.
 
     Raises:
-        UserError: Faces that are not finite or of one colour, or embeddings that moved.
+        UserError: Faces that are not finite or of one color, or embeddings that moved.
     """
     faces = [draw(networks, contexts, settings) for networks in (before, after)]
     difference = np.abs(faces[0].astype(np.int16) - faces[1])
@@ -65,7 +65,7 @@ def check_same_faces(
     if cosine < _LEAST_COSINE:
         raise UserError(f"half precision moves embeddings: cosine {cosine:.4f}, at least {_LEAST_COSINE} was expected")
     return {
-        "mean_grey_levels": round(float(difference.mean()), 4), "largest_grey_levels": int(difference.max()),
+        "mean_gray_levels": round(float(difference.mean()), 4), "largest_gray_levels": int(difference.max()),
         "least_cosine": round(cosine, 6),
     }
 
@@ -74,7 +74,7 @@ def draw(networks: Networks, contexts: NDArray[np.float32], settings: dict[str, 
     """Return a face of each context, (N, S, S, 3), from fixed noise, on the CPU.
 
     Raises:
-        UserError: One is not finite, or all of one colour.
+        UserError: One is not finite, or all of one color.
     """
     facts = networks.ldm.config
     guidance = settings.get("guidance", {"name": "none"})
@@ -97,5 +97,5 @@ def draw(networks: Networks, contexts: NDArray[np.float32], settings: dict[str, 
     if not is_finite.all():
         raise UserError("the LDM draws faces that are not finite; it is damaged, or not trained to its end")
     if faces.reshape(len(faces), -1).std(axis=1).min() < _LEAST_SPREAD:
-        raise UserError("the LDM draws pictures of a single colour; it is damaged, or not trained to its end")
+        raise UserError("the LDM draws pictures of a single color; it is damaged, or not trained to its end")
     return faces

@@ -20,7 +20,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from facesyn_cli.artifacts.files import write_bytes
-from facesyn_cli.artifacts.strip import MARK
+from facesyn_cli.artifacts.preview_pictures import MARK
 from facesyn_cli.console import log
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, fit_square, resize_u8
 from facesyn_cli.errors import UserError

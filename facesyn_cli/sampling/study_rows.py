@@ -6,36 +6,22 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, field_validator
+from pydantic import SerializeAsAny, ValidationError
 
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
-from facesyn_cli.plugins.settings import PluginConfig
+from facesyn_cli.plugins.settings import PluginConfig, PluginSection, Settings
 
 METHOD_KINDS = {"guidance": "guidance", "variation": "context_variation", "filter": "sample_filter"}
 
 
-class Method(BaseModel):
+class Method(Settings):
     """One row of identity methods: any of guidance, variation and filter together."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str                                                  # in the table
-    guidance: SerializeAsAny[PluginConfig] | None = None
-    variation: SerializeAsAny[PluginConfig] | None = None
-    filter: SerializeAsAny[PluginConfig] | None = None
-
-    @field_validator("guidance", "variation", "filter", mode="before")
-    @classmethod
-    def _resolve(cls, value: Any, info: Any) -> Any:
-        if isinstance(value, str):
-            value = {"name": value}
-        if not isinstance(value, dict) or "name" not in value:
-            return value
-        try:
-            return registry.configure(METHOD_KINDS[info.field_name], value)
-        except (UserError, ValidationError) as error:
-            raise ValueError(" ".join(str(error).split())) from error
+    guidance: SerializeAsAny[PluginConfig] | None = PluginSection("guidance")
+    variation: SerializeAsAny[PluginConfig] | None = PluginSection("context_variation")
+    filter: SerializeAsAny[PluginConfig] | None = PluginSection("sample_filter")
 
 
 @dataclass(frozen=True)

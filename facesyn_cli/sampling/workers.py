@@ -23,8 +23,8 @@ def num_workers(wanted: int | None, device: torch.device, num_processes: int) ->
     """
     if device.type != "cpu":
         return 1
-    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
-    return wanted or max(1, usable_cores() // neighbours)
+    neighbors = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
+    return wanted or max(1, usable_cores() // neighbors)
 
 
 def threads_on(device: torch.device, count: int, name: str) -> ThreadPoolExecutor:

@@ -27,7 +27,7 @@ from facesyn_cli.artifacts.output import Output, Parent, check_output, open_outp
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
-from facesyn_cli.config.fields import StageConfig, identity, runtime, source
+from facesyn_cli.config.fields import StageConfig, affects_result, input_path, runtime_only
 from facesyn_cli.console import is_first_process, log, progress
 from facesyn_cli.data.alignment import REASONS, AlignedFace, Face, FaceAligner, FaceChoice, NoFace, align_face
 from facesyn_cli.data.append_file import AppendFile
@@ -49,14 +49,14 @@ Cut = Callable[[ImageEntry, np.ndarray], AlignedFace]
 class AlignConfig(FaceChoice, StageConfig):
     """Settings of `facesyn align`."""
 
-    images: Path | None = source(None, "folder or zip of photos")
-    detector: Path | None = source(None, "YuNet face detector, an .onnx file")
-    landmarks: Path | None = source(None, "given landmarks instead of a detector: CelebA's list, pts_list or CSV")
-    size: int = identity(112, "side of the crops in pixels; the template grows with it", ge=16, le=1024)
-    origin: StatedOrigin | None = runtime(
+    images: Path | None = input_path(None, "folder or zip of photos")
+    detector: Path | None = input_path(None, "YuNet face detector, an .onnx file")
+    landmarks: Path | None = input_path(None, "given landmarks instead of a detector: CelebA's list, pts_list or CSV")
+    size: int = affects_result(112, "side of the crops in pixels; the template grows with it", ge=16, le=1024)
+    origin: StatedOrigin | None = runtime_only(
         None, "photo (of real people) or generated: what the images are; None: as their headers say, else photo"
     )
-    workers: int = runtime(2, "threads", ge=0)
+    workers: int = runtime_only(2, "threads", ge=0)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.augmentations.addition import Addition, Augmentation
-from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, runtime, source
+from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, input_path, runtime_only
 from facesyn_cli.console import is_first_process, log, progress
 from facesyn_cli.data.tar_set import TarImage, TarSet, make_shard
 from facesyn_cli.errors import UserError
@@ -44,12 +44,12 @@ _IMAGES_PER_SHARD = 10_000  # of additions
 class AugmentConfig(StageConfig):
     """Settings of `facesyn augment`."""
 
-    images: Path | None = source(None, "images to add to; None: 4-samples of --work")
-    contexts: Path | None = source(None, "contexts with their source faces; None: 3-contexts of --work")
-    faces: Path | None = source(
+    images: Path | None = input_path(None, "images to add to; None: 4-samples of --work")
+    contexts: Path | None = input_path(None, "contexts with their source faces; None: 3-contexts of --work")
+    faces: Path | None = input_path(
         None, "source faces instead of contexts: identity i is the i-th file in string-sorted order, as published"
     )
-    faces_origin: StatedOrigin | None = runtime(
+    faces_origin: StatedOrigin | None = runtime_only(
         None, "photo (of real people) or generated: what the source faces are; None: as their headers say, else unknown"
     )
     augmentation: PluginConfig = PluginSection("augmentation", default="oversample")
@@ -113,7 +113,7 @@ def _open_inputs(
     """Return the augmentation, the images, the source face of each identity, their origin, and the parents."""
     augmentation: Augmentation = registry.build("augmentation", cfg.augmentation)
     path = cfg.images or work.folder("samples")
-    images = TarSet.open(path) if path.exists() and RecordSet.recognises(path) else ImageSet.open(path)
+    images = TarSet.open(path) if path.exists() and RecordSet.recognizes(path) else ImageSet.open(path)
     if isinstance(images, ImageSet):
         warn_of_unclear_identities(images)
         check_file_names(map(place_of, images.entries), cfg.out or work.folder("augmented"))

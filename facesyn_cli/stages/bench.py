@@ -23,7 +23,7 @@ from facesyn_cli.bench import plain_loops, random_inputs
 from facesyn_cli.bench.machine import Clock, describe, matrix_rate, peak_memory
 from facesyn_cli.bench.published_layers import as_published
 from facesyn_cli.bench.random_networks import flops, random_network
-from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, runtime
+from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, runtime_only
 from facesyn_cli.console import log
 from facesyn_cli.data.decoded_latents import LatentDecoder
 from facesyn_cli.data.ordered_pool import usable_cores
@@ -32,13 +32,13 @@ from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.diffusion.guidance import NoGuidanceConfig, build_none
 from facesyn_cli.diffusion.schedule import build_schedule
 from facesyn_cli.diffusion.schedulers import DdimConfig, MakeScheduler, SolverConfig, build_ddim, build_unipc
+from facesyn_cli.distributed import check_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.sampling.conditions import Conditions
 from facesyn_cli.sampling.engine import BatchEngine
-from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, Levers
+from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, InferenceOptions
 from facesyn_cli.sampling.layout import ImageFolder
 from facesyn_cli.sampling.writing import write_batches
-from facesyn_cli.training.processes import check_device
 
 SUBJECTS = ("sample", "embed", "train-ldm", "train-fr", "pack", "eval")
 SMALL: dict[str, Any] = {
@@ -57,29 +57,33 @@ RunStage = Callable[[str, dict[str, Any], Path], Any]  # name, settings, work fo
 class BenchConfig(StageConfig):
     """Settings of `facesyn bench`. The networks are the published ones unless something else is said."""
 
+    renamed = {"levers": "each_option"}
+
     denoiser: PluginConfig = PluginSection("denoiser", default="idiff-unet")
     autoencoder: PluginConfig = PluginSection("autoencoder", default="vq-f4")
     backbone: PluginConfig = PluginSection("backbone", default="ir-50")
-    image_size: int = runtime(128, "side of the images the autoencoder makes, in pixels", ge=8)
-    images: int | None = runtime(
+    image_size: int = runtime_only(128, "side of the images the autoencoder makes, in pixels", ge=8)
+    images: int | None = runtime_only(
         None, "images of a timed run; None: for sample a batch for each core, 20 on a GPU; 256 for the others", ge=1
     )
-    per_id: int = runtime(50, "images of an identity; the plain loop makes an identity a batch, as published", ge=1)
-    batch_size: int | None = runtime(None, "images a batch; None: 8 on a CPU, 256 on a GPU", ge=1)
-    steps: int | None = runtime(
+    per_id: int = runtime_only(
+        50, "images of an identity; the plain loop makes an identity a batch, as published", ge=1
+    )
+    batch_size: int | None = runtime_only(None, "images a batch; None: 8 on a CPU, 256 on a GPU", ge=1)
+    steps: int | None = runtime_only(
         None, "steps of the scheduler, 50 on a GPU and 5 on a CPU; of training, 10", ge=1
     )
-    precision: Literal["fp32", "bf16", "fp16"] | None = runtime(
+    precision: Literal["fp32", "bf16", "fp16"] | None = runtime_only(
         None, "number format of facesyn's side; None: bf16 where its matrix rate is higher"
     )
-    rounds: int = runtime(3, "timed rounds, the fastest counts", ge=1)
-    cores: int | None = runtime(None, "cores of a CPU; None: all this process may use", ge=1)
-    clock: Literal["wall", "cpu"] = runtime(
+    rounds: int = runtime_only(3, "timed rounds, the fastest counts", ge=1)
+    cores: int | None = runtime_only(None, "cores of a CPU; None: all this process may use", ge=1)
+    clock: Literal["wall", "cpu"] = runtime_only(
         "wall", "cpu: processor time divided by cores, for a machine that others use too"
     )
-    compile: bool | None = runtime(None, "torch.compile on facesyn's side of sample; None: on CUDA")
-    levers: bool = runtime(True, "sample: measure each lever alone")
-    few_steps: int = runtime(
+    compile: bool | None = runtime_only(None, "torch.compile on facesyn's side of sample; None: on CUDA")
+    each_option: bool = runtime_only(True, "sample: measure each inference option alone")
+    few_steps: int = runtime_only(
         12, "sample: steps of another run, with unipc, where `steps` is 4 times as many or more; `study` says how many "
         "are worth 50", ge=1
     )
@@ -94,7 +98,7 @@ def bench(subject: str, cfg: BenchConfig, run_stage: RunStage) -> dict[str, Any]
         run_stage: Runs a stage; only `cli` may.
 
     Returns:
-        JSON values: `machine`, `network`, `runs` (the plain loop first), `speedup` and, for sample, `levers`.
+        JSON values: `machine`, `network`, `runs` (the plain loop first), `speedup` and, for sample, `options`.
 
     Raises:
         UserError: There is no such subject or device.
@@ -115,7 +119,7 @@ def render(result: dict[str, Any]) -> str:
     lines = [f"{machine['device']}; matrix rate: {rates}; clock: {machine['clock']}"]
     network = ", ".join(f"{name} {value}" for name, value in result["network"].items())
     lines += [network, ""]
-    for title in ("levers", "runs"):
+    for title in ("options", "runs"):
         rows = result.get(title) or []
         if rows:
             lines += [*_table(title, rows), ""]
@@ -181,7 +185,7 @@ class _Machine:
 
 
 class _SampleBench:
-    """Levers one by one, then both loops from contexts to files."""
+    """InferenceOptions one by one, then both loops from contexts to files."""
 
     def __init__(self, cfg: BenchConfig, machine: _Machine, folder: Path) -> None:
         self.cfg, self.machine, self.folder = cfg, machine, folder
@@ -208,7 +212,7 @@ class _SampleBench:
     def result(self) -> dict[str, Any]:
         """Measure everything."""
         machine, cfg = self.machine, self.cfg
-        levers = self._levers() if cfg.levers else None
+        options = self._options() if cfg.each_option else None
         precision = cfg.precision or machine.best_precision
         images = cfg.images or self.batch_size * (20 if machine.is_gpu else machine.cores)
         flop = self.steps * self.evaluation_flops + self.decoding_flops
@@ -225,7 +229,7 @@ class _SampleBench:
         with _threads(machine.cores):
             first = machine.timed("plain loop, fp32", plain_ids * plain_images, plain, flop, machine.rates["fp32"])
         compiles = machine.is_gpu if cfg.compile is None else cfg.compile
-        chosen = Levers(precision, precision, compile=compiles)
+        chosen = InferenceOptions(precision, precision, compile=compiles)
         chosen.check(self.device)
         networks = self._networks(chosen)
         engine = self._engine(networks, vectors, build_ddim(DdimConfig(name="ddim", steps=self.steps)))
@@ -252,15 +256,15 @@ class _SampleBench:
                 "GFLOP a decoding": _short(self.decoding_flops / 1e9),
                 "steps": self.steps, "batch": self.batch_size,
             },
-            "levers": levers,
+            "options": options,
             "runs": runs,
             **speedups,
             "seconds for 10,000 x 50": round(_SET / second["images/s"]),
         }
 
-    def _levers(self) -> list[dict[str, Any]]:
+    def _options(self) -> list[dict[str, Any]]:
         """Measure an evaluation and a decoding of a batch: as published, with each lever alone, with all."""
-        plain = Levers(channels_last=False)
+        plain = InferenceOptions(channels_last=False)
         halves = [name for name, rate in self.machine.rates.items() if name != "fp32"]
         slow = [name for name in halves if self.machine.rates[name] < self.machine.rates["fp32"]]
         for name in slow:
@@ -272,23 +276,25 @@ class _SampleBench:
             ("contexts encoded once", plain, True, True),
             ("contexts of guidance in one pass", replace(plain, joint_guidance=True), True, True),
             ("positions in rows, fused queries, keys, values", replace(plain, fused_qkv=True), False, False),
-            ("channels last", Levers(), True, False),
-            *[(name, Levers(name, channels_last=False), True, False) for name in halves],
-            *[(f"decoder {name}", Levers("fp32", name, channels_last=False), True, False) for name in halves],
+            ("channels last", InferenceOptions(), True, False),
+            *[(name, InferenceOptions(name, channels_last=False), True, False) for name in halves],
+            *[(f"decoder {name}", InferenceOptions("fp32", name, channels_last=False), True, False) for name in halves],
         ]
         if self.machine.is_gpu:
             rows += [
-                ("compile", Levers(channels_last=False, compile=True), True, False),
-                ("cuda graphs", Levers(channels_last=False, cuda_graphs=True), True, False),
+                ("compile", InferenceOptions(channels_last=False, compile=True), True, False),
+                ("cuda graphs", InferenceOptions(channels_last=False, cuda_graphs=True), True, False),
             ]
-        rows.append(("all, fp32", Levers(compile=self.machine.is_gpu), False, True))
-        rows += [(f"all, {name}", Levers(name, name, compile=self.machine.is_gpu), False, True) for name in halves]
+        rows.append(("all, fp32", InferenceOptions(compile=self.machine.is_gpu), False, True))
+        rows += [
+            (f"all, {name}", InferenceOptions(name, name, compile=self.machine.is_gpu), False, True) for name in halves
+        ]
         if self.machine.is_gpu:
-            rows.append(("all and cuda graphs, bf16", Levers("bf16", "bf16", True, True, True), False, True))
+            rows.append(("all and cuda graphs, bf16", InferenceOptions("bf16", "bf16", True, True, True), False, True))
         table: list[dict[str, Any]] = []
-        for name, levers, is_published, is_encoded in rows:
+        for name, options, is_published, is_encoded in rows:
             log.info(f"bench: {name}")
-            evaluation, decoding = self._measure(levers, is_published, is_encoded)
+            evaluation, decoding = self._measure(options, is_published, is_encoded)
             total = self.steps * evaluation + decoding
             table.append({
                 "name": name,
@@ -301,18 +307,18 @@ class _SampleBench:
         return table
 
     @torch.inference_mode()
-    def _measure(self, levers: Levers, is_published: bool, is_encoded: bool) -> tuple[float, float]:
+    def _measure(self, options: InferenceOptions, is_published: bool, is_encoded: bool) -> tuple[float, float]:
         """Return seconds an image of one evaluation and of a decoding."""
         count, passes, device = self.batch_size, 1, self.device
         network = copy.deepcopy(as_published(self.denoiser) if is_published else self.denoiser)
-        denoiser = FastDenoiser(network, levers)
-        decoder = FastAutoencoder(copy.deepcopy(self.autoencoder), levers, device)
+        denoiser = FastDenoiser(network, options)
+        decoder = FastAutoencoder(copy.deepcopy(self.autoencoder), options, device)
         latents = torch.randn(count, *self.latent_shape, device=device)
         t = torch.full((count,), 500, device=device)
         context: Any = torch.nn.functional.normalize(torch.randn(count, self.context_size, device=device), dim=1)
         if is_encoded and hasattr(denoiser, "encode_context"):
             context = denoiser.encode_context(context, batch=count)
-        if levers.joint_guidance:
+        if options.joint_guidance:
             context, passes = denoiser.join_contexts(context, context), 2
         inputs = latents.repeat(passes, 1, 1, 1), t.repeat(passes)
         clock, rounds = self.machine.clock, self.cfg.rounds
@@ -321,11 +327,11 @@ class _SampleBench:
             decoding = clock.best(lambda: decoder.decode(latents), rounds)
         return evaluation / count, decoding / count
 
-    def _networks(self, levers: Levers) -> tuple[FastDenoiser, LatentDecoder]:
+    def _networks(self, options: InferenceOptions) -> tuple[FastDenoiser, LatentDecoder]:
         """Return what `facesyn sample` computes with; the networks are converted in place."""
-        autoencoder = FastAutoencoder(self.autoencoder, levers, self.device)
+        autoencoder = FastAutoencoder(self.autoencoder, options, self.device)
         decoder = LatentDecoder(autoencoder, self.settings, self.settings.output_size, self.device)
-        return FastDenoiser(self.denoiser, levers), decoder
+        return FastDenoiser(self.denoiser, options), decoder
 
     def _engine(
         self, networks: tuple[FastDenoiser, LatentDecoder], vectors: Tensor, make_scheduler: MakeScheduler
@@ -411,7 +417,7 @@ def _bench_stage(
             steps = max(1, images // batch_size)
             num_images = steps * batch_size
             plain = partial(
-                plain_loops.train_recogniser, copy.deepcopy(on_device), max(labels) + 1, paths, labels, batch_size,
+                plain_loops.train_recognizer, copy.deepcopy(on_device), max(labels) + 1, paths, labels, batch_size,
                 steps, machine.device,
             )
             settings |= {

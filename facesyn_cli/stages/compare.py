@@ -21,14 +21,14 @@ from facesyn_cli.artifacts.table import TABLE_JSON, BenchmarkTable
 from facesyn_cli.console import log, progress
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.data.squares import say_cut
+from facesyn_cli.distributed import processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches
 from facesyn_cli.evaluation.verification import unit_rows
 from facesyn_cli.models.loading import load_backbone
-from facesyn_cli.training.processes import processes
 from facesyn_cli.untrusted.files import MAX_IMAGE, check_input, read_bytes
 
-UNCALIBRATED = 0.3  # DCFace (arXiv:2304.07060) calls two faces of its own recogniser the same above this cosine
+UNCALIBRATED = 0.3  # DCFace (arXiv:2304.07060) calls two faces of its own recognizer the same above this cosine
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def compare(
     Args:
         first: Photo, or folder or zip of photos of one person. Photos are aligned crops of the network's size.
         second: The same.
-        weights: Recogniser.
-        table: What `eval` wrote for this recogniser: its folder or its table.json; None: uncalibrated.
+        weights: Recognizer.
+        table: What `eval` wrote for this recognizer: its folder or its table.json; None: uncalibrated.
         benchmark: Row of the table whose threshold applies; None: the mean of all.
         resize: Also take photos of another size, their central squares.
         flip: Flip test; must be what the table was measured with.
@@ -95,7 +95,7 @@ def read_threshold(table: Path | None, benchmark: str | None, digest: str, flip:
     Args:
         table: Folder or file; None: uncalibrated.
         benchmark: Row to take; None: the mean of all that have one.
-        digest: Of the recogniser's weights.
+        digest: Of the recognizer's weights.
         flip: Whether embeddings are made with the flip test.
 
     Raises:

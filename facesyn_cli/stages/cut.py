@@ -16,7 +16,7 @@ from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Parent, check_output, open_output, read_header
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
-from facesyn_cli.config.fields import StageConfig, identity, source
+from facesyn_cli.config.fields import StageConfig, affects_result, input_path
 from facesyn_cli.console import is_first_process
 from facesyn_cli.data.image_cut import first_images, random_images
 from facesyn_cli.errors import UserError
@@ -25,10 +25,10 @@ from facesyn_cli.errors import UserError
 class CutConfig(StageConfig):
     """How a set is cut."""
 
-    images: Path | None = source(None, "images to choose from; None: 4-samples of --work")
-    identities: int | None = identity(None, "identities to keep; None: all", ge=1)
-    count: int = identity(1, "images to keep", ge=1)
-    choose: Literal["first", "random"] = identity(
+    images: Path | None = input_path(None, "images to choose from; None: 4-samples of --work")
+    identities: int | None = affects_result(None, "identities to keep; None: all", ge=1)
+    count: int = affects_result(1, "images to keep", ge=1)
+    choose: Literal["first", "random"] = affects_result(
         "first", "first: as if no more had been made; random: by the seed, identities too"
     )
 

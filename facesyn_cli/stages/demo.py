@@ -24,7 +24,7 @@ from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import open_output
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.artifacts.work import Work
-from facesyn_cli.config.fields import StageConfig, identity
+from facesyn_cli.config.fields import StageConfig, affects_result
 from facesyn_cli.console import progress
 from facesyn_cli.data.drawn_faces import draw_face
 from facesyn_cli.data.pixels import encode_jpeg
@@ -40,10 +40,10 @@ FOLDS = 10
 class StarterDemoConfig(StageConfig):
     """Sizes of the demo on the starter."""
 
-    identities: int = identity(40, "people to train on, the first of the starter's contexts", ge=2)
-    test_identities: int = identity(16, "held-out people, those that follow", ge=2)
-    test_samples: int = identity(6, "faces of each of them", ge=2)
-    pairs: int = identity(20, "genuine pairs a fold, and as many impostor pairs", ge=1)
+    identities: int = affects_result(40, "people to train on, the first of the starter's contexts", ge=2)
+    test_identities: int = affects_result(16, "held-out people, those that follow", ge=2)
+    test_samples: int = affects_result(6, "faces of each of them", ge=2)
+    pairs: int = affects_result(20, "genuine pairs a fold, and as many impostor pairs", ge=1)
 
     @model_validator(mode="after")
     def _enough(self) -> StarterDemoConfig:
@@ -54,12 +54,12 @@ class StarterDemoConfig(StageConfig):
 class DemoConfig(StageConfig):
     """Settings of the drawn faces."""
 
-    identities: int = identity(120, "identities to train on", ge=2)
-    samples: int = identity(8, "pictures of each", ge=1)
-    contexts: int = identity(60, "new people, one picture each; their embeddings become contexts", ge=2)
-    test_identities: int = identity(50, "held-out identities", ge=2)
-    test_samples: int = identity(5, "pictures of each", ge=2)
-    pairs: int = identity(25, "genuine pairs a fold, and as many impostor pairs", ge=1)
+    identities: int = affects_result(120, "identities to train on", ge=2)
+    samples: int = affects_result(8, "pictures of each", ge=1)
+    contexts: int = affects_result(60, "new people, one picture each; their embeddings become contexts", ge=2)
+    test_identities: int = affects_result(50, "held-out identities", ge=2)
+    test_samples: int = affects_result(5, "pictures of each", ge=2)
+    pairs: int = affects_result(25, "genuine pairs a fold, and as many impostor pairs", ge=1)
 
     @model_validator(mode="after")
     def _enough(self) -> DemoConfig:
@@ -126,7 +126,7 @@ def split_contexts(cfg: StarterDemoConfig, bank: Path, work: Work) -> None:
 
 
 def write_untrained(train_fr: dict[str, Any], seed: int, folder: Path) -> None:
-    """Write the recogniser of a recipe's section `train-fr` with the random weights it starts from: the control."""
+    """Write the recognizer of a recipe's section `train-fr` with the random weights it starts from: the control."""
     section = registry.configure("backbone", train_fr["backbone"])
     torch.manual_seed(seed)
     backbone = registry.build("backbone", section)

@@ -19,24 +19,33 @@ from pydantic import field_validator
 from torch import nn
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.embeddings import normalise, write_embedding_blocks
+from facesyn_cli.artifacts.embeddings import normalize, write_embedding_blocks
 from facesyn_cli.artifacts.files import write_atomically, write_text
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
 from facesyn_cli.artifacts.names import one_line
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Header, Output, Parent, check_output
 from facesyn_cli.artifacts.record_set_images import open_images
+from facesyn_cli.artifacts.shared_output import open_shared_output
 from facesyn_cli.artifacts.work import Work
-from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, identity, recorded, runtime, source
+from facesyn_cli.config.fields import (
+    PluginConfig,
+    PluginSection,
+    StageConfig,
+    affects_result,
+    batch_setting,
+    input_path,
+    runtime_only,
+)
 from facesyn_cli.console import Progress, log, progress
 from facesyn_cli.data.alignment import DetectFaces, FaceAligner
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.data.squares import say_cut
+from facesyn_cli.distributed import check_device, processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, current_fit, embed_batches
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.models.yunet import Yunet
-from facesyn_cli.training.processes import check_device, processes
 from facesyn_cli.untrusted.arrays import read_archive
 
 UNREADABLE = "unreadable.txt"
@@ -46,18 +55,20 @@ _PARTS = "parts"
 class EmbedConfig(StageConfig):
     """Settings of `facesyn embed`."""
 
-    images: Path | None = source(None, "folder or zip of faces; None: 0-images of the run")
-    weights: Path | None = source(None, "weights of the recogniser")
+    images: Path | None = input_path(None, "folder or zip of faces; None: 0-images of the run")
+    weights: Path | None = input_path(None, "weights of the recognizer")
     backbone: PluginConfig | None = PluginSection("backbone", default=None)  # None: read off the weights
-    flip: bool = identity(False, "add the output for the mirrored image; the published embeddings do not")
-    fit: Literal["square", "refuse"] = identity(
+    flip: bool = affects_result(False, "add the output for the mirrored image; the published embeddings do not")
+    fit: Literal["square", "refuse"] = affects_result(
         "square", "square: the central square of images that are not square; refuse: list these as unreadable"
     )
-    align: DetectFaces | None = identity(None, "align.detector=FILE: the images are photos, find and align their faces")
-    precision: Literal["fp32", "bf16", "fp16"] = identity("fp32", "number format of the network")
-    batch_size: int = recorded(64, "images a batch", ge=1)
-    part_size: int = recorded(256, "images a part; a finished part is never computed again", ge=1)
-    workers: int = runtime(4, "threads that read and decode, per process", ge=1)
+    align: DetectFaces | None = affects_result(
+        None, "align.detector=FILE: the images are photos, find and align their faces"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = affects_result("fp32", "number format of the network")
+    batch_size: int = batch_setting(64, "images a batch", ge=1)
+    part_size: int = batch_setting(256, "images a part; a finished part is never computed again", ge=1)
+    workers: int = runtime_only(4, "threads that read and decode, per process", ge=1)
 
     @field_validator("fit", mode="before")
     @classmethod
@@ -97,7 +108,7 @@ def run(cfg: EmbedConfig, work: Work) -> Outcome:
     """Embed all images; see the module docstring."""
     group = processes(cfg.device)
     inputs = _open_inputs(cfg, work)
-    with group.open_output(inputs.folder, "EmbeddingSet", "embed", cfg, inputs.parents) as output:
+    with open_shared_output(group, inputs.folder, "EmbeddingSet", "embed", cfg, inputs.parents) as output:
         if output.finished:
             if group.is_first:
                 _remove_parts(inputs.folder)  # a kill between the header and here leaves them
@@ -109,7 +120,7 @@ def run(cfg: EmbedConfig, work: Work) -> Outcome:
         )
         entries = inputs.images.entries
         parts = fixed_batches(len(entries), cfg.part_size)
-        mine = share(parts, group.index, group.count)
+        mine = share(parts, group.rank, group.world_size)
         todo = [part for part in mine if _read_part(inputs.folder, part) is None]
         done = sum(len(part) for part in mine if part not in todo)
         with progress("embed", sum(len(part) for part in mine), done=done) as bar:
@@ -133,7 +144,7 @@ def run(cfg: EmbedConfig, work: Work) -> Outcome:
 
 def _open_inputs(cfg: EmbedConfig, work: Work) -> _Inputs:
     if cfg.weights is None:
-        raise UserError("embed needs the weights of a recogniser: --weights FILE, or --starter packaged")
+        raise UserError("embed needs the weights of a recognizer: --weights FILE, or --starter packaged")
     images = open_images(cfg.images or work.folder("images"))
     backbone = load_backbone(cfg.weights, cfg.backbone)
     parents = {"images": images.parent(), "weights": Parent(str(cfg.weights), backbone.digest)}
@@ -182,7 +193,7 @@ def _write_part(folder: Path, part: range, vectors: np.ndarray, problems: dict[i
     is_good = np.array([index not in problems for index in part])
     with write_atomically(_part_path(folder, part)) as temporary, open(temporary, "wb") as file:
         np.savez(
-            file, good=np.array(part)[is_good], vectors=normalise(vectors[is_good]),
+            file, good=np.array(part)[is_good], vectors=normalize(vectors[is_good]),
             bad=np.array(sorted(problems), dtype=np.int64),
             reasons=np.array([problems[index] for index in sorted(problems)], dtype=np.str_), cut=np.array(num_cut),
         )
@@ -252,5 +263,5 @@ def _write_unreadable(path: Path, bad: list[tuple[ImageEntry, str]]) -> None:
 def _outcome(folder: Path, header: Header | None) -> Outcome:
     if header is None:  # not the first process: it says nothing
         return Outcome(folder, {})
-    recogniser = {name: header.extra.get(name) for name in ("backbone", "embedder")}
-    return Outcome(folder, {**header.counts, **recogniser})
+    recognizer = {name: header.extra.get(name) for name in ("backbone", "embedder")}
+    return Outcome(folder, {**header.counts, **recognizer})

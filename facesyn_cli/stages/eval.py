@@ -1,4 +1,4 @@
-"""`facesyn eval`: how well does a recogniser verify?
+"""`facesyn eval`: how well does a recognizer verify?
 
 Each benchmark's result is kept as soon as it is there, so a killed run goes on with the next one. A
 benchmark that turns out broken does not lose the others: they are evaluated, the table says why one is
@@ -23,6 +23,7 @@ from facesyn_cli.artifacts.files import read_json, write_atomically, write_json
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Parent, check_output
+from facesyn_cli.artifacts.shared_output import open_shared_output
 from facesyn_cli.artifacts.table import BenchmarkRow, BenchmarkTable
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import (
@@ -30,13 +31,14 @@ from facesyn_cli.config.fields import (
     PluginList,
     PluginSection,
     StageConfig,
-    identity,
-    recorded,
-    runtime,
-    source,
+    affects_result,
+    batch_setting,
+    input_path,
+    runtime_only,
 )
 from facesyn_cli.console import log, progress
 from facesyn_cli.data.sharding import share
+from facesyn_cli.distributed import check_device, processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions
 from facesyn_cli.evaluation.identification import IdentificationSet
@@ -45,25 +47,24 @@ from facesyn_cli.evaluation.protocol import embed_images, pair_distances, sum_up
 from facesyn_cli.evaluation.templates import TemplateSet
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.plugins import registry
-from facesyn_cli.training.processes import check_device, processes
 
 
 class EvalConfig(StageConfig):
     """Settings of `facesyn eval`."""
 
-    weights: Path | None = source(None, "weights of the recogniser; None: 7-fr of the run")
+    weights: Path | None = input_path(None, "weights of the recognizer; None: 7-fr of the run")
     backbone: PluginConfig | None = PluginSection("backbone", default=None)  # None: read off the weights
     benchmarks: list[PluginConfig] = PluginList("benchmark", [])  # read from `data`
-    data: Path | None = source(None, "folder of the benchmarks' files")
-    pairs: list[Path] = source([], "pair lists, or .bin files of any name")
-    images: Path | None = source(
+    data: Path | None = input_path(None, "folder of the benchmarks' files")
+    pairs: list[Path] = input_path([], "pair lists, or .bin files of any name")
+    images: Path | None = input_path(
         None, "folder or zip with the images that lists name; None: `data`, or 0-images of the run for --pairs"
     )
-    flip: bool = identity(True, "flip test, as published")
-    resize: bool = identity(False, "resize images of another size (their central squares); published: never")
-    precision: Literal["fp32", "bf16", "fp16"] = identity("fp32", "number format of the network")
-    batch_size: int = recorded(64, "images a batch", ge=1)
-    workers: int = runtime(4, "threads that read and decode, per process", ge=1)
+    flip: bool = affects_result(True, "flip test, as published")
+    resize: bool = affects_result(False, "resize images of another size (their central squares); published: never")
+    precision: Literal["fp32", "bf16", "fp16"] = affects_result("fp32", "number format of the network")
+    batch_size: int = batch_setting(64, "images a batch", ge=1)
+    workers: int = runtime_only(4, "threads that read and decode, per process", ge=1)
 
     @field_validator("pairs", mode="before")
     @classmethod
@@ -119,7 +120,7 @@ def run(cfg: EvalConfig, work: Work) -> Outcome:
     group = processes(cfg.device)
     inputs = _open_inputs(cfg, work)
     folder = inputs.folder
-    with group.open_output(folder, "BenchmarkTable", "eval", cfg, inputs.parents) as output:
+    with open_shared_output(group, folder, "BenchmarkTable", "eval", cfg, inputs.parents) as output:
         if output.finished:
             return _outcome(folder)
         network = inputs.backbone.module.to(group.device)
@@ -127,7 +128,7 @@ def run(cfg: EvalConfig, work: Work) -> Outcome:
             size=inputs.backbone.input_size, batch_size=cfg.batch_size, device=group.device, flip=cfg.flip,
             fit="square" if cfg.resize else "exact", precision=cfg.precision, workers=cfg.workers,
         )
-        for task in share(inputs.tasks, group.index, group.count):
+        for task in share(inputs.tasks, group.rank, group.world_size):
             row = _finished_row(folder, task.name)
             if row is None or row.problem:
                 _evaluate(task, network, options, folder)
@@ -160,7 +161,7 @@ def _open_inputs(cfg: EvalConfig, work: Work) -> _Inputs:
     weights = cfg.weights or work.folder("fr")
     if not weights.exists():
         asked = "" if cfg.weights else "; give --weights FILE, or run train-fr first"
-        raise UserError(f"{weights} does not exist; the weights of a recogniser were expected{asked}")
+        raise UserError(f"{weights} does not exist; the weights of a recognizer were expected{asked}")
     tasks, parents = _benchmark_tasks(cfg)
     more_tasks, more_parents = _pair_tasks(cfg, work)
     tasks += more_tasks

@@ -36,22 +36,27 @@ from facesyn_cli.artifacts.output import (
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config import fields
-from facesyn_cli.config.fields import PluginConfig, PluginList, PluginSection, StageConfig
+from facesyn_cli.config.fields import (
+    PluginConfig,
+    PluginList,
+    PluginSection,
+    StageConfig,
+)
 from facesyn_cli.console import is_first_process, log, progress
 from facesyn_cli.contexts.diffusers_pipeline import find_pipeline, load_pipeline
+from facesyn_cli.contexts.embedding_files import read_given_vectors
 from facesyn_cli.contexts.faces import face_suffix
 from facesyn_cli.contexts.selection import FOLDER, Progress, in_order, judge
 from facesyn_cli.contexts.source import NEEDS, ContextFilter, ContextSource, Ldm, Resources
-from facesyn_cli.contexts.vector_files import read_given_vectors
 from facesyn_cli.data.alignment import DetectFaces, FaceAligner
 from facesyn_cli.data.pixels import resize_pixels, to_pixels
 from facesyn_cli.data.sharding import fixed_batches
+from facesyn_cli.distributed import check_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, embed_faces
 from facesyn_cli.models.loading import LoadedBackbone, load_autoencoder, load_backbone, load_denoiser, open_decoder
 from facesyn_cli.models.yunet import Yunet
 from facesyn_cli.plugins import registry
-from facesyn_cli.training.processes import check_device
 
 FAILED = "failed.txt"  # what could not be read, one line each
 
@@ -60,22 +65,24 @@ class GenContextsConfig(StageConfig):
     """Settings of `facesyn gen-contexts`."""
 
     source: PluginConfig = PluginSection("contexts", default="two-stage")
-    count: int | None = fields.growing(None, "contexts to keep; None: all that a source with an end yields", ge=1)
+    count: int | None = fields.growable(None, "contexts to keep; None: all that a source with an end yields", ge=1)
     filters: list[PluginConfig] = PluginList("context_filter", default=["unique"])
-    images: Path | None = fields.source(None, "folder or zip of faces, for the sources images and embeddings")
-    embeddings: Path | None = fields.source(None, "given vectors, for the source embeddings")
-    embedding_names: Path | None = fields.source(None, "their row-order list; None: image_names.* beside an array")
-    known: Path | None = fields.source(None, "EmbeddingSet of real people, for the filter novel; None: 1-embeddings")
-    generator: str | None = fields.source(None, "diffusers pipeline: a folder, or a hub id, which is downloaded")
-    ldm: Path | None = fields.source(None, "LDM for the source two-stage; None: 2-ldm")
-    autoencoder: str | None = fields.source(None, "its autoencoder or decoder; None: 2-decoder or that of its training")
-    weights: Path | None = fields.source(None, "recogniser; None: the one that made 1-embeddings")
+    images: Path | None = fields.input_path(None, "folder or zip of faces, for the sources images and embeddings")
+    embeddings: Path | None = fields.input_path(None, "given vectors, for the source embeddings")
+    embedding_names: Path | None = fields.input_path(None, "their row-order list; None: image_names.* beside an array")
+    known: Path | None = fields.input_path(None, "EmbeddingSet of real people for the filter novel; None: 1-embeddings")
+    generator: str | None = fields.input_path(None, "diffusers pipeline: a folder, or a hub id, which is downloaded")
+    ldm: Path | None = fields.input_path(None, "LDM for the source two-stage; None: 2-ldm")
+    autoencoder: str | None = fields.input_path(None, "its autoencoder or decoder; None: 2-decoder or that of training")
+    weights: Path | None = fields.input_path(None, "recognizer; None: the one that made 1-embeddings")
     backbone: PluginConfig | None = PluginSection("backbone", default=None)
-    align: DetectFaces | None = fields.identity(
+    align: DetectFaces | None = fields.affects_result(
         None, "align.detector=FILE: given or drawn images are photos, find and align their faces"
     )
-    batch_size: int = fields.recorded(32, "faces the networks see at once", ge=1)
-    patience: int = fields.runtime(5000, "give up an endless source after so many candidates without a kept one", ge=1)
+    batch_size: int = fields.batch_setting(32, "faces the networks see at once", ge=1)
+    patience: int = fields.runtime_only(
+        5000, "candidates in a row without a kept one, after which an endless source is given up", ge=1
+    )
 
 
 def plan(cfg: GenContextsConfig, work: Work) -> dict[str, Any]:
@@ -84,7 +91,7 @@ def plan(cfg: GenContextsConfig, work: Work) -> dict[str, Any]:
     source, filters, parents = _prepare(cfg, work)
     candidates = source.num_candidates
     least = min(n for n in (cfg.count, candidates) if n is not None)
-    faces = "images" in source.needs | source.may_use and cfg.images or "recogniser" in source.needs
+    faces = "images" in source.needs | source.may_use and cfg.images or "recognizer" in source.needs
     return {
         "source": cfg.source.name,
         "filters": [name for name, _ in filters],
@@ -139,7 +146,7 @@ def _prepare(
         raise UserError(f"source {cfg.source.name} has no end; say how many contexts with --count")
     if None not in (source.embedder, resources.embedder) and source.embedder != resources.embedder:
         raise UserError(
-            f"the candidates come from another recogniser ({source.embedder[:19]}) than the one that is to judge their "
+            f"the candidates come from another recognizer ({source.embedder[:19]}) than the one that is to judge their "
             f"faces ({resources.embedder[:19]}); give --weights of theirs, and an LDM conditioned on it"
         )
     if resources.known is not None:
@@ -156,12 +163,12 @@ def _evaluations(source: ContextSource, filters: list[tuple[str, ContextFilter]]
 
 
 def _check_same_space(source: ContextSource, resources: Resources, known: Parent) -> None:
-    """Cosines between embeddings of different recognisers mean nothing."""
+    """Cosines between embeddings of different recognizers mean nothing."""
     if None in (source.embedder, resources.known_embedder):
-        log.warning(f"{known.path} and the candidates: no telling whether they come from the same recogniser")
+        log.warning(f"{known.path} and the candidates: no telling whether they come from the same recognizer")
     elif resources.known_embedder != source.embedder:
         raise UserError(
-            f"{known.path} was made by another recogniser ({resources.known_embedder[:19]}) than the candidates "
+            f"{known.path} was made by another recognizer ({resources.known_embedder[:19]}) than the candidates "
             f"({source.embedder[:19]}); embed it again with the same one"
         )
 
@@ -288,7 +295,7 @@ class _Inputs:
             "known": cfg.known or _existing(work.folder("embeddings")),
             "generator": cfg.generator,
             "ldm": cfg.ldm or _existing(work.folder("ldm")),
-            "recogniser": cfg.weights or _backbone_file(cfg.backbone) or _recogniser_of(work.folder("embeddings")),
+            "recognizer": cfg.weights or _backbone_file(cfg.backbone) or _recognizer_of(work.folder("embeddings")),
         }
 
     def gather(self, source: ContextSource, filters: list[ContextFilter]) -> tuple[Resources, dict[str, Parent]]:
@@ -309,10 +316,10 @@ class _Inputs:
             getattr(self, f"_load_{need}")(paths[need], values, parents)
         if "ldm" in needs and values["ldm"].settings.embedder not in (None, values["embedder"]):
             raise UserError(
-                f"{paths['ldm']} was conditioned on another recogniser ({values['ldm'].settings.embedder[:19]}) than "
-                f"{paths['recogniser']} ({values['embedder'][:19]}); its contexts must come from the same one"
+                f"{paths['ldm']} was conditioned on another recognizer ({values['ldm'].settings.embedder[:19]}) than "
+                f"{paths['recognizer']} ({values['embedder'][:19]}); its contexts must come from the same one"
             )
-        if cfg.align is not None and "recogniser" in needs:
+        if cfg.align is not None and "recognizer" in needs:
             detector = Yunet(cfg.align.detector)
             values["align"] = FaceAligner(detector.find, cfg.align)
             parents["detector"] = Parent(str(cfg.align.detector), detector.digest)
@@ -322,7 +329,7 @@ class _Inputs:
         return Resources(**values), parents
 
     def _warn_of_unused(self, used: set[str]) -> None:
-        for need, key in {"recogniser": "weights", "autoencoder": "autoencoder", **{n: n for n in _HOW}}.items():
+        for need, key in {"recognizer": "weights", "autoencoder": "autoencoder", **{n: n for n in _HOW}}.items():
             if key in GenContextsConfig.model_fields and getattr(self._cfg, key) is not None:
                 if {"autoencoder": "ldm"}.get(need, need) not in used:
                     log.warning(f"{key} is given, but source {self._cfg.source.name} and its filters do not use it")
@@ -372,7 +379,7 @@ class _Inputs:
             return load_autoencoder(given, part="decoder")
         return open_decoder(section, given)
 
-    def _load_recogniser(self, path: Path, values: dict[str, Any], parents: dict[str, Parent]) -> None:
+    def _load_recognizer(self, path: Path, values: dict[str, Any], parents: dict[str, Parent]) -> None:
         backbone = load_backbone(path, self._cfg.backbone)
         values.update(embedder=backbone.digest, features=_features(backbone, self._cfg.batch_size, self._device))
         parents["weights"] = Parent(str(path), backbone.digest)
@@ -384,7 +391,7 @@ _HOW = {
     "known": "known=FOLDER, or run embed",
     "generator": "--generator",
     "ldm": "--ldm, or run train-ldm, or --starter packaged; the source sphere needs no network",
-    "recogniser": "--weights, or run embed, or --starter packaged",
+    "recognizer": "--weights, or run embed, or --starter packaged",
 }
 
 
@@ -397,7 +404,7 @@ def _backbone_file(backbone: PluginConfig | None) -> Path | None:
     return getattr(backbone, "weights", None)
 
 
-def _recogniser_of(embeddings: Path) -> Path | None:
+def _recognizer_of(embeddings: Path) -> Path | None:
     """Return the weights that made the embeddings of this run, if they still lie where they did."""
     header = read_header(embeddings) if embeddings.is_dir() else None
     parent = header.parents.get("weights") if header else None

@@ -13,13 +13,13 @@ from typing import Any, get_args
 
 from torch import Tensor, nn
 
+from facesyn_cli.artifacts.atomic_directory import atomic_directory, completed_directory, require_new
 from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
 from facesyn_cli.artifacts.download import fetch, file_name
 from facesyn_cli.artifacts.hub import fetch_from_hub, is_hub_name
 from facesyn_cli.artifacts.ldm import LdmSettings
-from facesyn_cli.artifacts.new_folder import made_folder, new_folder, require_new
 from facesyn_cli.artifacts.output import FixedConfig, Header, Parent, write_header
-from facesyn_cli.artifacts.starter import CARD, PACKAGED, find_starter, is_packaged
+from facesyn_cli.artifacts.starter_files import CARD, PACKAGED, find_starter, is_packaged
 from facesyn_cli.artifacts.weights import (
     CONFIG,
     WeightsPrecision,
@@ -33,7 +33,7 @@ from facesyn_cli.console import log
 from facesyn_cli.diffusion.schedule import describe_betas, ldm_schedule
 from facesyn_cli.errors import UserError
 from facesyn_cli.models import inspection
-from facesyn_cli.models.catalogue import CATALOGUE
+from facesyn_cli.models.catalog import CATALOGUE
 from facesyn_cli.models.convert import compvis, tface_head
 from facesyn_cli.models.convert.tface_head import KERNEL, part_name, read_any_head, split_head
 from facesyn_cli.models.guided_unet import load_guided_pipeline, published_tensors
@@ -82,7 +82,7 @@ def _starter_parts() -> dict[str, dict[str, Any]]:
         folder = starter.part(part)
         found[f"starter-{part}"] = {
             "kind": kind, "architecture": read_config(folder)[kind]["name"], "source": "facesyn's own, in the package",
-            "licence": f"research use; see {folder / CARD}", "where": str(folder), "use": _USE[part],
+            "license": f"research use; see {folder / CARD}", "where": str(folder), "use": _USE[part],
         }
     return found
 
@@ -138,12 +138,12 @@ def convert(
         path: File or Weights folder; of a classifier in parts one of them, or TFace's HEAD_RESUME.
         out: Folder to make; an empty one may be there.
         to: `safetensors` (with config.json, what facesyn itself writes), `published` (the files that the
-            published code reads) or `onnx` (recognisers).
+            published code reads) or `onnx` (recognizers).
         parts: Files of a classifier that is to be published, one for each process of TFace; None: 1.
         dataset: Data set of a classifier: which one of several to read, or what to call the published one.
         precision: Of the numbers in `safetensors` of a network: fp32, or fp16 for files of half the size, which load
             as float32 networks again; None: fp32.
-        channel_order: rgb or bgr, what a recogniser's weights expect, where the file does not tell; None: as it tells.
+        channel_order: rgb or bgr, what a recognizer's weights expect, where the file does not tell; None: as it tells.
 
     Raises:
         UserError: The file holds nothing known, there is no such format for it, or the folder is taken.
@@ -162,11 +162,11 @@ def convert(
         "channel_order": channel_order,
     })
     begun = Header("Weights", "models convert", settings.to_json(), {"weights": Parent(str(path), _content(path))})
-    made = made_folder(out, begun)
+    made = completed_directory(out, begun)
     if made is not None:
         return {"path": str(path), **made.extra}
     write = _writer(path, to, parts, dataset, precision or "fp32", channel_order)
-    with new_folder(out) as folder:
+    with atomic_directory(out) as folder:
         report = write(folder)
         write_header(folder, begun, {"files": len(report["files"])}, report, json_digest(report["files"]))
     return {"path": str(path), **report}
@@ -277,7 +277,7 @@ def _check_channel_order(channel_order: str, description: dict[str, Any]) -> Non
         raise UserError(f"--channel-order {channel_order}: rgb or bgr was expected")
     kind, name = description["kind"], description.get("architecture")
     if kind != "backbone" or "channel_order" not in registry.get(kind, name).config_class.model_fields:
-        raise UserError(f"--channel-order belongs to IR and IResNet recognisers; {description['path']} is none")
+        raise UserError(f"--channel-order belongs to IR and IResNet recognizers; {description['path']} is none")
 
 
 def _head_writer(
@@ -363,11 +363,11 @@ def _write_published_ldm(loaded: _Loaded, folder: Path) -> None:
     """`eps_model.*` and the eight buffers of the noise schedule, as IDiff-Face and ADMIS write it."""
     settings = loaded.ldm
     if settings.latent_mean is not None and (any(settings.latent_mean) or any(s != 1 for s in settings.latent_std)):
-        raise UserError("this LDM works on normalised latents (latent_mean, latent_std), for which the published "
+        raise UserError("this LDM works on normalized latents (latent_mean, latent_std), for which the published "
                         "layout has no place; the published code would draw noise with it")
     cfg = loaded.module.cfg
     # whatever the schedule is, the buffers that are written hold it
-    check_exportable(cfg, "linear", settings.prediction, is_normalised=False)
+    check_exportable(cfg, "linear", settings.prediction, is_normalized=False)
     schedule = ldm_schedule(settings)
     tensors = {f"eps_model.{key}": value for key, value in loaded.module.state_dict().items()}
     _save({**tensors, **schedule_buffers(schedule)}, folder / "ema_averaged_model.ckpt")
@@ -387,7 +387,7 @@ def _write_published_autoencoder(loaded: _Loaded, folder: Path) -> None:
 
 def _write_onnx(loaded: _Loaded, folder: Path) -> dict[str, Any]:
     if loaded.kind != "backbone" or loaded.name == "onnx":
-        raise UserError(f"{_what(loaded)} cannot be written as ONNX; a recogniser from a tensor file was expected")
+        raise UserError(f"{_what(loaded)} cannot be written as ONNX; a recognizer from a tensor file was expected")
     difference = export_onnx(loaded.module, loaded.input_size, folder / "model.onnx")
     return {"largest_difference": difference, "input": f"RGB in [-1, 1], {loaded.input_size} x {loaded.input_size}"}
 

@@ -25,7 +25,7 @@ from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output, open_output
 from facesyn_cli.artifacts.record_set import LABELS, RecordFormat, RecordWriter, natural_labels
 from facesyn_cli.artifacts.work import Work
-from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, identity, runtime, source
+from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, affects_result, input_path, runtime_only
 from facesyn_cli.console import is_first_process, log, progress
 from facesyn_cli.data.append_file import AppendFile
 from facesyn_cli.data.ordered_pool import ordered_map, usable_cores
@@ -49,15 +49,19 @@ _CHUNK, _AHEAD = 8, 2            # images a thread takes at once; chunks per thr
 class PackConfig(StageConfig):
     """Settings of `facesyn pack`."""
 
-    inputs: list[Path] | None = source(None, "image or packed sets; None: 5-augmented, else 4-samples")
-    source_format: str = source("auto", "auto, folder (images), or the record format of the inputs")
+    inputs: list[Path] | None = input_path(None, "image or packed sets; None: 5-augmented, else 4-samples")
+    source_format: str = input_path("auto", "auto, folder (images), or the record format of the inputs")
     format: PluginConfig = PluginSection("record_format", default="tfrecord")
-    name: str = identity("TFR-facesyn", "name of the set; TFace reads records only when it contains TFR")
-    size: int | None = identity(112, "side in pixels; None keeps every image as it is", gt=0, le=8000)
-    drop_first: bool = identity(False, "leave out the first image of every identity, as the published converter does")
-    min_images: int = identity(1, "leave out identities with fewer images", ge=1)
-    shuffle: bool = identity(False, "random order of records, from the seed, instead of identity by identity")
-    workers: int | None = runtime(None, "threads that read and encode; None: one per core, up to 16; 0: none", ge=0)
+    name: str = affects_result("TFR-facesyn", "name of the set; TFace reads records only when it contains TFR")
+    size: int | None = affects_result(112, "side in pixels; None keeps every image as it is", gt=0, le=8000)
+    drop_first: bool = affects_result(
+        False, "leave out the first image of every identity, as the published converter does"
+    )
+    min_images: int = affects_result(1, "leave out identities with fewer images", ge=1)
+    shuffle: bool = affects_result(False, "random order of records, from the seed, instead of identity by identity")
+    workers: int | None = runtime_only(
+        None, "threads that read and encode; None: one per core, up to 16; 0: none", ge=0
+    )
 
     @field_validator("name")
     @classmethod

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from facesyn_cli import signals
+from facesyn_cli.artifacts.atomic_directory import atomic_file
 from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
 from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.artifacts.new_folder import new_file
 from facesyn_cli.artifacts.output import FixedConfig, Parent, open_output
 from facesyn_cli.console import progress
 from facesyn_cli.errors import UserError
@@ -46,7 +46,7 @@ def convert_pairs(
     }
     with _progress(pairs) as advance:
         if out.suffix == ".bin":
-            with new_file(out) as path:
+            with atomic_file(out) as path:
                 write_bin(pairs, path, size, resize, advance)
         else:
             cfg = FixedConfig({"cfp": cfp if source.is_dir() else None, "size": size, "resize": resize})

@@ -2,7 +2,7 @@
 
 What the folder holds: `report.json` with everything, `report.html` to read, `README.md`, the dataset card of the
 first set, `cards/` with those of the others, and `cache/` with the embeddings. Finished parts of the embeddings and
-finished analyses survive a kill. Training curves and the benchmark table of the work folder are read anew, and the
+finished analyzes survive a kill. Training curves and the benchmark table of the work folder are read anew, and the
 page is written anew, whenever the command is run again.
 """
 
@@ -28,9 +28,10 @@ from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.table import TABLE_JSON, BenchmarkTable
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import FOLDERS, Work
-from facesyn_cli.config.fields import StageConfig, identity, recorded, runtime, source
+from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, input_path, runtime_only
 from facesyn_cli.console import is_first_process
 from facesyn_cli.contexts.unique import Unique
+from facesyn_cli.distributed import check_device, processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.benchmark_groups import benchmark_groups
 from facesyn_cli.evaluation.embedding import EmbedOptions, current_fit
@@ -40,22 +41,21 @@ from facesyn_cli.evaluation.judged_set import choose_identities
 from facesyn_cli.evaluation.leakage import REFERENCE
 from facesyn_cli.evaluation.perceptual import PerceptualSpace
 from facesyn_cli.evaluation.score_counts import count_scores
-from facesyn_cli.evaluation.set_report import Analysis, analyse, compare
+from facesyn_cli.evaluation.set_report import Analysis, analyze, compare
 from facesyn_cli.models.feature_maps import feature_maps, has_feature_maps
 from facesyn_cli.models.inception import LoadedFeatures, load_features
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.models.lpips import LoadedLpips, load_lpips
 from facesyn_cli.models.yunet import Yunet
+from facesyn_cli.report.cached_results import CachedResults
 from facesyn_cli.report.card import write_card
 from facesyn_cli.report.contents import HEADLINE, definitions_of, describe_set, headline_of, to_text
-from facesyn_cli.report.kept_results import KeptResults
 from facesyn_cli.report.measured_sets import Measurer, Small, pixels_of
 from facesyn_cli.report.network_results import NetworkResults, by_features, by_lpips
 from facesyn_cli.report.page import write_page
 from facesyn_cli.report.provenance import about_origins
 from facesyn_cli.report.set_pictures import NamedSet, SetPictures
 from facesyn_cli.training.metrics_log import read_lines
-from facesyn_cli.training.processes import check_device, processes
 
 REPORT = "report.json"
 _TIMES = ("images_per_s", "seconds")
@@ -65,27 +65,35 @@ _MAX_LINES = 500  # of a training curve
 class ReportConfig(StageConfig):
     """Settings of `facesyn report`."""
 
-    sets: list[Path] = source([], "image sets to look at: folders, zips, packed sets; none: 4-samples of the run")
-    reference: Path | None = source(None, "real training images, for leakage and quality; None: 0-images of the run")
-    judges: list[Path] = source([], "weights of recognisers that judge, best not the one that was conditioned on")
-    groups: Path | None = source(None, "CSV with a column `identity` or `key`, and one column an attribute")
-    detector: Path | None = source(None, "YuNet, a face detector in .onnx format, for the spread of poses")
-    features: Path | None = source(None, "weights of Inception-v3, torchvision's or those of FID: distances in it")
-    perceptual: list[Path] = source([], "the two files of LPIPS: torchvision's alexnet or vgg16, its linear layers")
-    table: Path | None = source(None, "benchmark table of `eval`, a folder or table.json; None: 8-table of the run")
-    cache: Path | None = source(None, "folder for embeddings that several reports share; None: inside the report")
-    r: float = identity(0.3, "cosine above which two embeddings match, in U_class and C_intra (DCFace)", ge=-1, le=1)
-    max_images: int | None = identity(None, "look at whole identities up to so many images of a set; None: all", ge=1)
-    max_pairs: int = identity(500_000_000, "pairs to compute at most for one figure; above, a sample", ge=10_000)
-    feature_images: int = identity(10_000, "images of a set that Inception looks at, drawn at random", ge=10)
-    perceptual_images: int = identity(1200, "images of a set whose perceptual distances are measured; 0: none", ge=0)
-    flip: bool = identity(True, "add the output for the mirrored image, as in verification")
-    fit: Literal["square", "refuse"] = identity(
+    sets: list[Path] = input_path([], "image sets to look at: folders, zips, packed sets; none: 4-samples of the run")
+    reference: Path | None = input_path(
+        None, "real training images, for leakage and quality; None: 0-images of the run"
+    )
+    judges: list[Path] = input_path([], "weights of recognizers that judge, best not the one that was conditioned on")
+    groups: Path | None = input_path(None, "CSV with a column `identity` or `key`, and one column an attribute")
+    detector: Path | None = input_path(None, "YuNet, a face detector in .onnx format, for the spread of poses")
+    features: Path | None = input_path(None, "weights of Inception-v3, torchvision's or those of FID: distances in it")
+    perceptual: list[Path] = input_path([], "the two files of LPIPS: torchvision's alexnet or vgg16, its linear layers")
+    table: Path | None = input_path(None, "benchmark table of `eval`, a folder or table.json; None: 8-table of the run")
+    cache: Path | None = input_path(None, "folder for embeddings that several reports share; None: inside the report")
+    r: float = affects_result(
+        0.3, "cosine above which two embeddings match, in U_class and C_intra (DCFace)", ge=-1, le=1
+    )
+    max_images: int | None = affects_result(
+        None, "look at whole identities up to so many images of a set; None: all", ge=1
+    )
+    max_pairs: int = affects_result(500_000_000, "pairs to compute at most for one figure; above, a sample", ge=10_000)
+    feature_images: int = affects_result(10_000, "images of a set that Inception looks at, drawn at random", ge=10)
+    perceptual_images: int = affects_result(
+        1200, "images of a set whose perceptual distances are measured; 0: none", ge=0
+    )
+    flip: bool = affects_result(True, "add the output for the mirrored image, as in verification")
+    fit: Literal["square", "refuse"] = affects_result(
         "square", "square: the central square of images that are not square; refuse: leave these out"
     )
-    precision: Literal["fp32", "bf16", "fp16"] = identity("fp32", "number format of the judges")
-    batch_size: int = recorded(64, "images a batch", ge=1)
-    workers: int = runtime(4, "threads that read and decode", ge=1)
+    precision: Literal["fp32", "bf16", "fp16"] = affects_result("fp32", "number format of the judges")
+    batch_size: int = batch_setting(64, "images a batch", ge=1)
+    workers: int = runtime_only(4, "threads that read and decode", ge=1)
 
     @field_validator("fit", mode="before")
     @classmethod
@@ -139,14 +147,14 @@ def plan(cfg: ReportConfig, work: Work) -> dict[str, Any]:
 
 
 def run(cfg: ReportConfig, work: Work) -> Outcome:
-    """Analyse the sets and write the report; only the first of several processes works."""
+    """Analyze the sets and write the report; only the first of several processes works."""
     inputs = _open_inputs(cfg, work)
     folder = inputs.folder
     if not is_first_process():
         return Outcome(folder, {})
     pictures = SetPictures(inputs.all_sets)
     with open_output(folder, "Report", "report", cfg, inputs.parents) as output:
-        data = read_json(folder / REPORT) if output.finished else _analyse_all(cfg, inputs, pictures, work)
+        data = read_json(folder / REPORT) if output.finished else _analyze_all(cfg, inputs, pictures, work)
         data |= {"training": _training(work), "benchmark": _benchmark(cfg, work)}
         data["definitions"] = definitions_of(data)
         update_json(folder / REPORT, data)
@@ -163,7 +171,7 @@ def run(cfg: ReportConfig, work: Work) -> Outcome:
 def _open_inputs(cfg: ReportConfig, work: Work) -> _Inputs:
     """Find and check every input before any work."""
     if not cfg.judges:
-        raise UserError("report needs a judge, a recogniser other than the one conditioned on: --judge WEIGHTS")
+        raise UserError("report needs a judge, a recognizer other than the one conditioned on: --judge WEIGHTS")
     paths, reference_path = cfg.sets, cfg.reference
     if not cfg.sets:
         paths = [work.folder("samples")]
@@ -232,9 +240,9 @@ def _names(paths: list[Path]) -> list[str]:
     return names
 
 
-def _analyse_all(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work: Work) -> dict[str, Any]:
+def _analyze_all(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work: Work) -> dict[str, Any]:
     """Return the report but for what is read anew at each run."""
-    device, kept = processes(cfg.device).device, KeptResults(inputs.folder / "results")
+    device, kept = processes(cfg.device).device, CachedResults(inputs.folder / "results")
     measurer = Measurer(cfg.cache or inputs.folder / "cache", EmbedOptions(
         0, cfg.batch_size, device, flip=cfg.flip, fit=cfg.fit, precision=cfg.precision, workers=cfg.workers
     ))
@@ -256,7 +264,7 @@ def _analyse_all(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work
         counts = count_scores(training.rows, cfg.max_pairs, cfg.seed) if training else None
         for held in inputs.sets:
             own = faces[held.name]
-            compute = partial(analyse, own, training, counts, replace(how, perceptual=space))
+            compute = partial(analyze, own, training, counts, replace(how, perceptual=space))
             found = kept.of(held.name, judge_name, compute)
             results.append({key: found[key] for key in ("set", "judge", "sections")})
             said = {(one["set"], one["text"]) for one in findings if one["section"] == "diversity"}
@@ -298,7 +306,7 @@ def _analyse_all(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work
 
 def _networks(
     cfg: ReportConfig, inputs: _Inputs, small: dict[str, Small], measurer: Measurer, pictures: SetPictures,
-    kept: KeptResults,
+    kept: CachedResults,
 ) -> list[NetworkResults]:
     """Return what Inception and LPIPS found, where their weights are given."""
     found = []

@@ -4,7 +4,7 @@ The images of all identities, in order, are cut into fixed batches; the last one
 skipped when all its images lie on disk, otherwise computed as a whole and only what is missing written. So
 which images share a batch, and with it every bit of them, does not depend on kills, on the number of
 processes or on their order; noise belongs to the image (`diffusion/noise.py`). Where a filter has images drawn
-again, the same holds for blocks of whole identities (`sampling/redraw.py`).
+again, the same holds for blocks of whole identities (`sampling/rejection_sampling.py`).
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ from facesyn_cli.artifacts.lock import remove_abandoned
 from facesyn_cli.artifacts.names import check_file_names
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import HEADER, Output, Parent, check_output
+from facesyn_cli.artifacts.preview_pictures import SHEET, move_pictures_out, picture_path, strip_name
 from facesyn_cli.artifacts.record_set_images import open_images
-from facesyn_cli.artifacts.strip import SHEET, move_pictures_out, picture_path, strip_name
+from facesyn_cli.artifacts.shared_output import open_shared_output
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import (
     PluginConfig,
     PluginSection,
     StageConfig,
-    growing,
-    identity,
-    recorded,
-    runtime,
-    source,
+    affects_result,
+    batch_setting,
+    growable,
+    input_path,
+    runtime_only,
 )
 from facesyn_cli.console import log
 from facesyn_cli.data.decoded_latents import LatentDecoder
@@ -47,6 +48,7 @@ from facesyn_cli.diffusion.noise import open_noise_file
 from facesyn_cli.diffusion.sampling import count_evaluations
 from facesyn_cli.diffusion.schedule import ldm_schedule
 from facesyn_cli.diffusion.schedulers import Scheduler
+from facesyn_cli.distributed import Processes, check_device, processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.judge import Judge
 from facesyn_cli.models.loading import load_backbone
@@ -55,7 +57,7 @@ from facesyn_cli.report.contact_sheet import write_contact_sheet
 from facesyn_cli.report.pack_card import write_pack_card
 from facesyn_cli.sampling.conditions import Conditions
 from facesyn_cli.sampling.engine import BatchEngine
-from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, Levers
+from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, InferenceOptions
 from facesyn_cli.sampling.identity_methods import open_negatives, open_variation
 from facesyn_cli.sampling.image_contexts import FOLDER as IMAGE_CONTEXTS
 from facesyn_cli.sampling.image_contexts import write_image_contexts
@@ -63,17 +65,16 @@ from facesyn_cli.sampling.inputs import open_inputs
 from facesyn_cli.sampling.layout import (
     ImageFolder,
     TarShards,
-    neighbouring_share,
+    neighboring_share,
     unfinished_batches,
     unfinished_shards,
 )
 from facesyn_cli.sampling.memory import fitting_batch
-from facesyn_cli.sampling.redraw import Redrawing
+from facesyn_cli.sampling.rejection_sampling import RejectionSampling
 from facesyn_cli.sampling.shard_writing import write_shards
 from facesyn_cli.sampling.strip import Strip
 from facesyn_cli.sampling.workers import num_workers, one_core_each
 from facesyn_cli.sampling.writing import write_batches
-from facesyn_cli.training.processes import Processes, check_device, processes
 
 _SUFFIXES = {"png": ".png", "jpeg": ".jpg"}
 _IMAGES_PER_SHARD = 10_000
@@ -86,54 +87,58 @@ class NoiseSection(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    file: Path | None = source(None, ".npy of shape ids x per_id x C x H x W; None: drawn per image from the seed")
+    file: Path | None = input_path(None, ".npy of shape ids x per_id x C x H x W; None: drawn per image from the seed")
 
 
 class SampleConfig(StageConfig):
     """Settings of `facesyn sample`."""
 
-    ldm: Path | None = source(None, "folder written by train-ldm, or a published checkpoint; None: 2-ldm")
-    autoencoder: Path | None = source(
+    ldm: Path | None = input_path(None, "folder written by train-ldm, or a published checkpoint; None: 2-ldm")
+    autoencoder: Path | None = input_path(
         None, "autoencoder weights, the decoder half suffices; None: 2-decoder, or what the LDM was trained with"
     )
-    contexts: Path | None = source(None, "folder written by gen-contexts, or a published .npy; None: 3-contexts")
-    ids: int | None = growing(None, "how many identities, the first of the contexts; None: all", ge=1)
-    per_id: int = growing(50, "images of each identity", ge=1)
-    batch_size: int | Literal["auto"] | None = recorded(
+    contexts: Path | None = input_path(None, "folder written by gen-contexts, or a published .npy; None: 3-contexts")
+    ids: int | None = growable(None, "how many identities, the first of the contexts; None: all", ge=1)
+    per_id: int = growable(50, "images of each identity", ge=1)
+    batch_size: int | Literal["auto"] | None = batch_setting(
         None, "images a batch; auto: what fits into memory; None: 64 on a GPU, 8 on a CPU"
     )
     scheduler: PluginConfig = PluginSection("scheduler", default="unipc")
     guidance: PluginConfig = PluginSection("guidance", default="none")
     variation: PluginConfig | None = PluginSection("context_variation", default=None)  # None: one context an identity
     filter: PluginConfig | None = PluginSection("sample_filter", default=None)  # None: no image is drawn again
-    precision: Literal["fp32", "bf16", "fp16"] = identity("fp32", "number format of the denoiser")
-    decoder_precision: Literal["fp32", "bf16", "fp16"] | None = identity(
+    precision: Literal["fp32", "bf16", "fp16"] = affects_result("fp32", "number format of the denoiser")
+    decoder_precision: Literal["fp32", "bf16", "fp16"] | None = affects_result(
         None, "number format of the decoder; None: fp32. The codebook is always looked up in fp32"
     )
-    compile: bool = recorded(False, "fuse kernels, CUDA only; a minute or two at the start")
-    cuda_graphs: bool = recorded(False, "record the launches of an evaluation and replay them; pays at small batches")
-    fused_qkv: bool = recorded(False, "one matrix product for queries, keys and values; see `bench sample`")
-    joint_guidance: bool | None = recorded(
+    compile: bool = batch_setting(False, "fuse kernels, CUDA only; a minute or two at the start")
+    cuda_graphs: bool = batch_setting(
+        False, "record the launches of an evaluation and replay them; pays at small batches"
+    )
+    fused_qkv: bool = batch_setting(False, "one matrix product for queries, keys and values; see `bench sample`")
+    joint_guidance: bool | None = batch_setting(
         None, "guided steps evaluate both contexts in one pass of twice the batch; None: on a CPU"
     )
-    noise: NoiseSection = identity(NoiseSection(), "where the starting noise comes from")
-    size: int | None = identity(None, "side of the images in pixels; None: the LDM's, 112 as published", ge=1)
-    format: Literal["png", "jpeg"] = identity("png", "format of the images")
-    layout: Literal["folder", "tar"] | None = identity(
+    noise: NoiseSection = affects_result(NoiseSection(), "where the starting noise comes from")
+    size: int | None = affects_result(None, "side of the images in pixels; None: the LDM's, 112 as published", ge=1)
+    format: Literal["png", "jpeg"] = affects_result("png", "format of the images")
+    layout: Literal["folder", "tar"] | None = affects_result(
         None, "folder: a file an image; tar: WebDataset shards, for millions of images; None: folder"
     )
-    images_per_shard: int | None = identity(None, "images of a tar shard; None: 10,000", ge=1)
-    jpeg_quality: int | None = identity(None, "quality of format jpeg; None: 95", ge=1, le=100)
-    assume_embedder: str | None = runtime(
-        None, "name or digest of the recogniser behind a published file that does not say: no warning then"
+    images_per_shard: int | None = affects_result(None, "images of a tar shard; None: 10,000", ge=1)
+    jpeg_quality: int | None = affects_result(None, "quality of format jpeg; None: 95", ge=1, le=100)
+    assume_embedder: str | None = runtime_only(
+        None, "name or digest of the recognizer behind a published file that does not say: no warning then"
     )
-    shard: str | None = runtime(None, "i/n, i from 1: make part i of n; the run that finds all parts finishes")
-    workers: int | None = runtime(None, "batches computed at once on a CPU, a core each; None: all cores", ge=1)
-    writers: int = runtime(4, "threads that encode and write images, per process", ge=1)
-    contact_sheet: bool | None = runtime(
+    shard: str | None = runtime_only(None, "i/n, i from 1: make part i of n; the run that finds all parts finishes")
+    workers: int | None = runtime_only(None, "batches computed at once on a CPU, a core each; None: all cores", ge=1)
+    writers: int = runtime_only(4, "threads that encode and write images, per process", ge=1)
+    contact_sheet: bool | None = runtime_only(
         None, "write OUT.contact_sheet.png, ten faces of each of ten people; None: of sets of up to 400 images"
     )
-    strip_every: int = runtime(30, "seconds between two pictures of the latest images, OUT.strip.png; 0: none", ge=0)
+    strip_every: int = runtime_only(
+        30, "seconds between two pictures of the latest images, OUT.strip.png; 0: none", ge=0
+    )
 
     @field_validator("batch_size", mode="before")
     @classmethod
@@ -220,7 +225,7 @@ def run(cfg: SampleConfig, work: Work) -> Outcome:
                  "`facesyn bench sample` says by how much")
     folder = setup.layout.folder
     made = 0
-    with group.open_output(folder, setup.kind, "sample", setup.cfg, setup.parents, cfg.part) as output:
+    with open_shared_output(group, folder, setup.kind, "sample", setup.cfg, setup.parents, cfg.part) as output:
         if group.is_first:
             move_pictures_out(folder)
             remove_abandoned(picture_path(folder, SHEET).parent, f"{folder.name}.")
@@ -293,7 +298,7 @@ class _Setup:
                 f"guidance {cfg.guidance.name} records and injects attention to contexts, which this denoiser has not"
                 " (conditioning ca is needed)"
             )
-        self.levers = Levers(
+        self.options = InferenceOptions(
             cfg.precision, cfg.decoder_precision or "fp32", compile=cfg.compile, cuda_graphs=cfg.cuda_graphs,
             fused_qkv=cfg.fused_qkv,
         )
@@ -313,7 +318,7 @@ class _Setup:
         self.filter = registry.build("sample_filter", cfg.filter) if cfg.filter else None
         if self.filter:
             if self.filter.judge is None:
-                raise UserError("a filter needs the weights of a judge, a face recogniser: filter.judge=FILE")
+                raise UserError("a filter needs the weights of a judge, a face recognizer: filter.judge=FILE")
             self._judge = load_backbone(self.filter.judge)
             self.filter.check(cfg.per_id, self._judge.digest, inputs.embedder)
             self.parents["judge"] = Parent(str(self.filter.judge), self._judge.digest)
@@ -335,9 +340,9 @@ class _Setup:
         """
         self.device = device
         joint = device.type == "cpu" if self.cfg.joint_guidance is None else self.cfg.joint_guidance
-        self.levers = replace(self.levers, joint_guidance=joint)
-        self.levers.check(device)
-        self.workers = num_workers(self.cfg.workers, device, group.count if group else 1)
+        self.options = replace(self.options, joint_guidance=joint)
+        self.options.check(device)
+        self.workers = num_workers(self.cfg.workers, device, group.world_size if group else 1)
         num_images = self.layout.num_images
         self.batch_size = min(8 if device.type == "cpu" else 64, num_images)
         if self.cfg.batch_size == "auto":
@@ -355,7 +360,7 @@ class _Setup:
             return self.redrawing().unfinished(done, self.cfg.part)
         return unfinished_batches(self.layout.num_images, self.batch_size, done, self.cfg.part)
 
-    def redrawing(self, can_draw: bool = False) -> Redrawing:
+    def redrawing(self, can_draw: bool = False) -> RejectionSampling:
         """Return what draws blocks of images until the filter is content.
 
         Args:
@@ -363,7 +368,7 @@ class _Setup:
         """
         embed = Judge(self._judge.module, self._judge.input_size, self.device).embed if can_draw else None
         vectors = self.inputs.vectors.numpy()
-        return Redrawing(self.filter, embed, vectors, self.cfg.per_id, self.batch_size, self.layout.folder)
+        return RejectionSampling(self.filter, embed, vectors, self.cfg.per_id, self.batch_size, self.layout.folder)
 
     def engine(self) -> BatchEngine:
         """Return what computes batches on the device."""
@@ -377,9 +382,9 @@ class _Setup:
     @cached_property
     def _networks(self) -> tuple[FastDenoiser, LatentDecoder]:
         inputs, device = self.inputs, self.device
-        autoencoder = FastAutoencoder(inputs.autoencoder.to(device), self.levers, device)
+        autoencoder = FastAutoencoder(inputs.autoencoder.to(device), self.options, device)
         decode = LatentDecoder(autoencoder, inputs.ldm.config, self.size, device)
-        return FastDenoiser(inputs.ldm.module.to(device), self.levers), decode
+        return FastDenoiser(inputs.ldm.module.to(device), self.options), decode
 
 
 def _smallest(count: int, group: Processes) -> int:
@@ -423,12 +428,12 @@ def _sample(setup: _Setup, group: Processes) -> int:
     todo = setup.unfinished(done)
     group.barrier()  # every process has looked before any of them writes, so all see the same list
     is_tar = isinstance(layout, TarShards)
-    mine = (neighbouring_share if is_tar else share)(todo, group.index, group.count)
+    mine = (neighboring_share if is_tar else share)(todo, group.rank, group.world_size)
     if not mine:
         return 0
     engine = setup.engine()
     encode = encode_png if cfg.format == "png" else partial(encode_jpeg, quality=cfg.jpeg_quality or 95)
-    shown_before = len(done) if cfg.part is None and group.count == 1 else 0
+    shown_before = len(done) if cfg.part is None and group.world_size == 1 else 0
     redrawing = setup.redrawing(can_draw=True) if setup.filter else None
     with _strip(setup) if group.is_first and cfg.strip_every else nullcontext() as strip:
         shared: dict[str, Any] = {

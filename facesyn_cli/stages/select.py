@@ -1,9 +1,9 @@
 """`facesyn select`: identities that are the same person to a judge are dropped, or merged.
 
-Contexts may lie apart and still give faces that a recogniser takes for one person. The centre of an identity is
-the unit mean of the unit embeddings of its images. In the order of the set, an identity is kept when its centre has
-a cosine below r to every centre kept before (the unique set of DCFace, arXiv:2304.07060, on centres; Vec2Face,
-arXiv:2409.02979, calls centres separate up to a cosine of 0.40). The others are left out, or their images go to the
+Contexts may lie apart and still give faces that a recognizer takes for one person. The center of an identity is
+the unit mean of the unit embeddings of its images. In the order of the set, an identity is kept when its center has
+a cosine below r to every center kept before (the unique set of DCFace, arXiv:2304.07060, on centers; Vec2Face,
+arXiv:2409.02979, calls centers separate up to a cosine of 0.40). The others are left out, or their images go to the
 kept identity they are nearest to. Images are linked, never copied or edited; of a set in tar shards, the shards in
 which something changes are written anew and all others linked.
 """
@@ -31,13 +31,13 @@ from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.artifacts.record_set_images import RecordSetImages
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
-from facesyn_cli.config.fields import StageConfig, identity, source
+from facesyn_cli.config.fields import StageConfig, affects_result, input_path
 from facesyn_cli.console import is_first_process, progress
 from facesyn_cli.contexts.unique import Unique
 from facesyn_cli.data.record_images import suffix_of
 from facesyn_cli.data.tar_set import TarImage, TarSet, make_shard
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 
 SELECTION = "selection.csv"  # one line per identity: name, kept / dropped / merged, whom it collides with, cosine
 _BLOCK = 1024                # identities compared at once
@@ -46,10 +46,12 @@ _BLOCK = 1024                # identities compared at once
 class SelectConfig(StageConfig):
     """Settings of `facesyn select`."""
 
-    images: Path | None = source(None, "images to select from; None: 4-samples of --work")
-    embeddings: Path | None = source(None, "EmbeddingSet of those images by a judge, made with facesyn embed")
-    r: float = identity(0.4, "cosine of two centres from which they are the same person", gt=-1, le=1)
-    collisions: Literal["drop", "merge"] = identity("drop", "what becomes of an identity that is another one again")
+    images: Path | None = input_path(None, "images to select from; None: 4-samples of --work")
+    embeddings: Path | None = input_path(None, "EmbeddingSet of those images by a judge, made with facesyn embed")
+    r: float = affects_result(0.4, "cosine of two centers from which they are the same person", gt=-1, le=1)
+    collisions: Literal["drop", "merge"] = affects_result(
+        "drop", "what becomes of an identity that is another one again"
+    )
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class _Selection:
     Args:
         names: Their names, in the order of the set.
         into: (C,) number of the identity each one belongs to; its own where it is kept.
-        cosines: (C,) cosine of its centre to that one's, 1 where it is kept.
+        cosines: (C,) cosine of its center to that one's, 1 where it is kept.
     """
 
     names: list[str]
@@ -152,7 +154,7 @@ def _open_inputs(
     cfg: SelectConfig, work: Work
 ) -> tuple[ImageSet, TarSet | None, _Selection, dict[str, Parent], Path]:
     path = cfg.images or work.folder("samples")
-    tars = TarSet.open(path) if path.exists() and RecordSet.recognises(path) else None
+    tars = TarSet.open(path) if path.exists() and RecordSet.recognizes(path) else None
     images = ImageSet.open(path) if tars is None else RecordSetImages(tars.records)
     warn_of_unclear_identities(images)
     if cfg.embeddings is None:
@@ -163,19 +165,19 @@ def _open_inputs(
     embeddings = EmbeddingSet.open(cfg.embeddings)
     keys = [entry.key for entry in images.entries]
     vectors = embeddings.join(keys)
-    rows = LabelledEmbeddings.of(keys, [entry.identity for entry in images.entries], vectors)
+    rows = LabeledEmbeddings.of(keys, [entry.identity for entry in images.entries], vectors)
     parents = {"images": images.parent(), "embeddings": embeddings.parent()}
     return images, tars, _select(rows, cfg.r), parents, _folder(cfg, work)
 
 
-def _select(rows: LabelledEmbeddings, r: float) -> _Selection:
-    centres = rows.centres
-    is_kept = Unique(r).select(centres)
-    into, cosines = np.arange(len(centres)), np.ones(len(centres))
+def _select(rows: LabeledEmbeddings, r: float) -> _Selection:
+    centers = rows.centers
+    is_kept = Unique(r).select(centers)
+    into, cosines = np.arange(len(centers)), np.ones(len(centers))
     kept, left_out = np.flatnonzero(is_kept), np.flatnonzero(~is_kept)
     for start in range(0, len(left_out), _BLOCK):
         block = left_out[start : start + _BLOCK]
-        found = centres[block] @ centres[kept].T                               # (block, kept)
+        found = centers[block] @ centers[kept].T                               # (block, kept)
         found[kept[None] > block[:, None]] = -2                                # those before it only
         nearest = found.argmax(axis=1)
         into[block], cosines[block] = kept[nearest], found[np.arange(len(block)), nearest]

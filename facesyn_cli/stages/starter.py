@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from facesyn_cli.artifacts.atomic_directory import atomic_directory
 from facesyn_cli.artifacts.contexts import ROWS, VECTORS, ContextSet, write_contexts
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.files import write_atomically, write_bytes, write_json, write_text
 from facesyn_cli.artifacts.ldm import LdmSettings
-from facesyn_cli.artifacts.new_folder import new_folder
 from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.artifacts.origins import PHOTO
 from facesyn_cli.artifacts.output import HEADER, Header, Parent, read_header
-from facesyn_cli.artifacts.starter import (
+from facesyn_cli.artifacts.preview_pictures import SHEET, picture_path
+from facesyn_cli.artifacts.starter_files import (
     CARD,
     FORMAT,
     INDEX,
@@ -33,7 +34,6 @@ from facesyn_cli.artifacts.starter import (
     find_starter,
     num_bytes,
 )
-from facesyn_cli.artifacts.strip import SHEET, picture_path
 from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensors, write_weights
 from facesyn_cli.artifacts.work import FOLDERS, Work
 from facesyn_cli.console import log
@@ -115,7 +115,7 @@ def pack(
     Args:
         work: The run.
         out: Folder to make; an empty one may be there, or the same starter, which is left alone.
-        card: YAML with what the cards say beyond what the run knows: data, split, licence, figures and notes.
+        card: YAML with what the cards say beyond what the run knows: data, split, license, figures and notes.
         count: Contexts to take, the first of them; None: all.
         given: Part -> folder, for parts that lie elsewhere.
 
@@ -127,7 +127,7 @@ def pack(
     """
     about = About.read(card)
     sources = Sources.find(Work(work), given or {})
-    with new_folder(out) as folder:
+    with atomic_directory(out) as folder:
         found = _pack(sources, folder, about, count)
     return {**found, "folder": str(out), "card": str(out / CARD)}
 
@@ -164,7 +164,7 @@ def _pack(sources: Sources, folder: Path, about: About, count: int | None) -> di
              for name, files in PARTS.items()}
     write_json(folder / INDEX, {"format": FORMAT, "parts": parts, "settings": settings})
     sheet = _write_sheet(sources.work, folder)
-    write_text(folder / CARD, overview(parts, len(contexts.identities), about.licence, sheet))
+    write_text(folder / CARD, overview(parts, len(contexts.identities), about.license, sheet))
     if (total := num_bytes(folder)) > MAX_BYTES:
         sizes = ", ".join(f"{name} {part['bytes'] / 1e6:.2f} MB" for name, part in parts.items())
         raise UserError(f"the starter has {total / 1e6:.2f} MB, at most {MAX_BYTES / 1e6:.0f} MB are packed: {sizes}")
@@ -192,7 +192,7 @@ def _networks(folders: Mapping[str, Path]) -> Networks:
 
 
 def _check_lineage(sources: Sources, embedder: str) -> str | None:
-    """Return the digest of the recogniser that the packed one stands in for, None where it is the same.
+    """Return the digest of the recognizer that the packed one stands in for, None where it is the same.
 
     A student is taught to give its teacher's embeddings, so it may stand in for it; what it is packed for then says so.
 
@@ -211,7 +211,7 @@ def _check_lineage(sources: Sources, embedder: str) -> str | None:
                         "people who do not exist")
     wanted = {settings.embedder, contexts.embedder} - {None}
     if len(wanted) > 1:
-        raise UserError(f"{sources.folders['contexts']} and {sources.folders['ldm']} belong to different recognisers")
+        raise UserError(f"{sources.folders['contexts']} and {sources.folders['ldm']} belong to different recognizers")
     other = wanted - {embedder}
     if other and other != {teacher}:
         _refuse_or_warn(sources, "embedder", f"{sources.folders['ldm']} was conditioned on another one, and it is not"
@@ -227,7 +227,7 @@ def _refuse_or_warn(sources: Sources, name: str, why: str) -> None:
 
 
 def _teacher_of(folder: Path) -> str | None:
-    """Return the digest of the recogniser whose embeddings taught this one."""
+    """Return the digest of the recognizer whose embeddings taught this one."""
     header = read_header(folder)
     return header.extra.get("distilled_from") if header else None
 
@@ -238,7 +238,7 @@ def _write_autoencoder(sources: Sources, folder: Path) -> None:
 
 
 def _write_embedder(sources: Sources, folder: Path) -> str:
-    """Write the recogniser and return its digest."""
+    """Write the recognizer and return its digest."""
     config = read_config(sources.folders["embedder"])
     _write_half(sources.tensors("embedder"), folder, {key: config[key] for key in _kept(config, "embedder")})
     return file_digest(folder / TENSORS)

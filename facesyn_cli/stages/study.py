@@ -1,6 +1,6 @@
 """`facesyn study`: how do schedulers, steps and identity methods compare on one LDM?
 
-Every row of settings is sampled in memory for the same identities and seeds, judged by a recogniser that did not
+Every row of settings is sampled in memory for the same identities and seeds, judged by a recognizer that did not
 take part, and compared with the same images after many DDIM steps. A row under one seed is kept as soon as it is
 there, so a killed study goes on with the next one; `seeds` may be raised later.
 """
@@ -22,13 +22,15 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts.files import read_json, write_atomically, write_json, write_text
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Parent, check_output
+from facesyn_cli.artifacts.shared_output import open_shared_output
 from facesyn_cli.artifacts.work import Work
-from facesyn_cli.config.fields import StageConfig, growing, identity, recorded, runtime, source
+from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, growable, input_path, runtime_only
 from facesyn_cli.console import Progress, log, progress
 from facesyn_cli.data.decoded_latents import LatentDecoder
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.diffusion.sampling import count_evaluations
 from facesyn_cli.diffusion.schedule import ldm_schedule
+from facesyn_cli.distributed import Processes, check_device, processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.judge import Judge
 from facesyn_cli.evaluation.study import StudyRow, figures_of, to_csv, to_markdown, to_text
@@ -36,36 +38,37 @@ from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.plugins import registry
 from facesyn_cli.sampling.conditions import Conditions
 from facesyn_cli.sampling.engine import BatchEngine
-from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, Levers
+from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, InferenceOptions
 from facesyn_cli.sampling.identity_methods import open_negatives, open_variation
 from facesyn_cli.sampling.inputs import SampleInputs, open_inputs
-from facesyn_cli.sampling.redraw import Redrawing, blocks
+from facesyn_cli.sampling.rejection_sampling import RejectionSampling, blocks
 from facesyn_cli.sampling.study_rows import Method, RowSettings, named_method, study_rows
 from facesyn_cli.sampling.workers import num_workers, one_core_each
-from facesyn_cli.training.processes import Processes, check_device, processes
 from facesyn_cli.untrusted.arrays import read_archive
 
 
 class StudyConfig(StageConfig):
     """Settings of `facesyn study`."""
 
-    ldm: Path | None = source(None, "folder written by train-ldm, or a published checkpoint; None: 2-ldm")
-    autoencoder: Path | None = source(None, "autoencoder weights; None: 2-decoder, or what the LDM was trained with")
-    contexts: Path | None = source(None, "folder written by gen-contexts, or a published .npy; None: 3-contexts")
-    judge: Path | None = source(None, "weights of the judge: a recogniser other than the one behind the contexts")
-    ids: int = identity(50, "identities, the first of the contexts", ge=2)
-    per_id: int = identity(10, "images of each identity", ge=2)
-    seeds: int = growing(3, "how many seeds, counted from `seed`", ge=1)
-    schedulers: list[str] = identity(["ddim", "dpm-solver++", "unipc", "ddpm"], "schedulers of the grid")
-    steps: list[int] = identity([5, 10, 20, 50], "steps of the grid")
-    methods: list[Method] = identity([], "identity methods, each a row: plugin names, or sections with a name")
-    method_scheduler: str = identity("ddim", "scheduler of the rows of methods")
-    method_steps: int = identity(50, "steps of the rows of methods", ge=1)
-    reference_steps: int = identity(200, "DDIM steps of the images that all others are compared with", ge=1)
-    precision: Literal["fp32", "bf16", "fp16"] = identity("fp32", "number format of the denoiser")
-    batch_size: int | None = recorded(None, "images a batch; None: 64 on a GPU, 8 on a CPU", ge=1)
-    assume_embedder: str | None = runtime(None, "recogniser behind published files that do not say")
-    workers: int | None = runtime(None, "batches computed at once on a CPU, a core each; None: all cores", ge=1)
+    ldm: Path | None = input_path(None, "folder written by train-ldm, or a published checkpoint; None: 2-ldm")
+    autoencoder: Path | None = input_path(
+        None, "autoencoder weights; None: 2-decoder, or what the LDM was trained with"
+    )
+    contexts: Path | None = input_path(None, "folder written by gen-contexts, or a published .npy; None: 3-contexts")
+    judge: Path | None = input_path(None, "weights of the judge: a recognizer other than the one behind the contexts")
+    ids: int = affects_result(50, "identities, the first of the contexts", ge=2)
+    per_id: int = affects_result(10, "images of each identity", ge=2)
+    seeds: int = growable(3, "how many seeds, counted from `seed`", ge=1)
+    schedulers: list[str] = affects_result(["ddim", "dpm-solver++", "unipc", "ddpm"], "schedulers of the grid")
+    steps: list[int] = affects_result([5, 10, 20, 50], "steps of the grid")
+    methods: list[Method] = affects_result([], "identity methods, each a row: plugin names, or sections with a name")
+    method_scheduler: str = affects_result("ddim", "scheduler of the rows of methods")
+    method_steps: int = affects_result(50, "steps of the rows of methods", ge=1)
+    reference_steps: int = affects_result(200, "DDIM steps of the images that all others are compared with", ge=1)
+    precision: Literal["fp32", "bf16", "fp16"] = affects_result("fp32", "number format of the denoiser")
+    batch_size: int | None = batch_setting(None, "images a batch; None: 64 on a GPU, 8 on a CPU", ge=1)
+    assume_embedder: str | None = runtime_only(None, "recognizer behind published files that do not say")
+    workers: int | None = runtime_only(None, "batches computed at once on a CPU, a core each; None: all cores", ge=1)
 
     @field_validator("steps", "schedulers", mode="before")
     @classmethod
@@ -106,14 +109,14 @@ def run(cfg: StudyConfig, work: Work) -> Outcome:
     """
     group = processes(cfg.device)
     study = _Study(cfg, work)
-    with group.open_output(study.folder, "Study", "study", cfg, study.parents) as output:
+    with open_shared_output(group, study.folder, "Study", "study", cfg, study.parents) as output:
         if not output.finished:
             tasks = study.tasks()
             references = [task for task in tasks if task[0] is study.rows[0]]
             others = [task for task in tasks if task[0] is not study.rows[0]]
             with progress("study", len(tasks) * study.num_images) as bar:
                 for part in (references, others):  # everybody compares with the references
-                    for row, seed in share(part, group.index, group.count):
+                    for row, seed in share(part, group.rank, group.world_size):
                         if study.read(row, seed) is None:
                             study.measure(row, seed, group, bar)
                         else:
@@ -134,7 +137,7 @@ class _Study:
 
     def __init__(self, cfg: StudyConfig, work: Work) -> None:
         if cfg.judge is None:
-            raise UserError("study needs a judge, the weights of a face recogniser: --judge FILE")
+            raise UserError("study needs a judge, the weights of a face recognizer: --judge FILE")
         self.cfg = cfg
         self.folder = cfg.out or work.path / "study"
         self.inputs: SampleInputs = open_inputs(
@@ -143,7 +146,7 @@ class _Study:
         )
         self._judge: LoadedBackbone = load_backbone(cfg.judge)
         if self._judge.digest == self.inputs.embedder:
-            log.warning(f"the judge {cfg.judge} is the recogniser behind the contexts: it flatters every row")
+            log.warning(f"the judge {cfg.judge} is the recognizer behind the contexts: it flatters every row")
         self._schedule = ldm_schedule(self.inputs.ldm.config)
         self.parents = {**self.inputs.parents, "judge": Parent(str(cfg.judge), self._judge.digest)}
         self.rows = study_rows(
@@ -239,7 +242,7 @@ class _Study:
         if row.method and row.method.filter:
             sample_filter = registry.build("sample_filter", row.method.filter)
             if sample_filter.judge is None:
-                raise UserError(f"method {row.method.name}: a filter needs filter.judge, the weights of a recogniser")
+                raise UserError(f"method {row.method.name}: a filter needs filter.judge, the weights of a recognizer")
             if sample_filter.judge not in self._filter_judges:
                 self._filter_judges[sample_filter.judge] = load_backbone(sample_filter.judge)
             judge = self._filter_judges[sample_filter.judge]
@@ -261,10 +264,10 @@ class _Study:
 
     def _engine(self, row: RowSettings, seed: int, device: torch.device, batch_size: int) -> BatchEngine:
         if self._networks is None:
-            inputs, levers = self.inputs, Levers(self.cfg.precision)
-            autoencoder = FastAutoencoder(inputs.autoencoder.to(device), levers, device)
+            inputs, options = self.inputs, InferenceOptions(self.cfg.precision)
+            autoencoder = FastAutoencoder(inputs.autoencoder.to(device), options, device)
             decode = LatentDecoder(autoencoder, inputs.ldm.config, inputs.ldm.config.output_size, device)
-            self._networks = FastDenoiser(inputs.ldm.module.to(device), levers), decode
+            self._networks = FastDenoiser(inputs.ldm.module.to(device), options), decode
         denoiser, decode = self._networks
         make_scheduler = registry.build("scheduler", row.scheduler)
         return BatchEngine(
@@ -282,7 +285,7 @@ class _Study:
         if row.method and row.method.filter:
             sample_filter = registry.build("sample_filter", row.method.filter)
             judge = self._filter_judges[sample_filter.judge]
-            redrawing = Redrawing(
+            redrawing = RejectionSampling(
                 sample_filter, Judge(judge.module, judge.input_size, group.device).embed, self.inputs.vectors.numpy(),
                 self.cfg.per_id, batch_size, self.folder / "results" / f"{row.name}-seed-{seed}",
             )
@@ -298,7 +301,7 @@ class _Study:
             images.update({number: pixels_of(place) for place, number in enumerate(unit)})
             return len(unit)
 
-        with one_core_each(num_workers(self.cfg.workers, group.device, group.count), group.device) as pool:
+        with one_core_each(num_workers(self.cfg.workers, group.device, group.world_size), group.device) as pool:
             for made in as_completed([pool.submit(make, unit) for unit in units]):
                 bar.advance(made.result())
         num_draws = redrawing.join(str)["draws"] if redrawing else self.num_images

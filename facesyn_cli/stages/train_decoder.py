@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.work import Work
-from facesyn_cli.config.fields import PluginConfig, PluginSection, identity
+from facesyn_cli.config.fields import PluginConfig, PluginSection, affects_result
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.autoencoder_training import AutoencoderTrainingConfig, plan_training, run_training
 
@@ -19,8 +19,8 @@ class TrainDecoderConfig(AutoencoderTrainingConfig):
     """Settings of `facesyn train-decoder`; None for initial, ldm: those of the run."""
 
     autoencoder: PluginConfig | None = PluginSection("autoencoder", default=None)  # None: that of `initial`
-    freeze_encoder: Literal[True] = identity(True, "latents of `initial` keep their meaning")
-    teacher: None = identity(None, "a teacher's latents are learnt by train-autoencoder")
+    freeze_encoder: Literal[True] = affects_result(True, "latents of `initial` keep their meaning")
+    teacher: None = affects_result(None, "a teacher's latents are learned by train-autoencoder")
 
 
 def plan(cfg: TrainDecoderConfig, work: Work) -> dict[str, Any]:

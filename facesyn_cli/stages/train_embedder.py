@@ -1,11 +1,11 @@
-"""Train a small recogniser to give the embeddings that a larger one has written (`1-embedder`).
+"""Train a small recognizer to give the embeddings that a larger one has written (`1-embedder`).
 
 The teacher itself is not needed: its embeddings come from `facesyn embed`, joined with the photos by key. Altered
 views of a photo keep the target of the photo itself. The student therefore lives in the teacher's space, so that
 embeddings and contexts of both can be compared; config and header say which teacher (`distilled_from`).
 
 The loop is in the open in `_train`. Whatever is random is a function of (seed, step, place in the global batch), so
-neither kills nor threads change what is learned; see `training/norm_groups.py` for the number of processes.
+neither kills nor threads change what is learned; see `training/bn_groups.py` for the number of processes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from torch import nn
 
 from facesyn_cli import signals
@@ -28,6 +27,7 @@ from facesyn_cli.artifacts.embeddings import EmbeddingSet
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output
 from facesyn_cli.artifacts.record_set_images import open_images
+from facesyn_cli.artifacts.shared_output import open_shared_output
 from facesyn_cli.artifacts.weights import WeightsPrecision, write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import (
@@ -35,22 +35,24 @@ from facesyn_cli.config.fields import (
     PluginList,
     PluginSection,
     StageConfig,
-    growing,
-    identity,
-    recorded,
-    runtime,
-    source,
+    affects_result,
+    batch_setting,
+    growable,
+    input_path,
+    runtime_only,
 )
 from facesyn_cli.console import log, progress
 from facesyn_cli.data.datasets import TrainingFaces, WeightedSet
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.data.transforms import compose
+from facesyn_cli.distributed import Processes, check_device, launched_processes, processes
 from facesyn_cli.errors import Stopped, UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches
 from facesyn_cli.plugins import registry
+from facesyn_cli.training.bn_groups import copy_from_first, decay_groups, num_groups, shared_groups
 from facesyn_cli.training.ema import EmaSettings
 from facesyn_cli.training.embedder_data import TaughtFaces, join_teacher
-from facesyn_cli.training.embedder_settings import StudentOptimiser, StudentSchedule, StudentValidation
+from facesyn_cli.training.embedder_settings import StudentOptimizer, StudentSchedule, StudentValidation
 from facesyn_cli.training.embedder_state import EmbedderState, StudentEma, take_step
 from facesyn_cli.training.embedder_step import Distiller, TaughtGroup
 from facesyn_cli.training.embedder_validation import agreement
@@ -60,10 +62,8 @@ from facesyn_cli.training.horizon import check_horizon
 from facesyn_cli.training.initial_weights import InitialWeights, open_initial_weights
 from facesyn_cli.training.lr import set_lr
 from facesyn_cli.training.metrics_log import MetricsLog, read_lines
-from facesyn_cli.training.norm_groups import copy_from_first, decay_groups, num_groups, shared_groups
-from facesyn_cli.training.optimiser import build_optimiser
+from facesyn_cli.training.optimizer import build_optimizer
 from facesyn_cli.training.precision import DTYPES, Precision, check_precision, loss_scaler
-from facesyn_cli.training.processes import AgreedError, Processes, check_device, launched_processes, processes
 from facesyn_cli.training.tracking import TrackingSettings
 
 METRICS = "metrics.jsonl"  # loss, cosine, relational, grad_norm, lr, images_per_s; validation: cosine, rank1
@@ -72,11 +72,17 @@ METRICS = "metrics.jsonl"  # loss, cosine, relational, grad_norm, lr, images_per
 class TrainEmbedderConfig(StageConfig):
     """Settings of `facesyn train-embedder`."""
 
-    images: Path | None = source(None, "folder or zip of faces, or a packed set; None: 0-images of the run")
-    embeddings: Path | None = source(None, "EmbeddingSet of the teacher, or published embeddings; None: 1-embeddings")
-    embedding_names: Path | None = source(None, "row-order list of a published array; None: image_names.* beside it")
+    renamed = {"optimiser": "optimizer"}
+
+    images: Path | None = input_path(None, "folder or zip of faces, or a packed set; None: 0-images of the run")
+    embeddings: Path | None = input_path(
+        None, "EmbeddingSet of the teacher, or published embeddings; None: 1-embeddings"
+    )
+    embedding_names: Path | None = input_path(
+        None, "row-order list of a published array; None: image_names.* beside it"
+    )
     backbone: PluginConfig = PluginSection("backbone", default="ir-lite")
-    initial_backbone: Path | None = source(None, "weights of a recogniser to start from; None: random numbers")
+    initial_backbone: Path | None = input_path(None, "weights of a recognizer to start from; None: random numbers")
     transforms: list[PluginConfig] = PluginList(
         "transform",
         default=[
@@ -85,25 +91,29 @@ class TrainEmbedderConfig(StageConfig):
             {"name": "photometric", "p": 0.3, "brightness": 0.3, "contrast": 0.3, "saturation": 0.3},
         ],
     )
-    relational_weight: float = identity(0.0, "factor of the squared differences of the cosines between photos", ge=0)
+    relational_weight: float = affects_result(
+        0.0, "factor of the squared differences of the cosines between photos", ge=0
+    )
 
-    steps: int = growing(20_000, "optimizer steps", ge=1)
-    batch_size: int = identity(64, "images of one optimizer step, of all processes together", ge=2)
-    norm_batch_size: int = identity(64, "images that BatchNorm and the relational term see together", ge=2)
-    optimiser: StudentOptimiser = identity(StudentOptimiser(), "which optimizer, and its base learning rate")
-    lr_schedule: StudentSchedule = identity(
+    steps: int = growable(20_000, "optimizer steps", ge=1)
+    batch_size: int = affects_result(64, "images of one optimizer step, of all processes together", ge=2)
+    norm_batch_size: int = affects_result(64, "images that BatchNorm and the relational term see together", ge=2)
+    optimizer: StudentOptimizer = affects_result(StudentOptimizer(), "which optimizer, and its base learning rate")
+    lr_schedule: StudentSchedule = affects_result(
         StudentSchedule(), "how the learning rate moves; only `cosine` depends on `steps`"
     )
-    ema: EmaSettings | None = identity(None, "average of the weights, which is then what is written; None: no average")
-    precision: Precision = identity("fp32", "fp32, bf16 or fp16 (CUDA only); weights stay float32")
-    validation: StudentValidation = identity(StudentValidation(), "how the student is compared with the teacher")
-    weights_precision: WeightsPrecision = recorded("fp32", "fp32, or fp16 for files of half the size")
-    workers: int = runtime(2, "threads that read and decode, for each training process", ge=0)
-    log_every: int = runtime(50, "steps between two lines of metrics", ge=1)
-    checkpoint_every: int = runtime(500, "steps between two checkpoints", ge=1)
-    keep_checkpoints: int = runtime(2, "checkpoints that stay; 1: none to fall back on", ge=1)
-    save_steps: tuple[int, ...] = runtime((), "steps whose weights are kept in weights/; a stop adds one")
-    tracking: TrackingSettings = runtime(TrackingSettings(), "who else gets the figures of the training")
+    ema: EmaSettings | None = affects_result(
+        None, "average of the weights, which is then what is written; None: no average"
+    )
+    precision: Precision = affects_result("fp32", "fp32, bf16 or fp16 (CUDA only); weights stay float32")
+    validation: StudentValidation = affects_result(StudentValidation(), "how the student is compared with the teacher")
+    weights_precision: WeightsPrecision = batch_setting("fp32", "fp32, or fp16 for files of half the size")
+    workers: int = runtime_only(2, "threads that read and decode, for each training process", ge=0)
+    log_every: int = runtime_only(50, "steps between two lines of metrics", ge=1)
+    checkpoint_every: int = runtime_only(500, "steps between two checkpoints", ge=1)
+    keep_checkpoints: int = runtime_only(2, "checkpoints that stay; 1: none to fall back on", ge=1)
+    save_steps: tuple[int, ...] = runtime_only((), "steps whose weights are kept in weights/; a stop adds one")
+    tracking: TrackingSettings = runtime_only(TrackingSettings(), "who else gets the figures of the training")
 
 
 @dataclass(frozen=True)
@@ -148,9 +158,9 @@ def run(cfg: TrainEmbedderConfig, work: Work) -> Outcome:
     """Train, or go on training, and write the weights."""
     group = processes(cfg.device)
     check_precision(cfg.precision, group.device.type)
-    num_groups(cfg.batch_size, cfg.norm_batch_size, group.count)
+    num_groups(cfg.batch_size, cfg.norm_batch_size, group.world_size)
     inputs = _open(cfg, work)
-    with group.open_output(inputs.folder, "Weights", "train-embedder", cfg, inputs.parents) as out:
+    with open_shared_output(group, inputs.folder, "Weights", "train-embedder", cfg, inputs.parents) as out:
         if not out.finished:
             extra = _train(cfg, inputs, group, out)
             if group.is_first:
@@ -166,9 +176,9 @@ def _train(cfg: TrainEmbedderConfig, inputs: _Inputs, group: Processes, out: Out
     student = _build_student(cfg)
     inputs.initial.put_into(student, nn.Module())
     student.to(group.device).train()
-    optimiser = build_optimiser(decay_groups(student, cfg.optimiser.weight_decay, False), cfg.optimiser)
+    optimizer = build_optimizer(decay_groups(student, cfg.optimizer.weight_decay, False), cfg.optimizer)
     ema = None if cfg.ema is None else StudentEma(student, cfg.ema)
-    state = EmbedderState(student, ema, optimiser, loss_scaler(cfg.precision, group.device))
+    state = EmbedderState(student, ema, optimizer, loss_scaler(cfg.precision, group.device))
     state.restore(folder / "checkpoints", group)
     if state.step:
         log.info(f"going on from step {state.step} of {cfg.steps}")
@@ -186,9 +196,9 @@ def _train(cfg: TrainEmbedderConfig, inputs: _Inputs, group: Processes, out: Out
         metrics or nullcontext(),
     ):
         for groups in batches:
-            lr = cfg.optimiser.lr * cfg.lr_schedule.factor(state.step, cfg.steps)
-            set_lr(state.optimiser, lr)
-            loss = take_step(state, distiller, groups, cfg.optimiser.clip, group.sum)
+            lr = cfg.optimizer.lr * cfg.lr_schedule.factor(state.step, cfg.steps)
+            set_lr(state.optimizer, lr)
+            loss = take_step(state, distiller, groups, cfg.optimizer.clip, group.sum)
             step, is_last = state.step, state.step == cfg.steps
             bar.advance(1, loss=loss)
             if step % cfg.log_every == 0 or is_last:
@@ -221,8 +231,8 @@ def _train(cfg: TrainEmbedderConfig, inputs: _Inputs, group: Processes, out: Out
 
 def _loaded(cfg: TrainEmbedderConfig, inputs: _Inputs, group: Processes, step: int) -> Iterator[list[TaughtGroup]]:
     """Yield this process's groups of every step still to take."""
-    count = num_groups(cfg.batch_size, cfg.norm_batch_size, group.count)
-    size, mine = cfg.batch_size // count, shared_groups(count, group.index, group.count)
+    count = num_groups(cfg.batch_size, cfg.norm_batch_size, group.world_size)
+    size, mine = cfg.batch_size // count, shared_groups(count, group.rank, group.world_size)
     rows = EpochBatches(cfg.seed, len(inputs.faces), cfg.batch_size, size).groups(step, cfg.steps, mine)
     targets, device = inputs.taught.train_targets, group.device
     with closing(load_groups(inputs.faces, [1.0], rows, size, cfg.workers)) as loader:
@@ -234,7 +244,7 @@ def _loaded(cfg: TrainEmbedderConfig, inputs: _Inputs, group: Processes, step: i
                     groups.append(TaughtGroup(number, *(part.to(device) for part in (pixels_u8, targets[labels]))))
             except UserError as error:
                 problem = str(error)
-            _agree(group, problem)
+            group.raise_in_all(problem)
             yield groups
 
 
@@ -246,13 +256,13 @@ def _validate(cfg: TrainEmbedderConfig, inputs: _Inputs, state: EmbedderState, g
     options = EmbedOptions(inputs.input_size, size, group.device, flip=False, fit="square", workers=max(1, cfg.workers))
     embeddings, problem = torch.zeros_like(taught.held_out_targets), ""
     network.eval()
-    batches = share(fixed_batches(len(faces.entries), size), group.index, group.count)
+    batches = share(fixed_batches(len(faces.entries), size), group.rank, group.world_size)
     for batch in embed_batches(network, faces.read, batches, options):
         embeddings[list(batch.indices)] = torch.from_numpy(batch.vectors).float()
         for index, reason in batch.problems.items():
             problem = problem or f"{faces.name_of(index)} is unreadable: {reason}"
     state.student.train()
-    _agree(group, problem)
+    group.raise_in_all(problem)
     return agreement(group.sum(embeddings.to(group.device)).cpu(), taught.held_out_targets)
 
 
@@ -301,9 +311,3 @@ def _build_student(cfg: TrainEmbedderConfig) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
         return registry.build("backbone", cfg.backbone)
-
-
-def _agree(group: Processes, problem: str) -> None:
-    """Raise in all processes, with its words, when one of them has a problem; all call it together."""
-    if group.any(bool(problem)):
-        raise AgreedError(next(text for text in gather_object([problem]) if text))

@@ -1,4 +1,4 @@
-"""Train a face recogniser on packed records or folders of faces.
+"""Train a face recognizer on packed records or folders of faces.
 
 The published recipe (TFace as configured by ADMIS) is what the defaults describe; see `configs/admis.yaml`
 for the quirks that are off by default. The head is a full softmax over all classes, held by every process.
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 from torch import nn
@@ -30,6 +29,7 @@ from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output
 from facesyn_cli.artifacts.record_set import RecordSet, natural_labels
+from facesyn_cli.artifacts.shared_output import open_shared_output
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.weights import write_tensors, write_weights
 from facesyn_cli.artifacts.work import Work
@@ -38,29 +38,23 @@ from facesyn_cli.config.fields import (
     PluginList,
     PluginSection,
     StageConfig,
-    growing,
-    identity,
-    runtime,
-    source,
+    affects_result,
+    growable,
+    input_path,
+    runtime_only,
 )
 from facesyn_cli.console import log, progress
-from facesyn_cli.data.datasets import LabelledImages, LabelledRecords, LabelledSet, TrainingFaces, WeightedSet
+from facesyn_cli.data.datasets import LabeledImages, LabeledRecords, LabeledSet, TrainingFaces, WeightedSet
 from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.data.transforms import compose
+from facesyn_cli.distributed import Processes, launched_processes, processes
 from facesyn_cli.errors import Stopped, UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions
 from facesyn_cli.evaluation.pairs import PairSet, read_bin
 from facesyn_cli.evaluation.shared_verification import judge
 from facesyn_cli.models.heads.margin import build_head
 from facesyn_cli.plugins import registry
-from facesyn_cli.training.checkpoint import latest_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
-from facesyn_cli.training.epoch_batches import EpochBatches
-from facesyn_cli.training.group_loader import load_groups
-from facesyn_cli.training.held_out import Relabelled, held_out_pairs, split_identities
-from facesyn_cli.training.initial_weights import InitialWeights, open_initial_weights
-from facesyn_cli.training.lr import piecewise, set_lr, warmup
-from facesyn_cli.training.metrics_log import MetricsLog, read_lines
-from facesyn_cli.training.norm_groups import (
+from facesyn_cli.training.bn_groups import (
     copy_from_first,
     decay_groups,
     num_groups,
@@ -68,9 +62,15 @@ from facesyn_cli.training.norm_groups import (
     sum_gradients,
     use_global_norms,
 )
+from facesyn_cli.training.checkpoint import latest_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
+from facesyn_cli.training.epoch_batches import EpochBatches
+from facesyn_cli.training.group_loader import load_groups
+from facesyn_cli.training.held_out import Relabeled, held_out_pairs, split_identities
+from facesyn_cli.training.initial_weights import InitialWeights, open_initial_weights
+from facesyn_cli.training.lr import piecewise, set_lr, warmup
+from facesyn_cli.training.metrics_log import MetricsLog, read_lines
 from facesyn_cli.training.precision import DTYPES, Precision, check_precision
-from facesyn_cli.training.processes import AgreedError, Processes, launched_processes, processes
-from facesyn_cli.training.recognition import Group, Recogniser
+from facesyn_cli.training.recognition import Group, Recognizer
 from facesyn_cli.training.tracking import TrackingSettings
 from facesyn_cli.training.weights_export import export_published
 
@@ -83,42 +83,48 @@ class ValidationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    fraction: float = identity(0.0, "share of the identities that training does not see, for pairs", ge=0, lt=1)
-    num_pairs: int = identity(3000, "most genuine pairs of held-out identities, and as many impostor ones", ge=10)
-    bins: tuple[Path, ...] = runtime((), "verification .bin files to judge with as well")
-    every: int = runtime(1, "epochs between two validations", ge=1)
+    fraction: float = affects_result(0.0, "share of the identities that training does not see, for pairs", ge=0, lt=1)
+    num_pairs: int = affects_result(3000, "most genuine pairs of held-out identities, and as many impostor ones", ge=10)
+    bins: tuple[Path, ...] = runtime_only((), "verification .bin files to judge with as well")
+    every: int = runtime_only(1, "epochs between two validations", ge=1)
 
 
 class TrainFrConfig(StageConfig):
     """Settings of `facesyn train-fr`."""
 
-    inputs: tuple[Path, ...] = source((), "record sets and image folders or zips; empty: 6-records of --work")
-    input_weights: tuple[float, ...] = identity((), "factor of the loss of each input's images; empty: 1 each")
+    inputs: tuple[Path, ...] = input_path((), "record sets and image folders or zips; empty: 6-records of --work")
+    input_weights: tuple[float, ...] = affects_result((), "factor of the loss of each input's images; empty: 1 each")
     backbone: PluginConfig = PluginSection("backbone", default="ir-50")
     head: PluginConfig = PluginSection("head", default="arcface")
-    initial_backbone: Path | None = source(None, "weights of a recogniser to start from; empty: random numbers")
-    initial_head: Path | None = source(None, "classifier to start from: head.safetensors, or TFace's HEAD_Epoch_<E>")
+    initial_backbone: Path | None = input_path(None, "weights of a recognizer to start from; empty: random numbers")
+    initial_head: Path | None = input_path(
+        None, "classifier to start from: head.safetensors, or TFace's HEAD_Epoch_<E>"
+    )
     transforms: list[PluginConfig] = PluginList("transform", default=["flip", "random-resized-crop"])
-    epochs: int = growing(40, "passes over the data", ge=1)
-    batch_size: int = identity(512, "images of one optimizer step, of all processes together", ge=2)
-    norm_batch_size: int = identity(64, "images that BatchNorm sees together; the memory of a process", ge=2)
-    sync_batchnorm: bool = identity(False, "BatchNorm over the whole global batch; norm_batch_size is then unused")
-    lr: float = identity(0.1, "learning rate", gt=0)
-    stages: tuple[int, ...] = identity((22, 28, 32), "epochs after which the learning rate is multiplied by gamma")
-    gamma: float = identity(0.1, "factor of the learning rate at each stage", gt=0)
-    warmup_steps: int = identity(0, "steps of linear rise of the learning rate", ge=0)
-    momentum: float = identity(0.9, "momentum of SGD", ge=0, lt=1)
-    weight_decay: float = identity(5e-4, "weight decay", ge=0)
-    decay_norms: bool = identity(False, "weight decay also on BatchNorm, which published code does by mistake")
-    precision: Precision = identity("fp32", "fp32, bf16 or fp16 (autocast; fp16 on CUDA only)")
-    validation: ValidationSettings = identity(ValidationSettings(), "how the network is judged while it trains")
-    workers: int = runtime(4, "threads that read and decode, for each training process", ge=0)
-    log_every: int = runtime(100, "steps between two lines of metrics", ge=1)
-    checkpoint_every: int = runtime(0, "steps between two checkpoints; 0: at the end of each epoch only", ge=0)
-    keep: int = runtime(2, "checkpoints that stay; 1: none to fall back on", ge=1)
-    save_epochs: tuple[int, ...] = runtime((), "epochs after which the weights are kept, in epoch-E/")
-    export_published: bool = runtime(False, "also write Backbone_Epoch_E_checkpoint.pth, which TFace reads")
-    tracking: TrackingSettings = runtime(TrackingSettings(), "who else gets the figures of the training")
+    epochs: int = growable(40, "passes over the data", ge=1)
+    batch_size: int = affects_result(512, "images of one optimizer step, of all processes together", ge=2)
+    norm_batch_size: int = affects_result(64, "images that BatchNorm sees together; the memory of a process", ge=2)
+    sync_batchnorm: bool = affects_result(
+        False, "BatchNorm over the whole global batch; norm_batch_size is then unused"
+    )
+    lr: float = affects_result(0.1, "learning rate", gt=0)
+    stages: tuple[int, ...] = affects_result(
+        (22, 28, 32), "epochs after which the learning rate is multiplied by gamma"
+    )
+    gamma: float = affects_result(0.1, "factor of the learning rate at each stage", gt=0)
+    warmup_steps: int = affects_result(0, "steps of linear rise of the learning rate", ge=0)
+    momentum: float = affects_result(0.9, "momentum of SGD", ge=0, lt=1)
+    weight_decay: float = affects_result(5e-4, "weight decay", ge=0)
+    decay_norms: bool = affects_result(False, "weight decay also on BatchNorm, which published code does by mistake")
+    precision: Precision = affects_result("fp32", "fp32, bf16 or fp16 (autocast; fp16 on CUDA only)")
+    validation: ValidationSettings = affects_result(ValidationSettings(), "how the network is judged while it trains")
+    workers: int = runtime_only(4, "threads that read and decode, for each training process", ge=0)
+    log_every: int = runtime_only(100, "steps between two lines of metrics", ge=1)
+    checkpoint_every: int = runtime_only(0, "steps between two checkpoints; 0: at the end of each epoch only", ge=0)
+    keep: int = runtime_only(2, "checkpoints that stay; 1: none to fall back on", ge=1)
+    save_epochs: tuple[int, ...] = runtime_only((), "epochs after which the weights are kept, in epoch-E/")
+    export_published: bool = runtime_only(False, "also write Backbone_Epoch_E_checkpoint.pth, which TFace reads")
+    tracking: TrackingSettings = runtime_only(TrackingSettings(), "who else gets the figures of the training")
 
     @field_validator("stages")
     @classmethod
@@ -170,10 +176,10 @@ def run(cfg: TrainFrConfig, work: Work) -> Outcome:
     """Train, or go on training, and write the weights."""
     group = processes(cfg.device)
     check_precision(cfg.precision, group.device.type)
-    _num_groups(cfg, group.count)
+    _num_groups(cfg, group.world_size)
     data = _open(cfg, work)
     folder = cfg.out or work.folder("fr")
-    with group.open_output(folder, "Weights", "train-fr", cfg, data.parents) as out:
+    with open_shared_output(group, folder, "Weights", "train-fr", cfg, data.parents) as out:
         if not out.finished:
             _Training(cfg, data, group, out).run()
         group.barrier()
@@ -193,18 +199,18 @@ class _Training:
         self.head = head.with_classes(num_classes, size, cfg.seed).to(group.device).train()
         if cfg.sync_batchnorm:
             use_global_norms(self.backbone, group.sum)
-        count = _num_groups(cfg, group.count)
-        self.groups = shared_groups(count, group.index, group.count)
+        count = _num_groups(cfg, group.world_size)
+        self.groups = shared_groups(count, group.rank, group.world_size)
         self.batches = EpochBatches(cfg.seed, len(data.faces), cfg.batch_size, cfg.batch_size // count)
         self.per_epoch = self.batches.steps_per_epoch
         self.last = cfg.epochs * self.per_epoch
         self.parameters = [*self.backbone.parameters(), *self.head.parameters()]
         decayed = decay_groups(self.backbone, cfg.weight_decay, cfg.decay_norms)
         head_group = {"params": list(self.head.parameters()), "weight_decay": cfg.weight_decay}
-        self.optimiser = torch.optim.SGD([*decayed, head_group], lr=cfg.lr, momentum=cfg.momentum)
+        self.optimizer = torch.optim.SGD([*decayed, head_group], lr=cfg.lr, momentum=cfg.momentum)
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=cfg.precision == "fp16")
         dtype = DTYPES[cfg.precision]
-        self.recogniser = Recogniser(self.backbone, self.head, cfg.seed, cfg.batch_size, dtype, group.sum)
+        self.recognizer = Recognizer(self.backbone, self.head, cfg.seed, cfg.batch_size, dtype, group.sum)
         self.step = 0
 
     def run(self) -> None:
@@ -214,7 +220,7 @@ class _Training:
         per_process, size = len(self.groups), self.batches.group_size
         log.info(
             f"{self.last} steps of {cfg.batch_size} images of {self.data.faces.num_classes} identities: "
-            f"{per_process} x {size} images on each of {self.group.count} processes"
+            f"{per_process} x {size} images on each of {self.group.world_size} processes"
         )
         self.metrics = MetricsLog(self.folder / METRICS, self.step, cfg.tracking) if self.group.is_first else None
         if len(self.data.faces) < cfg.batch_size:
@@ -253,12 +259,12 @@ class _Training:
 
     def _take_step(self, groups: list[Group], lr: float) -> torch.Tensor:
         """Take one optimizer step; return (3,) mean loss, top-1 share and gradient norm, on the CPU."""
-        set_lr(self.optimiser, lr)
-        self.optimiser.zero_grad(set_to_none=True)
+        set_lr(self.optimizer, lr)
+        self.optimizer.zero_grad(set_to_none=True)
         scale = self.scaler.scale(torch.ones((), device=self.group.device))
-        figures = self.group.sum(self.recogniser.accumulate(groups, self.step, scale))
+        figures = self.group.sum(self.recognizer.accumulate(groups, self.step, scale))
         sum_gradients(self.parameters, self.group.sum)
-        self.scaler.unscale_(self.optimiser)
+        self.scaler.unscale_(self.optimizer)
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         figures = torch.cat([figures, norm[None]]).cpu()  # the one point where the CPU waits for the device
         checked = figures[:2] if self.scaler.is_enabled() else figures  # fp16: the scaler leaves out steps
@@ -268,7 +274,7 @@ class _Training:
                 f"was not taken. Start with another --out and a smaller lr (it is {lr:g}), more warmup_steps, or "
                 f"precision fp32 (it is {self.cfg.precision})"
             )
-        self.scaler.step(self.optimiser)
+        self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
         return figures
@@ -285,7 +291,7 @@ class _Training:
                         groups.append(Group(number, *(part.to(device, non_blocking=True) for part in next(loader))))
                 except UserError as error:
                     problem = str(error)
-                _agree(self.group, problem)
+                self.group.raise_in_all(problem)
                 yield groups
 
     def _end_epoch(self, epoch: int) -> None:
@@ -304,8 +310,8 @@ class _Training:
         group, size = self.group, self.backbone.input_size
         options = EmbedOptions(size, self.batches.group_size, group.device, flip=True, fit="square")
         width = _embedding_size(self.backbone)
-        agree = partial(_agree, group)
-        return judge(self.backbone, pairs, options, width, group.index, group.count, group.sum, agree)
+        agree = group.raise_in_all
+        return judge(self.backbone, pairs, options, width, group.rank, group.world_size, group.sum, agree)
 
     def _report(self, epoch: int, **figures: Any) -> None:
         if self.metrics is not None:
@@ -317,7 +323,7 @@ class _Training:
             tensors = {
                 "backbone": self.backbone.state_dict(),
                 "head": self.head.state_dict(),
-                "optimiser": pack_optimizer(self.optimiser),
+                "optimizer": pack_optimizer(self.optimizer),
             }
             state = {"epoch": epoch, "scaler": self.scaler.state_dict()}
             save_checkpoint(self.folder / "checkpoints", self.step, tensors, state, self.cfg.keep)
@@ -332,7 +338,7 @@ class _Training:
         with checkpoint.fitting():
             self.backbone.load_state_dict(checkpoint.tensors("backbone"))
             self.head.load_state_dict(checkpoint.tensors("head"))
-            unpack_optimizer(self.optimiser, checkpoint.tensors("optimiser"))
+            unpack_optimizer(self.optimizer, checkpoint.tensors("optimizer"))
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict(checkpoint.state()["scaler"])
         self.step = checkpoint.step
@@ -413,20 +419,20 @@ def _open(cfg: TrainFrConfig, work: Work) -> _Data:
     return _Data(faces, weights, _judges(cfg, held_out), {**parents, **initial.parents}, identities, initial)
 
 
-def _open_input(path: Path) -> tuple[LabelledSet, list[str], Parent]:
+def _open_input(path: Path) -> tuple[LabeledSet, list[str], Parent]:
     """Open records or images; return them, the identity of every label, and the input for the header."""
-    if RecordSet.recognises(path):
+    if RecordSet.recognizes(path):
         records = RecordSet.open(path)
         say_if_not_square(path, records.read, len(records))
-        return LabelledRecords(records), records.identities, records.parent()
+        return LabeledRecords(records), records.identities, records.parent()
     images = ImageSet.open(path)
     warn_of_unclear_identities(images)
     names, _ = natural_labels(list(images.by_identity()))
     say_if_not_square(path, lambda row: images.read(images.entries[row]), len(images.entries))
-    return LabelledImages(images), names, images.parent()
+    return LabeledImages(images), names, images.parent()
 
 
-def _judges(cfg: TrainFrConfig, held_out: list[Relabelled]) -> list[PairSet]:
+def _judges(cfg: TrainFrConfig, held_out: list[Relabeled]) -> list[PairSet]:
     """Return the pair sets to validate with: held-out identities of each input, and benchmark files."""
     judges = []
     for number, rest in enumerate(held_out, 1):
@@ -444,7 +450,7 @@ def _judges(cfg: TrainFrConfig, held_out: list[Relabelled]) -> list[PairSet]:
     return judges + [read_bin(path, path.stem) for path in cfg.validation.bins]
 
 
-def _read_row(examples: Relabelled, rows: NDArray[np.int64], index: int) -> bytes:
+def _read_row(examples: Relabeled, rows: NDArray[np.int64], index: int) -> bytes:
     return examples.read(int(rows[index]))
 
 
@@ -470,9 +476,3 @@ def _embedding_size(backbone: nn.Module) -> int:
         raise UserError(f"backbone {type(backbone).__name__} has no {' and no '.join(lacking)}; see "
                         "facesyn_cli.models.interfaces.Backbone")
     return backbone.embedding_size
-
-
-def _agree(group: Processes, problem: str) -> None:
-    """Raise in all processes, with its words, when one of them has a problem; all call it together."""
-    if group.any(bool(problem)):
-        raise AgreedError(next(text for text in gather_object([problem]) if text))

@@ -20,21 +20,23 @@ from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output, require_header
 from facesyn_cli.artifacts.record_set_images import open_images
+from facesyn_cli.artifacts.shared_output import open_shared_output
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import (
     PluginConfig,
     PluginSection,
     StageConfig,
-    growing,
-    identity,
-    recorded,
-    runtime,
-    source,
+    affects_result,
+    batch_setting,
+    growable,
+    input_path,
+    runtime_only,
 )
 from facesyn_cli.console import log, progress
 from facesyn_cli.data.latent_cache import LatentCache
 from facesyn_cli.diffusion.schedule import build_schedule
+from facesyn_cli.distributed import Processes, build_accelerator, check_device
 from facesyn_cli.errors import Stopped, UserError
 from facesyn_cli.evaluation.judge import Judge
 from facesyn_cli.models.loading import LoadedBackbone, load_autoencoder
@@ -60,12 +62,11 @@ from facesyn_cli.training.ldm_latents import (
     latent_statistics,
     open_latents,
 )
+from facesyn_cli.training.ldm_monitor import LdmMonitor
 from facesyn_cli.training.ldm_state import GradientSettings, LdmState, take_step, wrapper_options
-from facesyn_cli.training.ldm_watch import LdmWatch
 from facesyn_cli.training.lr import LrSettings, set_lr
-from facesyn_cli.training.optimiser import OptimiserSettings, build_optimiser
+from facesyn_cli.training.optimizer import OptimizerSettings, build_optimizer
 from facesyn_cli.training.precision import Precision, check_precision, loss_scaler
-from facesyn_cli.training.processes import Processes, build_accelerator, check_device
 from facesyn_cli.training.tracking import TrackingSettings
 
 STATISTICS_IMAGES = 10_000
@@ -74,64 +75,78 @@ STATISTICS_IMAGES = 10_000
 class TrainLdmConfig(StageConfig):
     """Settings of `facesyn train-ldm`. Where nothing else is said, the defaults are the published ones."""
 
-    images: Path | None = source(None, "folder or zip of faces; None: 0-images of the run")
-    embeddings: Path | None = source(None, "EmbeddingSet or published embeddings; None: 1-embeddings of the run")
-    embedding_names: Path | None = source(None, "row-order list of a published array; None: image_names.* beside it")
-    autoencoder: str | None = source(None, "weights of the autoencoder: file, folder or hub id; None: 2-autoencoder")
+    renamed = {"optimiser": "optimizer"}
+
+    images: Path | None = input_path(None, "folder or zip of faces; None: 0-images of the run")
+    embeddings: Path | None = input_path(None, "EmbeddingSet or published embeddings; None: 1-embeddings of the run")
+    embedding_names: Path | None = input_path(
+        None, "row-order list of a published array; None: image_names.* beside it"
+    )
+    autoencoder: str | None = input_path(
+        None, "weights of the autoencoder: file, folder or hub id; None: 2-autoencoder"
+    )
     autoencoder_model: PluginConfig | None = PluginSection("autoencoder", default=None)  # None: read off the weights
     denoiser: PluginConfig = PluginSection("denoiser", default="idiff-unet")
 
-    image_size: int = identity(128, "side of the images the autoencoder sees, in pixels", ge=8)
-    output_size: int = identity(112, "side of the images that `sample` will write, in pixels", ge=8)
-    latent_statistics: Literal["auto", "measured", "identity"] = identity(
-        "auto", "normalise latents by measured mean and std of each channel; auto: not for vq-f4, as published"
+    image_size: int = affects_result(128, "side of the images the autoencoder sees, in pixels", ge=8)
+    output_size: int = affects_result(112, "side of the images that `sample` will write, in pixels", ge=8)
+    latent_statistics: Literal["auto", "measured", "identity"] = affects_result(
+        "auto", "normalize latents by measured mean and std of each channel; auto: not for vq-f4, as published"
     )
-    num_timesteps: int = identity(1000, "timesteps T of the noise schedule", ge=1)
-    beta_schedule: Literal["linear", "scaled_linear", "cosine"] = identity("linear", "shape of the noise schedule")
-    beta_start: float = identity(1e-4, "first beta at T = 1000", gt=0, lt=1)
-    beta_end: float = identity(0.02, "last beta at T = 1000", gt=0, lt=1)
-    zero_terminal_snr: bool = identity(False, "rescale the schedule to end in pure noise; needs prediction v or x0")
-    prediction: Literal["epsilon", "v", "x0"] = identity(
+    num_timesteps: int = affects_result(1000, "timesteps T of the noise schedule", ge=1)
+    beta_schedule: Literal["linear", "scaled_linear", "cosine"] = affects_result(
+        "linear", "shape of the noise schedule"
+    )
+    beta_start: float = affects_result(1e-4, "first beta at T = 1000", gt=0, lt=1)
+    beta_end: float = affects_result(0.02, "last beta at T = 1000", gt=0, lt=1)
+    zero_terminal_snr: bool = affects_result(
+        False, "rescale the schedule to end in pure noise; needs prediction v or x0"
+    )
+    prediction: Literal["epsilon", "v", "x0"] = affects_result(
         "epsilon", "what the denoiser predicts; with few steps v learns more than epsilon, with very few x0 more than v"
     )
-    min_snr_gamma: float | None = identity(None, "weigh the loss by min(SNR, gamma), 5 in the paper; None: no", gt=0)
+    min_snr_gamma: float | None = affects_result(
+        None, "weigh the loss by min(SNR, gamma), 5 in the paper; None: no", gt=0
+    )
 
-    steps: int = growing(200_000, "optimizer steps", ge=1)
-    batch_size: int = identity(64, "images a step, all processes together", ge=1)
-    micro_batch: int | None = runtime(None, "most images a forward pass; None: a process's whole share", ge=1)
-    optimiser: OptimiserSettings = identity(OptimiserSettings(), "which optimizer, and its base learning rate")
-    lr_schedule: LrSettings = identity(
+    steps: int = growable(200_000, "optimizer steps", ge=1)
+    batch_size: int = affects_result(64, "images a step, all processes together", ge=1)
+    micro_batch: int | None = runtime_only(None, "most images a forward pass; None: a process's whole share", ge=1)
+    optimizer: OptimizerSettings = affects_result(OptimizerSettings(), "which optimizer, and its base learning rate")
+    lr_schedule: LrSettings = affects_result(
         LrSettings(name="cosine-warm-restarts"), "how the learning rate moves; only `cosine` depends on `steps`"
     )
-    ema: EmaSettings = identity(EmaSettings(), "average of the weights; it is what is written in the end")
-    precision: Precision = identity("fp32", "fp32, bf16 or fp16 (CUDA only); weights stay float32")
-    flip: float = identity(0.5, "probability of training on the mirror image", ge=0, le=1)
-    context_dropout: float = identity(
+    ema: EmaSettings = affects_result(EmaSettings(), "average of the weights; it is what is written in the end")
+    precision: Precision = affects_result("fp32", "fp32, bf16 or fp16 (CUDA only); weights stay float32")
+    flip: float = affects_result(0.5, "probability of training on the mirror image", ge=0, le=1)
+    context_dropout: float = affects_result(
         0.0, "probability of training an image under the empty context, for guidance", ge=0, le=1
     )
-    validation_fraction: float = identity(0.01, "share of the images held out for the validation loss", ge=0, lt=1)
+    validation_fraction: float = affects_result(
+        0.01, "share of the images held out for the validation loss", ge=0, lt=1
+    )
 
-    latents: Literal["cache", "fly"] = recorded("cache", "cache: encode all once, to disk; fly: at every step")
-    latent_cache: Path | None = runtime(None, "folder of the cache, may be shared by runs; None: latents/ in out")
-    validation_images: int = runtime(1024, "at most so many held-out images are looked at", ge=1)
-    validate_every: int = runtime(1000, "steps between validations; 0: never", ge=0)
-    preview_every: int = runtime(2000, "steps between preview grids; 0: never", ge=0)
-    preview_identities: int = runtime(6, "rows of a preview grid", ge=1)
-    preview_samples: int = runtime(4, "samples a row", ge=1)
-    preview_steps: int = runtime(25, "DDIM steps of a preview", ge=1)
-    judge: Path | None = runtime(None, "weights of a recogniser that judges whom previews show; None: nobody does")
-    judge_every: int = runtime(2000, "steps between two judgements; 0: never", ge=0)
-    judge_identities: int = runtime(16, "people whose previews are judged, by held-out photos first", ge=2)
-    judge_images: int = runtime(4, "previews of each of them", ge=2)
-    judge_steps: int = runtime(10, "DDIM steps of a judged preview", ge=1)
-    log_every: int = runtime(50, "steps between lines of metrics.jsonl", ge=1)
-    checkpoint_every: int = runtime(1000, "steps between checkpoints", ge=1)
-    keep_checkpoints: int = runtime(2, "checkpoints that stay; 1: none to fall back on", ge=1)
-    save_steps: tuple[int, ...] = runtime((), "steps whose averaged weights are kept in weights/; a stop adds one")
-    export_published: bool = runtime(False, "also write ema_averaged_model_<step>.ckpt for the published code")
-    compile: bool = runtime(False, "torch.compile the denoiser (CUDA only): slow to start, then faster")
-    workers: int = runtime(0, "processes that decode images, per training process; 0: none of their own", ge=0)
-    tracking: TrackingSettings = runtime(TrackingSettings(), "who else gets the figures of the training")
+    latents: Literal["cache", "fly"] = batch_setting("cache", "cache: encode all once, to disk; fly: at every step")
+    latent_cache: Path | None = runtime_only(None, "folder of the cache, may be shared by runs; None: latents/ in out")
+    validation_images: int = runtime_only(1024, "at most so many held-out images are looked at", ge=1)
+    validate_every: int = runtime_only(1000, "steps between validations; 0: never", ge=0)
+    preview_every: int = runtime_only(2000, "steps between preview grids; 0: never", ge=0)
+    preview_identities: int = runtime_only(6, "rows of a preview grid", ge=1)
+    preview_samples: int = runtime_only(4, "samples a row", ge=1)
+    preview_steps: int = runtime_only(25, "DDIM steps of a preview", ge=1)
+    judge: Path | None = runtime_only(None, "weights of a recognizer that judges whom previews show; None: nobody does")
+    judge_every: int = runtime_only(2000, "steps between two judgements; 0: never", ge=0)
+    judge_identities: int = runtime_only(16, "people whose previews are judged, by held-out photos first", ge=2)
+    judge_images: int = runtime_only(4, "previews of each of them", ge=2)
+    judge_steps: int = runtime_only(10, "DDIM steps of a judged preview", ge=1)
+    log_every: int = runtime_only(50, "steps between lines of metrics.jsonl", ge=1)
+    checkpoint_every: int = runtime_only(1000, "steps between checkpoints", ge=1)
+    keep_checkpoints: int = runtime_only(2, "checkpoints that stay; 1: none to fall back on", ge=1)
+    save_steps: tuple[int, ...] = runtime_only((), "steps whose averaged weights are kept in weights/; a stop adds one")
+    export_published: bool = runtime_only(False, "also write ema_averaged_model_<step>.ckpt for the published code")
+    compile: bool = runtime_only(False, "torch.compile the denoiser (CUDA only): slow to start, then faster")
+    workers: int = runtime_only(0, "processes that decode images, per training process; 0: none of their own", ge=0)
+    tracking: TrackingSettings = runtime_only(TrackingSettings(), "who else gets the figures of the training")
 
 
 def plan(cfg: TrainLdmConfig, work: Work) -> dict[str, Any]:
@@ -168,9 +183,9 @@ def run(cfg: TrainLdmConfig, work: Work) -> Outcome:
     check_precision(cfg.precision, processes.device.type)
     if cfg.compile and processes.device.type != "cuda":
         raise UserError(f"compile=true needs a CUDA device, this run is on {processes.device.type}")
-    if processes.count > cfg.batch_size:
-        raise UserError(f"batch_size {cfg.batch_size} cannot be shared by {processes.count} processes")
-    with processes.open_output(inputs.folder, "Weights", "train-ldm", cfg, inputs.parents) as out:
+    if processes.world_size > cfg.batch_size:
+        raise UserError(f"batch_size {cfg.batch_size} cannot be shared by {processes.world_size} processes")
+    with open_shared_output(processes, inputs.folder, "Weights", "train-ldm", cfg, inputs.parents) as out:
         if not out.finished:
             _log_counts(cfg, inputs)
             extra = _train(cfg, inputs, processes, out, judge)
@@ -195,7 +210,7 @@ def _train(
 
     denoiser = inputs.denoiser.to(device).train()
     state = LdmState(
-        denoiser, Ema(denoiser, cfg.ema), build_optimiser(denoiser.parameters(), cfg.optimiser),
+        denoiser, Ema(denoiser, cfg.ema), build_optimizer(denoiser.parameters(), cfg.optimizer),
         loss_scaler(cfg.precision, device), torch.zeros(2, dtype=torch.float64, device=device),
     )
     state.restore(folder / "checkpoints", processes)
@@ -203,7 +218,7 @@ def _train(
         denoiser.compile()
     model = processes.accelerator.prepare_model(denoiser)
     gradient = GradientSettings(
-        cfg.batch_size, processes.count, cfg.micro_batch, cfg.precision, cfg.optimiser.clip,
+        cfg.batch_size, processes.world_size, cfg.micro_batch, cfg.precision, cfg.optimizer.clip,
         cfg.min_snr_gamma,
     )
 
@@ -213,14 +228,14 @@ def _train(
     batches = training_batches(batch_plan, stream, inputs.joined.contexts, steps)
     batches = read_ahead(batches) if cfg.latents == "cache" else batches  # worker processes read ahead themselves
     embed = Judge(judge.module, judge.input_size, device).embed if judge else None
-    watch = LdmWatch(cfg, inputs, processes, latents, scale, state.step, embed)
+    watch = LdmMonitor(cfg, inputs, processes, latents, scale, state.step, embed)
 
     with watch, progress("train-ldm", cfg.steps, "steps", state.step) as bar:
         for batch in batches:
-            lr = cfg.optimiser.lr * cfg.lr_schedule.factor(state.step, cfg.steps)
-            set_lr(state.optimiser, lr)
+            lr = cfg.optimizer.lr * cfg.lr_schedule.factor(state.step, cfg.steps)
+            set_lr(state.optimizer, lr)
             batch = Batch(
-                scale.normalise(batch.latents.to(device)),
+                scale.normalize(batch.latents.to(device)),
                 None if batch.contexts is None else batch.contexts.to(device),
                 batch.draws.to(device),
             )
@@ -274,7 +289,7 @@ def _open_inputs(cfg: TrainLdmConfig, work: Work) -> tuple[LdmInputs, LoadedBack
     part = "both" if cfg.preview_every or has_judge else "encoder"
     autoencoder = load_autoencoder(path, cfg.autoencoder_model, part)
     if cfg.export_published:
-        check_exportable(cfg.denoiser, cfg.beta_schedule, cfg.prediction, _is_normalised(cfg, autoencoder))
+        check_exportable(cfg.denoiser, cfg.beta_schedule, cfg.prediction, _is_normalized(cfg, autoencoder))
     shape = latent_shape(autoencoder, cfg.image_size)
     schedule = build_schedule(
         cfg.beta_schedule, cfg.num_timesteps, cfg.beta_start, cfg.beta_end, cfg.zero_terminal_snr, cfg.prediction
@@ -340,13 +355,13 @@ def _cache(cfg: TrainLdmConfig, inputs: LdmInputs) -> LatentCache | None:
 def _statistics(
     cfg: TrainLdmConfig, inputs: LdmInputs, processes: Processes, latents: CachedLatents | EncodedLatents
 ) -> tuple[list[float] | None, list[float] | None]:
-    if not _is_normalised(cfg, inputs.autoencoder):
+    if not _is_normalized(cfg, inputs.autoencoder):
         return None, None
     rows = evenly(inputs.joined.train_rows, STATISTICS_IMAGES)
     return latent_statistics(inputs.folder / "latent_statistics.json", latents, rows, processes)
 
 
-def _is_normalised(cfg: TrainLdmConfig, autoencoder: torch.nn.Module) -> bool:
+def _is_normalized(cfg: TrainLdmConfig, autoencoder: torch.nn.Module) -> bool:
     if cfg.latent_statistics == "auto":
         return autoencoder.section["name"] != "vq-f4"
     return cfg.latent_statistics == "measured"
@@ -371,7 +386,7 @@ def _settings(
 def _batch_plan(cfg: TrainLdmConfig, inputs: LdmInputs, processes: Processes) -> BatchPlan:
     conditional = is_conditional(inputs.denoiser)
     return BatchPlan(
-        cfg.seed, cfg.batch_size, local_share(cfg.batch_size, processes.index, processes.count),
+        cfg.seed, cfg.batch_size, local_share(cfg.batch_size, processes.rank, processes.world_size),
         inputs.joined.train_rows, cfg.flip, inputs.latent_shape, cfg.num_timesteps,
         cfg.context_dropout if conditional else 0.0,
         getattr(cfg.denoiser, "component_dropout", 0.0) if conditional else 0.0,

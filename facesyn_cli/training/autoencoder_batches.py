@@ -31,7 +31,7 @@ class AutoencoderBatch(NamedTuple):
     noise: Tensor           # (b, c, s, s) standard normal
     latents: Tensor | None  # (b, c, s, s) a teacher's, of the mirrored images where they are
     drawn: tuple[Tensor, Tensor] | None = None  # as many latents (b, c, s, s) that an LDM drew, and contexts (b, E)
-    coarse: float = 1.0     # share of the side at which the recogniser of the loss sees this step's images
+    coarse: float = 1.0     # share of the side at which the recognizer of the loss sees this step's images
 
     def pixels(self, device: torch.device) -> Tensor:
         """Return (b, 3, S, S) in [-1, 1] on a device, mirrored where they should be."""
@@ -131,7 +131,7 @@ class AutoencoderBatchPlan:
         train_rows: Rows of the images to train on.
         flip: Probability of training on the mirror image.
         latent_shape: (c, s, s).
-        coarsest: The recogniser sees the images of each step at a share of their side that is drawn from here to 1.
+        coarsest: The recognizer sees the images of each step at a share of their side that is drawn from here to 1.
     """
 
     seed: int

@@ -1,4 +1,4 @@
-"""What autoencoder training starts from: an autoencoder, fresh or trained before, and recognisers that judge."""
+"""What autoencoder training starts from: an autoencoder, fresh or trained before, and recognizers that judge."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _check_student(autoencoder: nn.Module, teacher: nn.Module) -> None:
 def load_features(
     path: Path, cfg: PluginConfig | None, key: str, parents: dict[str, Parent], use_maps: bool, use_embeddings: bool
 ) -> FeatureDistance:
-    """Load the recogniser whose eyes compare images.
+    """Load the recognizer whose eyes compare images.
 
     Args:
         path: Whatever `load_backbone` takes.

@@ -1,4 +1,4 @@
-"""The loss of an autoencoder: reconstruction in pixels and in a recogniser's eyes, and what keeps latents in order.
+"""The loss of an autoencoder: reconstruction in pixels and in a recognizer's eyes, and what keeps latents in order.
 
 Every term is one number an image; a batch's loss is the mean over its images of the weighted sum.
 """
@@ -21,12 +21,12 @@ class LossWeights:
     Args:
         l1: Mean absolute difference of pixels in [-1, 1].
         mse: Mean squared difference of pixels in [-1, 1].
-        feature: Distance of the recogniser's feature maps.
+        feature: Distance of the recognizer's feature maps.
         identity: 1 - cosine of its embeddings.
         kl: Divergence from the standard normal, mean over the elements of a latent.
         codebook: Squared distance that moves codes to latents.
         commitment: Squared distance that moves latents to their codes.
-        drawn_identity: 1 - cosine of the recogniser's embedding of a face made of a drawn latent, to its context.
+        drawn_identity: 1 - cosine of the recognizer's embedding of a face made of a drawn latent, to its context.
     """
 
     l1: float
@@ -61,7 +61,7 @@ class AutoencoderLoss:
 
     Args:
         weights: Weight of each term.
-        features: The recogniser, which computes those of `feature` and `identity` that weigh something; or None.
+        features: The recognizer, which computes those of `feature` and `identity` that weigh something; or None.
     """
 
     def __init__(self, weights: LossWeights, features: FeatureDistance | None = None) -> None:
@@ -78,7 +78,7 @@ class AutoencoderLoss:
             real: (B, 3, S, S), the images in [-1, 1].
             penalties: What the autoencoder's training pass gave, by name.
             contexts: (D, E) whom the faces of drawn latents should show; None: D is 0.
-            coarse: The recogniser sees all of them at this share of their side.
+            coarse: The recognizer sees all of them at this share of their side.
         """
         weights, count = self.weights, len(real)
         difference = made[:count].float() - real.float()

@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.autoencoder_batches import AutoencoderBatch
 from facesyn_cli.training.autoencoder_loss import AutoencoderLoss
+from facesyn_cli.training.bn_groups import sum_gradients
 from facesyn_cli.training.checkpoint import latest_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from facesyn_cli.training.discriminator import (
     AdversarialSettings,
@@ -21,10 +23,8 @@ from facesyn_cli.training.discriminator import (
     generator_loss,
 )
 from facesyn_cli.training.ema import Ema
-from facesyn_cli.training.norm_groups import sum_gradients
-from facesyn_cli.training.optimiser import OptimiserSettings, build_optimiser
+from facesyn_cli.training.optimizer import OptimizerSettings, build_optimizer
 from facesyn_cli.training.precision import autocast
-from facesyn_cli.training.processes import Processes
 
 
 @dataclass
@@ -34,22 +34,22 @@ class Adversary:
     Args:
         settings: How it takes part.
         network: The discriminator.
-        optimiser: Over its parameters.
+        optimizer: Over its parameters.
     """
 
     settings: AdversarialSettings
     network: PatchDiscriminator
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
 
 
 def build_adversary(
-    settings: AdversarialSettings, optimiser: OptimiserSettings, seed: int, device: torch.device
+    settings: AdversarialSettings, optimizer: OptimizerSettings, seed: int, device: torch.device
 ) -> Adversary | None:
     """Build the discriminator that `settings` ask for, None where their weight is 0; its weights follow from the seed.
 
     Args:
         settings: How it takes part.
-        optimiser: Settings of its optimizer, those of the autoencoder's.
+        optimizer: Settings of its optimizer, those of the autoencoder's.
         seed: Seed of the training.
         device: Where it runs.
     """
@@ -59,7 +59,7 @@ def build_adversary(
         torch.manual_seed(seed + 1)
         network = PatchDiscriminator(settings.channels, settings.layers)
     network = network.to(device, memory_format=torch.channels_last).train()
-    return Adversary(settings, network, build_optimiser(network.parameters(), optimiser))
+    return Adversary(settings, network, build_optimizer(network.parameters(), optimizer))
 
 
 @dataclass
@@ -69,7 +69,7 @@ class AutoencoderState:
     Args:
         autoencoder: The network.
         ema: Its average.
-        optimiser: Over the parameters that are trained.
+        optimizer: Over the parameters that are trained.
         scaler: Loss scaler; does nothing outside fp16.
         adversary: The discriminator, or None.
         step: Finished optimizer steps.
@@ -78,7 +78,7 @@ class AutoencoderState:
 
     autoencoder: nn.Module
     ema: Ema
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     adversary: Adversary | None
     step: int = 0
@@ -86,7 +86,7 @@ class AutoencoderState:
 
     def trained(self) -> list[nn.Parameter]:
         """Return the parameters of the autoencoder that are trained."""
-        return [p for group in self.optimiser.param_groups for p in group["params"]]
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def fit(self, photos: Callable[[], Iterator[Tensor]]) -> None:
         """Set what the autoencoder takes from the photos before the first step; photos as in its `fit`."""
@@ -98,11 +98,11 @@ class AutoencoderState:
         groups = {
             "model": self.autoencoder.state_dict(),
             "ema": self.ema.state_dict(),
-            "optimizer": pack_optimizer(self.optimiser),
+            "optimizer": pack_optimizer(self.optimizer),
         }
         if self.adversary is not None:
             groups["discriminator"] = self.adversary.network.state_dict()
-            groups["discriminator_optimizer"] = pack_optimizer(self.adversary.optimiser)
+            groups["discriminator_optimizer"] = pack_optimizer(self.adversary.optimizer)
         save_checkpoint(folder, self.step, groups, {"window": self.window, "scaler": self.scaler.state_dict()}, keep)
 
     def restore(self, folder: Path, processes: Processes) -> None:
@@ -117,10 +117,10 @@ class AutoencoderState:
         with checkpoint.fitting():
             self.autoencoder.load_state_dict(checkpoint.tensors("model"), strict=True)
             self.ema.load_state_dict(checkpoint.tensors("ema"))
-            unpack_optimizer(self.optimiser, checkpoint.tensors("optimizer"))
+            unpack_optimizer(self.optimizer, checkpoint.tensors("optimizer"))
             if self.adversary is not None:
                 self.adversary.network.load_state_dict(checkpoint.tensors("discriminator"), strict=True)
-                unpack_optimizer(self.adversary.optimiser, checkpoint.tensors("discriminator_optimizer"))
+                unpack_optimizer(self.adversary.optimizer, checkpoint.tensors("discriminator_optimizer"))
             state = checkpoint.state()
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
@@ -182,7 +182,7 @@ def take_step(
     """
     adversary = state.adversary
     pixels = batch.pixels(processes.device)
-    state.optimiser.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad(set_to_none=True)
     with autocast(settings.precision, pixels.device):
         made, penalties = _reconstruct(state.autoencoder, batch, pixels)
         contexts = None
@@ -192,7 +192,7 @@ def take_step(
         terms = loss(made, pixels, penalties, contexts, batch.coarse)
         total = terms.reconstruction.sum() + terms.drawn.sum()
     figures = {"loss": terms.reconstruction + terms.penalty, **terms.each}
-    # From the losses to the pixels first, and on from there: the recogniser is gone through backwards once, whatever
+    # From the losses to the pixels first, and on from there: the recognizer is gone through backwards once, whatever
     # the adversarial loss wants to know of its gradient.
     gradient = torch.autograd.grad(state.scaler.scale(total), made)[0]
     if adversary is not None and state.step >= adversary.settings.start:
@@ -213,18 +213,18 @@ def take_step(
     torch.autograd.backward(*zip(*ends, strict=True))
     parameters = [p for p in state.trained() if p.grad is not None]
     sum_gradients(parameters, processes.sum)
-    state.scaler.unscale_(state.optimiser)
+    state.scaler.unscale_(state.optimizer)
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
     is_finite = bool(torch.isfinite(norm))  # waits for the device: a broken step must not reach the weights
     if not is_finite and (not state.scaler.is_enabled() or state.scaler.get_scale() < 1):
         raise UserError(
             f"training stopped before step {state.step + 1}: the gradient is not finite (loss "
-            f"{float(figures['loss'].detach().mean()):.4g}); checkpoints are untouched. A lower optimiser.lr, "
-            "optimiser.clip=1 or precision=fp32 may help"
+            f"{float(figures['loss'].detach().mean()):.4g}); checkpoints are untouched. A lower optimizer.lr, "
+            "optimizer.clip=1 or precision=fp32 may help"
         )
     if settings.clip is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, settings.clip, norm)
-    state.scaler.step(state.optimiser)  # fp16: left out where the scaled gradient overflowed
+    state.scaler.step(state.optimizer)  # fp16: left out where the scaled gradient overflowed
     if adversary is not None:
         figures["discriminator"] = _teach(adversary, state.scaler, pixels, made.detach(), settings, processes)
     state.scaler.update()
@@ -255,13 +255,13 @@ def _teach(
 ) -> Tensor:
     """Take a step of the discriminator and return its losses."""
     adversary.network.requires_grad_(True)
-    adversary.optimiser.zero_grad(set_to_none=True)
+    adversary.optimizer.zero_grad(set_to_none=True)
     with autocast(settings.precision, pixels.device):
         losses = discriminator_loss(adversary.network(pixels), adversary.network(made))
     scaler.scale(losses.sum() / settings.batch_size).backward()
     sum_gradients(adversary.network.parameters(), processes.sum)
-    scaler.unscale_(adversary.optimiser)
-    scaler.step(adversary.optimiser)
+    scaler.unscale_(adversary.optimizer)
+    scaler.step(adversary.optimizer)
     return losses
 
 

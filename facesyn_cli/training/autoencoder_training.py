@@ -2,7 +2,7 @@
 
 The loop is in the open in `_train`. Whatever is random is a function of (seed, step, place in the global
 batch), so neither the number of processes nor a kill changes what is learned. The loss is reconstruction in
-pixels, in a recogniser's feature maps and embedding, the autoencoder's own penalties, and an adversarial term.
+pixels, in a recognizer's feature maps and embedding, the autoencoder's own penalties, and an adversarial term.
 """
 
 from __future__ import annotations
@@ -23,19 +23,21 @@ from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output
 from facesyn_cli.artifacts.record_set_images import open_images
+from facesyn_cli.artifacts.shared_output import open_shared_output
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import (
     PluginConfig,
     PluginSection,
     StageConfig,
-    growing,
-    identity,
-    runtime,
-    source,
+    affects_result,
+    growable,
+    input_path,
+    runtime_only,
 )
 from facesyn_cli.console import progress
 from facesyn_cli.data.latent_cache import LatentCache
+from facesyn_cli.distributed import Processes, build_accelerator, check_device
 from facesyn_cli.errors import Stopped, UserError
 from facesyn_cli.models.face_autoencoder import TrainableAutoencoder
 from facesyn_cli.models.loading import LATENTS_OF, latents_of
@@ -61,9 +63,8 @@ from facesyn_cli.training.ldm_inputs import JoinedFaces, encoder, evenly, join_f
 from facesyn_cli.training.ldm_latents import fill_cache
 from facesyn_cli.training.lr import LrSettings, set_lr
 from facesyn_cli.training.metrics_log import MetricsLog, read_lines
-from facesyn_cli.training.optimiser import OptimiserSettings, build_optimiser
+from facesyn_cli.training.optimizer import OptimizerSettings, build_optimizer
 from facesyn_cli.training.precision import Precision, autocast, check_precision, loss_scaler
-from facesyn_cli.training.processes import Processes, build_accelerator, check_device
 from facesyn_cli.training.tracking import TrackingSettings
 
 METRICS = "metrics.jsonl"  # loss and its terms, lr, grad_norm, images_per_s; val_psnr and val_cosine
@@ -72,57 +73,69 @@ METRICS = "metrics.jsonl"  # loss and its terms, lr, grad_norm, images_per_s; va
 class AutoencoderTrainingConfig(StageConfig):
     """Settings of both; `train-decoder` has other defaults."""
 
-    images: Path | None = source(None, "folder or zip of faces; None: 0-images of the run")
-    autoencoder: PluginConfig = PluginSection("autoencoder", default="face-kl")
-    initial: Path | None = source(None, "folder of an autoencoder trained before, to start from; None: random numbers")
-    freeze_encoder: bool = identity(False, "train the decoder only: latents of `initial` keep their meaning")
-    teacher: str | None = source(None, "autoencoder whose latents a decoder of ours learns: file, folder or hub id")
-    image_size: int = identity(112, "side of the images, in pixels", ge=8)
+    renamed = {"optimiser": "optimizer"}
 
-    l1_weight: float = identity(1.0, "weight of the mean absolute difference of pixels in [-1, 1]", ge=0)
-    mse_weight: float = identity(0.0, "weight of the mean squared difference of pixels in [-1, 1]", ge=0)
-    kl_weight: float = identity(1e-6, "weight of the KL divergence, a mean over the elements of a latent", ge=0)
-    codebook_weight: float = identity(1.0, "weight of the distance that moves codes to latents (VQ)", ge=0)
-    commitment_weight: float = identity(0.25, "weight of the distance that moves latents to their codes (VQ)", ge=0)
-    features: Path | None = source(None, "weights of a recogniser whose eyes judge reconstructions in the loss")
+    images: Path | None = input_path(None, "folder or zip of faces; None: 0-images of the run")
+    autoencoder: PluginConfig = PluginSection("autoencoder", default="face-kl")
+    initial: Path | None = input_path(
+        None, "folder of an autoencoder trained before, to start from; None: random numbers"
+    )
+    freeze_encoder: bool = affects_result(False, "train the decoder only: latents of `initial` keep their meaning")
+    teacher: str | None = input_path(None, "autoencoder whose latents a decoder of ours learns: file, folder or hub id")
+    image_size: int = affects_result(112, "side of the images, in pixels", ge=8)
+
+    l1_weight: float = affects_result(1.0, "weight of the mean absolute difference of pixels in [-1, 1]", ge=0)
+    mse_weight: float = affects_result(0.0, "weight of the mean squared difference of pixels in [-1, 1]", ge=0)
+    kl_weight: float = affects_result(1e-6, "weight of the KL divergence, a mean over the elements of a latent", ge=0)
+    codebook_weight: float = affects_result(1.0, "weight of the distance that moves codes to latents (VQ)", ge=0)
+    commitment_weight: float = affects_result(
+        0.25, "weight of the distance that moves latents to their codes (VQ)", ge=0
+    )
+    features: Path | None = input_path(None, "weights of a recognizer whose eyes judge reconstructions in the loss")
     features_model: PluginConfig | None = PluginSection("backbone", default=None)  # None: read off the weights
-    features_coarsest: float = identity(
+    features_coarsest: float = affects_result(
         1.0, "with features: it sees each step's images at a share of their side drawn from here to 1", gt=0, le=1
     )
-    feature_weight: float = identity(0.1, "with features: weight of the distance of feature maps", ge=0)
-    identity_weight: float = identity(0.1, "with features: weight of 1 - cosine of the embeddings", ge=0)
-    adversarial: AdversarialSettings = identity(AdversarialSettings(), "discriminator of patches; weight 0: none")
-    ldm: Path | None = source(None, "LDM on the latents of `initial`: what it draws is decoded beside the photos")
-    embeddings: Path | None = source(None, "embeddings of photos, the contexts of what is drawn; None: 1-embeddings")
-    drawn: DrawnSettings = identity(DrawnSettings(), "how many latents are drawn with `ldm`, and how")
-
-    steps: int = growing(20_000, "optimizer steps", ge=1)
-    batch_size: int = identity(64, "images a step, all processes together", ge=1)
-    optimiser: OptimiserSettings = identity(
-        OptimiserSettings(lr=4e-4, betas=(0.9, 0.99), clip=1.0), "which optimizer, and its base learning rate"
+    feature_weight: float = affects_result(0.1, "with features: weight of the distance of feature maps", ge=0)
+    identity_weight: float = affects_result(0.1, "with features: weight of 1 - cosine of the embeddings", ge=0)
+    adversarial: AdversarialSettings = affects_result(AdversarialSettings(), "discriminator of patches; weight 0: none")
+    ldm: Path | None = input_path(None, "LDM on the latents of `initial`: what it draws is decoded beside the photos")
+    embeddings: Path | None = input_path(
+        None, "embeddings of photos, the contexts of what is drawn; None: 1-embeddings"
     )
-    lr_schedule: LrSettings = identity(
+    drawn: DrawnSettings = affects_result(DrawnSettings(), "how many latents are drawn with `ldm`, and how")
+
+    steps: int = growable(20_000, "optimizer steps", ge=1)
+    batch_size: int = affects_result(64, "images a step, all processes together", ge=1)
+    optimizer: OptimizerSettings = affects_result(
+        OptimizerSettings(lr=4e-4, betas=(0.9, 0.99), clip=1.0), "which optimizer, and its base learning rate"
+    )
+    lr_schedule: LrSettings = affects_result(
         LrSettings(warmup_steps=100), "how the learning rate moves; only `cosine` depends on `steps`"
     )
-    ema: EmaSettings = identity(EmaSettings(maximum=0.999), "average of the weights; it is what is written in the end")
-    interpolation: float = identity(
+    ema: EmaSettings = affects_result(
+        EmaSettings(maximum=0.999), "average of the weights; it is what is written in the end"
+    )
+    interpolation: float = affects_result(
         1.0, "share of the trained weights in what is written; the rest are those of `initial`", gt=0, le=1
     )
-    precision: Precision = identity("fp32", "fp32, bf16 or fp16 (CUDA only); weights stay float32")
-    flip: float = identity(0.5, "probability of training on the mirror image", ge=0, le=1)
-    validation_fraction: float = identity(0.01, "share of the images held out for the validation", ge=0, lt=1)
+    precision: Precision = affects_result("fp32", "fp32, bf16 or fp16 (CUDA only); weights stay float32")
+    flip: float = affects_result(0.5, "probability of training on the mirror image", ge=0, le=1)
+    validation_fraction: float = affects_result(0.01, "share of the images held out for the validation", ge=0, lt=1)
 
-    judge: Path | None = runtime(None, "weights of a recogniser that compares identities in validation; None: features")
-    validation_images: int = runtime(512, "at most so many held-out images are looked at", ge=1)
-    validate_every: int = runtime(1000, "steps between validations; 0: never", ge=0)
-    preview_every: int = runtime(1000, "steps between previews; 0: never", ge=0)
-    preview_images: int = runtime(12, "images of a preview", ge=1)
-    log_every: int = runtime(50, "steps between lines of metrics.jsonl", ge=1)
-    checkpoint_every: int = runtime(1000, "steps between checkpoints", ge=1)
-    keep_checkpoints: int = runtime(2, "checkpoints that stay; 1: none to fall back on", ge=1)
-    memory_gib: float = runtime(8.0, "images are decoded once, to memory, where they take at most this", ge=0)
-    workers: int = runtime(0, "processes that decode images, per training process; 0: none of their own", ge=0)
-    tracking: TrackingSettings = runtime(TrackingSettings(), "who else gets the figures of the training")
+    judge: Path | None = runtime_only(
+        None, "weights of a recognizer that compares identities in validation; None: features"
+    )
+    validation_images: int = runtime_only(512, "at most so many held-out images are looked at", ge=1)
+    validate_every: int = runtime_only(1000, "steps between validations; 0: never", ge=0)
+    preview_every: int = runtime_only(1000, "steps between previews; 0: never", ge=0)
+    preview_images: int = runtime_only(12, "images of a preview", ge=1)
+    log_every: int = runtime_only(50, "steps between lines of metrics.jsonl", ge=1)
+    checkpoint_every: int = runtime_only(1000, "steps between checkpoints", ge=1)
+    keep_checkpoints: int = runtime_only(2, "checkpoints that stay; 1: none to fall back on", ge=1)
+    memory_gib: float = runtime_only(8.0, "images are decoded once, to memory, where they take at most this", ge=0)
+    workers: int = runtime_only(0, "processes that decode images, per training process; 0: none of their own", ge=0)
+    tracking: TrackingSettings = runtime_only(TrackingSettings(), "who else gets the figures of the training")
 
 
 @dataclass(frozen=True)
@@ -174,9 +187,9 @@ def run_training(cfg: AutoencoderTrainingConfig, work: Work, name: str) -> Outco
     processes = Processes(build_accelerator(cfg.device))
     processes.announce()
     check_precision(cfg.precision, processes.device.type)
-    if processes.count > cfg.batch_size:
-        raise UserError(f"batch_size {cfg.batch_size} cannot be shared by {processes.count} processes")
-    with processes.open_output(inputs.folder, "Weights", name, cfg, inputs.parents) as out:
+    if processes.world_size > cfg.batch_size:
+        raise UserError(f"batch_size {cfg.batch_size} cannot be shared by {processes.world_size} processes")
+    with open_shared_output(processes, inputs.folder, "Weights", name, cfg, inputs.parents) as out:
         if not out.finished:
             figures = _train(cfg, inputs, processes, out, name)
             if processes.is_first:
@@ -204,7 +217,7 @@ def _train(
     if state.step == 0 and cfg.initial is None:
         state.fit(photos_of(images, inputs.joined.train_rows, device))
     batch_plan = AutoencoderBatchPlan(
-        cfg.seed, cfg.batch_size, local_share(cfg.batch_size, processes.index, processes.count),
+        cfg.seed, cfg.batch_size, local_share(cfg.batch_size, processes.rank, processes.world_size),
         inputs.joined.train_rows, cfg.flip, inputs.latent_shape, cfg.features_coarsest,
     )
     drawn = None
@@ -223,7 +236,7 @@ def _train(
     if features is not None:
         features = features.to(device, memory_format=torch.channels_last)
     loss = AutoencoderLoss(_weights(cfg), features)
-    settings = StepSettings(cfg.batch_size, cfg.precision, cfg.optimiser.clip)
+    settings = StepSettings(cfg.batch_size, cfg.precision, cfg.optimizer.clip)
     figures = _last_figures(folder / METRICS)
     reported, started = state.step, time.monotonic()
 
@@ -233,10 +246,10 @@ def _train(
             metrics = stack.enter_context(MetricsLog(folder / METRICS, state.step, cfg.tracking))
         bar = stack.enter_context(progress(name, cfg.steps, "steps", state.step))
         for batch in batches:
-            lr = cfg.optimiser.lr * cfg.lr_schedule.factor(state.step, cfg.steps)
-            set_lr(state.optimiser, lr)
+            lr = cfg.optimizer.lr * cfg.lr_schedule.factor(state.step, cfg.steps)
+            set_lr(state.optimizer, lr)
             if state.adversary is not None:
-                set_lr(state.adversary.optimiser, lr * cfg.adversarial.lr_factor)
+                set_lr(state.adversary.optimizer, lr * cfg.adversarial.lr_factor)
             norm = take_step(state, batch, loss, settings, processes)
             step, is_last = state.step, state.step == cfg.steps
 
@@ -326,11 +339,11 @@ def _check_settings(cfg: AutoencoderTrainingConfig) -> None:
         raise UserError(f"{', '.join(sorted(asked))} is about what an LDM draws: give ldm=FOLDER")
     if cfg.ldm is not None and not cfg.adversarial.weight and (cfg.features is None or not cfg.drawn.identity_weight):
         raise UserError("nothing says what faces of drawn latents should look like: give --features WEIGHTS, of the "
-                        "recogniser that embedded the photos, or adversarial.weight")
+                        "recognizer that embedded the photos, or adversarial.weight")
     if cfg.features is None:
         stated = {name for name in cfg.model_fields_set if getattr(cfg, name)}
         if asked := {"feature_weight", "identity_weight", "features_model", "features_coarsest"} & stated:
-            raise UserError(f"{', '.join(sorted(asked))} needs a recogniser: give --features WEIGHTS")
+            raise UserError(f"{', '.join(sorted(asked))} needs a recognizer: give --features WEIGHTS")
     elif not (cfg.feature_weight or cfg.identity_weight
               or (cfg.ldm is not None and cfg.drawn.identity_weight)):
         raise UserError("features was given, but feature_weight and identity_weight are both 0; leave features out")
@@ -349,8 +362,8 @@ def _state(cfg: AutoencoderTrainingConfig, inputs: _Inputs, device: torch.device
     for parameter in trained:
         parameter.requires_grad_(True)
     return AutoencoderState(
-        autoencoder, Ema(autoencoder, cfg.ema), build_optimiser(trained, cfg.optimiser),
-        loss_scaler(cfg.precision, device), build_adversary(cfg.adversarial, cfg.optimiser, cfg.seed, device),
+        autoencoder, Ema(autoencoder, cfg.ema), build_optimizer(trained, cfg.optimizer),
+        loss_scaler(cfg.precision, device), build_adversary(cfg.adversarial, cfg.optimizer, cfg.seed, device),
     )
 
 

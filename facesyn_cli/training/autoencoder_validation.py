@@ -12,10 +12,10 @@ from torch import Tensor
 from facesyn_cli.artifacts.files import write_bytes
 from facesyn_cli.data.pixels import encode_png, to_pixels, to_u8
 from facesyn_cli.data.sharding import fixed_batches
+from facesyn_cli.distributed import Processes
 from facesyn_cli.training.feature_distance import FeatureDistance
 from facesyn_cli.training.ldm_validation import validation_places
 from facesyn_cli.training.previews import grid
-from facesyn_cli.training.processes import Processes
 
 Coder = Callable[[Tensor], Tensor]
 
@@ -27,7 +27,7 @@ class ReconstructionValidation:
 
     Args:
         pixels_u8: (n, S, S, 3) uint8, all held-out images.
-        judge: Recogniser in whose eyes identity is compared; None: it is not.
+        judge: Recognizer in whose eyes identity is compared; None: it is not.
         batch_size: Images per forward pass.
         processes: Those that share the images.
     """
@@ -36,9 +36,9 @@ class ReconstructionValidation:
         self, pixels_u8: Tensor, judge: FeatureDistance | None, batch_size: int, processes: Processes
     ) -> None:
         self.judge, self.processes = judge, processes
-        self.batch_size = max(1, min(batch_size, -(-len(pixels_u8) // processes.count)))
+        self.batch_size = max(1, min(batch_size, -(-len(pixels_u8) // processes.world_size)))
         self.pixels_u8 = pixels_u8[
-            validation_places(len(pixels_u8), self.batch_size, processes.index, processes.count)
+            validation_places(len(pixels_u8), self.batch_size, processes.rank, processes.world_size)
         ]
 
     @torch.no_grad()

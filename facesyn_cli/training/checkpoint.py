@@ -26,8 +26,8 @@ from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.files import TEMPORARY_PREFIX, explain, read_json, write_json
 from facesyn_cli.artifacts.weights import read_tensors, write_tensors
 from facesyn_cli.console import log
+from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
-from facesyn_cli.training.processes import Processes
 
 STATE = "state.json"
 _BLOCK = 1 << 20
@@ -135,7 +135,7 @@ def latest_checkpoint(folder: Path, processes: Processes) -> Checkpoint | None:
     Raises:
         UserError: There are checkpoints, and all are damaged.
     """
-    step = processes.of_first(lambda: _newest_whole_step(folder))
+    step = processes.from_first(lambda: _newest_whole_step(folder))
     return next((found for found in _found(folder) if found.step == step), None)
 
 

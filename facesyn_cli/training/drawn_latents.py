@@ -2,7 +2,7 @@
 
 What an LDM draws is not what an encoder gives: a decoder trained on photos alone has never seen the former, and
 nothing tells it what a face is where there is no photo to compare with. Here it decodes drawn latents too, and is
-told by a discriminator whether they look like photos, and by a recogniser whether they show whom they should.
+told by a discriminator whether they look like photos, and by a recognizer whether they show whom they should.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def open_drawing(
         embeddings: Folder of embeddings.
         initial: Folder of the autoencoder whose decoder is trained on.
         drawn: How latents will be drawn.
-        features: Digest of the recogniser that compares faces with contexts; None: none does.
+        features: Digest of the recognizer that compares faces with contexts; None: none does.
         parents: Gets an entry for both.
 
     Raises:
@@ -100,9 +100,9 @@ def open_drawing(
         raise UserError(f"{embeddings} holds embeddings of {found.vectors.shape[1]} numbers, but {ldm} takes "
                         f"{settings.embedding_size}")
     if None not in (found.embedder, settings.embedder) and found.embedder != settings.embedder:
-        raise UserError(f"{embeddings} and {ldm} are of different recognisers")
+        raise UserError(f"{embeddings} and {ldm} are of different recognizers")
     if features is not None and found.embedder not in (None, features):
-        raise UserError(f"{embeddings} is not of the recogniser of --features, which cannot compare faces with it; "
+        raise UserError(f"{embeddings} is not of the recognizer of --features, which cannot compare faces with it; "
                         "give the one that embedded the photos, or drawn.identity_weight=0")
     trained_on = (settings.autoencoder or {}).get("digest")
     fits = {parents["initial"].digest, *latents_of(initial)}

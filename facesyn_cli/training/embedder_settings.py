@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from facesyn_cli.config.fields import identity, runtime
+from facesyn_cli.config.fields import affects_result, runtime_only
 from facesyn_cli.training.lr import LrSettings
-from facesyn_cli.training.optimiser import OptimiserSettings
+from facesyn_cli.training.optimizer import OptimizerSettings
 
 
-class StudentOptimiser(OptimiserSettings):
+class StudentOptimizer(OptimizerSettings):
     """Which optimizer moves the student's weights; norms are free of weight decay."""
 
     name: Literal["adam", "adamw"] = "adamw"              # adamw: with decoupled weight decay
@@ -32,6 +32,6 @@ class StudentValidation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    fraction: float = identity(0.01, "share of the identities whose photos are held out", ge=0, lt=1)
-    images: int = runtime(2048, "at most so many held-out photos are looked at", ge=1)
-    every: int = runtime(1000, "steps between validations; 0: only at the end", ge=0)
+    fraction: float = affects_result(0.01, "share of the identities whose photos are held out", ge=0, lt=1)
+    images: int = runtime_only(2048, "at most so many held-out photos are looked at", ge=1)
+    every: int = runtime_only(1000, "steps between validations; 0: only at the end", ge=0)

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
+from facesyn_cli.training.bn_groups import sum_gradients
 from facesyn_cli.training.checkpoint import latest_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from facesyn_cli.training.ema import Ema, ema_decay
 from facesyn_cli.training.embedder_step import Distiller, TaughtGroup
-from facesyn_cli.training.norm_groups import sum_gradients
-from facesyn_cli.training.processes import Processes
 
 FIGURES = ("loss", "cosine", "relational", "grad_norm")
 
@@ -43,7 +43,7 @@ class EmbedderState:
     Args:
         student: The network.
         ema: Its average, or None.
-        optimiser: Over the parameters of `student`.
+        optimizer: Over the parameters of `student`.
         scaler: Loss scaler; does nothing outside fp16.
         step: Finished optimizer steps.
         window: Sums of `FIGURES` over the steps since the last report, then the number of those steps.
@@ -51,7 +51,7 @@ class EmbedderState:
 
     student: nn.Module
     ema: Ema | None
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0
     window: list[float] = field(default_factory=lambda: [0.0] * (len(FIGURES) + 1))
@@ -63,7 +63,7 @@ class EmbedderState:
 
     def save(self, folder: Path, keep: int) -> None:
         """Write a checkpoint."""
-        groups = {"model": self.student.state_dict(), "optimizer": pack_optimizer(self.optimiser)}
+        groups = {"model": self.student.state_dict(), "optimizer": pack_optimizer(self.optimizer)}
         if self.ema is not None:
             groups["ema"] = self.ema.state_dict()
         save_checkpoint(folder, self.step, groups, {"window": self.window, "scaler": self.scaler.state_dict()}, keep)
@@ -81,7 +81,7 @@ class EmbedderState:
             self.student.load_state_dict(checkpoint.tensors("model"), strict=True)
             if self.ema is not None:
                 self.ema.load_state_dict(checkpoint.tensors("ema"))
-            unpack_optimizer(self.optimiser, checkpoint.tensors("optimizer"))
+            unpack_optimizer(self.optimizer, checkpoint.tensors("optimizer"))
             state = checkpoint.state()
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
@@ -98,7 +98,7 @@ class EmbedderState:
 
 def take_step(
     state: EmbedderState, distiller: Distiller, groups: Sequence[TaughtGroup], clip: float | None,
-    add_up: Callable[[Tensor], Tensor],
+    all_reduce: Callable[[Tensor], Tensor],
 ) -> float:
     """Take one optimizer step with the learning rate that is set, and move the average.
 
@@ -107,7 +107,7 @@ def take_step(
         distiller: Of the same student.
         groups: Those of this process, on the device.
         clip: Largest norm of the gradient; None: no clipping.
-        add_up: Returns the sum of a tensor over all processes.
+        all_reduce: Returns the sum of a tensor over all processes.
 
     Returns:
         Loss of the global batch.
@@ -115,11 +115,11 @@ def take_step(
     Raises:
         UserError: Loss or gradient is not finite; no weight was touched in this step.
     """
-    state.optimiser.zero_grad(set_to_none=True)
-    figures = add_up(distiller.accumulate(groups, state.step, state.scaler.scale(groups[0].targets.new_ones(()))))
+    state.optimizer.zero_grad(set_to_none=True)
+    figures = all_reduce(distiller.accumulate(groups, state.step, state.scaler.scale(groups[0].targets.new_ones(()))))
     parameters = [p for p in state.student.parameters() if p.grad is not None]
-    sum_gradients(parameters, add_up)
-    state.scaler.unscale_(state.optimiser)
+    sum_gradients(parameters, all_reduce)
+    state.scaler.unscale_(state.optimizer)
     norm = nn.utils.get_total_norm([p.grad for p in parameters])
     loss, cosine, relational, length = torch.cat([figures, norm[None]]).tolist()  # here the CPU waits for the device
     is_finite = bool(torch.isfinite(norm))
@@ -127,11 +127,11 @@ def take_step(
     if loss != loss or not (is_finite or is_overflow):
         raise UserError(
             f"training stopped before step {state.step + 1}: loss {loss:.4g}, gradient norm {length:.4g}; checkpoints "
-            "are untouched. A lower optimiser.lr, optimiser.clip=1 or precision=fp32 may help"
+            "are untouched. A lower optimizer.lr, optimizer.clip=1 or precision=fp32 may help"
         )
     if clip is not None:
         nn.utils.clip_grads_with_norm_(parameters, clip, norm)
-    state.scaler.step(state.optimiser)
+    state.scaler.step(state.optimizer)
     state.scaler.update()
     state.step += 1
     if is_finite:

@@ -1,4 +1,4 @@
-"""One step of learning a teacher's embeddings, over groups of images; see `norm_groups` for what a group is.
+"""One step of learning a teacher's embeddings, over groups of images; see `bn_groups` for what a group is.
 
     loss = mean over images of (1 - cos(s, t)) + weight * mean over pairs of (cos(s_i, s_j) - cos(t_i, t_j))^2
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from facesyn_cli.data.pixels import to_pixels
-from facesyn_cli.training.norm_groups import group_seed, running_statistics
+from facesyn_cli.training.bn_groups import group_seed, running_statistics
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How far two faces are from each other in the eyes of a face recogniser: its feature maps and its embedding."""
+"""How far two faces are from each other in the eyes of a face recognizer: its feature maps and its embedding."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from facesyn_cli.models.feature_maps import feature_maps, has_feature_maps, unit
 
 
 class Look(NamedTuple):
-    """What a recogniser sees of B images."""
+    """What a recognizer sees of B images."""
 
     maps: list[Tensor]         # (B, C_l, H_l, W_l) each, of unit length over channels; none where not wanted
-    embeddings: Tensor | None  # (B, E), not normalised; None where they are not wanted
+    embeddings: Tensor | None  # (B, E), not normalized; None where they are not wanted
 
     def first(self, number: int) -> Look:
         """Return what it sees of the first images."""
@@ -28,7 +28,7 @@ class FeatureDistance(nn.Module):
     """The perceptual distance of `models/feature_maps.py` and 1 - cosine of the embeddings, differentiable.
 
     Args:
-        backbone: Recogniser, (B, 3, n, n) in [-1, 1] -> (B, E); it is frozen and stays in eval mode.
+        backbone: Recognizer, (B, 3, n, n) in [-1, 1] -> (B, E); it is frozen and stays in eval mode.
         input_size: Its n; images are resized to it.
         name: The setting and file it comes from, for messages.
         use_maps: Whether the distance of the maps is wanted.
@@ -51,7 +51,7 @@ class FeatureDistance(nn.Module):
         self.backbone.register_forward_hook(self._keep)
 
     def train(self, mode: bool = True) -> FeatureDistance:
-        """Stay in eval mode: running statistics of the recogniser never move."""
+        """Stay in eval mode: running statistics of the recognizer never move."""
         return super().train(False)
 
     def forward(self, made: Tensor, real: Tensor) -> dict[str, Tensor]:
@@ -75,7 +75,7 @@ class FeatureDistance(nn.Module):
         return distances
 
     def look(self, pixels: Tensor, coarse: float = 1.0) -> Look:
-        """Return what the recogniser sees of pixels (B, 3, S, S) in [-1, 1], in one pass.
+        """Return what the recognizer sees of pixels (B, 3, S, S) in [-1, 1], in one pass.
 
         Args:
             pixels: The images; gradients flow into them.

@@ -9,19 +9,19 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from facesyn_cli.data.datasets import LabelledSet
+from facesyn_cli.data.datasets import LabeledSet
 from facesyn_cli.training.data_order import is_held_out
 
 
-class Relabelled:
-    """Some rows of a labelled set, with labels 0, 1, ... for the identities that have rows.
+class Relabeled:
+    """Some rows of a labeled set, with labels 0, 1, ... for the identities that have rows.
 
     Args:
         examples: The whole set.
         rows: Rows to keep, rising.
     """
 
-    def __init__(self, examples: LabelledSet, rows: NDArray[np.int64]) -> None:
+    def __init__(self, examples: LabeledSet, rows: NDArray[np.int64]) -> None:
         self._examples, self._rows = examples, rows
         self.old_labels, self.labels = np.unique(examples.labels[rows], return_inverse=True)
         self.num_classes = len(self.old_labels)
@@ -36,8 +36,8 @@ class Relabelled:
 
 
 def split_identities(
-    examples: LabelledSet, identities: Sequence[str], seed: int, fraction: float
-) -> tuple[Relabelled, Relabelled]:
+    examples: LabeledSet, identities: Sequence[str], seed: int, fraction: float
+) -> tuple[Relabeled, Relabeled]:
     """Split a set by identity into rows to train on and rows to validate on.
 
     Whether an identity is held out follows from its name and the seed, whatever else is in the set.
@@ -50,7 +50,7 @@ def split_identities(
     """
     is_out = np.array([is_held_out(f"{seed}/{name}", fraction) for name in identities], dtype=bool)
     rows = is_out[examples.labels]
-    return Relabelled(examples, np.flatnonzero(~rows)), Relabelled(examples, np.flatnonzero(rows))
+    return Relabeled(examples, np.flatnonzero(~rows)), Relabeled(examples, np.flatnonzero(rows))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class RowPairs:
 
 
 def held_out_pairs(labels: NDArray[np.integer], num_pairs: int, seed: int) -> RowPairs | None:
-    """Draw genuine pairs (neighbours among the rows of an identity) and as many impostor pairs.
+    """Draw genuine pairs (neighbors among the rows of an identity) and as many impostor pairs.
 
     Args:
         labels: (N,) label of every row.

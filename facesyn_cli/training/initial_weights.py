@@ -1,4 +1,4 @@
-"""What a recogniser's training starts from instead of random numbers: a trained backbone, a classifier, or both."""
+"""What a recognizer's training starts from instead of random numbers: a trained backbone, a classifier, or both."""
 
 from __future__ import annotations
 

@@ -17,14 +17,14 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.settings import PluginConfig
 
 
-def check_exportable(denoiser: PluginConfig, beta_schedule: str, prediction: str, is_normalised: bool) -> None:
+def check_exportable(denoiser: PluginConfig, beta_schedule: str, prediction: str, is_normalized: bool) -> None:
     """Refuse what the published code could not run.
 
     Raises:
         UserError: Not the published architecture, not the linear noise schedule, not a prediction of eps, or
-            latents normalised by statistics, for which the published file has no place.
+            latents normalized by statistics, for which the published file has no place.
     """
-    if is_normalised:
+    if is_normalized:
         raise UserError("export_published needs latent_statistics=identity; the published file cannot hold statistics")
     if beta_schedule != "linear":
         raise UserError(f"export_published needs beta_schedule linear, this one is {beta_schedule}")

@@ -50,7 +50,7 @@ class LdmInputs:
         latent_shape: (c, h, w).
         denoiser: With fresh weights.
         schedule: Noise schedule.
-        embedder: Digest of the recogniser behind the contexts; None where nobody says.
+        embedder: Digest of the recognizer behind the contexts; None where nobody says.
         parents: The inputs, for the header.
         num_images: Images that were given, with embeddings or without.
     """

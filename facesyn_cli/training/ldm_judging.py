@@ -1,6 +1,6 @@
 """Do the pictures of a training LDM show whom they should? A judge network says so every now and then.
 
-Of K people there is one real photo each; its embedding by the conditioning recogniser is the context, its embedding
+Of K people there is one real photo each; its embedding by the conditioning recognizer is the context, its embedding
 p by the judge the reference. M pictures are drawn from each context; f are their embeddings by the judge, all of
 unit length:
 
@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from facesyn_cli.artifacts.images import ImageEntry
 from facesyn_cli.console import log
 from facesyn_cli.data.sharding import fixed_batches, share
+from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.training.ldm_inputs import evenly
 from facesyn_cli.training.previews import PreviewSampler
-from facesyn_cli.training.processes import Processes
 
 FIGURES = ("consistency", "to_photo", "to_other", "nearest")
 
@@ -38,12 +38,12 @@ def open_judge(path: Path, embedder: str | None, has_contexts: bool) -> LoadedBa
     """Load the judge; say so when it is the network behind the contexts.
 
     Args:
-        path: Weights of a recogniser.
-        embedder: Digest of the recogniser behind the contexts; None where nobody says.
+        path: Weights of a recognizer.
+        embedder: Digest of the recognizer behind the contexts; None where nobody says.
         has_contexts: The denoiser is conditional.
 
     Raises:
-        UserError: It is no recogniser, or there are no people to judge by.
+        UserError: It is no recognizer, or there are no people to judge by.
     """
     if not has_contexts:
         raise UserError("judge compares previews with the people of their contexts; an unconditional denoiser has none")
@@ -51,7 +51,7 @@ def open_judge(path: Path, embedder: str | None, has_contexts: bool) -> LoadedBa
     if judge.digest == embedder:
         log.warning(
             f"judge {path} is the network behind the contexts: the LDM is asked to please it, so its figures are "
-            "better than those of any other recogniser"
+            "better than those of any other recognizer"
         )
     return judge
 
@@ -84,7 +84,7 @@ class IdentityJudging:
         self._places = [(row, sample) for row in range(len(keys)) for sample in range(num_images)]
         self._keys = keys
         batches = fixed_batches(len(self._places), batch_size)
-        self._batches = share(batches, processes.index, processes.count)
+        self._batches = share(batches, processes.rank, processes.world_size)
 
     def figures(self, denoiser: nn.Module) -> dict[str, float]:
         """Judge what `denoiser`, which is in eval mode, makes now; all processes call it together.

@@ -17,8 +17,8 @@ from facesyn_cli.data.face_images import FaceImages, image_batches
 from facesyn_cli.data.latent_cache import ENCODE_BATCH, LatentCache, channel_statistics
 from facesyn_cli.data.pixels import to_pixels
 from facesyn_cli.data.sharding import fixed_batches, share
+from facesyn_cli.distributed import Processes
 from facesyn_cli.training.ldm_batches import Rows
-from facesyn_cli.training.processes import Processes
 from facesyn_cli.untrusted.checked import checked
 
 _STATISTICS_BATCH = 512
@@ -53,12 +53,12 @@ class ChannelScale:
 
         return cls(channels(mean, 0.0), channels(std, 1.0))
 
-    def normalise(self, latents: Tensor) -> Tensor:
+    def normalize(self, latents: Tensor) -> Tensor:
         """Return (B, c, h, w) latents as the denoiser takes them, on the device they are on."""
         return (latents - self.mean.to(latents.device)) / self.std.to(latents.device)
 
     def restore(self, latents: Tensor) -> Tensor:
-        """Return normalised (B, c, h, w) latents as the autoencoder takes them."""
+        """Return normalized (B, c, h, w) latents as the autoencoder takes them."""
         return latents * self.std + self.mean
 
 
@@ -142,7 +142,7 @@ def fill_cache(
     processes.barrier()  # everyone has seen the same missing parts
     if not missing:
         return
-    numbers = share(missing, processes.index, processes.count)
+    numbers = share(missing, processes.rank, processes.world_size)
     with progress("encode", len(cache.faces), "images", cache.num_done()) as bar:
         cache.fill(numbers, encode, bar, workers)
     processes.barrier()

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from facesyn_cli.diffusion.loss import diffusion_loss
 from facesyn_cli.diffusion.schedule import NoiseSchedule
+from facesyn_cli.distributed import Processes, launched_processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.checkpoint import latest_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from facesyn_cli.training.ema import Ema
 from facesyn_cli.training.ldm_batches import Batch
 from facesyn_cli.training.precision import autocast
-from facesyn_cli.training.processes import Processes, launched_processes
 
 
 @dataclass
@@ -27,7 +27,7 @@ class LdmState:
     Args:
         denoiser: The network itself, never wrapped.
         ema: Its average.
-        optimiser: Over the parameters of `denoiser`.
+        optimizer: Over the parameters of `denoiser`.
         scaler: Loss scaler; does nothing outside fp16.
         loss_window: [sum of losses, number of images] since the last report, of this process, float64.
         step: Finished optimizer steps.
@@ -35,7 +35,7 @@ class LdmState:
 
     denoiser: nn.Module
     ema: Ema
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     loss_window: Tensor
     step: int = 0
@@ -45,7 +45,7 @@ class LdmState:
         groups = {
             "model": self.denoiser.state_dict(),
             "ema": self.ema.state_dict(),
-            "optimizer": pack_optimizer(self.optimiser),
+            "optimizer": pack_optimizer(self.optimizer),
         }
         state = {"loss_window": self.loss_window.tolist(), "scaler": self.scaler.state_dict()}
         save_checkpoint(folder, self.step, groups, state, keep)
@@ -62,7 +62,7 @@ class LdmState:
         with checkpoint.fitting():
             self.denoiser.load_state_dict(checkpoint.tensors("model"), strict=True)
             self.ema.load_state_dict(checkpoint.tensors("ema"))
-            unpack_optimizer(self.optimiser, checkpoint.tensors("optimizer"))
+            unpack_optimizer(self.optimizer, checkpoint.tensors("optimizer"))
             state = checkpoint.state()
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
@@ -110,7 +110,7 @@ def take_step(
     Args:
         state: Changed in place.
         model: `state.denoiser`, or its wrapper that averages gradients over processes.
-        batch: This process's share, on the device, latents normalised.
+        batch: This process's share, on the device, latents normalized.
 
     Returns:
         Norm of the gradient before clipping.
@@ -118,7 +118,7 @@ def take_step(
     Raises:
         UserError: The gradient is not finite; no weight was touched in this step.
     """
-    state.optimiser.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad(set_to_none=True)
     size = settings.micro_batch or len(batch.latents)
     starts = range(0, len(batch.latents), size)
     # processes average their gradients: with this factor the result is the mean over the global batch
@@ -133,19 +133,19 @@ def take_step(
         state.loss_window[0] += losses.detach().double().sum()
         state.loss_window[1] += len(losses)
 
-    state.scaler.unscale_(state.optimiser)
+    state.scaler.unscale_(state.optimizer)
     parameters = [p for p in state.denoiser.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
     is_finite = bool(torch.isfinite(norm))  # waits for the device: a broken step must not reach the weights
     if not is_finite and (not state.scaler.is_enabled() or state.scaler.get_scale() < 1):
         raise UserError(
             f"training stopped before step {state.step + 1}: the gradient is not finite (loss "
-            f"{float(losses.detach().mean()):.4g}); checkpoints are untouched. A lower optimiser.lr, "
-            "optimiser.clip=1 or precision=fp32 may help"
+            f"{float(losses.detach().mean()):.4g}); checkpoints are untouched. A lower optimizer.lr, "
+            "optimizer.clip=1 or precision=fp32 may help"
         )
     if settings.clip is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, settings.clip, norm)
-    state.scaler.step(state.optimiser)  # fp16: left out where the scaled gradient overflowed
+    state.scaler.step(state.optimizer)  # fp16: left out where the scaled gradient overflowed
     state.scaler.update()
     state.step += 1
     if is_finite:

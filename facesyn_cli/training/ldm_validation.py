@@ -18,7 +18,7 @@ class Validation:
     """Held-out images of this process.
 
     Args:
-        latents: (n, c, h, w) normalised latents of this process's share.
+        latents: (n, c, h, w) normalized latents of this process's share.
         contexts: (n, E) or None.
         places: Place of each among all held-out images; it decides timestep and noise.
         seed: Seed of the training.

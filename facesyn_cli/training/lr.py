@@ -88,9 +88,9 @@ def piecewise(step: int, milestones: Sequence[int], drop: float = 0.1) -> float:
     return drop ** bisect.bisect_right(milestones, step)
 
 
-def set_lr(optimiser, lr: float) -> None:
+def set_lr(optimizer, lr: float) -> None:
     """Set the learning rate of all parameter groups; a group's `lr_factor`, where present, multiplies it."""
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_factor", 1.0)
 
 

@@ -29,7 +29,7 @@ class PreviewSampler:
         schedule: Noise schedule of the LDM.
         latent_shape: (c, h, w).
         seed: Seed of the noise.
-        decode: Normalised latents (B, c, h, w) on the device -> pixels (B, 3, S, S) on the CPU.
+        decode: Normalized latents (B, c, h, w) on the device -> pixels (B, 3, S, S) on the CPU.
         device: Where the network lies.
         dtype: Number format in which the network runs.
     """

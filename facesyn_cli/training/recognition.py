@@ -1,4 +1,4 @@
-"""One step of recognition training over groups of images; see `norm_groups` for what a group is."""
+"""One step of recognition training over groups of images; see `bn_groups` for what a group is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from facesyn_cli.data.pixels import to_pixels
-from facesyn_cli.training.norm_groups import group_seed, running_statistics
+from facesyn_cli.training.bn_groups import group_seed, running_statistics
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Recogniser:
+class Recognizer:
     """A backbone and a head in training.
 
     Args:
@@ -40,7 +40,7 @@ class Recogniser:
         seed: Seed of the dropout.
         batch_size: Images of the global batch; the loss is a mean over them.
         dtype: Number format of the backbone's autocast; float32 is none.
-        add_up: Returns the sum of a tensor over all processes.
+        all_reduce: Returns the sum of a tensor over all processes.
     """
 
     backbone: nn.Module
@@ -48,7 +48,7 @@ class Recogniser:
     seed: int
     batch_size: int
     dtype: torch.dtype
-    add_up: Callable[[Tensor], Tensor]
+    all_reduce: Callable[[Tensor], Tensor]
 
     def accumulate(self, groups: Sequence[Group], step: int, scale: float | Tensor = 1.0) -> Tensor:
         """Add this process's part of the gradient of the global batch's mean loss to all `.grad`.
@@ -59,7 +59,7 @@ class Recogniser:
             scale: Factor of the gradient (fp16).
 
         Returns:
-            (2,) this process's part of the mean loss, and of the share of images whose class centre is the
+            (2,) this process's part of the mean loss, and of the share of images whose class center is the
             nearest one.
         """
         kept: Tensor | None = None
@@ -91,7 +91,7 @@ class Recogniser:
                 embeddings = self._embed(group, step, is_single and group.number == 0)
             with torch.no_grad():
                 total += self.head.statistics(embeddings.detach(), group.labels)
-        self.head.observe(self.add_up(total), self.batch_size)
+        self.head.observe(self.all_reduce(total), self.batch_size)
         return embeddings if is_single else None
 
     def _embed(self, group: Group, step: int, is_updated: bool) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from accelerate.tracking import TensorBoardTracker
 from pydantic import BaseModel, ConfigDict
 
-from facesyn_cli.config.fields import runtime
+from facesyn_cli.config.fields import runtime_only
 from facesyn_cli.errors import UserError
 
 FOLDER = "tensorboard"
@@ -25,7 +25,7 @@ class TrackingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["none", "tensorboard"] = runtime(
+    name: Literal["none", "tensorboard"] = runtime_only(
         "none", "who else gets the figures of metrics.jsonl; tensorboard: event files in tensorboard/ of the output"
     )
 

@@ -1,4 +1,4 @@
-"""Weights of a trained recogniser in the form that TFace reads."""
+"""Weights of a trained recognizer in the form that TFace reads."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import pytest
 import tiny_fr
 import yaml
 from fill import fill_state
-from tiny_recogniser import write_recogniser
+from tiny_recognizer import write_recognizer
 
 from facesyn_cli.artifacts.files import host_tag
 from facesyn_cli.artifacts.images import ImageSet
@@ -57,7 +57,7 @@ def inputs(tmp_path_factory) -> Path:
         autoencoder={"name": "pixels", "settings": {"downscale": 4}},
     )
     write_weights(folder / "ldm", unet.state_dict(), settings.model_dump(mode="json"))
-    write_recogniser(folder / "recogniser")
+    write_recognizer(folder / "recognizer")
     tiny_fr.write_faces(folder / "real", seed=1)
     tiny_fr.write_faces(folder / "test", seed=2)
     lines = ["2\t3"]
@@ -71,7 +71,7 @@ def inputs(tmp_path_factory) -> Path:
 
 def words(inputs: Path, work: Path, *more: object) -> list[object]:
     return ["ablate", "--config", inputs / "table.yaml", "--work", work, "--ldm", inputs / "ldm", "--weights",
-            inputs / "recogniser", "--real", inputs / "real", "--pairs", inputs / "pairs.txt", "--images",
+            inputs / "recognizer", "--real", inputs / "real", "--pairs", inputs / "pairs.txt", "--images",
             inputs / "test", "--device", "cpu", *more]
 
 
@@ -187,7 +187,7 @@ def test_again_makes_nothing(finished, inputs, run_cli):
     assert ran.code == 0 and headers_of(finished) == before and files_of(finished / "ablation/table") == files
     assert ran.out.splitlines()[0].startswith("training set ") and "+ copies, against faces" in ran.out
     plan = run_cli(*words(inputs, finished), "--dry-run", "--json").json()
-    assert plan["left"] == {"network evaluations": 0, "faces the recogniser trains on": 0, "expected minutes": 0}
+    assert plan["left"] == {"network evaluations": 0, "faces the recognizer trains on": 0, "expected minutes": 0}
     assert plan["rows"]["copies"]["seeds finished"] == "2 of 2"
 
 
@@ -201,7 +201,7 @@ def test_a_killed_table_goes_on(finished, inputs, run_cli, tmp_path):
         shutil.rmtree(path)
     before = headers_of(work)
     plan = run_cli(*words(inputs, work), "--dry-run", "--json").json()
-    assert plan["left"]["faces the recogniser trains on"] == 16 and plan["left"]["network evaluations"] == 0
+    assert plan["left"]["faces the recognizer trains on"] == 16 and plan["left"]["network evaluations"] == 0
     assert plan["left"]["expected minutes"] >= 0
     assert run_cli(*words(inputs, work)).code == 0
     for name in ("table.csv", "table.md"):
@@ -355,14 +355,14 @@ def test_stopped_after_the_row_that_is_being_made(inputs, run_cli, tmp_path, mon
 
 
 def test_a_filter_takes_the_judge(inputs, run_cli, assert_refused, tmp_path):
-    again = {"name": "consistency", "lowest": 0.99, "attempts": 1, "centre_images": 2}
+    again = {"name": "consistency", "lowest": 0.99, "attempts": 1, "center_images": 2}
     rows = [SPHERE, {"name": "filter", "base": "sphere", "sample": {"filter": again}}]
     arguments = [*words(inputs, tmp_path / "work"), "--config", write_table(tmp_path, rows)]
     assert_refused(*arguments, says="row filter: a filter needs a judge")
-    assert_refused(*arguments, "--judge", inputs / "recogniser", "ablate.images=3", says="filter.centre_images")
-    ran = run_cli(*arguments, "--judge", inputs / "recogniser", "--dry-run")
+    assert_refused(*arguments, "--judge", inputs / "recognizer", "ablate.images=3", says="filter.center_images")
+    ran = run_cli(*arguments, "--judge", inputs / "recognizer", "--dry-run")
     assert "and what a filter adds" in ran.out
-    assert run_cli(*arguments, "--judge", inputs / "recogniser").code == 0
+    assert run_cli(*arguments, "--judge", inputs / "recognizer").code == 0
     evaluations = {row["name"]: row["evaluations"]["mean"] for row in table_of(tmp_path / "work")["rows"]}
     assert evaluations["sphere"] == 12 < evaluations["filter"] <= 24
 
@@ -376,7 +376,7 @@ def test_another_input_is_another_row(inputs, run_cli, tmp_path):
     pairs.write_text(pairs.read_text().replace("p0\t0\t1", "p0\t0\t2", 1))
     plan = run_cli(*again, "--dry-run", "--json").json()
     assert plan["rows"]["sphere"]["seeds finished"] == "0 of 1"
-    assert plan["left"] == {"network evaluations": 0, "faces the recogniser trains on": 0, "expected minutes": 0}
+    assert plan["left"] == {"network evaluations": 0, "faces the recognizer trains on": 0, "expected minutes": 0}
     plan = run_cli(*again, "--dry-run", "--json", "sample.scheduler.steps=3").json()
     assert plan["left"]["network evaluations"] == 6 * 3
 
@@ -449,7 +449,7 @@ def test_the_tables_that_come_with_facesyn(inputs, run_cli, name, images, tmp_pa
         (real / f"p{person}").mkdir(parents=True)
         for photo in range(10):
             (real / f"p{person}/{photo}.png").touch()
-    arguments = words(inputs, tmp_path / "work", "--judge", inputs / "recogniser", "--dry-run", "--json")
+    arguments = words(inputs, tmp_path / "work", "--judge", inputs / "recognizer", "--dry-run", "--json")
     arguments[arguments.index("--real") + 1] = real
     arguments[arguments.index("--config") + 1] = name
     if name == "table3":
@@ -459,6 +459,6 @@ def test_the_tables_that_come_with_facesyn(inputs, run_cli, name, images, tmp_pa
     assert ran.code == 0, ran.err
     rows = ran.json()["rows"]
     assert [row["images"] for row in rows.values()] == images
-    gflops = float(ran.json()["recogniser"].split(", ")[1].removesuffix(" GFLOP an image; cosface"))
+    gflops = float(ran.json()["recognizer"].split(", ")[1].removesuffix(" GFLOP an image; cosface"))
     assert gflops <= 1
     assert ran.json()["seeds"].startswith("0, 1, 2;")

@@ -16,7 +16,7 @@ import tiny_fr
 import tiny_ldm
 from damage import unfinish
 from fill import fill_state
-from tiny_recogniser import write_faces, write_recogniser
+from tiny_recognizer import write_faces, write_recognizer
 
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
@@ -82,8 +82,8 @@ def world(tmp_path_factory) -> Path:
     work = tmp_path_factory.mktemp("world")
     write_faces(work / "faces", people=4, photos=3)
     write_faces(work / "photos", people=2, photos=2)
-    write_recogniser(work / "judge")
-    write_recogniser(work / "other", widths=[4, 8, 12, 20])
+    write_recognizer(work / "judge")
+    write_recognizer(work / "other", widths=[4, 8, 12, 20])
     points = "38.3,51.7,73.5,51.5,56.0,71.7,41.5,92.4,70.7,92.2"
     (work / "landmarks.csv").write_text("".join(f"p{i}/{j}.png,{points}\n" for i in range(2) for j in range(2)))
     rows = [("p0/0", "p0/1", 1), ("p0/0", "p1/1", 0), ("p2/1", "p2/0", 1), ("p2/0", "p1/0", 0)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import finish, spawn
 from tiny_detector import SHAPE, landmarks, photo, write_detector
-from tiny_recogniser import embedding_rounding, write_recogniser
+from tiny_recognizer import embedding_rounding, write_recognizer
 
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
 from facesyn_cli.artifacts.images import ImageSet
@@ -218,7 +218,7 @@ def test_dry_run_and_second_run(run_cli, photos, listed, tmp_path, monkeypatch) 
 def test_align_is_the_first_stage_of_a_recipe(run_cli, photos, listed, tmp_path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text(f"# photos to embeddings\nalign: {{images: {photos}, landmarks: {listed}}}\n"
-                      f"embed: {{weights: {write_recogniser(tmp_path / 'net')}}}\n")
+                      f"embed: {{weights: {write_recognizer(tmp_path / 'net')}}}\n")
     ran = run_cli("run", "--config", recipe, "--work", tmp_path / "w", "--json")
     assert ran.code == 0, ran.err
     assert list(ran.json()) == ["align", "embed"] and ran.json()["embed"]["embeddings"] == 3
@@ -226,7 +226,7 @@ def test_align_is_the_first_stage_of_a_recipe(run_cli, photos, listed, tmp_path)
 
 def test_embed_aligns_photos_itself(run_cli, photos, detector, tmp_path) -> None:
     """The same vectors as align, then embed; photos without a face are listed."""
-    network = write_recogniser(tmp_path / "net")
+    network = write_recognizer(tmp_path / "net")
     run_cli("align", "--images", photos, "--detector", detector, "--out", tmp_path / "a")
     run_cli("embed", "--images", tmp_path / "a", "--weights", network, "--out", tmp_path / "e1")
     ran = run_cli("embed", "--images", photos, "--weights", network, "--out", tmp_path / "e2",
@@ -240,7 +240,7 @@ def test_embed_aligns_photos_itself(run_cli, photos, detector, tmp_path) -> None
 
 
 def test_contexts_come_from_aligned_faces(run_cli, photos, detector, tmp_path) -> None:
-    network = write_recogniser(tmp_path / "net")
+    network = write_recognizer(tmp_path / "net")
     run_cli("align", "--images", photos, "--detector", detector, "--out", tmp_path / "a")
     ran = run_cli("gen-contexts", "--source", "images", "--images", photos, "--weights", network, "filters=[]",
                   "--out", tmp_path / "c", f"align.detector={detector}", "--json")
@@ -281,7 +281,7 @@ def test_wrong_detector(assert_refused, photos, tmp_path) -> None:
     for name, says in (("text.onnx", "is not YuNet"), ("none.onnx", "does not exist")):
         assert_refused("align", "--images", photos, "--detector", tmp_path / name, "--out", tmp_path / "out",
                        says=(name, says))
-    assert_refused("embed", "--images", photos, "--weights", write_recogniser(tmp_path / "net"), "--out",
+    assert_refused("embed", "--images", photos, "--weights", write_recognizer(tmp_path / "net"), "--out",
                    tmp_path / "out", "align.detektor=x", says=("align.detector", "did you mean 'detector'"))
 
 

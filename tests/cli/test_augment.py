@@ -17,7 +17,9 @@ from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.origins import origins_of
 from facesyn_cli.artifacts.output import open_output
 from facesyn_cli.artifacts.record_set_images import open_images
-from facesyn_cli.config.fields import StageConfig
+from facesyn_cli.config.fields import (
+    StageConfig,
+)
 from facesyn_cli.data.pixels import encode_jpeg, encode_png
 from facesyn_cli.stages import augment as stage
 

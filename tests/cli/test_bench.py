@@ -44,18 +44,18 @@ def test_both_sides_are_measured(run_cli, subject):
     assert json.dumps(result) and render(result).count("images/s") >= 1
     assert all((subject != "pack") == (row.get("share of ceiling", 0) > 0) for row in (plain, ours))
     if subject == "sample":
-        names = [row["name"] for row in result["levers"]]
+        names = [row["name"] for row in result["options"]]
         assert names[0] == "as published" and "all, fp32" in names
         assert {"positions in rows, fused attention", "contexts encoded once", "channels last"} <= set(names)
         assert result["seconds for 10,000 x 50"] == pytest.approx(500_000 / ours["images/s"], rel=1e-2)
     else:
-        assert "levers" not in result
+        assert "options" not in result
 
 
 def test_every_core_has_a_batch_and_few_steps_are_compared_with_many(run_cli):
     words = [word for word in TINY if word != "cores=1"]
     ran = run_cli("bench", "sample", "--batch-size", 2, "--steps", 8, "few_steps=2", *words, "cores=2",
-                  "levers=false", "--json")
+                  "each_option=false", "--json")
     assert ran.code == 0, ran.err
     result = ran.json()
     plain, ours, few = result["runs"]
@@ -63,7 +63,9 @@ def test_every_core_has_a_batch_and_few_steps_are_compared_with_many(run_cli):
     assert few["name"].endswith("unipc, 2 steps")
     assert result["speedup with few steps"] == pytest.approx(few["images/s"] / plain["images/s"], rel=2e-3)
     assert "speedup with few steps: " in render(result)
-    ran = run_cli("bench", "sample", "--batch-size", 2, "--steps", 7, "few_steps=2", *TINY, "levers=false", "--json")
+    ran = run_cli(
+        "bench", "sample", "--batch-size", 2, "--steps", 7, "few_steps=2", *TINY, "each_option=false", "--json"
+    )
     assert len(ran.json()["runs"]) == 2, "7 steps are not 4 times 2"
 
 
@@ -80,7 +82,7 @@ def test_wrong_words_are_one_line(assert_refused):
     assert_refused("bench", "sample", "imags=3", says=("unknown setting 'imags'", "images"))
     assert_refused("bench", "sample", "--device", "cuda:99", says="cuda:99")
     assert_refused("bench", "eval", "--images", 8, *TINY, says="20 images")
-    assert_refused("bench", "sample", *TINY, "levers=false", "--images", 4, "compile=true", "--batch-size", 4,
+    assert_refused("bench", "sample", *TINY, "each_option=false", "--images", 4, "compile=true", "--batch-size", 4,
                    "--steps", 1, says="compile=true needs a CUDA device")
 
 

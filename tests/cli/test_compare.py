@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_recogniser import embedding_rounding, face, write_faces, write_recogniser
+from tiny_recognizer import embedding_rounding, face, write_faces, write_recognizer
 
 from facesyn_cli.artifacts.table import BenchmarkRow, BenchmarkTable
 from facesyn_cli.data.pixels import encode_png
@@ -15,7 +15,7 @@ from facesyn_cli.stages.compare import UNCALIBRATED
 
 @pytest.fixture
 def weights(tmp_path):
-    return write_recogniser(tmp_path / "weights")
+    return write_recognizer(tmp_path / "weights")
 
 
 @pytest.fixture

@@ -25,12 +25,12 @@ def test_a_face_belongs_to_its_names() -> None:
         assert not np.array_equal(face, other)
 
 
-def test_samples_of_an_identity_are_closer_than_those_of_others_but_not_by_their_colour() -> None:
+def test_samples_of_an_identity_are_closer_than_those_of_others_but_not_by_their_color() -> None:
     faces = np.array([[draw_face(0, str(i), str(j)) for j in range(6)] for i in range(30)]) / 255  # (30, 6, H, W, 3)
     means = faces.mean((2, 3))
-    assert means.std(axis=1).mean() > means.mean(axis=1).std(axis=0).mean()  # light moves colours more than skin does
+    assert means.std(axis=1).mean() > means.mean(axis=1).std(axis=0).mean()  # light moves colors more than skin does
 
-    shapes = faces.reshape(30, 6, 14, 8, 14, 8, 3).mean((3, 5))              # what is left without the light's colour
+    shapes = faces.reshape(30, 6, 14, 8, 14, 8, 3).mean((3, 5))              # what is left without the light's color
     shapes = (shapes - shapes.mean((2, 3), keepdims=True)) / shapes.std((2, 3), keepdims=True)
     shapes = shapes.reshape(180, -1) / np.sqrt(14 * 14 * 3)
     similarity = (shapes @ shapes.T).reshape(30, 6, 30, 6).mean((1, 3))

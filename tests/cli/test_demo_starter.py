@@ -10,7 +10,7 @@ from tiny_starter import write_starter
 from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.output import read_header
-from facesyn_cli.artifacts.starter import Starter
+from facesyn_cli.artifacts.starter_files import Starter
 from facesyn_cli.artifacts.table import BenchmarkTable
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.cli import demo as command
@@ -98,7 +98,7 @@ def test_too_few_contexts_are_refused(finished, tmp_path: Path) -> None:
 
 def test_without_a_starter_it_falls_back_on_drawn_faces(run_cli, monkeypatch, tmp_path: Path, assert_refused) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("facesyn_cli.artifacts.starter.packaged_folder", lambda: tmp_path / "nowhere")
+    monkeypatch.setattr("facesyn_cli.artifacts.starter_files.packaged_folder", lambda: tmp_path / "nowhere")
     asked = []
     monkeypatch.setattr(command, "run_drawn_demo", lambda *arguments: asked.append(arguments) or {"text": "done"})
     ran = run_cli("demo")

@@ -14,12 +14,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import finish, spawn
-from tiny_recogniser import embedding_rounding, face, write_faces, write_recogniser
+from tiny_recognizer import embedding_rounding, face, write_faces, write_recognizer
 
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
 from facesyn_cli.artifacts.output import open_output, read_header
-from facesyn_cli.config.fields import StageConfig
+from facesyn_cli.config.fields import (
+    StageConfig,
+)
 from facesyn_cli.data.pixels import encode_jpeg, encode_png
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.models.loading import load_backbone
@@ -29,7 +31,7 @@ from facesyn_cli.stages import embed as stage
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
-    return write_faces(folder / "faces", people=4, photos=3), write_recogniser(folder / "fr")
+    return write_faces(folder / "faces", people=4, photos=3), write_recognizer(folder / "fr")
 
 
 def files(folder) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 from conftest import finish, spawn
-from tiny_recogniser import embedding_rounding, face, write_faces, write_recogniser
+from tiny_recognizer import embedding_rounding, face, write_faces, write_recognizer
 
 from facesyn_cli.artifacts.table import BenchmarkTable
 from facesyn_cli.data.pixels import encode_png, to_pixels
@@ -44,7 +44,7 @@ def inputs(tmp_path_factory):
     """A folder with faces/, fr/, bins/ and pairs.txt."""
     folder = tmp_path_factory.mktemp("inputs")
     write_faces(folder / "faces", people=PEOPLE, photos=2)
-    write_recogniser(folder / "fr")
+    write_recognizer(folder / "fr")
     (folder / "bins").mkdir()
     write_bin(folder / "bins" / "lfw.bin")
     write_bin(folder / "bins" / "cfp_fp.bin", shift=50)

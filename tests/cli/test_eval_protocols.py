@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_recogniser import face, write_recogniser
+from tiny_recognizer import face, write_recognizer
 
 from facesyn_cli.data.pixels import encode_png, to_pixels
 from facesyn_cli.models.loading import load_backbone
@@ -17,7 +17,7 @@ GROUPS = ("African", "Asian", "Caucasian", "Indian")
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_recogniser(tmp_path_factory.mktemp("net") / "fr")
+    return write_recognizer(tmp_path_factory.mktemp("net") / "fr")
 
 
 def embed(network: Path, photos: list[tuple[int, int]], flip: bool) -> np.ndarray:

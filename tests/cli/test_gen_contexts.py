@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import finish, spawn
 from guided_checkpoint import write_small
-from tiny_recogniser import embedding_rounding
+from tiny_recognizer import embedding_rounding
 
 from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.files import write_bytes
@@ -33,11 +33,11 @@ BACKBONE = {"name": "ir-tiny", "widths": [8, 16], "blocks": [1, 1]}
 
 
 @pytest.fixture(scope="session")
-def recogniser(tmp_path_factory) -> Path:
-    return write_recogniser(tmp_path_factory.mktemp("recogniser"), seed=0)
+def recognizer(tmp_path_factory) -> Path:
+    return write_recognizer(tmp_path_factory.mktemp("recognizer"), seed=0)
 
 
-def write_recogniser(folder: Path, seed: int) -> Path:
+def write_recognizer(folder: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     module = registry.build("backbone", registry.configure("backbone", BACKBONE))
     write_weights(folder, module.state_dict(), {"backbone": BACKBONE})
@@ -77,9 +77,9 @@ def gen(run_cli, tmp_path):
     return run
 
 
-def images(faces: Path, recogniser: Path) -> list[object]:
+def images(faces: Path, recognizer: Path) -> list[object]:
     """A filter so strict that about half of the pictures are kept."""
-    return ["--source", "images", "--images", faces, "--weights", recogniser, "filters=[{name: unique, r: 0.9999}]",
+    return ["--source", "images", "--images", faces, "--weights", recognizer, "filters=[{name: unique, r: 0.9999}]",
             "--batch-size", 4]
 
 
@@ -115,8 +115,8 @@ def test_sphere_gives_a_published_context_file(gen, tmp_path):
     assert content(tmp_path / "other") != content(tmp_path / "out")
 
 
-def test_images_are_filtered_and_kept_with_their_faces(gen, faces, recogniser, tmp_path):
-    summary = gen(*images(faces, recogniser))
+def test_images_are_filtered_and_kept_with_their_faces(gen, faces, recognizer, tmp_path):
+    summary = gen(*images(faces, recognizer))
     found = ContextSet.open(tmp_path / "out")
     assert summary["candidates"] == 40 and summary["failed"] == 0
     assert summary["contexts"] + summary["dropped"]["unique"] == 40
@@ -135,9 +135,9 @@ def test_images_are_filtered_and_kept_with_their_faces(gen, faces, recogniser, t
     ("{name: images, origin: photo}", "photo", "40 context faces are photos of real people; augment will not add them"),
     ("{name: images, origin: generated}", "generated", ""),
 ])
-def test_the_origin_of_the_faces_is_kept(gen, run_cli, faces, recogniser, tmp_path, source, origin, says):
+def test_the_origin_of_the_faces_is_kept(gen, run_cli, faces, recognizer, tmp_path, source, origin, says):
     out = tmp_path / "out"
-    arguments = ("gen-contexts", "--images", faces, "--weights", recogniser, "--out", out, "filters=[]")
+    arguments = ("gen-contexts", "--images", faces, "--weights", recognizer, "--out", out, "filters=[]")
     ran = run_cli(*arguments, f"source={source}")
     assert ran.code == 0 and says in ran.err and ("origin" in ran.err or "photos" in ran.err) == bool(says)
     assert ContextSet.open(out).face_origin == origin
@@ -158,9 +158,9 @@ def test_given_embeddings_and_the_filter_novel(gen, tmp_path):
     assert gen(*given, "filters=[]", out="all")["contexts"] == 30
 
 
-def test_two_stage_draws_with_the_ldm_of_the_run(run_cli, gen, faces, recogniser, tmp_path):
-    """Recogniser and LDM come from the folder of --work."""
-    ran = run_cli("embed", "--work", tmp_path / "work", "--images", faces, "--weights", recogniser, "--device", "cpu")
+def test_two_stage_draws_with_the_ldm_of_the_run(run_cli, gen, faces, recognizer, tmp_path):
+    """Recognizer and LDM come from the folder of --work."""
+    ran = run_cli("embed", "--work", tmp_path / "work", "--images", faces, "--weights", recognizer, "--device", "cpu")
     assert ran.code == 0, ran.err
     embedder = json.loads((tmp_path / "work/1-embeddings/facesyn.json").read_text())["extra"]["embedder"]
     write_ldm(tmp_path / "work" / "2-ldm", embedder=embedder)
@@ -172,18 +172,18 @@ def test_two_stage_draws_with_the_ldm_of_the_run(run_cli, gen, faces, recogniser
     assert len({face.read_bytes() for face in found.faces}) == 5
     assert set(header(tmp_path / "out")["parents"]) == {"ldm", "autoencoder", "weights"}
     plan = gen(*arguments, "--dry-run", out="planned")
-    assert plan["plan"]["evaluations_at_least"] == {"denoiser": 10, "decoder": 5, "recogniser": 5}
+    assert plan["plan"]["evaluations_at_least"] == {"denoiser": 10, "decoder": 5, "recognizer": 5}
     assert plan["plan"]["state"] == "new" and not (tmp_path / "planned").exists()
     shutil.rmtree(tmp_path / "work" / "2-ldm")
     write_ldm(tmp_path / "work" / "2-ldm", embedder="sha256:" + "b" * 64)
     ran = run_cli("gen-contexts", "--work", tmp_path / "work", "--out", tmp_path / "third", *arguments)
-    assert ran.code == 2 and "conditioned on another recogniser" in ran.err
+    assert ran.code == 2 and "conditioned on another recognizer" in ran.err
 
 
 def test_pca_of_known_people_filtered_by_what_the_ldm_draws(
-    run_cli, gen, faces, recogniser, tmp_path, monkeypatch
+    run_cli, gen, faces, recognizer, tmp_path, monkeypatch
 ):
-    ran = run_cli("embed", "--work", tmp_path / "work", "--images", faces, "--weights", recogniser, "--device", "cpu")
+    ran = run_cli("embed", "--work", tmp_path / "work", "--images", faces, "--weights", recognizer, "--device", "cpu")
     assert ran.code == 0, ran.err
     embedder = json.loads((tmp_path / "work/1-embeddings/facesyn.json").read_text())["extra"]["embedder"]
     write_ldm(tmp_path / "work" / "2-ldm", embedder=embedder)
@@ -212,13 +212,13 @@ def test_pca_of_known_people_filtered_by_what_the_ldm_draws(
     assert [origin["candidate"] for origin in strict.origins] == expected.tolist()
     assert np.array_equal(strict.vectors, lenient[expected])
     assert set(header(tmp_path / "strict")["parents"]) == {"known", "ldm", "autoencoder", "weights"}
-    other = write_recogniser(tmp_path / "stranger", seed=1)
+    other = write_recognizer(tmp_path / "stranger", seed=1)
     write_ldm(tmp_path / "any")
     ran = run_cli("gen-contexts", "--work", tmp_path / "work", *arguments, f"filters=[{quality % 0}]", "--count", 5,
                   "--ldm", tmp_path / "any", "--weights", other, "--out", tmp_path / "refused")
-    assert ran.code == 2 and "the candidates come from another recogniser" in ran.err
+    assert ran.code == 2 and "the candidates come from another recognizer" in ran.err
     plan = gen(*arguments, f"filters=[{quality % 0}]", "--count", 5, "--dry-run", out="planned")["plan"]
-    assert plan["evaluations_at_least"] == {"denoiser": 20, "decoder": 10, "recogniser": 10}
+    assert plan["evaluations_at_least"] == {"denoiser": 20, "decoder": 10, "recognizer": 10}
 
 
 def _cosines_seen(monkeypatch) -> dict[bytes, float]:
@@ -235,9 +235,9 @@ def _cosines_seen(monkeypatch) -> dict[bytes, float]:
     return seen
 
 
-def test_guided_diffusion_checkpoint(gen, recogniser, tmp_path):
+def test_guided_diffusion_checkpoint(gen, recognizer, tmp_path):
     checkpoint = write_small(tmp_path / "ffhq.pt")
-    arguments = ["--source", "guided-diffusion", "--generator", checkpoint, "--weights", recogniser, "source.steps=2",
+    arguments = ["--source", "guided-diffusion", "--generator", checkpoint, "--weights", recognizer, "source.steps=2",
                  "filters=[]", "--batch-size", 2]
     gen(*arguments, "--count", 5)
     gen(*arguments, "--count", 3, out="grown")
@@ -249,7 +249,7 @@ def test_guided_diffusion_checkpoint(gen, recogniser, tmp_path):
     assert gen(*arguments, "--count", 1, out="ddpm")["contexts"] == 1
 
 
-def test_diffusers_pipeline(gen, recogniser, tmp_path):
+def test_diffusers_pipeline(gen, recognizer, tmp_path):
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
     unet = UNet2DModel(
@@ -257,7 +257,7 @@ def test_diffusers_pipeline(gen, recogniser, tmp_path):
         down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
     )
     DDPMPipeline(unet, DDPMScheduler(num_train_timesteps=20)).save_pretrained(tmp_path / "ddpm")
-    arguments = ["--source", "diffusers", "--generator", tmp_path / "ddpm", "--weights", recogniser, "source.steps=2",
+    arguments = ["--source", "diffusers", "--generator", tmp_path / "ddpm", "--weights", recognizer, "source.steps=2",
                  "source.crop=0.8", "filters=[]", "--batch-size", 2]
     assert gen(*arguments, "--count", 5)["candidates"] == 5
     gen(*arguments, "--count", 3, out="grown")
@@ -268,22 +268,22 @@ def test_diffusers_pipeline(gen, recogniser, tmp_path):
 # --- what must not matter ---------------------------------------------------------------------------------------
 
 
-def test_growing_gives_the_set_of_a_fresh_run(gen, faces, recogniser, tmp_path):
+def test_growing_gives_the_set_of_a_fresh_run(gen, faces, recognizer, tmp_path):
     for count in (1, 6, 13):
-        gen(*images(faces, recogniser), "--count", count, out="grown")
-        gen(*images(faces, recogniser), "--count", count, out=f"fresh-{count}")
+        gen(*images(faces, recognizer), "--count", count, out="grown")
+        gen(*images(faces, recognizer), "--count", count, out=f"fresh-{count}")
         assert content(tmp_path / "grown") == content(tmp_path / f"fresh-{count}")
         assert header(tmp_path / "grown") == header(tmp_path / f"fresh-{count}")
     before = (tmp_path / "grown" / "contexts.npy").stat().st_mtime_ns
-    gen(*images(faces, recogniser), "--count", 13, out="grown")
+    gen(*images(faces, recognizer), "--count", 13, out="grown")
     assert (tmp_path / "grown" / "contexts.npy").stat().st_mtime_ns == before, "a finished set was made again"
 
 
-def test_killed_at_any_moment_and_finished(gen, faces, recogniser, tmp_path):
-    gen(*images(faces, recogniser), "--count", 15, out="straight")
+def test_killed_at_any_moment_and_finished(gen, faces, recognizer, tmp_path):
+    gen(*images(faces, recognizer), "--count", 15, out="straight")
     out = tmp_path / "killed"
     command = ["gen-contexts", "--work", tmp_path / "work", "--out", out, "--device", "cpu",
-               *images(faces, recogniser), "--count", 15]
+               *images(faces, recognizer), "--count", 15]
     kills = 0
     for blocks in (1, 3):
         process = spawn(*command)
@@ -301,32 +301,32 @@ def test_killed_at_any_moment_and_finished(gen, faces, recogniser, tmp_path):
     assert content(out) == content(tmp_path / "straight") and header(out) == header(tmp_path / "straight")
 
 
-def test_lost_blocks_are_made_again(gen, faces, recogniser, tmp_path):
-    gen(*images(faces, recogniser), "--count", 15, out="straight")
-    gen(*images(faces, recogniser), "--count", 9)
+def test_lost_blocks_are_made_again(gen, faces, recognizer, tmp_path):
+    gen(*images(faces, recognizer), "--count", 15, out="straight")
+    gen(*images(faces, recognizer), "--count", 9)
     out = tmp_path / "out"
     sorted((out / "progress").iterdir())[1].write_bytes(b"torn")
-    gen(*images(faces, recogniser), "--count", 15)
+    gen(*images(faces, recognizer), "--count", 15)
     assert content(out) == content(tmp_path / "straight") and header(out) == header(tmp_path / "straight")
 
 
-def test_batch_size_hardly_matters_and_is_mentioned(run_cli, gen, faces, recogniser, tmp_path):
-    gen(*images(faces, recogniser), "--count", 8)
-    gen(*images(faces, recogniser), "--batch-size", 7, "--count", 8, out="other")
+def test_batch_size_hardly_matters_and_is_mentioned(run_cli, gen, faces, recognizer, tmp_path):
+    gen(*images(faces, recognizer), "--count", 8)
+    gen(*images(faces, recognizer), "--batch-size", 7, "--count", 8, out="other")
     a, b = ContextSet.open(tmp_path / "out"), ContextSet.open(tmp_path / "other")
-    assert a.origins == b.origins and np.abs(a.vectors - b.vectors).max() < embedding_rounding(recogniser)
+    assert a.origins == b.origins and np.abs(a.vectors - b.vectors).max() < embedding_rounding(recognizer)
     ran = run_cli("gen-contexts", "--work", tmp_path / "work", "--out", tmp_path / "out", "--device", "cpu",
-                  *images(faces, recogniser), "--batch-size", 7, "--count", 9)
+                  *images(faces, recognizer), "--batch-size", 7, "--count", 9)
     assert ran.code == 0 and "batch_size was 4, is 7" in ran.err
 
 
 # --- not enough -------------------------------------------------------------------------------------------------
 
 
-def test_dry_source_says_how_many_there_are_and_keeps_them(gen, run_cli, faces, recogniser, tmp_path):
-    most = gen(*images(faces, recogniser), out="all")["contexts"]
+def test_dry_source_says_how_many_there_are_and_keeps_them(gen, run_cli, faces, recognizer, tmp_path):
+    most = gen(*images(faces, recognizer), out="all")["contexts"]
     command = ["gen-contexts", "--work", tmp_path / "work", "--out", tmp_path / "out", "--device", "cpu",
-               *images(faces, recogniser), "--count"]
+               *images(faces, recognizer), "--count"]
     for _ in range(2):
         ran = run_cli(*command, most + 1)
         assert ran.code == 2
@@ -334,7 +334,7 @@ def test_dry_source_says_how_many_there_are_and_keeps_them(gen, run_cli, faces, 
         assert f"{most + 1} are wanted; --count {most} finishes" in ran.err
         assert not (tmp_path / "out" / "facesyn.json").exists()
     assert run_cli(*command, most).code == 0
-    gen(*images(faces, recogniser), "--count", most, out="fresh")
+    gen(*images(faces, recognizer), "--count", most, out="fresh")
     assert content(tmp_path / "out") == content(tmp_path / "fresh")
     assert header(tmp_path / "out") == header(tmp_path / "fresh")
 
@@ -347,10 +347,10 @@ def test_endless_source_that_repeats_itself_is_given_up(assert_refused, tmp_path
     assert "kept 0" not in ran.err
 
 
-def test_unreadable_faces_are_listed(gen, faces, recogniser, tmp_path):
+def test_unreadable_faces_are_listed(gen, faces, recognizer, tmp_path):
     shutil.copytree(faces, tmp_path / "faces")
     (tmp_path / "faces" / "03.png").write_bytes(b"nothing")
-    summary = gen(*images(tmp_path / "faces", recogniser))
+    summary = gen(*images(tmp_path / "faces", recognizer))
     assert summary["failed"] == 1 and summary["candidates"] == 40
     assert (tmp_path / "out" / "failed.txt").read_text().startswith("03.png: ")
 
@@ -358,7 +358,7 @@ def test_unreadable_faces_are_listed(gen, faces, recogniser, tmp_path):
 # --- wrong input ------------------------------------------------------------------------------------------------
 
 
-def _prepared(kind: str, folder: Path, faces: Path, recogniser: Path) -> list[object]:
+def _prepared(kind: str, folder: Path, faces: Path, recognizer: Path) -> list[object]:
     vectors = np.random.RandomState(0).standard_normal((4, 512)).astype(np.float32)
     np.save(folder / "given.npy", vectors)
     np.save(folder / "narrow.npy", vectors[:, :100])
@@ -366,17 +366,17 @@ def _prepared(kind: str, folder: Path, faces: Path, recogniser: Path) -> list[ob
     (folder / "text.pth").write_text("weights")
     given = ["--source", "embeddings", f"embeddings={folder / 'given.npy'}"]
     with_images = ["--source", "images", "--images", faces, "--weights"]
-    weights = ["--weights", recogniser]
-    two_stage = ["--source", "two-stage", "--count", 2, "--weights", recogniser, "--ldm"]
+    weights = ["--weights", recognizer]
+    two_stage = ["--source", "two-stage", "--count", 2, "--weights", recognizer, "--ldm"]
     return {
         "unknown source": ["--source", "spere", "--count", 2],
         "endless": ["--source", "sphere"],
         "no count": ["--source", "sphere", "--count", 0],
         "nothing given": ["--count", 2],
-        "no images": ["--source", "images", "--images", folder / "nothing", "--weights", recogniser],
-        "no faces": ["--source", "images", "--images", folder / "empty", "--weights", recogniser],
+        "no images": ["--source", "images", "--images", folder / "nothing", "--weights", recognizer],
+        "no faces": ["--source", "images", "--images", folder / "empty", "--weights", recognizer],
         "text as weights": [*with_images, folder / "text.pth"],
-        "other backbone": [*with_images, recogniser, "--backbone", "ir-50"],
+        "other backbone": [*with_images, recognizer, "--backbone", "ir-50"],
         "narrow": ["--source", "embeddings", f"embeddings={folder / 'narrow.npy'}"],
         "faces do not fit": [*given, "--images", faces],
         "pca of nobody": ["--source", "pca", "--count", 2],
@@ -391,7 +391,7 @@ def _prepared(kind: str, folder: Path, faces: Path, recogniser: Path) -> list[ob
         "unknown key": [*given, "fliters=[]"],
         "no pipeline": ["--source", "diffusers", "--count", 2, "--generator", folder / "empty", *weights],
         "bad steps": [*two_stage, folder / "ldm", "source.scheduler.steps=0"],
-        "recogniser as ldm": [*two_stage, recogniser],
+        "recognizer as ldm": [*two_stage, recognizer],
         "no autoencoder": [*two_stage, write_ldm(folder / "bare", autoencoder=None)],
         "autoencoder does not fit": [*two_stage, write_ldm(folder / "wide", latent_channels=4)],
         "bad scheduler": [*two_stage, write_ldm(folder / "ldm"), "source.scheduler.name=dimm"],
@@ -413,38 +413,38 @@ def _prepared(kind: str, folder: Path, faces: Path, recogniser: Path) -> list[ob
         ("quality of no images", "images"),
         ("no known", "known="), ("bad r", "filters"), ("unknown filter", "did you mean 'unique'"),
         ("two greedy filters", "use one of them"), ("unknown key", "did you mean 'filters'"),
-        ("no pipeline", "model_index.json"), ("recogniser as ldm", "a denoiser was expected"),
+        ("no pipeline", "model_index.json"), ("recognizer as ldm", "a denoiser was expected"),
         ("no autoencoder", "--autoencoder"), ("autoencoder does not fit", "latents of 4 channels"),
         ("bad scheduler", "did you mean 'ddim'"), ("bad steps", "source: scheduler.steps: Input should be"),
         ("bad device", "tpu9"),
         ("out is foreign", "choose another --out"),
     ],
 )
-def test_wrong_input_is_one_line(assert_refused, faces, recogniser, tmp_path, kind, says):
-    arguments = _prepared(kind, tmp_path, faces, recogniser)
+def test_wrong_input_is_one_line(assert_refused, faces, recognizer, tmp_path, kind, says):
+    arguments = _prepared(kind, tmp_path, faces, recognizer)
     out = [] if "--out" in arguments else ["--out", tmp_path / "out"]
     assert_refused("gen-contexts", "--work", tmp_path / "work", *out, *arguments, says=says)
     assert not (tmp_path / "out").exists()
 
 
-def test_other_settings_or_inputs_do_not_mix(gen, assert_refused, faces, recogniser, tmp_path):
-    gen(*images(faces, recogniser), "--count", 5)
-    again = ["gen-contexts", "--work", tmp_path / "work", "--out", tmp_path / "out", *images(faces, recogniser)]
+def test_other_settings_or_inputs_do_not_mix(gen, assert_refused, faces, recognizer, tmp_path):
+    gen(*images(faces, recognizer), "--count", 5)
+    again = ["gen-contexts", "--work", tmp_path / "work", "--out", tmp_path / "out", *images(faces, recognizer)]
     before = content(tmp_path / "out")
     assert_refused(*again, "--count", 4, says="count: may only be raised, was 5, is 4")
     assert_refused(*again, "--count", 5, "--seed", 3, says="seed: was 0, is 3")
     assert_refused(*again, "--count", 5, "filters=[]", says="filters")
-    other = write_recogniser(tmp_path / "other", seed=1)
+    other = write_recognizer(tmp_path / "other", seed=1)
     assert_refused(*again, "--count", 5, "--weights", other, says="input weights")
     assert content(tmp_path / "out") == before and header(tmp_path / "out")["counts"]["contexts"] == 5
 
 
-def test_known_people_of_another_recogniser_are_refused(run_cli, assert_refused, faces, recogniser, tmp_path):
-    other = write_recogniser(tmp_path / "other", seed=1)
+def test_known_people_of_another_recognizer_are_refused(run_cli, assert_refused, faces, recognizer, tmp_path):
+    other = write_recognizer(tmp_path / "other", seed=1)
     ran = run_cli("embed", "--work", tmp_path / "work", "--images", faces, "--weights", other, "--device", "cpu")
     assert ran.code == 0, ran.err
     assert_refused("gen-contexts", "--work", tmp_path / "work", "--source", "images", "--images", faces,
-                   "--weights", recogniser, "filters=[novel]", says="another recogniser")
+                   "--weights", recognizer, "filters=[novel]", says="another recognizer")
 
 
 def test_a_write_that_the_system_refuses_is_one_line(assert_refused, run_cli, limited_files, tmp_path) -> None:

@@ -21,7 +21,7 @@ from facesyn_cli.artifacts.lock import Lock
 from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.diffusion.schedule import build_schedule, ldm_schedule
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.catalogue import CATALOGUE
+from facesyn_cli.models.catalog import CATALOGUE
 from facesyn_cli.models.guided_unet import load_guided_pipeline
 from facesyn_cli.models.loading import latents_of, load_autoencoder, load_backbone, load_denoiser
 from facesyn_cli.stages.models import list_weights
@@ -39,10 +39,10 @@ def save(path: Path, tensors: dict) -> Path:
 
 
 @pytest.fixture(scope="module")
-def recogniser(tmp_path_factory) -> Path:
+def recognizer(tmp_path_factory) -> Path:
     network = fill_state(skeleton("backbone", name="ir-18"))
     tensors = {f"module.{key}": value for key, value in network.state_dict().items()}
-    return save(tmp_path_factory.mktemp("recogniser") / "ir.pth", tensors)
+    return save(tmp_path_factory.mktemp("recognizer") / "ir.pth", tensors)
 
 
 @pytest.fixture
@@ -64,11 +64,11 @@ def test_list(run_cli):
     ran = run_cli("models")
     assert ran.code == 0 and all(f"{name}: " in ran.out for name in CATALOGUE)
     listed = run_cli("models", "list", "--json").json()
-    assert listed == list_weights() and all(entry["licence"] and entry["where"] for entry in listed.values())
+    assert listed == list_weights() and all(entry["license"] and entry["where"] for entry in listed.values())
 
 
-def test_inspect_tells_what_a_recogniser_is(run_cli, recogniser):
-    seen = run_cli("models", "inspect", recogniser, "--json").json()
+def test_inspect_tells_what_a_recognizer_is(run_cli, recognizer):
+    seen = run_cli("models", "inspect", recognizer, "--json").json()
     assert (seen["kind"], seen["architecture"], seen["prefix"]) == ("backbone", "ir-18", "module.")
     network = skeleton("backbone", name="ir-18")
     assert seen["parameters"] == sum(p.numel() for p in network.parameters())
@@ -83,26 +83,26 @@ def test_inspect_tells_prefix_and_precision_of_a_denoiser(run_cli, tmp_path, une
     assert seen["settings"]["learn_empty_context"] and list(seen["precision"]) == ["float16"]
 
 
-def test_inspect_shows_every_kind_of_file_in_words(run_cli, tmp_path, recogniser, unet, vq):
+def test_inspect_shows_every_kind_of_file_in_words(run_cli, tmp_path, recognizer, unet, vq):
     head = save(tmp_path / "HEAD_Epoch_1_Split_0_checkpoint.pth", {"Syn": {"kernel": torch.zeros(4, 3)}})
-    for path, words in {recogniser: "ir-18", unet: "idiff-unet", vq: "vq-f4", head: "files: 1"}.items():
+    for path, words in {recognizer: "ir-18", unet: "idiff-unet", vq: "vq-f4", head: "files: 1"}.items():
         ran = run_cli("models", "inspect", path)
         assert ran.code == 0 and words in ran.out, ran.err
 
 
-def test_inspect_names_the_nearest_network(run_cli, tmp_path, recogniser):
-    tensors = read_tensors(recogniser)
+def test_inspect_names_the_nearest_network(run_cli, tmp_path, recognizer):
+    tensors = read_tensors(recognizer)
     tensors["module.output_layer.3.bias"] = torch.zeros(7)
     seen = run_cli("models", "inspect", save(tmp_path / "odd.pth", tensors), "--json").json()
     assert seen["kind"] == "unknown"
     assert "ir-18" in seen["nearest"] and "output_layer.3.bias [7] instead of [512]" in seen["nearest"]
 
 
-def test_recogniser_to_ours_and_back(run_cli, tmp_path, recogniser):
-    assert run_cli("models", "convert", recogniser, "--out", tmp_path / "ours").code == 0
+def test_recognizer_to_ours_and_back(run_cli, tmp_path, recognizer):
+    assert run_cli("models", "convert", recognizer, "--out", tmp_path / "ours").code == 0
     assert load_backbone(tmp_path / "ours").name == "ir-18"
     assert run_cli("models", "convert", tmp_path / "ours", "--out", tmp_path / "back", "--to", "published").code == 0
-    original = {key.removeprefix("module."): value for key, value in read_tensors(recogniser).items()}
+    original = {key.removeprefix("module."): value for key, value in read_tensors(recognizer).items()}
     assert same_tensors(read_tensors(tmp_path / "back" / "backbone.pth"), original)
 
 
@@ -118,7 +118,7 @@ def test_denoiser_to_ours_and_back(run_cli, tmp_path, unet):
     assert load_denoiser(tmp_path / "back" / "ema_averaged_model.ckpt").config == ours.config
 
 
-def test_a_denoiser_of_normalised_latents_has_no_published_form(run_cli, assert_refused, tmp_path, unet):
+def test_a_denoiser_of_normalized_latents_has_no_published_form(run_cli, assert_refused, tmp_path, unet):
     run_cli("models", "convert", unet, "--out", tmp_path / "ours")
     config = json.loads((tmp_path / "ours" / "config.json").read_text())
     config |= {"latent_mean": [0.1, 0, 0], "latent_std": [1, 1, 1]}
@@ -141,10 +141,10 @@ def test_autoencoder_to_ours_and_back_in_halves(run_cli, tmp_path, vq):
     assert run_cli("models", "verify", tmp_path / "back").code == 0
 
 
-def test_a_copy_in_half_precision_is_half_as_large_and_loads_in_float32(run_cli, tmp_path, recogniser):
+def test_a_copy_in_half_precision_is_half_as_large_and_loads_in_float32(run_cli, tmp_path, recognizer):
     for precision in ("fp32", "fp16"):
         words = ("--out", tmp_path / precision, "--precision", precision, "--json")
-        ran = run_cli("models", "convert", recogniser, *words)
+        ran = run_cli("models", "convert", recognizer, *words)
         assert ran.code == 0 and ran.json()["precision"] == precision, ran.err
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("fp16", "fp32")]
     assert 0.5 < sizes[0] / sizes[1] < 0.51
@@ -183,16 +183,16 @@ def test_denoiser_and_autoencoder_in_half_precision_keep_their_settings(run_cli,
     assert set(latents_of(tmp_path / "half")) == originals
 
 
-def test_what_a_folder_says_of_itself_is_kept(run_cli, tmp_path, recogniser):
-    run_cli("models", "convert", recogniser, "--out", tmp_path / "ours")
+def test_what_a_folder_says_of_itself_is_kept(run_cli, tmp_path, recognizer):
+    run_cli("models", "convert", recognizer, "--out", tmp_path / "ours")
     config = tmp_path / "ours" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "distilled_from": "sha256:1"}))
     assert run_cli("models", "convert", tmp_path / "ours", "--out", tmp_path / "half", "--precision", "fp16").code == 0
     assert json.loads((tmp_path / "half" / "config.json").read_text()) == json.loads(config.read_text())
 
 
-def test_precision_belongs_to_safetensors_of_networks(assert_refused, tmp_path, recogniser):
-    convert = ("models", "convert", recogniser, "--out", tmp_path / "out", "--precision")
+def test_precision_belongs_to_safetensors_of_networks(assert_refused, tmp_path, recognizer):
+    convert = ("models", "convert", recognizer, "--out", tmp_path / "out", "--precision")
     assert_refused(*convert, "fp8", says="expected one of fp32, fp16")
     assert_refused(*convert, "fp16", "--to", "published", says="--precision belongs to networks")
     head = save(tmp_path / "HEAD_Epoch_1_Split_0_checkpoint.pth", {"kernel": torch.zeros(4, 3)})
@@ -258,7 +258,7 @@ def test_onnx_takes_any_batch_and_agrees(run_cli, tmp_path):
         pack.write(tmp_path / "onnx" / "model.onnx", "pack/rec.onnx")
     for path in (tmp_path / "pack.zip", tmp_path / "onnx", tmp_path / "onnx" / "model.onnx"):
         seen = run_cli("models", "inspect", path, "--json").json()
-        assert seen["outputs"] == {"embedding": ["batch", 512]} and not seen["quantises_dynamically"]
+        assert seen["outputs"] == {"embedding": ["batch", 512]} and not seen["quantizes_dynamically"]
         assert seen["digest"] == done["files"]["model.onnx"]
 
 
@@ -282,8 +282,8 @@ def test_adaface_is_read_as_bgr_and_written_so_that_it_takes_rgb(run_cli, tmp_pa
     torch.testing.assert_close(found, expected, rtol=0, atol=rounding(products_of(network), expected.std()))
 
 
-def test_adaface_goes_to_the_flat_layout_in_rgb(run_cli, tmp_path, recogniser):
-    tensors = {key.removeprefix("module."): value for key, value in read_tensors(recogniser).items()}
+def test_adaface_goes_to_the_flat_layout_in_rgb(run_cli, tmp_path, recognizer):
+    tensors = {key.removeprefix("module."): value for key, value in read_tensors(recognizer).items()}
     file = save(tmp_path / "ada.ckpt", adaface(tensors))
     assert run_cli("models", "convert", file, "--out", tmp_path / "back", "--to", "published").code == 0
     tensors["input_layer.0.weight"] = tensors["input_layer.0.weight"].flip(1)
@@ -312,7 +312,7 @@ def test_a_channel_order_that_no_file_tells_is_asked_for(run_cli, assert_refused
     ({"name": "iresnet", "blocks": (1, 1, 1, 1), "embedding_size": 8, "variant": "magface"}, "features.module.",
      "features.module."),
 ])
-def test_other_recognisers_to_ours_and_back(run_cli, tmp_path, settings, prefix, back):
+def test_other_recognizers_to_ours_and_back(run_cli, tmp_path, settings, prefix, back):
     tensors = fill_state(skeleton("backbone", **settings)).state_dict()
     wrapped = {f"{prefix}{key}": value for key, value in tensors.items()}
     file = save(tmp_path / "a.pth", {"epoch": np.int64(3), "state_dict_backbone": wrapped,
@@ -345,15 +345,15 @@ def test_a_denoiser_with_a_cosine_schedule_keeps_it(run_cli, tmp_path):
     assert same_tensors(read_tensors(tmp_path / "back" / "ema_averaged_model.ckpt"), tensors)
 
 
-def test_verify_compares_with_the_golden_fixture(run_cli, assert_refused, golden, tmp_path, recogniser):
-    seen = run_cli("models", "verify", recogniser, "--fixture", golden / "backbone_ir18.npz", "--json").json()
+def test_verify_compares_with_the_golden_fixture(run_cli, assert_refused, golden, tmp_path, recognizer):
+    seen = run_cli("models", "verify", recognizer, "--fixture", golden / "backbone_ir18.npz", "--json").json()
     tolerance = rounding(products_of(skeleton("backbone", name="ir-18")))
     assert seen["finite"] and seen["fixture_difference"]["embedding"] < tolerance
-    tensors = read_tensors(recogniser)
+    tensors = read_tensors(recognizer)
     tensors["module.output_layer.3.bias"] = tensors["module.output_layer.3.bias"] + 1
     assert_refused("models", "verify", save(tmp_path / "off.pth", tensors), "--fixture", golden / "backbone_ir18.npz",
                    says="embedding is off by")
-    assert_refused("models", "verify", recogniser, "--fixture", golden / "vq.npz", says="embedding")
+    assert_refused("models", "verify", recognizer, "--fixture", golden / "vq.npz", says="embedding")
 
 
 def test_verify_compares_denoisers_and_autoencoders(run_cli, assert_refused, tmp_path, unet, vq):
@@ -371,11 +371,11 @@ def test_verify_compares_denoisers_and_autoencoders(run_cli, assert_refused, tmp
     assert_refused("models", "verify", vq, "--fixture", tmp_path / "vq.npz", says="decoded is off by")
 
 
-def test_verify_refuses_what_does_not_compute(assert_refused, tmp_path, recogniser):
-    tensors = read_tensors(recogniser)
+def test_verify_refuses_what_does_not_compute(assert_refused, tmp_path, recognizer):
+    tensors = read_tensors(recognizer)
     tensors["module.output_layer.3.bias"][0] = torch.nan
     assert_refused("models", "verify", save(tmp_path / "nan.pth", tensors), says="not finite")
-    dead = {key: torch.zeros_like(value) for key, value in read_tensors(recogniser).items()}
+    dead = {key: torch.zeros_like(value) for key, value in read_tensors(recognizer).items()}
     assert_refused("models", "verify", save(tmp_path / "dead.pth", dead), says="same embedding")
 
 
@@ -388,23 +388,23 @@ def test_what_a_killed_conversion_left_is_cleared(run_cli, assert_refused, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ours", "vq.pt"]
 
 
-def test_wrong_words(assert_refused, tmp_path, recogniser, unet):
-    assert_refused("models", "inspct", recogniser, says="did you mean 'inspect'")
+def test_wrong_words(assert_refused, tmp_path, recognizer, unet):
+    assert_refused("models", "inspct", recognizer, says="did you mean 'inspect'")
     assert_refused("models", "inspect", says="needs a file")
-    assert_refused("models", "inspect", recogniser, "--out", tmp_path / "x", says="no option --out")
-    assert_refused("models", "list", recogniser, says="takes nothing else")
-    assert_refused("models", "convert", recogniser, says="--out")
-    assert_refused("models", "convert", recogniser, "--out", tmp_path, says="is there already")
-    assert_refused("models", "convert", recogniser, "--out", tmp_path / "x", "--to", "caffe", says="safetensors")
-    assert_refused("models", "convert", unet, "--out", tmp_path / "x", "--to", "onnx", says="a recogniser")
+    assert_refused("models", "inspect", recognizer, "--out", tmp_path / "x", says="no option --out")
+    assert_refused("models", "list", recognizer, says="takes nothing else")
+    assert_refused("models", "convert", recognizer, says="--out")
+    assert_refused("models", "convert", recognizer, "--out", tmp_path, says="is there already")
+    assert_refused("models", "convert", recognizer, "--out", tmp_path / "x", "--to", "caffe", says="safetensors")
+    assert_refused("models", "convert", unet, "--out", tmp_path / "x", "--to", "onnx", says="a recognizer")
     assert_refused("models", "inspect", tmp_path / "nothing", says="does not exist")
     assert_refused("models", "inspect", tmp_path, says="no weights are known")
     assert not (tmp_path / "x").exists() and not list(tmp_path.glob(".tmp-*"))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "other"])
-def test_damaged_files(assert_refused, tmp_path, recogniser, damage):
-    data = recogniser.read_bytes()
+def test_damaged_files(assert_refused, tmp_path, recognizer, damage):
+    data = recognizer.read_bytes()
     content = {"truncated": data[: len(data) // 2], "text": b"not weights\n" * 50, "empty": b"", "other": b"PK\3\4" * 9}
     (tmp_path / "bad.pth").write_bytes(content[damage])
     assert_refused("models", "inspect", tmp_path / "bad.pth", says="bad.pth")

@@ -26,7 +26,7 @@ SIZE = 16
 
 
 def picture(seed: int, size: int = SIZE) -> np.ndarray:
-    """A smooth random picture, so that JPEG keeps it recognisable."""
+    """A smooth random picture, so that JPEG keeps it recognizable."""
     coarse = np.random.RandomState(seed).randint(0, 256, (4, 4, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
 

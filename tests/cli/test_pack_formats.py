@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny_fr
 import tiny_ldm
-import tiny_recogniser
+import tiny_recognizer
 import yaml
 from conftest import finish, spawn
 from tiny_records import FORMATS, SIZE, encoded
@@ -190,8 +190,8 @@ def test_train_fr_takes_any_format(run_cli, tmp_path: Path, name: str):
 
 
 def test_embed_takes_any_format(run_cli, tmp_path: Path):
-    faces = tiny_recogniser.write_faces(tmp_path / "faces", people=2, photos=2)
-    weights = tiny_recogniser.write_recogniser(tmp_path / "fr")
+    faces = tiny_recognizer.write_faces(tmp_path / "faces", people=2, photos=2)
+    weights = tiny_recognizer.write_recognizer(tmp_path / "fr")
     found = []
     for name in ("folder", *NEW):
         assert run_cli("pack", "--in", faces, "--to", name, "--out", tmp_path / name).code == 0

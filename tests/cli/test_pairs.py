@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_recogniser import face, write_faces, write_recogniser
+from tiny_recognizer import face, write_faces, write_recognizer
 
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.data.pixels import decode_image, encode_jpeg, encode_png
@@ -57,7 +57,7 @@ def _repeated(path: Path, times: int) -> bytes:
 def test_eval_gives_the_same_for_both_forms(run_cli, listed, tmp_path) -> None:
     listed.write_text("10\n" + listed.read_text().split("\n", 1)[1] * 5)
     run_cli("pairs", listed, "--images", tmp_path / "faces", "--out", tmp_path / "lfw.bin")
-    network = write_recogniser(tmp_path / "fr")
+    network = write_recognizer(tmp_path / "fr")
     ran = run_cli("eval", "--weights", network, "--pairs", listed, "--pairs", tmp_path / "lfw.bin", "--images",
                   tmp_path / "faces", "--out", tmp_path / "table", "--json")
     assert ran.code == 0, ran.err

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import tiny_ldm
 from tiny_fr import train_arguments, write_faces
-from tiny_recogniser import write_recogniser
+from tiny_recognizer import write_recognizer
 
 from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.plugins import registry
-from facesyn_cli.plugins.table import INTERFACES, KINDS
+from facesyn_cli.plugins.builtin import INTERFACES, KINDS
 
 _MODULES = ("my_faces.heads", "their_module", "their_package")
 README = Path(__file__).parents[2] / "README.md"
@@ -118,7 +118,7 @@ def test_their_denoiser_autoencoder_scheduler_guidance_variation_and_filter_draw
          "--out", tmp_path / "ldm", "--steps", 2, "--batch-size", 4, *settings, "denoiser={name: theirs}",
          "autoencoder_model={name: theirs}")
     np.save(tmp_path / "contexts.npy", np.random.RandomState(0).standard_normal((2, 32)).astype(np.float32))
-    judge = write_recogniser(tmp_path / "judge")
+    judge = write_recognizer(tmp_path / "judge")
     ran = done("sample", "--ldm", tmp_path / "ldm", "--contexts", tmp_path / "contexts.npy", "--per-id", 2,
                "--out", tmp_path / "samples", "--assume-embedder", tiny_ldm.EMBEDDER, "scheduler={name: theirs}",
                "guidance={name: theirs}", "variation={name: theirs}", f"filter={{name: theirs, judge: {judge}}}",

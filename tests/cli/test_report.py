@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import finish, spawn
 from tiny_detector import write_detector
-from tiny_recogniser import face, write_faces, write_recogniser
+from tiny_recognizer import face, write_faces, write_recognizer
 
 from facesyn_cli.artifacts.contexts import write_contexts
 from facesyn_cli.artifacts.output import Parent, open_output
@@ -35,8 +35,8 @@ def inputs(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("inputs")
     places = {
         "faces": write_faces(folder / "faces", people=6, photos=4),
-        "judge": write_recogniser(folder / "judge"),
-        "other": write_recogniser(folder / "other"),
+        "judge": write_recognizer(folder / "judge"),
+        "other": write_recognizer(folder / "other"),
     }
     for person in range(50, 58):
         (folder / "real" / f"r{person}").mkdir(parents=True)
@@ -226,7 +226,7 @@ def test_groups_of_a_benchmark(report, assert_refused, inputs, tmp_path):
     found = {(f["id"], f["group"]): f["value"] for f in data["benchmark"]["fairness"]["figures"]}
     assert found["fairness.benchmark_accuracy", "rfw=asian"] == 0.9
     assert found["fairness.benchmark_accuracy_spread", "rfw"] == pytest.approx(0.1)
-    assert "RFW: the recogniser" in (tmp_path / "out" / "report.html").read_text()
+    assert "RFW: the recognizer" in (tmp_path / "out" / "report.html").read_text()
     assert_refused("report", inputs["faces"], "--judge", inputs["judge"], "--table", tmp_path / "none",
                    "--out", tmp_path / "out2", says="none")
 

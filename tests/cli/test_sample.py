@@ -23,7 +23,7 @@ from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.files import host_tag
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.ldm import LdmSettings
-from facesyn_cli.artifacts.strip import SHEET, picture_path
+from facesyn_cli.artifacts.preview_pictures import SHEET, picture_path
 from facesyn_cli.artifacts.weights import read_config, read_tensors, write_weights
 from facesyn_cli.data.decoded_latents import finish_pixels
 from facesyn_cli.data.pixels import decode_image
@@ -107,14 +107,14 @@ def test_images_of_every_identity_and_a_header(sample, tmp_path):
     }
     values = pixels(tmp_path / "out")
     assert values.shape == (15, 21, 21, 3)
-    assert values.std(axis=(1, 2, 3)).min() > 5  # pictures, not flat colour
+    assert values.std(axis=(1, 2, 3)).min() > 5  # pictures, not flat color
     assert len(set(digests(tmp_path / "out").values())) == 15  # no two alike
     again = sample("--per-id", 3)
     assert (again.code, again.json()["made_now"]) == (0, 0)
 
 
 def test_the_numbers_are_those_of_the_formula(sample, ldm, contexts, tmp_path):
-    """One image by hand: normalised context, its noise, three DDIM steps, statistics, decoder, 21 pixels."""
+    """One image by hand: normalized context, its noise, three DDIM steps, statistics, decoder, 21 pixels."""
     sample("--scheduler", "ddim", "--per-id", 2, "--seed", 7)
     unet = build_idiff_unet(UnetConfig(**TINY)).eval()
     unet.load_state_dict(read_tensors(ldm / "model.safetensors"))
@@ -147,7 +147,7 @@ def test_post_processing_is_the_published_one(golden):
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "ddpm", "unipc"])
-def test_batch_size_changes_at_most_one_grey_level(sample, tmp_path, scheduler):
+def test_batch_size_changes_at_most_one_gray_level(sample, tmp_path, scheduler):
     for batch_size in (1, 4, 15):
         ran = sample("--scheduler", scheduler, "--per-id", 3, "--batch-size", batch_size, out=str(batch_size))
         assert ran.code == 0, ran.err
@@ -271,11 +271,11 @@ def test_dry_run_counts_and_writes_nothing(sample, tmp_path):
     assert (plan["images"], plan["images done"], plan["images left"]) == (12, 8, 4)
 
 
-def test_a_published_file_without_recogniser_gets_one_warning(run_cli, ldm, contexts, tmp_path):
+def test_a_published_file_without_recognizer_gets_one_warning(run_cli, ldm, contexts, tmp_path):
     ran = run_cli("sample", "--ldm", ldm, "--contexts", contexts, "--out", tmp_path / "o", "--per-id", 1, "--steps", 1)
     assert ran.code == 0
     assert ran.err.count("warning: ") == 1
-    assert "do not say which recogniser" in ran.err
+    assert "do not say which recognizer" in ran.err
 
 
 def test_stop_signal_keeps_what_is_done_and_goes_on(ldm, contexts, tmp_path, sample):
@@ -378,7 +378,7 @@ def test_wrong_inputs(assert_refused, ldm, contexts, tmp_path):
     refused(f"noise.file={tmp_path / 'torn.zip'}", "--per-id", 2, says="is not a float .npy")
     np.save(tmp_path / "none.npy", np.zeros((0, 8), np.float32))
     refused(contexts=tmp_path / "none.npy", says="holds no contexts")
-    refused("--assume-embedder", OTHER, says=("conditioned on recogniser sha256:aaaaaaaaaaaa", "sha256:bbbbbbbbbbbb"))
+    refused("--assume-embedder", OTHER, says=("conditioned on recognizer sha256:aaaaaaaaaaaa", "sha256:bbbbbbbbbbbb"))
     refused("--device", "cuda:99", says="cuda:99")
     refused("--precision", "fp8", says="precision")
     refused("batch_size=most", says="batch_size: a number of images from 1, or auto, is expected")

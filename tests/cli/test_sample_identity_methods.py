@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fill import fill_state
-from tiny_recogniser import write_recogniser
+from tiny_recognizer import write_recognizer
 
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
 from facesyn_cli.artifacts.images import ImageSet
@@ -49,7 +49,7 @@ def inputs(tmp_path_factory) -> Path:
     )
     write_weights(folder / "ldm", unet.state_dict(), settings.model_dump(mode="json"))
     np.save(folder / "contexts.npy", np.random.RandomState(0).standard_normal((NUM_IDS, 8)).astype(np.float32))
-    write_recogniser(folder / "judge")
+    write_recognizer(folder / "judge")
     return folder
 
 
@@ -64,7 +64,7 @@ def sample(run_cli, inputs, tmp_path):
 def command(inputs: Path, out: Path, method: str, *arguments: object) -> list[object]:
     words = METHODS.get(method, [])
     if method == "consistency":
-        words = ["filter.name=consistency", f"filter.judge={inputs / 'judge'}", "filter.centre_images=3",
+        words = ["filter.name=consistency", f"filter.judge={inputs / 'judge'}", "filter.center_images=3",
                  "filter.lowest=0.9", "filter.attempts=2"]
     return ["sample", "--ldm", inputs / "ldm", "--contexts", inputs / "contexts.npy", "--out", out, "--device", "cpu",
             "--steps", STEPS, "--per-id", PER_ID, "--batch-size", 3, "--assume-embedder", "any", "--json", *words,
@@ -112,7 +112,7 @@ def test_every_method_makes_another_set_of_its_own(sample, tmp_path, method):
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in ("consistency", "uiface")])
-def test_batch_size_changes_at_most_one_grey_level(sample, tmp_path, method):
+def test_batch_size_changes_at_most_one_gray_level(sample, tmp_path, method):
     sample(method=method)
     sample("--batch-size", NUM_IDS * PER_ID, out="large", method=method)
     assert abs(pixels(tmp_path / "out").astype(int) - pixels(tmp_path / "large")).max() <= 1
@@ -204,16 +204,16 @@ def test_refused_images_are_drawn_again_and_the_best_draw_is_kept(sample, inputs
     for i, row in enumerate(rows):
         own, sample_number = divmod(i, PER_ID)
         others = [k for k in range(3) if k != sample_number]
-        centre = first[own * PER_ID : (own + 1) * PER_ID][others].sum(axis=0)
-        centre /= np.linalg.norm(centre)
+        center = first[own * PER_ID : (own + 1) * PER_ID][others].sum(axis=0)
+        center /= np.linalg.norm(center)
         assert row["key"] == f"{own}/{sample_number}"
-        assert float(row["score"]) == pytest.approx(float(kept[i] @ centre), abs=1e-4)
-        assert float(row["score"]) >= float(first[i] @ centre) - 1e-4
+        assert float(row["score"]) == pytest.approx(float(kept[i] @ center), abs=1e-4)
+        assert float(row["score"]) >= float(first[i] @ center) - 1e-4
         assert (row["kept"] == "yes") == (float(row["score"]) >= 0.9)
         same = (pixels(tmp_path / "out")[i] == pixels(tmp_path / "plain")[i]).all()
         assert same == (row["draw"] == "0")
         replaced += not same
-        if float(first[i] @ centre) >= 0.9 + 1e-4:
+        if float(first[i] @ center) >= 0.9 + 1e-4:
             assert same  # nothing was wrong with it
     counts = ran.json()
     below = sum(row["kept"] != "yes" for row in rows)
@@ -250,10 +250,10 @@ def test_the_plan_says_what_a_filter_may_cost(sample):
     ("words", "says"),
     [
         (["filter.name=consistency"], "filter.judge=FILE"),
-        (["filter.name=consistency", "filter.judge={judge}"], "filter.centre_images is 8, but an identity has 4"),
+        (["filter.name=consistency", "filter.judge={judge}"], "filter.center_images is 8, but an identity has 4"),
         (["filter.name=consistency", "filter.judge={judge}", "filter.reference=context", "--assume-embedder",
-          "sha256:" + "a" * 64], "use filter.reference=centre"),
-        (["filter.name=consistency", "filter.judge={ldm}"], "recogniser"),
+          "sha256:" + "a" * 64], "use filter.reference=center"),
+        (["filter.name=consistency", "filter.judge={ldm}"], "recognizer"),
         (["variation.name=given"], "variation.path=FOLDER"),
         (["variation.name=idperturbed"], "did you mean 'idperturb'"),
         (["guidance.name=negfacediff", "guidance.negative=none"], "guidance.negative"),

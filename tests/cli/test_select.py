@@ -1,4 +1,4 @@
-"""`facesyn select`: identities whose centres collide are dropped or merged."""
+"""`facesyn select`: identities whose centers collide are dropped or merged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ R = math.cos(math.radians(30))
 def work(tmp_path: Path) -> Path:
     keys, vectors = [], []
     for name, degrees in ANGLES.items():
-        for k, spread in enumerate((-2, 2)):  # the centre lies between the two images
+        for k, spread in enumerate((-2, 2)):  # the center lies between the two images
             path = tmp_path / "work" / "4-samples" / name / f"{k}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(encode_png(np.full((8, 8, 3), degrees + k, np.uint8)))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_starter import EMBEDDING_SIZE, NUM_CONTEXTS, write_run, write_starter
 
-from facesyn_cli.artifacts import starter as layout
+from facesyn_cli.artifacts import starter_files as layout
 from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.images import ImageSet
@@ -82,7 +82,7 @@ def test_cards_say_figures_recipe_and_what_the_maker_says(made: Path, run_cli, t
     assert ran.code == 0, ran.err
     found = ran.json()
     assert found["contexts"] == 5 == len(ContextSet.open(out / "contexts").identities)
-    assert found["half_precision"]["mean_grey_levels"] < 1 and found["half_precision"]["least_cosine"] > 0.999
+    assert found["half_precision"]["mean_gray_levels"] < 1 and found["half_precision"]["least_cosine"] > 0.999
     text = (out / "ldm" / "README.md").read_text()
     digest = file_digest(out / "ldm" / "model.safetensors")
     for said in ("thirty photos", "A note.", "| eer | 0.125 |", "| loss | 0.25 |", "idiff-unet", digest):
@@ -139,7 +139,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path, assert_refused
     assert ran.code == 0 and "another one" in ran.err
 
     (work / "2-ldm" / "config.json").write_text(json.dumps({**config, "embedder": "sha256:" + "2" * 64}))
-    assert_refused(*pack[:-1], tmp_path / "out2", says="belong to different recognisers")
+    assert_refused(*pack[:-1], tmp_path / "out2", says="belong to different recognizers")
     header = json.loads((work / "3-contexts" / "facesyn.json").read_text())
     header["extra"]["face_origin"] = "photo"
     (work / "3-contexts" / "facesyn.json").write_text(json.dumps(header))
@@ -179,7 +179,7 @@ def test_too_much_too_large_and_damaged_are_refused(tmp_path: Path, assert_refus
     write_tensors(work / "2-ldm" / "model.safetensors", {key: value * 0 for key, value in tensors.items()})
     decoder = work / "2-autoencoder" / "model.safetensors"
     write_tensors(decoder, {key: value * 0 for key, value in read_tensors(decoder).items()})
-    assert_refused(*pack, "--part", f"autoencoder={work / '2-autoencoder'}", says="single colour")
+    assert_refused(*pack, "--part", f"autoencoder={work / '2-autoencoder'}", says="single color")
     assert not (tmp_path / "out").exists()
 
 
@@ -268,17 +268,17 @@ def test_what_the_work_folder_holds_comes_before_the_starter(starter: Path, made
 def test_new_contexts_then_samples_of_them(starter: Path, run_cli, assert_refused) -> None:
     ran = run_cli("gen-contexts", "--count", 3, "--device", "cpu", "--json")
     assert ran.code == 0 and ran.json()["contexts"] == 3, ran.err
-    assert "starter: LDM, recogniser" in ran.err
+    assert "starter: LDM, recognizer" in ran.err
     ran = run_cli("sample", "--per-id", 1, "--device", "cpu", "--json")
     assert ran.code == 0 and ran.json()["identities"] == 3, ran.err
     assert "contexts of" not in ran.err
     header = json.loads(Path("work/3-contexts/facesyn.json").read_text())
     header["extra"]["embedder"] = "sha256:" + "4" * 64
     Path("work/3-contexts/facesyn.json").write_text(json.dumps(header))
-    assert_refused("sample", "--per-id", 1, "--out", "other", says="make the contexts with the LDM's recogniser")
+    assert_refused("sample", "--per-id", 1, "--out", "other", says="make the contexts with the LDM's recognizer")
 
 
-def test_embed_takes_the_starters_recogniser(starter: Path, run_cli) -> None:
+def test_embed_takes_the_starters_recognizer(starter: Path, run_cli) -> None:
     run_cli("sample", "--ids", 2, "--per-id", 1, "--device", "cpu")
     ran = run_cli("embed", "--images", "work/4-samples", "--device", "cpu", "--json")
     assert ran.code == 0, ran.err
@@ -332,7 +332,7 @@ def test_faces_are_compared_by_it(starter: Path, tmp_path: Path, run_cli, monkey
     pair = ("work/4-samples/0/0.png", "work/4-samples/0/1.png")
     own = run_cli("compare", *pair, "--weights", starter / "embedder", "--json").json()
     ran = run_cli("compare", *pair, "--json")
-    assert ran.code == 0 and ran.json() == own and "starter: recogniser" in ran.err
+    assert ran.code == 0 and ran.json() == own and "starter: recognizer" in ran.err
     monkeypatch.setattr(layout, "packaged_folder", lambda: tmp_path / "none")
     assert_refused("compare", *pair, says="--weights FILE")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fill import fill_state
-from tiny_recogniser import write_recogniser
+from tiny_recognizer import write_recognizer
 
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.ldm import LdmSettings
@@ -36,7 +36,7 @@ def inputs(tmp_path_factory) -> Path:
     )
     write_weights(folder / "ldm", unet.state_dict(), settings.model_dump(mode="json"))
     np.save(folder / "contexts.npy", np.random.RandomState(0).standard_normal((5, 8)).astype(np.float32))
-    write_recogniser(folder / "judge")
+    write_recognizer(folder / "judge")
     return folder
 
 
@@ -140,7 +140,7 @@ def test_more_seeds_are_added(inputs, run_cli, tmp_path, assert_refused):
 
 
 def test_methods_may_be_combined_and_a_filter_is_charged(inputs, run_cli, tmp_path):
-    again = f"{{name: consistency, judge: {inputs / 'judge'}, lowest: 0.95, attempts: 1, centre_images: 3}}"
+    again = f"{{name: consistency, judge: {inputs / 'judge'}, lowest: 0.95, attempts: 1, center_images: 3}}"
     both = "{name: both, guidance: {name: cfg, scale: 2}, variation: gaussian}"
     method = f"methods=[{both}, {{name: redrawn, filter: {again}}}]"
     ran = run_cli(*words(inputs, tmp_path / "out", "schedulers=[]", "--seeds", 1, method, "--json"))

@@ -14,7 +14,7 @@ import torch
 from conftest import finish, spawn
 from PIL import Image
 from tiny_ldm import NUM_IDENTITIES, PER_IDENTITY, SIZE, write_faces
-from tiny_recogniser import write_recogniser
+from tiny_recognizer import write_recognizer
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.weights import read_config, read_tensors
@@ -63,7 +63,7 @@ def _pixels(folder: Path) -> torch.Tensor:
 
 def test_it_learns_and_writes_what_train_ldm_and_inspect_need(faces: Path, tmp_path: Path, run_cli):
     out = tmp_path / "work" / "2-autoencoder"
-    more = ("optimiser.lr=0.01", "preview_every=20", "preview_images=3", "validate_every=10", "keep_checkpoints=1")
+    more = ("optimizer.lr=0.01", "preview_every=20", "preview_images=3", "validate_every=10", "keep_checkpoints=1")
     ran = run_cli(*_arguments(faces, out, *more, steps=40), "--json")
     assert ran.code == 0, ran.err
     psnr, losses = _lines(out, "val_psnr"), _lines(out, "loss")
@@ -92,9 +92,9 @@ def test_it_learns_and_writes_what_train_ldm_and_inspect_need(faces: Path, tmp_p
 
 
 def test_vq_learns_with_features_and_judge(faces: Path, tmp_path: Path, run_cli):
-    recogniser = write_recogniser(tmp_path / "recogniser")
+    recognizer = write_recognizer(tmp_path / "recognizer")
     more = ("autoencoder.name=face-vq", "autoencoder.codebook_size=16", "feature_weight=0.1", "identity_weight=0.2")
-    ran = run_cli(*_arguments(faces, tmp_path / "vq", "--features", recogniser, *more, steps=3))
+    ran = run_cli(*_arguments(faces, tmp_path / "vq", "--features", recognizer, *more, steps=3))
     assert ran.code == 0, ran.err
     first = json.loads((tmp_path / "vq" / "metrics.jsonl").read_text().splitlines()[0])
     weights = {"l1": 1.0, "feature": 0.1, "identity": 0.2, "codebook": 1.0, "commitment": 0.25}
@@ -102,11 +102,11 @@ def test_vq_learns_with_features_and_judge(faces: Path, tmp_path: Path, run_cli)
     with_features = _lines(tmp_path / "vq", "val_cosine")
     assert len(with_features) == 1 and -1 <= with_features[0] <= 1
     parents = json.loads((tmp_path / "vq" / "facesyn.json").read_text())["parents"]
-    assert parents["features"]["digest"] == load_backbone(recogniser).digest
+    assert parents["features"]["digest"] == load_backbone(recognizer).digest
     assert load_autoencoder(tmp_path / "vq").section["name"] == "face-vq"
 
     assert run_cli(*_arguments(faces, tmp_path / "plain", steps=3)).code == 0
-    assert run_cli(*_arguments(faces, tmp_path / "judged", f"judge={recogniser}", steps=3)).code == 0
+    assert run_cli(*_arguments(faces, tmp_path / "judged", f"judge={recognizer}", steps=3)).code == 0
     assert len(_lines(tmp_path / "judged", "val_cosine")) == 1  # a judge watches and changes nothing
     assert _largest_difference(tmp_path / "plain", tmp_path / "judged") == 0
 
@@ -152,9 +152,9 @@ def test_a_light_decoder_learns_a_teachers_latents_and_sample_takes_it(
     faces: Path, tmp_path: Path, run_cli, assert_refused
 ):
     teacher, student = tmp_path / "teacher", tmp_path / "student"
-    assert run_cli(*_arguments(faces, teacher, "optimiser.lr=0.01", steps=30)).code == 0
+    assert run_cli(*_arguments(faces, teacher, "optimizer.lr=0.01", steps=30)).code == 0
     small = ("autoencoder.patch=1", "autoencoder.channels=[4,4]", "autoencoder.smooth=0", f"teacher={teacher}")
-    ran = run_cli(*_arguments(faces, student, *small, "optimiser.lr=0.01", "preview_every=30", steps=30))
+    ran = run_cli(*_arguments(faces, student, *small, "optimizer.lr=0.01", "preview_every=30", steps=30))
     assert ran.code == 0, ran.err
     psnr = _lines(student, "val_psnr")
     assert psnr[-1] > psnr[0] + 1
@@ -164,8 +164,8 @@ def test_a_light_decoder_learns_a_teachers_latents_and_sample_takes_it(
         latents = load_autoencoder(teacher).encode(_pixels(faces))
         made = load_autoencoder(student, part="decoder").decode(latents)
         assert made.shape == (1, 3, SIZE, SIZE) and (made - _pixels(faces)).abs().mean() < 0.5
-    assert run_cli(*_arguments(faces, tmp_path / "grown", *small, "optimiser.lr=0.01", steps=12)).code == 0
-    assert run_cli(*_arguments(faces, tmp_path / "grown", *small, "optimiser.lr=0.01", steps=30)).code == 0
+    assert run_cli(*_arguments(faces, tmp_path / "grown", *small, "optimizer.lr=0.01", steps=12)).code == 0
+    assert run_cli(*_arguments(faces, tmp_path / "grown", *small, "optimizer.lr=0.01", steps=30)).code == 0
     assert _largest_difference(student, tmp_path / "grown") == 0
 
     ldm = ("train-ldm", "--images", faces / "faces", "--embeddings", faces / "embeddings", "--autoencoder")
@@ -285,7 +285,7 @@ def test_a_recipe_with_the_stage_runs_it_before_train_ldm(faces: Path, tmp_path:
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights(faces: Path, tmp_path: Path, assert_refused):
-    arguments = _arguments(faces, tmp_path / "out", "optimiser.lr=1e30", "optimiser.clip=null", steps=50)
+    arguments = _arguments(faces, tmp_path / "out", "optimizer.lr=1e30", "optimizer.clip=null", steps=50)
     assert_refused(*arguments, says=("is not finite", "step"))
     newest = sorted((tmp_path / "out" / "checkpoints").glob("step-*"))
     assert all(
@@ -307,13 +307,13 @@ WRONG = {
     "frozen from nothing": (["freeze_encoder=true"], ("freeze_encoder", "initial")),
     "a mixture with nothing": (["interpolation=0.5"], ("interpolation", "initial")),
     "initial is missing": (["initial=missing"], ("missing",)),
-    "initial is a recogniser": (["initial=recogniser"], ("recogniser",)),
+    "initial is a recognizer": (["initial=recognizer"], ("recognizer",)),
     "features missing": (["--features", "missing"], ("missing", "does not exist")),
-    "features are no recogniser": (["--features", "faces"], ("faces", "a face recogniser")),
+    "features are no recognizer": (["--features", "faces"], ("faces", "a face recognizer")),
     "weights without features": (["feature_weight=1"], ("feature_weight", "--features")),
-    "coarse eyes without a recogniser": (["features_coarsest=0.5"], ("features_coarsest", "--features")),
+    "coarse eyes without a recognizer": (["features_coarsest=0.5"], ("features_coarsest", "--features")),
     "features without weights": (
-        ["--features", "recogniser", "feature_weight=0", "identity_weight=0"], ("feature_weight", "both 0")
+        ["--features", "recognizer", "feature_weight=0", "identity_weight=0"], ("feature_weight", "both 0")
     ),
     "nothing to learn from": (["l1_weight=0"], ("l1_weight", "mse_weight")),
     "negative weight": (["kl_weight=-1"], ("kl_weight",)),
@@ -339,7 +339,7 @@ def test_wrong_input_is_one_clear_line(case: str, faces: Path, tmp_path: Path, m
     (tmp_path / "file").write_text("x")
     (tmp_path / "broken" / "p0").mkdir(parents=True)
     (tmp_path / "broken" / "p0" / "0.png").write_bytes(b"\x89PNG not really")
-    write_recogniser(tmp_path / "recogniser")
+    write_recognizer(tmp_path / "recognizer")
     monkeypatch.chdir(tmp_path)
     if case == "teacher with other channels":
         assert run_cli(*_arguments(tmp_path, tmp_path / "small-teacher", "autoencoder.latent_channels=3",
@@ -349,16 +349,16 @@ def test_wrong_input_is_one_clear_line(case: str, faces: Path, tmp_path: Path, m
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
-def test_an_onnx_recogniser_judges_and_teaches_as_the_torch_network_does(faces: Path, tmp_path: Path, run_cli):
+def test_an_onnx_recognizer_judges_and_teaches_as_the_torch_network_does(faces: Path, tmp_path: Path, run_cli):
     pytest.importorskip("onnx")
     from facesyn_cli.models.onnx_export import export_onnx
 
-    file = tmp_path / "recogniser.onnx"
-    export_onnx(load_backbone(write_recogniser(tmp_path / "recogniser")).module, 112, file)
+    file = tmp_path / "recognizer.onnx"
+    export_onnx(load_backbone(write_recognizer(tmp_path / "recognizer")).module, 112, file)
     seen = {}
-    for name in (file, tmp_path / "recogniser"):
+    for name in (file, tmp_path / "recognizer"):
         out = tmp_path / f"by-{name.name}"
         ran = run_cli(*_arguments(faces, out, "--features", name, "feature_weight=0", f"judge={file}", steps=2))
         assert ran.code == 0 and len(_lines(out, "val_cosine")) == 1, ran.err
         seen[name.name] = _lines(out, "identity")[-1]
-    assert seen["recogniser.onnx"] == pytest.approx(seen["recogniser"], abs=1e-4)
+    assert seen["recognizer.onnx"] == pytest.approx(seen["recognizer"], abs=1e-4)

@@ -14,7 +14,7 @@ from conftest import finish, spawn
 from damage import check_fallback
 from tiny_decoder import ADVERSARY, AUTOENCODER, LDM, TRAINING, all_losses, train_arguments, write_run
 from tiny_ldm import EMBEDDING_SIZE, SIZE
-from tiny_recogniser import write_recogniser
+from tiny_recognizer import write_recognizer
 
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
 from facesyn_cli.artifacts.weights import read_config, read_tensors
@@ -37,7 +37,7 @@ def _same(first: Path, second: Path) -> bool:
 
 def test_drawn_faces_come_nearer_to_whom_they_should_show_and_the_encoder_keeps_still(work, tmp_path, run_cli):
     out = tmp_path / "out"
-    more = (*all_losses(work), "optimiser.lr=0.01", "drawn.identity_weight=3", "features_coarsest=0.7")
+    more = (*all_losses(work), "optimizer.lr=0.01", "drawn.identity_weight=3", "features_coarsest=0.7")
     ran = run_cli(*train_arguments(work, out, *more, steps=60), "--json")
     assert ran.code == 0, ran.err
     lines = _lines(out)
@@ -57,14 +57,14 @@ def test_drawn_faces_come_nearer_to_whom_they_should_show_and_the_encoder_keeps_
     assert set(header["parents"]) >= {"initial", "ldm", "embeddings", "features"}
     assert len(read_tensors(out / "drawn.safetensors")["latents"]) == 9
     embeddings = EmbeddingSet.open(work / "1-embeddings")
-    assert embeddings.embedder == load_backbone(work / "recogniser").digest
+    assert embeddings.embedder == load_backbone(work / "recognizer").digest
 
 
 def test_interpolation_writes_a_mixture_with_what_it_began_as(work, tmp_path, run_cli):
     outs = {}
     for share in (1.0, 0.6):
         outs[share] = tmp_path / str(share)
-        more = (*ADVERSARY, "optimiser.lr=0.05", f"interpolation={share}", "preview_every=2")
+        more = (*ADVERSARY, "optimizer.lr=0.05", f"interpolation={share}", "preview_every=2")
         assert run_cli(*train_arguments(work, outs[share], *more, steps=5)).code == 0
     first = read_tensors(work / "2-autoencoder" / "model.safetensors")
     trained, mixed = (read_tensors(outs[share] / "model.safetensors") for share in (1.0, 0.6))
@@ -77,8 +77,8 @@ def test_interpolation_writes_a_mixture_with_what_it_began_as(work, tmp_path, ru
     assert figures[0] != figures[1]
     assert (outs[0.6] / "previews" / "interpolated.png").exists()
     assert not (outs[1.0] / "previews" / "interpolated.png").exists()
-    grown = train_arguments(work, outs[0.6], *ADVERSARY, "optimiser.lr=0.05", "interpolation=0.6", steps=7)
-    straight = train_arguments(work, tmp_path / "7", *ADVERSARY, "optimiser.lr=0.05", "interpolation=0.6", steps=7)
+    grown = train_arguments(work, outs[0.6], *ADVERSARY, "optimizer.lr=0.05", "interpolation=0.6", steps=7)
+    straight = train_arguments(work, tmp_path / "7", *ADVERSARY, "optimizer.lr=0.05", "interpolation=0.6", steps=7)
     assert run_cli(*grown).code == run_cli(*straight).code == 0
     assert _same(outs[0.6], tmp_path / "7")
 
@@ -92,7 +92,7 @@ def test_sample_takes_the_decoder_of_the_run_and_no_other(work, tmp_path, run_cl
     draw = ("sample", "--work", mine, "--contexts", tmp_path / "contexts.npy", "--per-id", 1, "scheduler.steps=2",
             "device=cpu")
     assert run_cli(*draw, "--out", tmp_path / "before").code == 0
-    assert run_cli(*train_arguments(mine, mine / "2-decoder", *ADVERSARY, "optimiser.lr=0.1", steps=3)).code == 0
+    assert run_cli(*train_arguments(mine, mine / "2-decoder", *ADVERSARY, "optimizer.lr=0.1", steps=3)).code == 0
     assert run_cli(*draw, "--out", tmp_path / "after").code == 0
     assert run_cli(*draw, "--out", tmp_path / "named", "--ldm", work / "2-ldm").code == 0
     assert run_cli(*draw, "--out", tmp_path / "given", "--autoencoder", mine / "2-decoder").code == 0
@@ -140,10 +140,10 @@ WRONG = {
     "no ldm": (["--ldm", "missing"], ("--ldm", "missing", "does not exist")),
     "no autoencoder": (["--initial", "missing"], ("--initial", "missing", "does not exist")),
     "no embeddings": (["--embeddings", "missing"], ("missing",)),
-    "embeddings of another recogniser": (["--embeddings", "embeddings"], ("different recognisers",)),
-    "a recogniser that has not embedded": (["--features", "stranger"], ("--features", "drawn.identity_weight=0")),
+    "embeddings of another recognizer": (["--embeddings", "embeddings"], ("different recognizers",)),
+    "a recognizer that has not embedded": (["--features", "stranger"], ("--features", "drawn.identity_weight=0")),
     "another autoencoder": (["--initial", "other"], ("2-ldm", "another autoencoder", "other")),
-    "an ldm that is none": (["--ldm", "recogniser"], ("recogniser",)),
+    "an ldm that is none": (["--ldm", "recognizer"], ("recognizer",)),
     "moving encoder": (["freeze_encoder=false"], ("freeze_encoder",)),
     "a teacher": (["teacher=2-autoencoder"], ("teacher",)),
     "unknown setting": (["drawn.number=3"], ("drawn.number",)),
@@ -164,8 +164,8 @@ def test_wrong_input_is_one_clear_line(case, work, tmp_path, monkeypatch, run_cl
         run = run_cli("train-autoencoder", *TRAINING, AUTOENCODER, "--images", "0-images", "--out", "other", "--steps",
                       1, "--batch-size", 4, "seed=3")
         assert run.code == 0, run.err
-    if case.startswith("a recogniser that"):
-        write_recogniser(Path("stranger"), embedding_size=EMBEDDING_SIZE, widths=[4, 8, 12, 20])
+    if case.startswith("a recognizer that"):
+        write_recognizer(Path("stranger"), embedding_size=EMBEDDING_SIZE, widths=[4, 8, 12, 20])
     for more in ((), ("--dry-run",)):
         assert_refused(*train_arguments(work, tmp_path / "out", steps=1), *words, *more, says=says)
     assert not (tmp_path / "out" / "model.safetensors").exists()

@@ -38,7 +38,7 @@ def _same_weights(first: Path, second: Path) -> bool:
 
 def test_it_learns_the_teacher_on_people_it_has_not_seen(tmp_path: Path, run_cli):
     taught = write_taught_faces(tmp_path, people=40)
-    untrained = run_cli(*train_arguments(taught, tmp_path / "untrained", "optimiser.lr=1e-9", steps=1), "--json").json()
+    untrained = run_cli(*train_arguments(taught, tmp_path / "untrained", "optimizer.lr=1e-9", steps=1), "--json").json()
     ran = run_cli(*train_arguments(taught, tmp_path / "out", "save_steps=[5]", steps=24), "--json")
     assert ran.code == 0, ran.err
     summary = ran.json()
@@ -135,7 +135,7 @@ def test_training_starts_from_given_weights(taught: Path, tmp_path: Path, run_cl
     first, second = tmp_path / "first", tmp_path / "second"
     more = ("validation.fraction=0", "lr_schedule.name=constant", "lr_schedule.warmup_steps=0")
     assert run_cli(*train_arguments(taught, first, *more, steps=3)).code == 0
-    start = ("optimiser.lr=1e-12", f"initial_backbone={first}", "seed=5")
+    start = ("optimizer.lr=1e-12", f"initial_backbone={first}", "seed=5")
     assert run_cli(*train_arguments(taught, second, *more, *start, steps=1)).code == 0
     a, b = (read_tensors(out / "model.safetensors")["body.0.res_layer.1.weight"] for out in (first, second))
     torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
@@ -173,7 +173,7 @@ WRONG = {
     "groups": (["norm_batch_size=5"], "not a multiple of norm_batch_size 5"),
     "fp16 on CPU": (["precision=fp16"], "CUDA device only"),
     "precision of files": (["weights_precision=bf16"], "weights_precision"),
-    "diverging": (["optimiser.lr=1e30", "optimiser.clip=null"], "training stopped before"),
+    "diverging": (["optimizer.lr=1e30", "optimizer.clip=null"], "training stopped before"),
     "initial weights of another width": (["initial_backbone={small}"], "widths"),
 }
 
@@ -200,7 +200,7 @@ def test_wrong_input_is_one_line(taught: Path, tmp_path: Path, assert_refused, k
 def test_other_settings_and_other_inputs_are_refused(taught: Path, tmp_path: Path, run_cli, assert_refused):
     out = tmp_path / "out"
     assert run_cli(*train_arguments(taught, out, steps=1)).code == 0
-    assert_refused(*train_arguments(taught, out, "optimiser.lr=0.5", steps=1), says="optimiser.lr: was 0.01, is 0.5")
+    assert_refused(*train_arguments(taught, out, "optimizer.lr=0.5", steps=1), says="optimizer.lr: was 0.01, is 0.5")
     other = write_taught_faces(tmp_path / "other", people=3)
     assert_refused(*train_arguments(other, out, steps=1), says="input images")
 

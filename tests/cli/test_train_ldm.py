@@ -15,7 +15,7 @@ from conftest import finish, spawn
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_ldm import EMBEDDER, NUM_IDENTITIES, PER_IDENTITY, train_arguments, write_embedding_set, write_faces
-from tiny_recogniser import write_recogniser
+from tiny_recognizer import write_recognizer
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
@@ -47,7 +47,7 @@ def _header(out: Path) -> dict:
 
 def test_it_learns_and_writes_what_sample_needs(faces: Path, tmp_path: Path, run_cli):
     more = ("preview_every=20", "preview_steps=3", "preview_identities=3", "preview_samples=2", "save_steps=[10]",
-            "keep_checkpoints=1", "optimiser.clip=1")
+            "keep_checkpoints=1", "optimizer.clip=1")
     ran = run_cli(*train_arguments(faces, tmp_path / "ldm", *more, steps=40), "--json")
     assert ran.code == 0, ran.err
     out = tmp_path / "ldm"
@@ -112,7 +112,7 @@ def test_accumulation_and_latents_on_the_fly_agree(faces: Path, tmp_path: Path, 
         "no-attention-memory": ("denoiser.checkpoint_activations=true",),
     }
     for name, more in variants.items():
-        ran = run_cli(*train_arguments(faces, tmp_path / name, "optimiser.eps=0.001", *more, steps=4))
+        ran = run_cli(*train_arguments(faces, tmp_path / name, "optimizer.eps=0.001", *more, steps=4))
         assert ran.code == 0, ran.err
     for name in list(variants)[1:]:
         # eps keeps Adam from blowing rounding up where the gradient is next to zero
@@ -206,7 +206,7 @@ JUDGED = ("judge_every=3", "judge_identities=4", "judge_images=3", "judge_steps=
 
 
 def test_a_judge_watches_and_changes_nothing(faces: Path, tmp_path: Path, run_cli):
-    judge = f"judge={write_recogniser(tmp_path / 'judge')}"
+    judge = f"judge={write_recognizer(tmp_path / 'judge')}"
     plain, whole, stopped = tmp_path / "plain", tmp_path / "whole", tmp_path / "stopped"
     assert run_cli(*train_arguments(faces, plain)).code == 0
     ran = run_cli(*train_arguments(faces, whole, judge, *JUDGED), "--json")
@@ -231,7 +231,7 @@ def test_a_judge_watches_and_changes_nothing(faces: Path, tmp_path: Path, run_cl
 
 
 def test_a_judge_behind_the_contexts_is_pointed_out(faces: Path, tmp_path: Path, run_cli):
-    judge = write_recogniser(tmp_path / "judge")
+    judge = write_recognizer(tmp_path / "judge")
     shutil.copytree(faces, tmp_path, dirs_exist_ok=True)
     header = json.loads((tmp_path / "embeddings" / "facesyn.json").read_text())
     header["extra"]["embedder"] = load_backbone(judge).digest
@@ -287,7 +287,7 @@ def test_dry_run_writes_nothing(faces: Path, tmp_path: Path, run_cli):
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights(faces: Path, tmp_path: Path, assert_refused):
-    arguments = train_arguments(faces, tmp_path / "ldm", "optimiser.lr=1e30", steps=50)
+    arguments = train_arguments(faces, tmp_path / "ldm", "optimizer.lr=1e30", steps=50)
     assert_refused(*arguments, says=("is not finite", "step"))
     newest = sorted((tmp_path / "ldm" / "checkpoints").glob("step-*"))
     assert all(

@@ -36,7 +36,7 @@ SMALL_FR = ["train-fr.backbone=mobilefacenet", "train-fr.epochs=1", "train-fr.ba
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
-    """Everything but what the recogniser's training makes."""
+    """Everything but what the recognizer's training makes."""
     parts = ("networks", "faces", "contexts", "samples", "records", "benchmarks")
     return write_tree(tmp_path_factory.mktemp("tree"), *parts)
 
@@ -127,7 +127,7 @@ def test_sample(stage, tree, tmp_path):
         "ldm": str(tree / LDM), "contexts": str(tree / CONTEXT_EMBEDDINGS),
         "autoencoder": str(tree / AUTOENCODER / "first_stage_decoder_state_dict.pt"),
     }
-    assert "do not say which recogniser" not in ran.err, "the layout says it"
+    assert "do not say which recognizer" not in ran.err, "the layout says it"
 
 
 def test_augment_links_the_published_face_of_each_row(stage, tree, tmp_path):
@@ -242,7 +242,7 @@ def test_run_without_context_embeddings_makes_them_and_needs_no_embed(run_cli, t
     assert [name for name, what in planned(ran).items() if what == "run"] == [
         "gen-contexts", "sample", "augment", "pack", "train-fr", "eval"
     ]
-    line = f"{tree / RECOGNISER}: the recogniser behind the embeddings (for gen-contexts weights)"
+    line = f"{tree / RECOGNISER}: the recognizer behind the embeddings (for gen-contexts weights)"
     assert line in tree_lines(ran.err)
 
 

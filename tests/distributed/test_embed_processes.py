@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 from conftest import finish, spawn
-from tiny_recogniser import face, write_faces, write_recogniser
+from tiny_recognizer import face, write_faces, write_recognizer
 
 from facesyn_cli.data.pixels import encode_png
 
@@ -27,7 +27,7 @@ def run_in_one(*arguments: object) -> dict:
 
 
 def test_embed(tmp_path):
-    images, weights = write_faces(tmp_path / "faces", people=5, photos=3), write_recogniser(tmp_path / "fr")
+    images, weights = write_faces(tmp_path / "faces", people=5, photos=3), write_recognizer(tmp_path / "fr")
     (images / "p2" / "1.png").write_bytes(b"broken")
     arguments = ("embed", "--images", images, "--weights", weights, "--device", "cpu", "--json",
                  "batch_size=2", "part_size=4")
@@ -40,7 +40,7 @@ def test_embed(tmp_path):
 
 
 def test_eval(tmp_path):
-    weights = write_recogniser(tmp_path / "fr")
+    weights = write_recognizer(tmp_path / "fr")
     pairs = []
     for name, shift in (("a", 0), ("b", 40), ("c", 80)):
         photos = [(shift + p, k) for p in range(5) for k in (0, 1)] + [(shift + p, 0) for p in range(10)]

@@ -25,12 +25,12 @@ pytestmark = pytest.mark.dist
 WORKER = """
 import atexit, json, sys
 import torch
-atexit.register(lambda: open(sys.argv[1] + f"/left-{group.index}", "w").write(str(torch.distributed.is_initialized())))
-from facesyn_cli.training.processes import processes
+atexit.register(lambda: open(sys.argv[1] + f"/left-{group.rank}", "w").write(str(torch.distributed.is_initialized())))
+from facesyn_cli.distributed import processes
 group = processes("cpu")
-told = group.any(group.index == 1)
-total = int(group.sum(torch.tensor([float(group.index + 1)])).item())
-open(sys.argv[1] + f"/{group.index}.json", "w").write(json.dumps([group.count, told, total]))
+told = group.any(group.rank == 1)
+total = int(group.sum(torch.tensor([float(group.rank + 1)])).item())
+open(sys.argv[1] + f"/{group.rank}.json", "w").write(json.dumps([group.world_size, told, total]))
 """
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import finish, spawn
 from fill import fill_state
-from tiny_recogniser import write_recogniser
+from tiny_recognizer import write_recognizer
 
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
@@ -28,13 +28,13 @@ def test_two_processes_equal_one(tmp_path, run_cli):
     )
     write_weights(tmp_path / "ldm", unet.state_dict(), settings.model_dump(mode="json"))
     np.save(tmp_path / "contexts.npy", np.random.RandomState(0).standard_normal((9, 8)).astype(np.float32))
-    write_recogniser(tmp_path / "judge")
+    write_recognizer(tmp_path / "judge")
 
     def arguments(out):
         return ("sample", "--ldm", tmp_path / "ldm", "--contexts", tmp_path / "contexts.npy", "--out", tmp_path / out,
                 "--device", "cpu", "--assume-embedder", "any", "--per-id", 4, "--steps", 2, "--batch-size", 2,
                 "guidance.name=negfacediff", "guidance.negative=random", "variation=idperturb",
-                "filter.name=consistency", f"filter.judge={tmp_path / 'judge'}", "filter.centre_images=3",
+                "filter.name=consistency", f"filter.judge={tmp_path / 'judge'}", "filter.center_images=3",
                 "filter.lowest=0.9", "filter.attempts=2", "--json")
 
     one = run_cli(*arguments("one"))

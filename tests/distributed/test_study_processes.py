@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import finish, spawn
 from fill import fill_state
-from tiny_recogniser import write_recogniser
+from tiny_recognizer import write_recognizer
 
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
@@ -28,7 +28,7 @@ def test_two_processes_equal_one(tmp_path, run_cli):
     )
     write_weights(tmp_path / "ldm", unet.state_dict(), settings.model_dump(mode="json"))
     np.save(tmp_path / "contexts.npy", np.random.RandomState(0).standard_normal((4, 8)).astype(np.float32))
-    write_recogniser(tmp_path / "judge")
+    write_recognizer(tmp_path / "judge")
 
     def arguments(out):
         return ("study", "--ldm", tmp_path / "ldm", "--contexts", tmp_path / "contexts.npy", "--judge",

@@ -17,7 +17,7 @@ SETTINGS = (
     "device=cpu", f"image_size={SIZE}", "autoencoder.patch=2", "autoencoder.channels=[8]", "autoencoder.num_groups=4",
     "autoencoder.smooth=4", "validation_fraction=0.3", "validate_every=4", "preview_every=4", "log_every=1",
     "checkpoint_every=4", "adversarial.weight=0.5", "adversarial.start=2", "adversarial.channels=8",
-    "adversarial.layers=1", "optimiser.eps=0.001",  # eps keeps Adam from blowing rounding up where gradients vanish
+    "adversarial.layers=1", "optimizer.eps=0.001",  # eps keeps Adam from blowing rounding up where gradients vanish
 )
 
 
@@ -43,7 +43,7 @@ def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path):
         assert json.loads(ran.out)["steps"] == steps  # one document: only the first process prints
     assert _largest_difference(alone, together) < 1e-5
     for name in ("loss", "adversarial", "adversarial_factor", "discriminator", "val_psnr"):
-        tolerance = 2e-2 if name == "val_psnr" else 1e-4  # one grey level may differ
+        tolerance = 2e-2 if name == "val_psnr" else 1e-4  # one gray level may differ
         assert _figures(together, name) == pytest.approx(_figures(alone, name), abs=tolerance), name
     assert _largest_difference(together, grown) == 0 and _figures(together, "loss") == _figures(grown, "loss")
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.dist
 
 def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path):
     work = write_run(tmp_path / "work")
-    more = (*all_losses(work), "optimiser.eps=0.001", "features_coarsest=0.8", "adversarial.start=1")
+    more = (*all_losses(work), "optimizer.eps=0.001", "features_coarsest=0.8", "adversarial.start=1")
     outs = {name: tmp_path / name for name in ("alone", "together", "grown")}
     for name, steps, processes in (("alone", 5, 1), ("together", 5, 2), ("grown", 2, 2), ("grown", 5, 2)):
         ran = finish(spawn(*train_arguments(work, outs[name], *more, "batch_size=5", steps=steps), processes=processes))

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.dist
 
 # two groups a step, one for each of two processes; dropout, average, transforms and validation are on
 MORE = ("backbone.dropout=0.2", "ema.maximum=0.9", "relational_weight=1", "lr_schedule.name=constant",
-        "optimiser.name=adam", "optimiser.eps=1e-3", "validation.every=1")
+        "optimizer.name=adam", "optimizer.eps=1e-3", "validation.every=1")
 
 
 def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path):

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from conftest import finish, spawn
 from tiny_ldm import train_arguments, write_faces
-from tiny_recogniser import write_recogniser
+from tiny_recognizer import write_recognizer
 
 from facesyn_cli.artifacts.weights import read_tensors
 
 pytestmark = pytest.mark.dist
 
 # eps keeps Adam from blowing rounding up where the gradient is next to zero
-MORE = ("optimiser.eps=0.001", "validate_every=4", "checkpoint_every=4", "context_dropout=0.3")
+MORE = ("optimizer.eps=0.001", "validate_every=4", "checkpoint_every=4", "context_dropout=0.3")
 
 
 def _largest_difference(first: Path, second: Path) -> float:
@@ -31,7 +31,7 @@ def _figures(out: Path, *names: str) -> list[tuple[int, float]]:
 
 def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path):
     write_faces(tmp_path)
-    judge = write_recogniser(tmp_path / "judge")
+    judge = write_recognizer(tmp_path / "judge")
     more = (*MORE, f"judge={judge}", "judge_every=4", "judge_identities=4", "judge_images=12", "judge_steps=2")
     alone, together, grown = tmp_path / "alone", tmp_path / "together", tmp_path / "grown"
     for out, steps, processes in ((alone, 8, 1), (together, 8, 2), (grown, 5, 2), (grown, 8, 2)):
@@ -42,7 +42,7 @@ def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path):
         assert summary["steps"] == steps
         assert ran.err.count("images to train on") == 1, ran.err
     assert _largest_difference(alone, together) < 1e-5
-    # of previews one grey level may differ
+    # of previews one gray level may differ
     for names, tolerance in ((("loss", "val_loss"), 1e-5), (("consistency", "to_photo", "to_other"), 5e-3)):
         figures = _figures(together, *names)
         assert figures == [(step, pytest.approx(value, abs=tolerance)) for step, value in _figures(alone, *names)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_recogniser import write_recogniser
+from tiny_recognizer import write_recognizer
 
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.images import ImageSet
@@ -50,7 +50,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a work folder in which the stages of the recipe have run."""
     folder = tmp_path_factory.mktemp("starter-way")
     demo.run(demo.DemoConfig(identities=6, samples=3, test_identities=5, test_samples=3, pairs=1), Work(folder))
-    run_recipe(recipe(write_recogniser(folder / "teacher")), folder, [], {"device": "cpu"})
+    run_recipe(recipe(write_recognizer(folder / "teacher")), folder, [], {"device": "cpu"})
     return folder
 
 
@@ -88,11 +88,11 @@ def test_a_run_is_packed_and_its_starter_draws(work: Path, tmp_path: Path, run_c
     assert ran.code == 0 and ran.json()["source"] == "two-stage", ran.err
     ran = run_cli(*more, "--work", tmp_path / "other", "--source", "two-stage", "source.scheduler.steps=2")
     assert ran.code == 0 and ran.json()["source"] == "two-stage", ran.err
-    assert "starter: LDM, recogniser" in ran.err
+    assert "starter: LDM, recognizer" in ran.err
     quality = "filters=[{name: quality, images: 2, lowest_cosine: -1, scheduler: {steps: 2}}]"
     ran = run_cli(*more, "--work", tmp_path / "judged", quality)
     assert ran.code == 0 and ran.json()["dropped"] == {"quality": 0}, ran.err
-    assert "starter: contexts, LDM, recogniser" in ran.err
+    assert "starter: contexts, LDM, recognizer" in ran.err
 
 
 def test_the_plan_of_the_recipe_shows_every_stage(tmp_path: Path, run_cli) -> None:

@@ -20,7 +20,7 @@ from facesyn_cli.models.vq_f4 import VqConfig, build_vq_f4
 from facesyn_cli.plugins import registry
 from facesyn_cli.sampling.conditions import Conditions
 from facesyn_cli.sampling.engine import BatchEngine
-from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, Levers
+from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, InferenceOptions
 from facesyn_cli.sampling.memory import fitting_batch
 
 pytestmark = [
@@ -41,7 +41,7 @@ def networks():
     return unet, vq
 
 
-def engine_of(networks, levers: Levers, batch_size: int = BATCH, scheduler: str = "ddim") -> BatchEngine:
+def engine_of(networks, options: InferenceOptions, batch_size: int = BATCH, scheduler: str = "ddim") -> BatchEngine:
     unet, vq = (copy.deepcopy(network).to("cuda") for network in networks)
     device = torch.device("cuda")
     settings = LdmSettings(
@@ -50,8 +50,8 @@ def engine_of(networks, levers: Levers, batch_size: int = BATCH, scheduler: str 
     schedule = build_schedule()
     make_scheduler = registry.build("scheduler", registry.configure("scheduler", {"name": scheduler, "steps": 5}))
     return BatchEngine(
-        FastDenoiser(unet, levers),
-        LatentDecoder(FastAutoencoder(vq, levers, device), settings, 28, device),
+        FastDenoiser(unet, options),
+        LatentDecoder(FastAutoencoder(vq, options, device), settings, 28, device),
         Conditions([str(k) for k in range(6)], golden_normal(1, (6, 8)), 2, 0, (3, 8, 8)),
         lambda: make_scheduler(schedule),
         build_cfg(CfgConfig(name="cfg", scale=2.0)),  # two contexts take turns
@@ -68,26 +68,29 @@ def draw(engine: BatchEngine) -> np.ndarray:
 
 
 def test_levers_keep_the_images(networks):
-    plain = draw(engine_of(networks, Levers(channels_last=False)))
+    plain = draw(engine_of(networks, InferenceOptions(channels_last=False)))
     assert plain.std() > 5 and len({image.tobytes() for image in plain}) == 12
-    for levers in (Levers(), Levers(cuda_graphs=True), Levers(compile=True), Levers(compile=True, cuda_graphs=True),
-                   Levers(fused_qkv=True), Levers(joint_guidance=True), Levers(cuda_graphs=True, joint_guidance=True)):
-        difference = abs(draw(engine_of(networks, levers)) - plain)
+    for options in (
+        InferenceOptions(), InferenceOptions(cuda_graphs=True), InferenceOptions(compile=True),
+        InferenceOptions(compile=True, cuda_graphs=True), InferenceOptions(fused_qkv=True),
+        InferenceOptions(joint_guidance=True), InferenceOptions(cuda_graphs=True, joint_guidance=True),
+    ):
+        difference = abs(draw(engine_of(networks, options)) - plain)
         # A latent on the border between two codes may take the other one: a patch, not an image.
-        assert (difference > 1).mean() < 0.01, levers
-    for levers in (Levers("bf16", "bf16"), Levers("bf16", "bf16", cuda_graphs=True)):
-        assert abs(draw(engine_of(networks, levers)) - plain).mean() < 12, levers
+        assert (difference > 1).mean() < 0.01, options
+    for options in (InferenceOptions("bf16", "bf16"), InferenceOptions("bf16", "bf16", cuda_graphs=True)):
+        assert abs(draw(engine_of(networks, options)) - plain).mean() < 12, options
 
 
 def test_recorded_launches_repeat_themselves_bit_by_bit(networks):
-    engine = engine_of(networks, Levers(cuda_graphs=True))
+    engine = engine_of(networks, InferenceOptions(cuda_graphs=True))
     assert (draw(engine) == draw(engine)).all()
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "ddim-admis", "unipc", "dpm-solver++", "euler", "lcm"])
-@pytest.mark.parametrize("levers", [Levers(), Levers(cuda_graphs=True)])
-def test_nothing_waits_for_the_device_before_the_pixels(networks, levers, scheduler):
-    engine = engine_of(networks, levers, scheduler=scheduler)
+@pytest.mark.parametrize("options", [InferenceOptions(), InferenceOptions(cuda_graphs=True)])
+def test_nothing_waits_for_the_device_before_the_pixels(networks, options, scheduler):
+    engine = engine_of(networks, options, scheduler=scheduler)
     expected = draw(engine)  # loads kernels, records launches
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -98,7 +101,7 @@ def test_nothing_waits_for_the_device_before_the_pixels(networks, levers, schedu
 
 
 def test_the_cpu_and_the_gpu_agree(networks):
-    gpu = engine_of(networks, Levers())
+    gpu = engine_of(networks, InferenceOptions())
     x, t = golden_normal(2, (4, 3, 8, 8)), torch.tensor([0, 10, 500, 999])
     contexts = golden_normal(1, (4, 8))
     with torch.inference_mode():
@@ -108,7 +111,7 @@ def test_the_cpu_and_the_gpu_agree(networks):
 
 
 def test_a_batch_that_fits_is_found_and_memory_stays_flat(networks):
-    engine = engine_of(networks, Levers())
+    engine = engine_of(networks, InferenceOptions())
     batch = fitting_batch(engine.measure, engine.device, 1, 10_000)
     assert batch == 512, "tiny networks fit by the hundred on any card"
     assert fitting_batch(engine.measure, engine.device, 1, 100) == 64

@@ -18,7 +18,7 @@ from conftest import finish, spawn
 from fill import fill_state
 from guided_checkpoint import write_small
 from tiny_detector import landmarks, photo, write_detector
-from tiny_recogniser import face, write_faces, write_recogniser
+from tiny_recognizer import face, write_faces, write_recognizer
 from tiny_starter import write_run
 from tiny_tars import write_tar_set
 
@@ -73,7 +73,7 @@ class Command:
 def write_inputs(folder: Path) -> Path:
     """Write what the commands below read and return the folder."""
     write_faces(folder / "faces", PEOPLE, PHOTOS)
-    write_recogniser(folder / "judge")
+    write_recognizer(folder / "judge")
     for person in range(50, 56):
         for number in range(4):
             path = folder / "real" / f"r{person}" / f"{number}.png"
@@ -238,7 +238,7 @@ COMMANDS = [
     Command("sample", lambda i, out: [_sample(i, out, "--ids", 20)]),
     Command("sample-redrawn", lambda i, out: [
         _sample(i, out, "--ids", 10, "filter.name=consistency", f"filter.judge={i / 'judge'}",
-                "filter.centre_images=3", "filter.lowest=0.99", "filter.attempts=2")]),
+                "filter.center_images=3", "filter.lowest=0.99", "filter.attempts=2")]),
     Command("sample-tar", lambda i, out: [_sample(i, out, "--ids", 20, "layout=tar", "images_per_shard=8")]),
     Command("sample-shards", lambda i, out: [_sample(i, out, "--ids", 20, "--shard", f"{k}/3") for k in (1, 2, 3)]),
     Command("sample-grown", lambda i, out: [_sample(i, out, "--ids", 8), _sample(i, out, "--ids", 14, per_id=6)]),

@@ -39,17 +39,17 @@ def test_encode(vq):
 
 
 @torch.inference_mode()
-def test_quantise(vq):
+def test_quantize(vq):
     golden = load_golden("vq")
-    quantised, indices = vq.quantize(torch.from_numpy(golden["z"]))
+    quantized, indices = vq.quantize(torch.from_numpy(golden["z"]))
     # no tie: the two nearest codes of a row are 6e-6 or more apart in squared distance, its rounding is about 1e-8
     assert indices.flatten().tolist() == golden["indices"].tolist()
     tolerance = rounding(scale=golden["z"].max())  # the published code adds z - z
-    np.testing.assert_allclose(quantised.numpy(), golden["quantised"], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(quantized.numpy(), golden["quantized"], rtol=0, atol=tolerance)
 
 
 @torch.inference_mode()
-def test_decode_with_and_without_quantisation(vq):
+def test_decode_with_and_without_quantization(vq):
     golden = load_golden("vq")
     z = torch.from_numpy(golden["z"])
     _check(vq.decoder, vq.decode(z), golden["decoded"])

@@ -9,13 +9,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from facesyn_cli.models import mbf
-from facesyn_cli.models.convert.recognised import RGB_BY_DEFAULT, Recognised, View, indices
+from facesyn_cli.models.convert.detected import RGB_BY_DEFAULT, DetectedNetwork, View, indices
 from facesyn_cli.models.iresnet import BLOCKS
 
 _MAGFACE = "features"
 
 
-def read(view: View) -> Recognised | None:
+def read(view: View) -> DetectedNetwork | None:
     """Return the backbone in a state dict, or None where it holds none of this family.
 
     Raises:
@@ -41,10 +41,10 @@ def read(view: View) -> Recognised | None:
         title += ", BGR"
     elif view.assumes_rgb:
         title += RGB_BY_DEFAULT
-    return Recognised("backbone", name, settings, tensors, title)
+    return DetectedNetwork("backbone", name, settings, tensors, title)
 
 
-def _read_mbf(tensors: dict[str, Tensor]) -> Recognised:
+def _read_mbf(tensors: dict[str, Tensor]) -> DetectedNetwork:
     scale = tensors["layers.0.layers.0.weight"].shape[0] // 64
     stem = 1 if "layers.1.layers.0.weight" in tensors else len(indices(tensors, "layers.1.layers."))
     blocks = (stem, *(len(indices(tensors, f"layers.{stage}.layers.")) for stage in (3, 5, 7)))
@@ -53,5 +53,5 @@ def _read_mbf(tensors: dict[str, Tensor]) -> Recognised:
     if name is None:
         settings |= {"blocks": list(blocks), "scale": scale}
         title = f"an mbf backbone (blocks {', '.join(map(str, blocks))})"
-        return Recognised("backbone", "mbf", settings, tensors, title)
-    return Recognised("backbone", name, settings, tensors, f"an {name} backbone")
+        return DetectedNetwork("backbone", "mbf", settings, tensors, title)
+    return DetectedNetwork("backbone", name, settings, tensors, f"an {name} backbone")

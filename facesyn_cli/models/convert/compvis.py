@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.recognised import Recognised, View, indices
+from facesyn_cli.models.convert.detected import DetectedNetwork, View, indices
 
 ENCODER = ("encoder.", "quant_conv.")
 DECODER = ("decoder.", "quantize.", "post_quant_conv.")
@@ -42,7 +42,7 @@ def half(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     return {key: value for key, value in tensors.items() if key.startswith(prefixes)}
 
 
-def read(view: View) -> Recognised | None:
+def read(view: View) -> DetectedNetwork | None:
     """Return the autoencoder, or the half, in a state dict, or None where it holds none.
 
     Raises:
@@ -80,7 +80,7 @@ def read(view: View) -> Recognised | None:
         if name == "kl-f4" and not has_encoder:
             raise ValueError("no quantize.embedding.weight")
     part = {"both": "a", "encoder": "the encoder of a", "decoder": "the decoder of a"}[settings["part"]]
-    return Recognised("autoencoder", name, settings, tensors, f"{part} {name} autoencoder")
+    return DetectedNetwork("autoencoder", name, settings, tensors, f"{part} {name} autoencoder")
 
 
 def _is_kl(tensors: Mapping[str, Tensor], has_decoder: bool) -> bool:

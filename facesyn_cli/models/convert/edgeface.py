@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from facesyn_cli.models.convert.recognised import WRAPPERS, Recognised, View, indices
+from facesyn_cli.models.convert.detected import WRAPPERS, DetectedNetwork, View, indices
 
 _NETWORKS = {(24, 2): "edgenext_xx_small", (32, 3): "edgenext_x_small", (48, 3): "edgenext_small",
              (80, 3): "edgenext_base"}  # (channels of the stem, blocks of the first stage)
@@ -28,8 +28,8 @@ def own_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(zip((_OWN + name for name in names), tensors.values(), strict=True))
 
 
-def read(view: View) -> Recognised | None:
-    """Return the EdgeNeXt recogniser in a state dict, or None where it holds none.
+def read(view: View) -> DetectedNetwork | None:
+    """Return the EdgeNeXt recognizer in a state dict, or None where it holds none.
 
     Raises:
         KeyError, ValueError: Tensors that any such network has are missing or odd.
@@ -43,4 +43,4 @@ def read(view: View) -> Recognised | None:
         return None
     settings = {"model": name, "embedding_size": tensors["head.fc.weight"].shape[0]}
     own = {_OWN + key: value for key, value in tensors.items()}
-    return Recognised("backbone", "timm", settings, own, f"a timm {name} backbone")
+    return DetectedNetwork("backbone", "timm", settings, own, f"a timm {name} backbone")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.recognised import indices
+from facesyn_cli.models.convert.detected import indices
 
 HEAD_CHANNELS = 64  # published flag; it leaves no trace in the shapes
 ATTENTION_SIDE = 16  # published flag: attention acts on the 16 x 16 grid

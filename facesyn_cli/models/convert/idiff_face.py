@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.recognised import Recognised, View, indices
+from facesyn_cli.models.convert.detected import DetectedNetwork, View, indices
 
 BUFFERS = (
     "betas", "alphas", "sigmas", "sqrt_alphas_inv", "alpha_bars", "sqrt_alpha_bars", "sqrt_one_minus_alpha_bars",
@@ -21,7 +21,7 @@ BUFFERS = (
 )
 
 
-def read(view: View) -> Recognised | None:
+def read(view: View) -> DetectedNetwork | None:
     """Return the UNet in a state dict with the settings its shapes tell, or None where it holds none.
 
     Two settings leave no trace: CPD's probability, and the width of an attention head unless the conditioning
@@ -36,7 +36,7 @@ def read(view: View) -> Recognised | None:
         return None
     settings = _settings(unet)
     title = f"an idiff-unet denoiser ({settings['conditioning']})"
-    return Recognised("denoiser", "idiff-unet", settings, unet, title, _schedule(find_buffers(view)))
+    return DetectedNetwork("denoiser", "idiff-unet", settings, unet, title, _schedule(find_buffers(view)))
 
 
 def find_buffers(view: View) -> dict[str, Tensor]:

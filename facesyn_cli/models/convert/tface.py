@@ -12,14 +12,14 @@ channels is left open.
 from __future__ import annotations
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.recognised import RGB_BY_DEFAULT, Recognised, View, indices
+from facesyn_cli.models.convert.detected import RGB_BY_DEFAULT, DetectedNetwork, View, indices
 from facesyn_cli.models.ir import BLOCKS, BOTTLENECK_BLOCKS, BOTTLENECK_WIDTHS, WIDTHS, final_side
 
 LIGHTNING = "model."
 LIGHTNING_HEAD = "head."
 
 
-def read(view: View) -> Recognised | None:
+def read(view: View) -> DetectedNetwork | None:
     """Return the backbone in a state dict, or None where it holds none of this family.
 
     Raises:
@@ -29,7 +29,7 @@ def read(view: View) -> Recognised | None:
     tensors = view.tensors
     if "conv_6_sep.conv.weight" in tensors and "output_layer.linear.weight" in tensors:
         settings = {"embedding_size": tensors["output_layer.linear.weight"].shape[0]}
-        return Recognised("backbone", "mobilefacenet", settings, tensors, "a mobilefacenet backbone")
+        return DetectedNetwork("backbone", "mobilefacenet", settings, tensors, "a mobilefacenet backbone")
     if "input_layer.0.weight" not in tensors or not any(key.startswith("body.0.res_layer.") for key in tensors):
         return None
     is_bottleneck = "body.0.res_layer.7.weight" in tensors
@@ -43,7 +43,7 @@ def read(view: View) -> Recognised | None:
     if "output_layer.pool.weight" in tensors:
         settings = {"embedding_size": tensors["output_layer.linear.weight"].shape[0]}
         settings |= {"widths": list(widths), "blocks": list(blocks)}
-        return Recognised("backbone", "ir-lite", settings, tensors, "an ir-lite backbone")
+        return DetectedNetwork("backbone", "ir-lite", settings, tensors, "an ir-lite backbone")
     embedding_size, flat = tensors["output_layer.3.weight"].shape
     strides = [s for s in (1, 2) if final_side(s, len(widths)) ** 2 * widths[-1] == flat] or [1]
     known_widths, known_blocks = (BOTTLENECK_WIDTHS, BOTTLENECK_BLOCKS) if is_bottleneck else (WIDTHS, BLOCKS)
@@ -68,7 +68,7 @@ def read(view: View) -> Recognised | None:
         title += ", BGR"
     elif view.assumes_rgb:
         title += RGB_BY_DEFAULT
-    return Recognised("backbone", name, settings, tensors, title, undecided=undecided)
+    return DetectedNetwork("backbone", name, settings, tensors, title, undecided=undecided)
 
 
 def _channel_order(view: View, is_variant: bool) -> tuple[str, str]:

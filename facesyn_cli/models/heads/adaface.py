@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.models.heads.margin import MarginHead, cos_of_sum
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -28,10 +28,10 @@ _MIN_DEVIATION = 1e-3
 class AdaFaceConfig(PluginConfig):
     """Settings of `adaface`."""
 
-    scale: float = identity(64.0, "s, factor of all logits", gt=0)
-    margin: float = identity(0.4, "m, radians and cosine", ge=0, lt=1)
-    concentration: float = identity(0.333, "h, share of norms within one deviation unit", gt=0)
-    rate: float = identity(0.01, "t_alpha, weight of the newest mean and deviation", gt=0, le=1)
+    scale: float = affects_result(64.0, "s, factor of all logits", gt=0)
+    margin: float = affects_result(0.4, "m, radians and cosine", ge=0, lt=1)
+    concentration: float = affects_result(0.333, "h, share of norms within one deviation unit", gt=0)
+    rate: float = affects_result(0.01, "t_alpha, weight of the newest mean and deviation", gt=0, le=1)
 
 
 class AdaFace(MarginHead):

@@ -10,7 +10,7 @@ import math
 
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.models.heads.margin import MarginHead, angular_target
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -19,8 +19,8 @@ from facesyn_cli.plugins.settings import PluginConfig
 class AngularConfig(PluginConfig):
     """Settings of heads with one margin in the angle."""
 
-    scale: float = identity(64.0, "s, factor of all logits", gt=0)
-    margin: float = identity(0.5, "m, radians", ge=0, lt=math.pi / 2)
+    scale: float = affects_result(64.0, "s, factor of all logits", gt=0)
+    margin: float = affects_result(0.5, "m, radians", ge=0, lt=math.pi / 2)
 
 
 class ArcFace(MarginHead):

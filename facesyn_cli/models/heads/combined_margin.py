@@ -15,7 +15,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.models.heads.margin import MarginHead
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -24,10 +24,10 @@ from facesyn_cli.plugins.settings import PluginConfig
 class CombinedMarginConfig(PluginConfig):
     """Settings of `combined-margin`."""
 
-    scale: float = identity(64.0, "s, factor of all logits", gt=0)
-    factor: float = identity(1.0, "m1, factor of the angle", gt=0, le=2)
-    angle: float = identity(0.3, "m2, radians", ge=0, lt=math.pi / 2)
-    cosine: float = identity(0.2, "m3, a cosine", ge=0, lt=1)
+    scale: float = affects_result(64.0, "s, factor of all logits", gt=0)
+    factor: float = affects_result(1.0, "m1, factor of the angle", gt=0, le=2)
+    angle: float = affects_result(0.3, "m2, radians", ge=0, lt=math.pi / 2)
+    cosine: float = affects_result(0.2, "m3, a cosine", ge=0, lt=1)
 
     @model_validator(mode="after")
     def _stays_below_two_pi(self) -> CombinedMarginConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.models.heads.margin import MarginHead
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -13,8 +13,8 @@ from facesyn_cli.plugins.settings import PluginConfig
 class CosFaceConfig(PluginConfig):
     """Settings of `cosface`."""
 
-    scale: float = identity(64.0, "s, factor of all logits", gt=0)
-    margin: float = identity(0.4, "m, a cosine", ge=0, lt=1)
+    scale: float = affects_result(64.0, "s, factor of all logits", gt=0)
+    margin: float = affects_result(0.4, "m, a cosine", ge=0, lt=1)
 
 
 class CosFace(MarginHead):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.models.heads.arcface import AngularConfig
 from facesyn_cli.models.heads.margin import MarginHead, angular_target, cos_of_sum
 from facesyn_cli.plugins.registry import Card, register
@@ -18,7 +18,7 @@ from facesyn_cli.plugins.registry import Card, register
 class CurricularFaceConfig(AngularConfig):
     """Settings of `curricularface`."""
 
-    rate: float = identity(0.1, "alpha, weight of the newest mean in t", gt=0, le=1)
+    rate: float = affects_result(0.1, "alpha, weight of the newest mean in t", gt=0, le=1)
 
 
 class CurricularFace(MarginHead):

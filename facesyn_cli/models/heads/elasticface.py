@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.models.heads.margin import MarginHead, angular_target
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -26,29 +26,29 @@ _PAPER = "Boutros et al. 2022, arXiv:2109.09416"
 class ElasticArcConfig(PluginConfig):
     """Settings of `elasticface-arc`."""
 
-    scale: float = identity(64.0, "s, factor of all logits", gt=0)
-    margin: float = identity(0.5, "m, mean of the margins, radians", ge=0, lt=math.pi / 2)
-    deviation: float = identity(0.05, "sigma of the margins", ge=0, lt=1)
+    scale: float = affects_result(64.0, "s, factor of all logits", gt=0)
+    margin: float = affects_result(0.5, "m, mean of the margins, radians", ge=0, lt=math.pi / 2)
+    deviation: float = affects_result(0.05, "sigma of the margins", ge=0, lt=1)
 
 
 class ElasticArcPlusConfig(ElasticArcConfig):
     """Settings of `elasticface-arc-plus`."""
 
-    deviation: float = identity(0.0175, "sigma of the margins", ge=0, lt=1)
+    deviation: float = affects_result(0.0175, "sigma of the margins", ge=0, lt=1)
 
 
 class ElasticCosConfig(PluginConfig):
     """Settings of `elasticface-cos`."""
 
-    scale: float = identity(64.0, "s, factor of all logits", gt=0)
-    margin: float = identity(0.35, "m, mean of the margins, a cosine", ge=0, lt=1)
-    deviation: float = identity(0.05, "sigma of the margins", ge=0, lt=1)
+    scale: float = affects_result(64.0, "s, factor of all logits", gt=0)
+    margin: float = affects_result(0.35, "m, mean of the margins, a cosine", ge=0, lt=1)
+    deviation: float = affects_result(0.05, "sigma of the margins", ge=0, lt=1)
 
 
 class ElasticCosPlusConfig(ElasticCosConfig):
     """Settings of `elasticface-cos-plus`."""
 
-    deviation: float = identity(0.025, "sigma of the margins", ge=0, lt=1)
+    deviation: float = affects_result(0.025, "sigma of the margins", ge=0, lt=1)
 
 
 class ElasticFace(MarginHead):

@@ -15,7 +15,7 @@ import math
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.models.heads.margin import MarginHead, angular_target
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -24,12 +24,12 @@ from facesyn_cli.plugins.settings import PluginConfig
 class MagFaceConfig(PluginConfig):
     """Settings of `magface`."""
 
-    scale: float = identity(64.0, "s, factor of all logits", gt=0)
-    margin: float = identity(0.45, "l_m, margin at the smallest norm, radians", ge=0, lt=math.pi / 2)
-    max_margin: float = identity(0.8, "u_m, margin at the largest norm, radians", ge=0, lt=math.pi / 2)
-    min_norm: float = identity(10.0, "l_a", gt=0)
-    max_norm: float = identity(110.0, "u_a", gt=0)
-    norm_weight: float = identity(35.0, "lambda, weight of g(a) in the loss", ge=0)
+    scale: float = affects_result(64.0, "s, factor of all logits", gt=0)
+    margin: float = affects_result(0.45, "l_m, margin at the smallest norm, radians", ge=0, lt=math.pi / 2)
+    max_margin: float = affects_result(0.8, "u_m, margin at the largest norm, radians", ge=0, lt=math.pi / 2)
+    min_norm: float = affects_result(10.0, "l_a", gt=0)
+    max_norm: float = affects_result(110.0, "u_a", gt=0)
+    norm_weight: float = affects_result(35.0, "lambda, weight of g(a) in the loss", ge=0)
 
     @model_validator(mode="after")
     def _rise(self) -> MagFaceConfig:

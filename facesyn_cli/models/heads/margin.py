@@ -1,10 +1,10 @@
-"""What all heads share: the class centres, their cosines with embeddings, and how a margin enters.
+"""What all heads share: the class centers, their cosines with embeddings, and how a margin enters.
 
 Legend of every head: f embedding, a = |f| its norm, cos_j = cosine of f and column j of the kernel, theta_j its
 angle, y the label, s the scale, m a margin. Logits go into plain softmax cross-entropy.
 
 A head plugin's builder takes its settings and returns a `Head`. The number of classes is a fact of the training set,
-not a setting: `with_classes` makes the class centres once it is known, before anything else is asked of the head.
+not a setting: `with_classes` makes the class centers once it is known, before anything else is asked of the head.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from facesyn_cli.plugins.settings import PluginConfig
 
 
 class Head(nn.Module):
-    """Base of all heads: class centres, and what a training step may ask of any head.
+    """Base of all heads: class centers, and what a training step may ask of any head.
 
     A subclass implements `forward`, on top of `cosines`; the rest is for heads that need more. `kernel` (E, K), a
     parameter, is there after `with_classes`.
@@ -36,7 +36,7 @@ class Head(nn.Module):
     kernel: nn.Parameter
 
     def with_classes(self, num_classes: int, embedding_size: int = 512, seed: int = 0) -> Head:
-        """Make the class centres and return the head itself; a head with other weights of that size makes them here.
+        """Make the class centers and return the head itself; a head with other weights of that size makes them here.
 
         Args:
             num_classes: Number of classes K.
@@ -48,7 +48,7 @@ class Head(nn.Module):
         return self
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the logits (B, K), of embeddings (B, E) not normalised and labels (B,) in [0, K)."""
+        """Return the logits (B, K), of embeddings (B, E) not normalized and labels (B,) in [0, K)."""
         raise NotImplementedError
 
     def scores(self, embeddings: Tensor) -> Tensor:
@@ -56,12 +56,12 @@ class Head(nn.Module):
         return self.cosines(embeddings)
 
     def cosines(self, embeddings: Tensor) -> Tensor:
-        """Return the (B, K) cosines between embeddings (B, E) and class centres."""
+        """Return the (B, K) cosines between embeddings (B, E) and class centers."""
         embeddings = embeddings.to(self.kernel.dtype)
         return (F.normalize(embeddings, dim=1) @ F.normalize(self.kernel, dim=0)).clamp(-1, 1)
 
     def target_cosines(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the (B,) cosines between embeddings (B, E) and the centres of their own classes."""
+        """Return the (B,) cosines between embeddings (B, E) and the centers of their own classes."""
         with torch.autocast(embeddings.device.type, enabled=False):
             return self.cosines(embeddings).gather(1, labels[:, None])[:, 0]
 
@@ -90,7 +90,7 @@ class MarginHead(Head):
         self.scale, self.margin = scale, margin
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the logits (B, K), of embeddings (B, E) not normalised and labels (B,) in [0, K)."""
+        """Return the logits (B, K), of embeddings (B, E) not normalized and labels (B,) in [0, K)."""
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = embeddings.to(self.kernel.dtype)
             cosines = self.cosines(embeddings)                                # (B, K)

@@ -1,4 +1,4 @@
-"""NormFace: Wang et al. 2017, arXiv:1704.06369. Logits s cos_j: embeddings and centres normalised, no margin.
+"""NormFace: Wang et al. 2017, arXiv:1704.06369. Logits s cos_j: embeddings and centers normalized, no margin.
 
 The default s = 64 is that of the margin heads, to compare with them; which one the paper used was not looked up.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from facesyn_cli.config.fields import identity
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.models.heads.margin import MarginHead
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -16,7 +16,7 @@ from facesyn_cli.plugins.settings import PluginConfig
 class NormFaceConfig(PluginConfig):
     """Settings of `normface`."""
 
-    scale: float = identity(64.0, "s, factor of all logits; fixed, not learned", gt=0)
+    scale: float = affects_result(64.0, "s, factor of all logits; fixed, not learned", gt=0)
 
 
 class NormFace(MarginHead):

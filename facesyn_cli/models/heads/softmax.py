@@ -1,4 +1,4 @@
-"""Plain softmax regression: logits w_j . f + b_j, nothing normalised; Bridle 1990, "Probabilistic interpretation of
+"""Plain softmax regression: logits w_j . f + b_j, nothing normalized; Bridle 1990, "Probabilistic interpretation of
 feedforward classification network outputs"."""
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from facesyn_cli.artifacts.compare import compare_configs
+from facesyn_cli.artifacts.config_changes import compare_configs
 
 
 def test_an_option_that_is_off_equals_one_that_did_not_exist() -> None:

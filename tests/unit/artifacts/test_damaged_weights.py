@@ -60,16 +60,16 @@ def test_what_is_no_torch_file_is_said_in_words(tmp_path, content):
 
 def _odd_tensors() -> dict[str, torch.Tensor]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")          # torch warns of sparse tensors and of quantised ones
+        warnings.simplefilter("ignore")          # torch warns of sparse tensors and of quantized ones
         return {
             "sparse": torch.sparse_coo_tensor([[0]], [1.0], (3,), check_invariants=True),
-            "quantised": torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.quint8),
+            "quantized": torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.quint8),
             "meta": torch.zeros(3, device="meta"),
         }
 
 
-@pytest.mark.parametrize("kind", ["sparse", "quantised", "meta"])
+@pytest.mark.parametrize("kind", ["sparse", "quantized", "meta"])
 def test_tensors_without_plain_numbers_are_refused(tmp_path, kind):
     torch.save({"w": _odd_tensors()[kind]}, tmp_path / "x.pth")
-    with pytest.raises(UserError, match="w is sparse, quantised or without numbers"):
+    with pytest.raises(UserError, match="w is sparse, quantized or without numbers"):
         read_tensors(tmp_path / "x.pth")

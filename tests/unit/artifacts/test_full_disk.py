@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError
 
 from facesyn_cli.artifacts import weights
+from facesyn_cli.artifacts.atomic_directory import atomic_directory
 from facesyn_cli.artifacts.files import write_bytes
-from facesyn_cli.artifacts.new_folder import new_folder
 from facesyn_cli.artifacts.weights import write_tensors, write_torch
 from facesyn_cli.data.append_file import AppendFile
 from facesyn_cli.errors import UserError
@@ -68,7 +68,7 @@ def _write_pipeline(folder):
         sample_size=8, block_out_channels=(32, 32), layers_per_block=1, norm_num_groups=8,
         down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
     )
-    with new_folder(folder / "x") as made:
+    with atomic_directory(folder / "x") as made:
         models._write_ours(models._Loaded("generator", "", unet, {}, pipeline=DDPMPipeline(unet, DDPMScheduler())),
                            made, "fp32")
 

@@ -19,7 +19,9 @@ from facesyn_cli.artifacts.names import check_file_names
 from facesyn_cli.artifacts.output import open_output
 from facesyn_cli.artifacts.tree import MAX_DEPTH, files_below
 from facesyn_cli.artifacts.vector_files import holds_vectors
-from facesyn_cli.config.fields import StageConfig
+from facesyn_cli.config.fields import (
+    StageConfig,
+)
 from facesyn_cli.data.pixels import FORMATS, UnreadableImage, decode_image
 from facesyn_cli.data.record_images import fit_any, fit_jpeg, suffix_of
 from facesyn_cli.errors import UserError
@@ -231,9 +233,9 @@ def test_first_pictures_depths_and_turns_of_the_new_formats():
     for image_format in ("GIF", "TIFF"):
         both = encode(image_format, save_all=True, append_images=[Image.fromarray(other)])
         np.testing.assert_array_equal(decode_image(both), decode_image(encode(image_format)))
-    grey16 = (np.arange(16, dtype=np.uint16).reshape(4, 4) * 4369)
+    gray16 = (np.arange(16, dtype=np.uint16).reshape(4, 4) * 4369)
     for image_format in ("TIFF", "PPM", "PNG"):
-        np.testing.assert_array_equal(decode_image(encode(image_format, grey16))[..., 0], grey16 // 257)
+        np.testing.assert_array_equal(decode_image(encode(image_format, gray16))[..., 0], gray16 // 257)
     turned = Image.Exif()
     turned[0x0112] = 6
     for options in ({}, {"compression": "tiff_lzw"}):

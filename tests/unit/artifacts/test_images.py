@@ -111,7 +111,9 @@ def test_natural_order_is_total() -> None:
 def test_the_top_folder_of_our_own_sets_is_part_of_the_identity(tmp_path: Path) -> None:
     """Two identities `a/b` and `a/c` written by facesyn must not come back as `b` and `c`."""
     from facesyn_cli.artifacts.output import open_output
-    from facesyn_cli.config.fields import StageConfig
+    from facesyn_cli.config.fields import (
+    StageConfig,
+)
 
     with open_output(tmp_path / "o", "ImageSet", "augment", StageConfig(), {}) as output:
         make(tmp_path / "o", "a/b/1.png", "a/c/1.png")

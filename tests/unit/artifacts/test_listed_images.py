@@ -17,7 +17,9 @@ from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.name_lists import keys_of, read_name_list
 from facesyn_cli.artifacts.output import open_output
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
-from facesyn_cli.config.fields import StageConfig
+from facesyn_cli.config.fields import (
+    StageConfig,
+)
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.group_figures import read_groups
 

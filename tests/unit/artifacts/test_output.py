@@ -28,6 +28,9 @@ class Config:
     def to_json(self) -> dict:
         return self.values
 
+    def upgraded(self, config: dict) -> dict:
+        return config
+
 
 PARENTS = {"images": Parent("a", "sha256:1")}
 

@@ -1,4 +1,4 @@
-"""What is recognised in a published tree, what is chosen of several, and what is said of the rest."""
+"""What is recognized in a published tree, what is chosen of several, and what is said of the rest."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_the_tables_speak_of_settings_and_things_that_exist(stage):
     ("faces", ["dataset/CASIA/images/0000045/001.jpg"], "dataset/CASIA/images"),
     ("face embeddings", [f"dataset/CASIA/elasticface_embeddings/{n}" for n in ("elastic_embed.npy", "image_names.pkl")],
      "dataset/CASIA/elasticface_embeddings/elastic_embed.npy"),
-    ("recogniser", [f"{G}/ckpt/elasticface_fr/295672backbone.pth", f"{G}/ckpt/elasticface_fr/other.pth"],
+    ("recognizer", [f"{G}/ckpt/elasticface_fr/295672backbone.pth", f"{G}/ckpt/elasticface_fr/other.pth"],
      f"{G}/ckpt/elasticface_fr/295672backbone.pth"),
-    ("recogniser", [f"{G}/ckpt/elasticface_fr/other.pth"], f"{G}/ckpt/elasticface_fr/other.pth"),
+    ("recognizer", [f"{G}/ckpt/elasticface_fr/other.pth"], f"{G}/ckpt/elasticface_fr/other.pth"),
     ("ldm", [f"{G}/ckpt/ADMIS_FRCSyn_ckpt/ema_averaged_model_{n}.ckpt" for n in (90000, 200000)],
      f"{G}/ckpt/ADMIS_FRCSyn_ckpt/ema_averaged_model_200000.ckpt"),
     ("contexts", ["dataset/context_database/elasticface_embeddings.npy"],
      "dataset/context_database/elasticface_embeddings.npy"),
-    ("trained recogniser", [f"{R}/ckpt/Backbone_Epoch_{n}_checkpoint.pth" for n in (5, 40)],
+    ("trained recognizer", [f"{R}/ckpt/Backbone_Epoch_{n}_checkpoint.pth" for n in (5, 40)],
      f"{R}/ckpt/Backbone_Epoch_40_checkpoint.pth"),
     ("records", [f"dataset/CASIA/TFR_training_data/{n}" for n in ("Syn_10k.index", "Syn_10k-00000.tfrecord")],
      "dataset/CASIA/TFR_training_data/Syn_10k.index"),
@@ -55,7 +55,7 @@ def test_found(tmp_path, thing, files, expected):
     ("face embeddings", ["dataset/CASIA/elasticface_embeddings/elastic_embed.npy"], "has no image_names.pkl beside it"),
     ("autoencoder", [f"{G}/ckpt/autoencoder/first_stage_decoder_state_dict.pt"],
      "has no first_stage_encoder_state_dict.pt in it"),
-    ("recogniser", [f"{G}/ckpt/elasticface_fr/{n}.pth" for n in "ab"], "there are several"),
+    ("recognizer", [f"{G}/ckpt/elasticface_fr/{n}.pth" for n in "ab"], "there are several"),
     ("records", [f"dataset/CASIA/TFR_training_data/Syn_{n}" for n in ("1.index", "1-00000.tfrecord", "2.index",
                                                                      "2-00000.tfrecord")], "there are several"),
     ("records", ["dataset/CASIA/TFR_training_data/Syn.index"], "has no Syn-00000.tfrecord beside it"),
@@ -82,7 +82,7 @@ def test_samples_that_hold_their_context_faces(tmp_path):
 
 def test_wrong_trees_are_refused_in_one_line(tmp_path):
     make(tmp_path, f"{G}/ckpt/ADMIS_FRCSyn_ckpt/ema_averaged_model_1.ckpt", "file")
-    assert PublishedTree.open(tmp_path).is_recognised()
+    assert PublishedTree.open(tmp_path).is_recognized()
     for path, says in ((tmp_path / "nothing", "is not a directory"), (tmp_path / "file", "is not a directory"),
                        (tmp_path / G / "ckpt", f"did you mean {tmp_path}\\?")):
         with pytest.raises(UserError, match=says) as caught:

@@ -111,13 +111,13 @@ def test_what_is_no_record_set(tmp_path: Path):
     with pytest.raises(UserError, match="does not exist; a set of records was expected"):
         RecordSet.open(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("hello\n")
-    assert not RecordSet.recognises(tmp_path)
+    assert not RecordSet.recognizes(tmp_path)
     with pytest.raises(UserError, match="holds no records"):
         RecordSet.open(tmp_path)
     write_shards(tmp_path, "Syn", [[b"x"]])
     (tmp_path / "Syn.index").write_text("s/0/a.jpg\t0\t0\n")
     (tmp_path / "Tyn.index").write_text("s/0/a.jpg\t0\t0\n")
-    assert RecordSet.recognises(tmp_path)
+    assert RecordSet.recognizes(tmp_path)
     with pytest.raises(UserError, match="one index file was expected, found Syn.index, Tyn.index"):
         RecordSet.open(tmp_path)
 

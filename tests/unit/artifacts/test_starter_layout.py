@@ -8,21 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facesyn_cli.artifacts import starter
+from facesyn_cli.artifacts import starter_files
 from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.starter import Starter, find_starter, missing
+from facesyn_cli.artifacts.starter_files import Starter, find_starter, missing
 from facesyn_cli.errors import UserError
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a starter whose files have names but no sense."""
-    for part, files in starter.PARTS.items():
+    for part, files in starter_files.PARTS.items():
         (tmp_path / part).mkdir()
         for name in files:
             (tmp_path / part / name).write_text(f"{part} {name}")
-    parts = {part: {"digest": file_digest(tmp_path / part / files[0])} for part, files in starter.PARTS.items()}
+    parts = {part: {"digest": file_digest(tmp_path / part / files[0])} for part, files in starter_files.PARTS.items()}
     index = {"format": 1, "parts": parts, "settings": {"sample": {"per_id": 3}}}
     (tmp_path / "starter.json").write_text(json.dumps(index))
     return tmp_path
@@ -49,12 +49,12 @@ def test_what_is_missing_is_named(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_packaged_one_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    monkeypatch.setattr(starter, "packaged_folder", lambda: folder / "nowhere")
-    assert not starter.is_packaged()
+    monkeypatch.setattr(starter_files, "packaged_folder", lambda: folder / "nowhere")
+    assert not starter_files.is_packaged()
     with pytest.raises(UserError, match="no starter is packaged with this facesyn"):
         find_starter("packaged")
-    monkeypatch.setattr(starter, "packaged_folder", lambda: folder)
-    assert starter.is_packaged() and find_starter("packaged").folder == folder
+    monkeypatch.setattr(starter_files, "packaged_folder", lambda: folder)
+    assert starter_files.is_packaged() and find_starter("packaged").folder == folder
 
 
 @pytest.mark.parametrize("index", ['{"format": 1}', "[]", '{"format": 1, "parts": {}, "settings": {}}'])

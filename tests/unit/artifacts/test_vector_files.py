@@ -14,7 +14,7 @@ import torch
 
 from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.embeddings import EmbeddingSet
-from facesyn_cli.artifacts.vector_files import normalise, read_vector_file
+from facesyn_cli.artifacts.vector_files import normalize, read_vector_file
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
@@ -90,16 +90,16 @@ def test_rows_without_names_are_numbered_and_that_is_said(tmp_path, monkeypatch)
     assert len(said) == 1 and "identities are the row numbers" in said[0]
 
 
-def test_rows_are_normalised_alike_in_blocks(monkeypatch):
+def test_rows_are_normalized_alike_in_blocks(monkeypatch):
     from facesyn_cli.artifacts import vector_files
 
-    whole = normalise(VECTORS)
+    whole = normalize(VECTORS)
     monkeypatch.setattr(vector_files, "_BLOCK", 3)
-    assert np.array_equal(normalise(VECTORS), whole)
+    assert np.array_equal(normalize(VECTORS), whole)
     bad = VECTORS.copy()
     bad[[1, 3]] = 0
     with pytest.raises(UserError, match="2 embeddings are zero or not finite, first row 1"):
-        normalise(bad)
+        normalize(bad)
 
 
 @pytest.mark.parametrize(("kind", "says"), [

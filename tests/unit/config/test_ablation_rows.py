@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from facesyn_cli.config.ablation import apply_words, expand_rows, merge_settings, select_rows
+from facesyn_cli.config.ablation_rows import apply_words, expand_rows, merge_settings, select_rows
 from facesyn_cli.config.recipe import load_recipe, load_sections
 from facesyn_cli.errors import UserError
 

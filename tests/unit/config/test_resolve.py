@@ -12,11 +12,11 @@ from facesyn_cli.config.fields import (
     PluginList,
     PluginSection,
     StageConfig,
-    growing,
-    identity,
-    recorded,
-    runtime,
-    source,
+    affects_result,
+    batch_setting,
+    growable,
+    input_path,
+    runtime_only,
 )
 from facesyn_cli.config.resolve import resolve
 from facesyn_cli.errors import UserError
@@ -28,12 +28,12 @@ class Inner(BaseModel):
 
 
 class ThingConfig(StageConfig):
-    ids: int | None = growing(5, "how many")
-    workers: int = runtime(1, "threads")
-    batch_size: int = recorded(4, "batch")
-    lr: float = identity(0.1, "rate", gt=0)
-    images: Path | None = source(None, "input")
-    inner: Inner = identity(Inner(width=16), "nested")
+    ids: int | None = growable(5, "how many")
+    workers: int = runtime_only(1, "threads")
+    batch_size: int = batch_setting(4, "batch")
+    lr: float = affects_result(0.1, "rate", gt=0)
+    images: Path | None = input_path(None, "input")
+    inner: Inner = affects_result(Inner(width=16), "nested")
     head: PluginConfig = PluginSection("head", default="arcface")
     transforms: list[PluginConfig] = PluginList("transform", default=["flip"])
 
@@ -106,3 +106,39 @@ def test_a_nul_character_is_named(where: dict) -> None:
         config(section=where)
     with pytest.raises(UserError, match=r"images: 'a\\x00b' holds a NUL character"):
         config(images=Path("a\0b"))
+
+
+class RenamedConfig(StageConfig):
+    renamed = {"optimiser": "optimizer", "rate": "optimizer.lr", "drops": "schedule.milestones"}
+
+    optimizer: Inner = affects_result(Inner(width=16), "nested")
+    schedule: dict = affects_result({}, "open")
+    head: PluginConfig = PluginSection("head", default="arcface")
+
+
+def test_an_old_name_works_with_a_warning(said):
+    cfg = resolve(RenamedConfig, "thing", {"optimiser": {"width": 3}}, ["drops=[1, 2]"], {})
+    assert cfg.optimizer.width == 3 and cfg.schedule == {"milestones": [1, 2]}
+    assert [line.split(";")[0] for line in said] == [
+        "setting optimiser is now optimizer", "setting drops is now schedule.milestones"
+    ]
+
+
+def test_an_override_inside_a_renamed_section_reaches_it():
+    cfg = resolve(RenamedConfig, "thing", {"optimizer": {"width": 3}}, ["optimiser.width=4"], {})
+    assert cfg.optimizer.width == 4
+
+
+def test_a_header_of_an_earlier_release_equals_the_same_settings_now():
+    now = RenamedConfig(optimizer={"width": 3})
+    before = {**now.to_json(), "identity": {**now.to_json()["identity"]}}
+    before["identity"]["optimiser"] = before["identity"].pop("optimizer")
+    assert now.upgraded(before) == now.to_json()
+    assert now.upgraded(now.to_json()) == now.to_json()
+
+
+def test_plugins_are_configured_wherever_a_config_is_made():
+    cfg = RenamedConfig(head={"name": "cosface", "scale": 24})
+    assert type(cfg.head).__name__ != "PluginConfig" and cfg.head.scale == 24
+    assert RenamedConfig(head="cosface").head.name == "cosface" and RenamedConfig().head.name == "arcface"
+    assert RenamedConfig(head={"scale": 32}).head.name == "arcface"

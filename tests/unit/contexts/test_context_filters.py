@@ -16,8 +16,8 @@ from facesyn_cli.plugins import registry
 def crowd(num: int, seed: int = 0, size: int = 16) -> np.ndarray:
     """Return unit vectors around a few directions, so that many cosines are high."""
     random = np.random.RandomState(seed)
-    centres = random.standard_normal((12, size))
-    vectors = centres[random.randint(12, size=num)] + 0.8 * random.standard_normal((num, size))
+    centers = random.standard_normal((12, size))
+    vectors = centers[random.randint(12, size=num)] + 0.8 * random.standard_normal((num, size))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 

@@ -8,18 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from facesyn_cli.artifacts.contexts import write_contexts
-from facesyn_cli.artifacts.embeddings import normalise, write_embeddings
+from facesyn_cli.artifacts.embeddings import normalize, write_embeddings
 from facesyn_cli.artifacts.files import write_bytes
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.artifacts.output import open_output
-from facesyn_cli.config.fields import StageConfig
+from facesyn_cli.config.fields import (
+    StageConfig,
+)
 from facesyn_cli.contexts.diffusers_pipeline import find_pipeline, load_pipeline
+from facesyn_cli.contexts.embedding_files import read_given_vectors
 from facesyn_cli.contexts.generated import to_face
 from facesyn_cli.contexts.source import CandidateBatch, Ldm, Resources
-from facesyn_cli.contexts.vector_files import read_given_vectors
 from facesyn_cli.data.pixels import decode_image, encode_jpeg, encode_png
 from facesyn_cli.diffusion.noise import image_noise
 from facesyn_cli.errors import UserError
@@ -30,7 +33,7 @@ PROJECTION = np.random.RandomState(0).standard_normal((3 * 28 * 28, 512)).astype
 
 
 def embed(faces_u8: np.ndarray) -> np.ndarray:
-    """A recogniser whose rows depend on nothing but their own pixels."""
+    """A recognizer whose rows depend on nothing but their own pixels."""
     rows = [(face[::4, ::4].reshape(-1).astype(np.float32) - 127.5) @ PROJECTION for face in faces_u8]
     return np.stack([row / np.linalg.norm(row) for row in rows]).astype(np.float32)
 
@@ -231,11 +234,11 @@ def test_images_are_embedded_and_kept_as_they_came(tmp_path):
     assert [o["candidate"] for o in origins] == [0, 1, 3, 4]
     assert faces[0] == files["a/1.jpg"] and faces[2] == files["b/10.png"]
     assert decode_image(faces[1]).shape == decode_image(faces[3]).shape == (112, 112, 3), "the central square"
-    assert np.array_equal(vectors, normalise(embed(np.stack([decode_image(data) for data in faces]))))
+    assert np.array_equal(vectors, normalize(embed(np.stack([decode_image(data) for data in faces]))))
     assert [k for k, _ in failed] == [2] and failed[0][1].startswith("b/2.jpg: ")
 
 
-def test_crop_keeps_the_centre():
+def test_crop_keeps_the_center():
     image = np.zeros((200, 300, 3), dtype=np.uint8)
     image[50:150, 100:200] = 255                      # the central half of the central square
     assert to_face(image, crop=0.5).min() == 255
@@ -248,7 +251,7 @@ def test_crop_keeps_the_centre():
 
 @pytest.fixture(scope="module")
 def pipelines(tmp_path_factory) -> Path:
-    """Tiny pipelines with random weights: DDPM in colour, DDIM in grey."""
+    """Tiny pipelines with random weights: DDPM in color, DDIM in gray."""
     from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
     folder = tmp_path_factory.mktemp("pipelines")
@@ -279,10 +282,10 @@ def test_pipeline_draws_candidate_k_from_seed_and_k(pipelines, name):
     assert all(not np.array_equal(whole[i], whole[j]) for i in range(8) for j in range(i))
     assert all(np.array_equal(a, b) for a, b in zip(faces(4, 4, 1), whole[4:], strict=True))
     for a, b in zip(faces(2, 3, 2), whole[2:], strict=True):
-        assert np.abs(a.astype(int) - b).max() <= 1       # another batch size: one grey level
+        assert np.abs(a.astype(int) - b).max() <= 1       # another batch size: one gray level
     assert not np.array_equal(faces(0, 4, 1, seed=1)[0], whole[0])
     made = source("diffusers", Resources(pipeline=pipeline), steps=3)
-    assert made.num_candidates is None and made.evaluations == {"generator": 3, "recogniser": 1}
+    assert made.num_candidates is None and made.evaluations == {"generator": 3, "recognizer": 1}
 
 
 def test_pipeline_that_is_none_is_refused(pipelines, tmp_path):
@@ -364,7 +367,7 @@ def test_two_stage_brings_published_sizes_to_112():
 
 
 def test_two_stage_names_a_wrong_scheduler():
-    with pytest.raises(UserError, match="unknown scheduler 'dimm'; did you mean 'ddim'"):
+    with pytest.raises(ValidationError, match="unknown scheduler 'dimm'; did you mean 'ddim'"):
         two_stage(1, scheduler="dimm")
 
 

@@ -43,6 +43,6 @@ def test_a_batch_without_any_face() -> None:
     assert first.vectors.shape == (0, EMBEDDING_SIZE) and first.faces == [] and len(first.failed) == 2
 
 
-def test_without_an_aligner_the_centre_is_the_face() -> None:
+def test_without_an_aligner_the_center_is_the_face() -> None:
     first = next(generated_candidates(Resources(batch_size=2, features=embed), 2, draw, crop=0.8))
     assert [o["candidate"] for o in first.origins] == [2, 3] and first.failed == []

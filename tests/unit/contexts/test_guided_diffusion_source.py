@@ -32,7 +32,7 @@ def faces(pipeline, batch_size: int, start: int, count: int, seed: int = 3, step
     resources = Resources(seed=seed, batch_size=batch_size, pipeline=pipeline, features=embed)
     made = registry.build("contexts", registry.configure("contexts", {"name": "guided-diffusion", "steps": steps}))
     made.open(resources)
-    assert made.evaluations == {"generator": steps, "recogniser": 1}
+    assert made.evaluations == {"generator": steps, "recognizer": 1}
     batches = islice(made.candidates(start), -(-count // batch_size))
     return [face for batch in batches for face in batch.faces][:count]
 
@@ -43,7 +43,7 @@ def test_a_candidate_depends_on_its_number_and_the_seed_alone(pipeline):
     assert decode_image(together[0]).shape == (112, 112, 3)
     for alone, batched in zip(faces(pipeline, 1, 2, 2), together[2:], strict=True):
         apart = decode_image(alone).astype(int) - decode_image(batched)
-        assert abs(apart).max() <= 1  # one grey level: sums in another order
+        assert abs(apart).max() <= 1  # one gray level: sums in another order
     assert faces(pipeline, 4, 0, 4) == together
     assert faces(pipeline, 4, 0, 4, seed=4) != together
 

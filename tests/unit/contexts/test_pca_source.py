@@ -87,7 +87,7 @@ def test_few_components_stay_in_their_space():
     assert np.abs(drawn - drawn @ space @ space.T).max() < 1e-6
 
 
-def test_the_recogniser_is_that_of_the_known():
+def test_the_recognizer_is_that_of_the_known():
     assert pca(people()).embedder == "sha256:abc"
 
 

@@ -29,11 +29,11 @@ class _Autoencoder(torch.nn.Module):
 
 
 def features(faces_u8: np.ndarray) -> np.ndarray:
-    """The mean colour again, ten times as long where the face is reddish; never more than 8 faces come."""
+    """The mean color again, ten times as long where the face is reddish; never more than 8 faces come."""
     assert len(faces_u8) == 8
-    colour = faces_u8.mean(axis=(1, 2)) / 127.5 - 1
-    rows = np.pad(colour, ((0, 0), (0, 509)))
-    return rows * np.where(colour[:, :1] > 0.5, 10.0, 1.0)
+    color = faces_u8.mean(axis=(1, 2)) / 127.5 - 1
+    rows = np.pad(color, ((0, 0), (0, 509)))
+    return rows * np.where(color[:, :1] > 0.5, 10.0, 1.0)
 
 
 def quality(denoiser: torch.nn.Module | None = None, facts: dict | None = None, **settings):
@@ -85,7 +85,7 @@ def test_evaluations_are_counted_and_the_first_candidates_told(monkeypatch):
     told = []
     monkeypatch.setattr("facesyn_cli.contexts.quality.log.info", told.append)
     made = quality(images=4, scheduler={"steps": 5}, guidance=1.5)
-    assert made.evaluations == {"denoiser": 40, "decoder": 4, "recogniser": 4}
+    assert made.evaluations == {"denoiser": 40, "decoder": 4, "recognizer": 4}
     assert not made.remembers
     made.select(candidates(2))
     made.select(candidates(2))

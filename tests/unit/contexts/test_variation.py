@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from facesyn_cli.artifacts.embeddings import normalise
+from facesyn_cli.artifacts.embeddings import normalize
 from facesyn_cli.diffusion.noise import image_noise
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
@@ -17,7 +17,7 @@ NAMES = ["a", "b", "c", "d"]
 
 
 def vectors(num=4, size=32, seed=0):
-    return normalise(np.random.default_rng(seed).standard_normal((num, size)))
+    return normalize(np.random.default_rng(seed).standard_normal((num, size)))
 
 
 def make(name, contexts=None, names=None, seed=0, **settings):
@@ -87,7 +87,7 @@ def test_idperturb_bounds_do_not_depend_on_how_a_library_adds_up(monkeypatch):
 
 def test_idperturb_cones_do_not_overlap():
     base = vectors(1, 8)[0]
-    crowd = normalise(base + 0.3 * np.random.default_rng(1).standard_normal((4, 8)))
+    crowd = normalize(base + 0.3 * np.random.default_rng(1).standard_normal((4, 8)))
     variation = make("idperturb", crowd, lowest=0.1)
     for row in range(4):
         cosines = draws(variation, row, 200) @ crowd.T                            # (200, 4)

@@ -86,7 +86,7 @@ def test_integer_shift_copies_pixels_exactly() -> None:
 
 
 def test_warp_is_bilinear() -> None:
-    """An independent bilinear interpolation in float64 with integer pixel centres."""
+    """An independent bilinear interpolation in float64 with integer pixel centers."""
     random = np.random.RandomState(3)
     image = np.kron(random.randint(0, 256, (12, 12, 3)), np.ones((8, 8, 1))).astype(np.uint8)
     matrix = np.column_stack([rotation(0.3, 0.8), [20.0, -9.0]])
@@ -101,7 +101,7 @@ def test_warp_is_bilinear() -> None:
                 + big[ly + 1, lx] * (1 - fx) * fy + big[ly + 1, lx + 1] * fx * fy)
     found = warp(image, matrix, 48).astype(np.float64)
     assert inside.mean() > 0.5
-    assert np.abs(found - expected)[inside].max() <= 0.5 + 1e-6, "rounded to grey levels, nothing else"
+    assert np.abs(found - expected)[inside].max() <= 0.5 + 1e-6, "rounded to gray levels, nothing else"
 
 
 def test_warp_agrees_with_opencv() -> None:

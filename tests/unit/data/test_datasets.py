@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.record_set import RecordSet
-from facesyn_cli.data.datasets import LabelledImages, LabelledRecords, TrainingFaces, WeightedSet
+from facesyn_cli.data.datasets import LabeledImages, LabeledRecords, TrainingFaces, WeightedSet
 from facesyn_cli.data.pixels import encode_png
 from facesyn_cli.data.tfrecord_framing import encode_example, frame
 from facesyn_cli.data.transforms import compose
@@ -21,20 +21,20 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import configure
 
 
-def picture(colour: int, size: int = 16) -> np.ndarray:
+def picture(color: int, size: int = 16) -> np.ndarray:
     """A picture whose red channel says which it is."""
     pixels_u8 = np.tile(np.arange(size, dtype=np.uint8)[None, :, None], (size, 1, 3))
-    pixels_u8[..., 0] = colour
+    pixels_u8[..., 0] = color
     return pixels_u8
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> ImageSet:
     """Identities a2, a10 (in natural order) with 3 and 2 pictures, red 0, 1, 2 and 10, 11."""
-    for identity, colours in (("a2", (0, 1, 2)), ("a10", (10, 11))):
+    for identity, colors in (("a2", (0, 1, 2)), ("a10", (10, 11))):
         (tmp_path / "images" / identity).mkdir(parents=True)
-        for number, colour in enumerate(colours):
-            Image.fromarray(picture(colour)).save(tmp_path / "images" / identity / f"{number}.png")
+        for number, color in enumerate(colors):
+            Image.fromarray(picture(color)).save(tmp_path / "images" / identity / f"{number}.png")
     return ImageSet.open(tmp_path / "images")
 
 
@@ -44,9 +44,9 @@ def records(tmp_path: Path) -> RecordSet:
     folder = tmp_path / "records"
     folder.mkdir()
     data, lines = b"", []
-    for path, colour in (("s/0/0", 100), ("s/1/0", 110), ("s/1/1", 111)):
+    for path, color in (("s/0/0", 100), ("s/1/0", 110), ("s/1/1", 111)):
         lines.append(f"{path}.jpg\t0\t{len(data)}\n")
-        data += frame(encode_example(encode_png(picture(colour))))
+        data += frame(encode_example(encode_png(picture(color))))
     (folder / "s-00000.tfrecord").write_bytes(data)
     (folder / "s.index").write_text("".join(lines))
     return RecordSet.open(folder)
@@ -64,24 +64,24 @@ def stack(examples: list[tuple[torch.Tensor, int]]) -> np.ndarray:
 
 
 def test_identities_of_different_sets_stay_distinct(images: ImageSet, records: RecordSet):
-    faces = TrainingFaces([WeightedSet(LabelledImages(images)), WeightedSet(LabelledRecords(records))], size=16)
+    faces = TrainingFaces([WeightedSet(LabeledImages(images)), WeightedSet(LabeledRecords(records))], size=16)
     assert faces.num_classes == 4
     assert seen(faces, 0) == [(0, 0), (1, 0), (2, 0), (10, 1), (11, 1), (100, 2), (110, 3), (111, 3)]
 
 
 def test_the_same_set_twice_is_two_sets(images: ImageSet):
-    faces = TrainingFaces([WeightedSet(LabelledImages(images))] * 2, size=16)
+    faces = TrainingFaces([WeightedSet(LabeledImages(images))] * 2, size=16)
     assert faces.num_classes == 4 and seen(faces, 0)[5] == (0, 2)
 
 
 def test_example_is_u8_rgb_of_the_asked_size(images: ImageSet):
-    pixels_u8, label = TrainingFaces([WeightedSet(LabelledImages(images))], size=24)[0, 4]
+    pixels_u8, label = TrainingFaces([WeightedSet(LabeledImages(images))], size=24)[0, 4]
     assert pixels_u8.shape == (24, 24, 3) and pixels_u8.dtype == torch.uint8 and label == 1
     assert (pixels_u8[..., 0] == 11).all()
 
 
 def test_whole_weights_repeat_every_image(images: ImageSet, records: RecordSet):
-    sets = [WeightedSet(LabelledImages(images), 1), WeightedSet(LabelledRecords(records), 3)]
+    sets = [WeightedSet(LabeledImages(images), 1), WeightedSet(LabeledRecords(records), 3)]
     faces = TrainingFaces(sets, size=16)
     assert len(faces) == 5 + 9
     counts = Counter(red for red, _ in seen(faces, 2))
@@ -89,7 +89,7 @@ def test_whole_weights_repeat_every_image(images: ImageSet, records: RecordSet):
 
 
 def test_fractional_weights_take_another_part_each_epoch(images: ImageSet):
-    faces = TrainingFaces([WeightedSet(LabelledImages(images), 1.4)], seed=3, size=16)
+    faces = TrainingFaces([WeightedSet(LabeledImages(images), 1.4)], seed=3, size=16)
     assert len(faces) == 7
     extras = []
     for epoch in range(40):
@@ -101,7 +101,7 @@ def test_fractional_weights_take_another_part_each_epoch(images: ImageSet):
 
 def test_examples_do_not_depend_on_workers_or_on_what_came_before(images: ImageSet):
     transform = compose([configure("transform", {"name": n, "p": 0.5}) for n in ("flip", "photometric")])
-    faces = TrainingFaces([WeightedSet(LabelledImages(images), 2.0)], transform, seed=1, size=16)
+    faces = TrainingFaces([WeightedSet(LabeledImages(images), 2.0)], transform, seed=1, size=16)
     rows = [(epoch, row) for epoch in (0, 1) for row in range(len(faces))]
     straight = torch.stack([faces[item][0] for item in rows])
     backwards = torch.stack([faces[item][0] for item in reversed(rows)]).flip(0)
@@ -117,7 +117,7 @@ def test_examples_do_not_depend_on_workers_or_on_what_came_before(images: ImageS
 
 def test_some_rows_keep_the_labels_of_the_whole_set(images: ImageSet, records: RecordSet):
     faces = TrainingFaces(
-        [WeightedSet(LabelledImages(images, np.array([4, 1]))), WeightedSet(LabelledRecords(records, np.array([2])))],
+        [WeightedSet(LabeledImages(images, np.array([4, 1]))), WeightedSet(LabeledRecords(records, np.array([2])))],
         size=16,
     )
     assert seen(faces, 0) == [(11, 1), (1, 0), (111, 3)] and faces.num_classes == 4
@@ -128,25 +128,25 @@ def test_the_central_square_of_a_wide_image_is_taken(tmp_path: Path):
     wide[:, 10:20] = (200, 100, 50)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "0.png").write_bytes(encode_png(wide))
-    pixels_u8, _ = TrainingFaces([WeightedSet(LabelledImages(ImageSet.open(tmp_path)))], size=10)[0, 0]
+    pixels_u8, _ = TrainingFaces([WeightedSet(LabeledImages(ImageSet.open(tmp_path)))], size=10)[0, 0]
     assert (pixels_u8 == torch.tensor([200, 100, 50])).all()
 
 
 @pytest.mark.parametrize("weight", [0, -1, 0.01, float("nan"), float("inf")])
 def test_weights_that_leave_nothing_are_refused(images: ImageSet, weight: float):
     with pytest.raises(UserError, match="weight .* of a set of 5 images"):
-        WeightedSet(LabelledImages(images), weight)
+        WeightedSet(LabeledImages(images), weight)
 
 
 def test_an_unreadable_image_is_named(images: ImageSet):
     (images.path / "a2" / "1.png").write_bytes(b"no image")
-    faces = TrainingFaces([WeightedSet(LabelledImages(images))], size=16)
+    faces = TrainingFaces([WeightedSet(LabeledImages(images))], size=16)
     with pytest.raises(UserError, match="a2/1.png in .* is unreadable"):
         faces[0, 1]
 
 
 def test_rows_outside_are_refused(images: ImageSet):
-    faces = TrainingFaces([WeightedSet(LabelledImages(images))], size=16)
+    faces = TrainingFaces([WeightedSet(LabeledImages(images))], size=16)
     for row in (-1, 5):
         with pytest.raises(IndexError):
             faces[0, row]

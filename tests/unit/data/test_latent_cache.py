@@ -129,7 +129,7 @@ def test_channel_statistics_equal_numpy():
     np.testing.assert_allclose(std, latents.double().numpy().std(axis=(0, 2, 3)), rtol=1e-9)
 
 
-def test_a_constant_channel_cannot_be_normalised():
+def test_a_constant_channel_cannot_be_normalized():
     latents = torch.randn(4, 2, 3, 3)
     latents[:, 1] = 0.25
     with pytest.raises(UserError, match="channel 1"):

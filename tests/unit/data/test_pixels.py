@@ -1,4 +1,4 @@
-"""Value ranges, rounding, colours and hostile images."""
+"""Value ranges, rounding, colors and hostile images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from facesyn_cli.data.pixels import (
 from facesyn_cli.data.record_images import fit_jpeg
 
 
-def test_every_grey_level_comes_back() -> None:
+def test_every_gray_level_comes_back() -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     pixels = to_pixels(levels)
     assert pixels.shape == (3, 16, 16) and pixels.min() == -1 and pixels.max() == 1

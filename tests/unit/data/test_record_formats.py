@@ -35,8 +35,8 @@ def test_round_trip(tmp_path: Path, name: str):
     assert [(label, image) for label, _, image in read_all(records)] == list(zip(LABELS, IN_ORDER, strict=True))
     # Foreign names: the label, or what the format keeps; tfrecord of TFace keeps none.
     assert [sample for _, sample, _ in read_all(records)] == [sample for _, sample in IMAGES]
-    assert sum(build_format(other).recognises(folder) for other in (*FORMATS, "folder")) == 1
-    named = [p for p in folder.parent.rglob("*") if p.is_file() and build_format(name).recognises(p)]
+    assert sum(build_format(other).recognizes(folder) for other in (*FORMATS, "folder")) == 1
+    named = [p for p in folder.parent.rglob("*") if p.is_file() and build_format(name).recognizes(p)]
     assert RecordSet.open(named[0]).read(5) == IN_ORDER[5], "the file itself is an input, too"
 
 
@@ -85,7 +85,7 @@ def test_fit_keeps_bytes_and_resizes_only_what_must_be(name: str):
 @pytest.mark.parametrize(("name", "package"), [("lmdb", "lmdb"), ("parquet", "pyarrow.parquet")])
 def test_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str):
     monkeypatch.setitem(sys.modules, package, None)
-    assert not build_format(name).recognises(tmp_path)
+    assert not build_format(name).recognizes(tmp_path)
     with pytest.raises(UserError, match=r'pip install "facesyn\[formats\]"'):
         build_format(name).writer(tmp_path, NAME, tmp_path / "scratch", {})
 
@@ -333,7 +333,7 @@ def test_shards_that_say_nothing_of_use(tmp_path: Path, members: list, says: str
 def test_compressed_shards_are_refused_by_name(tmp_path: Path):
     with tarfile.open(tmp_path / "a.tar", "w:gz"):
         pass
-    assert build_format("webdataset").recognises(tmp_path)
+    assert build_format("webdataset").recognizes(tmp_path)
     with pytest.raises(UserError, match="without compression"):
         RecordSet.open(tmp_path)
 
@@ -356,7 +356,7 @@ def test_a_folder_of_images_with_an_archive_is_a_folder_of_images(tmp_path: Path
     (tmp_path / "p0").mkdir()
     (tmp_path / "p0/0.jpg").write_bytes(IN_ORDER[0])
     tar_file(tmp_path / "backup.tar", [("p/1.jpg", b"a")])
-    assert not RecordSet.recognises(tmp_path)
+    assert not RecordSet.recognizes(tmp_path)
 
 
 @pytest.mark.parametrize("group", [2, 100])

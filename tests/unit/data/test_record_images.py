@@ -46,7 +46,7 @@ def test_every_format_stores_turned_images_upright(name: str, size: int | None, 
         upright = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     if size == 8:
         upright = upright[::2, ::2]
-    # Grey levels that JPEG at quality 95 may cost in flat areas: half a step of its coarsest quantizer, twice encoded.
+    # Gray levels that JPEG at quality 95 may cost in flat areas: half a step of its coarsest quantizer, twice encoded.
     assert np.abs(as_it_lies(stored).astype(int) - upright)[[0, -1]][:, [0, -1]].max() <= 4
     assert np.array_equal(as_it_lies(stored), decode_image(stored)), "nothing is left to turn"
 
@@ -69,7 +69,7 @@ def test_xmp_says_how_an_image_is_turned_too():
     stored = build_format("rec").fit(data, 16)
     assert stored is not data and build_format("rec").fit(plain.getvalue(), 16) == plain.getvalue()
     upright = np.rot90(as_it_lies(data), -1).astype(int)  # 6: the top of the face is at its right
-    # Grey levels that JPEG at quality 95 may cost in flat areas: half a step of its coarsest quantizer, twice encoded.
+    # Gray levels that JPEG at quality 95 may cost in flat areas: half a step of its coarsest quantizer, twice encoded.
     assert np.abs(as_it_lies(stored).astype(int) - upright)[[0, -1]][:, [0, -1]].max() <= 4
 
 

@@ -10,7 +10,7 @@ from facesyn_cli.diffusion.loss import TrainingNoise, diffusion_loss
 from facesyn_cli.diffusion.schedule import build_schedule
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
-from facesyn_cli.plugins.table import BUILTIN
+from facesyn_cli.plugins.builtin import BUILTIN
 
 EPS = build_schedule()
 OTHERS = ["v", "x0"]

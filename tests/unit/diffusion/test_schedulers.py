@@ -14,7 +14,7 @@ from facesyn_cli.diffusion.schedule import build_schedule
 from facesyn_cli.diffusion.schedulers import SolverConfig, _Solver
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
-from facesyn_cli.plugins.table import BUILTIN
+from facesyn_cli.plugins.builtin import BUILTIN
 
 SCHEDULE = build_schedule()
 ALPHA_BARS = SCHEDULE.alpha_bars.double()

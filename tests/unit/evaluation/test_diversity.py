@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from made_embeddings import labelled, people, picture
+from made_embeddings import labeled, people, picture
 from PIL import Image
 
 from facesyn_cli.evaluation.diversity import (
@@ -16,7 +16,7 @@ from facesyn_cli.evaluation.diversity import (
     vendi_score,
     vendi_section,
 )
-from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.thumbnails import COPY, NEAR_DUPLICATE, descriptors, likeness, thumbnail
 
 
@@ -39,7 +39,7 @@ def test_vendi_score_counts_what_is_different():
 def test_vendi_score_and_its_error_do_not_depend_on_how_they_are_computed():
     """With more numbers than rows the rows' own matrix is used; zeros behind each row change nothing else."""
     rows = people(30, 3, size=64)
-    wide = LabelledEmbeddings(rows.keys, rows.identities, np.pad(rows.vectors, ((0, 0), (0, 64))), rows.starts)
+    wide = LabeledEmbeddings(rows.keys, rows.identities, np.pad(rows.vectors, ((0, 0), (0, 64))), rows.starts)
     one, other = (vendi_section(part, "set", 0).figures for part in (rows, wide))
     for a, b in zip(one[:2], other[:2], strict=True):
         assert a.value == pytest.approx(b.value, rel=1e-5) and a.error == pytest.approx(b.error, rel=1e-3)
@@ -47,10 +47,10 @@ def test_vendi_score_and_its_error_do_not_depend_on_how_they_are_computed():
 
 
 def test_vendi_section():
-    rows = labelled(np.eye(4).repeat(3, 0), [f"p{i}" for i in range(4) for _ in range(3)])
+    rows = labeled(np.eye(4).repeat(3, 0), [f"p{i}" for i in range(4) for _ in range(3)])
     assert values(vendi_section(rows, "set", 0)) == pytest.approx(
-        {"vendi": 4, "vendi_centres": 4, "vendi_within": 1})
-    mixed = labelled(np.eye(4)[[0, 1, 2, 2, 3, 3]], "aabbcc")
+        {"vendi": 4, "vendi_centers": 4, "vendi_within": 1})
+    mixed = labeled(np.eye(4)[[0, 1, 2, 2, 3, 3]], "aabbcc")
     section = vendi_section(mixed, "set", 0)
     assert values(section)["vendi_within"] == pytest.approx((2 + 1 + 1) / 3)
     assert section.lists["diversity.least_varied"][0].identities == ["b"]
@@ -103,7 +103,7 @@ def test_repeated_pictures_are_found_within_and_between_identities():
     assert [f.exact for f in sampled.figures] == [True, False] and sampled.figures[1].n == 50
 
 
-def test_pictures_of_one_colour_are_like_nothing():
+def test_pictures_of_one_color_are_like_nothing():
     flat = np.full((3, 16, 16), 7, dtype=np.uint8)
     section = duplicates_section(flat, ["a/0", "a/1", "b/0"], np.array([0, 0, 1]), ["a", "b"], "set", 10**9, 0)
     assert set(values(section).values()) == {0}
@@ -128,7 +128,7 @@ def test_brightness_and_contrast():
         (lambda p: np.asarray(Image.fromarray(p[3:103, 8:108, :][:, ::-1]).resize((112, 112))), "mirrored, cropped"),
     ],
 )
-def test_copies_are_recognised_by_their_pixels(change, says):
+def test_copies_are_recognized_by_their_pixels(change, says):
     original = picture(5)
     for pair in ((change(original), original), (original, change(original))):
         value, what = likeness(*pair)

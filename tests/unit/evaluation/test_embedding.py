@@ -105,8 +105,8 @@ def test_other_sizes():
     with pytest.raises(UnreadableImage, match="24 x 8 pixels are not square"):
         load_face(encode_png(wide), SIZE, "refuse")
     torch.testing.assert_close(load_face(encode_png(wide), SIZE, "square"), to_pixels(faces(1)[0]))
-    grey = np.full((20, 20, 3), 200, dtype=np.uint8)
-    torch.testing.assert_close(load_face(encode_png(grey), SIZE, "square"), torch.full((3, 8, 8), 200 / 127.5 - 1))
+    gray = np.full((20, 20, 3), 200, dtype=np.uint8)
+    torch.testing.assert_close(load_face(encode_png(gray), SIZE, "square"), torch.full((3, 8, 8), 200 / 127.5 - 1))
     assert load_face(encode_png(big), SIZE, "square").shape == (3, SIZE, SIZE)
     images = [encode_png(wide), encode_png(big), b"", encode_png(wide)]
     found = list(embed_batches(Linear(), lambda index: images[index], fixed_batches(4, 2), options(fit="square")))
@@ -163,7 +163,7 @@ def test_benchmark_from_images_to_row():
 
 
 def test_fp32_means_fp32():
-    class Watching(MeanColour):
+    class Watching(MeanColor):
         def forward(self, pixels):
             self.settings = (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic)
             return super().forward(pixels)
@@ -173,7 +173,7 @@ def test_fp32_means_fp32():
     assert network.settings == (False, True) and torch.backends.cudnn.allow_tf32 == before
 
 
-class MeanColour(nn.Module):
+class MeanColor(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return pixels.mean((2, 3))
 
@@ -182,7 +182,7 @@ def test_unusable_images_and_networks_end_a_benchmark():
     with pytest.raises(UserError, match="noisy: 1 of the first 4 images cannot be used, photo 3: not an image in a"):
         pair_distances(Linear(), face_pairs(broken=3), options())
     with pytest.raises(UserError, match="photo 0: 8 x 8 pixels, 9 x 9 were expected"):
-        pair_distances(MeanColour(), face_pairs(), options(size=9))
+        pair_distances(MeanColor(), face_pairs(), options(size=9))
     network = Linear()
     network.weights[0, 0] = float("nan")
     with pytest.raises(UserError, match="noisy: 24 of 24 pair distances are not finite"):

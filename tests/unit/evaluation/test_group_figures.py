@@ -10,7 +10,7 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.figures import mean_over_identities
 from facesyn_cli.evaluation.group_figures import group_section, read_groups
 from facesyn_cli.evaluation.identity_quality import mean_genuine
-from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.score_counts import count_scores, error_rates
 
 
@@ -47,10 +47,10 @@ def test_missing_and_binary_tables(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def two_kinds() -> LabelledEmbeddings:
+def two_kinds() -> LabeledEmbeddings:
     """60 people that a judge knows well (p) and 40 that it does not (q)."""
     well, badly = people(60, 5, spread=0.4, seed=0), people(40, 5, spread=1.5, seed=1, prefix="q")
-    return LabelledEmbeddings.of(
+    return LabeledEmbeddings.of(
         well.keys + badly.keys, [key.split("/")[0] for key in well.keys + badly.keys],
         np.concatenate([well.vectors, badly.vectors]),
     )

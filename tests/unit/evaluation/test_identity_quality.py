@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_embeddings import angle, labelled, people
+from made_embeddings import angle, labeled, people
 
 from facesyn_cli.contexts.unique import Unique
-from facesyn_cli.evaluation.identity_quality import centre_section, loo_cosines, mean_genuine, score_section
+from facesyn_cli.evaluation.identity_quality import center_section, loo_cosines, mean_genuine, score_section
 from facesyn_cli.evaluation.score_counts import count_scores
 
 
 def figures(rows, r: float = 0.5) -> dict[str, float]:
     keep = {radius: Unique(radius).select for radius in (r, 0.40)}
-    return {figure.id: figure.value for figure in centre_section(rows, "set", r, keep).figures}
+    return {figure.id: figure.value for figure in center_section(rows, "set", r, keep).figures}
 
 
 def test_unique_and_separate_people():
-    # centres at 0, 50, 100, 150, 230 degrees; cos 50 = 0.643, cos 80 = 0.17
-    found = figures(labelled(angle(0, 50, 100, 150, 230), "abcde"))
+    # centers at 0, 50, 100, 150, 230 degrees; cos 50 = 0.643, cos 80 = 0.17
+    found = figures(labeled(angle(0, 50, 100, 150, 230), "abcde"))
     assert found["identity.unique_share"] == 3 / 5   # 0; 50 is too near; 100; 150 too near to 100; 230
     assert found["identity.unique_040"] == 3 / 5
     assert found["identity.separate_040"] == 1 / 5   # only 230, 80 degrees from its nearest
 
 
 def test_the_order_of_identities_decides_who_stays():
-    in_order, turned = (figures(labelled(angle(*a), "abc")) for a in ((0, 50, 100), (50, 0, 100)))
+    in_order, turned = (figures(labeled(angle(*a), "abc")) for a in ((0, 50, 100), (50, 0, 100)))
     assert in_order["identity.unique_share"] == 2 / 3 and turned["identity.unique_share"] == 1 / 3
 
 
 def test_consistent_images():
-    # centre of -30, 0, 30 is 0; with r = 0.9 (25.8 degrees) one of three images matches it
-    rows = labelled(np.concatenate([angle(-30, 0, 30), angle(180, 180)]), "aaabb")
+    # center of -30, 0, 30 is 0; with r = 0.9 (25.8 degrees) one of three images matches it
+    rows = labeled(np.concatenate([angle(-30, 0, 30), angle(180, 180)]), "aaabb")
     found = figures(rows, r=0.9)
     assert found["identity.consistent_share"] == pytest.approx((1 / 3 + 1) / 2)  # identities count, not images
     assert figures(rows, r=0.8)["identity.consistent_share"] == 1
@@ -44,17 +44,17 @@ def test_consistent_images_of_chance_are_called_so():
     """Unrelated images lie at 1 / sqrt(n) from their own mean, above r = 0.3 up to n = 11."""
     keep = {radius: Unique(radius).select for radius in (0.3, 0.40)}
     few, many = (people(30, n, spread=100.0, size=512) for n in (10, 12))
-    section = centre_section(few, "set", 0.3, keep)
+    section = center_section(few, "set", 0.3, keep)
     assert section.value("identity.consistent_share") > 0.5 and abs(section.value("identity.consistency")) < 0.01
     assert any("1 / sqrt(n)" in note and "0.32" in note for note in section.notes)
-    assert not centre_section(many, "set", 0.3, keep).notes
+    assert not center_section(many, "set", 0.3, keep).notes
 
 
-def test_separability_is_the_mean_distance_of_centres():
-    found = figures(labelled(angle(0, 90, 180), "abc"))
+def test_separability_is_the_mean_distance_of_centers():
+    found = figures(labeled(angle(0, 90, 180), "abc"))
     assert found["identity.separability"] == pytest.approx((1 + 2 + 1 + 1 + 1 + 2) / 6)
     rows = people(8, 3)
-    cosines = rows.centres.astype(np.float64) @ rows.centres.T
+    cosines = rows.centers.astype(np.float64) @ rows.centers.T
     expected = np.mean(1 - cosines[~np.eye(8, dtype=bool)])
     assert figures(rows)["identity.separability"] == pytest.approx(expected, abs=1e-6)
 
@@ -66,19 +66,19 @@ def test_cosine_to_the_others_of_an_identity():
         others = rows.vectors[(rows.owner == owner) & (np.arange(len(rows.owner)) != row)].sum(0)
         expected.append(rows.vectors[row] @ others / np.linalg.norm(others))
     np.testing.assert_allclose(loo_cosines(rows), expected, atol=1e-5)
-    assert np.isnan(loo_cosines(labelled(angle(0, 10, 90), "aab"))[2])
+    assert np.isnan(loo_cosines(labeled(angle(0, 10, 90), "aab"))[2])
 
 
 def test_best_and_worst_images():
-    rows = labelled(np.concatenate([angle(0, 1, 2, 40), angle(180, 180, 181)]), "aaaabbb")
-    section = centre_section(rows, "set", 0.3, {0.3: Unique(0.3).select, 0.4: Unique(0.4).select})
+    rows = labeled(np.concatenate([angle(0, 1, 2, 40), angle(180, 180, 181)]), "aaaabbb")
+    section = center_section(rows, "set", 0.3, {0.3: Unique(0.3).select, 0.4: Unique(0.4).select})
     worst = section.lists["identity.worst"][0]
     assert worst.images == [("set", "a/3")] and worst.score == pytest.approx(np.cos(np.deg2rad(39)), abs=1e-6)
     assert [row.identities for row in section.lists["identity.best"]] == [["b"], ["a"]]
 
 
 def test_curve_of_unique_people():
-    section = centre_section(labelled(angle(0, 10, 90, 95), "abcd"), "set", 0.5,
+    section = center_section(labeled(angle(0, 10, 90, 95), "abcd"), "set", 0.5,
                              {0.5: Unique(0.5).select, 0.4: Unique(0.4).select})
     n, share = section.curves[0].series["r = 0.5"]
     np.testing.assert_allclose(dict(zip(n, share, strict=True))[4], 0.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_recogniser import write_faces
+from tiny_recognizer import write_faces
 
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.data.pixels import decode_image, encode_png

@@ -6,11 +6,11 @@ import io
 
 import numpy as np
 import pytest
-from made_embeddings import labelled, people, picture, unit
+from made_embeddings import labeled, people, picture, unit
 from PIL import Image
 
 from facesyn_cli.evaluation import leakage
-from facesyn_cli.evaluation.labelled import LabelledEmbeddings
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.leakage import REFERENCE, FaceSet, privacy_section
 from facesyn_cli.evaluation.score_counts import count_scores
 from facesyn_cli.evaluation.thumbnails import thumbnail
@@ -41,7 +41,7 @@ def _compare_few(monkeypatch: pytest.MonkeyPatch) -> None:
 class Faces:
     """A set of made-up people with a picture each row; some rows may be copies of another set's."""
 
-    def __init__(self, name: str, rows: LabelledEmbeddings, first_picture: int) -> None:
+    def __init__(self, name: str, rows: LabeledEmbeddings, first_picture: int) -> None:
         self.name, self.rows = name, rows
         self.pictures = {key: picture(first_picture + k) for k, key in enumerate(rows.keys)}
 
@@ -118,16 +118,16 @@ def test_the_same_person_without_a_copy_is_pointed_out(own, training):
 
 def test_a_set_near_its_training_people_is_a_warning(own, training):
     owner = training.rows.owner[np.arange(len(own.rows.keys)) % len(training.rows.keys)]
-    near = unit(own.rows.vectors + 0.5 * training.rows.centres[owner]).astype(np.float32)
-    close = Faces("set", LabelledEmbeddings(own.rows.keys, own.rows.identities, near, own.rows.starts), 0)
+    near = unit(own.rows.vectors + 0.5 * training.rows.centers[owner]).astype(np.float32)
+    close = Faces("set", LabeledEmbeddings(own.rows.keys, own.rows.identities, near, own.rows.starts), 0)
     section = report(close, training)
     assert section.verdict["level"] == "warning" and "nearer to the training people" in section.verdict["text"]
 
 
 def test_figures_by_hand():
     vectors = np.eye(8)
-    real = labelled(vectors[[0, 0, 1, 1, 2, 2]], "aabbcc")
-    ours = labelled(np.stack([vectors[0] + vectors[5], vectors[6], vectors[7]]), "xxy")
+    real = labeled(vectors[[0, 0, 1, 1, 2, 2]], "aabbcc")
+    ours = labeled(np.stack([vectors[0] + vectors[5], vectors[6], vectors[7]]), "xxy")
     pictures = {(name, key): picture(k) for k, (name, key) in enumerate(
         [("set", key) for key in ours.keys] + [(REFERENCE, key) for key in real.keys])}
 
@@ -138,10 +138,10 @@ def test_figures_by_hand():
                               lambda *place: pictures[place], ALL, 0)
     assert section.value("privacy.image_max") == pytest.approx(np.sqrt(0.5))
     assert section.value("privacy.image_above_030") == pytest.approx(1 / 3)
-    assert section.value("privacy.centre_max") == pytest.approx(0.5)   # the centre of 45 degrees off and orthogonal
-    assert section.value("privacy.image-to-centre_max") == pytest.approx(np.sqrt(0.5))
-    assert section.value("privacy.centre-to-image_max") == pytest.approx(0.5)
-    assert section.value("privacy.real-to-centre_max") == section.value("privacy.real-centre_max") == 0
+    assert section.value("privacy.center_max") == pytest.approx(0.5)   # the center of 45 degrees off and orthogonal
+    assert section.value("privacy.image-to-center_max") == pytest.approx(np.sqrt(0.5))
+    assert section.value("privacy.center-to-image_max") == pytest.approx(0.5)
+    assert section.value("privacy.real-to-center_max") == section.value("privacy.real-center_max") == 0
     assert section.value("privacy.real_max") == 0, "strangers only: no one is compared with himself"
     assert section.value("privacy.image_above_fmr1e-4") is None and section.verdict["level"] == "note"
     swapped = privacy_section(
@@ -151,20 +151,20 @@ def test_figures_by_hand():
 
 
 def test_nearest_images_and_nearest_identities_are_told_apart():
-    """A centre lies between two photos of a person; what is near it need not be near either of them."""
+    """A center lies between two photos of a person; what is near it need not be near either of them."""
     axes = np.eye(6)
-    real = labelled(axes[[0, 1, 2, 3]], "aabb")
-    ours = labelled(np.stack([axes[0] + axes[1], axes[0], axes[4], axes[5]]), "xyzz")
+    real = labeled(axes[[0, 1, 2, 3]], "aabb")
+    ours = labeled(np.stack([axes[0] + axes[1], axes[0], axes[4], axes[5]]), "xyzz")
     blank = [np.zeros((4, 16, 16), np.uint8)] * 2
     section = privacy_section(FaceSet("set", ours, blank[0]), FaceSet(REFERENCE, real, blank[1]),
                               count_scores(real, ALL, 0), lambda *_: None, ALL, 0)
     half = np.sqrt(0.5)
     assert section.value("privacy.image_max") == pytest.approx(1)              # axes[0], the photo itself
     assert section.value("privacy.image_above_040") == 0.5
-    assert section.value("privacy.image-to-centre_max") == pytest.approx(1)    # between the two photos of a
-    assert section.value("privacy.image-to-centre_p50") == pytest.approx(half / 2)
-    assert section.value("privacy.centre-to-image_max") == pytest.approx(1)
-    assert section.value("privacy.centre_p50") == pytest.approx(half)
+    assert section.value("privacy.image-to-center_max") == pytest.approx(1)    # between the two photos of a
+    assert section.value("privacy.image-to-center_p50") == pytest.approx(half / 2)
+    assert section.value("privacy.center-to-image_max") == pytest.approx(1)
+    assert section.value("privacy.center_p50") == pytest.approx(half)
 
 
 def test_a_sample_says_so(own, training):

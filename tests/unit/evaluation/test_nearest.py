@@ -1,4 +1,4 @@
-"""Nearest neighbours in blocks: the same as one big product."""
+"""Nearest neighbors in blocks: the same as one big product."""
 
 from __future__ import annotations
 

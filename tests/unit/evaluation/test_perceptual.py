@@ -68,7 +68,7 @@ def test_every_pair_of_an_identity_counts():
 def test_copies_are_at_zero_and_other_people_are_not():
     found = values(perceptual_section(people(20, 4), "set", None, space(copies)))
     assert found["perceptual"].value == 0 and found["perceptual_between"].value > 0.1
-    assert found["perceptual_between"].n == 20 - 3  # neighbours in each of three batches of 8 identities
+    assert found["perceptual_between"].n == 20 - 3  # neighbors in each of three batches of 8 identities
 
 
 def test_weights_count():

@@ -6,7 +6,7 @@ from math import erf, sqrt
 
 import numpy as np
 import pytest
-from made_embeddings import angle, labelled, people
+from made_embeddings import angle, labeled, people
 from tolerance import rounding
 
 from facesyn_cli.evaluation import score_counts
@@ -62,7 +62,7 @@ def test_identities_of_any_size_and_order():
 
 
 def test_two_orthogonal_people():
-    found = count_scores(labelled(angle(0, 0, 90, 90), "aabb"), ALL, seed=0)
+    found = count_scores(labeled(angle(0, 0, 90, 90), "aabb"), ALL, seed=0)
     assert found.moments == pytest.approx((1, 0, 0, 0), abs=1e-7)
     assert equal_error_rate(found.genuine, found.impostor)[0] == 0
     assert found.genuine[-1] == 2 and found.impostor[10_000] == 4

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from facesyn_cli.evaluation import set_distance
-from facesyn_cli.evaluation.set_distance import frechet_distance, kernel_distance, neighbourhoods, recall_of_each
+from facesyn_cli.evaluation.set_distance import frechet_distance, kernel_distance, neighborhoods, recall_of_each
 
 
 def whitened(n: int, size: int, seed: int) -> np.ndarray:
@@ -71,12 +71,12 @@ def by_hand(real: np.ndarray, generated: np.ndarray, k: int) -> dict[str, float]
             "coverage": inside.any(1).mean()}
 
 
-def test_neighbourhoods_by_hand(monkeypatch):
+def test_neighborhoods_by_hand(monkeypatch):
     generator = np.random.default_rng(1)
     real, generated = generator.normal(size=(30, 3)), generator.normal(size=(25, 3)) * 0.7 + 0.4
     expected = by_hand(real, generated, 3)
     monkeypatch.setattr(set_distance, "_BLOCK", 7)
-    assert neighbourhoods(real, generated, 3) == pytest.approx(expected)
+    assert neighborhoods(real, generated, 3) == pytest.approx(expected)
     assert 0 < expected["precision"] < 1 and 0 < expected["recall"] < 1
 
 
@@ -85,7 +85,7 @@ def test_swapped_arguments_are_noticed():
     generator = np.random.default_rng(0)
     real = generator.uniform(-1, 1, size=(600, 2))
     generated = generator.uniform(0.4, 0.6, size=(600, 2))
-    right, swapped = neighbourhoods(real, generated, 3), neighbourhoods(generated, real, 3)
+    right, swapped = neighborhoods(real, generated, 3), neighborhoods(generated, real, 3)
     assert right["precision"] > 0.9 and right["recall"] < 0.1 and right["coverage"] < 0.2
     assert swapped["precision"] < 0.1 and swapped["recall"] > 0.9
 
@@ -96,4 +96,4 @@ def test_recall_of_each_part():
     wide, narrow = generator.normal(size=(40, 2)), generator.normal(size=(40, 2)) * 0.01
     found = recall_of_each(real, [wide, narrow], 3)
     assert found[0] > 0.8 and found[1] < 0.05
-    assert found[0] == pytest.approx(neighbourhoods(real, wide, 3)["recall"])
+    assert found[0] == pytest.approx(neighborhoods(real, wide, 3)["recall"])

@@ -1,4 +1,4 @@
-"""Distances of labelled sets: what they are given, the floor, and their errors."""
+"""Distances of labeled sets: what they are given, the floor, and their errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from made_embeddings import people
 
 from facesyn_cli.evaluation import set_quality
-from facesyn_cli.evaluation.set_distance import frechet_distance, kernel_distance, neighbourhoods, recall_of_each
+from facesyn_cli.evaluation.set_distance import frechet_distance, kernel_distance, neighborhoods, recall_of_each
 from facesyn_cli.evaluation.set_quality import features_section, quality_section
 
 
@@ -46,11 +46,11 @@ def test_more_people_of_the_same_kind_are_as_near_as_the_floor():
     assert near["density"].value == pytest.approx(1, abs=0.3)
 
 
-def test_one_image_of_each_person_makes_neighbours():
-    """With several images of one person the nearest neighbours would be that person, and nobody new would count."""
+def test_one_image_of_each_person_makes_neighbors():
+    """With several images of one person the nearest neighbors would be that person, and nobody new would count."""
     rows, reference = people(60, 10, spread=0.05, seed=0, size=4), people(60, 10, spread=0.05, seed=1, size=4)
     assert figures(rows, reference)["precision"].value > 0.7
-    assert neighbourhoods(reference.vectors, rows.vectors, 3)["precision"] < 0.3
+    assert neighborhoods(reference.vectors, rows.vectors, 3)["precision"] < 0.3
     assert figures(rows, reference)["precision"].n == 60
 
 
@@ -82,7 +82,7 @@ def of_network(rows, reference, is_whole=True, is_reference_whole=True) -> tuple
     return {figure.id.split(".")[1]: figure for figure in section.figures}, section.notes
 
 
-def test_features_of_a_network_are_taken_as_they_are_and_all_images_make_neighbourhoods():
+def test_features_of_a_network_are_taken_as_they_are_and_all_images_make_neighborhoods():
     rows, reference = (people(20, 6, seed=seed, size=8) for seed in (0, 1))
     rows.vectors[:] *= 7
     reference.vectors[:] *= 5
@@ -90,7 +90,7 @@ def test_features_of_a_network_are_taken_as_they_are_and_all_images_make_neighbo
     assert found["frechet"].value == pytest.approx(frechet_distance(reference.vectors, rows.vectors))
     assert found["kernel"].value == pytest.approx(kernel_distance(reference.vectors, rows.vectors, 0)[0])
     for name, k in (("precision", 3), ("recall", 3), ("density", 5), ("coverage", 5)):
-        assert found[name].value == pytest.approx(neighbourhoods(reference.vectors, rows.vectors, k)[name])
+        assert found[name].value == pytest.approx(neighborhoods(reference.vectors, rows.vectors, k)[name])
         assert found[name].n == 120 and found[name].exact
     assert any("come out higher" in note for note in notes)
 

@@ -12,7 +12,7 @@ from made_embeddings import people, picture
 from facesyn_cli.contexts.unique import Unique
 from facesyn_cli.evaluation.leakage import REFERENCE, FaceSet
 from facesyn_cli.evaluation.score_counts import count_scores
-from facesyn_cli.evaluation.set_report import SECTIONS, Analysis, analyse, compare
+from facesyn_cli.evaluation.set_report import SECTIONS, Analysis, analyze, compare
 from facesyn_cli.evaluation.thumbnails import thumbnail
 from facesyn_cli.report.definitions import define
 
@@ -26,7 +26,7 @@ def sections() -> dict:
     own, training = faces("set", people(40, 5), 0), faces(REFERENCE, people(100, 4, seed=1, prefix="r"), 5000)
     groups = ("identity", {"half": {f"p{i}": "first" if i < 20 else "second" for i in range(40)}})
     how = Analysis(0.3, 10**9, 0, lambda r: Unique(r).select, lambda name, key: None, groups)
-    return analyse(own, training, count_scores(training.rows, 10**9, 0), how)
+    return analyze(own, training, count_scores(training.rows, 10**9, 0), how)
 
 
 def items(sections) -> list[dict]:
@@ -71,7 +71,7 @@ def test_groups_have_the_figures_of_the_whole_set(sections):
 
 def test_without_a_reference_the_notes_say_what_is_missing():
     how = Analysis(0.3, 10**9, 0, lambda r: Unique(r).select, lambda name, key: None)
-    found = analyse(faces("set", people(20, 3), 0), None, None, how)
+    found = analyze(faces("set", people(20, 3), 0), None, None, how)
     for name in ("quality", "privacy", "fairness"):
         assert not found[name].figures and found[name].notes
     assert found["identity"].figures and found["diversity"].value("diversity.vendi") > 1

@@ -100,8 +100,8 @@ def test_figures_are_those_of_the_definition() -> None:
     random = np.random.RandomState(2)
     protocol = made(random)
     vectors = random.normal(size=(160, 12)) * random.uniform(0.5, 20, (160, 1))  # lengths must not matter
-    centres = random.normal(size=(10, 12)) * 2
-    vectors[protocol.row_image] += centres[protocol.row_template % 10] * np.linalg.norm(
+    centers = random.normal(size=(10, 12)) * 2
+    vectors[protocol.row_image] += centers[protocol.row_template % 10] * np.linalg.norm(
         vectors[protocol.row_image], axis=1, keepdims=True) / 4
     row, scores = protocol.judge(vectors)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -57,7 +57,7 @@ def test_tiny_is_cheap():
 
 
 @pytest.mark.parametrize("name", ["ir-tiny", "iresnet-18"])
-def test_every_parameter_learns_and_embeddings_are_not_normalised(name):
+def test_every_parameter_learns_and_embeddings_are_not_normalized(name):
     module = _build(name)
     embeddings = module.train()(golden_uniform(1, (2, 3, 112, 112)))
     embeddings.square().sum(1).log().sum().backward()

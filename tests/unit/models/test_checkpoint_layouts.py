@@ -10,7 +10,7 @@ import torch
 from fill import fill_state, golden_uniform, skeleton
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.recognise import recognise
+from facesyn_cli.models.convert.detect_architecture import detect
 from facesyn_cli.models.inspection import inspect
 from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.plugins import registry
@@ -48,7 +48,7 @@ def _wrapped(module: torch.nn.Module, prefix: str) -> dict[str, torch.Tensor]:
 )
 def test_settings_follow_from_names_and_shapes(kind, settings):
     state = skeleton(kind, **settings).state_dict()
-    found = recognise(state, "file")
+    found = detect(state, "file")
     assert registry.configure(kind, {"name": found.name, **found.settings}) == registry.configure(kind, settings)
     assert set(found.tensors) == set(state)
 

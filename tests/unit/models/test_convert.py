@@ -12,7 +12,7 @@ from fill import load_golden, load_keys, skeleton
 from facesyn_cli.artifacts.ldm import LdmSettings
 from facesyn_cli.diffusion.schedule import NoiseSchedule, build_schedule, describe_betas, ldm_schedule
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.recognise import recognise
+from facesyn_cli.models.convert.detect_architecture import detect
 from facesyn_cli.plugins import registry
 from facesyn_cli.training.ldm_export import schedule_buffers
 
@@ -45,8 +45,8 @@ def _of_plugin(kind: str, settings: dict) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_files_are_recognised_with_their_settings(name):
-    found = recognise(_published(name), "file")
+def test_published_files_are_recognized_with_their_settings(name):
+    found = detect(_published(name), "file")
     kind, plugin = PUBLISHED[name]
     assert (found.kind, found.name, set(found.tensors)) == (kind, plugin, set(load_keys(name)))
     default = registry.configure(kind, {"name": plugin})
@@ -66,7 +66,7 @@ def test_denoisers_under_every_prefix(prefix, with_schedule):
     tensors = _published("ldm_unet_ca", prefix)
     if with_schedule:
         tensors |= _schedule(prefix.removesuffix("eps_model."))
-    found = recognise(tensors, "file")
+    found = detect(tensors, "file")
     assert set(found.tensors) == set(load_keys("ldm_unet_ca"))
     linear = {"num_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
     assert found.schedule == (linear if with_schedule else {})
@@ -74,7 +74,7 @@ def test_denoisers_under_every_prefix(prefix, with_schedule):
 
 @pytest.mark.parametrize("name", ["ir50", "elastic_iresnet50"])
 def test_backbones_of_a_data_parallel_wrapper(name):
-    found = recognise(_published(name, "module."), "file")
+    found = detect(_published(name, "module."), "file")
     assert (found.name, set(found.tensors)) == (PUBLISHED[name][1], set(load_keys(name)))
 
 
@@ -82,11 +82,11 @@ def test_prefixes_are_taken_off_at_the_start_only():
     tensors = _published("ldm_unet_ca", "eps_model.")
     tensors["eps_model.down.eps_model.0"] = torch.zeros(1)
     with pytest.raises(UserError, match=r"1 unexpected \(down\.eps_model\.0\)"):
-        recognise(tensors, "file")
+        detect(tensors, "file")
     mixed = _published("ldm_unet_ca")
     mixed["eps_model.final.bias"] = mixed.pop("final.bias")
     with pytest.raises(UserError, match=r"1 missing \(final\.bias\); 1 unexpected \(eps_model\.final\.bias\)"):
-        recognise(mixed, "file")
+        detect(mixed, "file")
 
 
 def test_whole_autoencoders():
@@ -96,11 +96,11 @@ def test_whole_autoencoders():
            "model_ema.decay": torch.zeros(1), "cond_stage_model.y": torch.zeros(1)}
     inside = {f"first_stage_model.{key}": value for key, value in (whole | loss).items()} | ldm
     for tensors in (whole, whole | loss, inside):
-        found = recognise(tensors, "file")
+        found = detect(tensors, "file")
         assert (found.settings["part"], set(found.tensors)) == ("both", set(whole))
         assert found.title == "a vq-f4 autoencoder"
     with pytest.raises(UserError, match=r"1 unexpected \(other\.z\)"):
-        recognise({**inside, "other.z": torch.zeros(1)}, "file")
+        detect({**inside, "other.z": torch.zeros(1)}, "file")
 
 
 @pytest.mark.parametrize(
@@ -122,13 +122,13 @@ def test_whole_autoencoders():
     ],
 )
 def test_settings_follow_from_shapes(kind, settings):
-    found = recognise(_of_plugin(kind, settings), "file")
+    found = detect(_of_plugin(kind, settings), "file")
     assert registry.configure(kind, {"name": found.name, **found.settings}) == registry.configure(kind, settings)
 
 
 def test_batch_counters_may_be_absent_altogether():
     tensors = {key: value for key, value in _published("ir18").items() if not key.endswith("num_batches_tracked")}
-    found = recognise(tensors, "file")
+    found = detect(tensors, "file")
     assert set(found.tensors) == set(load_keys("ir18"))
     counters = {value.dtype for key, value in found.tensors.items() if key.endswith("num_batches_tracked")}
     assert counters == {torch.int64}
@@ -137,7 +137,7 @@ def test_batch_counters_may_be_absent_altogether():
 def test_a_schedule_is_checked_and_read():
     bare = _published("ldm_unet_ca", "eps_model.")
     half = build_schedule("linear", 500)  # of betas from 2e-4 to 0.04, as published for 500 steps
-    found = recognise(bare | {"betas": half.betas}, "file").schedule
+    found = detect(bare | {"betas": half.betas}, "file").schedule
     assert found == {"num_timesteps": 500, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
     assert torch.allclose(_schedule_of(found).betas, half.betas, rtol=1e-4)  # six digits of each end are kept
     for name in load_golden("schedule"):
@@ -145,13 +145,13 @@ def test_a_schedule_is_checked_and_read():
         wrong[name] = wrong[name] * 1.01
         if name != "betas":
             with pytest.raises(UserError, match=f"file: schedule buffer {name} does not follow from the betas"):
-                recognise(bare | wrong, "file")
+                detect(bare | wrong, "file")
     with pytest.raises(UserError, match="shape"):
-        recognise(bare | {"betas": torch.zeros(2, 2)}, "file")
+        detect(bare | {"betas": torch.zeros(2, 2)}, "file")
     with pytest.raises(UserError, match="betas is no noise schedule"):
-        recognise(bare | {"betas": torch.tensor([0.1, float("nan"), 0.3])}, "file")
+        detect(bare | {"betas": torch.tensor([0.1, float("nan"), 0.3])}, "file")
     with pytest.raises(UserError, match="alphas without betas or alpha_bars"):
-        recognise(bare | {"alphas": torch.full((4,), 0.9)}, "file")
+        detect(bare | {"alphas": torch.full((4,), 0.9)}, "file")
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -161,14 +161,14 @@ def test_a_schedule_that_is_not_linear_is_taken_as_it_is(prefix):
     for name, betas in (("cosine", build_schedule("cosine").betas), ("1000 betas from 1.1e-05 to 0.02701", warped)):
         made = build_schedule(betas.tolist())
         buffers = {prefix + key: value for key, value in schedule_buffers(made).items()}
-        found = recognise(_published("ldm_unet_ca", f"{prefix}eps_model.") | buffers, "file")
+        found = detect(_published("ldm_unet_ca", f"{prefix}eps_model.") | buffers, "file")
         assert found.left_out == ()
         settings = LdmSettings.published({"name": "idiff-unet"}).model_copy(update=found.schedule)
         settings = LdmSettings.from_json(json.loads(settings.model_dump_json()), "config.json")
         assert torch.equal(ldm_schedule(settings).betas, betas)
         assert torch.equal(ldm_schedule(settings).alpha_bars, made.alpha_bars)
         assert describe_betas(settings.beta_schedule) == name
-        only_bars = recognise(_published("ldm_unet_ca") | {"alpha_bars": made.alpha_bars.double()}, "file").schedule
+        only_bars = detect(_published("ldm_unet_ca") | {"alpha_bars": made.alpha_bars.double()}, "file").schedule
         # alpha_bars are exponentials of sums of logarithms in float32, whose rounding grows with the sum
         tolerance = 2**-24 * (4 + 2 * abs(made.alpha_bars[-1].log().item()))
         assert torch.allclose(_schedule_of(only_bars).betas, betas, rtol=0, atol=tolerance)
@@ -219,5 +219,5 @@ def _without(name: str, *keys: str) -> dict[str, torch.Tensor]:
 )
 def test_wrong_files_say_what_they_look_like(tensors, message):
     with pytest.raises(UserError, match=re.escape(message)) as error:
-        recognise(tensors, "file")
+        detect(tensors, "file")
     assert "\n" not in str(error.value)

@@ -10,7 +10,7 @@ import torch
 from face_projection import write_projection
 from torch import nn
 
-from facesyn_cli.artifacts.starter import packaged_folder
+from facesyn_cli.artifacts.starter_files import packaged_folder
 from facesyn_cli.models.face_check import MIN_GAP, _faces, face_cosines, warn_of_strange
 from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.plugins import registry

@@ -210,12 +210,12 @@ def test_settings_without_meaning_are_refused(name, settings):
 
 
 def _head(name: str, **settings):
-    """A head in float64 over two classes whose centres are the axes of the plane."""
+    """A head in float64 over two classes whose centers are the axes of the plane."""
     head = registry.build("head", registry.configure("head", {"name": name, **settings})).with_classes(2, 2).double()
     head.kernel.data = torch.eye(2, dtype=torch.float64)
     return head
 
 
 def _on_circle(norm: float) -> torch.Tensor:
-    """Embeddings of that norm whose angles to the first centre are `ANGLES`."""
+    """Embeddings of that norm whose angles to the first center are `ANGLES`."""
     return norm * torch.stack([ANGLES.cos(), ANGLES.sin()], 1)

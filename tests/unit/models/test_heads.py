@@ -13,7 +13,7 @@ from facesyn_cli.models.heads.arcface import ArcFace
 from facesyn_cli.models.heads.cosface import CosFace
 from facesyn_cli.models.heads.curricularface import CurricularFace
 from facesyn_cli.plugins import registry
-from facesyn_cli.plugins.table import BUILTIN
+from facesyn_cli.plugins.builtin import BUILTIN
 
 NAMES = tuple(BUILTIN["head"])
 
@@ -72,7 +72,7 @@ def test_target_gradient_is_the_true_one():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_agree_with_finite_differences(name):
-    """Of loss and extra loss, for embeddings and class centres; embeddings move on a sphere of norm 13.
+    """Of loss and extra loss, for embeddings and class centers; embeddings move on a sphere of norm 13.
 
     AdaFace takes the norm without gradient, so that a difference quotient across norms would not see the same.
     """

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_recogniser import write_recogniser
+from tiny_recognizer import write_recognizer
 
 from facesyn_cli.artifacts import weights
 from facesyn_cli.artifacts.vector_files import read_vector_file
@@ -21,7 +21,7 @@ from facesyn_cli.artifacts.weights import read_tensors, write_tensors
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.inspection import inspect
 from facesyn_cli.models.loading import load_autoencoder, load_backbone, load_denoiser
-from facesyn_cli.models.skeleton import build_skeleton
+from facesyn_cli.models.meta_networks import build_on_meta
 from facesyn_cli.plugins import registry
 
 SECONDS = 20  # on a loaded machine; a network of 10^5 blocks takes minutes to build
@@ -52,7 +52,7 @@ def refused(read: Callable[[], Any]) -> str:
     ({"embedding_size": True}, "does not fit|embedding_size"), ({"": 1}, "Extra inputs"),
 ])
 def test_config_of_a_network_larger_than_its_file(tmp_path: Path, change: dict[str, Any], says: str) -> None:
-    folder = write_recogniser(tmp_path / "net")
+    folder = write_recognizer(tmp_path / "net")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({"backbone": {**config["backbone"], **change}}))
     with pytest.raises(UserError, match=says):
@@ -67,7 +67,7 @@ def test_config_of_a_network_larger_than_its_file(tmp_path: Path, change: dict[s
     {"kind": "autoencoder", "autoencoder": {"name": "vq-f4", "multipliers": [1] * 10_000}},
 ], ids=str)
 def test_config_of_something_else(tmp_path: Path, config: Any) -> None:
-    folder = write_recogniser(tmp_path / "net")
+    folder = write_recognizer(tmp_path / "net")
     (folder / "config.json").write_text(json.dumps(config))
     for load in (load_backbone, load_denoiser, load_autoencoder):
         refused(lambda load=load: load(folder))
@@ -75,7 +75,7 @@ def test_config_of_something_else(tmp_path: Path, config: Any) -> None:
 
 def test_names_that_promise_many_blocks(tmp_path: Path) -> None:
     """Settings of published files are read off the names of their tensors."""
-    tensors = read_tensors(write_recogniser(tmp_path / "net") / "model.safetensors")
+    tensors = read_tensors(write_recognizer(tmp_path / "net") / "model.safetensors")
     name = next(key for key in tensors if ".0." in key)
     path = tmp_path / "net.safetensors"
     write_tensors(path, {**tensors, name.replace(".0.", ".99999999."): tensors[name]})
@@ -89,8 +89,8 @@ def test_names_that_promise_many_blocks(tmp_path: Path) -> None:
 def test_skeleton_stops_at_the_size_of_the_file() -> None:
     cfg = registry.configure("backbone", {"name": "ir-tiny", "widths": [4, 8], "blocks": [1000, 1]})
     with pytest.raises(UserError, match="more parameters than its 50 tensors"):
-        build_skeleton("backbone", cfg, 50)
-    assert sum(1 for _ in build_skeleton("backbone", cfg).parameters()) > 1000
+        build_on_meta("backbone", cfg, 50)
+    assert sum(1 for _ in build_on_meta("backbone", cfg).parameters()) > 1000
 
 
 def compressed(path: Path, content: Any) -> Path:

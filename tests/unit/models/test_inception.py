@@ -54,7 +54,7 @@ def test_features_are_those_of_pytorch_fid(states, tmp_path):
 
 
 def test_features_are_what_torchvision_classifies(states, tmp_path):
-    """Without batch counters, as the published file; ImageNet's normalisation and transform_input undo each other."""
+    """Without batch counters, as the published file; ImageNet's normalization and transform_input undo each other."""
     path = tmp_path / "inception_v3_google.safetensors"
     save_file({key: value for key, value in states[1000].items() if "num_batches" not in key}, path)
     loaded = load_features(path)
@@ -65,8 +65,8 @@ def test_features_are_what_torchvision_classifies(states, tmp_path):
     pixels = golden_uniform(3, (1, 3, 112, 112))
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.inference_mode():
-        grey = F.interpolate((pixels + 1) / 2, (299, 299), mode="bilinear", align_corners=False)
-        expected = theirs((grey - mean) / std)
+        gray = F.interpolate((pixels + 1) / 2, (299, 299), mode="bilinear", align_corners=False)
+        expected = theirs((gray - mean) / std)
         features = loaded.module(pixels)
         found = F.linear(features, states[1000]["fc.weight"], states[1000]["fc.bias"])
     assert features.shape == (1, 2048)

@@ -169,7 +169,7 @@ def test_a_diffusers_folder(tmp_path):
 @pytest.mark.parametrize(
     ("load", "kind", "settings", "message"),
     [
-        (load_backbone, "denoiser", UNET, "is an idiff-unet denoiser (ca); a face recogniser was expected"),
+        (load_backbone, "denoiser", UNET, "is an idiff-unet denoiser (ca); a face recognizer was expected"),
         (load_denoiser, "backbone", TINY, "is an ir-tiny backbone; a denoiser was expected"),
         (load_autoencoder, "backbone", TINY, "is an ir-tiny backbone; an autoencoder was expected"),
         (load_denoiser, "autoencoder", VQ, "is a vq-f4 autoencoder; a denoiser was expected"),
@@ -183,7 +183,7 @@ def test_a_network_of_another_kind(tmp_path, load, kind, settings, message):
 
 def test_folders_of_another_kind(tmp_path):
     write_weights(tmp_path, _network("backbone", TINY).state_dict(), {"kind": "backbone", "backbone": TINY})
-    with pytest.raises(UserError, match="holds a face recogniser; a denoiser was expected"):
+    with pytest.raises(UserError, match="holds a face recognizer; a denoiser was expected"):
         load_denoiser(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="is a folder without config.json"):
@@ -191,7 +191,7 @@ def test_folders_of_another_kind(tmp_path):
     with pytest.raises(UserError, match="expected a weights file, a folder in diffusers format"):
         load_autoencoder(tmp_path / "empty")
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
-    with pytest.raises(UserError, match="holds kind UNet2DModel; a face recogniser was expected"):
+    with pytest.raises(UserError, match="holds kind UNet2DModel; a face recognizer was expected"):
         load_backbone(tmp_path)
 
 
@@ -248,7 +248,7 @@ def test_truncated_files(tmp_path, kind):
 
 
 def test_nothing_given(tmp_path):
-    with pytest.raises(UserError, match="a face recogniser needs a weights file"):
+    with pytest.raises(UserError, match="a face recognizer needs a weights file"):
         load_backbone(None)
     with pytest.raises(UserError, match="backbone ir-50 needs a weights file"):
         load_backbone(None, _cfg("backbone", name="ir-50"))
@@ -292,14 +292,14 @@ def test_onnx_is_told_by_its_content(tmp_path):
 
 
 def test_a_skeleton_draws_nothing_and_imports_no_compiler():
-    """The meta device initialises through torch's compiler stack, seconds of imports, unless draws are left out."""
+    """The meta device initializes through torch's compiler stack, seconds of imports, unless draws are left out."""
     code = """
 import sys, torch
-from facesyn_cli.models.skeleton import build_skeleton
+from facesyn_cli.models.meta_networks import build_on_meta
 from facesyn_cli.plugins import registry
 for kind, settings in (("denoiser", {"name": "idiff-unet", "learn_empty_context": True}),
                        ("autoencoder", {"name": "vq-f4"}), ("backbone", {"name": "ir-18"})):
-    module = build_skeleton(kind, registry.configure(kind, settings))
+    module = build_on_meta(kind, registry.configure(kind, settings))
     assert all(value.is_meta for value in module.state_dict().values())
 assert "torch._dynamo" not in sys.modules and "sympy" not in sys.modules
 """

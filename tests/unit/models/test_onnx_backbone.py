@@ -1,4 +1,4 @@
-"""ONNX recognisers: normalisation, batches, dynamic quantisation and refused files. Graphs are made here."""
+"""ONNX recognizers: normalization, batches, dynamic quantization and refused files. Graphs are made here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WEIGHT = np.random.RandomState(0).standard_normal((3, 4)).astype(np.float32)
 def _save(path: Path, nodes: list, shape: list, initializers: dict | None = None, output=("N", 4)) -> Path:
     graph = helper.make_graph(
         nodes,
-        "recogniser",
+        "recognizer",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, list(output))],
         [numpy_helper.from_array(value, name) for name, value in (initializers or {"w": WEIGHT}).items()],
@@ -39,7 +39,7 @@ def _mean_nodes(axes: tuple[int, int] = (2, 3)) -> list:
     ]
 
 
-def _quantised_nodes() -> list:
+def _quantized_nodes() -> list:
     return [
         helper.make_node("ReduceMean", ["x"], ["m"], axes=[2, 3], keepdims=0),
         helper.make_node("DynamicQuantizeLinear", ["m"], ["q", "s", "z"]),
@@ -53,7 +53,7 @@ def _open(path: Path | None, **settings):
     return registry.build("backbone", registry.configure("backbone", values))
 
 
-def test_default_normalisation_is_ours(tmp_path):
+def test_default_normalization_is_ours(tmp_path):
     module = _open(_save(tmp_path / "a.onnx", _mean_nodes(), ["N", 3, 112, 112]))
     pixels = golden_uniform(1, (3, 3, 112, 112))
     assert (module.input_size, module.fixed_batch) == (112, None)
@@ -92,8 +92,8 @@ def test_a_fixed_batch_is_filled_up(tmp_path):
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_dynamic_quantisation_runs_image_by_image_and_says_so(tmp_path, caplog, nested):
-    nodes = _quantised_nodes()
+def test_dynamic_quantization_runs_image_by_image_and_says_so(tmp_path, caplog, nested):
+    nodes = _quantized_nodes()
     if nested:  # the same network inside both branches of an If
         branch = helper.make_graph(nodes, "b", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])])
         nodes = [helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)]
@@ -101,13 +101,13 @@ def test_dynamic_quantisation_runs_image_by_image_and_says_so(tmp_path, caplog, 
     with caplog.at_level(logging.INFO, logger="facesyn"):
         module = _open(path)
     assert [record.message.partition(": ")[2] for record in caplog.records] == [
-        "quantises dynamically, so results depend on the batch; running at batch 1",
-        "does not normalize inside; it gets (grey level - 127.5) / 127.5",
+        "quantizes dynamically, so results depend on the batch; running at batch 1",
+        "does not normalize inside; it gets (gray level - 127.5) / 127.5",
     ]
     pixels = golden_uniform(5, (3, 3, 112, 112)) * torch.tensor([0.05, 1.0, 0.3]).view(3, 1, 1, 1) + 0.2
     together = module(pixels)
     assert torch.equal(together, torch.cat([module(image[None]) for image in pixels]))
-    module.fixed_batch = None  # what the guard prevents: neighbours change an embedding
+    module.fixed_batch = None  # what the guard prevents: neighbors change an embedding
     assert not torch.equal(module(pixels), together)
 
 
@@ -115,7 +115,7 @@ def test_a_plain_network_says_one_line(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="facesyn"):
         _open(_save(tmp_path / "a.onnx", _mean_nodes(), ["N", 3, 112, 112]))
     assert [record.message.partition(": ")[2] for record in caplog.records] == [
-        "does not normalize inside; it gets (grey level - 127.5) / 127.5"
+        "does not normalize inside; it gets (gray level - 127.5) / 127.5"
     ]
 
 
@@ -155,7 +155,7 @@ def test_no_network(tmp_path, content):
 
 
 def test_a_network_for_something_else(tmp_path):
-    with pytest.raises(UserError, match="a face recogniser takes"):
+    with pytest.raises(UserError, match="a face recognizer takes"):
         _open(_save(tmp_path / "a.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], ["N", 3]))
 
 

@@ -60,7 +60,7 @@ def test_normalization_of_the_graph_is_not_repeated(tmp_path: Path, caplog, name
         module = load_backbone(path).module
     inside = "does not normalize inside" if name == "plain" else r"normalizes inside \(x -> "
     assert len(caplog.records) == 1, caplog.text  # and no warning that it tells nobody apart
-    assert caplog.records[0].getMessage().endswith(f"it gets (grey level - {wanted[0]:g}) / {wanted[1]:g}")
+    assert caplog.records[0].getMessage().endswith(f"it gets (gray level - {wanted[0]:g}) / {wanted[1]:g}")
     assert inside.replace("\\", "") in caplog.text
     faces, _ = _faces(112)
     coarse = torch.nn.functional.avg_pool2d(faces, 16).flatten(1)
@@ -75,7 +75,7 @@ def test_settings_come_before_the_graph(tmp_path: Path, caplog) -> None:
     cfg = registry.configure("backbone", {"name": "onnx", "weights": path, "mean": 127.5})
     with caplog.at_level(logging.INFO, logger="facesyn"):
         module = load_backbone(None, cfg).module
-    assert "it gets (grey level - 127.5) / 127.5, as set" in caplog.text
+    assert "it gets (gray level - 127.5) / 127.5, as set" in caplog.text
     assert not face_cosines(module, 112).are_apart
     assert "backbone onnx with mean=0 std=1 channel_order=rgb does" in caplog.text
 

@@ -1,4 +1,4 @@
-"""InsightFace packs: which of several ONNX networks is the recogniser, in folders and zips. Networks are made here."""
+"""InsightFace packs: which of several ONNX networks is the recognizer, in folders and zips. Networks are made here."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def _write(path: Path, pack: dict[str, tuple[int | str, int]], folder: str = "")
 
 @pytest.mark.parametrize("name", ["buffalo_l", "buffalo_l.zip"])
 @pytest.mark.parametrize("folder", ["", "buffalo_l/"])
-def test_the_recogniser_of_a_pack_is_found_and_named(tmp_path, caplog, name, folder):
+def test_the_recognizer_of_a_pack_is_found_and_named(tmp_path, caplog, name, folder):
     path = _write(tmp_path / name, PACK, folder)
     single = tmp_path / "single.onnx"
     single.write_bytes(_network(*PACK["w600k_r50.onnx"]))
     with caplog.at_level(logging.INFO):
         loaded = load_backbone(path)
-    assert "4 networks; w600k_r50.onnx is the recogniser (112 x 112 -> 512)" in caplog.text
+    assert "4 networks; w600k_r50.onnx is the recognizer (112 x 112 -> 512)" in caplog.text
     assert (loaded.name, loaded.input_size, loaded.digest) == ("onnx", 112, load_backbone(single).digest)
     pixels = golden_uniform(1, (2, 3, 112, 112))
     expected = pixels.mean((2, 3)) @ torch.from_numpy(WEIGHT)
@@ -81,7 +81,7 @@ def test_a_pack_of_one_does_not_count_networks(tmp_path, caplog):
     assert "networks;" not in caplog.text
 
 
-def test_packs_without_one_recogniser_are_refused(tmp_path):
+def test_packs_without_one_recognizer_are_refused(tmp_path):
     none = _write(tmp_path / "none", {"det.onnx": (640, 2), "age.onnx": (112, 3)})
     with pytest.raises(UserError, match=r"none of its .* 512 numbers: age\.onnx \(Nx3x112x112 -> Nx3\), det"):
         load_backbone(none)

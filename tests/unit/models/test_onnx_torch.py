@@ -1,4 +1,4 @@
-"""ONNX recognisers as torch operations: the same embeddings, true gradients, feature maps, and what is refused."""
+"""ONNX recognizers as torch operations: the same embeddings, true gradients, feature maps, and what is refused."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from facesyn_cli.plugins import registry
 SIDE = 32
 
 
-def _recogniser() -> torch.nn.Module:
+def _recognizer() -> torch.nn.Module:
     cfg = {"name": "ir-tiny", "widths": [4, 8], "blocks": [2, 1], "embedding_size": 8}
     return fill_state(registry.build("backbone", registry.configure("backbone", cfg))).eval()
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> tuple[torch.nn.Module, Path]:
-    network, file = _recogniser(), tmp_path_factory.mktemp("onnx") / "recogniser.onnx"
+    network, file = _recognizer(), tmp_path_factory.mktemp("onnx") / "recognizer.onnx"
     export_onnx(network, 112, file)
     return network, file
 
@@ -40,7 +40,7 @@ def _open(path: Path, **settings) -> torch.nn.Module:
 
 def _save(path: Path, nodes: list, weights: dict[str, np.ndarray], shape: tuple) -> Path:
     graph = helper.make_graph(
-        nodes, "recogniser",
+        nodes, "recognizer",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
@@ -75,8 +75,8 @@ def test_the_last_map_of_every_size_is_shown(exported):
     assert pixels.grad.abs().sum() > 0
 
 
-def test_constants_are_folded_and_normalisation_is_kept(tmp_path):
-    """Int8 weights, scaled after the convolution, as in files of quantised weights; BGR, channels last, own mean."""
+def test_constants_are_folded_and_normalization_is_kept(tmp_path):
+    """Int8 weights, scaled after the convolution, as in files of quantized weights; BGR, channels last, own mean."""
     draw = np.random.RandomState(0)
     weights = {"q": draw.randint(-99, 99, (4, 3, SIDE, SIDE)).astype(np.int8), "s": np.float32([[[[1e-4]]]]),
                "shape": np.int64([-1, 4])}
@@ -95,14 +95,14 @@ def test_constants_are_folded_and_normalisation_is_kept(tmp_path):
     torch.testing.assert_close(ours(pixels), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_unknown_operators_and_dynamic_quantisation_are_refused(tmp_path):
+def test_unknown_operators_and_dynamic_quantization_are_refused(tmp_path):
     weights = {"w": np.random.RandomState(0).standard_normal((3, 4)).astype(np.float32)}
     mean = helper.make_node("ReduceMean", ["x"], ["m"], axes=[2, 3], keepdims=0)
     product = helper.make_node("MatMul", ["d", "w"], ["y"])
-    quantised = [mean, helper.make_node("DynamicQuantizeLinear", ["m"], ["q", "s", "z"]),
+    quantized = [mean, helper.make_node("DynamicQuantizeLinear", ["m"], ["q", "s", "z"]),
                  helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]), product]
-    with pytest.raises(UserError, match="quantises dynamically"):
-        OnnxTorch(_open(_save(tmp_path / "q.onnx", quantised, weights, ("N", 3, SIDE, SIDE))))
+    with pytest.raises(UserError, match="quantizes dynamically"):
+        OnnxTorch(_open(_save(tmp_path / "q.onnx", quantized, weights, ("N", 3, SIDE, SIDE))))
     unknown = [mean, helper.make_node("Hardmax", ["m"], ["d"]), product]
     with pytest.raises(UserError, match="onnx2torch cannot turn it into torch operations.*Hardmax"):
         OnnxTorch(_open(_save(tmp_path / "u.onnx", unknown, weights, ("N", 3, SIDE, SIDE))))

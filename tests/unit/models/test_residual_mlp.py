@@ -15,7 +15,7 @@ def build(**settings):
     cfg = {"name": "residual-mlp", "in_channels": 6, "width": 16, "blocks": 2, "modulation": 8, "context_size": 5,
            "context_width": 7}
     network = registry.build("denoiser", registry.configure("denoiser", {**cfg, **settings})).eval()
-    for parameter in network.parameters():  # zero-initialised layers would hide the layers before them
+    for parameter in network.parameters():  # zero-initialized layers would hide the layers before them
         parameter.data.add_(0.1 * torch.randn_like(parameter))
     return network
 

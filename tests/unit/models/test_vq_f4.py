@@ -1,4 +1,4 @@
-"""The vector-quantised autoencoder on small settings."""
+"""The vector-quantized autoencoder on small settings."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def test_nearest_code_by_hand_and_first_of_equals():
     codes = torch.tensor([[5.0, 5.0], [0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 2.0]])
     codebook.embedding.weight.data = codes
     rows = torch.tensor([[0.1, 0.1], [0.9, -0.3], [0.0, 1.5], [0.5, 0.0]])         # the last is halfway
-    quantised, indices = codebook(rows.T.reshape(1, 2, 2, 2))
+    quantized, indices = codebook(rows.T.reshape(1, 2, 2, 2))
     assert indices.flatten().tolist() == [1, 2, 4, 1]
-    assert torch.equal(quantised, codes[indices].movedim(-1, 1))
+    assert torch.equal(quantized, codes[indices].movedim(-1, 1))
 
 
 def test_codes_do_not_depend_on_the_batch(monkeypatch):
@@ -39,7 +39,7 @@ def test_codes_do_not_depend_on_the_batch(monkeypatch):
     assert torch.equal(torch.cat([codebook(latents[i : i + 1])[1] for i in range(5)]), expected)
 
 
-def test_quantisation_can_be_switched_off():
+def test_quantization_can_be_switched_off():
     z = golden_normal(2, (1, 3, 4, 4))
     on, off = _small(), _small(quantize=False)
     torch.testing.assert_close(off.decode(z), off.decoder(off.post_quant_conv(z)))

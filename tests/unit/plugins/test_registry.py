@@ -10,9 +10,9 @@ import pytest
 
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
+from facesyn_cli.plugins.builtin import BUILTIN, KINDS
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
-from facesyn_cli.plugins.table import BUILTIN, KINDS
 
 
 class NoiseConfig(PluginConfig):

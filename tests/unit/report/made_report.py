@@ -52,7 +52,7 @@ def report(num_sets: int = 2, identity: str = HOSTILE) -> dict[str, Any]:
                   "marks": [{"x": 0.31, "label": f"FMR 1 % {identity}"}]}
         det = {"id": "identity.det", "x": "FMR", "y": "FNMR", "x_scale": "log", "y_scale": "log", "marks": [],
                "series": [{"name": "scores", "x": [1e-4, 1e-2, 0.0, 1.0], "y": [0.5, 0.1, 0.05, 1e-3]}]}
-        privacy = [figure(f"privacy.{who}_{what}", 0.4, "cosine") for who in ("image", "centre", "real")
+        privacy = [figure(f"privacy.{who}_{what}", 0.4, "cosine") for who in ("image", "center", "real")
                    for what in ("p50", "max", "above_fmr1e-4")]
         groups = [figure("fairness.identity.eer", 0.1, "share", group=f"sex={identity}"),
                   figure("fairness.identity.eer", 0.2, "share", group="sex=other"),

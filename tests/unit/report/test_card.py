@@ -1,4 +1,4 @@
-"""The dataset card: a valid head, the way the set was made, licences with `unknown` said aloud, privacy findings."""
+"""The dataset card: a valid head, the way the set was made, licenses with `unknown` said aloud, privacy findings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 from made_report import report
 
 from facesyn_cli.report.card import render_card, write_card
-from facesyn_cli.report.provenance import inputs_of, licence_of, stages_of
+from facesyn_cli.report.provenance import inputs_of, license_of, stages_of
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_says_how_it_was_made(card: str) -> None:
     assert card.index("`facesyn train-ldm`") < card.index("`facesyn sample`")
 
 
-def test_licence_of_every_input_and_unknown_aloud(card: str) -> None:
+def test_license_of_every_input_and_unknown_aloud(card: str) -> None:
     rows = [line for line in card.splitlines() if line.startswith("|")]
     assert any("CASIA-WebFace" in row and "research only" in row for row in rows)
     assert any("FFHQ" in row and "non-commercial" in row for row in rows)
@@ -58,7 +58,7 @@ def test_a_set_of_unknown_making_says_so() -> None:
     data = report(1)
     data["sets"][0] |= {"header": None, "chain": [], "origins": {"unknown": 41}}
     card = render_card(data, data["sets"][0]["name"])
-    assert "Licence: unknown.\n" in card and "may show real people" in card
+    assert "License: unknown.\n" in card and "may show real people" in card
     assert "synthetic" not in card.split("---\n")[1]
 
 
@@ -77,7 +77,7 @@ def test_the_origin_of_the_images_is_said_with_counts(origins, says, people) -> 
     assert ("synthetic" in card.split("---\n")[1]) == ("Generated face images" in card) == is_generated
 
 
-def test_a_known_set_of_unknown_making_has_its_own_licence() -> None:
+def test_a_known_set_of_unknown_making_has_its_own_license() -> None:
     data = report(1)
     data["sets"][0] |= {"header": None, "chain": [], "path": "/data/celeba112.zip",
                         "origins": {"unknown": 41}}
@@ -102,13 +102,13 @@ def test_card_of_an_unknown_set_is_an_error_and_of_a_known_one_written(tmp_path,
     assert path.name == "README.md" and path.read_text(encoding="utf-8") == card
 
 
-@pytest.mark.parametrize(("path", "licence"), [
+@pytest.mark.parametrize(("path", "license"), [
     ("data/CASIA-112", "research only"),
     ("mobilefacenet_w600k.onnx", "non-commercial research only"),
     ("/home/dcface-fan/projects/x/weights.pt", "unknown"),   # folders far above say nothing
     ("portraits.zip", "unknown"),
     ("site-packages/facesyn_cli/starter/ldm", "research use only; its own card says more"),
 ])
-def test_licences_are_told_from_names_not_guessed(path: str, licence: str) -> None:
-    assert licence_of(path)[1] == licence
+def test_licenses_are_told_from_names_not_guessed(path: str, license: str) -> None:
+    assert license_of(path)[1] == license
 

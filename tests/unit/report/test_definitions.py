@@ -19,7 +19,7 @@ def test_definitions_are_complete_sentences(name: str) -> None:
 
 def test_titles_within_a_section_differ() -> None:
     titles = [(name.split(".")[0], found.title) for name, found in DEFINITIONS.items()]
-    families = [f"privacy.{who}_{what}" for who in ("image", "centre", "real")
+    families = [f"privacy.{who}_{what}" for who in ("image", "center", "real")
                 for what in ("p50", "p99", "p999", "max", "above_030", "above_fmr1e-4", "above_fmr1e-5")]
     titles += [("privacy", definition(name).title) for name in families]
     assert len(titles) == len(set(titles))
@@ -28,7 +28,7 @@ def test_titles_within_a_section_differ() -> None:
 @pytest.mark.parametrize(("name", "part"), [
     ("privacy.image_p999", "99.9 %"),
     ("privacy.real_p50", "50 %"),
-    ("privacy.centre_max", "highest"),
+    ("privacy.center_max", "highest"),
     ("privacy.image_above_040", "0.40"),
     ("privacy.real_above_fmr1e-5", "FMR 0.001 %"),
     ("fairness.identity.eer", "group"),

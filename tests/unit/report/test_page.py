@@ -131,14 +131,14 @@ def test_groups_of_a_benchmark_stand_with_mean_deviation_and_spread() -> None:
     for result in data["results"]:
         result["sections"]["fairness"] = {**result["sections"]["fairness"], "figures": []}
     text = " ".join(Reader(render_page(data, MadePictures())).text)
-    table = text[text.index("RFW: the recogniser") :]
+    table = text[text.index("RFW: the recognizer") :]
     assert re.search(r"African\s+Other\s+Mean\s+Deviation\s+Spread.*80\.0 %.*70 %.*75 %.*7\.07 %.*10 %", table)
     assert "Measured on a benchmark" in text[: text.index("In numbers")]
 
 
 def test_benchmark_table_has_what_is_there_and_no_empty_columns(page: str) -> None:
     text = " ".join(Reader(page).text)
-    table = text[text.index("What a recogniser learned from it") :]
+    table = text[text.index("What a recognizer learned from it") :]
     assert re.search(r"TAR at FAR 0\.10\s%\s+EER\s+AUC\s+Rank 5.*70 %\s+10 %\s+95 %\s+66 %", table)
     assert "0.01 %" not in table[: table.index("How it was made")]
     assert re.search(r"rfw, mean and deviation over groups.*75\.0 %.*7\.1 %", table)

@@ -5,39 +5,39 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facesyn_cli.artifacts.embeddings import normalise
+from facesyn_cli.artifacts.embeddings import normalize
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
-from facesyn_cli.sampling.redraw import blocks
+from facesyn_cli.sampling.rejection_sampling import blocks
 
-FIRST = normalise(np.random.default_rng(0).standard_normal((6, 8)))
-CONTEXT = normalise(np.random.default_rng(1).standard_normal((1, 8)))[0]
+FIRST = normalize(np.random.default_rng(0).standard_normal((6, 8)))
+CONTEXT = normalize(np.random.default_rng(1).standard_normal((1, 8)))[0]
 
 
 def make(**settings):
     return registry.build("sample_filter", registry.configure("sample_filter", {"name": "consistency", **settings}))
 
 
-def test_an_image_is_compared_with_the_centre_of_the_others():
-    """The first three images make the centre; one of them is left out where it is judged itself."""
-    sample_filter = make(centre_images=3)
+def test_an_image_is_compared_with_the_center_of_the_others():
+    """The first three images make the center; one of them is left out where it is judged itself."""
+    sample_filter = make(center_images=3)
     samples = np.array([0, 2, 5])
     scores = sample_filter.scores(FIRST[samples], samples, FIRST, CONTEXT)
     for score, sample, others in zip(scores, samples, ([1, 2], [0, 1], [0, 1, 2]), strict=True):
-        centre = FIRST[others].astype(np.float64).sum(axis=0)
-        assert score == pytest.approx(FIRST[sample] @ centre / np.linalg.norm(centre), abs=1e-7)
+        center = FIRST[others].astype(np.float64).sum(axis=0)
+        assert score == pytest.approx(FIRST[sample] @ center / np.linalg.norm(center), abs=1e-7)
 
 
 def test_what_is_drawn_again_is_compared_with_the_first_draws():
-    again = normalise(np.random.default_rng(2).standard_normal((1, 8)))
-    scores = make(centre_images=3).scores(again, np.array([1]), FIRST, CONTEXT)
-    centre = FIRST[[0, 2]].astype(np.float64).sum(axis=0)
-    assert scores[0] == pytest.approx(again[0] @ centre / np.linalg.norm(centre), abs=1e-7)
+    again = normalize(np.random.default_rng(2).standard_normal((1, 8)))
+    scores = make(center_images=3).scores(again, np.array([1]), FIRST, CONTEXT)
+    center = FIRST[[0, 2]].astype(np.float64).sum(axis=0)
+    assert scores[0] == pytest.approx(again[0] @ center / np.linalg.norm(center), abs=1e-7)
 
 
-def test_more_images_do_not_move_the_centre():
-    few = make(centre_images=3).scores(FIRST[:4], np.arange(4), FIRST[:4], CONTEXT)
-    many = make(centre_images=3).scores(FIRST, np.arange(6), FIRST, CONTEXT)
+def test_more_images_do_not_move_the_center():
+    few = make(center_images=3).scores(FIRST[:4], np.arange(4), FIRST[:4], CONTEXT)
+    many = make(center_images=3).scores(FIRST, np.arange(6), FIRST, CONTEXT)
     np.testing.assert_array_equal(few, many[:4])
 
 
@@ -47,10 +47,10 @@ def test_or_with_the_context():
 
 
 def test_what_cannot_work_is_refused():
-    with pytest.raises(UserError, match="filter.centre_images=5"):
+    with pytest.raises(UserError, match="filter.center_images=5"):
         make().check(5, "sha256:judge", None)
     make().check(8, "sha256:judge", "sha256:other")
-    with pytest.raises(UserError, match="filter.reference=centre"):
+    with pytest.raises(UserError, match="filter.reference=center"):
         make(reference="context").check(1, "sha256:judge", "sha256:other")
     make(reference="context").check(1, "sha256:judge", "sha256:judge")
 

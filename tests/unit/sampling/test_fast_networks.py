@@ -1,4 +1,4 @@
-"""The levers change numbers by rounding only, and trace without a break."""
+"""The inference_options change numbers by rounding only, and trace without a break."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from facesyn_cli.diffusion.schedulers import SolverConfig, build_dpm_solver
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
 from facesyn_cli.models.vq_f4 import VqConfig, build_vq_f4
-from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, Levers, _mapped, _tensors
+from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, InferenceOptions, _mapped, _tensors
 from facesyn_cli.sampling.fused_attention import fuse_qkv
 
 CPU = torch.device("cpu")
@@ -46,9 +46,9 @@ def draw(denoiser):
 
 def test_float32_levers_keep_the_latents(unet):
     plain = draw(unet)
-    fast = draw(FastDenoiser(copy.deepcopy(unet), Levers()))
+    fast = draw(FastDenoiser(copy.deepcopy(unet), InferenceOptions()))
     torch.testing.assert_close(fast, plain, rtol=0, atol=rounding(STEPS * products_of(unet), float(plain.std())))
-    assert not fast.equal(draw(FastDenoiser(copy.deepcopy(unet), Levers(precision="bf16"))))
+    assert not fast.equal(draw(FastDenoiser(copy.deepcopy(unet), InferenceOptions(precision="bf16"))))
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
@@ -57,7 +57,7 @@ def test_half_precision_stays_near_float32_and_keeps_x_in_float32(unet, precisio
     seen = []
     half_unet = copy.deepcopy(unet)
     half_unet.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0].dtype))
-    half = draw(FastDenoiser(half_unet, Levers(precision=precision)))
+    half = draw(FastDenoiser(half_unet, InferenceOptions(precision=precision)))
     assert set(seen) == {dtype}
     assert half.dtype == torch.float32
     assert (half - full).abs().max() < rounding(STEPS * layers_of(unet), full.std(), dtype)  # sums are float32
@@ -70,8 +70,8 @@ def test_the_decoder_in_half_precision_takes_the_same_codes(vq):
     taken = []
     vq.quantize.register_forward_hook(lambda module, arguments, result: taken.append(result[1]))
     with torch.inference_mode():
-        full = FastAutoencoder(vq, Levers(), CPU).decode(latents)
-        half = FastAutoencoder(vq, Levers(decoder_precision="bf16"), CPU).decode(latents)
+        full = FastAutoencoder(vq, InferenceOptions(), CPU).decode(latents)
+        half = FastAutoencoder(vq, InferenceOptions(decoder_precision="bf16"), CPU).decode(latents)
     assert taken[0].equal(taken[1]) and taken[0].flatten().tolist() == list(range(16))
     assert half.dtype == torch.float32 and not half.equal(full)
     assert (half - full).abs().max() < rounding(layers_of(vq), full.std(), torch.bfloat16)
@@ -103,12 +103,12 @@ def test_contexts_are_taken_apart_and_put_together(unet):
 @pytest.mark.parametrize("lever", ["compile", "cuda_graphs"])
 def test_levers_of_cuda_are_refused_elsewhere(lever):
     with pytest.raises(UserError, match=f"{lever}=true needs a CUDA device"):
-        Levers(**{lever: True}).check(CPU)
+        InferenceOptions(**{lever: True}).check(CPU)
 
 
 @pytest.mark.parametrize("conditioning", ["ca", "adagn"])
-@pytest.mark.parametrize("levers", [Levers(joint_guidance=True), Levers(fused_qkv=True)])
-def test_joint_guidance_and_fused_projections_keep_the_latents(conditioning, levers):
+@pytest.mark.parametrize("inference_options", [InferenceOptions(joint_guidance=True), InferenceOptions(fused_qkv=True)])
+def test_joint_guidance_and_fused_projections_keep_the_latents(conditioning, inference_options):
     unet = fill_state(build_idiff_unet(UnetConfig(
         name="idiff-unet", channels=32, multipliers=(1, 1), attention=(False, True), num_blocks=1, context_size=8,
         context_width=32, conditioning=conditioning,
@@ -116,9 +116,9 @@ def test_joint_guidance_and_fused_projections_keep_the_latents(conditioning, lev
     plain, sizes = draw(unet), []
     network = copy.deepcopy(unet)
     network.register_forward_pre_hook(lambda module, arguments: sizes.append(len(arguments[0])))
-    fast = draw(FastDenoiser(network, levers))
+    fast = draw(FastDenoiser(network, inference_options))
     torch.testing.assert_close(fast, plain, rtol=0, atol=rounding(STEPS * products_of(unet), float(plain.std())))
-    assert sizes == ([6] * 4 if levers.joint_guidance else [3] * 8)
+    assert sizes == ([6] * 4 if inference_options.joint_guidance else [3] * 8)
 
 
 def test_steps_outside_of_the_interval_of_guidance_see_the_batch_alone(unet):
@@ -126,15 +126,15 @@ def test_steps_outside_of_the_interval_of_guidance_see_the_batch_alone(unet):
     unet.register_forward_pre_hook(lambda module, arguments: sizes.append(len(arguments[0])))
     scheduler = build_dpm_solver(SolverConfig(name="dpm-solver++", steps=STEPS))(build_schedule("linear"))
     guidance = build_cfg(CfgConfig(name="cfg", scale=2.0, start=0.5))
-    sample_latents(FastDenoiser(unet, Levers(joint_guidance=True)), scheduler, guidance, CONTEXTS, NOISE)
+    sample_latents(FastDenoiser(unet, InferenceOptions(joint_guidance=True)), scheduler, guidance, CONTEXTS, NOISE)
     assert sizes == [3, 3, 6, 6]
 
 
 def test_contexts_that_cannot_be_joined_are_evaluated_in_turn(unet):
-    denoiser = FastDenoiser(unet, Levers(joint_guidance=True))
+    denoiser = FastDenoiser(unet, InferenceOptions(joint_guidance=True))
     assert denoiser.join_contexts(CONTEXTS, None) is None
     assert denoiser.join_contexts(CONTEXTS, CONTEXTS).shape == (6, 8)
-    assert FastDenoiser(unet, Levers()).join_contexts(CONTEXTS, CONTEXTS) is None
+    assert FastDenoiser(unet, InferenceOptions()).join_contexts(CONTEXTS, CONTEXTS) is None
 
 
 def test_fused_projections_give_attention_maps_too(unet):
@@ -154,4 +154,4 @@ def test_fused_projections_give_attention_maps_too(unet):
 
 def test_there_must_be_something_to_fuse():
     with pytest.raises(UserError, match="fused_qkv=true"):
-        FastDenoiser(torch.nn.Conv2d(3, 3, 1), Levers(fused_qkv=True))
+        FastDenoiser(torch.nn.Conv2d(3, 3, 1), InferenceOptions(fused_qkv=True))

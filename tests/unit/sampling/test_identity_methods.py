@@ -1,4 +1,4 @@
-"""Contexts of different recognisers look alike and must not mix, whatever brings them."""
+"""Contexts of different recognizers look alike and must not mix, whatever brings them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import pytest
 from tiny_ldm import EMBEDDER, write_embedding_set
 
 from facesyn_cli.artifacts.contexts import ContextSet
-from facesyn_cli.artifacts.embeddings import normalise
+from facesyn_cli.artifacts.embeddings import normalize
 from facesyn_cli.artifacts.output import open_output
-from facesyn_cli.config.fields import StageConfig
+from facesyn_cli.config.fields import (
+    StageConfig,
+)
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.sampling.identity_methods import open_negatives, open_variation
 
 OTHER = "sha256:" + "7" * 64
-VECTORS = normalise(np.random.default_rng(0).standard_normal((3, 8)))
+VECTORS = normalize(np.random.default_rng(0).standard_normal((3, 8)))
 CONTEXTS = ContextSet(list("abc"), VECTORS, [{}] * 3, [None] * 3, EMBEDDER, Path("contexts"), "sha256:1", "sha256:2")
 
 
@@ -38,16 +40,16 @@ def test_a_variation_that_looks_at_all_contexts_names_them_by_content():
     assert parents == {}
 
 
-def test_given_contexts_of_another_recogniser_are_refused(tmp_path):
+def test_given_contexts_of_another_recognizer_are_refused(tmp_path):
     folder = write_embedding_set(tmp_path / "given", ["a/0"], VECTORS[:1])  # of EMBEDDER
     cfg = configure("context_variation", name="given", path=folder)
     assert open_variation(cfg, CONTEXTS, 0)[1]["variation"].path == str(folder)
     open_variation(cfg, replace(CONTEXTS, embedder=None), 0)
-    with pytest.raises(UserError, match="variation given brings contexts of recogniser sha256:5"):
+    with pytest.raises(UserError, match="variation given brings contexts of recognizer sha256:5"):
         open_variation(cfg, replace(CONTEXTS, embedder=OTHER), 0)
 
 
-def test_negatives_of_another_recogniser_are_refused(tmp_path):
+def test_negatives_of_another_recognizer_are_refused(tmp_path):
     from facesyn_cli.artifacts.contexts import write_contexts
 
     with open_output(tmp_path / "others", "ContextSet", "gen-contexts", StageConfig(), {}) as out:
@@ -55,7 +57,7 @@ def test_negatives_of_another_recogniser_are_refused(tmp_path):
         out.finish({"contexts": 2}, extra={"embedder": OTHER})
     cfg = configure("guidance", name="negfacediff", contexts=tmp_path / "others")
     guidance = registry.build("guidance", cfg)
-    with pytest.raises(UserError, match="guidance.contexts .* comes from recogniser sha256:7"):
+    with pytest.raises(UserError, match="guidance.contexts .* comes from recognizer sha256:7"):
         open_negatives(guidance, cfg, CONTEXTS, 0)
     negatives, parents = open_negatives(guidance, cfg, replace(CONTEXTS, embedder=None), 0)
     assert negatives is not None and parents["negatives"].path == str(tmp_path / "others")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.artifacts.strip import strip_name
+from facesyn_cli.artifacts.preview_pictures import strip_name
 from facesyn_cli.data.pixels import encode_png
 from facesyn_cli.sampling import strip as module
 from facesyn_cli.sampling.strip import Strip
@@ -24,7 +24,7 @@ def _flat(value: int, side: int = 32) -> np.ndarray:
 
 
 def _cells(path: Path) -> np.ndarray:
-    """Return the grey value in the middle of each cell; 255 is empty."""
+    """Return the gray value in the middle of each cell; 255 is empty."""
     with Image.open(path) as picture:
         pixels = np.asarray(picture.convert("L"))
     rows, columns = (pixels.shape[0] + 2) // STEP, (pixels.shape[1] + 2) // STEP

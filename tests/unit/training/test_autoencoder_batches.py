@@ -14,9 +14,9 @@ from tiny_ldm import SIZE, write_faces
 
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.data.face_images import FaceImages
+from facesyn_cli.distributed import processes
 from facesyn_cli.training.autoencoder_batches import AutoencoderBatchPlan, DecodedFaces, StoredFaces, open_faces
 from facesyn_cli.training.autoencoder_validation import ReconstructionValidation, psnr, write_reconstructions
-from facesyn_cli.training.processes import processes
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_psnr_by_hand():
     assert psnr(made, real).numpy() == pytest.approx(expected, abs=1e-9)
 
 
-class _Grey:
+class _Gray:
     """In place of a judge: its distance is what is wrong with the mean brightness."""
 
     def __call__(self, made, real):
@@ -99,7 +99,7 @@ class _Grey:
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
 def test_validation_is_the_mean_over_images_whatever_the_batches(batch_size):
     pixels_u8 = ((golden_uniform(1, (5, 4, 4, 3)) + 1) * 100).to(torch.uint8)
-    validation = ReconstructionValidation(pixels_u8, _Grey(), batch_size, processes("cpu"))
+    validation = ReconstructionValidation(pixels_u8, _Gray(), batch_size, processes("cpu"))
     figures = validation.figures(lambda x: 2 * x, lambda x: 0.25 * x, nullcontext())
     real = pixels_u8.double().numpy() / 127.5 - 1
     made = np.floor((real / 2 + 1) / 2 * 255 + 0.5)

@@ -29,7 +29,7 @@ def weights(**wanted: float) -> LossWeights:
     return dataclasses.replace(NOTHING, **wanted)
 
 
-def recogniser(**settings):
+def recognizer(**settings):
     cfg = {"name": "ir-tiny", "widths": [4, 8], "blocks": [1, 1], "embedding_size": 8, **settings}
     return fill_state(registry.build("backbone", registry.configure("backbone", cfg)))
 
@@ -52,7 +52,7 @@ def test_penalties_are_weighted_by_their_names_and_left_out_at_zero():
 
 
 def test_features_are_compared_in_maps_and_embedding():
-    backbone = recogniser()
+    backbone = recognizer()
     made, real = golden_uniform(1, (2, 3, 112, 112)), golden_uniform(2, (2, 3, 112, 112))
     loss = AutoencoderLoss(weights(feature=3.0, identity=5.0), FeatureDistance(backbone, 112, "features"))
     terms = loss(made, real, {})
@@ -67,8 +67,8 @@ def test_features_are_compared_in_maps_and_embedding():
     assert same.each["feature"].tolist() == [0, 0] and same.reconstruction.abs().max() < 5 * tolerance
 
 
-def test_gradients_reach_the_reconstruction_alone_and_the_recogniser_stays_as_it_is():
-    backbone = recogniser()
+def test_gradients_reach_the_reconstruction_alone_and_the_recognizer_stays_as_it_is():
+    backbone = recognizer()
     distance = FeatureDistance(backbone, 112, "features").train()
     made, real = (golden_uniform(seed, (2, 3, 32, 32)).requires_grad_() for seed in (1, 2))
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
@@ -79,7 +79,7 @@ def test_gradients_reach_the_reconstruction_alone_and_the_recogniser_stays_as_it
 
 
 def test_only_what_is_wanted_is_computed():
-    backbone = recogniser()
+    backbone = recognizer()
     calls = []
     backbone.register_forward_hook(lambda *_: calls.append(1))
     real = golden_uniform(1, (1, 3, 112, 112))
@@ -112,8 +112,8 @@ def test_a_network_that_shows_no_maps_serves_for_embeddings_only():
     assert set(distance) == {"identity"} and distance["identity"].shape == (2,)
 
 
-def test_a_recogniser_that_sees_coarsely_does_not_see_a_fine_pattern():
-    features = FeatureDistance(recogniser(), 112, "features")
+def test_a_recognizer_that_sees_coarsely_does_not_see_a_fine_pattern():
+    features = FeatureDistance(recognizer(), 112, "features")
     real = golden_uniform(1, (1, 3, 4, 4)).repeat_interleave(28, dim=2).repeat_interleave(28, dim=3)
     checks = 0.3 * (1 - 2 * ((torch.arange(112)[:, None] + torch.arange(112)) % 2)).float()
     loss = AutoencoderLoss(weights(feature=1.0), features)
@@ -138,7 +138,7 @@ def test_made_images_of_one_photo_count_as_their_mean():
 
 
 def test_faces_of_drawn_latents_are_compared_with_their_contexts_alone():
-    backbone = recogniser()
+    backbone = recognizer()
     made, real = golden_uniform(1, (3, 3, 112, 112)), golden_uniform(2, (2, 3, 112, 112))
     contexts = torch.nn.functional.normalize(golden_normal(3, (1, 8)))
     features = FeatureDistance(backbone, 112, "features")
@@ -161,7 +161,7 @@ def test_adaptive_factor_is_the_ratio_of_norms():
     assert adaptive_factor(0 * ours, theirs).item() == 0
 
 
-def test_the_discriminator_sees_patches_and_no_neighbours():
+def test_the_discriminator_sees_patches_and_no_neighbors():
     network = fill_state(PatchDiscriminator(8, 2))
     pixels = golden_uniform(1, (3, 3, 32, 32))
     with torch.no_grad():

@@ -9,10 +9,10 @@ import pytest
 import torch
 from damage import DAMAGES
 
+from facesyn_cli.distributed import processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.training import checkpoint as module
 from facesyn_cli.training.checkpoint import latest_checkpoint, save_checkpoint
-from facesyn_cli.training.processes import processes
 
 NAMES = ("model.safetensors", "optimizer.safetensors", "state.json")
 

@@ -12,13 +12,13 @@ from tolerance import products_of, rounding
 from torch import nn
 from torch.nn import functional as F
 
+from facesyn_cli.distributed import processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.ema import EmaSettings, ema_decay
 from facesyn_cli.training.embedder_state import EmbedderState, StudentEma, take_step
 from facesyn_cli.training.embedder_step import Distiller, TaughtGroup, relational_loss
 from facesyn_cli.training.embedder_validation import agreement
 from facesyn_cli.training.precision import loss_scaler
-from facesyn_cli.training.processes import processes
 
 
 def _student(dropout: float = 0.0) -> nn.Module:
@@ -46,9 +46,9 @@ def _distiller(student: nn.Module, weight: float = 0.0) -> Distiller:
 
 
 def _state(student: nn.Module, ema: bool = False, lr: float = 0.1) -> EmbedderState:
-    optimiser = torch.optim.SGD(student.parameters(), lr=lr)
+    optimizer = torch.optim.SGD(student.parameters(), lr=lr)
     average = StudentEma(student, EmaSettings(minimum=0.5)) if ema else None
-    return EmbedderState(student, average, optimiser, loss_scaler("fp32", torch.device("cpu")))
+    return EmbedderState(student, average, optimizer, loss_scaler("fp32", torch.device("cpu")))
 
 
 def _tolerance(gradients: list[torch.Tensor]) -> float:

@@ -74,7 +74,7 @@ class _Sampler:
 def _judging(index: int, count: int, gathered: list[torch.Tensor], embed=None) -> IdentityJudging:
     contexts = torch.tensor([[200, 10, 30], [20, 180, 40], [30, 20, 150]])
     processes = SimpleNamespace(
-        index=index, count=count, device=torch.device("cpu"), sum=lambda x: (gathered.append(x), x)[1]
+        rank=index, world_size=count, device=torch.device("cpu"), sum=lambda x: (gathered.append(x), x)[1]
     )
 
     def unit(faces_u8: np.ndarray) -> np.ndarray:

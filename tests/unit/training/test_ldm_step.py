@@ -10,6 +10,7 @@ from torch import nn
 
 from facesyn_cli.diffusion.loss import diffusion_loss
 from facesyn_cli.diffusion.schedule import build_schedule
+from facesyn_cli.distributed import processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
 from facesyn_cli.training.data_order import local_share
@@ -19,10 +20,9 @@ from facesyn_cli.training.ldm_export import check_exportable, export_published, 
 from facesyn_cli.training.ldm_inputs import evenly
 from facesyn_cli.training.ldm_state import GradientSettings, LdmState, take_step
 from facesyn_cli.training.ldm_validation import Validation, validation_places
-from facesyn_cli.training.optimiser import OptimiserSettings, build_optimiser
+from facesyn_cli.training.optimizer import OptimizerSettings, build_optimizer
 from facesyn_cli.training.precision import autocast, check_precision, loss_scaler
 from facesyn_cli.training.previews import grid
-from facesyn_cli.training.processes import processes
 
 SHAPE, BATCH, CPU = (3, 4, 4), 6, torch.device("cpu")
 SCHEDULE = build_schedule()
@@ -34,16 +34,16 @@ def _denoiser(**settings) -> nn.Module:
         name="idiff-unet", channels=32, multipliers=(1,), attention=(False,), num_blocks=1, context_size=8,
         context_width=32, **settings,
     ))
-    with torch.no_grad():  # zero-initialised layers would hide most gradients
+    with torch.no_grad():  # zero-initialized layers would hide most gradients
         for parameter in denoiser.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return denoiser
 
 
 def _state(denoiser: nn.Module, **settings) -> LdmState:
-    optimiser = build_optimiser(denoiser.parameters(), OptimiserSettings(**settings))
+    optimizer = build_optimizer(denoiser.parameters(), OptimizerSettings(**settings))
     window = torch.zeros(2, dtype=torch.float64)
-    return LdmState(denoiser, Ema(denoiser, EmaSettings()), optimiser, loss_scaler("fp32", CPU), window)
+    return LdmState(denoiser, Ema(denoiser, EmaSettings()), optimizer, loss_scaler("fp32", CPU), window)
 
 
 def _plan(places: range = range(BATCH), **more) -> BatchPlan:

@@ -31,12 +31,12 @@ def test_warm_restarts_at_the_published_steps():
 @pytest.mark.parametrize(("first_cycle", "cycle_factor"), [(7, 1), (7, 2), (3, 3), (1, 2), (10, 1)])
 def test_warm_restarts_equal_torch(first_cycle: int, cycle_factor: int):
     parameter = torch.nn.Parameter(torch.zeros(()))
-    optimiser = torch.optim.SGD([parameter], lr=1.0)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimiser, first_cycle, cycle_factor, eta_min=0.1)
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, first_cycle, cycle_factor, eta_min=0.1)
     for step in range(100):
-        expected = optimiser.param_groups[0]["lr"]
+        expected = optimizer.param_groups[0]["lr"]
         assert cosine_warm_restarts(step, first_cycle, cycle_factor, 0.1) == pytest.approx(expected, abs=1e-9), step
-        optimiser.step()
+        optimizer.step()
         scheduler.step()
 
 
@@ -80,9 +80,9 @@ def test_only_the_plain_cosine_depends_on_the_horizon():
 
 def test_set_lr_honours_the_factor_of_a_group():
     first, second = torch.nn.Parameter(torch.zeros(())), torch.nn.Parameter(torch.zeros(()))
-    optimiser = torch.optim.SGD([{"params": [first]}, {"params": [second], "lr_factor": 10.0}], lr=1.0)
-    set_lr(optimiser, 0.02)
-    assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([0.02, 0.2])
+    optimizer = torch.optim.SGD([{"params": [first]}, {"params": [second], "lr_factor": 10.0}], lr=1.0)
+    set_lr(optimizer, 0.02)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.02, 0.2])
 
 
 @pytest.mark.parametrize("settings", [{"milestones": (5, 3)}, {"milestones": (0,)}, {"name": "linear"}, {"minimum": 2}])

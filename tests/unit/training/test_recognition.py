@@ -15,17 +15,17 @@ from facesyn_cli.models.heads.arcface import ArcFace
 from facesyn_cli.models.heads.curricularface import CurricularFace
 from facesyn_cli.models.heads.elasticface import ElasticFace
 from facesyn_cli.models.heads.magface import MagFace
-from facesyn_cli.training.recognition import Group, Recogniser
+from facesyn_cli.training.recognition import Group, Recognizer
 
 
 def test_step_is_data_parallel_training_with_one_process_a_group():
     """Replicas that see one group each, gradients of the global mean, statistics of the first replica."""
-    trained, groups = _recogniser(), _groups()
+    trained, groups = _recognizer(), _groups()
     figures = trained.accumulate(groups, step=0)
     losses = 0.0
     gradients: list[torch.Tensor] | None = None
     for group in groups:
-        replica = _recogniser()
+        replica = _recognizer()
         embeddings = replica.backbone(group.pixels_u8.movedim(-1, 1).float() / 127.5 - 1)
         logits = replica.head(embeddings, group.labels)
         loss = sum(w * F.cross_entropy(row[None], y[None]) for w, row, y in zip(
@@ -45,16 +45,16 @@ def test_step_is_data_parallel_training_with_one_process_a_group():
 @pytest.mark.parametrize("head", [ArcFace, CurricularFace, AdaFace, ElasticFace, MagFace])
 def test_shares_of_two_processes_add_up_to_one_process(head):
     groups = _groups()
-    alone = _recogniser(head, dropout=0.3)
+    alone = _recognizer(head, dropout=0.3)
     expected = alone.accumulate(groups, step=5)
     means = []
     for share in (groups[:1], groups[1:2], groups[2:]):  # what the all-reduce would add up
-        probe = _recogniser(head, dropout=0.3, add_up=lambda x: means.append(x.clone()) or x)
+        probe = _recognizer(head, dropout=0.3, all_reduce=lambda x: means.append(x.clone()) or x)
         probe.accumulate(share, step=5)
     total = sum(means) if means else None
     gradients, figures = None, 0
     for share in (groups[:1], groups[1:]):
-        process = _recogniser(head, dropout=0.3, add_up=lambda x: total)
+        process = _recognizer(head, dropout=0.3, all_reduce=lambda x: total)
         figures = figures + process.accumulate(share, step=5)
         own = [p.grad for p in _parameters(process)]
         gradients = own if gradients is None else [a + b for a, b in zip(gradients, own, strict=True)]
@@ -64,7 +64,7 @@ def test_shares_of_two_processes_add_up_to_one_process(head):
 
 
 def test_curricularface_sees_the_mean_of_the_whole_batch_before_its_first_loss():
-    trained, groups = _recogniser(CurricularFace), _groups()
+    trained, groups = _recognizer(CurricularFace), _groups()
     reference = copy.deepcopy(trained)
     trained.accumulate(groups, step=0)
     cosines = []
@@ -77,7 +77,7 @@ def test_curricularface_sees_the_mean_of_the_whole_batch_before_its_first_loss()
 
 
 def test_weights_scale_the_loss_of_their_images():
-    plain, halved = _recogniser(), _recogniser()
+    plain, halved = _recognizer(), _recognizer()
     groups = _groups()
     half = [Group(g.number, g.pixels_u8, g.labels, g.weights / 2) for g in groups]
     torch.testing.assert_close(halved.accumulate(half, 0)[0], plain.accumulate(groups, 0)[0] / 2)
@@ -85,11 +85,11 @@ def test_weights_scale_the_loss_of_their_images():
 
 
 def test_extra_losses_of_a_head_reach_loss_and_gradients_with_the_images_weights():
-    plain, extra = _recogniser(MagFace), _recogniser(MagFace)
+    plain, extra = _recognizer(MagFace), _recognizer(MagFace)
     plain.head.norm_weight, extra.head.norm_weight = 0.0, 35.0
     groups = _groups()
-    for recogniser in (plain, extra):
-        recogniser.backbone[-1].weight.data *= 100  # norms between the ends of MagFace's range
+    for recognizer in (plain, extra):
+        recognizer.backbone[-1].weight.data *= 100  # norms between the ends of MagFace's range
     difference = extra.accumulate(groups, 0)[0] - plain.accumulate(groups, 0)[0]
     expected = 0.0
     replica = copy.deepcopy(plain)
@@ -105,7 +105,7 @@ def test_extra_losses_of_a_head_reach_loss_and_gradients_with_the_images_weights
 
 
 def test_top1_is_judged_without_the_margin():
-    trained = _recogniser()
+    trained = _recognizer()
     groups = _groups()
     with torch.no_grad():
         right = 0
@@ -119,22 +119,22 @@ def test_dropout_follows_step_and_group_only():
     figures = []
     for step in (1, 1, 2):
         torch.rand(3)
-        figures.append(_recogniser(dropout=0.5).accumulate(_groups(), step)[0].item())
+        figures.append(_recognizer(dropout=0.5).accumulate(_groups(), step)[0].item())
     assert figures[0] == figures[1] != figures[2]
 
 
-def _tolerance(recogniser: Recogniser, gradients: list[torch.Tensor]) -> float:
+def _tolerance(recognizer: Recognizer, gradients: list[torch.Tensor]) -> float:
     """Return what rounding may change of gradients: an error of a logit is a relative error of the softmax."""
-    products = products_of(recogniser.backbone, recogniser.head)
-    return rounding(products, recogniser.head.scale * max(gradient.abs().max() for gradient in gradients))
+    products = products_of(recognizer.backbone, recognizer.head)
+    return rounding(products, recognizer.head.scale * max(gradient.abs().max() for gradient in gradients))
 
 
-def _recogniser(head=ArcFace, dropout: float = 0.0, add_up=lambda x: x) -> Recogniser:
+def _recognizer(head=ArcFace, dropout: float = 0.0, all_reduce=lambda x: x) -> Recognizer:
     torch.manual_seed(0)
     backbone = nn.Sequential(
         nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.PReLU(4), nn.Flatten(), nn.Dropout(dropout), nn.Linear(36, 8)
     )
-    return Recogniser(backbone, head(scale=8.0).with_classes(5, 8, seed=1), 0, 12, torch.float32, add_up)
+    return Recognizer(backbone, head(scale=8.0).with_classes(5, 8, seed=1), 0, 12, torch.float32, all_reduce)
 
 
 def _groups() -> list[Group]:
@@ -150,5 +150,5 @@ def _groups() -> list[Group]:
     ]
 
 
-def _parameters(recogniser: Recogniser) -> list[nn.Parameter]:
-    return [*recogniser.backbone.parameters(), *recogniser.head.parameters()]
+def _parameters(recognizer: Recognizer) -> list[nn.Parameter]:
+    return [*recognizer.backbone.parameters(), *recognizer.head.parameters()]

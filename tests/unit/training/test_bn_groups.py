@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.training.norm_groups import (
+from facesyn_cli.training.bn_groups import (
     copy_from_first,
     decay_groups,
     group_seed,

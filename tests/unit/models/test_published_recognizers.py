@@ -1,4 +1,4 @@
-"""Recognisers as others save them, with golden weights: every wrapper, channel order and depth."""
+"""Recognizers as others save them, with golden weights: every wrapper, channel order and depth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tolerance import products_of, rounding
 
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.recognise import recognise
+from facesyn_cli.models.convert.detect_architecture import detect
 from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.plugins import registry
 
@@ -96,7 +96,7 @@ def test_a_nested_checkpoint_with_a_tensor_too_few_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["ir-152", "ir-se-200"])
 def test_bottleneck_networks_are_told_by_names_and_shapes(name):
     tensors = skeleton("backbone", name=name).state_dict()
-    found = recognise({f"module.{key}": value for key, value in tensors.items()}, "a.pth")
+    found = detect({f"module.{key}": value for key, value in tensors.items()}, "a.pth")
     assert (found.kind, found.name, found.settings) == ("backbone", name, {"embedding_size": 512})
     assert set(found.tensors) == set(tensors)
 
@@ -104,7 +104,7 @@ def test_bottleneck_networks_are_told_by_names_and_shapes(name):
 def test_bottleneck_networks_of_another_depth_are_named_as_not_known():
     tensors = {k: v for k, v in skeleton("backbone", name="ir-152").state_dict().items() if "body.49." not in k}
     with pytest.raises(UserError, match=r"^a\.pth: .* bottleneck blocks \[3, 8, 36, 2\] .* only IR-152 and IR-200"):
-        recognise(tensors, "a.pth")
+        detect(tensors, "a.pth")
 
 
 @pytest.mark.parametrize("prefix", ["", "model.", "module.", "module.model."])

@@ -1,4 +1,4 @@
-"""Finished analyses on disk: a run that was killed does not do them again."""
+"""Finished analyzes on disk: a run that was killed does not do them again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.figures import Section
 
 
-class KeptResults:
+class CachedResults:
     """The sections of each set by each network, one JSON file a pair.
 
     Args:

@@ -20,8 +20,8 @@ from torch import Tensor
 from facesyn_cli.artifacts.tensor_dicts import read_tensor_dicts
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import arcface_torch, compvis, edgeface, guided_diffusion, idiff_face, tface
-from facesyn_cli.models.convert.recognised import Recognised, View, views
-from facesyn_cli.models.skeleton import build_skeleton
+from facesyn_cli.models.convert.detected import DetectedNetwork, View, views
+from facesyn_cli.models.meta_networks import build_on_meta
 from facesyn_cli.plugins import registry
 from facesyn_cli.untrusted.files import read_text
 
@@ -53,16 +53,16 @@ _KNOWN: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 
 
-def recognise_file(path: Path) -> Recognised:
-    """Return the network in a torch or safetensors file; see `recognise_dicts`.
+def detect_architecture(path: Path) -> DetectedNetwork:
+    """Return the network in a torch or safetensors file; see `detect_in_dicts`.
 
     Raises:
-        UserError: As `read_tensor_dicts` and `recognise_dicts`.
+        UserError: As `read_tensor_dicts` and `detect_in_dicts`.
     """
-    return recognise_dicts(read_tensor_dicts(path), path)
+    return detect_in_dicts(read_tensor_dicts(path), path)
 
 
-def recognise_dicts(dicts: Mapping[str, Mapping[str, Tensor]], path: Path) -> Recognised:
+def detect_in_dicts(dicts: Mapping[str, Mapping[str, Tensor]], path: Path) -> DetectedNetwork:
     """Return the network in one of the dicts of a file.
 
     Args:
@@ -76,7 +76,7 @@ def recognise_dicts(dicts: Mapping[str, Mapping[str, Tensor]], path: Path) -> Re
     found, first_error = [], None
     for place, tensors in dicts.items():
         try:
-            one = recognise(tensors, where, color_space)
+            one = detect(tensors, where, color_space)
         except _TwoNetworks:
             raise
         except UserError as error:
@@ -89,13 +89,13 @@ def recognise_dicts(dicts: Mapping[str, Mapping[str, Tensor]], path: Path) -> Re
     return _only(found, where)
 
 
-def recognise(tensors: Mapping[str, Tensor], where: str, color_space: str | None = None) -> Recognised:
+def detect(tensors: Mapping[str, Tensor], where: str, color_space: str | None = None) -> DetectedNetwork:
     """Return the network that the tensors make up, complete and of the right shapes.
 
     Args:
         tensors: Tensors of a published file or of ours, behind any sequence of known wrappers.
         where: Name of the file, for messages.
-        color_space: `rgb` or `bgr` where a description beside the file says what its recogniser takes.
+        color_space: `rgb` or `bgr` where a description beside the file says what its recognizer takes.
 
     Raises:
         UserError: They make up no known network, and the message names the nearest one and what differs; or they
@@ -125,7 +125,7 @@ class _TwoNetworks(UserError):
     """Raised where it cannot be told which of several networks is meant."""
 
 
-def _only(found: list[Recognised], where: str) -> Recognised:
+def _only(found: list[DetectedNetwork], where: str) -> DetectedNetwork:
     if len(found) > 1:
         names = " and ".join(f"{one.title} under {'/'.join(filter(None, (one.place, one.prefix))) or 'no prefix'!r}"
                              for one in found)
@@ -133,7 +133,7 @@ def _only(found: list[Recognised], where: str) -> Recognised:
     return found[0]
 
 
-def _complete(found: Recognised | None, view: View, tensors: Mapping[str, Tensor]) -> Recognised | None:
+def _complete(found: DetectedNetwork | None, view: View, tensors: Mapping[str, Tensor]) -> DetectedNetwork | None:
     """Return what a reader found with everything checked and noted; None stays None.
 
     Raises:
@@ -180,9 +180,9 @@ def expected_shapes(
     Args:
         kind: Kind of plugin.
         settings: Its name and settings.
-        num_tensors: Of the file that the settings are of; see `build_skeleton`.
+        num_tensors: Of the file that the settings are of; see `build_on_meta`.
     """
-    module = build_skeleton(kind, registry.configure(kind, settings), num_tensors)
+    module = build_on_meta(kind, registry.configure(kind, settings), num_tensors)
     return {key: (value.shape, value.dtype) for key, value in module.state_dict().items()}
 
 

@@ -1,20 +1,20 @@
-"""Processes and devices: what Accelerate knows, in the few words our stages need."""
+"""Processes and devices: rank, world size, collectives and errors that all processes raise together.
+
+A thin layer over Accelerate. Every method that is a collective says so: all processes must call it together.
+"""
 
 from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
-from facesyn_cli.artifacts.output import Config, Output, Parent, open_output
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
@@ -22,97 +22,73 @@ T = TypeVar("T")
 _LONGEST_WAIT = timedelta(days=1)  # of a process that is done for the others; torch's 10 to 30 minutes end in an error
 
 
-class AgreedError(UserError):
-    """Something the user can fix that every process raises; the first one tells it."""
+class CollectiveError(UserError):
+    """A `UserError` that every process raises; the first one prints it."""
 
 
 class Processes:
-    """This process among those started by `accelerate launch` or torchrun; alone without them.
+    """The processes started by `accelerate launch` or torchrun, as this one sees them; one process without them.
 
     Attributes:
         accelerator: The Accelerate object underneath.
-        index: Global rank, 0-based.
-        count: Number of processes.
+        rank: Global rank, 0-based.
+        world_size: Number of processes.
         device: Device of this process.
-        is_first: True in the process that speaks and writes headers.
+        is_first: True in the process of rank 0, which prints messages and writes headers.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        self.index = accelerator.process_index
-        self.count = accelerator.num_processes
+        self.rank = accelerator.process_index
+        self.world_size = accelerator.num_processes
         self.device = accelerator.device
         self.is_first = accelerator.is_main_process
 
     def announce(self) -> None:
-        """Say how many processes work together, when there are several."""
-        if self.count > 1:
-            log.info(f"{self.count} processes")
+        """Log the number of processes when there are several."""
+        if self.world_size > 1:
+            log.info(f"{self.world_size} processes")
 
     def barrier(self) -> None:
-        """Wait for all processes."""
-        if self.count > 1:
+        """Wait for all processes. A collective."""
+        if self.world_size > 1:
             self.accelerator.wait_for_everyone()
 
     def any(self, flag: bool) -> bool:
-        """Return True in every process when `flag` is true in any: all must call it together."""
-        if self.count == 1:
+        """Return True in every process when `flag` is true in any. A collective."""
+        if self.world_size == 1:
             return flag
         total = torch.tensor([float(flag)], device=self.device)
         torch.distributed.all_reduce(total, op=torch.distributed.ReduceOp.MAX)
         return bool(total.item())
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the sum of a tensor over all processes; the argument is not changed."""
-        if self.count == 1:
+        """Return the sum of a tensor over all processes; the argument is not changed. A collective."""
+        if self.world_size == 1:
             return values
         total = values.clone()
         torch.distributed.all_reduce(total)
         return total
 
-    @contextmanager
-    def open_output(
-        self, folder: Path, kind: str, command: str, cfg: Config, parents: dict[str, Parent],
-        part: tuple[int, int] | None = None,
-    ) -> Iterator[Output]:
-        """Open an output folder in all processes: the first one first, the others after it succeeded.
+    def raise_in_all(self, problem: str) -> None:
+        """Raise in every process when any of them has a problem. A collective.
+
+        Args:
+            problem: What went wrong in this process; empty when nothing did.
 
         Raises:
-            UserError: As `artifacts.output.open_output`, in every process.
+            CollectiveError: With the problem of the lowest rank that has one.
         """
-        if self.count == 1:
-            with open_output(folder, kind, command, cfg, parents, part) as output:
-                yield output
-            return
-        opened = open_output(folder, kind, command, cfg, parents, part)
-        if self.is_first:
-            try:
-                output = opened.__enter__()
-            except UserError as error:
-                self._tell(str(error))
-                raise
-            self._tell("")
-        else:
-            problem = self._tell("")
-            if problem:
-                raise AgreedError(problem)
-            output = opened.__enter__()
-        with ExitStack() as stack:
-            stack.push(opened.__exit__)
-            try:
-                yield output
-            except UserError as error:
-                if not self.is_first and not isinstance(error, AgreedError):  # nobody else may know of it
-                    log.error(f"process {self.index}: {error}")
-                raise
+        if self.any(bool(problem)):
+            raise CollectiveError(next(text for text in gather_object([problem]) if text))
 
-    def of_first(self, compute: Callable[[], T]) -> T:
-        """Return in every process what `compute` returns in the first one; only that one calls it.
+    def from_first(self, compute: Callable[[], T]) -> T:
+        """Return in every process what `compute` returns in the process of rank 0. A collective.
 
         Raises:
             UserError: As `compute`, in every process.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return compute()
         value, problem = None, ""
         if self.is_first:
@@ -120,20 +96,22 @@ class Processes:
                 value = compute()
             except UserError as error:
                 problem = str(error)
-        value, problem = self._tell((value, problem))
+        value, problem = self.broadcast((value, problem))
         if problem:
-            raise AgreedError(problem)
+            raise CollectiveError(problem)
         return value
 
-    def _tell(self, value: T) -> T:
-        """Send one value from the first process to all and return it."""
+    def broadcast(self, value: T) -> T:
+        """Return in every process the value that the process of rank 0 passes. A collective."""
+        if self.world_size == 1:
+            return value
         box = [value]
         broadcast_object_list(box, from_process=0)
         return box[0]
 
 
 def processes(device: str = "auto") -> Processes:
-    """Join the launched processes, if any, on the wanted device; those that are done wait a day for the others.
+    """Join the launched processes, if any, on the wanted device; collectives time out after a day.
 
     Args:
         device: auto, cpu, cuda, cuda:N or mps.

@@ -18,7 +18,7 @@ from facesyn_cli.plugins.settings import PluginConfig
 _MARGIN, _SPARE = 2, 256
 
 
-def build_skeleton(kind: str, cfg: PluginConfig, num_tensors: int | None = None) -> nn.Module:
+def build_on_meta(kind: str, cfg: PluginConfig, num_tensors: int | None = None) -> nn.Module:
     """Build a plugin's network on the meta device; no memory, no random numbers, in a fraction of a second.
 
     Args:
@@ -65,7 +65,7 @@ def limited_parameters(num_tensors: int | None) -> Iterator[None]:
 
 
 class _SkipDraws(TorchFunctionMode):
-    """Leave out random initialisation: on the meta device it does nothing, after seconds of imports."""
+    """Leave out random initialization: on the meta device it does nothing, after seconds of imports."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}

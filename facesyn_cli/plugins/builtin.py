@@ -89,10 +89,10 @@ BUILTIN["guidance"] = {
 BUILTIN["contexts"] = {
     "sphere": "facesyn_cli.contexts.sphere",
     "pca": "facesyn_cli.contexts.pca",
-    "embeddings": "facesyn_cli.contexts.embeddings",
-    "images": "facesyn_cli.contexts.images",
+    "embeddings": "facesyn_cli.contexts.from_embeddings",
+    "images": "facesyn_cli.contexts.from_images",
     "diffusers": "facesyn_cli.contexts.diffusers_pipeline",
-    "guided-diffusion": "facesyn_cli.contexts.guided_diffusion",
+    "guided-diffusion": "facesyn_cli.contexts.guided_diffusion_source",
     "two-stage": "facesyn_cli.contexts.two_stage",
 }
 BUILTIN["context_filter"] = {

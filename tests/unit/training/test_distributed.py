@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from facesyn_cli.training import processes as module
+from facesyn_cli import distributed as module
 
 
 def test_those_that_are_done_wait_a_day_for_the_others(monkeypatch):

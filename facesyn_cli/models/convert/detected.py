@@ -45,7 +45,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Recognised:
+class DetectedNetwork:
     """A network found in a file.
 
     Args:

@@ -8,7 +8,7 @@ import numpy as np
 
 from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.origins import UNKNOWN, Origin, StatedOrigin, origin_of
-from facesyn_cli.config.fields import runtime
+from facesyn_cli.config.fields import runtime_only
 from facesyn_cli.contexts.faces import read_face
 from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, Resources
 from facesyn_cli.data.pixels import UnreadableImage
@@ -18,26 +18,26 @@ from facesyn_cli.plugins.settings import PluginConfig
 
 
 class ImagesConfig(PluginConfig):
-    """Settings of the source `images`; the faces are `images`, the recogniser is `weights`."""
+    """Settings of the source `images`; the faces are `images`, the recognizer is `weights`."""
 
-    origin: StatedOrigin | None = runtime(
+    origin: StatedOrigin | None = runtime_only(
         None, "photo (of real people) or generated: what the faces are; None: as their headers say, else unknown"
     )
 
 
 class Images:
-    """Faces of a set in the order of its keys, embedded by the recogniser."""
+    """Faces of a set in the order of its keys, embedded by the recognizer."""
 
-    needs: frozenset[str] = frozenset({"images", "recogniser"})
+    needs: frozenset[str] = frozenset({"images", "recognizer"})
     may_use: frozenset[str] = frozenset()
-    evaluations = {"recogniser": 1}
+    evaluations = {"recognizer": 1}
 
     def __init__(self, origin: StatedOrigin | None = None) -> None:
         self._resources, self._stated = Resources(), origin
         self.face_origin: Origin = UNKNOWN
 
     def open(self, resources: Resources) -> None:
-        """Take the set and the recogniser.
+        """Take the set and the recognizer.
 
         Raises:
             UserError: The headers of the faces contradict what the user says of their origin.
@@ -55,11 +55,11 @@ class Images:
 
     @property
     def embedder(self) -> str | None:
-        """The recogniser."""
+        """The recognizer."""
         return self._resources.embedder
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
-        """Yield one batch of the recogniser at a time; unreadable images are reported and left out."""
+        """Yield one batch of the recognizer at a time; unreadable images are reported and left out."""
         size = self._resources.batch_size
         for first in range(start, len(self._set.entries), size):
             stop = min(first + size, len(self._set.entries))

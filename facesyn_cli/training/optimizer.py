@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import nn
 
 
-class OptimiserSettings(BaseModel):
+class OptimizerSettings(BaseModel):
     """Which optimizer moves the weights, and at which base learning rate. The defaults are the published ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,7 +30,7 @@ class OptimiserSettings(BaseModel):
         return betas
 
 
-def build_optimiser(parameters: Iterable[nn.Parameter], cfg: OptimiserSettings) -> torch.optim.Optimizer:
+def build_optimizer(parameters: Iterable[nn.Parameter], cfg: OptimizerSettings) -> torch.optim.Optimizer:
     """Return the optimizer that `cfg` names over `parameters`."""
-    optimiser_class = torch.optim.AdamW if cfg.name == "adamw" else torch.optim.Adam
-    return optimiser_class(parameters, lr=cfg.lr, betas=cfg.betas, eps=cfg.eps, weight_decay=cfg.weight_decay)
+    optimizer_class = torch.optim.AdamW if cfg.name == "adamw" else torch.optim.Adam
+    return optimizer_class(parameters, lr=cfg.lr, betas=cfg.betas, eps=cfg.eps, weight_decay=cfg.weight_decay)

@@ -64,26 +64,26 @@ DEFINITIONS: dict[str, Definition] = {
     "identity.unique_share": Definition(
         "Unique identities (U_class)", "Share of identities left when every one too close to an earlier one is "
         "dropped: how many different people there are for each one claimed.",
-        "|U| / C; class centres in order, c joins U when cos(c, u) < r for every u in U", _DCFACE, "higher"),
+        "|U| / C; class centers in order, c joins U when cos(c, u) < r for every u in U", _DCFACE, "higher"),
     "identity.unique_040": Definition(
         "Unique identities at 0.40", "The same at the fixed threshold that Vec2Face publishes.",
         "|U| / C; c joins U when cos(c, u) < 0.40 for every u in U", _VEC2FACE, "higher"),
     "identity.separate_040": Definition(
         "Separate identities at 0.40", "Share of identities that no other identity comes close to.",
-        "share of centres c with max over others of cos(c, c') <= 0.40", _VEC2FACE, "higher"),
+        "share of centers c with max over others of cos(c, c') <= 0.40", _VEC2FACE, "higher"),
     "identity.consistent_share": Definition(
         "Consistent images (C_intra)", "Share of images that show the person their label says, averaged over "
         "identities. Too close to 100 % means that the images of a person vary little.",
-        "mean over classes of the share of images with cos(e, centre) > r", _DCFACE, "higher"),
+        "mean over classes of the share of images with cos(e, center) > r", _DCFACE, "higher"),
     "identity.consistency": Definition(
         "Consistency", "Mean score of two images of one identity, averaged over identities.",
         "mean over identities of the mean of cos(e_i, e_j) inside each", _VIGFACE, "higher"),
     "identity.separability": Definition(
-        "Separability", "Mean distance of an identity's centre to the centres of the others.",
+        "Separability", "Mean distance of an identity's center to the centers of the others.",
         "mean over pairs of classes of 1 - cos(c, c')", _VIGFACE, "higher"),
     "identity.wrong_label_share": Definition(
         "Wrong labels", "Share of images that are nearer to another identity than to their own.",
-        "share of images whose best match among all other identities' centres beats their own centre, computed "
+        "share of images whose best match among all other identities' centers beats their own center, computed "
         "without the image", "", "lower"),
     "identity.mixed_identities": Definition(
         "Mixed identities", "Labels under which the images fall into two people.", "", "", "lower"),
@@ -92,7 +92,7 @@ DEFINITIONS: dict[str, Definition] = {
     "identity.scores": Definition(
         "Genuine and impostor scores", "How similar two images of one person are, and two images of different people. "
         "The less the two hills overlap, the better the labels can be learned."),
-    "identity.nearest_centre": Definition(
+    "identity.nearest_center": Definition(
         "Nearest other identity", "For every identity, the score of the most similar other one. A hill on the right "
         "is people who were made twice."),
     "identity.det": Definition(
@@ -104,9 +104,9 @@ DEFINITIONS: dict[str, Definition] = {
     "identity.unique_by_count": Definition(
         "Unique identities by size", "How the share of unique identities falls as the set grows: where the source of "
         "identities runs dry.", "U_class of the first n identities", _DCFACE),
-    "identity.best": Definition("Most typical images", "Images closest to the centre of their identity."),
+    "identity.best": Definition("Most typical images", "Images closest to the center of their identity."),
     "identity.worst": Definition(
-        "Least typical images", "Images farthest from the centre of their identity: bad pictures, odd poses or "
+        "Least typical images", "Images farthest from the center of their identity: bad pictures, odd poses or "
         "wrong labels."),
     "identity.wrong_labels": Definition(
         "Images with a doubtful label", "Images nearer to another identity than to their own, worst first."),
@@ -117,9 +117,9 @@ DEFINITIONS: dict[str, Definition] = {
         "Face Vendi Score", "Effective number of different faces among the images: 1 when all are alike, the number "
         "of images when all are unlike.", "exp(-sum l ln l), l the eigenvalues of K / n, K the cosines", _VARIFACE,
         "higher"),
-    "diversity.vendi_centres": Definition(
-        "Vendi Score of the identities", "Effective number of different people: the same over class centres.",
-        "exp(-sum l ln l), l the eigenvalues of K / C, K the cosines of class centres", _VARIFACE, "higher"),
+    "diversity.vendi_centers": Definition(
+        "Vendi Score of the identities", "Effective number of different people: the same over class centers.",
+        "exp(-sum l ln l), l the eigenvalues of K / C, K the cosines of class centers", _VARIFACE, "higher"),
     "diversity.vendi_within": Definition(
         "Vendi Score within an identity", "Effective number of different images of one person, averaged over "
         "identities. It grows with wrong labels as well: read it beside the consistent images.",
@@ -127,11 +127,11 @@ DEFINITIONS: dict[str, Definition] = {
     "diversity.d_intra": Definition(
         "Style coverage (D_intra)", "Share of real styles that the images of one person reach, averaged over "
         "identities. Images that do not look like one person reach far, too: read it beside the consistency.",
-        "per class: share of real features within the k-nearest-neighbour radius of a generated one",
+        "per class: share of real features within the k-nearest-neighbor radius of a generated one",
         f"{_DCFACE}; recall of {_RECALL}", "higher"),
     "diversity.within_spread": Definition(
-        "Spread within an identity", "Mean distance of an image to the centre of its identity.",
-        "mean over identities of the mean of 1 - cos(e, centre)", ""),
+        "Spread within an identity", "Mean distance of an image to the center of its identity.",
+        "mean over identities of the mean of 1 - cos(e, center)", ""),
     "diversity.near_duplicates_within": Definition(
         "Near-duplicates within identities", "Share of images that nearly repeat another image of the same identity.",
         "", "", "lower"),
@@ -144,7 +144,7 @@ DEFINITIONS: dict[str, Definition] = {
     "diversity.least_varied": Definition("Least varied identities", "Identities whose images are most alike."),
     "diversity.perceptual": Definition(
         "Perceptual distance within an identity", "How different two images of one identity look, in the feature maps "
-        "of the judge; near 0 they are the same picture again. It is LPIPS's form without its learnt weights, so "
+        "of the judge; near 0 they are the same picture again. It is LPIPS's form without its learned weights, so "
         "compare it only within one judge.", _PERCEPTUAL + ", w = 1", _ZHANG, "higher"),
     "diversity.perceptual_between": Definition(
         "Perceptual distance between identities", "The same for images of two different identities, to compare.",
@@ -157,13 +157,13 @@ DEFINITIONS: dict[str, Definition] = {
     "diversity.perceptual_least": Definition(
         "Identities that look least varied", "Identities whose images look most alike, by perceptual distance."),
     "diversity.lpips": Definition(
-        "LPIPS within an identity", "How different two images of one identity look, by a distance learnt from people's "
-        "judgements; near 0 they are the same picture again.", _PERCEPTUAL + ", w learnt", _ZHANG, "higher"),
+        "LPIPS within an identity", "How different two images of one identity look, by a distance learned from "
+        "people's judgements; near 0 they are the same picture again.", _PERCEPTUAL + ", w learned", _ZHANG, "higher"),
     "diversity.lpips_between": Definition(
         "LPIPS between identities", "The same for images of two different identities, to compare.",
-        _PERCEPTUAL + ", w learnt", _ZHANG),
+        _PERCEPTUAL + ", w learned", _ZHANG),
     "diversity.lpips_real": Definition(
-        "LPIPS of real photos", "The same for real photos of one person, to compare.", _PERCEPTUAL + ", w learnt",
+        "LPIPS of real photos", "The same for real photos of one person, to compare.", _PERCEPTUAL + ", w learned",
         _ZHANG),
     "diversity.lpips_per_identity": Definition(
         "LPIPS per identity", "Mean distance of the images of every identity that was looked at."),
@@ -184,21 +184,21 @@ DEFINITIONS: dict[str, Definition] = {
         "lower"),
     "quality.precision": Definition(
         "Precision", "Share of images that look like something in the reference: fidelity.",
-        "share of generated features within the k-nearest-neighbour radius of a real one", _RECALL, "higher"),
+        "share of generated features within the k-nearest-neighbor radius of a real one", _RECALL, "higher"),
     "quality.recall": Definition(
         "Recall", "Share of the reference that the set could have produced: coverage of what is real.",
-        "share of real features within the k-nearest-neighbour radius of a generated one", _RECALL, "higher"),
+        "share of real features within the k-nearest-neighbor radius of a generated one", _RECALL, "higher"),
     "quality.density": Definition(
-        "Density", "How many real neighbourhoods an image falls into, relative to a real image; robust against "
+        "Density", "How many real neighborhoods an image falls into, relative to a real image; robust against "
         "outliers in the reference, may exceed 1.",
         "mean over generated features of (real k-NN balls that hold it) / k", _PRDC, "higher"),
     "quality.coverage": Definition(
-        "Coverage", "Share of real images with at least one generated image in their neighbourhood.",
+        "Coverage", "Share of real images with at least one generated image in their neighborhood.",
         "share of real k-NN balls that hold a generated feature", _PRDC, "higher"),
     "features.d_intra": Definition(
         "Style coverage (D_intra), Inception", "Share of real images that the images of one person come near to, "
         "averaged over identities, as DCFace publishes it.",
-        "per class: share of real features within the k-nearest-neighbour radius of a generated one, k = 3",
+        "per class: share of real features within the k-nearest-neighbor radius of a generated one, k = 3",
         f"{_DCFACE}; recall of {_RECALL}", "higher"),
     # privacy
     "privacy.copies": Definition(
@@ -226,7 +226,7 @@ DEFINITIONS: dict[str, Definition] = {
         "False non-match rate", "Share of same-person pairs of a group rejected at the threshold common to all "
         "groups.", "FNMR_group(t), t common to all groups", _ISO, "lower"),
     "fairness.benchmark_accuracy": Definition(
-        "Accuracy", "Share of pairs of one group that the recogniser decides rightly, mean over the folds; the error "
+        "Accuracy", "Share of pairs of one group that the recognizer decides rightly, mean over the folds; the error "
         "is the spread over the folds.", "mean over folds of the accuracy at the best threshold of the others", _RFW,
         "higher"),
     "fairness.benchmark_eer": Definition(

@@ -6,7 +6,7 @@ result does not depend on the number of processes: the published 8 processes x 6
 on 1, 2, 4 or 8 processes. Running statistics are taken from the first group of each step alone, which is
 what data-parallel training does when the first process hands its buffers to the others.
 
-Ioffe and Szegedy 2015, arXiv:1502.03167 (batch normalisation).
+Ioffe and Szegedy 2015, arXiv:1502.03167 (batch normalization).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def group_seed(seed: int, step: int, group: int) -> int:
 def running_statistics(module: nn.Module, is_updated: bool) -> Iterator[None]:
     """Within this block BatchNorm layers in training mode leave their running statistics alone unless told.
 
-    They normalise with the statistics of their input in either case.
+    They normalize with the statistics of their input in either case.
     """
     norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
     if not is_updated:
@@ -82,7 +82,7 @@ def running_statistics(module: nn.Module, is_updated: bool) -> Iterator[None]:
 
 
 @torch.no_grad()
-def sum_gradients(parameters: Iterable[nn.Parameter], add_up: Callable[[Tensor], Tensor]) -> None:
+def sum_gradients(parameters: Iterable[nn.Parameter], all_reduce: Callable[[Tensor], Tensor]) -> None:
     """Replace the gradients by their sums over all processes.
 
     One flat buffer in the order of the parameters, rather than DistributedDataParallel: its buckets change
@@ -90,20 +90,20 @@ def sum_gradients(parameters: Iterable[nn.Parameter], add_up: Callable[[Tensor],
 
     Args:
         parameters: Parameters with gradients.
-        add_up: Returns the sum of a tensor over all processes.
+        all_reduce: Returns the sum of a tensor over all processes.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = add_up(torch.cat([gradient.flatten() for gradient in gradients]))
+    flat = all_reduce(torch.cat([gradient.flatten() for gradient in gradients]))
     for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(total.view_as(gradient))
 
 
 @torch.no_grad()
-def copy_from_first(module: nn.Module, is_first: bool, add_up: Callable[[Tensor], Tensor]) -> None:
+def copy_from_first(module: nn.Module, is_first: bool, all_reduce: Callable[[Tensor], Tensor]) -> None:
     """Give all processes the floating-point buffers of the first one (the running statistics)."""
     for buffer in module.buffers():
         if buffer.is_floating_point():
-            buffer.copy_(add_up(buffer if is_first else torch.zeros_like(buffer)))
+            buffer.copy_(all_reduce(buffer if is_first else torch.zeros_like(buffer)))
 
 
 def decay_groups(module: nn.Module, weight_decay: float, decay_norms: bool) -> list[dict]:
@@ -117,21 +117,21 @@ def decay_groups(module: nn.Module, weight_decay: float, decay_norms: bool) -> l
     return groups + ([{"params": without, "weight_decay": 0.0}] if without else [])
 
 
-def use_global_norms(module: nn.Module, add_up: Callable[[Tensor], Tensor]) -> None:
-    """Make all BatchNorm layers normalise with the statistics of the inputs of all processes together.
+def use_global_norms(module: nn.Module, all_reduce: Callable[[Tensor], Tensor]) -> None:
+    """Make all BatchNorm layers normalize with the statistics of the inputs of all processes together.
 
     torch's SyncBatchNorm needs GPUs; this one runs everywhere.
     """
     for layer in module.modules():
         if isinstance(layer, _BatchNorm):
-            layer.forward = _GlobalNorm(layer, add_up)
+            layer.forward = _GlobalNorm(layer, all_reduce)
 
 
 class _GlobalNorm:
     """The forward pass of a BatchNorm layer over all processes (each with an input of the same shape)."""
 
-    def __init__(self, layer: _BatchNorm, add_up: Callable[[Tensor], Tensor]) -> None:
-        self.layer, self.add_up = layer, add_up
+    def __init__(self, layer: _BatchNorm, all_reduce: Callable[[Tensor], Tensor]) -> None:
+        self.layer, self.all_reduce = layer, all_reduce
 
     def __call__(self, x: Tensor) -> Tensor:
         layer = self.layer
@@ -141,11 +141,11 @@ class _GlobalNorm:
             wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
             axes = [axis for axis in range(x.ndim) if axis != 1]
             shape = [1, -1] + [1] * (x.ndim - 2)
-            count = self.add_up(x.new_tensor(x.numel() / x.shape[1], dtype=torch.float64)).item()
-            mean = _AddUp.apply(wide.sum(axes), self.add_up) / count                      # (C,)
-            centred = wide - mean.view(shape)
-            variance = _AddUp.apply(centred.square().sum(axes), self.add_up) / count      # (C,)
-            y = centred * (variance + layer.eps).rsqrt().view(shape)
+            count = self.all_reduce(x.new_tensor(x.numel() / x.shape[1], dtype=torch.float64)).item()
+            mean = _AllReduce.apply(wide.sum(axes), self.all_reduce) / count                      # (C,)
+            centerd = wide - mean.view(shape)
+            variance = _AllReduce.apply(centerd.square().sum(axes), self.all_reduce) / count      # (C,)
+            y = centerd * (variance + layer.eps).rsqrt().view(shape)
             if layer.affine:
                 y = y * layer.weight.view(shape) + layer.bias.view(shape)
         if layer.track_running_stats:
@@ -156,14 +156,14 @@ class _GlobalNorm:
         return y.to(x.dtype)
 
 
-class _AddUp(torch.autograd.Function):
+class _AllReduce(torch.autograd.Function):
     """A sum over processes; its gradient is the sum over processes of the gradients."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, add_up: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.add_up = add_up
-        return add_up(x.contiguous())
+    def forward(ctx, x: Tensor, all_reduce: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.all_reduce = all_reduce
+        return all_reduce(x.contiguous())
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.add_up(gradient.contiguous()), None
+        return ctx.all_reduce(gradient.contiguous()), None

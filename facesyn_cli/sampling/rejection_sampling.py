@@ -46,7 +46,7 @@ class Judged:
     draws: NDArray[np.int64]
 
 
-class Redrawing:
+class RejectionSampling:
     """Draws blocks of images until the filter is content with them.
 
     Args:

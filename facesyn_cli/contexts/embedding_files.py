@@ -25,7 +25,7 @@ class GivenVectors:
         form: `embeddings` and `contexts` are ours; rows of others are `named` or have numbers only (`numbered`).
         names: Key, identity, row number or name of each row.
         vectors: (N, 512) float32 unit rows.
-        embedder: Digest of the recogniser, None unknown.
+        embedder: Digest of the recognizer, None unknown.
         parent: For the header.
         faces: Path of each row's face, or None; only a ContextSet brings its own.
         face_origin: Of those faces, as `ContextSet` has it.

@@ -1,4 +1,4 @@
-"""Published weights worth knowing: what they are, whose, under which licence, where they lie, what reads them.
+"""Published weights worth knowing: what they are, whose, under which license, where they lie, what reads them.
 
 Most of them are given out by hand (forms, drives) and have no address that a program can fetch; those with a
 `hub` id are fetched by `facesyn models pull`.
@@ -17,7 +17,7 @@ class KnownWeights:
         kind: Plugin kind, or what else it is.
         architecture: Plugin name with its variant.
         source: Who published it.
-        licence: Licence of the weights as far as it is stated.
+        license: License of the weights as far as it is stated.
         where: Where to get it.
         use: What it is for, with the flag that takes it.
         hub: Hugging Face Hub id; None where there is none that we know.
@@ -26,7 +26,7 @@ class KnownWeights:
     kind: str
     architecture: str
     source: str
-    licence: str
+    license: str
     where: str
     use: str
     hub: str | None = None
@@ -115,7 +115,7 @@ CATALOGUE: dict[str, KnownWeights] = {
         "train-fr initial_head=; models convert joins the parts",
     ),
     "insightface-onnx": KnownWeights(
-        "backbone", "ONNX recognisers, 112 px", "InsightFace model packs (buffalo_sc: MobileFaceNet, WebFace600K)",
+        "backbone", "ONNX recognizers, 112 px", "InsightFace model packs (buffalo_sc: MobileFaceNet, WebFace600K)",
         "non-commercial research only", "https://github.com/deepinsight/insightface", "embed, eval --weights",
     ),
     "arcface-torch": KnownWeights(

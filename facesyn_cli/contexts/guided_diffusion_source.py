@@ -30,7 +30,7 @@ _IDENTITY = "guided-diffusion"  # whose noise it is: candidate k starts from the
 
 
 class GuidedDiffusionConfig(PluginConfig):
-    """Settings of the source `guided-diffusion`; the network is `generator`, the recogniser is `weights`."""
+    """Settings of the source `guided-diffusion`; the network is `generator`, the recognizer is `weights`."""
 
     steps: int = Field(100, ge=1)            # network evaluations per face; published: 100
     crop: float = Field(1.0, gt=0, le=1)     # central share kept; 0.8 turns FFHQ framing into ArcFace framing
@@ -44,7 +44,7 @@ class GuidedDiffusion:
         crop: Central share of the image that is kept, where faces are not aligned.
     """
 
-    needs: frozenset[str] = frozenset({"generator", "recogniser"})
+    needs: frozenset[str] = frozenset({"generator", "recognizer"})
     may_use: frozenset[str] = frozenset()
     face_origin = GENERATED
     num_candidates = None
@@ -52,10 +52,10 @@ class GuidedDiffusion:
     def __init__(self, steps: int, crop: float) -> None:
         self._steps, self._crop = steps, crop
         self._resources = Resources()
-        self.evaluations = {"generator": steps, "recogniser": 1}
+        self.evaluations = {"generator": steps, "recognizer": 1}
 
     def open(self, resources: Resources) -> None:
-        """Take the network and the recogniser.
+        """Take the network and the recognizer.
 
         Raises:
             UserError: The generator is another pipeline, or has no so many timesteps.
@@ -80,7 +80,7 @@ class GuidedDiffusion:
 
     @property
     def embedder(self) -> str | None:
-        """The recogniser."""
+        """The recognizer."""
         return self._resources.embedder
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
@@ -112,7 +112,7 @@ class GuidedDiffusion:
     Card(
         about="Faces of a guided-diffusion UNet (DCFace stage 1, ffhq_10m.pt), ancestral steps, then embedded.",
         paper="DCFace, Kim et al. 2023, arXiv:2304.07060; Nichol and Dhariwal 2021, arXiv:2102.09672",
-        licence="ffhq_10m.pt: none stated; trained on FFHQ (non-commercial)",
+        license="ffhq_10m.pt: none stated; trained on FFHQ (non-commercial)",
     ),
 )
 def build_guided_diffusion(cfg: GuidedDiffusionConfig) -> GuidedDiffusion:

@@ -9,13 +9,13 @@ from facesyn_cli.data.record_images import fit_any
 from facesyn_cli.plugins.settings import PluginConfig
 
 
-class KeptImagesConfig(PluginConfig):
+class PassthroughConfig(PluginConfig):
     """Settings of formats that store JPEG, PNG, WebP and BMP as they are."""
 
     quality: int | None = Field(None, ge=1, le=100)  # JPEG quality of images that are encoded anew; None: PNG, no loss
 
 
-def fit_kept(data: bytes, size: int | None, quality: int | None) -> bytes:
+def fit_passthrough(data: bytes, size: int | None, quality: int | None) -> bytes:
     """Return an image untouched when it has the right size and stands upright, else its central square resized.
 
     Args:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class LabelledEmbeddings:
+class LabeledEmbeddings:
     """Unit embeddings; the rows of one identity lie together.
 
     Args:
@@ -27,7 +27,7 @@ class LabelledEmbeddings:
     starts: NDArray[np.int64]
 
     @staticmethod
-    def of(keys: Sequence[str], names: Sequence[str], vectors: NDArray) -> LabelledEmbeddings:
+    def of(keys: Sequence[str], names: Sequence[str], vectors: NDArray) -> LabeledEmbeddings:
         """Bring rows of any order together; identities keep the order of their first row.
 
         Args:
@@ -41,9 +41,9 @@ class LabelledEmbeddings:
         starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(number)))])
         if (order == np.arange(len(order))).all():
             rows = np.ascontiguousarray(vectors, dtype=np.float32)
-            return LabelledEmbeddings(list(keys), list(number), rows, starts)
+            return LabeledEmbeddings(list(keys), list(number), rows, starts)
         rows = np.asarray(vectors, dtype=np.float32)[order]
-        return LabelledEmbeddings([keys[row] for row in order], list(number), rows, starts)
+        return LabeledEmbeddings([keys[row] for row in order], list(number), rows, starts)
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
@@ -78,13 +78,13 @@ class LabelledEmbeddings:
         return product
 
     @cached_property
-    def to_centre(self) -> NDArray[np.float64]:
-        """(N,) cosine of each row to the centre of its identity; 0 where the rows cancel out."""
+    def to_center(self) -> NDArray[np.float64]:
+        """(N,) cosine of each row to the center of its identity; 0 where the rows cancel out."""
         lengths = np.linalg.norm(self.sums, axis=1)[self.owner]
         return np.divide(self.sum_products, lengths, out=np.zeros(len(self.keys)), where=lengths > 0)
 
     @cached_property
-    def centres(self) -> NDArray[np.float32]:
+    def centers(self) -> NDArray[np.float32]:
         """(C, D) unit mean of the unit rows of each identity; zero where they cancel out."""
         lengths = np.linalg.norm(self.sums, axis=1, keepdims=True)
         return (self.sums / np.where(lengths == 0, 1.0, lengths)).astype(np.float32)
@@ -93,10 +93,10 @@ class LabelledEmbeddings:
         """Return where the rows of one identity lie."""
         return slice(int(self.starts[identity]), int(self.starts[identity + 1]))
 
-    def of_identities(self, chosen: NDArray) -> LabelledEmbeddings:
+    def of_identities(self, chosen: NDArray) -> LabeledEmbeddings:
         """Return the part with the given identities (numbers 0..C-1), in the order given."""
         rows = np.concatenate([np.arange(self.starts[c], self.starts[c + 1]) for c in chosen] or [np.empty(0, int)])
-        return LabelledEmbeddings(
+        return LabeledEmbeddings(
             [self.keys[row] for row in rows], [self.identities[c] for c in chosen], self.vectors[rows],
             np.concatenate([[0], np.cumsum(self.sizes[np.asarray(chosen, dtype=np.int64)])]),
         )

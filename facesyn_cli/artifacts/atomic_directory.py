@@ -1,6 +1,7 @@
 """Folders and files that appear under their names whole or not at all, and are never written over.
 
-A command that is run again finds its own result and leaves it alone: by the header of the folder (`made_folder`), or,
+A command that is run again finds its own result and leaves it alone: by the header of the folder
+(`completed_directory`), or,
 where the result has no place for a header, by comparing what it has made again with what is there.
 """
 
@@ -21,7 +22,7 @@ from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
 
-def made_folder(out: Path, begun: Header) -> Header | None:
+def completed_directory(out: Path, begun: Header) -> Header | None:
     """Return the header of a folder that the same command with the same settings has made; None: it is to be made.
 
     Args:
@@ -54,7 +55,7 @@ def require_new(out: Path) -> None:
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
+def atomic_directory(out: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `out` that becomes `out` when the block ends without an error.
 
     Where `out` is there with the same content it is left alone; so a command may always be run again.
@@ -84,7 +85,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_file(out: Path) -> Iterator[Path]:
+def atomic_file(out: Path) -> Iterator[Path]:
     """Yield a temporary path beside `out` that becomes `out` when the block ends without an error.
 
     Where `out` is there with the same content it is left alone; so a command may always be run again.

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from facesyn_cli.console import log
+from facesyn_cli.distributed import Processes
 from facesyn_cli.training.ldm_inputs import LdmInputs, evenly
 from facesyn_cli.training.ldm_judging import FIGURES, Embed, IdentityJudging, judged_rows
 from facesyn_cli.training.ldm_latents import CachedLatents, ChannelScale, EncodedLatents
@@ -24,14 +25,13 @@ from facesyn_cli.training.ldm_validation import Validation, validation_places
 from facesyn_cli.training.metrics_log import MetricsLog, read_lines
 from facesyn_cli.training.precision import DTYPES, autocast
 from facesyn_cli.training.previews import Previews, PreviewSampler
-from facesyn_cli.training.processes import Processes
 from facesyn_cli.training.tracking import TrackingSettings
 
 METRICS = "metrics.jsonl"
 _JUDGED_AT_ONCE = 32  # pictures, on each process
 
 
-class WatchSettings(Protocol):
+class MonitorSettings(Protocol):
     """The settings of `train-ldm` that say what is looked at, and when."""
 
     seed: int
@@ -52,7 +52,7 @@ class WatchSettings(Protocol):
     tracking: TrackingSettings
 
 
-class LdmWatch:
+class LdmMonitor:
     """Reports on a training; a context manager. All processes of a training have one.
 
     Args:
@@ -60,13 +60,13 @@ class LdmWatch:
         inputs: What the training started from; its networks are on the device.
         processes: Who takes part.
         latents: Where latents come from.
-        scale: How they are normalised.
+        scale: How they are normalized.
         step: Last finished step.
         embed: The judge; None: identity is not judged.
     """
 
     def __init__(
-        self, settings: WatchSettings, inputs: LdmInputs, processes: Processes,
+        self, settings: MonitorSettings, inputs: LdmInputs, processes: Processes,
         latents: CachedLatents | EncodedLatents, scale: ChannelScale, step: int, embed: Embed | None,
     ) -> None:
         self._settings, self._processes, self._folder = settings, processes, inputs.folder
@@ -102,7 +102,7 @@ class LdmWatch:
             self._report(step, **self._judging.figures(network))
         self._started += time.monotonic() - started  # images/s is that of the training
 
-    def __enter__(self) -> LdmWatch:
+    def __enter__(self) -> LdmMonitor:
         return self
 
     def __exit__(
@@ -139,7 +139,7 @@ def _last_figures(path: Path) -> dict[str, float]:
 
 
 def _sampler(
-    settings: WatchSettings, inputs: LdmInputs, scale: ChannelScale, device: torch.device
+    settings: MonitorSettings, inputs: LdmInputs, scale: ChannelScale, device: torch.device
 ) -> PreviewSampler:
     return PreviewSampler(
         inputs.schedule, inputs.latent_shape, settings.seed, _decoder(inputs.autoencoder, scale), device,
@@ -156,23 +156,24 @@ def _decoder(autoencoder: nn.Module, scale: ChannelScale) -> Callable[[Tensor], 
 
 
 def _validation(
-    settings: WatchSettings, inputs: LdmInputs, processes: Processes, latents: CachedLatents | EncodedLatents,
+    settings: MonitorSettings, inputs: LdmInputs, processes: Processes, latents: CachedLatents | EncodedLatents,
     scale: ChannelScale,
 ) -> Validation | None:
     held_out, contexts = inputs.joined.held_out_rows, inputs.joined.contexts
     if not held_out or not settings.validate_every:
         return None
-    batch_size = max(1, min(settings.micro_batch or settings.batch_size, math.ceil(len(held_out) / processes.count)))
-    places = validation_places(len(held_out), batch_size, processes.index, processes.count)
+    own_share = math.ceil(len(held_out) / processes.world_size)
+    batch_size = max(1, min(settings.micro_batch or settings.batch_size, own_share))
+    places = validation_places(len(held_out), batch_size, processes.rank, processes.world_size)
     rows = [held_out[place] for place in places]
-    own = scale.normalise(latents.read(rows)) if rows else torch.zeros(0, *inputs.latent_shape)
+    own = scale.normalize(latents.read(rows)) if rows else torch.zeros(0, *inputs.latent_shape)
     return Validation(
         own, None if contexts is None else contexts[rows], places, settings.seed, inputs.schedule, batch_size,
         processes.device,
     )
 
 
-def _previews(settings: WatchSettings, inputs: LdmInputs, sampler: PreviewSampler) -> Previews | None:
+def _previews(settings: MonitorSettings, inputs: LdmInputs, sampler: PreviewSampler) -> Previews | None:
     if not settings.preview_every:
         return None
     rows = evenly(inputs.joined.train_rows, settings.preview_identities)
@@ -185,7 +186,7 @@ def _previews(settings: WatchSettings, inputs: LdmInputs, sampler: PreviewSample
 
 
 def _judging(
-    settings: WatchSettings, inputs: LdmInputs, sampler: PreviewSampler, embed: Embed, processes: Processes
+    settings: MonitorSettings, inputs: LdmInputs, sampler: PreviewSampler, embed: Embed, processes: Processes
 ) -> IdentityJudging:
     joined = inputs.joined
     faces, held_out = joined.faces, set(joined.held_out_rows)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from facesyn_cli.config.fields import StageConfig, growing, identity, source
+from facesyn_cli.config.fields import StageConfig, affects_result, growable, input_path
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.text import parse_yaml
 
@@ -32,13 +32,13 @@ Settings = dict[str, Any]
 class AblateConfig(StageConfig):
     """The section `ablate` of a table."""
 
-    seeds: int = growing(3, "how many seeds, counted from `seed`", ge=1)
-    images: int | Literal["smallest"] | None = identity(
+    seeds: int = growable(3, "how many seeds, counted from `seed`", ge=1)
+    images: int | Literal["smallest"] | None = affects_result(
         None, "images of every row; smallest: as many as the smallest row has; None: what each row makes"
     )
-    identities: int | None = identity(None, "identities of rows of real faces that name none; None: all", ge=2)
-    real: Path | None = source(None, "folder or zip of real faces, for rows with `real: true`")
-    rows: list[dict[str, Any]] = identity([], "the rows: a name, and what the row does otherwise")
+    identities: int | None = affects_result(None, "identities of rows of real faces that name none; None: all", ge=2)
+    real: Path | None = input_path(None, "folder or zip of real faces, for rows with `real: true`")
+    rows: list[dict[str, Any]] = affects_result([], "the rows: a name, and what the row does otherwise")
 
 
 class _RowConfig(BaseModel):

@@ -1,4 +1,4 @@
-"""A small recogniser with fixed weights, and folders of made-up faces for it."""
+"""A small recognizer with fixed weights, and folders of made-up faces for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tolerance import products_of, rounding
 SETTINGS = {"name": "ir-tiny", "widths": [4, 8, 12, 16]}
 
 
-def write_recogniser(folder: Path, **settings) -> Path:
+def write_recognizer(folder: Path, **settings) -> Path:
     """Write a Weights folder and return it; `settings` come before those above."""
     from facesyn_cli.artifacts.weights import write_weights
     from facesyn_cli.plugins import registry
@@ -31,9 +31,9 @@ def embedding_rounding(weights: Path) -> float:
 
 
 def face(person: int, photo: int, side: int = 112) -> np.ndarray:
-    """Return (side, side, 3) uint8: coarse colours of the person plus the noise of the photo."""
-    colours = np.random.RandomState(person).randint(0, 256, (7, 7, 3))
-    coarse = np.kron(colours, np.ones((-(-side // 7), -(-side // 7), 1)))[:side, :side]
+    """Return (side, side, 3) uint8: coarse colors of the person plus the noise of the photo."""
+    colors = np.random.RandomState(person).randint(0, 256, (7, 7, 3))
+    coarse = np.kron(colors, np.ones((-(-side // 7), -(-side // 7), 1)))[:side, :side]
     noise = np.random.RandomState(1000 * person + photo).randint(-30, 31, coarse.shape)
     return np.clip(coarse + noise, 0, 255).astype(np.uint8)
 

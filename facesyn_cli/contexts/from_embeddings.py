@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from facesyn_cli.artifacts.images import ImageEntry, ImageSet
 from facesyn_cli.artifacts.names import nfc
 from facesyn_cli.artifacts.origins import UNKNOWN, Origin, StatedOrigin, agreed_origin, origin_of
-from facesyn_cli.config.fields import runtime
+from facesyn_cli.config.fields import runtime_only
+from facesyn_cli.contexts.embedding_files import GivenVectors
 from facesyn_cli.contexts.faces import read_face
 from facesyn_cli.contexts.source import CandidateBatch, Resources
-from facesyn_cli.contexts.vector_files import GivenVectors
 from facesyn_cli.data.pixels import UnreadableImage
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
@@ -24,7 +24,7 @@ _BATCH = 1024
 class EmbeddingsConfig(PluginConfig):
     """Settings of the source `embeddings`; the file is `embeddings`, the faces are `images`."""
 
-    origin: StatedOrigin | None = runtime(
+    origin: StatedOrigin | None = runtime_only(
         None, "photo (of real people) or generated: what the faces are; None: as their headers say, else unknown"
     )
 
@@ -70,7 +70,7 @@ class Embeddings:
 
     @property
     def embedder(self) -> str | None:
-        """The recogniser the file names; published files name none."""
+        """The recognizer the file names; published files name none."""
         return self._given.embedder
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
