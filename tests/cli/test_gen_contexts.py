@@ -415,7 +415,7 @@ def _prepared(kind: str, folder: Path, faces: Path, recognizer: Path) -> list[ob
         ("two greedy filters", "use one of them"), ("unknown key", "did you mean 'filters'"),
         ("no pipeline", "model_index.json"), ("recognizer as ldm", "a denoiser was expected"),
         ("no autoencoder", "--autoencoder"), ("autoencoder does not fit", "latents of 4 channels"),
-        ("bad scheduler", "did you mean 'ddim'"), ("bad steps", "source: scheduler.steps: Input should be"),
+        ("bad scheduler", "did you mean 'ddim'"), ("bad steps", "source.scheduler.steps: Input should be"),
         ("bad device", "tpu9"),
         ("out is foreign", "choose another --out"),
     ],
