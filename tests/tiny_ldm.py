@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from facesyn_cli.artifacts.embeddings import write_embeddings
-from facesyn_cli.artifacts.files import write_bytes, write_json
+from facesyn_cli.artifacts.atomic_files import write_bytes, write_json
+from facesyn_cli.artifacts.embedding_set import write_embeddings
 from facesyn_cli.artifacts.output import Header
 from facesyn_cli.data.pixels import encode_png
 

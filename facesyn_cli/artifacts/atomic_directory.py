@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from facesyn_cli.artifacts.atomic_files import TEMPORARY_PREFIX, explain, remove_temporaries, write_atomically
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.files import TEMPORARY_PREFIX, explain, remove_temporaries, write_atomically
 from facesyn_cli.artifacts.lock import Lock
 from facesyn_cli.artifacts.output import HEADER, Header, check_same, read_header
 from facesyn_cli.console import log

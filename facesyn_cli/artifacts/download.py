@@ -23,13 +23,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from facesyn_cli import signals
+from facesyn_cli.artifacts.atomic_files import explain, read_json, write_json
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.files import explain, read_json, write_json
 from facesyn_cli.artifacts.lock import Lock
 from facesyn_cli.console import progress
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.checked import checked
-from facesyn_cli.untrusted.files import GIB
+from facesyn_cli.untrusted.input_files import GIB
 
 TIMEOUT_SECONDS = 30
 MAX_BYTES = 512 * GIB           # of a file whose length the server announces

@@ -7,8 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
-from facesyn_cli.artifacts.files import explain, write_atomically, write_bytes
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.atomic_files import explain, write_atomically, write_bytes
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.artifacts.names import key_part, split_suffix
 
 

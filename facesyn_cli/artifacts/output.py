@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from facesyn_cli import __version__
+from facesyn_cli.artifacts.atomic_files import explain, read_json, remove_temporaries, write_json
 from facesyn_cli.artifacts.config_changes import Comparison, compare_configs
 from facesyn_cli.artifacts.digest import json_digest
-from facesyn_cli.artifacts.files import explain, read_json, remove_temporaries, write_json
 from facesyn_cli.artifacts.header_content import HeaderContent
 from facesyn_cli.artifacts.lock import Lock, remove_abandoned
 from facesyn_cli.console import is_first_process, log

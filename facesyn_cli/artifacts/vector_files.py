@@ -31,7 +31,7 @@ from facesyn_cli.artifacts.weights import check_unpacked_size, forbidden_name
 from facesyn_cli.console import progress
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.arrays import array_from_bytes, read_array
-from facesyn_cli.untrusted.files import input_size, read_bytes, read_start
+from facesyn_cli.untrusted.input_files import input_size, read_bytes, read_start
 
 EXPECTED = "an (N, 512) .npy, IDiff-Face's torch-saved dict or its folder of one .npy per image"
 

@@ -19,10 +19,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from facesyn_cli.artifacts.files import read_json, write_atomically, write_json
+from facesyn_cli.artifacts.atomic_files import read_json, write_atomically, write_json
 from facesyn_cli.artifacts.inert_objects import inert_objects
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import MIB, input_size, read_start
+from facesyn_cli.untrusted.input_files import MIB, input_size, read_start
 
 CONFIG = "config.json"
 _BLOCK = 1 << 20

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from facesyn_cli.artifacts.files import explain
+from facesyn_cli.artifacts.atomic_files import explain
 from facesyn_cli.errors import UserError
 
 _BUFFER_BYTES = 1 << 20

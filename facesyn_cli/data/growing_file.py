@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from facesyn_cli.artifacts.files import explain
+from facesyn_cli.artifacts.atomic_files import explain
 from facesyn_cli.data.append_file import AppendFile
 
 

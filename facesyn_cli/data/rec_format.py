@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from facesyn_cli.artifacts.files import explain, write_atomically, write_text
+from facesyn_cli.artifacts.atomic_files import explain, write_atomically, write_text
 from facesyn_cli.artifacts.output import Header
 from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
 from facesyn_cli.console import log

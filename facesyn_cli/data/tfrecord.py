@@ -22,8 +22,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
+from facesyn_cli.artifacts.atomic_files import explain, write_atomically
 from facesyn_cli.artifacts.digest import file_digest, json_digest
-from facesyn_cli.artifacts.files import explain, write_atomically
 from facesyn_cli.artifacts.output import Header
 from facesyn_cli.artifacts.record_set import LABELS, RecordFormat, RecordSet
 from facesyn_cli.data.append_file import AppendFile

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from facesyn_cli.artifacts.files import explain
+from facesyn_cli.artifacts.atomic_files import explain
 from facesyn_cli.artifacts.output import Header
 from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
 from facesyn_cli.data.append_file import AppendFile

@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
-from facesyn_cli.artifacts.files import explain, write_atomically, write_bytes, write_text
+from facesyn_cli.artifacts.atomic_files import explain, write_atomically, write_bytes, write_text
 from facesyn_cli.console import log
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, encode_png, fit_square, resize_u8
 from facesyn_cli.data.record_images import is_upright

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from facesyn_cli.artifacts.atomic_files import read_json
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.files import read_json
 from facesyn_cli.artifacts.tensor_dicts import read_tensor_dicts
 from facesyn_cli.artifacts.weights import CONFIG, is_safetensors, read_config, read_tensors
 from facesyn_cli.errors import UserError
@@ -24,7 +24,7 @@ from facesyn_cli.models.onnx_backbone import DYNAMIC_OPERATORS
 from facesyn_cli.models.onnx_graph import OnnxFile, nodes, read_graph
 from facesyn_cli.models.onnx_pack import find_recognizer, is_pack
 from facesyn_cli.plugins import registry
-from facesyn_cli.untrusted.files import check_input
+from facesyn_cli.untrusted.input_files import check_input
 
 PIPELINE = "model_index.json"
 # Kinds that no plugin of a single network has:

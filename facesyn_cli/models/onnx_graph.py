@@ -10,7 +10,7 @@ from typing import Any
 
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import input_size
+from facesyn_cli.untrusted.input_files import input_size
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.onnx_graph import OnnxFile, read_graph
-from facesyn_cli.untrusted.files import check_input
+from facesyn_cli.untrusted.input_files import check_input
 
 _SIDE, _EMBEDDING_SIZE = 112, 512
 _SUFFIX = ".onnx"

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from facesyn_cli.artifacts.files import update_text
+from facesyn_cli.artifacts.atomic_files import update_text
 from facesyn_cli.artifacts.origins import GENERATED, PHOTO, worst
 from facesyn_cli.report.figures import error_text, value_text
 from facesyn_cli.report.markup import printable

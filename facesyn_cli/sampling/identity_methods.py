@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from facesyn_cli.artifacts.contexts import ContextSet
-from facesyn_cli.artifacts.embeddings import normalize
+from facesyn_cli.artifacts.context_set import ContextSet
+from facesyn_cli.artifacts.embedding_set import normalize
 from facesyn_cli.artifacts.output import Parent
 from facesyn_cli.diffusion.guidance import Guidance
 from facesyn_cli.diffusion.negatives import NegativeContexts

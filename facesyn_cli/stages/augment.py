@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.contexts import ContextSet
-from facesyn_cli.artifacts.files import write_bytes
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.atomic_files import write_bytes
+from facesyn_cli.artifacts.context_set import ContextSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.links import link_entry, link_file, place_of
 from facesyn_cli.artifacts.names import check_file_names
 from facesyn_cli.artifacts.origins import (
@@ -36,7 +36,7 @@ from facesyn_cli.console import is_first_process, log, progress
 from facesyn_cli.data.tar_set import TarImage, TarSet, make_shard
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
-from facesyn_cli.untrusted.files import MAX_IMAGE, read_bytes
+from facesyn_cli.untrusted.input_files import MAX_IMAGE, read_bytes
 
 _IMAGES_PER_SHARD = 10_000  # of additions
 

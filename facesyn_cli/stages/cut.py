@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.artifacts.links import link_entry, place_of
 from facesyn_cli.artifacts.names import check_file_names
 from facesyn_cli.artifacts.outcome import Outcome

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.contexts import FACES, ROWS, VECTORS, write_contexts
+from facesyn_cli.artifacts.atomic_files import write_bytes, write_json, write_text
+from facesyn_cli.artifacts.context_set import FACES, ROWS, VECTORS, write_contexts
 from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
-from facesyn_cli.artifacts.files import write_bytes, write_json, write_text
 from facesyn_cli.artifacts.origins import FACE_ORIGIN, PHOTO, UNKNOWN, Origin
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import (

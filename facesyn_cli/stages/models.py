@@ -17,7 +17,7 @@ from facesyn_cli.artifacts.atomic_directory import atomic_directory, completed_d
 from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
 from facesyn_cli.artifacts.download import fetch, file_name
 from facesyn_cli.artifacts.hub import fetch_from_hub, is_hub_name
-from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.output import FixedConfig, Header, Parent, write_header
 from facesyn_cli.artifacts.starter_files import CARD, PACKAGED, find_starter, is_packaged
 from facesyn_cli.artifacts.weights import (
@@ -36,7 +36,7 @@ from facesyn_cli.models import inspection
 from facesyn_cli.models.catalog import CATALOGUE
 from facesyn_cli.models.convert import compvis, tface_head
 from facesyn_cli.models.convert.tface_head import KERNEL, part_name, read_any_head, split_head
-from facesyn_cli.models.guided_unet import load_guided_pipeline, published_tensors
+from facesyn_cli.models.guided_diffusion_unet import load_guided_pipeline, published_tensors
 from facesyn_cli.models.loading import HALVES, LATENTS_OF, load_autoencoder, load_backbone, load_denoiser
 from facesyn_cli.models.onnx_export import export_onnx
 from facesyn_cli.models.published_state import published_state

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.files import read_json, write_bytes, write_json
+from facesyn_cli.artifacts.atomic_files import read_json, write_bytes, write_json
 from facesyn_cli.artifacts.names import check_file_names
 from facesyn_cli.artifacts.origins import PHOTO, origins_of
 from facesyn_cli.artifacts.outcome import Outcome

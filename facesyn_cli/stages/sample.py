@@ -44,8 +44,8 @@ from facesyn_cli.console import log
 from facesyn_cli.data.decoded_latents import LatentDecoder
 from facesyn_cli.data.pixels import encode_jpeg, encode_png
 from facesyn_cli.data.sharding import share
+from facesyn_cli.diffusion.denoising_loop import count_evaluations
 from facesyn_cli.diffusion.noise import open_noise_file
-from facesyn_cli.diffusion.sampling import count_evaluations
 from facesyn_cli.diffusion.schedule import ldm_schedule
 from facesyn_cli.diffusion.schedulers import Scheduler
 from facesyn_cli.distributed import Processes, check_device, processes

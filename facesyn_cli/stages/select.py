@@ -20,9 +20,9 @@ from typing import Any, Literal
 import numpy as np
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
-from facesyn_cli.artifacts.files import write_text
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.atomic_files import write_text
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.artifacts.links import link_file, link_image
 from facesyn_cli.artifacts.names import check_file_names, split_suffix
 from facesyn_cli.artifacts.outcome import Outcome

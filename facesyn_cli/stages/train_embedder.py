@@ -23,7 +23,7 @@ from torch import nn
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output
 from facesyn_cli.artifacts.record_set_images import open_images

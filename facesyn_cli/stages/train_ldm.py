@@ -15,8 +15,8 @@ import torch
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.digest import file_digest, json_digest
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
-from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, Parent, check_output, require_header
 from facesyn_cli.artifacts.record_set_images import open_images

@@ -22,8 +22,8 @@ import google_crc32c
 import torch
 from safetensors import SafetensorError, safe_open
 
+from facesyn_cli.artifacts.atomic_files import TEMPORARY_PREFIX, explain, read_json, write_json
 from facesyn_cli.artifacts.digest import json_digest
-from facesyn_cli.artifacts.files import TEMPORARY_PREFIX, explain, read_json, write_json
 from facesyn_cli.artifacts.weights import read_tensors, write_tensors
 from facesyn_cli.console import log
 from facesyn_cli.distributed import Processes

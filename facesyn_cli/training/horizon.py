@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from facesyn_cli.artifacts.files import read_json
+from facesyn_cli.artifacts.atomic_files import read_json
 from facesyn_cli.artifacts.output import BEGUN, HEADER, Header
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.lr import depends_on_horizon

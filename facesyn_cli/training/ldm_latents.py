@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from facesyn_cli.artifacts.files import read_json, write_json
+from facesyn_cli.artifacts.atomic_files import read_json, write_json
 from facesyn_cli.console import progress
 from facesyn_cli.data.face_images import FaceImages, image_batches
 from facesyn_cli.data.latent_cache import ENCODE_BATCH, LatentCache, channel_statistics

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from facesyn_cli.artifacts.weights import read_tensors, read_torch
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import input_size
+from facesyn_cli.untrusted.input_files import input_size
 
 KERNEL = "kernel"
 _ENDING = "_checkpoint.pth"

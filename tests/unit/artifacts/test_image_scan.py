@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facesyn_cli.artifacts.files import write_bytes
+from facesyn_cli.artifacts.atomic_files import write_bytes
 from facesyn_cli.artifacts.image_formats import suffix_of_content
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.links import link_entry
 from facesyn_cli.artifacts.names import check_file_names
 from facesyn_cli.artifacts.output import open_output

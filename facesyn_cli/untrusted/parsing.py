@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import KIB, MIB, read_lines, read_text
+from facesyn_cli.untrusted.input_files import KIB, MIB, read_lines, read_text
 
 MAX_YAML = 256 * KIB            # bytes of a recipe
 MAX_JSON = 64 * MIB             # bytes of a header, a config.json, an index

@@ -114,7 +114,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: The file is missing, unreadable, too large or not JSON; see `untrusted/text.py`.
+        UserError: The file is missing, unreadable, too large or not JSON; see `untrusted/parsing.py`.
     """
     return untrusted.read_json(path)
 

@@ -40,7 +40,7 @@ from facesyn_cli.artifacts.names import SUFFIXES, key_part, natural_key, nfc, sp
 from facesyn_cli.artifacts.output import Parent, read_header, require_header
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import MAX_IMAGE, check_input, read_bytes
+from facesyn_cli.untrusted.input_files import MAX_IMAGE, check_input, read_bytes
 
 __all__ = ["MAX_FILE_BYTES", "SUFFIXES", "ImageEntry", "ImageSet", "natural_key"]
 

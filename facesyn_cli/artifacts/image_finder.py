@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.artifacts.names import nfc, without_suffix
 from facesyn_cli.errors import UserError
 

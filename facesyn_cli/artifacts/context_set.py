@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from facesyn_cli.artifacts.embeddings import is_published
-from facesyn_cli.artifacts.files import write_atomically, write_text
+from facesyn_cli.artifacts.atomic_files import write_atomically, write_text
+from facesyn_cli.artifacts.embedding_set import is_published
 from facesyn_cli.artifacts.names import nfc
 from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.artifacts.origins import FACE_ORIGIN, GENERATED, PHOTO, UNKNOWN, Origin
@@ -25,7 +25,7 @@ from facesyn_cli.artifacts.vector_files import normalize, read_vector_file, read
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.checked import checked
-from facesyn_cli.untrusted.text import read_json_lines
+from facesyn_cli.untrusted.parsing import read_json_lines
 
 VECTORS = "contexts.npy"
 ROWS = "contexts.jsonl"
