@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted import text as untrusted
+from facesyn_cli.untrusted import parsing as untrusted
 
 TEMPORARY_PREFIX = ".tmp-"
 _LONG_NAME = 200  # bytes; file systems allow 255
