@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facesyn_cli.artifacts.image_finder import ImageFinder
-from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageFinder, ImageSet
 from facesyn_cli.artifacts.plain_pickle import load_plain
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError

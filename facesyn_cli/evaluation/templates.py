@@ -26,8 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesyn_cli.artifacts.benchmark_table import BenchmarkRow
-from facesyn_cli.artifacts.image_finder import ImageFinder
-from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageFinder, ImageSet
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.pairs import is_count
 from facesyn_cli.evaluation.verification import equal_error_rate, roc_auc, sorted_classes, tar_at_far, unit_rows

@@ -18,12 +18,12 @@ import numpy as np
 from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import write_bytes, write_text
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.image_finder import ImageFinder
-from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
+from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageFinder, ImageSet
 from facesyn_cli.artifacts.names import check_file_names, one_line
 from facesyn_cli.artifacts.origins import FACE_ORIGIN, PHOTO, UNKNOWN, Origin, StatedOrigin, origin_of
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import Output, Parent, check_output, open_output
+from facesyn_cli.artifacts.output import Output, check_output, open_output
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work

@@ -17,10 +17,10 @@ from facesyn_cli.artifacts.atomic_directory import atomic_directory
 from facesyn_cli.artifacts.atomic_files import write_atomically, write_bytes, write_json, write_text
 from facesyn_cli.artifacts.context_set import ROWS, VECTORS, ContextSet, write_contexts
 from facesyn_cli.artifacts.digest import file_digest, json_digest
+from facesyn_cli.artifacts.header import HEADER, Header, Parent, read_header
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.artifacts.origins import PHOTO
-from facesyn_cli.artifacts.output import HEADER, Header, Parent, read_header
 from facesyn_cli.artifacts.preview_pictures import SHEET, picture_path
 from facesyn_cli.artifacts.starter_files import (
     CARD,

@@ -20,9 +20,9 @@ from pydantic import field_validator
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import read_json, write_atomically, write_json, write_text
+from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import Parent, check_output
-from facesyn_cli.artifacts.shared_output import open_shared_output
+from facesyn_cli.artifacts.output import check_output, open_shared_output
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, growable, input_path, runtime_only
 from facesyn_cli.console import Progress, log, progress

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
-from facesyn_cli.artifacts.output import Parent
+from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.weights import read_tensors, write_tensors
 from facesyn_cli.console import progress
 from facesyn_cli.data.sharding import fixed_batches

@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from facesyn_cli.artifacts.tensor_dicts import read_tensor_dicts
+from facesyn_cli.artifacts.weights import read_tensor_dicts
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import arcface_torch, compvis, edgeface, guided_diffusion, idiff_face, tface
 from facesyn_cli.models.convert.detected import DetectedNetwork, View, views
