@@ -22,15 +22,16 @@ from tiny_records import tiny_images, write_set
 from tiny_tars import write_tar_set
 
 from facesyn_cli import console
-from facesyn_cli.artifacts.contexts import ContextSet
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
-from facesyn_cli.artifacts.files import write_json
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.atomic_files import write_json
+from facesyn_cli.artifacts.benchmark_table import BenchmarkRow, BenchmarkTable
+from facesyn_cli.artifacts.context_set import ContextSet
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.header import Header
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.name_lists import read_name_list
-from facesyn_cli.artifacts.output import Header, check_output
+from facesyn_cli.artifacts.output import check_output
 from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.artifacts.starter_files import Starter
-from facesyn_cli.artifacts.table import BenchmarkRow, BenchmarkTable
 from facesyn_cli.artifacts.vector_files import read_vector_file
 from facesyn_cli.artifacts.weights import read_tensors, write_tensors
 from facesyn_cli.cli.main import run_command_line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.augmentations.addition import Addition, next_number
 from facesyn_cli.contexts.source import CandidateBatch
 from facesyn_cli.contexts.variation import ContextVariation

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tiny_ldm import write_embedding_set
 
-from facesyn_cli.artifacts.files import write_bytes
+from facesyn_cli.artifacts.atomic_files import write_bytes
 from facesyn_cli.data.pixels import encode_png
 
 EMBEDDING_SIZE = 16

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from facesyn_cli.artifacts.embeddings import write_embeddings
-from facesyn_cli.artifacts.files import write_bytes, write_json
-from facesyn_cli.artifacts.output import Header
+from facesyn_cli.artifacts.atomic_files import write_bytes, write_json
+from facesyn_cli.artifacts.embedding_set import write_embeddings
+from facesyn_cli.artifacts.header import Header
 from facesyn_cli.data.pixels import encode_png
 
 NUM_IDENTITIES, PER_IDENTITY, SIZE, EMBEDDING_SIZE = 5, 4, 16, 32

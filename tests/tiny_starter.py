@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from fill import fill_state
 
-from facesyn_cli.artifacts.contexts import write_contexts
+from facesyn_cli.artifacts.atomic_files import write_json, write_text
+from facesyn_cli.artifacts.context_set import write_contexts
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.files import write_json, write_text
-from facesyn_cli.artifacts.ldm import LdmSettings
-from facesyn_cli.artifacts.output import Header
+from facesyn_cli.artifacts.header import Header
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.models.loading import load_autoencoder
 from facesyn_cli.plugins import registry

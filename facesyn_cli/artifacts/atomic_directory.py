@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from facesyn_cli.artifacts.atomic_files import TEMPORARY_PREFIX, as_user_error, remove_temporaries, write_atomically
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.files import TEMPORARY_PREFIX, explain, remove_temporaries, write_atomically
+from facesyn_cli.artifacts.header import HEADER, Header, read_header
 from facesyn_cli.artifacts.lock import Lock
-from facesyn_cli.artifacts.output import HEADER, Header, check_same, read_header
+from facesyn_cli.artifacts.output import check_same
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
@@ -81,7 +82,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise explain(error, out) from error
+        raise as_user_error(error, out) from error
 
 
 @contextmanager
@@ -117,7 +118,7 @@ def atomic_file(out: Path) -> Iterator[Path]:
             finally:
                 made.unlink(missing_ok=True)
     except OSError as error:
-        raise explain(error, out) from error
+        raise as_user_error(error, out) from error
 
 
 def _held(folder: Path) -> list[Path]:

@@ -7,9 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from facesyn_cli.artifacts.tree import files_below
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import open_input
+from facesyn_cli.untrusted.input_files import files_below, open_input
 
 
 def bytes_digest(data: bytes) -> str:

@@ -23,13 +23,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from facesyn_cli import signals
+from facesyn_cli.artifacts.atomic_files import as_user_error, read_json, write_json
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.files import explain, read_json, write_json
 from facesyn_cli.artifacts.lock import Lock
 from facesyn_cli.console import progress
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.checked import checked
-from facesyn_cli.untrusted.files import GIB
+from facesyn_cli.untrusted.input_files import GIB
+from facesyn_cli.untrusted.parsing import validated
 
 TIMEOUT_SECONDS = 30
 MAX_BYTES = 512 * GIB           # of a file whose length the server announces
@@ -89,7 +89,7 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> Fetched:
             os.replace(part, path)
             _state_path(path).unlink(missing_ok=True)
     except OSError as error:
-        raise explain(error, path) from error
+        raise as_user_error(error, path) from error
     finally:
         if is_new:
             with suppress(OSError):
@@ -246,7 +246,7 @@ class _State(BaseModel):
 def _read_state(path: Path, url: str) -> _State | None:
     """Return what is known about the partial file, or None where it cannot be gone on with."""
     try:
-        state = checked(_State, read_json(_state_path(path)), _state_path(path), "the state of a download")
+        state = validated(_State, read_json(_state_path(path)), _state_path(path), "the state of a download")
     except UserError:
         return None
     return state if state.url == url else None

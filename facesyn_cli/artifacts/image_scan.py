@@ -21,9 +21,9 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts import image_formats, preview_pictures
 from facesyn_cli.artifacts.image_formats import suffix_of_content
 from facesyn_cli.artifacts.names import SUFFIXES, natural_key
-from facesyn_cli.artifacts.tree import MAX_DEPTH, too_deep
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.input_files import MAX_FOLDER_DEPTH, too_deep
 
 HEAD_BYTES = max(preview_pictures.HEAD_BYTES, image_formats.HEAD_BYTES)  # of a file, to tell what it is
 
@@ -128,7 +128,7 @@ def scan_folder(path: Path) -> Found:
     """Find the images below a folder. The result does not depend on the order in which folders list their contents.
 
     Raises:
-        UserError: The folder cannot be listed, a disk fails, or folders are nested more than `MAX_DEPTH` deep.
+        UserError: The folder cannot be listed, a disk fails, or folders are nested more than `MAX_FOLDER_DEPTH` deep.
         Stopped: A stop signal was received.
     """
     return _FolderScan(path).run()
@@ -157,7 +157,7 @@ class _FolderScan:
         waiting = [(prefix, folder)]
         while waiting:
             prefix, folder = waiting.pop()
-            if prefix.count("/") > MAX_DEPTH:
+            if prefix.count("/") > MAX_FOLDER_DEPTH:
                 raise UserError(too_deep(self._root, prefix))
             for item in self._list(prefix, folder):
                 location = f"{prefix}{item.name}"
@@ -230,9 +230,9 @@ def check_depth(locations: list[str], path: Path) -> None:
     """Refuse images that lie too deep.
 
     Raises:
-        UserError: More than `MAX_DEPTH` folders.
+        UserError: More than `MAX_FOLDER_DEPTH` folders.
     """
-    deep = next((location for location in locations if location.count("/") > MAX_DEPTH), None)
+    deep = next((location for location in locations if location.count("/") > MAX_FOLDER_DEPTH), None)
     if deep is not None:
         raise UserError(too_deep(path, deep))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from facesyn_cli.artifacts.image_scan import HEAD_BYTES, Found, is_hidden, special_kind
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import MAX_IMAGE
+from facesyn_cli.untrusted.input_files import MAX_IMAGE
 
 READ_ERRORS = (
     OSError, KeyError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error,

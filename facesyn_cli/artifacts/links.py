@@ -7,8 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
-from facesyn_cli.artifacts.files import explain, write_atomically, write_bytes
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.atomic_files import as_user_error, write_atomically, write_bytes
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.artifacts.names import key_part, split_suffix
 
 
@@ -23,10 +23,10 @@ def link_file(file: Path, target: Path) -> None:
         os.link(os.path.realpath(file), target)
     except FileExistsError as error:
         if not target.is_file():
-            raise explain(error, target) from error
+            raise as_user_error(error, target) from error
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EACCES):
-            raise explain(error, target) from error
+            raise as_user_error(error, target) from error
         with write_atomically(target, durable=False) as temporary:
             shutil.copyfile(file, temporary)
 
@@ -43,10 +43,10 @@ def link_image(images: ImageSet, entry: ImageEntry, target: Path) -> None:
 
 def link_entry(images: ImageSet, entry: ImageEntry, folder: Path) -> None:
     """Bring an image of a set into another one under the same key, unless it is there."""
-    link_image(images, entry, folder / place_of(entry))
+    link_image(images, entry, folder / copied_location(entry))
 
 
-def place_of(entry: ImageEntry) -> str:
+def copied_location(entry: ImageEntry) -> str:
     """Return where the file of an image lies in a set in which it has the same key."""
     name = entry.location.rpartition("/")[2]
     file = entry.sample if entry.sample == key_part(name) else f"{entry.sample}{split_suffix(name)[1]}"

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from facesyn_cli.artifacts.files import TEMPORARY_PREFIX, host_tag, temporary_name
+from facesyn_cli.artifacts.atomic_files import TEMPORARY_PREFIX, host_tag, temporary_name
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 

@@ -20,7 +20,7 @@ import numpy as np
 from facesyn_cli.artifacts.names import key_part, nfc, split_suffix, without_suffix
 from facesyn_cli.artifacts.plain_pickle import load_plain
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import GIB, read_bytes, read_lines, read_start
+from facesyn_cli.untrusted.input_files import GIB, read_bytes, read_lines, read_start
 
 ORDER_FILES = ("image_names.pkl", "image_names.txt")  # looked for beside an array of embeddings
 _EXPECTED = "a list of image names"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from facesyn_cli.artifacts.output import Header, Parent, read_header
+from facesyn_cli.artifacts.header import Header, Parent, read_header
 from facesyn_cli.errors import UserError
 
 Origin = Literal["photo", "generated", "unknown"]
@@ -34,7 +34,7 @@ def origin_of(path: Path, stated: StatedOrigin | None = None) -> Origin:
     Raises:
         UserError: Headers say otherwise than the user.
     """
-    return agreed_origin(worst(origins_of(path)), stated, str(path))
+    return agreed_origin(overall_origin(origins_of(path)), stated, str(path))
 
 
 def agreed_origin(found: Origin, stated: StatedOrigin | None, where: str) -> Origin:
@@ -49,7 +49,7 @@ def agreed_origin(found: Origin, stated: StatedOrigin | None, where: str) -> Ori
     return found if stated is None else stated
 
 
-def worst(origins: Mapping[Origin, int | None]) -> Origin:
+def overall_origin(origins: Mapping[Origin, int | None]) -> Origin:
     """Return what must be assumed of a set with images of these origins."""
     return next((origin for origin in (PHOTO, UNKNOWN, GENERATED) if origin in origins), UNKNOWN)
 
@@ -79,7 +79,7 @@ def _follow(path: Path, stages_left: int) -> dict[Origin, int | None]:
         if role == "images" or role.startswith("input"):
             _add(found, parent, stages_left - 1)
     found = found or {UNKNOWN: None}
-    if header.command == "align" and worst(found) == UNKNOWN:
+    if header.command == "align" and overall_origin(found) == UNKNOWN:
         found = {_known(header.extra.get(FACE_ORIGIN, PHOTO)): total}
     added = _added_by(header)
     if added is not None and total is not None:

@@ -1,42 +1,36 @@
-"""The output folder of a stage: who may write, what it was begun with, and when it is finished.
+"""The output folder of a stage: locking, resume, growth and completion.
 
 Files with a meaning:
 
     facesyn.json           the header; written last, so a folder without it is unfinished
-    facesyn.begun.json     the same without counts; written first, says what the unfinished work is
+    facesyn.begun.json     the same without counts; written first, records what the unfinished work is
     shard-i-of-n.json      one part of a sharded run is finished
     .lock-*                a process is writing
 
-`begun` decides while it exists: it appears before any other file, survives every kill and is removed
-after the header has been written. Growing a finished folder writes a new `begun` and takes the header
-away, so nobody mistakes a half-grown folder for a whole one.
+While `facesyn.begun.json` exists, the folder is unfinished: the file appears before any other one, survives every
+kill, and is removed after the header has been written. Growing a finished folder writes it anew and removes the
+header, so a partly grown folder never looks finished.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from facesyn_cli import __version__
+from facesyn_cli.artifacts.atomic_files import as_user_error, remove_temporaries, write_json
 from facesyn_cli.artifacts.config_changes import Comparison, compare_configs
-from facesyn_cli.artifacts.digest import json_digest
-from facesyn_cli.artifacts.files import explain, read_json, remove_temporaries, write_json
-from facesyn_cli.artifacts.header_content import HeaderContent
+from facesyn_cli.artifacts.header import BEGUN, HEADER, Header, Parent, read_begun, read_header, write_header
 from facesyn_cli.artifacts.lock import Lock, remove_abandoned
 from facesyn_cli.console import is_first_process, log
+from facesyn_cli.distributed import CollectiveError, Processes
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.checked import checked
-
-HEADER = "facesyn.json"
-BEGUN = "facesyn.begun.json"
-FORMAT_VERSION = 1
 
 
 class Config(Protocol):
-    """A stage config as this package sees it."""
+    """The interface of a stage config that this module uses."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings grouped by role; see `artifacts/config_changes.py`."""
@@ -60,112 +54,8 @@ class FixedConfig:
         return {"identity": self.values, "growing": {}, "recorded": {}, "runtime": {}}
 
     def upgraded(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Return `config`: names have not changed."""
+        """Return `config`: no setting was renamed."""
         return config
-
-
-@dataclass(frozen=True)
-class Parent:
-    """One input of a stage.
-
-    Args:
-        path: Where it was found; a note for people, never compared.
-        digest: What it contains; compared on resume.
-    """
-
-    path: str
-    digest: str
-
-
-@dataclass(frozen=True)
-class Header:
-    """What `facesyn.json` says about the folder it lies in."""
-
-    kind: str
-    command: str
-    config: dict[str, Any]
-    parents: dict[str, Parent]
-    counts: dict[str, int] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
-    digest: str = ""        # of the content
-    lineage: str = ""       # of what every larger or smaller folder of the same growing family shares
-    format_version: int = FORMAT_VERSION
-    package_version: str = __version__
-
-    def count(self, name: str) -> int:
-        """Return one of the counts.
-
-        Raises:
-            UserError: The header does not say it.
-        """
-        return self._found(self.counts, name)
-
-    def figure(self, name: str) -> float:
-        """Return a number that stands in `extra`.
-
-        Raises:
-            UserError: The header does not say it.
-        """
-        return self._found(self.extra, name)
-
-    def _found(self, values: dict[str, Any], name: str) -> Any:
-        value = values.get(name)
-        if not isinstance(value, int | float):
-            raise UserError(f"the header of a {self.kind} that `facesyn {self.command}` made has no number {name!r}; "
-                            "remove its folder and run the command again")
-        return value
-
-    @staticmethod
-    def from_json(value: Any, path: Path) -> Header:
-        """Read a header back; `path` is named in the error when it is not one."""
-        version = value.get("format_version") if isinstance(value, dict) else None
-        if type(version) is int and version > FORMAT_VERSION:
-            raise UserError(
-                f"{path} has format version {version}, this facesyn ({__version__}) reads up to "
-                f"{FORMAT_VERSION}; install a newer one"
-            )
-        checked(HeaderContent, value, path, "a facesyn header")
-        return Header(**{**value, "parents": {name: Parent(**parent) for name, parent in value["parents"].items()}})
-
-
-def read_header(folder: Path) -> Header | None:
-    """Return the header of a finished folder, or None when there is none."""
-    path = folder / HEADER
-    if not path.is_file() or (folder / BEGUN).is_file():
-        return None
-    return Header.from_json(read_json(path), path)
-
-
-def write_header(
-    folder: Path, begun: Header, counts: dict[str, int], extra: dict[str, Any] | None = None, digest: str | None = None
-) -> Header:
-    """Write the header of a finished folder and return it; arguments as of `Output.finish`."""
-    parents = {name: parent.digest for name, parent in begun.parents.items()}
-    lineage = json_digest([begun.kind, begun.command, begun.config.get("identity"), parents])
-    digest = digest or json_digest([lineage, begun.config.get("growing"), counts])
-    header = replace(begun, counts=counts, extra=extra or {}, digest=digest, lineage=lineage)
-    write_json(folder / HEADER, asdict(header))
-    return header
-
-
-def require_header(folder: Path, kind: str) -> Header:
-    """Return the header of a finished folder of the given kind.
-
-    Raises:
-        UserError: The folder is missing, unfinished, or of another kind.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} does not exist; a finished {kind} folder was expected")
-    header = read_header(folder)
-    if header is None:
-        begun = folder / BEGUN
-        if begun.is_file():
-            command = Header.from_json(read_json(begun), begun).command
-            raise UserError(f"{folder} is unfinished; run the same `facesyn {command}` command again to finish it")
-        raise UserError(f"{folder} has no {HEADER}; a {kind} folder written by facesyn was expected")
-    if header.kind != kind:
-        raise UserError(f"{folder} is a {header.kind} made by `facesyn {header.command}`; a {kind} was expected")
-    return header
 
 
 class Output:
@@ -173,9 +63,9 @@ class Output:
 
     Attributes:
         folder: The folder.
-        finished: The folder is complete for this config; `header` describes it and nothing is to do.
-        header: The finished header, or None.
-        resumed: An earlier run has begun this work.
+        part: (i, n), 1-based, for part i of a sharded run of n; else None.
+        header: The header of a folder that is complete for this config, or None.
+        resumed: An earlier run started this work.
     """
 
     def __init__(self, folder: Path, begun: Header, part: tuple[int, int] | None) -> None:
@@ -187,26 +77,25 @@ class Output:
 
     @property
     def finished(self) -> bool:
-        """True when nothing is left to do here."""
+        """True if the folder is complete for this config."""
         return self.header is not None
 
     def part_finished(self) -> bool:
-        """True when this run is one part of a sharded one and the part's file says it is done."""
+        """True if this run is one part of a sharded run and that part is complete."""
         return self.part is not None and self._part_path(self.part[0]).is_file()
 
     def finish(
         self, counts: dict[str, int], extra: dict[str, Any] | None = None, digest: str | None = None
     ) -> Header | None:
-        """Write the header, last of all. Of a sharded run: write the part, and the header when it is the last.
+        """Mark the work as complete: write the header, or of a sharded run the part, and the header after the last.
 
         Args:
-            counts: How many of what the folder holds. With parts: of the whole set.
+            counts: Numbers of items in the folder; of a sharded run: in the whole set.
             extra: Further facts for readers of the folder.
-            digest: Digest of the content; by default that of config, parents and counts, which
-                determine the content.
+            digest: Digest of the content; by default that of config, parents and counts, which determine the content.
 
         Returns:
-            The header, or None when other parts are still missing or another process writes it.
+            The header, or None when parts are missing or another process writes it.
         """
         if not is_first_process():
             return None
@@ -214,11 +103,10 @@ class Output:
             write_json(self._part_path(self.part[0]), {"part": self.part[0], "of": self.part[1]})
             missing = [i for i in range(1, self.part[1] + 1) if not self._part_path(i).is_file()]
             if missing and read_header(self.folder) is not None:
-                return None  # another part has just found all of them
+                return None  # another part has just written the header
             if missing:
                 log.info(f"part {self.part[0]} of {self.part[1]} is finished; still missing: {missing}")
                 return None
-        if self.part is not None:
             remove_temporaries(self.folder)  # of parts killed on other hosts; all are finished
         self.header = write_header(self.folder, self._begun, counts, extra, digest)
         (self.folder / BEGUN).unlink(missing_ok=True)
@@ -231,42 +119,40 @@ class Output:
 
 @contextmanager
 def open_output(
-    folder: Path,
-    kind: str,
-    command: str,
-    cfg: Config,
-    parents: dict[str, Parent],
+    folder: Path, kind: str, command: str, cfg: Config, parents: dict[str, Parent],
     part: tuple[int, int] | None = None,
 ) -> Iterator[Output]:
-    """Open the output folder of a stage; see the module docstring for its life.
+    """Open the output folder of a stage in one process; see the module docstring.
 
     Args:
         folder: Where to write.
         kind: Kind of artifact, for example `ImageSet`.
         command: Name of the command, for messages.
-        cfg: Resolved config; its fields say by their role what may change on resume.
+        cfg: Resolved config; the roles of its fields decide what may change on resume.
         parents: Inputs by name.
-        part: (i, n), 1-based, when this run makes part i of n; parts may run at the same time.
+        part: (i, n), 1-based, if this run makes part i of n; parts may run at the same time.
 
     Raises:
-        UserError: The folder holds something else, was begun with another config or other inputs, or
-            another process is writing to it.
+        UserError: The folder holds something else, was started with another config or other inputs, or another
+            process is writing to it.
     """
     begun = Header(kind, command, cfg.to_json(), parents)
     output = Output(folder, begun, part)
-    if not is_first_process():
-        _adopt(output, begun, cfg)
+    if not is_first_process():  # the first process has opened the folder already
+        header = read_header(folder) if folder.is_dir() else None
+        if header is not None and not compare_configs(cfg.upgraded(header.config), begun.config).grown:
+            output.header = header
         yield output
         return
-    _refuse_strangers(folder, kind)
+    _refuse_foreign_content(folder, kind)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise explain(error, folder) from error
+        raise as_user_error(error, folder) from error
     with Lock(folder, f"{part[0]}-of-{part[1]}" if part else "all"):
-        before = _read_begun(folder) or read_header(folder)
-        if before is not None:
-            comparison = check_same(folder, _upgraded(before, cfg), begun)
+        before = read_begun(folder) or read_header(folder)
+        comparison = None if before is None else check_same(folder, _upgraded(before, cfg), begun)
+        if comparison is not None:
             output.resumed = True
             if read_header(folder) is not None and not comparison.grown:
                 output.header = read_header(folder)
@@ -281,19 +167,62 @@ def open_output(
             remove_abandoned(folder, below=True)
         write_json(folder / BEGUN, asdict(begun))
         (folder / HEADER).unlink(missing_ok=True)
-        if before is not None and comparison.grown:
+        if comparison is not None and comparison.grown:
             _remove_parts(folder)
         yield output
 
 
+@contextmanager
+def open_shared_output(
+    processes: Processes, folder: Path, kind: str, command: str, cfg: Config, parents: dict[str, Parent],
+    part: tuple[int, int] | None = None,
+) -> Iterator[Output]:
+    """Open an output folder in all processes of a distributed run, in the first one before the others.
+
+    Args:
+        processes: Processes of the run; see `open_output` for the other arguments.
+
+    Raises:
+        UserError: As `open_output`, in every process.
+    """
+    opened = open_output(folder, kind, command, cfg, parents, part)
+    if processes.world_size == 1:
+        with opened as output:
+            yield output
+        return
+    if processes.is_first:
+        try:
+            output = opened.__enter__()
+        except UserError as error:
+            processes.broadcast(str(error))
+            raise
+        processes.broadcast("")
+    else:
+        problem = processes.broadcast("")
+        if problem:
+            raise CollectiveError(problem)
+        output = opened.__enter__()
+    with ExitStack() as stack:
+        stack.push(opened.__exit__)
+        try:
+            yield output
+        except UserError as error:
+            if not processes.is_first and not isinstance(error, CollectiveError):  # an error of this process alone
+                log.error(f"process {processes.rank}: {error}")
+            raise
+
+
 def check_output(folder: Path, kind: str, cfg: Config, parents: dict[str, Parent]) -> str:
-    """Say what `open_output` would find, without writing: `new`, `unfinished`, `grows` or `finished`.
+    """Return the state in which `open_output` would find a folder, without writing.
+
+    Returns:
+        `new`, `unfinished`, `grows` or `finished`.
 
     Raises:
         UserError: As `open_output`.
     """
-    _refuse_strangers(folder, kind)
-    before = _read_begun(folder) or read_header(folder)
+    _refuse_foreign_content(folder, kind)
+    before = read_begun(folder) or read_header(folder)
     if before is None:
         return "new"
     now = Header(kind, before.command, cfg.to_json(), parents)
@@ -304,10 +233,10 @@ def check_output(folder: Path, kind: str, cfg: Config, parents: dict[str, Parent
 
 
 def check_same(folder: Path, before: Header, now: Header) -> Comparison:
-    """Compare what a folder was begun with and what it is asked for now.
+    """Compare the header that a folder was started with to the present one.
 
     Raises:
-        UserError: They differ in what may not change; shows how.
+        UserError: They differ in what may not change; the message lists the differences.
     """
     if before.kind != now.kind:
         raise UserError(f"{folder} is a {before.kind} made by `facesyn {before.command}`; choose another --out")
@@ -321,10 +250,8 @@ def check_same(folder: Path, before: Header, now: Header) -> Comparison:
     comparison = compare_configs(before.config, now.config)
     problems += comparison.problems
     if problems:
-        raise UserError(
-            f"{folder} was begun with other settings ({'; '.join(problems)}); "
-            "use the same ones, another --out, or remove the folder"
-        )
+        raise UserError(f"{folder} was started with other settings ({'; '.join(problems)}); use the same settings, "
+                        "another --out, or remove the folder")
     for warning in comparison.warnings:
         log.warning(f"{folder}: {warning}")
     return comparison
@@ -334,19 +261,14 @@ def _describe(parent: Parent | None) -> str:
     return f"{parent.path} ({parent.digest[:19]})" if parent else "absent"
 
 
-def _read_begun(folder: Path) -> Header | None:
-    path = folder / BEGUN
-    return Header.from_json(read_json(path), path) if path.is_file() else None
-
-
 def _remove_parts(folder: Path) -> None:
-    """Remove the files that say which parts are finished."""
+    """Remove the files that mark parts as finished."""
     for path in folder.glob("shard-*-of-*.json"):
         path.unlink(missing_ok=True)
 
 
-def _refuse_strangers(folder: Path, kind: str) -> None:
-    """Never mix our files into a folder that somebody else filled."""
+def _refuse_foreign_content(folder: Path, kind: str) -> None:
+    """Refuse a folder with files that facesyn did not write."""
     if not folder.exists() or (folder / HEADER).exists() or (folder / BEGUN).exists():
         return
     if not folder.is_dir():
@@ -360,10 +282,3 @@ def _refuse_strangers(folder: Path, kind: str) -> None:
 
 def _upgraded(header: Header, cfg: Config) -> Header:
     return replace(header, config=cfg.upgraded(header.config))
-
-
-def _adopt(output: Output, begun: Header, cfg: Config) -> None:
-    """Processes other than the first follow what the first one decides after its barrier."""
-    header = read_header(output.folder) if output.folder.is_dir() else None
-    if header is not None and not compare_configs(cfg.upgraded(header.config), begun.config).grown:
-        output.header = header

@@ -35,7 +35,7 @@ class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         known = _ALLOWED.get((module, name))
         if known is None:
-            raise pickle.UnpicklingError(f"the file asks for {module}.{name}, which plain data does not need")
+            raise pickle.UnpicklingError(f"the file refers to {module}.{name}, which plain data does not need")
         return known
 
     def persistent_load(self, pid: Any) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import read_start
+from facesyn_cli.untrusted.input_files import read_start
 
 MARK = "facesyn strip"   # the PNG's text `Software`
 HEAD_BYTES = 128         # the mark lies within

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from facesyn_cli.artifacts.images import natural_key
+from facesyn_cli.artifacts.image_set import natural_key
 from facesyn_cli.errors import UserError
 
 _GENERATION, _RECOGNITION = "generative_model_training", "recognition_model_training"

@@ -13,13 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from facesyn_cli.artifacts.files import read_json
-from facesyn_cli.artifacts.images import natural_key
+from facesyn_cli.artifacts.header import BEGUN, HEADER, Header, Parent, require_header
+from facesyn_cli.artifacts.image_set import natural_key
 from facesyn_cli.artifacts.names import nfc
-from facesyn_cli.artifacts.output import BEGUN, HEADER, Header, Parent, require_header
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
-from facesyn_cli.untrusted.files import check_input
+from facesyn_cli.untrusted.input_files import check_input
 
 LABELS = "labels.txt"      # our sets: one line `label \t identity \t number of images` per identity
 
@@ -189,4 +188,4 @@ def _check_count(records: RecordSet, header: Header | None) -> None:
 
 
 def _kind_of(header: Path) -> str:
-    return Header.from_json(read_json(header), header).kind
+    return Header.read(header).kind

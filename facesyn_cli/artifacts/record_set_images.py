@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet, natural_key
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet, natural_key
 from facesyn_cli.artifacts.names import key_part
 from facesyn_cli.artifacts.record_set import RecordSet
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from facesyn_cli.artifacts.contexts import ROWS, VECTORS
+from facesyn_cli.artifacts.atomic_files import read_json
+from facesyn_cli.artifacts.context_set import ROWS, VECTORS
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.files import read_json
-from facesyn_cli.artifacts.output import HEADER
+from facesyn_cli.artifacts.header import HEADER
 from facesyn_cli.artifacts.weights import CONFIG
 from facesyn_cli.errors import UserError
 

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from facesyn_cli.artifacts.image_names import ImageFinder
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.header import BEGUN, HEADER
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageFinder, ImageSet
 from facesyn_cli.artifacts.name_lists import read_name_list
 from facesyn_cli.artifacts.names import natural_key
-from facesyn_cli.artifacts.output import BEGUN, HEADER
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 

@@ -1,45 +1,37 @@
-"""Weights: tensors in safetensors with a JSON config beside them; and reading of foreign tensor files.
-
-Foreign files are never executed: torch files are read with `weights_only`, anything else is refused.
-"""
+"""Weights: tensors in safetensors with a `config.json` beside them; flat state dicts of other formats."""
 
 from __future__ import annotations
 
 import os
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from facesyn_cli.artifacts.files import read_json, write_atomically, write_json
-from facesyn_cli.artifacts.inert_objects import inert_objects
+from facesyn_cli.artifacts.atomic_files import read_json, write_atomically, write_json
+from facesyn_cli.artifacts.torch_files import check_plain, read_torch
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import MIB, input_size, read_start
+from facesyn_cli.untrusted.input_files import input_size, read_start
 
 CONFIG = "config.json"
-_BLOCK = 1 << 20
-_MAX_GROWTH = 64 * MIB  # bytes that a file may unpack to beyond its own size
-_MAX_REPEATS = 4        # times that tensors may share the same numbers, on average
+_MAX_DEPTH = 4  # of nested dicts that are searched for tensors
 
 WeightsPrecision = Literal["fp32", "fp16"]
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a flat dict of tensors from safetensors or a torch file, onto the CPU.
+    """Read a flat dict of tensors from a safetensors or torch file, onto the CPU.
 
-    Of a Lightning-style checkpoint (a dict with the key `state_dict`) that entry is taken. Entries that
-    are no tensors are left out.
+    From a Lightning-style checkpoint (a dict with the key `state_dict`) that entry is read. Entries that are not
+    tensors are left out.
 
     Raises:
-        UserError: Missing, truncated, no tensor file, or a file that wants to run code.
+        UserError: Missing, truncated, no tensor file, or a file with other objects than tensors (`torch_files`).
     """
     path = Path(path)
     input_size(path, expected="a weights file")
@@ -53,85 +45,44 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return _flatten(read_torch(path), path)
 
 
-def read_torch(path: Path) -> Any:
-    """Read a file written by `torch.save`, allowing tensors and plain containers only.
+def read_tensor_dicts(path: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Read every dict of tensors in a file of weights, onto the CPU; checkpoints nest several of them.
 
-    Settings and callbacks of a Lightning checkpoint come as empty objects, see `inert_objects`.
+    Entries that are not tensors are left out, and so are dicts under keys that are not strings (optimizer states).
 
-    Raises:
-        UserError: Not such a file, or it holds anything else.
-    """
-    input_size(path, expected="a weights file")
-    check_unpacked_size(path, path)
-    try:
-        with inert_objects(path), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols that torch does not write itself
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        _check_sums(path)
-        return content
-    except UserError:
-        raise
-    except Exception as error:  # a damaged pickle raises nearly anything
-        if asked := forbidden_name(error):
-            reason = f"it asks for {asked}"
-            raise UserError(f"{path} holds more than tensors and is not read, for safety: {reason}") from error
-        # torch's words are about options of torch.load, Python's own about a byte or a key
-        is_pickle = isinstance(error, (pickle.UnpicklingError, EOFError, LookupError, AttributeError, TypeError))
-        reason = "no pickle of tensors" if is_pickle else str(error).split("\n")[0][:200]
-        raise UserError(f"{path} is not a torch or safetensors file (or is damaged): {reason}") from error
-
-
-def check_unpacked_size(source: Path | BinaryIO, where: Path) -> None:
-    """Refuse a torch file whose members are compressed and grow: torch itself stores them as they are.
-
-    Args:
-        source: The file, or an open one.
-        where: Its name, for the message.
+    Returns:
+        Keys on the way to the dict, joined by `/` (empty for the outermost one) -> its tensors by name.
 
     Raises:
-        UserError: It unpacks to much more than its own size.
+        UserError: As `read_torch`, or it holds no tensors.
     """
-    if not zipfile.is_zipfile(source):
-        return  # the format before it
-    try:
-        with zipfile.ZipFile(source) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # damaged: torch says how
-    packed, unpacked = sum(member.compress_size for member in members), sum(member.file_size for member in members)
-    if unpacked > packed + _MAX_GROWTH:
-        raise UserError(f"{where} unpacks from {packed} to {unpacked} bytes; a torch file, which is not compressed, "
-                        "was expected")
+    path = Path(path)
+    if is_safetensors(path):
+        return {"": read_tensors(path)}
+    content = read_torch(path)
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}; a dict of tensors was expected")
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    _collect(content, (), found, set())
+    if not found:
+        raise UserError(f"{path} holds no dict of tensors (keys: {', '.join(map(str, list(content)[:5]))})")
+    for tensors in found.values():
+        check_plain(tensors, path)
+    return found
 
 
-def _check_sums(path: Path) -> None:
-    """Refuse a torch file in which a bit has changed: it is a zip archive with checksums, which torch never looks at.
-
-    Raises:
-        UserError: Some members have other checksums than the archive says; where all have, it was written without.
-    """
-    if not zipfile.is_zipfile(path):
-        return  # the format before it has none
-    wrong = right = 0
-    first = ""
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            try:
-                with archive.open(member) as file:
-                    while file.read(_BLOCK):
-                        pass
-                right += 1
-            except zipfile.BadZipFile:
-                wrong, first = wrong + 1, first or member.filename
-    if wrong and right:
-        raise UserError(f"{path} is damaged: {wrong} of {wrong + right} parts have another checksum than it says, "
-                        f"first {first}")
-
-
-def forbidden_name(error: Exception) -> str | None:
-    """Return the class or function that a file wanted and torch refused, as torch's long message names it."""
-    found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return found[1] if found else None
+def _collect(
+    content: Mapping[Any, Any], keys: tuple[str, ...], found: dict[str, dict[str, torch.Tensor]], seen: set[int]
+) -> None:
+    if id(content) in seen:
+        return  # one dict under two names
+    seen.add(id(content))
+    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+    if tensors:
+        found["/".join(keys)] = tensors
+    for key, value in content.items():
+        if isinstance(key, str) and isinstance(value, Mapping) and len(keys) < _MAX_DEPTH:
+            _collect(value, (*keys, key), found, seen)
 
 
 def write_weights(
@@ -148,20 +99,20 @@ def write_weights(
         tensors: State dict of the network.
         config: Content of `config.json`.
         name: Name of the tensor file.
-        precision: fp32 keeps the numbers as they are; fp16 see `halved`.
+        precision: fp32 keeps the tensors unchanged; fp16: see `to_half`.
 
     Raises:
         UserError: A number is too large for half precision.
     """
-    write_tensors(folder / f"{name}.safetensors", halved(tensors) if precision == "fp16" else tensors)
+    write_tensors(folder / f"{name}.safetensors", to_half(tensors) if precision == "fp16" else tensors)
     write_json(folder / CONFIG, config)
 
 
-def halved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def to_half(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the tensors with matrices and kernels of float32 in half precision.
 
-    Vectors (biases, what norms hold) stay as they are: they are few, and running variances may be far below the
-    smallest number of half precision. A network built in float32 takes both without a word and computes in float32.
+    Vectors (biases, parameters of norms) stay in float32: they are few, and running variances may be far below the
+    smallest number of half precision. A network built in float32 loads both and computes in float32.
 
     Raises:
         UserError: A number is too large for half precision.
@@ -178,28 +129,28 @@ def halved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write one safetensors file by rename. Shared memory is copied out."""
+    """Write one safetensors file atomically; tensors that share memory are copied."""
     ready = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
-    with write_atomically(path) as temporary, system_errors():
+    with write_atomically(path) as temporary, os_errors():
         save_file(ready, temporary)
 
 
 def write_torch(path: Path, value: Any) -> None:
-    """Write one file with `torch.save`, by rename."""
-    with write_atomically(path) as temporary, open(temporary, "wb") as file, system_errors():
+    """Write one file with `torch.save`, atomically."""
+    with write_atomically(path) as temporary, open(temporary, "wb") as file, os_errors():
         torch.save(value, file)
 
 
 @contextmanager
-def system_errors() -> Iterator[None]:
-    """Raise the OSError behind what safetensors and torch raise when a file cannot be written."""
+def os_errors() -> Iterator[None]:
+    """Raise the underlying OSError where safetensors or torch fails to write a file."""
     try:
         yield
-    except SafetensorError as error:  # repeats in words what the system said
+    except SafetensorError as error:  # holds the error number in its text
         if number := re.search(r"os error (\d+)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
         raise
-    except RuntimeError as error:  # torch raises an error of its own while it handles that of the system
+    except RuntimeError as error:  # raised by torch while it handles the OSError
         if isinstance(error.__context__, OSError):
             raise error.__context__ from error
         raise
@@ -209,7 +160,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read the `config.json` of a Weights folder.
 
     Raises:
-        UserError: It is missing or no mapping.
+        UserError: It is missing or not a mapping.
     """
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict):
@@ -218,15 +169,15 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def section_of(config: dict[str, Any], kind: str, where: Path | str) -> dict[str, Any] | None:
-    """Return the section of a `config.json` that names a plugin and its settings; None where it has none.
+    """Return the plugin section (name and settings) of a `config.json`; None without one.
 
     Args:
         config: Content of the file.
-        kind: Kind of plugin, which is the section's name.
+        kind: Kind of plugin; also the key of the section.
         where: The file, for the message.
 
     Raises:
-        UserError: The section's name is no text.
+        UserError: The section's name is not a string.
     """
     section = config.get(kind)
     if not isinstance(section, dict) or "name" not in section:
@@ -237,36 +188,13 @@ def section_of(config: dict[str, Any], kind: str, where: Path | str) -> dict[str
 
 
 def is_safetensors(path: Path) -> bool:
-    """True for a file that starts with the length of a JSON header and `{`.
+    """True if a file starts with the length of a JSON header and `{`.
 
     Raises:
-        UserError: It is no regular file or cannot be read.
+        UserError: It is not a regular file or cannot be read.
     """
     head = read_start(path, 9, "a weights file")
     return len(head) == 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < input_size(path)
-
-
-def check_plain(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Refuse tensors of a torch file that are not dense, or that show few numbers as many.
-
-    Args:
-        tensors: All tensors taken from the file.
-        path: The file.
-
-    Raises:
-        UserError: One is sparse, quantized or without numbers, or they are far larger than the file.
-    """
-    total = 0
-    for key, value in tensors.items():
-        if value.layout != torch.strided or value.is_quantized or value.is_meta:
-            raise UserError(f"{path}: {key} is sparse, quantized or without numbers; a plain tensor was expected")
-        total += value.numel() * value.element_size()
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise UserError(f"{path}: {key} of shape {list(value.shape)} repeats fewer numbers; a plain tensor was "
-                            "expected")
-    if total > _MAX_REPEATS * input_size(path) + _MAX_GROWTH:
-        raise UserError(f"{path}: its tensors show the same numbers many times, {total} bytes in all; plain tensors "
-                        "were expected")
 
 
 def _flatten(content: Any, path: Path) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from facesyn_cli.artifacts.images import ImageEntry
+from facesyn_cli.artifacts.image_set import ImageEntry
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from facesyn_cli.artifacts.images import ImageEntry
+from facesyn_cli.artifacts.image_set import ImageEntry
 from facesyn_cli.augmentations.addition import Addition, Augmentation, next_number
 from facesyn_cli.config.fields import growable, runtime_only
 from facesyn_cli.data.pixels import UnreadableImage, decode_image
@@ -17,7 +17,7 @@ from facesyn_cli.data.record_images import suffix_of
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
-from facesyn_cli.untrusted.files import MAX_IMAGE, read_bytes
+from facesyn_cli.untrusted.input_files import MAX_IMAGE, read_bytes
 
 
 class OversampleConfig(PluginConfig):

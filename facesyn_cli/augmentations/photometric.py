@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from facesyn_cli.artifacts.images import ImageEntry
+from facesyn_cli.artifacts.image_set import ImageEntry
 from facesyn_cli.augmentations.addition import Addition, Augmentation, next_number
 from facesyn_cli.config.fields import growable
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, encode_png

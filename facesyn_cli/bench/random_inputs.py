@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
+from facesyn_cli.artifacts.atomic_files import write_bytes, write_json, write_text
 from facesyn_cli.artifacts.digest import json_digest
-from facesyn_cli.artifacts.embeddings import write_embeddings
-from facesyn_cli.artifacts.files import write_bytes, write_json, write_text
-from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.artifacts.output import Header
+from facesyn_cli.artifacts.embedding_set import write_embeddings
+from facesyn_cli.artifacts.header import Header
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.data.pixels import encode_jpeg
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from facesyn_cli.artifacts.digest import json_digest
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.cli.ablation_work import FOLDER, PARTS, Chain, Step, content_of, sources_of
 from facesyn_cli.cli.stage_command import resolve_stage
@@ -76,7 +76,7 @@ class Chains:
         Raises:
             UserError: The LDM is missing or wrong, or the sampler cannot make its steps.
         """
-        from facesyn_cli.diffusion.sampling import count_evaluations
+        from facesyn_cli.diffusion.denoising_loop import count_evaluations
         from facesyn_cli.diffusion.schedule import ldm_schedule
         from facesyn_cli.models.loading import load_denoiser
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.files import update_json, update_text
+from facesyn_cli.artifacts.atomic_files import update_json, update_text
 from facesyn_cli.artifacts.lock import remove_abandoned
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.bench.random_networks import flops

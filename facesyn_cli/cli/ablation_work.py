@@ -20,10 +20,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from facesyn_cli.artifacts.atomic_files import read_json, write_json
+from facesyn_cli.artifacts.benchmark_table import BenchmarkTable
 from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
-from facesyn_cli.artifacts.files import read_json, write_json
-from facesyn_cli.artifacts.output import BEGUN, Header, read_header
-from facesyn_cli.artifacts.table import BenchmarkTable
+from facesyn_cli.artifacts.header import BEGUN, Header, read_header
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.cli.stage_command import run_stage
 from facesyn_cli.config.ablation_rows import Row
@@ -244,7 +244,7 @@ def _begun_with(folder: Path) -> dict[str, int]:
     """Return the size that a set of samples was begun with: it may grow, not shrink."""
     path = folder / BEGUN
     if path.is_file():
-        return Header.from_json(read_json(path), path).config.get("growing", {})
+        return Header.read(path).config.get("growing", {})
     header = read_header(folder)
     return header.config.get("growing", {}) if header else {}
 

@@ -125,7 +125,7 @@ def run_drawn_demo(path: Path, seed: int, device: str | None) -> dict[str, Any]:
     The recognizer trained on generated faces, the same network untrained, and the embedder trained on the
     drawn faces are all evaluated on the same held-out identities.
     """
-    from facesyn_cli.artifacts.images import ImageSet
+    from facesyn_cli.artifacts.image_set import ImageSet
     from facesyn_cli.artifacts.work import Work
     from facesyn_cli.config.recipe import load_recipe
     from facesyn_cli.report.contact_sheet import write_contact_sheet

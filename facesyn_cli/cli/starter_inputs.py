@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from facesyn_cli.artifacts.output import read_header
+from facesyn_cli.artifacts.header import read_header
 from facesyn_cli.artifacts.starter_files import PACKAGED, find_starter, missing, packaged_folder
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.cli.stage_command import resolve_stage

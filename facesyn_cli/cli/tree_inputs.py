@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facesyn_cli.artifacts.output import BEGUN, HEADER, read_header
+from facesyn_cli.artifacts.header import BEGUN, HEADER, read_header
 from facesyn_cli.artifacts.published_tree import (
     EMBEDDER,
     KNOWN_BINS,

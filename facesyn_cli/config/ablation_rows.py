@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from facesyn_cli.config.fields import StageConfig, affects_result, growable, input_path
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.text import parse_yaml
+from facesyn_cli.untrusted.parsing import parse_yaml
 
 ROW_STAGES = ("gen-contexts", "sample", "augment")  # what a row may do otherwise
 SHARED_STAGES = ("train-fr", "eval")                # the same in all rows

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.text import read_yaml
+from facesyn_cli.untrusted.parsing import read_yaml
 
 STAGES = (
     "align", "embed", "train-embedder", "train-autoencoder", "train-ldm", "train-decoder", "gen-contexts", "sample",

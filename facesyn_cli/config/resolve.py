@@ -20,8 +20,8 @@ from facesyn_cli.config.fields import (
 )
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
-from facesyn_cli.untrusted.files import check_input
-from facesyn_cli.untrusted.text import parse_yaml
+from facesyn_cli.untrusted.input_files import check_input
+from facesyn_cli.untrusted.parsing import parse_yaml
 
 C = TypeVar("C", bound=StageConfig)
 

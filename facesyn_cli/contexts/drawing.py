@@ -8,9 +8,9 @@ from torch import Tensor
 
 from facesyn_cli.contexts.source import Resources
 from facesyn_cli.data.decoded_latents import LatentDecoder
+from facesyn_cli.diffusion.denoising_loop import count_evaluations, sample_latents
 from facesyn_cli.diffusion.guidance import Guidance
 from facesyn_cli.diffusion.noise import image_noise, step_noise
-from facesyn_cli.diffusion.sampling import count_evaluations, sample_latents
 from facesyn_cli.diffusion.schedule import ldm_schedule
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry

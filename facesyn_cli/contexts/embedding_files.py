@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from facesyn_cli.artifacts.contexts import ContextSet
-from facesyn_cli.artifacts.embeddings import EmbeddingSet, is_published
+from facesyn_cli.artifacts.context_set import ContextSet
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet, is_published
+from facesyn_cli.artifacts.header import Parent, read_header
 from facesyn_cli.artifacts.origins import UNKNOWN, Origin
-from facesyn_cli.artifacts.output import Parent, read_header
 from facesyn_cli.artifacts.vector_files import EXPECTED, read_vector_file, unnamed_rows
 from facesyn_cli.console import log
 from facesyn_cli.contexts.source import EMBEDDING_SIZE

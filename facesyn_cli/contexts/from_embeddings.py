@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.artifacts.names import nfc
 from facesyn_cli.artifacts.origins import UNKNOWN, Origin, StatedOrigin, agreed_origin, origin_of
 from facesyn_cli.config.fields import runtime_only
@@ -16,7 +16,7 @@ from facesyn_cli.data.pixels import UnreadableImage
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
-from facesyn_cli.untrusted.files import MAX_IMAGE, read_bytes
+from facesyn_cli.untrusted.input_files import MAX_IMAGE, read_bytes
 
 _BATCH = 1024
 

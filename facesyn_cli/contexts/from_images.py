@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.origins import UNKNOWN, Origin, StatedOrigin, origin_of
 from facesyn_cli.config.fields import runtime_only
 from facesyn_cli.contexts.faces import read_face

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
-from facesyn_cli.artifacts.output import Parent
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.config.fields import input_path
 from facesyn_cli.contexts.variation import ContextVariation
 from facesyn_cli.errors import UserError

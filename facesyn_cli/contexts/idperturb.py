@@ -16,7 +16,7 @@ import threading
 
 import numpy as np
 
-from facesyn_cli.artifacts.output import Parent
+from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.config.fields import affects_result
 from facesyn_cli.contexts.variation import ContextVariation
 from facesyn_cli.diffusion.noise import keyed_random

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from facesyn_cli.artifacts.files import write_atomically
+from facesyn_cli.artifacts.atomic_files import write_atomically
 from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, ContextFilter
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.arrays import read_archive
-from facesyn_cli.untrusted.text import parse_json
+from facesyn_cli.untrusted.parsing import parse_json
 
 FOLDER = "progress"
 

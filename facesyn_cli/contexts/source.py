@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from facesyn_cli.artifacts.embeddings import normalize
+from facesyn_cli.artifacts.embedding_set import normalize
 from facesyn_cli.artifacts.origins import Origin
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from facesyn_cli.artifacts.images import ImageSet
-    from facesyn_cli.artifacts.ldm import LdmSettings
+    from facesyn_cli.artifacts.image_set import ImageSet
+    from facesyn_cli.artifacts.ldm_settings import LdmSettings
     from facesyn_cli.contexts.embedding_files import GivenVectors
 
 EMBEDDING_SIZE = 512

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from facesyn_cli.artifacts.output import Parent
+from facesyn_cli.artifacts.header import Parent
 
 
 class ContextVariation:

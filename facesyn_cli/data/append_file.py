@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from facesyn_cli.artifacts.files import explain
+from facesyn_cli.artifacts.atomic_files import as_user_error
 from facesyn_cli.errors import UserError
 
 _BUFFER_BYTES = 1 << 20
@@ -38,7 +38,7 @@ class AppendFile:
             self._file.truncate(size)
             self._file.seek(size)
         except OSError as error:
-            raise explain(error, path) from error
+            raise as_user_error(error, path) from error
 
     def write(self, data: bytes) -> int:
         """Append some bytes and return the offset at which they start.
@@ -50,7 +50,7 @@ class AppendFile:
         try:
             self._file.write(data)
         except OSError as error:
-            raise explain(error, self.path) from error
+            raise as_user_error(error, self.path) from error
         self.size += len(data)
         return offset
 
@@ -64,7 +64,7 @@ class AppendFile:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise explain(error, self.path) from error
+            raise as_user_error(error, self.path) from error
         return self.size
 
     def close(self) -> None:
@@ -72,7 +72,7 @@ class AppendFile:
         try:
             self._file.close()
         except OSError as error:
-            raise explain(error, self.path) from error
+            raise as_user_error(error, self.path) from error
 
     def __del__(self) -> None:
         """Close a file that an error has left open, quietly: what follows the last `sync` is cut off anyway."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.record_set import RecordSet, natural_labels
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, fit_square, resize_u8
 from facesyn_cli.data.transforms import Transform

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, fit_square, resize_u8
 from facesyn_cli.errors import UserError
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from facesyn_cli.artifacts.files import write_bytes
-from facesyn_cli.artifacts.output import Header
+from facesyn_cli.artifacts.atomic_files import write_bytes
+from facesyn_cli.artifacts.header import Header
 from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
 from facesyn_cli.data.record_images import fit_any, suffix_of
 from facesyn_cli.errors import UserError

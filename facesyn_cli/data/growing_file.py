@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from facesyn_cli.artifacts.files import explain
+from facesyn_cli.artifacts.atomic_files import as_user_error
 from facesyn_cli.data.append_file import AppendFile
 
 
@@ -35,4 +35,4 @@ def _rename(old: Path, new: Path) -> None:
     try:
         os.replace(old, new)
     except OSError as error:
-        raise explain(error, new) from error
+        raise as_user_error(error, new) from error

@@ -14,7 +14,7 @@ from types import TracebackType
 
 import numpy as np
 
-from facesyn_cli.artifacts.files import write_bytes
+from facesyn_cli.artifacts.atomic_files import write_bytes
 
 
 class ImageWriter:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from facesyn_cli.console import log
 from facesyn_cli.data.alignment import MIN_EXPLAINED, Face, explained_share
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import read_lines
+from facesyn_cli.untrusted.input_files import read_lines
 
 _TYPICAL = 0.85  # of the template that the median line explains: real faces 0.98, wrong orders 0.3 to 0.8
 COLUMNS = ("path", *(f"{axis}{k}" for k in range(1, 6) for axis in "xy"), "score")

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from facesyn_cli import signals
+from facesyn_cli.artifacts.atomic_files import write_atomically, write_json
 from facesyn_cli.artifacts.digest import json_digest
-from facesyn_cli.artifacts.files import write_atomically, write_json
 from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.console import Progress
 from facesyn_cli.data.face_images import FaceImages, image_batches

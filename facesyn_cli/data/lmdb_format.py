@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from facesyn_cli.artifacts.files import write_atomically
-from facesyn_cli.artifacts.output import Header
+from facesyn_cli.artifacts.atomic_files import write_atomically
+from facesyn_cli.artifacts.header import Header
 from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
 from facesyn_cli.data.caffe_datum import encode_datum, find_in_datum
 from facesyn_cli.data.formats_extra import formats_package

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from facesyn_cli.artifacts.images import ImageSet, natural_key
-from facesyn_cli.artifacts.output import Parent
+from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.artifacts.image_set import ImageSet, natural_key
 from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.data.pixels import UnreadableImage

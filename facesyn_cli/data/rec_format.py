@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from facesyn_cli.artifacts.files import explain, write_atomically, write_text
-from facesyn_cli.artifacts.output import Header
+from facesyn_cli.artifacts.atomic_files import as_user_error, write_atomically, write_text
+from facesyn_cli.artifacts.header import Header
 from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
 from facesyn_cli.console import log
 from facesyn_cli.data.append_file import AppendFile
@@ -290,7 +290,7 @@ def _fill_in(path: Path, offsets: np.ndarray, labels: np.ndarray, ends: tuple[in
                 os.pwrite(descriptor, struct.pack("<f", label), offset + _LABEL_PLACE)
             os.fsync(descriptor)
     except OSError as error:
-        raise explain(error, path) from error
+        raise as_user_error(error, path) from error
 
 
 def _size_of_first(file: Path, offset: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from facesyn_cli.data.record_index import stem_of
 from facesyn_cli.data.record_names import named_labels, unescape_name
 from facesyn_cli.data.recordio import scan_offsets
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import read_byte_lines
+from facesyn_cli.untrusted.input_files import read_byte_lines
 
 
 def record_places(file: Path) -> tuple[np.ndarray, np.ndarray]:

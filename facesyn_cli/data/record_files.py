@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from facesyn_cli.artifacts.digest import json_digest
-from facesyn_cli.artifacts.images import MAX_FILE_BYTES
+from facesyn_cli.artifacts.image_set import MAX_FILE_BYTES
 from facesyn_cli.data.record_names import NameList
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import input_size, read_start
+from facesyn_cli.untrusted.input_files import input_size, read_start
 
 
 class RecordFiles:

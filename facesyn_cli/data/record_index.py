@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from facesyn_cli.artifacts.files import write_text
+from facesyn_cli.artifacts.atomic_files import write_text
 from facesyn_cli.artifacts.record_set import LABELS, natural_labels
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import read_byte_lines, read_lines, read_start
+from facesyn_cli.untrusted.input_files import read_byte_lines, read_lines, read_start
 
 _MAX_LINE = 4096 + 96  # bytes of a path and of three numbers
 _ODD = re.compile(r"[%/\\\x00-\x1f\x7f-\x9f\u2028\u2029]")

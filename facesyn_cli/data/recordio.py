@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facesyn_cli.artifacts.images import MAX_FILE_BYTES
+from facesyn_cli.artifacts.image_set import MAX_FILE_BYTES
 from facesyn_cli.data.record_files import RecordFiles
 from facesyn_cli.errors import UserError
 

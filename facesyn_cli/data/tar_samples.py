@@ -27,7 +27,7 @@ from facesyn_cli.data.left_out import LeftOut
 from facesyn_cli.data.record_names import MAX_LABEL
 from facesyn_cli.data.tar_members import TarMember, read_members
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.text import parse_json
+from facesyn_cli.untrusted.parsing import parse_json
 
 LATE_LABELS = "labels of no image beside them"
 

@@ -17,7 +17,7 @@ from facesyn_cli.data.record_names import NameList, unescape_name
 from facesyn_cli.data.tar_members import BLOCK, is_tar
 from facesyn_cli.data.tar_samples import LATE_LABELS, TarSample, read_samples
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import open_input
+from facesyn_cli.untrusted.input_files import open_input
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4")
 _COMPRESSIONS = re.compile(rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|\x04\x22\x4d\x18", re.DOTALL)

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facesyn_cli.artifacts.atomic_files import read_json, write_atomically, write_json
 from facesyn_cli.artifacts.digest import json_digest
-from facesyn_cli.artifacts.files import read_json, write_atomically, write_json
-from facesyn_cli.artifacts.images import ImageEntry, natural_key
-from facesyn_cli.artifacts.output import Parent, read_header
+from facesyn_cli.artifacts.header import Parent, read_header
+from facesyn_cli.artifacts.image_set import ImageEntry, natural_key
 from facesyn_cli.artifacts.record_set import LABELS, RecordSet
 from facesyn_cli.data.record_names import NameList, escape_folder, escape_stem
 from facesyn_cli.data.tar_members import BLOCK, tar_header, tar_padding

@@ -22,9 +22,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
+from facesyn_cli.artifacts.atomic_files import as_user_error, write_atomically
 from facesyn_cli.artifacts.digest import file_digest, json_digest
-from facesyn_cli.artifacts.files import explain, write_atomically
-from facesyn_cli.artifacts.output import Header
+from facesyn_cli.artifacts.header import Header
 from facesyn_cli.artifacts.record_set import LABELS, RecordFormat, RecordSet
 from facesyn_cli.data.append_file import AppendFile
 from facesyn_cli.data.left_out import LeftOut
@@ -260,4 +260,4 @@ def _rename(old: Path, new: Path) -> None:
     try:
         os.replace(old, new)
     except OSError as error:
-        raise explain(error, new) from error
+        raise as_user_error(error, new) from error

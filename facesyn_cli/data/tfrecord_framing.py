@@ -19,7 +19,7 @@ from pathlib import Path
 
 import google_crc32c
 
-from facesyn_cli.artifacts.images import MAX_FILE_BYTES
+from facesyn_cli.artifacts.image_set import MAX_FILE_BYTES
 from facesyn_cli.data.protobuf import read_varint, varint
 from facesyn_cli.errors import UserError
 

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from facesyn_cli.artifacts.files import explain
-from facesyn_cli.artifacts.output import Header
+from facesyn_cli.artifacts.atomic_files import as_user_error
+from facesyn_cli.artifacts.header import Header
 from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
 from facesyn_cli.data.append_file import AppendFile
 from facesyn_cli.data.growing_file import GrowingFile
@@ -171,4 +171,4 @@ def _fill_in(path: Path, offsets: np.ndarray, labels: np.ndarray) -> None:
                 os.pwrite(file.fileno(), b"%-10d" % label, offset)
             os.fsync(file.fileno())
     except OSError as error:
-        raise explain(error, path) from error
+        raise as_user_error(error, path) from error

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from facesyn_cli.config.fields import affects_result
-from facesyn_cli.diffusion.chain import ReverseChain
+from facesyn_cli.diffusion.reverse_chain import ReverseChain
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from facesyn_cli.config.fields import affects_result
-from facesyn_cli.diffusion.chain import ReverseChain, clean_factors, trailing_timesteps
+from facesyn_cli.diffusion.reverse_chain import ReverseChain, clean_factors, trailing_timesteps
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig

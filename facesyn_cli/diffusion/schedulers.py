@@ -2,7 +2,7 @@
 
 A builder returns a function from a `NoiseSchedule` to a `Scheduler`; each batch needs its own scheduler,
 because the multistep solvers remember earlier steps. Latents are not pixels, so nothing is clipped or
-thresholded. `ddim` and `ddpm` are `diffusion/chain.py`, `unipc` is `diffusion/unipc.py`; the steps of these
+thresholded. `ddim` and `ddpm` are `diffusion/reverse_chain.py`, `unipc` is `diffusion/unipc.py`; the steps of these
 come from diffusers:
 
 * DPM-Solver++ (2M): Lu et al. 2022, arXiv:2211.01095.
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from facesyn_cli.config.fields import affects_result
-from facesyn_cli.diffusion.chain import ReverseChain, textbook_chain, trailing_timesteps
+from facesyn_cli.diffusion.reverse_chain import ReverseChain, textbook_chain, trailing_timesteps
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.diffusion.unipc import UniPc
 from facesyn_cli.plugins.registry import Card, register

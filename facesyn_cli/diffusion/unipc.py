@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
-from facesyn_cli.diffusion.chain import clean_factors
+from facesyn_cli.diffusion.reverse_chain import clean_factors
 
 _Factors = tuple[float, float, float, float]  # of x, x0_s, x0_r and x0_t
 

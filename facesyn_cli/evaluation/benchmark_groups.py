@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from facesyn_cli.artifacts.table import BenchmarkRow, BenchmarkTable
+from facesyn_cli.artifacts.benchmark_table import BenchmarkRow, BenchmarkTable
 from facesyn_cli.evaluation.figures import Figure, Section
 
 _FOLDS = "spread over the folds"

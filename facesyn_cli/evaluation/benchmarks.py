@@ -17,8 +17,8 @@ from typing import Literal, Protocol
 from pydantic import Field
 
 from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
-from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.artifacts.output import Parent
+from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.cfp import has_cfp, read_cfp

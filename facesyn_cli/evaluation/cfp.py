@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from facesyn_cli.artifacts.images import ImageSet, natural_key
+from facesyn_cli.artifacts.image_set import ImageSet, natural_key
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.pairs import PairSet, Row, is_count, pairs_of_names
-from facesyn_cli.untrusted.files import read_lines
+from facesyn_cli.untrusted.input_files import read_lines
 
 
 def has_cfp(root: Path, kind: Literal["FF", "FP"]) -> bool:

@@ -19,7 +19,7 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.figures import BOOTSTRAP, SPREAD, Figure, Section
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.score_counts import NUM_BINS, STEP, ScoreCounts, count_scores, error_rates
-from facesyn_cli.untrusted.files import read_lines
+from facesyn_cli.untrusted.input_files import read_lines
 
 COMMON_RATE = 1e-3
 _MIN_IDENTITIES = 2

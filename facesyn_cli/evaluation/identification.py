@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.artifacts.table import BenchmarkRow
+from facesyn_cli.artifacts.benchmark_table import BenchmarkRow
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.verification import unit_rows
 

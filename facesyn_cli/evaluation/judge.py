@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from facesyn_cli.artifacts.embeddings import normalize
+from facesyn_cli.artifacts.embedding_set import normalize
 from facesyn_cli.data.pixels import resize_pixels, to_pixels
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.evaluation.embedding import EmbedOptions, embed_faces

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.embeddings import normalize
-from facesyn_cli.artifacts.files import write_atomically
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.atomic_files import write_atomically
+from facesyn_cli.artifacts.embedding_set import normalize
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.console import Progress, log, progress
 from facesyn_cli.data.ordered_pool import ordered_map
 from facesyn_cli.data.pixels import UnreadableImage, decode_image

@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
-from facesyn_cli.artifacts.files import explain, write_atomically, write_bytes, write_text
+from facesyn_cli.artifacts.atomic_files import as_user_error, write_atomically, write_bytes, write_text
 from facesyn_cli.console import log
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, encode_png, fit_square, resize_u8
 from facesyn_cli.data.record_images import is_upright
@@ -55,7 +55,7 @@ def write_folder(pairs: PairSet, folder: Path, size: int, resize: bool, advance:
         for name, data in zip(names, encoded, strict=True):
             write_bytes(folder / IMAGES / name, data, durable=False)
     except OSError as error:
-        raise explain(error, folder) from error
+        raise as_user_error(error, folder) from error
     lines = [f"{names[a]}\t{names[b]}\t{int(same)}\n"
              for a, b, same in zip(pairs.first, pairs.second, pairs.is_same, strict=True)]
     write_text(folder / LIST, f"{_header(pairs)}\n{''.join(lines)}")

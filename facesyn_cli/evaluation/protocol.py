@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from facesyn_cli.artifacts.table import BenchmarkRow
+from facesyn_cli.artifacts.benchmark_table import BenchmarkRow
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.data.squares import say_cut
 from facesyn_cli.errors import UserError

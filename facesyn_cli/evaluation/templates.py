@@ -25,13 +25,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from facesyn_cli.artifacts.image_names import ImageFinder
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
-from facesyn_cli.artifacts.table import BenchmarkRow
+from facesyn_cli.artifacts.benchmark_table import BenchmarkRow
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageFinder, ImageSet
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.pairs import is_count
 from facesyn_cli.evaluation.verification import equal_error_rate, roc_auc, sorted_classes, tar_at_far, unit_rows
-from facesyn_cli.untrusted.files import open_input, read_lines
+from facesyn_cli.untrusted.input_files import open_input, read_lines
 
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 _PAIRS_AT_ONCE = 4096  # two rows of 512 numbers each: 34 MB

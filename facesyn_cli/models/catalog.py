@@ -38,7 +38,7 @@ _TFACE = "https://github.com/Tencent/TFace"
 _DCFACE = "https://github.com/mk-minchul/dcface"
 _NONE = "none stated"
 
-CATALOGUE: dict[str, KnownWeights] = {
+CATALOG: dict[str, KnownWeights] = {
     "admis-ldm": KnownWeights(
         "denoiser", "idiff-unet (ca, CPD 25 %), 216,341,187 parameters",
         "ADMIS, FRCSyn at CVPR 2024: ema_averaged_model_200000.ckpt, trained on CASIA-WebFace",

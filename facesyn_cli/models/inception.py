@@ -25,7 +25,7 @@ from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert.detect_architecture import differences, fill_counters
-from facesyn_cli.untrusted.files import input_size
+from facesyn_cli.untrusted.input_files import input_size
 
 SIZE = 2048
 RESIZE = "images at 112 px, then to 299 px, bilinear with half-pixel centers, antialiased when shrinking"

@@ -10,10 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from facesyn_cli.artifacts.atomic_files import read_json
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.files import read_json
-from facesyn_cli.artifacts.tensor_dicts import read_tensor_dicts
-from facesyn_cli.artifacts.weights import CONFIG, is_safetensors, read_config, read_tensors
+from facesyn_cli.artifacts.weights import CONFIG, is_safetensors, read_config, read_tensor_dicts, read_tensors
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import guided_diffusion, tface_head
 from facesyn_cli.models.convert.detect_architecture import detect_in_dicts
@@ -21,10 +20,9 @@ from facesyn_cli.models.convert.detected import DetectedNetwork
 from facesyn_cli.models.loading import HALVES, TENSORS, is_onnx
 from facesyn_cli.models.meta_networks import build_on_meta
 from facesyn_cli.models.onnx_backbone import DYNAMIC_OPERATORS
-from facesyn_cli.models.onnx_graph import OnnxFile, nodes, read_graph
-from facesyn_cli.models.onnx_pack import find_recognizer, is_pack
+from facesyn_cli.models.onnx_files import OnnxFile, find_recognizer, is_pack, nodes, read_graph
 from facesyn_cli.plugins import registry
-from facesyn_cli.untrusted.files import check_input
+from facesyn_cli.untrusted.input_files import check_input
 
 PIPELINE = "model_index.json"
 # Kinds that no plugin of a single network has:

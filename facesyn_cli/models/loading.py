@@ -16,9 +16,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from facesyn_cli.artifacts.digest import file_digest, json_digest
-from facesyn_cli.artifacts.ldm import LdmSettings
-from facesyn_cli.artifacts.tensor_dicts import read_tensor_dicts
-from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensors, section_of
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
+from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensor_dicts, read_tensors, section_of
 from facesyn_cli.console import is_first_process, log
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import compvis, edgeface
@@ -27,10 +26,10 @@ from facesyn_cli.models.convert.detected import DetectedNetwork
 from facesyn_cli.models.diffusers_autoencoder import resolve_path
 from facesyn_cli.models.face_check import warn_of_strange
 from facesyn_cli.models.meta_networks import build_on_meta, limited_parameters
-from facesyn_cli.models.onnx_pack import is_pack
+from facesyn_cli.models.onnx_files import is_pack
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
-from facesyn_cli.untrusted.files import check_input, read_start
+from facesyn_cli.untrusted.input_files import check_input, read_start
 
 TENSORS = "model.safetensors"
 LATENTS_OF = "latents_of"  # in config.json of an autoencoder: digests of others whose latents it decodes too

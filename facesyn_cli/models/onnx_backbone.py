@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from facesyn_cli.config.fields import affects_result, input_path, runtime_only
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.onnx_graph import OnnxFile, first_line, missing_packages, nodes, read_graph
+from facesyn_cli.models.onnx_files import OnnxFile, find_recognizer, first_line, missing_packages, nodes, read_graph
 from facesyn_cli.models.onnx_input import SYMMETRIC, read_input
-from facesyn_cli.models.onnx_pack import find_recognizer
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 

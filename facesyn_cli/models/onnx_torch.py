@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.onnx_backbone import OnnxBackbone
-from facesyn_cli.models.onnx_graph import OnnxFile, first_line, missing_packages
+from facesyn_cli.models.onnx_files import OnnxFile, first_line, missing_packages
 
 _TOLERANCE = 1e-3  # of the spread of the embedding; both sides round in float32
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import GIB, read_bytes
+from facesyn_cli.untrusted.input_files import GIB, read_bytes
 
 MAX_SIDE = 640      # a larger image is shrunk to this for detection
 MIN_SCORE = 0.6     # less confident detections are not faces

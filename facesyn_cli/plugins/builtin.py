@@ -65,8 +65,8 @@ BUILTIN["head"] = {
 BUILTIN["denoiser"] = {"idiff-unet": f"{_MODELS}.idiff_unet", "residual-mlp": f"{_MODELS}.residual_mlp"}
 BUILTIN["autoencoder"] = {
     "vq-f4": f"{_MODELS}.vq_f4",
-    "kl-f4": f"{_MODELS}.kl",
-    "kl-f8": f"{_MODELS}.kl",
+    "kl-f4": f"{_MODELS}.kl_autoencoder",
+    "kl-f8": f"{_MODELS}.kl_autoencoder",
     "diffusers": f"{_MODELS}.diffusers_autoencoder",
     "pixels": f"{_MODELS}.pixel_autoencoder",
     "face-kl": f"{_MODELS}.face_autoencoder",

@@ -14,13 +14,16 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.builtin import BUILTIN, KINDS
 
-if TYPE_CHECKING:
-    from facesyn_cli.plugins.settings import PluginConfig
+
+class NamedConfig(Protocol):
+    """Settings of a plugin, as `build` needs them: an instance of `plugins.settings.PluginConfig`."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def get(kind: str, name: str) -> Plugin:
     return _registered[kind, name]
 
 
-def configure(kind: str, settings: dict) -> PluginConfig:
+def configure(kind: str, settings: dict) -> Any:
     """Validate the settings of one plugin.
 
     Args:
@@ -122,7 +125,7 @@ def configure(kind: str, settings: dict) -> PluginConfig:
     return plugin.config_class.model_validate(settings)
 
 
-def build(kind: str, cfg: PluginConfig) -> Any:
+def build(kind: str, cfg: NamedConfig) -> Any:
     """Build the plugin that `cfg` names."""
     return get(kind, cfg.name).build(cfg)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from facesyn_cli.artifacts.files import read_json, write_json
+from facesyn_cli.artifacts.atomic_files import read_json, write_json
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.figures import Section

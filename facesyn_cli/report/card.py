@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from facesyn_cli.artifacts.files import update_text
-from facesyn_cli.artifacts.origins import GENERATED, PHOTO, worst
+from facesyn_cli.artifacts.atomic_files import update_text
+from facesyn_cli.artifacts.origins import GENERATED, PHOTO, overall_origin
 from facesyn_cli.report.figures import error_text, value_text
 from facesyn_cli.report.markup import printable
 from facesyn_cli.report.pack_card import FILE, loading_head, size_category
@@ -173,7 +173,7 @@ def _use(one: dict[str, Any]) -> list[str]:
         GENERATED: "No image is meant to show a real person; what was found about that stands under Privacy.",
         PHOTO: "**It shows real people; their rights hold.**",
         UNKNOWN: "It may show real people; their rights hold.",
-    }[worst(one["origins"])]
+    }[overall_origin(one["origins"])]
     return [f"Research on face recognition: training and studying recognizers. {people}",
             "Not for identifying people, for deciding about people, or for use as the only test of a recognizer."]
 
@@ -190,7 +190,7 @@ def _measured(data: dict[str, Any]) -> list[str]:
 
 def _is_made(one: dict[str, Any]) -> bool:
     """True where every image was generated, as far as the headers of the stages tell."""
-    return worst(one["origins"]) == GENERATED
+    return overall_origin(one["origins"]) == GENERATED
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from facesyn_cli.artifacts.files import write_bytes
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.atomic_files import write_bytes
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.preview_pictures import MARK
 from facesyn_cli.data.pixels import decode_image, resize_u8
 

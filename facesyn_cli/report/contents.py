@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from facesyn_cli.artifacts.header import Header, read_header
 from facesyn_cli.artifacts.origins import origins_of
-from facesyn_cli.artifacts.output import Header, read_header
 from facesyn_cli.artifacts.work import FOLDERS, Work
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.report.definitions import define

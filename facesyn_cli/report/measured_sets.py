@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesyn_cli.artifacts.digest import json_digest
-from facesyn_cli.artifacts.images import ImageEntry
+from facesyn_cli.artifacts.image_set import ImageEntry
 from facesyn_cli.console import log
 from facesyn_cli.data.squares import say_cut
 from facesyn_cli.evaluation.diversity import pixel_section

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from facesyn_cli.artifacts.files import update_text
+from facesyn_cli.artifacts.atomic_files import update_text
 from facesyn_cli.report.markup import printable
 
 FILE = "README.md"

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from facesyn_cli.artifacts.files import update_text
+from facesyn_cli.artifacts.atomic_files import update_text
 from facesyn_cli.report import fairness_section, judged_sections, sections
 from facesyn_cli.report.markup import Markup, element, join
 from facesyn_cli.report.thumbnails import Pictures

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from facesyn_cli.diffusion.negatives import NegativeContexts
+from facesyn_cli.diffusion.guidance_negative import NegativeContexts
 from facesyn_cli.diffusion.noise import image_noise, step_noise
 from facesyn_cli.errors import UserError
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from facesyn_cli import signals
 from facesyn_cli.data.decoded_latents import LatentDecoder
+from facesyn_cli.diffusion.denoising_loop import count_evaluations, sample_latents
 from facesyn_cli.diffusion.guidance import Guidance
-from facesyn_cli.diffusion.sampling import count_evaluations, sample_latents
 from facesyn_cli.diffusion.schedulers import Scheduler
 from facesyn_cli.errors import UserError
 from facesyn_cli.sampling.conditions import Conditions

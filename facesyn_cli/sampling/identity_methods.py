@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from facesyn_cli.artifacts.contexts import ContextSet
-from facesyn_cli.artifacts.embeddings import normalize
-from facesyn_cli.artifacts.output import Parent
+from facesyn_cli.artifacts.context_set import ContextSet
+from facesyn_cli.artifacts.embedding_set import normalize
+from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.diffusion.guidance import Guidance
-from facesyn_cli.diffusion.negatives import NegativeContexts
+from facesyn_cli.diffusion.guidance_negative import NegativeContexts
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig

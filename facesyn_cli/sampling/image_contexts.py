@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from facesyn_cli import signals
+from facesyn_cli.artifacts.atomic_files import write_atomically, write_json, write_text
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.embeddings import KEYS, VECTORS
-from facesyn_cli.artifacts.files import write_atomically, write_json, write_text
+from facesyn_cli.artifacts.embedding_set import KEYS, VECTORS
+from facesyn_cli.artifacts.header import HEADER, Header
 from facesyn_cli.artifacts.npy_file import write_npy_blocks
-from facesyn_cli.artifacts.output import HEADER, Header
 from facesyn_cli.sampling.conditions import Conditions
 
 FOLDER = "image-contexts"

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from facesyn_cli.artifacts.contexts import ContextSet
+from facesyn_cli.artifacts.context_set import ContextSet
 from facesyn_cli.artifacts.digest import json_digest
-from facesyn_cli.artifacts.ldm import LdmSettings
-from facesyn_cli.artifacts.output import BEGUN, HEADER, Parent, require_header
+from facesyn_cli.artifacts.header import BEGUN, HEADER, Parent, require_header
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.console import is_first_process, log
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import LoadedLdm, load_autoencoder, load_denoiser, open_decoder

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.files import write_atomically, write_bytes
+from facesyn_cli.artifacts.atomic_files import write_atomically, write_bytes
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.errors import UserError
 from facesyn_cli.sampling.consistency import SampleFilter

@@ -15,7 +15,7 @@ from itertools import zip_longest
 import numpy as np
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.files import write_atomically
+from facesyn_cli.artifacts.atomic_files import write_atomically
 from facesyn_cli.console import progress
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.data.tar_members import BLOCK, tar_header, tar_padding

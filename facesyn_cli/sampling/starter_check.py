@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from facesyn_cli.data.decoded_latents import LatentDecoder
+from facesyn_cli.diffusion.denoising_loop import sample_latents
 from facesyn_cli.diffusion.noise import image_noise, step_noise
-from facesyn_cli.diffusion.sampling import sample_latents
 from facesyn_cli.diffusion.schedule import ldm_schedule
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import LoadedLdm

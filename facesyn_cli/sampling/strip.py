@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from facesyn_cli.artifacts.files import write_bytes
+from facesyn_cli.artifacts.atomic_files import write_bytes
 from facesyn_cli.artifacts.preview_pictures import MARK
 from facesyn_cli.console import log
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, fit_square, resize_u8
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import MAX_IMAGE, read_bytes
+from facesyn_cli.untrusted.input_files import MAX_IMAGE, read_bytes
 
 ROWS, COLUMNS = 8, 8
 _SIDE, _GAP = 64, 2  # pixels

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from facesyn_cli import signals
+from facesyn_cli.artifacts.atomic_files import write_bytes, write_text
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.files import write_bytes, write_text
-from facesyn_cli.artifacts.image_names import ImageFinder
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageFinder, ImageSet
 from facesyn_cli.artifacts.names import check_file_names, one_line
 from facesyn_cli.artifacts.origins import FACE_ORIGIN, PHOTO, UNKNOWN, Origin, StatedOrigin, origin_of
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import Output, Parent, check_output, open_output
+from facesyn_cli.artifacts.output import Output, check_output, open_output
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
@@ -36,7 +36,7 @@ from facesyn_cli.data.ordered_pool import ordered_map
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, encode_png
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.yunet import Yunet
-from facesyn_cli.untrusted.text import read_json_lines
+from facesyn_cli.untrusted.parsing import read_json_lines
 
 LANDMARKS = "landmarks.csv"     # of every photo with a crop; itself a file for --landmarks
 LEFT_OUT = "left-out.txt"       # `location \t reason \t more` of every photo without one

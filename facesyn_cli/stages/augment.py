@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.contexts import ContextSet
-from facesyn_cli.artifacts.files import write_bytes
-from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.artifacts.links import link_entry, link_file, place_of
+from facesyn_cli.artifacts.atomic_files import write_bytes
+from facesyn_cli.artifacts.context_set import ContextSet
+from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.artifacts.image_set import ImageSet
+from facesyn_cli.artifacts.links import copied_location, link_entry, link_file
 from facesyn_cli.artifacts.names import check_file_names
 from facesyn_cli.artifacts.origins import (
     ADDED_FACES,
@@ -26,7 +27,7 @@ from facesyn_cli.artifacts.origins import (
     origin_of,
 )
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import Parent, check_output, open_output
+from facesyn_cli.artifacts.output import check_output, open_output
 from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
@@ -36,7 +37,7 @@ from facesyn_cli.console import is_first_process, log, progress
 from facesyn_cli.data.tar_set import TarImage, TarSet, make_shard
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
-from facesyn_cli.untrusted.files import MAX_IMAGE, read_bytes
+from facesyn_cli.untrusted.input_files import MAX_IMAGE, read_bytes
 
 _IMAGES_PER_SHARD = 10_000  # of additions
 
@@ -116,7 +117,7 @@ def _open_inputs(
     images = TarSet.open(path) if path.exists() and RecordSet.recognizes(path) else ImageSet.open(path)
     if isinstance(images, ImageSet):
         warn_of_unclear_identities(images)
-        check_file_names(map(place_of, images.entries), cfg.out or work.folder("augmented"))
+        check_file_names(map(copied_location, images.entries), cfg.out or work.folder("augmented"))
     parents = {"images": images.parent()}
     if not augmentation.needs_faces:
         return augmentation, images, {}, UNKNOWN, parents

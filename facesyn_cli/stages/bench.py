@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.bench import plain_loops, random_inputs
 from facesyn_cli.bench.machine import Clock, describe, matrix_rate, peak_memory
 from facesyn_cli.bench.published_layers import as_published

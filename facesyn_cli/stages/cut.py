@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
-from facesyn_cli.artifacts.links import link_entry, place_of
+from facesyn_cli.artifacts.header import Parent, read_header
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
+from facesyn_cli.artifacts.links import copied_location, link_entry
 from facesyn_cli.artifacts.names import check_file_names
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import Parent, check_output, open_output, read_header
+from facesyn_cli.artifacts.output import check_output, open_output
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, input_path
@@ -81,7 +82,7 @@ def _open(cfg: CutConfig, work: Work) -> tuple[ImageSet, dict[str, list[ImageEnt
     except ValueError as error:
         raise UserError(f"{images.path}: {error}") from error
     warn_of_unclear_identities(images)
-    check_file_names((place_of(entry) for group in chosen.values() for entry in group), _folder(cfg, work))
+    check_file_names((copied_location(entry) for group in chosen.values() for entry in group), _folder(cfg, work))
     parent = images.parent()
     header = read_header(images.path) if cfg.choose == "first" and images.path.is_dir() else None
     if header is not None:  # a set that has grown since has the same first images

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from pydantic import model_validator
 
-from facesyn_cli.artifacts.contexts import ROWS, VECTORS, ContextSet, write_contexts
+from facesyn_cli.artifacts.atomic_files import update_text, write_bytes
+from facesyn_cli.artifacts.context_set import ROWS, VECTORS, ContextSet, write_contexts
 from facesyn_cli.artifacts.digest import file_digest, json_digest
-from facesyn_cli.artifacts.files import update_text, write_bytes
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import open_output
 from facesyn_cli.artifacts.weights import write_weights

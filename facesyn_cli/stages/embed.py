@@ -19,14 +19,14 @@ from pydantic import field_validator
 from torch import nn
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.embeddings import normalize, write_embedding_blocks
-from facesyn_cli.artifacts.files import write_atomically, write_text
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.atomic_files import write_atomically, write_text
+from facesyn_cli.artifacts.embedding_set import normalize, write_embedding_blocks
+from facesyn_cli.artifacts.header import Header, Parent
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.artifacts.names import one_line
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import Header, Output, Parent, check_output
+from facesyn_cli.artifacts.output import Output, check_output, open_shared_output
 from facesyn_cli.artifacts.record_set_images import open_images
-from facesyn_cli.artifacts.shared_output import open_shared_output
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import (
     PluginConfig,

@@ -17,22 +17,13 @@ import numpy as np
 import torch
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.contexts import FACES, ROWS, VECTORS, write_contexts
+from facesyn_cli.artifacts.atomic_files import write_bytes, write_json, write_text
+from facesyn_cli.artifacts.context_set import FACES, ROWS, VECTORS, write_contexts
 from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
-from facesyn_cli.artifacts.files import write_bytes, write_json, write_text
+from facesyn_cli.artifacts.header import BEGUN, HEADER, Header, Parent, read_header, require_header
 from facesyn_cli.artifacts.origins import FACE_ORIGIN, PHOTO, UNKNOWN, Origin
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import (
-    BEGUN,
-    HEADER,
-    Header,
-    Output,
-    Parent,
-    check_output,
-    open_output,
-    read_header,
-    require_header,
-)
+from facesyn_cli.artifacts.output import Output, check_output, open_output
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config import fields

@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from facesyn_cli.artifacts.atomic_directory import atomic_directory, completed_directory, require_new
 from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
 from facesyn_cli.artifacts.download import fetch, file_name
+from facesyn_cli.artifacts.header import Header, Parent, write_header
 from facesyn_cli.artifacts.hub import fetch_from_hub, is_hub_name
-from facesyn_cli.artifacts.ldm import LdmSettings
-from facesyn_cli.artifacts.output import FixedConfig, Header, Parent, write_header
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
+from facesyn_cli.artifacts.output import FixedConfig
 from facesyn_cli.artifacts.starter_files import CARD, PACKAGED, find_starter, is_packaged
 from facesyn_cli.artifacts.weights import (
     CONFIG,
     WeightsPrecision,
+    os_errors,
     read_config,
-    system_errors,
     write_tensors,
     write_torch,
     write_weights,
@@ -33,10 +34,10 @@ from facesyn_cli.console import log
 from facesyn_cli.diffusion.schedule import describe_betas, ldm_schedule
 from facesyn_cli.errors import UserError
 from facesyn_cli.models import inspection
-from facesyn_cli.models.catalog import CATALOGUE
+from facesyn_cli.models.catalog import CATALOG
 from facesyn_cli.models.convert import compvis, tface_head
 from facesyn_cli.models.convert.tface_head import KERNEL, part_name, read_any_head, split_head
-from facesyn_cli.models.guided_unet import load_guided_pipeline, published_tensors
+from facesyn_cli.models.guided_diffusion_unet import load_guided_pipeline, published_tensors
 from facesyn_cli.models.loading import HALVES, LATENTS_OF, load_autoencoder, load_backbone, load_denoiser
 from facesyn_cli.models.onnx_export import export_onnx
 from facesyn_cli.models.published_state import published_state
@@ -70,7 +71,7 @@ class _Loaded:
 def list_weights() -> dict[str, dict[str, Any]]:
     """Return the parts of the packaged starter, where there is one, and what is known about published weights."""
     known = {name: {key: value for key, value in asdict(entry).items() if value is not None}
-             for name, entry in CATALOGUE.items()}
+             for name, entry in CATALOG.items()}
     return _starter_parts() | known
 
 
@@ -224,7 +225,7 @@ def pull(name: str, out: Path | None = None, sha256: str | None = None) -> dict[
         if sha256 is None:
             log.warning(f"{file}: no checksum was given; compare {fetched.digest} with what its author says")
         return {"file": str(fetched.path), "digest": fetched.digest, "bytes_reused": fetched.reused}
-    entry = CATALOGUE.get(name)
+    entry = CATALOG.get(name)
     if entry is None and not is_hub_name(name):
         raise UserError(f"{name} is neither in the list (facesyn models list) nor a hub id owner/name nor an address")
     if entry is not None and entry.hub is None:
@@ -329,7 +330,7 @@ def _report(loaded: _Loaded, to: str, notes: dict[str, Any], folder: Path) -> di
 
 def _write_ours(loaded: _Loaded, folder: Path, precision: WeightsPrecision) -> dict[str, Any]:
     if loaded.pipeline is not None:  # what generators are read as anyway: a diffusers pipeline
-        with system_errors():
+        with os_errors():
             loaded.pipeline.save_pretrained(folder)
         return {"parameters": sum(value.numel() for value in loaded.module.parameters())}
     if not loaded.config or loaded.name == "diffusers":

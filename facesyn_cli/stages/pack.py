@@ -18,11 +18,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.files import read_json, write_bytes, write_json
+from facesyn_cli.artifacts.atomic_files import read_json, write_bytes, write_json
+from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.names import check_file_names
 from facesyn_cli.artifacts.origins import PHOTO, origins_of
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import Output, Parent, check_output, open_output
+from facesyn_cli.artifacts.output import Output, check_output, open_output
 from facesyn_cli.artifacts.record_set import LABELS, RecordFormat, RecordWriter, natural_labels
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, affects_result, input_path, runtime_only
@@ -37,7 +38,7 @@ from facesyn_cli.data.squares import is_square, say_cut
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.report.pack_card import write_pack_card
-from facesyn_cli.untrusted.checked import checked
+from facesyn_cli.untrusted.parsing import validated
 
 UNREADABLE = "unreadable.txt"    # one line `identity/sample \t why` per image left out
 _SCRATCH = ".unfinished"
@@ -166,7 +167,9 @@ def _pack(
 ) -> None:
     scratch = out.folder / _SCRATCH
     journal = scratch / "progress.json"
-    state = checked(_Journal, read_json(journal), journal, "the journal of a pack") if journal.is_file() else _Journal()
+    state = _Journal()
+    if journal.is_file():
+        state = validated(_Journal, read_json(journal), journal, "the journal of a pack")
     rows = AppendFile(scratch / "rows", 8 * state.records)
     unreadable = AppendFile(scratch / "unreadable", state.unreadable_bytes)
     done = state.done

@@ -13,8 +13,9 @@ from typing import Any
 from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_directory import atomic_file
 from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
-from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.artifacts.output import FixedConfig, Parent, open_output
+from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.artifacts.image_set import ImageSet
+from facesyn_cli.artifacts.output import FixedConfig, open_output
 from facesyn_cli.console import progress
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.cfp import has_cfp, read_cfp

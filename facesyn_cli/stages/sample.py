@@ -22,13 +22,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from facesyn_cli.artifacts.digest import file_digest
+from facesyn_cli.artifacts.header import HEADER, Parent
 from facesyn_cli.artifacts.lock import remove_abandoned
 from facesyn_cli.artifacts.names import check_file_names
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import HEADER, Output, Parent, check_output
+from facesyn_cli.artifacts.output import Output, check_output, open_shared_output
 from facesyn_cli.artifacts.preview_pictures import SHEET, move_pictures_out, picture_path, strip_name
 from facesyn_cli.artifacts.record_set_images import open_images
-from facesyn_cli.artifacts.shared_output import open_shared_output
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import (
     PluginConfig,
@@ -44,8 +44,8 @@ from facesyn_cli.console import log
 from facesyn_cli.data.decoded_latents import LatentDecoder
 from facesyn_cli.data.pixels import encode_jpeg, encode_png
 from facesyn_cli.data.sharding import share
+from facesyn_cli.diffusion.denoising_loop import count_evaluations
 from facesyn_cli.diffusion.noise import open_noise_file
-from facesyn_cli.diffusion.sampling import count_evaluations
 from facesyn_cli.diffusion.schedule import ldm_schedule
 from facesyn_cli.diffusion.schedulers import Scheduler
 from facesyn_cli.distributed import Processes, check_device, processes

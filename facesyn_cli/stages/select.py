@@ -20,13 +20,14 @@ from typing import Any, Literal
 import numpy as np
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
-from facesyn_cli.artifacts.files import write_text
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.atomic_files import write_text
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.artifacts.links import link_file, link_image
 from facesyn_cli.artifacts.names import check_file_names, split_suffix
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import Parent, check_output, open_output
+from facesyn_cli.artifacts.output import check_output, open_output
 from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.artifacts.record_set_images import RecordSetImages
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities

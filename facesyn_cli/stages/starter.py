@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from facesyn_cli.artifacts.atomic_directory import atomic_directory
-from facesyn_cli.artifacts.contexts import ROWS, VECTORS, ContextSet, write_contexts
+from facesyn_cli.artifacts.atomic_files import write_atomically, write_bytes, write_json, write_text
+from facesyn_cli.artifacts.context_set import ROWS, VECTORS, ContextSet, write_contexts
 from facesyn_cli.artifacts.digest import file_digest, json_digest
-from facesyn_cli.artifacts.files import write_atomically, write_bytes, write_json, write_text
-from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.header import HEADER, Header, Parent, read_header
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.artifacts.origins import PHOTO
-from facesyn_cli.artifacts.output import HEADER, Header, Parent, read_header
 from facesyn_cli.artifacts.preview_pictures import SHEET, picture_path
 from facesyn_cli.artifacts.starter_files import (
     CARD,
@@ -45,7 +45,7 @@ from facesyn_cli.plugins import registry
 from facesyn_cli.report.starter_cards import About, card_of, figures_of, figures_of_samples, overview
 from facesyn_cli.sampling.starter_check import Networks, check_same_faces
 from facesyn_cli.training.metrics_log import read_lines
-from facesyn_cli.untrusted.files import MAX_IMAGE, read_bytes
+from facesyn_cli.untrusted.input_files import MAX_IMAGE, read_bytes
 
 _SHEET_QUALITY = 88
 _MADE_BY = {"autoencoder": "train-autoencoder", "ldm": "train-ldm", "embedder": "train-embedder",

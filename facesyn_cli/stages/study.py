@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from pydantic import field_validator
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.files import read_json, write_atomically, write_json, write_text
+from facesyn_cli.artifacts.atomic_files import read_json, write_atomically, write_json, write_text
+from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import Parent, check_output
-from facesyn_cli.artifacts.shared_output import open_shared_output
+from facesyn_cli.artifacts.output import check_output, open_shared_output
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, growable, input_path, runtime_only
 from facesyn_cli.console import Progress, log, progress
 from facesyn_cli.data.decoded_latents import LatentDecoder
 from facesyn_cli.data.sharding import fixed_batches, share
-from facesyn_cli.diffusion.sampling import count_evaluations
+from facesyn_cli.diffusion.denoising_loop import count_evaluations
 from facesyn_cli.diffusion.schedule import ldm_schedule
 from facesyn_cli.distributed import Processes, check_device, processes
 from facesyn_cli.errors import UserError

@@ -23,11 +23,11 @@ from torch import nn
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import Output, Parent, check_output
+from facesyn_cli.artifacts.output import Output, check_output, open_shared_output
 from facesyn_cli.artifacts.record_set_images import open_images
-from facesyn_cli.artifacts.shared_output import open_shared_output
 from facesyn_cli.artifacts.weights import WeightsPrecision, write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import (

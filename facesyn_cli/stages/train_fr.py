@@ -23,13 +23,13 @@ from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 from torch import nn
 
 from facesyn_cli import signals
+from facesyn_cli.artifacts.atomic_files import write_json
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.files import write_json
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import Output, Parent, check_output
+from facesyn_cli.artifacts.output import Output, check_output, open_shared_output
 from facesyn_cli.artifacts.record_set import RecordSet, natural_labels
-from facesyn_cli.artifacts.shared_output import open_shared_output
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.weights import write_tensors, write_weights
 from facesyn_cli.artifacts.work import Work

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from facesyn_cli.artifacts.output import Parent
+from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.face_autoencoder import FaceVq, TrainableAutoencoder
 from facesyn_cli.models.face_pca import FacePca

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from facesyn_cli.artifacts.files import write_bytes
+from facesyn_cli.artifacts.atomic_files import write_bytes
 from facesyn_cli.data.pixels import encode_png, to_pixels, to_u8
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.distributed import Processes

@@ -22,8 +22,8 @@ import google_crc32c
 import torch
 from safetensors import SafetensorError, safe_open
 
+from facesyn_cli.artifacts.atomic_files import TEMPORARY_PREFIX, as_user_error, read_json, write_json
 from facesyn_cli.artifacts.digest import json_digest
-from facesyn_cli.artifacts.files import TEMPORARY_PREFIX, explain, read_json, write_json
 from facesyn_cli.artifacts.weights import read_tensors, write_tensors
 from facesyn_cli.console import log
 from facesyn_cli.distributed import Processes
@@ -115,7 +115,7 @@ def save_checkpoint(
         raise
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise explain(error, final) from error
+        raise as_user_error(error, final) from error
     found = _found(folder)
     later = [other for other in found if other.step > step]  # damaged, and passed over when this training resumed
     for old in later + [other for other in found if other.step <= step][: -max(keep, 1)]:

@@ -14,13 +14,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
-from facesyn_cli.artifacts.output import Parent
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.weights import read_tensors, write_tensors
 from facesyn_cli.console import progress
 from facesyn_cli.data.sharding import fixed_batches
+from facesyn_cli.diffusion.denoising_loop import sample_latents
 from facesyn_cli.diffusion.noise import image_noise, step_noise
-from facesyn_cli.diffusion.sampling import sample_latents
 from facesyn_cli.diffusion.schedule import NoiseSchedule, ldm_schedule
 from facesyn_cli.diffusion.schedulers import Scheduler
 from facesyn_cli.errors import UserError

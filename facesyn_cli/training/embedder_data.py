@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.data_order import is_held_out

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from facesyn_cli.artifacts.files import read_json
-from facesyn_cli.artifacts.output import BEGUN, HEADER, Header
+from facesyn_cli.artifacts.header import BEGUN, HEADER, Header
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.lr import depends_on_horizon
 
@@ -23,7 +22,7 @@ def check_horizon(folder: Path, steps: int, schedule: str) -> None:
     """
     for path in (folder / BEGUN, folder / HEADER):
         if path.is_file():
-            before = Header.from_json(read_json(path), path).config.get("growing", {}).get("steps", steps)
+            before = Header.read(path).config.get("growing", {}).get("steps", steps)
             if before != steps and depends_on_horizon(schedule):
                 raise UserError(
                     f"{folder} was begun with steps={before}; lr_schedule {schedule} depends on it, so it cannot "

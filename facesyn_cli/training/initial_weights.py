@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from facesyn_cli.artifacts.digest import file_digest, json_digest
-from facesyn_cli.artifacts.output import Parent
+from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert.tface_head import find_files, read_head

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
-from facesyn_cli.artifacts.output import Parent
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.data.face_images import FaceImages
 from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.diffusion.schedule import NoiseSchedule

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from facesyn_cli.artifacts.images import ImageEntry
+from facesyn_cli.artifacts.image_set import ImageEntry
 from facesyn_cli.console import log
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.distributed import Processes

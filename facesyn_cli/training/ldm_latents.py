@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from facesyn_cli.artifacts.files import read_json, write_json
+from facesyn_cli.artifacts.atomic_files import read_json, write_json
 from facesyn_cli.console import progress
 from facesyn_cli.data.face_images import FaceImages, image_batches
 from facesyn_cli.data.latent_cache import ENCODE_BATCH, LatentCache, channel_statistics
@@ -19,7 +19,7 @@ from facesyn_cli.data.pixels import to_pixels
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.distributed import Processes
 from facesyn_cli.training.ldm_batches import Rows
-from facesyn_cli.untrusted.checked import checked
+from facesyn_cli.untrusted.parsing import validated
 
 _STATISTICS_BATCH = 512
 
@@ -164,5 +164,5 @@ def latent_statistics(
         mean, std = channel_statistics(latents.read(part) for part in parts)
         write_json(path, {"mean": mean, "std": std, "images": len(rows)})
     processes.barrier()
-    measured = checked(_Statistics, read_json(path), path, "mean and std of the latents' channels").model_dump()
+    measured = validated(_Statistics, read_json(path), path, "mean and std of the latents' channels").model_dump()
     return measured["mean"], measured["std"]

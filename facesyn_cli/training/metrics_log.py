@@ -7,11 +7,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from facesyn_cli.artifacts.files import explain, write_text
+from facesyn_cli.artifacts.atomic_files import as_user_error, write_text
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.tracking import TensorBoard, TrackingSettings
-from facesyn_cli.untrusted.files import GIB, read_bytes
-from facesyn_cli.untrusted.text import parse_json
+from facesyn_cli.untrusted.input_files import GIB, read_bytes
+from facesyn_cli.untrusted.parsing import parse_json
 
 
 class MetricsLog:
@@ -41,7 +41,7 @@ class MetricsLog:
             if self._tracker is not None:
                 self._tracker.log(step, figures)
         except OSError as error:
-            raise explain(error, self.path) from error
+            raise as_user_error(error, self.path) from error
 
     def close(self) -> None:
         """Close the tracker."""

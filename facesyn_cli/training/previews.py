@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from facesyn_cli.artifacts.files import write_bytes
+from facesyn_cli.artifacts.atomic_files import write_bytes
 from facesyn_cli.data.pixels import encode_png, to_u8
-from facesyn_cli.diffusion.chain import textbook_chain
+from facesyn_cli.diffusion.denoising_loop import sample_latents
 from facesyn_cli.diffusion.guidance import NoGuidanceConfig, build_none
 from facesyn_cli.diffusion.noise import image_noise
-from facesyn_cli.diffusion.sampling import sample_latents
+from facesyn_cli.diffusion.reverse_chain import textbook_chain
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 
 GAP = 2  # pixels between the pictures of a grid

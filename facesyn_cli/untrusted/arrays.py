@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import GIB, input_size, open_input
+from facesyn_cli.untrusted.input_files import GIB, input_size, open_input
 
 MAX_ARCHIVE = 64 * GIB          # bytes of all arrays of a .npz
 _MAX_RATIO, _SMALL = 1000, 2**28  # an archive that grows a thousandfold to more than 256 MiB is a trap

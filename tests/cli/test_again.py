@@ -18,7 +18,7 @@ from damage import unfinish
 from fill import fill_state
 from tiny_recognizer import write_faces, write_recognizer
 
-from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
 

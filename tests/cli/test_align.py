@@ -12,9 +12,9 @@ from conftest import finish, spawn
 from tiny_detector import SHAPE, landmarks, photo, write_detector
 from tiny_recognizer import embedding_rounding, write_recognizer
 
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
-from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.artifacts.output import read_header
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.header import read_header
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.data.alignment import TEMPLATE, similarity_transform, template, warp
 from facesyn_cli.data.pixels import decode_image, encode_png
 

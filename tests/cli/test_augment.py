@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from tiny_tars import read_tars, write_tar_set
 
-from facesyn_cli.artifacts.contexts import write_contexts
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.context_set import write_contexts
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.origins import origins_of
 from facesyn_cli.artifacts.output import open_output
 from facesyn_cli.artifacts.record_set_images import open_images

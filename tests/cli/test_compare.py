@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_recognizer import embedding_rounding, face, write_faces, write_recognizer
 
-from facesyn_cli.artifacts.table import BenchmarkRow, BenchmarkTable
+from facesyn_cli.artifacts.benchmark_table import BenchmarkRow, BenchmarkTable
 from facesyn_cli.data.pixels import encode_png
 from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.stages.compare import UNCALIBRATED

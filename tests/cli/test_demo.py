@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.data.drawn_faces import draw_face
 from facesyn_cli.evaluation.pairs import read_pairs

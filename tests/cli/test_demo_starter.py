@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from tiny_starter import write_starter
 
-from facesyn_cli.artifacts.contexts import ContextSet
-from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.artifacts.output import read_header
+from facesyn_cli.artifacts.benchmark_table import BenchmarkTable
+from facesyn_cli.artifacts.context_set import ContextSet
+from facesyn_cli.artifacts.header import read_header
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.starter_files import Starter
-from facesyn_cli.artifacts.table import BenchmarkTable
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.cli import demo as command
 from facesyn_cli.errors import UserError

@@ -16,9 +16,10 @@ import pytest
 from conftest import finish, spawn
 from tiny_recognizer import embedding_rounding, face, write_faces, write_recognizer
 
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
-from facesyn_cli.artifacts.output import open_output, read_header
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.header import read_header
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
+from facesyn_cli.artifacts.output import open_output
 from facesyn_cli.config.fields import (
     StageConfig,
 )

@@ -12,7 +12,7 @@ import pytest
 from conftest import finish, spawn
 from tiny_recognizer import embedding_rounding, face, write_faces, write_recognizer
 
-from facesyn_cli.artifacts.table import BenchmarkTable
+from facesyn_cli.artifacts.benchmark_table import BenchmarkTable
 from facesyn_cli.data.pixels import encode_png, to_pixels
 from facesyn_cli.evaluation.verification import squared_distances, unit_rows, verify_folds
 from facesyn_cli.models.loading import load_backbone

@@ -16,9 +16,9 @@ from conftest import finish, spawn
 from guided_checkpoint import write_small
 from tiny_recognizer import embedding_rounding
 
-from facesyn_cli.artifacts.contexts import ContextSet
-from facesyn_cli.artifacts.files import write_bytes
-from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.atomic_files import write_bytes
+from facesyn_cli.artifacts.context_set import ContextSet
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.contexts.quality import Quality
 from facesyn_cli.data.pixels import decode_image, encode_jpeg, encode_png

@@ -21,8 +21,8 @@ from facesyn_cli.artifacts.lock import Lock
 from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.diffusion.schedule import build_schedule, ldm_schedule
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.catalog import CATALOGUE
-from facesyn_cli.models.guided_unet import load_guided_pipeline
+from facesyn_cli.models.catalog import CATALOG
+from facesyn_cli.models.guided_diffusion_unet import load_guided_pipeline
 from facesyn_cli.models.loading import latents_of, load_autoencoder, load_backbone, load_denoiser
 from facesyn_cli.stages.models import list_weights
 from facesyn_cli.training.ldm_export import schedule_buffers
@@ -62,7 +62,7 @@ def same_tensors(left: dict, right: dict) -> bool:
 
 def test_list(run_cli):
     ran = run_cli("models")
-    assert ran.code == 0 and all(f"{name}: " in ran.out for name in CATALOGUE)
+    assert ran.code == 0 and all(f"{name}: " in ran.out for name in CATALOG)
     listed = run_cli("models", "list", "--json").json()
     assert listed == list_weights() and all(entry["license"] and entry["where"] for entry in listed.values())
 

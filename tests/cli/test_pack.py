@@ -17,7 +17,7 @@ import pytest
 from conftest import finish, spawn
 from PIL import Image
 
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.data.pixels import decode_image, encode_jpeg, encode_png
 from facesyn_cli.stages import pack as stage

@@ -19,9 +19,9 @@ import yaml
 from conftest import finish, spawn
 from tiny_records import FORMATS, SIZE, encoded
 
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
-from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.artifacts.output import read_header
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.header import read_header
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.data.pixels import encode_png
 from facesyn_cli.stages import pack as stage

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_recognizer import face, write_faces, write_recognizer
 
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.data.pixels import decode_image, encode_jpeg, encode_png
 from facesyn_cli.evaluation.pairs import read_bin, read_pairs
 

@@ -17,9 +17,10 @@ from conftest import finish, spawn
 from tiny_detector import write_detector
 from tiny_recognizer import face, write_faces, write_recognizer
 
-from facesyn_cli.artifacts.contexts import write_contexts
-from facesyn_cli.artifacts.output import Parent, open_output
-from facesyn_cli.artifacts.table import BenchmarkRow, BenchmarkTable
+from facesyn_cli.artifacts.benchmark_table import BenchmarkRow, BenchmarkTable
+from facesyn_cli.artifacts.context_set import write_contexts
+from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.artifacts.output import open_output
 from facesyn_cli.data.pixels import encode_jpeg, encode_png, to_pixels
 from facesyn_cli.evaluation.set_distance import frechet_distance
 from facesyn_cli.models.inception import LoadedFeatures

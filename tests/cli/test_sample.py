@@ -19,10 +19,10 @@ from fill import fill_state
 from PIL import Image
 from torch import nn
 
-from facesyn_cli.artifacts.contexts import ContextSet
-from facesyn_cli.artifacts.files import host_tag
-from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.atomic_files import host_tag
+from facesyn_cli.artifacts.context_set import ContextSet
+from facesyn_cli.artifacts.image_set import ImageSet
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.preview_pictures import SHEET, picture_path
 from facesyn_cli.artifacts.weights import read_config, read_tensors, write_weights
 from facesyn_cli.data.decoded_latents import finish_pixels
@@ -465,9 +465,9 @@ def test_numbers_that_are_not_finite_are_one_line(run_cli, ldm, contexts, tmp_pa
 def test_a_full_disk_is_one_line_and_loses_nothing(sample, tmp_path, monkeypatch):
     import errno
 
-    from facesyn_cli.artifacts import files
+    from facesyn_cli.artifacts import atomic_files
 
-    replace, written = files.os.replace, []
+    replace, written = atomic_files.os.replace, []
 
     def full(origin, target):
         if str(target).endswith(".png"):
@@ -477,7 +477,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(sample, tmp_path, monkeypatch
         replace(origin, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "replace", full)
+        patch.setattr(atomic_files.os, "replace", full)
         ran = sample("--per-id", 3, "--batch-size", 2)
     assert ran.code == 2
     assert ran.err.count("error: ") == 1

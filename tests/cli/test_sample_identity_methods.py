@@ -13,9 +13,9 @@ import torch
 from fill import fill_state
 from tiny_recognizer import write_recognizer
 
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
-from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.image_set import ImageSet
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.data.pixels import decode_image

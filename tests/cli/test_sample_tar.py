@@ -12,7 +12,7 @@ import pytest
 from conftest import finish, spawn
 from fill import fill_state
 
-from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.data.sharding import fixed_batches

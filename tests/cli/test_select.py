@@ -12,7 +12,7 @@ import pytest
 from tiny_ldm import write_embedding_set
 from tiny_tars import read_tars, write_tar_set
 
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.data.pixels import encode_png
 

@@ -12,10 +12,10 @@ import torch
 from tiny_starter import EMBEDDING_SIZE, NUM_CONTEXTS, write_run, write_starter
 
 from facesyn_cli.artifacts import starter_files as layout
-from facesyn_cli.artifacts.contexts import ContextSet
+from facesyn_cli.artifacts.context_set import ContextSet
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.artifacts.output import read_header
+from facesyn_cli.artifacts.header import read_header
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.weights import read_config, read_tensors, write_weights
 from facesyn_cli.data.pixels import decode_image, encode_png
 from facesyn_cli.models.loading import load_autoencoder, load_denoiser

@@ -13,8 +13,8 @@ import pytest
 from fill import fill_state
 from tiny_recognizer import write_recognizer
 
-from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.image_set import ImageSet
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.data.pixels import decode_image
 from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet

@@ -16,7 +16,7 @@ from tiny_decoder import ADVERSARY, AUTOENCODER, LDM, TRAINING, all_losses, trai
 from tiny_ldm import EMBEDDING_SIZE, SIZE
 from tiny_recognizer import write_recognizer
 
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.weights import read_config, read_tensors
 from facesyn_cli.models.loading import latents_of, load_autoencoder, load_backbone
 

@@ -18,7 +18,7 @@ from tiny_ldm import EMBEDDER, NUM_IDENTITIES, PER_IDENTITY, train_arguments, wr
 from tiny_recognizer import write_recognizer
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.models.loading import load_backbone, load_denoiser
 

@@ -23,9 +23,9 @@ from published_layout import (
     write_tree,
 )
 
-from facesyn_cli.artifacts.contexts import ContextSet
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.context_set import ContextSet
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.image_set import ImageSet
 
 SMALL_LDM = ["image_size=16", "output_size=16", "preview_every=0", "validate_every=0", "validation_fraction=0",
              "denoiser.channels=32", "denoiser.multipliers=[1]", "denoiser.attention=[false]", "denoiser.num_blocks=1",

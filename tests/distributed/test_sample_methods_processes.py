@@ -11,7 +11,7 @@ from conftest import finish, spawn
 from fill import fill_state
 from tiny_recognizer import write_recognizer
 
-from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
 

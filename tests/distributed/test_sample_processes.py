@@ -10,7 +10,7 @@ import pytest
 from conftest import finish, spawn
 from fill import fill_state
 
-from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
 

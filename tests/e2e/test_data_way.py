@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.artifacts.output import read_header
+from facesyn_cli.artifacts.header import read_header
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.work import FOLDERS, Work
 from facesyn_cli.cli.run import run_recipe
 from facesyn_cli.stages import demo

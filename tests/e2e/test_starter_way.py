@@ -8,8 +8,8 @@ import pytest
 from tiny_recognizer import write_recognizer
 
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.artifacts.output import read_header
+from facesyn_cli.artifacts.header import read_header
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.cli.run import run_recipe
 from facesyn_cli.config.recipe import load_recipe

@@ -11,7 +11,7 @@ import torch
 from fill import fill_state, golden_normal
 from tolerance import products_of, rounding
 
-from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.data.decoded_latents import LatentDecoder
 from facesyn_cli.diffusion.guidance import CfgConfig, build_cfg
 from facesyn_cli.diffusion.schedule import build_schedule

@@ -22,7 +22,7 @@ from tiny_recognizer import face, write_faces, write_recognizer
 from tiny_starter import write_run
 from tiny_tars import write_tar_set
 
-from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.data.pixels import encode_png
 from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet

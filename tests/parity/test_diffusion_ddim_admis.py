@@ -11,8 +11,8 @@ from fill import golden_normal, golden_unet, load_golden
 from tolerance import products_of, rounding
 
 from facesyn_cli.diffusion.ddim_admis import DdimAdmisConfig, build_ddim_admis
+from facesyn_cli.diffusion.denoising_loop import sample_latents
 from facesyn_cli.diffusion.guidance import NoGuidanceConfig, build_none
-from facesyn_cli.diffusion.sampling import sample_latents
 from facesyn_cli.diffusion.schedule import build_schedule
 
 GOLDEN = Path(__file__).parents[1] / "golden"

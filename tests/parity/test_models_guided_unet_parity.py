@@ -9,7 +9,7 @@ from guided_checkpoint import published_tensors
 from tolerance import products_of, rounding
 
 from facesyn_cli.models.convert.guided_diffusion import from_diffusers, read_settings, to_diffusers
-from facesyn_cli.models.guided_unet import build_pipeline
+from facesyn_cli.models.guided_diffusion_unet import build_pipeline
 
 
 @torch.inference_mode()

@@ -17,13 +17,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from facesyn_cli.artifacts.tensor_dicts import read_tensor_dicts
+from facesyn_cli.artifacts.weights import read_tensor_dicts
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import arcface_torch, compvis, edgeface, guided_diffusion, idiff_face, tface
 from facesyn_cli.models.convert.detected import DetectedNetwork, View, views
 from facesyn_cli.models.meta_networks import build_on_meta
 from facesyn_cli.plugins import registry
-from facesyn_cli.untrusted.files import read_text
+from facesyn_cli.untrusted.input_files import read_text
 
 _SOURCES = (idiff_face, compvis, tface, arcface_torch, edgeface)
 _LOOKS = "looks like "

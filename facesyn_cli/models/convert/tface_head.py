@@ -16,9 +16,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from facesyn_cli.artifacts.weights import read_tensors, read_torch
+from facesyn_cli.artifacts.torch_files import read_torch
+from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import input_size
+from facesyn_cli.untrusted.input_files import input_size
 
 KERNEL = "kernel"
 _ENDING = "_checkpoint.pth"

@@ -37,7 +37,7 @@ def test_a_flipped_bit_among_the_numbers_is_seen(tmp_path):
     data = bytearray(path.read_bytes())
     data[data.index(bytes(4000)) + 2000] ^= 4
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"x\.pth is damaged: 1 of \d+ parts have another checksum .* first x/data/0$"):
+    with pytest.raises(UserError, match=r"x\.pth is damaged: 1 of \d+ parts have a wrong checksum, first x/data/0$"):
         read_tensors(path)
 
 

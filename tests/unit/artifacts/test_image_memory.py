@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.names import natural_key
 
 COUNT, PER_IDENTITY = 4000, 40

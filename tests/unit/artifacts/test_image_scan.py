@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facesyn_cli.artifacts.files import write_bytes
+from facesyn_cli.artifacts.atomic_files import write_bytes
 from facesyn_cli.artifacts.image_formats import suffix_of_content
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.links import link_entry
 from facesyn_cli.artifacts.names import check_file_names
 from facesyn_cli.artifacts.output import open_output
-from facesyn_cli.artifacts.tree import MAX_DEPTH, files_below
 from facesyn_cli.artifacts.vector_files import holds_vectors
 from facesyn_cli.config.fields import (
     StageConfig,
@@ -25,6 +24,7 @@ from facesyn_cli.config.fields import (
 from facesyn_cli.data.pixels import FORMATS, UnreadableImage, decode_image
 from facesyn_cli.data.record_images import fit_any, fit_jpeg, suffix_of
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.input_files import MAX_FOLDER_DEPTH, files_below
 
 PIXELS = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3) * 5
 WRITABLE = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(["AVIF"] if "AVIF" in FORMATS else [])]
@@ -197,11 +197,11 @@ def test_links_to_images_are_images_and_second_names_are_said(tmp_path, said):
 
 def test_folders_in_folders_without_end(tmp_path):
     place = tmp_path
-    for _ in range(MAX_DEPTH + 2):
+    for _ in range(MAX_FOLDER_DEPTH + 2):
         place = place / "d"
     make(place, "1.jpg", "1.npy")
     for read in (ImageSet.open, holds_vectors, lambda path: list(files_below(path))):
-        with pytest.raises(UserError, match=f"nested more than {MAX_DEPTH} deep"):
+        with pytest.raises(UserError, match=f"nested more than {MAX_FOLDER_DEPTH} deep"):
             read(tmp_path)
 
 

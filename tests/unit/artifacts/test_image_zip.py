@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.errors import UserError
 
 JPEG = b"\xff\xd8\xff\xe0"

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facesyn_cli.artifacts.contexts import ContextSet, write_contexts
-from facesyn_cli.artifacts.embeddings import EmbeddingSet, read_keys, write_embeddings
-from facesyn_cli.artifacts.image_names import ImageFinder
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.context_set import ContextSet, write_contexts
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet, read_keys, write_embeddings
+from facesyn_cli.artifacts.image_set import ImageFinder, ImageSet
 from facesyn_cli.artifacts.name_lists import keys_of, read_name_list
 from facesyn_cli.artifacts.output import open_output
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities

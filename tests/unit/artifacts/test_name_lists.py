@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.name_lists import keys_of, order_file, read_name_list
 from facesyn_cli.console import log
 from facesyn_cli.data.pixels import encode_png

@@ -7,9 +7,9 @@ import io
 import numpy as np
 import pytest
 
-from facesyn_cli.artifacts.contexts import write_contexts
-from facesyn_cli.artifacts.embeddings import write_embeddings
-from facesyn_cli.artifacts.files import write_atomically
+from facesyn_cli.artifacts.atomic_files import write_atomically
+from facesyn_cli.artifacts.context_set import write_contexts
+from facesyn_cli.artifacts.embedding_set import write_embeddings
 from facesyn_cli.artifacts.npy_file import write_npy, write_npy_blocks
 from facesyn_cli.errors import UserError
 

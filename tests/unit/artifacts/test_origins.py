@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.origins import ADDED_FACES, FACE_ORIGIN, origin_of, origins_of
-from facesyn_cli.artifacts.output import Parent, open_output
+from facesyn_cli.artifacts.output import open_output
 from facesyn_cli.config.fields import (
     StageConfig,
 )

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from facesyn_cli.artifacts.files import host_tag, write_atomically, write_bytes
+from facesyn_cli.artifacts.atomic_files import host_tag, write_atomically, write_bytes
+from facesyn_cli.artifacts.header import BEGUN, HEADER, Parent, read_header, require_header
 from facesyn_cli.artifacts.lock import Lock
-from facesyn_cli.artifacts.output import BEGUN, HEADER, Parent, check_output, open_output, read_header, require_header
+from facesyn_cli.artifacts.output import check_output, open_output
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.horizon import check_horizon
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from facesyn_cli.artifacts import starter_files
-from facesyn_cli.artifacts.contexts import ContextSet
+from facesyn_cli.artifacts.context_set import ContextSet
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.starter_files import Starter, find_starter, missing
 from facesyn_cli.errors import UserError

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from facesyn_cli.artifacts.contexts import ContextSet
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
+from facesyn_cli.artifacts.context_set import ContextSet
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.vector_files import normalize, read_vector_file
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facesyn_cli.artifacts.images import ImageEntry
+from facesyn_cli.artifacts.image_set import ImageEntry
 from facesyn_cli.augmentations.addition import next_number
 from facesyn_cli.data.pixels import encode_jpeg, encode_png
 from facesyn_cli.errors import UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facesyn_cli.artifacts.images import ImageEntry
+from facesyn_cli.artifacts.image_set import ImageEntry
 from facesyn_cli.augmentations.photometric import variant_generator
 from facesyn_cli.data.pixels import decode_image, encode_png
 from facesyn_cli.errors import UserError

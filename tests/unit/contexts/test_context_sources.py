@@ -10,11 +10,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from facesyn_cli.artifacts.contexts import write_contexts
-from facesyn_cli.artifacts.embeddings import normalize, write_embeddings
-from facesyn_cli.artifacts.files import write_bytes
-from facesyn_cli.artifacts.images import ImageSet
-from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.atomic_files import write_bytes
+from facesyn_cli.artifacts.context_set import write_contexts
+from facesyn_cli.artifacts.embedding_set import normalize, write_embeddings
+from facesyn_cli.artifacts.image_set import ImageSet
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.output import open_output
 from facesyn_cli.config.fields import (
     StageConfig,

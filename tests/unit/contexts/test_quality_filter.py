@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.contexts.source import Ldm, Resources
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry

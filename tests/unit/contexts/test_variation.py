@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from facesyn_cli.artifacts.embeddings import normalize
+from facesyn_cli.artifacts.embedding_set import normalize
 from facesyn_cli.diffusion.noise import image_noise
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry

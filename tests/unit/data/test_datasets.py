@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.data.datasets import LabeledImages, LabeledRecords, TrainingFaces, WeightedSet
 from facesyn_cli.data.pixels import encode_png

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from facesyn_cli.artifacts import files
+from facesyn_cli.artifacts import atomic_files
 from facesyn_cli.data.image_writer import ImageWriter
 from facesyn_cli.data.pixels import decode_image, encode_png
 from facesyn_cli.errors import UserError
@@ -51,7 +51,7 @@ def test_the_backlog_is_bounded(tmp_path):
 
 
 def test_a_full_disk_is_one_line_in_the_callers_thread(tmp_path, monkeypatch):
-    replace, calls = files.os.replace, []
+    replace, calls = atomic_files.os.replace, []
 
     def full(source, target):
         calls.append(target)
@@ -59,7 +59,7 @@ def test_a_full_disk_is_one_line_in_the_callers_thread(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         replace(source, target)
 
-    monkeypatch.setattr(files.os, "replace", full)
+    monkeypatch.setattr(atomic_files.os, "replace", full)
     with pytest.raises(UserError, match="no space left while writing .*png; free some space"):
         with ImageWriter(encode_png, 1, 2) as writer:
             for i in range(100):

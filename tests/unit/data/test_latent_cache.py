@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from facesyn_cli.artifacts.files import write_bytes
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.atomic_files import write_bytes
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.console import progress
 from facesyn_cli.data import latent_cache
 from facesyn_cli.data.face_images import FaceImages, image_batches

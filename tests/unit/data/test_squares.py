@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.data.pixels import encode_png
 from facesyn_cli.data.squares import is_square, say_cut, say_if_not_square
 from facesyn_cli.stages import train_fr

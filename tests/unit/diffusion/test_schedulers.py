@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, LCMScheduler, UniPCMultistep
 from tolerance import rounding
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from facesyn_cli.diffusion.chain import trailing_timesteps
+from facesyn_cli.diffusion.reverse_chain import trailing_timesteps
 from facesyn_cli.diffusion.schedule import build_schedule
 from facesyn_cli.diffusion.schedulers import SolverConfig, _Solver
 from facesyn_cli.errors import UserError

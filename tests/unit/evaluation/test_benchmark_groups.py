@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facesyn_cli.artifacts.table import BenchmarkRow, BenchmarkTable
+from facesyn_cli.artifacts.benchmark_table import BenchmarkRow, BenchmarkTable
 from facesyn_cli.evaluation.benchmark_groups import benchmark_groups
 from facesyn_cli.report.definitions import define
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.data.alignment import TEMPLATE
 from facesyn_cli.data.landmarks import read_landmarks
 from facesyn_cli.data.pixels import encode_png

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_recognizer import write_faces
 
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.data.pixels import decode_image, encode_png
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation import judged_set

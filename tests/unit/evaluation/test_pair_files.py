@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.data.pixels import encode_png
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.benchmarks import BenchmarkConfig, build_benchmark
@@ -70,7 +70,7 @@ def test_wrong_bins(tmp_path, content, message):
 
 def test_unsafe_or_missing_bins(tmp_path):
     (tmp_path / "x.bin").write_bytes(b"cos\nsystem\n(S'echo'\ntR.")
-    with pytest.raises(UserError, match="asks for os.system"):
+    with pytest.raises(UserError, match="refers to os.system"):
         read_bin(tmp_path / "x.bin", "x")
     with pytest.raises(UserError, match="does not exist"):
         read_bin(tmp_path / "y.bin", "y")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.data.pixels import encode_png
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.benchmarks import TemplateConfig, build_templates

@@ -9,7 +9,7 @@ import pytest
 import torch
 from fill import load_golden, load_keys, skeleton
 
-from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.diffusion.schedule import NoiseSchedule, build_schedule, describe_betas, ldm_schedule
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert.detect_architecture import detect

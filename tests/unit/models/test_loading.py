@@ -13,7 +13,7 @@ import pytest
 import torch
 from fill import fill_state, golden_normal, golden_uniform, skeleton
 
-from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import is_onnx, load_autoencoder, load_backbone, load_denoiser, open_autoencoder

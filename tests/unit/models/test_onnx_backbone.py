@@ -14,7 +14,7 @@ from fill import golden_uniform
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.onnx_pack import is_pack
+from facesyn_cli.models.onnx_files import is_pack
 from facesyn_cli.plugins import registry
 
 WEIGHT = np.random.RandomState(0).standard_normal((3, 4)).astype(np.float32)

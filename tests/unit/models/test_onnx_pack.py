@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import load_backbone
-from facesyn_cli.models.onnx_pack import is_pack
+from facesyn_cli.models.onnx_files import is_pack
 from facesyn_cli.plugins import registry
 
 WEIGHT = np.random.RandomState(0).standard_normal((3, 512)).astype(np.float32)

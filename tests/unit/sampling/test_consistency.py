@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facesyn_cli.artifacts.embeddings import normalize
+from facesyn_cli.artifacts.embedding_set import normalize
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.sampling.rejection_sampling import blocks

@@ -9,8 +9,8 @@ import torch
 from fill import fill_state, golden_normal
 from tolerance import layers_of, products_of, rounding
 
+from facesyn_cli.diffusion.denoising_loop import sample_latents
 from facesyn_cli.diffusion.guidance import CfgConfig, build_cfg
-from facesyn_cli.diffusion.sampling import sample_latents
 from facesyn_cli.diffusion.schedule import build_schedule
 from facesyn_cli.diffusion.schedulers import SolverConfig, build_dpm_solver
 from facesyn_cli.errors import UserError

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tiny_ldm import EMBEDDER, write_embedding_set
 
-from facesyn_cli.artifacts.contexts import ContextSet
-from facesyn_cli.artifacts.embeddings import normalize
+from facesyn_cli.artifacts.context_set import ContextSet
+from facesyn_cli.artifacts.embedding_set import normalize
 from facesyn_cli.artifacts.output import open_output
 from facesyn_cli.config.fields import (
     StageConfig,
@@ -50,7 +50,7 @@ def test_given_contexts_of_another_recognizer_are_refused(tmp_path):
 
 
 def test_negatives_of_another_recognizer_are_refused(tmp_path):
-    from facesyn_cli.artifacts.contexts import write_contexts
+    from facesyn_cli.artifacts.context_set import write_contexts
 
     with open_output(tmp_path / "others", "ContextSet", "gen-contexts", StageConfig(), {}) as out:
         write_contexts(tmp_path / "others", ["x", "y"], VECTORS[:2], [{}] * 2, [None] * 2)

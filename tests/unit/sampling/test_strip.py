@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.preview_pictures import strip_name
 from facesyn_cli.data.pixels import encode_png
 from facesyn_cli.sampling import strip as module

@@ -12,7 +12,7 @@ from fill import golden_uniform
 from PIL import Image
 from tiny_ldm import SIZE, write_faces
 
-from facesyn_cli.artifacts.images import ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.data.face_images import FaceImages
 from facesyn_cli.distributed import processes
 from facesyn_cli.training.autoencoder_batches import AutoencoderBatchPlan, DecodedFaces, StoredFaces, open_faces

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
-from facesyn_cli.artifacts.ldm import LdmSettings
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.diffusion.noise import image_noise
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import LoadedLdm

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from facesyn_cli.artifacts.embeddings import EmbeddingSet
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.embedder_data import join_teacher
 

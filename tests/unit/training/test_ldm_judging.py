@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from facesyn_cli.artifacts.images import ImageEntry
+from facesyn_cli.artifacts.image_set import ImageEntry
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.ldm_judging import IdentityJudging, identity_figures, judged_rows
 

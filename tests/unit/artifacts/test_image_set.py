@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from facesyn_cli.artifacts.images import ImageSet, natural_key
+from facesyn_cli.artifacts.image_set import ImageSet, natural_key
 from facesyn_cli.errors import UserError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from facesyn_cli.diffusion.negatives import NegativeContexts
+from facesyn_cli.diffusion.guidance_negative import NegativeContexts
 from facesyn_cli.errors import UserError
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from facesyn_cli.artifacts.files import read_json, write_json, write_text
+from facesyn_cli.artifacts.atomic_files import read_json, write_json, write_text
 from facesyn_cli.errors import UserError
 
 TABLE_JSON = "table.json"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted import text as untrusted
+from facesyn_cli.untrusted import parsing as untrusted
 
 TEMPORARY_PREFIX = ".tmp-"
 _LONG_NAME = 200  # bytes; file systems allow 255
@@ -49,13 +49,13 @@ def write_atomically(path: Path, durable: bool = True) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         _remove(temporary)
-        raise explain(error, path) from error
+        raise as_user_error(error, path) from error
     except BaseException:
         _remove(temporary)
         raise
 
 
-def explain(error: OSError, path: Path) -> Exception:
+def as_user_error(error: OSError, path: Path) -> Exception:
     """Turn an OSError a user can act on into a one-line UserError; return any other one unchanged."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"no space left while writing {path}; free some space and run the same command again")
@@ -114,7 +114,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: The file is missing, unreadable, too large or not JSON; see `untrusted/text.py`.
+        UserError: The file is missing, unreadable, too large or not JSON; see `untrusted/parsing.py`.
     """
     return untrusted.read_json(path)
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.checked import describe
+from facesyn_cli.untrusted.parsing import describe_errors
 
 
 class _Autoencoder(BaseModel):
@@ -95,4 +95,4 @@ class LdmSettings(BaseModel):
         try:
             return LdmSettings.model_validate(value)
         except ValidationError as error:
-            raise UserError(f"{where} does not describe a latent diffusion model: {describe(error)}") from error
+            raise UserError(f"{where} does not describe a latent diffusion model: {describe_errors(error)}") from error

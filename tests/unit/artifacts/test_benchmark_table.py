@@ -6,7 +6,7 @@ import csv
 
 import pytest
 
-from facesyn_cli.artifacts.table import BenchmarkRow, BenchmarkTable
+from facesyn_cli.artifacts.benchmark_table import BenchmarkRow, BenchmarkTable
 from facesyn_cli.errors import UserError
 
 LFW = BenchmarkRow(

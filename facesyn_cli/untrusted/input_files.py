@@ -12,6 +12,7 @@ library opens it.
     input_size(path)        the check alone, for libraries that open a path themselves
     check_input(path)       the check for an input that may be a folder
     inside(folder, name)    the path of a file that another file names, never outside of its folder
+    files_below(folder)     all files below a folder
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from facesyn_cli.errors import UserError
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 MAX_LINE = MIB                      # bytes of a line of a list
 MAX_IMAGE = 256 * MIB               # bytes of an encoded image
+MAX_FOLDER_DEPTH = 100              # levels of folders that are searched
 _LINES_PER_CHECK = 4096
 _KINDS = (
     (stat.S_ISFIFO, "a FIFO (named pipe)"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"),
@@ -205,6 +207,38 @@ def inside(folder: Path, name: str, where: Path | str) -> Path:
     if not all(parts) or ".." in parts or "\0" in name or Path(name).is_absolute():
         raise UserError(f"{where} names the file {name[:200]!r}; a file inside {folder} was expected")
     return folder / name
+
+
+def files_below(folder: Path, suffix: str = "") -> Iterator[Path]:
+    """Yield all files below a folder; links to folders are not followed.
+
+    Args:
+        folder: The folder.
+        suffix: Ending of the names, with its dot; "" for any.
+
+    Raises:
+        UserError: A folder cannot be listed, or they are nested more than `MAX_FOLDER_DEPTH` deep.
+    """
+    queue = [(os.fspath(folder), 0)]
+    while queue:
+        path, depth = queue.pop()
+        if depth > MAX_FOLDER_DEPTH:
+            raise UserError(too_deep(folder, path))
+        try:
+            with os.scandir(path) as listed:
+                items = list(listed)
+        except OSError as error:
+            raise UserError(f"cannot list {path}: {error.strerror}") from error
+        for item in items:
+            if item.is_dir(follow_symlinks=False):
+                queue.append((item.path, depth + 1))
+            elif item.name.endswith(suffix) and item.is_file():
+                yield Path(item.path)
+
+
+def too_deep(root: Path, path: str) -> str:
+    """Return the error message for a path below `root` that is nested too deeply."""
+    return f"{root}: folders are nested more than {MAX_FOLDER_DEPTH} deep, at {path[:60]!r}..."
 
 
 def _stat(path: Path | str, expected: str) -> os.stat_result | None:

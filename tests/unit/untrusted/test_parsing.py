@@ -8,8 +8,8 @@ import math
 import pytest
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted import text as untrusted
-from facesyn_cli.untrusted.text import parse_json, parse_yaml, read_json_lines
+from facesyn_cli.untrusted import parsing as untrusted
+from facesyn_cli.untrusted.parsing import parse_json, parse_yaml, read_json_lines
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join([f'*{below}'] * 9)}]\n" for below, name in zip("abcdefgh", "bcdefghi", strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facesyn_cli.artifacts.files import read_json
+from facesyn_cli.artifacts.atomic_files import read_json
 from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import guided_diffusion

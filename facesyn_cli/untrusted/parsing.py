@@ -1,4 +1,4 @@
-"""Parse YAML and JSON that others wrote: limits first, and one line for everything a parser can raise.
+"""Parse and validate YAML and JSON from untrusted files, with limits; every failure is a one-line `UserError`.
 
 Of YAML only what a recipe needs is read: mappings with text keys, lists, text, numbers, true / false, null, and
 aliases that do not grow. Dates stay text; other tags (`!!binary`, `!!timestamp`, `!!python/...`) are refused.
@@ -10,18 +10,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import KIB, MIB, read_lines, read_text
+from facesyn_cli.untrusted.input_files import KIB, MIB, read_lines, read_text
 
 MAX_YAML = 256 * KIB            # bytes of a recipe
 MAX_JSON = 64 * MIB             # bytes of a header, a config.json, an index
 MAX_DEPTH = 64                  # mappings and lists inside each other
 MAX_NODES = 100_000             # values of a YAML document, aliases counted as often as they stand there
 MAX_INTEGER = 2**64             # in magnitude
+_SHOWN = 3                      # problems that a message names
+
+T = TypeVar("T", bound=BaseModel)
 
 
 def parse_yaml(text: str) -> Any:
@@ -89,6 +93,38 @@ def read_json_lines(path: Path, expected: str = "a file of JSON lines") -> Itera
         except UserError as error:
             raise UserError(f"{path}, line {number}: {error}; {expected} was expected") from error
         yield value
+
+
+def validated(model: type[T] | TypeAdapter, value: Any, where: Path | str, expected: str) -> T:
+    """Return a parsed value as an instance of a pydantic model, or as validated by a type adapter.
+
+    Args:
+        model: The model or adapter.
+        value: The parsed value.
+        where: The file (and line), for the message.
+        expected: What the file should hold, for the message.
+
+    Raises:
+        UserError: The value does not fit; the message names the first problems with their fields.
+    """
+    try:
+        return model.validate_python(value) if isinstance(model, TypeAdapter) else model.model_validate(value)
+    except (ValidationError, RecursionError) as error:
+        raise UserError(f"{where}: {describe_errors(error)}; {expected} was expected") from error
+
+
+def describe_errors(error: ValidationError | RecursionError) -> str:
+    """Return the first problems of a failed validation in one line."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    problems = error.errors(include_url=False, include_context=False)
+    lines = []
+    for problem in problems[:_SHOWN]:
+        place = ".".join(str(part)[:80] for part in problem["loc"])
+        text = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{place}: {text}" if place else text)
+    more = [f"{len(problems) - _SHOWN} more problems"] if len(problems) > _SHOWN else []
+    return " ".join("; ".join([*lines, *more]).split())
 
 
 def _parsed(parse: Callable[[str], Any], text: str, path: Path) -> Any:

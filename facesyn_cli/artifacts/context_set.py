@@ -15,17 +15,16 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from facesyn_cli.artifacts.embeddings import is_published
-from facesyn_cli.artifacts.files import write_atomically, write_text
+from facesyn_cli.artifacts.atomic_files import write_atomically, write_text
+from facesyn_cli.artifacts.embedding_set import is_published
+from facesyn_cli.artifacts.header import Parent, require_header
 from facesyn_cli.artifacts.names import nfc
 from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.artifacts.origins import FACE_ORIGIN, GENERATED, PHOTO, UNKNOWN, Origin
-from facesyn_cli.artifacts.output import Parent, require_header
 from facesyn_cli.artifacts.vector_files import normalize, read_vector_file, read_vectors, unnamed_rows
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.checked import checked
-from facesyn_cli.untrusted.text import read_json_lines
+from facesyn_cli.untrusted.parsing import read_json_lines, validated
 
 VECTORS = "contexts.npy"
 ROWS = "contexts.jsonl"
@@ -158,4 +157,4 @@ def _distinct(identities: list[str], path: Path) -> list[str]:
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     expected = "a list of contexts"
     lines = enumerate(read_json_lines(path, expected), 1)
-    return [checked(_Row, value, f"{path}, line {number}", expected).model_dump() for number, value in lines]
+    return [validated(_Row, value, f"{path}, line {number}", expected).model_dump() for number, value in lines]

@@ -27,20 +27,20 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from sys import intern
 from typing import Any
 
 from facesyn_cli.artifacts.digest import json_digest
+from facesyn_cli.artifacts.header import Parent, read_header, require_header
 from facesyn_cli.artifacts.image_scan import check_depth, scan_folder
 from facesyn_cli.artifacts.image_zip import READ_ERRORS, scan_zip
 from facesyn_cli.artifacts.listed_images import scan_list
 from facesyn_cli.artifacts.name_lists import read_name_list
-from facesyn_cli.artifacts.names import SUFFIXES, key_part, natural_key, nfc, split_suffix
-from facesyn_cli.artifacts.output import Parent, read_header, require_header
+from facesyn_cli.artifacts.names import SUFFIXES, key_part, natural_key, nfc, split_suffix, without_suffix
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import MAX_IMAGE, check_input, read_bytes
+from facesyn_cli.untrusted.input_files import MAX_IMAGE, check_input, read_bytes
 
 __all__ = ["MAX_FILE_BYTES", "SUFFIXES", "ImageEntry", "ImageSet", "natural_key"]
 
@@ -175,6 +175,57 @@ class ImageSet:
             weakref.finalize(archive, file.close)
             self._held = (os.getpid(), archive)
         return self._held[1]
+
+
+class ImageFinder:
+    """Finds images of a set by name.
+
+    Args:
+        images: The set.
+    """
+
+    def __init__(self, images: ImageSet) -> None:
+        self._root = images.path
+        self._exact = {nfc(entry.location): entry for entry in images.entries}
+        self._by_name: dict[str, ImageEntry | None] = {}  # None: several images have this name
+        for entry in images.entries:
+            parts = nfc(without_suffix(entry.location)).split("/")
+            names = {"/".join(parts[i:]) for i in range(len(parts))} | {entry.key}
+            for name in names:
+                other = self._by_name.get(name, entry)
+                self._by_name[name] = entry if other is entry else None
+        for entry in images.entries:
+            self._by_name[entry.key] = entry
+
+    def find(self, *names: str, named_in: Path) -> ImageEntry | None:
+        """Return the image that the first of several names that fits belongs to, or None.
+
+        Args:
+            names: Possible names of one image, best first.
+            named_in: The list that has them, for messages.
+
+        Raises:
+            UserError: The name fits several images.
+        """
+        for name in names:
+            wanted = self._relative(name)
+            if wanted in self._exact:
+                return self._exact[wanted]
+            stem = without_suffix(wanted)
+            if stem in self._by_name:
+                entry = self._by_name[stem]
+                if entry is None:
+                    raise UserError(f"{named_in}: {wanted!r} fits several images in {self._root}; give more of it")
+                return entry
+        return None
+
+    def _relative(self, name: str) -> str:
+        if os.path.isabs(name):
+            try:
+                name = os.path.relpath(nfc(name), nfc(str(self._root)))
+            except ValueError:
+                return name
+        return PurePosixPath(nfc(name).replace("\\", "/")).as_posix()
 
 
 def _is_ours(path: Path) -> bool:

@@ -6,7 +6,7 @@ from fill import fill_state
 from tolerance import products_of, rounding
 from torch import nn
 
-from facesyn_cli.diffusion.sampling import count_evaluations, sample_latents
+from facesyn_cli.diffusion.denoising_loop import count_evaluations, sample_latents
 from facesyn_cli.diffusion.schedule import build_schedule
 from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
 from facesyn_cli.plugins import registry

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from facesyn_cli.artifacts.files import write_atomically, write_text
+from facesyn_cli.artifacts.atomic_files import write_atomically, write_text
+from facesyn_cli.artifacts.header import BEGUN, HEADER, Parent, require_header
 from facesyn_cli.artifacts.name_lists import keys_of
 from facesyn_cli.artifacts.names import nfc
 from facesyn_cli.artifacts.npy_file import write_npy_blocks
-from facesyn_cli.artifacts.output import BEGUN, HEADER, Parent, require_header
 from facesyn_cli.artifacts.vector_files import holds_vectors, normalize, read_vector_file, read_vectors, unnamed_rows
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.files import read_lines
+from facesyn_cli.untrusted.input_files import read_lines
 
 VECTORS = "embeddings.npy"
 KEYS = "keys.txt"

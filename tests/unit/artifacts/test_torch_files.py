@@ -83,7 +83,7 @@ def test_a_call_of_such_a_name_calls_nothing(tmp_path, lightning):
 def test_anything_else_is_refused(tmp_path, function):
     arguments = () if function is types.SimpleNamespace else (f"echo > {tmp_path / 'ran'}",)
     torch.save(_content(hyper_parameters=Called(function, *arguments)), tmp_path / "a.ckpt")
-    with pytest.raises(UserError, match=r"a\.ckpt holds more than tensors and is not read, for safety: it asks for "):
+    with pytest.raises(UserError, match=r"a\.ckpt holds more than tensors and is not read, for safety: it refers to "):
         read_tensors(tmp_path / "a.ckpt")
     assert not (tmp_path / "ran").exists()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facesyn_cli.artifacts.embeddings import EmbeddingSet, read_keys, write_embedding_blocks, write_embeddings
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet, read_keys, write_embedding_blocks, write_embeddings
 from facesyn_cli.errors import UserError
 
 ROWS, WIDTH, BLOCK = 20_000, 64, 256

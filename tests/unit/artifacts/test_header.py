@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from facesyn_cli.artifacts.output import HEADER, Header, Parent, read_header, require_header
+from facesyn_cli.artifacts.header import HEADER, Header, Parent, read_header, require_header
 from facesyn_cli.errors import UserError
 
 WHOLE = asdict(Header("ImageSet", "sample", {"identity": {"seed": 0}}, {"images": Parent("a", "b")}, {"images": 2},
