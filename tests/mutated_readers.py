@@ -50,7 +50,7 @@ from facesyn_cli.diffusion.noise import open_noise_file
 from facesyn_cli.distributed import processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.cfp import read_cfp
-from facesyn_cli.evaluation.group_figures import read_groups
+from facesyn_cli.evaluation.fairness import read_groups
 from facesyn_cli.evaluation.pairs import read_bin, read_pairs
 from facesyn_cli.evaluation.templates import read_templates
 from facesyn_cli.models.inspection import inspect

@@ -1,4 +1,4 @@
-"""How much variety is in a set? Vendi scores, recall of real variation, near-duplicates, brightness.
+"""How much variety is in a set? Vendi scores and recall of real variation.
 
 Face Vendi Score (VariFace, arXiv:2412.06235, after Friedman and Dieng 2023, arXiv:2210.02410): with K the n x n
 matrix of cosines and l the eigenvalues of K / n,
@@ -12,8 +12,6 @@ of real images whose style lies in a k-nearest-neighbor ball of the identity's i
 # Differs from DCFace: the space is not Inception's but the judge's with the identity taken away, f minus the mean
 # embedding of its identity, times sqrt(n / (n - 1)) for the n images the mean was made of. In the judge's plain
 # space no image of one person comes near images of others, and the recall is 0.
-
-Near-duplicates are pairs of pictures whose thumbnails correlate, as they are or mirrored; see `thumbnails.py`.
 """
 
 from __future__ import annotations
@@ -22,21 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesyn_cli import signals
-from facesyn_cli.evaluation.figures import (
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
+from facesyn_cli.evaluation.metrics import DCFACE, RECALL, VARIFACE, Metric, declare
+from facesyn_cli.evaluation.section import (
     JACKKNIFE,
-    SPREAD,
     Figure,
-    Finding,
     Histogram,
     Row,
     Section,
-    clustered_error,
     mean_over_identities,
 )
-from facesyn_cli.evaluation.labeled import LabeledEmbeddings
-from facesyn_cli.evaluation.nearest import nearest
 from facesyn_cli.evaluation.set_distance import recall_of_each
-from facesyn_cli.evaluation.thumbnails import NEAR_DUPLICATE, descriptors, mirror
 
 _GROUPS = 20                # of the jackknife
 _RECALL_K = 3
@@ -44,7 +38,27 @@ _RECALL_REAL = 2000         # real images of D_intra
 _RECALL_IDENTITIES = 500
 _VENDI_IDENTITIES = 5000    # identities whose own score is computed
 _LISTED = 24
-_MANY_DUPLICATES = 0.01
+
+declare(
+    Metric("diversity.vendi", "Face Vendi Score", "Effective number of different faces among the images: 1 when all "
+        "are alike, the number of images when all are unlike.", formula="exp(-sum l ln l), l the eigenvalues of K / "
+        "n, K the cosines", source=VARIFACE, better="higher", headline=50),
+    Metric("diversity.vendi_centers", "Vendi Score of the identities", "Effective number of different people: the "
+        "same over class centers.", formula="exp(-sum l ln l), l the eigenvalues of K / C, K the cosines of class "
+        "centers", source=VARIFACE, better="higher"),
+    Metric("diversity.vendi_within", "Vendi Score within an identity", "Effective number of different images of one "
+        "person, averaged over identities. It grows with wrong labels as well: read it beside the consistent images.",
+        formula="mean over identities of exp(-sum l ln l)", source=VARIFACE, better="higher", by_group="chart"),
+    Metric("diversity.d_intra", "Style coverage (D_intra)", "Share of real styles that the images of one person "
+        "reach, averaged over identities. Images that do not look like one person reach far, too: read it beside the "
+        "consistency.", formula="per class: share of real features within the k-nearest-neighbor radius of a "
+        "generated one", source=f"{DCFACE}; recall of {RECALL}", better="higher", unit="share", headline=60),
+    Metric("diversity.within_spread", "Spread within an identity", "Mean distance of an image to the center of its "
+        "identity.", formula="mean over identities of the mean of 1 - cos(e, center)"),
+    Metric("diversity.vendi_per_identity", "Variety per identity", "Effective number of different images, of every "
+        "identity."),
+    Metric("diversity.least_varied", "Least varied identities", "Identities whose images are most alike."),
+)
 
 
 def vendi_section(rows: LabeledEmbeddings, set_name: str, seed: int) -> Section:
@@ -111,84 +125,8 @@ def spread_section(rows: LabeledEmbeddings, reference: LabeledEmbeddings | None,
     parts = [_without_identity(rows, np.arange(*rows.starts[identity : identity + 2])) for identity in chosen]
     values = recall_of_each(_without_identity(reference, real), parts, _RECALL_K)
     section.figures.append(mean_over_identities(
-        "diversity.d_intra", values, "identities with at least 4 images", "share", exact=False
+        "diversity.d_intra", values, "identities with at least 4 images", exact=False
     ))
-    return section
-
-
-def duplicates_section(
-    thumbnails: NDArray[np.uint8], keys: list[str], owner: NDArray, names: list[str], set_name: str, max_pairs: int,
-    seed: int,
-) -> Section:
-    """Find pictures that are there more than once, within identities and between them.
-
-    Args:
-        thumbnails: (N, 16, 16) gray values.
-        keys: (N,) keys.
-        owner: (N,) identity of each image, rising.
-        names: Names of the identities.
-        set_name: Name of the set, for the list.
-        max_pairs: Pairs between identities to compute at most; beyond, images are drawn at random.
-        seed: Seed of that.
-    """
-    rows = descriptors(thumbnails)
-    within, partner, value = _repeats(rows, owner)
-    queries = np.arange(len(rows))
-    is_exact = 2 * len(rows) ** 2 <= max_pairs
-    if not is_exact:
-        count = max(1, max_pairs // (2 * len(rows)))
-        queries = np.sort(np.random.default_rng(seed).choice(len(rows), min(count, len(rows)), replace=False))
-    best, where = nearest(rows[queries], rows, owner[queries], owner)
-    flipped, flipped_where = nearest(mirror(rows[queries]), rows, owner[queries], owner)
-    is_flipped = flipped > best
-    best, where = np.where(is_flipped, flipped, best), np.where(is_flipped, flipped_where, where)
-    between = best >= NEAR_DUPLICATE
-    section = Section([
-        _duplicate_figure("diversity.near_duplicates_within", within, owner, True),
-        _duplicate_figure("diversity.near_duplicates_between", between, owner[queries], is_exact),
-    ])
-    found = [(value[row], row, partner[row], "") for row in np.flatnonzero(within)]
-    found += [
-        (best[k], queries[k], where[k], "other identity") for k in np.flatnonzero(between)
-        if queries[k] < where[k] or not is_exact
-    ]
-    found.sort(key=lambda item: (-item[0], item[1]))
-    section.lists["diversity.near_duplicates"] = [
-        Row([(set_name, keys[i]), (set_name, keys[j])], list(dict.fromkeys((names[owner[i]], names[owner[j]]))),
-            likeness=float(score), label=label)
-        for score, i, j, label in found[:_LISTED]
-    ]
-    for name, is_repeat, words in (("within", within, "their own identity"), ("between", between, "another identity")):
-        share = is_repeat.mean()
-        if not share:
-            continue
-        level, some = ("fault", f"{share:.1%} of the images repeat") if share > _MANY_DUPLICATES else (
-            "note", f"{is_repeat.sum():,} of {len(is_repeat):,} images repeat")
-        section.findings.append(Finding(
-            level, f"{some} a picture of {words} (the same pixels, nearly).", [f"diversity.near_duplicates_{name}"],
-            ["diversity.near_duplicates"],
-        ))
-    return section
-
-
-def pixel_section(thumbnails: NDArray[np.uint8], owner: NDArray) -> Section:
-    """Return mean and spread of brightness and contrast of the pictures, gray values from 0 (black) to 1 (white)."""
-    mean, square = np.empty(len(thumbnails)), np.empty(len(thumbnails))
-    for start in range(0, len(thumbnails), 65536):
-        gray = thumbnails[start : start + 65536].reshape(-1, thumbnails[0].size) / 255.0
-        mean[start : start + 65536], square[start : start + 65536] = gray.mean(1), np.square(gray).mean(1)
-    contrast = np.sqrt(np.maximum(square - np.square(mean), 0))
-    section = Section()
-    edges = np.linspace(0, 1, 65)
-    for name, values in (("brightness", mean), ("contrast", contrast)):
-        section.figures += [
-            Figure(f"pixels.{name}", float(values.mean()), len(values), "images",
-                   error=clustered_error(values, owner), error_from=SPREAD),
-            Figure(f"pixels.{name}_spread", float(values.std()), len(values), "images"),
-        ]
-        section.histograms.append(Histogram(
-            f"pixels.{name}", name, edges, {"images": np.histogram(values, edges)[0]}
-        ))
     return section
 
 
@@ -239,31 +177,3 @@ def _without_identity(rows: LabeledEmbeddings, chosen: NDArray[np.int64]) -> NDA
     sizes = rows.sizes[owner].astype(np.float64)[:, None]
     shifted = rows.vectors[chosen] - rows.sums[owner] / sizes
     return (shifted * np.sqrt(sizes / (sizes - 1))).astype(np.float32)
-
-
-def _repeats(
-    rows: NDArray, owner: NDArray
-) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64]]:
-    """Say which images repeat an earlier one of their identity, which one, and how alike they are; (N,) each."""
-    repeats = np.zeros(len(rows), dtype=bool)
-    partner = np.full(len(rows), -1, dtype=np.int64)
-    value = np.zeros(len(rows))
-    bounds = np.flatnonzero(np.diff(owner, prepend=-1, append=owner[-1] + 1)) if len(owner) else []
-    for number, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
-        if number % 1000 == 0:
-            signals.check()
-        for first in range(start, stop, 4096):
-            block = slice(first, min(first + 4096, stop))
-            scores = np.maximum(rows[block] @ rows[start:stop].T, mirror(rows[block]) @ rows[start:stop].T)
-            here = np.arange(first, block.stop)
-            scores[np.arange(start, stop)[None] >= here[:, None]] = -1         # only earlier ones count
-            at = scores.argmax(axis=1)
-            highest = scores[np.arange(len(at)), at]
-            repeats[block] = highest >= NEAR_DUPLICATE
-            partner[block], value[block] = at + start, highest
-    return repeats, partner, value
-
-
-def _duplicate_figure(name: str, is_duplicate: NDArray, owner: NDArray, is_exact: bool) -> Figure:
-    return Figure(name, float(np.mean(is_duplicate)), len(is_duplicate), "images", "share", is_exact,
-                  clustered_error(is_duplicate, owner), SPREAD)

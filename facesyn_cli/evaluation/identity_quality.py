@@ -20,8 +20,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from facesyn_cli.evaluation.figures import BOOTSTRAP, Curve, Figure, Histogram, Row, Section, mean_over_identities
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
+from facesyn_cli.evaluation.metrics import DCFACE, IDIFF, ISO, VEC2FACE, VIGFACE, Metric, declare
 from facesyn_cli.evaluation.nearest import nearest
 from facesyn_cli.evaluation.score_counts import (
     GRID,
@@ -34,6 +34,7 @@ from facesyn_cli.evaluation.score_counts import (
     moments_of,
     non_match_at,
 )
+from facesyn_cli.evaluation.section import BOOTSTRAP, Curve, Figure, Histogram, Row, Section, mean_over_identities
 
 VEC2FACE_CENTRES = 0.40
 _HISTOGRAM_BINS = 100
@@ -41,15 +42,69 @@ _LISTED = 24
 
 KeepUnique = Callable[[NDArray[np.float32]], NDArray[np.bool_]]
 
+declare(
+    Metric("identity.genuine_mean", "Genuine mean", "Mean score of two images with the same label.",
+        formula="mean of cos(e_i, e_j) over pairs with one label", source=IDIFF, better="higher", unit="cosine"),
+    Metric("identity.impostor_mean", "Impostor mean", "Mean score of two images with different labels.",
+        formula="mean of cos(e_i, e_j) over pairs with two labels", source=IDIFF, better="lower", unit="cosine"),
+    Metric("identity.eer", "Equal error rate", "Share of wrong decisions at the threshold where different people are "
+        "accepted as often as the same person is rejected.", formula="(FMR(t) + FNMR(t)) / 2 at the t with the least "
+        "|FMR(t) - FNMR(t)|", source=IDIFF, better="lower", unit="share", headline=10, by_group="table"),
+    Metric("identity.fmr100", "FMR100", "Share of same-person pairs rejected when 1 % of different-person pairs are "
+        "accepted.", formula="FNMR(t) at the t with FMR(t) closest to 1 %", source=IDIFF, better="lower",
+        unit="share"),
+    Metric("identity.fmr1000", "FMR1000", "Share of same-person pairs rejected when 0.1 % of different-person pairs "
+        "are accepted.", formula="FNMR(t) at the t with FMR(t) closest to 0.1 %", source=IDIFF, better="lower",
+        unit="share"),
+    Metric("identity.fdr", "Fisher discriminant ratio", "How far genuine and impostor scores lie apart, measured in "
+        "their spread.", formula="(mean_G - mean_I)^2 / (var_G + var_I)", source=IDIFF, better="higher", headline=40),
+    Metric("identity.dprime", "d-prime", "Distance of genuine and impostor scores in units of their common standard "
+        "deviation.", formula="|mean_G - mean_I| / sqrt((var_G + var_I) / 2)", source=IDIFF, better="higher"),
+    Metric("identity.unique_share", "Unique identities (U_class)", "Share of identities left when every one too "
+        "close to an earlier one is dropped: how many different people there are for each one claimed.",
+        formula="|U| / C; class centers in order, c joins U when cos(c, u) < r for every u in U", source=DCFACE,
+        better="higher", unit="share", headline=20, by_group="table"),
+    Metric("identity.unique_040", "Unique identities at 0.40", "The same at the fixed threshold that Vec2Face "
+        "publishes.", formula="|U| / C; c joins U when cos(c, u) < 0.40 for every u in U", source=VEC2FACE,
+        better="higher", unit="share"),
+    Metric("identity.separate_040", "Separate identities at 0.40", "Share of identities that no other identity comes "
+        "close to.", formula="share of centers c with max over others of cos(c, c') <= 0.40", source=VEC2FACE,
+        better="higher", unit="share"),
+    Metric("identity.consistent_share", "Consistent images (C_intra)", "Share of images that show the person their "
+        "label says, averaged over identities. Too close to 100 % means that the images of a person vary little.",
+        formula="mean over classes of the share of images with cos(e, center) > r", source=DCFACE, better="higher",
+        unit="share", headline=30),
+    Metric("identity.consistency", "Consistency", "Mean score of two images of one identity, averaged over "
+        "identities.", formula="mean over identities of the mean of cos(e_i, e_j) inside each", source=VIGFACE,
+        better="higher", unit="cosine", by_group="chart"),
+    Metric("identity.separability", "Separability", "Mean distance of an identity's center to the centers of the "
+        "others.", formula="mean over pairs of classes of 1 - cos(c, c')", source=VIGFACE, better="higher"),
+    Metric("identity.scores", "Genuine and impostor scores", "How similar two images of one person are, and two "
+        "images of different people. The less the two hills overlap, the better the labels can be learned."),
+    Metric("identity.nearest_center", "Nearest other identity", "For every identity, the score of the most similar "
+        "other one. A hill on the right is people who were made twice."),
+    Metric("identity.det", "Detection error trade-off", "Both kinds of error at every threshold; the closer to the "
+        "lower left corner, the better.", formula="FMR(t) = share of impostor scores >= t; FNMR(t) = share of "
+        "genuine scores < t", source=ISO),
+    Metric("identity.roc", "Receiver operating characteristic", "Share of same-person pairs accepted against the "
+        "share of different-person pairs accepted.", formula="TMR(t) = 1 - FNMR(t) against FMR(t)", source=ISO),
+    Metric("identity.unique_by_count", "Unique identities by size", "How the share of unique identities falls as the "
+        "set grows: where the source of identities runs dry.", formula="U_class of the first n identities",
+        source=DCFACE),
+    Metric("identity.best", "Most typical images", "Images closest to the center of their identity.", show="sheet"),
+    Metric("identity.worst", "Least typical images", "Images farthest from the center of their identity: bad "
+        "pictures, odd poses or wrong labels.", show="sheet"),
+)
+
 
 def score_section(counts: ScoreCounts) -> Section:
     """Return the figures, histogram and curves of genuine and impostor scores."""
     section = Section()
     mean_genuine, _, mean_impostor, _ = counts.moments
     section.figures += [
-        Figure("identity.genuine_mean", mean_genuine, counts.num_genuine, "genuine pairs", "cosine",
+        Figure("identity.genuine_mean", mean_genuine, counts.num_genuine, "genuine pairs",
                error=counts.error_of(lambda g, i: moments_of(g)[0]), error_from=BOOTSTRAP),
-        Figure("identity.impostor_mean", mean_impostor, counts.num_impostor, "impostor pairs", "cosine",
+        Figure("identity.impostor_mean", mean_impostor, counts.num_impostor, "impostor pairs",
                error=counts.error_of(lambda g, i: moments_of(i)[0]), error_from=BOOTSTRAP),
         _rate("identity.eer", counts, equal_error_rate),
         _rate("identity.fmr100", counts, lambda g, i: non_match_at(g, i, 1e-2)),
@@ -95,8 +150,8 @@ def center_section(rows: LabeledEmbeddings, set_name: str, r: float, keep: dict[
         _share("identity.unique_share", kept[r], "identities", threshold=r),
         _share("identity.unique_040", kept[VEC2FACE_CENTRES], "identities", threshold=VEC2FACE_CENTRES),
         _share("identity.separate_040", other <= VEC2FACE_CENTRES, "identities", threshold=VEC2FACE_CENTRES),
-        _with_threshold(mean_over_identities("identity.consistent_share", consistent, unit="share"), r),
-        mean_over_identities("identity.consistency", mean_genuine(rows), "identities with several images", "cosine"),
+        _with_threshold(mean_over_identities("identity.consistent_share", consistent), r),
+        mean_over_identities("identity.consistency", mean_genuine(rows), "identities with several images"),
     ]
     if num_identities > 1:
         total = rows.centers.sum(axis=0, dtype=np.float64)
@@ -149,14 +204,14 @@ def _rate(name: str, counts: ScoreCounts, of: Callable[[NDArray, NDArray], tuple
 
     return Figure(
         name, found[0] if found else None, counts.num_genuine + counts.num_impostor, "genuine and impostor pairs",
-        "share", exact=counts.impostor_exact and counts.genuine_exact,
+        exact=counts.impostor_exact and counts.genuine_exact,
         error=counts.error_of(value) if found else None, error_from=BOOTSTRAP,
         threshold=found[1] * STEP - 1 if found else None,
     )
 
 
 def _share(name: str, is_true: NDArray[np.bool_], of: str, threshold: float) -> Figure:
-    return _with_threshold(mean_over_identities(name, is_true.astype(np.float64), of, "share"), threshold)
+    return _with_threshold(mean_over_identities(name, is_true.astype(np.float64), of), threshold)
 
 
 def _with_threshold(figure: Figure, threshold: float) -> Figure:
@@ -191,7 +246,6 @@ def _error_curves(counts: ScoreCounts) -> list[Curve]:
         Curve("identity.det", "FMR", "FNMR", {"scores": (x[y > 0], y[y > 0])}, "log", "log"),
         Curve("identity.roc", "FMR", "TMR", {"scores": (x, 1 - y)}, "log", "linear"),
     ]
-
 
 
 def _unique_by_count(kept: dict[float, NDArray[np.bool_]]) -> Curve:

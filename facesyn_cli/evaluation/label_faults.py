@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesyn_cli import signals
-from facesyn_cli.evaluation.figures import SPREAD, Figure, Finding, Row, Section, clustered_error
 from facesyn_cli.evaluation.identity_quality import loo_cosines, mean_genuine
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
+from facesyn_cli.evaluation.metrics import Metric, declare
 from facesyn_cli.evaluation.nearest import nearest, pairs_above
+from facesyn_cli.evaluation.section import SPREAD, Figure, Finding, Row, Section, clustered_error
 
 _LISTED = 24
 _MIN_PART = 2
@@ -32,6 +33,20 @@ _MAX_LOOKED = 500    # images of one identity that are split
 _ROUNDS = 5
 _SHUFFLED = 0.5      # share of wrong labels from which the labels as a whole are in doubt
 _MANY_WRONG = 0.02
+
+declare(
+    Metric("identity.wrong_label_share", "Wrong labels", "Share of images that are nearer to another identity than "
+        "to their own.", formula="share of images whose best match among all other identities' centers beats their "
+        "own center, computed without the image", better="lower", unit="share"),
+    Metric("identity.mixed_identities", "Mixed identities", "Labels under which the images fall into two people.",
+        better="lower", unit="count"),
+    Metric("identity.split_identities", "Split identities", "Pairs of labels that show one and the same person.",
+        better="lower", unit="count"),
+    Metric("identity.wrong_labels", "Images with a doubtful label", "Images nearer to another identity than to their "
+        "own, worst first.", show="pairs"),
+    Metric("identity.mixed", "Identities that hold two people", "Labels whose images fall into two groups."),
+    Metric("identity.split", "Identities that are one person", "Pairs of labels that seem to show one person."),
+)
 
 
 def wrong_labels(rows: LabeledEmbeddings, set_name: str, max_pairs: int, seed: int) -> Section:
@@ -58,7 +73,7 @@ def wrong_labels(rows: LabeledEmbeddings, set_name: str, max_pairs: int, seed: i
     share = float(is_wrong.mean())
     error = clustered_error(is_wrong.astype(float), rows.owner[known])
     section = Section([Figure(
-        "identity.wrong_label_share", share, len(known), "images of identities with several", "share", is_exact,
+        "identity.wrong_label_share", share, len(known), "images of identities with several", is_exact,
         error, SPREAD,
     )])
     worst = np.flatnonzero(is_wrong)
@@ -124,7 +139,7 @@ def mixed_identities(rows: LabeledEmbeddings, set_name: str, t_within: float, t_
     found.sort(key=lambda item: item[:2])
     section = Section([Figure(
         "identity.mixed_identities", len(found), int((rows.sizes >= 2 * _MIN_PART).sum()),
-        "identities with at least 4 images", "count",
+        "identities with at least 4 images",
     )])
     section.lists["identity.mixed"] = [
         Row(
@@ -159,7 +174,7 @@ def split_identities(rows: LabeledEmbeddings, set_name: str, threshold: float) -
     pairs, scores, total = pairs_above(means, lowest, most=10_000)
     section = Section([Figure(
         "identity.split_identities", total, num_identities * (num_identities - 1) // 2, "pairs of identities",
-        "count", threshold=lowest,
+        threshold=lowest,
     )])
     section.lists["identity.split"] = [
         Row(

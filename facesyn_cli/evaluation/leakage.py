@@ -16,27 +16,20 @@ images nearest by cosine also against mirrored and cropped versions of the photo
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from facesyn_cli import signals
-from facesyn_cli.evaluation.figures import SPREAD, Curve, Figure, Finding, Histogram, Row, Section, clustered_error
-from facesyn_cli.evaluation.labeled import LabeledEmbeddings
-from facesyn_cli.evaluation.nearest import nearest
+from facesyn_cli.evaluation.copies import FaceSet, Pixels, find_copies, top_pairs
+from facesyn_cli.evaluation.metrics import UNVEILING, Metric, declare
+from facesyn_cli.evaluation.nearest import Near, Sample
 from facesyn_cli.evaluation.score_counts import GRID, ScoreCounts
-from facesyn_cli.evaluation.thumbnails import COPY, NEAR_DUPLICATE, descriptors, likeness, mirror
+from facesyn_cli.evaluation.section import SPREAD, Curve, Figure, Finding, Histogram, Section, clustered_error
 
 REFERENCE = "reference"                     # name of the training set in lists of images
-PERCENTILES = (("p50", 50.0), ("p95", 95.0), ("p99", 99.0), ("p999", 99.9))
-RATES = (1e-4, 1e-5)
+PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "p999": 99.9}
+RATES = {"fmr1e-4": 1e-4, "fmr1e-5": 1e-5}
 RATE_NAMES = {"fmr1e-4": "0.01 %", "fmr1e-5": "0.001 %"}
-FIXED = (0.30, 0.40)
-_MAX_COMPARED = 500                         # images whose pixels are compared with all crops
-_PHOTOS = 4                                 # of the nearest person, which are compared
-_LISTED = 24
+FIXED = {"030": 0.30, "040": 0.40}
 _CLEAR = 3                                  # standard errors by which a set must be nearer than strangers are
 LIMITS = (
     "A judge sees what it was trained to see: a person may be recognizable to people, or to another network, where "
@@ -45,33 +38,62 @@ LIMITS = (
     "somebody else, or changed in other ways may be missed."
 )
 
-Pixels = Callable[[str, str], NDArray[np.uint8] | None]
+_STRANGERS = "among all other real people (what is normal between strangers)"
+_FAMILIES = {  # queries: title, "Nearest training ...", gallery, column of the matrix
+    "image": ("Images", "image of every image of the set", "image", "Images"),
+    "center": ("Identities", "identity, its center, of the center of every identity of the set", "identity",
+               "Identities"),
+    "real": ("Real people", f"image of every real image {_STRANGERS}", "image", "Real strangers, to compare"),
+    "image-to-center": ("Images to identities", "identity, its center, of every image of the set", "identity",
+                        "Images"),
+    "center-to-image": ("Identities to images", "image of the center of every identity of the set", "image",
+                        "Identities"),
+    "real-to-center": ("Real people to identities", f"identity, its center, of every real image {_STRANGERS}",
+                       "identity", "Real strangers, images"),
+    "real-center": ("Real identities", f"identity, its center, of the center of every real person {_STRANGERS}",
+                    "identity", "Real strangers, identities"),
+}
 
 
-@dataclass(frozen=True)
-class FaceSet:
-    """A set as the leakage check sees it.
+def _declare_family(queries: str, title: str, nearest_what: str, gallery: str, column: str) -> None:
+    """Declare the percentiles of the nearest scores of one kind of queries, and the shares above each threshold."""
+    text, caption = f"Nearest training {nearest_what}", f"Score of the nearest training {gallery}"
+    better = None if queries.startswith("real") else "lower"
+    for label, q in PERCENTILES.items():
+        declare(Metric(
+            f"privacy.{queries}_{label}", f"{title}, {q:g} % below",
+            f"{text}: the score that {q:g} % of them stay below.", f"percentile {q:g} of the nearest scores", UNVEILING,
+            better, "cosine", cell=(caption, "Median" if q == 50 else f"{q:g} % are below", column),
+        ))
+    declare(Metric(
+        f"privacy.{queries}_max", f"{title}, closest", f"{text}: the highest score of all.",
+        "maximum of the nearest scores", UNVEILING, better, "cosine", cell=(caption, "Closest", column),
+    ))
+    limits = {label: (f"{at:.2f}", f"above {at:.2f}", "") for label, at in FIXED.items()}
+    limits |= {label: (f"the threshold of FMR {rate}", f"above FMR {rate}",
+                       ", calibrated on real impostor pairs of the same judge") for label, rate in RATE_NAMES.items()}
+    limits["genuine"] = ("the median of two real photos of one person", "like two photos of one person", "")
+    for label, (limit, row, calibrated) in limits.items():
+        is_first = (queries, label) == ("image", "fmr1e-4")
+        declare(Metric(
+            f"privacy.{queries}_above_{label}", f"{title} above {limit}",
+            f"{text}: the share with a score of at least {limit}{calibrated}.",
+            "share with max over training faces of the cosine >= t", UNVEILING, better, "share",
+            120 if is_first else 0, "table" if is_first else "", (caption, f"Share {row}", column),
+        ))
 
-    Args:
-        name: Its name in lists of images.
-        rows: Embeddings.
-        thumbnails: (N, 16, 16) gray values, row by row.
-    """
 
-    name: str
-    rows: LabeledEmbeddings
-    thumbnails: NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class _Near:
-    """For each query: the nearest one of a gallery."""
-
-    cosines: NDArray[np.float32]
-    where: NDArray[np.int64]
-    queries: NDArray[np.int64]
-    owner: NDArray[np.int64]
-    is_exact: bool
+declare(
+    Metric("privacy.nearest", "Nearest training face", "For every image, the score of the most similar training "
+        "face; and, to compare, the same of every real person with all other real people. A synthetic curve to the "
+        "right of the real one is memorised people.", formula="max over training faces of the cosine",
+        source=UNVEILING),
+    Metric("privacy.nearest_curve", "Nearest training face, from above", "Share of images whose nearest training "
+        "face has at least this score; and, to compare, the same of real people among strangers.",
+        formula="share with max over training faces >= x", source=UNVEILING),
+)
+for _queries, _words in _FAMILIES.items():
+    _declare_family(_queries, *_words)
 
 
 def privacy_section(
@@ -87,7 +109,7 @@ def privacy_section(
         max_pairs: Products to compute at most for one figure; beyond, images are drawn at random.
         seed: Seed of that.
     """
-    sample = _Sample(max_pairs, seed)
+    sample = Sample(max_pairs, seed)
     ours, theirs = own.rows, training.rows
     everyone, people = np.arange(len(ours.identities)), np.arange(len(theirs.identities))
     images = sample.near(ours.vectors, ours.owner, theirs.vectors)
@@ -96,8 +118,8 @@ def privacy_section(
     real_centers = sample.near(theirs.centers, people, theirs.centers, people)
 
     section = Section()
-    thresholds = {name: real.threshold_at(rate) for name, rate in zip(RATE_NAMES, RATES, strict=True)}
-    limits = {f"{int(100 * at):03d}": at for at in FIXED} | thresholds | {"genuine": _median(real.genuine)}
+    thresholds = {name: real.threshold_at(rate) for name, rate in RATES.items()}
+    limits = FIXED | thresholds | {"genuine": _median(real.genuine)}
     for name, near, of in (
         ("image", images, "images"), ("center", centers, "identities"), ("real", strangers, "training images"),
         ("image-to-center", sample.near(ours.vectors, ours.owner, theirs.centers), "images"),
@@ -113,9 +135,9 @@ def privacy_section(
     for name, value in thresholds.items():
         if value is None:
             section.notes.append(f"The reference has too few impostor pairs for a threshold at FMR {RATE_NAMES[name]}.")
-    copies = _find_copies(own, training, images, pixels, thresholds, sample)
+    copies = find_copies(own, training, images, pixels, thresholds, sample)
     section.merge(copies)
-    section.lists["privacy.top_pairs"] = _top_pairs(own, training, images, pixels)
+    section.lists["privacy.top_pairs"] = top_pairs(own, training, images, pixels)
     _judge(section, images, strangers, thresholds)
     return section
 
@@ -125,47 +147,22 @@ def _median(counts: NDArray) -> float | None:
     return float(GRID[np.searchsorted(np.cumsum(counts), counts.sum() / 2)]) if counts.sum() else None
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """Which queries are compared with a gallery: all where that is no more than `max_pairs` products, else some."""
-
-    max_pairs: int
-    seed: int
-
-    def near(
-        self, rows: NDArray[np.float32], owner: NDArray, gallery: NDArray[np.float32],
-        gallery_owner: NDArray | None = None,
-    ) -> _Near:
-        """Return the nearest row of a gallery; with the gallery's owners, of anybody else."""
-        queries, is_exact = self.of(len(rows), len(gallery))
-        owners = (owner[queries], gallery_owner) if gallery_owner is not None else (None, None)
-        cosines, where = nearest(rows[queries], gallery, *owners)
-        return _Near(cosines, where, queries, owner[queries], is_exact)
-
-    def of(self, size: int, gallery: int) -> tuple[NDArray[np.int64], bool]:
-        """Return which of `size` queries to compare with a gallery, and whether that is all of them."""
-        most = max(1, self.max_pairs // max(gallery, 1))
-        if size <= most:
-            return np.arange(size), True
-        return np.sort(np.random.default_rng(self.seed).choice(size, most, replace=False)), False
-
-
-def _percentile_figures(name: str, near: _Near, of: str) -> list[Figure]:
+def _percentile_figures(name: str, near: Near, of: str) -> list[Figure]:
     values = near.cosines[np.isfinite(near.cosines)]
-    found = [(label, float(np.percentile(values, q)) if len(values) else None) for label, q in PERCENTILES]
+    found = [(label, float(np.percentile(values, q)) if len(values) else None) for label, q in PERCENTILES.items()]
     found.append(("max", float(values.max()) if len(values) else None))
     return [
-        Figure(f"privacy.{name}_{label}", value, len(values), of, "cosine", near.is_exact) for label, value in found
+        Figure(f"privacy.{name}_{label}", value, len(values), of, near.is_exact) for label, value in found
     ]
 
 
-def _share_figures(name: str, near: _Near, of: str, limits: dict[str, float | None]) -> list[Figure]:
+def _share_figures(name: str, near: Near, of: str, limits: dict[str, float | None]) -> list[Figure]:
     figures = []
     for label, limit in limits.items():
         is_above = near.cosines >= limit if limit is not None else np.empty(0)
         figures.append(Figure(
             f"privacy.{name}_above_{label}", float(is_above.mean()) if len(is_above) else None, len(near.cosines), of,
-            "share", near.is_exact, clustered_error(is_above, near.owner) if len(is_above) else None, SPREAD, limit,
+            near.is_exact, clustered_error(is_above, near.owner) if len(is_above) else None, SPREAD, limit,
         ))
     return figures
 
@@ -192,89 +189,7 @@ def _survival(series: dict[str, NDArray]) -> Curve:
     return Curve("privacy.nearest_curve", "cosine", "share with a nearer training face", lines, y_scale="log")
 
 
-def _find_copies(
-    own: FaceSet, training: FaceSet, images: _Near, pixels: Pixels, thresholds: dict[str, float | None],
-    sample: _Sample,
-) -> Section:
-    """Find copies among the images compared: by thumbnail, then by the pixels of the pairs nearest by cosine."""
-    ours, theirs = descriptors(own.thumbnails), descriptors(training.thumbnails)
-    queries, is_exact = sample.of(len(ours), 2 * len(theirs))
-    found: dict[int, tuple[float, str, int]] = {}                              # row -> likeness, what, training row
-    for rows, what in ((ours[queries], ""), (mirror(ours[queries]), "mirrored")):
-        value, where = nearest(rows, theirs)
-        for k in np.flatnonzero(value >= NEAR_DUPLICATE):
-            if value[k] > found.get(int(queries[k]), (-1.0, "", 0))[0]:
-                found[int(queries[k])] = (float(value[k]), what, int(where[k]))
-    lowest = next((value for value in thresholds.values() if value is not None), FIXED[0])
-    looked = set(queries.tolist())
-    order = np.argsort(-images.cosines, kind="stable")
-    near = [k for k in order if images.cosines[k] >= lowest and int(images.queries[k]) not in found]
-    for k in near[:_MAX_COMPARED]:
-        signals.check()
-        row = int(images.queries[k])
-        for source in _photos_of(training, int(images.where[k]), own.rows.vectors[row]):
-            alike = _likeness(own, row, training, source, pixels)
-            if alike is not None and alike[0] >= COPY:
-                found[row] = (*alike, source)
-                looked.add(row)
-                break
-    count = len(found)
-    is_copy = np.array([row in found for row in sorted(looked)], dtype=float)
-    owner = own.rows.owner[sorted(looked)]
-    section = Section([
-        Figure("privacy.copies", count, len(looked), "images", "count", is_exact),
-        Figure("privacy.copied_share", count / max(len(looked), 1), len(looked), "images", "share", is_exact,
-               clustered_error(is_copy, owner) if count else None, SPREAD),
-    ])
-    section.lists["privacy.copies"] = [
-        Row(
-            [(own.name, own.rows.keys[row]), (training.name, training.rows.keys[theirs_row])],
-            [_name_of(own, row), _name_of(training, theirs_row)],
-            float(own.rows.vectors[row] @ training.rows.vectors[theirs_row]), value,
-            f"copy, {what}" if what else "copy",
-        )
-        for row, (value, what, theirs_row) in sorted(found.items(), key=lambda item: -item[1][0])[:4 * _LISTED]
-    ]
-    if len(near) > _MAX_COMPARED:
-        section.notes.append(
-            f"{len(near):,} images lie above the threshold; the {_MAX_COMPARED} nearest were compared pixel by pixel "
-            "with mirrored and cropped training images, all others by thumbnail only."
-        )
-    return section
-
-
-def _photos_of(training: FaceSet, row: int, vector: NDArray[np.float32]) -> list[int]:
-    """Rows of the person of a training image, the nearest to a vector first: a crop may be nearer to another photo."""
-    part = training.rows.rows_of(int(training.rows.owner[row]))
-    order = np.argsort(-(training.rows.vectors[part] @ vector), kind="stable")
-    return [part.start + int(place) for place in order[:_PHOTOS]]
-
-
-def _top_pairs(own: FaceSet, training: FaceSet, images: _Near, pixels: Pixels) -> list[Row]:
-    """The nearest pairs, at most one of each identity of the set."""
-    order = np.argsort(-images.cosines, kind="stable")
-    _, first = np.unique(images.owner[order], return_index=True)
-    rows = []
-    for k in order[np.sort(first)][:_LISTED]:
-        signals.check()
-        row, where = int(images.queries[k]), int(images.where[k])
-        alike = _likeness(own, row, training, where, pixels)
-        label = "" if alike is None or alike[0] < COPY else f"copy, {alike[1]}" if alike[1] else "copy"
-        rows.append(Row(
-            [(own.name, own.rows.keys[row]), (training.name, training.rows.keys[where])],
-            [_name_of(own, row), _name_of(training, where)], float(images.cosines[k]),
-            None if alike is None else alike[0], label,
-        ))
-    return rows
-
-
-def _likeness(own: FaceSet, row: int, training: FaceSet, where: int, pixels: Pixels) -> tuple[float, str] | None:
-    first = pixels(own.name, own.rows.keys[row])
-    second = pixels(training.name, training.rows.keys[where])
-    return None if first is None or second is None else likeness(first, second)
-
-
-def _judge(section: Section, images: _Near, strangers: _Near, thresholds: dict[str, float | None]) -> None:
+def _judge(section: Section, images: Near, strangers: Near, thresholds: dict[str, float | None]) -> None:
     """Put the figures into words: copies, then identities nearer than strangers, then nothing found."""
     copies = int(section.value("privacy.copies") or 0)
     share = section.value("privacy.copied_share") or 0.0
@@ -310,7 +225,3 @@ def _judge(section: Section, images: _Near, strangers: _Near, thresholds: dict[s
     section.findings.append(Finding(
         level, text, ["privacy.copies"] + ([f"privacy.image_above_{name}"] if name else []), lists
     ))
-
-
-def _name_of(faces: FaceSet, row: int) -> str:
-    return faces.rows.identities[faces.rows.owner[row]]

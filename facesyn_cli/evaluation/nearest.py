@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -75,6 +77,42 @@ def pairs_above(
         signals.check()
     order = np.argsort(-products, kind="stable")
     return pairs[order], products[order], total
+
+
+@dataclass(frozen=True)
+class Near:
+    """For each query: the nearest one of a gallery."""
+
+    cosines: NDArray[np.float32]
+    where: NDArray[np.int64]
+    queries: NDArray[np.int64]
+    owner: NDArray[np.int64]
+    is_exact: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Which queries are compared with a gallery: all where that is no more than `max_pairs` products, else some."""
+
+    max_pairs: int
+    seed: int
+
+    def near(
+        self, rows: NDArray[np.float32], owner: NDArray, gallery: NDArray[np.float32],
+        gallery_owner: NDArray | None = None,
+    ) -> Near:
+        """Return the nearest row of a gallery; with the gallery's owners, of anybody else."""
+        queries, is_exact = self.of(len(rows), len(gallery))
+        owners = (owner[queries], gallery_owner) if gallery_owner is not None else (None, None)
+        cosines, where = nearest(rows[queries], gallery, *owners)
+        return Near(cosines, where, queries, owner[queries], is_exact)
+
+    def of(self, size: int, gallery: int) -> tuple[NDArray[np.int64], bool]:
+        """Return which of `size` queries to compare with a gallery, and whether that is all of them."""
+        most = max(1, self.max_pairs // max(gallery, 1))
+        if size <= most:
+            return np.arange(size), True
+        return np.sort(np.random.default_rng(self.seed).choice(size, most, replace=False)), False
 
 
 def _leave_out(cosines: NDArray[np.float32], query_owner: NDArray, bank_owner: NDArray) -> None:

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from facesyn_cli import signals
 from facesyn_cli.data.pixels import fit_square, resize_pixels, to_pixels
-from facesyn_cli.evaluation.figures import Figure, Finding, Histogram, Row, Section, mean_over_identities
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
+from facesyn_cli.evaluation.metrics import ZHANG, Metric, declare
+from facesyn_cli.evaluation.section import Figure, Finding, Histogram, Row, Section, mean_over_identities
 from facesyn_cli.models.feature_maps import perceptual_distance
 
 PER_IDENTITY = 4        # images of an identity that are compared, 6 pairs
@@ -29,6 +30,33 @@ _PAIRS = 16             # pairs whose maps are compared at once
 _LISTED, _SHOWN = 12, 8
 _FEW = 0.5              # of the real spread: less is called out
 _CLEAR = 3              # standard errors
+
+_FORMULA = "sum over maps of the mean over places of |w (a - b)|^2, a and b of unit length over channels"
+
+declare(
+    Metric("diversity.perceptual", "Perceptual distance within an identity", "How different two images of one "
+        "identity look, in the feature maps of the judge; near 0 they are the same picture again. It is LPIPS's form "
+        "without its learned weights, so compare it only within one judge.", formula=_FORMULA + ", w = 1",
+        source=ZHANG, better="higher", headline=70),
+    Metric("diversity.perceptual_between", "Perceptual distance between identities", "The same for images of two "
+        "different identities, to compare.", formula=_FORMULA + ", w = 1", source=ZHANG),
+    Metric("diversity.perceptual_real", "Perceptual distance of real photos", "The same for real photos of one "
+        "person, to compare.", formula=_FORMULA + ", w = 1", source=ZHANG),
+    Metric("diversity.perceptual_per_identity", "Perceptual distance per identity", "Mean distance of the images of "
+        "every identity that was looked at."),
+    Metric("diversity.perceptual_least", "Identities that look least varied", "Identities whose images look most "
+        "alike, by perceptual distance."),
+    Metric("diversity.lpips", "LPIPS within an identity", "How different two images of one identity look, by a "
+        "distance learned from people's judgements; near 0 they are the same picture again.",
+        formula=_FORMULA + ", w learned", source=ZHANG, better="higher", headline=80),
+    Metric("diversity.lpips_between", "LPIPS between identities", "The same for images of two different identities, "
+        "to compare.", formula=_FORMULA + ", w learned", source=ZHANG),
+    Metric("diversity.lpips_real", "LPIPS of real photos", "The same for real photos of one person, to compare.",
+        formula=_FORMULA + ", w learned", source=ZHANG),
+    Metric("diversity.lpips_per_identity", "LPIPS per identity", "Mean distance of the images of every identity that "
+        "was looked at."),
+    Metric("diversity.lpips_least", "Least varied identities by LPIPS", "Identities whose images look most alike."),
+)
 
 Read = Callable[[str, str], NDArray[np.uint8] | None]
 Sample = list[tuple[int, NDArray[np.int64]]]  # identity, rows of its images

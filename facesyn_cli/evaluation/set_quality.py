@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesyn_cli import signals
-from facesyn_cli.evaluation.figures import JACKKNIFE, Figure, Section, mean_over_identities
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
+from facesyn_cli.evaluation.metrics import DCFACE, PRDC, RECALL, Metric, declare
+from facesyn_cli.evaluation.section import JACKKNIFE, Figure, Section, mean_over_identities
 from facesyn_cli.evaluation.set_distance import frechet_distance, kernel_distance, neighborhoods, recall_of_each
 
 MAX_ROWS = 10_000        # rows of each set
@@ -41,6 +42,44 @@ class Space:
     has_people: bool
     note: str
 
+
+_METRICS = (
+    Metric("quality.frechet", "Frechet distance", "How far the images as a whole are from the real reference, in the "
+        "features of the judge. Comparable only between sets measured with the same judge, reference and number of "
+        "images.", formula="|m1 - m2|^2 + trace(S1 + S2 - 2 (S1 S2)^(1/2))", source="Heusel et al., arXiv:1706.08500",
+        better="lower", headline=90, by_group="table"),
+    Metric("quality.frechet_floor", "Frechet distance of real to real", "The same between two halves of the "
+        "reference with different people: what even real images hardly go below. Of fewer images it comes out higher.",
+        formula="Frechet distance of two random halves of the reference"),
+    Metric("quality.kernel", "Kernel distance", "As the Frechet distance, but unbiased: its expectation does not "
+        "depend on the number of images.", formula="squared MMD with k(a, b) = (a.b / d + 1)^3, unbiased",
+        source="Binkowski et al., arXiv:1801.01401", better="lower"),
+    Metric("quality.precision", "Precision", "Share of images that look like something in the reference: fidelity.",
+        formula="share of generated features within the k-nearest-neighbor radius of a real one", source=RECALL,
+        better="higher", unit="share"),
+    Metric("quality.recall", "Recall", "Share of the reference that the set could have produced: coverage of what is "
+        "real.", formula="share of real features within the k-nearest-neighbor radius of a generated one",
+        source=RECALL, better="higher", unit="share"),
+    Metric("quality.density", "Density", "How many real neighborhoods an image falls into, relative to a real image; "
+        "robust against outliers in the reference, may exceed 1.", formula="mean over generated features of (real "
+        "k-NN balls that hold it) / k", source=PRDC, better="higher"),
+    Metric("quality.coverage", "Coverage", "Share of real images with at least one generated image in their "
+        "neighborhood.", formula="share of real k-NN balls that hold a generated feature", source=PRDC,
+        better="higher", unit="share"),
+)
+declare(*_METRICS)
+declare(*(replace(
+    one, id=one.id.replace("quality.", "features."), title=f"{one.title}, Inception", by_group="",
+    text=one.text.replace("of the judge", "of Inception-v3").replace("same judge", "same network")
+    if "judge" in one.text else f"{one.text} Here: in the features of Inception-v3.",
+    headline=100 if one.headline else 0,
+) for one in _METRICS))
+declare(
+    Metric("features.d_intra", "Style coverage (D_intra), Inception", "Share of real images that the images of one "
+        "person come near to, averaged over identities, as DCFace publishes it.",
+        formula="per class: share of real features within the k-nearest-neighbor radius of a generated one, k = 3",
+        source=f"{DCFACE}; recall of {RECALL}", better="higher", unit="share"),
+)
 
 JUDGE = Space(
     "quality", True, True, "Distances are in the judge's feature space: unit embeddings of a face recognizer. They are "
@@ -132,7 +171,7 @@ def features_section(
     real = np.sort(generator.choice(len(reference.keys), min(len(reference.keys), _STYLE_REAL), replace=False))
     values = recall_of_each(reference.vectors[real], [rows.vectors[rows.rows_of(c)] for c in chosen], _PRECISION_K)
     section.figures.append(mean_over_identities(
-        "features.d_intra", values, "identities with at least 4 images", "share",
+        "features.d_intra", values, "identities with at least 4 images",
         is_reference_whole and len(real) == len(reference.keys) and len(chosen) == len(enough),
     ))
     return section
@@ -149,7 +188,7 @@ def _neighbors(real: NDArray, generated: NDArray, is_exact: bool, space: Space) 
         is_ours = name in ("precision", "density")
         section.figures.append(Figure(
             f"{space.prefix}.{name}", values[name], len(generated if is_ours else real),
-            f"{what} of the {'set' if is_ours else 'reference'}", "" if name == "density" else "share", is_exact,
+            f"{what} of the {'set' if is_ours else 'reference'}", is_exact,
         ))
     return section
 

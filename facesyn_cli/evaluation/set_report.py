@@ -10,15 +10,17 @@ import numpy as np
 
 from facesyn_cli import signals
 from facesyn_cli.console import log
-from facesyn_cli.evaluation.diversity import duplicates_section, spread_section, vendi_section
-from facesyn_cli.evaluation.figures import Figure, Section
-from facesyn_cli.evaluation.group_figures import Groups, group_section
+from facesyn_cli.evaluation.copies import FaceSet, Pixels
+from facesyn_cli.evaluation.diversity import spread_section, vendi_section
+from facesyn_cli.evaluation.fairness import Groups, group_section
 from facesyn_cli.evaluation.identity_quality import VEC2FACE_CENTRES, KeepUnique, center_section, score_section
 from facesyn_cli.evaluation.label_faults import mixed_identities, split_identities, wrong_labels
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
-from facesyn_cli.evaluation.leakage import FaceSet, Pixels, privacy_section
+from facesyn_cli.evaluation.leakage import privacy_section
+from facesyn_cli.evaluation.near_duplicates import duplicates_section
 from facesyn_cli.evaluation.perceptual import PerceptualSpace, perceptual_section
 from facesyn_cli.evaluation.score_counts import STEP, ScoreCounts, count_scores
+from facesyn_cli.evaluation.section import Figure, Section
 from facesyn_cli.evaluation.set_quality import quality_section
 
 SECTIONS = ("identity", "diversity", "quality", "privacy", "fairness")
@@ -77,7 +79,7 @@ def analyze(
     if how.groups is not None:
 
         def more(part: LabeledEmbeddings, part_counts: ScoreCounts) -> list[Figure]:
-            return _group_figures(own, part, part_counts, training, training_counts, how)
+            return _fairness(own, part, part_counts, training, training_counts, how)
 
         sections["fairness"] = group_section(rows, *how.groups, counts, how.max_pairs, how.seed, more)
     return sections
@@ -165,7 +167,7 @@ def _diversity(own: FaceSet, training: FaceSet | None, how: Analysis) -> Section
     return section.merge(perceptual_section(own.rows, own.name, reference, how.perceptual))
 
 
-def _group_figures(
+def _fairness(
     own: FaceSet, part: LabeledEmbeddings, counts: ScoreCounts, training: FaceSet | None,
     training_counts: ScoreCounts | None, how: Analysis,
 ) -> list[Figure]:

@@ -9,7 +9,7 @@ from typing import Any
 from facesyn_cli.artifacts.atomic_files import read_json, write_json
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.figures import Section
+from facesyn_cli.evaluation.section import Section
 
 
 class CachedResults:

@@ -14,13 +14,12 @@ from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.image_set import ImageEntry
 from facesyn_cli.console import log
 from facesyn_cli.data.squares import say_cut
-from facesyn_cli.evaluation.diversity import pixel_section
+from facesyn_cli.evaluation.cached_embeddings import embed_cached, thumbnails_cached
+from facesyn_cli.evaluation.copies import FaceSet
 from facesyn_cli.evaluation.embedding import EmbedOptions
-from facesyn_cli.evaluation.figures import Section
-from facesyn_cli.evaluation.judged_set import embed_cached, thumbnails_cached
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
-from facesyn_cli.evaluation.leakage import FaceSet
-from facesyn_cli.evaluation.pose import Find, pose_section
+from facesyn_cli.evaluation.pixel_statistics import Find, pixel_section, pose_section
+from facesyn_cli.evaluation.section import Section
 from facesyn_cli.models.inception import LoadedFeatures
 from facesyn_cli.models.loading import LoadedBackbone
 from facesyn_cli.report.set_pictures import NamedSet

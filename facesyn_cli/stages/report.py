@@ -34,14 +34,14 @@ from facesyn_cli.console import is_first_process
 from facesyn_cli.contexts.unique import Unique
 from facesyn_cli.distributed import check_device, processes
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.benchmark_groups import benchmark_groups
+from facesyn_cli.evaluation.cached_embeddings import choose_identities
 from facesyn_cli.evaluation.embedding import EmbedOptions, current_fit
-from facesyn_cli.evaluation.figures import LEVELS
-from facesyn_cli.evaluation.group_figures import Groups, read_groups
-from facesyn_cli.evaluation.judged_set import choose_identities
+from facesyn_cli.evaluation.fairness import Groups, benchmark_groups, read_groups
 from facesyn_cli.evaluation.leakage import REFERENCE
+from facesyn_cli.evaluation.metrics import headline
 from facesyn_cli.evaluation.perceptual import PerceptualSpace
 from facesyn_cli.evaluation.score_counts import count_scores
+from facesyn_cli.evaluation.section import LEVELS
 from facesyn_cli.evaluation.set_report import Analysis, analyze, compare
 from facesyn_cli.models.feature_maps import feature_maps, has_feature_maps
 from facesyn_cli.models.inception import LoadedFeatures, load_features
@@ -50,7 +50,7 @@ from facesyn_cli.models.lpips import LoadedLpips, load_lpips
 from facesyn_cli.models.yunet import Yunet
 from facesyn_cli.report.cached_results import CachedResults
 from facesyn_cli.report.card import write_card
-from facesyn_cli.report.contents import HEADLINE, definitions_of, describe_set, headline_of, to_text
+from facesyn_cli.report.contents import definitions_of, describe_set, headline_of, to_text
 from facesyn_cli.report.measured_sets import Measurer, Small, pixels_of
 from facesyn_cli.report.network_results import NetworkResults, by_features, by_lpips
 from facesyn_cli.report.page import write_page
@@ -296,7 +296,7 @@ def _analyze_all(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work
              "flip": cfg.flip} for name, judge in inputs.judges.items()
         ],
         "summary": sorted(findings, key=lambda finding: LEVELS.index(finding["level"])),
-        "headline": list(HEADLINE), "results": results,
+        "headline": headline(), "results": results,
         "networks": [network.to_json() for network in networks],
         "pixels": {
             held.name: pixels_of(held, small[held.name], read(held), find, cfg.seed).to_json() for held in inputs.sets

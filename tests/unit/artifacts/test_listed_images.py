@@ -20,7 +20,7 @@ from facesyn_cli.config.fields import (
     StageConfig,
 )
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.group_figures import read_groups
+from facesyn_cli.evaluation.fairness import read_groups
 
 JPEG = b"\xff\xd8\xff\xe0"
 CELEBA = [f"{i:06d}.jpg" for i in range(1, 13)]

@@ -10,14 +10,20 @@ from made_embeddings import labeled, people, picture
 from PIL import Image
 
 from facesyn_cli.evaluation.diversity import (
-    duplicates_section,
-    pixel_section,
     spread_section,
     vendi_score,
     vendi_section,
 )
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
-from facesyn_cli.evaluation.thumbnails import COPY, NEAR_DUPLICATE, descriptors, likeness, thumbnail
+from facesyn_cli.evaluation.near_duplicates import (
+    COPY,
+    NEAR_DUPLICATE,
+    descriptors,
+    duplicates_section,
+    likeness,
+    thumbnail,
+)
+from facesyn_cli.evaluation.pixel_statistics import pixel_section
 
 
 def values(section) -> dict[str, float | None]:

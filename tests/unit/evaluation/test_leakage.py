@@ -9,11 +9,12 @@ import pytest
 from made_embeddings import labeled, people, picture, unit
 from PIL import Image
 
-from facesyn_cli.evaluation import leakage
+from facesyn_cli.evaluation import copies
+from facesyn_cli.evaluation.copies import FaceSet
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
-from facesyn_cli.evaluation.leakage import REFERENCE, FaceSet, privacy_section
+from facesyn_cli.evaluation.leakage import REFERENCE, privacy_section
+from facesyn_cli.evaluation.near_duplicates import thumbnail
 from facesyn_cli.evaluation.score_counts import count_scores
-from facesyn_cli.evaluation.thumbnails import thumbnail
 
 ALL = 10**9
 
@@ -34,8 +35,8 @@ CHANGES = [lambda p: p, encoded, lambda p: p[:, ::-1], cropped]
 @pytest.fixture(autouse=True)
 def _compare_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Crops of every pair take a while."""
-    monkeypatch.setattr(leakage, "_MAX_COMPARED", 12)
-    monkeypatch.setattr(leakage, "_LISTED", 3)
+    monkeypatch.setattr(copies, "_MAX_COMPARED", 12)
+    monkeypatch.setattr(copies, "_LISTED", 3)
 
 
 class Faces:

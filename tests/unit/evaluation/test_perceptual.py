@@ -11,9 +11,9 @@ from made_embeddings import people, picture
 
 from facesyn_cli.data.pixels import to_pixels
 from facesyn_cli.evaluation import perceptual
+from facesyn_cli.evaluation.metrics import define
 from facesyn_cli.evaluation.perceptual import PerceptualSpace, perceptual_section
 from facesyn_cli.models.feature_maps import perceptual_distance
-from facesyn_cli.report.definitions import define
 
 SIDE = 8
 

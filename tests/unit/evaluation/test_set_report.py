@@ -10,11 +10,12 @@ import pytest
 from made_embeddings import people, picture
 
 from facesyn_cli.contexts.unique import Unique
-from facesyn_cli.evaluation.leakage import REFERENCE, FaceSet
+from facesyn_cli.evaluation.copies import FaceSet
+from facesyn_cli.evaluation.leakage import REFERENCE
+from facesyn_cli.evaluation.metrics import define
+from facesyn_cli.evaluation.near_duplicates import thumbnail
 from facesyn_cli.evaluation.score_counts import count_scores
 from facesyn_cli.evaluation.set_report import SECTIONS, Analysis, analyze, compare
-from facesyn_cli.evaluation.thumbnails import thumbnail
-from facesyn_cli.report.definitions import define
 
 
 def faces(name: str, rows, first: int) -> FaceSet:

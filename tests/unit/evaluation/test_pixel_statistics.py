@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facesyn_cli.evaluation import pose
-from facesyn_cli.evaluation.pose import pose_of, pose_section
-from facesyn_cli.report.definitions import define
+from facesyn_cli.evaluation import pixel_statistics
+from facesyn_cli.evaluation.metrics import define
+from facesyn_cli.evaluation.pixel_statistics import pose_of, pose_section
 
 # eyes, nose, mouth of a head in units of the distance of its eyes; z points to the viewer, y downwards
 HEAD = np.array([[-0.5, 0, 0], [0.5, 0, 0], [0, 0.55, 0.4], [-0.35, 1.1, 0.05], [0.35, 1.1, 0.05]])
@@ -78,7 +78,7 @@ def test_images_without_a_face_are_counted():
 
 
 def test_a_sample_takes_whole_people(monkeypatch):
-    monkeypatch.setattr(pose, "MAX_IMAGES", 5)
+    monkeypatch.setattr(pixel_statistics, "MAX_IMAGES", 5)
     found = {f.id: f for f in section_of([0, 10] * 6, np.repeat(np.arange(6), 2)).figures}
     assert found["pixels.faces_found"].n == 4 and not found["pixels.yaw_spread"].exact
     assert found["pixels.yaw_within"].n == 2

@@ -10,10 +10,10 @@ from tiny_recognizer import write_faces
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.data.pixels import decode_image, encode_png
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation import judged_set
+from facesyn_cli.evaluation import cached_embeddings
+from facesyn_cli.evaluation.cached_embeddings import choose_identities, embed_cached, thumbnails_cached
 from facesyn_cli.evaluation.embedding import EmbedOptions
-from facesyn_cli.evaluation.judged_set import choose_identities, embed_cached, thumbnails_cached
-from facesyn_cli.evaluation.thumbnails import thumbnail
+from facesyn_cli.evaluation.near_duplicates import thumbnail
 
 OPTIONS = EmbedOptions(size=112, batch_size=2, device=torch.device("cpu"), flip=False, fit="square", workers=1)
 
@@ -36,7 +36,7 @@ def images(tmp_path) -> ImageSet:
 
 
 def test_finished_parts_are_not_computed_again(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(judged_set, "PART_SIZE", 4)
+    monkeypatch.setattr(cached_embeddings, "PART_SIZE", 4)
     network = Means()
     first = embed_cached(images, images.entries, network, OPTIONS, tmp_path / "cache", "embed")
     calls = network.calls

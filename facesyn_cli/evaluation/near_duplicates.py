@@ -14,7 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from facesyn_cli import signals
 from facesyn_cli.data.pixels import fit_square
+from facesyn_cli.evaluation.metrics import Metric, declare
+from facesyn_cli.evaluation.nearest import nearest
+from facesyn_cli.evaluation.section import SPREAD, Figure, Finding, Row, Section, clustered_error
 
 SIDE = 16
 NEAR_DUPLICATE = 0.98   # correlation of two thumbnails from which they count as one picture
@@ -23,6 +27,17 @@ _FINE_SIDE = 32
 _SCALES = (0.95, 0.85, 0.75)
 _PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _REFINEMENTS = 3
+_LISTED = 24
+_MANY_DUPLICATES = 0.01
+
+declare(
+    Metric("diversity.near_duplicates_within", "Near-duplicates within identities", "Share of images that nearly "
+        "repeat another image of the same identity.", better="lower", unit="share"),
+    Metric("diversity.near_duplicates_between", "Near-duplicates between identities", "Share of images that nearly "
+        "repeat an image of another identity.", better="lower", unit="share"),
+    Metric("diversity.near_duplicates", "Near-duplicates", "Pairs of images that are almost the same picture.",
+        show="pairs"),
+)
 
 
 def thumbnail(pixels_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -77,6 +92,89 @@ def likeness(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> tuple[float
             step = (step[0] / 2, step[1] / 2)
         best = max(best, found, key=lambda item: item[0])
     return best
+
+
+def duplicates_section(
+    thumbnails: NDArray[np.uint8], keys: list[str], owner: NDArray, names: list[str], set_name: str, max_pairs: int,
+    seed: int,
+) -> Section:
+    """Find pictures that are there more than once, within identities and between them.
+
+    Args:
+        thumbnails: (N, 16, 16) gray values.
+        keys: (N,) keys.
+        owner: (N,) identity of each image, rising.
+        names: Names of the identities.
+        set_name: Name of the set, for the list.
+        max_pairs: Pairs between identities to compute at most; beyond, images are drawn at random.
+        seed: Seed of that.
+    """
+    rows = descriptors(thumbnails)
+    within, partner, value = _repeats(rows, owner)
+    queries = np.arange(len(rows))
+    is_exact = 2 * len(rows) ** 2 <= max_pairs
+    if not is_exact:
+        count = max(1, max_pairs // (2 * len(rows)))
+        queries = np.sort(np.random.default_rng(seed).choice(len(rows), min(count, len(rows)), replace=False))
+    best, where = nearest(rows[queries], rows, owner[queries], owner)
+    flipped, flipped_where = nearest(mirror(rows[queries]), rows, owner[queries], owner)
+    is_flipped = flipped > best
+    best, where = np.where(is_flipped, flipped, best), np.where(is_flipped, flipped_where, where)
+    between = best >= NEAR_DUPLICATE
+    section = Section([
+        _duplicate_figure("diversity.near_duplicates_within", within, owner, True),
+        _duplicate_figure("diversity.near_duplicates_between", between, owner[queries], is_exact),
+    ])
+    found = [(value[row], row, partner[row], "") for row in np.flatnonzero(within)]
+    found += [
+        (best[k], queries[k], where[k], "other identity") for k in np.flatnonzero(between)
+        if queries[k] < where[k] or not is_exact
+    ]
+    found.sort(key=lambda item: (-item[0], item[1]))
+    section.lists["diversity.near_duplicates"] = [
+        Row([(set_name, keys[i]), (set_name, keys[j])], list(dict.fromkeys((names[owner[i]], names[owner[j]]))),
+            likeness=float(score), label=label)
+        for score, i, j, label in found[:_LISTED]
+    ]
+    for name, is_repeat, words in (("within", within, "their own identity"), ("between", between, "another identity")):
+        share = is_repeat.mean()
+        if not share:
+            continue
+        level, some = ("fault", f"{share:.1%} of the images repeat") if share > _MANY_DUPLICATES else (
+            "note", f"{is_repeat.sum():,} of {len(is_repeat):,} images repeat")
+        section.findings.append(Finding(
+            level, f"{some} a picture of {words} (the same pixels, nearly).", [f"diversity.near_duplicates_{name}"],
+            ["diversity.near_duplicates"],
+        ))
+    return section
+
+
+def _repeats(
+    rows: NDArray, owner: NDArray
+) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64]]:
+    """Say which images repeat an earlier one of their identity, which one, and how alike they are; (N,) each."""
+    repeats = np.zeros(len(rows), dtype=bool)
+    partner = np.full(len(rows), -1, dtype=np.int64)
+    value = np.zeros(len(rows))
+    bounds = np.flatnonzero(np.diff(owner, prepend=-1, append=owner[-1] + 1)) if len(owner) else []
+    for number, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        if number % 1000 == 0:
+            signals.check()
+        for first in range(start, stop, 4096):
+            block = slice(first, min(first + 4096, stop))
+            scores = np.maximum(rows[block] @ rows[start:stop].T, mirror(rows[block]) @ rows[start:stop].T)
+            here = np.arange(first, block.stop)
+            scores[np.arange(start, stop)[None] >= here[:, None]] = -1         # only earlier ones count
+            at = scores.argmax(axis=1)
+            highest = scores[np.arange(len(at)), at]
+            repeats[block] = highest >= NEAR_DUPLICATE
+            partner[block], value[block] = at + start, highest
+    return repeats, partner, value
+
+
+def _duplicate_figure(name: str, is_duplicate: NDArray, owner: NDArray, is_exact: bool) -> Figure:
+    return Figure(name, float(np.mean(is_duplicate)), len(is_duplicate), "images", is_exact,
+                  clustered_error(is_duplicate, owner), SPREAD)
 
 
 def _gray(pixels_u8: NDArray[np.uint8]) -> Image.Image:

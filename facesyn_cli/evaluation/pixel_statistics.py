@@ -18,10 +18,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesyn_cli import signals
-from facesyn_cli.evaluation.figures import SPREAD, Figure, Histogram, Section, clustered_error, mean_over_identities
+from facesyn_cli.evaluation.metrics import Metric, declare
+from facesyn_cli.evaluation.section import SPREAD, Figure, Histogram, Section, clustered_error, mean_over_identities
 
 MAX_IMAGES = 2000  # images of a set that are looked at
 Find = Callable[[NDArray[np.uint8]], list[tuple[NDArray[np.float64], float]]]
+
+declare(
+    Metric("pixels.brightness", "Brightness", "Mean brightness of an image: 0 is black, 1 is white.",
+        formula="mean of the luma of all pixels / 255"),
+    Metric("pixels.contrast", "Contrast", "How much light and dark differ within an image.",
+        formula="standard deviation of the luma / 255"),
+    Metric("pixels.brightness_spread", "Brightness spread", "How much images differ in brightness.",
+        formula="standard deviation over images of the brightness"),
+    Metric("pixels.faces_found", "Faces found", "Share of images in which a face detector finds a face; profiles are "
+        "often missed.", formula="images with a face / images", better="higher", unit="share"),
+    Metric("pixels.yaw", "Yaw", "How far faces look to the side: 0 is frontal, as a ratio and not in degrees.",
+        formula="offset of the nose from the middle of the eyes along them / distance of the eyes"),
+    Metric("pixels.pitch", "Pitch", "How far faces look down (more) or up (less), as a ratio and not in degrees.",
+        formula="height of the nose below the eyes / height of the mouth below the eyes"),
+    Metric("pixels.yaw_spread", "Yaw spread", "How much images differ in yaw.",
+        formula="standard deviation over images of the yaw", better="higher"),
+    Metric("pixels.pitch_spread", "Pitch spread", "How much images differ in pitch.",
+        formula="standard deviation over images of the pitch", better="higher"),
+    Metric("pixels.yaw_within", "Yaw spread of a person", "How much the images of one identity differ in yaw.",
+        formula="mean over identities of the standard deviation of the yaw", better="higher"),
+    Metric("pixels.pitch_within", "Pitch spread of a person", "How much the images of one identity differ in pitch.",
+        formula="mean over identities of the standard deviation of the pitch", better="higher"),
+    Metric("pixels.contrast_spread", "Contrast spread", "How much images differ in contrast.",
+        formula="standard deviation over images of the contrast"),
+)
+
+
+def pixel_section(thumbnails: NDArray[np.uint8], owner: NDArray) -> Section:
+    """Return mean and spread of brightness and contrast of the pictures, gray values from 0 (black) to 1 (white)."""
+    mean, square = np.empty(len(thumbnails)), np.empty(len(thumbnails))
+    for start in range(0, len(thumbnails), 65536):
+        gray = thumbnails[start : start + 65536].reshape(-1, thumbnails[0].size) / 255.0
+        mean[start : start + 65536], square[start : start + 65536] = gray.mean(1), np.square(gray).mean(1)
+    contrast = np.sqrt(np.maximum(square - np.square(mean), 0))
+    section = Section()
+    edges = np.linspace(0, 1, 65)
+    for name, values in (("brightness", mean), ("contrast", contrast)):
+        section.figures += [
+            Figure(f"pixels.{name}", float(values.mean()), len(values), "images",
+                   error=clustered_error(values, owner), error_from=SPREAD),
+            Figure(f"pixels.{name}_spread", float(values.std()), len(values), "images"),
+        ]
+        section.histograms.append(Histogram(
+            f"pixels.{name}", name, edges, {"images": np.histogram(values, edges)[0]}
+        ))
+    return section
 
 
 def pose_of(points: NDArray[np.float64]) -> tuple[float, float]:
@@ -68,7 +115,7 @@ def pose_section(
     found = np.isfinite(poses).all(axis=1)
     is_exact, whose = len(chosen) == len(keys), owner[chosen]
     section = Section([Figure(
-        "pixels.faces_found", float(found.mean()), len(chosen), "images", "share", is_exact,
+        "pixels.faces_found", float(found.mean()), len(chosen), "images", is_exact,
         clustered_error(found, whose), SPREAD,
     )])
     edges = {"yaw": np.linspace(-0.6, 0.6, 61), "pitch": np.linspace(0, 1.2, 61)}

@@ -8,6 +8,7 @@ impostor pairs of the set match.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,15 +16,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesyn_cli.artifacts.names import nfc
+from facesyn_cli.artifacts.table import BenchmarkRow, BenchmarkTable
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.figures import BOOTSTRAP, SPREAD, Figure, Section
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
+from facesyn_cli.evaluation.metrics import IDIFF, ISO, RFW, Metric, declare
 from facesyn_cli.evaluation.score_counts import NUM_BINS, STEP, ScoreCounts, count_scores, error_rates
-from facesyn_cli.untrusted.input_files import read_lines
+from facesyn_cli.evaluation.section import BOOTSTRAP, SPREAD, Figure, Section
+from facesyn_cli.untrusted.files import read_lines
 
 COMMON_RATE = 1e-3
 _MIN_IDENTITIES = 2
 KEY_COLUMNS = ("identity", "key")
+
+_FOLDS = "spread over the folds"
+
+declare(
+    Metric("fairness.images", "Images of a group", "How many images belong to the group.", unit="count",
+        by_group="table"),
+    Metric("fairness.identities", "Identities of a group", "How many identities have images in the group.",
+        unit="count", by_group="table"),
+    Metric("fairness.fmr", "False match rate", "Share of different-person pairs of a group accepted at the threshold "
+        "common to all groups.", formula="FMR_group(t), t common to all groups", source=ISO, better="lower",
+        unit="share", by_group="chart"),
+    Metric("fairness.fnmr", "False non-match rate", "Share of same-person pairs of a group rejected at the threshold "
+        "common to all groups.", formula="FNMR_group(t), t common to all groups", source=ISO, better="lower",
+        unit="share", by_group="chart"),
+    Metric("fairness.benchmark_accuracy", "Accuracy", "Share of pairs of one group that the recognizer decides "
+        "rightly, mean over the folds; the error is the spread over the folds.",
+        formula="mean over folds of the accuracy at the best threshold of the others", source=RFW, better="higher",
+        unit="share"),
+    Metric("fairness.benchmark_eer", "Equal error rate", "Share of wrong decisions on pairs of one group, where both "
+        "kinds of error are equal.", formula="(FMR(t) + FNMR(t)) / 2 at the t with the least |FMR(t) - FNMR(t)|",
+        source=IDIFF, better="lower", unit="share"),
+    Metric("fairness.benchmark_mean", "Mean over groups", "Mean accuracy of the groups.", formula="mean over groups",
+        source=RFW, better="higher", unit="share"),
+    Metric("fairness.benchmark_std", "Standard deviation over groups",
+        "How much the accuracy differs between the groups.", formula="sqrt(sum (accuracy - mean)^2 / (groups - 1))",
+        source=RFW, better="lower", unit="share"),
+)
 
 Groups = dict[str, dict[str, str]]  # attribute -> identity or image key -> value
 
@@ -97,12 +127,54 @@ def group_section(
                 section.notes.append(f"{label}: fewer than {_MIN_IDENTITIES} identities, no figures.")
                 continue
             own = count_scores(part, max_pairs, seed)
-            figures = [Figure("fairness.images", len(part.keys), len(part.keys), "images", "count"),
-                       Figure("fairness.identities", len(part.identities), len(part.identities), "identities", "count")]
+            figures = [Figure("fairness.images", len(part.keys), len(part.keys), "images"),
+                       Figure("fairness.identities", len(part.identities), len(part.identities), "identities")]
             figures += _at_common(own, threshold) + [_renamed(figure) for figure in more(part, own)]
             section.figures += [Figure(**{**vars(figure), "group": label}) for figure in figures]
         section.figures += _spreads(section.figures, attribute)
     return section
+
+
+def benchmark_groups(table: BenchmarkTable) -> Section:
+    """Return the figures of every benchmark that has groups; none where the table has no such benchmark."""
+    section = Section()
+    for name, (mean, deviation) in table.groups().items():
+        rows = [row for row in table.rows if row.group == name]
+        accuracies = [_accuracy(row, name) for row in rows]
+        section.figures += accuracies
+        section.figures += [
+            Figure("fairness.benchmark_eer", row.eer, row.pairs, "pairs", group=_label(row, name))
+            for row in rows
+        ]
+        known = [figure for figure in accuracies if figure.value is not None]
+        if mean is None or len(known) < 2:
+            section.notes.append(f"{name}: figures over groups need every group of it.")
+            continue
+        low, high = (choose(known, key=lambda figure: figure.value) for choose in (min, max))
+        errors = [figure.error for figure in (low, high)]
+        count = len(rows)
+        section.figures += [
+            Figure("fairness.benchmark_mean", mean, count, "groups", group=name),
+            Figure("fairness.benchmark_std", deviation, count, "groups", group=name),
+            Figure("fairness.benchmark_accuracy_spread", high.value - low.value, count, "groups",
+                   error=None if None in errors else math.hypot(*errors), error_from=_FOLDS, group=name),
+        ]
+        rates = [row.eer for row in rows if row.eer is not None]
+        if len(rates) == count:
+            section.figures.append(Figure(
+                "fairness.benchmark_eer_spread", max(rates) - min(rates), count, "groups", group=name
+            ))
+    return section
+
+
+def _accuracy(row: BenchmarkRow, name: str) -> Figure:
+    error = row.accuracy_std / math.sqrt(row.folds) if row.accuracy_std is not None and row.folds else None
+    return Figure("fairness.benchmark_accuracy", row.accuracy, row.pairs, "pairs", error=error,
+                  error_from=_FOLDS, group=_label(row, name))
+
+
+def _label(row: BenchmarkRow, name: str) -> str:
+    return f"{name}={row.benchmark.removeprefix(f'{name}-')}"
 
 
 def _part(rows: LabeledEmbeddings, member: NDArray[np.bool_]) -> LabeledEmbeddings:
@@ -128,7 +200,7 @@ def _at_common(counts: ScoreCounts, threshold: float | None) -> list[Figure]:
         is_exact = {"genuine": counts.genuine_exact, "impostor": counts.impostor_exact}[kind]
         figures.append(Figure(
             f"fairness.{name}", figure(counts.genuine, counts.impostor), int(scores[kind].sum()), f"{kind} pairs",
-            "share", is_exact, counts.error_of(figure), BOOTSTRAP, threshold,
+            is_exact, counts.error_of(figure), BOOTSTRAP, threshold,
         ))
     return figures
 
@@ -150,7 +222,7 @@ def _spreads(figures: list[Figure], attribute: str) -> list[Figure]:
         low, high = min(found, key=lambda f: f.value), max(found, key=lambda f: f.value)
         errors = [figure.error for figure in (low, high)]
         spreads.append(Figure(
-            f"{name}_spread", high.value - low.value, len(found), f"groups of {attribute}", low.unit,
+            f"{name}_spread", high.value - low.value, len(found), f"groups of {attribute}",
             all(figure.exact for figure in found), None if None in errors else float(np.hypot(*errors)), SPREAD,
             group=attribute,
         ))

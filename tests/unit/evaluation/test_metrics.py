@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from facesyn_cli.report.definitions import DEFINITIONS, define, definition
+from facesyn_cli.evaluation import pixel_statistics, set_report  # noqa: F401 (they declare all metrics)
+from facesyn_cli.evaluation.metrics import Metric, declare, declared, define, headline, metric
+
+METRICS = {one.id: one for one in declared()}
 
 
-@pytest.mark.parametrize("name", DEFINITIONS)
+@pytest.mark.parametrize("name", METRICS)
 def test_definitions_are_complete_sentences(name: str) -> None:
-    found = DEFINITIONS[name]
+    found = METRICS[name]
     assert found.title and found.title[0] == found.title[0].upper() or found.title.startswith("d-")
     assert found.text[0].isupper() and found.text.endswith(".")
     assert not found.formula.endswith(".")
@@ -18,10 +21,7 @@ def test_definitions_are_complete_sentences(name: str) -> None:
 
 
 def test_titles_within_a_section_differ() -> None:
-    titles = [(name.split(".")[0], found.title) for name, found in DEFINITIONS.items()]
-    families = [f"privacy.{who}_{what}" for who in ("image", "center", "real")
-                for what in ("p50", "p99", "p999", "max", "above_030", "above_fmr1e-4", "above_fmr1e-5")]
-    titles += [("privacy", definition(name).title) for name in families]
+    titles = [(name.split(".")[0], found.title) for name, found in METRICS.items()]
     assert len(titles) == len(set(titles))
 
 
@@ -39,18 +39,18 @@ def test_titles_within_a_section_differ() -> None:
     ("features.coverage", "Inception"),
 ])
 def test_families_of_names_say_which_member_they_are(name: str, part: str) -> None:
-    assert part in definition(name).text
+    assert part in metric(name).text
 
 
 def test_direction_follows_the_member_of_the_family() -> None:
-    assert definition("privacy.image_above_030").better == "lower"
-    assert definition("privacy.real_above_030").better is None  # a yardstick, not a result
-    assert definition("fairness.identity.dprime").better == "higher"
-    assert definition("fairness.identity.dprime_spread").better == "lower"
+    assert metric("privacy.image_above_030").better == "lower"
+    assert metric("privacy.real_above_030").better is None  # a yardstick, not a result
+    assert metric("fairness.identity.dprime").better == "higher"
+    assert metric("fairness.identity.dprime_spread").better == "lower"
 
 
 def test_spread_over_images_is_not_taken_for_a_spread_over_groups() -> None:
-    assert "over images" in definition("pixels.brightness_spread").formula
+    assert "over images" in metric("pixels.brightness_spread").formula
 
 
 @pytest.mark.parametrize("name", ["identity.err", "privacy.image_p", "privacy.images_p50", "fairness.err", "eer",
@@ -58,3 +58,20 @@ def test_spread_over_images_is_not_taken_for_a_spread_over_groups() -> None:
 def test_unknown_name_is_an_error(name: str) -> None:
     with pytest.raises(KeyError):
         define([name])
+
+
+def test_an_id_is_declared_once() -> None:
+    with pytest.raises(ValueError, match="identity.eer"):
+        declare(Metric("identity.eer", "Again", "Again."))
+
+
+def test_headline_follows_the_order_of_the_sections() -> None:
+    names = headline()
+    assert names[0] == "identity.eer" and names[-1] == "privacy.image_above_fmr1e-4" and len(names) == 12
+    ranks = [METRICS[name].headline for name in names]
+    assert ranks == sorted(set(ranks))
+
+
+def test_figures_of_a_matrix_fill_every_cell_once() -> None:
+    cells = [found.cell for found in METRICS.values() if found.cell]
+    assert len(cells) == len(set(cells))

@@ -7,11 +7,11 @@ import pytest
 from made_embeddings import people
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.figures import mean_over_identities
-from facesyn_cli.evaluation.group_figures import group_section, read_groups
+from facesyn_cli.evaluation.fairness import group_section, read_groups
 from facesyn_cli.evaluation.identity_quality import mean_genuine
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.score_counts import count_scores, error_rates
+from facesyn_cli.evaluation.section import mean_over_identities
 
 
 def write(tmp_path, text: str):

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from facesyn_cli.evaluation.metrics import metric
+
 Level = Literal["fault", "warning", "note", "good"]
 LEVELS: tuple[Level, ...] = ("fault", "warning", "note", "good")  # most serious first
 BOOTSTRAP = "bootstrap over identities"
@@ -29,7 +31,6 @@ class Figure:
         value: The number; None where it is not defined.
         n: How many things it was computed from.
         of: What those things are.
-        unit: `share`, `cosine`, `count`, or empty for a plain number.
         exact: All things there are were looked at; False: a sample of them.
         error: Standard error.
         error_from: How the standard error was found.
@@ -41,18 +42,23 @@ class Figure:
     value: float | None
     n: int
     of: str
-    unit: str = ""
     exact: bool = True
     error: float | None = None
     error_from: str | None = None
     threshold: float | None = None
     group: str | None = None
 
+    @property
+    def unit(self) -> str:
+        """Unit of the metric."""
+        return metric(self.id).unit
+
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; numbers that are not finite become None."""
         error = finite(self.error)
-        return {**vars(self), "n": int(self.n), "exact": bool(self.exact), "value": finite(self.value), "error": error,
-                "threshold": finite(self.threshold), "error_from": None if error is None else self.error_from}
+        return {**vars(self), "unit": self.unit, "n": int(self.n), "exact": bool(self.exact),
+                "value": finite(self.value), "error": error, "threshold": finite(self.threshold),
+                "error_from": None if error is None else self.error_from}
 
 
 @dataclass(frozen=True)
@@ -196,7 +202,7 @@ def rounded(values: ArrayLike) -> list[float]:
 
 
 def mean_over_identities(
-    name: str, per_identity: ArrayLike, of: str = "identities", unit: str = "", exact: bool = True
+    name: str, per_identity: ArrayLike, of: str = "identities", exact: bool = True
 ) -> Figure:
     """Return the mean of one value per identity, with the standard error s / sqrt(C) of C identities.
 
@@ -204,15 +210,14 @@ def mean_over_identities(
         name: Id of the figure.
         per_identity: (C,) values; NaN where an identity has none.
         of: What was averaged.
-        unit: See `Figure`.
         exact: See `Figure`.
     """
     values = np.asarray(per_identity, dtype=np.float64)
     values = values[np.isfinite(values)]
     if not len(values):
-        return Figure(name, None, 0, of, unit, exact)
+        return Figure(name, None, 0, of, exact)
     error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
-    return Figure(name, float(values.mean()), len(values), of, unit, exact, error, SPREAD)
+    return Figure(name, float(values.mean()), len(values), of, exact, error, SPREAD)
 
 
 def clustered_error(values: ArrayLike, owner: ArrayLike) -> float | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facesyn_cli.artifacts.benchmark_table import BenchmarkRow, BenchmarkTable
-from facesyn_cli.evaluation.benchmark_groups import benchmark_groups
-from facesyn_cli.report.definitions import define
+from facesyn_cli.artifacts.table import BenchmarkRow, BenchmarkTable
+from facesyn_cli.evaluation.fairness import benchmark_groups
+from facesyn_cli.evaluation.metrics import define
 
 ACCURACIES = {"african": 0.80, "asian": 0.84, "caucasian": 0.90, "indian": 0.86}
 
