@@ -39,15 +39,15 @@ LIMITS = (
 )
 
 _STRANGERS = "among all other real people (what is normal between strangers)"
-_FAMILIES = {  # queries: title, "Nearest training ...", gallery, column of the matrix
+_FAMILIES = {  # queries: title, "Nearest training ...", gallery, column; in the order of the columns
     "image": ("Images", "image of every image of the set", "image", "Images"),
-    "center": ("Identities", "identity, its center, of the center of every identity of the set", "identity",
-               "Identities"),
+    "center-to-image": ("Identities to images", "image of the center of every identity of the set", "image",
+                        "Identities"),
     "real": ("Real people", f"image of every real image {_STRANGERS}", "image", "Real strangers, to compare"),
     "image-to-center": ("Images to identities", "identity, its center, of every image of the set", "identity",
                         "Images"),
-    "center-to-image": ("Identities to images", "image of the center of every identity of the set", "image",
-                        "Identities"),
+    "center": ("Identities", "identity, its center, of the center of every identity of the set", "identity",
+               "Identities"),
     "real-to-center": ("Real people to identities", f"identity, its center, of every real image {_STRANGERS}",
                        "identity", "Real strangers, images"),
     "real-center": ("Real identities", f"identity, its center, of the center of every real person {_STRANGERS}",

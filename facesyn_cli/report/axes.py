@@ -1,11 +1,11 @@
-"""Axes of charts: from values to places, with round ticks; and numbers as people read them."""
+"""Axes of charts: from values to places, with round ticks."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-MISSING = "\N{EN DASH}"
+from facesyn_cli.report.figure_text import number
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Axis:
 
 
 def _tidy_percent(value: float) -> str:
-    """Return a fraction in percent with three digits and no idle zeros, as an axis wants it."""
+    """Return a fraction in percent with three digits and no trailing zeros."""
     share = 100 * value
     digits = f"{share:.3g}" if abs(share) >= 1e-3 or share == 0 else f"{share:.6f}".rstrip("0")
     return f"{digits} %"
@@ -75,29 +75,3 @@ def spanning(label: str, values: list[float], is_log: bool = False, is_share: bo
         return Axis(label, low, high if high > low else low * 10, True, is_share)
     air = (high - low) * 0.05 or abs(high) * 0.1 or 1.0
     return Axis(label, low if low == 0 else low - air, high + air, False, is_share)
-
-
-def number(value: float | int | None) -> str:
-    """Return a number for people: counts with thousands separators, others with about three digits."""
-    if value is None or not math.isfinite(value):
-        return MISSING
-    if isinstance(value, int) or (value == round(value) and abs(value) >= 1000):
-        return f"{round(value):,}"
-    if value == 0:
-        return "0"
-    if abs(value) < 1e-3 or abs(value) >= 1e6:
-        mantissa, exponent = f"{value:.2g}".split("e") if "e" in f"{value:.2g}" else (f"{value:.2g}", None)
-        return mantissa if exponent is None else f"{mantissa}e{int(exponent)}"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def percent(value: float | None) -> str:
-    """Return a fraction in percent, with as many digits as it takes to see that it is not 0 or 100."""
-    if value is None or not math.isfinite(value):
-        return MISSING
-    share = 100 * value
-    if share == round(share) or abs(share) >= 99.995:
-        return f"{share:.0f} %" if share == round(share) else f"{share:.4f} %"
-    if abs(share) < 0.01:
-        return f"{share:.1g} %" if abs(share) >= 1e-4 else f"{share:.0e} %".replace("e-0", "e-")
-    return f"{share:.1f} %" if 10 <= abs(share) < 99.9 else f"{share:.2f} %"

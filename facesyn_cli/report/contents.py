@@ -9,9 +9,8 @@ import numpy as np
 from facesyn_cli.artifacts.header import Header, read_header
 from facesyn_cli.artifacts.origins import origins_of
 from facesyn_cli.artifacts.work import FOLDERS, Work
-from facesyn_cli.evaluation import pixel_statistics, set_report  # noqa: F401 (they declare all metrics)
+from facesyn_cli.evaluation.all_metrics import define
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
-from facesyn_cli.evaluation.metrics import define
 from facesyn_cli.report.set_pictures import NamedSet
 
 _RANDOM, _STRIPS, _STRIP_IMAGES = 64, 12, 10

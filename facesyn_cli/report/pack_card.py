@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from facesyn_cli.artifacts.atomic_files import update_text
-from facesyn_cli.report.markup import printable
+from facesyn_cli.artifacts.files import update_text
+from facesyn_cli.report.rendering import printable, render_markdown
 
 FILE = "README.md"
 _OURS = "# Written by facesyn, which writes it anew when the set grows; remove this line to keep your own changes."
@@ -58,15 +58,31 @@ def loading_head(format_name: str, name: str, suffixes: Sequence[str], has_label
     return head
 
 
-def size_category(images: int) -> str:
-    """Return the word with which hubs sort datasets by their number of rows."""
-    return next((word for limit, word in _SIZES if images < limit), "n>100M")
+def front(name: str, images: int, loading: dict[str, Any], tags: Sequence[str] = ()) -> str:
+    """Return the YAML head of a card. The license is `other`: which one applies is for the publisher to decide.
+
+    Args:
+        name: Of the set.
+        images: How many it holds.
+        loading: Entries of `loading_head`.
+        tags: Beside `face-recognition`.
+    """
+    head = {
+        "pretty_name": printable(name),
+        "license": "other",
+        "license_name": "unknown",
+        "task_categories": ["image-feature-extraction"],
+        "size_categories": [next((word for limit, word in _SIZES if images < limit), "n>100M")],
+        "tags": ["face-recognition", *tags],
+        **loading,
+    }
+    return yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
 
 
 def write_pack_card(
     folder: Path, extra: dict[str, Any], images: int, identities: int, command: str = "pack", has_photos: bool = False
 ) -> None:
-    """Write `README.md` into a packed set, unless somebody else's is there.
+    """Write `README.md` into a packed set, unless a card of somebody else is there.
 
     Args:
         folder: Of the set.
@@ -80,24 +96,9 @@ def write_pack_card(
     if path.exists() and _OURS.encode() not in path.read_bytes():
         return
     has_labels = command == "pack"
-    name, format_name = str(extra["name"]), str(extra["format"])
-    head = {
-        "pretty_name": printable(name),
-        "license": "other",
-        "license_name": "unknown",
-        "task_categories": ["image-feature-extraction"],
-        "size_categories": [size_category(images)],
-        "tags": ["face-recognition"],
-        **loading_head(format_name, name, extra["suffixes"], has_labels),
-    }
-    says = "`labels.txt` says which label is which identity" if has_labels else "the folder in a key is the identity"
-    lines = [f"{images:,} face images of {identities:,} identities, written as `{format_name}` by `facesyn {command}`; "
-             f"{says}, `facesyn.json` how the set was made."]
-    if has_photos:
-        lines.append("**Photos of real people are among the images; their rights hold.**")
-    if format_name in _LOADABLE:
-        columns = _LOADABLE[format_name] if has_labels else "column `__key__` begins with the identity"
-        lines.append(f"`datasets.load_dataset(FOLDER)` loads it: {columns}.")
-    lines.append("`facesyn report` writes a full card, with statistics, privacy and the licenses of what went in.")
-    front = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
-    update_text(path, "\n\n".join([f"---\n{_OURS}\n{front}---", *lines]) + "\n")
+    loading = loading_head(str(extra["format"]), str(extra["name"]), extra["suffixes"], has_labels)
+    update_text(path, render_markdown(
+        "pack_card.md.j2", head=front(str(extra["name"]), images, loading), ours=_OURS, images=images,
+        identities=identities, format=str(extra["format"]), command=command, has_labels=has_labels,
+        has_photos=has_photos, columns=_LOADABLE.get(str(extra["format"])),
+    ))

@@ -8,14 +8,15 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from facesyn_cli.artifacts.atomic_files import read_json
-from facesyn_cli.artifacts.benchmark_table import TABLE_JSON, BenchmarkTable
-from facesyn_cli.artifacts.header import Header
+from facesyn_cli.artifacts.files import read_json
+from facesyn_cli.artifacts.output import Header
 from facesyn_cli.artifacts.starter_files import PARTS
+from facesyn_cli.artifacts.table import TABLE_JSON, BenchmarkTable
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.errors import UserError
 from facesyn_cli.report.contents import headline_of
-from facesyn_cli.untrusted.parsing import read_yaml
+from facesyn_cli.report.rendering import render_markdown
+from facesyn_cli.untrusted.text import read_yaml
 
 _ABOUT = {
     "autoencoder": "Faces to latents and back.",
@@ -105,43 +106,24 @@ def card_of(
         notes: Further sentences.
         digest: Of the packed file.
     """
-    lines = [f"# Starter: {name}", "", _ABOUT[name], *notes]
-    if name in about.notes:
-        lines += ["", about.notes[name].strip()]
-    lines += ["", f"- Data: {about.data}", f"- Split: {about.split}", f"- License: {about.license}",
-              f"- Digest: {digest}"]
-    if header is not None:
-        made_by = f"`facesyn {header.command}`, facesyn {header.package_version}"
-        lines.append(f"- Made by: {made_by}, packed in half precision")
-    figures = {**figures, **about.figures.get(name, {})}
-    if figures:
-        lines += ["", "## Figures", "", "| what | figure |", "|---|---|"]
-        lines += [f"| {key} | {_shown(value)} |" for key, value in figures.items()]
-    if header is not None and (settings := {role: header.config[role] for role in _ROLES if header.config.get(role)}):
-        recipe = yaml.safe_dump(_without_paths(settings), sort_keys=True, allow_unicode=True)
-        lines += ["", "## Recipe", "", "```yaml", recipe.rstrip(), "```"]
-    return "\n".join(lines) + "\n"
+    recipe = {role: header.config[role] for role in _ROLES if header.config.get(role)} if header is not None else {}
+    return render_markdown(
+        "starter_part.md.j2", name=name, role=_ABOUT[name], about=about, header=header, notes=notes, digest=digest,
+        figures={key: f"{value:.4g}" if isinstance(value, float) else value
+                 for key, value in {**figures, **about.figures.get(name, {})}.items()},
+        recipe=yaml.safe_dump(_without_paths(recipe), sort_keys=True, allow_unicode=True) if recipe else "",
+    )
 
 
 def overview(parts: dict[str, dict[str, Any]], num_contexts: int, license: str, sheet: str | None = None) -> str:
     """Return the text that lies on top of a starter; `sheet` is the name of a picture beside it."""
-    rows = [f"| [{name}]({name}/README.md) | {_ABOUT[name]} | {part['bytes'] / 1e6:.2f} MB | `{part['digest'][:19]}` |"
-            for name, part in parts.items()]
-    picture = [f"![Ten people, ten faces each]({sheet})", ""] if sheet else []
-    return "\n".join([
-        "# The starter", "",
-        f"Networks of facesyn's own and {num_contexts} contexts. Made by `facesyn run --config starter` and "
-        f"`facesyn starter pack`. License: {license}.", "", *picture,
-        "| part | what | size | digest |", "|---|---|---|---|", *rows, "",
-    ])
+    return render_markdown(
+        "starter.md.j2", parts=parts, roles=_ABOUT, num_contexts=num_contexts, license=license, sheet=sheet
+    )
 
 
 def _is_figure(key: str, value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and key not in _NO_FIGURES
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _without_paths(value: Any) -> Any:

@@ -34,11 +34,11 @@ from facesyn_cli.console import is_first_process
 from facesyn_cli.contexts.unique import Unique
 from facesyn_cli.distributed import check_device, processes
 from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.all_metrics import headline
 from facesyn_cli.evaluation.cached_embeddings import choose_identities
 from facesyn_cli.evaluation.embedding import EmbedOptions, current_fit
 from facesyn_cli.evaluation.fairness import Groups, benchmark_groups, read_groups
 from facesyn_cli.evaluation.leakage import REFERENCE
-from facesyn_cli.evaluation.metrics import headline
 from facesyn_cli.evaluation.perceptual import PerceptualSpace
 from facesyn_cli.evaluation.score_counts import count_scores
 from facesyn_cli.evaluation.section import LEVELS

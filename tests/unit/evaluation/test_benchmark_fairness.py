@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from facesyn_cli.artifacts.table import BenchmarkRow, BenchmarkTable
+from facesyn_cli.evaluation.all_metrics import define
 from facesyn_cli.evaluation.fairness import benchmark_groups
-from facesyn_cli.evaluation.metrics import define
 
 ACCURACIES = {"african": 0.80, "asian": 0.84, "caucasian": 0.90, "indian": 0.86}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from facesyn_cli.evaluation import pixel_statistics, set_report  # noqa: F401 (they declare all metrics)
-from facesyn_cli.evaluation.metrics import Metric, declare, declared, define, headline, metric
+from facesyn_cli.evaluation.all_metrics import declared, define, headline, metric
+from facesyn_cli.evaluation.metrics import Metric, declare
 
 METRICS = {one.id: one for one in declared()}
 

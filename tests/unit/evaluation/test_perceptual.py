@@ -11,7 +11,7 @@ from made_embeddings import people, picture
 
 from facesyn_cli.data.pixels import to_pixels
 from facesyn_cli.evaluation import perceptual
-from facesyn_cli.evaluation.metrics import define
+from facesyn_cli.evaluation.all_metrics import define
 from facesyn_cli.evaluation.perceptual import PerceptualSpace, perceptual_section
 from facesyn_cli.models.feature_maps import perceptual_distance
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from facesyn_cli.evaluation import pixel_statistics
-from facesyn_cli.evaluation.metrics import define
+from facesyn_cli.evaluation.all_metrics import define
 from facesyn_cli.evaluation.pixel_statistics import pose_of, pose_section
 
 # eyes, nose, mouth of a head in units of the distance of its eyes; z points to the viewer, y downwards

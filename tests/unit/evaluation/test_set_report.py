@@ -10,9 +10,9 @@ import pytest
 from made_embeddings import people, picture
 
 from facesyn_cli.contexts.unique import Unique
+from facesyn_cli.evaluation.all_metrics import define
 from facesyn_cli.evaluation.copies import FaceSet
 from facesyn_cli.evaluation.leakage import REFERENCE
-from facesyn_cli.evaluation.metrics import define
 from facesyn_cli.evaluation.near_duplicates import thumbnail
 from facesyn_cli.evaluation.score_counts import count_scores
 from facesyn_cli.evaluation.set_report import SECTIONS, Analysis, analyze, compare
