@@ -196,7 +196,8 @@ def run_stage(name: str, cfg: StageConfig, work: Work) -> Outcome:
 def plan_stage(name: str, cfg: StageConfig, work: Work) -> dict[str, Any]:
     """Return the plan of one stage; memory that ran out becomes one line."""
     with _memory(name):
-        return stage_module(name).plan(cfg, work)
+        plan = stage_module(name).plan(cfg, work)
+    return plan if isinstance(plan, dict) else plan.to_json()
 
 
 _OUT_OF_MEMORY = (  # torch says so in words only: too much for a CPU, for 64 bits, for an integer of 64 bits

@@ -1,10 +1,12 @@
-"""The benchmarks of the field, in the forms in which they circulate; one folder, `data`, holds them.
+"""Verification benchmarks, in the forms in which they are distributed; one folder, `data`, holds their files.
 
     lfw, cfp-fp, cfp-ff, cplfw, agedb-30, calfw   `<name>.bin` as InsightFace packs them; CFP also as its own
                                                   protocol folders; the others as a pair list, by `file`
     rfw                                           four .bin, one a group; mean and spread over the groups
     ijb-b, ijb-c                                  templates: the two meta files and aligned crops
     tinyface                                      gallery, probes and distractors
+
+To add a benchmark of pairs, declare it with `_declare_pairs` and name it in the table of `plugins/builtin.py`.
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.cfp import has_cfp, read_cfp
-from facesyn_cli.evaluation.identification import FOLDERS, IdentificationSet, read_identification
+from facesyn_cli.evaluation.identification import FOLDERS, read_identification
 from facesyn_cli.evaluation.pairs import PairSet, is_bin, read_bin, read_pairs
-from facesyn_cli.evaluation.templates import TemplateSet, read_templates
+from facesyn_cli.evaluation.protocol import EvaluationSet
+from facesyn_cli.evaluation.templates import read_templates
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -34,7 +37,7 @@ _CROPS = "112 x 112 aligned faces in a folder or zip"
 
 @dataclass(frozen=True)
 class Part:
-    """One row of the table to be.
+    """What one row of the table is computed from.
 
     Args:
         name: Its name in the table.
@@ -45,7 +48,7 @@ class Part:
 
     name: str
     parents: dict[str, Parent]
-    load: Callable[[], PairSet | TemplateSet | IdentificationSet]
+    load: Callable[[], EvaluationSet]
     group: str | None = None
 
 
@@ -53,7 +56,7 @@ class Benchmark(Protocol):
     """What a `benchmark` plugin builds."""
 
     def parts(self, data: Path, images: Path | None) -> list[Part]:
-        """Return what to evaluate, one part for each row of the table; files are found here, read by `Part.load`.
+        """Return what to evaluate, one part for each row of the table; this finds the files, `Part.load` reads them.
 
         Args:
             data: Folder of the benchmark files.
@@ -124,26 +127,26 @@ class PairBenchmark:
         return pairs
 
 
-@register("benchmark", "lfw", Card("Labeled Faces in the Wild, View 2: 6,000 pairs of photos from the news.",
-                                   "Huang et al. 2007, UMass Amherst TR 07-49", _PACKED, "research"))
-@register("benchmark", "cfp-fp", Card("Celebrities in Frontal-Profile, frontal against profile: 7,000 pairs.",
-                                      "Sengupta et al., WACV 2016", _PACKED, "research"))
-@register("benchmark", "cfp-ff", Card("Celebrities in Frontal-Profile, frontal against frontal: 7,000 pairs.",
-                                      "Sengupta et al., WACV 2016", _PACKED, "research"))
-@register("benchmark", "cplfw", Card("Cross-Pose LFW: 6,000 pairs that differ in pose.",
-                                     "Zheng and Deng 2018, BUPT TR 18-01", _PACKED, "research"))
-@register("benchmark", "agedb-30", Card("AgeDB with 30 years between the photos of a person: 6,000 pairs.",
-                                        "Moschoglou et al., CVPR Workshops 2017", _PACKED, "research"))
-@register("benchmark", "calfw", Card("Cross-Age LFW: 6,000 pairs that differ in age.",
-                                     "Zheng et al. 2017, arXiv:1708.08197", _PACKED, "research"))
-def build_benchmark(cfg: BenchmarkConfig) -> PairBenchmark:
-    """Return the benchmark that `cfg.name` names."""
-    file = cfg.file or f"{cfg.name.replace('-', '_')}.bin"
-    return PairBenchmark(cfg.name, file, _NUM_PAIRS[cfg.name], cfg.folds, _CFP.get(cfg.name))
+def _declare_pairs(name: str, num_pairs: int, about: str, paper: str, cfp: Literal["FF", "FP"] | None = None) -> None:
+    """Declare a benchmark of pairs: its name, the number of pairs of the official protocol, and its card."""
+
+    def build(cfg: BenchmarkConfig) -> PairBenchmark:
+        return PairBenchmark(name, cfg.file or f"{name.replace('-', '_')}.bin", num_pairs, cfg.folds, cfp)
+
+    build.__qualname__ = f"build_{name}"
+    register("benchmark", name, Card(about, paper, _PACKED, "research"))(build)
 
 
-_NUM_PAIRS = {"lfw": 6000, "cfp-fp": 7000, "cfp-ff": 7000, "cplfw": 6000, "agedb-30": 6000, "calfw": 6000}
-_CFP: dict[str, Literal["FF", "FP"]] = {"cfp-fp": "FP", "cfp-ff": "FF"}
+_declare_pairs("lfw", 6000, "Labeled Faces in the Wild, View 2: 6,000 pairs of photos from the news.",
+               "Huang et al. 2007, UMass Amherst TR 07-49")
+_declare_pairs("cfp-fp", 7000, "Celebrities in Frontal-Profile, frontal against profile: 7,000 pairs.",
+               "Sengupta et al., WACV 2016", "FP")
+_declare_pairs("cfp-ff", 7000, "Celebrities in Frontal-Profile, frontal against frontal: 7,000 pairs.",
+               "Sengupta et al., WACV 2016", "FF")
+_declare_pairs("cplfw", 6000, "Cross-Pose LFW: 6,000 pairs that differ in pose.", "Zheng and Deng 2018, BUPT TR 18-01")
+_declare_pairs("agedb-30", 6000, "AgeDB with 30 years between the photos of a person: 6,000 pairs.",
+               "Moschoglou et al., CVPR Workshops 2017")
+_declare_pairs("calfw", 6000, "Cross-Age LFW: 6,000 pairs that differ in age.", "Zheng et al. 2017, arXiv:1708.08197")
 
 
 class RfwConfig(PluginConfig):
@@ -152,6 +155,7 @@ class RfwConfig(PluginConfig):
     folds: int = Field(10, ge=2)        # folds of each group
 
 
+@dataclass(frozen=True)
 class Rfw:
     """Four groups, each with the protocol of LFW; the table adds mean and spread (ddof 1) over the groups.
 
@@ -162,13 +166,11 @@ class Rfw:
         folds: Number of folds of each group.
     """
 
+    folds: int
     groups = ("African", "Asian", "Caucasian", "Indian")
 
-    def __init__(self, folds: int) -> None:
-        self.folds = folds
-
     def parts(self, data: Path, images: Path | None) -> list[Part]:
-        """Return the four groups; see `PairBenchmark.parts`."""
+        """Return the four groups; see `Benchmark.parts`."""
         parts = []
         for group in self.groups:
             path, name = data / f"{group}_test.bin", f"rfw-{group.lower()}"
@@ -194,21 +196,16 @@ class TemplateConfig(PluginConfig):
     points: Literal["nearest", "exact"] = "nearest"     # TAR at the nearest FAR (published), or at a FAR of at most f
 
 
+@dataclass(frozen=True)
 class TemplateBenchmark:
-    """Templates against templates.
+    """Templates against templates."""
 
-    Args:
-        cfg: Settings.
-    """
-
-    def __init__(self, cfg: TemplateConfig) -> None:
-        self._cfg = cfg
-        self._prefix = cfg.name.replace("-", "")        # ijbb
+    cfg: TemplateConfig
 
     def parts(self, data: Path, images: Path | None) -> list[Part]:
-        """Return the one row; see `PairBenchmark.parts`."""
-        cfg = self._cfg
-        files = [data / f"{self._prefix}_{name}.txt" for name in ("face_tid_mid", "template_pair_label")]
+        """Return the one row; see `Benchmark.parts`."""
+        cfg, prefix = self.cfg, self.cfg.name.replace("-", "")  # ijbb
+        files = [data / f"{prefix}_{name}.txt" for name in ("face_tid_mid", "template_pair_label")]
         for path in files:
             if not path.is_file():
                 raise UserError(f"benchmark {cfg.name}: {path} does not exist; {files[0].name} and {files[1].name} "
@@ -237,19 +234,15 @@ class TinyfaceConfig(PluginConfig):
     flip: bool = True                   # flip test
 
 
+@dataclass(frozen=True)
 class Tinyface:
-    """Identification among a gallery.
+    """Identification among a gallery."""
 
-    Args:
-        cfg: Settings.
-    """
-
-    def __init__(self, cfg: TinyfaceConfig) -> None:
-        self._cfg = cfg
+    cfg: TinyfaceConfig
 
     def parts(self, data: Path, images: Path | None) -> list[Part]:
-        """Return the one row; see `PairBenchmark.parts`."""
-        root, name, flip = data / self._cfg.file, self._cfg.name, self._cfg.flip
+        """Return the one row; see `Benchmark.parts`."""
+        root, name, flip = data / self.cfg.file, self.cfg.name, self.cfg.flip
         if not root.is_dir():
             raise UserError(f"benchmark {name}: {root} does not exist; a folder with {', '.join(FOLDERS)} was expected")
         digest = json_digest([ImageSet.open(root / f).digest for f in FOLDERS if (root / f).is_dir()])

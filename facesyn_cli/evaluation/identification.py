@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,8 @@ class IdentificationSet:
         flip: Use the flip test.
     """
 
+    unit: ClassVar[str] = "probes"
+
     name: str
     images: list[str]
     read: Callable[[int], bytes]
@@ -51,15 +54,8 @@ class IdentificationSet:
     def __len__(self) -> int:
         return len(self.images) - self.num_gallery
 
-    def judge(self, vectors: NDArray[np.float64]) -> tuple[BenchmarkRow, dict[str, NDArray]]:
-        """Return the figures, and the rank of every probe.
-
-        Args:
-            vectors: (images, D) embeddings, not normalized.
-
-        Raises:
-            UserError: An embedding is not finite.
-        """
+    def evaluate(self, vectors: NDArray[np.float64]) -> tuple[BenchmarkRow, dict[str, NDArray]]:
+        """Return the figures, and the rank of every probe; see `EvaluationSet.evaluate`."""
         if not np.isfinite(vectors).all():
             raise UserError(f"{self.name}: the network returned NaN or infinite embeddings")
         unit, n = unit_rows(vectors), self.num_gallery

@@ -1,7 +1,7 @@
 """Verification pairs from the files in circulation.
 
     .bin        InsightFace: a pickle of (2N encoded images, N answers); pair k is images 2k and 2k + 1
-    pairs.txt   LFW: a first line of counts (`evaluation/pair_folds.py`) or none; then lines `name i j` (the same
+    pairs.txt   LFW: a first line of counts (`pair_folds.py`) or none; then lines `name i j` (the same
                 person) and `name1 i name2 j` (different persons)
     any list    first line as above; then lines `path path 1` (same) or `path path 0` (different), or all lines
                 `1 path path` and `0 path path`
@@ -18,17 +18,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facesyn_cli.artifacts.image_set import ImageEntry, ImageFinder, ImageSet
+from facesyn_cli.artifacts.image_names import ImageFinder
+from facesyn_cli.artifacts.images import ImageEntry, ImageSet
 from facesyn_cli.artifacts.plain_pickle import load_plain
+from facesyn_cli.artifacts.table import BenchmarkRow
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.pair_folds import DEFAULT_FOLDS, checked_folds, cut_into_folds
-from facesyn_cli.untrusted.input_files import GIB, check_input, read_bytes, read_start
+from facesyn_cli.evaluation.verification import benchmark_row, squared_distances, unit_rows
+from facesyn_cli.untrusted.files import GIB, check_input, read_bytes, read_start
 
 _MAX_BIN = 32 * GIB  # bytes
 
@@ -45,7 +48,10 @@ class PairSet:
         folds: Number of folds of the protocol; they are consecutive.
         images: Name of each image, for messages.
         read: From an index to the encoded bytes; safe to call from several threads.
+        flip: Use the flip test; None: as the command is told.
     """
+
+    unit: ClassVar[str] = "pairs"
 
     name: str
     first: NDArray[np.int64]
@@ -54,9 +60,20 @@ class PairSet:
     folds: int
     images: list[str]
     read: Callable[[int], bytes]
+    flip: bool | None = None
 
     def __len__(self) -> int:
         return len(self.is_same)
+
+    def evaluate(self, vectors: NDArray[np.float64]) -> tuple[BenchmarkRow, dict[str, NDArray]]:
+        """Return the figures, and the squared distances and answers of all pairs; see `EvaluationSet.evaluate`."""
+        unit = unit_rows(vectors)
+        distance = squared_distances(unit[self.first], unit[self.second])
+        try:
+            row = benchmark_row(self.name, distance, self.is_same, self.folds)
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from error
+        return row, {"distance": distance, "is_same": self.is_same}
 
 
 def is_count(text: str) -> bool:

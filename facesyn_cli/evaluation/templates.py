@@ -20,7 +20,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,8 @@ class TemplateSet:
         points: How the TAR is read off, see the module docstring.
     """
 
+    unit: ClassVar[str] = "pairs"
+
     name: str
     images: list[str]
     read: Callable[[int], bytes]
@@ -70,15 +72,8 @@ class TemplateSet:
     def __len__(self) -> int:
         return len(self.is_same)
 
-    def judge(self, vectors: NDArray[np.float64]) -> tuple[BenchmarkRow, dict[str, NDArray]]:
-        """Return the figures, and the scores and answers of all pairs.
-
-        Args:
-            vectors: (images, D) embeddings, not normalized.
-
-        Raises:
-            UserError: A score is not finite.
-        """
+    def evaluate(self, vectors: NDArray[np.float64]) -> tuple[BenchmarkRow, dict[str, NDArray]]:
+        """Return the figures, and the scores and answers of all pairs; see `EvaluationSet.evaluate`."""
         templates = template_vectors(vectors, self.row_image, self.row_template, self.row_medium)
         distance = np.empty(len(self))
         for start in range(0, len(self), _PAIRS_AT_ONCE):

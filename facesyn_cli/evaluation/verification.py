@@ -1,4 +1,4 @@
-"""Face verification: do two images show the same person?
+"""Face verification: deciding whether two images show the same person.
 
 The published protocol (ArcFace, TFace): with unit embeddings a and b of a pair, the distance is
 
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from facesyn_cli.artifacts.table import BenchmarkRow
 from facesyn_cli.errors import UserError
 
 THRESHOLDS = np.arange(0, 4, 0.01)
@@ -99,6 +100,35 @@ def verify_folds(distance: NDArray, is_same: NDArray[np.bool_], folds: int = 10)
         threshold=THRESHOLDS[best],
         tpr=(genuine / np.maximum(num_genuine, 1)).mean(0),
         fpr=(impostor / np.maximum(num_impostor, 1)).mean(0),
+    )
+
+
+def benchmark_row(name: str, distance: NDArray, is_same: NDArray[np.bool_], folds: int) -> BenchmarkRow:
+    """Return all figures of a list of pairs.
+
+    Args:
+        name: Of the benchmark.
+        distance: (N,) squared distances, in the order of the pair file.
+        is_same: (N,) True for a genuine pair.
+        folds: As for `verify_folds`.
+
+    Raises:
+        UserError: As `verify_folds`.
+    """
+    result = verify_folds(distance, is_same, folds)
+    threshold = float(result.threshold.mean())
+    return BenchmarkRow(
+        benchmark=name,
+        pairs=len(distance),
+        genuine=int(is_same.sum()),
+        folds=folds,
+        accuracy=float(result.accuracy.mean()),
+        accuracy_std=float(result.accuracy.std()),
+        threshold=threshold,
+        threshold_cosine=cosine_threshold(threshold),
+        tar={f"{far:.0e}": tar_at_far(distance, is_same, far) for far in FALSE_ACCEPT_RATES},
+        auc=roc_auc(distance, is_same),
+        eer=equal_error_rate(distance, is_same),
     )
 
 

@@ -1,30 +1,29 @@
-"""`facesyn eval`: how well does a recognizer verify?
+"""`facesyn eval`: evaluates a recognizer on verification and identification benchmarks.
 
-Each benchmark's result is kept as soon as it is there, so a killed run goes on with the next one. A
-benchmark that turns out broken does not lose the others: they are evaluated, the table says why one is
-missing, and the command ends with exit code 2.
+The result of each benchmark is written as soon as it is computed; a killed run resumes with the next one. A broken
+benchmark does not stop the others: the table says why its row is missing, and the command ends with exit code 2.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from pydantic import ValidationError, field_validator
-from torch import nn
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.atomic_files import read_json, write_atomically, write_json
-from facesyn_cli.artifacts.benchmark_table import BenchmarkRow, BenchmarkTable
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.header import Parent
-from facesyn_cli.artifacts.image_set import ImageSet
+from facesyn_cli.artifacts.files import read_json, write_atomically, write_json
+from facesyn_cli.artifacts.images import ImageSet
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import check_output, open_shared_output
+from facesyn_cli.artifacts.output import Parent, check_output
+from facesyn_cli.artifacts.plan import Plan
+from facesyn_cli.artifacts.shared_output import open_shared_output
+from facesyn_cli.artifacts.table import BenchmarkRow, BenchmarkTable
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import (
     PluginConfig,
@@ -40,11 +39,10 @@ from facesyn_cli.console import log, progress
 from facesyn_cli.data.sharding import share
 from facesyn_cli.distributed import check_device, processes
 from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.benchmarks import Part
 from facesyn_cli.evaluation.embedding import EmbedOptions
-from facesyn_cli.evaluation.identification import IdentificationSet
 from facesyn_cli.evaluation.pairs import PairSet, is_bin, read_bin, read_pairs
-from facesyn_cli.evaluation.protocol import embed_images, pair_distances, sum_up
-from facesyn_cli.evaluation.templates import TemplateSet
+from facesyn_cli.evaluation.protocol import EvaluationSet, embed_images
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.plugins import registry
 
@@ -73,42 +71,33 @@ class EvalConfig(StageConfig):
 
 
 @dataclass(frozen=True)
-class _Task:
-    """One benchmark to evaluate: its name in the table, and how to read it."""
-
-    name: str
-    load: Callable[[], PairSet | TemplateSet | IdentificationSet]
-    group: str | None = None
-
-
-@dataclass(frozen=True)
 class _Inputs:
     backbone: LoadedBackbone
-    tasks: list[_Task]
+    parts: list[Part]
     parents: dict[str, Parent]
     folder: Path
 
 
-def plan(cfg: EvalConfig, work: Work) -> dict:
-    """Say what `run` would do; reads the benchmarks to count their images."""
+def plan(cfg: EvalConfig, work: Work) -> Plan:
+    """Return what `run` would do; reads the benchmarks to count their images."""
     if cfg.device != "auto":
         check_device(cfg.device)
     inputs = _open_inputs(cfg, work)
     state = check_output(inputs.folder, "BenchmarkTable", cfg, inputs.parents)
-    benchmarks, num_images = {}, 0
-    for task in inputs.tasks:
-        content = task.load()
+    about, counts, evaluations = {}, {"benchmarks": len(inputs.parts), "pairs": 0, "images": 0}, 0
+    for part in inputs.parts:
+        content = part.load()
         folds = f", {content.folds} folds" if isinstance(content, PairSet) else ""
-        what = "probes" if isinstance(content, IdentificationSet) else "pairs"
-        benchmarks[task.name] = f"{len(content)} {what} of {len(content.images)} images{folds}"
-        flips = cfg.flip if isinstance(content, PairSet) else content.flip
-        num_images += -(-len(content.images) // cfg.batch_size) * cfg.batch_size * (2 if flips else 1)
-    return {
-        "backbone": inputs.backbone.name,
-        "benchmarks": benchmarks,
-        "network evaluations": 0 if state == "finished" else num_images,
-        "folder": f"{inputs.folder} ({state})",
-    }
+        about[part.name] = f"{len(content)} {content.unit} of {len(content.images)} images{folds}"
+        counts["pairs"] += len(content)
+        counts["images"] += len(content.images)
+        padded = -(-len(content.images) // cfg.batch_size) * cfg.batch_size
+        evaluations += padded * (2 if _flips(cfg, content) else 1)
+    return Plan(
+        inputs.folder, state, {name: parent.path for name, parent in inputs.parents.items()}, counts,
+        {"backbone": 0 if state == "finished" else evaluations},
+        chosen={"backbone": inputs.backbone.name, "benchmarks": about},
+    )
 
 
 def run(cfg: EvalConfig, work: Work) -> Outcome:
@@ -117,38 +106,34 @@ def run(cfg: EvalConfig, work: Work) -> Outcome:
     Raises:
         UserError: An input is missing or wrong, or a benchmark failed (after the others were evaluated).
     """
-    group = processes(cfg.device)
+    workers = processes(cfg.device)
     inputs = _open_inputs(cfg, work)
     folder = inputs.folder
-    with open_shared_output(group, folder, "BenchmarkTable", "eval", cfg, inputs.parents) as output:
+    with open_shared_output(workers, folder, "BenchmarkTable", "eval", cfg, inputs.parents) as output:
         if output.finished:
             return _outcome(folder)
-        network = inputs.backbone.module.to(group.device)
-        options = EmbedOptions(
-            size=inputs.backbone.input_size, batch_size=cfg.batch_size, device=group.device, flip=cfg.flip,
-            fit="square" if cfg.resize else "exact", precision=cfg.precision, workers=cfg.workers,
-        )
-        for task in share(inputs.tasks, group.rank, group.world_size):
-            row = _finished_row(folder, task.name)
+        inputs.backbone.module.to(workers.device)
+        for part in share(inputs.parts, workers.rank, workers.world_size):
+            row = _finished_row(folder, part.name)
             if row is None or row.problem:
-                _evaluate(task, network, options, folder)
-        group.barrier()
-        rows = [_finished_row(folder, task.name) for task in inputs.tasks]
+                _evaluate(part, cfg, inputs, workers.device)
+        workers.barrier()
+        rows = [_finished_row(folder, part.name) for part in inputs.parts]
         if any(row is None for row in rows):
             raise UserError(f"{folder}: a finished result has vanished; run the same command again")
         table = BenchmarkTable(
             backbone=inputs.backbone.name, weights=inputs.backbone.digest, flip=cfg.flip, rows=rows
         )
-        if group.is_first:
+        if workers.is_first:
             table.write(folder)
         failed = [row.problem for row in rows if row.problem]
         if failed:
             if len(failed) < len(rows):
                 log.info(table.to_text())
             raise UserError(f"{len(failed)} of {len(rows)} benchmarks failed; {'; '.join(failed)}")
-        if group.is_first:
+        if workers.is_first:
             output.finish(counts={"benchmarks": len(rows), "pairs": sum(row.pairs for row in rows)})
-        group.barrier()
+        workers.barrier()
         return _outcome(folder)
 
 
@@ -162,48 +147,43 @@ def _open_inputs(cfg: EvalConfig, work: Work) -> _Inputs:
     if not weights.exists():
         asked = "" if cfg.weights else "; give --weights FILE, or run train-fr first"
         raise UserError(f"{weights} does not exist; the weights of a recognizer were expected{asked}")
-    tasks, parents = _benchmark_tasks(cfg)
-    more_tasks, more_parents = _pair_tasks(cfg, work)
-    tasks += more_tasks
-    names = [task.name for task in tasks]
+    parts = [*_benchmarks(cfg), *_pair_lists(cfg, work)]
+    names = [part.name for part in parts]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise UserError(f"two benchmarks are called {twice!r}; rename one of the files")
     backbone = load_backbone(weights, cfg.backbone)
-    parents = {**parents, **more_parents, "weights": Parent(str(weights), backbone.digest)}
-    return _Inputs(backbone, tasks, parents, cfg.out or work.folder("table"))
+    parents = {name: parent for part in parts for name, parent in part.parents.items()}
+    parents["weights"] = Parent(str(weights), backbone.digest)
+    return _Inputs(backbone, parts, parents, cfg.out or work.folder("table"))
 
 
-def _benchmark_tasks(cfg: EvalConfig) -> tuple[list[_Task], dict[str, Parent]]:
+def _benchmarks(cfg: EvalConfig) -> list[Part]:
+    """Return the parts of the named benchmarks."""
     if not cfg.benchmarks:
-        return [], {}
+        return []
     if cfg.data is None:
         names = ", ".join(settings.name for settings in cfg.benchmarks)
         raise UserError(f"benchmarks {names} need --data, the folder of their files")
     if not cfg.data.is_dir():
         raise UserError(f"data: {cfg.data} is not a folder; the folder of the benchmarks' files was expected")
-    tasks, parents = [], {}
-    for settings in cfg.benchmarks:
-        for part in registry.build("benchmark", settings).parts(cfg.data, cfg.images):
-            tasks.append(_Task(part.name, part.load, part.group))
-            parents.update(part.parents)
-    return tasks, parents
+    return [part for settings in cfg.benchmarks
+            for part in registry.build("benchmark", settings).parts(cfg.data, cfg.images)]
 
 
-def _pair_tasks(cfg: EvalConfig, work: Work) -> tuple[list[_Task], dict[str, Parent]]:
-    tasks, parents = [], {}
+def _pair_lists(cfg: EvalConfig, work: Work) -> list[Part]:
+    """Return a part for each pair list or `.bin` of any name."""
+    parts = []
     images: ImageSet | None = None
     for path in cfg.pairs:
+        parents = {f"pairs {path.stem}": Parent(str(path), file_digest(path))}
         if is_bin(path):
-            tasks.append(_Task(path.stem, lambda path=path: read_bin(path, path.stem)))
-        else:
-            if images is None:
-                images = _pair_images(cfg, work)
-                parents["images"] = images.parent()
-            pairs = read_pairs(path, images, path.stem)
-            tasks.append(_Task(path.stem, lambda pairs=pairs: pairs))
-        parents[f"pairs {path.stem}"] = Parent(str(path), file_digest(path))
-    return tasks, parents
+            parts.append(Part(path.stem, parents, partial(read_bin, path, path.stem)))
+            continue
+        images = images or _pair_images(cfg, work)
+        pairs = read_pairs(path, images, path.stem)
+        parts.append(Part(path.stem, {**parents, "images": images.parent()}, lambda pairs=pairs: pairs))
+    return parts
 
 
 def _pair_images(cfg: EvalConfig, work: Work) -> ImageSet:
@@ -213,29 +193,33 @@ def _pair_images(cfg: EvalConfig, work: Work) -> ImageSet:
     return ImageSet.open(path)
 
 
-def _evaluate(task: _Task, network: nn.Module, options: EmbedOptions, folder: Path) -> None:
-    """Evaluate one benchmark; its row, and what it was summed up from, are on disk afterwards."""
+def _flips(cfg: EvalConfig, content: EvaluationSet) -> bool:
+    return cfg.flip if content.flip is None else content.flip
+
+
+def _evaluate(part: Part, cfg: EvalConfig, inputs: _Inputs, device: torch.device) -> None:
+    """Evaluate one benchmark and write its row, and the scores behind it."""
     try:
-        content = task.load()
-        with progress(task.name, len(content.images)) as bar:
+        content = part.load()
+        with progress(part.name, len(content.images)) as bar:
 
             def advance(count: int) -> None:
                 bar.advance(count)
                 signals.check()  # an unfinished benchmark starts again; waiting for its end could take minutes
 
-            if isinstance(content, PairSet):
-                distance = pair_distances(network, content, options, advance)
-                row, scores = sum_up(content, distance), {"distance": distance, "is_same": content.is_same}
-            else:
-                own = dataclasses.replace(options, flip=content.flip)
-                row, scores = content.judge(embed_images(network, content, own, advance))
+            options = EmbedOptions(
+                inputs.backbone.input_size, cfg.batch_size, device, _flips(cfg, content),
+                "square" if cfg.resize else "exact", cfg.precision, cfg.workers,
+            )
+            row, scores = content.evaluate(embed_images(inputs.backbone.module, content, options, advance))
     except UserError as error:
-        row = BenchmarkRow(benchmark=task.name, problem=str(error))
+        row = BenchmarkRow(benchmark=part.name, problem=str(error))
     else:
-        row = row.model_copy(update={"group": task.group})
-        with write_atomically(folder / "scores" / f"{task.name}.npz") as temporary, open(temporary, "wb") as file:
+        row = row.model_copy(update={"group": part.group})
+        path = inputs.folder / "scores" / f"{part.name}.npz"
+        with write_atomically(path) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **scores)
-    write_json(_row_path(folder, task.name), row.model_dump())
+    write_json(_row_path(inputs.folder, part.name), row.model_dump())
 
 
 def _row_path(folder: Path, name: str) -> Path:

@@ -159,7 +159,7 @@ def test_one_broken_benchmark_does_not_lose_the_others(run_cli, inputs, tmp_path
     """Exit code 2 and the reason; once the file is right again, only the broken one is evaluated."""
     import facesyn_cli.stages.eval as stage
 
-    original, fail = stage.pair_distances, True
+    original, fail = stage.embed_images, True
 
     def sometimes(network, pairs, *rest):
         if pairs.name == "lfw":
@@ -171,7 +171,7 @@ def test_one_broken_benchmark_does_not_lose_the_others(run_cli, inputs, tmp_path
             pytest.fail("cfp-fp was evaluated twice")
         return original(network, pairs, *rest)
 
-    monkeypatch.setattr(stage, "pair_distances", sometimes)
+    monkeypatch.setattr(stage, "embed_images", sometimes)
     arguments = (*bins(inputs, "lfw", "cfp-fp"), "--out", tmp_path / "out")
     ran = run_cli(*arguments)
     assert ran.code == 2 and "1 of 2 benchmarks failed; lfw: the disk is on fire" in ran.err
@@ -193,7 +193,7 @@ def test_other_image_sizes_need_resize(assert_refused, run_cli, inputs, tmp_path
 def test_diverged_network_is_named(assert_refused, inputs, tmp_path, monkeypatch):
     import facesyn_cli.stages.eval as stage
 
-    monkeypatch.setattr(stage, "pair_distances", lambda network, pairs, *rest: np.full(len(pairs), np.nan))
+    monkeypatch.setattr(stage, "embed_images", lambda network, pairs, *rest: np.full((len(pairs.images), 8), np.nan))
     assert_refused(*bins(inputs, "lfw"), "--out", tmp_path / "out",
                    says=("lfw: 10 of 10 pair distances are not finite",))
 
@@ -202,13 +202,15 @@ def test_dry_run_and_second_run(run_cli, inputs, tmp_path, monkeypatch):
     arguments = (*bins(inputs, "lfw"), "--out", tmp_path / "out", "--json")
     ran = run_cli(*arguments, "--dry-run", "--batch-size", 4)
     assert ran.code == 0, ran.err
-    assert ran.json()["plan"]["benchmarks"] == {"lfw": "10 pairs of 10 images, 10 folds"}
-    assert ran.json()["plan"]["network evaluations"] == 2 * 12
+    plan = ran.json()["plan"]
+    assert plan["chosen"]["benchmarks"] == {"lfw": "10 pairs of 10 images, 10 folds"} and plan["state"] == "new"
+    assert plan["counts"] == {"benchmarks": 1, "pairs": 10, "images": 10}
+    assert plan["network_evaluations"] == {"backbone": 2 * 12}
     assert not (tmp_path / "out").exists()
     first = run_cli(*arguments)
     import facesyn_cli.stages.eval as stage
 
-    monkeypatch.setattr(stage, "pair_distances", lambda *args: pytest.fail("evaluated again"))
+    monkeypatch.setattr(stage, "embed_images", lambda *args: pytest.fail("evaluated again"))
     assert run_cli(*arguments).json() == first.json()
 
 

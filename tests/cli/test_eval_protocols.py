@@ -86,7 +86,8 @@ def test_ijb(run_cli, network, tmp_path) -> None:
     ran = run_cli("eval", "--weights", network, "--benchmarks", "ijb-c", "--data", tmp_path, "--images",
                   tmp_path / "crops", "--out", tmp_path / "c", "--json", "--dry-run", "--batch-size", "8")
     plan = ran.json()["plan"]
-    assert plan["benchmarks"] == {"ijb-c": "28 pairs of 24 images"} and plan["network evaluations"] == 24
+    assert plan["chosen"]["benchmarks"] == {"ijb-c": "28 pairs of 24 images"}
+    assert plan["network_evaluations"] == {"backbone": 24}
 
 
 def test_tinyface(run_cli, network, tmp_path) -> None:

@@ -13,7 +13,7 @@ from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches, embed_faces, load_face
 from facesyn_cli.evaluation.pairs import PairSet
-from facesyn_cli.evaluation.protocol import pair_distances, sum_up
+from facesyn_cli.evaluation.protocol import embed_images
 
 SIZE = 8
 ROUNDING = rounding(3 * SIZE**2, scale=2 * SIZE)  # of an output, and of two added: pixels have spread 1 / sqrt(3)
@@ -151,11 +151,11 @@ def face_pairs(broken: int | None = None) -> PairSet:
 
 def test_benchmark_from_images_to_row():
     pairs, network, chosen = face_pairs(), Linear(), options(flip=True)
-    distance = pair_distances(network, pairs, chosen)
+    row, scores = pairs.evaluate(embed_images(network, pairs, chosen))
     vectors, _ = embed_all(network, [pairs.read(i) for i in range(24)], chosen)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    np.testing.assert_allclose(distance, 2 - 2 * np.sum(unit[pairs.first] * unit[pairs.second], axis=1), atol=1e-12)
-    row = sum_up(pairs, distance)
+    cosine = np.sum(unit[pairs.first] * unit[pairs.second], axis=1)
+    np.testing.assert_allclose(scores["distance"], 2 - 2 * cosine, atol=1e-12)
     assert (row.benchmark, row.pairs, row.genuine, row.folds) == ("noisy", 24, 12, 3)
     assert row.accuracy > 0.9 and row.auc > 0.95
     assert row.threshold_cosine == pytest.approx(1 - row.threshold / 2)
@@ -180,10 +180,10 @@ class MeanColor(nn.Module):
 
 def test_unusable_images_and_networks_end_a_benchmark():
     with pytest.raises(UserError, match="noisy: 1 of the first 4 images cannot be used, photo 3: not an image in a"):
-        pair_distances(Linear(), face_pairs(broken=3), options())
+        embed_images(Linear(), face_pairs(broken=3), options())
     with pytest.raises(UserError, match="photo 0: 8 x 8 pixels, 9 x 9 were expected"):
-        pair_distances(MeanColor(), face_pairs(), options(size=9))
+        embed_images(MeanColor(), face_pairs(), options(size=9))
     network = Linear()
     network.weights[0, 0] = float("nan")
     with pytest.raises(UserError, match="noisy: 24 of 24 pair distances are not finite"):
-        sum_up(face_pairs(), pair_distances(network, face_pairs(), options()))
+        face_pairs().evaluate(embed_images(network, face_pairs(), options()))

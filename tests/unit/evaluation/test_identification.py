@@ -29,7 +29,7 @@ def test_ranks_are_places_in_the_sorted_gallery() -> None:
     assert probe_ranks(gallery, people, probe, probes).tolist() == expected
     assert len(set(expected)) > 10
     protocol = IdentificationSet("tinyface", [""] * 450, lambda k: b"", np.concatenate([people, probes]), 150)
-    row, scores = protocol.judge(np.concatenate([gallery, probe]) * random.uniform(1, 9, (450, 1)))
+    row, scores = protocol.evaluate(np.concatenate([gallery, probe]) * random.uniform(1, 9, (450, 1)))
     assert scores["rank"].tolist() == expected
     assert row.rank == {k: pytest.approx(np.mean([r <= int(k) for r in expected])) for k in ("1", "5", "20")}
     assert row.pairs == 300 and row.accuracy is None

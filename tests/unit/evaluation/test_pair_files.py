@@ -13,8 +13,9 @@ import pytest
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.data.pixels import encode_png
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.benchmarks import BenchmarkConfig, build_benchmark
+from facesyn_cli.evaluation.benchmarks import BenchmarkConfig
 from facesyn_cli.evaluation.pairs import is_bin, read_bin, read_pairs
+from facesyn_cli.plugins.registry import build
 
 
 def png(shade: int) -> bytes:
@@ -165,12 +166,12 @@ def test_binary_list_is_refused(tmp_path):
 def test_benchmarks_warn_of_unofficial_numbers(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("facesyn_cli.console.log.propagate", True)
     (tmp_path / "cfp_fp.bin").write_bytes(pickle.dumps(([png(i) for i in range(20)], [True, False] * 5)))
-    benchmark = build_benchmark(BenchmarkConfig(name="cfp-fp"))
+    benchmark = build("benchmark", BenchmarkConfig(name="cfp-fp"))
     pairs = benchmark.parts(tmp_path, None)[0].load()
     assert (pairs.name, len(pairs), pairs.folds) == ("cfp-fp", 10, 10)
     assert "has 10 pairs, the official protocol 7000" in caplog.text
     with pytest.raises(UserError, match=r"benchmark lfw: .*lfw\.bin does not exist"):
-        build_benchmark(BenchmarkConfig(name="lfw")).parts(tmp_path, None)
+        build("benchmark", BenchmarkConfig(name="lfw")).parts(tmp_path, None)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on this system")

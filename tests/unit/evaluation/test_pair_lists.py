@@ -12,9 +12,10 @@ from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.console import log
 from facesyn_cli.data.pixels import encode_png
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.benchmarks import BenchmarkConfig, build_benchmark
+from facesyn_cli.evaluation.benchmarks import BenchmarkConfig
 from facesyn_cli.evaluation.cfp import read_cfp
 from facesyn_cli.evaluation.pairs import read_pairs
+from facesyn_cli.plugins.registry import build
 
 PEOPLE, FRONTAL, PROFILE, FOLDS = 4, 3, 2, 2
 
@@ -79,7 +80,7 @@ def test_cfp_as_a_benchmark(tmp_path: Path, warned) -> None:
     """Found in the data folder where there is no .bin; aligned crops elsewhere are taken with --images."""
     write_cfp(tmp_path / "cfp")
     (tmp_path / "cfp/Data").rename(tmp_path / "Data")
-    benchmark = build_benchmark(BenchmarkConfig(name="cfp-fp"))
+    benchmark = build("benchmark", BenchmarkConfig(name="cfp-fp"))
     (part,) = benchmark.parts(tmp_path / "cfp", tmp_path / "Data/Images")
     assert len(part.load()) == 12
     assert "has 12 pairs, the official protocol 7000" in warned.text
@@ -136,7 +137,7 @@ def test_calfw_folds_that_are_not_consecutive_are_said(tmp_path: Path, warned) -
 
 def test_two_line_list_as_a_benchmark(tmp_path: Path, warned) -> None:
     two_line(tmp_path)
-    benchmark = build_benchmark(BenchmarkConfig(name="cplfw", file="list.txt"))
+    benchmark = build("benchmark", BenchmarkConfig(name="cplfw", file="list.txt"))
     for images in (None, tmp_path / "images"):
         (part,) = benchmark.parts(tmp_path, images)
         assert len(part.load()) == 20 and "official protocol 6000" in warned.text
@@ -161,7 +162,7 @@ def test_official_sizes(tmp_path: Path, warned, name: str, number: int) -> None:
     file = tmp_path / f"{name.replace('-', '_')}.bin"
     for count in (number, number - 1):
         file.write_bytes(pickle.dumps(([png(1), png(2)] * count, ([True, False] * count)[:count]), 4))
-        build_benchmark(BenchmarkConfig(name=name)).parts(tmp_path, None)[0].load()
+        build("benchmark", BenchmarkConfig(name=name)).parts(tmp_path, None)[0].load()
     assert [r.getMessage() for r in warned.records] == [
         f"{name}: {file} has {number - 1} pairs, the official protocol {number}; "
         "the result does not compare with published ones"]

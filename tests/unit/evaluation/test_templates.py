@@ -103,7 +103,7 @@ def test_figures_are_those_of_the_definition() -> None:
     centers = random.normal(size=(10, 12)) * 2
     vectors[protocol.row_image] += centers[protocol.row_template % 10] * np.linalg.norm(
         vectors[protocol.row_image], axis=1, keepdims=True) / 4
-    row, scores = protocol.judge(vectors)
+    row, scores = protocol.evaluate(vectors)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     t = by_definition(unit[protocol.row_image], protocol.row_template, protocol.row_medium)
     expected = np.array([t[a] @ t[b] for a, b in zip(protocol.first, protocol.second, strict=True)])
@@ -191,4 +191,4 @@ def test_missing_meta_files(tmp_path: Path) -> None:
 def test_diverged_network_is_named() -> None:
     protocol = made(np.random.RandomState(0))
     with pytest.raises(UserError, match="not finite"):
-        protocol.judge(np.full((160, 4), np.nan))
+        protocol.evaluate(np.full((160, 4), np.nan))
