@@ -19,14 +19,14 @@ import torch
 from pydantic import field_validator
 
 from facesyn_cli import __version__, signals
-from facesyn_cli.artifacts.atomic_files import read_json, update_json
-from facesyn_cli.artifacts.benchmark_table import TABLE_JSON, BenchmarkTable
-from facesyn_cli.artifacts.context_set import ContextSet
+from facesyn_cli.artifacts.contexts import ContextSet
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.header import Parent, read_header
+from facesyn_cli.artifacts.files import read_json, update_json
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import check_output, open_output
+from facesyn_cli.artifacts.output import Parent, check_output, open_output, read_header
+from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.record_set_images import open_images
+from facesyn_cli.artifacts.table import TABLE_JSON, BenchmarkTable
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import FOLDERS, Work
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, input_path, runtime_only
@@ -125,26 +125,33 @@ class _Inputs:
         return [*self.sets, *([self.reference] if self.reference else [])]
 
 
-def plan(cfg: ReportConfig, work: Work) -> dict[str, Any]:
-    """Say what `run` would do."""
+def plan(cfg: ReportConfig, work: Work) -> Plan:
+    """Return what `run` would do."""
     if cfg.device != "auto":
         check_device(cfg.device)
     inputs = _open_inputs(cfg, work)
     state = check_output(inputs.folder, "Report", cfg, inputs.parents)
-    num_images = sum(len(held.entries) for held in inputs.all_sets)
-    evaluations = num_images * len(inputs.judges) * (2 if cfg.flip else 1)
     sizes = [len(held.entries) for held in inputs.all_sets]
-    if inputs.features:
-        evaluations += sum(min(size, cfg.feature_images) for size in sizes)
-    showing = [judge for judge in inputs.judges.values() if has_feature_maps(judge.module)]
-    evaluations += sum(min(size, cfg.perceptual_images) for size in sizes) * (len(showing) + bool(inputs.lpips))
-    return {
-        "sets": {held.name: f"{len(held.entries)} of {len(held.images.entries)} images" for held in inputs.all_sets},
-        "judges": {name: judge.name for name, judge in inputs.judges.items()},
-        "network evaluations": 0 if state == "finished" else evaluations,
-        "disk": f"{num_images * (512 * 4 * len(inputs.judges) + 256) / 2**20:.1f} MiB of embeddings",
-        "folder": f"{inputs.folder} ({state})",
+    perceptual = sum(min(size, cfg.perceptual_images) for size in sizes)
+    evaluations = {
+        name: sum(sizes) * (2 if cfg.flip else 1) + perceptual * has_feature_maps(judge.module)
+        for name, judge in inputs.judges.items()
     }
+    if inputs.features:
+        evaluations[inputs.features.name] = sum(min(size, cfg.feature_images) for size in sizes)
+    if inputs.lpips:
+        evaluations[inputs.lpips.name] = perceptual
+    return Plan(
+        inputs.folder, state, {name: parent.path for name, parent in inputs.parents.items()},
+        {"sets": len(inputs.sets), "judges": len(inputs.judges), "images": sum(sizes)},
+        {name: 0 if state == "finished" else count for name, count in evaluations.items()},
+        disk_mib=sum(sizes) * (512 * 4 * len(inputs.judges) + 256) / 2**20,
+        chosen={
+            "sets": {held.name: f"{len(held.entries)} of {len(held.images.entries)} images"
+                     for held in inputs.all_sets},
+            "judges": {name: judge.name for name, judge in inputs.judges.items()},
+        },
+    )
 
 
 def run(cfg: ReportConfig, work: Work) -> Outcome:

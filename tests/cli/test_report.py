@@ -302,7 +302,9 @@ def test_a_dry_run_writes_nothing(run_cli, inputs, tmp_path):
                   "--out", tmp_path / "out", "--dry-run", "--json")
     assert ran.code == 0 and not (tmp_path / "out").exists()
     plan = ran.json()["plan"]
-    assert plan["network evaluations"] == 3 * 48 and plan["sets"]["faces"] == "24 of 24 images"
+    assert plan["network_evaluations"] == {"judge": 3 * 48} and plan["state"] == "new"
+    assert plan["counts"] == {"sets": 1, "judges": 1, "images": 48}
+    assert plan["chosen"]["sets"]["faces"] == "24 of 24 images"
 
 
 def test_a_second_run_finds_it_finished_and_embeddings_can_be_shared(run_cli, inputs, tmp_path):
@@ -316,7 +318,8 @@ def test_a_second_run_finds_it_finished_and_embeddings_can_be_shared(run_cli, in
     now = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.npz")}
     assert len(now) == 4 and parts.items() <= now.items(), "a set is known again where it is the reference"
     ran = run_cli(*words, "--out", tmp_path / "a", "--dry-run", "--json")
-    assert "finished" in ran.json()["plan"]["folder"] and ran.json()["plan"]["network evaluations"] == 0
+    plan = ran.json()["plan"]
+    assert plan["state"] == "finished" and plan["network_evaluations"] == {"judge": 0}
 
 
 def test_a_killed_run_goes_on_and_ends_alike(inputs, tmp_path, run_cli):
