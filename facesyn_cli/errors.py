@@ -1,4 +1,4 @@
-"""Errors a user can act on, and the one signal-driven way to stop early."""
+"""Exceptions that end a command with an exit code and without a traceback."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 
 
 class UserError(Exception):
-    """Something the user can fix: shown as one message without a traceback, exit code 2.
+    """An error that the user can fix: shown as one message without a traceback, exit code 2.
 
-    The message says what is wrong, where, and what was expected. What it quotes of a file may hold anything: words of
-    more than `_LONG` characters are cut in the middle; line breaks and characters that steer a terminal are escaped.
+    The message states the problem, its place and what was expected. Quoted file content is sanitized: words of more
+    than `_LONG` characters are shortened; line breaks and control characters are escaped.
     """
 
     exit_code = 2
@@ -24,13 +24,13 @@ class UserError(Exception):
 
 
 class Stopped(Exception):
-    """The process was asked to stop by a signal and has saved its work.
+    """Raised after a stop signal, when the process has saved its work.
 
     Args:
         signum: Number of the signal; the exit code is 128 + signum, as shells expect.
     """
 
     def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by signal {signum}; run the same command again to go on")
+        super().__init__(f"stopped by signal {signum}; run the same command again to resume")
         self.signum = signum
         self.exit_code = 128 + signum

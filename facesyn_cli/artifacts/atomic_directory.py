@@ -1,8 +1,7 @@
-"""Folders and files that appear under their names whole or not at all, and are never written over.
+"""Atomic output folders and files: complete or absent, never overwritten.
 
-A command that is run again finds its own result and leaves it alone: by the header of the folder
-(`completed_directory`), or,
-where the result has no place for a header, by comparing what it has made again with what is there.
+A command that runs again recognizes its own result by the header of the folder (`completed_directory`) or, where the
+format has no room for a header, by comparing the new content with the existing one.
 """
 
 from __future__ import annotations
@@ -23,46 +22,46 @@ from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
 
-def completed_directory(out: Path, begun: Header) -> Header | None:
-    """Return the header of a folder that the same command with the same settings has made; None: it is to be made.
+def completed_directory(out: Path, expected: Header) -> Header | None:
+    """Return the header of a folder made by the same command with the same settings; None if there is no folder yet.
 
     Args:
         out: The folder.
-        begun: What is to be made, of what, and with which settings.
+        expected: Command, inputs and settings of the folder to make.
 
     Raises:
-        UserError: Something else is there; the message shows how it differs.
+        UserError: The folder has other content; the message shows the differences.
     """
     require_new(out)
     header = read_header(out) if out.is_dir() else None
     if header is not None:
-        check_same(out, header, begun)
+        check_same(out, header, expected)
         log.info(f"{out} is finished already")
     return header
 
 
 def require_new(out: Path) -> None:
-    """Make sure that a folder that is to be made is not there, is empty, or was made by facesyn.
+    """Require that an output folder is absent, empty, or made by facesyn.
 
     Raises:
-        UserError: Something else is there.
+        UserError: There is something else.
     """
     if not out.exists():
         return
     if out.is_dir():
         if (out / HEADER).is_file() or not _held(out):
             return
-    raise UserError(f"{out} is there already, and facesyn has no record of making it; give a new folder with --out")
+    raise UserError(f"{out} exists and was not made by facesyn; give a new folder with --out")
 
 
 @contextmanager
 def atomic_directory(out: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `out` that becomes `out` when the block ends without an error.
 
-    Where `out` is there with the same content it is left alone; so a command may always be run again.
+    An existing `out` with the same content is left unchanged, so a command can always run again.
 
     Raises:
-        UserError: Other content is there, another process is writing it, or it cannot be written.
+        UserError: It exists with other content, another process is writing it, or it cannot be written.
     """
     temporary = out.parent / f"{TEMPORARY_PREFIX}{out.name}"
     try:
@@ -89,13 +88,13 @@ def atomic_directory(out: Path) -> Iterator[Path]:
 def atomic_file(out: Path) -> Iterator[Path]:
     """Yield a temporary path beside `out` that becomes `out` when the block ends without an error.
 
-    Where `out` is there with the same content it is left alone; so a command may always be run again.
+    An existing `out` with the same content is left unchanged, so a command can always run again.
 
     Raises:
-        UserError: Other content is there, another process is writing it, or it cannot be written.
+        UserError: It exists with other content, another process is writing it, or it cannot be written.
     """
     if out.exists() and not out.is_file():
-        raise UserError(f"{out} is there and is no file; choose another --out")
+        raise UserError(f"{out} exists and is not a file; choose another --out")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with Lock(out.parent, f"file-{out.name}"):
@@ -122,7 +121,7 @@ def atomic_file(out: Path) -> Iterator[Path]:
 
 
 def _held(folder: Path) -> list[Path]:
-    """Return what is in a folder besides what killed processes leave."""
+    """Return the content of a folder without leftovers of killed processes."""
     return [path for path in folder.iterdir() if not path.name.startswith((TEMPORARY_PREFIX, ".lock-"))]
 
 
@@ -143,5 +142,5 @@ def _require_same(made: Path, found: Path) -> None:
             differences.append(f"{name.as_posix()} differs")
     if differences:
         more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
-        raise UserError(f"{found} is there already with other content ({'; '.join(differences[:5])}{more}); "
+        raise UserError(f"{found} exists with other content ({'; '.join(differences[:5])}{more}); "
                         "give a new folder with --out")

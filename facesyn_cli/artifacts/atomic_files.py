@@ -1,8 +1,7 @@
-"""Write files so that a reader never sees half of one.
+"""Write files atomically: to a temporary name in the same folder, flushed to disk, then renamed.
 
-Everything is written to a temporary name in the same folder, flushed to disk and renamed. Temporary
-names start with `.tmp-` and end in host, process and thread; what a killed process left behind is removed when
-the folder is opened again.
+Temporary names start with `.tmp-` and end with host, process and thread; those of killed processes are removed when the
+folder is opened again.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ def write_atomically(path: Path, durable: bool = True) -> Iterator[Path]:
 
     Args:
         path: Final name; its folder is created.
-        durable: Flush to disk before the rename, so that the file survives a power cut. Bulk writers of
-            single images turn it off: a torn image is impossible either way while the system stays up.
+        durable: Flush to disk before the rename, so that the file survives a power cut. Writers of many small
+            files turn it off; while the system stays up, a torn file is impossible either way.
 
     Raises:
         UserError: No space left, read-only folder or no permission.
@@ -56,7 +55,7 @@ def write_atomically(path: Path, durable: bool = True) -> Iterator[Path]:
 
 
 def as_user_error(error: OSError, path: Path) -> Exception:
-    """Turn an OSError a user can act on into a one-line UserError; return any other one unchanged."""
+    """Return a UserError for an OSError that a user can act on, else the error itself."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"no space left while writing {path}; free some space and run the same command again")
     if error.errno == errno.EFBIG:
@@ -73,15 +72,15 @@ def as_user_error(error: OSError, path: Path) -> Exception:
 
 
 def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
-    """Write a whole binary file by rename."""
+    """Write a whole binary file atomically."""
     with write_atomically(path, durable) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole UTF-8 text file by rename, with plain line feeds on every system.
+    """Write a whole UTF-8 text file atomically, with line feeds on every system.
 
-    Bytes of file names that are no text become \\udcXX, which JSON reads back as they were.
+    Undecodable bytes of file names become \\udcXX, which JSON reads back unchanged.
     """
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
@@ -120,13 +119,13 @@ def read_json(path: Path) -> Any:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove temporary files that killed processes left anywhere below `folder`."""
+    """Remove the temporary files of killed processes anywhere below `folder`."""
     for path in folder.rglob(f"{TEMPORARY_PREFIX}*"):
         _remove(path)
 
 
 def temporary_name(name: str) -> str:
-    """Return a temporary name that no other thread anywhere uses; of a long name it holds a digest, not the name."""
+    """Return a temporary name unique to this thread, process and host; long names are replaced by their digest."""
     if len(os.fsencode(name)) > _LONG_NAME:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
     return f"{TEMPORARY_PREFIX}{name}-{host_tag()}-{os.getpid()}-{threading.get_ident()}"
@@ -134,7 +133,7 @@ def temporary_name(name: str) -> str:
 
 @functools.cache
 def host_tag() -> str:
-    """Return eight digits of where process numbers are those of this process: host, its start, and its container."""
+    """Return eight hex digits of the process namespace: host, boot and container."""
     parts = [socket.gethostname()]
     for read in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text(), lambda: os.readlink("/proc/self/ns/pid")):
         with suppress(OSError):
@@ -152,4 +151,4 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
         except OSError as error:
             if error.errno not in (errno.ENOTDIR, errno.ENAMETOOLONG):
-                raise  # of these two nothing was written: a file stands in the way, or the name is too long
+                raise  # in these two cases nothing was written: a parent is a file, or the name is too long

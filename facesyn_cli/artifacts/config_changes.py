@@ -1,11 +1,11 @@
-"""May a folder begun with one config be continued with another?
+"""Compare two configs of one stage: decides whether an unfinished or finished folder can be resumed.
 
-Configs arrive grouped by the role of their fields (`StageConfig.to_json`):
+Configs are grouped by the role of their fields (`StageConfig.to_json`):
 
-    identity   changes the result: must be equal
-    growing    may be raised, never lowered; None means without limit
-    recorded   batch sizes: a change is allowed and earns a warning
-    runtime    never matters
+    identity   affects the result: must be equal
+    growing    can be raised, not lowered; None means without limit
+    recorded   batch sizes: a change is allowed, with a warning
+    runtime    ignored
 """
 
 from __future__ import annotations
@@ -13,17 +13,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-ROLES = ("identity", "growing", "recorded", "runtime")
-
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs between two configs.
+    """The differences between two configs.
 
     Args:
-        problems: Differences that forbid going on, one phrase each.
-        warnings: Differences that are allowed but worth a line.
-        grown: Some growing field was raised.
+        problems: Differences that forbid a resume, one phrase each.
+        warnings: Differences that are allowed with a warning.
+        grown: A growable setting was raised.
     """
 
     problems: list[str]
@@ -52,7 +50,7 @@ def compare_configs(before: dict[str, Any], now: dict[str, Any]) -> Comparison:
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested dicts into one dict with dotted keys; lists are values."""
+    """Flatten nested dicts into one dict with dotted keys; lists are values."""
     flat: dict[str, Any] = {}
     for key, item in value.items():
         if isinstance(item, dict) and item:

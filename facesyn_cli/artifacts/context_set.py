@@ -1,7 +1,7 @@
-"""ContextSet: one embedding per new identity, where it came from, and its face where there is one.
+"""ContextSet: one embedding per new identity, with its origin and, if there is one, its face image.
 
-On disk: `contexts.npy` (N, 512) float32 in the order of identities, readable by the published sampler;
-`contexts.jsonl`, one line per identity with its name, its origin and its face; `faces/`.
+On disk: `contexts.npy` (N, 512) float32, one row per identity, readable by the published sampler; `contexts.jsonl`, one
+line per identity with name, origin and face file; `faces/`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from facesyn_cli.untrusted.parsing import read_json_lines, validated
 VECTORS = "contexts.npy"
 ROWS = "contexts.jsonl"
 FACES = "faces"
-_ROUNDED = 1e-5  # how far from 1 the length of a row is when it was stored in float32
+_ROUNDED = 1e-5  # largest deviation from length 1 of a row stored in float32
 
 
 class _Row(BaseModel):
@@ -56,14 +56,14 @@ class ContextSet:
     Args:
         identities: Name of each identity.
         vectors: (N, D) float32, each row of length 1.
-        origins: Where each context came from, for people and audits.
-        faces: Absolute path of each context's face image, or None.
+        origins: Source of each context; informative.
+        faces: Absolute path of the face image of each context, or None.
         embedder: Digest of the recognizer's weights; None when unknown.
         path: Where the set was read from.
         digest: Digest of the set.
-        lineage: Digest that stays the same when `gen-contexts` is run again with a higher count: the first
-            rows are then the same.
-        face_origin: Whether the faces are photos, were generated, or nobody knows (`artifacts/origins.py`).
+        lineage: Digest that does not change when the set grows by a higher count of `gen-contexts`; the first rows
+            stay the same.
+        face_origin: Origin of the faces: photo, generated or unknown; see `artifacts/origins.py`.
     """
 
     identities: list[str]
@@ -80,8 +80,8 @@ class ContextSet:
     def open(path: Path) -> ContextSet:
         """Read a folder written by `facesyn gen-contexts`, or published embeddings (`vector_files`).
 
-        The rows of a published array are the identities `0`, `1`, ... as its own sampler names them, with or
-        without a row-order list; the entries of a dict and the files of a folder keep their names.
+        Rows of a published array are named `0`, `1`, ... like in the published sampler, with or without a row-order
+        list; entries of a dict and files of a folder keep their names.
 
         Raises:
             UserError: It is none of them, or unfinished.
@@ -92,7 +92,7 @@ class ContextSet:
         header = require_header(path, "ContextSet")
         vectors = read_vectors(path / VECTORS)
         if np.abs(np.linalg.norm(vectors, axis=1) - 1).max(initial=0) > _ROUNDED:
-            vectors = normalize(vectors)  # stored in half precision, as the starter's are
+            vectors = normalize(vectors)  # stored in half precision, like those of the starter
         rows = _read_rows(path / ROWS)
         if len(rows) != len(vectors):
             raise UserError(f"{path}: {len(rows)} lines in {ROWS} but {len(vectors)} rows in {VECTORS}")
@@ -101,13 +101,13 @@ class ContextSet:
         origins = [row["origin"] for row in rows]
         embedder, face_origin = header.extra.get("embedder"), header.extra.get(FACE_ORIGIN, UNKNOWN)
         if face_origin not in (PHOTO, GENERATED, UNKNOWN):
-            raise UserError(f"{path}: its header says {FACE_ORIGIN} {face_origin!r}; photo, generated or unknown was "
+            raise UserError(f"{path}: {FACE_ORIGIN} in its header is {face_origin!r}; photo, generated or unknown was "
                             "expected")
         return ContextSet(identities, vectors, origins, faces, embedder, path, header.digest, header.lineage,
                           face_origin)
 
     def parent(self) -> Parent:
-        """Return this set as an input for a header; a set that has grown since is the same input."""
+        """Return this set as an input for a header; the input is the same after the set has grown."""
         return Parent(str(self.path), self.lineage)
 
 
@@ -116,7 +116,7 @@ def _open_published(path: Path) -> ContextSet:
     numbers = [str(row) for row in range(len(found.vectors))]
     is_array = found.names is None or found.listed_in is not None
     if found.names is None:
-        log.info(unnamed_rows(found.path, "identities are the row numbers, as published"))
+        log.info(unnamed_rows(found.path, "row numbers are the identities, as published"))
     origins = [{"file": found.path.name, "row": row} for row in range(len(numbers))]
     if found.names is not None:
         for origin, name in zip(origins, found.names, strict=True):
@@ -129,13 +129,13 @@ def _open_published(path: Path) -> ContextSet:
 def write_contexts(
     folder: Path, identities: list[str], vectors: np.ndarray, origins: list[dict], faces: list[str | None]
 ) -> None:
-    """Write the vectors and the rows; face files are written by the caller into `faces/`.
+    """Write the vectors and the rows; the caller writes face files into `faces/`.
 
     Args:
         folder: Output folder.
         identities: Name of each identity.
         vectors: (N, D); normalized to length 1.
-        origins: Where each context came from.
+        origins: Source of each context.
         faces: File name inside `faces/`, or None.
     """
     with write_atomically(folder / VECTORS) as temporary, open(temporary, "wb") as file:
@@ -148,9 +148,9 @@ def write_contexts(
 
 
 def _distinct(identities: list[str], path: Path) -> list[str]:
-    twice = next((name for name, count in Counter(identities).items() if count > 1), None)
-    if twice is not None:
-        raise UserError(f"{path} has two contexts of the identity {twice!r}; one context an identity was expected")
+    duplicate = next((name for name, count in Counter(identities).items() if count > 1), None)
+    if duplicate is not None:
+        raise UserError(f"{path} has two contexts of the identity {duplicate!r}; one context per identity was expected")
     return identities
 
 

@@ -1,4 +1,4 @@
-"""Digests: what tells two inputs or two configs apart."""
+"""SHA-256 digests of inputs and configs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """EmbeddingSet: unit vectors by image key.
 
-On disk: `embeddings.npy` (N, 512) float32 and `keys.txt`, one key a line, row by row. Published forms are read
-as well, see `vector_files`.
+On disk: `embeddings.npy` (N, 512) float32 and `keys.txt`, one key per row. Published formats can be read as well, see
+`vector_files`.
 """
 
 from __future__ import annotations
@@ -49,12 +49,11 @@ class EmbeddingSet:
         """Read a folder written by `facesyn embed`, or published embeddings whose rows have names.
 
         Args:
-            path: The folder; or an array with its row-order list, a dict or a folder of vectors, as
-                `vector_files` describes them.
+            path: The folder, or a file or folder in a format of `vector_files`.
             names: Row-order list of an array; None: the one beside it.
 
         Raises:
-            UserError: It is none of them or unfinished, its files do not fit together, or the rows have no names.
+            UserError: It is none of them or unfinished, its files do not match, or the rows have no names.
         """
         path = Path(path)
         if is_published(path):
@@ -69,10 +68,10 @@ class EmbeddingSet:
         return EmbeddingSet(keys, vectors, header.extra.get("embedder"), path, header.digest)
 
     def join(self, keys: list[str]) -> np.ndarray:
-        """Return the rows of the given keys, (len(keys), D); no copy where the keys are those of the set.
+        """Return the rows of the given keys, (len(keys), D); no copy if they are the keys of the set.
 
         Raises:
-            UserError: Some keys have no embedding; the count and the first of them are named.
+            UserError: Some keys have no embedding.
         """
         if keys == self.keys:
             return self.vectors
@@ -101,13 +100,13 @@ def write_embeddings(folder: Path, keys: list[str], vectors: np.ndarray) -> None
 
 
 def write_embedding_blocks(folder: Path, keys: list[str], width: int, blocks: Iterable[np.ndarray]) -> None:
-    """Write the two files as `write_embeddings` does, with one block of rows in memory at a time.
+    """Write the two files like `write_embeddings`, with one block of rows in memory at a time.
 
     Args:
         folder: Output folder.
         keys: Key of each row.
-        width: D, numbers of a row.
-        blocks: Arrays of (n, D), not zero, that together have one row for each key.
+        width: D, length of a row.
+        blocks: Arrays (n, D), not zero, with one row per key in all.
     """
     with write_atomically(folder / VECTORS) as temporary, open(temporary, "wb") as file:
         write_npy_blocks(file, (len(keys), width), np.float32, map(normalize, blocks))
@@ -115,10 +114,10 @@ def write_embedding_blocks(folder: Path, keys: list[str], width: int, blocks: It
 
 
 def read_keys(path: Path) -> list[str]:
-    """Read one key per line, in Unicode form NFC as all keys are.
+    """Read one key per line, in Unicode NFC.
 
     Raises:
-        UserError: The file cannot be read, or two of its keys are one in NFC.
+        UserError: The file cannot be read, or two of its keys are equal in NFC.
     """
     lines = list(read_lines(path, "a list of keys"))
     keys = [nfc(line) for line in lines]
@@ -128,7 +127,7 @@ def read_keys(path: Path) -> list[str]:
 
 
 def is_published(path: Path) -> bool:
-    """True for a file, and for a folder of `.npy` files that no stage of facesyn wrote."""
+    """Return whether a path is a file, or a folder of `.npy` files that facesyn did not write."""
     if path.is_dir():
         return not any((path / name).exists() for name in (HEADER, BEGUN)) and holds_vectors(path)
     return path.exists()

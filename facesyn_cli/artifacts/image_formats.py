@@ -1,4 +1,4 @@
-"""Image formats that are read, recognized by how an encoded image begins."""
+"""Recognition of image formats by the first bytes of an encoded image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIGNATURES = (
 
 
 def suffix_of_content(head: bytes) -> str | None:
-    """Return the file suffix of the format of an encoded image; None where it is none of those that are read.
+    """Return the file suffix of the format of an encoded image; None if the format is not supported.
 
     Args:
         head: Its first `HEAD_BYTES` bytes, or more.

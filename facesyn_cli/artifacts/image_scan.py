@@ -1,9 +1,9 @@
-"""What a folder holds: the images, and by kind everything else; `image_zip` does the same for zip files.
+"""Find the images in a folder and classify all other files; `image_zip` does the same for zip files.
 
-A file with the ending of an image is one without being opened; whoever decodes it says what is wrong with it. A file
-with another ending, or none, is an image where it begins like one. Hidden files and folders (their name starts with a
-dot, or is `__MACOSX`) are no part of a set. Of several ways to one folder the one over the fewest symbolic links is
-taken, and among those the first in natural order; links to files are images under their own names.
+A file with the suffix of an image format is taken for an image without opening it. A file with another suffix, or none,
+is an image if its first bytes are those of one. Hidden files and folders (name starts with a dot, or is `__MACOSX`) are
+not part of a set. A folder that is reached over several symbolic links is scanned once, over the fewest links and then
+the first in natural order; links to files are images under their own names.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.input_files import MAX_FOLDER_DEPTH, too_deep
 
-HEAD_BYTES = max(preview_pictures.HEAD_BYTES, image_formats.HEAD_BYTES)  # of a file, to tell what it is
+HEAD_BYTES = max(preview_pictures.HEAD_BYTES, image_formats.HEAD_BYTES)  # of a file, enough to classify it
 
-_BESIDE = frozenset((  # endings of what often lies beside images; not opened
+_NO_IMAGES = frozenset((  # suffixes of files that often accompany images; not opened
     ".txt", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".md", ".html", ".pts", ".npy", ".npz", ".mat",
     ".pkl", ".pt", ".pth", ".log", ".py", ".db", ".ini",
 ))
-_NOT_READ = frozenset((  # endings of images, films and archives that are not read; raw photos begin as TIFF does
+_UNSUPPORTED = frozenset((  # suffixes of images, videos and archives that are not read; raw photos start like TIFF
     ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl", ".jxr", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".rw2",
     ".raf", ".pef", ".psd", ".svg", ".tga", ".exr", ".hdr", ".ico", ".eps", ".pdf", ".mp4", ".avi", ".mov", ".mkv",
     ".webm", ".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar",
@@ -42,15 +42,15 @@ _DENIED = (errno.EACCES, errno.EPERM)
 _NOWHERE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, *_DENIED)
 
 
-class Found:
-    """Images of a folder or a zip file, and what else is there.
+class ScanResult:
+    """Images of a folder or a zip file, and the files that are not used.
 
     Attributes:
-        sizes: Location of each image, with `/` -> its bytes.
+        sizes: Location of each image, with `/` -> its size in bytes.
         members: Location -> name of the member of a zip file, where the two differ.
-        others: Kind of other files -> how many; they are no images.
-        left_out: Reason -> locations of what may be, or may hold, images and is left out.
-        second_names: How many of the images are links to others of them.
+        others: Kind of other files -> number of them; they are not images.
+        left_out: Reason -> locations of possible images, or folders of images, that are left out.
+        second_names: Number of images that are links to another image of the set.
     """
 
     def __init__(self) -> None:
@@ -61,11 +61,11 @@ class Found:
         self.second_names = 0
 
     def leave_out(self, reason: str, location: str) -> None:
-        """Note something that may hold images."""
+        """Record something that may hold images but is not used."""
         self.left_out.setdefault(reason, []).append(location)
 
     def classify(self, location: str, head: Callable[[], bytes]) -> bool:
-        """Return whether a file is an image; if it is none, note what it is."""
+        """Return whether a file is an image; count it under its kind if it is not."""
         name = location.rpartition("/")[2]
         suffix = os.path.splitext(name)[1].lower()
         if preview_pictures.is_strip(name, head):
@@ -73,42 +73,41 @@ class Found:
             return False
         if suffix in SUFFIXES:
             return True
-        if suffix in _NOT_READ:
+        if suffix in _UNSUPPORTED:
             self.leave_out(f"{suffix} files are not read", location)
             return False
-        if suffix not in _BESIDE and suffix_of_content(head()) is not None:
+        if suffix not in _NO_IMAGES and suffix_of_content(head()) is not None:
             return True
         self.others[suffix or "without an ending"] += 1
         return False
 
     def report(self, path: Path, is_ours: bool = False) -> None:
-        """Say what is not used, in one line for what is no image and in one for what may be, and what has two names.
+        """Log other files, files that are left out, and images with two names, in one line each.
 
         Args:
             path: The folder or zip file.
-            is_ours: It is a finished set of facesyn, whose other files are known.
+            is_ours: It is a finished set of facesyn; its other files are not logged.
         """
         if self.others and not is_ours:
             log.info(f"{path}: {self.describe_others()}")
         if self.left_out:
             log.warning(f"{path}: left out: {self.describe_left_out()}")
         if self.second_names:
-            log.warning(f"{path}: links to images that have another name in the set too: {self.second_names}; each "
-                        "name counts as an image")
+            log.warning(f"{path}: links to other images of the set: {self.second_names}; each name counts as an image")
 
     def counts(self, is_ours: bool = False) -> dict[str, int]:
-        """Return how often what is not used, as `report` says it."""
+        """Return the numbers of unused files by kind or reason, as `report` logs them."""
         others = {} if is_ours else dict(self.others.most_common())
         return others | {reason: len(where) for reason, where in sorted(self.left_out.items())}
 
     def rest(self) -> str:
-        """Return what is there although there are no images, for an error message."""
+        """Return the description of all other files, for an error message where there are no images."""
         kinds = [self.describe_others()] if self.others else []
         kinds += [f"left out: {self.describe_left_out()}"] if self.left_out else []
         return "".join(f"; {kind}" for kind in kinds)
 
     def describe_others(self) -> str:
-        """Return how many files of which kinds are no images."""
+        """Return the numbers of other files by kind, as text."""
         kinds = self.others.most_common()
         shown = [f"{count} {kind}" for kind, count in kinds[:_SHOWN]]
         rest = sum(count for _, count in kinds[_SHOWN:])
@@ -117,15 +116,15 @@ class Found:
         return f"{total} {verb}: {', '.join(shown)}{f', {rest} of other kinds' if rest else ''}"
 
     def describe_left_out(self) -> str:
-        """Return how many things are left out for which reasons."""
+        """Return the numbers of files that are left out, by reason, as text."""
         return "; ".join(
             f"{reason}: {len(where)}, first {min(where, key=natural_key)!r}"
             for reason, where in sorted(self.left_out.items())
         )
 
 
-def scan_folder(path: Path) -> Found:
-    """Find the images below a folder. The result does not depend on the order in which folders list their contents.
+def scan_folder(path: Path) -> ScanResult:
+    """Find the images below a folder; the result does not depend on the order of directory listings.
 
     Raises:
         UserError: The folder cannot be listed, a disk fails, or folders are nested more than `MAX_FOLDER_DEPTH` deep.
@@ -135,15 +134,15 @@ def scan_folder(path: Path) -> Found:
 
 
 class _FolderScan:
-    """One scan of a folder: real folders first, then links to folders, level by level."""
+    """Scan of a folder: real folders first, then links to folders, level by level."""
 
     def __init__(self, root: Path) -> None:
-        self._root, self._found, self._files = root, Found(), _Files()
+        self._root, self._found, self._files = root, ScanResult(), _Inodes()
         self._visited: set[tuple[int, int]] = set()
         self._links: list[tuple[str, str]] = []  # location with a final `/`, path
 
-    def run(self) -> Found:
-        """Return what is there."""
+    def run(self) -> ScanResult:
+        """Return the images and all other files."""
         level = [("", str(self._root))]
         while level:
             self._links = []
@@ -154,9 +153,9 @@ class _FolderScan:
         return self._found
 
     def _scan_tree(self, prefix: str, folder: str) -> None:
-        waiting = [(prefix, folder)]
-        while waiting:
-            prefix, folder = waiting.pop()
+        queue = [(prefix, folder)]
+        while queue:
+            prefix, folder = queue.pop()
             if prefix.count("/") > MAX_FOLDER_DEPTH:
                 raise UserError(too_deep(self._root, prefix))
             for item in self._list(prefix, folder):
@@ -168,7 +167,7 @@ class _FolderScan:
                 if info is None:
                     continue
                 if stat.S_ISDIR(info.st_mode):
-                    (self._links if item.is_symlink() else waiting).append((f"{location}/", item.path))
+                    (self._links if item.is_symlink() else queue).append((f"{location}/", item.path))
                 elif not stat.S_ISREG(info.st_mode):
                     self._found.leave_out(f"{special_kind(info.st_mode)} instead of files", location)
                 elif self._found.classify(location, partial(_head, item.path)):
@@ -176,7 +175,7 @@ class _FolderScan:
                     self._files.add(info, item.is_symlink())
 
     def _list(self, prefix: str, folder: str) -> list[os.DirEntry]:
-        """Return what a folder holds, in the order of the names; nothing where it is left out."""
+        """Return the entries of a folder in the order of their names; none if the folder is left out."""
         signals.check()
         try:
             info = os.stat(folder)
@@ -193,7 +192,7 @@ class _FolderScan:
             return []
 
     def _stat(self, item: os.DirEntry, location: str) -> os.stat_result | None:
-        """Return what a name leads to; None where it leads nowhere."""
+        """Return the status of an entry, following links; None if it does not exist or cannot be read."""
         try:
             return item.stat()
         except OSError as error:
@@ -204,8 +203,8 @@ class _FolderScan:
             return None
 
 
-class _Files:
-    """Which files the names of images lead to, eight bytes each."""
+class _Inodes:
+    """The files behind the names of images, eight bytes each."""
 
     def __init__(self) -> None:
         self._real, self._linked = array("q"), array("q")
@@ -214,7 +213,7 @@ class _Files:
         (self._linked if is_link else self._real).append(hash((info.st_dev, info.st_ino)))
 
     def links_to_known(self) -> int:
-        """Return how many links lead to a file that has a name already."""
+        """Return the number of links to a file that has another name in the set."""
         if not self._linked:
             return 0
         targets = set(self._linked)
@@ -222,15 +221,15 @@ class _Files:
 
 
 def is_image_file(path: Path) -> bool:
-    """Return whether a file is taken for an image: it has the ending of one, or begins like one."""
+    """Return whether a file is taken for an image, by its suffix or its first bytes."""
     return path.suffix.lower() in SUFFIXES or suffix_of_content(_head(str(path))) is not None
 
 
 def check_depth(locations: list[str], path: Path) -> None:
-    """Refuse images that lie too deep.
+    """Check the depth of images.
 
     Raises:
-        UserError: More than `MAX_FOLDER_DEPTH` folders.
+        UserError: An image is nested in more than `MAX_FOLDER_DEPTH` folders.
     """
     deep = next((location for location in locations if location.count("/") > MAX_FOLDER_DEPTH), None)
     if deep is not None:
@@ -238,12 +237,12 @@ def check_depth(locations: list[str], path: Path) -> None:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file or folder of this name is no part of a set."""
+    """Return whether a file or folder of this name is hidden, and so not part of a set."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def special_kind(mode: int) -> str:
-    """Return what something is that is neither a file nor a folder, in the plural."""
+    """Return the kind of a special file, in the plural."""
     kinds = ((stat.S_ISFIFO, "named pipes"), (stat.S_ISSOCK, "sockets"), (stat.S_ISLNK, "links in the archive"))
     return next((name for test, name in kinds if test(mode)), "devices")
 
@@ -253,4 +252,4 @@ def _head(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read(HEAD_BYTES)
     except OSError:
-        return b""  # whoever reads the image says so
+        return b""  # reported when the image is read

@@ -1,21 +1,20 @@
-"""ImageSet: encoded images by key, in a folder, a zip or a list of files, ours or anybody's.
+"""ImageSet: encoded images by key, in a folder, a zip file or a list of files.
 
-Layout: `<identity>/<sample>.<suffix>`; the key is `identity/sample`. The rules for folders that facesyn
-did not write:
+Layout: `<identity>/<sample>.<suffix>`; the key is `identity/sample`. Rules for sets that facesyn did not write:
 
-    a/b/c.jpg    identity `a/b`, sample `c`: the identity is the folder, at most 100 folders deep
-    x.jpg        in the top folder: an identity of its own, key `x/0`
-    one folder that holds everything in sub-folders is left out of the identities
-    a.jpg, a.png in one folder: the two keep their suffixes in the key
-    a line break, a tab or a byte that is no text in a name is %xxxx in the key, so that keys are lines of a file
-    strip.png, contact_sheet.png  of earlier versions of `sample`: no images of the set
-    `é` is one character in keys (Unicode NFC), however it is stored; two folders with one name are one identity
-    a text list  the images that it names; they lie in `images/` beside it, beside it, or in a folder or zip file there
-                 `CASIA_namelist.txt`: of each path the last folder is the identity, the name the sample
-                 `identity_CelebA.txt`: images in one folder, and after each name whose face it shows
+    a/b/c.jpg      identity `a/b`, sample `c`: the identity is the folder, at most 100 levels deep
+    x.jpg          in the top folder: an identity of its own, key `x/0`
+    a single top folder that contains everything in subfolders is not part of the identities
+    a.jpg, a.png   in one folder: the keys include the suffixes
+    line breaks, tabs and undecodable bytes in a name are %xxxx in the key, so that a key is one line of text
+    strip.png, contact_sheet.png  of earlier releases of `sample`: not part of the set
+    `é`            is one character in keys (Unicode NFC); two folders with the same NFC name are one identity
+    a text list    the images that it names, in `images/` beside it, beside it, or in a folder or zip file there
+                   `CASIA_namelist.txt`: the last folder of each path is the identity, the name is the sample
+                   `identity_CelebA.txt`: images in one folder; the identity follows each name
 
-What is an image, and what becomes of links and other files, says `image_scan`; what is left out is one line on stderr.
-Order is the natural order of keys (`2` before `10`), so it does not depend on the file system.
+`image_scan` defines which files are images and how links are treated; files that are left out are logged. Keys are in
+natural order (`2` before `10`), independent of the file system.
 """
 
 from __future__ import annotations
@@ -53,8 +52,8 @@ class ImageEntry:
 
     Args:
         key: `identity/sample`, unique in the set.
-        identity: Whose face it is.
-        sample: Which image of that identity.
+        identity: Name of the person.
+        sample: Name of the image among those of the identity.
         location: Path inside the set, with `/`.
     """
 
@@ -65,16 +64,16 @@ class ImageEntry:
 
 
 class ImageSet:
-    """Encoded images by key; open with `ImageSet.open`. Safe to share between threads, and picklable.
+    """Encoded images by key; open with `ImageSet.open`. Thread-safe and picklable.
 
     Attributes:
         path: Folder or zip file.
         entries: All images in natural order of their keys.
-        digest: Digest of the set: of a set made by facesyn the one in its header, otherwise that of
-            all locations and file sizes.
-        named_in: The list that named the images, or None.
-        left_out: What the folder, zip file or list holds besides and is not used: reason -> how often.
-        has_listed_identities: Somebody's list or labels say whose face each image shows, not only its folder.
+        digest: Digest of the set: from the header of a set made by facesyn, otherwise of all locations and file
+            sizes.
+        named_in: Text list that names the images, or None.
+        left_out: Reason or kind -> number of files of the folder, zip file or list that are not used.
+        has_listed_identities: Identities come from the labels of a list, not only from folders.
     """
 
     def __init__(
@@ -89,14 +88,14 @@ class ImageSet:
         self.left_out = left_out or {}
         self.has_listed_identities = has_listed_identities
         self._members = members or {}  # location -> name in the zip file, where the two differ
-        self._held: tuple[int, zipfile.ZipFile] | None = None
+        self._opened: tuple[int, zipfile.ZipFile] | None = None
 
     @staticmethod
     def open(path: Path) -> ImageSet:
         """Open a folder or a zip file of images, or a text list of them.
 
         Raises:
-            UserError: It does not exist, is none of them, is unfinished work of facesyn, or holds no images.
+            UserError: It does not exist, is none of them, is an unfinished folder of facesyn, or holds no images.
         """
         path = Path(path)
         check_input(path, "a folder or zip of images")
@@ -130,7 +129,7 @@ class ImageSet:
         """Return the encoded bytes of one image.
 
         Raises:
-            UserError: The file is gone, unreadable or larger than 256 MiB.
+            UserError: The file is missing, unreadable or larger than 256 MiB.
         """
         try:
             if self.path.is_dir():
@@ -151,7 +150,7 @@ class ImageSet:
         return Parent(str(self.named_in or self.path), self.digest)
 
     def extra(self) -> dict[str, Any]:
-        """Return what the header of an output says about this input: what of it is not used, where there is any."""
+        """Return the entries about this input for the header of an output: the numbers of unused files, if any."""
         return {"left_out": dict(self.left_out)} if self.left_out else {}
 
     def __getstate__(self) -> dict:
@@ -165,20 +164,23 @@ class ImageSet:
         self.__init__(**state)
 
     def _archive(self) -> zipfile.ZipFile:
-        """One handle for all threads, as each holds the whole directory; one a process, as forks share file positions.
+        """Return the open zip file: one per process, because forks share file positions, and for all its threads.
 
-        Threads may read from one handle as long as it is not the one to close the file.
+        Threads can read from one handle as long as it does not own the file object.
         """
-        if self._held is None or self._held[0] != os.getpid():
+        if self._opened is None or self._opened[0] != os.getpid():
             file = open(self.path, "rb")
             archive = zipfile.ZipFile(file)
             weakref.finalize(archive, file.close)
-            self._held = (os.getpid(), archive)
-        return self._held[1]
+            self._opened = (os.getpid(), archive)
+        return self._opened[1]
 
 
 class ImageFinder:
-    """Finds images of a set by name.
+    """Finds images of a set by the names that other people's lists give them.
+
+    `x/a/b.jpg` is found by its path in the set or on disk, by any end of it (`a/b.jpg`, `b.jpg`), and by its key, each
+    with or without suffix, because lists often name files that were converted since. Names are compared in NFC.
 
     Args:
         images: The set.
@@ -198,14 +200,14 @@ class ImageFinder:
             self._by_name[entry.key] = entry
 
     def find(self, *names: str, named_in: Path) -> ImageEntry | None:
-        """Return the image that the first of several names that fits belongs to, or None.
+        """Return the image of the first name that matches, or None.
 
         Args:
             names: Possible names of one image, best first.
-            named_in: The list that has them, for messages.
+            named_in: The list with the names, for messages.
 
         Raises:
-            UserError: The name fits several images.
+            UserError: The name matches several images.
         """
         for name in names:
             wanted = self._relative(name)
@@ -215,7 +217,7 @@ class ImageFinder:
             if stem in self._by_name:
                 entry = self._by_name[stem]
                 if entry is None:
-                    raise UserError(f"{named_in}: {wanted!r} fits several images in {self._root}; give more of it")
+                    raise UserError(f"{named_in}: {wanted!r} matches several images in {self._root}; give more of it")
                 return entry
         return None
 
@@ -233,7 +235,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _digest(entries: list[ImageEntry], sizes: Mapping[str, int], identity_of: Mapping[str, str]) -> str:
-    """Return the digest of locations and sizes, and of the identities where a list gives them."""
+    """Return the digest of locations and sizes, and of identities from a list."""
     rows = [[nfc(entry.location), sizes[entry.location]] for entry in entries]
     return json_digest([[*row, entry.identity] for row, entry in zip(rows, entries, strict=True)]
                        if identity_of else rows)
@@ -250,7 +252,7 @@ def _entries(locations: list[str], is_ours: bool, identity_of: Mapping[str, str]
 
 
 def _named(locations: list[str], skip: int, identity_of: Mapping[str, str]) -> list[ImageEntry]:
-    """Return the images in the order of their locations, without the first `skip` folders of each in its key."""
+    """Return the images in the order of their locations; keys omit the first `skip` folders."""
     rows = []
     for location in locations:
         *folders, name = location.split("/")[skip:]
@@ -267,16 +269,16 @@ def _named(locations: list[str], skip: int, identity_of: Mapping[str, str]) -> l
 
 
 def _shared_top(locations: list[str]) -> int:
-    """1 when a single top folder holds everything in sub-folders, else 0."""
+    """Return 1 if a single top folder contains everything in subfolders, else 0."""
     tops = {nfc(location.split("/")[0]) for location in locations}
     return int(len(tops) == 1 and all(location.count("/") >= 2 for location in locations))
 
 
 def _report_spellings(path: Path, locations: list[str]) -> None:
-    """Say which folders have one name in two Unicode forms; they are one folder of the set."""
+    """Warn of folders with one name in two Unicode forms; they are one identity of the set."""
     folders = {location.rpartition("/")[0] for location in locations if not location.isascii()}
     forms = Counter(nfc(folder) for folder in folders)
     double = [folder for folder, count in forms.items() if count > 1]
     if double:
-        log.warning(f"{path}: folders with one name in two Unicode forms: {len(double)}, first {double[0]!r}; the "
-                    "images of both forms are taken as those of one identity")
+        log.warning(f"{path}: folders with one name in two Unicode forms: {len(double)}, first {double[0]!r}; both are "
+                    "taken as one identity")

@@ -1,4 +1,4 @@
-"""What a zip file holds: the images, and by kind everything else, by the rules of `image_scan`."""
+"""Find the images in a zip file and classify all other members, by the rules of `image_scan`."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from facesyn_cli.artifacts.image_scan import HEAD_BYTES, Found, is_hidden, special_kind
+from facesyn_cli.artifacts.image_scan import HEAD_BYTES, ScanResult, is_hidden, special_kind
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.input_files import MAX_IMAGE
 
 READ_ERRORS = (
     OSError, KeyError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error,
 )
-_UNIX, _UTF8, _ENCRYPTED = 3, 0x800, 0x1  # system a member comes from, and flags
+_UNIX, _UTF8, _ENCRYPTED = 3, 0x800, 0x1  # system that wrote a member, and flags of it
 _DRIVE = re.compile(r"[A-Za-z]:(?=/)")
 
 
-def scan_zip(path: Path) -> Found:
+def scan_zip(path: Path) -> ScanResult:
     r"""Find the images in a zip file.
 
-    Member names are read as unpacking tools read them: `\` separates folders too, a leading `/`, `./` or drive is
-    dropped, and names that are not marked as Unicode are UTF-8 where they can be, else CP437.
+    Member names are interpreted as unpacking tools do: `\` separates folders too, a leading `/`, `./` or drive is
+    dropped, and names without the Unicode flag are UTF-8 if valid, else CP437.
 
     Raises:
-        UserError: It is damaged or encrypted, a name leads out of it, two members with different content have one
-            name, or an image is too large or compressed in a way that is not read.
+        UserError: It is damaged or encrypted, a name leads out of it, two members with different content share a
+            name, or an image is too large or compressed by an unsupported method.
     """
-    found = Found()
+    found = ScanResult()
     try:
         with zipfile.ZipFile(path) as archive:
             chosen: dict[str, zipfile.ZipInfo] = {}
@@ -50,7 +50,7 @@ def scan_zip(path: Path) -> Found:
 
 
 def _zip_location(info: zipfile.ZipInfo, path: Path) -> str | None:
-    """Return where a member lies, None for a folder."""
+    """Return the location of a member; None for a folder."""
     name = info.filename
     if not info.flag_bits & _UTF8 and not name.isascii():
         try:
@@ -67,8 +67,8 @@ def _zip_location(info: zipfile.ZipInfo, path: Path) -> str | None:
 
 
 def _add_member(
-    location: str, info: zipfile.ZipInfo, archive: zipfile.ZipFile, chosen: dict[str, zipfile.ZipInfo], found: Found,
-    path: Path,
+    location: str, info: zipfile.ZipInfo, archive: zipfile.ZipFile, chosen: dict[str, zipfile.ZipInfo],
+    found: ScanResult, path: Path,
 ) -> None:
     mode = info.external_attr >> 16 if info.create_system == _UNIX else 0
     if any(is_hidden(part) for part in location.split("/")):
@@ -96,7 +96,7 @@ def _check_compression(archive: zipfile.ZipFile, members: Iterable[zipfile.ZipIn
             raise UserError(f"{path}: {info.filename!r} cannot be unpacked ({error}); zip the folder again with the "
                             "usual compression (deflate)") from error
         except READ_ERRORS:
-            continue  # whoever reads the image says so
+            continue  # reported when the image is read
 
 
 def _head(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
@@ -104,4 +104,4 @@ def _head(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         with archive.open(info) as file:
             return file.read(HEAD_BYTES)
     except READ_ERRORS:
-        return b""  # whoever reads the image says so
+        return b""  # reported when the image is read

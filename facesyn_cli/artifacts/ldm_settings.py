@@ -1,4 +1,4 @@
-"""What a sampler must know about a latent diffusion model besides its weights."""
+"""The settings of a latent diffusion model beside its weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from facesyn_cli.untrusted.parsing import describe_errors
 
 
 class _Autoencoder(BaseModel):
-    """The autoencoder whose latents an LDM draws, as `models.loading.load_autoencoder` notes it."""
+    """The autoencoder of an LDM, as `models.loading.load_autoencoder` records it."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -24,8 +24,8 @@ class _Autoencoder(BaseModel):
 class LdmSettings(BaseModel):
     """The `config.json` of a `2-ldm` folder.
 
-    The defaults are those of the published system, whose files carry no settings at all
-    (IDiff-Face, arXiv:2308.04995, as used by ADMIS).
+    The defaults are those of the published system, whose files hold no settings (IDiff-Face, arXiv:2308.04995, as used
+    by ADMIS).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -33,19 +33,19 @@ class LdmSettings(BaseModel):
     kind: Literal["ldm"] = "ldm"
     denoiser: dict[str, Any]                                # plugin section: name and settings
     num_timesteps: int = Field(1000, ge=1, le=100_000)      # T
-    beta_schedule: str | list[float] = "linear"             # name that diffusion/schedule.py knows, or the betas
+    beta_schedule: str | list[float] = "linear"             # name from diffusion/schedule.py, or the betas
     beta_start: float = 1e-4
     beta_end: float = 0.02
-    zero_terminal_snr: bool = False                         # the schedule is rescaled to end in pure noise
-    prediction: Literal["epsilon", "v", "x0"] = "epsilon"   # what the denoiser's output means
+    zero_terminal_snr: bool = False                         # rescale the schedule to end in pure noise
+    prediction: Literal["epsilon", "v", "x0"] = "epsilon"   # quantity that the denoiser predicts
     latent_channels: int = Field(3, ge=1, le=65_536)
     latent_size: int = Field(32, ge=1, le=8192)             # side of the latent grid
-    latent_mean: list[float] | None = None                  # per channel; None: latents are used as they are
+    latent_mean: list[float] | None = None                  # per channel; None: latents are not normalized
     latent_std: list[float] | None = None
     image_size: int = Field(128, ge=1, le=8192)             # side of a decoded image
     output_size: int = Field(112, ge=1, le=8192)            # side of a finished image
     autoencoder: dict[str, Any] | None = None               # name, settings, path, digest; None: must be given
-    embedder: str | None = None                             # digest of the recognizer it was conditioned on
+    embedder: str | None = None                             # digest of the recognizer of its contexts
     embedding_size: int = Field(512, ge=1, le=65_536)
 
     @field_validator("denoiser")
@@ -79,14 +79,14 @@ class LdmSettings(BaseModel):
             if values is not None and len(values) != self.latent_channels:
                 raise ValueError(f"{name} has {len(values)} values for {self.latent_channels} latent channels")
         if (self.latent_mean is None) != (self.latent_std is None):
-            raise ValueError("latent_mean and latent_std come together")
+            raise ValueError("latent_mean and latent_std must be given together")
         if self.latent_std is not None and min(self.latent_std) <= 0:
             raise ValueError("latent_std must be positive")
         return self
 
     @staticmethod
     def published(denoiser: dict[str, Any]) -> LdmSettings:
-        """Return the settings of a published checkpoint with the given denoiser section."""
+        """Return the settings of a published checkpoint with a given denoiser section."""
         return LdmSettings(denoiser=denoiser)
 
     @staticmethod

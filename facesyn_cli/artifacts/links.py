@@ -1,4 +1,4 @@
-"""Files that appear in a second set without being copied."""
+"""Hard links: files that appear in a second set without being copied."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from facesyn_cli.artifacts.names import key_part, split_suffix
 
 
 def link_file(file: Path, target: Path) -> None:
-    """Hard-link a file; copy it where the file system cannot. A symbolic link would dangle after a move.
+    """Hard-link a file, or copy it where the file system has no hard links. Symbolic links would break after a move.
 
     Raises:
         UserError: The target cannot be written.
@@ -32,7 +32,7 @@ def link_file(file: Path, target: Path) -> None:
 
 
 def link_image(images: ImageSet, entry: ImageEntry, target: Path) -> None:
-    """Bring an image of a set to `target`, unless it is there: a link from a folder, a copy from a zip."""
+    """Link an image of a folder, or copy one of a zip file, to `target` unless that exists."""
     if target.exists():
         return
     if images.path.is_dir():
@@ -42,12 +42,12 @@ def link_image(images: ImageSet, entry: ImageEntry, target: Path) -> None:
 
 
 def link_entry(images: ImageSet, entry: ImageEntry, folder: Path) -> None:
-    """Bring an image of a set into another one under the same key, unless it is there."""
+    """Link or copy an image into another set under the same key, unless it exists there."""
     link_image(images, entry, folder / copied_location(entry))
 
 
 def copied_location(entry: ImageEntry) -> str:
-    """Return where the file of an image lies in a set in which it has the same key."""
+    """Return the location of an image in a set in which it has the same key."""
     name = entry.location.rpartition("/")[2]
     file = entry.sample if entry.sample == key_part(name) else f"{entry.sample}{split_suffix(name)[1]}"
     return f"{entry.identity}/{file}"

@@ -1,4 +1,4 @@
-"""The images that a text list names: where they lie, and whose faces they are."""
+"""Find the images that a text list names, and their identities."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from facesyn_cli.artifacts.image_scan import Found, is_image_file
+from facesyn_cli.artifacts.image_scan import ScanResult, is_image_file
 from facesyn_cli.artifacts.image_zip import scan_zip
 from facesyn_cli.artifacts.name_lists import NameList
 from facesyn_cli.artifacts.names import SUFFIXES, natural_key, nfc
 from facesyn_cli.errors import UserError
 
-_TRIED = 1000        # names of a list that are looked for before it is refused
-_TRIED_BESIDE = 20   # the same in folders and zip files beside the list
-_MAX_BESIDE = 500    # so many of them are looked into
+_TRIED = 1000        # names of a list that are searched for before it is refused
+_TRIED_BESIDE = 20   # the same in each folder and zip file beside the list
+_MAX_BESIDE = 500    # folders and zip files that are tried
 
 
-class ListedImages(Found):
-    """What a list names and a folder or zip file holds.
+class ListedImages(ScanResult):
+    """The images that are both named by a list and present in a folder or zip file.
 
     Attributes:
         root: Folder or zip file.
-        identity_of: Location -> identity, where the list says it; empty where the folders say it.
+        identity_of: Location -> identity by the labels of the list; empty if folders are the identities.
     """
 
     def __init__(self, root: Path) -> None:
@@ -36,44 +36,45 @@ class ListedImages(Found):
 def scan_list(listed: NameList) -> ListedImages:
     """Find the images of a list.
 
-    They lie in `images/` beside the list, beside the list itself, or in one other folder or zip file beside it. Where
-    each label has a folder of its own, the folders are the identities; where all images lie in one folder, the labels.
+    The images are in `images/` beside the list, beside the list itself, or in one other folder or zip file beside it.
+    If each label has a folder of its own, the folders are the identities; if all images are in one folder, the labels
+    are.
 
     Raises:
-        UserError: None of the images is there, several places fit, or folders and labels contradict each other.
+        UserError: No image exists, several places match, or folders and labels contradict each other.
     """
     short = ["/".join(name.split("/")[-2:]) for name in listed.names]
     identities = _identities(listed, short)
     place, names = _root(listed, short)
     found = ListedImages(place.root)
     for row, name in enumerate(names):
-        at = place.find(name)
-        if at is None:
+        image = place.find(name)
+        if image is None:
             found.leave_out(f"images that are not in {place.root}", name)
             continue
-        location, size = at
+        location, size = image
         if location in found.sizes:
-            found.leave_out("images that the list names again", location)
+            found.leave_out("images that the list names twice", location)
         elif not place.is_image(location):
             raise UserError(f"{listed.path} names {location!r}; images ({', '.join(sorted(SUFFIXES))}) were expected")
         found.sizes[location] = size
         if location in place.members:
             found.members[location] = place.members[location]
         if identities and found.identity_of.setdefault(location, identities[row]) != identities[row]:
-            raise UserError(f"{listed.path} says of {location!r} that it shows {found.identity_of[location]} and "
-                            f"{identities[row]}; one identity an image was expected")
+            raise UserError(f"{listed.path} gives {location!r} the identities {found.identity_of[location]} and "
+                            f"{identities[row]}; one identity per image was expected")
     return found
 
 
 class _Folder:
-    """Finds names of a list below a folder, in whatever Unicode form the two have them."""
+    """Finds names of a list below a folder, independent of their Unicode form."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.members = root, {}
         self._names: dict[str, dict[str, list[str]]] = {}  # folder -> NFC -> names in it
 
     def find(self, name: str) -> tuple[str, int] | None:
-        """Return location and size of an image."""
+        """Return location and size of an image, or None."""
         size = self._size(name)
         if size is not None or name.isascii():
             return None if size is None else (name, size)
@@ -104,13 +105,13 @@ class _Folder:
                 for name in sorted(os.listdir(self.root / folder)):
                     names.setdefault(nfc(name), []).append(name)
             except OSError:
-                pass  # what it holds is missing, and counted
+                pass  # its images are counted as missing
             self._names[folder] = names
         return self._names[folder]
 
 
 class _Zip:
-    """Finds names of a list in a zip file; the folder that all its images lie in may be left out of the names."""
+    """Finds names of a list in a zip file, with or without the folder that contains all its images."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -127,12 +128,12 @@ class _Zip:
         return None if location is None else (location, self._sizes[location])
 
     def is_image(self, location: str) -> bool:
-        """Return True: only images of the archive are found."""
+        """Return True: `find` returns images only."""
         return True
 
 
 def _root(listed: NameList, short: list[str]) -> tuple[_Folder | _Zip, list[str]]:
-    """Return the place in which the images of a list lie, and the names that they have there."""
+    """Return the folder or zip file with the images of a list, and their names in it."""
     folder = listed.path.parent
     for path, names in ((folder / "images", short), (folder, short), (folder, listed.names)):
         place = _Folder(path)
@@ -146,7 +147,7 @@ def _root(listed: NameList, short: list[str]) -> tuple[_Folder | _Zip, list[str]
             fitting.append((place, names))
     if len(fitting) > 1:
         both = " and ".join(str(place.root) for place, _ in fitting[:2])
-        raise UserError(f"{listed.path}: its images are in {both}; put the list beside one of them alone")
+        raise UserError(f"{listed.path}: its images are in {both}; put the list beside only one of them")
     if not fitting:
         raise UserError(f"{listed.path}: of its first {min(_TRIED, len(short))} images none is in {folder / 'images'}, "
                         f"{folder} or a folder or zip file beside the list, first {short[0]!r}")
@@ -158,7 +159,7 @@ def _has_any(place: _Folder | _Zip, names: list[str], count: int) -> bool:
 
 
 def _beside(folder: Path) -> Iterator[Path]:
-    """Yield the folders beside a list, those in them that have the same name, and the zip files."""
+    """Yield the folders beside a list, subfolders of the same name, and the zip files."""
     for path in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)):
         if path.name.startswith(".") or path.name == "images":
             continue
@@ -171,7 +172,7 @@ def _beside(folder: Path) -> Iterator[Path]:
 
 
 def _identities(listed: NameList, short: list[str]) -> list[str] | None:
-    """Return whose face each image is, where the list says it; None where its folders do.
+    """Return the identity of each image by the labels of the list; None if folders are the identities.
 
     Raises:
         UserError: A label belongs to several folders, or a folder to several labels.
@@ -187,7 +188,7 @@ def _identities(listed: NameList, short: list[str]) -> list[str] | None:
     for folder, label in zip(last, listed.labels, strict=True):
         if label_of.setdefault(folder, label) != label or folder_of.setdefault(label, folder) != folder:
             raise UserError(
-                f"{listed.path}: folder {folder!r} and label {label} do not belong to each other alone (also "
-                f"{label_of[folder]}, {folder_of.get(label)!r}); one label a folder was expected"
+                f"{listed.path}: folder {folder!r} and label {label} are not one to one (also {label_of[folder]}, "
+                f"{folder_of.get(label)!r}); one label per folder was expected"
             )
     return last if len(set(full)) > len(set(last)) else None

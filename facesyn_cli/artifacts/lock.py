@@ -1,4 +1,4 @@
-"""One writer per folder (or per part of it), named by host and process."""
+"""A lock file that admits one writer per folder, or per part of it; it names host and process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from facesyn_cli.errors import UserError
 
 HEARTBEAT_SECONDS = 30
 STALE_SECONDS = 300
-TORN_SECONDS = 5  # of a lock without an owner, which a kill left while it was written
+TORN_SECONDS = 5  # age at which a lock file without an owner, left by a kill, is stale
 
 _WRITER = re.compile(r"-([0-9a-f]{8})-(\d+)-\d+$")  # host, process and thread at the end of a temporary name
 
@@ -26,13 +26,13 @@ _WRITER = re.compile(r"-([0-9a-f]{8})-(\d+)-\d+$")  # host, process and thread a
 class Lock:
     """A lock file held while the `with` block runs.
 
-    On the same host a lock is stale when its process is gone; on another host when its file has not been
-    touched for `STALE_SECONDS` (the holder touches it every `HEARTBEAT_SECONDS`). One without an owner is stale
-    after `TORN_SECONDS`. A stale lock is taken over with one line.
+    On the same host a lock is stale when its process has ended; on another host when its file was last touched more
+    than `STALE_SECONDS` ago (the owner touches it every `HEARTBEAT_SECONDS`). A lock file without an owner is stale
+    after `TORN_SECONDS`. A stale lock is taken over and logged.
 
     Args:
         folder: The folder to lock; must exist.
-        part: Name of the part; different parts may be written at the same time.
+        part: Name of the part to lock; other parts can be locked at the same time.
     """
 
     def __init__(self, folder: Path, part: str = "all") -> None:
@@ -71,15 +71,15 @@ class Lock:
         if not is_stale:
             raise UserError(
                 f"{self.path.parent} is being written by process {process} on {host}; "
-                f"wait for it, or remove {self.path} if it is gone"
+                f"wait for it, or remove {self.path} if it has ended"
             )
-        log.info(f"taking over {self.path.parent} from process {process} on {host}, which is gone")
-        grave = self.path.with_name(f"{TEMPORARY_PREFIX}{self.path.name}-stale-{os.getpid()}")
+        log.info(f"taking over {self.path.parent} from process {process} on {host}, which has ended")
+        discarded = self.path.with_name(f"{TEMPORARY_PREFIX}{self.path.name}-stale-{os.getpid()}")
         try:
-            os.replace(self.path, grave)  # only one of several takers succeeds
+            os.replace(self.path, discarded)  # succeeds for one of several processes only
         except FileNotFoundError:
             return
-        grave.unlink(missing_ok=True)
+        discarded.unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT_SECONDS):
@@ -90,27 +90,27 @@ class Lock:
 
 
 def remove_abandoned(folder: Path, start: str = "", below: bool = False) -> None:
-    """Remove the temporary files of killed processes in a folder to which several processes may be writing.
+    """Remove the temporary files of killed processes in a folder that several processes may write to.
 
-    Files that were written on another host stay: here nothing tells whether their process is alive.
+    Files from other hosts stay: whether their process still runs is unknown here.
 
     Args:
         folder: The folder; it may be missing.
-        start: Start of the names of the files that were being written.
-        below: Also in all folders below.
+        start: Prefix of the names of the files that were being written.
+        below: Include all folders below.
     """
     for place, _, names in os.walk(folder):
         for name in names:
             writer = _WRITER.search(name) if name.startswith(f"{TEMPORARY_PREFIX}{start}") else None
             if writer and writer[1] == host_tag() and not _start_time(int(writer[2])):
-                with suppress(OSError):  # gone by now, or somebody else's
+                with suppress(OSError):  # removed meanwhile, or of another user
                     Path(place, name).unlink()
         if not below:
             return
 
 
 def _create(path: Path, text: str) -> bool:
-    """Create the lock file with its content in one step; False when it exists."""
+    """Create the lock file with its content atomically; return False if it exists."""
     draft = path.with_name(temporary_name(path.name))
     try:
         draft.write_text(text, encoding="utf-8")
@@ -139,7 +139,7 @@ def _create_in_place(path: Path, text: str) -> bool:
 
 
 def _start_time(process: int) -> str:
-    """Return what distinguishes a live process from a later one with the same number; "" when it is gone."""
+    """Return the start time of a process, which tells it from a later one with the same id; "" if it has ended."""
     try:
         stat = Path(f"/proc/{process}/stat").read_text()
         return stat.rpartition(")")[2].split()[19]

@@ -1,11 +1,11 @@
-"""Lists of image names: which row is which image, and which images belong to a set.
+"""Lists of image names, for the rows of an array or the images of a set.
 
-    image_names.pkl      a pickle of a sequence of strings `<identity>/<name>.jpg`, row by row of an array beside it
+    image_names.pkl      pickled sequence of strings `<identity>/<name>.jpg`, one per row of the array beside it
     CASIA_namelist.txt   lines `<anything>/<identity>/<name>.jpg <label>`, one space before the label
     identity_CelebA.txt  lines `<name>.jpg <identity>`
     any text             one name a line
 
-Pickles are read by `plain_pickle`: nothing in them is called.
+Pickles are read by `plain_pickle`, which runs no code of the file.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _EXPECTED = "a list of image names"
 _MAX_NAME = 4096                                       # bytes
 _MAX_LINE = _MAX_NAME + 256                            # with a label
 _MAX_PICKLE = 4 * GIB                                  # bytes
-_LABEL = re.compile(r"[^\s./\\][^\s/\\]{0,200}")         # can name a folder
-_PICKLES = (b"\x80", b"(", b"]", b"c")                 # how pickles of sequences and arrays start
+_LABEL = re.compile(r"[^\s./\\][^\s/\\]{0,200}")         # a valid folder name
+_PICKLES = (b"\x80", b"(", b"]", b"c")                 # first bytes of pickled sequences and arrays
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class NameList:
 
     Args:
         path: The list.
-        names: (N,) names as they stand there, with `/` between folders.
-        labels: (N,) whose face each image is, a number or a name; None where the list does not say.
+        names: (N,) names, with `/` between folders.
+        labels: (N,) identity of each image, a number or a name; None if the list has no labels.
     """
 
     path: Path
@@ -50,7 +50,7 @@ def read_name_list(path: Path) -> NameList:
     """Read a list of image names of any of the forms above.
 
     Raises:
-        UserError: Missing, empty, damaged, not a list of names, or labels on some lines only.
+        UserError: Missing, empty, damaged, not a list of names, or some lines have labels and others not.
     """
     path = Path(path)
     start = read_start(path, 1, _EXPECTED)
@@ -64,19 +64,19 @@ def read_name_list(path: Path) -> NameList:
 
 
 def order_file(array: Path) -> Path | None:
-    """Return the row-order list that lies beside an array of embeddings, or None."""
+    """Return the row-order list beside an array of embeddings, or None."""
     return next((array.parent / name for name in ORDER_FILES if (array.parent / name).is_file()), None)
 
 
 def keys_of(names: list[str], path: Path) -> list[str]:
-    """Return the key that each named image has in an ImageSet of the folder that the names start from.
+    """Return the key that each named image has in an ImageSet of the folder that the names are relative to.
 
-    `a/b.jpg` has the key `a/b`; a name without a folder is an identity of its own, `b/0`; one folder that holds
-    everything in sub-folders is left out.
+    `a/b.jpg` has the key `a/b`; a name without a folder is an identity of its own, `b/0`; a single top folder that
+    contains everything in subfolders is left out.
 
     Args:
         names: Names of images, with or without suffix.
-        path: Where they come from, for messages.
+        path: The list, for messages.
 
     Raises:
         UserError: Two names have the same key.
@@ -85,9 +85,9 @@ def keys_of(names: list[str], path: Path) -> list[str]:
     if len({stem.partition("/")[0] for stem in stems}) == 1 and all(stem.count("/") >= 2 for stem in stems):
         stems = [stem.partition("/")[2] for stem in stems]
     keys = [stem if "/" in stem else f"{stem}/0" for stem in stems]
-    twice = next((key for key, count in Counter(keys).items() if count > 1), None)
-    if twice is not None:
-        raise UserError(f"{path} names the image {twice!r} twice; a row-order list names each row's own image")
+    duplicate = next((key for key, count in Counter(keys).items() if count > 1), None)
+    if duplicate is not None:
+        raise UserError(f"{path} names the image {duplicate!r} twice; one name per row was expected")
     return keys
 
 
@@ -122,7 +122,7 @@ def _read_text(path: Path) -> tuple[list[str], list[str] | None]:
 
 
 def _split_label(line: str) -> tuple[str, str | None]:
-    """Split `name.jpg 12` or `name.jpg,12`. Only what follows an image's suffix is a label: `person 3` is a name."""
+    """Split `name.jpg 12` or `name.jpg,12`. Labels follow the suffix of an image: `person 3` is a name."""
     for separator in " ,":
         name, _, label = line.replace("\t", " ").rstrip().rpartition(separator)
         if split_suffix(name.rstrip())[1] and _LABEL.fullmatch(label) and not split_suffix(label)[1]:
@@ -131,7 +131,11 @@ def _split_label(line: str) -> tuple[str, str | None]:
 
 
 def _checked(name: object, where: str) -> str:
-    """Return a name with `/` between its folders; refuse what cannot be one."""
+    """Return a valid name with `/` between its folders.
+
+    Raises:
+        UserError: It is not the relative path of an image.
+    """
     if isinstance(name, bytes):
         name = name.decode("utf-8", "surrogateescape")
     if not isinstance(name, str):

@@ -1,7 +1,7 @@
-"""Names of identities, samples and files as text: how they are compared, ordered and written.
+"""Names of identities, samples and files: normalization, ordering and limits.
 
-One person has one name: macOS stores `é` as two code points (Unicode NFD), lists and Linux mostly as one (NFC). Every
-name that is joined with another one is brought to NFC first; the name of a file on disk is kept as it is for opening.
+macOS stores `é` as two code points (Unicode NFD), lists and Linux mostly as one (NFC). Names are compared in NFC; the
+name of a file on disk is kept unchanged for opening it.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ _ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def nfc(text: str) -> str:
-    """Return a text in Unicode normalization form C, in which names are compared."""
+    """Return a text in Unicode normalization form C (NFC)."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def one_line(name: str) -> str:
-    """Return a name as one line of a UTF-8 file: line breaks, and bytes of a file name that are no text, as %xxxx."""
+    """Return a name as one line of UTF-8: line breaks and undecodable bytes of file names become %xxxx."""
     return _ODD.sub(lambda m: f"%{ord(m[0]):04x}", name)
 
 
 def key_part(name: str) -> str:
-    """Return a name as it stands in a key: NFC, one line."""
+    """Return a name in the form used in keys: NFC, one line."""
     return one_line(nfc(name))
 
 
 def split_suffix(name: str) -> tuple[str, str]:
-    """Return a name without the suffix of an image, and that suffix; other endings belong to the name."""
+    """Split the suffix of an image format off a name; other suffixes are part of the name."""
     stem, suffix = os.path.splitext(name)
     return (stem, suffix) if suffix.lower() in SUFFIXES else (name, "")
 
 
 def without_suffix(name: str) -> str:
-    """Return a name without the suffix of an image; other endings belong to the name."""
+    """Return a name without the suffix of an image format."""
     return split_suffix(name)[0]
 
 
 def check_file_names(paths: Iterable[str], folder: Path) -> None:
-    """Refuse names that no file can have, before any work.
+    """Check that files can be written under these names, before any work.
 
     Args:
-        paths: Files that are going to be written, relative to `folder`, with `/`.
-        folder: Where to.
+        paths: Files to be written, relative to `folder`, with `/`.
+        folder: Output folder.
 
     Raises:
-        UserError: A part of one is longer than 255 bytes, or the whole path longer than 4095.
+        UserError: A component is longer than 255 bytes, or a whole path longer than 4095.
     """
     root = len(os.fsencode(os.path.abspath(folder))) + 1
     count, first = 0, ""
@@ -74,10 +74,10 @@ def check_file_names(paths: Iterable[str], folder: Path) -> None:
 
 
 def natural_key(text: str) -> list[int | str]:
-    """Sort key under which `2` comes before `10`; total: different texts never tie.
+    """Return a sort key under which `2` comes before `10`; different texts have different keys.
 
-    A run of more than 600 digits is sorted as text, since Python refuses to read numbers of some thousand digits.
-    Three items for each run of digits or other characters, in one list: sorting holds the keys of all names at once.
+    Runs of more than 600 digits are sorted as text, because Python does not parse numbers of several thousand digits.
+    The key is a flat list of three items per run, to save memory when all names of a set are sorted.
     """
     key: list[int | str] = []
     for part in re.split(r"([0-9]+)", text):

@@ -1,8 +1,8 @@
-"""Write `.npy` files through Python's own files, so that every failed write is an error.
+"""Write `.npy` files through Python file objects, so that every failed write raises.
 
-`numpy.save` writes real files through C: a full disk ends in an OSError without a number ("10240 requested and 5088
-written"), and what the last buffer held can get lost without any error at all. Writing through a memory map ends in
-SIGBUS. The bytes here are those that `numpy.save` writes.
+`numpy.save` writes real files through C: on a full disk it raises an OSError without errno ("10240 requested and 5088
+written") or loses the last buffer without any error; a memory map ends in SIGBUS. The bytes equal those of
+`numpy.save`.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ def write_npy(file: BinaryIO, array: NDArray) -> None:
 
 
 def write_npy_blocks(file: BinaryIO, shape: tuple[int, ...], dtype: DTypeLike, blocks: Iterable[NDArray]) -> None:
-    """Write an array in blocks of whole rows, in their order; only one of them has to be in memory.
+    """Write an array in blocks of rows, in order, with one block in memory at a time.
 
     Args:
         file: A file opened for writing, at its beginning.
-        shape: Of the whole array.
-        dtype: Of all blocks.
-        blocks: Arrays that follow each other along the first axis.
+        shape: Shape of the whole array.
+        dtype: Type of all blocks.
+        blocks: Consecutive parts of the array along the first axis.
 
     Raises:
         OSError: The file cannot be written; `errno` says why.
-        ValueError: The blocks do not make up the shape.
+        ValueError: The blocks do not add up to the shape.
     """
     dtype = np.dtype(dtype)
     if dtype.hasobject:
@@ -49,4 +49,4 @@ def write_npy_blocks(file: BinaryIO, shape: tuple[int, ...], dtype: DTypeLike, b
     for block in blocks:
         num_bytes += file.write(np.ascontiguousarray(block, dtype).data.cast("B") if block.size else b"")
     if num_bytes != dtype.itemsize * int(np.prod(shape, dtype=np.int64)):
-        raise ValueError(f"the blocks have {num_bytes} bytes; shape {shape} of {dtype} was announced")
+        raise ValueError(f"the blocks have {num_bytes} bytes; shape {shape} of {dtype} was expected")

@@ -1,8 +1,8 @@
-"""Are the faces of a set photos of people, or were they generated? As headers say, followed to where the images began.
+"""Origin of the faces of a set: photos of people or generated images, derived from the headers of its ancestors.
 
-A set that no header describes is of unknown origin: pixels do not tell. `sample` generates, `align` cuts faces out of
-photos unless its input or its user says otherwise, every other stage passes on what it reads. What `augment` adds from
-contexts stands in its header.
+A set without a header is of unknown origin. `sample` generates, `align` crops photos unless its input or the user
+states otherwise, and every other stage keeps the origin of its inputs. `augment` records the origin of the faces it
+adds in its header.
 """
 
 from __future__ import annotations
@@ -19,50 +19,50 @@ StatedOrigin = Literal["photo", "generated"]
 PHOTO, GENERATED, UNKNOWN = "photo", "generated", "unknown"
 
 FACE_ORIGIN = "face_origin"  # in the `extra` of the header of a ContextSet, of its faces, and of `align`
-ADDED_FACES = "added_faces"  # in the `extra` of an augmented set's header: origin of the faces that were added
+ADDED_FACES = "added_faces"  # in the `extra` of the header of an augmented set: origin of the added faces
 _IMAGE_KINDS = ("ImageSet", "RecordSet")
-_MAX_STAGES = 20  # headers followed from a set back to its beginning
+_MAX_STAGES = 20  # length of the chain of headers that is followed
 
 
 def origin_of(path: Path, stated: StatedOrigin | None = None) -> Origin:
-    """Return the origin of the images of a set: photo where any is one, generated where all are, else unknown.
+    """Return the origin of the images of a set: photo if any is a photo, generated if all are, else unknown.
 
     Args:
         path: Folder, zip or list of images.
-        stated: What the user says they are; decides where no header does.
+        stated: Origin given by the user; used where the headers do not say.
 
     Raises:
-        UserError: Headers say otherwise than the user.
+        UserError: The headers contradict the user.
     """
     return agreed_origin(overall_origin(origins_of(path)), stated, str(path))
 
 
 def agreed_origin(found: Origin, stated: StatedOrigin | None, where: str) -> Origin:
-    """Return the origin that headers or, where they do not know, the user states.
+    """Return the origin according to the headers or, where that is unknown, the user.
 
     Raises:
         UserError: They contradict each other.
     """
     if stated is not None and found not in (UNKNOWN, stated):
-        raise UserError(f"{where} holds {found} faces, as the headers of the stages that made it say; the setting says "
-                        f"{stated}")
+        raise UserError(f"{where} holds {found} faces according to the headers of the stages that made it; the setting "
+                        f"says {stated}")
     return found if stated is None else stated
 
 
 def overall_origin(origins: Mapping[Origin, int | None]) -> Origin:
-    """Return what must be assumed of a set with images of these origins."""
+    """Return the origin to assume for a set with images of these origins."""
     return next((origin for origin in (PHOTO, UNKNOWN, GENERATED) if origin in origins), UNKNOWN)
 
 
 def origins_of(path: Path, num_images: int | None = None) -> dict[Origin, int | None]:
-    """Return how many images of a set are of each origin.
+    """Return the number of images of each origin in a set.
 
     Args:
         path: Folder, zip or list of images.
-        num_images: How many it holds; None: as its header says.
+        num_images: Number of its images; None: from its header.
 
     Returns:
-        Origins that occur -> number of images; None where headers do not tell how many.
+        Origins that occur -> number of images; None if unknown.
     """
     return _fit(_follow(Path(path), _MAX_STAGES), num_images)
 
@@ -90,7 +90,7 @@ def _follow(path: Path, stages_left: int) -> dict[Origin, int | None]:
 
 
 def _add(found: dict[Origin, int | None], parent: Parent, stages_left: int) -> None:
-    """Add the counts of a set that a stage has read; nothing is known of one that has been replaced since."""
+    """Add the counts of an input of a stage; an input that has changed since is of unknown origin."""
     path = Path(parent.path)
     header = read_header(path) if path.is_dir() else None
     is_same = header is not None and parent.digest in (header.digest, header.lineage)
@@ -100,22 +100,22 @@ def _add(found: dict[Origin, int | None], parent: Parent, stages_left: int) -> N
 
 
 def _added_by(header: Header) -> Origin | None:
-    """Return the origin of the context faces that `augment` added; None where it added none."""
+    """Return the origin of the context faces that `augment` added; None if it added none."""
     if header.command != "augment":
         return None
     if ADDED_FACES in header.extra:
         return _known(header.extra[ADDED_FACES])
     augmentation = (header.config.get("identity") or {}).get("augmentation") or {}
-    return UNKNOWN if augmentation.get("name") == "oversample" else None  # written before origins were kept
+    return UNKNOWN if augmentation.get("name") == "oversample" else None  # of an earlier release
 
 
 def _known(value: Any) -> Origin:
-    """Return what a header says; unknown where it is none of the words."""
+    """Return a value from a header if it is an origin, else unknown."""
     return next((origin for origin in (PHOTO, GENERATED) if value == origin), UNKNOWN)
 
 
 def _fit(found: dict[Origin, int | None], total: int | None) -> dict[Origin, int | None]:
-    """Return the counts for a set of `total` images: known where there is one origin, or where they add up to it."""
+    """Return the counts for a set of `total` images: known if there is one origin or if they add up to `total`."""
     if total is None:
         return found
     if len(found) == 1:

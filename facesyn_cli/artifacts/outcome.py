@@ -1,4 +1,4 @@
-"""What a stage hands back to the command line."""
+"""The result of a stage."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Outcome:
 
     Args:
         folder: Where the stage wrote.
-        summary: JSON-able figures; printed to stdout with `--json`.
-        text: The same for a person; empty means one `key: value` line per figure.
+        summary: JSON values; printed to stdout with `--json`.
+        text: The same as text; empty: one `key: value` line per entry of `summary`.
     """
 
     folder: Path
@@ -22,12 +22,12 @@ class Outcome:
     text: str = ""
 
     def render(self) -> str:
-        """Return the human form."""
+        """Return the text form."""
         return self.text or render_summary(self.summary)
 
 
 def render_summary(summary: dict[str, Any]) -> str:
-    """Return one `key: value` line per figure, nested ones indented."""
+    """Return one `key: value` line per entry, nested ones indented."""
     lines = []
     for key, value in summary.items():
         name = key.replace("_", " ")

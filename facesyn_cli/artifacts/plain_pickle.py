@@ -1,10 +1,9 @@
-"""Read pickles that hold plain data, and nothing else.
+"""A restricted unpickler for plain data.
 
-Verification `.bin` files and lists of image names in circulation are pickles, written by Python 2 or 3 and by
-several NumPy versions. An ordinary unpickler runs whatever code the file asks for. This one knows bytes,
-numbers, text, lists, tuples, dicts, and NumPy arrays and scalars of numbers, booleans or text. Even NumPy
-itself never sees the file's instructions: arrays are first noted as plain records and rebuilt from their bytes
-afterwards.
+Published verification `.bin` files and lists of image names are pickles, written by Python 2 or 3 and by several NumPy
+versions. This unpickler accepts bytes, numbers, text, lists, tuples, dicts, and NumPy arrays and scalars of numbers,
+booleans or text; it refuses everything else. Arrays are unpickled as plain records and rebuilt from their bytes
+afterwards, so no NumPy code runs on the instructions of the file.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ _PLAIN_KINDS = "biufSU"  # booleans, numbers, text
 
 
 def load_plain(data: bytes) -> Any:
-    """Unpickle plain data; text written by Python 2 comes back as bytes.
+    """Unpickle plain data; strings written by Python 2 are returned as bytes.
 
     Raises:
-        ValueError: The data is no pickle, is damaged, or asks for anything but plain data.
+        ValueError: The data is not a pickle, is damaged, or holds anything but plain data.
     """
     try:
         return _rebuilt(_PlainUnpickler(io.BytesIO(data), encoding="bytes").load(), {})
@@ -43,7 +42,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 class _Function:
-    """A callable for the unpickler that can be neither changed nor instantiated by the file."""
+    """A callable that the pickle can call but neither modify nor instantiate."""
 
     __slots__ = ("_call",)
 
@@ -58,7 +57,7 @@ class _Function:
 
 
 class _Dtype:
-    """Notes an element type; `order` is what the pickled state says about the byte order."""
+    """A pickled dtype; `order` is its byte order."""
 
     def __init__(self, code: str | bytes, align: bool = False, copy: bool = False) -> None:
         self.code = code.decode("ascii") if isinstance(code, bytes) else code
@@ -76,7 +75,7 @@ class _Dtype:
 
 
 class _Array:
-    """Notes an array; `__setstate__` receives (version, shape, dtype, is_fortran, raw bytes)."""
+    """A pickled array; `__setstate__` receives (version, shape, dtype, is_fortran, raw bytes)."""
 
     def __init__(self) -> None:
         self.state: tuple | None = None
@@ -137,9 +136,9 @@ for _core in ("numpy.core", "numpy._core"):
 
 
 def _rebuilt(value: Any, done: dict[int, Any]) -> Any:
-    """Replace the noted arrays by real ones; scalars become Python numbers.
+    """Replace array records by arrays and scalar records by Python numbers.
 
-    What the file refers to twice is rebuilt once, so that a few nested references cannot grow without end.
+    Objects that are referenced several times are rebuilt once, so nested references cannot grow exponentially.
     """
     if not isinstance(value, (_Array, list, tuple, dict)):
         if isinstance(value, (_Dtype, _Function)):

@@ -1,4 +1,4 @@
-"""What a stage would do, as `--dry-run` prints it: the same keys in every stage."""
+"""The plan of a stage, as `--dry-run` prints it; the same keys in every stage."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class Plan:
 
     Args:
         folder: Where the stage writes; None for one that writes nothing.
-        state: What is there: see `artifacts.output.check_output`.
+        state: State of the folder, see `artifacts.output.check_output`.
         inputs: Input by name -> path.
-        counts: How many of what: `images`, `identities`, `images_left`, `steps`, `parameters`, ... Names are nouns in
+        counts: Numbers of items: `images`, `identities`, `images_left`, `steps`, `parameters`, ... Names are nouns in
             snake_case and the same in all stages.
-        network_evaluations: Evaluations by network, for example {"denoiser": 20000, "decoder": 1000}; of what is left.
-        disk_mib: What will be written, in MiB; None where it is not known before.
-        expected_s: Expected time in seconds; None where nothing was measured.
-        chosen: What the stage worked out itself: batch size, groups of a step, shape of a latent.
+        network_evaluations: Remaining evaluations by network, for example {"denoiser": 20000, "decoder": 1000}.
+        disk_mib: Expected size of the output in MiB; None if unknown.
+        expected_s: Expected time in seconds; None if nothing was measured.
+        chosen: Values that the stage derives: batch size, accumulation, latent shape.
     """
 
     folder: Path | None

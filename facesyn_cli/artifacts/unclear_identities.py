@@ -1,4 +1,4 @@
-"""Sets whose folders may not say whose face an image shows: said aloud before somebody trains or measures on them."""
+"""Warn of sets whose folders may not be identities, before training or evaluation on them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from facesyn_cli.errors import UserError
 _SPLITS = frozenset((
     "train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "gallery", "probe", "query",
 ))
-_FEW = 10            # images of a set whose identities are not counted
-_MANY = 1000         # images an identity on average; no set of people has so many
-_NEARLY_ONE = 0.9    # identities an image
-_MAX_LISTS = 50      # text files that are looked into
+_FEW = 10            # images below which identities are not counted
+_MANY = 1000         # images per identity on average that no set of people has
+_NEARLY_ONE = 0.9    # identities per image
+_MAX_LISTS = 50      # text files that are tried
 _MAX_LIST_BYTES = 2**28
 _SAMPLE_ROWS = 20
 
 
 def warn_of_unclear_identities(images: ImageSet) -> None:
-    """Say in one line why the identities of a set that facesyn did not write may be wrong, and which list has them.
+    """Log one warning if the identities of a set that facesyn did not write may be wrong, and which list has them.
 
     Args:
-        images: A folder, zip file or list of images; what the labels of a list say is taken as it is.
+        images: A folder, zip file or list of images; identities from the labels of a list are not questioned.
     """
     if _is_ours(images.path):
         return
@@ -40,19 +40,19 @@ def warn_of_unclear_identities(images: ImageSet) -> None:
     if not doubts:
         return
     found = None if images.named_in else _list_beside(images)
-    advice = (f"{found} says who is who: give it in place of {images.path}" if found else
-              "sort the images into one folder a person, or give in place of the folder a text list with lines "
-              "`FILE IDENTITY` that lies beside it")
+    advice = (f"{found} lists the identities: give it in place of {images.path}" if found else
+              "sort the images into one folder per person, or give a text list with lines `FILE IDENTITY` beside the "
+              "folder in place of the folder")
     log.warning(f"{images.named_in or images.path}: {'; '.join(doubts)}; {advice}")
 
 
 def _doubts(entries: list[ImageEntry], identities: list[str]) -> Iterator[str]:
     flat = [entry for entry in entries if "/" not in entry.location]
     if flat:
-        yield (f"images in no folder of a person, each an identity of its own: {len(flat)} of {len(entries)}, first "
+        yield (f"images outside of folders, each an identity of its own: {len(flat)} of {len(entries)}, first "
                f"{flat[0].location!r}")
     elif len(entries) >= _FEW and len(identities) > _NEARLY_ONE * len(entries):
-        yield f"nearly one identity an image: {len(identities)} of {len(entries)} images"
+        yield f"nearly one identity per image: {len(identities)} of {len(entries)} images"
     splits = sorted({top for name in identities if (top := name.partition("/")[0]).lower() in _SPLITS}, key=natural_key)
     if splits:
         yield f"identities named like parts of a split: {', '.join(map(repr, splits[:3]))}"
@@ -64,8 +64,8 @@ def _doubts(entries: list[ImageEntry], identities: list[str]) -> Iterator[str]:
     if shared:
         last, above = next(iter(shared.items()))
         one, two = (f"{parent}/{last}".lstrip("/") for parent in above[:2])
-        yield (f"folder names that occur under several folders, each time as another identity: {len(shared)}, first "
-               f"{one!r} and {two!r}")
+        yield (f"folder names under several folders, each a separate identity: {len(shared)}, first {one!r} and "
+               f"{two!r}")
 
 
 def _is_ours(path: Path) -> bool:
@@ -73,7 +73,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _list_beside(images: ImageSet) -> Path | None:
-    """Return a text list in or beside a folder, or beside a zip file, that has the identities of its images."""
+    """Return a text list in or beside a folder, or beside a zip file, with the identities of its images."""
     finder = ImageFinder(images)
     folders = [images.path.parent, *([images.path] if images.path.is_dir() else [])]
     lists = (path for folder in folders for path in sorted(folder.glob("*.txt")) if path.is_file())

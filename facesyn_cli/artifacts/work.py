@@ -24,10 +24,10 @@ FOLDERS = {
 
 @dataclass(frozen=True)
 class Work:
-    """The folder given by `--work`.
+    """The folder of a run, given by `--work`.
 
     Args:
-        path: Its path; need not exist yet.
+        path: Its path; may not exist yet.
     """
 
     path: Path
@@ -37,10 +37,10 @@ class Work:
         return self.path / FOLDERS[name]
 
     def decoder_for(self, ldm: Path | None) -> Path | None:
-        """Return the folder of the decoder that `train-decoder` has made for this run's LDM, None without one.
+        """Return the folder of the decoder that `train-decoder` made for this run's LDM; None if there is none.
 
         Args:
-            ldm: The LDM that was named; another than this run's has its own decoder.
+            ldm: An explicitly given LDM, to which that decoder does not belong; None: this run's.
         """
         folder = self.folder("decoder")
         return folder if ldm is None and folder.exists() else None

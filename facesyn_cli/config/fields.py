@@ -1,7 +1,7 @@
-"""Stage configs: validated, frozen, and every field with a role.
+"""Stage configs: validated and frozen; every setting has a role.
 
-The role says what a change means when a stage runs again on the same folder: see `artifacts/config_changes.py`.
-Fields that name an input are not compared as text; what they point to is compared by digest.
+The role decides whether a setting may change when a stage resumes a folder: see `artifacts/config_changes.py`. Inputs
+are compared by the digest of their content, not by path.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from pydantic.fields import FieldInfo
 from facesyn_cli.console import log
 from facesyn_cli.plugins.settings import PluginConfig, PluginList, PluginSection, Settings, plugin_of
 
-# The groups of settings in a header, by role. Headers of every version have these names.
+# Role -> group of settings in a header. Headers of all releases use these names.
 GROUPS = {"result": "identity", "growable": "growing", "batch size": "recorded", "runtime": "runtime",
           "input": "runtime"}
 
 
 def affects_result(default: Any, doc: str, **limits: Any) -> Any:
-    """A setting that changes the result. `limits` are pydantic's (`ge`, `gt`, `le`, ...)."""
+    """A setting that affects the result. `limits` are pydantic's (`ge`, `gt`, `le`, ...)."""
     return _field("result", default, doc, **limits)
 
 
 def runtime_only(default: Any, doc: str, **limits: Any) -> Any:
-    """A setting that never changes the result: workers, device, logging, shard."""
+    """A setting that does not affect the result: workers, device, logging, shard."""
     return _field("runtime", default, doc, **limits)
 
 
 def batch_setting(default: Any, doc: str, **limits: Any) -> Any:
-    """A batch size, or another setting that changes no more than rounding: a change on resume is a warning."""
+    """A batch size, or another setting that affects only rounding: a change on resume is a warning."""
     return _field("batch size", default, doc, **limits)
 
 
 def growable(default: Any, doc: str, **limits: Any) -> Any:
-    """A count that may be raised on a finished folder, never lowered; None is without limit."""
+    """A count that can be raised on a finished folder, not lowered; None means without limit."""
     return _field("growable", default, doc, **limits)
 
 
 def input_path(default: Any, doc: str, **limits: Any) -> Any:
-    """Where an input lies; its content is compared by digest, the path itself is not."""
+    """The path of an input; compared by the digest of its content."""
     return _field("input", default, doc, **limits)
 
 
@@ -51,10 +51,10 @@ def _field(role: str, default: Any, doc: str, **limits: Any) -> Any:
 
 
 class StageConfig(Settings):
-    """Settings every stage has. Subclasses live on top of their stage's file.
+    """Settings that all stages have; each stage defines a subclass in its file.
 
     Attributes:
-        renamed: Dotted key of an earlier release -> its key now. The old key works with a warning.
+        renamed: Dotted key of an earlier release -> present key. The old key works with a warning.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}
@@ -70,11 +70,11 @@ class StageConfig(Settings):
 
     @classmethod
     def with_new_names(cls, settings: dict[str, Any], is_silent: bool = False) -> dict[str, Any]:
-        """Return settings with keys of an earlier release under their present names; a new name wins over an old one.
+        """Return settings with renamed keys under their present names; a present name takes precedence.
 
         Args:
-            settings: Nested settings; not changed.
-            is_silent: No warning for a key that has a new name.
+            settings: Nested settings; not modified.
+            is_silent: Do not warn of renamed keys.
         """
         found = _copied(settings)
         for old, new in cls.renamed.items():
@@ -94,10 +94,10 @@ class StageConfig(Settings):
         return groups
 
     def upgraded(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Return the settings in a header as this release writes them, where an earlier one had other names for some.
+        """Return the settings from a header of any release in the form that this release writes.
 
         Args:
-            config: Settings of this class in groups, as `to_json` of any release returned them.
+            config: Settings of this class in groups, as returned by `to_json` of some release.
         """
         flat: dict[str, Any] = {}
         for group in config.values():
@@ -108,17 +108,17 @@ class StageConfig(Settings):
         try:
             return type(self).model_validate(renamed).to_json()
         except ValidationError:
-            return config  # the difference is then shown key by key
+            return config  # the comparison then lists every difference
 
 
 def role_of(info: FieldInfo) -> str:
-    """Return the role a field was declared with (`result` when it was declared plainly)."""
+    """Return the role of a field; `result` if it was declared without one."""
     extra = info.json_schema_extra
     return str(extra.get("role", "result")) if isinstance(extra, dict) else "result"
 
 
 def _place(groups: dict[str, Any], role: str, name: str, value: Any) -> None:
-    """Put one field into its group; settings of nested models and plugins may have roles of their own."""
+    """Put one field into its group; settings of nested models and plugins can have their own roles."""
     if isinstance(value, BaseModel):
         parts: dict[str, Any] = {group: {} for group in groups}
         for inner, info in type(value).model_fields.items():
@@ -146,7 +146,7 @@ _ABSENT: Any = object()
 
 
 def _take(settings: dict[str, Any], path: list[str]) -> Any:
-    """Remove and return the value at a path of keys; `_ABSENT` where there is none."""
+    """Remove and return the value at a path of keys; `_ABSENT` if there is none."""
     *outer, last = path
     for key in outer:
         settings = settings.get(key, {})
@@ -156,7 +156,7 @@ def _take(settings: dict[str, Any], path: list[str]) -> Any:
 
 
 def _merge(settings: dict[str, Any], path: list[str], value: Any) -> None:
-    """Put a value at a path of keys; what is there already wins."""
+    """Put a value at a path of keys; an existing value takes precedence."""
     *outer, last = path
     for key in outer:
         inner = settings.setdefault(key, {})

@@ -1,4 +1,4 @@
-"""Recipes: YAML files with one section per stage, found by name or by path."""
+"""Recipes: YAML files with one section per stage, given by name or path."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ STAGES = (
     "align", "embed", "train-embedder", "train-autoencoder", "train-ldm", "train-decoder", "gen-contexts", "sample",
     "augment", "pack", "train-fr", "eval", "report", "select", "study",
 )
-TABLE = "ablate"  # section with the rows of a table of whole pipelines; see `config/ablation_rows.py`
+TABLE = "ablate"  # section with the rows of an ablation table; see `config/ablation_rows.py`
 
 
 def recipe_folder() -> Path:
-    """Return the folder of the recipes that come with facesyn."""
+    """Return the folder of the built-in recipes."""
     inside = Path(__file__).resolve().parents[1] / "configs"  # in an installed wheel
     return inside if inside.is_dir() else Path(__file__).resolve().parents[2] / "configs"
 
 
 def recipe_names() -> list[str]:
-    """Return the names of the recipes that come with facesyn."""
+    """Return the names of the built-in recipes."""
     return sorted(p.relative_to(recipe_folder()).with_suffix("").as_posix() for p in recipe_folder().rglob("*.yaml"))
 
 
 def find_recipe(name: str) -> Path:
-    """Return the path of a recipe given by path or by the name of a built-in one."""
+    """Return the path of a recipe given by its path or the name of a built-in one."""
     path = Path(name)
     if path.is_file():
         return path
@@ -43,10 +43,10 @@ def find_recipe(name: str) -> Path:
 
 
 def load_recipe(name: str) -> dict[str, dict[str, Any]]:
-    """Read a recipe and return its sections by stage name; the rows of a table are left out.
+    """Read a recipe and return its sections by stage name, without the rows of an ablation table.
 
     Raises:
-        UserError: No such recipe, not YAML, or a section that is no stage.
+        UserError: No such recipe, invalid YAML, or a section that is not a stage.
     """
     return {section: settings for section, settings in load_sections(name).items() if section != TABLE}
 

@@ -1,6 +1,6 @@
-"""The kinds of plugins, what builders of each return, and the built-in ones: names and modules that register them.
+"""The kinds of plugins, their interfaces, and the modules of the built-in plugins.
 
-Addresses only; nothing is imported here, so listing plugins stays instant.
+Only names; nothing is imported here, so listing plugins is fast.
 """
 
 from __future__ import annotations
@@ -8,21 +8,21 @@ from __future__ import annotations
 KINDS: dict[str, str] = {
     "backbone": "face pixels -> embedding",
     "head": "embedding and label -> logits with a margin",
-    "denoiser": "noisy latent, timestep, context -> noise",
+    "denoiser": "noisy latent, timestep, context -> prediction of noise, v or x0",
     "autoencoder": "pixels <-> latents",
-    "scheduler": "how a sample moves from noise to image, step by step",
-    "guidance": "how denoiser outputs under several contexts are combined",
-    "contexts": "where new identities come from",
-    "context_filter": "which candidate contexts are kept",
-    "context_variation": "one context per image of an identity",
-    "sample_filter": "which images are drawn again",
-    "augmentation": "images added to a finished set",
-    "transform": "random changes of an image during training",
-    "record_format": "how a packed set lies on disk",
-    "benchmark": "verification pairs with a protocol",
+    "scheduler": "diffusion sampler: steps from noise to a latent",
+    "guidance": "combination of denoiser outputs under several contexts",
+    "contexts": "source of new identities",
+    "context_filter": "selection of candidate contexts",
+    "context_variation": "variation of the context from image to image of an identity",
+    "sample_filter": "rejection of sampled images, which are drawn again",
+    "augmentation": "images added to a sampled set",
+    "transform": "random image transform during training",
+    "record_format": "file format of a packed set",
+    "benchmark": "verification or identification benchmark",
 }
 
-# What a builder of each kind returns: the class or type that says so, as `facesyn plugins` shows it.
+# Return type of the builders of each kind, as shown by `facesyn plugins`.
 INTERFACES: dict[str, str] = {
     "backbone": "facesyn_cli.models.interfaces.Backbone",
     "head": "facesyn_cli.models.heads.margin.Head",

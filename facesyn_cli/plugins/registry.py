@@ -1,8 +1,8 @@
-"""The registry: from (kind, name) to a builder, its typed config and its card.
+"""The plugin registry: (kind, name) -> builder, typed config and card.
 
-Names are addresses: the built-in table and entry points of group `facesyn.<kind>` say in which module
-a plugin lives, and only that module is imported when the plugin is looked up. A plugin is a builder
-with the decorator `@register`; its only argument is its config, a pydantic model.
+The built-in table and entry points of the group `facesyn.<kind>` map names to modules; looking up a plugin imports only
+its module. A plugin is a builder function with the decorator `@register`; its only argument is its config, a pydantic
+model.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class NamedConfig(Protocol):
 
 @dataclass(frozen=True)
 class Card:
-    """What a user needs to know about a plugin before choosing it."""
+    """Description of a plugin, as `facesyn plugins` shows it."""
 
-    about: str                         # one sentence
-    paper: str = ""                    # title or authors, year, arXiv number
-    input: str = ""                    # input size and normalization, where the plugin is a network
-    license: str = ""                  # license of known weights, where there are any
+    about: str                         # what it does, in one sentence
+    paper: str = ""                    # authors, year, arXiv number
+    input: str = ""                    # input size and normalization of a network
+    license: str = ""                  # license of known weights
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def get(kind: str, name: str) -> Plugin:
     """Return the plugin called `name`, importing its module (and no other) when needed.
 
     Raises:
-        UserError: There is no such plugin, two packages claim the name, or its module does not import.
+        UserError: There is no such plugin, two packages register the name, or its module cannot be imported.
     """
     addresses = _addresses(kind)
     if name not in addresses:
@@ -103,7 +103,7 @@ def get(kind: str, name: str) -> Plugin:
         try:
             importlib.import_module(address.partition(":")[0])
         except Exception as error:
-            raise UserError(f"{kind} plugin {name!r} ({address}) does not import: {error}") from error
+            raise UserError(f"{kind} plugin {name!r} ({address}) cannot be imported: {error}") from error
     if (kind, name) not in _registered:
         raise UserError(f"module {address} does not register a {kind} called {name!r}")
     return _registered[kind, name]
@@ -126,7 +126,7 @@ def configure(kind: str, settings: dict) -> Any:
 
 
 def build(kind: str, cfg: NamedConfig) -> Any:
-    """Build the plugin that `cfg` names."""
+    """Build the plugin with the name and settings of `cfg`."""
     return get(kind, cfg.name).build(cfg)
 
 
@@ -140,7 +140,7 @@ def available(kind: str) -> list[str]:
 
 
 def _addresses(kind: str) -> dict[str, dict[str, None]]:
-    """Map each name to the distinct addresses that claim it."""
+    """Map each name to the distinct addresses that it is registered at."""
     if kind not in KINDS:
         available(kind)
     found: dict[str, dict[str, None]] = {name: {module: None} for name, module in BUILTIN[kind].items()}

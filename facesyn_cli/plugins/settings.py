@@ -1,7 +1,7 @@
-"""Settings with plugins inside: a field that names a plugin takes a name, a mapping, or validated settings.
+"""Settings with nested plugins: a plugin field accepts a name, a mapping, or validated settings.
 
-`Settings` is the base of everything that is configured, the settings of stages and of plugins alike, so
-`SampleConfig(scheduler={"name": "ddim", "steps": 4})` works wherever it is written.
+`Settings` is the base class of the settings of stages and plugins, so `SampleConfig(scheduler={"name": "ddim", "steps":
+4})` works in Python, in recipes and in headers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def PluginSection(kind: str, default: str | dict | None = None, doc: str = "", *
 
 
 def PluginList(kind: str, default: list[str | dict], doc: str = "", **extra: Any) -> Any:  # noqa: N802
-    """A field that holds a list of plugins of one kind, in the order in which they act; see `PluginSection`."""
+    """A field that holds a list of plugins of one kind, in the order of their application; see `PluginSection`."""
     return _plugin_field(
         kind, [_named(item) for item in default], True, doc or f"{kind} plugins and their settings", extra
     )
@@ -44,7 +44,7 @@ def plugin_of(info: FieldInfo) -> tuple[str, bool] | None:
 
 
 class Settings(BaseModel):
-    """Frozen settings; unknown keys are refused, and parts of a section keep the rest of the field's default."""
+    """Frozen settings without unknown keys; a partial section is completed from the default of its field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
@@ -64,11 +64,11 @@ class Settings(BaseModel):
 
 
 class PluginConfig(Settings):
-    """Settings of one plugin, validated and frozen; `name` says which plugin they belong to."""
+    """Settings of one plugin, validated and frozen; `name` is the plugin."""
 
     model_config = ConfigDict(validate_default=True)
 
-    name: str = ""  # public name of the plugin, filled in when the settings are resolved
+    name: str = ""  # public name of the plugin, set when the settings are resolved
 
 
 def _plugin_field(kind: str, default: Any, is_list: bool, doc: str, extra: dict[str, Any]) -> Any:
@@ -81,7 +81,7 @@ def _named(value: str | dict | None) -> dict | None:
 
 
 def _with_default(value: Any, default: dict | None) -> Any:
-    """Complete a section: one that names no plugin keeps the default's; one that names another starts from scratch."""
+    """Complete a section from the default, unless it names another plugin."""
     value = _named(value)
     if not isinstance(value, dict) or not default:
         return value

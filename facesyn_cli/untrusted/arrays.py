@@ -1,5 +1,5 @@
-"""Read `.npy` and `.npz` files that others wrote: headers are checked against the size of the file before any memory
-is taken, and pickled objects are never read.
+"""Read untrusted `.npy` and `.npz` files: headers are checked against the file size before memory is allocated, and
+pickled objects are refused.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.input_files import GIB, input_size, open_input
 
 MAX_ARCHIVE = 64 * GIB          # bytes of all arrays of a .npz
-_MAX_RATIO, _SMALL = 1000, 2**28  # an archive that grows a thousandfold to more than 256 MiB is a trap
-_PLAIN_KINDS = "biufcSU"        # booleans, numbers, text; no objects, no records, no dates
-_VERSIONS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}  # 3: records
+_MAX_RATIO, _SMALL = 1000, 2**28  # an archive that expands by more to over 256 MiB is refused
+_PLAIN_KINDS = "biufcSU"        # booleans, numbers, text; not objects, records or dates
+_VERSIONS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}  # 3.0: records
 
 
 def read_array(path: Path, expected: str = "a plain array file (.npy)") -> np.ndarray:
     """Return the array in a `.npy` file.
 
     Raises:
-        UserError: It cannot be read, is no `.npy` file, its size is not what its header says, or it holds objects.
+        UserError: It cannot be read, is not a `.npy` file, its size does not match its header, or it holds objects.
     """
     with open_input(path, expected=expected) as file:
         return array_from(file, input_size(path), path, expected)
 
 
 def array_from(file: BinaryIO, size: int, where: Path | str, expected: str = "a plain array file (.npy)") -> np.ndarray:
-    """Return the array in an open file of `.npy` form.
+    """Return the array in an open `.npy` file.
 
     Args:
-        file: At the start of the array.
+        file: Positioned at the start of the array.
         size: Bytes from there to the end.
-        where: Its name, for the message.
-        expected: What it should be, for the message.
+        where: Name of the file, for the message.
+        expected: What the file should be, for the message.
 
     Raises:
         UserError: As `read_array`.
@@ -53,7 +53,7 @@ def array_from(file: BinaryIO, size: int, where: Path | str, expected: str = "a 
 
 
 def map_array(path: Path, expected: str = "a plain array file (.npy)") -> np.ndarray:
-    """Map a `.npy` file into memory, read-only; what is not used is not read.
+    """Map a `.npy` file into memory, read-only; pages are read when they are used.
 
     Raises:
         UserError: As `read_array`.
@@ -62,7 +62,7 @@ def map_array(path: Path, expected: str = "a plain array file (.npy)") -> np.nda
         shape, is_fortran, dtype = _checked_header(file, input_size(path), path, expected)
         offset = file.tell()
     if 0 in shape or not shape:
-        return read_array(path, expected)  # nothing can be mapped
+        return read_array(path, expected)  # an empty array cannot be mapped
     try:
         return np.memmap(path, dtype, "r", offset, shape, "F" if is_fortran else "C")
     except (OSError, ValueError, OverflowError) as error:
@@ -76,11 +76,11 @@ def read_archive(
 
     Args:
         path: The file.
-        expected: What it should be, for the message.
-        names: Arrays that must be in it; others may be.
+        expected: What the file should be, for the message.
+        names: Arrays that must be present; there may be others.
 
     Raises:
-        UserError: It cannot be read, is no such archive, is damaged, unpacks to absurdly much, holds objects, or lacks
+        UserError: It cannot be read, is not an archive, is damaged, unpacks to too many bytes, holds objects, or lacks
             one of the arrays.
     """
     with open_input(path, expected=expected) as file:
@@ -113,7 +113,7 @@ def array_from_bytes(data: bytes, where: Path | str, expected: str = "a plain ar
 def _checked_header(
     file: BinaryIO, size: int, where: Path | str, expected: str
 ) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Return (shape, is in Fortran order, dtype) and leave the file at the first number."""
+    """Return (shape, is in Fortran order, dtype) and position the file at the data."""
     start = file.tell()
     try:
         version = np.lib.format.read_magic(file)
@@ -127,10 +127,10 @@ def _checked_header(
         count = 1
         for side in shape:
             count *= side
-        wanted, there = count * dtype.itemsize, size - (file.tell() - start)
-        if wanted != there:
-            raise ValueError(f"{dtype} of shape {' x '.join(map(str, shape)) or '()'} is {wanted} bytes, but {there} "
-                             "follow its header")
+        expected_size, actual_size = count * dtype.itemsize, size - (file.tell() - start)
+        if expected_size != actual_size:
+            raise ValueError(f"{dtype} of shape {' x '.join(map(str, shape)) or '()'} is {expected_size} bytes, "
+                             f"but {actual_size} follow its header")
         return shape, is_fortran, dtype
     except Exception as error:  # a damaged header raises nearly anything
         raise _refusal(where, error, expected) from error

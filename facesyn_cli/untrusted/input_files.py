@@ -1,17 +1,16 @@
-"""Open input files: regular files only, of a known size, with one line for everything that can go wrong.
+"""Open input files: regular files of limited size only; every failure is a one-line `UserError`.
 
-A FIFO, a socket or a device blocks the process that opens it, often for good and deaf to signals, and has no end.
-Everything a user names, and everything that a user's file names, is opened here or checked here before another
-library opens it.
+Opening a FIFO, a socket or a device can block the process forever, also for signals. All paths from users, and from
+files of users, are opened or checked here before another library opens them.
 
     open_input(path)        a binary file object
     read_bytes(path)        the whole content, below a limit
-    read_start(path, 9)     its first bytes, to tell what it is
+    read_start(path, 9)     its first bytes, to detect its format
     read_text(path)         the content as UTF-8 text
     read_lines(path)        line by line, for lists of any length
-    input_size(path)        the check alone, for libraries that open a path themselves
-    check_input(path)       the check for an input that may be a folder
-    inside(folder, name)    the path of a file that another file names, never outside of its folder
+    input_size(path)        the check only, for libraries that open a path themselves
+    check_input(path)       the check for a file or folder
+    inside(folder, name)    the path of a file that another file names, restricted to its folder
     files_below(folder)     all files below a folder
 """
 
@@ -56,10 +55,10 @@ def input_size(path: Path | str, limit: int | None = None, expected: str = "a fi
 
 
 def check_input(path: Path | str, expected: str = "a file or folder") -> None:
-    """Refuse what is neither a regular file nor a folder; a path where nothing is passes.
+    """Check that a path is a regular file, a folder, or absent.
 
     Raises:
-        UserError: It is a FIFO, a socket or a device, or cannot be looked at.
+        UserError: It is a FIFO, a socket or a device, or its status cannot be read.
     """
     info = _stat(path, expected)
     if info is not None and not stat.S_ISDIR(info.st_mode):
@@ -77,10 +76,10 @@ def open_input(path: Path | str, limit: int | None = None, expected: str = "a fi
     Raises:
         UserError: It cannot be opened, is no regular file, or is larger than the limit.
     """
-    input_size(path, limit, expected)  # before opening: to open a device may do something
+    input_size(path, limit, expected)  # before opening, which can have effects on a device
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        descriptor = os.open(path, flags)  # does not block, should a FIFO have taken the name in between
+        descriptor = os.open(path, flags)  # does not block if the file was replaced by a FIFO in between
     except OSError as error:
         raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
     try:
@@ -99,7 +98,7 @@ def read_bytes(path: Path | str, limit: int, expected: str = "a file") -> bytes:
     """
     with open_input(path, limit, expected) as file:
         try:
-            data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)  # memory is taken for what is asked
+            data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)  # allocates what is requested
         except OSError as error:
             raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
     if len(data) > limit:
@@ -135,12 +134,12 @@ def read_text(path: Path | str, limit: int = 64 * MIB, expected: str = "a text f
 
 
 def read_byte_lines(path: Path | str, expected: str = "a text list", max_line: int = MAX_LINE) -> Iterator[bytes]:
-    """Yield the lines of a list of any length, with their line ends; one is held at a time.
+    """Yield the lines of a list of any length, with their line ends, one in memory at a time.
 
     Args:
         path: The list.
         expected: What the file should be, for the message.
-        max_line: Largest line in bytes.
+        max_line: Longest line in bytes.
 
     Raises:
         UserError: As `open_input`, or a line is too long.
@@ -169,7 +168,7 @@ def read_lines(path: Path | str, expected: str = "a text list", max_line: int = 
     Args:
         path: The list.
         expected: What the file should be, for the message.
-        max_line: Largest line in bytes.
+        max_line: Longest line in bytes.
 
     Raises:
         UserError: As `read_byte_lines`, or a line is not UTF-8 or holds a NUL byte.
@@ -191,9 +190,9 @@ def read_lines(path: Path | str, expected: str = "a text list", max_line: int = 
 
 
 def inside(folder: Path, name: str, where: Path | str) -> Path:
-    """Return the path of a file that another file names, which must lie in a folder or below it.
+    """Return the path of a file that another file names; it must be below a folder.
 
-    Only the name is judged. Links are followed, as the user made them: caches of downloads consist of links.
+    Only the name is checked. Links are followed: download caches consist of links.
 
     Args:
         folder: The folder.
@@ -201,7 +200,7 @@ def inside(folder: Path, name: str, where: Path | str) -> Path:
         where: The file that names it, for the message.
 
     Raises:
-        UserError: The name is absolute, leads out of the folder (`..`), or cannot be the name of a file.
+        UserError: The name is absolute, leads out of the folder (`..`), or is not a valid file name.
     """
     parts = name.replace("\\", "/").split("/")
     if not all(parts) or ".." in parts or "\0" in name or Path(name).is_absolute():
@@ -242,7 +241,7 @@ def too_deep(root: Path, path: str) -> str:
 
 
 def _stat(path: Path | str, expected: str) -> os.stat_result | None:
-    """Return what a path leads to; None where nothing is."""
+    """Return the status of a path, following links; None if it does not exist."""
     try:
         return os.stat(path)
     except FileNotFoundError:

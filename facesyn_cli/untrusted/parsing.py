@@ -1,8 +1,8 @@
 """Parse and validate YAML and JSON from untrusted files, with limits; every failure is a one-line `UserError`.
 
-Of YAML only what a recipe needs is read: mappings with text keys, lists, text, numbers, true / false, null, and
-aliases that do not grow. Dates stay text; other tags (`!!binary`, `!!timestamp`, `!!python/...`) are refused.
-JSON may hold NaN and Infinity, as Python's own writer does.
+YAML is restricted to mappings with string keys, lists, strings, numbers, true / false, null, and aliases of limited
+size. Dates are strings; other tags (`!!binary`, `!!timestamp`, `!!python/...`) are refused. JSON may contain NaN and
+Infinity, like the output of Python's `json`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from facesyn_cli.untrusted.input_files import KIB, MIB, read_lines, read_text
 
 MAX_YAML = 256 * KIB            # bytes of a recipe
 MAX_JSON = 64 * MIB             # bytes of a header, a config.json, an index
-MAX_DEPTH = 64                  # mappings and lists inside each other
-MAX_NODES = 100_000             # values of a YAML document, aliases counted as often as they stand there
+MAX_DEPTH = 64                  # nesting of mappings and lists
+MAX_NODES = 100_000             # values of a YAML document, with expanded aliases
 MAX_INTEGER = 2**64             # in magnitude
 _SHOWN = 3                      # problems that a message names
 
@@ -32,8 +32,8 @@ def parse_yaml(text: str) -> Any:
     """Return the value of a YAML document; None of an empty one.
 
     Raises:
-        UserError: It is no YAML, holds what is not read, or is larger or deeper than the limits. The message says
-            what and on which line; the caller adds the file.
+        UserError: It is not valid YAML, has an unsupported type, or exceeds a limit. The message names the line; the
+            caller adds the file.
     """
     if len(text) > MAX_YAML:
         raise UserError(f"{len(text)} characters of YAML; at most {MAX_YAML} were expected")
@@ -42,9 +42,9 @@ def parse_yaml(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"no valid YAML{place}: {_one_line(error.problem or error.context or error)}") from error
+        raise UserError(f"invalid YAML{place}: {_one_line(error.problem or error.context or error)}") from error
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
-        raise UserError(f"no valid YAML: {_one_line(error)}") from error
+        raise UserError(f"invalid YAML: {_one_line(error)}") from error
 
 
 def read_yaml(path: Path, expected: str = "a YAML file") -> Any:
@@ -60,7 +60,7 @@ def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON document.
 
     Raises:
-        UserError: It is no JSON, or nested too deeply. The message says what; the caller adds the file.
+        UserError: It is not valid JSON, or nested too deeply. The caller adds the file to the message.
     """
     try:
         value = json.loads(text, parse_int=_integer)
@@ -69,7 +69,7 @@ def parse_json(text: str | bytes) -> Any:
             raise ValueError(f"more than {MAX_DEPTH} levels of nesting")
         return value
     except (ValueError, RecursionError) as error:
-        raise UserError(f"no valid JSON: {_one_line(error)}") from error
+        raise UserError(f"invalid JSON: {_one_line(error)}") from error
 
 
 def read_json(path: Path, limit: int = MAX_JSON, expected: str = "a JSON file") -> Any:
@@ -82,7 +82,7 @@ def read_json(path: Path, limit: int = MAX_JSON, expected: str = "a JSON file") 
 
 
 def read_json_lines(path: Path, expected: str = "a file of JSON lines") -> Iterator[Any]:
-    """Yield the value of every line of a file; see `parse_json` and `files.read_lines`.
+    """Yield the value of every line of a file; see `parse_json` and `input_files.read_lines`.
 
     Raises:
         UserError: The file cannot be read, or a line cannot be parsed.
@@ -135,7 +135,7 @@ def _parsed(parse: Callable[[str], Any], text: str, path: Path) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader with fewer types, unique keys of text, and limits on depth and size."""
+    """The safe loader with fewer types, unique string keys, and limits on depth and size."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -152,7 +152,7 @@ class _Loader(yaml.SafeLoader):
         if not is_alias:
             self._sizes[id(node)] = 1 + sum(self._sizes[id(child)] for child in _children(node))
         elif id(node) not in self._sizes:
-            raise yaml.composer.ComposerError(None, None, "an alias that refers to what it stands in", mark)
+            raise yaml.composer.ComposerError(None, None, "an alias that contains itself", mark)
         if self._sizes[id(node)] > MAX_NODES:
             raise yaml.composer.ComposerError(None, None, f"more than {MAX_NODES} values, aliases included", mark)
         return node
@@ -166,7 +166,7 @@ class _Loader(yaml.SafeLoader):
             found = node.value if isinstance(node, yaml.ScalarNode) else node.id
             wanted = node.tag.rpartition(":")[2]
             raise yaml.constructor.ConstructorError(
-                None, None, f"{str(found)[:80]!r} is no {wanted}", node.start_mark
+                None, None, f"{str(found)[:80]!r} is not a valid {wanted}", node.start_mark
             ) from error
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict:
@@ -179,11 +179,11 @@ class _Loader(yaml.SafeLoader):
             if key.tag != "tag:yaml.org,2002:str":
                 found = key.value if isinstance(key, yaml.ScalarNode) else key.id
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {str(found)[:80]!r} is no text; put it in quotes", key.start_mark
+                    None, None, f"the key {str(found)[:80]!r} is not a string; put it in quotes", key.start_mark
                 )
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value[:80]!r} stands there twice", key.start_mark
+                    None, None, f"the key {key.value[:80]!r} is given twice", key.start_mark
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -197,7 +197,7 @@ class _Loader(yaml.SafeLoader):
         raise yaml.constructor.ConstructorError(None, None, f"{text[:40]!r} is too large a number", node.start_mark)
 
 
-_Loader.yaml_implicit_resolvers = {  # dates stay text
+_Loader.yaml_implicit_resolvers = {  # dates are strings
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
@@ -223,7 +223,7 @@ def _integer(text: str) -> int:
 
 
 def _is_deep(value: Any) -> bool:
-    """True when lists and mappings lie more than `MAX_DEPTH` deep inside each other."""
+    """Return whether lists and mappings are nested more than `MAX_DEPTH` levels deep."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         level = [item for item in level if isinstance(item, dict | list)]

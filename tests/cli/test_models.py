@@ -394,7 +394,7 @@ def test_wrong_words(assert_refused, tmp_path, recognizer, unet):
     assert_refused("models", "inspect", recognizer, "--out", tmp_path / "x", says="no option --out")
     assert_refused("models", "list", recognizer, says="takes nothing else")
     assert_refused("models", "convert", recognizer, says="--out")
-    assert_refused("models", "convert", recognizer, "--out", tmp_path, says="is there already")
+    assert_refused("models", "convert", recognizer, "--out", tmp_path, says="exists and was not made by facesyn")
     assert_refused("models", "convert", recognizer, "--out", tmp_path / "x", "--to", "caffe", says="safetensors")
     assert_refused("models", "convert", unet, "--out", tmp_path / "x", "--to", "onnx", says="a recognizer")
     assert_refused("models", "inspect", tmp_path / "nothing", says="does not exist")

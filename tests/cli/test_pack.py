@@ -453,7 +453,7 @@ def test_a_flat_folder_is_said_and_its_list_is_taken(pack, run_cli, tmp_path: Pa
     who = folder.parent / "identity_CelebA.txt"
     who.write_text("".join(f"{name} {2880 + k % 4}\n" for k, name in enumerate(names)))
     flat = run_cli("pack", "--in", folder, "--out", tmp_path / "flat", f"size={SIZE}", "--json")
-    assert flat.json()["identities"] == 12 and f"{who} says who is who" in flat.err
+    assert flat.json()["identities"] == 12 and f"{who} lists the identities" in flat.err
     listed = pack("--in", who)
     assert listed.json()["identities"] == 4 and listed.json()["images"] == 12 and "who is who" not in listed.err
     records = RecordSet.open(tmp_path / "out")

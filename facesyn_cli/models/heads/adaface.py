@@ -1,4 +1,4 @@
-"""AdaFace: Kim et al. 2022, arXiv:2204.00964: the margin follows the quality of an image, told by its norm.
+"""AdaFace: Kim et al. 2022, arXiv:2204.00964: the margin adapts to image quality, estimated by the feature norm.
 
     a = clip(|f|, 0.001, 100), without gradient
     z = clip((a - mu) / (sigma / h), -1, 1), mu and sigma moving averages of the batch's mean and deviation
@@ -30,33 +30,23 @@ class AdaFaceConfig(PluginConfig):
 
     scale: float = affects_result(64.0, "s, factor of all logits", gt=0)
     margin: float = affects_result(0.4, "m, radians and cosine", ge=0, lt=1)
-    concentration: float = affects_result(0.333, "h, share of norms within one deviation unit", gt=0)
+    concentration: float = affects_result(0.333, "h, width of the quality scale in standard deviations is 1 / h", gt=0)
     rate: float = affects_result(0.01, "t_alpha, weight of the newest mean and deviation", gt=0, le=1)
 
 
 class AdaFace(MarginHead):
-    """Margin that follows the norm of an embedding; `margin` is both an angle and a cosine.
+    """Margin that adapts to the norm of an embedding; `margin` is both an angle and a cosine.
 
-    Buffers `norm_mean`, `norm_deviation` (1,) and `num_observed` (). The first batch sets them, later ones move
-    them: the formula says nothing of their start. Mean and deviation (over B - 1) are those of the global batch,
-    so that they do not depend on the number of processes.
-
-    Args:
-        concentration: h.
-        rate: t_alpha.
+    Buffers `norm_mean`, `norm_deviation` (1,) and `num_observed` () are set by the first batch, which the paper leaves
+    open, and updated by later ones. Mean and deviation (over B - 1) are those of the global batch and so do not depend
+    on the number of processes.
     """
 
     num_statistics = 2
 
-    def __init__(
-        self,
-        scale: float = 64.0,
-        margin: float = 0.4,
-        concentration: float = 0.333,
-        rate: float = 0.01,
-    ) -> None:
-        super().__init__(scale, margin)
-        self.concentration, self.rate = concentration, rate
+    def __init__(self, cfg: AdaFaceConfig) -> None:
+        super().__init__(cfg.scale, cfg.margin)
+        self.concentration, self.rate = cfg.concentration, cfg.rate
         self.register_buffer("norm_mean", torch.zeros(1))
         self.register_buffer("norm_deviation", torch.ones(1))
         self.register_buffer("num_observed", torch.zeros((), dtype=torch.int64))
@@ -94,7 +84,7 @@ def _norms(embeddings: Tensor) -> Tensor:
     return embeddings.norm(dim=1).clamp(*NORM_RANGE)
 
 
-@register("head", "adaface", Card("Margin that follows an image's quality.", "Kim et al. 2022, arXiv:2204.00964"))
+@register("head", "adaface", Card("Margin that adapts to image quality.", "Kim et al. 2022, arXiv:2204.00964"))
 def build_adaface(cfg: AdaFaceConfig) -> nn.Module:
     """Build the AdaFace head."""
-    return AdaFace(scale=cfg.scale, margin=cfg.margin, concentration=cfg.concentration, rate=cfg.rate)
+    return AdaFace(cfg)

@@ -1,7 +1,7 @@
 """ArcFace: Deng et al. 2019, arXiv:1801.07698, Eq. 3.
 
-Target s cos(theta_y + m), other classes s cos_j. Where theta_y + m would pass pi (cos_y <= cos(pi - m)) the
-target is s (cos_y - m sin(pi - m)), which keeps it falling.
+Target s cos(theta_y + m), other classes s cos_j. Beyond theta_y + m = pi (cos_y <= cos(pi - m)) the target is
+s (cos_y - m sin(pi - m)), which keeps it decreasing.
 """
 
 from __future__ import annotations
@@ -33,4 +33,4 @@ class ArcFace(MarginHead):
 @register("head", "arcface", Card("Additive angular margin.", "Deng et al. 2019, arXiv:1801.07698"))
 def build_arcface(cfg: AngularConfig) -> nn.Module:
     """Build the ArcFace head."""
-    return ArcFace(scale=cfg.scale, margin=cfg.margin)
+    return ArcFace(cfg.scale, cfg.margin)

@@ -1,10 +1,10 @@
 """Combined margin: Deng et al. 2019, arXiv:1801.07698, Eq. 4. Target s (cos(m1 theta_y + m2) - m3), others s cos_j.
 
-m1 = 1, m3 = 0 is ArcFace; m1 = 1, m2 = 0 is CosFace; m2 = m3 = 0 is SphereFace. Where phi = m1 theta_y + m2 passes
-pi, -2 - cos(phi) stands for cos(phi): it goes on where cos ends and keeps falling (SphereFace's continuation, Liu
-et al. 2017, arXiv:1704.08063, Eq. 7 with k = 1).
+m1 = 1, m3 = 0 is ArcFace; m1 = 1, m2 = 0 is CosFace; m2 = m3 = 0 is SphereFace. Beyond phi = m1 theta_y + m2 = pi,
+cos(phi) is replaced by -2 - cos(phi), which continues it and keeps decreasing (SphereFace, Liu et al. 2017,
+arXiv:1704.08063, Eq. 7 with k = 1).
 
-The defaults s = 64, m2 = 0.3 and m3 = 0.2 are from memory; no source was at hand.
+The source of the defaults s = 64, m2 = 0.3 and m3 = 0.2 was not checked.
 """
 
 from __future__ import annotations
@@ -37,23 +37,11 @@ class CombinedMarginConfig(PluginConfig):
 
 
 class CombinedMargin(MarginHead):
-    """Multiplicative, angular and cosine margin together.
+    """Multiplicative, angular and cosine margin together."""
 
-    Args:
-        factor: m1.
-        angle: m2, radians.
-        cosine: m3, a cosine.
-    """
-
-    def __init__(
-        self,
-        scale: float = 64.0,
-        factor: float = 1.0,
-        angle: float = 0.3,
-        cosine: float = 0.2,
-    ) -> None:
-        super().__init__(scale, angle)
-        self.factor, self.cosine = factor, cosine
+    def __init__(self, cfg: CombinedMarginConfig) -> None:
+        super().__init__(cfg.scale, cfg.angle)
+        self.factor, self.cosine = cfg.factor, cfg.cosine
 
     def changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
         phi = self.factor * _angle(target) + self.margin
@@ -62,7 +50,7 @@ class CombinedMargin(MarginHead):
 
 
 def _angle(cosine: Tensor) -> Tensor:
-    """Return acos; its derivative is taken as 0 where the cosine is exactly +-1 and it does not exist."""
+    """Return acos; its derivative is defined as 0 at a cosine of exactly +-1."""
     is_regular = cosine.abs() < 1
     return torch.where(is_regular, torch.where(is_regular, cosine, 0.0).acos(), cosine.detach().acos())
 
@@ -73,4 +61,4 @@ def _angle(cosine: Tensor) -> Tensor:
 )
 def build_combined_margin(cfg: CombinedMarginConfig) -> nn.Module:
     """Build the combined-margin head."""
-    return CombinedMargin(scale=cfg.scale, factor=cfg.factor, angle=cfg.angle, cosine=cfg.cosine)
+    return CombinedMargin(cfg)

@@ -27,4 +27,4 @@ class CosFace(MarginHead):
 @register("head", "cosface", Card("Additive cosine margin.", "Wang et al. 2018, arXiv:1801.09414"))
 def build_cosface(cfg: CosFaceConfig) -> nn.Module:
     """Build the CosFace head."""
-    return CosFace(scale=cfg.scale, margin=cfg.margin)
+    return CosFace(cfg.scale, cfg.margin)

@@ -22,25 +22,17 @@ class CurricularFaceConfig(AngularConfig):
 
 
 class CurricularFace(MarginHead):
-    """Angular margin, and hard negatives that count for more as training goes on; `margin` in radians.
+    """Angular margin with a weight of hard negatives that grows during training; `margin` in radians.
 
-    The buffer `t` () starts at 0. `observe` moves it towards the mean target cosine of the global batch;
-    published code (TFace, rate 0.1) does so inside the forward pass, before t is used.
-
-    Args:
-        rate: alpha, weight of the new mean in t.
+    The buffer `t` (1,) starts at 0. `observe` updates it with the mean target cosine of the global batch; published
+    code (TFace, rate 0.1) does so inside the forward pass, before t is used.
     """
 
     num_statistics = 1
 
-    def __init__(
-        self,
-        scale: float = 64.0,
-        margin: float = 0.5,
-        rate: float = 0.1,
-    ) -> None:
-        super().__init__(scale, margin)
-        self.rate = rate
+    def __init__(self, cfg: CurricularFaceConfig) -> None:
+        super().__init__(cfg.scale, cfg.margin)
+        self.rate = cfg.rate
         self.register_buffer("t", torch.zeros(1))
 
     def statistics(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -58,8 +50,8 @@ class CurricularFace(MarginHead):
 
 @register(
     "head", "curricularface",
-    Card("Angular margin; hard negatives count for more over time.", "Huang et al. 2020, arXiv:2004.00288"),
+    Card("Angular margin; the weight of hard negatives grows during training.", "Huang et al. 2020, arXiv:2004.00288"),
 )
 def build_curricularface(cfg: CurricularFaceConfig) -> nn.Module:
     """Build the CurricularFace head."""
-    return CurricularFace(scale=cfg.scale, margin=cfg.margin, rate=cfg.rate)
+    return CurricularFace(cfg)

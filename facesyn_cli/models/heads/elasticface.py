@@ -1,9 +1,9 @@
-"""ElasticFace: Boutros et al. 2022, arXiv:2109.09416: every image draws its own margin E ~ N(m, sigma).
+"""ElasticFace: Boutros et al. 2022, arXiv:2109.09416: a random margin E ~ N(m, sigma) for every image.
 
 * `elasticface-arc`: target s cos(theta_y + E), as ArcFace beyond pi; m 0.5, sigma 0.05.
 * `elasticface-cos`: target s (cos_y - E); m 0.35, sigma 0.05.
-* `-plus`: the drawn margins are sorted over the images at hand, so that the image with the smallest cos_y gets the
-  largest margin; sigma 0.0175 (Arc). 0.025 (Cos) is the paper's value as remembered, checked nowhere.
+* `-plus`: the drawn margins are sorted within the batch, so that the image with the smallest cos_y gets the largest
+  margin; sigma 0.0175 (Arc); 0.025 (Cos) was not checked against the paper.
 
 sigma = 0 is ArcFace, or CosFace.
 """
@@ -52,28 +52,21 @@ class ElasticCosPlusConfig(ElasticCosConfig):
 
 
 class ElasticFace(MarginHead):
-    """A margin drawn for each image, in training; in eval mode every image has the mean margin.
+    """A random margin for each image in training; the mean margin in eval mode.
 
-    Draws come from torch's own generator of the device, which a training step seeds for each group of images:
-    they depend on seed, step and group only. A draw outside [0, pi / 2) is taken as the nearest end; with the
-    published settings that is 10 deviations away.
+    Margins are drawn from torch's default generator of the device, which a training step seeds for each group of
+    images: they depend on seed, step and group only. Draws are clamped to [0, pi / 2), with the published settings 10
+    deviations away.
 
     Args:
-        deviation: sigma of the margins.
+        cfg: Settings.
         is_angular: True: margins are angles (Arc); False: cosines (Cos).
-        is_sorted: Whether harder images get larger ones of the drawn margins (+).
+        is_sorted: Assign larger margins to harder images (+).
     """
 
-    def __init__(
-        self,
-        scale: float = 64.0,
-        margin: float = 0.5,
-        deviation: float = 0.05,
-        is_angular: bool = True,
-        is_sorted: bool = False,
-    ) -> None:
-        super().__init__(scale, margin)
-        self.deviation, self.is_angular, self.is_sorted = deviation, is_angular, is_sorted
+    def __init__(self, cfg: ElasticArcConfig | ElasticCosConfig, is_angular: bool, is_sorted: bool) -> None:
+        super().__init__(cfg.scale, cfg.margin)
+        self.deviation, self.is_angular, self.is_sorted = cfg.deviation, is_angular, is_sorted
 
     def draw_margins(self, target: Tensor) -> Tensor:
         """Return the margins (B, 1) of images whose target cosines are (B, 1); without gradient."""
@@ -95,19 +88,19 @@ class ElasticFace(MarginHead):
 @register("head", "elasticface-arc", Card("ArcFace with a margin drawn for each image.", _PAPER))
 def build_elasticface_arc(cfg: ElasticArcConfig) -> nn.Module:
     """Build the ElasticFace-Arc head."""
-    return ElasticFace(scale=cfg.scale, margin=cfg.margin, deviation=cfg.deviation)
+    return ElasticFace(cfg, is_angular=True, is_sorted=False)
 
 
 @register("head", "elasticface-arc-plus", Card("ElasticFace-Arc; harder images get larger margins.", _PAPER))
 def build_elasticface_arc_plus(cfg: ElasticArcPlusConfig) -> nn.Module:
     """Build the ElasticFace-Arc+ head."""
-    return ElasticFace(scale=cfg.scale, margin=cfg.margin, deviation=cfg.deviation, is_sorted=True)
+    return ElasticFace(cfg, is_angular=True, is_sorted=True)
 
 
 @register("head", "elasticface-cos", Card("CosFace with a margin drawn for each image.", _PAPER))
 def build_elasticface_cos(cfg: ElasticCosConfig) -> nn.Module:
     """Build the ElasticFace-Cos head."""
-    return ElasticFace(scale=cfg.scale, margin=cfg.margin, deviation=cfg.deviation, is_angular=False)
+    return ElasticFace(cfg, is_angular=False, is_sorted=False)
 
 
 @register("head", "elasticface-cos-plus", Card("ElasticFace-Cos; harder images get larger margins.", _PAPER))

@@ -1,4 +1,4 @@
-"""MagFace: Meng et al. 2021, arXiv:2103.06627: the norm of an embedding becomes a measure of quality.
+"""MagFace: Meng et al. 2021, arXiv:2103.06627: the margin grows with the feature norm, which then measures quality.
 
     a = clip(|f|, l_a, u_a), l_a = 10, u_a = 110
     m(a) linear in a, from l_m = 0.45 at l_a to u_m = 0.8 at u_a
@@ -27,8 +27,8 @@ class MagFaceConfig(PluginConfig):
     scale: float = affects_result(64.0, "s, factor of all logits", gt=0)
     margin: float = affects_result(0.45, "l_m, margin at the smallest norm, radians", ge=0, lt=math.pi / 2)
     max_margin: float = affects_result(0.8, "u_m, margin at the largest norm, radians", ge=0, lt=math.pi / 2)
-    min_norm: float = affects_result(10.0, "l_a", gt=0)
-    max_norm: float = affects_result(110.0, "u_a", gt=0)
+    min_norm: float = affects_result(10.0, "l_a, smallest norm", gt=0)
+    max_norm: float = affects_result(110.0, "u_a, largest norm", gt=0)
     norm_weight: float = affects_result(35.0, "lambda, weight of g(a) in the loss", ge=0)
 
     @model_validator(mode="after")
@@ -39,27 +39,12 @@ class MagFaceConfig(PluginConfig):
 
 
 class MagFace(MarginHead):
-    """Angular margin that grows with the norm, and a term that rewards large norms; margins in radians.
+    """Angular margin that grows with the norm, and a loss term that favors large norms; margins in radians."""
 
-    Args:
-        margin: l_m.
-        max_margin: u_m.
-        min_norm: l_a.
-        max_norm: u_a.
-        norm_weight: lambda.
-    """
-
-    def __init__(
-        self,
-        scale: float = 64.0,
-        margin: float = 0.45,
-        max_margin: float = 0.8,
-        min_norm: float = 10.0,
-        max_norm: float = 110.0,
-        norm_weight: float = 35.0,
-    ) -> None:
-        super().__init__(scale, margin)
-        self.max_margin, self.min_norm, self.max_norm, self.norm_weight = max_margin, min_norm, max_norm, norm_weight
+    def __init__(self, cfg: MagFaceConfig) -> None:
+        super().__init__(cfg.scale, cfg.margin)
+        self.max_margin, self.min_norm, self.max_norm = cfg.max_margin, cfg.min_norm, cfg.max_norm
+        self.norm_weight = cfg.norm_weight
 
     def extra_losses(self, embeddings: Tensor) -> Tensor | None:
         """Return lambda g(a), (B,)."""
@@ -80,11 +65,8 @@ class MagFace(MarginHead):
 
 @register(
     "head", "magface",
-    Card("Margin that grows with the norm; the norm tells quality.", "Meng et al. 2021, arXiv:2103.06627"),
+    Card("Margin that grows with the feature norm, a measure of quality.", "Meng et al. 2021, arXiv:2103.06627"),
 )
 def build_magface(cfg: MagFaceConfig) -> nn.Module:
     """Build the MagFace head."""
-    return MagFace(
-        scale=cfg.scale, margin=cfg.margin, max_margin=cfg.max_margin, min_norm=cfg.min_norm, max_norm=cfg.max_norm,
-        norm_weight=cfg.norm_weight,
-    )
+    return MagFace(cfg)

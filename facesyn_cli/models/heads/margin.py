@@ -1,10 +1,10 @@
-"""What all heads share: the class centers, their cosines with embeddings, and how a margin enters.
+"""Base classes of the classification heads: class centers, their cosines with embeddings, and margins.
 
 Legend of every head: f embedding, a = |f| its norm, cos_j = cosine of f and column j of the kernel, theta_j its
-angle, y the label, s the scale, m a margin. Logits go into plain softmax cross-entropy.
+angle, y the label, s the scale, m a margin. The loss is softmax cross-entropy of the logits.
 
-A head plugin's builder takes its settings and returns a `Head`. The number of classes is a fact of the training set,
-not a setting: `with_classes` makes the class centers once it is known, before anything else is asked of the head.
+The builder of a head plugin takes its settings and returns a `Head`. The number of classes depends on the training set:
+`with_classes` creates the class centers and is called before any other method.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from facesyn_cli.plugins.settings import PluginConfig
 
 
 class Head(nn.Module):
-    """Base of all heads: class centers, and what a training step may ask of any head.
+    """Base class of all heads: class centers, and the hooks of a training step.
 
-    A subclass implements `forward`, on top of `cosines`; the rest is for heads that need more. `kernel` (E, K), a
-    parameter, is there after `with_classes`.
+    A subclass implements `forward`; the other methods have defaults. The parameter `kernel` (E, K) exists after
+    `with_classes`.
 
-    The heads here compute in float32 (or float64 when kernel and embeddings are), also under autocast: a
-    scale of 64 turns a bfloat16 rounding of a cosine into an error of 0.25 in the logit.
+    The built-in heads compute in float32 (or float64 if kernel and embeddings do), also under autocast: with a scale of
+    64, bfloat16 rounding of a cosine would be an error of 0.25 in the logit.
 
     Shapes: B batch, E embedding, K classes.
     """
 
-    num_statistics = 0  # sums of the global batch that `observe` must be given once a step, before `forward`
+    num_statistics = 0  # length of the sums that `observe` receives once per step, before `forward`
     kernel: nn.Parameter
 
     def with_classes(self, num_classes: int, embedding_size: int = 512, seed: int = 0) -> Head:
-        """Make the class centers and return the head itself; a head with other weights of that size makes them here.
+        """Create the class centers, and any other parameters of that size; return the head.
 
         Args:
             num_classes: Number of classes K.
@@ -52,7 +52,7 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def scores(self, embeddings: Tensor) -> Tensor:
-        """Return (B, K) figures whose largest names the class an embedding belongs to; no margin in them."""
+        """Return (B, K) class scores of embeddings (B, E), without a margin; the largest is the predicted class."""
         return self.cosines(embeddings)
 
     def cosines(self, embeddings: Tensor) -> Tensor:
@@ -66,26 +66,26 @@ class Head(nn.Module):
             return self.cosines(embeddings).gather(1, labels[:, None])[:, 0]
 
     def statistics(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return (num_statistics,) sums over these images; added up over the global batch for `observe`."""
+        """Return (num_statistics,) sums over these images, which are summed over the global batch for `observe`."""
         return embeddings.new_zeros(self.num_statistics)
 
     def observe(self, sums: Tensor, count: int) -> None:
-        """Take in the sums of the global batch's `count` images; most heads need none."""
+        """Update the state of the head from the sums over the `count` images of the global batch."""
 
     def extra_losses(self, embeddings: Tensor) -> Tensor | None:
-        """Return (B,) what is added to the cross-entropy of each image, or None for nothing."""
+        """Return (B,) terms that are added to the cross-entropy of each image, or None."""
         return None
 
 
 class MarginHead(Head):
-    """Base of the heads that change scaled cosines: logits s * changed(cos).
+    """Base class of heads with a margin: logits s * changed(cos).
 
     Args:
         scale: s, factor of all logits.
-        margin: m, in radians or as a cosine, as the subclass says.
+        margin: m, in radians or as a cosine, depending on the subclass.
     """
 
-    def __init__(self, scale: float = 64.0, margin: float = 0.5) -> None:
+    def __init__(self, scale: float, margin: float = 0.0) -> None:
         super().__init__()
         self.scale, self.margin = scale, margin
 
@@ -99,27 +99,27 @@ class MarginHead(Head):
             return self.scale * self._apply_margin(cosines, target, is_target, embeddings)
 
     def _apply_margin(self, cosines: Tensor, target: Tensor, is_target: Tensor, embeddings: Tensor) -> Tensor:
-        """Return the (B, K) cosines with the margin in them; of most heads only those of the own class change.
+        """Return the (B, K) cosines with margin; most heads change only the cosine of the target class.
 
         Args:
             cosines: (B, K).
-            target: (B, 1), the cosine of each image's own class.
+            target: (B, 1), cosine of the target class of each image.
             is_target: (B, K) bool.
             embeddings: (B, E), for margins that depend on their norm.
         """
         return torch.where(is_target, self.changed_target(target, embeddings), cosines)
 
     def changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
-        """Return what stands for the cosine of the own class, (B, 1); arguments as of `_apply_margin`."""
+        """Return the replacement (B, 1) of the cosine of the target class; arguments as of `_apply_margin`."""
         raise NotImplementedError
 
 
 def angular_target(cosine: Tensor, margin: float | Tensor) -> Tensor:
-    """Return cos(theta + m), and where theta + m would pass pi, cos(theta) - m sin(pi - m), which goes on falling.
+    """Return cos(theta + m) up to theta + m = pi, and cos(theta) - m sin(pi - m) beyond, which keeps decreasing.
 
     Args:
         cosine: cos(theta), (B, 1).
-        margin: m in radians, 0 <= m < pi / 2: one for all, or (B, 1).
+        margin: m in radians, 0 <= m < pi / 2: a scalar or (B, 1).
     """
     if isinstance(margin, Tensor):
         is_inside, step = cosine > (math.pi - margin).cos(), (math.pi - margin).sin() * margin
@@ -129,7 +129,7 @@ def angular_target(cosine: Tensor, margin: float | Tensor) -> Tensor:
 
 
 def cos_of_sum(cosine: Tensor, margin: float | Tensor) -> Tensor:
-    """Return cos(theta + m) = cos(theta) cos(m) - sin(theta) sin(m); m is one for all or (B, 1)."""
+    """Return cos(theta + m) = cos(theta) cos(m) - sin(theta) sin(m); m is a scalar or (B, 1)."""
     # Differs from TFace: the derivative of sin(theta) is taken as 0 where cos(theta) is exactly +-1; the
     # published form gives inf or NaN there, also from the branch that is not selected. Equal elsewhere.
     squared_sine = 1 - cosine * cosine
@@ -141,10 +141,10 @@ def cos_of_sum(cosine: Tensor, margin: float | Tensor) -> Tensor:
 
 
 def build_head(cfg: PluginConfig) -> Head:
-    """Build the head that `cfg` names, without classes yet.
+    """Build the head with the name and settings of `cfg`, still without classes.
 
     Raises:
-        UserError: Its builder returned something else.
+        UserError: Its builder did not return a `Head`.
     """
     head = registry.build("head", cfg)
     if not isinstance(head, Head):

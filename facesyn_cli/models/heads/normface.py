@@ -1,6 +1,6 @@
 """NormFace: Wang et al. 2017, arXiv:1704.06369. Logits s cos_j: embeddings and centers normalized, no margin.
 
-The default s = 64 is that of the margin heads, to compare with them; which one the paper used was not looked up.
+The default s = 64 is that of the margin heads, for comparison; the value in the paper was not checked.
 """
 
 from __future__ import annotations
@@ -29,4 +29,4 @@ class NormFace(MarginHead):
 @register("head", "normface", Card("Scaled cosines without a margin.", "Wang et al. 2017, arXiv:1704.06369"))
 def build_normface(cfg: NormFaceConfig) -> nn.Module:
     """Build the NormFace head."""
-    return NormFace(scale=cfg.scale, margin=0.0)
+    return NormFace(cfg.scale)

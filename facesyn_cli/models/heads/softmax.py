@@ -16,7 +16,7 @@ class SoftmaxConfig(PluginConfig):
 
 
 class Softmax(Head):
-    """A linear layer; its biases (K,) start at 0.
+    """A linear layer with biases (K,) that are initialized to 0.
 
     Shapes: embeddings (B, E) -> logits (B, K).
     """
@@ -27,7 +27,7 @@ class Softmax(Head):
         return self
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the logits (B, K) of embeddings (B, E); the labels play no part."""
+        """Return the logits (B, K) of embeddings (B, E); labels are not used."""
         return self.scores(embeddings)
 
     def scores(self, embeddings: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class Softmax(Head):
             return embeddings.to(self.kernel.dtype) @ self.kernel + self.bias
 
 
-@register("head", "softmax", Card("A linear layer: the classifier that margin heads are compared with."))
+@register("head", "softmax", Card("A linear layer without margin, the baseline of the margin heads."))
 def build_softmax(cfg: SoftmaxConfig) -> nn.Module:
     """Build the plain softmax head."""
     return Softmax()

@@ -192,7 +192,7 @@ def test_links_to_images_are_images_and_second_names_are_said(tmp_path, said):
     (tmp_path / "set/p/6.jpg").symlink_to(tmp_path / "outside/y.jpg")
     os.link(tmp_path / "set/p/2.jpg", tmp_path / "set/p/7.jpg")  # as `augment oversample` makes them
     assert keys(tmp_path / "set") == [f"p/{i}" for i in range(1, 8)]
-    assert len(said) == 1 and "links to images that have another name in the set too: 2" in said[0]
+    assert len(said) == 1 and "links to other images of the set: 2" in said[0]
 
 
 def test_folders_in_folders_without_end(tmp_path):

@@ -75,17 +75,17 @@ def test_identities_may_be_names_and_change_the_digest(tmp_path):
 
 def test_lists_that_contradict_themselves_are_refused(tmp_path, said):
     make(tmp_path / "images", *CELEBA)
-    with pytest.raises(UserError, match="'000001.jpg' that it shows 1 and 2"):
+    with pytest.raises(UserError, match="gives '000001.jpg' the identities 1 and 2"):
         ImageSet.open(write_list(tmp_path / "a.txt", ["000001.jpg", "000001.jpg"], ["1", "2"]))
     images = ImageSet.open(write_list(tmp_path / "b.txt", ["000001.jpg", "000002.jpg", "000001.jpg"], ["1", "2", "1"]))
-    assert len(images.entries) == 2 and images.left_out == {"images that the list names again": 1}
-    assert said == [f"{tmp_path / 'b.txt'}: left out: images that the list names again: 1, first '000001.jpg'"]
+    assert len(images.entries) == 2 and images.left_out == {"images that the list names twice": 1}
+    assert said == [f"{tmp_path / 'b.txt'}: left out: images that the list names twice: 1, first '000001.jpg'"]
 
 
 def test_a_list_beside_two_folders_that_fit_is_refused(tmp_path):
     for folder in ("a", "b"):
         make(tmp_path / folder, *CELEBA)
-    with pytest.raises(UserError, match="its images are in .*a and .*b; put the list beside one"):
+    with pytest.raises(UserError, match="its images are in .*a and .*b; put the list beside only one"):
         ImageSet.open(write_list(tmp_path / "list.txt"))
 
 
@@ -145,11 +145,11 @@ def test_everything_that_is_joined_by_name_is_nfc(tmp_path):
 
 
 @pytest.mark.parametrize(("names", "says"), [
-    (CELEBA, "images in no folder of a person, each an identity of its own: 12 of 12, first '000001.jpg'"),
+    (CELEBA, "images outside of folders, each an identity of its own: 12 of 12, first '000001.jpg'"),
     ([*(f"p{i}/{j}.jpg" for i in range(2) for j in range(6)), "cover.jpg"], "each an identity of its own: 1 of 13"),
-    ([f"{i}/face.jpg" for i in range(12)], "nearly one identity an image: 12 of 12 images"),
+    ([f"{i}/face.jpg" for i in range(12)], "nearly one identity per image: 12 of 12 images"),
     (["train/Ann/1.jpg", "train/Ann/2.jpg", "val/Ann/3.jpg"],
-     "occur under several folders, each time as another identity: 1, first 'train/Ann' and 'val/Ann'"),
+     "folder names under several folders, each a separate identity: 1, first 'train/Ann' and 'val/Ann'"),
     (["a/frontal/1.jpg", "a/profile/1.jpg", "b/frontal/1.jpg"], "identity: 1, first 'a/frontal' and 'b/frontal'"),
     (["Train/1.jpg", "Train/2.jpg", "Val/1.jpg"], "identities named like parts of a split: 'Train', 'Val'"),
     ([f"faces/{name}" for name in CELEBA], "few identities for 12 images: 1, first 'faces'"),
@@ -179,6 +179,6 @@ def test_the_list_beside_the_images_is_named_and_works(tmp_path, said, where):
     images = ImageSet.open(tmp_path / "img")
     said.clear()
     warn_of_unclear_identities(images)
-    assert len(said) == 1 and f"{found} says who is who: give it in place of {tmp_path / 'img'}" in said[0]
+    assert len(said) == 1 and f"{found} lists the identities: give it in place of {tmp_path / 'img'}" in said[0]
     assert len(identities(ImageSet.open(found))) == 4
     assert read_name_list(found).labels == WHO

@@ -33,7 +33,7 @@ def test_blocks_make_one_array() -> None:
 
 
 def test_blocks_that_are_not_the_whole_are_an_error() -> None:
-    with pytest.raises(ValueError, match="was announced"):
+    with pytest.raises(ValueError, match="was expected"):
         write_npy_blocks(io.BytesIO(), (10, 3), np.float32, [np.zeros((4, 3))])
 
 

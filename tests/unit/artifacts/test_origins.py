@@ -50,7 +50,7 @@ def test_sample_generates_and_align_cuts_photos(given, tmp_path):
 
 def test_a_statement_against_the_headers_is_refused(given, tmp_path):
     crops = _set(tmp_path / "crops", "align", 5, images=given)
-    with pytest.raises(UserError, match=r"crops holds photo faces, as the headers .* the setting says generated"):
+    with pytest.raises(UserError, match=r"crops holds photo faces according to the headers .* setting says generated"):
         origin_of(crops, "generated")
 
 

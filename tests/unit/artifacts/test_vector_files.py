@@ -87,7 +87,7 @@ def test_rows_without_names_are_numbered_and_that_is_said(tmp_path, monkeypatch)
     np.save(tmp_path / "elasticface_embeddings.npy", VECTORS.astype(np.float64))
     found = ContextSet.open(tmp_path / "elasticface_embeddings.npy")
     assert found.identities == ["0", "1", "2", "3"] and "name" not in found.origins[0]
-    assert len(said) == 1 and "identities are the row numbers" in said[0]
+    assert len(said) == 1 and "row numbers are the identities" in said[0]
 
 
 def test_rows_are_normalized_alike_in_blocks(monkeypatch):

@@ -129,7 +129,7 @@ def test_same_name_with_two_extensions(tmp_path):
     images = image_folder(tmp_path / "faces", ["a/1.png", "a/1.jpg"])
     pairs = read_pairs(write(tmp_path / "l.txt", "2\na/1.png a/1.jpg 1\na/1.jpg a/1.png 1\n"), images, "l")
     assert [pairs.images[i] for i in pairs.first] == ["a/1.png", "a/1.jpg"]
-    with pytest.raises(UserError, match="'a/1' fits several images"):
+    with pytest.raises(UserError, match="'a/1' matches several images"):
         read_pairs(write(tmp_path / "m.txt", "2\na/1 a/1.jpg 1\na/1.jpg a/1.png 1\n"), images, "m")
 
 

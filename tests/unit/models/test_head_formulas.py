@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional as F
 
-from facesyn_cli.models.heads.adaface import AdaFace
+from facesyn_cli.models.heads.adaface import AdaFace, AdaFaceConfig
 from facesyn_cli.models.heads.arcface import ArcFace
 from facesyn_cli.models.heads.cosface import CosFace
 from facesyn_cli.plugins import registry
@@ -39,8 +39,8 @@ def test_adaface_reaches_from_arcface_over_cosface_to_an_angle_that_gives_way():
     head.observe(torch.tensor([200.0, 10 * 400 + 9 * 25.0]), 10)  # mean 20, deviation 5: one unit is 15.015
     inside = slice(0, 4)                                          # theta + m below pi
     for norm, expected in (
-        (0.01, ArcFace(margin=0.4).with_classes(2, 2)),         # z = -1
-        (20.0, CosFace(margin=0.4).with_classes(2, 2)),         # z = 0
+        (0.01, ArcFace(64.0, 0.4).with_classes(2, 2)),         # z = -1
+        (20.0, CosFace(64.0, 0.4).with_classes(2, 2)),         # z = 0
     ):
         expected.kernel.data = torch.eye(2)
         got = head(_on_circle(norm), LABELS)[inside]
@@ -62,7 +62,7 @@ def test_adaface_takes_norms_without_gradient_and_clipped():
 
 def test_adaface_survives_a_batch_of_one_and_of_equal_norms():
     for norms in ([5.0], [5.0, 5.0, 5.0]):
-        head = AdaFace().with_classes(2, 2)
+        head = AdaFace(AdaFaceConfig()).with_classes(2, 2)
         embeddings = torch.tensor([[norm, 0.0] for norm in norms])
         head.observe(head.statistics(embeddings, LABELS[: len(norms)]), len(norms))
         assert head.norm_deviation.item() == pytest.approx(0, abs=1e-3)
@@ -107,7 +107,7 @@ def test_magface_pulls_norms_up_to_the_largest_and_its_margin_holds_against_it()
 
 def test_magface_with_one_margin_is_arcface():
     head = _head("magface", margin=0.5, max_margin=0.5, norm_weight=0.0)
-    arcface = ArcFace().with_classes(2, 2).double()
+    arcface = ArcFace(64.0, 0.5).with_classes(2, 2).double()
     arcface.kernel.data = torch.eye(2, dtype=torch.float64)
     torch.testing.assert_close(head(_on_circle(60.0), LABELS), arcface(_on_circle(60.0), LABELS))
     assert not head.extra_losses(_on_circle(60.0)).any()
@@ -171,9 +171,9 @@ def test_combined_margin_by_hand_and_beyond_pi():
 @pytest.mark.parametrize(
     ("settings", "like"),
     [
-        ({"angle": 0.5, "cosine": 0.0}, ArcFace(margin=0.5).with_classes(2, 2)),
-        ({"angle": 0.0, "cosine": 0.4}, CosFace(margin=0.4).with_classes(2, 2)),
-        ({"angle": 0.0, "cosine": 0.0}, CosFace(margin=0.0).with_classes(2, 2)),
+        ({"angle": 0.5, "cosine": 0.0}, ArcFace(64.0, 0.5).with_classes(2, 2)),
+        ({"angle": 0.0, "cosine": 0.4}, CosFace(64.0, 0.4).with_classes(2, 2)),
+        ({"angle": 0.0, "cosine": 0.0}, CosFace(64.0, 0.0).with_classes(2, 2)),
     ],
 )
 def test_combined_margin_reduces_to_its_parts_below_pi(settings, like):

@@ -62,7 +62,7 @@ def test_curricularface_weighs_hard_negatives_by_the_moving_mean():
 def test_target_gradient_is_the_true_one():
     """cos 0.3, scale 16, margin 0.5: in-place implementations give -16.000, the formula -16.453."""
     cosine = torch.tensor([[0.3]], dtype=torch.float64, requires_grad=True)
-    head = ArcFace(scale=16.0, margin=0.5).with_classes(1, 1)
+    head = ArcFace(16.0, 0.5).with_classes(1, 1)
     logits = head.scale * head._apply_margin(cosine, cosine, torch.tensor([[True]]), cosine)
     (-logits).sum().backward()
     true = -16 * (math.cos(0.5) + math.sin(0.5) * 0.3 / math.sqrt(1 - 0.3**2))

@@ -49,9 +49,9 @@ def test_yaml_of_recipes() -> None:
 
 
 def test_yaml_says_where() -> None:
-    with pytest.raises(UserError, match="line 2, column 4: the key 'b' stands there twice|line 2"):
+    with pytest.raises(UserError, match="line 2, column 4: the key 'b' is given twice|line 2"):
         parse_yaml("a:\n  {b: 1, b: 2}")
-    with pytest.raises(UserError, match=r"line 1, column 4: 'x' is no int"):
+    with pytest.raises(UserError, match=r"line 1, column 4: 'x' is not a valid int"):
         parse_yaml("a: !!int x")
 
 
