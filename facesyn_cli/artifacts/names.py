@@ -1,7 +1,14 @@
-"""Names of identities, samples and files as text: how they are compared, ordered and written.
+"""Names of identities, samples and files: how they are compared, ordered and escaped.
 
-One person has one name: macOS stores `é` as two code points (Unicode NFD), lists and Linux mostly as one (NFC). Every
-name that is joined with another one is brought to NFC first; the name of a file on disk is kept as it is for opening.
+One person has one name: macOS stores `é` as two code points (Unicode NFD), lists and Linux mostly as one (NFC). Names
+are normalized to NFC before they are joined; the name of a file on disk is kept as it is for opening.
+
+Escaping replaces a character by `%` and its code point in four hexadecimal digits:
+
+    one_line(name)          line breaks and undecodable bytes; for messages and lists, not undone
+    escape_name(name)       also `%` and slashes: one word of an index; undone by `unescape_name`
+    escape_stem(sample)     also `.`: a file name without a suffix; undone by `unescape_name`
+    escape_folder(identity) a relative path that cannot leave its folder; undone by `unescape_name`
 """
 
 from __future__ import annotations
@@ -10,6 +17,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from facesyn_cli.errors import UserError
@@ -20,22 +28,59 @@ SUFFIXES = frozenset((  # of images that are read
 ))
 MAX_NAME, MAX_PATH = 255, 4095  # bytes of a file name and of a path on common file systems
 _SURELY_SHORT = MAX_NAME // 4   # characters, of at most 4 bytes each
-_ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+_NOT_ONE_LINE = re.compile(rf"[{_CONTROL}\ud800-\udfff]")
+_NOT_ONE_WORD = re.compile(rf"[%/\\{_CONTROL}]")
+_ESCAPED = re.compile(r"%([0-9a-f]{4})")
 
 
 def nfc(text: str) -> str:
-    """Return a text in Unicode normalization form C, in which names are compared."""
+    """Return a text in Unicode normalization form C."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def one_line(name: str) -> str:
-    """Return a name as one line of a UTF-8 file: line breaks, and bytes of a file name that are no text, as %xxxx."""
-    return _ODD.sub(lambda m: f"%{ord(m[0]):04x}", name)
+    """Return a name as one line of UTF-8 text: control characters and undecodable bytes are escaped."""
+    return _NOT_ONE_LINE.sub(_escaped, name)
 
 
 def key_part(name: str) -> str:
-    """Return a name as it stands in a key: NFC, one line."""
+    """Return a name as a part of a key: NFC, one line."""
     return one_line(nfc(name))
+
+
+def escape_name(name: str, keep: str = "") -> str:
+    """Return a name as one word: `%`, slashes and control characters are escaped.
+
+    Args:
+        name: Name of a sample or an identity.
+        keep: Characters that are not escaped.
+    """
+    return _NOT_ONE_WORD.sub(lambda m: m[0] if m[0] in keep else _escaped(m), name)
+
+
+def escape_stem(sample: str) -> str:
+    """Return a sample name as a file name without a dot."""
+    return escape_name(sample).replace(".", "%002e")
+
+
+@lru_cache(maxsize=256)  # images of one identity follow each other
+def escape_folder(identity: str) -> str:
+    """Return an identity as a relative path that stays below the folder it is unpacked into."""
+    return "/".join(
+        f"%002e{part[1:]}" if part.startswith(".") else part or "%002f"
+        for part in escape_name(identity, keep="/").split("/")
+    )
+
+
+def unescape_name(name: str) -> str:
+    """Undo `escape_name`, `escape_stem` and `escape_folder`."""
+    return _ESCAPED.sub(lambda m: chr(int(m[1], 16)), name)
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether a name is a visible file name as it is, without escaping."""
+    return bool(name) and not name.startswith(".") and not any(c in name for c in "/\\\0")
 
 
 def split_suffix(name: str) -> tuple[str, str]:
@@ -85,3 +130,7 @@ def natural_key(text: str) -> list[int | str]:
             is_number = part.isdecimal() and part.isascii() and len(part) <= 600
             key += (0, int(part), part) if is_number else (1, 0, part)
     return key
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return f"%{ord(match[0]):04x}"
