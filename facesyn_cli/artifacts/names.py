@@ -1,7 +1,14 @@
-"""Names of identities, samples and files: normalization, ordering and limits.
+"""Names of identities, samples and files: how they are compared, ordered and escaped.
 
-macOS stores `é` as two code points (Unicode NFD), lists and Linux mostly as one (NFC). Names are compared in NFC; the
-name of a file on disk is kept unchanged for opening it.
+One person has one name: macOS stores `é` as two code points (Unicode NFD), lists and Linux mostly as one (NFC). Names
+are normalized to NFC before they are joined; the name of a file on disk is kept as it is for opening.
+
+Escaping replaces a character by `%` and its code point in four hexadecimal digits:
+
+    one_line(name)          line breaks and undecodable bytes; for messages and lists, not undone
+    escape_name(name)       also `%` and slashes: one word of an index; undone by `unescape_name`
+    escape_stem(sample)     also `.`: a file name without a suffix; undone by `unescape_name`
+    escape_folder(identity) a relative path that cannot leave its folder; undone by `unescape_name`
 """
 
 from __future__ import annotations
@@ -10,6 +17,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from facesyn_cli.errors import UserError
@@ -20,44 +28,81 @@ SUFFIXES = frozenset((  # of images that are read
 ))
 MAX_NAME, MAX_PATH = 255, 4095  # bytes of a file name and of a path on common file systems
 _SURELY_SHORT = MAX_NAME // 4   # characters, of at most 4 bytes each
-_ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+_NOT_ONE_LINE = re.compile(rf"[{_CONTROL}\ud800-\udfff]")
+_NOT_ONE_WORD = re.compile(rf"[%/\\{_CONTROL}]")
+_ESCAPED = re.compile(r"%([0-9a-f]{4})")
 
 
 def nfc(text: str) -> str:
-    """Return a text in Unicode normalization form C (NFC)."""
+    """Return a text in Unicode normalization form C."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def one_line(name: str) -> str:
-    """Return a name as one line of UTF-8: line breaks and undecodable bytes of file names become %xxxx."""
-    return _ODD.sub(lambda m: f"%{ord(m[0]):04x}", name)
+    """Return a name as one line of UTF-8 text: control characters and undecodable bytes are escaped."""
+    return _NOT_ONE_LINE.sub(_escaped, name)
 
 
 def key_part(name: str) -> str:
-    """Return a name in the form used in keys: NFC, one line."""
+    """Return a name as a part of a key: NFC, one line."""
     return one_line(nfc(name))
 
 
+def escape_name(name: str, keep: str = "") -> str:
+    """Return a name as one word: `%`, slashes and control characters are escaped.
+
+    Args:
+        name: Name of a sample or an identity.
+        keep: Characters that are not escaped.
+    """
+    return _NOT_ONE_WORD.sub(lambda m: m[0] if m[0] in keep else _escaped(m), name)
+
+
+def escape_stem(sample: str) -> str:
+    """Return a sample name as a file name without a dot."""
+    return escape_name(sample).replace(".", "%002e")
+
+
+@lru_cache(maxsize=256)  # images of one identity follow each other
+def escape_folder(identity: str) -> str:
+    """Return an identity as a relative path that stays below the folder it is unpacked into."""
+    return "/".join(
+        f"%002e{part[1:]}" if part.startswith(".") else part or "%002f"
+        for part in escape_name(identity, keep="/").split("/")
+    )
+
+
+def unescape_name(name: str) -> str:
+    """Undo `escape_name`, `escape_stem` and `escape_folder`."""
+    return _ESCAPED.sub(lambda m: chr(int(m[1], 16)), name)
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether a name is a visible file name as it is, without escaping."""
+    return bool(name) and not name.startswith(".") and not any(c in name for c in "/\\\0")
+
+
 def split_suffix(name: str) -> tuple[str, str]:
-    """Split the suffix of an image format off a name; other suffixes are part of the name."""
+    """Return a name without the suffix of an image, and that suffix; other endings belong to the name."""
     stem, suffix = os.path.splitext(name)
     return (stem, suffix) if suffix.lower() in SUFFIXES else (name, "")
 
 
 def without_suffix(name: str) -> str:
-    """Return a name without the suffix of an image format."""
+    """Return a name without the suffix of an image; other endings belong to the name."""
     return split_suffix(name)[0]
 
 
 def check_file_names(paths: Iterable[str], folder: Path) -> None:
-    """Check that files can be written under these names, before any work.
+    """Refuse names that no file can have, before any work.
 
     Args:
-        paths: Files to be written, relative to `folder`, with `/`.
-        folder: Output folder.
+        paths: Files that are going to be written, relative to `folder`, with `/`.
+        folder: Where to.
 
     Raises:
-        UserError: A component is longer than 255 bytes, or a whole path longer than 4095.
+        UserError: A part of one is longer than 255 bytes, or the whole path longer than 4095.
     """
     root = len(os.fsencode(os.path.abspath(folder))) + 1
     count, first = 0, ""
@@ -74,10 +119,10 @@ def check_file_names(paths: Iterable[str], folder: Path) -> None:
 
 
 def natural_key(text: str) -> list[int | str]:
-    """Return a sort key under which `2` comes before `10`; different texts have different keys.
+    """Sort key under which `2` comes before `10`; total: different texts never tie.
 
-    Runs of more than 600 digits are sorted as text, because Python does not parse numbers of several thousand digits.
-    The key is a flat list of three items per run, to save memory when all names of a set are sorted.
+    A run of more than 600 digits is sorted as text, since Python refuses to read numbers of some thousand digits.
+    Three items for each run of digits or other characters, in one list: sorting holds the keys of all names at once.
     """
     key: list[int | str] = []
     for part in re.split(r"([0-9]+)", text):
@@ -85,3 +130,7 @@ def natural_key(text: str) -> list[int | str]:
             is_number = part.isdecimal() and part.isascii() and len(part) <= 600
             key += (0, int(part), part) if is_number else (1, 0, part)
     return key
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return f"%{ord(match[0]):04x}"

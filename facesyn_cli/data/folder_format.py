@@ -10,6 +10,7 @@ import numpy as np
 
 from facesyn_cli.artifacts.atomic_files import write_bytes
 from facesyn_cli.artifacts.header import Header
+from facesyn_cli.artifacts.names import is_file_name
 from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
 from facesyn_cli.data.record_images import fit_any, suffix_of
 from facesyn_cli.errors import UserError
@@ -63,7 +64,7 @@ class FolderWriter:
         """
         parts = [*identity.split("/"), f"{sample}{suffix_of(data)}"]
         for part in [*identity.split("/"), sample]:
-            if not part or part.startswith(".") or any(c in part for c in "/\\\0"):
+            if not is_file_name(part):
                 raise UserError(f"the image {identity}/{sample} cannot be unpacked: {part!r} is no safe file name")
         write_bytes(self.folder.joinpath(*parts), data, durable=False)
 

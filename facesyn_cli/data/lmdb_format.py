@@ -8,15 +8,15 @@ Layout of a set called N in an output folder R:
 
 Keys are at most 511 bytes: of longer ones the end of the path is kept. Values that are pickles, as some
 projects store, are refused: reading them could run code, and no description says what is in them.
-
-Written by the lmdb library, read without it (see lmdb_pages.py).
 """
 
 from __future__ import annotations
 
 import mmap
+import threading
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,14 @@ import numpy as np
 
 from facesyn_cli.artifacts.atomic_files import write_atomically
 from facesyn_cli.artifacts.header import Header
+from facesyn_cli.artifacts.image_set import MAX_FILE_BYTES
+from facesyn_cli.artifacts.names import escape_name, unescape_name
 from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
-from facesyn_cli.data.caffe_datum import encode_datum, find_in_datum
-from facesyn_cli.data.formats_extra import formats_package
-from facesyn_cli.data.lmdb_pages import META_BYTES, is_lmdb, read_entries
-from facesyn_cli.data.passthrough import PassthroughConfig, fit_passthrough
-from facesyn_cli.data.record_files import RecordFiles, SliceReader, content_digest, first_bytes
-from facesyn_cli.data.record_images import suffix_of
-from facesyn_cli.data.record_index import escape_name, stem_of
-from facesyn_cli.data.record_names import NameList, dense_labels, our_labels, unescape_name
-from facesyn_cli.data.spool import Spool
+from facesyn_cli.data.append_files import Spool
+from facesyn_cli.data.lmdb_file import HEAD_BYTES, OPEN, encode_datum, is_lmdb, read_datum, scan
+from facesyn_cli.data.record_files import NameList, content_digest, first_bytes, formats_package, stem_of
+from facesyn_cli.data.record_images import PassthroughConfig, PassthroughFormat, suffix_of
+from facesyn_cli.data.record_labels import dense_labels, our_labels
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
 
@@ -41,6 +39,7 @@ DATA = "data.mdb"
 _MAX_KEY = 511
 _PART_BYTES = 512 * 2**20
 _PER_TRANSACTION = 1000
+_lock = threading.Lock()  # lmdb refuses to open a file twice at the same time in one process
 
 
 class LmdbConfig(PassthroughConfig):
@@ -54,17 +53,8 @@ def build_lmdb(cfg: LmdbConfig) -> RecordFormat:
     return LmdbFormat(cfg)
 
 
-class LmdbFormat:
+class LmdbFormat(PassthroughFormat):
     """Reads and writes LMDB sets; see the module docstring."""
-
-    kind = "RecordSet"
-
-    def __init__(self, cfg: LmdbConfig) -> None:
-        self.cfg = cfg
-
-    def fit(self, data: bytes, size: int | None) -> bytes:
-        """Return the image untouched when it has the right size, else resized."""
-        return fit_passthrough(data, size, self.cfg.quality)
 
     def writer(self, folder: Path, name: str, scratch: Path, state: dict[str, Any]) -> LmdbWriter:
         """Open a set for writing at the state of its last commit.
@@ -76,38 +66,73 @@ class LmdbFormat:
 
     def recognizes(self, path: Path) -> bool:
         """True for an LMDB data file and the folder of one."""
-        return is_lmdb(first_bytes(path / DATA if path.is_dir() else path, META_BYTES))
+        return is_lmdb(first_bytes(path / DATA if path.is_dir() else path, HEAD_BYTES))
 
     def open(self, path: Path, header: Header | None) -> RecordSet:
         """Open our own folder, an LMDB folder, or its data file.
 
         Raises:
-            UserError: The file is damaged, or its values are no Datum messages of encoded images.
+            UserError: lmdb is missing, the file is damaged, or its values are no Datum messages of encoded images.
         """
         folder = path / str(header.extra.get("name")) if header else path
         file = folder / DATA if folder.is_dir() else folder
-        files, names = RecordFiles([file]), NameList()
-        offsets, sizes, labels = array("q"), array("q"), array("q")
-        for entry in read_entries(file):
-            start = entry.offset
-            try:
-                places = find_in_datum(lambda at, size, start=start: files.read(0, start + at, size), entry.size)
-            except ValueError as error:
-                raise UserError(
-                    f"{file}, key {entry.key[:80].decode('utf-8', 'replace')!r}: no Datum of an encoded image: {error}"
-                ) from error
-            offsets.append(start + places.offset)
-            sizes.append(places.size)
-            labels.append(places.label)
-            names.append(_sample(entry.key, header is not None))
-        if not len(names):
+        if not is_lmdb(first_bytes(file, HEAD_BYTES)):
+            raise UserError(f"{file} is no LMDB file of version 1")
+        formats_package("lmdb")
+        keys, labels = NameList(), array("q")
+        for key, label in scan(file):
+            keys.append(key.decode("latin-1"))
+            labels.append(label)
+        if not len(keys):
             raise UserError(f"{file} is empty")
-        values, starts = np.frombuffer(labels, np.int64), np.frombuffer(offsets, np.int64)
+        values = np.frombuffer(labels, np.int64)
         known, identities = our_labels(values, path) if header else dense_labels(values)
-        digest = header.digest if header else content_digest([file], starts, known)
-        file_of = np.zeros(len(starts), np.int32)
-        return RecordSet(path, known, identities, digest,
-                         SliceReader(files, file_of, starts, np.frombuffer(sizes, np.int64), names))
+        digest = header.digest if header else content_digest([file], np.frombuffer(keys.text, np.uint8), known)
+        return RecordSet(path, known, identities, digest, LmdbReader(file, keys, header is not None))
+
+
+@dataclass(frozen=True)
+class LmdbReader:
+    """Random access to the images of a file that `scan` has checked.
+
+    Args:
+        path: The file.
+        keys: Key of every record; each byte as the character of that number.
+        is_escaped: The names in the keys were written by `escape_name`.
+    """
+
+    path: Path
+    keys: NameList
+    is_escaped: bool
+
+    def read(self, index: int) -> bytes:
+        """Return the encoded image of record `index`.
+
+        Raises:
+            UserError: The file is gone or has changed, or the image is larger than one may be.
+        """
+        lmdb = formats_package("lmdb")
+        try:
+            with _lock, lmdb.open(str(self.path), **OPEN) as environment, environment.begin() as transaction:
+                value = transaction.get(self.keys[index].encode("latin-1")) or b""
+            start, end = read_datum(value)[1]
+        except (lmdb.Error, ValueError) as error:
+            raise UserError(f"cannot read record {index} of {self.path}: {error}; has the file changed?") from error
+        if end - start > MAX_FILE_BYTES:
+            raise UserError(f"{self.path}, record {index}: an image of {end - start} bytes; images of at most "
+                            f"{MAX_FILE_BYTES} are read")
+        return value[start:end]
+
+    def samples(self) -> Iterator[str]:
+        """Yield the sample name of every record: the image's name after the number of its key, or the whole key."""
+        for key in self.keys:
+            text = key.encode("latin-1").decode("utf-8", "replace")
+            number, _, path = text.partition("_")
+            name = stem_of(path)
+            if not number.isdigit() or not name:
+                yield escape_name(text)
+            else:
+                yield unescape_name(name) if self.is_escaped else name
 
 
 class LmdbWriter:
@@ -122,26 +147,24 @@ class LmdbWriter:
     def finish(self, labels: np.ndarray, samples: Iterable[str]) -> None:
         """Write the database.
 
-        Args:
-            labels: (N,) label of every record.
-            samples: Not needed: the spool holds the names.
+        Raises:
+            UserError: No space left.
         """
-        self._spool.close()
-        spool = self._spool
-        # A value takes whole pages, and keys take their place in leaves that are at least half full.
-        room = spool.num_bytes + len(labels) * (2 * mmap.PAGESIZE + 4 * _MAX_KEY) + 2**26
+        counts = self._spool.finish()
+        # A value takes whole pages, and keys lie in leaves that are at least half full.
+        room = self._spool.image_bytes + len(labels) * (2 * mmap.PAGESIZE + 4 * _MAX_KEY) + 2**26
         with write_atomically(self.folder / DATA) as temporary:
             try:
-                self._write(temporary, room, labels)
+                self._write(temporary, room, len(counts), labels)
             except self._lmdb.Error as error:
                 raise UserError(f"cannot write {self.folder / DATA}: {error}; is there space left?") from error
 
-    def _write(self, path: Path, map_size: int, labels: np.ndarray) -> None:
+    def _write(self, path: Path, map_size: int, num_parts: int, labels: np.ndarray) -> None:
         environment = self._lmdb.open(str(path), map_size=map_size, subdir=False, lock=False, sync=False)
         transaction = environment.begin(write=True)
         row = 0
         try:
-            for part in range(len(self._spool.counts)):
+            for part in range(num_parts):
                 for record in self._spool.read(part):
                     path_name = f"{record.identity}/{escape_name(record.sample)}{suffix_of(record.data)}"
                     key = b"%08d_" % row
@@ -155,12 +178,3 @@ class LmdbWriter:
             environment.sync(True)
         finally:
             environment.close()
-
-
-def _sample(key: bytes, is_ours: bool) -> str:
-    """Return the image's name without suffix after the number of a key, or the whole key."""
-    number, _, path = key.decode("utf-8", "replace").partition("_")
-    name = stem_of(path)
-    if not number.isdigit() or not name:
-        return escape_name(key.decode("utf-8", "replace"))
-    return unescape_name(name) if is_ours else name

@@ -22,6 +22,7 @@ _HAS_AVIF = "avif" in features.modules and features.check_module("avif")  # Pill
 FORMATS = (  # that Pillow may try; MPO, the JPEG of some phones, is opened by JPEG
     "JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(["AVIF"] if _HAS_AVIF else []),
 )
+JPEG_QUALITY = 95        # of every JPEG that facesyn encodes, unless a setting says otherwise; OpenCV's default
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -104,8 +105,8 @@ def encode_png(pixels_u8: np.ndarray, level: int = 1) -> bytes:
     return out.getvalue()
 
 
-def encode_jpeg(pixels_u8: np.ndarray, quality: int = 95, subsampling: str = "4:2:0") -> bytes:
-    """Encode (H, W, 3) uint8 RGB as baseline JPEG. 4:2:0 at quality 95 is what OpenCV writes by default."""
+def encode_jpeg(pixels_u8: np.ndarray, quality: int = JPEG_QUALITY, subsampling: str = "4:2:0") -> bytes:
+    """Encode (H, W, 3) uint8 RGB as baseline JPEG; the defaults are those of OpenCV."""
     out = io.BytesIO()
     Image.fromarray(pixels_u8).save(out, "JPEG", quality=quality, subsampling=subsampling)
     return out.getvalue()

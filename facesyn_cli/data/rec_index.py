@@ -1,19 +1,23 @@
-"""What lies beside a .rec file: where its records begin, and the lists that name their images."""
+"""Reading sets of .rec files: where the records start, their labels, and the lists beside the file that name them."""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from facesyn_cli.data.record_files import first_bytes
-from facesyn_cli.data.record_index import stem_of
-from facesyn_cli.data.record_names import named_labels, unescape_name
-from facesyn_cli.data.recordio import scan_offsets
+from facesyn_cli.artifacts.names import unescape_name
+from facesyn_cli.data.left_out import LeftOut
+from facesyn_cli.data.record_files import first_bytes, stem_of
+from facesyn_cli.data.record_labels import MAX_LABEL, named_labels
+from facesyn_cli.data.recordio import count_unlisted, read_heads, scan_offsets
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.input_files import read_byte_lines
+
+MAX_RECORDS = 2**24  # the last integer before 32-bit floats leave some out
 
 
 def record_places(file: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -28,28 +32,80 @@ def record_places(file: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(len(offsets)), offsets
 
 
-class SampleNames:
-    """The list beside a .rec file, if any: `list.txt` of DCFace or the .lst of MXNet."""
+def list_beside(file: Path) -> tuple[Path, bool]:
+    """Return the list that names the records of a .rec file, and whether it is DCFace's `list.txt`."""
+    dcface = file.with_name("list.txt")
+    is_dcface = _has_two_columns(dcface)
+    return dcface if is_dcface else file.with_suffix(".lst"), is_dcface
 
-    def __init__(self, file: Path, is_escaped: bool) -> None:
-        dcface = file.with_name("list.txt")
-        self.is_dcface = _has_two_columns(dcface)
-        self.path = dcface if self.is_dcface else file.with_suffix(".lst")
-        self._is_escaped = is_escaped
 
-    def by_key(self) -> dict[int, str]:
-        """Return the name of every listed record."""
-        if not self.path.is_file():
-            return {}
+@dataclass(frozen=True)
+class ListedSamples:
+    """Sample names of records, read from the list beside their file each time; unlisted records have their number.
+
+    Args:
+        path: The list; need not exist.
+        keys: (N,) numbers of the records.
+        is_escaped: The names were written by `escape_name`.
+    """
+
+    path: Path
+    keys: np.ndarray
+    is_escaped: bool
+
+    def __iter__(self) -> Iterator[str]:
         names = {}
-        for key, path in _listed(self.path):
+        for key, path in _listed(self.path) if self.path.is_file() else ():
             stem = stem_of(path)
-            names[key] = unescape_name(stem) if self._is_escaped else stem
-        return names
+            names[key] = unescape_name(stem) if self.is_escaped else stem
+        return (names.get(key, str(key)) for key in self.keys.tolist())
+
+
+def read_labels(
+    file: Path, keys: np.ndarray, offsets: np.ndarray, left_out: LeftOut
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return keys, offsets and integer labels of the records that hold images.
+
+    Args:
+        file: The .rec file.
+        keys: (N,) numbers of all records.
+        offsets: (N,) where they start.
+        left_out: Counts the records that are neither images nor the labels of identities.
+
+    Raises:
+        UserError: The file is damaged or truncated, or a label is no whole number.
+    """
+    heads = read_heads(file, offsets)
+    is_image = heads.has_image.copy()
+    if unlisted := count_unlisted(file, offsets, heads.ends):
+        left_out.add(f"records that {file.with_suffix('.idx').name} does not list", file.name, unlisted)
+    empty = np.flatnonzero(~heads.has_image & (heads.flags == 0))
+    if len(empty):
+        left_out.add("records without an image", f"record {keys[empty[0]]}", len(empty))
+    if keys[0] == 0 and heads.flags[0] > 0 and not is_image[0]:
+        end = float(heads.labels[0])
+        if not (1 <= end <= 2**31) or (end <= MAX_RECORDS and int(is_image[keys < end].sum()) != int(end) - 1):
+            raise UserError(f"{file}: record 0 announces images up to record {end - 1:g}, but {int(is_image.sum())} "
+                            "were found; is the file truncated, or its .idx of another?")
+        if end <= MAX_RECORDS:
+            behind = np.flatnonzero(is_image & (keys >= end))
+            if len(behind):
+                left_out.add("images that record 0 does not announce", f"record {keys[behind[0]]}", len(behind))
+            is_image &= keys < end
+    values = heads.labels[is_image]
+    if not len(values):
+        raise UserError(f"{file} holds no images")
+    with np.errstate(invalid="ignore"):
+        is_wrong = ~((values >= 0) & (values < MAX_LABEL) & (values == np.floor(values)))
+    if is_wrong.any():
+        row = int(is_wrong.argmax())
+        key = keys[is_image][row]
+        raise UserError(f"{file}, record {key}: a whole number was expected as label, found {values[row]:g}")
+    return keys[is_image], offsets[is_image], values.astype(np.int64)
 
 
 def listed_identities(path: Path, keys: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Return labels and identities after the folders of a list.
+    """Return labels and identities from the folders of the paths in a list.
 
     Args:
         path: The list.

@@ -1,26 +1,28 @@
-"""Random access to records that are slices of large files."""
+"""Random access to records in large files, and what else the readers of record formats share."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import threading
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.image_set import MAX_FILE_BYTES
-from facesyn_cli.data.record_names import NameList
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.input_files import input_size, read_start
 
 
 class RecordFiles:
-    """Open files by number; picklable, and every process opens its own.
+    """Open files by number; picklable, every process opens its own descriptors.
 
     Args:
         paths: The files.
@@ -71,31 +73,58 @@ class RecordFiles:
                 os.close(descriptor)
 
 
+class NameList:
+    """A growing list of names: one byte a character and eight bytes a name instead of a Python object each."""
+
+    def __init__(self) -> None:
+        self.text, self._ends = bytearray(), array("q")
+
+    def append(self, name: str) -> None:
+        """Add a name; characters that cannot be encoded become question marks."""
+        self.text += name.encode("utf-8", "replace")
+        self._ends.append(len(self.text))
+
+    def __getitem__(self, index: int) -> str:
+        start = self._ends[index - 1] if index else 0
+        return self.text[start : self._ends[index]].decode("utf-8")
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[i] for i in range(len(self)))
+
+
 @dataclass(frozen=True)
-class SliceReader:
-    """Images that lie in one piece in one of several files.
+class FileRecords:
+    """Images that lie in records of one or several files: the reader of most record formats.
 
     Args:
         files: The files.
-        file_of: (N,) int32, number of the file.
-        offsets: (N,) int64, first byte.
-        sizes: (N,) int64, number of bytes.
-        names: Sample name of every record.
+        file_of: (N,) int32, number of the file of each record.
+        offsets: (N,) int64, its first byte.
+        names: Sample name of every record; may be iterated several times.
+        read_at: Returns the image of the record at (files, number of the file, offset); None: `sizes` bytes from there.
+        sizes: (N,) int64, number of bytes, where the image lies in one piece.
     """
 
     files: RecordFiles
     file_of: np.ndarray
     offsets: np.ndarray
-    sizes: np.ndarray
-    names: NameList
+    names: Iterable[str]
+    read_at: Callable[[RecordFiles, int, int], bytes] | None = None
+    sizes: np.ndarray | None = None
 
     def read(self, index: int) -> bytes:
         """Return the encoded image of record `index`.
 
         Raises:
-            UserError: The file has become shorter, or the record is larger than an image may be.
+            UserError: The record is damaged, truncated or larger than an image may be, or its file is gone.
         """
-        number, offset, size = int(self.file_of[index]), int(self.offsets[index]), int(self.sizes[index])
+        number, offset = int(self.file_of[index]), int(self.offsets[index])
+        if self.read_at is not None:
+            return self.read_at(self.files, number, offset)
+        size = int(self.sizes[index])
         if size > MAX_FILE_BYTES:
             raise UserError(f"{self.files.paths[number]}, byte {offset}: an image of {size} bytes; "
                             f"images of at most {MAX_FILE_BYTES} are read")
@@ -110,11 +139,11 @@ class SliceReader:
 
 
 def content_digest(paths: list[Path], *places: np.ndarray) -> str:
-    """Return the digest of a set that somebody else wrote: names and sizes of its files, places and labels.
+    """Return the digest of a set without a header of ours: names and sizes of its files, places and labels.
 
     Args:
         paths: The files.
-        places: Arrays that say where the records lie and whose they are.
+        places: Arrays of offsets and labels.
     """
     hashes = [hashlib.sha256(np.ascontiguousarray(array)).hexdigest() for array in places]
     return json_digest([[[path.name, path.stat().st_size] for path in paths], hashes])
@@ -137,3 +166,24 @@ def first_bytes(path: Path, size: int) -> bytes:
         return read_start(path, size)
     except UserError:
         return b""
+
+
+def stem_of(path: str) -> str:
+    """Return the name of a file without folders and without its last suffix, as pathlib's `stem`; many times faster."""
+    name = path.rstrip("/").rpartition("/")[2]
+    stem, dot, suffix = name.rpartition(".")
+    return stem if stem and dot and suffix else name
+
+
+def formats_package(name: str) -> ModuleType:
+    """Import a package of the extra `formats`.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f'this record format needs a package that is not installed ({name}): pip install "facesyn[formats]"'
+        ) from error

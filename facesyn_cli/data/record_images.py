@@ -1,8 +1,8 @@
-"""From any encoded image to the one a packed set stores.
+"""Converts an encoded image to the one a packed set stores.
 
-Bytes are kept where the image has the right size, is of a kind that the published readers decode, and stands upright
-as it lies: those readers ignore what EXIF says of turning, so an image that must be turned is encoded anew.
-Of an image that is not square the largest central square is taken, as everywhere in facesyn (`data/squares.py`).
+Bytes are kept when the image has the right size, is in a format that the published readers decode, and is stored
+upright: those readers ignore the EXIF orientation, so a rotated image is encoded anew. Of an image that is not square
+the largest central square is taken (`data/squares.py`).
 """
 
 from __future__ import annotations
@@ -11,12 +11,40 @@ import io
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from pydantic import Field
 
 from facesyn_cli.artifacts.image_formats import suffix_of_content
 from facesyn_cli.data.pixels import MAX_PIXELS, decode_image, encode_jpeg, encode_png, fit_square, resize_u8, turn_of
+from facesyn_cli.plugins.settings import PluginConfig
 
 SUFFIX_OF = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp"}
 _JPEG = b"\xff\xd8\xff"
+
+
+class PassthroughConfig(PluginConfig):
+    """Settings of formats that store JPEG, PNG, WebP and BMP as they are."""
+
+    quality: int | None = Field(None, ge=1, le=100)  # JPEG quality of images that are encoded anew; None: PNG, no loss
+
+
+class PassthroughFormat:
+    """Base of record formats that keep the bytes of images that fit."""
+
+    kind = "RecordSet"
+
+    def __init__(self, cfg: PassthroughConfig) -> None:
+        self.cfg = cfg
+
+    def fit(self, data: bytes, size: int | None) -> bytes:
+        """Return an image untouched when it has the right size and stands upright, else its central square resized.
+
+        Raises:
+            UnreadableImage: The bytes are no image, or only a part of one.
+        """
+        kept = fit_any(data, size)
+        if kept is data or self.cfg.quality is None:
+            return kept
+        return encode_jpeg(decode_image(kept), self.cfg.quality)
 
 
 def fit_jpeg(data: bytes, size: int | None, quality: int, subsampling: str) -> bytes:

@@ -82,6 +82,18 @@ def read_record(files: RecordFiles, number: int, offset: int) -> bytes:
         at += _PART.size + length + -length % 4
 
 
+def read_image(files: RecordFiles, number: int, offset: int) -> bytes:
+    """Return the image of the record that starts at byte `offset` of a file.
+
+    Raises:
+        UserError: As `read_record`, or the record is shorter than its header says.
+    """
+    try:
+        return split_payload(read_record(files, number, offset))[2]
+    except ValueError as error:
+        raise UserError(f"{files.paths[number]}, record at byte {offset}: {error}") from error
+
+
 def split_payload(payload: bytes) -> tuple[int, np.ndarray, bytes]:
     """Return (flag, labels, encoded image) of a payload; there is one label when flag is 0.
 

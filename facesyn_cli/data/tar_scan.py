@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from facesyn_cli.artifacts.image_formats import HEAD_BYTES, suffix_of_content
-from facesyn_cli.artifacts.names import key_part
+from facesyn_cli.artifacts.names import key_part, unescape_name
 from facesyn_cli.console import log
 from facesyn_cli.data.left_out import LeftOut
-from facesyn_cli.data.record_files import first_bytes, visible_files
-from facesyn_cli.data.record_names import NameList, unescape_name
-from facesyn_cli.data.tar_members import BLOCK, is_tar
+from facesyn_cli.data.record_files import NameList, first_bytes, visible_files
+from facesyn_cli.data.tar_archive import BLOCK, is_tar
 from facesyn_cli.data.tar_samples import LATE_LABELS, TarSample, read_samples
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.input_files import open_input

@@ -1,8 +1,8 @@
-"""Images in tar shards as sets are made from: what changes is written anew, all other shards are linked.
+"""Image sets in tar shards: what `facesyn sample layout=tar` writes, and what other stages derive from it.
 
-These are the sets of `facesyn sample layout=tar` and what other stages make of them: an own RecordSet in format
-`webdataset` without labels, which `pack` alone assigns. Members are `identity/sample.png`, in `R/N/*.tar` of a set
-called N in folder R.
+Such a set is a RecordSet in format `webdataset` without labels, which `pack` alone assigns. Members are
+`identity/sample.png`, in `R/N/*.tar` of a set called N in folder R. A stage that changes a set writes the shards in
+which something changes and links the others.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facesyn_cli.artifacts.atomic_files import read_json, write_atomically, write_json
+from facesyn_cli.artifacts.atomic_files import read_json, write_json
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.header import Parent, read_header
 from facesyn_cli.artifacts.image_set import ImageEntry, natural_key
+from facesyn_cli.artifacts.names import escape_folder, escape_stem
 from facesyn_cli.artifacts.record_set import LABELS, RecordSet
-from facesyn_cli.data.record_names import NameList, escape_folder, escape_stem
-from facesyn_cli.data.tar_members import BLOCK, tar_header, tar_padding
+from facesyn_cli.data.record_files import NameList
+from facesyn_cli.data.tar_archive import write_tar
 from facesyn_cli.errors import UserError
 
 FORMAT = "webdataset"
-_NOTES = ".shards"  # beside the shards' folder: what each shard that was made here holds
-_END = bytes(2 * BLOCK)
+_NOTES = ".shards"  # folder of notes: the content of each shard that was written here
 
 
 class TarSet:
@@ -63,7 +63,7 @@ class TarSet:
 
     @property
     def extra(self) -> dict[str, Any]:
-        """What the header of a set of the same name says to readers."""
+        """Entries of the header of a set with this name."""
         return {"format": FORMAT, "name": self.name}
 
     def counts(self) -> dict[str, int]:
@@ -124,7 +124,7 @@ class TarImage:
 
 
 def make_shard(folder: Path, name: str, file: str, images: Sequence[TarImage]) -> None:
-    """Make a shard of a set, unless it is there with the same images; it appears whole, by rename.
+    """Write a shard of a set, unless it exists with the same images; it appears whole, by rename.
 
     Args:
         folder: Of the set.
@@ -139,9 +139,5 @@ def make_shard(folder: Path, name: str, file: str, images: Sequence[TarImage]) -
     content = json_digest([image.member for image in images])
     if path.is_file() and note.is_file() and read_json(note) == {"members": content, "bytes": path.stat().st_size}:
         return
-    with write_atomically(path) as temporary, open(temporary, "wb") as archive:
-        for image in images:
-            data = image.read()
-            archive.write(b"".join((tar_header(image.member, len(data)), data, tar_padding(len(data)))))
-        archive.write(_END)
+    write_tar(path, ((image.member, image.read()) for image in images))
     write_json(note, {"members": content, "bytes": path.stat().st_size})

@@ -12,47 +12,36 @@ Layout of a set called N in an output folder R, chosen so that both published re
 
 from __future__ import annotations
 
-import os
-import struct
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from facesyn_cli.artifacts.atomic_files import as_user_error, write_atomically
+from facesyn_cli.artifacts.atomic_files import write_atomically
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.header import Header
+from facesyn_cli.artifacts.names import escape_name
 from facesyn_cli.artifacts.record_set import LABELS, RecordFormat, RecordSet
-from facesyn_cli.data.append_file import AppendFile
+from facesyn_cli.data.append_files import RecordAppender
 from facesyn_cli.data.left_out import LeftOut
-from facesyn_cli.data.record_files import visible_files
+from facesyn_cli.data.pixels import JPEG_QUALITY
+from facesyn_cli.data.record_files import FileRecords, RecordFiles, visible_files
 from facesyn_cli.data.record_images import fit_jpeg
-from facesyn_cli.data.record_index import (
-    RecordIndex,
-    escape_name,
-    find_index,
-    index_samples,
-    looks_like_index,
-    read_index,
-    read_labels,
-)
-from facesyn_cli.data.tfrecord_framing import decode_example, encode_example, frame, read_frame
+from facesyn_cli.data.record_labels import read_labels
+from facesyn_cli.data.tfrecord_framing import encode_example, frame, read_image
+from facesyn_cli.data.tfrecord_index import IndexSamples, RecordIndex, find_index, looks_like_index, read_index
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
-
-_PLACE = np.dtype([("shard", "<i4"), ("offset", "<i8")])
-_PLACE_BYTES = struct.Struct("<iq")    # one such row
 
 
 class TfrecordConfig(PluginConfig):
     """Settings of `tfrecord`."""
 
     records_per_shard: int = Field(500_000, gt=0)                 # as published
-    quality: int = Field(95, ge=1, le=100)                        # of images that are no fitting JPEG yet
+    quality: int = Field(JPEG_QUALITY, ge=1, le=100)              # of images that are not yet a JPEG of the right size
     subsampling: Literal["4:4:4", "4:2:2", "4:2:0"] = "4:2:0"     # of their color; OpenCV's default
 
     @field_validator("subsampling", mode="before")
@@ -117,105 +106,28 @@ class TfrecordFormat:
         for file in _unnamed_files(index):
             left_out.add(f"record files that {index.path.name} does not name", file.name)
         left_out.say(index.path, len(index.labels))
-        reader = TfrecordReader(index, header is not None)
+        samples = IndexSamples(index.path, header is not None)
+        reader = FileRecords(RecordFiles(index.files), index.file_of, index.offsets, samples, read_image)
         return RecordSet(path, index.labels, index.identities, digest, reader, left_out.counts)
 
 
-class TfrecordReader:
-    """Random access to the images of a TFRecord set; handles are opened per process.
-
-    Args:
-        index: Where each record lies.
-        is_escaped: The sample names in the index are ours, with odd characters escaped.
-    """
-
-    def __init__(self, index: RecordIndex, is_escaped: bool) -> None:
-        self.index, self.is_escaped = index, is_escaped
-        self._lock = threading.Lock()
-        self._process, self._descriptors = 0, {}
-
-    def read(self, index: int) -> bytes:
-        """Return the encoded image of record `index`.
-
-        Raises:
-            UserError: Naming the file and the offset: damaged, truncated, or no Example with an image.
-        """
-        number, offset = int(self.index.file_of[index]), int(self.index.offsets[index])
-        path = self.index.files[number]
-        data = read_frame(self._descriptor(number), offset, path)
-        try:
-            return decode_example(data)["image"]
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{path}, record at byte {offset}: no Example with the feature `image`: {error}") from error
-
-    def samples(self) -> Iterator[str]:
-        """Yield the sample name of every record."""
-        return index_samples(self.index, self.is_escaped)
-
-    def _descriptor(self, number: int) -> int:
-        with self._lock:
-            if self._process != os.getpid():
-                self._process, self._descriptors = os.getpid(), {}
-            if number not in self._descriptors:
-                path = self.index.files[number]
-                try:
-                    self._descriptors[number] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-                except OSError as error:
-                    raise UserError(f"cannot open {path}: {error.strerror}") from error
-            return self._descriptors[number]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"index": self.index, "is_escaped": self.is_escaped}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)
-
-    def __del__(self) -> None:
-        if self.__dict__.get("_process") == os.getpid():
-            for descriptor in self._descriptors.values():
-                os.close(descriptor)
-
-
 class TfrecordWriter:
-    """Writes shards one after the other; a shard gets its name when it is whole.
-
-    Killed at any moment, the set is restored from the state of the last commit: the shard under work is
-    cut back to its committed size.
-    """
+    """Writes shards one after the other, and the index files at the end."""
 
     def __init__(self, folder: Path, name: str, scratch: Path, records_per_shard: int, state: dict[str, Any]) -> None:
-        self.folder, self.name, self.records_per_shard = folder, name, records_per_shard
-        self.num_records = int(state.get("records", 0))
-        self._places = AppendFile(scratch / "places", self.num_records * _PLACE.itemsize)
-        self._shard = int(state.get("shard", 0))
-        self._file = self._open_shard(int(state.get("bytes", 0)))
+        self.folder, self.name = folder, name
+        self._records = RecordAppender(
+            lambda shard: folder / name / f"{name}-{shard:05d}.tfrecord", scratch, state, max_records=records_per_shard
+        )
+        self.commit, self.close = self._records.commit, self._records.close
 
     def append(self, identity: str, sample: str, data: bytes) -> None:
         """Add one encoded image."""
-        if self.num_records and self.num_records == (self._shard + 1) * self.records_per_shard:
-            self._close_shard()
-            self._shard += 1
-            self._file = self._open_shard(0)
-        offset = self._file.write(frame(encode_example(data)))
-        self._places.write(_PLACE_BYTES.pack(self._shard, offset))
-        self.num_records += 1
-
-    def commit(self) -> dict[str, Any]:
-        """Flush to disk and return the state to restore from."""
-        self._places.sync()
-        return {"records": self.num_records, "shard": self._shard, "bytes": self._file.sync()}
+        self._records.append(frame(encode_example(data)))
 
     def finish(self, labels: np.ndarray, samples: Iterable[str]) -> None:
-        """Give the last shard its name and write both index files.
-
-        Args:
-            labels: (N,) label of every record.
-            samples: Sample name of every record.
-        """
-        self._close_shard()
-        self._places.close()
-        places = np.fromfile(self._places.path, dtype=_PLACE)
-        name = self.name
+        """Publish the last shard and write both index files."""
+        places, name = self._records.finish(), self.name
         with (
             write_atomically(self.folder / name / f"{name}.index") as admis,
             write_atomically(self.folder / f"{name}.txt") as tface,
@@ -226,38 +138,10 @@ class TfrecordWriter:
                 admis_file.write(f"{name}/{label}/{escape_name(sample)}.jpg\t{shard}\t{offset}\n")
                 tface_file.write(f"{name}\t{shard}\t{offset}\t{label}\n")
 
-    def close(self) -> None:
-        """Close the open files."""
-        self._file.close()
-        self._places.close()
-
-    def _open_shard(self, size: int) -> AppendFile:
-        if self._path().exists():  # killed after the rename, before the next commit
-            _rename(self._path(), self._unfinished())
-        return AppendFile(self._unfinished(), size)
-
-    def _close_shard(self) -> None:
-        self._file.sync()
-        self._file.close()
-        _rename(self._unfinished(), self._path())
-
-    def _path(self) -> Path:
-        return self.folder / self.name / f"{self.name}-{self._shard:05d}.tfrecord"
-
-    def _unfinished(self) -> Path:
-        return self._path().with_name(f".{self._path().name}.part")
-
 
 def _unnamed_files(index: RecordIndex) -> list[Path]:
-    """Return the files that are called like the shards of an index, lie beside them and are not in it."""
+    """Return the files beside the shards of an index that are named like them and are not in it."""
     stems = {(file.parent, file.name.rpartition("-")[0]) for file in index.files}
     beside = [file for folder, stem in stems for file in visible_files(folder, ".tfrecord")
               if file.name.rpartition("-")[0] == stem]
     return sorted(set(beside) - set(index.files))
-
-
-def _rename(old: Path, new: Path) -> None:
-    try:
-        os.replace(old, new)
-    except OSError as error:
-        raise as_user_error(error, new) from error

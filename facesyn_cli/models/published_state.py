@@ -1,10 +1,12 @@
-"""A recognizer's state dict as its published code writes it: RGB, flat; MagFace's under the wrapper that tells it."""
+"""A recognizer's state dict as its published code writes it: RGB and flat; MagFace's under its wrapper, BGR."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-_MAGFACE = "features.module."
+from facesyn_cli.models.convert.wrappers import MAGFACE
+
+_PREFIX = f"{MAGFACE}.module."  # as MagFace's own trainer saves it
 
 
 def published_state(network: nn.Module) -> dict[str, Tensor]:
@@ -14,5 +16,5 @@ def published_state(network: nn.Module) -> dict[str, Tensor]:
         network: A recognizer whose own parameter names are the published ones.
     """
     if getattr(network, "is_magface", False):  # names and shapes are those of other IResNets, pixels and eps are not
-        return {_MAGFACE + key: value for key, value in network.state_in("bgr").items()}
+        return {_PREFIX + key: value for key, value in network.state_in("bgr").items()}
     return network.state_in("rgb") if hasattr(network, "state_in") else network.state_dict()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from facesyn_cli.artifacts.atomic_files import read_json, write_json
-from facesyn_cli.data.record_names import escape_folder, escape_stem
+from facesyn_cli.artifacts.names import escape_folder, escape_stem
 from facesyn_cli.data.sharding import fixed_batches, share
 
 

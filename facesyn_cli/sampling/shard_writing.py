@@ -15,17 +15,15 @@ from itertools import zip_longest
 import numpy as np
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.atomic_files import write_atomically
 from facesyn_cli.console import progress
 from facesyn_cli.data.sharding import fixed_batches
-from facesyn_cli.data.tar_members import BLOCK, tar_header, tar_padding
+from facesyn_cli.data.tar_archive import write_tar
 from facesyn_cli.sampling.engine import BatchEngine
 from facesyn_cli.sampling.layout import TarShards
 from facesyn_cli.sampling.workers import one_core_each
 from facesyn_cli.sampling.writing import pixels_shown
 
 _AHEAD = 2           # batches computed or queued beyond those at work
-_END = bytes(2 * BLOCK)
 
 Encoded = Iterator[bytes]  # the files of the images of a shard, in order
 
@@ -119,10 +117,10 @@ def _results(computed: Future[list[Future[bytes]]]) -> Encoded:
 
 
 def _write(layout: TarShards, shard: range, images: Encoded, advance: Callable[[int], None]) -> None:
-    with write_atomically(layout.path(shard[0])) as temporary, open(temporary, "wb") as file:
+    def files() -> Iterator[tuple[str, bytes]]:
         for index in shard:
-            data = next(images)
-            file.write(b"".join((tar_header(layout.member(index), len(data)), data, tar_padding(len(data)))))
+            yield layout.member(index), next(images)
             advance(1)
-        file.write(_END)
+
+    write_tar(layout.path(shard[0]), files())
     layout.note_finished(shard)

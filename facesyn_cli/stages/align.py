@@ -30,7 +30,7 @@ from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, input_path, runtime_only
 from facesyn_cli.console import is_first_process, log, progress
 from facesyn_cli.data.alignment import REASONS, AlignedFace, Face, FaceAligner, FaceChoice, NoFace, align_face
-from facesyn_cli.data.append_file import AppendFile
+from facesyn_cli.data.append_files import AppendFile
 from facesyn_cli.data.landmarks import read_landmarks, write_landmarks
 from facesyn_cli.data.ordered_pool import ordered_map
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, encode_png

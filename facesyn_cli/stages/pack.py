@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import read_json, write_bytes, write_json
 from facesyn_cli.artifacts.header import Parent
-from facesyn_cli.artifacts.names import check_file_names
+from facesyn_cli.artifacts.names import check_file_names, escape_name
 from facesyn_cli.artifacts.origins import PHOTO, origins_of
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, check_output, open_output
@@ -28,12 +28,12 @@ from facesyn_cli.artifacts.record_set import LABELS, RecordFormat, RecordWriter,
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, affects_result, input_path, runtime_only
 from facesyn_cli.console import is_first_process, log, progress
-from facesyn_cli.data.append_file import AppendFile
+from facesyn_cli.data.append_files import AppendFile
 from facesyn_cli.data.ordered_pool import ordered_map, usable_cores
 from facesyn_cli.data.pack_order import PackItem, PackSource, open_source, pack_items
 from facesyn_cli.data.pixels import UnreadableImage
 from facesyn_cli.data.record_images import suffix_of
-from facesyn_cli.data.record_index import escape_name, write_labels
+from facesyn_cli.data.record_labels import write_labels
 from facesyn_cli.data.squares import is_square, say_cut
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry

@@ -133,7 +133,7 @@ def test_interrupted_anywhere_and_run_again_gives_the_same_files(
 def test_interrupted_while_the_spool_is_converted(
     run_cli, pack, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ):
-    from facesyn_cli.data.spool import Spool
+    from facesyn_cli.data.append_files import Spool
 
     monkeypatch.setattr("facesyn_cli.data.lmdb_format._PART_BYTES", 2500)
     straight = contents(pack(faces, target, tmp_path / "straight"))

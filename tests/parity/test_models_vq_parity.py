@@ -45,7 +45,7 @@ def test_quantize(vq):
     # no tie: the two nearest codes of a row are 6e-6 or more apart in squared distance, its rounding is about 1e-8
     assert indices.flatten().tolist() == golden["indices"].tolist()
     tolerance = rounding(scale=golden["z"].max())  # the published code adds z - z
-    np.testing.assert_allclose(quantized.numpy(), golden["quantized"], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(quantized.numpy(), golden["quantised"], rtol=0, atol=tolerance)
 
 
 @torch.inference_mode()

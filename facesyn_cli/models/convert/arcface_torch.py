@@ -9,10 +9,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from facesyn_cli.models import mbf
-from facesyn_cli.models.convert.detected import RGB_BY_DEFAULT, DetectedNetwork, View, indices
+from facesyn_cli.models.convert.detected import RGB_BY_DEFAULT, DetectedNetwork, indices
+from facesyn_cli.models.convert.wrappers import MAGFACE, View
 from facesyn_cli.models.iresnet import BLOCKS
-
-_MAGFACE = "features"
 
 
 def read(view: View) -> DetectedNetwork | None:
@@ -33,7 +32,7 @@ def read(view: View) -> DetectedNetwork | None:
     if depth is None:
         name, title = "iresnet", f"an iresnet backbone (blocks {', '.join(map(str, blocks))})"
         settings["blocks"] = list(blocks)
-    if _MAGFACE in view.wrappers:
+    if MAGFACE in view.wrappers:
         settings["variant"] = "magface"
         title += " of MagFace, BGR in [0, 1]"
     elif view.color_space == "bgr":

@@ -15,24 +15,17 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.detected import DetectedNetwork, View, indices
+from facesyn_cli.models.convert.detected import DetectedNetwork, indices
+from facesyn_cli.models.convert.wrappers import View
 
 ENCODER = ("encoder.", "quant_conv.")
 DECODER = ("decoder.", "quantize.", "post_quant_conv.")
 SHARED = ("transform.",)  # of face-pca: both halves need it
 _KL_CHANNELS = (6, 8)  # behind the encoders of kl-f4 and kl-f8: mean and log variance of 3 or 4
-_FIRST_STAGE = "first_stage_model."
-_REST_OF_LDM = ("model.", "model_ema.", "cond_stage_model.")  # and buffers, whose names have no dot
 
 
-def bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the autoencoder's tensors without prefix, training loss and the model built on it."""
-    if any(key.startswith(_FIRST_STAGE) for key in tensors):
-        tensors = {
-            key.removeprefix(_FIRST_STAGE): value
-            for key, value in tensors.items()
-            if not (key.startswith(_REST_OF_LDM) or "." not in key)
-        }
+def without_loss(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the autoencoder's tensors without its training loss."""
     return {key: value for key, value in tensors.items() if not key.startswith("loss.")}
 
 
@@ -49,7 +42,7 @@ def read(view: View) -> DetectedNetwork | None:
         UserError: It has attention within its levels, whose layout no reference states.
         KeyError, IndexError, ValueError: Tensors that any such autoencoder has are missing or odd.
     """
-    tensors = bare(view.tensors)
+    tensors = without_loss(view.tensors)
     has_encoder = "encoder.conv_in.weight" in tensors and "quant_conv.weight" in tensors
     has_decoder = "decoder.conv_in.weight" in tensors and "post_quant_conv.weight" in tensors
     if not (has_encoder or has_decoder):

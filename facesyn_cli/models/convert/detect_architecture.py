@@ -20,7 +20,8 @@ from torch import Tensor
 from facesyn_cli.artifacts.weights import read_tensor_dicts
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import arcface_torch, compvis, edgeface, guided_diffusion, idiff_face, tface
-from facesyn_cli.models.convert.detected import DetectedNetwork, View, views
+from facesyn_cli.models.convert.detected import DetectedNetwork
+from facesyn_cli.models.convert.wrappers import View, views
 from facesyn_cli.models.meta_networks import build_on_meta
 from facesyn_cli.plugins import registry
 from facesyn_cli.untrusted.input_files import read_text
@@ -214,7 +215,7 @@ def _nearest(tensors: Mapping[str, Tensor]) -> str:
     """Describe the known network that shares most tensors with the file."""
     best, best_count, best_rest, best_text = "", 0, 0, ""  # of equally many matches, the one with least else
     for view in views(tensors):
-        seen = {"denoiser": view.tensors, "backbone": view.tensors, "autoencoder": compvis.bare(view.tensors)}
+        seen = {"denoiser": view.tensors, "backbone": view.tensors, "autoencoder": compvis.without_loss(view.tensors)}
         for (kind, name, settings), expected in zip(_KNOWN, _known_shapes(), strict=True):
             own = seen[kind]
             count = sum(key in own and own[key].shape == shape for key, (shape, _) in expected.items())

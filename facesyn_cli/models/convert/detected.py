@@ -1,47 +1,14 @@
-"""What a file of tensors turned out to be, and tools the readers of published files share."""
+"""The network that was detected in a file of tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-# Attributes under which trainers and wrappers keep a network, in any order and number in front of its own names.
-# `torch.compile` adds `_orig_mod`, DistributedDataParallel `module`, accelerators of Lightning `_module`.
-WRAPPERS = frozenset(
-    {"module", "_module", "_orig_mod", "model", "net", "network", "backbone", "encoder", "features", "eps_model"}
-)
 RGB_BY_DEFAULT = " (RGB, as CVLface's are where no model.yaml beside the file says otherwise)"
-_MAX_WRAPPERS = 8  # nested in each other
-
-
-@dataclass(frozen=True)
-class View:
-    """The tensors of a file under one prefix.
-
-    Args:
-        prefix: What was taken off, such as `module.model.`; empty for the names as they are.
-        tensors: Name without the prefix -> tensor.
-        around: The tensors that do not start with the prefix, under their whole names.
-        color_space: `rgb` or `bgr` where a description beside the file says so, else None.
-    """
-
-    prefix: str
-    tensors: dict[str, Tensor]
-    around: dict[str, Tensor] = field(default_factory=dict)
-    color_space: str | None = None
-
-    @property
-    def assumes_rgb(self) -> bool:
-        """True under CVLface's wrapper where no description says which order of channels it takes."""
-        return self.wrappers[-1:] == ["net"] and self.color_space is None
-
-    @property
-    def wrappers(self) -> list[str]:
-        """Parts of the prefix, outermost first."""
-        return self.prefix.split(".")[:-1]
 
 
 @dataclass(frozen=True)
@@ -80,27 +47,6 @@ class DetectedNetwork:
             shown = ", ".join(self.left_out[:3]) + (", ..." if len(self.left_out) > 3 else "")
             parts.append(f"left out, as no part of it: {len(self.left_out)} ({shown})")
         return "; ".join(parts)
-
-
-def views(tensors: Mapping[str, Tensor], color_space: str | None = None) -> Iterator[View]:
-    """Yield the tensors under every sequence of known wrappers that starts a name, shortest first.
-
-    Args:
-        tensors: Tensors of a file.
-        color_space: As of `View`.
-    """
-    prefixes = {""}
-    for key in tensors:
-        prefix = ""
-        for part in key.split(".")[:-1][:_MAX_WRAPPERS]:
-            if part not in WRAPPERS:
-                break
-            prefix += f"{part}."
-            prefixes.add(prefix)
-    for prefix in sorted(prefixes, key=lambda text: (text.count("."), text)):
-        inside = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
-        around = {key: value for key, value in tensors.items() if not key.startswith(prefix)}
-        yield View(prefix, inside, around, color_space)
 
 
 def indices(tensors: Mapping[str, Tensor], prefix: str) -> range:

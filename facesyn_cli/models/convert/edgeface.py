@@ -10,22 +10,17 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from facesyn_cli.models.convert.detected import WRAPPERS, DetectedNetwork, View, indices
+from facesyn_cli.models.convert.detected import DetectedNetwork, indices
+from facesyn_cli.models.convert.wrappers import LIGHTNING, View, unwrapped
 
 _NETWORKS = {(24, 2): "edgenext_xx_small", (32, 3): "edgenext_x_small", (48, 3): "edgenext_small",
              (80, 3): "edgenext_base"}  # (channels of the stem, blocks of the first stage)
-_OWN = "model."  # where the plugin `timm` keeps the network, and EdgeFace too
+_OWN = f"{LIGHTNING}."  # where the plugin `timm` keeps the network
 
 
 def own_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a timm network under the names of the plugin `timm`, whatever wrapped all of them.
-
-    For files of which the user says what they hold; a wrapper is a known name in front of every tensor's.
-    """
-    names = list(tensors)
-    while names and (first := names[0].partition(".")[0]) in WRAPPERS and all(n.startswith(f"{first}.") for n in names):
-        names = [name[len(first) + 1 :] for name in names]
-    return dict(zip((_OWN + name for name in names), tensors.values(), strict=True))
+    """Return the tensors of a timm network under the names of the plugin `timm`, whatever wrapped all of them."""
+    return {_OWN + key: value for key, value in unwrapped(tensors).items()}
 
 
 def read(view: View) -> DetectedNetwork | None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.detected import DetectedNetwork, View, indices
+from facesyn_cli.models.convert.detected import DetectedNetwork, indices
+from facesyn_cli.models.convert.wrappers import View
 
 BUFFERS = (
     "betas", "alphas", "sigmas", "sqrt_alphas_inv", "alpha_bars", "sqrt_alpha_bars", "sqrt_one_minus_alpha_bars",

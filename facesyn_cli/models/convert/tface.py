@@ -12,10 +12,10 @@ channels is left open.
 from __future__ import annotations
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.detected import RGB_BY_DEFAULT, DetectedNetwork, View, indices
+from facesyn_cli.models.convert.detected import RGB_BY_DEFAULT, DetectedNetwork, indices
+from facesyn_cli.models.convert.wrappers import LIGHTNING, View
 from facesyn_cli.models.ir import BLOCKS, BOTTLENECK_BLOCKS, BOTTLENECK_WIDTHS, WIDTHS, final_side
 
-LIGHTNING = "model."
 LIGHTNING_HEAD = "head."
 
 
@@ -72,12 +72,12 @@ def read(view: View) -> DetectedNetwork | None:
 
 
 def _channel_order(view: View, is_variant: bool) -> tuple[str, str]:
-    """Return the order of the channels, and the name of the setting where the file leaves it open."""
+    """Return the order of the channels; when the file does not tell it, the name of the setting that must be given."""
     if view.color_space is not None:
         return view.color_space, ""
-    if is_variant or view.wrappers[-1:] != [LIGHTNING[:-1]]:
+    if is_variant or view.innermost != LIGHTNING:
         return "rgb", ""
-    outer = view.prefix.removesuffix(LIGHTNING)
+    outer = view.prefix.removesuffix(f"{LIGHTNING}.")
     if any(key.startswith(outer + LIGHTNING_HEAD) for key in view.around):
         return "bgr", ""
     return "", "channel_order"

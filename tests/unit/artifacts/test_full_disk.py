@@ -12,7 +12,7 @@ from facesyn_cli.artifacts import weights
 from facesyn_cli.artifacts.atomic_directory import atomic_directory
 from facesyn_cli.artifacts.atomic_files import write_bytes
 from facesyn_cli.artifacts.weights import write_tensors, write_torch
-from facesyn_cli.data.append_file import AppendFile
+from facesyn_cli.data.append_files import AppendFile
 from facesyn_cli.errors import UserError
 from facesyn_cli.stages import models
 from facesyn_cli.training.checkpoint import save_checkpoint

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from facesyn_cli.artifacts.names import escape_name
 from facesyn_cli.artifacts.record_set import RecordSet, natural_labels
-from facesyn_cli.data.record_index import escape_name, find_index, read_labels, write_labels
+from facesyn_cli.data.record_labels import read_labels, write_labels
 from facesyn_cli.data.tfrecord_framing import encode_example, frame
+from facesyn_cli.data.tfrecord_index import find_index
 from facesyn_cli.errors import UserError
 
 
@@ -72,8 +74,8 @@ def test_digest_follows_content(published: Path):
 
 
 def test_labels_take_little_memory(published: Path):
-    index = RecordSet.open(published).reader.index
-    per_record = index.file_of.itemsize + index.offsets.itemsize + index.labels.itemsize
+    records = RecordSet.open(published)
+    per_record = records.reader.file_of.itemsize + records.reader.offsets.itemsize + records.labels.itemsize
     assert per_record == 16
 
 

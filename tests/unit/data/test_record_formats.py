@@ -17,7 +17,7 @@ from tiny_records import FORMATS, NAME, encoded, read_all, tiny_images, write_se
 
 from facesyn_cli.artifacts.record_set import RecordSet, build_format
 from facesyn_cli.artifacts.record_set_images import RecordSetImages, open_images
-from facesyn_cli.data.caffe_datum import encode_datum, find_in_datum
+from facesyn_cli.data.lmdb_file import encode_datum, read_datum
 from facesyn_cli.data.pixels import UnreadableImage, decode_image
 from facesyn_cli.data.recordio import HEADER, frame_record
 from facesyn_cli.errors import UserError
@@ -135,8 +135,8 @@ def test_datum_as_protocol_buffers_decode_it():
         datum = datum_class.FromString(encode_datum(image, label))
         assert (datum.data, datum.label, datum.encoded) == (image, label, True)
         data = datum_class(channels=3, data=image, label=label, encoded=True).SerializeToString()
-        places = find_in_datum(lambda at, size, data=data: data[at : at + size], len(data))
-        assert (data[places.offset : places.offset + places.size], places.label) == (image, label)
+        found, (start, end) = read_datum(data)
+        assert (data[start:end], found) == (image, label)
 
 
 def test_hugging_face_datasets_reads_our_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -445,28 +445,6 @@ def test_lmdb_of_caffe_and_of_pickles(tmp_path: Path):
         RecordSet.open(database("empty", {}))
 
 
-@pytest.mark.parametrize("count", [1, 200, 3000])
-def test_our_lmdb_pages_agree_with_the_library(tmp_path: Path, count: int):
-    """Trees of one to three levels, values inside leaves and on pages of their own, after deletions."""
-    import lmdb
-
-    from facesyn_cli.data.lmdb_pages import read_entries
-
-    rng = np.random.RandomState(count)
-    with lmdb.open(str(tmp_path), map_size=2**26, sync=False) as environment:
-        for _ in range(2):
-            with environment.begin(write=True) as transaction:
-                for k in rng.permutation(count).tolist():
-                    key = b"%07d" % k + bytes(rng.randint(0, 200))
-                    transaction.put(key, rng.bytes(int(rng.choice([0, 10, 900, 2040, 5000]))))
-                for key in [key for key, _ in transaction.cursor()][::7]:
-                    transaction.delete(key)
-        with environment.begin() as transaction:
-            expected = list(transaction.cursor())
-    data = (tmp_path / "data.mdb").read_bytes()
-    assert [(e.key, data[e.offset : e.offset + e.size]) for e in read_entries(tmp_path / "data.mdb")] == expected
-
-
 def test_long_keys_keep_the_sample(tmp_path: Path):
     images = {("x" * 600, "\u00e4.b"): IN_ORDER[0], ("y", "z" * 250): IN_ORDER[1]}
     records = RecordSet.open(write_set("lmdb", tmp_path, images))
@@ -476,7 +454,7 @@ def test_long_keys_keep_the_sample(tmp_path: Path):
 @pytest.mark.parametrize("name", ["a.jpg", "deep/er/x" * 8, "y" * 99, "y" * 100, "y" * 101, "\u00e4.cls", "z" * 300])
 @pytest.mark.parametrize("size", [0, 10, 8**11 - 1, 8**11])
 def test_tar_headers_are_those_of_python(name: str, size: int):
-    from facesyn_cli.data.tar_members import tar_header
+    from facesyn_cli.data.tar_archive import tar_header
 
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644

@@ -176,11 +176,11 @@ def test_lmdb_trees_that_bite_their_tail(sets: dict[str, Path], tmp_path: Path):
         struct.pack_into("<HHHHH", looped, page + 16, 100, 0, 0, 0, 0)
         struct.pack_into("<HHHH", looped, page + 100, root, 0, 0, 0)
         path.write_bytes(looped)
-        assert "no part of a tree" in outcome(tmp_path, "lmdb")
+        assert "no sound LMDB file" in outcome(tmp_path, "lmdb")
         many = bytearray(whole)
         struct.pack_into("<Q", many, meta + root_place - 8, 2**63)
         path.write_bytes(many)
-        assert f"{2**63} entries are announced" in outcome(tmp_path, "lmdb")
+        assert "no sound LMDB file" in outcome(tmp_path, "lmdb")
 
 
 def test_lists_and_indexes_full_of_nonsense(sets: dict[str, Path], tmp_path: Path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from facesyn_cli.data.record_files import RecordFiles
 from facesyn_cli.data.tfrecord_framing import decode_example, encode_example, frame, masked_crc, read_frame
 from facesyn_cli.errors import UserError
 
@@ -72,11 +73,7 @@ def two_records(tmp_path: Path) -> tuple[Path, int]:
 
 
 def read(path: Path, offset: int) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return read_frame(descriptor, offset, path)
-    finally:
-        os.close(descriptor)
+    return read_frame(RecordFiles([path]), 0, offset)
 
 
 def test_random_access(two_records: tuple[Path, int]):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from facesyn_cli.data import append_file
-from facesyn_cli.data.append_file import AppendFile
+from facesyn_cli.data import append_files
+from facesyn_cli.data.append_files import AppendFile
 from facesyn_cli.errors import UserError
 
 
@@ -43,7 +43,7 @@ def test_no_space_left_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     file = AppendFile(tmp_path / "f")
     file.write(b"abc")
-    monkeypatch.setattr(append_file.os, "fsync", full)
+    monkeypatch.setattr(append_files.os, "fsync", full)
     with pytest.raises(UserError, match="no space left while writing .*f; free some space"):
         file.sync()
     file.close()

@@ -1,14 +1,13 @@
-r"""Index files of TFRecord sets, the published ones and ours: which record lies where, and whose face it is.
+r"""Index files of TFRecord sets, published ones and ours: where each record lies, and whose face it is.
 
     <any>/<identity>/<sample>.<suffix> \t shard \t offset        ADMIS; the identity is the folder of the image
     <set> \t shard \t offset \t label                            TFace
 
-Read into plain arrays: 16 bytes a record, whatever its name.
+Read into arrays of 16 bytes a record, whatever the length of its name.
 """
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -17,14 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from facesyn_cli.artifacts.atomic_files import write_text
+from facesyn_cli.artifacts.names import unescape_name
 from facesyn_cli.artifacts.record_set import LABELS, natural_labels
+from facesyn_cli.data.record_files import stem_of
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.input_files import read_byte_lines, read_lines, read_start
+from facesyn_cli.untrusted.input_files import read_byte_lines, read_start
 
 _MAX_LINE = 4096 + 96  # bytes of a path and of three numbers
-_ODD = re.compile(r"[%/\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_ESCAPED = re.compile(r"%([0-9a-f]{4})")
 
 
 @dataclass(frozen=True)
@@ -100,63 +98,28 @@ def read_index(path: Path, identities: list[str] | None = None) -> RecordIndex:
     return RecordIndex(path, files, index_files, starts, label_of_name[np.frombuffer(name_of, dtype=np.int32)], known)
 
 
-def index_samples(index: RecordIndex, is_escaped: bool) -> Iterator[str]:
-    """Yield the sample name of every record: the image's name without suffix, or a number within its identity.
+@dataclass(frozen=True)
+class IndexSamples:
+    """Sample names of an index, read from the file each time: the name without suffix, or a number within its identity.
 
     Args:
-        index: The index.
+        path: The index.
         is_escaped: The names were written by `escape_name`.
     """
-    counts: Counter[bytes] = Counter()
-    for line in read_byte_lines(index.path, "an index of records", _MAX_LINE):
-        columns = line.rstrip(b"\r\n").split(b"\t")
-        if len(columns) == 3:
-            name = stem_of(columns[0].decode("utf-8", "replace"))
-            yield _ESCAPED.sub(lambda m: chr(int(m[1], 16)), name) if is_escaped else name
-        else:
-            yield str(counts[columns[3]])
-            counts[columns[3]] += 1
 
+    path: Path
+    is_escaped: bool
 
-def stem_of(path: str) -> str:
-    """Return the name of a file without folders and without its last suffix, as pathlib's `stem`; many times faster."""
-    name = path.rstrip("/").rpartition("/")[2]
-    stem, dot, suffix = name.rpartition(".")
-    return stem if stem and dot and suffix else name
-
-
-def escape_name(name: str, keep: str = "") -> str:
-    """Return a name that is one word of an index: `%`, slashes and control characters become %xxxx.
-
-    Args:
-        name: Name of a sample or an identity.
-        keep: Characters that may stay as they are.
-    """
-    return _ODD.sub(lambda m: m[0] if m[0] in keep else f"%{ord(m[0]):04x}", name)
-
-
-def write_labels(path: Path, identities: list[str], counts: np.ndarray) -> None:
-    """Write `label, identity, number of images`, one line per identity, separated by tabs."""
-    rows = enumerate(zip(identities, counts, strict=True))
-    write_text(path, "".join(f"{label}\t{escape_name(name, keep='/')}\t{count}\n" for label, (name, count) in rows))
-
-
-def read_labels(path: Path) -> list[str]:
-    """Return the identities of a `labels.txt` in order of their labels.
-
-    Raises:
-        UserError: Missing, or labels that are not 0, 1, 2, ...
-    """
-    names = []
-    try:
-        for number, line in enumerate(read_lines(path, "a list of labels")):
-            label, name, _ = line.split("\t")
-            if int(label) != number:
-                raise ValueError(f"label {label} in line {number + 1}")
-            names.append(_ESCAPED.sub(lambda m: chr(int(m[1], 16)), name))
-    except ValueError as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    return names
+    def __iter__(self) -> Iterator[str]:
+        counts: Counter[bytes] = Counter()
+        for line in read_byte_lines(self.path, "an index of records", _MAX_LINE):
+            columns = line.rstrip(b"\r\n").split(b"\t")
+            if len(columns) == 3:
+                name = stem_of(columns[0].decode("utf-8", "replace"))
+                yield unescape_name(name) if self.is_escaped else name
+            else:
+                yield str(counts[columns[3]])
+                counts[columns[3]] += 1
 
 
 def _columns(line: bytes) -> tuple[bytes, int, int, bytes]:

@@ -1,21 +1,24 @@
-"""Members of a tar archive, found by their headers; nothing is unpacked and no link is followed.
+"""Reads and writes plain tar archives; the only place that knows their bytes.
 
-POSIX ustar with the extensions that name long paths and large sizes: PAX (`x`) and GNU (`L`). Archives that were
-joined with `cat` are read to their end, as `tar --ignore-zeros` does. Sparse files and volumes of a split archive are
-refused: their content does not lie in one piece.
+Reading finds the members by their headers; nothing is unpacked and no link is followed. POSIX ustar with the extensions
+for long paths and large sizes is read: PAX (`x`) and GNU (`L`). Archives that were joined with `cat` are read to their
+end, as `tar --ignore-zeros` does. Sparse files and volumes of a split archive are refused: their content does not lie
+in one piece. Writing is deterministic: entries have no time and no owner.
 """
 
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from facesyn_cli.artifacts.atomic_files import write_atomically
 from facesyn_cli.errors import UserError
 
 BLOCK = 512
+TAR_END = bytes(2 * BLOCK)   # closes an archive
 _MAX_EXTENSION = 1 << 20     # bytes of a long name or of PAX records
 _REGULAR = (b"0", b"\0", b"7")
 _LINKS = (b"1", b"2")
@@ -48,7 +51,7 @@ def is_tar(block: bytes) -> bool:
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """Return the header of a regular file, without time or owner: the same call gives the same bytes."""
+    """Return the header of a regular file without time and owner."""
     if len(name) < 100 and name.isascii() and 0 <= size < 8**11:
         block = bytearray(_PLAIN)
         block[: len(name)], block[124:135] = name.encode(), b"%011o" % size
@@ -59,9 +62,24 @@ def tar_header(name: str, size: int) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
 
 
-def tar_padding(size: int) -> bytes:
-    """Return the zeros that fill the last block of a file."""
-    return bytes(-size % BLOCK)
+def tar_entry(name: str, data: bytes) -> bytes:
+    """Return a regular file as it lies in an archive: header, content and padding to a whole block."""
+    return b"".join((tar_header(name, len(data)), data, bytes(-len(data) % BLOCK)))
+
+
+def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """Write an archive; it appears whole, by rename.
+
+    Args:
+        path: The archive.
+        files: Name and content of each file, taken one at a time.
+
+    Raises:
+        UserError: The archive cannot be written.
+    """
+    with write_atomically(path) as temporary, open(temporary, "wb") as archive:
+        archive.writelines(tar_entry(name, data) for name, data in files)
+        archive.write(TAR_END)
 
 
 def read_members(path: Path, file: BinaryIO) -> Iterator[TarMember]:
