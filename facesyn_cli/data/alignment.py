@@ -31,7 +31,7 @@ from facesyn_cli.config.fields import affects_result, input_path
 from facesyn_cli.data.pixels import UnreadableImage
 
 TEMPLATE_SIDE = 112
-MIN_EXPLAINED = 0.8  # of the template by the landmarks of a face: real ones as_user_error 0.9 and more
+MIN_EXPLAINED = 0.8  # of the template by the landmarks of a face: real ones explain 0.9 and more
 SURE_SCORE = 0.9     # YuNet: large upright faces have 0.9 or more, faces that lie at most 0.9
 TURN_GAIN = 0.02     # by which the score must grow for a photo to be turned; upright faces have 0.03 more
 TEMPLATE = np.array(
@@ -110,7 +110,7 @@ def template(side: int) -> NDArray[np.float64]:
 
 
 def explained_share(points: NDArray) -> NDArray[np.float64]:
-    """Return how much of the template similarity transforms of landmarks as_user_error, in [0, 1]; 0 where they coincide.
+    """Return how much of the template similarity transforms of landmarks explain, in [0, 1]; 0 where they coincide.
 
     Args:
         points: (..., 5, 2) finite landmarks.

@@ -6,7 +6,7 @@
 
 The points are those of `data/alignment.py`, in pixels of the image that the path names. Several lines may
 name one image: it shows several faces. Some lists have `x1 ... x5 y1 ... y5` (as MTCNN gives them): all lines together
-say which, by how much of the template the points as_user_error in either order.
+say which, by how much of the template the points explain in either order.
 """
 
 from __future__ import annotations
@@ -137,9 +137,9 @@ def _in_order(path: Path, values: NDArray[np.float64]) -> NDArray[np.float64]:
         mirrored = max(float(np.median(explained_share(points[:, [1, 0, 2, 4, 3]]))) for points in orders.values())
         hint = "; they are faces with left and right, or x and y, exchanged" if mirrored >= _TYPICAL else ""
         raise UserError(
-            f"{path}: the points are no faces, or in another order (they as_user_error {typical:.2f} of a face, real ones at "
-            f"least 0.9){hint}; expected were, as seen in the image, left eye, right eye, nose, left and right corner "
-            "of the mouth"
+            f"{path}: the points are no faces, or in another order (they explain {typical:.2f} of a face, real ones at "
+            f"least 0.9){hint}; expected were, as seen in the image, left eye, right eye, nose, left and right "
+            "corner of the mouth"
         )
     if np.abs(values).max() <= 2:
         raise UserError(f"{path}: the points lie between {values.min():g} and {values.max():g}, as shares of the "

@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from facesyn_cli.artifacts.benchmark_table import BenchmarkRow, BenchmarkTable
 from facesyn_cli.artifacts.names import nfc
-from facesyn_cli.artifacts.table import BenchmarkRow, BenchmarkTable
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.metrics import IDIFF, ISO, RFW, Metric, declare
 from facesyn_cli.evaluation.score_counts import NUM_BINS, STEP, ScoreCounts, count_scores, error_rates
 from facesyn_cli.evaluation.section import BOOTSTRAP, SPREAD, Figure, Section
-from facesyn_cli.untrusted.files import read_lines
+from facesyn_cli.untrusted.input_files import read_lines
 
 COMMON_RATE = 1e-3
 _MIN_IDENTITIES = 2

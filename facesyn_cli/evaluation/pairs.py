@@ -23,15 +23,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from facesyn_cli.artifacts.image_names import ImageFinder
-from facesyn_cli.artifacts.images import ImageEntry, ImageSet
+from facesyn_cli.artifacts.benchmark_table import BenchmarkRow
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageFinder, ImageSet
 from facesyn_cli.artifacts.plain_pickle import load_plain
-from facesyn_cli.artifacts.table import BenchmarkRow
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.pair_folds import DEFAULT_FOLDS, checked_folds, cut_into_folds
 from facesyn_cli.evaluation.verification import benchmark_row, squared_distances, unit_rows
-from facesyn_cli.untrusted.files import GIB, check_input, read_bytes, read_start
+from facesyn_cli.untrusted.input_files import GIB, check_input, read_bytes, read_start
 
 _MAX_BIN = 32 * GIB  # bytes
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from facesyn_cli.artifacts.table import BenchmarkRow
+from facesyn_cli.artifacts.benchmark_table import BenchmarkRow
 from facesyn_cli.errors import UserError
 
 THRESHOLDS = np.arange(0, 4, 0.01)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from facesyn_cli.artifacts.files import update_text
-from facesyn_cli.artifacts.origins import GENERATED, PHOTO, worst
+from facesyn_cli.artifacts.atomic_files import update_text
+from facesyn_cli.artifacts.origins import GENERATED, PHOTO, overall_origin
 from facesyn_cli.evaluation.all_metrics import metric
 from facesyn_cli.report import provenance
 from facesyn_cli.report.figure_text import Figure, error_text, value_text
@@ -49,7 +49,7 @@ def render_card(data: dict[str, Any], set_name: str) -> str:
     one = next((found for found in data["sets"] if found["name"] == set_name), None)
     if one is None:
         raise KeyError(set_name)
-    is_made = worst(one["origins"]) == GENERATED  # every image, as far as the headers of the stages tell
+    is_made = overall_origin(one["origins"]) == GENERATED  # every image, as far as the headers of the stages tell
     known_as, license = provenance.license_of(one["path"])
     extra = (one["header"] or {}).get("extra") or {}
     loading = loading_head(extra["format"], extra["name"], extra["suffixes"]) if "suffixes" in extra else {}
@@ -60,7 +60,7 @@ def render_card(data: dict[str, Any], set_name: str) -> str:
         known_as=known_as, license=license, statistics=list(_statistics(data, one)), reference=data["reference"],
         privacy=[(result["judge"], result["sections"]["privacy"])
                  for result in data["results"] if result["set"] == set_name],
-        people=_PEOPLE[worst(one["origins"])], short=provenance.short, last_part=provenance.last_part,
+        people=_PEOPLE[overall_origin(one["origins"])], short=provenance.short, last_part=provenance.last_part,
         settings_of=provenance.settings_of, shown=_shown, title_of=_title, counted=_counted,
         value_of=lambda figure: f"{value_text(figure)} {error_text(figure)}".strip(),
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from facesyn_cli.artifacts.files import update_text
+from facesyn_cli.artifacts.atomic_files import update_text
 from facesyn_cli.report.rendering import printable, render_markdown
 
 FILE = "README.md"

@@ -14,7 +14,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from facesyn_cli.artifacts.files import update_text
+from facesyn_cli.artifacts.atomic_files import update_text
 from facesyn_cli.report import metric_sections, sections
 from facesyn_cli.report.blocks import Section
 from facesyn_cli.report.pictures import PictureSource

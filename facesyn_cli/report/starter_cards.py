@@ -8,15 +8,15 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from facesyn_cli.artifacts.files import read_json
+from facesyn_cli.artifacts.atomic_files import read_json
+from facesyn_cli.artifacts.benchmark_table import TABLE_JSON, BenchmarkTable
 from facesyn_cli.artifacts.output import Header
 from facesyn_cli.artifacts.starter_files import PARTS
-from facesyn_cli.artifacts.table import TABLE_JSON, BenchmarkTable
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.errors import UserError
 from facesyn_cli.report.contents import headline_of
 from facesyn_cli.report.rendering import render_markdown
-from facesyn_cli.untrusted.text import read_yaml
+from facesyn_cli.untrusted.parsing import read_yaml
 
 _ABOUT = {
     "autoencoder": "Faces to latents and back.",

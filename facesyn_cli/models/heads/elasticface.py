@@ -106,6 +106,4 @@ def build_elasticface_cos(cfg: ElasticCosConfig) -> nn.Module:
 @register("head", "elasticface-cos-plus", Card("ElasticFace-Cos; harder images get larger margins.", _PAPER))
 def build_elasticface_cos_plus(cfg: ElasticCosPlusConfig) -> nn.Module:
     """Build the ElasticFace-Cos+ head."""
-    return ElasticFace(
-        scale=cfg.scale, margin=cfg.margin, deviation=cfg.deviation, is_angular=False, is_sorted=True
-    )
+    return ElasticFace(cfg, is_angular=False, is_sorted=True)
