@@ -1,7 +1,7 @@
-"""Ancestral sampling with fewer steps, a learned variance and clipped images, as guided-diffusion does it.
+"""Ancestral sampling of guided-diffusion: fewer steps, a learned variance, and clipped images.
 
-Nichol and Dhariwal 2021, arXiv:2102.09672: of the T timesteps K evenly spaced ones are kept, rounded to
-integers (section 4), with alpha_bar taken over and everything else derived anew for the shortened chain:
+Nichol and Dhariwal 2021, arXiv:2102.09672: K of the T timesteps are used, evenly spaced and rounded to integers
+(section 4), with their alpha_bar; all other quantities are recomputed for the shortened chain:
 
     beta_i  = 1 - ab_i / ab_{i-1}                        ab_{-1} = 1
     beta~_i = beta_i (1 - ab_{i-1}) / (1 - ab_i)
@@ -29,7 +29,7 @@ class AncestralChain:
         num_steps: K, at least 1 and at most T.
 
     Attributes:
-        timesteps: K timesteps as the network knows them, falling.
+        timesteps: K timesteps of the network, descending.
     """
 
     def __init__(self, schedule: NoiseSchedule, num_steps: int) -> None:
@@ -37,7 +37,7 @@ class AncestralChain:
         if not 1 <= num_steps <= count:
             raise UserError(f"steps {num_steps}: 1 to {count} are possible with this noise schedule")
         kept = torch.linspace(0, count - 1, num_steps, dtype=torch.float64).round().long()
-        # the product is taken in float64: late alpha_bars are small, and their quotients make the betas
+        # float64, because the betas are quotients of small alpha_bars
         bars = torch.cumprod(1 - schedule.betas.double(), dim=0)[kept]
         self.timesteps = kept.flip(0).tolist()
         self._bar = bars.flip(0)
@@ -48,8 +48,8 @@ class AncestralChain:
 
         Args:
             x: (B, C, H, W) noisy images at `timesteps[index]`.
-            output: (B, 2 C, H, W), predicted noise and where the variance lies, about [-1, 1].
-            noise: (B, C, H, W) standard normal; not used by the last step.
+            output: (B, 2 C, H, W), predicted noise, and v interpolating the log variance, about [-1, 1].
+            noise: (B, C, H, W) standard normal; unused in the last step.
         """
         eps, where = output.chunk(2, dim=1)
         bar, before = float(self._bar[index]), float(self._bar_before[index])

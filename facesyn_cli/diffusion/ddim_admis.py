@@ -1,12 +1,11 @@
-"""DDIM as the ADMIS and IDiff-Face code runs it, for identical numbers.
+"""DDIM as in the ADMIS and IDiff-Face code, with identical numbers.
 
 Song et al. 2021, arXiv:2010.02502, Eq. 12 at eta = 0, with two peculiarities of the published loop:
 
-* the timesteps are (n - 1) k, ..., k, 0 with k = T / n, so the chain begins at t = 980 (T 1000, n 50)
-  although x_T is pure noise;
-* the alpha_bar after a step is off by one: ab[t - k - 1] instead of ab[t - k], and 1 for t <= k. The step
-  at t = k therefore already ends clean, and the step at t = 0 denoises once more, as if noise of ab[0]
-  were left.
+* the timesteps are (n - 1) k, ..., k, 0 with k = T / n, so the chain starts at t = 980 (T 1000, n 50) although x_T is
+  pure noise;
+* the alpha_bar after a step is off by one: ab[t - k - 1] instead of ab[t - k], and 1 for t <= k. The step at t = k
+  already removes all noise, and the step at t = 0 denoises again, as if noise of ab[0] were left.
 """
 
 from __future__ import annotations
@@ -32,22 +31,24 @@ class DdimAdmisConfig(PluginConfig):
 @register(
     "scheduler",
     "ddim-admis",
-    Card("DDIM with the published off-by-one chain, for identical numbers", "Song et al. 2021, arXiv:2010.02502"),
+    Card("DDIM with the off-by-one chain of the published code", "Song et al. 2021, arXiv:2010.02502"),
 )
 def build_ddim_admis(cfg: DdimAdmisConfig) -> Callable[[NoiseSchedule], ReverseChain]:
-    """Return a function that makes the chain for a schedule; it refuses steps that do not divide T."""
+    """Return a function that builds the chain for a schedule.
+
+    Raises:
+        UserError: From that function: the steps do not divide T, or the LDM does not predict eps.
+    """
 
     def make(schedule: NoiseSchedule) -> ReverseChain:
         if schedule.prediction != "epsilon":
-            raise UserError(
-                f"scheduler ddim-admis repeats the published chain for eps; this LDM predicts {schedule.prediction}:"
-                " use ddim"
-            )
+            raise UserError("scheduler ddim-admis is defined for eps prediction only; this LDM predicts "
+                            f"{schedule.prediction}: use ddim")
         total = schedule.num_timesteps
         if total % cfg.steps:
             raise UserError(
-                f"scheduler ddim-admis needs a number of steps that divides {total}, got {cfg.steps};"
-                f" the nearest is {_nearest_divisor(total, cfg.steps)}"
+                f"scheduler ddim-admis needs a number of steps that divides {total}, got {cfg.steps}; the nearest is "
+                f"{_nearest_divisor(total, cfg.steps)}"
             )
         skip = total // cfg.steps
         timesteps = np.arange(cfg.steps)[::-1] * skip

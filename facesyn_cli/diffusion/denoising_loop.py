@@ -1,4 +1,4 @@
-"""From noise to latents: the loop over the steps of a scheduler, for any denoiser."""
+"""The sampling loop from noise to latents, for any denoiser, scheduler and guidance."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def sample_latents(
     negatives: Tensor | None = None,
     num_timesteps: int = 1000,
 ) -> Tensor:
-    """Return the latents of one batch; nothing leaves the device on the way.
+    """Return the latents of one batch, computed on the device of `noise`.
 
     Args:
-        denoiser: `denoiser(x, t, context)` -> float32 prediction, in eval mode, on the device of `noise`. What depends
-            on the context alone is computed once per batch if it offers `encode_context(context, batch=B)`,
-            whose result is then passed in place of the context. Where it offers `join_contexts(first, second)`, two
-            contexts of the batch become those of a batch of 2 B, evaluated in one pass; None: two passes.
-        scheduler: A fresh scheduler; the multistep ones serve one batch only.
-        guidance: How outputs under several contexts are combined.
+        denoiser: `denoiser(x, t, context)` -> prediction, in eval mode, on the device of `noise`. If it has a method
+            `encode_context(context, batch=B)`, contexts are encoded once per batch and the result is passed as context.
+            If it has a method `join_contexts(first, second)`, two contexts are evaluated in one pass of 2 B, unless
+            that returns None.
+        scheduler: A fresh scheduler; multistep solvers are valid for one batch.
+        guidance: Combination of outputs under several contexts.
         contexts: (B, E) identity contexts; None for an unconditional model.
         noise: (B, C, H, W) float32 N(0, 1).
-        draw_noise: Gives the (B, C, H, W) noise to add after a step; stochastic schedulers need it.
-        on_step: Called before every step; what it raises ends the loop, for example a stop signal.
-        negatives: (B, E) contexts to guide away from; None: the empty one.
+        draw_noise: Step -> (B, C, H, W) noise to add after it; required by stochastic schedulers.
+        on_step: Called before every step; can raise to end the loop, for example on a stop signal.
+        negatives: (B, E) contexts to guide away from; None: the empty context.
         num_timesteps: T of the noise schedule.
 
     Returns:
@@ -61,7 +61,7 @@ def sample_latents(
 
 
 def count_evaluations(scheduler: Scheduler, guidance: Guidance, num_timesteps: int = 1000) -> int:
-    """Return how often the network is evaluated for one image."""
+    """Return the number of network evaluations per image."""
     return sum(guidance.evaluations(step) for step in _steps(scheduler, num_timesteps))
 
 
@@ -76,7 +76,7 @@ def _encode(denoiser: nn.Module, contexts: Tensor | None, batch: int) -> Any:
 
 
 class _Joined:
-    """Joins two contexts of a batch once for all its steps."""
+    """Joins two contexts of a batch, once for all steps."""
 
     def __init__(self, denoiser: nn.Module) -> None:
         self._join = getattr(denoiser, "join_contexts", lambda first, second: None)

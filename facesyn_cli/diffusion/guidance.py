@@ -1,13 +1,12 @@
-"""How the network's outputs under several contexts are combined at each step.
+"""Guidance: combination of the denoiser outputs under several contexts at each step.
 
 Classifier-free guidance: Ho & Salimans 2022, arXiv:2207.12598,
 
     out = neg + s (pos - neg)
 
-with pos the network's output under the context and neg the one under the empty context; s = 1 is the plain
-conditional model. Papers that write (1 + w) pos - w neg (NegFaceDiff, AdaptDiff, UIFace) mean s = 1 + w. The
-outputs are eps, v or x0, whichever the network predicts: x0, eps and v are linear in each other, so the formula is
-the same for all of them.
+with pos the output under the context and neg the output under the empty context; s = 1 is the conditional model without
+guidance. (1 + w) pos - w neg (NegFaceDiff, AdaptDiff, UIFace) is s = 1 + w. The formula is the same for eps, v and x0,
+which are linear in each other.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ class Step:
     """One step of a sampler.
 
     Args:
-        index: Number of the step, the first is 0.
-        num_steps: How many there are.
-        time: t / T in [0, 1]; it falls from nearly 1 (noise) to 0 (image).
+        index: Number of the step, from 0.
+        num_steps: Number of steps.
+        time: t / T in [0, 1], decreasing from nearly 1 (noise) to 0 (image).
     """
 
     index: int
@@ -40,34 +39,34 @@ class Step:
 
 
 class Network(Protocol):
-    """The network at one step of a batch."""
+    """The denoiser at one step of a batch."""
 
     def __call__(self, context: Any) -> Tensor:
-        """Return the output (B, C, H, W) under encoded contexts of the batch."""
+        """Return the output (B, C, H, W) under the encoded contexts of the batch."""
 
     def pair(self, first: Any, second: Any) -> tuple[Tensor, Tensor]:
-        """Return the outputs under two contexts of each image, in one pass where that is wanted and possible."""
+        """Return the outputs under two contexts of each image, in one pass if the denoiser supports it."""
 
 
-Predict = Callable[[Network, Step], Tensor]  # what `Guidance.begin` returns
+Predict = Callable[[Network, Step], Tensor]  # result of `Guidance.begin`
 
 
 class Guidance(Protocol):
-    """Turns one or more network evaluations of a step into one output."""
+    """Combines one or more network evaluations of a step into one output."""
 
-    negatives: str | None  # which other identities to guide away from, see `diffusion/negatives.py`; None: no identity
-    needs_attention: bool  # contexts must be able to record and inject attention maps
+    negatives: str | None  # choice of `NegativeContexts` (`guidance_negative.py`); None: the empty context
+    needs_attention: bool  # needs contexts that record and inject attention maps
 
     def evaluations(self, step: Step) -> int:
-        """Return how often a step evaluates the network."""
+        """Return the number of network evaluations of a step."""
 
     def begin(self, positive: Any, negative: Any) -> Predict:
-        """Return what predicts the output of each step of one batch.
+        """Return the function that predicts the output of each step of one batch.
 
         Args:
-            positive: Encoded contexts of the batch's identities.
-            negative: Encoded contexts to guide away from: of other identities, or the empty one. None where no
-                step evaluates the network twice.
+            positive: Encoded contexts of the identities of the batch.
+            negative: Encoded contexts to guide away from: of other identities, or empty ones. None if every step
+                evaluates the network once.
 
         Returns:
             (network, step) -> output (B, C, H, W); called once per step, in order.
@@ -75,15 +74,15 @@ class Guidance(Protocol):
 
 
 class NoGuidanceConfig(PluginConfig):
-    """Settings of `none`: it has none."""
+    """Settings of `none`."""
 
 
 class CfgConfig(PluginConfig):
     """Settings of `cfg`."""
 
-    scale: float = affects_result(1.5, "s; 1 is off and costs one evaluation per step", ge=0)
-    start: float = affects_result(0.0, "share of the steps after which guidance begins", ge=0, le=1)
-    end: float = affects_result(1.0, "share of the steps after which guidance ends", ge=0, le=1)
+    scale: float = affects_result(1.5, "s; 1 is off, with one evaluation per step", ge=0)
+    start: float = affects_result(0.0, "fraction of the steps after which guidance starts", ge=0, le=1)
+    end: float = affects_result(1.0, "fraction of the steps after which guidance ends", ge=0, le=1)
 
     @model_validator(mode="after")
     def _interval_is_not_empty(self) -> CfgConfig:
@@ -92,9 +91,9 @@ class CfgConfig(PluginConfig):
         return self
 
 
-@register("guidance", "none", Card("the conditional model alone"))
+@register("guidance", "none", Card("the conditional model without guidance"))
 def build_none(cfg: NoGuidanceConfig) -> Guidance:
-    """Return the conditional model alone."""
+    """Return the conditional model without guidance."""
     return LinearGuidance(lambda step: 1.0)
 
 
@@ -102,20 +101,20 @@ def build_none(cfg: NoGuidanceConfig) -> Guidance:
     "guidance",
     "cfg",
     Card(
-        "classifier-free guidance against the empty context; wants an LDM trained with whole-context dropout",
+        "classifier-free guidance against the empty context; needs an LDM trained with whole-context dropout",
         "Ho & Salimans 2022, arXiv:2207.12598; limited to an interval: arXiv:2506.08351",
     ),
 )
 def build_cfg(cfg: CfgConfig) -> Guidance:
-    """Return classifier-free guidance, limited to an interval of the steps where one is set."""
+    """Return classifier-free guidance, optionally limited to an interval of the steps."""
     return LinearGuidance(lambda step: cfg.scale if cfg.start <= step.index / step.num_steps < cfg.end else 1.0)
 
 
 class LinearGuidance:
-    """out = neg + s (pos - neg) with a scale s per step; where s is 1 the negative is not evaluated.
+    """out = neg + s (pos - neg) with a scale s per step; with s = 1, neg is not evaluated.
 
     Args:
-        scale: s of a step.
+        scale: Step -> s.
         negatives: See `Guidance`.
     """
 
@@ -130,7 +129,7 @@ class LinearGuidance:
         return 1 if self._scale(step) == 1 else 2
 
     def begin(self, positive: Any, negative: Any) -> Predict:
-        """Return what combines the two outputs; see `Guidance.begin`."""
+        """Return the function that combines the two outputs; see `Guidance.begin`."""
 
         def predict(network: Network, step: Step) -> Tensor:
             scale = self._scale(step)

@@ -3,9 +3,11 @@
     out = (1 + w) pos - w neg = neg + s (pos - neg),    s = 1 + w
 
 * NegFaceDiff, arXiv:2508.09661: neg is the output under the context of another identity, w = 0.5 throughout.
-* AdaptDiff, arXiv:2603.29569: w(t) = w (1 - t / T), so nothing is pushed away while the image is still noise.
+* AdaptDiff, arXiv:2603.29569: w(t) = w (1 - t / T), so guidance starts at 0 for pure noise.
 
-Sampling only: any conditional LDM will do, it need not know the empty context unless that is the negative.
+The negative identity is chosen by the cosine of its context to that of the image: "close" is read as the highest
+cosine, "far" as the lowest and "mid" as the middle rank. Works with any conditional LDM; one trained with whole-context
+dropout is needed only for the empty context as negative.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
 CHOICES = ("close", "mid", "far", "random")
-_SAME = 1 - 1e-5  # cosine from which a row is the same context
+_SAME = 1 - 1e-5  # cosine above which two contexts are the same
 
 
 class NegativeConfig(PluginConfig):
@@ -34,30 +36,29 @@ class NegativeConfig(PluginConfig):
 
     scale: float = affects_result(1.5, "s = 1 + w of the paper; 1 is off", ge=1)
     negative: Literal["empty", "close", "mid", "far", "random"] = affects_result(
-        "close", "whom to guide away from: nobody in particular, or an identity by its cosine"
+        "close", "context to guide away from: the empty one, or an identity chosen by its cosine"
     )
     contexts: Path | None = input_path(
-        None, "ContextSet or .npy the negatives come from; None: the one that is sampled"
+        None, "ContextSet or .npy of negative contexts; None: the contexts that are sampled"
     )
 
 
 class AdaptiveConfig(NegativeConfig):
     """Settings of `adaptdiff`."""
 
-    scale: float = affects_result(2.0, "s = 1 + w at the last moment, t = 0; 1 is off", ge=1)
+    scale: float = affects_result(2.0, "s = 1 + w at t = 0; 1 is off", ge=1)
 
 
 @register(
     "guidance",
     "negfacediff",
     Card(
-        "guidance away from another identity (close, mid, far, random) or from the empty context; two evaluations a"
-        " step",
+        "guidance away from another identity (close, mid, far, random) or the empty context; two evaluations per step",
         "NegFaceDiff, arXiv:2508.09661",
     ),
 )
 def build_negfacediff(cfg: NegativeConfig) -> Guidance:
-    """Return guidance by a fixed scale."""
+    """Return guidance with a fixed scale."""
     return LinearGuidance(lambda step: cfg.scale, _negatives(cfg))
 
 
@@ -65,12 +66,12 @@ def build_negfacediff(cfg: NegativeConfig) -> Guidance:
     "guidance",
     "adaptdiff",
     Card(
-        "as negfacediff, with a strength that grows from 0 at pure noise to its full value at the image",
+        "as negfacediff, with a strength that increases from 0 at pure noise to its full value at the image",
         "AdaptDiff, arXiv:2603.29569",
     ),
 )
 def build_adaptdiff(cfg: AdaptiveConfig) -> Guidance:
-    """Return guidance whose w grows as the noise falls."""
+    """Return guidance with a w that increases as the noise decreases."""
     return LinearGuidance(lambda step: 1 + (cfg.scale - 1) * (1 - step.time), _negatives(cfg))
 
 
@@ -79,10 +80,12 @@ def _negatives(cfg: NegativeConfig) -> str | None:
 
 
 class NegativeContexts:
-    """Chooses the negative context of each image; safe to share between threads.
+    """Chooses the negative context of each image; thread-safe.
+
+    A row that equals the context of the image is never chosen.
 
     Args:
-        pool: (M, E) float32 unit contexts to choose from.
+        pool: (M, E) float32 contexts of unit length.
         choice: One of `CHOICES`.
         seed: Seed of `random`.
 
@@ -105,10 +108,10 @@ class NegativeContexts:
         Args:
             own: (E,) unit context of the image's identity.
             identity: Name of the identity.
-            sample: Number of the image; only `random` looks at it.
+            sample: Number of the image; used by `random` only.
 
         Raises:
-            UserError: The pool holds nothing but the identity's own context.
+            UserError: The pool holds only the context of the identity itself.
         """
         if self._choice == "random":
             return torch.from_numpy(self._pool[self._random_row(own.numpy(), identity, sample)])

@@ -1,14 +1,13 @@
-"""Sampling of latent consistency models: in each step straight to the latent, then back to less noise.
+"""Sampling of latent consistency models: each step predicts the latent, then adds noise of the next level.
 
 Luo et al. 2023, arXiv:2310.04378, Alg. 3; multistep consistency sampling of Song et al. 2023, arXiv:2303.01469. With
-a = ab_t, p = ab_prev and x0 what the network's output says at x_t:
+a = ab_t, p = ab_prev and x0 the prediction at x_t:
 
     f      = c_skip x_t + c_out x0,    c_skip = s^2 / ((10 t)^2 + s^2),  c_out = 10 t / sqrt((10 t)^2 + s^2),  s = 1/2
     x_prev = sqrt(p) f + sqrt(1 - p) z,    z ~ N(0, 1); the last step returns f
 
-The scalings are those of the published models; they matter at t = 0 alone. It is meant for 1 to 8 steps of a network
-that was distilled for it; any other one gives x0 as the mean of what the latent may be, so images come out smoother
-and nearer to each other.
+The scalings are those of the published models; they matter at t = 0 only. Meant for 1 to 8 steps of a distilled
+network. Other networks predict the mean of the possible latents, so their images are smoother and less diverse.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ class LcmConfig(PluginConfig):
 @register(
     "scheduler",
     "lcm",
-    Card("few steps of a consistency model: to the latent, back to less noise", "Luo et al. 2023, arXiv:2310.04378"),
+    Card("multistep consistency sampling, for few steps of a distilled LDM", "Luo et al. 2023, arXiv:2310.04378"),
 )
 def build_lcm(cfg: LcmConfig) -> Callable[[NoiseSchedule], ReverseChain]:
-    """Return a function that makes the chain for a schedule."""
+    """Return a function that builds the chain for a schedule."""
     return lambda schedule: _LcmChain(schedule, cfg.steps)
 
 

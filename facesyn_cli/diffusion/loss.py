@@ -1,10 +1,10 @@
 """The training objective: mean squared error of the prediction.
 
 Ho et al. 2020, arXiv:2006.11239, Eq. 14: E || eps - eps_theta(sqrt(ab_t) x_0 + sqrt(1 - ab_t) eps, t) ||^2, or the
-same of v (`diffusion/schedule.py`), or of x_0, optionally weighed by the signal-to-noise ratio.
+same for v (`diffusion/schedule.py`) or x_0, optionally weighted by the signal-to-noise ratio.
 
-All that is random is drawn per image from (seed, step, index), so that the loss of a global batch does not
-depend on how many processes share it or how it is accumulated.
+Random numbers are drawn per image from (seed, step, index), so the loss of a global batch does not depend on the number
+of processes or the accumulation.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from facesyn_cli.diffusion.schedule import NoiseSchedule
 
 
 class TrainingNoise(NamedTuple):
-    """What is random in one training step, on the CPU; unpacks in this order.
+    """The random numbers of one training step, on the CPU; a tuple in this order.
 
     Shapes: B images of this process, W components of the projected context.
     """
 
     t: Tensor                       # (B,) int64 in [0, num_timesteps)
     noise: Tensor                   # (B, C, H, W) float32 N(0, 1)
-    drop_context: Tensor | None     # (B,) bool, True: train without the context; None where never
+    drop_context: Tensor | None     # (B,) bool, True: train without context; None if never
     component_mask: Tensor | None   # (B, W) bool, True: keep this component of the projected context; None at p = 0
 
     def to(self, device: torch.device | str) -> TrainingNoise:
-        """Return it on another device."""
+        """Return the same on another device."""
         return TrainingNoise(*(None if x is None else x.to(device, non_blocking=True) for x in self))
 
 
@@ -50,14 +50,14 @@ def training_noise(
 
     Args:
         seed: The run's seed.
-        step: Optimizer step; the same image gets new numbers at each.
-        indices: Which images: positions in the global batch, 0 .. global batch - 1, each in one process.
+        step: Optimizer step.
+        indices: Positions of the images in the global batch, each in one process.
         shape: (C, H, W) of one latent.
         num_timesteps: T of the schedule.
         context_dropout: Probability that an image trains under the empty context (0 as published).
         component_dropout: p of CPD, the element-wise dropout of the projected context (Boutros et al.
-            2023, arXiv:2308.04995); one mask per image for the whole forward pass. The denoiser scales
-            what is kept by 1 / (1 - p).
+            2023, arXiv:2308.04995); one mask per image and forward pass. The denoiser scales the kept components by
+            1 / (1 - p).
         context_width: W, width of the projected context (256).
     """
     draws = [
@@ -85,11 +85,11 @@ def diffusion_loss(
 
     Args:
         denoiser: `denoiser(x, t, context, drop_context=..., component_mask=...)` -> its prediction.
-        schedule: Noise levels, and what is predicted.
+        schedule: Noise levels and prediction target.
         latents: (B, C, H, W) clean latents.
         contexts: (B, E) contexts; None for an unconditional denoiser, which takes no masks.
         draws: From `training_noise`, on the device of the latents.
-        min_snr_gamma: Weigh each image by `NoiseSchedule.min_snr_weight`; None: all alike.
+        min_snr_gamma: Weight each image by `NoiseSchedule.min_snr_weight`; None: equal weights.
     """
     x = schedule.add_noise(latents, draws.noise, draws.t)
     if contexts is None:
@@ -112,8 +112,7 @@ def _draw_image(
     component_dropout: float,
     context_width: int,
 ) -> tuple[int, np.ndarray, bool, np.ndarray | None]:
-    # One generator per image; the order of draws is fixed, and a setting of 0 still draws, so that a run
-    # with dropout sees the timesteps and noise of the run without.
+    # One generator per image with a fixed order of draws: timesteps and noise do not depend on dropout.
     random = keyed_random("train", seed, step, index)
     t = int(random.randint(num_timesteps))
     noise = random.standard_normal(shape).astype(np.float32)

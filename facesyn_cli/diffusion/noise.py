@@ -1,12 +1,8 @@
-"""Noise that belongs to an image, not to a run.
+"""Random numbers keyed by purpose and image, independent of batch size, number of processes and order.
 
-Every draw is keyed by what it is for, so it does not depend on batch size, number of processes, order or
-on what was drawn before. The key is the first 128 bits of SHA-256 over a JSON list, in which no two
-different lists look alike; it seeds the counter-based Philox generator (Salmon et al. 2011), read through
-numpy's frozen legacy stream, whose numbers are promised not to change between versions.
-
-A torch generator would not do: on CPU it keeps 32 bits of its seed, so among the 500,000 images of an
-ordinary set about thirty pairs would share their noise.
+The key is the first 128 bits of SHA-256 over a JSON list; it seeds the counter-based Philox generator (Salmon et al.
+2011), read through numpy's legacy stream, which is stable across versions. A torch generator is not suitable: on CPU it
+uses 32 bits of its seed, so among 500,000 images about thirty pairs would share their noise.
 """
 
 from __future__ import annotations
@@ -27,28 +23,32 @@ def image_noise(seed: int, identity: str, sample: int, shape: tuple[int, ...], a
     """Return the starting noise x_T of one image: float32 N(0, 1) of the given shape, on the CPU.
 
     Args:
-        attempt: How often the image was refused and drawn again.
+        seed: Seed of the run.
+        identity: Name of the identity.
+        sample: Number of the image.
+        shape: (C, H, W).
+        attempt: Number of earlier attempts, by rejection sampling.
     """
-    return _normal(keyed_random("image", seed, identity, sample, *_again(attempt)), shape)
+    return _normal(keyed_random("image", seed, identity, sample, *_attempt_key(attempt)), shape)
 
 
 def step_noise(
     seed: int, identity: str, sample: int, step: int, shape: tuple[int, ...], attempt: int = 0
 ) -> Tensor:
-    """Return what a stochastic scheduler adds to one image after its step number `step`, from 0."""
-    return _normal(keyed_random("step", seed, identity, sample, step, *_again(attempt)), shape)
+    """Return the noise that a stochastic scheduler adds to one image after step `step`, from 0; see `image_noise`."""
+    return _normal(keyed_random("step", seed, identity, sample, step, *_attempt_key(attempt)), shape)
 
 
 def style_noise(seed: int, style: int, shape: tuple[int, ...]) -> Tensor:
-    """Return starting noise that belongs to no identity but to a style, which all of them share."""
+    """Return the starting noise of a style, which all identities share."""
     return _normal(keyed_random("style", seed, style), shape)
 
 
 def keyed_random(purpose: str, *key: int | str) -> np.random.RandomState:
-    """Return a generator for one purpose and key, independent of every other one.
+    """Return a generator for one purpose and key, independent of all others.
 
     Args:
-        purpose: What is drawn, so that the same key may serve two purposes.
+        purpose: Name of the purpose, so that the same key can serve two purposes.
         key: Integers and strings, for example seed, identity and sample; 1 and "1" differ.
     """
     text = json.dumps([purpose, *key], ensure_ascii=True, separators=(",", ":"))
@@ -59,16 +59,16 @@ def keyed_random(purpose: str, *key: int | str) -> np.random.RandomState:
 def open_noise_file(
     path: Path | None, num_ids: int, per_id: int, latent_shape: tuple[int, int, int]
 ) -> np.ndarray | None:
-    """Map a given array of starting noise into memory; None without a file.
+    """Map a `.npy` file of starting noise into memory; None without a file.
 
     Args:
         path: `.npy` file, (ids, per_id, C, H, W) of any float type; it may hold more ids and samples.
-        num_ids: Identities needed.
-        per_id: Samples of each needed.
+        num_ids: Number of identities.
+        per_id: Samples per identity.
         latent_shape: (C, H, W).
 
     Raises:
-        UserError: It is no such array.
+        UserError: It has another shape or type.
     """
     if path is None:
         return None
@@ -82,8 +82,8 @@ def open_noise_file(
     return noise
 
 
-def _again(attempt: int) -> tuple[int, ...]:
-    """The first attempt has the key it has without attempts."""
+def _attempt_key(attempt: int) -> tuple[int, ...]:
+    """Return the part of the key for an attempt; empty for the first."""
     return (attempt,) if attempt else ()
 
 

@@ -1,4 +1,4 @@
-"""One reverse chain over fixed noise levels: DDIM, and ancestral DDPM as its stochastic end.
+"""The reverse chain of DDIM, with ancestral DDPM sampling as its stochastic limit.
 
 Song et al. 2021, arXiv:2010.02502, Eq. 12 and 16, with a = ab_t and p = ab_prev:
 
@@ -10,10 +10,10 @@ A network that predicts v gives (Salimans & Ho 2022, arXiv:2202.00512, App. D)
 
     x0 = sqrt(a) x_t - sqrt(1 - a) v,    eps = sqrt(1 - a) x_t + sqrt(a) v,
 
-which needs no division, and so holds at a = 0 too; one that predicts x0 gives eps = (x_t - sqrt(a) x0) / sqrt(1 - a).
+which holds at a = 0 too; a network that predicts x0 gives eps = (x_t - sqrt(a) x0) / sqrt(1 - a).
 
-eta = 1 is the posterior of Ho et al. 2020, arXiv:2006.11239, Eq. 7. Their other choice of variance keeps
-that mean but adds noise of variance beta = 1 - a / p, and none after the last step.
+eta = 1 is the posterior of Ho et al. 2020, arXiv:2006.11239, Eq. 7. Their other choice of variance has the same mean
+and noise of variance beta = 1 - a / p, except after the last step.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from facesyn_cli.errors import UserError
 
 
 class ReverseChain:
-    """Steps along a list of timesteps; keeps no state.
+    """A stateless scheduler over given timesteps; see `schedulers.Scheduler`.
 
     Args:
-        timesteps: Timesteps at which the network is evaluated, falling.
+        timesteps: Timesteps of the network evaluations, descending.
         alpha_bars: (steps,) alpha_bar of each of them.
-        previous_alpha_bars: (steps,) alpha_bar after each step; the last is 1 where the chain ends clean.
+        previous_alpha_bars: (steps,) alpha_bar after each step; 1 after the last one if the result is free of noise.
         eta: 0 is deterministic, 1 is ancestral.
         large_variance: Add noise of variance beta instead of the posterior's; needs eta 1.
-        prediction: What the network predicts: `epsilon`, `v` or `x0`.
+        prediction: Prediction target of the network: `epsilon`, `v` or `x0`.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ReverseChain:
         a, p = np.asarray(alpha_bars, np.float64), np.asarray(previous_alpha_bars, np.float64)
         sigma = eta * np.sqrt((1 - p) / (1 - a)) * np.sqrt(1 - a / p)
         clean, noisy = np.sqrt(p), np.sqrt(np.maximum(1 - p - sigma**2, 0))  # factors of x0 and of eps in x_prev
-        # x_prev = scale x + slope output + sigma z, with the coefficients rounded once, from float64.
+        # x_prev = scale x + slope output + sigma z, with coefficients computed in float64
         if prediction == "epsilon":
             self._scale = np.sqrt(p / a)
             self._slope = noisy - clean * np.sqrt((1 - a) / a)
@@ -69,7 +69,7 @@ class ReverseChain:
         return noise
 
     def model_input(self, x: Tensor, index: int) -> Tensor:
-        """Return what the network sees at step `index`: x itself."""
+        """Return the network input at step `index`: x itself."""
         return x
 
     def step(self, output: Tensor, index: int, x: Tensor, draw_noise: Callable[[int], Tensor]) -> Tensor:
@@ -89,7 +89,7 @@ def clean_factors(alpha_bars: np.ndarray, prediction: str) -> tuple[np.ndarray, 
 
 
 def trailing_timesteps(steps: int, num_timesteps: int) -> list[int]:
-    """Return `steps` equally spaced timesteps that begin at the last one.
+    """Return `steps` equally spaced timesteps, descending from the last one.
 
     Lin et al. 2024, arXiv:2305.08891, Table 2, "trailing": round(T - i T / steps) - 1.
 
@@ -102,10 +102,10 @@ def trailing_timesteps(steps: int, num_timesteps: int) -> list[int]:
 
 
 def textbook_chain(schedule: NoiseSchedule, steps: int, eta: float, large_variance: bool = False) -> ReverseChain:
-    """Return the chain over trailing timesteps in which every step ends where the next one begins.
+    """Return the chain over trailing timesteps, in which every step ends at the noise level of the next one.
 
-    # Differs from diffusers: its DDIM goes to t - T // steps, which misses the next timestep, and at 60
-    # steps never reaches alpha_bar 1, where the number of steps does not divide T.
+    # Differs from diffusers: if the number of steps does not divide T, its DDIM steps to t - T // steps, which
+    # is not the next timestep, and with 60 steps does not reach alpha_bar 1.
     """
     timesteps = trailing_timesteps(steps, schedule.num_timesteps)
     alpha_bars = schedule.alpha_bars.double().numpy()[timesteps]

@@ -1,4 +1,4 @@
-"""How noise grows with time: the forward process of a diffusion model.
+"""Noise schedules: the forward process of a diffusion model.
 
 Ho et al. 2020, arXiv:2006.11239, Eq. 4, and Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. 17:
 
@@ -7,9 +7,9 @@ Ho et al. 2020, arXiv:2006.11239, Eq. 4, and Nichol & Dhariwal 2021, arXiv:2102.
     scaled_linear:  sqrt(beta) from sqrt(beta_start) to sqrt(beta_end) in T equal steps (Rombach et al. 2022)
     cosine:         ab(u) = cos^2((u + s) / (1 + s) * pi / 2), u = t / T, s = 0.008; beta clipped to [0, 0.1]
 
-None of them reaches pure noise, from which sampling begins. Lin et al. 2024, arXiv:2305.08891, Alg. 1, shift and
-scale sqrt(ab) so that it ends at 0 (zero terminal SNR). There eps says nothing about x_0, so the network must
-predict v = sqrt(ab) eps - sqrt(1 - ab) x_0 (Salimans & Ho 2022, arXiv:2202.00512, App. D), or x_0 itself.
+None of them ends in pure noise, the start of sampling. Lin et al. 2024, arXiv:2305.08891, Alg. 1, shift and scale
+sqrt(ab) to end at 0 (zero terminal SNR). There eps contains no information about x_0, so the network must predict
+v = sqrt(ab) eps - sqrt(1 - ab) x_0 (Salimans & Ho 2022, arXiv:2202.00512, App. D), or x_0 itself.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _COSINE_MAX_BETA = 0.1    # as published; Nichol & Dhariwal clip at 0.999
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The noise level of every timestep and what the network predicts there, shared by training and sampling.
+    """The noise level of every timestep and the prediction target, shared by training and sampling.
 
     Args:
         betas: (T,) float32, variance added at each timestep.
-        alpha_bars: (T,) float32, share of the signal's variance left at each timestep; falls with t.
-        prediction: What the network's output means, one of `PREDICTIONS`.
+        alpha_bars: (T,) float32, fraction of the signal variance at each timestep; decreasing.
+        prediction: Prediction target of the network, one of `PREDICTIONS`.
 
     Shapes: T timesteps, B batch; latents, noise and x are (B, ...), t is (B,) of integers in [0, T).
     """
@@ -57,7 +57,7 @@ class NoiseSchedule:
         return signal * latents + spread * noise
 
     def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Return what the network should predict at x_t: eps, x_0, or v = sqrt(ab_t) eps - sqrt(1 - ab_t) x_0."""
+        """Return the prediction target at x_t: eps, x_0, or v = sqrt(ab_t) eps - sqrt(1 - ab_t) x_0."""
         if self.prediction == "epsilon":
             return noise
         if self.prediction == "x0":
@@ -68,9 +68,8 @@ class NoiseSchedule:
     def min_snr_weight(self, t: Tensor, gamma: float) -> Tensor:
         """Return the weight of each image's squared error, (B,) float32.
 
-        Hang et al. 2023, arXiv:2303.09556, Eq. 8, as a weight of the error that is measured here, with
-        SNR = ab / (1 - ab): min(SNR, gamma) for x_0, divided by SNR for eps, by SNR + 1 for v. At a terminal
-        SNR of 0 it is 0: what the network says there comes from the timesteps before it.
+        Hang et al. 2023, arXiv:2303.09556, Eq. 8, with SNR = ab / (1 - ab): min(SNR, gamma) for x_0, divided by SNR
+        for eps, by SNR + 1 for v. The weight is 0 at a terminal SNR of 0.
         """
         alpha_bars = self.alpha_bars.to(t.device)[t]
         snr = alpha_bars / (1 - alpha_bars)
@@ -128,24 +127,24 @@ def build_schedule(
         raise UserError(f"unknown beta_schedule {beta_schedule!r}; known: {', '.join(BETA_SCHEDULES)}")
     if prediction not in PREDICTIONS:
         raise UserError(f"unknown prediction {prediction!r}; known: {', '.join(PREDICTIONS)}")
-    # exp of a sum of logs rather than a product: the published float32 rounding.
+    # exp of a sum of logs instead of a product: the float32 rounding of the published code
     alpha_bars = torch.exp(torch.cumsum(torch.log(1 - betas), dim=0))
     if not zero_terminal_snr:
         return NoiseSchedule(betas, alpha_bars, prediction)
     if prediction == "epsilon":
-        raise UserError("zero_terminal_snr needs prediction v or x0: from pure noise, eps says nothing about the image")
+        raise UserError("zero_terminal_snr needs prediction v or x0: at pure noise, eps does not determine the image")
     return NoiseSchedule(*_ending_in_noise(alpha_bars), prediction)
 
 
 def describe_betas(betas: Sequence[float]) -> str:
-    """Return the name of the schedule that betas follow within float32 rounding, or say between what they lie."""
+    """Return the name of the schedule that betas follow within float32 rounding, or their number and range."""
     given = torch.tensor(betas, dtype=torch.float32)
     for name in BETA_SCHEDULES:
         scale = len(betas) / 1000
         try:
             known = build_schedule(name, len(betas), betas[0] * scale, betas[-1] * scale).betas
         except UserError:
-            continue  # the ends make no such schedule
+            continue  # not possible with these ends
         if torch.allclose(given, known, rtol=1e-4, atol=1e-7):
             return name
     return f"{len(betas)} betas from {min(betas):.4g} to {max(betas):.4g}"
@@ -155,7 +154,7 @@ def ldm_schedule(settings: LdmSettings) -> NoiseSchedule:
     """Return the schedule of a trained LDM.
 
     Raises:
-        UserError: The settings make no schedule.
+        UserError: The settings are not a valid schedule.
     """
     return build_schedule(
         settings.beta_schedule, settings.num_timesteps, settings.beta_start, settings.beta_end,

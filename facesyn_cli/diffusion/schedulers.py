@@ -1,15 +1,12 @@
-"""Ways from noise to a latent, all over the same trailing timesteps and all ending at alpha_bar 1.
+"""Schedulers (samplers) over trailing timesteps that end at alpha_bar 1.
 
-A builder returns a function from a `NoiseSchedule` to a `Scheduler`; each batch needs its own scheduler,
-because the multistep solvers remember earlier steps. Latents are not pixels, so nothing is clipped or
-thresholded. `ddim` and `ddpm` are `diffusion/reverse_chain.py`, `unipc` is `diffusion/unipc.py`; the steps of these
-come from diffusers:
+A builder returns a function `NoiseSchedule -> Scheduler`; each batch needs its own scheduler, because multistep solvers
+have state. Latents are not clipped or thresholded. `ddim` and `ddpm` are in `diffusion/reverse_chain.py`, `unipc` in
+`diffusion/unipc.py`; these use diffusers, which is imported when they are built, as that takes seconds:
 
 * DPM-Solver++ (2M): Lu et al. 2022, arXiv:2211.01095.
-* Euler: Karras et al. 2022, arXiv:2206.00364, Alg. 1 without churn; with trailing timesteps it walks the
-  same path as `ddim`, with spacing `karras` (Eq. 5, rho 7) another one.
-
-diffusers is imported by the builders that need it: it takes seconds, and the default scheduler does without.
+* Euler: Karras et al. 2022, arXiv:2206.00364, Alg. 1 without churn; equal to `ddim` with trailing timesteps, but not
+  with spacing `karras` (Eq. 5, rho 7).
 """
 
 from __future__ import annotations
@@ -32,7 +29,7 @@ _KARRAS_RHO = 7.0
 
 
 class Scheduler(Protocol):
-    """Takes one batch from noise to latents.
+    """Sampler of one batch, from noise to latents.
 
     Shapes: B batch, C channels, H x W latent grid; noise, x and the output are (B, C, H, W) float32.
     """
@@ -40,19 +37,19 @@ class Scheduler(Protocol):
     timesteps: Sequence[float]  # timestep of each network evaluation, one evaluation per step
 
     def start(self, noise: Tensor) -> Tensor:
-        """Return x before the first step, made from N(0, 1) noise."""
+        """Return x before the first step, from N(0, 1) noise."""
 
     def model_input(self, x: Tensor, index: int) -> Tensor:
-        """Return what the network must see at step `index`, counted from 0."""
+        """Return the network input at step `index`, counted from 0."""
 
     def step(self, output: Tensor, index: int, x: Tensor, draw_noise: Callable[[int], Tensor]) -> Tensor:
         """Return x after step `index`.
 
         Args:
-            output: What the network said at `model_input(x, index)` and `timesteps[index]`: eps, v or x_0.
-            index: Steps come in order, each once.
-            x: What `start` or the step before returned.
-            draw_noise: Gives the (B, C, H, W) noise of a step; called by stochastic schedulers only.
+            output: Network output at `model_input(x, index)` and `timesteps[index]`: eps, v or x_0.
+            index: Number of the step; steps are called in order, each once.
+            x: Result of `start` or the step before.
+            draw_noise: Step -> (B, C, H, W) noise; called by stochastic schedulers only.
         """
 
 
@@ -63,7 +60,7 @@ class DdimConfig(PluginConfig):
     """Settings of `ddim`."""
 
     steps: int = affects_result(50, "network evaluations", ge=1)
-    eta: float = affects_result(0.0, "share of the ancestral noise; 0 adds none", ge=0, le=1)
+    eta: float = affects_result(0.0, "fraction of the ancestral noise; 0 is deterministic", ge=0, le=1)
 
 
 class DdpmConfig(PluginConfig):
@@ -71,7 +68,7 @@ class DdpmConfig(PluginConfig):
 
     steps: int = affects_result(1000, "network evaluations", ge=1)
     variance: Literal["small", "large"] = affects_result(
-        "small", "small: the posterior's; large: beta, as in IDiff-Face"
+        "small", "small: of the posterior; large: beta, as in IDiff-Face"
     )
 
 
@@ -80,7 +77,7 @@ class SolverConfig(PluginConfig):
 
     steps: int = affects_result(20, "network evaluations", ge=1)
     spacing: Literal["trailing", "karras"] = affects_result(
-        "trailing", "equal steps in time, or Karras et al. in sigma"
+        "trailing", "equal steps in time, or those of Karras et al. in sigma"
     )
 
 
@@ -92,19 +89,19 @@ class EulerConfig(SolverConfig):
 
 @register("scheduler", "ddim", Card("DDIM, deterministic at eta 0", "Song et al. 2021, arXiv:2010.02502"))
 def build_ddim(cfg: DdimConfig) -> Callable[[NoiseSchedule], ReverseChain]:
-    """Return a function that makes a DDIM chain for a schedule."""
+    """Return a function that builds a DDIM chain for a schedule."""
     return lambda schedule: textbook_chain(schedule, cfg.steps, cfg.eta)
 
 
 @register("scheduler", "ddpm", Card("ancestral sampling", "Ho et al. 2020, arXiv:2006.11239"))
 def build_ddpm(cfg: DdpmConfig) -> Callable[[NoiseSchedule], ReverseChain]:
-    """Return a function that makes an ancestral chain for a schedule."""
+    """Return a function that builds an ancestral chain for a schedule."""
     return lambda schedule: textbook_chain(schedule, cfg.steps, 1.0, cfg.variance == "large")
 
 
 @register("scheduler", "dpm-solver++", Card("second-order multistep solver (2M)", "Lu et al. 2022, arXiv:2211.01095"))
 def build_dpm_solver(cfg: SolverConfig) -> MakeScheduler:
-    """Return a function that makes a DPM-Solver++ (2M) for a schedule."""
+    """Return a function that builds a DPM-Solver++ (2M) for a schedule."""
     from diffusers import DPMSolverMultistepScheduler
 
     return lambda schedule: _Solver(DPMSolverMultistepScheduler, schedule, cfg)
@@ -112,7 +109,7 @@ def build_dpm_solver(cfg: SolverConfig) -> MakeScheduler:
 
 @register("scheduler", "unipc", Card("second-order predictor-corrector", "Zhao et al. 2023, arXiv:2302.04867"))
 def build_unipc(cfg: SolverConfig) -> MakeScheduler:
-    """Return a function that makes a UniPC solver for a schedule."""
+    """Return a function that builds a UniPC solver for a schedule."""
 
     def make(schedule: NoiseSchedule) -> UniPc:
         return UniPc(*_noise_levels(schedule, cfg), schedule.prediction)
@@ -122,17 +119,17 @@ def build_unipc(cfg: SolverConfig) -> MakeScheduler:
 
 @register("scheduler", "euler", Card("first-order solver in sigma", "Karras et al. 2022, arXiv:2206.00364"))
 def build_euler(cfg: EulerConfig) -> MakeScheduler:
-    """Return a function that makes an Euler solver for a schedule."""
+    """Return a function that builds an Euler solver for a schedule."""
     from diffusers import EulerDiscreteScheduler
 
     return lambda schedule: _Euler(EulerDiscreteScheduler, schedule, cfg)
 
 
 class _Solver:
-    """A diffusers solver on our noise levels.
+    """A diffusers solver with noise levels that are set here.
 
     # Differs from diffusers: its trailing timesteps come from a float range that for 62 of the step
-    # counts up to 1000 (61, 103, 121, ...) has one element too many, at t = -1. So the levels are set here.
+    # counts up to 1000 (61, 103, 121, ...) has an extra element at t = -1.
     """
 
     def __init__(self, solver: type, schedule: NoiseSchedule, cfg: SolverConfig) -> None:
@@ -163,7 +160,7 @@ class _Solver:
 
 
 class _Euler(_Solver):
-    """The Euler solver works on x / sqrt(ab), so that x = x0 + sigma eps."""
+    """The Euler solver, which works on x / sqrt(ab) = x0 + sigma eps."""
 
     def start(self, noise: Tensor) -> Tensor:
         return noise * float((self._solver.sigmas[0] ** 2 + 1) ** 0.5)
@@ -173,7 +170,7 @@ class _Euler(_Solver):
 
 
 def _noise_levels(schedule: NoiseSchedule, cfg: SolverConfig) -> tuple[list[float], np.ndarray]:
-    """Return the timesteps of the evaluations and their sigmas, both falling."""
+    """Return the timesteps of the evaluations and their sigmas, both descending."""
     alpha_bars = _finite_alpha_bars(schedule)
     all_sigmas = np.sqrt((1 - alpha_bars) / alpha_bars)
     timesteps = [float(t) for t in trailing_timesteps(cfg.steps, schedule.num_timesteps)]
@@ -186,5 +183,5 @@ def _noise_levels(schedule: NoiseSchedule, cfg: SolverConfig) -> tuple[list[floa
 
 
 def _finite_alpha_bars(schedule: NoiseSchedule) -> np.ndarray:
-    """Return the alpha_bars, float64, with a sigma below 4096 also where a schedule ends in pure noise."""
+    """Return the alpha_bars, float64, limited to sigma < 4096 for schedules that end in pure noise."""
     return np.maximum(schedule.alpha_bars.double().numpy(), 2.0**-24)

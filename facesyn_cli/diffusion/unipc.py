@@ -1,17 +1,17 @@
 """UniPC of second order in data prediction, with B(h) = e^h - 1 ("bh2").
 
 Zhao et al. 2023, arXiv:2302.04867, Alg. 1 and 2, with p = 2. Between noise levels s and t, with a = sqrt(ab),
-b = sqrt(1 - ab), l = log(a / b), h = l_t - l_s, x0 what the network says at s, before it at r, and u = e^-h - 1:
+b = sqrt(1 - ab), l = log(a / b), h = l_t - l_s, predictions x0_s at s and x0_r at the level before, and u = e^-h - 1:
 
     predicted = b_t / b_s x - a_t u (x0_s + 1/2 (x0_r - x0_s) / k),    k = (l_r - l_s) / h
     corrected = b_t / b_s x - a_t u (x0_s + c_1 (x0_r - x0_s) / k + c_2 (x0_t - x0_s))
 
 with c_1 + c_2 = g_1 and k c_1 + c_2 = g_2, where g_1 = (u / -h - 1) / u and g_2 = 2 ((u / -h - 1) / -h - 1/2) / u.
-The network sees what was predicted; its answer corrects it, and the next step goes on from there. The first step
-has no r: the terms with k are left out and c_2 = 1/2. The last one, to b_t = 0, gives x0_s.
+The network is evaluated at the predicted x; its output corrects it, and the next step starts from the corrected x. The
+first step has no r: the terms with k are omitted and c_2 = 1/2. The last one, to b_t = 0, returns x0_s.
 
-# Differs from diffusers: the factors are worked out on the host, in float64, before the first step. There they are
-# made of tensors on the device, for which every step copies six numbers to it and waits.
+# Differs from diffusers: the factors are computed on the host, in float64, before the first step. There they are device
+# tensors, for which every step copies six numbers to the device and synchronizes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _Factors = tuple[float, float, float, float]  # of x, x0_s, x0_r and x0_t
 
 
 class UniPc:
-    """Takes one batch from noise to latents; remembers the steps before, so each batch needs its own.
+    """Sampler of one batch; has state, so each batch needs its own. See `schedulers.Scheduler`.
 
     Args:
-        timesteps: Timesteps at which the network is evaluated, falling.
+        timesteps: Timesteps of the network evaluations, descending.
         sigmas: (steps,) sqrt((1 - ab) / ab) of each of them; after the last one it is 0.
-        prediction: What the network predicts: `epsilon`, `v` or `x0`.
+        prediction: Prediction target of the network: `epsilon`, `v` or `x0`.
     """
 
     def __init__(self, timesteps: Sequence[float], sigmas: np.ndarray, prediction: str) -> None:
@@ -51,7 +51,7 @@ class UniPc:
         return noise
 
     def model_input(self, x: Tensor, index: int) -> Tensor:
-        """Return what the network sees at step `index`: x itself."""
+        """Return the network input at step `index`: x itself."""
         return x
 
     def step(self, output: Tensor, index: int, x: Tensor, draw_noise: Callable[[int], Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
-"""Attention maps of one pass through a network: recorded, and put into another pass in place of its own.
+"""Record the attention maps of one forward pass and inject them into another one.
 
-A map is softmax(q k^T / sqrt(D)), (B, A, L, S): how much each of L positions reads from each of S sources, per
-head. Injection keeps the values of the second pass and replaces what it would have read. Nothing leaves the device.
+A map is softmax(q k^T / sqrt(D)), (B, A, L, S): the attention weights of L positions over S sources, per head A.
+Injection keeps the values of the second pass and replaces its attention weights. Maps stay on the device.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Tap = Callable[[Tensor, Tensor], Tensor]  # queries (B, A, L, D) and keys (B, A,
 
 
 class TappedContext(NamedTuple):
-    """Keys and values of a block's context, and what makes the block's attention maps in place of the usual."""
+    """Keys and values of the context of a block, and functions that compute its attention maps."""
 
     keys: Tensor
     values: Tensor
@@ -26,7 +26,7 @@ class TappedContext(NamedTuple):
 
 
 class AttentionMaps:
-    """The maps of all blocks of a pass, in the order of the blocks; the next recording replaces them."""
+    """The maps of all blocks of a forward pass; the next recording replaces them."""
 
     def __init__(self) -> None:
         self._self: dict[int, Tensor] = {}
@@ -34,11 +34,11 @@ class AttentionMaps:
 
     @property
     def cross(self) -> list[Tensor]:
-        """Maps of the attention to the context, (B, A, L, S) of each block."""
+        """Cross-attention maps, (B, A, L, S) of each block."""
         return [self._cross[block] for block in sorted(self._cross)]
 
     def record(self, block: int) -> tuple[Tap, Tap]:
-        """Return the taps (self, cross) of a block that note its maps and leave them as they are."""
+        """Return the taps (self, cross) of a block that record its maps."""
 
         def record_self(q: Tensor, k: Tensor) -> Tensor:
             self._self[block] = attention_map(q, k)
@@ -54,7 +54,8 @@ class AttentionMaps:
         """Return the taps (self, cross) of a block that replace its maps by the recorded ones.
 
         Args:
-            with_cross: Replace the map to the context as well.
+            block: Number of the block.
+            with_cross: Replace the cross-attention map as well.
         """
         cross: Tap = (lambda q, k: self._cross[block]) if with_cross else attention_map
         return (lambda q, k: self._self[block]), cross

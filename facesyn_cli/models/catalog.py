@@ -1,7 +1,7 @@
-"""Published weights worth knowing: what they are, whose, under which license, where they lie, what reads them.
+"""Catalog of published weights: network, publisher, license, download location, and the options that take them.
 
-Most of them are given out by hand (forms, drives) and have no address that a program can fetch; those with a
-`hub` id are fetched by `facesyn models pull`.
+Most of them are distributed by forms or drives that cannot be downloaded automatically; `facesyn models pull` fetches
+those with a `hub` id.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ class KnownWeights:
     """One published network.
 
     Args:
-        kind: Plugin kind, or what else it is.
+        kind: Plugin kind, or another kind of network.
         architecture: Plugin name with its variant.
-        source: Who published it.
-        license: License of the weights as far as it is stated.
-        where: Where to get it.
-        use: What it is for, with the flag that takes it.
-        hub: Hugging Face Hub id; None where there is none that we know.
+        source: Publisher.
+        license: License of the weights as stated.
+        where: Download location.
+        use: Commands and options that take it.
+        hub: Hugging Face Hub id, or None.
     """
 
     kind: str
@@ -148,7 +148,7 @@ CATALOG: dict[str, KnownWeights] = {
     "edgeface-xxs": KnownWeights(
         "backbone", "timm edgenext_* with 512 outputs, or ONNX", "EdgeFace, arXiv:2307.01838",
         "BSD-3; its weight pages may be stricter", "unknown; its authors' page",
-        "eval --weights: a judge that the generator was not conditioned on",
+        "eval --weights; a judge recognizer independent of the generator",
     ),
     "yunet": KnownWeights(
         "detector", "YuNet, ONNX, 5 landmarks", "OpenCV FaceDetectorYN", "Apache-2.0", "OpenCV's model zoo",

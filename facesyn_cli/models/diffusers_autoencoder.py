@@ -1,8 +1,8 @@
 """Any diffusers autoencoder by path: `AutoencoderKL`, `VQModel`, `AutoencoderTiny`.
 
-The factors that diffusion pipelines apply to latents (`scaling_factor`, `shift_factor`) are not applied:
-latents are normalized per channel with statistics of the training set, which are stored with the LDM.
-Of `AutoencoderKL` the latent is the mean of the posterior; `VQModel` quantizes when it decodes.
+The factors of diffusion pipelines (`scaling_factor`, `shift_factor`) are not applied: latents are normalized per
+channel with statistics of the training set, which are stored with the LDM. The latent of `AutoencoderKL` is the mean of
+the posterior; `VQModel` quantizes in `decode`.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class DiffusersConfig(PluginConfig):
     ),
 )
 def build_diffusers_autoencoder(cfg: DiffusersConfig) -> nn.Module:
-    """Load the autoencoder that `cfg.path` names.
+    """Load the autoencoder from `cfg.path`.
 
     Raises:
-        UserError: No path, no such folder or hub id, another class, or weights that do not fit.
+        UserError: No path, no such folder or hub id, another class, or weights that do not match the config.
     """
     if cfg.path is None:
         raise UserError("autoencoder diffusers: path is not set; expected a folder in diffusers format or a hub id")
@@ -53,11 +53,11 @@ def build_diffusers_autoencoder(cfg: DiffusersConfig) -> nn.Module:
 
 
 class DiffusersAutoencoder(nn.Module):
-    """A diffusers autoencoder behind `encode` and `decode`.
+    """A diffusers autoencoder with the interface of `models.interfaces.Autoencoder`.
 
     Args:
         model: The autoencoder.
-        folder: Where it was read from.
+        folder: The folder it was loaded from.
 
     Shapes: pixels (B, 3, S, S) in [-1, 1] <-> latents (B, latent_channels, S/downscale, S/downscale).
     """
@@ -73,7 +73,7 @@ class DiffusersAutoencoder(nn.Module):
         self.latent_channels = getattr(settings, "vq_embed_dim", None) or settings.latent_channels
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Return latents; deterministic (the mean, where the encoder gives a distribution)."""
+        """Return latents; deterministic (the mean of a distribution)."""
         encoded = self.model.encode(pixels)
         return encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
 
@@ -82,15 +82,15 @@ class DiffusersAutoencoder(nn.Module):
         return self.model.decode(latents).sample
 
     def digest(self) -> str:
-        """Return a digest of the config and the weights it was read from."""
+        """Return the digest of config and weights files."""
         files = sorted(p for p in self.folder.iterdir() if p.name == "config.json" or p.suffix in _WEIGHTS)
         return json_digest([[p.name, file_digest(p)] for p in files])
 
 
 def resolve_path(path: str) -> Path | None:
-    """Return the local folder that holds the autoencoder's config, or None where there is none.
+    """Return the local folder with the config of the autoencoder, or None.
 
-    A pipeline's folder stands for its `vae` or `vqvae`.
+    For the folder of a pipeline this is its `vae` or `vqvae`.
     """
     for folder in (Path(path), Path(path) / "vae", Path(path) / "vqvae"):
         if (folder / "config.json").is_file():
@@ -109,7 +109,7 @@ def _folder(path: str) -> Path:
     nested = [f"{part}/{name}" for part in ("vae", "vqvae") for name in _FILES]
     try:
         local = snapshot_download(path, allow_patterns=[*_FILES, *nested])
-    except (OSError, ValueError) as error:  # the hub's errors are both; offline included
+    except (OSError, ValueError) as error:  # errors of the hub, also when offline
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"autoencoder {path}: neither a local folder nor reachable on the hub ({reason})") from error
     folder = resolve_path(local)
@@ -119,14 +119,14 @@ def _folder(path: str) -> Path:
 
 
 def _load(folder: Path) -> nn.Module:
-    """Load strictly: diffusers itself only warns about missing and unexpected tensors."""
+    """Load strictly; diffusers only warns about missing and unexpected tensors."""
     name = read_config(folder).get("_class_name")
     if name not in CLASSES:
         raise UserError(f"{folder} holds {name or 'no diffusers model'}; expected one of {', '.join(CLASSES)}")
     import diffusers
 
     verbosity = diffusers.logging.get_verbosity()
-    diffusers.logging.set_verbosity_error()  # it warns about harmless extra settings; faults are checked below
+    diffusers.logging.set_verbosity_error()  # it warns about harmless extra settings; errors are checked below
     try:
         model, info = getattr(diffusers, name).from_pretrained(
             folder, local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False, torch_dtype=torch.float32

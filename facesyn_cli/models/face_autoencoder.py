@@ -1,14 +1,14 @@
-"""Autoencoders for small faces, `face-kl` and `face-vq`, from the parts of diffusers' `AutoencoderKL` and `VQModel`.
+"""Autoencoders for small faces, `face-kl` and `face-vq`, with networks of diffusers' `AutoencoderKL` and `VQModel`.
 
-The image is first cut into blocks of `patch` x `patch` pixels, whose pixels become channels (Shi et al. 2016,
-arXiv:1609.05158, section 3.2, the other way round for the encoder), so no wide layer runs at full resolution;
-`patch` 1 is the plain network. After the decoder a light convolution over the whole image (`smooth`) removes the
-seams between blocks; it begins as zero.
+The image is first rearranged into blocks of `patch` x `patch` pixels as channels (Shi et al. 2016, arXiv:1609.05158,
+section 3.2, inverted for the encoder), so that no wide layer runs at full resolution; `patch` 1 is the plain network. A
+small convolution at full resolution (`smooth`), initialized to zero, removes the seams between blocks after the
+decoder.
 
-face-kl: the encoder gives mean and log variance of a normal distribution (Kingma and Welling 2014,
+face-kl: the encoder predicts mean and log variance of a normal distribution (Kingma and Welling 2014,
 arXiv:1312.6114, Eq. 10; Rombach et al. 2022, arXiv:2112.10752, section 3.1); `encode` returns the mean.
-face-vq: `decode` replaces each position by its nearest code first (van den Oord et al. 2017, arXiv:1711.00937,
-Eq. 1-3); the latent of `encode` is continuous.
+face-vq: `decode` quantizes the latent (van den Oord et al. 2017, arXiv:1711.00937, Eq. 1-3); `encode` returns it
+unquantized.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LOG_VARIANCE = (-30.0, 20.0)  # as in the published code: its exponential stays
 
 
 class FaceKlConfig(PluginConfig):
-    """Settings of `face-kl`; the defaults turn 112 x 112 pixels into 8 x 14 x 14 latents."""
+    """Settings of `face-kl`; with the defaults, latents of 112 x 112 pixels are 8 x 14 x 14."""
 
     patch: int = affects_result(4, "side of the blocks of pixels that become channels, a power of two; 1: none", ge=1)
     channels: tuple[int, ...] = affects_result(
@@ -39,8 +39,8 @@ class FaceKlConfig(PluginConfig):
     layers_per_block: int = affects_result(1, "residual blocks per level; the decoder has one more", ge=1)
     latent_channels: int = affects_result(8, "channels of a latent", ge=1)
     num_groups: int = affects_result(16, "groups of GroupNorm; must divide every width", ge=1)
-    attention: bool = affects_result(False, "attention between the positions at the lowest resolution")
-    smooth: int = affects_result(16, "width of the convolutions over the whole image after the decoder; 0: none", ge=0)
+    attention: bool = affects_result(False, "self-attention at the lowest resolution")
+    smooth: int = affects_result(16, "width of the convolutions at full resolution after the decoder; 0: none", ge=0)
     part: Literal["both", "encoder", "decoder"] = affects_result("both", "which half to build")
 
     @model_validator(mode="after")
@@ -65,7 +65,7 @@ _INPUT = "RGB in [-1, 1], side divisible by patch * 2^(levels - 1)"
 
 @register(
     "autoencoder", "face-kl",
-    Card("KL autoencoder for small faces, quick on a CPU; trained by train-autoencoder",
+    Card("KL autoencoder for small faces, fast on a CPU; trained by train-autoencoder",
          "Rombach et al. 2022, arXiv:2112.10752; Shi et al. 2016, arXiv:1609.05158", _INPUT),
 )
 def build_face_kl(cfg: FaceKlConfig) -> nn.Module:
@@ -77,7 +77,7 @@ def build_face_kl(cfg: FaceKlConfig) -> nn.Module:
 
 @register(
     "autoencoder", "face-vq",
-    Card("Vector-quantized autoencoder for small faces, quick on a CPU; trained by train-autoencoder",
+    Card("Vector-quantized autoencoder for small faces, fast on a CPU; trained by train-autoencoder",
          "van den Oord et al. 2017, arXiv:1711.00937; Rombach et al. 2022, arXiv:2112.10752", _INPUT),
 )
 def build_face_vq(cfg: FaceVqConfig) -> nn.Module:
@@ -88,14 +88,14 @@ def build_face_vq(cfg: FaceVqConfig) -> nn.Module:
 
 
 class TrainingPass(NamedTuple):
-    """What training needs of one pass."""
+    """The result of a forward pass in training."""
 
     pixels: Tensor               # (B, 3, S, S) reconstruction
-    penalties: dict[str, Tensor]  # (B,) each, float32: what a loss may add beside the reconstruction
+    penalties: dict[str, Tensor]  # (B,) each, float32: further terms of the loss
 
 
 class TrainableAutoencoder(nn.Module):
-    """Pixels to latents and back, with what `train-autoencoder` needs.
+    """Interface of autoencoders that `train-autoencoder` can train.
 
     Attributes:
         cfg: Settings.
@@ -113,7 +113,7 @@ class TrainableAutoencoder(nn.Module):
         """Return the latents (B, c, s, s) of pixels (B, 3, S, S) in [-1, 1].
 
         Raises:
-            UserError: Only the decoder was loaded.
+            UserError: Only the decoder is loaded.
         """
         raise NotImplementedError
 
@@ -121,16 +121,16 @@ class TrainableAutoencoder(nn.Module):
         """Return pixels (B, 3, S, S), about [-1, 1] and not clamped, of latents (B, c, s, s).
 
         Raises:
-            UserError: Only the encoder was loaded.
+            UserError: Only the encoder is loaded.
         """
         raise NotImplementedError
 
     def training_pass(self, pixels: Tensor, noise: Tensor) -> TrainingPass:
-        """Return reconstructions and penalties with everything gradients need.
+        """Return differentiable reconstructions and penalties.
 
         Args:
             pixels: (B, 3, S, S) in [-1, 1].
-            noise: (B, c, s, s) standard normal; not looked at where nothing is random.
+            noise: (B, c, s, s) standard normal; unused by deterministic autoencoders.
         """
         raise NotImplementedError
 
@@ -139,23 +139,23 @@ class TrainableAutoencoder(nn.Module):
         raise NotImplementedError
 
     def latent_side(self) -> list[nn.Parameter]:
-        """Return the parameters that decide what a latent means: training the others leaves latents valid."""
+        """Return the parameters that define the latent space: training the others keeps latents valid."""
         raise NotImplementedError
 
     def fit(self, photos: Callable[[], Iterator[Tensor]]) -> None:
-        """Set what has a closed form before the first step; here there is nothing.
+        """Fit parameters with a closed form before the first step; by default none.
 
         Args:
-            photos: Gives all training photos in batches (B, 3, S, S) in [-1, 1], as often as it is called.
+            photos: Returns an iterator over all training photos in batches (B, 3, S, S) in [-1, 1].
         """
 
 
 class FaceAutoencoder(TrainableAutoencoder):
-    """The two networks from the parts of diffusers.
+    """Encoder and decoder of a diffusers autoencoder.
 
     Args:
         cfg: Settings.
-        parts: The diffusers autoencoder whose encoder and decoder are taken.
+        parts: The diffusers autoencoder.
     """
 
     def __init__(self, cfg: FaceKlConfig, parts: nn.Module) -> None:
@@ -190,7 +190,7 @@ class FaceAutoencoder(TrainableAutoencoder):
 
 
 class FaceKl(FaceAutoencoder):
-    """The autoencoder whose latent is a normal distribution in training and its mean otherwise."""
+    """Autoencoder whose latent is drawn from a normal distribution in training, and its mean otherwise."""
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Return the mean of the latents, see `TrainableAutoencoder.encode`."""
@@ -205,7 +205,7 @@ class FaceKl(FaceAutoencoder):
 
 
 class FaceVq(FaceAutoencoder):
-    """The autoencoder that decodes from the nearest codes.
+    """Autoencoder with a codebook.
 
     Args:
         cfg: Settings.
@@ -218,15 +218,15 @@ class FaceVq(FaceAutoencoder):
             self.quantize = parts.quantize
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Return the latents before they are quantized, see `TrainableAutoencoder.encode`."""
+        """Return the unquantized latents, see `TrainableAutoencoder.encode`."""
         return self._moments(pixels)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return pixels of the nearest codes, see `TrainableAutoencoder.decode`."""
+        """Return pixels of the quantized latents, see `TrainableAutoencoder.decode`."""
         return super().decode(latents if self.cfg.part == "encoder" else self.nearest(latents).to(latents.dtype))
 
     def nearest(self, latents: Tensor) -> Tensor:
-        """Return the nearest code (B, c, s, s) of every position, in float32; gradients reach the codes."""
+        """Return the nearest code of every position, (B, c, s, s) float32; differentiable in the codes."""
         with torch.autocast(latents.device.type, enabled=False):
             indices = self.quantize(latents.float())[2][2]
             codes = self.quantize.embedding(indices)                              # (B s s, c)
@@ -234,7 +234,7 @@ class FaceVq(FaceAutoencoder):
         return codes.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
     def training_pass(self, pixels: Tensor, noise: Tensor) -> TrainingPass:
-        """Decode the nearest codes; gradients pass them as if they were the latents.
+        """Decode the quantized latents with straight-through gradients.
 
         Penalties, means over the elements of a latent (van den Oord et al. 2017, Eq. 3): `codebook` moves the codes
         to the latents, `commitment` the latents to their codes.
@@ -253,7 +253,7 @@ class FaceVq(FaceAutoencoder):
 
 
 def normal_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Return KL(N(mean, variance) || N(0, 1)), (B,): the mean over the elements of a latent, not their sum.
+    """Return KL(N(mean, variance) || N(0, 1)), (B,), as the mean over the elements of a latent.
 
     Kingma and Welling 2014, arXiv:1312.6114, Eq. 10: (mean^2 + variance - 1 - log variance) / 2.
     """
@@ -262,7 +262,7 @@ def normal_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 class _BlockDecoder(nn.Module):
-    """The decoder of diffusers, then blocks of pixels out of channels, then the convolution over the image."""
+    """The decoder of diffusers, pixel shuffle, and the convolutions at full resolution."""
 
     def __init__(self, network: nn.Module, patch: int, smooth: int) -> None:
         super().__init__()

@@ -1,14 +1,13 @@
-"""The autoencoder `face-pca`: a whole face as principal components, and a network that puts back what they lose.
+"""The autoencoder `face-pca`: principal components of a whole face, and a refining decoder network.
 
-Faces aligned to one template share so much that a few hundred numbers describe one (Turk and Pentland 1991,
-"Eigenfaces for Recognition", J. Cognitive Neuroscience 3(1)). The encoder is linear and has a closed form: principal
-components of blocks of pixels, then principal components of all block components of the face. It is fitted in one
-pass over the photos, in seconds, needs no gradient, and an LDM on it works on a vector, not on a grid. The decoder is
-the transposed transform followed by a convolutional network, trained by `train-autoencoder`, that turns the smooth
-reconstruction into a photo.
+Aligned faces are described well by a few hundred numbers (Turk and Pentland 1991, "Eigenfaces for Recognition",
+J. Cognitive Neuroscience 3(1)). The encoder is linear and has a closed form: principal components of blocks of pixels,
+then principal components of all block components of the face. It is fitted in one pass over the photos, in seconds and
+without gradients; an LDM on it works on a vector, not on a grid. The decoder is the transposed transform followed by a
+convolutional network, trained by `train-autoencoder`, that adds detail to the smooth reconstruction.
 
-The variance of component i is not made 1 but v_i^(1 - whitening), times a constant that makes their mean 1: with
-whitening 1 diffusion would spend as much on the last wrinkle as on the shape of the head.
+Component i is scaled to the variance v_i^(1 - whitening), times a constant that makes the mean variance 1. With
+whitening 1, diffusion would weight all components alike, down to the finest detail.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ _DEPTH = 2  # levels of the refining network
 
 
 class FacePcaConfig(PluginConfig):
-    """Settings of `face-pca`; the defaults turn 112 x 112 pixels into 320 numbers."""
+    """Settings of `face-pca`; with the defaults, latents of 112 x 112 pixels are 320 numbers."""
 
     image_size: int = affects_result(112, "side of the images in pixels", ge=8)
     patch: int = affects_result(16, "side of the blocks of the first transform; must divide image_size", ge=1)
-    patch_components: int = affects_result(32, "numbers that are kept of a block", ge=1)
-    latent_channels: int = affects_result(320, "numbers that are kept of a face", ge=1)
+    patch_components: int = affects_result(32, "components of a block", ge=1)
+    latent_channels: int = affects_result(320, "components of a face", ge=1)
     whitening: float = affects_result(0.5, "0: components keep their variances; 1: all get the same", ge=0, le=1)
     refine_patch: int = affects_result(4, "the refining network sees blocks of so many pixels as channels", ge=1)
     refine_channels: int = affects_result(64, "its width; twice as many at half the resolution", ge=_GROUPS,

@@ -1,13 +1,13 @@
-"""Feature maps of a network at several depths, and the perceptual distance of two images in them.
+"""Feature maps of a network at several depths, and the perceptual distance in them.
 
 Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", arXiv:1801.03924, Eq. 1:
 
     d(a, b) = sum_l 1 / (H_l W_l) sum_hw | w_l * (a^l_hw - b^l_hw) |^2
 
-where a^l_hw is the map of layer l at the place (h, w), made unit length over its channels.
+where a^l_hw is the feature vector of layer l at position (h, w), normalized to unit length.
 
-LPIPS is this with AlexNet or VGG and learned w. In the maps of a face recognizer, with w = 1, it is the same form
-without its calibration on human judgements: say so wherever a figure of it stands.
+LPIPS uses AlexNet or VGG and learned w. With a face recognizer and w = 1 the distance is not calibrated on human
+judgements; state this wherever its values are shown.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from facesyn_cli.models.mobilefacenet import MobileFaceNet
 from facesyn_cli.models.onnx_torch import OnnxTorch
 from facesyn_cli.models.timm_backbone import TimmBackbone
 
-_EPS = 1e-10  # least length of a map's vector that is made unit length, as in the published code
-_MAX_MAPS = 5  # of a timm network; where it lists more (a transformer's blocks), so many are spread over its depth
+_EPS = 1e-10  # smallest length that feature vectors are divided by, as in the published code
+_MAX_MAPS = 5  # of a timm network; of more (blocks of a transformer), this many are spread over the depth
 
 
 def has_feature_maps(backbone: nn.Module) -> bool:
-    """True for networks whose maps `feature_maps` can return; onnxruntime shows the embedding only."""
+    """Return whether `feature_maps` supports a network; ONNX networks only as torch operations."""
     if isinstance(backbone, TimmBackbone):
         return hasattr(backbone.model, "forward_intermediates")
     return isinstance(backbone, (IrBackbone, IresnetBackbone, MobileFaceNet, Mbf, OnnxTorch))
@@ -40,8 +40,8 @@ def has_feature_maps(backbone: nn.Module) -> bool:
 def feature_maps(backbone: nn.Module, pixels: Tensor) -> list[Tensor]:
     """Return the maps after the stem and after each stage of a face recognizer, from fine to coarse.
 
-    Differentiable in the pixels and in the parameters. The network runs in the mode it is in: for a distance it
-    should be in eval mode, or the maps depend on the other images of the batch.
+    Differentiable in the pixels and in the parameters. The network should be in eval mode, or the maps depend on the
+    other images of the batch.
 
     Args:
         backbone: A torch backbone: ir, iresnet, mobilefacenet, mbf, most networks of timm, or an ONNX network as torch
@@ -52,24 +52,24 @@ def feature_maps(backbone: nn.Module, pixels: Tensor) -> list[Tensor]:
         Tensors (B, C_l, H_l, W_l).
 
     Raises:
-        UserError: The network does not show its maps.
+        UserError: The network is not supported.
     """
     if not has_feature_maps(backbone):
         raise UserError(f"a perceptual distance needs the feature maps of a torch network (ir, iresnet, mobilefacenet, "
-                        f"mbf or timm); {_title(backbone)} does not show them")
+                        f"mbf or timm); {_title(backbone)} does not provide them")
     if isinstance(backbone, TimmBackbone):
         return _timm_maps(backbone, pixels)
     return tapped(backbone, _taps(backbone), pixels)
 
 
 def tapped(network: nn.Module, taps: Sequence[nn.Module], pixels: Tensor) -> list[Tensor]:
-    """Run a network once and return what the modules `taps` of it gave, in their order."""
+    """Run a network once and return the outputs of its modules `taps`, in their order."""
     found: dict[int, Tensor] = {}
 
-    def note(tap: nn.Module, _: tuple, output: Tensor) -> None:
+    def record(tap: nn.Module, _: tuple, output: Tensor) -> None:
         found[id(tap)] = output
 
-    handles = [tap.register_forward_hook(note) for tap in taps]
+    handles = [tap.register_forward_hook(record) for tap in taps]
     try:
         network(pixels)
     finally:
@@ -87,7 +87,7 @@ def perceptual_distance(
         maps_a: Maps of the first images, (B, C_l, H_l, W_l) each.
         maps_b: Maps of the second images, of the same shapes.
         weights: Weight of each channel's squared difference, (C_l,) each: LPIPS's linear layers, w_l^2 of Eq. 1.
-            None: 1, so that the distance is at most 4 a map.
+            None: 1, so that the distance is at most 4 per map.
     """
     return unit_distance([unit_maps(x) for x in maps_a], [unit_maps(x) for x in maps_b], weights)
 
@@ -95,7 +95,7 @@ def perceptual_distance(
 def unit_distance(
     maps_a: Sequence[Tensor], maps_b: Sequence[Tensor], weights: Sequence[Tensor] | None = None
 ) -> Tensor:
-    """Return what `perceptual_distance` does, of maps that have unit length already."""
+    """Return the `perceptual_distance` of maps that are already normalized by `unit_maps`."""
     total: Tensor | float = 0.0
     for number, (a, b) in enumerate(zip(maps_a, maps_b, strict=True)):
         squares = (a - b).square()                                                 # (B, C, H, W)
@@ -106,9 +106,9 @@ def unit_distance(
 
 
 def unit_maps(x: Tensor) -> Tensor:
-    """Return (B, C, H, W), float32 at least, with unit length over the channels at every place; zero stays zero."""
+    """Return (B, C, H, W), float32 at least, with unit length over the channels at every position; zero stays zero."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    # As F.normalize, but its division by the length costs several passes over the whole map backwards.
+    # Like F.normalize, whose division is slower in the backward pass.
     return x * torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=_EPS).reciprocal()
 
 
@@ -127,7 +127,7 @@ def _taps(backbone: nn.Module) -> list[nn.Module]:
 
 
 def _timm_maps(backbone: TimmBackbone, pixels: Tensor) -> list[Tensor]:
-    """Return timm's own intermediate maps; those of a transformer's tokens are laid out as a grid by timm."""
+    """Return the intermediate maps of timm, which arranges the tokens of transformers as a grid."""
     network = backbone.model
     count = len(network.feature_info)
     shown = sorted({round((step + 1) * count / _MAX_MAPS) - 1 for step in range(_MAX_MAPS)} - {-1})

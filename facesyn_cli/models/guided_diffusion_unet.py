@@ -1,4 +1,4 @@
-"""DCFace stage 1's network (`ffhq_10m.pt`): read, as a diffusers pipeline, and written in both forms."""
+"""The network of DCFace stage 1 (`ffhq_10m.pt`): conversion from and to a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import guided_diffusion
 from facesyn_cli.models.convert.guided_diffusion import GuidedUnet
 
-SCHEDULE = {  # the published flags: linear betas of T = 1000, learned variance, clipped images, ancestral steps
+SCHEDULE = {  # the published settings: linear betas of T = 1000, learned variance, clipped images, ancestral steps
     "num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02,
     "variance_type": "learned_range", "clip_sample": True, "prediction_type": "epsilon",
     "timestep_spacing": "linspace",
@@ -23,14 +23,15 @@ SCHEDULE = {  # the published flags: linear betas of T = 1000, learned variance,
 
 
 def load_guided_pipeline(path: Path) -> Any:
-    """Read a guided-diffusion checkpoint strictly as a diffusers `DDPMPipeline`, in eval mode on the CPU.
+    """Load a guided-diffusion checkpoint strictly as a diffusers `DDPMPipeline`, in eval mode on the CPU.
 
     Raises:
-        UserError: Not there, damaged, something else, or built with flags that are not read.
+        UserError: Missing, damaged, another network, or built with unsupported settings.
     """
     tensors = read_tensors(path)
     if not guided_diffusion.is_guided_unet(tensors):
-        raise UserError(f"{path} is no guided-diffusion UNet; that or the folder of a diffusers pipeline was expected")
+        raise UserError(f"{path} is not a guided-diffusion UNet; such a file or the folder of a diffusers pipeline was "
+                        "expected")
     try:
         settings = guided_diffusion.read_settings(tensors)
         return build_pipeline(guided_diffusion.to_diffusers(tensors, settings), settings)
@@ -42,7 +43,7 @@ def build_pipeline(tensors: Mapping[str, Tensor], settings: GuidedUnet) -> Any:
     """Build the pipeline around tensors with the names of `UNet2DModel`.
 
     Raises:
-        UserError: The tensors do not fit, or hold numbers that are not finite.
+        UserError: The tensors do not match the settings, or are not finite.
     """
     bad = [key for key, value in tensors.items() if not value.isfinite().all()]
     if bad:
@@ -60,13 +61,13 @@ def build_pipeline(tensors: Mapping[str, Tensor], settings: GuidedUnet) -> Any:
 
 
 def published_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of a pipeline's UNet under the published names.
+    """Return the tensors of the UNet of a pipeline under the published names.
 
     Args:
-        folder: Diffusers pipeline, as `facesyn models convert` writes it.
+        folder: Diffusers pipeline written by `facesyn models convert`.
 
     Raises:
-        UserError: Guided-diffusion has no such network.
+        UserError: It is not a network of guided-diffusion.
     """
     unet = folder / "unet"
     config = read_json(unet / "config.json")

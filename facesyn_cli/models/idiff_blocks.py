@@ -1,4 +1,4 @@
-"""Building blocks of the identity-conditioned UNet: residual, attention and resolution changes.
+"""Building blocks of the identity-conditioned UNet: residual blocks, attention, down- and upsampling.
 
 Boutros et al. 2023, "IDiff-Face", arXiv:2308.04995, with the parameter names of its published checkpoints.
 Residual block with adaptive group norm: Dhariwal and Nichol 2021, arXiv:2105.05233, section 3.
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from facesyn_cli.models.attention_maps import Tap, TappedContext
 
-NORM_GROUPS = 32  # every group norm of the published network; widths are multiples of it
+NORM_GROUPS = 32  # of all group norms of the published network; widths are multiples of it
 
 
 class TimeEmbedding(nn.Module):
-    """Turn integer timesteps into a vector: sinusoids, linear, SiLU, linear.
+    """Embedding of timesteps: sinusoids, linear, SiLU, linear.
 
     The sinusoids are [cos(t f_j), sin(t f_j)] with f_j = exp(-ln(10000) j / half), j = 0 .. half-1.
     """
@@ -34,7 +34,7 @@ class TimeEmbedding(nn.Module):
         self.lin2 = nn.Linear(width, width)
 
     def forward(self, t: Tensor) -> Tensor:
-        """Map timesteps (B,), unscaled, to vectors (B, width)."""
+        """Return the embeddings (B, width) of unscaled timesteps (B,)."""
         steps = torch.arange(self.half, device=t.device, dtype=torch.float32)
         frequency = torch.exp(steps * (-math.log(10_000) / self.half))             # (half,)
         angle = t.float()[:, None] * frequency                                     # (B, half)
@@ -43,13 +43,13 @@ class TimeEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions whose middle norm is scaled and shifted by the time (and, for AdaGN, the context).
+    """Two convolutions with an adaptive group norm, modulated by the time (and, for AdaGN, the context).
 
     Args:
-        in_channels: Channels of the input; a 1x1 convolution is the shortcut where it differs from `channels`.
+        in_channels: Channels of the input; if different from `channels`, the shortcut is a 1x1 convolution.
         channels: Channels of the output.
         time_width: Width of the time vector.
-        context_width: Width E of the context vector added to the time (AdaGN); None without one.
+        context_width: Width E of the context vector added to the time (AdaGN); None without context.
     """
 
     def __init__(self, in_channels: int, channels: int, time_width: int, context_width: int | None) -> None:
@@ -69,7 +69,7 @@ class ResidualBlock(nn.Module):
             self.shortcut = nn.Identity()
 
     def encode_context(self, context: Tensor) -> Tensor | None:
-        """Return what the context (B, E) adds to the time vector, (B, C), or None where it adds nothing."""
+        """Return the term (B, C) that the context (B, E) adds to the time embedding, or None."""
         return self.context_emb(context) if hasattr(self, "context_emb") else None
 
     def forward(self, x: Tensor, time: Tensor, added: Tensor | None = None) -> Tensor:
@@ -77,7 +77,7 @@ class ResidualBlock(nn.Module):
 
         Args:
             time: (B, time_width).
-            added: What `encode_context` returned.
+            added: The result of `encode_context`.
         """
         h = self.conv1(F.silu(self.norm1(x)))                                      # (B, C, H, W)
         e = self.time_emb(time)                                                    # (B, C)
@@ -101,12 +101,11 @@ class AdaptiveGroupNorm(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention over positions; heads are contiguous groups of channels.
 
-    The published layers are convolutions of width 1; on positions in rows they are linear layers, for which
-    the libraries have the faster kernels.
+    The published layers are convolutions of width 1; here they run as linear layers, which have faster kernels.
 
     Args:
         channels: Width C of the queries and of the output.
-        source_channels: Width of what keys and values are made from.
+        source_channels: Width of the source of keys and values.
         head_channels: Width D of one head.
     """
 
@@ -125,16 +124,17 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, keys_values: tuple[Tensor, Tensor] | None = None, tap: Tap | None = None
     ) -> Tensor:
-        """Return what each position of x (B, L, C) reads, (B, L, C).
+        """Return the attention output (B, L, C) of queries x (B, L, C).
 
         Args:
-            keys_values: What to read from; None for x itself.
-            tap: Makes the attention map (`attention_maps.py`); None: the usual one, in a fused kernel.
+            x: (B, L, C).
+            keys_values: Keys and values; None: of x itself.
+            tap: Function that computes the attention map (`attention_maps.py`); None: a fused kernel.
         """
         k, v = self.keys_values(x) if keys_values is None else keys_values
         q = self._split(_linear(self.to_q, x))
-        # Differs from IDiff-Face: q and k are not scaled by D^(-1/4) each; the product is scaled once by
-        # D^(-1/2), which is the same number, and the library's fused kernels apply.
+        # Differs from IDiff-Face: the product is scaled once by D^(-1/2) instead of q and k by D^(-1/4) each,
+        # so that fused kernels apply.
         y = F.scaled_dot_product_attention(q, k, v) if tap is None else tap(q, k).to(v.dtype) @ v  # (B, A, L, D)
         return _linear(self.proj_out, y.transpose(1, 2).flatten(2))                # (B, L, C)
 
@@ -143,7 +143,7 @@ class Attention(nn.Module):
 
 
 class SelfAttentionBlock(nn.Module):
-    """Add to every position what it reads from the others (the AdaGN variants)."""
+    """Residual self-attention over positions (AdaGN variants)."""
 
     def __init__(self, channels: int, head_channels: int) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class SelfAttentionBlock(nn.Module):
         self.norm = nn.GroupNorm(NORM_GROUPS, channels)
 
     def encode_context(self, context: Tensor) -> None:
-        """The context takes another way in these variants."""
+        """Return None: in these variants the context acts in the residual blocks."""
         return None
 
     def forward(self, x: Tensor, context_keys_values: None = None) -> Tensor:
@@ -160,10 +160,9 @@ class SelfAttentionBlock(nn.Module):
 
 
 class CrossAttentionBlock(nn.Module):
-    """Self-attention, attention to tokens made from the context vector, and a feed-forward network.
+    """Self-attention, cross-attention to tokens of the context, and a feed-forward network.
 
-    As published, one group norm (`x_norm`) serves all three, and there are as many tokens as a head has
-    channels.
+    As published, all three share one group norm (`x_norm`), and there are as many tokens as channels of a head.
 
     Args:
         channels: Width C of the features.
@@ -189,7 +188,7 @@ class CrossAttentionBlock(nn.Module):
         return self.cross_attention.keys_values(self.c_norm(tokens).transpose(1, 2))
 
     def forward(self, x: Tensor, context_keys_values: tuple[Tensor, Tensor] | TappedContext) -> Tensor:
-        """Return x (B, C, H, W) plus what was read; `context_keys_values` comes from `encode_context`."""
+        """Return the output (B, C, H, W); `context_keys_values` is the result of `encode_context`."""
         k, v, *taps = context_keys_values
         self_tap, cross_tap = taps or (None, None)
         y = _linear(self.x_proj_in, _rows(x))                                      # (B, L, C)
@@ -225,7 +224,7 @@ class Upsample(nn.Module):
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Return features (B, C, H, W) as rows of positions (B, L, C); no copy where channels lie last in memory."""
+    """Return features (B, C, H, W) as rows of positions (B, L, C); no copy for channels-last memory."""
     return x.flatten(2).transpose(1, 2)
 
 
@@ -240,7 +239,7 @@ def _linear(layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    """Start a residual branch as zero, so that the block starts as its shortcut."""
+    """Initialize the last layer of a residual branch to zero."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

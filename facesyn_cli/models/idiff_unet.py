@@ -1,8 +1,8 @@
-"""The identity-conditioned UNet of IDiff-Face and ADMIS, with its published parameter names.
+"""The identity-conditioned UNet of IDiff-Face and ADMIS, with the published parameter names.
 
-Boutros et al. 2023, "IDiff-Face: Synthetic-based Face Recognition through Fizzy Identity-Conditioned
-Diffusion Models", arXiv:2308.04995: predicts the noise eps of a noisy latent, conditioned on a face
-embedding. Its contextual partial dropout (CPD) drops components of the projected context in training.
+Boutros et al. 2023, "IDiff-Face: Synthetic-based Face Recognition through Fizzy Identity-Conditioned Diffusion Models",
+arXiv:2308.04995: predicts the noise eps of a latent, conditioned on a face embedding. Contextual partial dropout (CPD)
+drops components of the projected context in training.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class UnetConfig(PluginConfig):
     channels: int = affects_result(96, "width of the first level", ge=NORM_GROUPS, multiple_of=NORM_GROUPS)
     multipliers: tuple[int, ...] = affects_result((1, 2, 2, 2), "width of each level over the one before (cumulative)")
     attention: tuple[bool, ...] = affects_result(
-        (False, True, True, True), "which levels attend; the middle always does"
+        (False, True, True, True), "levels with attention; the middle always has it"
     )
     head_channels: int = affects_result(32, "width of one attention head; cross-attention: also number of tokens", ge=1)
     num_blocks: int = affects_result(2, "residual blocks per level on the way down; one more on the way up", ge=1)
     conditioning: Literal["ca", "adagn", "unconditional"] = affects_result(
-        "ca", "how the context acts: cross-attention, adaptive group norm, or not at all"
+        "ca", "conditioning on the context: cross-attention, adaptive group norm, or none"
     )
     context_size: int = affects_result(512, "size of the face embedding", ge=1)
     context_width: int = affects_result(
@@ -54,7 +54,7 @@ class UnetConfig(PluginConfig):
     component_dropout: float = affects_result(
         0.25, "CPD: probability of dropping a component of the projected context in training", ge=0, lt=1
     )
-    learn_empty_context: bool = affects_result(False, "learn the vector of an absent context; false: zeros")
+    learn_empty_context: bool = affects_result(False, "learn the vector of the empty context; false: zeros")
     checkpoint_activations: bool = runtime_only(False, "recompute blocks in the backward pass: less memory, slower")
 
     @model_validator(mode="after")
@@ -97,34 +97,34 @@ def build_idiff_unet(cfg: UnetConfig) -> nn.Module:
 
 @dataclass(frozen=True)
 class ContextState:
-    """What each block takes from the contexts of a batch, worked out once for all steps of a sampler.
+    """The encoded contexts of a batch for all blocks, computed once for all steps of a sampler.
 
-    Made by `ConditionalUNet.encode_context`; belongs to the weights, dtype and device it was made with.
+    The result of `ConditionalUNet.encode_context`; valid for the weights, dtype and device it was computed with.
     """
 
     batch: int
     per_block: tuple[Any, ...]
 
     def recording(self) -> tuple[ContextState, AttentionMaps]:
-        """Return these contexts for passes that note their attention maps, and where they note them."""
+        """Return these contexts with recording of attention maps, and the recorded maps."""
         maps = AttentionMaps()
         return self._tapped(maps.record), maps
 
     def injecting(self, maps: AttentionMaps, with_cross: bool) -> ContextState:
-        """Return these contexts for passes that use recorded attention maps in place of their own.
+        """Return these contexts with injection of recorded attention maps.
 
         Args:
-            maps: Of an earlier pass.
-            with_cross: Take the maps to the context too, not only those between positions.
+            maps: Maps of an earlier pass.
+            with_cross: Inject cross-attention maps too, not only self-attention maps.
         """
         return self._tapped(lambda block: maps.inject(block, with_cross))
 
     def where(self, condition: Tensor, other: ContextState) -> ContextState:
-        """Return the contexts of a batch of which each is from here where `condition` (B,) is true, else `other`."""
+        """Return these contexts where `condition` (B,) is true, else those of `other`."""
         return ContextState(self.batch, _choose(condition, self.per_block, other.per_block))
 
     def joined(self, other: ContextState) -> ContextState:
-        """Return the contexts of a batch that is this one's followed by the other's."""
+        """Return the contexts of this batch followed by those of another."""
         return ContextState(self.batch + other.batch, _follow(self.per_block, other.per_block))
 
     def _tapped(self, taps: Callable[[int], tuple[Tap, Tap]]) -> ContextState:
@@ -137,7 +137,7 @@ class ContextState:
 
 
 def _choose(condition: Tensor, first: Any, other: Any) -> Any:
-    """Choose row by row between two nested tuples of tensors (B, ...)."""
+    """Select rows of two nested tuples of tensors (B, ...)."""
     if isinstance(first, tuple):
         return tuple(_choose(condition, a, b) for a, b in zip(first, other, strict=True))
     if first is None:
@@ -215,14 +215,14 @@ class ConditionalUNet(nn.Module):
         Args:
             x: (B, C, H, W) noisy latents.
             t: (B,) timesteps, unscaled.
-            context: (B, context_size) face embeddings; None for an absent context; or what `encode_context`
-                returned, and then the other arguments stay away. An unconditional network ignores it.
-            drop_context: (B,) bool; True replaces this sample's context by the absent one.
-            component_mask: (B, E) bool, the components that CPD keeps, in training or not; they are scaled by
-                1 / (1 - component_dropout). None: drawn in training from torch's global generator, off in eval.
+            context: (B, context_size) face embeddings; None for the empty context; or the result of `encode_context`,
+                without the other arguments. Ignored by an unconditional network.
+            drop_context: (B,) bool; True replaces the context of this sample by the empty one.
+            component_mask: (B, E) bool, components that CPD keeps, also in eval mode; they are scaled by
+                1 / (1 - component_dropout). None: drawn from torch's global generator in training, off in eval mode.
 
         Raises:
-            ValueError: The latents do not fit the network.
+            ValueError: The shape of the latents does not fit the network.
         """
         if x.shape[1] != self.in_channels or x.shape[2] % self.downscale or x.shape[3] % self.downscale:
             raise ValueError(
@@ -232,7 +232,7 @@ class ConditionalUNet(nn.Module):
         if not isinstance(context, ContextState):
             context = self.encode_context(context, drop_context, component_mask, batch=len(x))
         elif drop_context is not None or component_mask is not None:
-            raise ValueError("drop_context and component_mask go to encode_context, not beside its result")
+            raise ValueError("drop_context and component_mask must be given to encode_context, not with its result")
         if context.batch != len(x):
             raise ValueError(f"{context.batch} contexts for {len(x)} latents")
         states = iter(context.per_block)
@@ -257,10 +257,10 @@ class ConditionalUNet(nn.Module):
         component_mask: Tensor | None = None,
         batch: int | None = None,
     ) -> ContextState:
-        """Work out what every block takes from the contexts; arguments as in `forward`.
+        """Encode the contexts for every block; arguments as in `forward`.
 
         Args:
-            batch: Number of latents, needed where there is no context.
+            batch: Number of latents; required without a context.
         """
         batch = batch if context is None else len(context)
         if batch is None:

@@ -1,13 +1,13 @@
-"""Inception-v3 as a feature space for whole images, from weights that the user has; nothing is downloaded.
+"""Inception-v3 features of images, from a weights file of the user; nothing is downloaded.
 
-Szegedy et al. 2015, arXiv:1512.00567; its pooled 2048 numbers are the space of the published Frechet distances
-(Heusel et al. 2017, arXiv:1706.08500). Two files are known, told by their shapes:
+Szegedy et al. 2015, arXiv:1512.00567; its pooled 2048 features are the space of the published Frechet distances (Heusel
+et al. 2017, arXiv:1706.08500). Two files are supported, distinguished by their shapes:
 
-- torchvision's `inception_v3_google-*`: 1000 classes, an auxiliary head. Trained on inputs in [-1, 1]; torchvision's
-  `transform_input` turns ImageNet's normalization into that, so pixels in [-1, 1] go in as they are.
+- `inception_v3_google-*` of torchvision: 1000 classes, an auxiliary head, trained on inputs in [-1, 1] (torchvision's
+  `transform_input` only undoes ImageNet's normalization).
 - the port of the TensorFlow network of 2015-12-05 that pytorch-fid and torch-fidelity distribute as
-  `pt_inception-2015-12-05-*` / `weights-inception-2015-12-05-*`: 1008 classes. Its average pools leave the border
-  out of their means, and the pool of its last block takes the maximum. Published FID values are in this space.
+  `pt_inception-2015-12-05-*` / `weights-inception-2015-12-05-*`: 1008 classes. Its average pools exclude the
+  padding, and the pool of its last block is a max pool. Published FID values are in this space.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ class LoadedFeatures:
 
     module: nn.Module
     name: str        # of the network
-    digest: str      # of the weights file's content
-    input_size: int  # side of the images it takes, in pixels
-    resize: str      # how images reach the network
+    digest: str      # of the weights file
+    input_size: int  # side of the input images, in pixels
+    resize: str      # description of the resizing of images
 
 
 def load_features(path: Path) -> LoadedFeatures:
     """Load Inception-v3 without its heads, in eval mode, on the CPU.
 
     Raises:
-        UserError: Not there, damaged, TorchScript (which is code), or something else.
+        UserError: Missing, damaged, TorchScript (which is code), or another network.
     """
     path = Path(path)
     input_size(path, expected="a weights file")
@@ -80,7 +80,7 @@ def load_features(path: Path) -> LoadedFeatures:
 
 
 def is_torchscript(path: Path) -> bool:
-    """True for an archive of `torch.jit.save`: it holds code, or the constants of code."""
+    """Return whether a file is an archive of `torch.jit.save`, which contains code."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return False
     try:
@@ -91,11 +91,11 @@ def is_torchscript(path: Path) -> bool:
 
 
 class InceptionFeatures(nn.Module):
-    """Pixels to the mean over the last grid of Inception-v3.
+    """Pixels to the globally pooled features of Inception-v3.
 
     Args:
-        network: torchvision's network with its weights; its heads are taken off.
-        is_fid: It is the port of the TensorFlow network, whose pools differ.
+        network: The network of torchvision with its weights; its heads are removed.
+        is_fid: The weights are the port of the TensorFlow network, whose pools differ.
 
     Shapes: pixels (B, 3, 112, 112) in [-1, 1] -> (B, 2048).
     """
@@ -119,7 +119,7 @@ class PooledBlock(nn.Module):
 
     Args:
         block: The block.
-        takes_maximum: The pool takes the maximum of 3 x 3 places; False: their mean, without the border's zeros.
+        takes_maximum: 3 x 3 max pool; False: average pool that excludes the padding.
 
     Shapes: (B, C, H, W) -> (B, C', H, W).
     """

@@ -1,6 +1,6 @@
-"""What builders of the plugin kinds `backbone`, `denoiser` and `autoencoder` return: `nn.Module`s with these members.
+"""Interfaces of the modules that builders of the plugin kinds `backbone`, `denoiser` and `autoencoder` return.
 
-They subclass `torch.nn.Module`, not these protocols, which only say what the rest of facesyn asks of them.
+Implementations subclass `torch.nn.Module`, not these protocols.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ class Backbone(Protocol):
     """A face recognizer; an `nn.Module`.
 
     Attributes:
-        embedding_size: D, numbers of an embedding.
-        input_size: S, side of the images it takes.
+        embedding_size: D, length of an embedding.
+        input_size: S, side of the input images.
     """
 
     embedding_size: int
@@ -24,19 +24,19 @@ class Backbone(Protocol):
     def forward(self, pixels: Tensor) -> Tensor:
         """Return embeddings (B, D), not normalized, of pixels (B, 3, S, S), RGB in [-1, 1].
 
-        A network that expects BGR or another range turns the pixels round itself.
+        A network that expects BGR or another range converts the pixels itself.
         """
 
 
 class Denoiser(Protocol):
     """Predicts noise, velocity or latent; an `nn.Module`.
 
-    Settings called `context_size` and attributes `in_channels` (of the latent) and `downscale` (what the side of the
-    latent must be divisible by) are checked against the data where they are there. Where it has
-    `encode_context(context)`, samplers call that once a batch and give `forward` what it returned.
+    The setting `context_size` and the attributes `in_channels` (of the latent) and `downscale` (divisor of the side of
+    the latent), if present, are checked against the data. If there is a method `encode_context(context)`, samplers call
+    it once per batch and pass its result to `forward`.
 
     Attributes:
-        is_conditional: Whether it takes contexts; a module without it does.
+        is_conditional: Whether it takes contexts; True if absent.
     """
 
     is_conditional: bool
@@ -55,21 +55,21 @@ class Denoiser(Protocol):
             x: (B, C, H, W) noisy latents.
             t: (B,) timesteps, integers in training; samplers of continuous time give fractions.
             context: (B, E) face embeddings of unit length; None for the empty context.
-            drop_context: (B,) bool, True trains this sample under the empty context; None: none of them.
-            component_mask: (B, W) bool, components of the projected context that are kept; None unless the plugin has
-                a setting `component_dropout`.
+            drop_context: (B,) bool, True trains this sample under the empty context; None: no sample.
+            component_mask: (B, W) bool, components of the projected context to keep; None unless the plugin has a
+                setting `component_dropout`.
         """
 
 
 class Autoencoder(Protocol):
     """Pixels to latents and back; an `nn.Module`.
 
-    One of another package brings its own weights, named by its settings: files given by `--autoencoder` are those of
-    the built-in ones.
+    Third-party autoencoders load their own weights, given by their settings; `--autoencoder` accepts files of the
+    built-in ones.
 
     Attributes:
         latent_channels: C of the latents.
-        downscale: f, side of an image over that of its latents.
+        downscale: f, side of an image relative to that of its latents.
     """
 
     latent_channels: int
@@ -79,4 +79,4 @@ class Autoencoder(Protocol):
         """Return latents (B, C, S / f, S / f) of pixels (B, 3, S, S), RGB in [-1, 1]."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return pixels (B, 3, S, S), about in [-1, 1], of latents (B, C, S / f, S / f)."""
+        """Return pixels (B, 3, S, S), approximately in [-1, 1], of latents (B, C, S / f, S / f)."""

@@ -1,4 +1,4 @@
-"""IR and IR-SE recognition networks with the parameter names of TFace's checkpoints, and their variants.
+"""IR and IR-SE face recognizers with the parameter names of TFace's checkpoints, and their variants.
 
 Residual units after Deng et al. 2019, "ArcFace", arXiv:1801.07698, section 2.2.1 ("improved residual unit":
 BN-Conv-BN-PReLU-Conv-BN); squeeze and excitation: Hu et al. 2018, arXiv:1709.01507, Eq. 2-4.
@@ -14,6 +14,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from facesyn_cli.config.fields import affects_result
+from facesyn_cli.models.recognizer_parts import ALIGNED_INPUT, INPUT_SIZE, check_pixels, initialize
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -22,7 +23,6 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 101: (3, 13, 30
 BOTTLENECK_WIDTHS = (256, 512, 1024, 2048)
 BOTTLENECK_BLOCKS = {152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 SE_REDUCTION, BOTTLENECK_REDUCTION = 16, 4
-_INPUT_SIZE = 112
 
 
 class IrBaseConfig(PluginConfig):
@@ -31,7 +31,7 @@ class IrBaseConfig(PluginConfig):
     embedding_size: int = affects_result(512, "size of an embedding", ge=1)
     dropout: float = affects_result(0.4, "dropout before the last linear layer, in training", ge=0, lt=1)
     channel_order: Literal["rgb", "bgr"] = affects_result(
-        "rgb", "order of the channels its weights expect; AdaFace's: bgr"
+        "rgb", "channel order that the weights expect; AdaFace: bgr"
     )
 
 
@@ -39,14 +39,14 @@ class IrConfig(IrBaseConfig):
     """Settings of `ir-<depth>` and `ir-se-<depth>`."""
 
     variant: Literal["curricularface", "face-evolve"] | None = affects_result(
-        None, "layers of the CurricularFace repository (no BatchNorm before the PReLU of a unit), or of face.evoLVe "
-        "(the same, and scale and shift in the last BatchNorm); None: TFace's and AdaFace's"
+        None, "architecture of the CurricularFace repository (no BatchNorm before the PReLU of a unit), or of "
+        "face.evoLVe (the same, and an affine last BatchNorm); None: of TFace and AdaFace"
     )
 
     @model_validator(mode="after")
     def _has_variants(self) -> IrConfig:
         if self.variant is not None and self.name.endswith(tuple(f"-{depth}" for depth in BOTTLENECK_BLOCKS)):
-            raise ValueError(f"{self.name} has bottleneck units, of which no variant is known")
+            raise ValueError(f"{self.name} has bottleneck units, which have no variants")
         return self
 
 
@@ -54,7 +54,9 @@ class IrTinyConfig(IrConfig):
     """Settings of `ir-tiny`; the defaults cost 27 million multiply-adds per image."""
 
     dropout: float = affects_result(0.0, "dropout before the last linear layer, in training", ge=0, lt=1)
-    widths: tuple[int, ...] = affects_result((16, 32, 64, 128), "channels of each stage, rising; each halves the grid")
+    widths: tuple[int, ...] = affects_result(
+        (16, 32, 64, 128), "channels of the stages, increasing; each halves the grid"
+    )
     blocks: tuple[int, ...] = affects_result((1, 1, 1, 1), "residual units of each stage")
     stem_stride: int = affects_result(2, "stride of the first convolution, 1 or 2", ge=1, le=2)
 
@@ -68,7 +70,7 @@ class IrLiteConfig(IrBaseConfig):
     """Settings of `ir-lite`; the defaults cost 90 million multiply-adds per image and have 1.4 million parameters."""
 
     dropout: float = affects_result(0.0, "dropout before the last linear layer, in training", ge=0, lt=1)
-    widths: tuple[int, ...] = affects_result((32, 80, 192), "channels of each stage, rising; each halves the grid")
+    widths: tuple[int, ...] = affects_result((32, 80, 192), "channels of the stages, increasing; each halves the grid")
     blocks: tuple[int, ...] = affects_result((1, 1, 2), "residual units of each stage")
 
     @model_validator(mode="after")
@@ -78,20 +80,17 @@ class IrLiteConfig(IrBaseConfig):
 
 
 def check_stages(widths: tuple[int, ...], blocks: tuple[int, ...]) -> None:
-    """Refuse stages that do not fit together.
+    """Check the stages of a network.
 
     Raises:
-        ValueError: The lists differ in length or are empty, widths do not rise, or a stage has no unit.
+        ValueError: The lists differ in length or are empty, widths do not increase, or a stage has no unit.
     """
     if not widths or len(widths) != len(blocks):
-        raise ValueError(f"widths {list(widths)} and blocks {list(blocks)} must be of one length, not 0")
+        raise ValueError(f"widths {list(widths)} and blocks {list(blocks)} must have the same length, at least 1")
     if min(widths) < 1 or any(b <= a for a, b in itertools.pairwise(widths)):
-        raise ValueError(f"widths must rise from stage to stage, got {list(widths)}")
+        raise ValueError(f"widths must increase from stage to stage, got {list(widths)}")
     if min(blocks) < 1:
         raise ValueError(f"blocks must be 1 or more, got {list(blocks)}")
-
-
-_INPUT = "RGB 112 x 112 aligned to the ArcFace template, (x - 127.5) / 127.5"
 
 
 def _register_depths(build):
@@ -99,8 +98,8 @@ def _register_depths(build):
         plain = f"IR-{depth} as TFace trains it; embedding not normalized"
         squeezed = f"IR-{depth} with squeeze and excitation, as TFace"
         paper = "Deng et al. 2019, arXiv:1801.07698"
-        build = register("backbone", f"ir-{depth}", Card(plain, paper, _INPUT))(build)
-        build = register("backbone", f"ir-se-{depth}", Card(squeezed, paper, _INPUT))(build)
+        build = register("backbone", f"ir-{depth}", Card(plain, paper, ALIGNED_INPUT))(build)
+        build = register("backbone", f"ir-se-{depth}", Card(squeezed, paper, ALIGNED_INPUT))(build)
     return build
 
 
@@ -119,18 +118,18 @@ def build_ir(cfg: IrConfig) -> nn.Module:
     )
 
 
-@register("backbone", "ir-tiny", Card("Small IR network for demonstrations and tests", "this project", _INPUT))
+@register("backbone", "ir-tiny", Card("Small IR network for demonstrations and tests", "this project", ALIGNED_INPUT))
 def build_ir_tiny(cfg: IrTinyConfig) -> nn.Module:
-    """Build the small network with random weights."""
+    """Build the network with random weights."""
     return IrBackbone(
         cfg.widths, cfg.blocks, cfg.stem_stride, False, cfg.embedding_size, cfg.dropout, cfg.channel_order,
         variant=cfg.variant,
     )
 
 
-@register("backbone", "ir-lite", Card("IR network for laptops, as costly as EdgeFace-XXS", "this project", _INPUT))
+@register("backbone", "ir-lite", Card("IR network for CPUs, as fast as EdgeFace-XXS", "this project", ALIGNED_INPUT))
 def build_ir_lite(cfg: IrLiteConfig) -> nn.Module:
-    """Build the network for laptops with random weights."""
+    """Build the network with random weights."""
     return IrBackbone(cfg.widths, cfg.blocks, 2, False, cfg.embedding_size, cfg.dropout, cfg.channel_order, True)
 
 
@@ -141,22 +140,21 @@ class IrBackbone(nn.Module):
         widths: Channels of each stage.
         blocks: Residual units of each stage; the first unit halves the grid.
         stem_stride: Stride of the first convolution.
-        use_se: Whether each unit ends in squeeze and excitation.
+        use_se: End each unit with squeeze and excitation.
         embedding_size: Size of the embedding.
         dropout: Dropout before the last linear layer.
-        channel_order: Order that the weights expect. Pixels come in RGB always; "bgr" turns them round.
-        is_lite: The cheap layout: units step in their first convolution, and a depthwise convolution over the last
-            grid (Chen et al. 2018, arXiv:1804.07573, section 3.1) stands in place of a linear layer over all of it.
-            Its last BatchNorm has scale and shift, so that an embedding may have any mean, such as a teacher's.
-        reduction: More than 1 for bottleneck units, whose 3x3 convolution works on width // reduction channels; the
-            first convolution of the network makes as many.
-        variant: "curricularface": units without BatchNorm before their PReLU; "face-evolve": such units, and a last
-            BatchNorm with scale and shift; None: TFace's layers. Not for bottleneck units.
+        channel_order: Channel order that the weights expect. Pixels are always RGB; "bgr" flips them.
+        is_lite: The fast layout: units have their stride in the first convolution, and a depthwise convolution over the
+            last grid (Chen et al. 2018, arXiv:1804.07573, section 3.1) replaces the linear layer over it. The last
+            BatchNorm is affine, so that embeddings can have any mean, such as that of a teacher.
+        reduction: Above 1: bottleneck units, whose 3x3 convolution has width // reduction channels, as has the stem.
+        variant: "curricularface": units without BatchNorm before their PReLU; "face-evolve": such units, and an affine
+            last BatchNorm; None: as TFace. Not for bottleneck units.
 
     Shapes: pixels (B, 3, 112, 112), RGB in [-1, 1] -> (B, embedding_size).
     """
 
-    input_size = _INPUT_SIZE
+    input_size = INPUT_SIZE
 
     def __init__(
         self,
@@ -192,9 +190,9 @@ class IrBackbone(nn.Module):
                 )
                 before = width
         self.body = nn.Sequential(*units)
-        _initialize(self)
+        initialize(self)
         if is_lite:
-            nn.init.constant_(self.output_layer.pool.weight, 1 / side**2)  # starts as an average
+            nn.init.constant_(self.output_layer.pool.weight, 1 / side**2)  # initialized as an average
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return embeddings (B, embedding_size).
@@ -202,13 +200,12 @@ class IrBackbone(nn.Module):
         Raises:
             ValueError: The pixels are not 112 x 112.
         """
-        if tuple(pixels.shape[1:]) != (3, _INPUT_SIZE, _INPUT_SIZE):
-            raise ValueError(f"expected pixels (B, 3, {_INPUT_SIZE}, {_INPUT_SIZE}), got {tuple(pixels.shape)}")
+        check_pixels(pixels)
         pixels = pixels.flip(1) if self.channel_order == "bgr" else pixels
         return self.output_layer(self.body(self.input_layer(pixels)))
 
     def state_in(self, channel_order: str) -> dict[str, Tensor]:
-        """Return the state dict that does the same with `channel_order` "rgb" or "bgr", whatever this network's is."""
+        """Return the state dict of an equal network with `channel_order` "rgb" or "bgr"."""
         state = self.state_dict()
         if channel_order != self.channel_order:
             state["input_layer.0.weight"] = state["input_layer.0.weight"].flip(1)
@@ -221,11 +218,11 @@ class IrUnit(nn.Module):
     Args:
         before: Channels of the input.
         width: Channels of the output.
-        stride: Step of the unit, 2 halves the grid.
-        use_se: Whether it ends in squeeze and excitation.
-        steps_first: The first convolution makes the step, which costs less; published networks step in the second.
-        has_middle_norm: Whether there is a BN between the first convolution and the PReLU; without it the layers
-            are numbered throughout, squeeze and excitation included.
+        stride: Stride of the unit; 2 halves the grid.
+        use_se: End with squeeze and excitation.
+        steps_first: The stride is in the first convolution, which is faster; published networks have it in the second.
+        has_middle_norm: There is a BN between the first convolution and the PReLU; without it, the index names of the
+            layers include squeeze and excitation.
     """
 
     def __init__(
@@ -252,18 +249,18 @@ class IrUnit(nn.Module):
 
 
 class IrBottleneck(nn.Module):
-    """The unit of IR-152 and IR-200: 1x1, 3x3 and 1x1 convolutions, each behind a BN, added to a shortcut.
+    """The unit of IR-152 and IR-200: 1x1, 3x3 and 1x1 convolutions, each after a BN, added to a shortcut.
 
-    The published facts give widths, blocks and the reduction of 4. That the last convolution makes the step, as in
-    `IrUnit`, and that a PReLU follows the BN behind each of the first two, is from memory; no second source was at
-    hand. A file in another order of layers does not load; another place of the step would not show.
+    Widths, blocks and the reduction of 4 are published. The stride in the last convolution, as in `IrUnit`, and the
+    PReLU after each of the first two convolutions were not checked against a second source. Files with another order of
+    layers do not load; another place of the stride would go unnoticed.
 
     Args:
         before: Channels of the input.
         width: Channels of the output.
-        stride: Step of the unit, 2 halves the grid.
-        use_se: Whether it ends in squeeze and excitation.
-        reduction: width // reduction channels are between the 1x1 convolutions.
+        stride: Stride of the unit; 2 halves the grid.
+        use_se: End with squeeze and excitation.
+        reduction: There are width // reduction channels between the 1x1 convolutions.
     """
 
     def __init__(self, before: int, width: int, stride: int, use_se: bool, reduction: int) -> None:
@@ -330,17 +327,8 @@ def _lite_output_layer(width: int, side: int, embedding_size: int, dropout: floa
 
 
 def final_side(stem_stride: int, num_stages: int) -> int:
-    """Return the side of the last feature grid; every strided 3x3 convolution rounds up."""
-    side = _INPUT_SIZE // stem_stride
+    """Return the side of the last feature grid; strided 3x3 convolutions round up."""
+    side = INPUT_SIZE // stem_stride
     for _ in range(num_stages):
         side = (side + 1) // 2
     return side
-
-
-def _initialize(module: nn.Module) -> None:
-    """Kaiming normal (fan out) for convolutions and linear layers, as TFace; norms start at 1 and 0."""
-    for layer in module.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)

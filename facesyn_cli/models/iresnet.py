@@ -1,8 +1,8 @@
-"""IResNet recognition networks with the parameter names of ElasticFace and arcface_torch checkpoints.
+"""IResNet face recognizers with the parameter names of ElasticFace and arcface_torch checkpoints.
 
-Duta et al. 2020, arXiv:2004.04989; Deng et al. 2019, "ArcFace", arXiv:1801.07698; weights conditioned on by
-the published generator: Boutros et al. 2022, "ElasticFace", arXiv:2109.09416. MagFace (Meng et al. 2021,
-arXiv:2103.06627) has the same layers with another eps of its BatchNorms, and takes BGR pixels in [0, 1].
+Duta et al. 2020, arXiv:2004.04989; Deng et al. 2019, "ArcFace", arXiv:1801.07698. The published generator is
+conditioned on embeddings of Boutros et al. 2022, "ElasticFace", arXiv:2109.09416. MagFace (Meng et al. 2021,
+arXiv:2103.06627) has the same layers with another BatchNorm eps, and BGR pixels in [0, 1].
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from facesyn_cli.config.fields import affects_result
+from facesyn_cli.models.recognizer_parts import ALIGNED_INPUT, INPUT_SIZE, check_pixels, initialize
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
 WIDTHS = (64, 128, 256, 512)
 Blocks = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]  # units of each of four stages
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}
-_INPUT_SIZE = 112
 _MAGFACE_EPS = 2e-5  # of every BatchNorm
 
 
@@ -32,12 +32,12 @@ class IresnetConfig(PluginConfig):
         None, "MagFace's network: BatchNorm eps 2e-5, pixels BGR in [0, 1]; None: ElasticFace's and InsightFace's"
     )
     channel_order: Literal["rgb", "bgr"] | None = affects_result(
-        None, "order of the channels its weights expect; None: rgb, of the variant magface bgr"
+        None, "channel order that the weights expect; None: bgr for the variant magface, else rgb"
     )
 
 
 class IresnetBlocksConfig(IresnetConfig):
-    """Settings of `iresnet`, for depths without a name here."""
+    """Settings of `iresnet`, for other depths."""
 
     blocks: Blocks = affects_result((3, 4, 14, 3), "residual units of each stage")
 
@@ -52,7 +52,7 @@ def _card(title: str) -> Card:
     return Card(
         about=f"{title} as ElasticFace and InsightFace's arcface_torch; embedding not normalized",
         paper="Duta et al. 2020, arXiv:2004.04989",
-        input="RGB 112 x 112 aligned to the ArcFace template, (x - 127.5) / 127.5",
+        input=ALIGNED_INPUT,
         license="ElasticFace weights: CC BY-NC-SA 4.0; InsightFace weights: non-commercial research",
     )
 
@@ -63,9 +63,9 @@ def build_iresnet(cfg: IresnetConfig) -> nn.Module:
     return _build(BLOCKS[int(cfg.name.rpartition("-")[2])], cfg)
 
 
-@register("backbone", "iresnet", _card("IResNet with any number of blocks, read from the file"))
+@register("backbone", "iresnet", _card("IResNet with any number of units per stage"))
 def build_iresnet_of_blocks(cfg: IresnetBlocksConfig) -> nn.Module:
-    """Build an IResNet whose settings say how many residual units each stage has, with random weights."""
+    """Build an IResNet with any number of residual units per stage, with random weights."""
     return _build(cfg.blocks, cfg)
 
 
@@ -80,13 +80,13 @@ class IresnetBackbone(nn.Module):
         blocks: Residual units of the four stages; the first unit of each halves the grid.
         embedding_size: Size of the embedding.
         dropout: Dropout before the last linear layer.
-        is_magface: BatchNorms have eps 2e-5, and the weights expect pixels in [0, 1], BGR unless told otherwise.
-        channel_order: Order that the weights expect; None: rgb, of MagFace bgr.
+        is_magface: BatchNorms have eps 2e-5, and the weights expect pixels in [0, 1], by default BGR.
+        channel_order: Channel order that the weights expect; None: bgr for MagFace, else rgb.
 
-    Shapes: pixels (B, 3, 112, 112), RGB in [-1, 1] always -> (B, embedding_size).
+    Shapes: pixels (B, 3, 112, 112), always RGB in [-1, 1] -> (B, embedding_size).
     """
 
-    input_size = _INPUT_SIZE
+    input_size = INPUT_SIZE
 
     def __init__(
         self, blocks: tuple[int, ...], embedding_size: int, dropout: float, is_magface: bool = False,
@@ -105,10 +105,10 @@ class IresnetBackbone(nn.Module):
             before = width
         self.bn2 = nn.BatchNorm2d(before)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(before * (_INPUT_SIZE // 16) ** 2, embedding_size)
+        self.fc = nn.Linear(before * (INPUT_SIZE // 16) ** 2, embedding_size)
         self.features = nn.BatchNorm1d(embedding_size)
         self.features.weight.requires_grad_(False)  # the scale of the embedding stays 1
-        _initialize(self)
+        initialize(self)
         if is_magface:
             for layer in self.modules():
                 if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -120,8 +120,7 @@ class IresnetBackbone(nn.Module):
         Raises:
             ValueError: The pixels are not 112 x 112.
         """
-        if tuple(pixels.shape[1:]) != (3, _INPUT_SIZE, _INPUT_SIZE):
-            raise ValueError(f"expected pixels (B, 3, {_INPUT_SIZE}, {_INPUT_SIZE}), got {tuple(pixels.shape)}")
+        check_pixels(pixels)
         pixels = pixels.flip(1) if self.channel_order == "bgr" else pixels
         pixels = (pixels + 1) / 2 if self.is_magface else pixels
         x = self.prelu(self.bn1(self.conv1(pixels)))                               # (B, 64, 112, 112)
@@ -129,7 +128,7 @@ class IresnetBackbone(nn.Module):
         return self.features(self.fc(self.dropout(self.bn2(x)).flatten(1)))
 
     def state_in(self, channel_order: str) -> dict[str, Tensor]:
-        """Return the state dict that does the same with `channel_order` "rgb" or "bgr", whatever this network's is."""
+        """Return the state dict of an equal network with `channel_order` "rgb" or "bgr"."""
         state = self.state_dict()
         if channel_order != self.channel_order:
             state["conv1.weight"] = state["conv1.weight"].flip(1)
@@ -137,7 +136,7 @@ class IresnetBackbone(nn.Module):
 
 
 class IresnetUnit(nn.Module):
-    """BN-Conv-BN-PReLU-Conv-BN, added to the input; where the grid halves, to its 1x1 convolution."""
+    """BN-Conv-BN-PReLU-Conv-BN, added to the input or, with a stride, to its 1x1 convolution."""
 
     def __init__(self, before: int, width: int, stride: int) -> None:
         super().__init__()
@@ -154,12 +153,3 @@ class IresnetUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(self.prelu(self.bn2(self.conv1(self.bn1(x)))))
         return self.bn3(y) + (x if self.downsample is None else self.downsample(x))
-
-
-def _initialize(module: nn.Module) -> None:
-    """Kaiming normal (fan out) for convolutions and the linear layer; norms start at 1 and 0."""
-    for layer in module.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)

@@ -1,49 +1,34 @@
-"""KL autoencoders of CompVis' latent-diffusion, `kl-f4` and `kl-f8`, with their published names.
+"""KL autoencoders of CompVis latent-diffusion, `kl-f4` and `kl-f8`, with the published parameter names.
 
-Rombach et al. 2022, arXiv:2112.10752, section 3.1: encoder and decoder are those of the VQ models, but the
-encoder gives mean and log variance of a normal distribution (twice the channels), and there is no codebook.
-The latent is the mean: `encode` is deterministic. The factor that a diffusion model applies to its latents
-(`scale_factor`) is not applied; latents are normalized with statistics of the training set.
+Rombach et al. 2022, arXiv:2112.10752, section 3.1: encoder and decoder of the VQ models, but the encoder predicts mean
+and log variance of a normal distribution (twice the channels), and there is no codebook. `encode` returns the mean. The
+factor of diffusion models (`scale_factor`) is not applied; latents are normalized with statistics of the training set.
 
-The references of this project describe the VQ models only. That the KL models are built like this was checked
-against diffusers' `AutoencoderKL` and its own reader of these files (tests/parity).
+Checked against `AutoencoderKL` of diffusers and its reader of these files (tests/parity).
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
-from pydantic import model_validator
 from torch import Tensor, nn
 
 from facesyn_cli.config.fields import affects_result
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.vq_f4 import NORM_GROUPS, Decoder, Encoder
+from facesyn_cli.models.vq_f4 import CompvisConfig, Decoder, Encoder
 from facesyn_cli.plugins.registry import Card, register
-from facesyn_cli.plugins.settings import PluginConfig
 
 
-class KlF8Config(PluginConfig):
-    """Settings of `kl-f8`; the defaults are those under Stable Diffusion 1."""
+class KlF8Config(CompvisConfig):
+    """Settings of `kl-f8`; the defaults are those of Stable Diffusion 1."""
 
-    channels: int = affects_result(128, "width of the first level", ge=NORM_GROUPS, multiple_of=NORM_GROUPS)
-    multipliers: tuple[int, ...] = affects_result((1, 2, 4, 4), "width of each level over the first")
-    num_blocks: int = affects_result(2, "residual blocks per level; the decoder has one more", ge=1)
+    multipliers: tuple[int, ...] = affects_result((1, 2, 4, 4), "width of each level, relative to the first")
     inner_channels: int = affects_result(4, "channels between encoder and decoder and their 1 x 1 convolutions", ge=1)
     latent_channels: int = affects_result(4, "channels of a latent", ge=1)
-    part: Literal["both", "encoder", "decoder"] = affects_result("both", "which half to build")
-
-    @model_validator(mode="after")
-    def _agree(self) -> KlF8Config:
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(f"multipliers must be one or more numbers of at least 1, got {list(self.multipliers)}")
-        return self
 
 
 class KlF4Config(KlF8Config):
     """Settings of `kl-f4`."""
 
-    multipliers: tuple[int, ...] = affects_result((1, 2, 4), "width of each level over the first")
+    multipliers: tuple[int, ...] = affects_result((1, 2, 4), "width of each level, relative to the first")
     inner_channels: int = affects_result(3, "channels between encoder and decoder and their 1 x 1 convolutions", ge=1)
     latent_channels: int = affects_result(3, "channels of a latent", ge=1)
 
@@ -101,7 +86,7 @@ class KlAutoencoder(nn.Module):
         """Return the mean of the latents (B, c, s, s) of pixels (B, 3, S, S) in [-1, 1].
 
         Raises:
-            UserError: Only the decoder was loaded.
+            UserError: Only the decoder is loaded.
         """
         if self.cfg.part == "decoder":
             raise UserError(f"{self.cfg.name}: only the decoder was given; encoding images needs the encoder too")
@@ -111,7 +96,7 @@ class KlAutoencoder(nn.Module):
         """Return pixels (B, 3, S, S), about [-1, 1] and not clamped, of latents (B, c, s, s).
 
         Raises:
-            UserError: Only the encoder was loaded.
+            UserError: Only the encoder is loaded.
         """
         if self.cfg.part == "encoder":
             raise UserError(f"{self.cfg.name}: only the encoder was given; decoding latents needs the decoder too")

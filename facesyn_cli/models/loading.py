@@ -24,7 +24,7 @@ from facesyn_cli.models.convert import compvis, edgeface
 from facesyn_cli.models.convert.detect_architecture import detect, detect_architecture, differences, expected_shapes
 from facesyn_cli.models.convert.detected import DetectedNetwork
 from facesyn_cli.models.diffusers_autoencoder import resolve_path
-from facesyn_cli.models.face_check import warn_of_strange
+from facesyn_cli.models.face_check import warn_if_unusable
 from facesyn_cli.models.meta_networks import build_on_meta, limited_parameters
 from facesyn_cli.models.onnx_files import is_pack
 from facesyn_cli.plugins import registry
@@ -97,7 +97,7 @@ def load_backbone(path: Path | str | None, cfg: PluginConfig | None = None) -> L
 def _tried(loaded: LoadedBackbone, where: str) -> LoadedBackbone:
     """Try a network that was made elsewhere on faces; the first process does."""
     if is_first_process():
-        warn_of_strange(loaded.module, loaded.input_size, where)
+        warn_if_unusable(loaded.module, loaded.input_size, where)
     return loaded
 
 

@@ -1,8 +1,8 @@
-"""LPIPS, the learned perceptual distance, from files that the user has; nothing is downloaded.
+"""LPIPS, the learned perceptual distance, from weights files of the user; nothing is downloaded.
 
 Zhang et al. 2018, arXiv:1801.03924, Eq. 1, version 0.1: maps of AlexNet or VGG-16 after five of its ReLUs, and a
-learned weight for each channel. Two files make one: torchvision's weights of the network (`alexnet-owt-*.pth`,
-`vgg16-*.pth`), and the linear layers that the package lpips carries in `weights/v0.1` (`alex.pth`, `vgg.pth`).
+learned weight per channel. Needs two files: the torchvision weights of the network (`alexnet-owt-*.pth`,
+`vgg16-*.pth`), and the linear layers from `weights/v0.1` of the package lpips (`alex.pth`, `vgg.pth`).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _FILES = ("LPIPS needs two files: torchvision's state dict of alexnet or vgg16, 
 class _Trunk:
     name: str
     build: type[nn.Module]
-    first: tuple[int, ...]     # shape of its first weight, which tells it
-    taps: tuple[int, ...]      # the ReLUs in `features` whose maps count
+    first: tuple[int, ...]     # shape of its first weight, by which it is recognized
+    taps: tuple[int, ...]      # indices of the ReLUs in `features`
     channels: tuple[int, ...]  # of those maps
 
 
@@ -45,20 +45,20 @@ _TRUNKS = (
 
 @dataclass(frozen=True)
 class LoadedLpips:
-    """The parts of a distance: `feature_maps.perceptual_distance(module(a), module(b), weights)`."""
+    """A distance: `feature_maps.perceptual_distance(module(a), module(b), weights)`."""
 
     module: nn.Module      # pixels (B, 3, H, W) in [-1, 1] -> maps
     weights: list[Tensor]  # (C_l,) of each map
     name: str              # lpips-alex or lpips-vgg
     digest: str            # of the content of both files
-    input_size: int        # side to which images are brought, in pixels
+    input_size: int        # side that images are resized to, in pixels
 
 
 def load_lpips(paths: Sequence[Path]) -> LoadedLpips:
     """Load LPIPS from two files in any order, in eval mode, on the CPU.
 
     Raises:
-        UserError: One is not there, damaged, something else, or the two do not belong together.
+        UserError: A file is missing, damaged or of another network, or the two do not match.
     """
     if len(paths) != 2:
         raise UserError(f"{_FILES}; {len(paths)} given")
@@ -73,15 +73,15 @@ def load_lpips(paths: Sequence[Path]) -> LoadedLpips:
         raise UserError(f"{file} holds other tensors ({', '.join(list(found[file])[:2])}, ...); {_FILES}")
     shapes = {_LINEAR.format(k): (torch.Size((1, c, 1, 1)), torch.float32) for k, c in enumerate(trunk.channels)}
     if wrong := differences(shapes, found[linear]):
-        raise UserError(f"{linear} does not hold the linear layers of {trunk.name}, as {file} does: {wrong}")
+        raise UserError(f"{linear} does not hold the linear layers of {trunk.name}, the network in {file}: {wrong}")
     with torch.device("meta"):
         network = trunk.build(weights=None)
     expected = {key: (value.shape, value.dtype) for key, value in network.features.state_dict().items()}
-    held = {key.removeprefix("features."): value for key, value in found[file].items()
-            if not key.startswith("classifier.")}  # what comes after the maps is not used
-    if wrong := differences(expected, held):
+    used = {key.removeprefix("features."): value for key, value in found[file].items()
+            if not key.startswith("classifier.")}  # layers after the maps are not used
+    if wrong := differences(expected, used):
         raise UserError(f"{file} looks like torchvision's {trunk.build.__name__}, but does not fit: {wrong}")
-    tensors = {key: value.to(expected[key][1]) for key, value in held.items()}
+    tensors = {key: value.to(expected[key][1]) for key, value in used.items()}
     weights = [found[linear][key].float().flatten() for key in shapes]
     if not all(value.isfinite().all() for value in (*tensors.values(), *weights)):
         raise UserError(f"{file} or {linear} holds numbers that are not finite")
@@ -92,11 +92,11 @@ def load_lpips(paths: Sequence[Path]) -> LoadedLpips:
 
 
 class LpipsMaps(nn.Module):
-    """Pixels to the maps that LPIPS compares.
+    """Pixels to the feature maps of LPIPS.
 
     Args:
-        layers: Convolutions, ReLUs and pools of the network, `features` of torchvision's.
-        taps: Which of them give the maps.
+        layers: Convolutions, ReLUs and pools, `features` of the torchvision network.
+        taps: Indices of the layers whose outputs are the maps.
 
     Shapes: pixels (B, 3, H, W) in [-1, 1] -> list of (B, C_l, H_l, W_l).
     """

@@ -1,4 +1,4 @@
-"""MobileFaceNet as InsightFace's arcface_torch trains it (`mbf`, `mbf_large`), with the names of its checkpoints.
+"""MobileFaceNet of InsightFace's arcface_torch (`mbf`, `mbf_large`), with the parameter names of its checkpoints.
 
 Chen et al. 2018, "MobileFaceNets", arXiv:1804.07573, with wider stages than the paper's and TFace's.
 """
@@ -9,15 +9,15 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from facesyn_cli.config.fields import affects_result
+from facesyn_cli.models.recognizer_parts import ALIGNED_INPUT, INPUT_SIZE, check_pixels, initialize
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
 Blocks = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]  # units of each of four stages
 BLOCKS = {"mbf": ((1, 4, 6, 2), 2), "mbf-large": ((2, 8, 12, 4), 4)}  # name -> (units of each stage, scale)
-_INPUT_SIZE = 112
 _CARD = {
     "paper": "Chen et al. 2018, arXiv:1804.07573",
-    "input": "RGB 112 x 112 aligned to the ArcFace template, (x - 127.5) / 127.5",
+    "input": ALIGNED_INPUT,
     "license": "InsightFace weights: non-commercial research",
 }
 
@@ -37,7 +37,7 @@ class MbfLargeConfig(MbfConfig):
     scale: int = affects_result(BLOCKS["mbf-large"][1], "factor of the width of all stages", ge=1)
 
 
-@register("backbone", "mbf", Card("MobileFaceNet as arcface_torch trains it; embedding not normalized", **_CARD))
+@register("backbone", "mbf", Card("MobileFaceNet of arcface_torch; embedding not normalized", **_CARD))
 def build_mbf(cfg: MbfConfig) -> nn.Module:
     """Build the network with random weights."""
     return Mbf(cfg.blocks, cfg.scale, cfg.embedding_size)
@@ -60,7 +60,7 @@ class Mbf(nn.Module):
     Shapes: pixels (B, 3, 112, 112), RGB in [-1, 1] -> (B, embedding_size).
     """
 
-    input_size = _INPUT_SIZE
+    input_size = INPUT_SIZE
 
     def __init__(self, blocks: tuple[int, ...], scale: int, embedding_size: int) -> None:
         super().__init__()
@@ -84,9 +84,7 @@ class Mbf(nn.Module):
             nn.Linear(512, embedding_size, bias=False),
             nn.BatchNorm1d(embedding_size),
         )
-        for layer in self.modules():
-            if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        initialize(self)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return embeddings (B, embedding_size).
@@ -94,13 +92,12 @@ class Mbf(nn.Module):
         Raises:
             ValueError: The pixels are not 112 x 112.
         """
-        if tuple(pixels.shape[1:]) != (3, _INPUT_SIZE, _INPUT_SIZE):
-            raise ValueError(f"expected pixels (B, 3, {_INPUT_SIZE}, {_INPUT_SIZE}), got {tuple(pixels.shape)}")
+        check_pixels(pixels)
         return self.features(self.conv_sep(self.layers(pixels)))
 
 
 class _Layers(nn.Module):
-    """Modules in a row under the name `layers`, as in the published state dict."""
+    """A sequence of modules under the name `layers`, as in the published state dict."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -137,7 +134,7 @@ def _convolution(
     before: int, width: int, side: int, stride: int = 1, groups: int = 1, padding: int | None = None,
     has_prelu: bool = True,
 ) -> _Layers:
-    """Return convolution without bias, BatchNorm and, unless told otherwise, PReLU; None pads by half the side."""
+    """Return a convolution without bias, BatchNorm and PReLU; `padding` None: half the side."""
     padding = side // 2 if padding is None else padding
     layers: list[nn.Module] = [
         nn.Conv2d(before, width, side, stride, padding, groups=groups, bias=False), nn.BatchNorm2d(width)

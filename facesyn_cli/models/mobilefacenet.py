@@ -1,7 +1,7 @@
-"""MobileFaceNet as TFace trains it, with the parameter names of its checkpoints.
+"""MobileFaceNet of TFace, with the parameter names of its checkpoints.
 
 Chen et al. 2018, "MobileFaceNets", arXiv:1804.07573, Table 1: inverted residual blocks, and a 7x7 depthwise
-convolution in place of an average over the last grid.
+convolution instead of global average pooling.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from facesyn_cli.config.fields import affects_result
+from facesyn_cli.models.recognizer_parts import ALIGNED_INPUT, INPUT_SIZE, check_pixels, initialize
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
-
-_INPUT_SIZE = 112
 
 
 class MobileFaceNetConfig(PluginConfig):
@@ -27,9 +26,9 @@ class MobileFaceNetConfig(PluginConfig):
     "backbone",
     "mobilefacenet",
     Card(
-        about="MobileFaceNet as TFace trains it: a million parameters; embedding not normalized",
+        about="MobileFaceNet of TFace, one million parameters; embedding not normalized",
         paper="Chen et al. 2018, arXiv:1804.07573",
-        input="RGB 112 x 112 aligned to the ArcFace template, (x - 127.5) / 127.5",
+        input=ALIGNED_INPUT,
     ),
 )
 def build_mobilefacenet(cfg: MobileFaceNetConfig) -> nn.Module:
@@ -46,7 +45,7 @@ class MobileFaceNet(nn.Module):
     Shapes: pixels (B, 3, 112, 112) in [-1, 1] -> (B, embedding_size).
     """
 
-    input_size = _INPUT_SIZE
+    input_size = INPUT_SIZE
 
     def __init__(self, embedding_size: int) -> None:
         super().__init__()
@@ -68,7 +67,7 @@ class MobileFaceNet(nn.Module):
                 bn=nn.BatchNorm1d(embedding_size, affine=False),
             )
         )
-        _initialize(self)
+        initialize(self)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return embeddings (B, embedding_size).
@@ -76,8 +75,7 @@ class MobileFaceNet(nn.Module):
         Raises:
             ValueError: The pixels are not 112 x 112.
         """
-        if tuple(pixels.shape[1:]) != (3, _INPUT_SIZE, _INPUT_SIZE):
-            raise ValueError(f"expected pixels (B, 3, {_INPUT_SIZE}, {_INPUT_SIZE}), got {tuple(pixels.shape)}")
+        check_pixels(pixels)
         x = self.conv2_dw(self.conv1(pixels))
         x = self.conv_3(self.conv_23(x))
         x = self.conv_4(self.conv_34(x))
@@ -114,17 +112,10 @@ class Residuals(nn.Module):
 def _convolution(
     before: int, width: int, side: int, stride: int = 1, padding: int = 0, groups: int = 1, has_prelu: bool = True
 ) -> nn.Sequential:
-    """Return convolution without bias, BatchNorm and, unless told otherwise, PReLU."""
+    """Return a convolution without bias, BatchNorm and PReLU."""
     layers = OrderedDict(
         conv=nn.Conv2d(before, width, side, stride, padding, groups=groups, bias=False), bn=nn.BatchNorm2d(width)
     )
     if has_prelu:
         layers["prelu"] = nn.PReLU(width)
     return nn.Sequential(layers)
-
-
-def _initialize(module: nn.Module) -> None:
-    """Kaiming normal (fan out) for convolutions and the linear layer; norms start at 1 and 0."""
-    for layer in module.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

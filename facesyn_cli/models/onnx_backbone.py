@@ -1,7 +1,7 @@
-"""Any ONNX face recognizer by path, behind the interface of the other backbones.
+"""ONNX face recognizers by path, with the interface of the other backbones.
 
-Inference only. Networks that quantize their activations dynamically (`DynamicQuantizeLinear` and kin) take
-one scale from the whole batch, so an embedding would depend on its neighbors: they run image by image.
+Inference only. Networks with dynamic quantization (`DynamicQuantizeLinear` and similar) derive one scale from the whole
+batch, so that an embedding would depend on the other images: they run image by image.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.onnx_files import OnnxFile, find_recognizer, first_line, missing_packages, nodes, read_graph
 from facesyn_cli.models.onnx_input import SYMMETRIC, read_input
+from facesyn_cli.models.recognizer_parts import check_pixels
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -30,17 +31,17 @@ _PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "ArgMax"})
 class OnnxConfig(PluginConfig):
     """Settings of `onnx`. `mean` and `std` are in gray levels 0..255, in the network's channel order.
 
-    Without them the graph says which pixels it expects, see `models/onnx_input.py`.
+    Without them the normalization is derived from the graph, see `models/onnx_input.py`.
     """
 
     weights: Path | None = input_path(None, "the .onnx file, or a folder or zip of several (InsightFace)")
     mean: float | tuple[float, float, float] | None = affects_result(
-        None, "subtracted from gray levels 0..255; empty: as the graph wants it, or 127.5"
+        None, "subtracted from gray levels 0..255; None: derived from the graph, or 127.5"
     )
     std: float | tuple[float, float, float] | None = affects_result(
-        None, "what the difference is divided by; empty: as the graph wants it, or 127.5"
+        None, "divisor of the difference; None: derived from the graph, or 127.5"
     )
-    channel_order: Literal["rgb", "bgr"] = affects_result("rgb", "order of the channels the network expects")
+    channel_order: Literal["rgb", "bgr"] = affects_result("rgb", "channel order that the network expects")
     threads: int = runtime_only(0, "threads of one evaluation; 0: all cores", ge=0)
 
 
@@ -49,15 +50,15 @@ class OnnxConfig(PluginConfig):
     "onnx",
     Card(
         about="Any ONNX face recognizer by path; inference only",
-        input="read from the graph, normalization too unless mean and std are set; aligned RGB faces, or BGR as set",
+        input="size and normalization from the graph, unless mean and std are set; aligned RGB faces, or BGR if set",
         license="see the weights' own card",
     ),
 )
 def build_onnx(cfg: OnnxConfig) -> nn.Module:
-    """Open the network that `cfg.weights` names.
+    """Load the network from `cfg.weights`.
 
     Raises:
-        UserError: onnxruntime is not installed, no file is named, or it is no face recognizer in ONNX format.
+        UserError: onnxruntime is not installed, no file is given, or it is not a face recognizer in ONNX format.
     """
     return OnnxBackbone(cfg)
 
@@ -69,13 +70,13 @@ class OnnxBackbone(nn.Module):
         cfg: Settings.
 
     Attributes:
-        file: The network that runs.
+        file: The network file.
         output: Name of the embedding among the outputs of the graph.
-        channel_order: Of the channels that the network gets.
-        input_size: Side of the images it takes.
-        channels_last: Whether it takes (B, n, n, 3).
-        scale, shift: (3, 1, 1), what turns pixels in [-1, 1] (in its order of channels) into its input.
-        fixed_batch: Images per evaluation where that is not free (1 with dynamic quantization), else None.
+        channel_order: Channel order of the input.
+        input_size: Side of the input images.
+        channels_last: The input is (B, n, n, 3).
+        scale, shift: (3, 1, 1), affine map from pixels in [-1, 1] (in its channel order) to the input.
+        fixed_batch: Fixed number of images per evaluation (1 with dynamic quantization), or None.
 
     Shapes: pixels (B, 3, input_size, input_size) -> (B, D), float32, not normalized.
     """
@@ -98,10 +99,10 @@ class OnnxBackbone(nn.Module):
         if self.fixed_batch != 1 and any(node.op_type in DYNAMIC_OPERATORS for node in nodes(graph)):
             if self.fixed_batch is None:
                 self.fixed_batch = 1
-                log.info(f"{name}: quantizes dynamically, so results depend on the batch; running at batch 1")
+                log.info(f"{name}: quantizes dynamically, so results depend on the batch; running at batch size 1")
             else:
                 log.warning(f"{name}: quantizes dynamically over its fixed batch of {self.fixed_batch}, so an "
-                            "embedding depends on its neighbors")
+                            "embedding depends on the other images")
         self.set_input(*_normalization(cfg, graph, self._input, self.channels_last, name), cfg.channel_order)
 
     def set_input(
@@ -110,7 +111,7 @@ class OnnxBackbone(nn.Module):
         std: float | tuple[float, float, float],
         channel_order: Literal["rgb", "bgr"],
     ) -> None:
-        """Set what is made of the pixels; arguments as the settings of the same names."""
+        """Set the normalization of the input; arguments as the settings of the same names."""
         self.channel_order = channel_order
         # [-1, 1] -> gray levels -> (level - mean) / std, as one multiplication and one addition
         mean, std = (torch.as_tensor(value, dtype=torch.float64).reshape(-1, 1, 1) for value in (mean, std))
@@ -122,8 +123,7 @@ class OnnxBackbone(nn.Module):
         Raises:
             ValueError: The images have another size.
         """
-        if tuple(pixels.shape[1:]) != (3, self.input_size, self.input_size):
-            raise ValueError(f"expected pixels (B, 3, {self.input_size}, {self.input_size}), got {tuple(pixels.shape)}")
+        check_pixels(pixels, self.input_size)
         x = pixels.detach().to("cpu", torch.float32)
         x = (x.flip(1) if self.channel_order == "bgr" else x) * self.scale + self.shift
         if self.channels_last:
@@ -133,7 +133,7 @@ class OnnxBackbone(nn.Module):
         return torch.cat(rows).to(pixels.device)
 
     def _evaluate(self, x: Tensor, size: int) -> Tensor:
-        """Run one batch of at most `size` images; a fixed batch is filled up with its last image."""
+        """Run one batch of at most `size` images; a fixed batch is padded with its last image."""
         count = len(x)
         if self.fixed_batch and count < size:
             x = torch.cat([x, x[-1:].expand(size - count, *x.shape[1:])])
@@ -157,7 +157,7 @@ def _open(file: OnnxFile, threads: int) -> Any:
     except ImportError as error:
         raise UserError(missing_packages(error)) from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are ours to tell
+    options.log_severity_level = 4  # errors are reported below
     options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(file.source, options, providers=["CPUExecutionProvider"])
@@ -166,7 +166,7 @@ def _open(file: OnnxFile, threads: int) -> Any:
 
 
 def _only_input(session: Any, name: str) -> Any:
-    """Return the input of a network that has one, of a type that holds pixels."""
+    """Return the only input of a network, which must be of a type for pixels."""
     inputs = session.get_inputs()
     if len(inputs) != 1:
         names = ", ".join(given.name for given in inputs)
@@ -177,10 +177,10 @@ def _only_input(session: Any, name: str) -> Any:
 
 
 def _embedding_of(session: Any, graph: Any, name: str) -> str:
-    """Return which output is the embedding: the only one that can be.
+    """Return the name of the only output that can be an embedding.
 
     Raises:
-        UserError: None is, or several may be.
+        UserError: There is none, or several.
     """
     made_by = {output: node.op_type for node in nodes(graph) for output in node.output}
     outputs = session.get_outputs()
@@ -203,7 +203,7 @@ def _may_be_embedding(output: Any) -> bool:
 def _normalization(
     cfg: OnnxConfig, graph: Any, given: Any, channels_last: bool, name: str
 ) -> tuple[float | tuple[float, float, float], float | tuple[float, float, float]]:
-    """Return mean and std as set, or else as the graph wants them; say which."""
+    """Return mean and std from the settings or the graph; log which."""
     read = read_input(graph, given.name, 3 if channels_last else 1, given.type == "tensor(uint8)")
     inside = "does not normalize inside" if read.is_plain else f"normalizes inside (x -> {read.describe()})"
     if cfg.mean is not None or cfg.std is not None:
@@ -211,7 +211,7 @@ def _normalization(
         log.info(f"{name}: {inside}; it gets (gray level - {mean}) / {std}, as set")
         return mean, std
     if read.normalization is None:
-        log.warning(f"{name}: {inside} for pixels in a range that cannot be told; it gets (gray level - 127.5) / 127.5 "
+        log.warning(f"{name}: {inside} for an unknown range of pixels; it gets (gray level - 127.5) / 127.5 "
                     "unless mean and std of backbone onnx are set")
         return SYMMETRIC
     mean, std = read.normalization

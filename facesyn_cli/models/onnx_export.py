@@ -1,7 +1,7 @@
-"""A recognizer as an ONNX network: any batch, pixels in, embeddings out, checked against the original.
+"""Export a recognizer to ONNX with a dynamic batch size, verified against the original.
 
-The graph takes `pixels` (batch, 3, side, side), RGB in [-1, 1], which is (gray level - 127.5) / 127.5 as
-InsightFace's own files expect it, and gives `embedding` (batch, D), not normalized.
+Input: `pixels` (batch, 3, side, side), RGB in [-1, 1], that is (gray level - 127.5) / 127.5 as in InsightFace's models.
+Output: `embedding` (batch, D), not normalized.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from torch import nn
 from facesyn_cli.errors import UserError
 
 OPSET = 17
-TOLERANCE = 1e-3  # largest difference allowed, relative to the spread of the embeddings
-_BATCHES = (1, 3)  # a batch that was traced, and one that was not
+TOLERANCE = 1e-3  # largest allowed difference, relative to the standard deviation of the embeddings
+_BATCHES = (1, 3)  # the traced batch size, and another one
 
 
 def export_onnx(network: nn.Module, input_size: int, path: Path) -> float:
-    """Write the network and return how far its output is from the original's.
+    """Export the network and return the difference of its outputs to the original.
 
     Args:
         network: In eval mode, on the CPU: pixels (B, 3, input_size, input_size) -> (B, D).
         input_size: Side of the images in pixels.
-        path: File to write; removed again when the two differ.
+        path: File to write; removed if the outputs differ.
 
     Returns:
         Largest absolute difference over batches of 1 and 3, over the standard deviation of the embeddings.
 
     Raises:
-        UserError: The packages are missing, the network cannot be expressed, or the two differ.
+        UserError: Packages are missing, the network cannot be exported, or the outputs differ.
     """
     try:
-        import onnx  # noqa: F401  the exporter writes through it
+        import onnx  # noqa: F401  needed by the exporter
         import onnxruntime
     except ImportError as error:
         raise UserError(f'convert --to onnx needs packages that are not installed ({error.name}): '
@@ -45,14 +45,14 @@ def export_onnx(network: nn.Module, input_size: int, path: Path) -> float:
     example = torch.zeros(1, 3, input_size, input_size)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")  # the exporter that needs no further package is called legacy
+            warnings.simplefilter("ignore")  # the TorchScript exporter is deprecated, but needs no further package
             torch.onnx.export(
                 network, (example,), str(path), dynamo=False, opset_version=OPSET,
                 input_names=["pixels"], output_names=["embedding"],
                 dynamic_axes={"pixels": {0: "batch"}, "embedding": {0: "batch"}},
             )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError, ValueError, TypeError) as error:
-        raise UserError(f"the network cannot be expressed in ONNX: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"the network cannot be exported to ONNX: {' '.join(str(error).split())[:200]}") from error
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     worst = max(_difference(network, session, batch, input_size) for batch in _BATCHES)
     if not worst <= TOLERANCE:

@@ -23,7 +23,7 @@ from facesyn_cli.untrusted.input_files import check_input, input_size
 _SIDE, _EMBEDDING_SIZE = 112, 512
 _SUFFIX = ".onnx"
 _MAX_BYTES = 2**30       # of a network in a zip
-_MAX_RATIO, _SMALL = 100, 2**24  # weights hardly shrink: what grows a hundredfold to more than that is a trap
+_MAX_RATIO, _SMALL = 100, 2**24  # weights hardly compress: larger ratios above this size are refused
 _MAX_NETWORKS = 64
 _BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, OSError, ValueError)
 
@@ -33,9 +33,9 @@ class OnnxFile:
     """An ONNX network on disk, or its bytes out of an archive.
 
     Args:
-        name: What to call it in messages.
-        path: The file; None where `content` holds it.
-        content: Its bytes.
+        name: Name for messages.
+        path: The file, or None with `content`.
+        content: The bytes of a member of an archive.
     """
 
     name: str
@@ -44,21 +44,21 @@ class OnnxFile:
 
     @property
     def source(self) -> str | bytes:
-        """What onnxruntime opens."""
+        """The argument for onnxruntime: path or bytes."""
         return str(self.path) if self.content is None else self.content
 
     def digest(self) -> str:
-        """Return the digest of the content: the same for a file and for its copy in an archive."""
+        """Return the digest of the content, which is equal for a file and its copy in an archive."""
         if self.content is None:
             return file_digest(self.path)
         return "sha256:" + hashlib.sha256(self.content).hexdigest()
 
 
 def read_graph(file: OnnxFile) -> Any:
-    """Read a model without its external tensors, after making sure that those lie beside it.
+    """Read a model without its external tensors, which must be in its folder.
 
     Raises:
-        UserError: onnx is not installed, or it is no ONNX file or one that wants data from elsewhere.
+        UserError: onnx is not installed, it is not an ONNX file, or it refers to data outside of its folder.
     """
     if file.content is None:
         input_size(file.path, expected="a .onnx file")
@@ -81,20 +81,20 @@ def read_graph(file: OnnxFile) -> Any:
         for entry in tensor.external_data:
             if entry.key == "location":
                 if folder is None:
-                    raise UserError(f"{file.name}: wants data from a file beside it ({entry.value}); unpack the "
+                    raise UserError(f"{file.name}: refers to data in a file beside it ({entry.value}); unpack the "
                                     "archive and give the .onnx file")
                 if not (folder / entry.value).resolve().is_relative_to(folder):
-                    raise UserError(f"{file.name}: wants data from outside its folder ({entry.value}); refused")
+                    raise UserError(f"{file.name}: refers to data outside its folder ({entry.value}); refused")
     return model
 
 
 def missing_packages(error: ImportError) -> str:
-    """Say which package is needed and how to get it."""
+    """Return the error message for a missing package."""
     return f"ONNX networks need packages that are not installed ({error.name}): pip install \"facesyn[onnx]\""
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what another library says, for a message of ours."""
+    """Return the first line of the message of another library."""
     return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
 
 
@@ -116,7 +116,7 @@ def nodes(model: Any) -> Iterator[Any]:
 
 
 def _tensors(model: Any) -> Iterator[Any]:
-    """Yield every stored tensor: initializers, sparse ones, and those in attributes."""
+    """Yield all stored tensors: initializers, sparse ones, and attributes."""
     for graph in _graphs(model):
         yield from getattr(graph, "initializer", ())
         for sparse in getattr(graph, "sparse_initializer", ()):
@@ -127,7 +127,7 @@ def _tensors(model: Any) -> Iterator[Any]:
 
 
 def is_pack(path: Path) -> bool:
-    """True for a folder or zip with ONNX networks in it, or one folder down."""
+    """Return whether a folder or zip contains ONNX networks, at the top or one level below."""
     if path.is_dir():
         return bool(_in_folder(path))
     if not path.is_file() or not zipfile.is_zipfile(path):
@@ -149,7 +149,7 @@ def find_recognizer(path: Path) -> OnnxFile:
         return OnnxFile(str(path), path)
     files = _in_folder(path) if path.is_dir() else _in_zip(path)
     if not files:
-        raise UserError(f"{path}: no {_SUFFIX} file in it")
+        raise UserError(f"{path} contains no {_SUFFIX} file")
     if len(files) > _MAX_NETWORKS:
         raise UserError(f"{path}: holds {len(files)} {_SUFFIX} files; a pack of at most {_MAX_NETWORKS} was expected")
     found, seen = [], []
@@ -162,7 +162,7 @@ def find_recognizer(path: Path) -> OnnxFile:
     if len(found) != 1:
         which = "none" if not found else "several"
         names = ", ".join(seen if not found else (Path(file.name).name for file in found))
-        raise UserError(f"{path}: {which} of its networks takes {_SIDE} x {_SIDE} and gives {_EMBEDDING_SIZE} numbers: "
+        raise UserError(f"{path}: {which} of its networks has input {_SIDE} x {_SIDE} and {_EMBEDDING_SIZE} outputs: "
                         f"{names}" + ("; give one of them" if found else ""))
     if len(files) > 1:
         log.info(f"{path}: {len(files)} networks; {Path(found[0].name).name} is the recognizer "
@@ -184,11 +184,11 @@ def _in_zip(path: Path) -> list[zipfile.ZipInfo]:
 
 
 def _read_member(path: Path, member: zipfile.ZipInfo) -> OnnxFile:
-    """Read one network out of a zip, into memory; nothing is unpacked to disk."""
+    """Read one network of a zip file into memory; nothing is unpacked to disk."""
     where = f"{path}/{member.filename}"
-    is_trap = member.file_size > max(_SMALL, _MAX_RATIO * member.compress_size)
-    if member.file_size > _MAX_BYTES or is_trap:
-        raise UserError(f"{where}: grows from {member.compress_size} to {member.file_size} bytes; refused (give the "
+    is_suspicious = member.file_size > max(_SMALL, _MAX_RATIO * member.compress_size)
+    if member.file_size > _MAX_BYTES or is_suspicious:
+        raise UserError(f"{where}: unpacks from {member.compress_size} to {member.file_size} bytes; refused (give the "
                         f"{_SUFFIX} file itself)")
     try:
         with zipfile.ZipFile(path) as archive:
@@ -198,7 +198,7 @@ def _read_member(path: Path, member: zipfile.ZipInfo) -> OnnxFile:
 
 
 def _shapes(file: OnnxFile) -> tuple[list[int | str], list[int | str]]:
-    """Return the shapes of the first input that is no stored tensor, and of the first output."""
+    """Return the shapes of the first input that is not an initializer, and of the first output."""
     graph = read_graph(file).graph
     stored = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in stored] or list(graph.input)

@@ -1,13 +1,13 @@
-"""What an ONNX face recognizer expects as pixels, read off the first nodes of its graph.
+"""Derive the expected input normalization of an ONNX face recognizer from the first nodes of its graph.
 
-Some networks normalize inside (OpenCV's SFace, several InsightFace exports: `Sub 127.5`, `Mul 0.0078125`); pixels
-that were normalized before would be normalized twice. From the input on, nodes that multiply or add constants are
-summed up as y = a x + b, until the first other node. The x at which y is zero is the middle of the range of pixels:
+Some networks normalize inside (OpenCV's SFace, several InsightFace exports: `Sub 127.5`, `Mul 0.0078125`); normalized
+pixels would then be normalized twice. From the input on, nodes that multiply or add constants are combined to
+y = a x + b, up to the first other node. The x at which y is zero is the middle of the pixel range:
 
     about 127.5    [0, 255]    |    about 0.5    [0, 1]    |    about 0    [-1, 1]
 
-A graph that only scales is told by a: gray levels where it brings 255 to the order of 1. A graph that does neither says
-nothing; (level - 127.5) / 127.5, in [-1, 1], is what recognizers were trained with.
+A graph that only scales expects gray levels if a maps 255 to the order of 1. A graph that does neither gets
+(level - 127.5) / 127.5, in [-1, 1], the usual input of recognizers.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _MAX_NODES = 16
 
 @dataclass(frozen=True)
 class GraphInput:
-    """What the graph does to its input, y = a x + b, and what it wants.
+    """The normalization inside a graph, y = a x + b, and the input that it expects.
 
     Args:
         scale: (3,) a of each channel.
         shift: (3,) b.
-        normalization: (mean, std) of gray levels 0..255 that give its input; None: it cannot be told.
+        normalization: (mean, std) of gray levels 0..255 that yield its input; None: unknown.
     """
 
     scale: NDArray[np.float64]
@@ -40,7 +40,7 @@ class GraphInput:
 
     @property
     def is_plain(self) -> bool:
-        """True where the graph leaves its input as it is."""
+        """True if the graph does not normalize its input."""
         return bool((self.scale == 1).all() and (self.shift == 0).all())
 
     def describe(self) -> str:
@@ -50,12 +50,12 @@ class GraphInput:
 
 
 def read_input(model: Any, name: str, channel_axis: int, is_integer: bool = False) -> GraphInput:
-    """Read what a graph does to its input.
+    """Derive the normalization inside a graph.
 
     Args:
         model: An ONNX model; its external tensors are not needed.
-        name: Of the input.
-        channel_axis: Which of its four axes has the three channels.
+        name: Name of the input.
+        channel_axis: Axis of the three channels.
         is_integer: The input is of type uint8.
     """
     scale, shift = _affine(model, name, channel_axis)
@@ -68,14 +68,14 @@ def _normalization(scale: NDArray[np.float64], shift: NDArray[np.float64]) -> tu
     slope = float(np.abs(scale).mean())
     if np.any(shift):
         middle = float(np.mean(-shift[scale != 0] / scale[scale != 0]))
-        wanted = [(GREY_LEVELS, 80 <= middle <= 175), (UNIT, 0.3 <= middle <= 0.7), (SYMMETRIC, abs(middle) <= 0.25)]
+        fits = [(GREY_LEVELS, 80 <= middle <= 175), (UNIT, 0.3 <= middle <= 0.7), (SYMMETRIC, abs(middle) <= 0.25)]
     else:
-        wanted = [(GREY_LEVELS, 1 / 512 <= slope <= 1 / 32), (SYMMETRIC, 0.3 <= slope <= 4)]
-    return next((normalization for normalization, fits in wanted if fits), None)
+        fits = [(GREY_LEVELS, 1 / 512 <= slope <= 1 / 32), (SYMMETRIC, 0.3 <= slope <= 4)]
+    return next((normalization for normalization, is_likely in fits if is_likely), None)
 
 
 def _affine(model: Any, name: str, axis: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a and b of the nodes from the input to the first that is not affine with constants."""
+    """Return a and b, (3,) each, of the affine nodes with constants that follow the input."""
     constants = _constants(model)
     consumers: dict[str, list[Any]] = defaultdict(list)
     for node in model.graph.node:
@@ -101,7 +101,7 @@ def _affine(model: Any, name: str, axis: int) -> tuple[NDArray[np.float64], NDAr
 def _step(
     node: Any, name: str, constants: Mapping[str, NDArray], axis: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Return a and b of one node, (3,) each; None where it is not affine with constants."""
+    """Return a and b of one node, (3,) each; None if it is not affine with constants."""
     if node.op_type == "BatchNormalization":
         values = [constants.get(given) for given in node.input[1:5]]
         if axis != 1 or node.input[0] != name or any(value is None or value.shape != (3,) for value in values):
@@ -127,7 +127,7 @@ def _step(
 
 
 def _per_channel(value: NDArray | None, axis: int) -> NDArray[np.float64] | None:
-    """Return (3,) of a constant that is one number, or one of each channel, beside (N, 3, H, W) or (N, H, W, 3)."""
+    """Return a constant that broadcasts to (N, 3, H, W) or (N, H, W, 3) as (3,), else None."""
     if value is None or value.ndim > 4 or value.size not in (1, 3):
         return None
     shape = (1,) * (4 - value.ndim) + value.shape

@@ -1,8 +1,8 @@
-"""An ONNX recognizer as torch operations: gradients flow through it, and it shows its feature maps.
+"""An ONNX recognizer as differentiable torch operations with feature maps, for losses.
 
-For losses. `models/onnx_backbone.py` runs the same file faster where only embeddings are wanted. onnxruntime folds
-what is constant (dequantized weights, scales after convolutions), onnx2torch turns what is left into modules, and
-both must agree on a picture before the network is used.
+`models/onnx_backbone.py` is faster if only embeddings are needed. onnxruntime folds constants (dequantized weights,
+scales after convolutions), onnx2torch converts the remaining graph to modules, and the result is verified on a test
+image.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.models.onnx_backbone import OnnxBackbone
 from facesyn_cli.models.onnx_files import OnnxFile, first_line, missing_packages
 
-_TOLERANCE = 1e-3  # of the spread of the embedding; both sides round in float32
+_TOLERANCE = 1e-3  # relative to the standard deviation of the embedding; both sides compute in float32
 
 
 class OnnxTorch(nn.Module):
-    """The network of an `OnnxBackbone`, behind the same interface.
+    """The network of an `OnnxBackbone`, with the same interface.
 
     Args:
-        backbone: Gives the file, its layout and its normalization.
+        backbone: Provides file, layout and normalization.
 
     Attributes:
-        taps: Modules whose outputs are the feature maps: the last one of every size, from fine to coarse.
+        taps: Modules whose outputs are the feature maps: the last one of each size, from fine to coarse.
 
     Raises:
         UserError: A package is missing, the network quantizes dynamically, has operators that onnx2torch does not
-            know, or gives other numbers there than in onnxruntime.
+            support, or its outputs differ from those of onnxruntime.
 
     Shapes: pixels (B, 3, n, n) in [-1, 1] -> (B, D), not normalized.
     """
@@ -42,7 +42,7 @@ class OnnxTorch(nn.Module):
         super().__init__()
         name = backbone.file.name
         if backbone.fixed_batch is not None:
-            raise UserError(f"{name} runs at a fixed batch or quantizes dynamically: gradients through it would not be "
+            raise UserError(f"{name} has a fixed batch size or quantizes dynamically, so its gradients would not be "
                             "those of single images")
         self.input_size, self._bgr = backbone.input_size, backbone.channel_order == "bgr"
         self._channels_last = backbone.channels_last
@@ -58,8 +58,8 @@ class OnnxTorch(nn.Module):
             raise UserError(f"{name}: onnx2torch cannot run it: {first_line(error)}") from error
         error = float((embedding - expected).abs().max() / expected.std())
         if not error < _TOLERANCE:
-            raise UserError(f"{name}: gives other embeddings as torch operations than in onnxruntime (they differ by "
-                            f"{error:.2g} of their spread), so its gradients are not to be trusted")
+            raise UserError(f"{name}: embeddings of the torch operations differ from those of onnxruntime by "
+                            f"{error:.2g} of their standard deviation, so gradients are not reliable")
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return embeddings (B, D)."""
@@ -67,14 +67,14 @@ class OnnxTorch(nn.Module):
         return self.network(x.movedim(1, -1) if self._channels_last else x).flatten(1)
 
     def _probe(self, pixels: Tensor) -> tuple[Tensor, list[nn.Module]]:
-        """Return the embedding of one image, and the last module of every size of map on the way to it."""
+        """Return the embedding of one image, and the last module of each size of feature maps."""
         last: dict[int, nn.Module] = {}
 
-        def note(module: nn.Module, _: tuple, output: Any) -> None:
+        def record(module: nn.Module, _: tuple, output: Any) -> None:
             if isinstance(output, Tensor) and output.ndim == 4 and 1 < output.shape[2] == output.shape[3]:
                 last[output.shape[2]] = module
 
-        handles = [module.register_forward_hook(note) for module in _leaves(self.network)]
+        handles = [module.register_forward_hook(record) for module in _leaves(self.network)]
         try:
             embedding = self(pixels)
         finally:
@@ -94,7 +94,7 @@ def _as_modules(file: OnnxFile, output: str) -> nn.Module:
     with tempfile.TemporaryDirectory() as folder:
         folded = Path(folder) / "folded.onnx"
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # errors are ours to tell
+        options.log_severity_level = 4  # errors are reported below
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # standard operators
         options.optimized_model_filepath = str(folded)
         onnxruntime.InferenceSession(file.source, options, providers=["CPUExecutionProvider"])
@@ -104,16 +104,16 @@ def _as_modules(file: OnnxFile, output: str) -> nn.Module:
     model.graph.output.extend(kept)
     try:
         return _with_own_prelus(convert(model)).eval().requires_grad_(False)
-    except Exception as error:  # onnx2torch raises whatever its converters do
-        raise UserError(f"{file.name}: onnx2torch cannot turn it into torch operations: {first_line(error)}; give the "
+    except Exception as error:  # converters of onnx2torch raise nearly anything
+        raise UserError(f"{file.name}: onnx2torch cannot convert it to torch operations: {first_line(error)}; give the "
                         "weights of a torch network") from error
 
 
 class _FrozenPrelu(nn.Module):
-    """PReLU whose slope does not learn: (1 - slope) relu(x) + slope x, three times as quick as torch's on a CPU."""
+    """PReLU with a constant slope: (1 - slope) relu(x) + slope x, three times as fast as torch's on a CPU."""
 
     def forward(self, x: Tensor, slope: Tensor) -> Tensor:
-        slope = slope.detach().to(x.dtype)  # of one number, or of a shape that numpy would broadcast to x, as in ONNX
+        slope = slope.detach().to(x.dtype)  # broadcasts to x, as in ONNX
         return (1 - slope) * x.relu() + slope * x
 
 

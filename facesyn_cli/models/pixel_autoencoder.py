@@ -1,7 +1,6 @@
-"""An autoencoder without weights: a latent is the image made smaller.
+"""An autoencoder without weights: the latent is the downscaled image.
 
-For demonstrations and tests where no trained autoencoder is at hand. Encoding averages blocks of pixels;
-decoding interpolates, so detail finer than a block is lost.
+For demonstrations and tests without a trained autoencoder. Encoding averages blocks of pixels; decoding interpolates.
 """
 
 from __future__ import annotations
@@ -23,15 +22,16 @@ class PixelConfig(PluginConfig):
 @register(
     "autoencoder",
     "pixels",
-    Card(about="No network: latents are the image averaged over blocks", input="RGB in [-1, 1], any side divisible"),
+    Card(about="No network: the latent is the image averaged over blocks",
+         input="RGB in [-1, 1], side divisible by downscale"),
 )
 def build_pixel_autoencoder(cfg: PixelConfig) -> nn.Module:
-    """Build it; there are no weights."""
+    """Build the autoencoder, which has no weights."""
     return PixelAutoencoder(cfg.downscale)
 
 
 class PixelAutoencoder(nn.Module):
-    """Average blocks of pixels, and interpolate back.
+    """Average pooling over blocks of pixels, and bilinear interpolation back.
 
     Args:
         downscale: Side f of a block.

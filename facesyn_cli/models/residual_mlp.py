@@ -1,10 +1,10 @@
-"""The denoiser `residual-mlp`: latents that are one vector, such as those of `face-pca`.
+"""The denoiser `residual-mlp`, for latents that are one vector, such as those of `face-pca`.
 
-A chain of residual multilayer perceptrons, each modulated by timestep and context (adaptive LayerNorm that begins as
-the identity: Peebles and Xie 2023, arXiv:2212.09748, section 3.2), as used for single tokens by Li et al. 2024,
-"Autoregressive Image Generation without Vector Quantization", arXiv:2406.11838, section 4.2. The modulation goes
-through a narrow layer, which saves most of its parameters. Every weight is used once per image, so an evaluation
-costs millions of operations where a UNet on a grid costs thousands of millions.
+Residual multilayer perceptrons, modulated by timestep and context (adaptive LayerNorm, initialized to the identity:
+Peebles and Xie 2023, arXiv:2212.09748, section 3.2), as used for single tokens by Li et al. 2024, "Autoregressive Image
+Generation without Vector Quantization", arXiv:2406.11838, section 4.2. A narrow layer before the modulation saves most
+of its parameters. Every weight is used once per image, so an evaluation costs millions of operations instead of
+billions for a UNet on a grid.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class ResidualMlpConfig(PluginConfig):
     """Settings of `residual-mlp`."""
 
     in_channels: int = affects_result(320, "channels of the latent", ge=1)
-    grid: int = affects_result(1, "side of the latent's grid; all of it is one vector to the network", ge=1)
+    grid: int = affects_result(1, "side of the latent grid, which is flattened to one vector", ge=1)
     width: int = affects_result(512, "width of the residual stream", ge=8)
     blocks: int = affects_result(6, "residual blocks", ge=1)
-    expansion: float = affects_result(2.0, "hidden width of a block over the stream's", gt=0)
-    modulation: int = affects_result(128, "width of the layer that timestep and context share for modulation", ge=1)
+    expansion: float = affects_result(2.0, "hidden width of a block, relative to `width`", gt=0)
+    modulation: int = affects_result(128, "width of the shared layer before the modulation", ge=1)
     dropout: float = affects_result(0.0, "dropout in the hidden layer of every block, in training", ge=0, lt=1)
     context_size: int = affects_result(512, "size of the face embedding", ge=1)
     context_width: int = affects_result(256, "size of the projected context", ge=1)

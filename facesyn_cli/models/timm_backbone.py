@@ -1,7 +1,7 @@
-"""Any image network of the package timm as a face recognizer: its classifier becomes the embedding.
+"""Any image network of timm as a face recognizer; its classifier layer yields the embedding.
 
 For training ViT-T and ViT-S (`vit_tiny_patch16_224`, `vit_small_patch16_224` at 112 px, better with patches of 8),
-and for the files of EdgeFace (George et al. 2023, arXiv:2307.01838), whose networks are timm's `edgenext_*`.
+and for the weights of EdgeFace (George et al. 2023, arXiv:2307.01838), whose networks are timm's `edgenext_*`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from facesyn_cli.config.fields import affects_result
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.recognizer_parts import check_pixels
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -23,9 +24,9 @@ class TimmConfig(PluginConfig):
     model: str = affects_result("vit_tiny_patch16_224", "name of the network in timm; weights are never downloaded")
     img_size: int = affects_result(112, "side of the images, in pixels", ge=16)
     patch_size: int | None = affects_result(
-        None, "side of a patch, of networks that have patches; empty: the model's", ge=1
+        None, "side of a patch, for networks with patches; None: that of the model", ge=1
     )
-    drop_path: float = affects_result(0.0, "share of residual branches left out in training", ge=0, lt=1)
+    drop_path: float = affects_result(0.0, "probability of dropping a residual branch in training", ge=0, lt=1)
     embedding_size: int = affects_result(512, "size of an embedding", ge=1)
 
 
@@ -43,7 +44,7 @@ def build_timm(cfg: TimmConfig) -> nn.Module:
     """Build the network with random weights.
 
     Raises:
-        UserError: timm is not installed, has no such network, or the network refuses a setting.
+        UserError: timm is not installed, has no such network, or the network does not accept a setting.
     """
     return TimmBackbone(cfg)
 
@@ -68,8 +69,7 @@ class TimmBackbone(nn.Module):
         Raises:
             ValueError: The images have another size.
         """
-        if tuple(pixels.shape[1:]) != (3, self.input_size, self.input_size):
-            raise ValueError(f"expected pixels (B, 3, {self.input_size}, {self.input_size}), got {tuple(pixels.shape)}")
+        check_pixels(pixels, self.input_size)
         return self.model(pixels)
 
 
@@ -84,7 +84,7 @@ def _create(cfg: TimmConfig) -> nn.Module:
         raise UserError(f"backbone timm: timm {timm.__version__} has no network called {cfg.model!r}{hint}")
     settings: dict[str, Any] = {"num_classes": cfg.embedding_size}
     if getattr(timm.get_pretrained_cfg(cfg.model), "fixed_input_size", False):
-        settings["img_size"] = cfg.img_size  # grids and position tables of a fixed size; others take any
+        settings["img_size"] = cfg.img_size  # networks with grids or position tables of a fixed size
     if cfg.patch_size is not None:
         settings["patch_size"] = cfg.patch_size
     if cfg.drop_path:

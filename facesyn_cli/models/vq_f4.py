@@ -1,8 +1,8 @@
-"""VQ-f4: the vector-quantized autoencoder under the latent diffusion model, with its published names.
+"""VQ-f4: the vector-quantized autoencoder of the published latent diffusion model, with its parameter names.
 
-Rombach et al. 2022, arXiv:2112.10752, section 3.1 and appendix (FFHQ 256, f = 4): a latent has a quarter of
-the image's side and 3 channels. Quantization: van den Oord et al. 2017, arXiv:1711.00937, Eq. 1-2.
-As in LDM the latent of `encode` is continuous; `decode` replaces each position by its nearest code first.
+Rombach et al. 2022, arXiv:2112.10752, section 3.1 and appendix (FFHQ 256, f = 4): latents have 3 channels and a quarter
+of the side of the image. Quantization: van den Oord et al. 2017, arXiv:1711.00937, Eq. 1-2. As in LDM, `encode` returns
+continuous latents and `decode` quantizes them.
 """
 
 from __future__ import annotations
@@ -21,25 +21,30 @@ from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
 NORM_GROUPS = 32
-_ROWS = {"cpu": 16, "cuda": 2048}  # positions compared with the whole codebook at a time: what caches hold
+_ROWS = {"cpu": 16, "cuda": 2048}  # positions compared with the codebook at a time, by cache size
 
 
-class VqConfig(PluginConfig):
-    """Settings of `vq-f4`; the defaults are the published FFHQ model."""
+class CompvisConfig(PluginConfig):
+    """Settings that `vq-f4`, `kl-f4` and `kl-f8` share."""
 
     channels: int = affects_result(128, "width of the first level", ge=NORM_GROUPS, multiple_of=NORM_GROUPS)
-    multipliers: tuple[int, ...] = affects_result((1, 2, 4), "width of each level over the first")
+    multipliers: tuple[int, ...] = affects_result((1, 2, 4), "width of each level, relative to the first")
     num_blocks: int = affects_result(2, "residual blocks per level; the decoder has one more", ge=1)
     latent_channels: int = affects_result(3, "channels of a latent", ge=1)
-    codebook_size: int = affects_result(8192, "number of codes", ge=1)
-    quantize: bool = affects_result(True, "decode from the nearest codes; false: from the latent as it is")
     part: Literal["both", "encoder", "decoder"] = affects_result("both", "which half to build")
 
     @model_validator(mode="after")
-    def _agree(self) -> VqConfig:
+    def _has_levels(self) -> CompvisConfig:
         if not self.multipliers or min(self.multipliers) < 1:
             raise ValueError(f"multipliers must be one or more numbers of at least 1, got {list(self.multipliers)}")
         return self
+
+
+class VqConfig(CompvisConfig):
+    """Settings of `vq-f4`; the defaults are the published FFHQ model."""
+
+    codebook_size: int = affects_result(8192, "number of codes", ge=1)
+    quantize: bool = affects_result(True, "quantize latents before decoding")
 
 
 @register(
@@ -58,7 +63,7 @@ def build_vq_f4(cfg: VqConfig) -> nn.Module:
 
 
 class VqF4(nn.Module):
-    """Pixels to continuous latents and, through the codebook, back.
+    """Pixels to continuous latents, and back over the codebook.
 
     Shapes: B batch, S image side, c latent channels, s = S / downscale.
     """
@@ -81,7 +86,7 @@ class VqF4(nn.Module):
         """Return the continuous latents (B, c, s, s) of pixels (B, 3, S, S) in [-1, 1].
 
         Raises:
-            UserError: Only the decoder was loaded.
+            UserError: Only the decoder is loaded.
         """
         if self.cfg.part == "decoder":
             raise UserError("vq-f4: only the decoder was given; encoding images needs the encoder or the whole file")
@@ -91,7 +96,7 @@ class VqF4(nn.Module):
         """Return pixels (B, 3, S, S), about [-1, 1] and not clamped, of latents (B, c, s, s).
 
         Raises:
-            UserError: Only the encoder was loaded.
+            UserError: Only the encoder is loaded.
         """
         if self.cfg.part == "encoder":
             raise UserError("vq-f4: only the encoder was given; decoding latents needs the decoder or the whole file")
@@ -101,7 +106,7 @@ class VqF4(nn.Module):
 
 
 class Codebook(nn.Module):
-    """Replace each position by the code nearest in squared Euclidean distance; of equals the first."""
+    """Replace each position by the nearest code in squared Euclidean distance, the first one of ties."""
 
     def __init__(self, size: int, channels: int) -> None:
         super().__init__()
@@ -120,8 +125,8 @@ class Codebook(nn.Module):
     def _nearest(self, rows: Tensor) -> Tensor:
         """Return the index of the nearest code of each row (N, c).
 
-        Plain differences instead of |z|^2 - 2 z e + |e|^2: no cancellation, no reduced-precision matmul, so
-        the choice depends neither on the batch nor on the device's matmul mode.
+        Computed from differences instead of |z|^2 - 2 z e + |e|^2: without cancellation and matmul, so the result does
+        not depend on the batch or the matmul precision of the device.
         """
         codes, rows = self.embedding.weight.float(), rows.float()
         distance = torch.zeros(len(rows), len(codes), device=rows.device)
@@ -214,7 +219,7 @@ class Residual(nn.Module):
 
 
 class PositionAttention(nn.Module):
-    """Add to every position what it reads from all others, with one head: softmax(q k^T / sqrt(C)) v."""
+    """Residual single-head self-attention over positions: softmax(q k^T / sqrt(C)) v."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -229,7 +234,7 @@ class PositionAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Pad one row below and one column at the right, then a strided 3x3 convolution."""
+    """Pad one row at the bottom and one column at the right, then apply a strided 3x3 convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -240,7 +245,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Repeat every position 2 x 2 times, then a 3x3 convolution."""
+    """Nearest-neighbor upsampling by 2, then a 3x3 convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

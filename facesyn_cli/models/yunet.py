@@ -1,10 +1,10 @@
-"""YuNet, the face detector with five landmarks that OpenCV reads (`cv2.FaceDetectorYN`).
+"""YuNet, OpenCV's face detector with five landmarks (`cv2.FaceDetectorYN`).
 
-Wu et al. 2023, "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 20. The weights
-in OpenCV's model zoo are Apache-2.0; RGB photos of any size go in.
+Wu et al. 2023, "YuNet: A Tiny Millisecond-level Face Detector", Machine Intelligence Research 20. The weights in
+OpenCV's model zoo are Apache-2.0. Input: RGB photos of any size.
 
-It finds faces of about 10 to 300 pixels best, so large images are shrunk for it; and it misses faces that
-fill the whole image, as in ready-made crops, so an image without a face is tried again with a black margin.
+The detector works best on faces of about 10 to 300 pixels, so large images are downscaled. It misses faces that fill
+the whole image, as in cropped data sets, so an image without detections is tried again with a black margin.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.input_files import GIB, read_bytes
 
-MAX_SIDE = 640      # a larger image is shrunk to this for detection
-MIN_SCORE = 0.6     # less confident detections are not faces
-_NMS = 0.3          # of two boxes that overlap more than this, the less confident one goes
-_MARGIN = 0.5       # second try: black margin on each side, as a share of the image's sides
+MAX_SIDE = 640      # larger images are downscaled to this for detection
+MIN_SCORE = 0.6     # detections of lower confidence are dropped
+_NMS = 0.3          # IoU threshold of non-maximum suppression
+_MARGIN = 0.5       # black margin on each side for the second try, relative to the side
 
 
 class Yunet:
-    """Finds faces; safe to use from several threads, each of which has a network of its own.
+    """Face detector; thread-safe, with one network per thread.
 
     Args:
         path: The .onnx file.
 
     Attributes:
-        digest: Of the file.
+        digest: Digest of the file.
 
     Raises:
-        UserError: OpenCV is not installed, or the file is no such network.
+        UserError: OpenCV is not installed, or the file is another network.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,13 +48,13 @@ class Yunet:
                 f'finding faces needs a package that is not installed ({error.name}): pip install "facesyn[align]"'
             ) from error
         content = read_bytes(path, GIB, "YuNet, a face detector in .onnx format,")
-        cv2.setNumThreads(1)  # the callers are threads already
+        cv2.setNumThreads(1)  # callers use several threads already
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
         self._cv2, self._path = cv2, path
         self._content = np.frombuffer(content, np.uint8)
         self._own = threading.local()
         self.digest = file_digest(path)
-        self._try_out()
+        self._check()
 
     def find(self, pixels_u8: NDArray[np.uint8]) -> list[tuple[NDArray[np.float64], float]]:
         """Find all faces of an image.
@@ -63,8 +63,8 @@ class Yunet:
             pixels_u8: (H, W, 3) uint8, RGB.
 
         Returns:
-            For each face (5, 2) landmarks x, y in pixels (left eye as seen in the image, right eye, nose,
-            left and right corner of the mouth) and its score in [0, 1], best first.
+            For each face, landmarks (5, 2) as x, y in pixels (left eye as seen in the image, right eye, nose, left and
+            right corner of the mouth) and its score in [0, 1], best first.
         """
         height, width = pixels_u8.shape[:2]
         scale = min(1.0, MAX_SIDE / max(height, width))
@@ -97,8 +97,8 @@ class Yunet:
             )
         return self._own.network
 
-    def _try_out(self) -> None:
-        """Refuse a wrong file now, in one line, and not in the middle of the work."""
+    def _check(self) -> None:
+        """Run the network once, so that a wrong file is refused at once."""
         try:
             self._detect(np.zeros((64, 64, 3), np.uint8))
         except self._cv2.error as error:

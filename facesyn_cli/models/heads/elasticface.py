@@ -85,7 +85,7 @@ class ElasticFace(MarginHead):
         return changed
 
 
-@register("head", "elasticface-arc", Card("ArcFace with a margin drawn for each image.", _PAPER))
+@register("head", "elasticface-arc", Card("ArcFace with a random margin for each image.", _PAPER))
 def build_elasticface_arc(cfg: ElasticArcConfig) -> nn.Module:
     """Build the ElasticFace-Arc head."""
     return ElasticFace(cfg, is_angular=True, is_sorted=False)
@@ -97,7 +97,7 @@ def build_elasticface_arc_plus(cfg: ElasticArcPlusConfig) -> nn.Module:
     return ElasticFace(cfg, is_angular=True, is_sorted=True)
 
 
-@register("head", "elasticface-cos", Card("CosFace with a margin drawn for each image.", _PAPER))
+@register("head", "elasticface-cos", Card("CosFace with a random margin for each image.", _PAPER))
 def build_elasticface_cos(cfg: ElasticCosConfig) -> nn.Module:
     """Build the ElasticFace-Cos head."""
     return ElasticFace(cfg, is_angular=False, is_sorted=False)

@@ -11,7 +11,7 @@ from face_projection import write_projection
 from torch import nn
 
 from facesyn_cli.artifacts.starter_files import packaged_folder
-from facesyn_cli.models.face_check import MIN_GAP, _faces, face_cosines, warn_of_strange
+from facesyn_cli.models.face_check import MIN_GAP, _faces, face_cosines, warn_if_unusable
 from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.plugins import registry
 
@@ -41,7 +41,7 @@ def test_faces_of_four_people() -> None:
 def test_a_recognizer_passes_in_silence(recognizer, caplog) -> None:
     found = face_cosines(recognizer, 112)
     assert found.same - found.other > MIN_GAP + 0.15 and found.are_apart
-    warn_of_strange(recognizer, 112, "x")
+    warn_if_unusable(recognizer, 112, "x")
     assert not caplog.records
 
 
@@ -49,21 +49,21 @@ def test_other_pixels_and_other_weights_are_warned_of(recognizer, caplog) -> Non
     random = registry.build("backbone", registry.configure("backbone", {"name": "ir-lite"})).eval()
     for network in (Scaled(recognizer, 1 / 127.5), random):
         caplog.clear()
-        warn_of_strange(network, 112, "some.pth")
-        assert caplog.text.count("some.pth does not tell the packaged faces apart: mean cosine") == 1
+        warn_if_unusable(network, 112, "some.pth")
+        assert caplog.text.count("some.pth does not distinguish the packaged faces: mean cosine") == 1
         assert "untrained, or expects pixels in another order or range" in caplog.text
 
 
 def test_not_a_number_is_warned_of(caplog) -> None:
-    warn_of_strange(Scaled(nn.Flatten(), float("nan")), 112, "x")
-    assert "mean cosine nan for one person" in caplog.text
+    warn_if_unusable(Scaled(nn.Flatten(), float("nan")), 112, "x")
+    assert "mean cosine nan for the same" in caplog.text
 
 
 def test_files_made_elsewhere_are_tried_when_loaded_and_our_own_folders_are_not(tmp_path: Path, caplog) -> None:
     random = registry.build("backbone", registry.configure("backbone", {"name": "mobilefacenet"}))
     torch.save(random.state_dict(), tmp_path / "published.pth")
     load_backbone(tmp_path / "published.pth")
-    assert "published.pth does not tell the packaged faces apart" in caplog.text
+    assert "published.pth does not distinguish the packaged faces" in caplog.text
     caplog.clear()
     load_backbone(packaged_folder() / "embedder")
     assert not caplog.records

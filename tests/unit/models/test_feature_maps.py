@@ -102,5 +102,5 @@ def test_maps_of_zeros_give_finite_gradients():
 
 def test_a_network_without_maps_is_refused_in_one_line():
     assert not has_feature_maps(torch.nn.Linear(2, 2)) and has_feature_maps(tiny())
-    with pytest.raises(UserError, match="Linear does not show them"):
+    with pytest.raises(UserError, match="Linear does not provide them"):
         feature_maps(torch.nn.Linear(2, 2), torch.zeros(1, 3, 112, 112))

@@ -117,7 +117,7 @@ def test_magface_with_one_margin_is_arcface():
 @pytest.mark.parametrize("plus", ["", "-plus"])
 def test_elasticface_without_deviation_is_the_head_it_grew_from(kind, like, plus):
     head = _head(f"elasticface-{kind}{plus}", deviation=0.0)
-    expected = like(margin={"arc": 0.5, "cos": 0.35}[kind]).with_classes(2, 2).double()
+    expected = like(64.0, {"arc": 0.5, "cos": 0.35}[kind]).with_classes(2, 2).double()
     expected.kernel.data = torch.eye(2, dtype=torch.float64)
     torch.testing.assert_close(head.train()(_on_circle(2.0), LABELS), expected(_on_circle(2.0), LABELS))
     moving = _head(f"elasticface-{kind}{plus}").eval()

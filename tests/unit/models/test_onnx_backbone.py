@@ -101,7 +101,7 @@ def test_dynamic_quantization_runs_image_by_image_and_says_so(tmp_path, caplog, 
     with caplog.at_level(logging.INFO, logger="facesyn"):
         module = _open(path)
     assert [record.message.partition(": ")[2] for record in caplog.records] == [
-        "quantizes dynamically, so results depend on the batch; running at batch 1",
+        "quantizes dynamically, so results depend on the batch; running at batch size 1",
         "does not normalize inside; it gets (gray level - 127.5) / 127.5",
     ]
     pixels = golden_uniform(5, (3, 3, 112, 112)) * torch.tensor([0.05, 1.0, 0.3]).view(3, 1, 1, 1) + 0.2

@@ -104,14 +104,14 @@ def test_unknown_operators_and_dynamic_quantization_are_refused(tmp_path):
     with pytest.raises(UserError, match="quantizes dynamically"):
         OnnxTorch(_open(_save(tmp_path / "q.onnx", quantized, weights, ("N", 3, SIDE, SIDE))))
     unknown = [mean, helper.make_node("Hardmax", ["m"], ["d"]), product]
-    with pytest.raises(UserError, match="onnx2torch cannot turn it into torch operations.*Hardmax"):
+    with pytest.raises(UserError, match="onnx2torch cannot convert it to torch operations.*Hardmax"):
         OnnxTorch(_open(_save(tmp_path / "u.onnx", unknown, weights, ("N", 3, SIDE, SIDE))))
 
 
 def test_other_embeddings_than_in_onnxruntime_are_refused(exported, monkeypatch):
     backbone = _open(exported[1])
     monkeypatch.setattr(type(backbone), "forward", lambda self, pixels: torch.linspace(0, 1, 8)[None])
-    with pytest.raises(UserError, match="gives other embeddings as torch operations"):
+    with pytest.raises(UserError, match="embeddings of the torch operations differ"):
         OnnxTorch(backbone)
 
 
