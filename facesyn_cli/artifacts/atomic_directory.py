@@ -106,10 +106,8 @@ def atomic_file(out: Path) -> Iterator[Path]:
                 yield made
                 if out.exists():
                     if not filecmp.cmp(made, out, shallow=False):
-                        raise UserError(
-                            f"{out} exists with other content ({file_digest(out)[:19]}; this command makes "
-                            f"{file_digest(made)[:19]}); choose another --out"
-                        )
+                        raise UserError(f"{out} exists with other content ({file_digest(out)[:19]}; this command makes "
+                                        f"{file_digest(made)[:19]}); choose another --out")
                     log.info(f"{out} is finished already")
                     return
                 with write_atomically(out) as temporary:

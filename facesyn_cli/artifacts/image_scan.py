@@ -117,10 +117,8 @@ class ScanResult:
 
     def describe_left_out(self) -> str:
         """Return the numbers of files that are left out, by reason, as text."""
-        return "; ".join(
-            f"{reason}: {len(where)}, first {min(where, key=natural_key)!r}"
-            for reason, where in sorted(self.left_out.items())
-        )
+        return "; ".join(f"{reason}: {len(where)}, first {min(where, key=natural_key)!r}"
+                         for reason, where in sorted(self.left_out.items()))
 
 
 def scan_folder(path: Path) -> ScanResult:

@@ -69,10 +69,8 @@ class Lock:
         else:
             is_stale = age > (STALE_SECONDS if process else TORN_SECONDS)
         if not is_stale:
-            raise UserError(
-                f"{self.path.parent} is being written by process {process} on {host}; "
-                f"wait for it, or remove {self.path} if it has ended"
-            )
+            raise UserError(f"{self.path.parent} is being written by process {process} on {host}; "
+                            f"wait for it, or remove {self.path} if it has ended")
         log.info(f"taking over {self.path.parent} from process {process} on {host}, which has ended")
         discarded = self.path.with_name(f"{TEMPORARY_PREFIX}{self.path.name}-stale-{os.getpid()}")
         try:

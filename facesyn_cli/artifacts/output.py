@@ -119,8 +119,7 @@ class Output:
 
 @contextmanager
 def open_output(
-    folder: Path, kind: str, command: str, cfg: Config, parents: dict[str, Parent],
-    part: tuple[int, int] | None = None,
+    folder: Path, kind: str, command: str, cfg: Config, parents: dict[str, Parent], part: tuple[int, int] | None = None
 ) -> Iterator[Output]:
     """Open the output folder of a stage in one process; see the module docstring.
 

@@ -86,10 +86,7 @@ def _collect(
 
 
 def write_weights(
-    folder: Path,
-    tensors: dict[str, torch.Tensor],
-    config: dict[str, Any],
-    name: str = "model",
+    folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any], name: str = "model",
     precision: WeightsPrecision = "fp32",
 ) -> None:
     """Write `<name>.safetensors` and `config.json`; tensors first.

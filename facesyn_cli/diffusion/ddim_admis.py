@@ -29,8 +29,7 @@ class DdimAdmisConfig(PluginConfig):
 
 
 @register(
-    "scheduler",
-    "ddim-admis",
+    "scheduler", "ddim-admis",
     Card("DDIM with the off-by-one chain of the published code", "Song et al. 2021, arXiv:2010.02502"),
 )
 def build_ddim_admis(cfg: DdimAdmisConfig) -> Callable[[NoiseSchedule], ReverseChain]:

@@ -13,15 +13,9 @@ from facesyn_cli.diffusion.schedulers import Scheduler
 
 
 def sample_latents(
-    denoiser: nn.Module,
-    scheduler: Scheduler,
-    guidance: Guidance,
-    contexts: Tensor | None,
-    noise: Tensor,
-    draw_noise: Callable[[int], Tensor] | None = None,
-    on_step: Callable[[], None] | None = None,
-    negatives: Tensor | None = None,
-    num_timesteps: int = 1000,
+    denoiser: nn.Module, scheduler: Scheduler, guidance: Guidance, contexts: Tensor | None, noise: Tensor,
+    draw_noise: Callable[[int], Tensor] | None = None, on_step: Callable[[], None] | None = None,
+    negatives: Tensor | None = None, num_timesteps: int = 1000,
 ) -> Tensor:
     """Return the latents of one batch, computed on the device of `noise`.
 

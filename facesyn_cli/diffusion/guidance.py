@@ -98,12 +98,9 @@ def build_none(cfg: NoGuidanceConfig) -> Guidance:
 
 
 @register(
-    "guidance",
-    "cfg",
-    Card(
-        "classifier-free guidance against the empty context; needs an LDM trained with whole-context dropout",
-        "Ho & Salimans 2022, arXiv:2207.12598; limited to an interval: arXiv:2506.08351",
-    ),
+    "guidance", "cfg",
+    Card("classifier-free guidance against the empty context; needs an LDM trained with whole-context dropout",
+         "Ho & Salimans 2022, arXiv:2207.12598; limited to an interval: arXiv:2506.08351"),
 )
 def build_cfg(cfg: CfgConfig) -> Guidance:
     """Return classifier-free guidance, optionally limited to an interval of the steps."""

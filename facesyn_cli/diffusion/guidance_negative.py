@@ -12,7 +12,6 @@ dropout is needed only for the empty context as negative.
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Literal
 
@@ -50,12 +49,9 @@ class AdaptiveConfig(NegativeConfig):
 
 
 @register(
-    "guidance",
-    "negfacediff",
-    Card(
-        "guidance away from another identity (close, mid, far, random) or the empty context; two evaluations per step",
-        "NegFaceDiff, arXiv:2508.09661",
-    ),
+    "guidance", "negfacediff",
+    Card("guidance away from another identity (close, mid, far, random) or the empty context; two evaluations per step",
+         "NegFaceDiff, arXiv:2508.09661"),
 )
 def build_negfacediff(cfg: NegativeConfig) -> Guidance:
     """Return guidance with a fixed scale."""
@@ -63,12 +59,9 @@ def build_negfacediff(cfg: NegativeConfig) -> Guidance:
 
 
 @register(
-    "guidance",
-    "adaptdiff",
-    Card(
-        "as negfacediff, with a strength that increases from 0 at pure noise to its full value at the image",
-        "AdaptDiff, arXiv:2603.29569",
-    ),
+    "guidance", "adaptdiff",
+    Card("as negfacediff, with a strength that increases from 0 at pure noise to its full value at the image",
+         "AdaptDiff, arXiv:2603.29569"),
 )
 def build_adaptdiff(cfg: AdaptiveConfig) -> Guidance:
     """Return guidance with a w that increases as the noise decreases."""
@@ -100,7 +93,6 @@ class NegativeContexts:
             raise UserError(f"guidance away from other identities needs 2 or more contexts, there is {len(pool)}")
         self._pool, self._choice, self._seed = pool, choice, seed
         self._row_of: dict[str, int] = {}
-        self._lock = threading.Lock()
 
     def context(self, own: Tensor, identity: str, sample: int) -> Tensor:
         """Return the negative context (E,) of an image.
@@ -115,13 +107,9 @@ class NegativeContexts:
         """
         if self._choice == "random":
             return torch.from_numpy(self._pool[self._random_row(own.numpy(), identity, sample)])
-        with self._lock:
-            row = self._row_of.get(identity)
-        if row is None:
-            row = self._ranked_row(own.numpy(), identity)
-            with self._lock:
-                self._row_of[identity] = row
-        return torch.from_numpy(self._pool[row])
+        if identity not in self._row_of:  # two threads may compute the same row
+            self._row_of[identity] = self._ranked_row(own.numpy(), identity)
+        return torch.from_numpy(self._pool[self._row_of[identity]])
 
     def _ranked_row(self, own: np.ndarray, identity: str) -> int:
         cosines = self._pool @ own                                         # (M,)

@@ -42,11 +42,9 @@ class UifaceConfig(PluginConfig):
 @register(
     "guidance",
     "uiface",
-    Card(
-        "two-stage sampling: empty context first, identity once cross-attention settles, attention injection; two"
-        " evaluations per step; needs an LDM with a learned empty context, trained with whole-context dropout",
-        "UIFace, arXiv:2502.19803",
-    ),
+    Card("two-stage sampling: empty context first, identity once cross-attention settles, attention injection; two"
+         " evaluations per step; needs an LDM with a learned empty context, trained with whole-context dropout",
+         "UIFace, arXiv:2502.19803"),
 )
 def build_uiface(cfg: UifaceConfig) -> Guidance:
     """Return two-stage sampling."""

@@ -33,8 +33,7 @@ class LcmConfig(PluginConfig):
 
 
 @register(
-    "scheduler",
-    "lcm",
+    "scheduler", "lcm",
     Card("multistep consistency sampling, for few steps of a distilled LDM", "Luo et al. 2023, arXiv:2310.04378"),
 )
 def build_lcm(cfg: LcmConfig) -> Callable[[NoiseSchedule], ReverseChain]:

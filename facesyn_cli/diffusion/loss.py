@@ -37,14 +37,8 @@ class TrainingNoise(NamedTuple):
 
 
 def training_noise(
-    seed: int,
-    step: int,
-    indices: Sequence[int],
-    shape: tuple[int, ...],
-    num_timesteps: int,
-    context_dropout: float,
-    component_dropout: float,
-    context_width: int,
+    seed: int, step: int, indices: Sequence[int], shape: tuple[int, ...], num_timesteps: int, context_dropout: float,
+    component_dropout: float, context_width: int,
 ) -> TrainingNoise:
     """Draw timestep, noise and dropout masks of some images of one optimizer step.
 
@@ -60,25 +54,24 @@ def training_noise(
             1 / (1 - p).
         context_width: W, width of the projected context (256).
     """
-    draws = [
-        _draw_image(seed, step, index, shape, num_timesteps, context_dropout, component_dropout, context_width)
-        for index in indices
-    ]
-    t, noise, drop_context, component_mask = zip(*draws, strict=True)
-    return TrainingNoise(
-        torch.tensor(t, dtype=torch.long),
-        torch.from_numpy(np.stack(noise)),
-        torch.tensor(drop_context) if context_dropout > 0 else None,
-        torch.from_numpy(np.stack(component_mask)) if component_dropout > 0 else None,
-    )
+
+    def draw(index: int) -> tuple[int, np.ndarray, bool, np.ndarray]:
+        # One generator per image with a fixed order of draws: timesteps and noise do not depend on dropout.
+        random = keyed_random("train", seed, step, index)
+        t, noise = int(random.randint(num_timesteps)), random.standard_normal(shape).astype(np.float32)
+        drop_context = bool(random.random_sample() < context_dropout)
+        mask_size = context_width if component_dropout > 0 else 0
+        return t, noise, drop_context, random.random_sample(mask_size) >= component_dropout
+
+    t, noise, drop_context, component_mask = zip(*map(draw, indices), strict=True)
+    return TrainingNoise(torch.tensor(t, dtype=torch.long),
+                         torch.from_numpy(np.stack(noise)),
+                         torch.tensor(drop_context) if context_dropout > 0 else None,
+                         torch.from_numpy(np.stack(component_mask)) if component_dropout > 0 else None)
 
 
 def diffusion_loss(
-    denoiser: nn.Module,
-    schedule: NoiseSchedule,
-    latents: Tensor,
-    contexts: Tensor | None,
-    draws: TrainingNoise,
+    denoiser: nn.Module, schedule: NoiseSchedule, latents: Tensor, contexts: Tensor | None, draws: TrainingNoise,
     min_snr_gamma: float | None = None,
 ) -> Tensor:
     """Return the mean squared error per image, (B,) float32; its mean is the loss.
@@ -95,28 +88,6 @@ def diffusion_loss(
     if contexts is None:
         output = denoiser(x, draws.t, None)
     else:
-        output = denoiser(
-            x, draws.t, contexts, drop_context=draws.drop_context, component_mask=draws.component_mask
-        )
+        output = denoiser(x, draws.t, contexts, drop_context=draws.drop_context, component_mask=draws.component_mask)
     losses = (output.float() - schedule.target(latents, draws.noise, draws.t)).square().flatten(1).mean(dim=1)
     return losses if min_snr_gamma is None else losses * schedule.min_snr_weight(draws.t, min_snr_gamma)
-
-
-def _draw_image(
-    seed: int,
-    step: int,
-    index: int,
-    shape: tuple[int, ...],
-    num_timesteps: int,
-    context_dropout: float,
-    component_dropout: float,
-    context_width: int,
-) -> tuple[int, np.ndarray, bool, np.ndarray | None]:
-    # One generator per image with a fixed order of draws: timesteps and noise do not depend on dropout.
-    random = keyed_random("train", seed, step, index)
-    t = int(random.randint(num_timesteps))
-    noise = random.standard_normal(shape).astype(np.float32)
-    drop_context = bool(random.random_sample() < context_dropout)
-    if component_dropout == 0:
-        return t, noise, drop_context, None
-    return t, noise, drop_context, random.random_sample(context_width) >= component_dropout

@@ -32,9 +32,7 @@ def image_noise(seed: int, identity: str, sample: int, shape: tuple[int, ...], a
     return _normal(keyed_random("image", seed, identity, sample, *_attempt_key(attempt)), shape)
 
 
-def step_noise(
-    seed: int, identity: str, sample: int, step: int, shape: tuple[int, ...], attempt: int = 0
-) -> Tensor:
+def step_noise(seed: int, identity: str, sample: int, step: int, shape: tuple[int, ...], attempt: int = 0) -> Tensor:
     """Return the noise that a stochastic scheduler adds to one image after step `step`, from 0; see `image_noise`."""
     return _normal(keyed_random("step", seed, identity, sample, step, *_attempt_key(attempt)), shape)
 

@@ -1,4 +1,4 @@
-"""The reverse chain of DDIM, with ancestral DDPM sampling as its stochastic limit.
+"""The interface of schedulers, and the reverse chain of DDIM with ancestral DDPM sampling as its stochastic limit.
 
 Song et al. 2021, arXiv:2010.02502, Eq. 12 and 16, with a = ab_t and p = ab_prev:
 
@@ -19,6 +19,7 @@ and noise of variance beta = 1 - a / p, except after the last step.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -27,8 +28,35 @@ from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.errors import UserError
 
 
-class ReverseChain:
-    """A stateless scheduler over given timesteps; see `schedulers.Scheduler`.
+class Scheduler(Protocol):
+    """Sampler of one batch, from noise to latents; the interface that builders of the plugin kind `scheduler` make.
+
+    Shapes: B batch, C channels, H x W latent grid; noise, x and the output are (B, C, H, W) float32.
+    """
+
+    timesteps: Sequence[float]  # timestep of each network evaluation, one evaluation per step
+
+    def start(self, noise: Tensor) -> Tensor:
+        """Return x before the first step, from N(0, 1) noise; by default the noise."""
+        return noise
+
+    def model_input(self, x: Tensor, index: int) -> Tensor:
+        """Return the network input at step `index`, counted from 0; by default x."""
+        return x
+
+    def step(self, output: Tensor, index: int, x: Tensor, draw_noise: Callable[[int], Tensor]) -> Tensor:
+        """Return x after step `index`.
+
+        Args:
+            output: Network output at `model_input(x, index)` and `timesteps[index]`: eps, v or x_0.
+            index: Number of the step; steps are called in order, each once.
+            x: Result of `start` or the step before.
+            draw_noise: Step -> (B, C, H, W) noise; called by stochastic schedulers only.
+        """
+
+
+class ReverseChain(Scheduler):
+    """A stateless scheduler over given timesteps.
 
     Args:
         timesteps: Timesteps of the network evaluations, descending.
@@ -40,13 +68,8 @@ class ReverseChain:
     """
 
     def __init__(
-        self,
-        timesteps: Sequence[int],
-        alpha_bars: np.ndarray,
-        previous_alpha_bars: np.ndarray,
-        eta: float = 0.0,
-        large_variance: bool = False,
-        prediction: str = "epsilon",
+        self, timesteps: Sequence[int], alpha_bars: np.ndarray, previous_alpha_bars: np.ndarray, eta: float = 0.0,
+        large_variance: bool = False, prediction: str = "epsilon",
     ) -> None:
         self.timesteps = tuple(timesteps)
         a, p = np.asarray(alpha_bars, np.float64), np.asarray(previous_alpha_bars, np.float64)
@@ -63,14 +86,6 @@ class ReverseChain:
             self._scale = clean * np.sqrt(a) + noisy * np.sqrt(1 - a)
             self._slope = noisy * np.sqrt(a) - clean * np.sqrt(1 - a)
         self._sigma = np.where(p < 1, np.sqrt(1 - a / p), 0.0) if large_variance else sigma
-
-    def start(self, noise: Tensor) -> Tensor:
-        """Return x at the first timestep: pure noise."""
-        return noise
-
-    def model_input(self, x: Tensor, index: int) -> Tensor:
-        """Return the network input at step `index`: x itself."""
-        return x
 
     def step(self, output: Tensor, index: int, x: Tensor, draw_noise: Callable[[int], Tensor]) -> Tensor:
         """Return x after step `index`; see `Scheduler.step`."""

@@ -82,12 +82,8 @@ class NoiseSchedule:
 
 
 def build_schedule(
-    beta_schedule: str | Sequence[float] = "linear",
-    num_timesteps: int = 1000,
-    beta_start: float = 1e-4,
-    beta_end: float = 0.02,
-    zero_terminal_snr: bool = False,
-    prediction: str = "epsilon",
+    beta_schedule: str | Sequence[float] = "linear", num_timesteps: int = 1000, beta_start: float = 1e-4,
+    beta_end: float = 0.02, zero_terminal_snr: bool = False, prediction: str = "epsilon",
 ) -> NoiseSchedule:
     """Return the schedule of a trained or a new LDM.
 
@@ -156,10 +152,8 @@ def ldm_schedule(settings: LdmSettings) -> NoiseSchedule:
     Raises:
         UserError: The settings are not a valid schedule.
     """
-    return build_schedule(
-        settings.beta_schedule, settings.num_timesteps, settings.beta_start, settings.beta_end,
-        settings.zero_terminal_snr, settings.prediction,
-    )
+    return build_schedule(settings.beta_schedule, settings.num_timesteps, settings.beta_start, settings.beta_end,
+                          settings.zero_terminal_snr, settings.prediction)
 
 
 def _ending_in_noise(alpha_bars: Tensor) -> tuple[Tensor, Tensor]:

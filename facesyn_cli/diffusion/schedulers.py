@@ -11,46 +11,21 @@ have state. Latents are not clipped or thresholded. `ddim` and `ddpm` are in `di
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from facesyn_cli.config.fields import affects_result
-from facesyn_cli.diffusion.reverse_chain import ReverseChain, textbook_chain, trailing_timesteps
+from facesyn_cli.diffusion.reverse_chain import ReverseChain, Scheduler, textbook_chain, trailing_timesteps
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.diffusion.unipc import UniPc
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
 _KARRAS_RHO = 7.0
-
-
-class Scheduler(Protocol):
-    """Sampler of one batch, from noise to latents.
-
-    Shapes: B batch, C channels, H x W latent grid; noise, x and the output are (B, C, H, W) float32.
-    """
-
-    timesteps: Sequence[float]  # timestep of each network evaluation, one evaluation per step
-
-    def start(self, noise: Tensor) -> Tensor:
-        """Return x before the first step, from N(0, 1) noise."""
-
-    def model_input(self, x: Tensor, index: int) -> Tensor:
-        """Return the network input at step `index`, counted from 0."""
-
-    def step(self, output: Tensor, index: int, x: Tensor, draw_noise: Callable[[int], Tensor]) -> Tensor:
-        """Return x after step `index`.
-
-        Args:
-            output: Network output at `model_input(x, index)` and `timesteps[index]`: eps, v or x_0.
-            index: Number of the step; steps are called in order, each once.
-            x: Result of `start` or the step before.
-            draw_noise: Step -> (B, C, H, W) noise; called by stochastic schedulers only.
-        """
 
 
 MakeScheduler = Callable[[NoiseSchedule], Scheduler]
@@ -125,7 +100,7 @@ def build_euler(cfg: EulerConfig) -> MakeScheduler:
     return lambda schedule: _Euler(EulerDiscreteScheduler, schedule, cfg)
 
 
-class _Solver:
+class _Solver(Scheduler):
     """A diffusers solver with noise levels that are set here.
 
     # Differs from diffusers: its trailing timesteps come from a float range that for 62 of the step
@@ -148,12 +123,6 @@ class _Solver:
         self._solver.num_inference_steps = cfg.steps
         self._solver.set_begin_index(0)
         self.timesteps = tuple(timesteps)
-
-    def start(self, noise: Tensor) -> Tensor:
-        return noise
-
-    def model_input(self, x: Tensor, index: int) -> Tensor:
-        return x
 
     def step(self, output: Tensor, index: int, x: Tensor, draw_noise: Callable[[int], Tensor]) -> Tensor:
         return self._solver.step(output, self._solver.timesteps[index], x, return_dict=False)[0]

@@ -22,13 +22,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
-from facesyn_cli.diffusion.reverse_chain import clean_factors
+from facesyn_cli.diffusion.reverse_chain import Scheduler, clean_factors
 
 _Factors = tuple[float, float, float, float]  # of x, x0_s, x0_r and x0_t
 
 
-class UniPc:
-    """Sampler of one batch; has state, so each batch needs its own. See `schedulers.Scheduler`.
+class UniPc(Scheduler):
+    """The solver; has state, so each batch needs its own.
 
     Args:
         timesteps: Timesteps of the network evaluations, descending.
@@ -45,14 +45,6 @@ class UniPc:
         self._predict = [_factors(signal, noise, log_ratio, s, min(2, s + 1, len(sigmas) - s))[0] for s in levels]
         self._correct = [_factors(signal, noise, log_ratio, s, min(2, s + 1))[1] for s in levels[:-1]]
         self._before: tuple[Tensor, Tensor | None, Tensor | None] | None = None  # x, x0_s and x0_r of the last step
-
-    def start(self, noise: Tensor) -> Tensor:
-        """Return x at the first timestep: pure noise."""
-        return noise
-
-    def model_input(self, x: Tensor, index: int) -> Tensor:
-        """Return the network input at step `index`: x itself."""
-        return x
 
     def step(self, output: Tensor, index: int, x: Tensor, draw_noise: Callable[[int], Tensor]) -> Tensor:
         """Return x after step `index`; see `Scheduler.step`."""

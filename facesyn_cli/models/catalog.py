@@ -45,11 +45,9 @@ CATALOG: dict[str, KnownWeights] = {
         f"{_NONE}; its code derives from IDiff-Face (CC BY-NC-SA 4.0)", f"Google Drive, linked from {_ADMIS}",
         "sample --ldm",
     ),
-    "idiff-face-ldm": KnownWeights(
-        "denoiser", "idiff-unet (ca, CPD 25 % or 50 %), 216,341,187 parameters",
-        "IDiff-Face, arXiv:2308.04995: ema_averaged_model.ckpt, trained on FFHQ",
-        "CC BY-NC-SA 4.0", f"on request by a form, {_IDIFF}", "sample --ldm",
-    ),
+    "idiff-face-ldm": KnownWeights("denoiser", "idiff-unet (ca, CPD 25 % or 50 %), 216,341,187 parameters",
+                                   "IDiff-Face, arXiv:2308.04995: ema_averaged_model.ckpt, trained on FFHQ",
+                                   "CC BY-NC-SA 4.0", f"on request by a form, {_IDIFF}", "sample --ldm"),
     "uiface-ldm": KnownWeights(
         "denoiser", "idiff-unet (ca, learned empty context)", "UIFace, arXiv:2502.19803, trained on CASIA-WebFace",
         "code Apache-2.0", f"Google Drive, linked from {_TFACE} (generation/uiface)",
@@ -72,16 +70,12 @@ CATALOG: dict[str, KnownWeights] = {
         "autoencoder", "diffusers AutoencoderKL, f = 8", "Stability AI", "see its page on the hub",
         "Hugging Face Hub", "train-ldm --autoencoder", hub="stabilityai/sd-vae-ft-mse",
     ),
-    "taesd3": KnownWeights(
-        "autoencoder", "diffusers AutoencoderTiny, f = 8, 16 channels", "TAESD", "MIT",
-        "its author's page; folder in diffusers format", "train-ldm --autoencoder",
-    ),
-    "dcface-stage1": KnownWeights(
-        "generator", "guided-diffusion UNet, 93,563,910 parameters, 256 px",
-        "DCFace stage 1, arXiv:2304.07060: ffhq_10m.pt, trained on FFHQ",
-        f"{_NONE} (FFHQ-derived: non-commercial)", f"linked from {_DCFACE}",
-        "gen-contexts --source guided-diffusion --generator",
-    ),
+    "taesd3": KnownWeights("autoencoder", "diffusers AutoencoderTiny, f = 8, 16 channels", "TAESD", "MIT",
+                           "its author's page; folder in diffusers format", "train-ldm --autoencoder"),
+    "dcface-stage1": KnownWeights("generator", "guided-diffusion UNet, 93,563,910 parameters, 256 px",
+                                  "DCFace stage 1, arXiv:2304.07060: ffhq_10m.pt, trained on FFHQ",
+                                  f"{_NONE} (FFHQ-derived: non-commercial)", f"linked from {_DCFACE}",
+                                  "gen-contexts --source guided-diffusion --generator"),
     "ddpm-celebahq-256": KnownWeights(
         "generator", "diffusers DDPM pipeline, 256 px", "Google, arXiv:2006.11239, trained on CelebA-HQ",
         "see its page on the hub", "Hugging Face Hub", "gen-contexts --source diffusers --generator",
@@ -98,10 +92,8 @@ CATALOG: dict[str, KnownWeights] = {
         "linked from https://github.com/fdbtrs/ElasticFace (Arc, Cos, Arc+ and Cos+ share the file name)",
         "embed, gen-contexts, eval --weights; the published LDMs are conditioned on it",
     ),
-    "tface-ir": KnownWeights(
-        "backbone", "ir-50, ir-101 and others", "TFace", "Apache-2.0", f"linked from {_TFACE}",
-        "embed, eval --weights",
-    ),
+    "tface-ir": KnownWeights("backbone", "ir-50, ir-101 and others", "TFace", "Apache-2.0", f"linked from {_TFACE}",
+                             "embed, eval --weights"),
     "admis-fr": KnownWeights(
         "backbone", "ir-50, 43,585,600 parameters", "ADMIS: IR-50 + ArcFace on Syn_10k and Syn_30k", _NONE,
         f"Google Drive, linked from {_ADMIS}", "eval --weights",
@@ -123,19 +115,15 @@ CATALOG: dict[str, KnownWeights] = {
         "code MIT; models non-commercial", "Baidu or OneDrive, linked from https://github.com/deepinsight/insightface",
         "embed, eval --weights",
     ),
-    "adaface-ir": KnownWeights(
-        "backbone", "ir-18, ir-50, ir-101 and others in a Lightning checkpoint, BGR input",
-        "AdaFace, arXiv:2204.00964", "unknown; see its page",
-        "linked from https://github.com/mk-minchul/AdaFace", "embed, eval --weights",
-    ),
+    "adaface-ir": KnownWeights("backbone", "ir-18, ir-50, ir-101 and others in a Lightning checkpoint, BGR input",
+                               "AdaFace, arXiv:2204.00964", "unknown; see its page",
+                               "linked from https://github.com/mk-minchul/AdaFace", "embed, eval --weights"),
     "curricularface": KnownWeights(
         "backbone", "ir-101 and others with variant=curricularface", "CurricularFace, arXiv:2004.00288",
         "unknown; see its page", "its authors' page", "embed, eval --weights",
     ),
-    "face-evolve": KnownWeights(
-        "backbone", "ir-50 and others with variant=face-evolve", "face.evoLVe", "code MIT",
-        "linked from https://github.com/ZhaoJ9014/face.evoLVe", "embed, eval --weights",
-    ),
+    "face-evolve": KnownWeights("backbone", "ir-50 and others with variant=face-evolve", "face.evoLVe", "code MIT",
+                                "linked from https://github.com/ZhaoJ9014/face.evoLVe", "embed, eval --weights"),
     "magface": KnownWeights(
         "backbone", "iresnet-18 to iresnet-100 with variant=magface, BGR in [0, 1]", "MagFace, arXiv:2103.06627",
         "unknown; see its page", "its authors' page", "embed, eval --weights",
@@ -145,11 +133,9 @@ CATALOG: dict[str, KnownWeights] = {
         "code MIT; see the page of each model",
         "Hugging Face Hub, linked from https://github.com/mk-minchul/CVLface; pull OWNER/NAME", "embed, eval --weights",
     ),
-    "edgeface-xxs": KnownWeights(
-        "backbone", "timm edgenext_* with 512 outputs, or ONNX", "EdgeFace, arXiv:2307.01838",
-        "BSD-3; its weight pages may be stricter", "unknown; its authors' page",
-        "eval --weights; a judge recognizer independent of the generator",
-    ),
+    "edgeface-xxs": KnownWeights("backbone", "timm edgenext_* with 512 outputs, or ONNX", "EdgeFace, arXiv:2307.01838",
+                                 "BSD-3; its weight pages may be stricter", "unknown; its authors' page",
+                                 "eval --weights; a judge recognizer independent of the generator"),
     "yunet": KnownWeights(
         "detector", "YuNet, ONNX, 5 landmarks", "OpenCV FaceDetectorYN", "Apache-2.0", "OpenCV's model zoo",
         "align: finds faces in raw photos",

@@ -31,14 +31,11 @@ class DiffusersConfig(PluginConfig):
 
 
 @register(
-    "autoencoder",
-    "diffusers",
-    Card(
-        about="A diffusers autoencoder by folder or hub id: AutoencoderKL, VQModel or AutoencoderTiny",
-        paper="Rombach et al. 2022, arXiv:2112.10752 (AutoencoderKL, VQModel)",
-        input="RGB in [-1, 1], side divisible by the downscale of the network (often 8)",
-        license="see the weights' own card",
-    ),
+    "autoencoder", "diffusers",
+    Card(about="A diffusers autoencoder by folder or hub id: AutoencoderKL, VQModel or AutoencoderTiny",
+         paper="Rombach et al. 2022, arXiv:2112.10752 (AutoencoderKL, VQModel)",
+         input="RGB in [-1, 1], side divisible by the downscale of the network (often 8)",
+         license="see the weights' own card"),
 )
 def build_diffusers_autoencoder(cfg: DiffusersConfig) -> nn.Module:
     """Load the autoencoder from `cfg.path`.

@@ -121,9 +121,7 @@ class Attention(nn.Module):
         """Return keys and values, each (B, A, S, D), of a source (B, S, source_channels)."""
         return self._split(_linear(self.to_k, source)), self._split(_linear(self.to_v, source))
 
-    def forward(
-        self, x: Tensor, keys_values: tuple[Tensor, Tensor] | None = None, tap: Tap | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor] | None = None, tap: Tap | None = None) -> Tensor:
         """Return the attention output (B, L, C) of queries x (B, L, C).
 
         Args:

@@ -48,9 +48,7 @@ class UnetConfig(PluginConfig):
         "ca", "conditioning on the context: cross-attention, adaptive group norm, or none"
     )
     context_size: int = affects_result(512, "size of the face embedding", ge=1)
-    context_width: int = affects_result(
-        256, "size of the projected context", ge=NORM_GROUPS, multiple_of=NORM_GROUPS
-    )
+    context_width: int = affects_result(256, "size of the projected context", ge=NORM_GROUPS, multiple_of=NORM_GROUPS)
     component_dropout: float = affects_result(
         0.25, "CPD: probability of dropping a component of the projected context in training", ge=0, lt=1
     )
@@ -81,14 +79,11 @@ class UnetConfig(PluginConfig):
 
 
 @register(
-    "denoiser",
-    "idiff-unet",
-    Card(
-        about="Identity-conditioned UNet of IDiff-Face and ADMIS; 216 M parameters with its defaults",
-        paper="Boutros et al. 2023, arXiv:2308.04995",
-        input="latents whose side is divisible by 2^(levels-1), timesteps 0..999, face embedding of unit length",
-        license="published weights: CC BY-NC-SA 4.0 (IDiff-Face); none stated (ADMIS)",
-    ),
+    "denoiser", "idiff-unet",
+    Card(about="Identity-conditioned UNet of IDiff-Face and ADMIS; 216 M parameters with its defaults",
+         paper="Boutros et al. 2023, arXiv:2308.04995",
+         input="latents whose side is divisible by 2^(levels-1), timesteps 0..999, face embedding of unit length",
+         license="published weights: CC BY-NC-SA 4.0 (IDiff-Face); none stated (ADMIS)"),
 )
 def build_idiff_unet(cfg: UnetConfig) -> nn.Module:
     """Build the network with random weights."""
@@ -203,11 +198,7 @@ class ConditionalUNet(nn.Module):
         nn.init.zeros_(self.final.bias)
 
     def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        context: Tensor | ContextState | None = None,
-        drop_context: Tensor | None = None,
+        self, x: Tensor, t: Tensor, context: Tensor | ContextState | None = None, drop_context: Tensor | None = None,
         component_mask: Tensor | None = None,
     ) -> Tensor:
         """Return the predicted noise, (B, C, H, W).
@@ -251,10 +242,7 @@ class ConditionalUNet(nn.Module):
         return self.final(F.silu(self.norm(h)))
 
     def encode_context(
-        self,
-        context: Tensor | None,
-        drop_context: Tensor | None = None,
-        component_mask: Tensor | None = None,
+        self, context: Tensor | None, drop_context: Tensor | None = None, component_mask: Tensor | None = None,
         batch: int | None = None,
     ) -> ContextState:
         """Encode the contexts for every block; arguments as in `forward`.

@@ -42,11 +42,7 @@ class Denoiser(Protocol):
     is_conditional: bool
 
     def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        context: Tensor | None = None,
-        drop_context: Tensor | None = None,
+        self, x: Tensor, t: Tensor, context: Tensor | None = None, drop_context: Tensor | None = None,
         component_mask: Tensor | None = None,
     ) -> Tensor:
         """Return the prediction (B, C, H, W).

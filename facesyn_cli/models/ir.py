@@ -30,9 +30,7 @@ class IrBaseConfig(PluginConfig):
 
     embedding_size: int = affects_result(512, "size of an embedding", ge=1)
     dropout: float = affects_result(0.4, "dropout before the last linear layer, in training", ge=0, lt=1)
-    channel_order: Literal["rgb", "bgr"] = affects_result(
-        "rgb", "channel order that the weights expect; AdaFace: bgr"
-    )
+    channel_order: Literal["rgb", "bgr"] = affects_result("rgb", "channel order that the weights expect; AdaFace: bgr")
 
 
 class IrConfig(IrBaseConfig):
@@ -157,16 +155,8 @@ class IrBackbone(nn.Module):
     input_size = INPUT_SIZE
 
     def __init__(
-        self,
-        widths: tuple[int, ...],
-        blocks: tuple[int, ...],
-        stem_stride: int,
-        use_se: bool,
-        embedding_size: int,
-        dropout: float,
-        channel_order: str = "rgb",
-        is_lite: bool = False,
-        reduction: int = 1,
+        self, widths: tuple[int, ...], blocks: tuple[int, ...], stem_stride: int, use_se: bool, embedding_size: int,
+        dropout: float, channel_order: str = "rgb", is_lite: bool = False, reduction: int = 1,
         variant: str | None = None,
     ) -> None:
         super().__init__()
@@ -305,13 +295,11 @@ class SqueezeExcite(nn.Module):
 
 
 def _output_layer(width: int, side: int, embedding_size: int, dropout: float, is_affine: bool) -> nn.Sequential:
-    return nn.Sequential(
-        nn.BatchNorm2d(width),
-        nn.Dropout(dropout),
-        nn.Flatten(),
-        nn.Linear(width * side * side, embedding_size),
-        nn.BatchNorm1d(embedding_size, affine=is_affine),
-    )
+    return nn.Sequential(nn.BatchNorm2d(width),
+                         nn.Dropout(dropout),
+                         nn.Flatten(),
+                         nn.Linear(width * side * side, embedding_size),
+                         nn.BatchNorm1d(embedding_size, affine=is_affine))
 
 
 def _lite_output_layer(width: int, side: int, embedding_size: int, dropout: float) -> nn.Sequential:

@@ -49,12 +49,10 @@ def _register_depths(build):
 
 
 def _card(title: str) -> Card:
-    return Card(
-        about=f"{title} as ElasticFace and InsightFace's arcface_torch; embedding not normalized",
-        paper="Duta et al. 2020, arXiv:2004.04989",
-        input=ALIGNED_INPUT,
-        license="ElasticFace weights: CC BY-NC-SA 4.0; InsightFace weights: non-commercial research",
-    )
+    return Card(about=f"{title} as ElasticFace and InsightFace's arcface_torch; embedding not normalized",
+                paper="Duta et al. 2020, arXiv:2004.04989",
+                input=ALIGNED_INPUT,
+                license="ElasticFace weights: CC BY-NC-SA 4.0; InsightFace weights: non-commercial research")
 
 
 @_register_depths

@@ -34,14 +34,10 @@ class KlF4Config(KlF8Config):
 
 
 @register(
-    "autoencoder",
-    "kl-f8",
-    Card(
-        about="KL autoencoder of latent diffusion and Stable Diffusion 1: 4 x S/8 x S/8 latents",
-        paper="Rombach et al. 2022, arXiv:2112.10752",
-        input="RGB in [-1, 1], side divisible by 8",
-        license="see the weights' own card",
-    ),
+    "autoencoder", "kl-f8",
+    Card(about="KL autoencoder of latent diffusion and Stable Diffusion 1: 4 x S/8 x S/8 latents",
+         paper="Rombach et al. 2022, arXiv:2112.10752", input="RGB in [-1, 1], side divisible by 8",
+         license="see the weights' own card"),
 )
 def build_kl_f8(cfg: KlF8Config) -> nn.Module:
     """Build the autoencoder, or one half of it, with random weights."""
@@ -49,14 +45,10 @@ def build_kl_f8(cfg: KlF8Config) -> nn.Module:
 
 
 @register(
-    "autoencoder",
-    "kl-f4",
-    Card(
-        about="KL autoencoder of latent diffusion: 3 x S/4 x S/4 latents",
-        paper="Rombach et al. 2022, arXiv:2112.10752",
-        input="RGB in [-1, 1], side divisible by 4",
-        license="see the weights' own card",
-    ),
+    "autoencoder", "kl-f4",
+    Card(about="KL autoencoder of latent diffusion: 3 x S/4 x S/4 latents",
+         paper="Rombach et al. 2022, arXiv:2112.10752", input="RGB in [-1, 1], side divisible by 4",
+         license="see the weights' own card"),
 )
 def build_kl_f4(cfg: KlF4Config) -> nn.Module:
     """Build the autoencoder, or one half of it, with random weights."""

@@ -37,10 +37,8 @@ class _Trunk:
     channels: tuple[int, ...]  # of those maps
 
 
-_TRUNKS = (
-    _Trunk("alex", alexnet, (64, 3, 11, 11), (1, 4, 7, 9, 11), (64, 192, 384, 256, 256)),
-    _Trunk("vgg", vgg16, (64, 3, 3, 3), (3, 8, 15, 22, 29), (64, 128, 256, 512, 512)),
-)
+_TRUNKS = (_Trunk("alex", alexnet, (64, 3, 11, 11), (1, 4, 7, 9, 11), (64, 192, 384, 256, 256)),
+           _Trunk("vgg", vgg16, (64, 3, 3, 3), (3, 8, 15, 22, 29), (64, 128, 256, 512, 512)))
 
 
 @dataclass(frozen=True)

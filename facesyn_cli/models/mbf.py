@@ -111,11 +111,9 @@ class _DepthWise(_Layers):
     """1x1 to `middle` channels, depthwise 3x3 with `stride`, 1x1 to `width` without activation."""
 
     def __init__(self, before: int, middle: int, width: int, stride: int) -> None:
-        super().__init__(
-            _convolution(before, middle, 1),
-            _convolution(middle, middle, 3, stride, middle),
-            _convolution(middle, width, 1, has_prelu=False),
-        )
+        super().__init__(_convolution(before, middle, 1),
+                         _convolution(middle, middle, 3, stride, middle),
+                         _convolution(middle, width, 1, has_prelu=False))
 
 
 class _Residual(_Layers):

@@ -23,13 +23,9 @@ class MobileFaceNetConfig(PluginConfig):
 
 
 @register(
-    "backbone",
-    "mobilefacenet",
-    Card(
-        about="MobileFaceNet of TFace, one million parameters; embedding not normalized",
-        paper="Chen et al. 2018, arXiv:1804.07573",
-        input=ALIGNED_INPUT,
-    ),
+    "backbone", "mobilefacenet",
+    Card(about="MobileFaceNet of TFace, one million parameters; embedding not normalized",
+         paper="Chen et al. 2018, arXiv:1804.07573", input=ALIGNED_INPUT),
 )
 def build_mobilefacenet(cfg: MobileFaceNetConfig) -> nn.Module:
     """Build the network with random weights."""

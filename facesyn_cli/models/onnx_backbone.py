@@ -46,13 +46,10 @@ class OnnxConfig(PluginConfig):
 
 
 @register(
-    "backbone",
-    "onnx",
-    Card(
-        about="Any ONNX face recognizer by path; inference only",
-        input="size and normalization from the graph, unless mean and std are set; aligned RGB faces, or BGR if set",
-        license="see the weights' own card",
-    ),
+    "backbone", "onnx",
+    Card(about="Any ONNX face recognizer by path; inference only",
+         input="size and normalization from the graph, unless mean and std are set; aligned RGB faces, or BGR if set",
+         license="see the weights' own card"),
 )
 def build_onnx(cfg: OnnxConfig) -> nn.Module:
     """Load the network from `cfg.weights`.
@@ -106,9 +103,7 @@ class OnnxBackbone(nn.Module):
         self.set_input(*_normalization(cfg, graph, self._input, self.channels_last, name), cfg.channel_order)
 
     def set_input(
-        self,
-        mean: float | tuple[float, float, float],
-        std: float | tuple[float, float, float],
+        self, mean: float | tuple[float, float, float], std: float | tuple[float, float, float],
         channel_order: Literal["rgb", "bgr"],
     ) -> None:
         """Set the normalization of the input; arguments as the settings of the same names."""

@@ -46,11 +46,9 @@ def export_onnx(network: nn.Module, input_size: int, path: Path) -> float:
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # the TorchScript exporter is deprecated, but needs no further package
-            torch.onnx.export(
-                network, (example,), str(path), dynamo=False, opset_version=OPSET,
-                input_names=["pixels"], output_names=["embedding"],
-                dynamic_axes={"pixels": {0: "batch"}, "embedding": {0: "batch"}},
-            )
+            torch.onnx.export(network, (example,), str(path), dynamo=False, opset_version=OPSET,
+                              input_names=["pixels"], output_names=["embedding"],
+                              dynamic_axes={"pixels": {0: "batch"}, "embedding": {0: "batch"}})
     except (RuntimeError, torch.onnx.errors.OnnxExporterError, ValueError, TypeError) as error:
         raise UserError(f"the network cannot be exported to ONNX: {' '.join(str(error).split())[:200]}") from error
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -20,8 +20,7 @@ class PixelConfig(PluginConfig):
 
 
 @register(
-    "autoencoder",
-    "pixels",
+    "autoencoder", "pixels",
     Card(about="No network: the latent is the image averaged over blocks",
          input="RGB in [-1, 1], side divisible by downscale"),
 )

@@ -31,14 +31,11 @@ class TimmConfig(PluginConfig):
 
 
 @register(
-    "backbone",
-    "timm",
-    Card(
-        about="A network of the package timm by name: ViT-T/S, EdgeFace's edgenext_*, ...; embedding not normalized",
-        paper="Wightman 2019, PyTorch Image Models; see the network's own",
-        input="RGB aligned to the ArcFace template, img_size, (x - 127.5) / 127.5",
-        license="see the weights' own card",
-    ),
+    "backbone", "timm",
+    Card(about="A network of the package timm by name: ViT-T/S, EdgeFace's edgenext_*, ...; embedding not normalized",
+         paper="Wightman 2019, PyTorch Image Models; see the network's own",
+         input="RGB aligned to the ArcFace template, img_size, (x - 127.5) / 127.5",
+         license="see the weights' own card"),
 )
 def build_timm(cfg: TimmConfig) -> nn.Module:
     """Build the network with random weights.

@@ -48,14 +48,10 @@ class VqConfig(CompvisConfig):
 
 
 @register(
-    "autoencoder",
-    "vq-f4",
-    Card(
-        about="Vector-quantized autoencoder of the FFHQ latent diffusion model: 3 x S/4 x S/4 latents",
-        paper="Rombach et al. 2022, arXiv:2112.10752",
-        input="RGB in [-1, 1], side divisible by 4; published use 128",
-        license="CompVis latent-diffusion weights: MIT; trained on FFHQ (non-commercial)",
-    ),
+    "autoencoder", "vq-f4",
+    Card(about="Vector-quantized autoencoder of the FFHQ latent diffusion model: 3 x S/4 x S/4 latents",
+         paper="Rombach et al. 2022, arXiv:2112.10752", input="RGB in [-1, 1], side divisible by 4; published use 128",
+         license="CompVis latent-diffusion weights: MIT; trained on FFHQ (non-commercial)"),
 )
 def build_vq_f4(cfg: VqConfig) -> nn.Module:
     """Build the autoencoder, or one half of it, with random weights."""

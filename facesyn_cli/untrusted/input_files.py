@@ -30,10 +30,8 @@ MAX_LINE = MIB                      # bytes of a line of a list
 MAX_IMAGE = 256 * MIB               # bytes of an encoded image
 MAX_FOLDER_DEPTH = 100              # levels of folders that are searched
 _LINES_PER_CHECK = 4096
-_KINDS = (
-    (stat.S_ISFIFO, "a FIFO (named pipe)"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"), (stat.S_ISDIR, "a folder"),
-)
+_KINDS = ((stat.S_ISFIFO, "a FIFO (named pipe)"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"),
+          (stat.S_ISBLK, "a device"), (stat.S_ISDIR, "a folder"))
 
 
 def input_size(path: Path | str, limit: int | None = None, expected: str = "a file") -> int:

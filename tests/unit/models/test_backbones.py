@@ -98,7 +98,7 @@ def test_squeeze_and_excitation_by_hand():
     ("settings", "message"),
     [
         ({"widths": (16, 16), "blocks": (1, 1)}, "must increase"),
-        ({"widths": (16, 32), "blocks": (1,)}, "of one length"),
+        ({"widths": (16, 32), "blocks": (1,)}, "the same length"),
         ({"widths": (16,), "blocks": (0,)}, "1 or more"),
         ({"stem_stride": 3}, "less than or equal to 2"),
     ],

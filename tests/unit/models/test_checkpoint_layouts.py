@@ -54,7 +54,7 @@ def test_settings_follow_from_names_and_shapes(kind, settings):
 
 
 def test_bottleneck_networks_have_no_variant():
-    with pytest.raises(ValueError, match="bottleneck units, of which no variant is known"):
+    with pytest.raises(ValueError, match="bottleneck units, which have no variants"):
         registry.configure("backbone", {"name": "ir-152", "variant": "face-evolve"})
 
 

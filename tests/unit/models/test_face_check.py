@@ -76,4 +76,4 @@ def test_only_the_first_process_tries(tmp_path: Path, caplog, monkeypatch, rank:
     with caplog.at_level(logging.WARNING, logger="facesyn"):
         load_backbone(write_projection(tmp_path / "a.onnx"), cfg)
     assert len(caplog.records) == (rank == "0")
-    assert ("backbone onnx with mean=127.5 std=127.5 channel_order=rgb does" in caplog.text) == (rank == "0")
+    assert ("backbone onnx with mean=127.5 std=127.5 channel_order=rgb gives" in caplog.text) == (rank == "0")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from facesyn_cli.models.heads.arcface import ArcFace
 from facesyn_cli.models.heads.cosface import CosFace
-from facesyn_cli.models.heads.curricularface import CurricularFace
+from facesyn_cli.models.heads.curricularface import CurricularFace, CurricularFaceConfig
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.builtin import BUILTIN
 
@@ -39,7 +39,7 @@ def test_cosface_subtracts_the_margin_from_the_target_alone():
 
 def test_curricularface_weighs_hard_negatives_by_the_moving_mean():
     cosines, labels = _cosines()
-    head = _head_on(CurricularFace, cosines, scale=16.0, margin=0.5)
+    head = _head_on(CurricularFace, cosines, cfg=CurricularFaceConfig(scale=16.0, margin=0.5))
     embeddings = torch.eye(6, dtype=torch.float64)
     for _ in range(2):
         head.observe(head.statistics(embeddings, labels), len(labels))

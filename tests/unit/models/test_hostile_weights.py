@@ -15,7 +15,7 @@ import pytest
 import torch
 from tiny_recognizer import write_recognizer
 
-from facesyn_cli.artifacts import weights
+from facesyn_cli.artifacts import torch_files
 from facesyn_cli.artifacts.vector_files import read_vector_file
 from facesyn_cli.artifacts.weights import read_tensors, write_tensors
 from facesyn_cli.errors import UserError
@@ -104,7 +104,7 @@ def compressed(path: Path, content: Any) -> Path:
 
 
 def test_deflate_bomb_in_a_torch_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "_MAX_GROWTH", 2**20)
+    monkeypatch.setattr(torch_files, "_MAX_GROWTH", 2**20)
     path = compressed(tmp_path / "bomb.pth", {"a": torch.zeros(2**21)})
     assert path.stat().st_size < 2**17
     assert "not compressed" in refused(lambda: read_tensors(path))
@@ -115,7 +115,7 @@ def test_deflate_bomb_in_a_torch_file(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_numbers_shown_many_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "_MAX_GROWTH", 2**20)
+    monkeypatch.setattr(torch_files, "_MAX_GROWTH", 2**20)
     path = tmp_path / "net.pth"
     torch.save({"a": torch.zeros(1).expand(10**12)}, path)
     assert "repeats fewer numbers" in refused(lambda: read_tensors(path))

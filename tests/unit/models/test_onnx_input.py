@@ -77,7 +77,7 @@ def test_settings_come_before_the_graph(tmp_path: Path, caplog) -> None:
         module = load_backbone(None, cfg).module
     assert "it gets (gray level - 127.5) / 127.5, as set" in caplog.text
     assert not face_cosines(module, 112).are_apart
-    assert "backbone onnx with mean=0 std=1 channel_order=rgb does" in caplog.text
+    assert "backbone onnx with mean=0 std=1 channel_order=rgb gives" in caplog.text
 
 
 @pytest.mark.parametrize(("scale", "shift", "wanted"), [

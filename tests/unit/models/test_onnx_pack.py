@@ -83,7 +83,7 @@ def test_a_pack_of_one_does_not_count_networks(tmp_path, caplog):
 
 def test_packs_without_one_recognizer_are_refused(tmp_path):
     none = _write(tmp_path / "none", {"det.onnx": (640, 2), "age.onnx": (112, 3)})
-    with pytest.raises(UserError, match=r"none of its .* 512 numbers: age\.onnx \(Nx3x112x112 -> Nx3\), det"):
+    with pytest.raises(UserError, match=r"none of its .* 512 outputs: age\.onnx \(Nx3x112x112 -> Nx3\), det"):
         load_backbone(none)
     several = _write(tmp_path / "several.zip", {"a.onnx": (112, 512), "b.onnx": (112, 512), "c.onnx": (96, 3)})
     with pytest.raises(UserError, match=r"several of its networks .*: a\.onnx, b\.onnx; give one of them$"):
