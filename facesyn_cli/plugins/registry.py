@@ -12,10 +12,11 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
+from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.builtin import BUILTIN, KINDS
 
@@ -28,12 +29,27 @@ class NamedConfig(Protocol):
 
 @dataclass(frozen=True)
 class Card:
-    """Description of a plugin, as `facesyn plugins` shows it."""
+    """Description of a plugin, as `facesyn plugins` shows it.
 
-    about: str                         # what it does, in one sentence
-    paper: str = ""                    # authors, year, arXiv number
-    input: str = ""                    # input size and normalization of a network
-    license: str = ""                  # license of known weights
+    Args:
+        about: What the plugin does, in one sentence.
+        paper: Authors, year and arXiv number.
+        input: Input size and normalization of a network.
+        license: License of known weights.
+        licence: Former spelling of `license`; accepted with a warning for one release.
+    """
+
+    about: str
+    paper: str = ""
+    input: str = ""
+    license: str = ""
+    licence: InitVar[str | None] = None
+
+    def __post_init__(self, licence: str | None) -> None:
+        if licence is not None:
+            log.warning(f"plugin card {self.about!r}: `licence` is now `license`; the old spelling will be refused in "
+                        "the next release")
+            object.__setattr__(self, "license", licence)
 
 
 @dataclass(frozen=True)

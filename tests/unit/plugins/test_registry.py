@@ -105,3 +105,10 @@ def test_unknown_names_get_the_nearest_one() -> None:
 
 def test_every_kind_is_in_the_table() -> None:
     assert set(BUILTIN) == set(KINDS)
+
+
+def test_card_accepts_the_former_spelling_of_license_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    card = Card("a network", licence="MIT")
+    assert card.license == "MIT" and caplog.text.count("`licence` is now `license`") == 1
+    caplog.clear()
+    assert Card("a network", license="MIT") == card and not caplog.records
