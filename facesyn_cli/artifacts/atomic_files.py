@@ -86,22 +86,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted keys and two spaces of indentation, by rename."""
+    """Write JSON with sorted keys and two spaces of indentation, atomically."""
     write_text(path, _as_json(value))
 
 
 def update_text(path: Path, text: str) -> None:
-    """Write a text file as `write_text` does, unless it holds exactly this."""
+    """Write a text file like `write_text`, unless its content is the same."""
     try:
         if path.read_bytes() == text.encode("utf-8", "backslashreplace"):
             return
     except OSError:
-        pass  # not there yet, or unreadable: writing it says why
+        pass  # missing or unreadable
     write_text(path, text)
 
 
 def update_json(path: Path, value: Any) -> None:
-    """Write JSON as `write_json` does, unless the file holds exactly this."""
+    """Write JSON like `write_json`, unless the content of the file is the same."""
     update_text(path, _as_json(value))
 
 

@@ -12,7 +12,7 @@ from facesyn_cli.untrusted.input_files import files_below, open_input
 
 
 def bytes_digest(data: bytes) -> str:
-    """Return the SHA-256 of some bytes as `sha256:<hex>`."""
+    """Return the SHA-256 of bytes as `sha256:<hex>`."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
@@ -35,7 +35,7 @@ def file_digest(path: Path) -> str:
 def json_digest(value: Any) -> str:
     """Return the SHA-256 of a JSON value in canonical form (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return bytes_digest(text.encode("utf-8", "backslashreplace"))  # file names may hold bytes that are no text
+    return bytes_digest(text.encode("utf-8", "backslashreplace"))  # file names can have undecodable bytes
 
 
 def path_digest(path: Path) -> str:

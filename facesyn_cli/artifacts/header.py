@@ -123,7 +123,7 @@ class Header:
         """Read a header file.
 
         Raises:
-            UserError: It cannot be read, is no header, or was written by a newer release.
+            UserError: It cannot be read, is not a header, or was written by a newer release.
         """
         value = read_json(path)
         version = value.get("format_version") if isinstance(value, dict) else None

@@ -78,7 +78,7 @@ class ScanResult:
             return False
         if suffix not in _NO_IMAGES and suffix_of_content(head()) is not None:
             return True
-        self.others[suffix or "without an ending"] += 1
+        self.others[suffix or "without a suffix"] += 1
         return False
 
     def report(self, path: Path, is_ours: bool = False) -> None:
@@ -112,7 +112,7 @@ class ScanResult:
         shown = [f"{count} {kind}" for kind, count in kinds[:_SHOWN]]
         rest = sum(count for _, count in kinds[_SHOWN:])
         total = sum(self.others.values())
-        verb = "file is no image" if total == 1 else "files are no images"
+        verb = "file is not an image" if total == 1 else "files are not images"
         return f"{total} {verb}: {', '.join(shown)}{f', {rest} of other kinds' if rest else ''}"
 
     def describe_left_out(self) -> str:

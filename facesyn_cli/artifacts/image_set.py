@@ -210,14 +210,14 @@ class ImageFinder:
             UserError: The name matches several images.
         """
         for name in names:
-            wanted = self._relative(name)
-            if wanted in self._exact:
-                return self._exact[wanted]
-            stem = without_suffix(wanted)
+            location = self._relative(name)
+            if location in self._exact:
+                return self._exact[location]
+            stem = without_suffix(location)
             if stem in self._by_name:
                 entry = self._by_name[stem]
                 if entry is None:
-                    raise UserError(f"{named_in}: {wanted!r} matches several images in {self._root}; give more of it")
+                    raise UserError(f"{named_in}: {location!r} matches several images in {self._root}; give more of it")
                 return entry
         return None
 

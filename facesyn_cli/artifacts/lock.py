@@ -137,7 +137,7 @@ def _create_in_place(path: Path, text: str) -> bool:
 
 
 def _start_time(process: int) -> str:
-    """Return the start time of a process, which tells it from a later one with the same id; "" if it has ended."""
+    """Return the start time of a process, which is unlike that of a later one with the same id; "" if ended."""
     try:
         stat = Path(f"/proc/{process}/stat").read_text()
         return stat.rpartition(")")[2].split()[19]

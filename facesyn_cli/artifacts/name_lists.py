@@ -96,7 +96,7 @@ def _read_pickle(path: Path) -> list[str]:
         content = load_plain(read_bytes(path, _MAX_PICKLE, _EXPECTED))
     except (ValueError, MemoryError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{path} is no pickled list of image names that is safe to read: {reason}") from error
+        raise UserError(f"{path} is not a pickled list of image names that is safe to read: {reason}") from error
     try:
         items = content.tolist() if isinstance(content, np.ndarray) else content
     except ValueError as error:

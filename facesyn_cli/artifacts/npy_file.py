@@ -22,7 +22,7 @@ def write_npy(file: BinaryIO, array: NDArray) -> None:
         array: Any array without Python objects.
 
     Raises:
-        OSError: The file cannot be written; `errno` says why.
+        OSError: The file cannot be written; with `errno`.
     """
     write_npy_blocks(file, array.shape, array.dtype, [array])
 
@@ -37,7 +37,7 @@ def write_npy_blocks(file: BinaryIO, shape: tuple[int, ...], dtype: DTypeLike, b
         blocks: Consecutive parts of the array along the first axis.
 
     Raises:
-        OSError: The file cannot be written; `errno` says why.
+        OSError: The file cannot be written; with `errno`.
         ValueError: The blocks do not add up to the shape.
     """
     dtype = np.dtype(dtype)

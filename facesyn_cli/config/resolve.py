@@ -1,6 +1,6 @@
-"""From defaults, a recipe section, `key=value` overrides and flags to one validated config.
+"""Resolve defaults, a recipe section, `key=value` overrides and flags to one validated config.
 
-All problems are reported together, each with the key, the value and the nearest right name.
+All problems are reported together, each with the key, the value and the closest valid name.
 """
 
 from __future__ import annotations
@@ -13,11 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from facesyn_cli.config.fields import (
-    StageConfig,
-    plugin_of,
-    role_of,
-)
+from facesyn_cli.config.fields import StageConfig, plugin_of, role_of
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.untrusted.input_files import check_input
@@ -29,7 +25,7 @@ C = TypeVar("C", bound=StageConfig)
 def resolve(
     config_class: type[C], command: str, section: dict[str, Any], overrides: list[str], flags: dict[str, Any]
 ) -> C:
-    """Return the validated config of one stage; later arguments win over earlier ones.
+    """Return the validated config of one stage; later arguments take precedence over earlier ones.
 
     Args:
         config_class: The stage's config class.
@@ -39,7 +35,7 @@ def resolve(
         flags: Dotted key -> value; None means the flag was not given.
 
     Raises:
-        UserError: Naming every problem.
+        UserError: Some settings are invalid; the message lists all problems.
     """
     settings = config_class.with_new_names(section)
     problems: list[str] = []
@@ -60,20 +56,20 @@ def resolve(
     try:
         cfg = config_class.model_validate(settings)
     except ValidationError as error:
-        problems += explain(error, config_class, settings)
+        problems += describe_problems(error, config_class, settings)
         cfg = None
     if problems or cfg is None:
         raise UserError(f"{command}: " + "; ".join(problems))
     return cfg
 
 
-def explain(error: ValidationError, config_class: type[BaseModel], settings: dict[str, Any]) -> list[str]:
-    """Return the problems of refused settings as phrases, each with its key and the nearest right name.
+def describe_problems(error: ValidationError, config_class: type[BaseModel], settings: dict[str, Any]) -> list[str]:
+    """Return the problems of invalid settings as phrases, each with its key and the closest valid name.
 
     Args:
-        error: What validation raised.
-        config_class: What was validated.
-        settings: The refused settings.
+        error: The validation error.
+        config_class: The validated class.
+        settings: The invalid settings.
     """
     problems = []
     for item in error.errors():
@@ -92,10 +88,10 @@ def explain(error: ValidationError, config_class: type[BaseModel], settings: dic
 
 
 def _new_name(config_class: type[StageConfig], key: str) -> str:
-    """Return the present name of a dotted key of an earlier release, or of one inside a section that was renamed."""
+    """Return the present name of a dotted key, which may be renamed or inside a renamed section."""
     for old, new in config_class.renamed.items():
         if key == old or key.startswith(f"{old}."):
-            config_class.with_new_names({old.split(".")[0]: _nested(old.split(".")[1:])})  # says so
+            config_class.with_new_names({old.split(".")[0]: _nested(old.split(".")[1:])})  # logs the warning
             return new + key[len(old):]
     return key
 
@@ -108,11 +104,11 @@ def _nested(path: list[str]) -> Any:
 
 
 def _set(settings: dict[str, Any], dotted: str, value: Any, config_class: type[BaseModel]) -> None:
-    """Set `settings[a][b]` for the key `a.b`; a plugin given by its bare name becomes a section first."""
+    """Set `settings[a][b]` for the key `a.b`; a plugin given by its name is first converted to a section."""
     *path, last = dotted.split(".")
-    at = settings
+    section = settings
     for depth, part in enumerate(path):
-        inner = at.get(part)
+        inner = section.get(part)
         if inner is None:
             inner = {}
         elif depth == 0 and isinstance(inner, str) and part in config_class.model_fields:
@@ -121,15 +117,15 @@ def _set(settings: dict[str, Any], dotted: str, value: Any, config_class: type[B
             raise UserError("lists are replaced as a whole, for example transforms=[{name: flip}]")
         elif not isinstance(inner, dict):
             raise UserError(f"{'.'.join(path[: depth + 1])} is {inner!r}, it has no settings inside")
-        at[part] = inner
-        at = inner
-    if path and last == "name" and at.get("name") not in (None, value):
-        at.clear()  # another plugin: settings of the old one do not apply
-    at[last] = value
+        section[part] = inner
+        section = inner
+    if path and last == "name" and section.get("name") not in (None, value):
+        section.clear()  # another plugin: the settings of the former one do not apply
+    section[last] = value
 
 
 def _known_keys(config_class: type[BaseModel], settings: Any, path: tuple) -> list[str]:
-    """Return the settings known at a path, which may lead into sections, plugins and lists of them."""
+    """Return the valid keys at a path, which can lead into sections, plugins and lists of plugins."""
     kind = ""
     for part in path:
         settings = settings.get(part) if isinstance(settings, dict) else settings[part] if isinstance(part, int) else {}
@@ -158,7 +154,7 @@ def _plugin_class(kind: str, section: Any) -> type[BaseModel] | None:
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield all texts and paths in nested settings, each with its dotted key."""
+    """Yield all strings and paths in nested settings, each with its dotted key."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _texts(inner, f"{key}.{name}" if key else str(name))
@@ -170,7 +166,7 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _special_files(settings: dict[str, Any], config_class: type[BaseModel]) -> Iterator[str]:
-    """Yield a problem for every input that is a FIFO, a socket or a device: whoever opens one may wait for good."""
+    """Yield a problem for every input that is a FIFO, a socket or a device, which could block when opened."""
     names = [name for name, info in config_class.model_fields.items() if role_of(info) == "input"]
     for key, text in _texts({name: settings[name] for name in names if name in settings}):
         try:

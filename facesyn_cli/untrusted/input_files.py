@@ -43,7 +43,7 @@ def input_size(path: Path | str, limit: int | None = None, expected: str = "a fi
         expected: What the file should be, for the message.
 
     Raises:
-        UserError: It does not exist, is no regular file, or is larger than the limit.
+        UserError: It does not exist, is not a regular file, or is larger than the limit.
     """
     info = _stat(path, expected)
     if info is None:
@@ -72,7 +72,7 @@ def open_input(path: Path | str, limit: int | None = None, expected: str = "a fi
         expected: What the file should be, for the message.
 
     Raises:
-        UserError: It cannot be opened, is no regular file, or is larger than the limit.
+        UserError: It cannot be opened, is not a regular file, or is larger than the limit.
     """
     input_size(path, limit, expected)  # before opening, which can have effects on a device
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -250,7 +250,7 @@ def _stat(path: Path | str, expected: str) -> os.stat_result | None:
 
 def _check(path: Path | str, info: os.stat_result, limit: int | None, expected: str) -> None:
     if not stat.S_ISREG(info.st_mode):
-        kind = next((text for test, text in _KINDS if test(info.st_mode)), "no regular file")
+        kind = next((text for test, text in _KINDS if test(info.st_mode)), "not a regular file")
         raise UserError(f"{path} is {kind}; {expected} was expected")
     if limit is not None and info.st_size > limit:
         raise UserError(_too_large(path, info.st_size, limit, expected))

@@ -475,7 +475,7 @@ def test_every_image_of_a_mixed_folder_is_packed(pack, tmp_path: Path):
     for target in ("tfrecord", "folder"):
         ran = pack("--in", tmp_path / "mixed.zip", "--to", target, out=target)
         assert ran.json()["images"] == 8 and ran.json()["identities"] == 2 and ran.json()["unreadable"] == 0
-        assert "1 file is no image: 1 .txt" in ran.err
+        assert "1 file is not an image: 1 .txt" in ran.err
         header = json.loads((tmp_path / target / "facesyn.json").read_text())
         assert header["extra"]["left_out"] == {str(tmp_path / "mixed.zip"): {".txt": 1}}
     images = ImageSet.open(tmp_path / "folder")

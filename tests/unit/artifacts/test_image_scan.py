@@ -75,9 +75,9 @@ def test_other_files_are_counted_by_kind(tmp_path, said):
     make(tmp_path, "p/1.txt", "p/2.txt", "p/1.json", "list.csv", ".DS_Store", "p/odd.xyz", "README", data=b"BMW text")
     images = ImageSet.open(tmp_path)
     assert [e.key for e in images.entries] == ["p/1", "p/2"]
-    assert images.left_out == {".txt": 2, "hidden": 1, "without an ending": 1, ".csv": 1, ".json": 1, ".xyz": 1}
+    assert images.left_out == {".txt": 2, "hidden": 1, "without a suffix": 1, ".csv": 1, ".json": 1, ".xyz": 1}
     assert said == [
-        f"{tmp_path}: 7 files are no images: 2 .txt, 1 hidden, 1 without an ending, 1 .csv, 1 .json, 1 .xyz"
+        f"{tmp_path}: 7 files are not images: 2 .txt, 1 hidden, 1 without a suffix, 1 .csv, 1 .json, 1 .xyz"
     ]
 
 
@@ -91,7 +91,7 @@ def test_images_that_are_not_read_are_said(tmp_path, said):
 
 def test_a_folder_without_images_says_what_it_holds(tmp_path):
     make(tmp_path, "p/1.heic", "p/2.txt")
-    with pytest.raises(UserError, match=r"1 file is no image: 1 \.txt; left out: \.heic files are not read: 1"):
+    with pytest.raises(UserError, match=r"1 file is not an image: 1 \.txt; left out: \.heic files are not read: 1"):
         ImageSet.open(tmp_path)
 
 

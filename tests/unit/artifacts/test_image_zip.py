@@ -121,7 +121,7 @@ def test_links_pipes_hidden_members_and_archives_are_said(tmp_path, said):
             archive.writestr(name, JPEG)
         archive.writestr("a/5", JPEG)
     assert [e.key for e in ImageSet.open(path).entries] == ["a/1", "a/5"]
-    assert said[0] == f"{path}: 3 files are no images: 2 hidden, 1 .txt"
+    assert said[0] == f"{path}: 3 files are not images: 2 hidden, 1 .txt"
     for part in ("links in the archive instead of files: 1", "named pipes instead of files: 1",
                  ".zip files are not read: 1", ".heic files are not read: 1"):
         assert part in said[1]
