@@ -24,7 +24,7 @@ import weakref
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from sys import intern
@@ -63,32 +63,29 @@ class ImageEntry:
     location: str
 
 
+@dataclass(eq=False)
 class ImageSet:
     """Encoded images by key; open with `ImageSet.open`. Thread-safe and picklable.
 
-    Attributes:
+    Args:
         path: Folder or zip file.
         entries: All images in natural order of their keys.
         digest: Digest of the set: from the header of a set made by facesyn, otherwise of all locations and file
             sizes.
         named_in: Text list that names the images, or None.
+        members: Location -> name of the member of the zip file, where the two differ.
         left_out: Reason or kind -> number of files of the folder, zip file or list that are not used.
         has_listed_identities: Identities come from the labels of a list, not only from folders.
     """
 
-    def __init__(
-        self, path: Path, entries: list[ImageEntry], digest: str, named_in: Path | None = None,
-        members: Mapping[str, str] | None = None, has_listed_identities: bool = False,
-        left_out: Mapping[str, int] | None = None,
-    ) -> None:
-        self.path = path
-        self.entries = entries
-        self.digest = digest
-        self.named_in = named_in
-        self.left_out = left_out or {}
-        self.has_listed_identities = has_listed_identities
-        self._members = members or {}  # location -> name in the zip file, where the two differ
-        self._opened: tuple[int, zipfile.ZipFile] | None = None
+    path: Path
+    entries: list[ImageEntry]
+    digest: str
+    named_in: Path | None = None
+    members: Mapping[str, str] = field(default_factory=dict)
+    has_listed_identities: bool = False
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    _opened: tuple[int, zipfile.ZipFile] | None = field(default=None, init=False, repr=False)
 
     @staticmethod
     def open(path: Path) -> ImageSet:
@@ -134,7 +131,7 @@ class ImageSet:
         try:
             if self.path.is_dir():
                 return read_bytes(self.path / entry.location, MAX_IMAGE, "an image")
-            return self._archive().read(self._members.get(entry.location, entry.location))
+            return self._archive().read(self.members.get(entry.location, entry.location))
         except READ_ERRORS as error:
             raise UserError(f"cannot read {entry.location} in {self.path}: {error}") from error
 
@@ -154,14 +151,7 @@ class ImageSet:
         return {"left_out": dict(self.left_out)} if self.left_out else {}
 
     def __getstate__(self) -> dict:
-        return {
-            "path": self.path, "entries": self.entries, "digest": self.digest, "named_in": self.named_in,
-            "members": self._members, "has_listed_identities": self.has_listed_identities,
-            "left_out": self.left_out,
-        }
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)
+        return {**self.__dict__, "_opened": None}
 
     def _archive(self) -> zipfile.ZipFile:
         """Return the open zip file: one per process, because forks share file positions, and for all its threads.

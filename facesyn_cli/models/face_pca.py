@@ -37,15 +37,15 @@ class FacePcaConfig(PluginConfig):
     patch: int = affects_result(16, "side of the blocks of the first transform; must divide image_size", ge=1)
     patch_components: int = affects_result(32, "components of a block", ge=1)
     latent_channels: int = affects_result(320, "components of a face", ge=1)
-    whitening: float = affects_result(0.5, "0: components keep their variances; 1: all get the same", ge=0, le=1)
-    refine_patch: int = affects_result(4, "the refining network sees blocks of so many pixels as channels", ge=1)
-    refine_channels: int = affects_result(64, "its width; twice as many at half the resolution", ge=_GROUPS,
+    whitening: float = affects_result(0.5, "0: components keep their variances; 1: equal variances", ge=0, le=1)
+    refine_patch: int = affects_result(4, "side of the pixel blocks that are channels of the refining network", ge=1)
+    refine_channels: int = affects_result(64, "width of the refining network; doubled at half resolution", ge=_GROUPS,
                                     multiple_of=_GROUPS)
-    refine_blocks: int = affects_result(2, "its residual units at each of three places", ge=1)
-    smooth: int = affects_result(16, "width of its convolutions over the whole image; 0: none", ge=0)
+    refine_blocks: int = affects_result(2, "residual units at each of three places of the refining network", ge=1)
+    smooth: int = affects_result(16, "width of the convolutions at full resolution; 0: none", ge=0)
     refine_fine: int = affects_result(0, "width of a residual unit at half of the resolution; 0: none", ge=0,
                                 multiple_of=_GROUPS)
-    refine_latent: bool = affects_result(False, "the units at the lowest resolution are modulated by the latent itself")
+    refine_latent: bool = affects_result(False, "modulate the units at the lowest resolution by the latent")
     latent_noise: float = affects_result(
         0.0, "training decodes latents with so much normal noise on them, so that made-up latents decode well too", ge=0
     )
@@ -61,13 +61,13 @@ class FacePcaConfig(PluginConfig):
         if self.patch_components > 3 * self.patch**2:
             raise ValueError(f"patch_components {self.patch_components} is more than a block has, {3 * self.patch**2}")
         if self.latent_channels > self.num_coefficients:
-            raise ValueError(f"latent_channels {self.latent_channels} is more than the blocks of a face keep, "
+            raise ValueError(f"latent_channels {self.latent_channels} is more than the blocks of a face have, "
                              f"{self.num_coefficients}")
         return self
 
     @property
     def num_coefficients(self) -> int:
-        """Numbers that all blocks of a face keep together."""
+        """Number of components of all blocks of a face."""
         return (self.image_size // self.patch) ** 2 * self.patch_components
 
 
@@ -77,7 +77,7 @@ class FacePcaConfig(PluginConfig):
          "Turk and Pentland 1991, Eigenfaces for Recognition", "RGB in [-1, 1], side exactly image_size"),
 )
 def build_face_pca(cfg: FacePcaConfig) -> nn.Module:
-    """Build it with a transform that is not fitted yet: an orthonormal one of no meaning."""
+    """Build the autoencoder with an arbitrary orthonormal transform, which is to be fitted."""
     return FacePca(cfg)
 
 
@@ -124,11 +124,11 @@ class FacePca(TrainableAutoencoder):
         return self.decoder(self.decode_linear(latents), latents[:, :, 0, 0])
 
     def decode_linear(self, latents: Tensor) -> Tensor:
-        """Return what the components alone say, (B, 3, S, S): smooth, and all that the refining network sees."""
+        """Return the smooth linear reconstruction (B, 3, S, S), the input of the refining network."""
         return self.transform.backwards(latents[:, :, 0, 0])
 
     def training_pass(self, pixels: Tensor, noise: Tensor) -> TrainingPass:
-        """Decode the latents, with `latent_noise` times the noise (B, c, 1, 1) on them; there is no penalty."""
+        """Decode the latents with `latent_noise` times the noise (B, c, 1, 1) added; there are no penalties."""
         with torch.no_grad():
             latents = self.encode(pixels) + self.cfg.latent_noise * noise
         return TrainingPass(self.decode(latents), {})
@@ -138,14 +138,14 @@ class FacePca(TrainableAutoencoder):
         return self.decoder.last_layer()
 
     def latent_side(self) -> list[nn.Parameter]:
-        """Return nothing: the encoder is fitted, not trained."""
+        """Return no parameters: the encoder is fitted, not trained."""
         return []
 
     def fit(self, photos: Callable[[], Iterator[Tensor]]) -> None:
-        """Fit the transform to photos and their mirror images; the same photos in the same batches, the same numbers.
+        """Fit the transform to photos and their mirror images; deterministic for the same photos in the same batches.
 
         Args:
-            photos: Gives batches (B, 3, S, S) in [-1, 1]; is gone through twice.
+            photos: Returns an iterator over batches (B, 3, S, S) in [-1, 1]; called twice.
 
         Raises:
             UserError: There are fewer photos than components.
@@ -154,7 +154,7 @@ class FacePca(TrainableAutoencoder):
 
 
 class _Transform(nn.Module):
-    """Pixels to the components of a face and back; before it is fitted an orthonormal transform of no meaning.
+    """Pixels to the components of a face and back; an arbitrary orthonormal transform until it is fitted.
 
     Shapes: N blocks of P = 3 * patch^2 values, of which K are kept; c components of the face.
     """
@@ -202,12 +202,12 @@ class _Transform(nn.Module):
         self.scale.copy_((variances / (wanted / wanted.mean())).sqrt())
 
     def _coefficients(self, pixels: Tensor) -> Tensor:
-        """Return what the blocks keep, (B, N K)."""
+        """Return the components of all blocks, (B, N K)."""
         return ((_to_blocks(pixels, self.cfg.patch) - self.patch_mean) @ self.patch_basis).flatten(1)
 
 
 class _Moments:
-    """Mean and covariance of vectors that come in batches, summed in float64."""
+    """Mean and covariance of batches of vectors, accumulated in float64."""
 
     def __init__(self, size: int) -> None:
         self.count = 0
@@ -244,7 +244,7 @@ def _from_blocks(blocks: Tensor, patch: int) -> Tensor:
 
 
 class _Refiner(nn.Module):
-    """Add detail to smooth faces: a small UNet on blocks of pixels; begins as the identity.
+    """Add detail to smooth faces: a small UNet on blocks of pixels, initialized to the identity.
 
     Shapes: pixels (B, 3, S, S), latents (B, c).
     """
@@ -305,7 +305,7 @@ class _Unit(nn.Module):
 
 
 class _Fine(nn.Module):
-    """What to add to the pixels, seen at half of their resolution; zero to begin with.
+    """Residual for the pixels from half of their resolution, initialized to zero.
 
     Without it every block of `patch` pixels is one linear map of one place of the network, and the seams of the
     blocks show as a pattern of dots.

@@ -111,7 +111,7 @@ class ResidualMlp(nn.Module):
     def _project(
         self, context: Tensor | None, drop_context: Tensor | None, component_mask: Tensor | None, batch: int
     ) -> Tensor:
-        """Return the context as all blocks see it, (batch, E)."""
+        """Return the encoded context for all blocks, (batch, E)."""
         c = self.empty_context.expand(batch, -1)
         if context is not None:
             seen = self.context_emb(context * self.cfg.context_size**0.5)  # components of about 1
