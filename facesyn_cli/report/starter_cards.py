@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from facesyn_cli.artifacts.atomic_files import read_json
 from facesyn_cli.artifacts.benchmark_table import TABLE_JSON, BenchmarkTable
-from facesyn_cli.artifacts.output import Header
+from facesyn_cli.artifacts.header import Header
 from facesyn_cli.artifacts.starter_files import PARTS
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.errors import UserError

@@ -23,8 +23,9 @@ from facesyn_cli.artifacts.atomic_files import read_json, update_json
 from facesyn_cli.artifacts.benchmark_table import TABLE_JSON, BenchmarkTable
 from facesyn_cli.artifacts.context_set import ContextSet
 from facesyn_cli.artifacts.digest import file_digest
+from facesyn_cli.artifacts.header import Parent, read_header
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import Parent, check_output, open_output, read_header
+from facesyn_cli.artifacts.output import check_output, open_output
 from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
