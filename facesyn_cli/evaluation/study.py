@@ -15,8 +15,6 @@ kept apart: the bytes of a table depend on settings and inputs only.
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facesyn_cli.artifacts import text_tables
+from facesyn_cli.evaluation.ablation import mean_and_error
 from facesyn_cli.evaluation.diversity import vendi_score
 from facesyn_cli.evaluation.identity_quality import loo_cosines
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
@@ -40,6 +40,7 @@ FIGURES: dict[str, tuple[str, str]] = {  # id -> (title of the column, format)
     "frechet": ("Frechet to reference", ".4f"),
 }
 _MAX_PAIRS = 20_000_000
+_LEFT = (0, 2)  # columns of words
 
 
 def figures_of(
@@ -98,11 +99,7 @@ class StudyRow:
 
     def mean_and_error(self, figure: str) -> tuple[float | None, float | None]:
         """Return the mean of a figure over the seeds and its standard error; None where they are not defined."""
-        values = [seed.get(figure) for seed in self.seeds]
-        if not values or any(value is None for value in values):
-            return None, None
-        error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-        return statistics.fmean(values), error
+        return mean_and_error([seed.get(figure) for seed in self.seeds])
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values: the settings, every seed, mean and error of every figure."""
@@ -114,34 +111,23 @@ class StudyRow:
 def to_text(rows: list[StudyRow]) -> str:
     """Return the table for a terminal, in aligned columns, with images per second."""
     speeds = [f"{statistics.fmean(row.speeds):.3g}" if row.speeds else "n/a" for row in rows]
-    cells = [[*line, speed] for line, speed in zip(_cells(rows), ["images/s", *speeds], strict=True)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    left = (0, 2)  # words to the left, figures to the right
-    return "\n".join(
-        "  ".join(cell.ljust(width) if column in left else cell.rjust(width)
-                  for column, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
-        for line in cells
-    )
+    lines = [[*line, speed] for line, speed in zip(_cells(rows), ["images/s", *speeds], strict=True)]
+    return text_tables.aligned(lines, _LEFT)
 
 
 def to_markdown(rows: list[StudyRow]) -> str:
     """Return the table in Markdown."""
-    header, *lines = _cells(rows)
-    rule = ["---", "---:", "---"] + ["---:"] * (len(header) - 3)
-    return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))
+    return text_tables.to_markdown(_cells(rows), _LEFT)
 
 
 def to_csv(rows: list[StudyRow]) -> str:
     """Return the table as comma-separated values, mean and error of each figure in full precision."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = [f"{name}{suffix}" for name in FIGURES for suffix in ("", "_error")]
-    writer.writerow(["scheduler", "steps", "method", "evaluations", "seeds", *columns])
-    for row in rows:
-        values = [value for name in FIGURES for value in row.mean_and_error(name)]
-        writer.writerow([row.scheduler, row.steps, row.method, row.evaluations, len(row.seeds),
-                         *("" if value is None else repr(value) for value in values)])
-    return text.getvalue()
+    head = ["scheduler", "steps", "method", "evaluations", "seeds",
+            *(f"{name}{suffix}" for name in FIGURES for suffix in ("", "_error"))]
+    return text_tables.to_csv([head, *(
+        [row.scheduler, row.steps, row.method, row.evaluations, len(row.seeds),
+         *(value for name in FIGURES for value in row.mean_and_error(name))] for row in rows
+    )])
 
 
 def _cells(rows: list[StudyRow]) -> list[list[str]]:

@@ -49,11 +49,10 @@ from facesyn_cli.models.inception import LoadedFeatures, load_features
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.models.lpips import LoadedLpips, load_lpips
 from facesyn_cli.models.yunet import Yunet
-from facesyn_cli.report.cached_results import CachedResults
 from facesyn_cli.report.card import write_card
 from facesyn_cli.report.contents import definitions_of, describe_set, headline_of, to_text
 from facesyn_cli.report.measured_sets import Measurer, Small, pixels_of
-from facesyn_cli.report.network_results import NetworkResults, by_features, by_lpips
+from facesyn_cli.report.network_results import CachedResults, NetworkResults, by_features, by_lpips
 from facesyn_cli.report.page import write_page
 from facesyn_cli.report.provenance import about_origins
 from facesyn_cli.report.set_pictures import NamedSet, SetPictures
