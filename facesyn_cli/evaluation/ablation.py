@@ -82,8 +82,8 @@ class AblationRow:
         seeds: All seeds of the ablation.
         figures: `FIGURES` under each seed that is finished; accuracy and auc as shares, None where not defined.
         problems: What went wrong, under each seed that failed.
-        minutes: Duration of each finished seed; shown on a terminal only, as the bytes of the table depend on settings and
-            inputs alone.
+        minutes: Duration of each finished seed; shown on a terminal only, as the bytes of the table depend on
+            settings and inputs alone.
     """
 
     name: str

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from facesyn_cli.artifacts.atomic_files import read_json, write_json
+from facesyn_cli.artifacts.atomic_files import write_json
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
@@ -19,6 +19,7 @@ from facesyn_cli.evaluation.section import Section
 from facesyn_cli.evaluation.set_quality import features_section
 from facesyn_cli.models.inception import LoadedFeatures
 from facesyn_cli.models.lpips import LoadedLpips
+from facesyn_cli.report.contents import read_results
 from facesyn_cli.report.measured_sets import Measurer, Small
 from facesyn_cli.report.set_pictures import NamedSet
 
@@ -44,7 +45,7 @@ class CachedResults:
         path = self.folder / set_name / f"{network}.json"
         if path.is_file():
             try:
-                return read_json(path)
+                return read_results(path)
             except UserError:
                 log.warning(f"{path} is damaged; computing it again")
         sections = compute()
