@@ -43,7 +43,7 @@ class Part:
         name: Its name in the table.
         parents: The files it comes from.
         load: Reads them.
-        group: Benchmark of which this is one group; None: it stands alone.
+        group: Benchmark of which this is one group; None: of none.
     """
 
     name: str

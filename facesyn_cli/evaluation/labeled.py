@@ -1,4 +1,4 @@
-"""Embeddings with the identity of each row, in the order that makes every analysis simple and fast."""
+"""Embeddings with the identity of each row, sorted by identity."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class LabeledEmbeddings:
         return (self.sums / np.where(lengths == 0, 1.0, lengths)).astype(np.float32)
 
     def rows_of(self, identity: int) -> slice:
-        """Return where the rows of one identity lie."""
+        """Return the slice of the rows of one identity."""
         return slice(int(self.starts[identity]), int(self.starts[identity + 1]))
 
     def of_identities(self, chosen: NDArray) -> LabeledEmbeddings:
@@ -102,7 +102,7 @@ class LabeledEmbeddings:
         )
 
     def groups(self, count: int, seed: int) -> NDArray[np.int64]:
-        """Deal the identities at random into at most `count` groups of equal size; (C,) group of each."""
+        """Assign the identities at random to at most `count` groups of equal size; (C,) group of each."""
         num_identities = len(self.identities)
         dealt = np.arange(num_identities) % min(count, max(num_identities, 1))
         return np.random.default_rng(seed).permutation(dealt)

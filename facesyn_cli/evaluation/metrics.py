@@ -116,6 +116,6 @@ def _by_group(name: str) -> Metric:
         raise KeyError(name)
     if is_spread:
         return replace(base, id=name, title=f"{base.title}: spread", better="lower",
-                       text=f"{base.text} Here: how far the groups lie apart.",
+                       text=f"{base.text} Here: the range over the groups.",
                        formula="largest minus smallest of the groups")
     return replace(base, id=name, text=f"{base.text} Here: within one group.")

@@ -1,7 +1,7 @@
-"""Genuine and impostor scores of a set, counted instead of kept: a set of 1.5 million images has 10^12 pairs.
+"""Genuine and impostor scores of a set as counts: a set of 1.5 million images has 10^12 pairs.
 
-A score is the cosine of two embeddings, rounded to 1e-4, so counts over a grid of 20,001 values say all there
-is to say. With G genuine (same identity) and I impostor scores (as PyEER, IDiff-Face, arXiv:2308.04995):
+A score is the cosine of two embeddings, rounded to 1e-4, so counts over a grid of 20,001 values hold all
+information. With G genuine (same identity) and I impostor scores (as PyEER, IDiff-Face, arXiv:2308.04995):
 
     FMR(t) = |{i in I : i >= t}| / |I|,    FNMR(t) = |{g in G : g < t}| / |G|
     EER = (FMR + FNMR) / 2 at the t where |FNMR - FMR| is least       (the lowest such t)

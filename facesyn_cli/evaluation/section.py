@@ -1,7 +1,7 @@
-"""What an analysis hands on: figures, histograms, curves, lists of images, and findings in words.
+"""The result of an analysis: figures, histograms, curves, lists of images, and findings in words.
 
-Every figure carries what a reader needs to judge it: the number of things it was computed from, whether those
-were all there are or a sample, and its standard error where one is known.
+Every figure has the number of things it was computed from, whether those are all or a sample, and its standard error
+where one is known.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class Figure:
     """One number.
 
     Args:
-        id: Which one; the key of its definition.
+        id: Id of the metric.
         value: The number; None where it is not defined.
         n: How many things it was computed from.
-        of: What those things are.
-        exact: All things there are were looked at; False: a sample of them.
+        of: Name of those things.
+        exact: Computed from all things; False: from a sample.
         error: Standard error.
-        error_from: How the standard error was found.
-        threshold: Score that belongs to the value.
-        group: Which people it is of, as `attribute=value`; None: all.
+        error_from: Method of the standard error.
+        threshold: Score at which the value was computed.
+        group: Group of people, as `attribute=value`; None: all.
     """
 
     id: str
@@ -66,12 +66,12 @@ class Histogram:
     """Counts over equal bins, of one or several series.
 
     Args:
-        id: Key of its definition.
-        x: What is counted.
+        id: Id of the metric.
+        x: Name of the horizontal axis.
         edges: (B + 1,) bin edges.
         series: Name -> (B,) counts.
-        marks: (x, label) of places worth a line.
-        exact: Everything was counted; False: a sample.
+        marks: (x, label) of vertical lines.
+        exact: All values were counted; False: a sample.
     """
 
     id: str
@@ -97,7 +97,7 @@ class Curve:
     """Lines over a common pair of axes.
 
     Args:
-        id: Key of its definition.
+        id: Id of the metric.
         x: Name of the horizontal axis; a scale is `linear` or `log`.
         y: Name of the vertical axis.
         series: Name -> (x values, y values).
@@ -125,10 +125,10 @@ class Row:
 
     Args:
         images: (name of the set, key) of each image.
-        identities: Whom they show.
-        score: Cosine that brought them here.
-        likeness: How alike their pixels are, in [-1, 1].
-        label: A word to put beside them.
+        identities: Identities in the images.
+        score: Cosine by which they were chosen.
+        likeness: Correlation of their pixels, in [-1, 1].
+        label: Text shown beside them.
     """
 
     images: list[tuple[str, str]]
@@ -145,7 +145,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence a reader should not miss."""
+    """A sentence of the summary, with the figures and lists behind it."""
 
     level: Level
     text: str
@@ -155,7 +155,7 @@ class Finding:
 
 @dataclass
 class Section:
-    """Everything one analysis found."""
+    """The results of one analysis."""
 
     figures: list[Figure] = field(default_factory=list)
     histograms: list[Histogram] = field(default_factory=list)
@@ -170,7 +170,7 @@ class Section:
         return next((figure.value for figure in self.figures if figure.id == name and figure.group is None), None)
 
     def merge(self, other: Section) -> Section:
-        """Append what another analysis found; returns this section."""
+        """Append the results of another analysis; returns this section."""
         for name in ("figures", "histograms", "curves", "notes", "findings"):
             getattr(self, name).extend(getattr(other, name))
         self.lists.update(other.lists)
@@ -178,7 +178,7 @@ class Section:
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values; findings are not part of it, they go into the summary."""
+        """Return JSON values, without findings, which belong to the summary."""
         return {
             "figures": [figure.to_json() for figure in self.figures],
             "histograms": [histogram.to_json() for histogram in self.histograms],
@@ -209,7 +209,7 @@ def mean_over_identities(
     Args:
         name: Id of the figure.
         per_identity: (C,) values; NaN where an identity has none.
-        of: What was averaged.
+        of: Name of what was averaged.
         exact: See `Figure`.
     """
     values = np.asarray(per_identity, dtype=np.float64)

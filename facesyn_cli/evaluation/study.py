@@ -1,16 +1,16 @@
-"""What a study of samplers measures on one set of images, and the table of all of them.
+"""Figures of a study of samplers on one set of images, and the table of all sets.
 
 Figures of one set (a row of settings, under one seed), all in the space of a judge network:
 
     consistency    mean cosine of an image to the center of the other images of its identity
     eer, fdr       of genuine and impostor pairs (`score_counts.py`)
-    vendi_within   mean Vendi score of an identity's images: how many different ones they amount to
+    vendi_within   mean Vendi score of an identity's images: their effective number
     vendi          Vendi score of all images
     rms            root mean square difference in gray levels to the same image of the reference
     frechet        Frechet distance of the embeddings to those of the reference
 
-A table gives the mean over seeds and its standard error s / sqrt(seeds). Images per second are shown on a terminal and
-kept apart: the bytes of a table depend on settings and inputs only.
+A table gives the mean over seeds and its standard error s / sqrt(seeds). Images per second are shown on a terminal
+only: the bytes of a table depend on settings and inputs alone.
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ def figures_of(
 
 @dataclass(frozen=True)
 class StudyRow:
-    """One row of settings and what was found under each seed.
+    """The figures of one row of settings under each seed.
 
     Args:
         scheduler: Name of the scheduler.
         steps: Its steps.
-        method: What else was done; empty for plain sampling.
+        method: Further options; empty for plain sampling.
         evaluations: Network evaluations per image.
         seeds: Figures under each seed.
         speeds: Images per second under each seed.

@@ -42,7 +42,7 @@ class TemplateSet:
     """Templates of images, and pairs of templates with the right answers.
 
     Args:
-        name: What the table calls it.
+        name: Name in the table.
         images: Name of each image, for messages.
         read: From an index to the encoded bytes; safe to call from several threads.
         row_image: (R,) index of the image of every row; an image may belong to several templates.
@@ -52,7 +52,7 @@ class TemplateSet:
         second: (P,) the other one.
         is_same: (P,) True where both show the same person.
         flip: Use the flip test; published: no.
-        points: How the TAR is read off, see the module docstring.
+        points: Rule for the TAR, see the module docstring.
     """
 
     unit: ClassVar[str] = "pairs"
@@ -156,7 +156,7 @@ def read_templates(
         tid_mid: Lines `image template medium`, `ijbb_face_tid_mid.txt`.
         pair_label: Lines `template template label`, `ijbb_template_pair_label.txt`.
         images: Aligned crops of the images.
-        name: What the table calls it.
+        name: Name in the table.
         flip: See `TemplateSet`.
         points: See `TemplateSet`.
 

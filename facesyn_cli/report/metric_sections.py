@@ -1,6 +1,6 @@
-"""The sections of the page with figures of judges: identity, diversity, quality, privacy, fairness.
+"""The sections of the page with metrics: identity, diversity, quality, privacy, fairness.
 
-Every function returns the blocks of its section; none when nothing was measured.
+Every function returns the blocks of its section, none when nothing was measured.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def fairness(view: ReportView) -> list[Block]:
         figures = one["sections"]["fairness"]["figures"]
         parts = [block for name in _attributes(figures) for block in _attribute(view, one, name, figures)]
         if parts and blocks:
-            blocks.append(Details(f"The same of {one['set']}, judged by {one['judge']}", parts))
+            blocks.append(Details(f"The same figures of {one['set']}, judged by {one['judge']}", parts))
         elif parts:
             blocks = [Paragraph(_ABOUT_GROUPS, "intro"), *parts]
     if blocks:
@@ -152,7 +152,7 @@ def _table(view: ReportView, columns: Sequence[tuple[str, dict[str, Figure]]], n
 
 
 def _matrices(view: ReportView, heading: str, figures: dict[str, Figure]) -> list[Block]:
-    """Return the tables of the figures that stand in a matrix; a cell's definition is behind the name of its row."""
+    """Return the tables of the figures with a `cell`; the name of a row links to the definition."""
     captions: dict[str, dict[str, dict[str, Figure]]] = {}
     for one in declared():
         if one.cell and one.id in figures:

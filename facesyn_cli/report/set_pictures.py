@@ -21,11 +21,11 @@ class NamedSet:
 
     Args:
         name: Unique short name.
-        path: Where it lies.
+        path: Its folder or file.
         images: The set.
-        entries: Which of its images are looked at.
-        embedder: Digest of the recognizer whose embeddings it was made from, when known.
-        faces: Identity -> the face its context came from, where there is one.
+        entries: Its images in the report.
+        embedder: Digest of the recognizer whose embeddings conditioned it, when known.
+        faces: Identity -> source face of its context, where there is one.
     """
 
     name: str
@@ -68,7 +68,7 @@ class SetPictures:
             return None
 
     def context_face(self, set_name: str, identity: str) -> bytes | None:
-        """Return the encoded face that the context of an identity came from; None when there is none."""
+        """Return the encoded source face of the context of an identity; None when there is none."""
         path = self._sets[set_name].faces.get(identity)
         try:
             return read_bytes(path, MAX_IMAGE, "a face") if path else None

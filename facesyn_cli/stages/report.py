@@ -72,7 +72,7 @@ class ReportConfig(StageConfig):
     judges: list[Path] = input_path([], "weights of judge recognizers, best not the one conditioned on")
     groups: Path | None = input_path(None, "CSV with a column `identity` or `key`, and one column an attribute")
     detector: Path | None = input_path(None, "YuNet, a face detector in .onnx format, for the spread of poses")
-    features: Path | None = input_path(None, "weights of Inception-v3 (torchvision's or FID's): distances in its features")
+    features: Path | None = input_path(None, "weights of Inception-v3, torchvision's or FID's: distances in it")
     perceptual: list[Path] = input_path([], "the two files of LPIPS: torchvision's alexnet or vgg16, linear layers")
     table: Path | None = input_path(None, "benchmark table of `eval`, a folder or table.json; None: 8-table of the run")
     cache: Path | None = input_path(None, "folder for embeddings that several reports share; None: inside the report")

@@ -122,10 +122,10 @@ def test_repeated_images_are_found(report, inputs, tmp_path):
     data = report(own)
     assert figures(data, "own")["diversity.near_duplicates_within"]["value"] >= 1 / 24
     assert {"p1/0", "p1/3"} in [{i["key"] for i in row["images"]} for row in rows(data, "diversity.near_duplicates")]
-    said = [finding["text"] for finding in data["summary"] if "repeat a picture of their own" in finding["text"]]
+    said = [finding["text"] for finding in data["summary"] if "repeat an image of their own" in finding["text"]]
     assert len(said) == 1
     twice = report(own, "--judge", inputs["other"], out="twice")["summary"]
-    assert [finding["text"] for finding in twice if "repeat a picture of their own" in finding["text"]] == said
+    assert [finding["text"] for finding in twice if "repeat an image of their own" in finding["text"]] == said
 
 
 def test_several_sets_and_judges_side_by_side(run_cli, inputs, tmp_path):
