@@ -27,15 +27,10 @@ Verdict = Literal["better", "worse", "not shown", "one seed"]
 
 @dataclass(frozen=True)
 class Difference:
-    """How the accuracy of a row differs from that of the row it builds on, as a share.
+    """How the accuracy of a row differs from that of the row it builds on, as a share."""
 
-    Args:
-        to: Name of that row.
-        values: The difference under each seed that both have.
-    """
-
-    to: str
-    values: dict[int, float]
+    to: str                   # name of that row
+    values: dict[int, float]  # the difference under each seed that both have
 
     @property
     def mean(self) -> float:
@@ -73,26 +68,19 @@ class Difference:
 
 @dataclass(frozen=True)
 class AblationRow:
-    """Results of one row.
+    """Results of one row."""
 
-    Args:
-        name: Its name.
-        title: Its name in the table.
-        base: Name of the row it builds on, or None.
-        seeds: All seeds of the ablation.
-        figures: `FIGURES` under each seed that is finished; accuracy and auc as shares, None where not defined.
-        problems: What went wrong, under each seed that failed.
-        minutes: Duration of each finished seed; shown on a terminal only, as the bytes of the table depend on
-            settings and inputs alone.
-    """
-
-    name: str
-    title: str
-    base: str | None
-    seeds: list[int]
-    figures: dict[int, dict[str, float | None]] = field(default_factory=dict)
-    problems: dict[int, str] = field(default_factory=dict)
-    minutes: dict[int, float] = field(default_factory=dict)
+    name: str                                                 # its name
+    title: str                                                # its name in the table
+    base: str | None                                          # name of the row it builds on, or None
+    seeds: list[int]                                          # all seeds of the ablation
+    figures: dict[int, dict[str, float | None]] = field(default_factory=dict)  # `FIGURES` under each seed that is
+                                                                               # finished; accuracy and auc as shares,
+                                                                               # None where not defined
+    problems: dict[int, str] = field(default_factory=dict)    # what went wrong, under each seed that failed
+    minutes: dict[int, float] = field(default_factory=dict)   # duration of each finished seed; shown on a terminal
+                                                              # only, as the bytes of the table depend on settings and
+                                                              # inputs alone
 
     @property
     def status(self) -> str:
@@ -112,15 +100,10 @@ class AblationRow:
 
 @dataclass(frozen=True)
 class AblationTable:
-    """All rows of a table.
+    """All rows of a table."""
 
-    Args:
-        facts: Facts that all rows share; name -> text.
-        rows: In the order of the table.
-    """
-
-    facts: dict[str, str]
-    rows: list[AblationRow]
+    facts: dict[str, str]     # facts that all rows share; name -> text
+    rows: list[AblationRow]   # in the order of the table
 
     def difference(self, row: AblationRow) -> Difference | None:
         """Return the difference to the row it builds on; None where there is none, or no seed of both."""

@@ -38,17 +38,11 @@ Pixels = Callable[[str, str], NDArray[np.uint8] | None]
 
 @dataclass(frozen=True)
 class FaceSet:
-    """A set with the embeddings of one judge.
+    """A set with the embeddings of one judge."""
 
-    Args:
-        name: Its name in lists of images.
-        rows: Embeddings.
-        thumbnails: (N, 16, 16) gray values, row by row.
-    """
-
-    name: str
-    rows: LabeledEmbeddings
-    thumbnails: NDArray[np.uint8]
+    name: str                      # its name in lists of images
+    rows: LabeledEmbeddings        # embeddings
+    thumbnails: NDArray[np.uint8]  # (N, 16, 16) gray values, row by row
 
 
 def find_copies(

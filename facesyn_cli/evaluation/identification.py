@@ -31,25 +31,16 @@ _PROBES_AT_ONCE = 128
 
 @dataclass(frozen=True)
 class IdentificationSet:
-    """Gallery and probes with their people.
-
-    Args:
-        name: Name in the table.
-        images: Name of each image, gallery (with distractors) first, then probes.
-        read: From an index to the encoded bytes; safe to call from several threads.
-        person: (images,) number of the person; -1 for distractors.
-        num_gallery: How many of the images are the gallery.
-        flip: Use the flip test.
-    """
+    """Gallery and probes with their people."""
 
     unit: ClassVar[str] = "probes"
 
-    name: str
-    images: list[str]
-    read: Callable[[int], bytes]
-    person: NDArray[np.int64]
-    num_gallery: int
-    flip: bool = True
+    name: str                     # name in the table
+    images: list[str]             # name of each image, gallery (with distractors) first, then probes
+    read: Callable[[int], bytes]  # from an index to the encoded bytes; safe to call from several threads
+    person: NDArray[np.int64]     # (images,) number of the person; -1 for distractors
+    num_gallery: int              # how many of the images are the gallery
+    flip: bool = True             # use the flip test
 
     def __len__(self) -> int:
         return len(self.images) - self.num_gallery

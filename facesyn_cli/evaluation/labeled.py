@@ -12,19 +12,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class LabeledEmbeddings:
-    """Unit embeddings; the rows of one identity lie together.
+    """Unit embeddings; the rows of one identity lie together."""
 
-    Args:
-        keys: Key of each row.
-        identities: Name of each identity, C of them.
-        vectors: (N, D) float32 unit rows.
-        starts: (C + 1,) row at which each identity begins; the last one is N.
-    """
-
-    keys: list[str]
-    identities: list[str]
-    vectors: NDArray[np.float32]
-    starts: NDArray[np.int64]
+    keys: list[str]               # key of each row
+    identities: list[str]         # name of each identity, C of them
+    vectors: NDArray[np.float32]  # (N, D) float32 unit rows
+    starts: NDArray[np.int64]     # (C + 1,) row at which each identity begins; the last one is N
 
     @staticmethod
     def of(keys: Sequence[str], names: Sequence[str], vectors: NDArray) -> LabeledEmbeddings:

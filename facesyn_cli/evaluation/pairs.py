@@ -37,29 +37,18 @@ _MAX_BIN = 32 * GIB  # bytes
 
 @dataclass(frozen=True)
 class PairSet:
-    """Pairs of images with the right answers. An image that occurs in several pairs is held once.
-
-    Args:
-        name: Name in the table.
-        first: (N,) index of each pair's first image.
-        second: (N,) index of its second image.
-        is_same: (N,) True where both show the same person.
-        folds: Number of folds of the protocol; they are consecutive.
-        images: Name of each image, for messages.
-        read: From an index to the encoded bytes; safe to call from several threads.
-        flip: Use the flip test; None: the setting of the command.
-    """
+    """Pairs of images with the right answers. An image that occurs in several pairs is held once."""
 
     unit: ClassVar[str] = "pairs"
 
-    name: str
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
-    is_same: NDArray[np.bool_]
-    folds: int
-    images: list[str]
-    read: Callable[[int], bytes]
-    flip: bool | None = None
+    name: str                     # name in the table
+    first: NDArray[np.int64]      # (N,) index of each pair's first image
+    second: NDArray[np.int64]     # (N,) index of its second image
+    is_same: NDArray[np.bool_]    # (N,) True where both show the same person
+    folds: int                    # number of folds of the protocol; they are consecutive
+    images: list[str]             # name of each image, for messages
+    read: Callable[[int], bytes]  # from an index to the encoded bytes; safe to call from several threads
+    flip: bool | None = None      # use the flip test; None: the setting of the command
 
     def __len__(self) -> int:
         return len(self.is_same)

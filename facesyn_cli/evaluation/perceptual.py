@@ -64,46 +64,28 @@ Sample = list[tuple[int, NDArray[np.int64]]]  # identity, rows of its images
 
 @dataclass(frozen=True)
 class Spread:
-    """Perceptual distances inside a set.
+    """Perceptual distances inside a set."""
 
-    Args:
-        identities: Numbers of the C identities in the sample.
-        within: (C,) mean distance of the pairs of images of each.
-        between: (P,) distances of pairs of images of two identities.
-        num_pairs: Pairs within identities.
-        exact: All pairs within all identities.
-    """
-
-    identities: NDArray[np.int64]
-    within: NDArray[np.float64]
-    between: NDArray[np.float64]
-    num_pairs: int
-    exact: bool
+    identities: NDArray[np.int64]  # numbers of the C identities in the sample
+    within: NDArray[np.float64]    # (C,) mean distance of the pairs of images of each
+    between: NDArray[np.float64]   # (P,) distances of pairs of images of two identities
+    num_pairs: int                 # pairs within identities
+    exact: bool                    # all pairs within all identities
 
 
 @dataclass
 class PerceptualSpace:
-    """The perceptual distance in the feature maps of a network, with the distances inside each set computed so far.
+    """The perceptual distance in the feature maps of a network, with the distances inside each set computed so far."""
 
-    Args:
-        prefix: Of the ids of its figures.
-        maps: Pixels (B, 3, size, size) in [-1, 1] on `device` -> maps (B, C_l, H_l, W_l).
-        weights: (C_l,) of each map; None: 1.
-        size: Side of its images in pixels.
-        device: Where it is.
-        read: (name of the set, key) -> pixels (H, W, 3) uint8, or None.
-        max_images: Images of a set in the sample at most.
-        seed: Seed of the sample.
-    """
-
-    prefix: str
-    maps: Callable[[Tensor], list[Tensor]]
-    weights: list[Tensor] | None
-    size: int
-    device: torch.device
-    read: Read
-    max_images: int
-    seed: int
+    prefix: str                             # of the ids of its figures
+    maps: Callable[[Tensor], list[Tensor]]  # pixels (B, 3, size, size) in [-1, 1] on `device` -> maps (B, C_l, H_l,
+                                            # W_l)
+    weights: list[Tensor] | None            # (C_l,) of each map; None: 1
+    size: int                               # side of its images in pixels
+    device: torch.device                    # where it is
+    read: Read                              # (name of the set, key) -> pixels (H, W, 3) uint8, or None
+    max_images: int                         # images of a set in the sample at most
+    seed: int                               # seed of the sample
     _seen: dict[str, Spread] = field(default_factory=dict)
 
     def spread(self, set_name: str, rows: LabeledEmbeddings) -> Spread:

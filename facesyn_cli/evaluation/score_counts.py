@@ -43,25 +43,18 @@ _MAX_ROWS = 2000                                  # rows of one identity of whic
 
 @dataclass(frozen=True)
 class ScoreCounts:
-    """The scores of one set.
+    """The scores of one set."""
 
-    Args:
-        genuine: (20001,) number of genuine pairs at each score of `GRID`.
-        impostor: (20001,) the same of impostor pairs.
-        genuine_exact: All genuine pairs were counted.
-        impostor_exact: All impostor pairs were counted; else those of a random sample of images.
-        moments: (mu_G, var_G, mu_I, var_I), exact; NaN without such pairs.
-        by_group: (g, 2001) genuine counts of groups of identities, over ten times wider bins.
-        by_groups: (g, g, 2001) impostor counts of pairs of groups; zero below the diagonal.
-    """
-
-    genuine: NDArray[np.int64]
-    impostor: NDArray[np.int64]
-    genuine_exact: bool
-    impostor_exact: bool
-    moments: tuple[float, float, float, float]
-    by_group: NDArray[np.float64]
-    by_groups: NDArray[np.float64]
+    genuine: NDArray[np.int64]                  # (20001,) number of genuine pairs at each score of `GRID`
+    impostor: NDArray[np.int64]                 # (20001,) the same of impostor pairs
+    genuine_exact: bool                         # all genuine pairs were counted
+    impostor_exact: bool                        # all impostor pairs were counted; else those of a random sample of
+                                                # images
+    moments: tuple[float, float, float, float]  # (mu_G, var_G, mu_I, var_I), exact; NaN without such pairs
+    by_group: NDArray[np.float64]               # (g, 2001) genuine counts of groups of identities, over ten times wider
+                                                # bins
+    by_groups: NDArray[np.float64]              # (g, g, 2001) impostor counts of pairs of groups; zero below the
+                                                # diagonal
 
     @property
     def num_genuine(self) -> int:

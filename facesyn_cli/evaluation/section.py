@@ -24,29 +24,17 @@ SPREAD = "spread over identities"
 
 @dataclass(frozen=True)
 class Figure:
-    """One number.
+    """One number."""
 
-    Args:
-        id: Id of the metric.
-        value: The number; None where it is not defined.
-        n: How many things it was computed from.
-        of: Name of those things.
-        exact: Computed from all things; False: from a sample.
-        error: Standard error.
-        error_from: Method of the standard error.
-        threshold: Score at which the value was computed.
-        group: Group of people, as `attribute=value`; None: all.
-    """
-
-    id: str
-    value: float | None
-    n: int
-    of: str
-    exact: bool = True
-    error: float | None = None
-    error_from: str | None = None
-    threshold: float | None = None
-    group: str | None = None
+    id: str                         # id of the metric
+    value: float | None             # the number; None where it is not defined
+    n: int                          # how many things it was computed from
+    of: str                         # name of those things
+    exact: bool = True              # computed from all things; False: from a sample
+    error: float | None = None      # standard error
+    error_from: str | None = None   # method of the standard error
+    threshold: float | None = None  # score at which the value was computed
+    group: str | None = None        # group of people, as `attribute=value`; None: all
 
     @property
     def unit(self) -> str:
@@ -63,23 +51,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts over equal bins, of one or several series.
+    """Counts over equal bins, of one or several series."""
 
-    Args:
-        id: Id of the metric.
-        x: Name of the horizontal axis.
-        edges: (B + 1,) bin edges.
-        series: Name -> (B,) counts.
-        marks: (x, label) of vertical lines.
-        exact: All values were counted; False: a sample.
-    """
-
-    id: str
-    x: str
-    edges: ArrayLike
-    series: dict[str, ArrayLike]
-    marks: list[tuple[float, str]] = field(default_factory=list)
-    exact: bool = True
+    id: str                                                   # id of the metric
+    x: str                                                    # name of the horizontal axis
+    edges: ArrayLike                                          # (B + 1,) bin edges
+    series: dict[str, ArrayLike]                              # name -> (B,) counts
+    marks: list[tuple[float, str]] = field(default_factory=list)  # (x, label) of vertical lines
+    exact: bool = True                                        # all values were counted; False: a sample
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -94,19 +73,12 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Curve:
-    """Lines over a common pair of axes.
+    """Lines over a common pair of axes."""
 
-    Args:
-        id: Id of the metric.
-        x: Name of the horizontal axis; a scale is `linear` or `log`.
-        y: Name of the vertical axis.
-        series: Name -> (x values, y values).
-    """
-
-    id: str
-    x: str
-    y: str
-    series: dict[str, tuple[ArrayLike, ArrayLike]]
+    id: str                                         # id of the metric
+    x: str                                          # name of the horizontal axis; a scale is `linear` or `log`
+    y: str                                          # name of the vertical axis
+    series: dict[str, tuple[ArrayLike, ArrayLike]]  # name -> (x values, y values)
     x_scale: Literal["linear", "log"] = "linear"
     y_scale: Literal["linear", "log"] = "linear"
     marks: list[tuple[float, float, str]] = field(default_factory=list)
@@ -121,21 +93,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Row:
-    """One entry of a list of images.
+    """One entry of a list of images."""
 
-    Args:
-        images: (name of the set, key) of each image.
-        identities: Identities in the images.
-        score: Cosine by which they were chosen.
-        likeness: Correlation of their pixels, in [-1, 1].
-        label: Text shown beside them.
-    """
-
-    images: list[tuple[str, str]]
-    identities: list[str] = field(default_factory=list)
-    score: float | None = None
-    likeness: float | None = None
-    label: str = ""
+    images: list[tuple[str, str]]                        # (name of the set, key) of each image
+    identities: list[str] = field(default_factory=list)  # identities in the images
+    score: float | None = None                           # cosine by which they were chosen
+    likeness: float | None = None                        # correlation of their pixels, in [-1, 1]
+    label: str = ""                                      # text shown beside them
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""

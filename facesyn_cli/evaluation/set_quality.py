@@ -28,19 +28,12 @@ _PUBLISHED = 10_000      # images that published distances are of at least
 
 @dataclass(frozen=True)
 class Space:
-    """A space of features.
+    """A space of features."""
 
-    Args:
-        prefix: Of the ids of its figures.
-        has_unit_rows: Its rows have length 1; they are scaled for the kernel.
-        has_people: Images of one person lie close together in it; one image each makes neighborhoods.
-        note: Remark on its figures.
-    """
-
-    prefix: str
-    has_unit_rows: bool
-    has_people: bool
-    note: str
+    prefix: str               # of the ids of its figures
+    has_unit_rows: bool       # its rows have length 1; they are scaled for the kernel
+    has_people: bool          # images of one person lie close together in it; one image each makes neighborhoods
+    note: str                 # remark on its figures
 
 
 _METRICS = (

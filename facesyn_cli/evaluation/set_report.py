@@ -28,25 +28,15 @@ SECTIONS = ("identity", "diversity", "quality", "privacy", "fairness")
 
 @dataclass(frozen=True)
 class Analysis:
-    """Settings of the analyses.
+    """Settings of the analyses."""
 
-    Args:
-        r: Cosine above which two embeddings match, of U_class and C_intra.
-        max_pairs: Products of two vectors to compute at most for one figure.
-        seed: Seed of all samples.
-        unique: From a radius to the greedy choice of unique centers.
-        pixels: (name of the set, key) -> pixels, or None.
-        groups: Key of the groups (`identity` or `key`) and the groups; None: no groups.
-        perceptual: The judge's feature maps; None: it has none.
-    """
-
-    r: float
-    max_pairs: int
-    seed: int
-    unique: Callable[[float], KeepUnique]
-    pixels: Pixels
-    groups: tuple[str, Groups] | None = None
-    perceptual: PerceptualSpace | None = None
+    r: float                                   # cosine above which two embeddings match, of U_class and C_intra
+    max_pairs: int                             # products of two vectors to compute at most for one figure
+    seed: int                                  # seed of all samples
+    unique: Callable[[float], KeepUnique]      # from a radius to the greedy choice of unique centers
+    pixels: Pixels                             # (name of the set, key) -> pixels, or None
+    groups: tuple[str, Groups] | None = None   # key of the groups (`identity` or `key`) and the groups; None: no groups
+    perceptual: PerceptualSpace | None = None  # the judge's feature maps; None: it has none
 
 
 def analyze(

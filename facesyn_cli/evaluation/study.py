@@ -79,23 +79,14 @@ def figures_of(
 
 @dataclass(frozen=True)
 class StudyRow:
-    """The figures of one row of settings under each seed.
+    """The figures of one row of settings under each seed."""
 
-    Args:
-        scheduler: Name of the scheduler.
-        steps: Its steps.
-        method: Further options; empty for plain sampling.
-        evaluations: Network evaluations per image.
-        seeds: Figures under each seed.
-        speeds: Images per second under each seed.
-    """
-
-    scheduler: str
-    steps: int
-    method: str
-    evaluations: float
-    seeds: list[dict[str, float | None]]
-    speeds: list[float]
+    scheduler: str                        # name of the scheduler
+    steps: int                            # its steps
+    method: str                           # further options; empty for plain sampling
+    evaluations: float                    # network evaluations per image
+    seeds: list[dict[str, float | None]]  # figures under each seed
+    speeds: list[float]                   # images per second under each seed
 
     def mean_and_error(self, figure: str) -> tuple[float | None, float | None]:
         """Return the mean of a figure over the seeds and its standard error; None where they are not defined."""

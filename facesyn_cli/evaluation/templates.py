@@ -39,35 +39,23 @@ _ROWS_AT_ONCE = 20_000
 
 @dataclass(frozen=True)
 class TemplateSet:
-    """Templates of images, and pairs of templates with the right answers.
-
-    Args:
-        name: Name in the table.
-        images: Name of each image, for messages.
-        read: From an index to the encoded bytes; safe to call from several threads.
-        row_image: (R,) index of the image of every row; an image may belong to several templates.
-        row_template: (R,) number of its template, 0..T-1.
-        row_medium: (R,) number of its medium (a photo or a video).
-        first: (P,) template of each pair.
-        second: (P,) the other one.
-        is_same: (P,) True where both show the same person.
-        flip: Use the flip test; published: no.
-        points: Rule for the TAR, see the module docstring.
-    """
+    """Templates of images, and pairs of templates with the right answers."""
 
     unit: ClassVar[str] = "pairs"
 
-    name: str
-    images: list[str]
-    read: Callable[[int], bytes]
-    row_image: NDArray[np.int64]
-    row_template: NDArray[np.int64]
-    row_medium: NDArray[np.int64]
-    first: NDArray[np.int32]
-    second: NDArray[np.int32]
-    is_same: NDArray[np.bool_]
-    flip: bool = False
-    points: Literal["nearest", "exact"] = "nearest"
+    name: str                                        # name in the table
+    images: list[str]                                # name of each image, for messages
+    read: Callable[[int], bytes]                     # from an index to the encoded bytes; safe to call from several
+                                                     # threads
+    row_image: NDArray[np.int64]                     # (R,) index of the image of every row; an image may belong to
+                                                     # several templates
+    row_template: NDArray[np.int64]                  # (R,) number of its template, 0..T-1
+    row_medium: NDArray[np.int64]                    # (R,) number of its medium (a photo or a video)
+    first: NDArray[np.int32]                         # (P,) template of each pair
+    second: NDArray[np.int32]                        # (P,) the other one
+    is_same: NDArray[np.bool_]                       # (P,) True where both show the same person
+    flip: bool = False                               # use the flip test; published: no
+    points: Literal["nearest", "exact"] = "nearest"  # rule for the TAR, see the module docstring
 
     def __len__(self) -> int:
         return len(self.is_same)

@@ -10,21 +10,13 @@ from facesyn_cli.report.figure_text import number
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of a chart.
+    """One axis of a chart."""
 
-    Args:
-        label: Name, with its unit.
-        low: Value at the start.
-        high: Value at the end; above `low`.
-        is_log: Logarithmic; `low` is then above 0, and smaller values are drawn at `low`.
-        is_share: Values are fractions, written in percent.
-    """
-
-    label: str
-    low: float
-    high: float
-    is_log: bool = False
-    is_share: bool = False
+    label: str                # name, with its unit
+    low: float                # value at the start
+    high: float               # value at the end; above `low`
+    is_log: bool = False      # logarithmic; `low` is then above 0, and smaller values are drawn at `low`
+    is_share: bool = False    # values are fractions, written in percent
 
     def __post_init__(self) -> None:
         if not self.low < self.high or (self.is_log and self.low <= 0):

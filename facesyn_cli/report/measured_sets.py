@@ -40,14 +40,10 @@ class Measurer:
     """Runs networks over image sets, with a cache.
 
     Folders of the cache are named after the content of a set, so that a set and a reference share them.
-
-    Args:
-        cache: Folder of the cache.
-        options: Preprocessing; the size is that of each network.
     """
 
-    cache: Path
-    options: EmbedOptions
+    cache: Path               # folder of the cache
+    options: EmbedOptions     # preprocessing; the size is that of each network
 
     def thumbnails(self, held: NamedSet) -> Small:
         """Return the thumbnails of a set."""

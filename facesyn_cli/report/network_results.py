@@ -26,13 +26,9 @@ from facesyn_cli.report.set_pictures import NamedSet
 
 @dataclass(frozen=True)
 class CachedResults:
-    """The sections of each set by each network, one JSON file a pair, so that a killed run resumes after the last one.
+    """The sections of each set by each network, one JSON file each, so that a killed run resumes."""
 
-    Args:
-        folder: Where the files are.
-    """
-
-    folder: Path
+    folder: Path              # where the files are
 
     def of(self, set_name: str, network: str, compute: Callable[[], dict[str, Section]]) -> dict[str, Any]:
         """Return the result of one network on one set: `set`, `judge`, `sections` and `findings` as JSON values.

@@ -30,23 +30,14 @@ _LICENCES = (
 
 @dataclass(frozen=True)
 class Input:
-    """An external input of a set.
+    """An external input of a set."""
 
-    Args:
-        role: Its role in the stage: images, weights, autoencoder, ...
-        stage: Command that read it.
-        name: Last part of its path; folders above it are private to the maker's machine.
-        digest: Of its content.
-        known_as: What it seems to be by its name, or empty.
-        license: Its license, or `unknown`.
-    """
-
-    role: str
-    stage: str
-    name: str
-    digest: str
-    known_as: str
-    license: str
+    role: str                 # its role in the stage, such as images, weights or autoencoder
+    stage: str                # command that read it
+    name: str                 # last part of its path; folders above it are private to the maker's machine
+    digest: str               # of its content
+    known_as: str             # what it seems to be by its name, or empty
+    license: str              # its license, or `unknown`
 
 
 def origins_text(one: dict[str, Any]) -> str:

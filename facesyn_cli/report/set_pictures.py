@@ -17,23 +17,16 @@ from facesyn_cli.untrusted.input_files import MAX_IMAGE, read_bytes
 
 @dataclass(frozen=True)
 class NamedSet:
-    """An image set under its name in the report.
+    """An image set under its name in the report."""
 
-    Args:
-        name: Unique short name.
-        path: Its folder or file.
-        images: The set.
-        entries: Its images in the report.
-        embedder: Digest of the recognizer whose embeddings conditioned it, when known.
-        faces: Identity -> source face of its context, where there is one.
-    """
-
-    name: str
-    path: Path
-    images: ImageSet
-    entries: list[ImageEntry]
-    embedder: str | None = None
-    faces: dict[str, Path | None] = field(default_factory=dict)
+    name: str                                                 # unique short name
+    path: Path                                                # its folder or file
+    images: ImageSet                                          # the set
+    entries: list[ImageEntry]                                 # its images in the report
+    embedder: str | None = None                               # digest of the recognizer whose embeddings conditioned
+                                                              # it, when known
+    faces: dict[str, Path | None] = field(default_factory=dict)  # identity -> source face of its context, where there
+                                                                 # is one
 
     @cached_property
     def by_key(self) -> dict[str, ImageEntry]:
