@@ -86,14 +86,6 @@ class LabeledEmbeddings:
         """Return the slice of the rows of one identity."""
         return slice(int(self.starts[identity]), int(self.starts[identity + 1]))
 
-    def of_identities(self, chosen: NDArray) -> LabeledEmbeddings:
-        """Return the part with the given identities (numbers 0..C-1), in the order given."""
-        rows = np.concatenate([np.arange(self.starts[c], self.starts[c + 1]) for c in chosen] or [np.empty(0, int)])
-        return LabeledEmbeddings(
-            [self.keys[row] for row in rows], [self.identities[c] for c in chosen], self.vectors[rows],
-            np.concatenate([[0], np.cumsum(self.sizes[np.asarray(chosen, dtype=np.int64)])]),
-        )
-
     def groups(self, count: int, seed: int) -> NDArray[np.int64]:
         """Assign the identities at random to at most `count` groups of equal size; (C,) group of each."""
         num_identities = len(self.identities)

@@ -284,7 +284,7 @@ def test_a_run(run_cli, inputs, tmp_path):
     assert data["reference"]["path"] == str(work / "0-images")
     assert [stage["folder"] for stage in data["sets"][0]["chain"]] == ["3-contexts", "4-samples"]
     assert [s["context_face"] for s in data["sets"][0]["strips"]] == [True] + [False] * 5
-    assert any("is the network that 4-samples was conditioned on" in f["text"] for f in data["summary"])
+    assert any("4-samples was conditioned on embeddings of judge" in f["text"] for f in data["summary"])
     assert 250 < len(data["training"]["ldm"]["lines"]) <= 500 and data["training"]["fr"] is None
     before = (work / "9-report" / "facesyn.json").read_bytes()
     with open(work / "2-ldm" / "metrics.jsonl", "a") as file:
