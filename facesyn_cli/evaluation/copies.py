@@ -90,7 +90,7 @@ def find_copies(
     ]
     if len(near) > _MAX_COMPARED:
         section.notes.append(
-            f"{len(near):,} images lie above the threshold; the {_MAX_COMPARED} nearest were compared pixel by pixel "
+            f"{len(near):,} images are above the threshold; the {_MAX_COMPARED} nearest were compared pixel by pixel "
             "with mirrored and cropped training images, all others by thumbnail only."
         )
     return section

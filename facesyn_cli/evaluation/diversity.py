@@ -105,7 +105,7 @@ def vendi_score(rows: NDArray) -> float:
 
 
 def spread_section(rows: LabeledEmbeddings, reference: LabeledEmbeddings | None, seed: int) -> Section:
-    """Return how far images lie from their identity's center, and D_intra against the reference."""
+    """Return the mean distance of images to the center of their identity, and D_intra against the reference."""
     spread = np.add.reduceat(1 - rows.to_center, rows.starts[:-1]) / rows.sizes
     several = rows.sizes > 1
     section = Section([mean_over_identities(

@@ -56,7 +56,7 @@ declare(
     Metric("identity.fmr1000", "FMR1000", "Share of same-person pairs rejected when 0.1 % of different-person pairs "
         "are accepted.", formula="FNMR(t) at the t with FMR(t) closest to 0.1 %", source=IDIFF, better="lower",
         unit="share"),
-    Metric("identity.fdr", "Fisher discriminant ratio", "How far genuine and impostor scores lie apart, measured in "
+    Metric("identity.fdr", "Fisher discriminant ratio", "Distance of genuine and impostor scores, relative to "
         "their spread.", formula="(mean_G - mean_I)^2 / (var_G + var_I)", source=IDIFF, better="higher", headline=40),
     Metric("identity.dprime", "d-prime", "Distance of genuine and impostor scores in units of their common standard "
         "deviation.", formula="|mean_G - mean_I| / sqrt((var_G + var_I) / 2)", source=IDIFF, better="higher"),

@@ -68,7 +68,7 @@ def wrong_labels(rows: LabeledEmbeddings, set_name: str, max_pairs: int, seed: i
     if not is_exact:
         known = np.sort(np.random.default_rng(seed).choice(known, most, replace=False))
     identities = np.arange(len(rows.identities))
-    other, whose = nearest(rows.vectors[known], rows.centers, rows.owner[known], identities)
+    other, others = nearest(rows.vectors[known], rows.centers, rows.owner[known], identities)
     is_wrong = other > own[known]
     share = float(is_wrong.mean())
     error = clustered_error(is_wrong.astype(float), rows.owner[known])
@@ -80,8 +80,8 @@ def wrong_labels(rows: LabeledEmbeddings, set_name: str, max_pairs: int, seed: i
     worst = worst[np.argsort(-(other - own[known])[worst], kind="stable")][:_LISTED]
     section.lists["identity.wrong_labels"] = [
         Row(
-            [(set_name, rows.keys[known[k]]), (set_name, _most_typical(rows, int(whose[k])))],
-            [rows.identities[rows.owner[known[k]]], rows.identities[whose[k]]], float(other[k]),
+            [(set_name, rows.keys[known[k]]), (set_name, _most_typical(rows, int(others[k])))],
+            [rows.identities[rows.owner[known[k]]], rows.identities[others[k]]], float(other[k]),
             label=f"{other[k]:.2f} to the other, {own[known[k]]:.2f} to its own identity",
         )
         for k in worst

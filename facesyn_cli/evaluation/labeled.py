@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class LabeledEmbeddings:
-    """Unit embeddings; the rows of one identity lie together."""
+    """Unit embeddings; the rows of one identity are adjacent."""
 
     keys: list[str]               # key of each row
     identities: list[str]         # name of each identity, C of them

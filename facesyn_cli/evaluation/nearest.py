@@ -116,7 +116,7 @@ class Sample:
 
 
 def _leave_out(cosines: NDArray[np.float32], query_owner: NDArray, bank_owner: NDArray) -> None:
-    """Set the cosines to rows of the query's own identity to -inf; those rows lie together."""
+    """Set the cosines to rows of the query's own identity to -inf; those rows are adjacent."""
     starts = np.searchsorted(bank_owner, query_owner, side="left")
     stops = np.searchsorted(bank_owner, query_owner, side="right")
     for row in np.flatnonzero(stops > starts):

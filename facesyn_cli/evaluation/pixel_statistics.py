@@ -114,15 +114,15 @@ def pose_section(
         if row % 64 == 0:
             signals.check()
     found = np.isfinite(poses).all(axis=1)
-    is_exact, whose = len(chosen) == len(keys), owner[chosen]
+    is_exact, people = len(chosen) == len(keys), owner[chosen]
     section = Section([Figure(
         "pixels.faces_found", float(found.mean()), len(chosen), "images", is_exact,
-        clustered_error(found, whose), SPREAD,
+        clustered_error(found, people), SPREAD,
     )])
     edges = {"yaw": np.linspace(-0.6, 0.6, 61), "pitch": np.linspace(0, 1.2, 61)}
     for column, name in enumerate(("yaw", "pitch")):
-        values, people = poses[found, column], whose[found]
-        within = [values[people == person].std(ddof=1) for person in np.unique(people) if (people == person).sum() > 1]
+        values, owners = poses[found, column], people[found]
+        within = [values[owners == one].std(ddof=1) for one in np.unique(owners) if (owners == one).sum() > 1]
         section.figures += [
             Figure(f"pixels.{name}_spread", float(values.std()) if len(values) else None, len(values),
                    "images with a face", exact=is_exact),

@@ -32,7 +32,7 @@ class Space:
 
     prefix: str               # of the ids of its figures
     has_unit_rows: bool       # its rows have length 1; they are scaled for the kernel
-    has_people: bool          # images of one person lie close together in it; one image each makes neighborhoods
+    has_people: bool          # images of one person are neighbors; one image of each identity is used
     note: str                 # remark on its figures
 
 

@@ -125,11 +125,11 @@ def nearest_tar(distance: NDArray, is_same: NDArray[np.bool_], far: float) -> fl
     genuine, impostor = sorted_classes(distance, is_same)
     if len(genuine) == 0 or len(impostor) == 0:
         return None
-    wanted = far * len(impostor)
-    # numbers of impostors that some threshold accepts, next to the wanted one: equal distances pass together
-    at = impostor[min(int(wanted), len(impostor) - 1)]
+    target = far * len(impostor)
+    # numbers of impostors that some threshold accepts, next to the target; equal distances are accepted together
+    at = impostor[min(int(target), len(impostor) - 1)]
     fewer, more = (int(np.searchsorted(impostor, at, side=side)) for side in ("left", "right"))
-    best = more if more - wanted <= wanted - fewer + 1e-9 else fewer
+    best = more if more - target <= target - fewer + 1e-9 else fewer
     if best == len(impostor):
         return 1.0
     return float(np.searchsorted(genuine, impostor[best], side="left") / len(genuine))  # d < the next impostor
@@ -179,15 +179,15 @@ def read_templates(
 def _places(numbers: NDArray[np.int32], known: NDArray, tid_mid: Path, pair_label: Path) -> NDArray[np.int32]:
     """Return the place of every template number among the sorted known ones."""
     places = np.empty(len(numbers), np.int32)
-    strange, first = 0, None
+    num_unknown, first = 0, None
     for start in range(0, len(numbers), _PAIRS_AT_ONCE):
-        wanted = numbers[start : start + _PAIRS_AT_ONCE]
-        found = np.searchsorted(known, wanted).clip(max=len(known) - 1)
-        strangers = wanted[known[found] != wanted]
-        strange, first = strange + len(strangers), strangers[0] if len(strangers) and first is None else first
-        places[start : start + len(wanted)] = found
-    if strange:
-        raise UserError(f"{pair_label} names {strange} templates that {tid_mid} lacks, one is {first}")
+        part = numbers[start : start + _PAIRS_AT_ONCE]
+        found = np.searchsorted(known, part).clip(max=len(known) - 1)
+        unknown = part[known[found] != part]
+        num_unknown, first = num_unknown + len(unknown), unknown[0] if len(unknown) and first is None else first
+        places[start : start + len(part)] = found
+    if num_unknown:
+        raise UserError(f"{pair_label} names {num_unknown} templates that {tid_mid} lacks, one is {first}")
     return places
 
 

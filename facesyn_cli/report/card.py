@@ -72,7 +72,7 @@ def _statistics(data: dict[str, Any], one: dict[str, Any]) -> Iterator[tuple[str
         for name, title in _SECTIONS.items():
             figures = _known(result["sections"][name]["figures"])
             if result["set"] == one["name"] and figures:
-                yield f"{title}, judged by {result['judge']}", "", figures
+                yield f"{title}, by judge {result['judge']}", "", figures
     for network in data["networks"]:
         section = network["sets"].get(one["name"])
         if section and section["figures"]:

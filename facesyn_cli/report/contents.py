@@ -74,7 +74,7 @@ def definitions_of(data: dict[str, Any]) -> dict[str, dict[str, str | None]]:
 def headline_of(data: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Return the most important figures of every set and judge."""
     found = {
-        f"{result['set']}, judged by {result['judge']}": list(result["sections"].values()) for result in data["results"]
+        f"{result['set']}, by judge {result['judge']}": list(result["sections"].values()) for result in data["results"]
     }
     for network in data["networks"]:
         found |= {f"{name}, by {network['name']}": [section] for name, section in network["sets"].items()}

@@ -30,10 +30,10 @@ _SECTIONS = (
     ("compare", "Compare", "Comparison of the sets", sections.comparison),
     ("faces", "Faces", "Images", sections.faces),
     ("identity", "Identity", "Identities and labels",
-     partial(metric_sections.judged, name="identity")),
+     partial(metric_sections.judge_section, name="identity")),
     ("diversity", "Diversity", "Diversity of the images", metric_sections.diversity),
-    ("quality", "Quality", "Distance to real images", partial(metric_sections.judged, name="quality")),
-    ("privacy", "Privacy", "Leakage of training identities", partial(metric_sections.judged, name="privacy")),
+    ("quality", "Quality", "Distance to real images", partial(metric_sections.judge_section, name="quality")),
+    ("privacy", "Privacy", "Leakage of training identities", partial(metric_sections.judge_section, name="privacy")),
     ("fairness", "Fairness", "Groups of people", metric_sections.fairness),
     ("training", "Training", "Training curves", sections.training),
     ("benchmark", "Benchmark", "Recognizer trained on the images", sections.benchmark),
@@ -78,7 +78,7 @@ def _lead(view: ReportView) -> str:
     judges = ", ".join(judge["name"] for judge in view.data["judges"])
     reference = view.data["reference"]
     return " ".join([
-        f"{size_text(view.data['sets'][0])}.", *([f"Judged by {judges}."] if judges else []),
+        f"{size_text(view.data['sets'][0])}.", *([f"Judges: {judges}."] if judges else []),
         *([f"Reference: {size_text(reference)}."] if reference else []),
         *([f"Compared with {', '.join(view.set_names[1:])}."] if len(view.set_names) > 1 else []),
     ])

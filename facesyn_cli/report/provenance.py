@@ -23,7 +23,7 @@ _LICENCES = (
     (("vec2face",), "Vec2Face", "code MIT"),
     (("cvlface",), "CVLface", "code MIT"),
     (("dcface",), "DCFace", "none stated"),
-    (("starter",), "a part of a starter, small networks of facesyn", "research use only; its own card says more"),
+    (("starter",), "a part of a starter, small networks of facesyn", "research use only, see its own card"),
     (("uiface", "tface"), "TFace", "Apache-2.0 (code)"),
 )
 

@@ -67,7 +67,7 @@ def comparison(view: ReportView) -> list[Block]:
             charts.append(draw_intervals(view.term(name), name, figures))
     shown = {view.judge, *(network["name"] for network in view.data["networks"])}
     rows = [row for row in view.data["comparison"] if row["judge"] in shown]
-    clear, others = ([row for row in rows if bool(row["clear"]) is wanted] for wanted in (True, False))
+    clear, others = ([row for row in rows if bool(row["clear"]) is is_clear] for is_clear in (True, False))
     blocks: list[Block] = [
         Paragraph(f"Bars are two standard errors to each side. A difference is clear when it is larger than two "
                   f"of its standard errors: {len(clear)} of {len(rows)} are.", "intro"),
@@ -201,7 +201,7 @@ def _title(view: ReportView, title: str, set_name: str) -> str:
 def _by(view: ReportView, network: str | None) -> str | None:
     """Return the judge or other network of a finding, where the report has several."""
     several = len(view.data["judges"]) + len(view.data["networks"]) > 1
-    return f"judged by {network}" if several and network else None
+    return f"by {network}" if several and network else None
 
 
 def _difference(view: ReportView, row: dict[str, Any]) -> Row:

@@ -1,7 +1,7 @@
 """`facesyn eval`: evaluates a recognizer on verification and identification benchmarks.
 
 The result of each benchmark is written as soon as it is computed; a killed run resumes with the next one. A broken
-benchmark does not stop the others: the table says why its row is missing, and the command ends with exit code 2.
+benchmark does not stop the others: the table holds the reason in its row, and the command ends with exit code 2.
 """
 
 from __future__ import annotations
@@ -145,8 +145,8 @@ def _open_inputs(cfg: EvalConfig, work: Work) -> _Inputs:
         )
     weights = cfg.weights or work.folder("fr")
     if not weights.exists():
-        asked = "" if cfg.weights else "; give --weights FILE, or run train-fr first"
-        raise UserError(f"{weights} does not exist; the weights of a recognizer were expected{asked}")
+        hint = "" if cfg.weights else "; give --weights FILE, or run train-fr first"
+        raise UserError(f"{weights} does not exist; the weights of a recognizer were expected{hint}")
     parts = [*_benchmarks(cfg), *_pair_lists(cfg, work)]
     names = [part.name for part in parts]
     twice = next((name for name in names if names.count(name) > 1), None)

@@ -157,10 +157,10 @@ def test_marks_of_a_histogram_are_in_the_picture() -> None:
 
 
 def test_judges_of_a_verdict_are_named_where_there_are_several(page: str) -> None:
-    assert page.split('id="compare"')[0].count("judged by judge") >= 2
+    assert page.split('id="compare"')[0].count("by judge") >= 2
     data = report(1, "x")
     data["networks"] = []
-    assert "judged by judge" not in render_page(data, MadePictures()).split('id="faces"')[0]
+    assert "by judge" not in render_page(data, MadePictures()).split('id="faces"')[0]
 
 
 def test_groups_have_charts_and_the_rest_behind_a_click() -> None:
