@@ -1,18 +1,17 @@
-"""BenchmarkTable: verification results of a recognizer, one row per benchmark.
+"""BenchmarkTable: how well a recognizer verifies, one row a benchmark.
 
-On disk: `table.json` (fractions and distances in full precision), and the same in percent as `table.csv` and
-`table.md`.
+On disk: `table.json` (fractions and distances, full precision), and the same for people in percent as
+`table.csv` and `table.md`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from facesyn_cli.artifacts import text_tables
 from facesyn_cli.artifacts.atomic_files import read_json, write_json, write_text
 from facesyn_cli.errors import UserError
 
@@ -21,13 +20,13 @@ NOT_AVAILABLE = "n/a"
 
 
 class BenchmarkRow(BaseModel):
-    """The results of one benchmark; rates are fractions in [0, 1], None where undefined."""
+    """The figures of one benchmark; all shares are fractions in [0, 1], None where they are not defined."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     benchmark: str                               # its name
     pairs: int = 0                               # number of pairs
-    genuine: int = 0                             # number of pairs of the same person
+    genuine: int = 0                             # how many of them show the same person
     folds: int = 0                               # folds of the accuracy
     accuracy: float | None = None                # mean over the folds
     accuracy_std: float | None = None            # standard deviation over the folds (population)
@@ -37,8 +36,8 @@ class BenchmarkRow(BaseModel):
     auc: float | None = None                     # area under the ROC curve
     eer: float | None = None                     # equal error rate
     rank: dict[str, float] = {}                  # k, for example "5" -> identification rate at rank k
-    group: str | None = None                     # benchmark that this row is one group of
-    problem: str | None = None                   # reason for missing results, or None
+    group: str | None = None                     # benchmark of which this is one group
+    problem: str | None = None                   # why there are no figures; None: there are
 
 
 class BenchmarkTable(BaseModel):
@@ -53,9 +52,9 @@ class BenchmarkTable(BaseModel):
 
     @property
     def average_accuracy(self) -> float | None:
-        """Mean accuracy over the benchmarks, as in published tables; the groups of a benchmark count as one.
+        """Mean accuracy of the benchmarks that have one, as published tables give it; groups count as one benchmark.
 
-        None if a row has a problem or no row has an accuracy.
+        None when a row has a problem or none has an accuracy.
         """
         if any(row.problem for row in self.rows):
             return None
@@ -66,7 +65,7 @@ class BenchmarkTable(BaseModel):
     def groups(self) -> dict[str, tuple[float | None, float | None]]:
         """Return mean and standard deviation (ddof 1) of the accuracy over the groups of each grouped benchmark.
 
-        Both are None if a group has a problem; the deviation is None for a single group.
+        None where a group has a problem; no deviation of a single group.
         """
         found: dict[str, list[float | None]] = {}
         for row in self.rows:
@@ -79,7 +78,7 @@ class BenchmarkTable(BaseModel):
         }
 
     def to_json(self) -> dict:
-        """Return the table as JSON values, with the average and the statistics over groups."""
+        """Return the table as JSON values, with the average and the figures over groups."""
         groups = {name: {"accuracy": mean, "accuracy_std": std} for name, (mean, std) in self.groups().items()}
         return {**self.model_dump(), "average_accuracy": self.average_accuracy, "groups": groups}
 
@@ -94,7 +93,7 @@ class BenchmarkTable(BaseModel):
         """Read a table back.
 
         Raises:
-            UserError: There is no table, or it is damaged.
+            UserError: The folder has none, or it is damaged.
         """
         path = folder / TABLE_JSON
         content = read_json(path)
@@ -106,34 +105,23 @@ class BenchmarkTable(BaseModel):
 
     def to_csv(self) -> str:
         """Return the table as comma-separated values with a header line."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(self._cells())
-        return text.getvalue()
+        return text_tables.to_csv(self._cells())
 
     def to_markdown(self) -> str:
-        """Return the table in Markdown, numbers right-aligned."""
-        header, *rows = [[cell.replace("|", "\\|") for cell in row] for row in self._cells()]
-        rule = ["---"] + ["---:"] * (len(header) - 2) + ["---"]
-        return "".join(f"| {' | '.join(row)} |\n" for row in (header, rule, *rows))
+        """Return the table in Markdown."""
+        cells = self._cells()
+        return text_tables.to_markdown(cells, (0, len(cells[0]) - 1))
 
     def to_text(self) -> str:
         """Return the table for a terminal, in aligned columns."""
-        *rows, = self._cells()
-        if not any(row[-1] for row in rows[1:]):
-            rows = [row[:-1] for row in rows]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        last = len(widths) - 1
-        lines = []
-        for row in rows:
-            cells = [
-                cell.ljust(width) if column == 0 or (column == last and row is not rows[0]) else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            lines.append("  ".join(cells).rstrip())
-        return "\n".join(lines)
+        cells = self._cells()
+        last = len(cells[0]) - 1
+        if not any(line[last] for line in cells[1:]):
+            cells = [line[:last] for line in cells]
+        return text_tables.aligned(cells, (0, last))
 
     def _cells(self) -> list[list[str]]:
-        """Return the header and all rows as text; rates in percent."""
+        """Return the header and all rows as text; shares in percent."""
         rates = list(dict.fromkeys(rate for row in self.rows for rate in row.tar))
         header = ["benchmark", "pairs", "folds", "accuracy %", "std %", "distance", "cosine"]
         ranks = list(dict.fromkeys(k for row in self.rows for k in row.rank))

@@ -37,19 +37,12 @@ _CROPS = "112 x 112 aligned faces in a folder or zip"
 
 @dataclass(frozen=True)
 class Part:
-    """What one row of the table is computed from.
+    """What one row of the table is computed from."""
 
-    Args:
-        name: Its name in the table.
-        parents: The files it comes from.
-        load: Reads them.
-        group: Benchmark of which this is one group; None: it stands alone.
-    """
-
-    name: str
-    parents: dict[str, Parent]
-    load: Callable[[], EvaluationSet]
-    group: str | None = None
+    name: str                          # its name in the table
+    parents: dict[str, Parent]         # the files it comes from
+    load: Callable[[], EvaluationSet]  # reads them
+    group: str | None = None           # benchmark of which this is one group; None: of none
 
 
 class Benchmark(Protocol):
@@ -76,21 +69,13 @@ class BenchmarkConfig(PluginConfig):
 
 @dataclass(frozen=True)
 class PairBenchmark:
-    """Pairs with a k-fold protocol.
+    """Pairs with a k-fold protocol."""
 
-    Args:
-        name: Its name in the table.
-        file: File name in the data folder.
-        num_pairs: How many pairs the official protocol has.
-        folds: Number of folds of a .bin.
-        cfp: Which part of CFP this is, where it is one.
-    """
-
-    name: str
-    file: str
-    num_pairs: int
-    folds: int
-    cfp: Literal["FF", "FP"] | None = None
+    name: str                               # its name in the table
+    file: str                               # file name in the data folder
+    num_pairs: int                          # how many pairs the official protocol has
+    folds: int                              # number of folds of a .bin
+    cfp: Literal["FF", "FP"] | None = None  # which part of CFP this is, where it is one
 
     def parts(self, data: Path, images: Path | None) -> list[Part]:
         """Return what to evaluate; see `Benchmark.parts`."""
@@ -161,12 +146,9 @@ class Rfw:
 
     # Differs from TFace: its thresholds for RFW end at a squared distance of 0.999, where pairs of one person
     # may well be further apart; here they are those of all other benchmarks, up to 3.99.
-
-    Args:
-        folds: Number of folds of each group.
     """
 
-    folds: int
+    folds: int                # number of folds of each group
     groups = ("African", "Asian", "Caucasian", "Indian")
 
     def parts(self, data: Path, images: Path | None) -> list[Part]:

@@ -1,8 +1,7 @@
-"""The embeddings and thumbnails of an image set, computed once: part by part, each kept as soon as it is there.
+"""Cached embeddings and thumbnails of an image set, computed and written part by part.
 
-A part holds a fixed number of images in the set's order. A killed run loses at most one; a finished part is never
-computed again. Cached parts belong to (content of the set, judge, settings), which the caller puts into the folder's
-name.
+A part holds a fixed number of images in the set's order. A killed run loses at most one part. The caller names the
+folder after the content of the set, the network and the settings.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ def embed_cached(
         entries: Which of its images, N of them.
         network: See `embed_batches`.
         options: See `embed_batches`.
-        folder: Where the parts lie.
+        folder: Folder of the parts.
         title: Of the progress bar.
         has_unit_rows: Make them unit length; False leaves them as the network gives them.
 
@@ -150,7 +149,7 @@ def _path(folder: Path, part: range) -> Path:
 
 
 def _read(path: Path) -> dict[str, NDArray] | None:
-    """Return a finished part, or None when it is not there or damaged."""
+    """Return a finished part, or None when it is missing or damaged."""
     try:
         return read_archive(path) if path.exists() else None
     except UserError as error:

@@ -28,7 +28,7 @@ def read_cfp(root: Path, kind: Literal["FF", "FP"], images: ImageSet, name: str)
         root: Folder that holds `Protocol`.
         kind: Frontal against frontal, or frontal against profile.
         images: The images, `<person>/frontal/01.jpg` and so on, usually aligned crops of them.
-        name: What the table calls the pairs.
+        name: Name in the table.
 
     Raises:
         UserError: A file is missing or malformed (with the line), or images are missing.

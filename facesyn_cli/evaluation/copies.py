@@ -1,4 +1,4 @@
-"""Copies of training images in a set, told from other good photos of a person by their pixels.
+"""Copies of training images in a set, distinguished from other photos of the same person by their pixels.
 
 All pictures are compared by thumbnail (`near_duplicates.py`), and the images nearest by cosine also with mirrored and
 cropped versions of the photos of that person.
@@ -29,8 +29,8 @@ declare(
         "cropped.", source=UNVEILING, better="lower", unit="count", headline=110, show="pairs"),
     Metric("privacy.copied_share", "Copied share", "Copies as a share of the images.", formula="copies / images",
         source=UNVEILING, better="lower", unit="share"),
-    Metric("privacy.top_pairs", "Closest pairs", "The images closest to a training face, beside that face: look at "
-        "them.", source=UNVEILING, show="pairs"),
+    Metric("privacy.top_pairs", "Closest pairs", "The images closest to a training face, beside that face.",
+        source=UNVEILING, show="pairs"),
 )
 
 Pixels = Callable[[str, str], NDArray[np.uint8] | None]
@@ -38,24 +38,18 @@ Pixels = Callable[[str, str], NDArray[np.uint8] | None]
 
 @dataclass(frozen=True)
 class FaceSet:
-    """A set as the leakage check sees it.
+    """A set with the embeddings of one judge."""
 
-    Args:
-        name: Its name in lists of images.
-        rows: Embeddings.
-        thumbnails: (N, 16, 16) gray values, row by row.
-    """
-
-    name: str
-    rows: LabeledEmbeddings
-    thumbnails: NDArray[np.uint8]
+    name: str                      # its name in lists of images
+    rows: LabeledEmbeddings        # embeddings
+    thumbnails: NDArray[np.uint8]  # (N, 16, 16) gray values, row by row
 
 
 def find_copies(
     own: FaceSet, training: FaceSet, images: Near, pixels: Pixels, thresholds: dict[str, float | None],
     sample: Sample,
 ) -> Section:
-    """Find copies among the images compared: by thumbnail, then by the pixels of the pairs nearest by cosine."""
+    """Return the copies among the images compared: by thumbnail, then by the pixels of the pairs nearest by cosine."""
     ours, theirs = descriptors(own.thumbnails), descriptors(training.thumbnails)
     queries, is_exact = sample.of(len(ours), 2 * len(theirs))
     found: dict[int, tuple[float, str, int]] = {}                              # row -> likeness, what, training row
@@ -96,21 +90,21 @@ def find_copies(
     ]
     if len(near) > _MAX_COMPARED:
         section.notes.append(
-            f"{len(near):,} images lie above the threshold; the {_MAX_COMPARED} nearest were compared pixel by pixel "
+            f"{len(near):,} images are above the threshold; the {_MAX_COMPARED} nearest were compared pixel by pixel "
             "with mirrored and cropped training images, all others by thumbnail only."
         )
     return section
 
 
 def _photos_of(training: FaceSet, row: int, vector: NDArray[np.float32]) -> list[int]:
-    """Rows of the person of a training image, the nearest to a vector first: a crop may be nearer to another photo."""
+    """Return the rows of the person of a training image, nearest to a vector first; a crop may be nearest to any."""
     part = training.rows.rows_of(int(training.rows.owner[row]))
     order = np.argsort(-(training.rows.vectors[part] @ vector), kind="stable")
     return [part.start + int(place) for place in order[:_PHOTOS]]
 
 
 def top_pairs(own: FaceSet, training: FaceSet, images: Near, pixels: Pixels) -> list[Row]:
-    """The nearest pairs, at most one of each identity of the set."""
+    """Return the nearest pairs, at most one of each identity of the set."""
     order = np.argsort(-images.cosines, kind="stable")
     _, first = np.unique(images.owner[order], return_index=True)
     rows = []

@@ -1,4 +1,4 @@
-"""How much variety is in a set? Vendi scores and recall of real variation.
+"""Diversity of a set: Vendi scores, and recall of real variation.
 
 Face Vendi Score (VariFace, arXiv:2412.06235, after Friedman and Dieng 2023, arXiv:2210.02410): with K the n x n
 matrix of cosines and l the eigenvalues of K / n,
@@ -105,7 +105,7 @@ def vendi_score(rows: NDArray) -> float:
 
 
 def spread_section(rows: LabeledEmbeddings, reference: LabeledEmbeddings | None, seed: int) -> Section:
-    """Return how far images lie from their identity's center, and D_intra against the reference."""
+    """Return the mean distance of images to the center of their identity, and D_intra against the reference."""
     spread = np.add.reduceat(1 - rows.to_center, rows.starts[:-1]) / rows.sizes
     several = rows.sizes > 1
     section = Section([mean_over_identities(
@@ -131,7 +131,7 @@ def spread_section(rows: LabeledEmbeddings, reference: LabeledEmbeddings | None,
 
 
 def _vendi_figure(name: str, vectors: NDArray, group: NDArray, n: int, of: str) -> Figure:
-    """The score, with a jackknife over groups of identities."""
+    """Return the score with a jackknife error over groups of identities."""
     num_groups = int(group.max()) + 1 if n else 0
     value, left = _vendi_and_left_out(vectors, group, num_groups) if n else (None, [])
     error = None
@@ -162,14 +162,14 @@ def _vendi_and_left_out(vectors: NDArray, group: NDArray, num_groups: int) -> tu
 
 
 def _vendi_of(matrix: NDArray[np.float64]) -> float:
-    """exp of the entropy of the eigenvalues, which sum to 1 up to rounding."""
+    """Return exp of the entropy of the eigenvalues, which sum to 1 up to rounding."""
     values = np.maximum(np.linalg.eigvalsh(matrix), 0)
     values = values[values > 1e-12] / values.sum()
     return float(np.exp(-(values * np.log(values)).sum()))
 
 
 def _without_identity(rows: LabeledEmbeddings, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The chosen rows minus the mean of their identity, made as large as they would be around the true mean.
+    """Return the chosen rows minus the mean of their identity, scaled to their expected length around the true mean.
 
     Their identities have at least 2 rows.
     """

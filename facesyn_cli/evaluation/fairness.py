@@ -1,8 +1,8 @@
-"""The same figures for groups of people, where somebody has said who belongs to which.
+"""Metrics by group of people: of a set with a table of attributes, and of a benchmark with groups.
 
-A group has its own scores: pairs inside the group only, as RFW does (arXiv:1812.00194). Beside its own error rates,
-FMR and FNMR at one threshold for all say whom a system would treat worse: the threshold at which 0.1 % of all
-impostor pairs of the set match.
+The scores of a group are those of pairs inside it, as in RFW (arXiv:1812.00194). Beside the error rates of each group,
+FMR and FNMR are given at one threshold for all groups: that at which 0.1 % of all impostor pairs of the set match. Of
+RFW, published tables give the accuracy of each group, their mean and their standard deviation (ddof 1).
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def read_groups(path: Path) -> tuple[str, Groups]:
     """Read a table of attributes: a column `identity` (or `key`), then one column an attribute.
 
     Returns:
-        What the rows are of, `identity` or `key`; and attribute -> name -> value. Empty cells are left out.
+        The first column, `identity` or `key`; and attribute -> name -> value. Empty cells are left out.
 
     Raises:
-        UserError: It cannot be read, has no such columns, or says two things about one name.
+        UserError: It cannot be read, has no such columns, or has two values for one name.
     """
     try:
         rows = list(csv.reader(read_lines(path, "a table of attributes (.csv)")))
@@ -93,11 +93,11 @@ def group_section(
     rows: LabeledEmbeddings, kind: str, groups: Groups, counts: ScoreCounts, max_pairs: int, seed: int,
     more: Callable[[LabeledEmbeddings, ScoreCounts], list[Figure]],
 ) -> Section:
-    """Return every figure by group, and how far the groups lie apart.
+    """Return every figure by group, and its range over the groups.
 
     Args:
         rows: The set.
-        kind: What `groups` is keyed by, `identity` or `key`.
+        kind: Key of `groups`, `identity` or `key`.
         groups: Attribute -> name -> value.
         counts: Scores of the whole set.
         max_pairs: See `count_scores`.
@@ -185,7 +185,7 @@ def _part(rows: LabeledEmbeddings, member: NDArray[np.bool_]) -> LabeledEmbeddin
 
 
 def _at_common(counts: ScoreCounts, threshold: float | None) -> list[Figure]:
-    """FMR and FNMR of a group at the threshold of the whole set."""
+    """Return FMR and FNMR of a group at the threshold of the whole set."""
     if threshold is None or not counts.num_impostor or not counts.num_genuine:
         return []
     at = round((threshold + 1) / STEP)
@@ -210,7 +210,7 @@ def _renamed(figure: Figure) -> Figure:
 
 
 def _spreads(figures: list[Figure], attribute: str) -> list[Figure]:
-    """Largest minus smallest value over the groups of an attribute; counts of images have no spread."""
+    """Return the largest minus the smallest value over the groups of an attribute, except of counts."""
     by_name: dict[str, list[Figure]] = {}
     for figure in figures:
         if (figure.group or "").startswith(f"{attribute}=") and figure.value is not None and figure.unit != "count":

@@ -1,4 +1,4 @@
-"""Identification: who is on a probe, among the people of a gallery? (TinyFace, Cheng et al., ACCV 2018)
+"""Identification of probes among the people of a gallery (TinyFace, Cheng et al., ACCV 2018).
 
 Every probe is compared with every gallery image by the cosine of their embeddings. Its rank is the place of
 the first image of the same person, that is 1 + the number of images of others (distractors included) with
@@ -6,7 +6,7 @@ at least the cosine of the best image of that person; the rate at rank k is the 
 of at most k.
 
 Layout: `gallery/<person>/...`, `probe/<person>/...`, and, optionally, `distractors/...` whose people are in
-neither. How TinyFace's own lists are written is not among the facts we have; sort its images into these.
+neither. The format of TinyFace's own lists is not supported; sort its images into these folders.
 """
 
 from __future__ import annotations
@@ -31,25 +31,16 @@ _PROBES_AT_ONCE = 128
 
 @dataclass(frozen=True)
 class IdentificationSet:
-    """Gallery and probes with their people.
-
-    Args:
-        name: What the table calls it.
-        images: Name of each image, gallery (with distractors) first, then probes.
-        read: From an index to the encoded bytes; safe to call from several threads.
-        person: (images,) number of the person; -1 for distractors.
-        num_gallery: How many of the images are the gallery.
-        flip: Use the flip test.
-    """
+    """Gallery and probes with their people."""
 
     unit: ClassVar[str] = "probes"
 
-    name: str
-    images: list[str]
-    read: Callable[[int], bytes]
-    person: NDArray[np.int64]
-    num_gallery: int
-    flip: bool = True
+    name: str                     # name in the table
+    images: list[str]             # name of each image, gallery (with distractors) first, then probes
+    read: Callable[[int], bytes]  # from an index to the encoded bytes; safe to call from several threads
+    person: NDArray[np.int64]     # (images,) number of the person; -1 for distractors
+    num_gallery: int              # how many of the images are the gallery
+    flip: bool = True             # use the flip test
 
     def __len__(self) -> int:
         return len(self.images) - self.num_gallery
@@ -73,7 +64,7 @@ def probe_ranks(
 
     Args:
         gallery: (G, D) unit embeddings.
-        gallery_person: (G,) numbers; -1 is nobody's.
+        gallery_person: (G,) numbers; -1 for distractors.
         probe: (P, D) unit embeddings.
         probe_person: (P,) numbers, each in the gallery.
     """

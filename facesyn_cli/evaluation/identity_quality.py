@@ -1,4 +1,4 @@
-"""Does a set have distinct and consistent identities? Figures of DCFace, IDiff-Face, Vec2Face and VIGFace.
+"""Distinctness and consistency of identities: metrics of DCFace, IDiff-Face, Vec2Face and VIGFace.
 
 With unit embeddings f, unit class centers c (mean of the unit embeddings of an identity, normalized) and C
 identities:
@@ -36,7 +36,7 @@ from facesyn_cli.evaluation.score_counts import (
 )
 from facesyn_cli.evaluation.section import BOOTSTRAP, Curve, Figure, Histogram, Row, Section, mean_over_identities
 
-VEC2FACE_CENTRES = 0.40
+VEC2FACE_THRESHOLD = 0.40
 _HISTOGRAM_BINS = 100
 _LISTED = 24
 
@@ -56,12 +56,12 @@ declare(
     Metric("identity.fmr1000", "FMR1000", "Share of same-person pairs rejected when 0.1 % of different-person pairs "
         "are accepted.", formula="FNMR(t) at the t with FMR(t) closest to 0.1 %", source=IDIFF, better="lower",
         unit="share"),
-    Metric("identity.fdr", "Fisher discriminant ratio", "How far genuine and impostor scores lie apart, measured in "
+    Metric("identity.fdr", "Fisher discriminant ratio", "Distance of genuine and impostor scores, relative to "
         "their spread.", formula="(mean_G - mean_I)^2 / (var_G + var_I)", source=IDIFF, better="higher", headline=40),
     Metric("identity.dprime", "d-prime", "Distance of genuine and impostor scores in units of their common standard "
         "deviation.", formula="|mean_G - mean_I| / sqrt((var_G + var_I) / 2)", source=IDIFF, better="higher"),
     Metric("identity.unique_share", "Unique identities (U_class)", "Share of identities left when every one too "
-        "close to an earlier one is dropped: how many different people there are for each one claimed.",
+        "close to an earlier one is dropped: different people per identity claimed.",
         formula="|U| / C; class centers in order, c joins U when cos(c, u) < r for every u in U", source=DCFACE,
         better="higher", unit="share", headline=20, by_group="table"),
     Metric("identity.unique_040", "Unique identities at 0.40", "The same at the fixed threshold that Vec2Face "
@@ -80,16 +80,16 @@ declare(
     Metric("identity.separability", "Separability", "Mean distance of an identity's center to the centers of the "
         "others.", formula="mean over pairs of classes of 1 - cos(c, c')", source=VIGFACE, better="higher"),
     Metric("identity.scores", "Genuine and impostor scores", "How similar two images of one person are, and two "
-        "images of different people. The less the two hills overlap, the better the labels can be learned."),
+        "images of different people. The less the two distributions overlap, the better the labels can be learned."),
     Metric("identity.nearest_center", "Nearest other identity", "For every identity, the score of the most similar "
-        "other one. A hill on the right is people who were made twice."),
+        "other one. A peak on the right indicates people who were generated twice."),
     Metric("identity.det", "Detection error trade-off", "Both kinds of error at every threshold; the closer to the "
         "lower left corner, the better.", formula="FMR(t) = share of impostor scores >= t; FNMR(t) = share of "
         "genuine scores < t", source=ISO),
     Metric("identity.roc", "Receiver operating characteristic", "Share of same-person pairs accepted against the "
         "share of different-person pairs accepted.", formula="TMR(t) = 1 - FNMR(t) against FMR(t)", source=ISO),
     Metric("identity.unique_by_count", "Unique identities by size", "How the share of unique identities falls as the "
-        "set grows: where the source of identities runs dry.", formula="U_class of the first n identities",
+        "set grows, up to where the source of identities is exhausted.", formula="U_class of the first n identities",
         source=DCFACE),
     Metric("identity.best", "Most typical images", "Images closest to the center of their identity.", show="sheet"),
     Metric("identity.worst", "Least typical images", "Images farthest from the center of their identity: bad "
@@ -131,7 +131,7 @@ def score_section(counts: ScoreCounts) -> Section:
 
 
 def center_section(rows: LabeledEmbeddings, set_name: str, r: float, keep: dict[float, KeepUnique]) -> Section:
-    """Return the figures about class centers: unique, consistent, separate; and the images to look at.
+    """Return the figures of class centers (unique, consistent, separate) and the most and least typical images.
 
     Args:
         rows: The set.
@@ -148,8 +148,8 @@ def center_section(rows: LabeledEmbeddings, set_name: str, r: float, keep: dict[
     consistent = np.add.reduceat((rows.to_center > r).astype(np.float64), rows.starts[:-1]) / rows.sizes
     section.figures += [
         _share("identity.unique_share", kept[r], "identities", threshold=r),
-        _share("identity.unique_040", kept[VEC2FACE_CENTRES], "identities", threshold=VEC2FACE_CENTRES),
-        _share("identity.separate_040", other <= VEC2FACE_CENTRES, "identities", threshold=VEC2FACE_CENTRES),
+        _share("identity.unique_040", kept[VEC2FACE_THRESHOLD], "identities", threshold=VEC2FACE_THRESHOLD),
+        _share("identity.separate_040", other <= VEC2FACE_THRESHOLD, "identities", threshold=VEC2FACE_THRESHOLD),
         _with_threshold(mean_over_identities("identity.consistent_share", consistent), r),
         mean_over_identities("identity.consistency", mean_genuine(rows), "identities with several images"),
     ]
@@ -166,9 +166,9 @@ def center_section(rows: LabeledEmbeddings, set_name: str, r: float, keep: dict[
     n = np.median(rows.sizes)
     if r > 0 and n * r**2 <= 1:
         section.notes.append(
-            "Consistent images say nothing here. An identity's center holds the image itself, so each of n unrelated "
-            f"images has a cosine of about 1 / sqrt(n) to their center: {1 / np.sqrt(n):.2f} for the usual {n:g} "
-            f"images, which is more than r = {r:g}. Read consistency and wrong labels instead."
+            "Consistent images are not informative here. An identity's center includes the image itself, so each of n "
+            f"unrelated images has a cosine of about 1 / sqrt(n) to their center: {1 / np.sqrt(n):.2f} "
+            f"for the usual {n:g} images, which is more than r = {r:g}. Use consistency and wrong labels instead."
         )
     section.curves.append(_unique_by_count(kept))
     section.lists.update(_extremes(rows, set_name))
@@ -258,7 +258,7 @@ def _unique_by_count(kept: dict[float, NDArray[np.bool_]]) -> Curve:
 
 
 def _extremes(rows: LabeledEmbeddings, set_name: str) -> dict[str, list[Row]]:
-    """List the images most and least like the other images of their identity, one per identity."""
+    """Return the images most and least similar to the other images of their identity, one per identity."""
     cosines = loo_cosines(rows)
     known = np.flatnonzero(np.isfinite(cosines))
     lists = {}

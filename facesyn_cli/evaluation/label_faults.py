@@ -1,4 +1,4 @@
-"""Do the labels of a set fit its faces? Wrong labels, two people under one label, one person under two.
+"""Label errors: wrong labels, two people under one label, one person under two.
 
 With unit embeddings f, identity sums s of n rows, a threshold t_x at false match rate x (of the set's own
 impostors, or of real ones where a reference is given):
@@ -10,7 +10,7 @@ impostors, or of real ones where a reference is given):
                        alike as most identities are to themselves: at least the 10th percentile, or 0.9 times the
                        median where that is less, of the mean scores inside identities
 
-The parts of a mixed identity are found by the sign of the leading eigenvector of its doubly centerd matrix of
+The parts of a mixed identity are found by the sign of the leading eigenvector of its doubly centered matrix of
 scores (the two-means relaxation of Ding and He 2004), followed by a few rounds of two-means.
 """
 
@@ -28,10 +28,10 @@ from facesyn_cli.evaluation.section import SPREAD, Figure, Finding, Row, Section
 
 _LISTED = 24
 _MIN_PART = 2
-_MIN_BELOW = 0.1     # share of an identity's pairs below t before it is worth a look
+_MIN_BELOW = 0.1     # share of an identity's pairs below t from which it is split
 _MAX_LOOKED = 500    # images of one identity that are split
 _ROUNDS = 5
-_SHUFFLED = 0.5      # share of wrong labels from which the labels as a whole are in doubt
+_SHUFFLED = 0.5      # share of wrong labels from which the labels as a whole are doubtful
 _MANY_WRONG = 0.02
 
 declare(
@@ -50,7 +50,7 @@ declare(
 
 
 def wrong_labels(rows: LabeledEmbeddings, set_name: str, max_pairs: int, seed: int) -> Section:
-    """Find images that are nearer to another identity than to their own.
+    """Return the images that are nearer to another identity than to their own.
 
     Args:
         rows: The set.
@@ -68,7 +68,7 @@ def wrong_labels(rows: LabeledEmbeddings, set_name: str, max_pairs: int, seed: i
     if not is_exact:
         known = np.sort(np.random.default_rng(seed).choice(known, most, replace=False))
     identities = np.arange(len(rows.identities))
-    other, whose = nearest(rows.vectors[known], rows.centers, rows.owner[known], identities)
+    other, others = nearest(rows.vectors[known], rows.centers, rows.owner[known], identities)
     is_wrong = other > own[known]
     share = float(is_wrong.mean())
     error = clustered_error(is_wrong.astype(float), rows.owner[known])
@@ -80,8 +80,8 @@ def wrong_labels(rows: LabeledEmbeddings, set_name: str, max_pairs: int, seed: i
     worst = worst[np.argsort(-(other - own[known])[worst], kind="stable")][:_LISTED]
     section.lists["identity.wrong_labels"] = [
         Row(
-            [(set_name, rows.keys[known[k]]), (set_name, _most_typical(rows, int(whose[k])))],
-            [rows.identities[rows.owner[known[k]]], rows.identities[whose[k]]], float(other[k]),
+            [(set_name, rows.keys[known[k]]), (set_name, _most_typical(rows, int(others[k])))],
+            [rows.identities[rows.owner[known[k]]], rows.identities[others[k]]], float(other[k]),
             label=f"{other[k]:.2f} to the other, {own[known[k]]:.2f} to its own identity",
         )
         for k in worst
@@ -89,7 +89,7 @@ def wrong_labels(rows: LabeledEmbeddings, set_name: str, max_pairs: int, seed: i
     if share > _SHUFFLED:
         section.findings.append(Finding(
             "fault", f"The labels do not fit the faces: {share:.1%} of the images are nearer to another identity "
-            "than to their own. Shuffled labels look like this, or a generator that does not follow its contexts.",
+            "than to their own. Possible causes: shuffled labels, or a generator that does not follow its contexts.",
             ["identity.wrong_label_share"],
             ["identity.wrong_labels"],
         ))
@@ -100,14 +100,14 @@ def wrong_labels(rows: LabeledEmbeddings, set_name: str, max_pairs: int, seed: i
         ))
     elif len(worst):
         section.findings.append(Finding(
-            "note", f"{is_wrong.sum():,} of {len(known):,} images are nearer to another identity than to their own: "
-            "look at them.", ["identity.wrong_label_share"], ["identity.wrong_labels"],
+            "note", f"{is_wrong.sum():,} of {len(known):,} images are nearer to another identity than to their own.",
+            ["identity.wrong_label_share"], ["identity.wrong_labels"],
         ))
     return section
 
 
 def mixed_identities(rows: LabeledEmbeddings, set_name: str, t_within: float, t_between: float) -> Section:
-    """Find labels under which two people lie.
+    """Return the labels that hold two people.
 
     Args:
         rows: The set.
@@ -158,7 +158,7 @@ def mixed_identities(rows: LabeledEmbeddings, set_name: str, t_within: float, t_
 
 
 def split_identities(rows: LabeledEmbeddings, set_name: str, threshold: float) -> Section:
-    """Find pairs of labels that seem to be one person.
+    """Return the pairs of labels that seem to be one person.
 
     Args:
         rows: The set.
@@ -195,10 +195,10 @@ def split_identities(rows: LabeledEmbeddings, set_name: str, threshold: float) -
 
 
 def two_parts(scores: NDArray[np.float64]) -> NDArray[np.bool_] | None:
-    """Cut a set of faces in two by their (n, n) scores; (n,) bool, or None where one part would be empty."""
+    """Split a set of faces in two by their (n, n) scores; (n,) bool, or None where one part would be empty."""
     mean = scores.mean(axis=0)
-    centerd = scores - mean - mean[:, None] + scores.mean()
-    is_first = np.linalg.eigh(centerd)[1][:, -1] > 0
+    centered = scores - mean - mean[:, None] + scores.mean()
+    is_first = np.linalg.eigh(centered)[1][:, -1] > 0
     for _ in range(_ROUNDS):
         if is_first.all() or not is_first.any():
             return None
@@ -211,7 +211,7 @@ def two_parts(scores: NDArray[np.float64]) -> NDArray[np.bool_] | None:
 
 
 def _to_part(scores: NDArray, part: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Mean score of each face to the others of a part."""
+    """Return the mean score of each face to the others of a part."""
     others = scores @ part - np.where(part, np.diag(scores), 0)
     return others / np.maximum(part.sum() - part, 1)
 
@@ -222,7 +222,7 @@ def _mean_score(scores: NDArray, part: NDArray[np.int64]) -> float:
 
 
 def _most_typical(rows: LabeledEmbeddings, identity: int) -> str:
-    """Key of the image nearest to the center of an identity."""
+    """Return the key of the image nearest to the center of an identity."""
     part = rows.rows_of(identity)
     return rows.keys[part.start + int(np.argmax(rows.vectors[part] @ rows.centers[identity]))]
 

@@ -1,4 +1,4 @@
-"""Embeddings with the identity of each row, in the order that makes every analysis simple and fast."""
+"""Embeddings with the identity of each row, sorted by identity."""
 
 from __future__ import annotations
 
@@ -12,19 +12,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class LabeledEmbeddings:
-    """Unit embeddings; the rows of one identity lie together.
+    """Unit embeddings; the rows of one identity are adjacent."""
 
-    Args:
-        keys: Key of each row.
-        identities: Name of each identity, C of them.
-        vectors: (N, D) float32 unit rows.
-        starts: (C + 1,) row at which each identity begins; the last one is N.
-    """
-
-    keys: list[str]
-    identities: list[str]
-    vectors: NDArray[np.float32]
-    starts: NDArray[np.int64]
+    keys: list[str]               # key of each row
+    identities: list[str]         # name of each identity, C of them
+    vectors: NDArray[np.float32]  # (N, D) float32 unit rows
+    starts: NDArray[np.int64]     # (C + 1,) row at which each identity begins; the last one is N
 
     @staticmethod
     def of(keys: Sequence[str], names: Sequence[str], vectors: NDArray) -> LabeledEmbeddings:
@@ -90,19 +83,11 @@ class LabeledEmbeddings:
         return (self.sums / np.where(lengths == 0, 1.0, lengths)).astype(np.float32)
 
     def rows_of(self, identity: int) -> slice:
-        """Return where the rows of one identity lie."""
+        """Return the slice of the rows of one identity."""
         return slice(int(self.starts[identity]), int(self.starts[identity + 1]))
 
-    def of_identities(self, chosen: NDArray) -> LabeledEmbeddings:
-        """Return the part with the given identities (numbers 0..C-1), in the order given."""
-        rows = np.concatenate([np.arange(self.starts[c], self.starts[c + 1]) for c in chosen] or [np.empty(0, int)])
-        return LabeledEmbeddings(
-            [self.keys[row] for row in rows], [self.identities[c] for c in chosen], self.vectors[rows],
-            np.concatenate([[0], np.cumsum(self.sizes[np.asarray(chosen, dtype=np.int64)])]),
-        )
-
     def groups(self, count: int, seed: int) -> NDArray[np.int64]:
-        """Deal the identities at random into at most `count` groups of equal size; (C,) group of each."""
+        """Assign the identities at random to at most `count` groups of equal size; (C,) group of each."""
         num_identities = len(self.identities)
         dealt = np.arange(num_identities) % min(count, max(num_identities, 1))
         return np.random.default_rng(seed).permutation(dealt)

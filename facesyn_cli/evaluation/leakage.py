@@ -1,17 +1,14 @@
-"""Does a set give away the people its generator was trained on?
+"""Leakage of training identities: how near a set comes to the people that its generator was trained on.
 
 For every image, and every class center, of the set: the nearest training image and the nearest training center by
-cosine. What counts as near is measured, not assumed: thresholds are those at which 1e-4 and 1e-5 of all pairs of
-images of different real training people match with the same judge, and the distribution is laid beside that of real
-people: each training image (center) against the nearest one of any other training person, in a gallery of the same
-size. A set to the right of that curve is nearer to training people than strangers are (cf. arXiv:2410.24015, which
-found leakage in all of six published sets by looking at the top pairs).
+cosine. Thresholds are calibrated with the same judge: those at which 1e-4 and 1e-5 of all pairs of images of different
+training people match. The baseline is real people: each training image (center) against the nearest one of any other
+training person, in a gallery of the same size. A set to the right of that curve is nearer to training people than
+strangers are (cf. arXiv:2410.24015, which found leakage in all of six published sets in the top pairs).
 
 An image that is as near to a training image as two photos of one person usually are (the median genuine score of
-the training set) shows that person, whatever the share of such images.
-
-Copies are then told from mere likeness by their pixels (`thumbnails.py`): all pictures by thumbnail, and the
-images nearest by cosine also against mirrored and cropped versions of the photos of that person.
+the training set) shows that person, whatever the share of such images. Copies are found by their pixels, see
+`copies.py`.
 """
 
 from __future__ import annotations
@@ -30,12 +27,12 @@ PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "p999": 99.9}
 RATES = {"fmr1e-4": 1e-4, "fmr1e-5": 1e-5}
 RATE_NAMES = {"fmr1e-4": "0.01 %", "fmr1e-5": "0.001 %"}
 FIXED = {"030": 0.30, "040": 0.40}
-_CLEAR = 3                                  # standard errors by which a set must be nearer than strangers are
+_CLEAR = 3                                  # standard errors by which a set must be nearer than strangers
 LIMITS = (
-    "A judge sees what it was trained to see: a person may be recognizable to people, or to another network, where "
-    "this judge finds nothing. Only the given reference was compared; other training data, also of the judge and of "
-    "the conditioning network, were not. Copies cropped so that the face sits elsewhere, and the judge takes it for "
-    "somebody else, or changed in other ways may be missed."
+    "The result depends on the judge: a person may be recognizable to people, or to another network, where this judge "
+    "finds no match. Only the given reference was compared; other training data, also of the judge and of "
+    "the conditioning network, were not. Copies may be missed that are changed in other ways, or cropped so that the "
+    "judge matches the face with another person."
 )
 
 _STRANGERS = "among all other real people (what is normal between strangers)"
@@ -86,7 +83,7 @@ def _declare_family(queries: str, title: str, nearest_what: str, gallery: str, c
 declare(
     Metric("privacy.nearest", "Nearest training face", "For every image, the score of the most similar training "
         "face; and, to compare, the same of every real person with all other real people. A synthetic curve to the "
-        "right of the real one is memorised people.", formula="max over training faces of the cosine",
+        "right of the real one indicates memorized people.", formula="max over training faces of the cosine",
         source=UNVEILING),
     Metric("privacy.nearest_curve", "Nearest training face, from above", "Share of images whose nearest training "
         "face has at least this score; and, to compare, the same of real people among strangers.",
@@ -138,12 +135,12 @@ def privacy_section(
     copies = find_copies(own, training, images, pixels, thresholds, sample)
     section.merge(copies)
     section.lists["privacy.top_pairs"] = top_pairs(own, training, images, pixels)
-    _judge(section, images, strangers, thresholds)
+    _decide(section, images, strangers, thresholds)
     return section
 
 
 def _median(counts: NDArray) -> float | None:
-    """Return the score that half of the counted ones reach; None where nothing was counted."""
+    """Return the median of counted scores; None without a count."""
     return float(GRID[np.searchsorted(np.cumsum(counts), counts.sum() / 2)]) if counts.sum() else None
 
 
@@ -189,8 +186,8 @@ def _survival(series: dict[str, NDArray]) -> Curve:
     return Curve("privacy.nearest_curve", "cosine", "share with a nearer training face", lines, y_scale="log")
 
 
-def _judge(section: Section, images: Near, strangers: Near, thresholds: dict[str, float | None]) -> None:
-    """Put the figures into words: copies, then identities nearer than strangers, then nothing found."""
+def _decide(section: Section, images: Near, strangers: Near, thresholds: dict[str, float | None]) -> None:
+    """Set the verdict of a section and add it as a finding: copies, a set nearer than strangers, or neither."""
     copies = int(section.value("privacy.copies") or 0)
     share = section.value("privacy.copied_share") or 0.0
     name = next((name for name, value in thresholds.items() if value is not None), None)
@@ -199,7 +196,7 @@ def _judge(section: Section, images: Near, strangers: Near, thresholds: dict[str
         level, lists = "fault", ["privacy.copies"]
         text = f"{copies:,} images ({share:.2%} of those compared) are copies of training images. "
     if name is None:
-        text += "The reference is too small to say which cosine real strangers reach, so nearness was not judged."
+        text += "The reference is too small for a threshold of real strangers, so nearness was not evaluated."
         level = "fault" if copies else "note"
     else:
         ours, theirs = (section.value(f"privacy.{kind}_above_{name}") or 0.0 for kind in ("image", "real"))
@@ -211,16 +208,16 @@ def _judge(section: Section, images: Near, strangers: Near, thresholds: dict[str
                   f"{theirs:.1%} of real strangers do"
         if is_nearer:
             level, lists = ("fault" if copies else "warning"), [*lists, "privacy.top_pairs"]
-            text += f"The set lies nearer to the training people than real strangers do: {figures}."
+            text += f"The set is nearer to the training people than real strangers are: {figures}."
         else:
-            text += f"{'As a whole, the' if copies else 'No copy was found, and as a whole the'} set lies no nearer " \
-                    f"to the training people than real strangers do: {figures}."
+            text += f"{'As a whole, the' if copies else 'No copy was found, and as a whole the'} set is no nearer " \
+                    f"to the training people than real strangers are: {figures}."
     same = round(len(images.cosines) * (section.value("privacy.image_above_genuine") or 0.0))
     if same > copies:
         level = level if level == "fault" else "warning"
         lists = list(dict.fromkeys([*lists, "privacy.top_pairs"]))
         text += f" {same:,} images are as near to a training image as two photos of one person are to each " \
-                "other: look at the top pairs."
+                "other: check the top pairs."
     section.verdict = {"level": level, "text": text, "limits": LIMITS}
     section.findings.append(Finding(
         level, text, ["privacy.copies"] + ([f"privacy.image_above_{name}"] if name else []), lists

@@ -28,33 +28,19 @@ RFW = "RFW, arXiv:1812.00194"
 
 @dataclass(frozen=True)
 class Metric:
-    """The declaration of one figure, histogram, curve or list of images.
+    """The declaration of one figure, histogram, curve or list of images."""
 
-    Args:
-        id: Key in `report.json`: the section, a dot, and a name.
-        title: Name shown to people.
-        text: What it is, in a sentence or two that need no training in biometrics.
-        formula: How it is computed, in plain text; empty for pictures.
-        source: Where the definition is from; empty when it is ours.
-        better: `higher`, `lower`, or None when neither is.
-        unit: `share` (shown in percent), `cosine`, `count`, or empty for a plain number.
-        headline: Place among the most important figures of the summary, rising; 0: not one of them.
-        by_group: `chart` or `table` for a figure by group that is shown at once, as a chart too; empty: behind a click.
-        cell: (caption, row, column) of a figure that stands in a matrix instead of the table of its section.
-        show: How a list of images is shown: `sheet`, `pairs`, or `strips` of one or two identities.
-    """
-
-    id: str
-    title: str
-    text: str
-    formula: str = ""
-    source: str = ""
-    better: Literal["higher", "lower"] | None = None
-    unit: Literal["", "share", "cosine", "count"] = ""
-    headline: int = 0
-    by_group: Literal["", "table", "chart"] = ""
-    cell: tuple[str, str, str] | None = None
-    show: Literal["sheet", "pairs", "strips"] = "strips"
+    id: str                                               # key in `report.json`: the section, a dot, and a name
+    title: str                                            # name on the page and the card
+    text: str                                             # a sentence or two for readers without training in biometrics
+    formula: str = ""                                     # in plain text; empty for pictures
+    source: str = ""                                      # where the definition is from; empty when it is ours
+    better: Literal["higher", "lower"] | None = None      # direction; None: neither
+    unit: Literal["", "share", "cosine", "count"] = ""    # a share is shown in percent
+    headline: int = 0                                     # rank among the figures of the summary; 0: not one of them
+    by_group: Literal["", "table", "chart"] = ""          # where a figure by group is shown; empty: behind a click
+    cell: tuple[str, str, str] | None = None              # (caption, row, column) of a figure shown in a matrix
+    show: Literal["sheet", "pairs", "strips"] = "strips"  # layout of a list of images
 
 
 _DECLARED: dict[str, Metric] = {}
@@ -116,6 +102,6 @@ def _by_group(name: str) -> Metric:
         raise KeyError(name)
     if is_spread:
         return replace(base, id=name, title=f"{base.title}: spread", better="lower",
-                       text=f"{base.text} Here: how far the groups lie apart.",
+                       text=f"{base.text} Here: the range over the groups.",
                        formula="largest minus smallest of the groups")
     return replace(base, id=name, text=f"{base.text} Here: within one group.")

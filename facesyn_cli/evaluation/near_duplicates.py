@@ -1,9 +1,9 @@
-"""Are two images the same picture? Small gray versions, compared by normalized correlation.
+"""Near-duplicate images: small gray versions compared by normalized correlation.
 
-An embedding cannot tell a copy from another good photo of the same person; pixels can. Every image is reduced
-to 16 x 16 gray values; with the mean removed and scaled to length 1, the dot product of two of them is the
-correlation of the pictures. On aligned real faces (CelebA) different photos of one person hardly pass 0.97,
-re-encoded, noisy and brightened copies lie above 0.978. For single suspicious pairs `likeness` also tries
+Embeddings do not separate a copy from another photo of the same person; pixels do. Every image is reduced to
+16 x 16 gray values; with the mean removed and scaled to length 1, the dot product of two of them is the
+correlation of the images. On aligned real faces (CelebA) different photos of one person rarely exceed 0.97,
+re-encoded, noisy and brightened copies are above 0.978. For single pairs `likeness` also compares
 mirrored and cropped versions: of the 650 pairs nearest by cosine between real faces of CelebA and of LFW none
 exceeds 0.89, copies cropped to 75 % of the side and more reach 0.98.
 """
@@ -21,7 +21,7 @@ from facesyn_cli.evaluation.nearest import nearest
 from facesyn_cli.evaluation.section import SPREAD, Figure, Finding, Row, Section, clustered_error
 
 SIDE = 16
-NEAR_DUPLICATE = 0.98   # correlation of two thumbnails from which they count as one picture
+NEAR_DUPLICATE = 0.98   # correlation of two thumbnails from which they count as near-duplicates
 COPY = 0.95             # the same for `likeness`, on 32 x 32 with the best crop
 _FINE_SIDE = 32
 _SCALES = (0.95, 0.85, 0.75)
@@ -35,7 +35,7 @@ declare(
         "repeat another image of the same identity.", better="lower", unit="share"),
     Metric("diversity.near_duplicates_between", "Near-duplicates between identities", "Share of images that nearly "
         "repeat an image of another identity.", better="lower", unit="share"),
-    Metric("diversity.near_duplicates", "Near-duplicates", "Pairs of images that are almost the same picture.",
+    Metric("diversity.near_duplicates", "Near-duplicates", "Pairs of images that are almost identical.",
         show="pairs"),
 )
 
@@ -98,7 +98,7 @@ def duplicates_section(
     thumbnails: NDArray[np.uint8], keys: list[str], owner: NDArray, names: list[str], set_name: str, max_pairs: int,
     seed: int,
 ) -> Section:
-    """Find pictures that are there more than once, within identities and between them.
+    """Return the near-duplicates within identities and between them.
 
     Args:
         thumbnails: (N, 16, 16) gray values.
@@ -143,7 +143,7 @@ def duplicates_section(
         level, some = ("fault", f"{share:.1%} of the images repeat") if share > _MANY_DUPLICATES else (
             "note", f"{is_repeat.sum():,} of {len(is_repeat):,} images repeat")
         section.findings.append(Finding(
-            level, f"{some} a picture of {words} (the same pixels, nearly).", [f"diversity.near_duplicates_{name}"],
+            level, f"{some} an image of {words} (near-duplicate pixels).", [f"diversity.near_duplicates_{name}"],
             ["diversity.near_duplicates"],
         ))
     return section
@@ -152,7 +152,7 @@ def duplicates_section(
 def _repeats(
     rows: NDArray, owner: NDArray
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64]]:
-    """Say which images repeat an earlier one of their identity, which one, and how alike they are; (N,) each."""
+    """Return which images repeat an earlier one of their identity, its row, and the correlation; (N,) each."""
     repeats = np.zeros(len(rows), dtype=bool)
     partner = np.full(len(rows), -1, dtype=np.int64)
     value = np.zeros(len(rows))
@@ -195,7 +195,7 @@ def _compare(rows: NDArray, other: NDArray, what: str) -> list[tuple[float, str]
 def _best_crop(
     image: Image.Image, boxes: list[tuple[float, float, float]], other: NDArray
 ) -> tuple[tuple[float, str], tuple[float, float, float]]:
-    """Return the best (correlation, what), and its box (scale, x, y); x and y say where in the free margin."""
+    """Return the best (correlation, what), and its box (scale, x, y); x and y are its place in the free margin."""
     side = image.width
     crops = []
     for scale, x, y in boxes:

@@ -81,7 +81,7 @@ def pairs_above(
 
 @dataclass(frozen=True)
 class Near:
-    """For each query: the nearest one of a gallery."""
+    """The nearest row of a gallery, of each query."""
 
     cosines: NDArray[np.float32]
     where: NDArray[np.int64]
@@ -92,7 +92,7 @@ class Near:
 
 @dataclass(frozen=True)
 class Sample:
-    """Which queries are compared with a gallery: all where that is no more than `max_pairs` products, else some."""
+    """The queries that are compared with a gallery: all where that is at most `max_pairs` products, else a sample."""
 
     max_pairs: int
     seed: int
@@ -101,7 +101,7 @@ class Sample:
         self, rows: NDArray[np.float32], owner: NDArray, gallery: NDArray[np.float32],
         gallery_owner: NDArray | None = None,
     ) -> Near:
-        """Return the nearest row of a gallery; with the gallery's owners, of anybody else."""
+        """Return the nearest row of a gallery; with the gallery's owners, of any other identity."""
         queries, is_exact = self.of(len(rows), len(gallery))
         owners = (owner[queries], gallery_owner) if gallery_owner is not None else (None, None)
         cosines, where = nearest(rows[queries], gallery, *owners)
@@ -116,7 +116,7 @@ class Sample:
 
 
 def _leave_out(cosines: NDArray[np.float32], query_owner: NDArray, bank_owner: NDArray) -> None:
-    """Set the cosines to rows of the query's own identity to -inf; those rows lie together."""
+    """Set the cosines to rows of the query's own identity to -inf; those rows are adjacent."""
     starts = np.searchsorted(bank_owner, query_owner, side="left")
     stops = np.searchsorted(bank_owner, query_owner, side="right")
     for row in np.flatnonzero(stops > starts):

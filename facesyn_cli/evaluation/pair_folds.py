@@ -1,6 +1,6 @@
-"""How a list of pairs is cut into folds: told by the numbers on its first line and by the pairs that follow.
+"""Folds of a list of pairs, from the numbers on its first line and the pairs that follow.
 
-With M pairs, the first lines in circulation are
+With M pairs, the known forms of the first line are
 
     folds pairs       M = 2 folds pairs (LFW View 2: pairs of each class and fold), M = folds pairs (pairs of each
                       fold), or M = pairs (all of them)
@@ -9,7 +9,7 @@ With M pairs, the first lines in circulation are
     no such line      the list begins with its first pair
 
 View 1 and lists without a number of folds are cut into 10. Where all genuine pairs come first, consecutive folds would
-hold one class each, so genuine and impostor pairs take turns there.
+hold one class each, so genuine and impostor pairs are interleaved.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DEFAULT_FOLDS = 10
 
 
 def cut_into_folds(path: Path, header: Sequence[int], is_same: NDArray[np.bool_]) -> tuple[int, NDArray[np.int64]]:
-    """Return the number of folds of a list, and the order in which its pairs make consecutive folds.
+    """Return the number of folds of a list, and the order of its pairs in consecutive folds.
 
     Args:
         path: The list, for messages.

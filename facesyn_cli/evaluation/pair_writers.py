@@ -1,4 +1,4 @@
-"""Verification pairs into the two forms other tools read: an InsightFace `.bin`, or images with a list."""
+"""Writers of verification pairs: an InsightFace `.bin`, or images with a list."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_bin(pairs: PairSet, path: Path, size: int, resize: bool, advance: Call
     The images keep their bytes where they are JPEG or PNG of the right size.
 
     Args:
-        pairs: The pairs. How many folds they have is not stored; the protocol says 10.
+        pairs: The pairs. Their number of folds is not stored; the protocol has 10.
         path: The file; it appears whole, by rename.
         size: Side of the images in pixels; published tools never resize.
         resize: Resize images of another size, of others than square ones their central squares.

@@ -1,4 +1,4 @@
-"""Verification pairs from the files in circulation.
+"""Verification pairs from the file formats in use.
 
     .bin        InsightFace: a pickle of (2N encoded images, N answers); pair k is images 2k and 2k + 1
     pairs.txt   LFW: a first line of counts (`pair_folds.py`) or none; then lines `name i j` (the same
@@ -37,29 +37,18 @@ _MAX_BIN = 32 * GIB  # bytes
 
 @dataclass(frozen=True)
 class PairSet:
-    """Pairs of images with the right answers. An image that occurs in several pairs is held once.
-
-    Args:
-        name: What the table calls it.
-        first: (N,) index of each pair's first image.
-        second: (N,) index of its second image.
-        is_same: (N,) True where both show the same person.
-        folds: Number of folds of the protocol; they are consecutive.
-        images: Name of each image, for messages.
-        read: From an index to the encoded bytes; safe to call from several threads.
-        flip: Use the flip test; None: as the command is told.
-    """
+    """Pairs of images with the right answers. An image that occurs in several pairs is held once."""
 
     unit: ClassVar[str] = "pairs"
 
-    name: str
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
-    is_same: NDArray[np.bool_]
-    folds: int
-    images: list[str]
-    read: Callable[[int], bytes]
-    flip: bool | None = None
+    name: str                     # name in the table
+    first: NDArray[np.int64]      # (N,) index of each pair's first image
+    second: NDArray[np.int64]     # (N,) index of its second image
+    is_same: NDArray[np.bool_]    # (N,) True where both show the same person
+    folds: int                    # number of folds of the protocol; they are consecutive
+    images: list[str]             # name of each image, for messages
+    read: Callable[[int], bytes]  # from an index to the encoded bytes; safe to call from several threads
+    flip: bool | None = None      # use the flip test; None: the setting of the command
 
     def __len__(self) -> int:
         return len(self.is_same)
@@ -90,7 +79,7 @@ def read_bin(path: Path, name: str, folds: int = 10) -> PairSet:
     """Read an InsightFace verification `.bin`.
 
     Raises:
-        UserError: The file is missing, no such pickle, or asks for code to be run.
+        UserError: The file is missing, or its pickle is of another form or unsafe.
     """
     data = read_bytes(path, _MAX_BIN, "a verification .bin")
     try:
@@ -150,7 +139,7 @@ def pairs_of_names(rows: list[Row], folds: int, images: ImageSet, name: str, pat
         rows: The pairs.
         folds: Number of folds.
         images: The set.
-        name: What the table calls the pairs.
+        name: Name in the table.
         path: Where the pairs come from, for messages.
 
     Raises:
@@ -246,7 +235,7 @@ def _parse_two_line(path: Path, lines: Lines) -> list[Row]:
 
 
 def _compare_folds(path: Path, flags: list[int]) -> None:
-    """CALFW's genuine pairs name their fold; the protocol cuts the list in its order. Say so when they differ."""
+    """Warn where the folds named by genuine pairs (CALFW) differ from the consecutive ones of the protocol."""
     cut = np.concatenate([[k] * len(part) for k, part in enumerate(np.array_split(flags, DEFAULT_FOLDS), 1)])
     named = np.array(flags)
     if np.any(named[named > 0] != cut[named > 0]):
@@ -259,8 +248,8 @@ def _parse(path: Path, lines: Lines) -> list[Row]:
     is_answer_last, is_answer_first = (all(fields[at] in ("0", "1") for fields in threes) for at in (2, 0))
     if threes and not has_fours and is_answer_first:
         if is_answer_last:
-            raise UserError(f"{path}: the answers 0 and 1 stand first and last in every line; which of them count "
-                            "cannot be told")
+            raise UserError(f"{path}: every line begins and ends with 0 or 1; which of them is the answer is "
+                            "ambiguous")
         lines = [(number, [*fields[1:], *fields[:1]]) for number, fields in lines]
     is_lfw = has_fours or not (is_answer_last or is_answer_first)
     rows = []

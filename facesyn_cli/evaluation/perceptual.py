@@ -1,9 +1,9 @@
-"""How different do the images of one identity look? The mean perceptual distance of their pairs.
+"""Perceptual diversity within identities: the mean perceptual distance of pairs of images.
 
-The distance is that of Zhang et al. 2018, arXiv:1801.03924, Eq. 1, in the maps of a network that is handed in: LPIPS
+The distance is that of Zhang et al. 2018, arXiv:1801.03924, Eq. 1, in the feature maps of a given network: LPIPS
 where they are AlexNet's or VGG's with the learned weights, the same form without learned weights in the maps of a judge
 (see `models/feature_maps.py`). Per identity it is what IDPERTURB and UIFace report as diversity; near 0 the images of
-an identity are near-duplicates. Two yardsticks stand beside it: pairs of images of different identities, and the
+an identity are near-duplicates. It is compared with two baselines: pairs of images of different identities, and
 pairs of real photos of one person.
 """
 
@@ -25,17 +25,17 @@ from facesyn_cli.evaluation.section import Figure, Finding, Histogram, Row, Sect
 from facesyn_cli.models.feature_maps import perceptual_distance
 
 PER_IDENTITY = 4        # images of an identity that are compared, 6 pairs
-_BATCH = 32             # images the network sees at once; of two identities at least
+_BATCH = 32             # images a batch, of two identities at least
 _PAIRS = 16             # pairs whose maps are compared at once
 _LISTED, _SHOWN = 12, 8
-_FEW = 0.5              # of the real spread: less is called out
+_FEW = 0.5              # of the real distance: less is a finding
 _CLEAR = 3              # standard errors
 
 _FORMULA = "sum over maps of the mean over places of |w (a - b)|^2, a and b of unit length over channels"
 
 declare(
     Metric("diversity.perceptual", "Perceptual distance within an identity", "How different two images of one "
-        "identity look, in the feature maps of the judge; near 0 they are the same picture again. It is LPIPS's form "
+        "identity look, in the feature maps of the judge; near 0 they are near-duplicates. It is LPIPS's form "
         "without its learned weights, so compare it only within one judge.", formula=_FORMULA + ", w = 1",
         source=ZHANG, better="higher", headline=70),
     Metric("diversity.perceptual_between", "Perceptual distance between identities", "The same for images of two "
@@ -43,18 +43,18 @@ declare(
     Metric("diversity.perceptual_real", "Perceptual distance of real photos", "The same for real photos of one "
         "person, to compare.", formula=_FORMULA + ", w = 1", source=ZHANG),
     Metric("diversity.perceptual_per_identity", "Perceptual distance per identity", "Mean distance of the images of "
-        "every identity that was looked at."),
+        "every identity in the sample."),
     Metric("diversity.perceptual_least", "Identities that look least varied", "Identities whose images look most "
         "alike, by perceptual distance."),
     Metric("diversity.lpips", "LPIPS within an identity", "How different two images of one identity look, by a "
-        "distance learned from people's judgements; near 0 they are the same picture again.",
+        "distance learned from people's judgments; near 0 they are near-duplicates.",
         formula=_FORMULA + ", w learned", source=ZHANG, better="higher", headline=80),
     Metric("diversity.lpips_between", "LPIPS between identities", "The same for images of two different identities, "
         "to compare.", formula=_FORMULA + ", w learned", source=ZHANG),
     Metric("diversity.lpips_real", "LPIPS of real photos", "The same for real photos of one person, to compare.",
         formula=_FORMULA + ", w learned", source=ZHANG),
     Metric("diversity.lpips_per_identity", "LPIPS per identity", "Mean distance of the images of every identity that "
-        "was looked at."),
+        "in the sample."),
     Metric("diversity.lpips_least", "Least varied identities by LPIPS", "Identities whose images look most alike."),
 )
 
@@ -64,46 +64,28 @@ Sample = list[tuple[int, NDArray[np.int64]]]  # identity, rows of its images
 
 @dataclass(frozen=True)
 class Spread:
-    """Perceptual distances inside a set.
+    """Perceptual distances inside a set."""
 
-    Args:
-        identities: Numbers of the C identities that were looked at.
-        within: (C,) mean distance of the pairs of images of each.
-        between: (P,) distances of pairs of images of two identities.
-        num_pairs: Pairs within identities.
-        exact: All pairs within all identities.
-    """
-
-    identities: NDArray[np.int64]
-    within: NDArray[np.float64]
-    between: NDArray[np.float64]
-    num_pairs: int
-    exact: bool
+    identities: NDArray[np.int64]  # numbers of the C identities in the sample
+    within: NDArray[np.float64]    # (C,) mean distance of the pairs of images of each
+    between: NDArray[np.float64]   # (P,) distances of pairs of images of two identities
+    num_pairs: int                 # pairs within identities
+    exact: bool                    # all pairs within all identities
 
 
 @dataclass
 class PerceptualSpace:
-    """A network whose maps are compared, and what it has seen of each set already.
+    """The perceptual distance in the feature maps of a network, with the distances inside each set computed so far."""
 
-    Args:
-        prefix: Of the ids of its figures.
-        maps: Pixels (B, 3, size, size) in [-1, 1] on `device` -> maps (B, C_l, H_l, W_l).
-        weights: (C_l,) of each map; None: 1.
-        size: Side of its images in pixels.
-        device: Where it is.
-        read: (name of the set, key) -> pixels (H, W, 3) uint8, or None.
-        max_images: Images of a set to look at.
-        seed: Seed of the sample.
-    """
-
-    prefix: str
-    maps: Callable[[Tensor], list[Tensor]]
-    weights: list[Tensor] | None
-    size: int
-    device: torch.device
-    read: Read
-    max_images: int
-    seed: int
+    prefix: str                             # of the ids of its figures
+    maps: Callable[[Tensor], list[Tensor]]  # pixels (B, 3, size, size) in [-1, 1] on `device` -> maps (B, C_l, H_l,
+                                            # W_l)
+    weights: list[Tensor] | None            # (C_l,) of each map; None: 1
+    size: int                               # side of its images in pixels
+    device: torch.device                    # where it is
+    read: Read                              # (name of the set, key) -> pixels (H, W, 3) uint8, or None
+    max_images: int                         # images of a set in the sample at most
+    seed: int                               # seed of the sample
     _seen: dict[str, Spread] = field(default_factory=dict)
 
     def spread(self, set_name: str, rows: LabeledEmbeddings) -> Spread:
@@ -161,7 +143,7 @@ class PerceptualSpace:
 def perceptual_section(
     rows: LabeledEmbeddings, set_name: str, reference: tuple[str, LabeledEmbeddings] | None, space: PerceptualSpace
 ) -> Section:
-    """Return how different the images of an identity look.
+    """Return the perceptual distances within and between identities.
 
     Args:
         rows: The set.
@@ -204,7 +186,7 @@ def perceptual_section(
 
 
 def _little(own: Figure, real: Figure) -> list[Finding]:
-    """Say so when the images of an identity clearly differ less than half as much as real photos of a person do."""
+    """Return a finding where images of an identity clearly differ less than half as much as real photos of a person."""
     limit = _FEW * real.value
     error = np.hypot(own.error or 0.0, _FEW * (real.error or 0.0))
     if own.value + _CLEAR * error >= limit:
@@ -238,7 +220,7 @@ def _choose(rows: LabeledEmbeddings, max_images: int, seed: int) -> Sample:
 
 
 def _batches(chosen: Sample) -> Iterator[Sample]:
-    """Put whole identities together until a batch is full."""
+    """Yield batches of whole identities."""
     batch, size = [], 0
     for identity, part in chosen:
         if size + len(part) > _BATCH:

@@ -1,13 +1,14 @@
-"""How varied are the poses of a set? Two angles read off five landmarks, without a network for angles.
+"""Brightness, contrast and pose of the images of a set.
 
+Pose is measured by two ratios of five landmarks, without a network for angles.
 With the eyes' middle m, their unit direction u (left to right in the image), its perpendicular v (downwards), the
 distance w of the eyes, the nose n and the mouth's middle k:
 
     yaw   = (n - m) . u / w                    0 for a frontal face; the nose moves towards where the face looks
     pitch = (n - m) . v / ((k - m) . v)        about one half for a level face; less when it looks up
 
-They are ratios, not degrees, and do not change with the size, place or roll of the face. Profiles, where one eye
-hides, are mostly not found by a detector; the share of images with a face is therefore a figure, too.
+They do not change with the size, place or roll of the face. Profiles, where one eye is hidden, are mostly missed by
+detectors; the share of images with a face is therefore reported as well.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from facesyn_cli import signals
 from facesyn_cli.evaluation.metrics import Metric, declare
 from facesyn_cli.evaluation.section import SPREAD, Figure, Histogram, Section, clustered_error, mean_over_identities
 
-MAX_IMAGES = 2000  # images of a set that are looked at
+MAX_IMAGES = 2000  # images of a set in the sample of poses
 Find = Callable[[NDArray[np.uint8]], list[tuple[NDArray[np.float64], float]]]
 
 declare(
@@ -94,7 +95,7 @@ def pose_of(points: NDArray[np.float64]) -> tuple[float, float]:
 def pose_section(
     keys: Sequence[str], owner: NDArray, read: Callable[[str], NDArray[np.uint8] | None], find: Find, seed: int
 ) -> Section:
-    """Return how much yaw and pitch vary over a set and inside identities.
+    """Return the spread of yaw and pitch over a set and inside identities.
 
     Args:
         keys: (N,) keys of the images.
@@ -113,15 +114,15 @@ def pose_section(
         if row % 64 == 0:
             signals.check()
     found = np.isfinite(poses).all(axis=1)
-    is_exact, whose = len(chosen) == len(keys), owner[chosen]
+    is_exact, people = len(chosen) == len(keys), owner[chosen]
     section = Section([Figure(
         "pixels.faces_found", float(found.mean()), len(chosen), "images", is_exact,
-        clustered_error(found, whose), SPREAD,
+        clustered_error(found, people), SPREAD,
     )])
     edges = {"yaw": np.linspace(-0.6, 0.6, 61), "pitch": np.linspace(0, 1.2, 61)}
     for column, name in enumerate(("yaw", "pitch")):
-        values, people = poses[found, column], whose[found]
-        within = [values[people == person].std(ddof=1) for person in np.unique(people) if (people == person).sum() > 1]
+        values, owners = poses[found, column], people[found]
+        within = [values[owners == one].std(ddof=1) for one in np.unique(owners) if (owners == one).sum() > 1]
         section.figures += [
             Figure(f"pixels.{name}_spread", float(values.std()) if len(values) else None, len(values),
                    "images with a face", exact=is_exact),
@@ -135,7 +136,7 @@ def pose_section(
 
 
 def _whole_identities(owner: NDArray, seed: int) -> NDArray[np.int64]:
-    """Rows of randomly drawn identities, up to `MAX_IMAGES`, in order; all rows where there are no more."""
+    """Return the rows of randomly drawn identities, up to `MAX_IMAGES`, in order; all rows where there are no more."""
     if len(owner) <= MAX_IMAGES:
         return np.arange(len(owner))
     people, sizes = np.unique(owner, return_counts=True)

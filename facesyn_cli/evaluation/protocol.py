@@ -1,4 +1,4 @@
-"""What every benchmark has in common: images that a network embeds, and a row of figures from their embeddings."""
+"""The interface of all benchmarks: images that a network embeds, and a row of figures from their embeddings."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class EvaluationSet(Protocol):
         name: In the table.
         images: Name of each image, for messages.
         read: From an index to the encoded bytes; safe to call from several threads.
-        flip: Use the flip test; None: as the command is told.
-        unit: What is counted: `pairs` or `probes`.
+        flip: Use the flip test; None: the setting of the command.
+        unit: Name of the comparisons: `pairs` or `probes`.
     """
 
     name: str
@@ -55,7 +55,7 @@ def embed_images(
     Args:
         network: As for `embedding.embed_batches`.
         images: The benchmark.
-        options: `flip` is the published flip test; `fit` says what happens to images of another size.
+        options: `flip` is the published flip test; `fit` is how images of another size are handled.
         advance: Called with the number of images finished since the last call.
 
     Raises:

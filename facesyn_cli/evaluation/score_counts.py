@@ -1,7 +1,7 @@
-"""Genuine and impostor scores of a set, counted instead of kept: a set of 1.5 million images has 10^12 pairs.
+"""Genuine and impostor scores of a set as counts: a set of 1.5 million images has 10^12 pairs.
 
-A score is the cosine of two embeddings, rounded to 1e-4, so counts over a grid of 20,001 values say all there
-is to say. With G genuine (same identity) and I impostor scores (as PyEER, IDiff-Face, arXiv:2308.04995):
+A score is the cosine of two embeddings, rounded to 1e-4, so counts over a grid of 20,001 values hold all
+information. With G genuine (same identity) and I impostor scores (as PyEER, IDiff-Face, arXiv:2308.04995):
 
     FMR(t) = |{i in I : i >= t}| / |I|,    FNMR(t) = |{g in G : g < t}| / |G|
     EER = (FMR + FNMR) / 2 at the t where |FNMR - FMR| is least       (the lowest such t)
@@ -43,25 +43,18 @@ _MAX_ROWS = 2000                                  # rows of one identity of whic
 
 @dataclass(frozen=True)
 class ScoreCounts:
-    """The scores of one set.
+    """The scores of one set."""
 
-    Args:
-        genuine: (20001,) number of genuine pairs at each score of `GRID`.
-        impostor: (20001,) the same of impostor pairs.
-        genuine_exact: All genuine pairs were counted.
-        impostor_exact: All impostor pairs were counted; else those of a random sample of images.
-        moments: (mu_G, var_G, mu_I, var_I), exact; NaN without such pairs.
-        by_group: (g, 2001) genuine counts of groups of identities, over ten times wider bins.
-        by_groups: (g, g, 2001) impostor counts of pairs of groups; zero below the diagonal.
-    """
-
-    genuine: NDArray[np.int64]
-    impostor: NDArray[np.int64]
-    genuine_exact: bool
-    impostor_exact: bool
-    moments: tuple[float, float, float, float]
-    by_group: NDArray[np.float64]
-    by_groups: NDArray[np.float64]
+    genuine: NDArray[np.int64]                  # (20001,) number of genuine pairs at each score of `GRID`
+    impostor: NDArray[np.int64]                 # (20001,) the same of impostor pairs
+    genuine_exact: bool                         # all genuine pairs were counted
+    impostor_exact: bool                        # all impostor pairs were counted; else those of a random sample of
+                                                # images
+    moments: tuple[float, float, float, float]  # (mu_G, var_G, mu_I, var_I), exact; NaN without such pairs
+    by_group: NDArray[np.float64]               # (g, 2001) genuine counts of groups of identities, over ten times wider
+                                                # bins
+    by_groups: NDArray[np.float64]              # (g, g, 2001) impostor counts of pairs of groups; zero below the
+                                                # diagonal
 
     @property
     def num_genuine(self) -> int:

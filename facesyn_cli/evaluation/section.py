@@ -1,7 +1,7 @@
-"""What an analysis hands on: figures, histograms, curves, lists of images, and findings in words.
+"""The result of an analysis: figures, histograms, curves, lists of images, and findings in words.
 
-Every figure carries what a reader needs to judge it: the number of things it was computed from, whether those
-were all there are or a sample, and its standard error where one is known.
+Every figure has the number of things it was computed from, whether those are all or a sample, and its standard error
+where one is known.
 """
 
 from __future__ import annotations
@@ -24,29 +24,17 @@ SPREAD = "spread over identities"
 
 @dataclass(frozen=True)
 class Figure:
-    """One number.
+    """One number."""
 
-    Args:
-        id: Which one; the key of its definition.
-        value: The number; None where it is not defined.
-        n: How many things it was computed from.
-        of: What those things are.
-        exact: All things there are were looked at; False: a sample of them.
-        error: Standard error.
-        error_from: How the standard error was found.
-        threshold: Score that belongs to the value.
-        group: Which people it is of, as `attribute=value`; None: all.
-    """
-
-    id: str
-    value: float | None
-    n: int
-    of: str
-    exact: bool = True
-    error: float | None = None
-    error_from: str | None = None
-    threshold: float | None = None
-    group: str | None = None
+    id: str                         # id of the metric
+    value: float | None             # the number; None where it is not defined
+    n: int                          # how many things it was computed from
+    of: str                         # name of those things
+    exact: bool = True              # computed from all things; False: from a sample
+    error: float | None = None      # standard error
+    error_from: str | None = None   # method of the standard error
+    threshold: float | None = None  # score at which the value was computed
+    group: str | None = None        # group of people, as `attribute=value`; None: all
 
     @property
     def unit(self) -> str:
@@ -63,23 +51,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts over equal bins, of one or several series.
+    """Counts over equal bins, of one or several series."""
 
-    Args:
-        id: Key of its definition.
-        x: What is counted.
-        edges: (B + 1,) bin edges.
-        series: Name -> (B,) counts.
-        marks: (x, label) of places worth a line.
-        exact: Everything was counted; False: a sample.
-    """
-
-    id: str
-    x: str
-    edges: ArrayLike
-    series: dict[str, ArrayLike]
-    marks: list[tuple[float, str]] = field(default_factory=list)
-    exact: bool = True
+    id: str                                                   # id of the metric
+    x: str                                                    # name of the horizontal axis
+    edges: ArrayLike                                          # (B + 1,) bin edges
+    series: dict[str, ArrayLike]                              # name -> (B,) counts
+    marks: list[tuple[float, str]] = field(default_factory=list)  # (x, label) of vertical lines
+    exact: bool = True                                        # all values were counted; False: a sample
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -94,19 +73,12 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Curve:
-    """Lines over a common pair of axes.
+    """Lines over a common pair of axes."""
 
-    Args:
-        id: Key of its definition.
-        x: Name of the horizontal axis; a scale is `linear` or `log`.
-        y: Name of the vertical axis.
-        series: Name -> (x values, y values).
-    """
-
-    id: str
-    x: str
-    y: str
-    series: dict[str, tuple[ArrayLike, ArrayLike]]
+    id: str                                         # id of the metric
+    x: str                                          # name of the horizontal axis; a scale is `linear` or `log`
+    y: str                                          # name of the vertical axis
+    series: dict[str, tuple[ArrayLike, ArrayLike]]  # name -> (x values, y values)
     x_scale: Literal["linear", "log"] = "linear"
     y_scale: Literal["linear", "log"] = "linear"
     marks: list[tuple[float, float, str]] = field(default_factory=list)
@@ -121,21 +93,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Row:
-    """One entry of a list of images.
+    """One entry of a list of images."""
 
-    Args:
-        images: (name of the set, key) of each image.
-        identities: Whom they show.
-        score: Cosine that brought them here.
-        likeness: How alike their pixels are, in [-1, 1].
-        label: A word to put beside them.
-    """
-
-    images: list[tuple[str, str]]
-    identities: list[str] = field(default_factory=list)
-    score: float | None = None
-    likeness: float | None = None
-    label: str = ""
+    images: list[tuple[str, str]]                        # (name of the set, key) of each image
+    identities: list[str] = field(default_factory=list)  # identities in the images
+    score: float | None = None                           # cosine by which they were chosen
+    likeness: float | None = None                        # correlation of their pixels, in [-1, 1]
+    label: str = ""                                      # text shown beside them
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -145,7 +109,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence a reader should not miss."""
+    """A sentence of the summary, with the figures and lists behind it."""
 
     level: Level
     text: str
@@ -155,7 +119,7 @@ class Finding:
 
 @dataclass
 class Section:
-    """Everything one analysis found."""
+    """The results of one analysis."""
 
     figures: list[Figure] = field(default_factory=list)
     histograms: list[Histogram] = field(default_factory=list)
@@ -170,7 +134,7 @@ class Section:
         return next((figure.value for figure in self.figures if figure.id == name and figure.group is None), None)
 
     def merge(self, other: Section) -> Section:
-        """Append what another analysis found; returns this section."""
+        """Append the results of another analysis; returns this section."""
         for name in ("figures", "histograms", "curves", "notes", "findings"):
             getattr(self, name).extend(getattr(other, name))
         self.lists.update(other.lists)
@@ -178,7 +142,7 @@ class Section:
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values; findings are not part of it, they go into the summary."""
+        """Return JSON values, without findings, which belong to the summary."""
         return {
             "figures": [figure.to_json() for figure in self.figures],
             "histograms": [histogram.to_json() for histogram in self.histograms],
@@ -209,7 +173,7 @@ def mean_over_identities(
     Args:
         name: Id of the figure.
         per_identity: (C,) values; NaN where an identity has none.
-        of: What was averaged.
+        of: Name of what was averaged.
         exact: See `Figure`.
     """
     values = np.asarray(per_identity, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""How far is a set from a real one, in a space of features? Frechet and kernel distance, and neighborhoods.
+"""Distances between two sets in a feature space: Frechet and kernel distance, and nearest-neighbor metrics.
 
 Frechet distance (Heusel et al. 2017, arXiv:1706.08500), with means m and covariances S of both sets:
 
@@ -37,7 +37,7 @@ def frechet_distance(real: NDArray, generated: NDArray) -> float:
     """
     if max(len(real), len(generated)) > real.shape[1]:
         return frechet_of_moments(*mean_covariance(real), *mean_covariance(generated))
-    (mean_a, a), (mean_b, b) = (_centerd(rows) for rows in (real, generated))
+    (mean_a, a), (mean_b, b) = (_centered(rows) for rows in (real, generated))
     cross = np.linalg.svd(a @ b.T, compute_uv=False).sum()  # the trace of the root, from a matrix of N x M numbers
     return float(max(np.square(mean_a - mean_b).sum() + np.square(a).sum() + np.square(b).sum() - 2 * cross, 0.0))
 
@@ -126,12 +126,12 @@ def recall_of_each(real: NDArray, parts: list[NDArray], k: int) -> NDArray[np.fl
 
 def mean_covariance(rows: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the (D,) mean and the (D, D) covariance (divided by N - 1) of (N, D) rows, in float64."""
-    mean, centerd = _centerd(rows)
-    return mean, centerd.T @ centerd
+    mean, centered = _centered(rows)
+    return mean, centered.T @ centered
 
 
-def _centerd(rows: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The (D,) mean, and the (N, D) rows around it divided by sqrt(N - 1): their products are the covariance."""
+def _centered(rows: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the (D,) mean, and the (N, D) rows around it divided by sqrt(N - 1): their products are the covariance."""
     rows = np.asarray(rows, dtype=np.float64)
     mean = rows.mean(axis=0)
     return mean, (rows - mean) / np.sqrt(len(rows) - 1)
@@ -142,7 +142,7 @@ def _kernel(a: NDArray, b: NDArray) -> NDArray[np.float64]:
 
 
 def _radii(rows: NDArray[np.float32], k: int) -> NDArray[np.float32]:
-    """Squared distance of each row to its k-th nearest other row; (N,)."""
+    """Return the squared distance of each row to its k-th nearest other row; (N,)."""
     radius = np.empty(len(rows), dtype=np.float32)
     for start in range(0, len(rows), _BLOCK):
         distance = _squared(rows[start : start + _BLOCK], rows)
@@ -153,6 +153,6 @@ def _radii(rows: NDArray[np.float32], k: int) -> NDArray[np.float32]:
 
 
 def _squared(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Squared Euclidean distances, (len(a), len(b))."""
+    """Return the squared Euclidean distances, (len(a), len(b))."""
     distance = np.square(a).sum(1)[:, None] + np.square(b).sum(1)[None] - 2 * (a @ b.T)
     return np.maximum(distance, 0)

@@ -1,9 +1,9 @@
-"""How real does a set look? Distances to a real reference set in a space of features, a judge's or another network's.
+"""Distances of a set to a real reference, in the feature space of a judge or of another network.
 
-A judge's features are its unit embeddings, scaled to length sqrt(D) as the kernel expects numbers of size 1; the
-Frechet distance is given for unit rows and so lies between 0 and 4. A recognizer's space is about who is shown, and
-images of one person lie close together: neighborhoods would be those of persons, so the figures that use them take
-one image of each identity. Features of Inception-v3 are taken as they are, and all images make neighborhoods.
+A judge's features are its unit embeddings, scaled to length sqrt(D) for the kernel, which expects numbers of size 1;
+the Frechet distance is of unit rows, so it is between 0 and 4. In a recognizer's space images of one person are close
+together and a neighborhood is a person, so the nearest-neighbor metrics take one image of each
+identity. Features of Inception-v3 are used unscaled, with all images.
 """
 
 from __future__ import annotations
@@ -28,19 +28,12 @@ _PUBLISHED = 10_000      # images that published distances are of at least
 
 @dataclass(frozen=True)
 class Space:
-    """A space of features.
+    """A space of features."""
 
-    Args:
-        prefix: Of the ids of its figures.
-        has_unit_rows: Its rows have length 1; they are scaled for the kernel.
-        has_people: Images of one person lie close together in it; one image each makes neighborhoods.
-        note: What to know when reading its figures.
-    """
-
-    prefix: str
-    has_unit_rows: bool
-    has_people: bool
-    note: str
+    prefix: str               # of the ids of its figures
+    has_unit_rows: bool       # its rows have length 1; they are scaled for the kernel
+    has_people: bool          # images of one person are neighbors; one image of each identity is used
+    note: str                 # remark on its figures
 
 
 _METRICS = (
@@ -49,7 +42,7 @@ _METRICS = (
         "images.", formula="|m1 - m2|^2 + trace(S1 + S2 - 2 (S1 S2)^(1/2))", source="Heusel et al., arXiv:1706.08500",
         better="lower", headline=90, by_group="table"),
     Metric("quality.frechet_floor", "Frechet distance of real to real", "The same between two halves of the "
-        "reference with different people: what even real images hardly go below. Of fewer images it comes out higher.",
+        "reference with different people: a lower bound in practice. It is higher for fewer images.",
         formula="Frechet distance of two random halves of the reference"),
     Metric("quality.kernel", "Kernel distance", "As the Frechet distance, but unbiased: its expectation does not "
         "depend on the number of images.", formula="squared MMD with k(a, b) = (a.b / d + 1)^3, unbiased",
@@ -123,7 +116,7 @@ def quality_section(
     section.figures.append(floor)
     if floor.value is not None and floor.n < size:
         section.notes.append(f"The Frechet distance of real to real is of {floor.n:,} images, not {size:,} as that of "
-                             "the set, and so comes out a little higher than it should beside it.")
+                             "the set, and so is slightly too high for a comparison.")
     scale = np.sqrt(a.shape[1]) if space.has_unit_rows else 1.0
     kernel, spread = kernel_distance(a * scale, b * scale, seed)
     section.figures.append(Figure(
@@ -161,11 +154,11 @@ def features_section(
     size = section.figures[0].n
     if size < _PUBLISHED:
         section.notes.append(f"Published Frechet distances are of {_PUBLISHED:,} images or more; of {size:,}, as here, "
-                             "they come out higher. Read it beside the distance of real to real.")
+                             "they are higher. Compare it with the distance of real to real.")
     generator = np.random.default_rng(seed)
     enough = np.flatnonzero(rows.sizes > _PRECISION_K)
     if not is_whole or not len(enough):
-        section.notes.append("D_intra needs identities with 4 images, all of them looked at (fewer with --max-images).")
+        section.notes.append("D_intra needs identities with 4 images and all images of the set (see --max-images).")
         return section
     chosen = np.sort(generator.choice(enough, min(len(enough), _STYLE_IDENTITIES), replace=False))
     real = np.sort(generator.choice(len(reference.keys), min(len(reference.keys), _STYLE_REAL), replace=False))
@@ -178,7 +171,7 @@ def features_section(
 
 
 def _neighbors(real: NDArray, generated: NDArray, is_exact: bool, space: Space) -> Section:
-    """Precision, recall, density and coverage."""
+    """Return precision, recall, density and coverage."""
     what = "identities" if space.has_people else "images"
     if min(len(real), len(generated)) <= _DENSITY_K:
         return Section(notes=[f"Precision, recall, density and coverage need {_DENSITY_K + 1} {what} in both sets."])
@@ -196,7 +189,7 @@ def _neighbors(real: NDArray, generated: NDArray, is_exact: bool, space: Space) 
 def _floor(
     reference: LabeledEmbeddings, size: int, generator: np.random.Generator, space: Space
 ) -> Figure:
-    """Frechet distance of two halves of the reference with different people: what a perfect set would have."""
+    """Return the Frechet distance of two halves of the reference with different people: the value of a perfect set."""
     order = generator.permutation(len(reference.identities))
     halves = [np.flatnonzero(np.isin(reference.owner, part)) for part in np.array_split(order, 2)]
     rows = min(size, *map(len, halves))
@@ -210,7 +203,7 @@ def _floor(
 
 
 def _one_each(rows: LabeledEmbeddings, generator: np.random.Generator) -> NDArray[np.float32]:
-    """One random image of each identity, of at most `MAX_ROWS` of them."""
+    """Return one random image of each identity, of at most `MAX_ROWS` of them."""
     chosen = rows.starts[:-1] + (generator.random(len(rows.sizes)) * rows.sizes).astype(np.int64)
     if len(chosen) > MAX_ROWS:
         chosen = generator.choice(chosen, MAX_ROWS, replace=False)
@@ -220,7 +213,7 @@ def _one_each(rows: LabeledEmbeddings, generator: np.random.Generator) -> NDArra
 def _jackknife(
     a: NDArray, b: NDArray, owner_a: NDArray, owner_b: NDArray, generator: np.random.Generator
 ) -> float | None:
-    """Standard error from leaving out a tenth of the identities of both sets at a time."""
+    """Return the standard error from leaving out a tenth of the identities of both sets at a time."""
     groups = [generator.permutation(np.arange(owner.max() + 1) % _GROUPS)[owner] for owner in (owner_a, owner_b)]
     if any(len(group) - np.bincount(group, minlength=_GROUPS).max() < 2 for group in groups):
         return None

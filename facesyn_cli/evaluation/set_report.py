@@ -1,4 +1,4 @@
-"""All figures of one set as one judge sees it, in five sections; and of several sets side by side."""
+"""All results of one set by one judge, in five sections; and the comparison of several sets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from facesyn_cli.console import log
 from facesyn_cli.evaluation.copies import FaceSet, Pixels
 from facesyn_cli.evaluation.diversity import spread_section, vendi_section
 from facesyn_cli.evaluation.fairness import Groups, group_section
-from facesyn_cli.evaluation.identity_quality import VEC2FACE_CENTRES, KeepUnique, center_section, score_section
+from facesyn_cli.evaluation.identity_quality import VEC2FACE_THRESHOLD, KeepUnique, center_section, score_section
 from facesyn_cli.evaluation.label_faults import mixed_identities, split_identities, wrong_labels
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.leakage import privacy_section
@@ -28,25 +28,15 @@ SECTIONS = ("identity", "diversity", "quality", "privacy", "fairness")
 
 @dataclass(frozen=True)
 class Analysis:
-    """How sets are analyzed.
+    """Settings of the analyses."""
 
-    Args:
-        r: Cosine above which two embeddings match, of U_class and C_intra.
-        max_pairs: Products of two vectors to compute at most for one figure.
-        seed: Seed of all samples.
-        unique: From a radius to the greedy choice of unique centers.
-        pixels: (name of the set, key) -> pixels, or None.
-        groups: What the groups are keyed by, and the groups; None: no groups.
-        perceptual: The judge's feature maps, where it shows them.
-    """
-
-    r: float
-    max_pairs: int
-    seed: int
-    unique: Callable[[float], KeepUnique]
-    pixels: Pixels
-    groups: tuple[str, Groups] | None = None
-    perceptual: PerceptualSpace | None = None
+    r: float                                   # cosine above which two embeddings match, of U_class and C_intra
+    max_pairs: int                             # products of two vectors to compute at most for one figure
+    seed: int                                  # seed of all samples
+    unique: Callable[[float], KeepUnique]      # from a radius to the greedy choice of unique centers
+    pixels: Pixels                             # (name of the set, key) -> pixels, or None
+    groups: tuple[str, Groups] | None = None   # key of the groups (`identity` or `key`) and the groups; None: no groups
+    perceptual: PerceptualSpace | None = None  # the judge's feature maps; None: it has none
 
 
 def analyze(
@@ -86,7 +76,7 @@ def analyze(
 
 
 def compare(results: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
-    """Lay the figures of every set beside those of the first one.
+    """Compare the figures of every set with those of the first one.
 
     The error of a difference is that of two independent sets, sqrt(e_a^2 + e_b^2); it is clear above twice that.
 
@@ -125,7 +115,7 @@ def _figures(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _identity(own: FaceSet, counts: ScoreCounts, training: ScoreCounts | None, how: Analysis) -> Section:
     section = score_section(counts)
     signals.check()
-    keep = {radius: how.unique(radius) for radius in (how.r, VEC2FACE_CENTRES)}
+    keep = {radius: how.unique(radius) for radius in (how.r, VEC2FACE_THRESHOLD)}
     section.merge(center_section(own.rows, own.name, how.r, keep))
     section.merge(wrong_labels(own.rows, own.name, how.max_pairs, how.seed))
     source = "the reference" if training is not None else "the set itself"
@@ -143,12 +133,12 @@ def _identity(own: FaceSet, counts: ScoreCounts, training: ScoreCounts | None, h
 
 
 def _about_thresholds(counts: ScoreCounts, r: float, source: str) -> list[str]:
-    """Say what the published thresholds, which belong to other recognizers, mean to this judge."""
+    """Return a note on the false match rates of this judge at the published thresholds, chosen for others."""
     if not counts.num_impostor:
         return []
-    rates = [counts.impostor[round((t + 1) / STEP):].sum() / counts.num_impostor for t in (r, VEC2FACE_CENTRES)]
-    return [f"r = {r:g} (DCFace's is 0.3) and {VEC2FACE_CENTRES:.2f} (Vec2Face) were chosen for other recognizers. To "
-            f"this judge, {100 * rates[0]:.3g} % and {100 * rates[1]:.3g} % of the pairs of different people in "
+    rates = [counts.impostor[round((t + 1) / STEP):].sum() / counts.num_impostor for t in (r, VEC2FACE_THRESHOLD)]
+    return [f"r = {r:g} (DCFace's is 0.3) and {VEC2FACE_THRESHOLD:.2f} (Vec2Face) were chosen for other recognizers. "
+            f"With this judge, {100 * rates[0]:.3g} % and {100 * rates[1]:.3g} % of the pairs of different people in "
             f"{source} reach them: compare figures that use them within one judge only."]
 
 
@@ -159,8 +149,8 @@ def _diversity(own: FaceSet, training: FaceSet | None, how: Analysis) -> Section
         own.thumbnails, own.rows.keys, own.rows.owner, own.rows.identities, own.name, how.max_pairs, how.seed
     ))
     if how.perceptual is None:
-        section.notes.append("A perceptual distance needs a judge that shows its feature maps, as the torch networks "
-                             "do and ONNX files do not, or the two files of LPIPS (--perceptual).")
+        section.notes.append("A perceptual distance needs a judge with feature maps (torch networks, not ONNX files), "
+                             "or the two files of LPIPS (--perceptual).")
         return section
     reference = (training.name, training.rows) if training else None
     section.notes.append("The perceptual distance is LPIPS on the judge's feature maps, without learned weights.")
@@ -171,12 +161,12 @@ def _fairness(
     own: FaceSet, part: LabeledEmbeddings, counts: ScoreCounts, training: FaceSet | None,
     training_counts: ScoreCounts | None, how: Analysis,
 ) -> list[Figure]:
-    """Every figure of one group; faults and lists are those of the whole set, yardsticks those of the reference."""
+    """Return every figure of one group, without those of label errors and of the reference itself."""
     place = {key: row for row, key in enumerate(own.rows.keys)}
     thumbnails = own.thumbnails[[place[key] for key in part.keys]]
     group = FaceSet(own.name, part, thumbnails)
     section = score_section(counts)
-    section.merge(center_section(part, own.name, how.r, {r: how.unique(r) for r in (how.r, VEC2FACE_CENTRES)}))
+    section.merge(center_section(part, own.name, how.r, {r: how.unique(r) for r in (how.r, VEC2FACE_THRESHOLD)}))
     section.merge(vendi_section(part, own.name, how.seed))
     section.merge(spread_section(part, training.rows if training else None, how.seed))
     if training is not None and training_counts is not None:

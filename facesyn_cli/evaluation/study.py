@@ -1,22 +1,20 @@
-"""What a study of samplers measures on one set of images, and the table of all of them.
+"""Figures of a study of samplers on one set of images, and the table of all sets.
 
 Figures of one set (a row of settings, under one seed), all in the space of a judge network:
 
     consistency    mean cosine of an image to the center of the other images of its identity
     eer, fdr       of genuine and impostor pairs (`score_counts.py`)
-    vendi_within   mean Vendi score of an identity's images: how many different ones they amount to
+    vendi_within   mean Vendi score of an identity's images: their effective number
     vendi          Vendi score of all images
     rms            root mean square difference in gray levels to the same image of the reference
     frechet        Frechet distance of the embeddings to those of the reference
 
-A table gives the mean over seeds and its standard error s / sqrt(seeds). Images per second are shown on a terminal and
-kept apart: the bytes of a table depend on settings and inputs only.
+A table gives the mean over seeds and its standard error s / sqrt(seeds). Images per second are shown on a terminal
+only: the bytes of a table depend on settings and inputs alone.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facesyn_cli.artifacts import text_tables
+from facesyn_cli.evaluation.ablation import mean_and_error
 from facesyn_cli.evaluation.diversity import vendi_score
 from facesyn_cli.evaluation.identity_quality import loo_cosines
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
@@ -40,6 +40,7 @@ FIGURES: dict[str, tuple[str, str]] = {  # id -> (title of the column, format)
     "frechet": ("Frechet to reference", ".4f"),
 }
 _MAX_PAIRS = 20_000_000
+_LEFT = (0, 2)  # columns of words
 
 
 def figures_of(
@@ -78,31 +79,18 @@ def figures_of(
 
 @dataclass(frozen=True)
 class StudyRow:
-    """One row of settings and what was found under each seed.
+    """The figures of one row of settings under each seed."""
 
-    Args:
-        scheduler: Name of the scheduler.
-        steps: Its steps.
-        method: What else was done; empty for plain sampling.
-        evaluations: Network evaluations per image.
-        seeds: Figures under each seed.
-        speeds: Images per second under each seed.
-    """
-
-    scheduler: str
-    steps: int
-    method: str
-    evaluations: float
-    seeds: list[dict[str, float | None]]
-    speeds: list[float]
+    scheduler: str                        # name of the scheduler
+    steps: int                            # its steps
+    method: str                           # further options; empty for plain sampling
+    evaluations: float                    # network evaluations per image
+    seeds: list[dict[str, float | None]]  # figures under each seed
+    speeds: list[float]                   # images per second under each seed
 
     def mean_and_error(self, figure: str) -> tuple[float | None, float | None]:
         """Return the mean of a figure over the seeds and its standard error; None where they are not defined."""
-        values = [seed.get(figure) for seed in self.seeds]
-        if not values or any(value is None for value in values):
-            return None, None
-        error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-        return statistics.fmean(values), error
+        return mean_and_error([seed.get(figure) for seed in self.seeds])
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values: the settings, every seed, mean and error of every figure."""
@@ -114,34 +102,23 @@ class StudyRow:
 def to_text(rows: list[StudyRow]) -> str:
     """Return the table for a terminal, in aligned columns, with images per second."""
     speeds = [f"{statistics.fmean(row.speeds):.3g}" if row.speeds else "n/a" for row in rows]
-    cells = [[*line, speed] for line, speed in zip(_cells(rows), ["images/s", *speeds], strict=True)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    left = (0, 2)  # words to the left, figures to the right
-    return "\n".join(
-        "  ".join(cell.ljust(width) if column in left else cell.rjust(width)
-                  for column, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
-        for line in cells
-    )
+    lines = [[*line, speed] for line, speed in zip(_cells(rows), ["images/s", *speeds], strict=True)]
+    return text_tables.aligned(lines, _LEFT)
 
 
 def to_markdown(rows: list[StudyRow]) -> str:
     """Return the table in Markdown."""
-    header, *lines = _cells(rows)
-    rule = ["---", "---:", "---"] + ["---:"] * (len(header) - 3)
-    return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))
+    return text_tables.to_markdown(_cells(rows), _LEFT)
 
 
 def to_csv(rows: list[StudyRow]) -> str:
     """Return the table as comma-separated values, mean and error of each figure in full precision."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = [f"{name}{suffix}" for name in FIGURES for suffix in ("", "_error")]
-    writer.writerow(["scheduler", "steps", "method", "evaluations", "seeds", *columns])
-    for row in rows:
-        values = [value for name in FIGURES for value in row.mean_and_error(name)]
-        writer.writerow([row.scheduler, row.steps, row.method, row.evaluations, len(row.seeds),
-                         *("" if value is None else repr(value) for value in values)])
-    return text.getvalue()
+    head = ["scheduler", "steps", "method", "evaluations", "seeds",
+            *(f"{name}{suffix}" for name in FIGURES for suffix in ("", "_error"))]
+    return text_tables.to_csv([head, *(
+        [row.scheduler, row.steps, row.method, row.evaluations, len(row.seeds),
+         *(value for name in FIGURES for value in row.mean_and_error(name))] for row in rows
+    )])
 
 
 def _cells(rows: list[StudyRow]) -> list[list[str]]:

@@ -39,35 +39,23 @@ _ROWS_AT_ONCE = 20_000
 
 @dataclass(frozen=True)
 class TemplateSet:
-    """Templates of images, and pairs of templates with the right answers.
-
-    Args:
-        name: What the table calls it.
-        images: Name of each image, for messages.
-        read: From an index to the encoded bytes; safe to call from several threads.
-        row_image: (R,) index of the image of every row; an image may belong to several templates.
-        row_template: (R,) number of its template, 0..T-1.
-        row_medium: (R,) number of its medium (a photo or a video).
-        first: (P,) template of each pair.
-        second: (P,) the other one.
-        is_same: (P,) True where both show the same person.
-        flip: Use the flip test; published: no.
-        points: How the TAR is read off, see the module docstring.
-    """
+    """Templates of images, and pairs of templates with the right answers."""
 
     unit: ClassVar[str] = "pairs"
 
-    name: str
-    images: list[str]
-    read: Callable[[int], bytes]
-    row_image: NDArray[np.int64]
-    row_template: NDArray[np.int64]
-    row_medium: NDArray[np.int64]
-    first: NDArray[np.int32]
-    second: NDArray[np.int32]
-    is_same: NDArray[np.bool_]
-    flip: bool = False
-    points: Literal["nearest", "exact"] = "nearest"
+    name: str                                        # name in the table
+    images: list[str]                                # name of each image, for messages
+    read: Callable[[int], bytes]                     # from an index to the encoded bytes; safe to call from several
+                                                     # threads
+    row_image: NDArray[np.int64]                     # (R,) index of the image of every row; an image may belong to
+                                                     # several templates
+    row_template: NDArray[np.int64]                  # (R,) number of its template, 0..T-1
+    row_medium: NDArray[np.int64]                    # (R,) number of its medium (a photo or a video)
+    first: NDArray[np.int32]                         # (P,) template of each pair
+    second: NDArray[np.int32]                        # (P,) the other one
+    is_same: NDArray[np.bool_]                       # (P,) True where both show the same person
+    flip: bool = False                               # use the flip test; published: no
+    points: Literal["nearest", "exact"] = "nearest"  # rule for the TAR, see the module docstring
 
     def __len__(self) -> int:
         return len(self.is_same)
@@ -137,11 +125,11 @@ def nearest_tar(distance: NDArray, is_same: NDArray[np.bool_], far: float) -> fl
     genuine, impostor = sorted_classes(distance, is_same)
     if len(genuine) == 0 or len(impostor) == 0:
         return None
-    wanted = far * len(impostor)
-    # numbers of impostors that some threshold accepts, next to the wanted one: equal distances pass together
-    at = impostor[min(int(wanted), len(impostor) - 1)]
+    target = far * len(impostor)
+    # numbers of impostors that some threshold accepts, next to the target; equal distances are accepted together
+    at = impostor[min(int(target), len(impostor) - 1)]
     fewer, more = (int(np.searchsorted(impostor, at, side=side)) for side in ("left", "right"))
-    best = more if more - wanted <= wanted - fewer + 1e-9 else fewer
+    best = more if more - target <= target - fewer + 1e-9 else fewer
     if best == len(impostor):
         return 1.0
     return float(np.searchsorted(genuine, impostor[best], side="left") / len(genuine))  # d < the next impostor
@@ -156,7 +144,7 @@ def read_templates(
         tid_mid: Lines `image template medium`, `ijbb_face_tid_mid.txt`.
         pair_label: Lines `template template label`, `ijbb_template_pair_label.txt`.
         images: Aligned crops of the images.
-        name: What the table calls it.
+        name: Name in the table.
         flip: See `TemplateSet`.
         points: See `TemplateSet`.
 
@@ -191,15 +179,15 @@ def read_templates(
 def _places(numbers: NDArray[np.int32], known: NDArray, tid_mid: Path, pair_label: Path) -> NDArray[np.int32]:
     """Return the place of every template number among the sorted known ones."""
     places = np.empty(len(numbers), np.int32)
-    strange, first = 0, None
+    num_unknown, first = 0, None
     for start in range(0, len(numbers), _PAIRS_AT_ONCE):
-        wanted = numbers[start : start + _PAIRS_AT_ONCE]
-        found = np.searchsorted(known, wanted).clip(max=len(known) - 1)
-        strangers = wanted[known[found] != wanted]
-        strange, first = strange + len(strangers), strangers[0] if len(strangers) and first is None else first
-        places[start : start + len(wanted)] = found
-    if strange:
-        raise UserError(f"{pair_label} names {strange} templates that {tid_mid} lacks, one is {first}")
+        part = numbers[start : start + _PAIRS_AT_ONCE]
+        found = np.searchsorted(known, part).clip(max=len(known) - 1)
+        unknown = part[known[found] != part]
+        num_unknown, first = num_unknown + len(unknown), unknown[0] if len(unknown) and first is None else first
+        places[start : start + len(part)] = found
+    if num_unknown:
+        raise UserError(f"{pair_label} names {num_unknown} templates that {tid_mid} lacks, one is {first}")
     return places
 
 

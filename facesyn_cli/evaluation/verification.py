@@ -34,19 +34,14 @@ MIN_FALSE_ACCEPTS = 10  # a TAR is reported where FAR times the number of impost
 
 @dataclass(frozen=True)
 class FoldResult:
-    """The k-fold protocol on one list of pairs.
+    """The k-fold protocol on one list of pairs."""
 
-    Args:
-        accuracy: (k,) share of right answers per fold, in [0, 1].
-        threshold: (k,) squared distance applied to each fold.
-        tpr: (400,) share of genuine pairs accepted at each of `THRESHOLDS`, mean over the folds.
-        fpr: (400,) the same of impostor pairs. A fold without such pairs counts as 0, as published.
-    """
-
-    accuracy: NDArray[np.float64]
-    threshold: NDArray[np.float64]
-    tpr: NDArray[np.float64]
-    fpr: NDArray[np.float64]
+    accuracy: NDArray[np.float64]   # (k,) share of right answers per fold, in [0, 1]
+    threshold: NDArray[np.float64]  # (k,) squared distance applied to each fold
+    tpr: NDArray[np.float64]        # (400,) share of genuine pairs accepted at each of `THRESHOLDS`, mean over the
+                                    # folds
+    fpr: NDArray[np.float64]        # (400,) the same of impostor pairs. A fold without such pairs counts as 0, as
+                                    # published
 
 
 def unit_rows(vectors: NDArray) -> NDArray[np.float64]:

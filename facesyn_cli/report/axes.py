@@ -10,28 +10,20 @@ from facesyn_cli.report.figure_text import number
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis of a chart.
+    """One axis of a chart."""
 
-    Args:
-        label: What it shows, with its unit.
-        low: Value at the start.
-        high: Value at the end; above `low`.
-        is_log: Logarithmic; `low` is then above 0, and smaller values are drawn at `low`.
-        is_share: Values are fractions, written in percent.
-    """
-
-    label: str
-    low: float
-    high: float
-    is_log: bool = False
-    is_share: bool = False
+    label: str                # name, with its unit
+    low: float                # value at the start
+    high: float               # value at the end; above `low`
+    is_log: bool = False      # logarithmic; `low` is then above 0, and smaller values are drawn at `low`
+    is_share: bool = False    # values are fractions, written in percent
 
     def __post_init__(self) -> None:
         if not self.low < self.high or (self.is_log and self.low <= 0):
             raise ValueError(f"axis {self.label!r} cannot go from {self.low} to {self.high}")
 
     def place(self, value: float) -> float:
-        """Return where a value lies: 0 at the start, 1 at the end; values outside are drawn at the border."""
+        """Return the place of a value, from 0 at the start to 1 at the end; values outside are clipped."""
         value = min(max(value, self.low), self.high)
         if self.is_log:
             return math.log(value / self.low) / math.log(self.high / self.low)
@@ -68,7 +60,7 @@ def _tidy_percent(value: float) -> str:
 
 
 def spanning(label: str, values: list[float], is_log: bool = False, is_share: bool = False) -> Axis:
-    """Return an axis that holds all the given finite values, with a little air on a linear one."""
+    """Return an axis that holds all the given finite values, with a margin on a linear one."""
     finite = [value for value in values if math.isfinite(value) and (value > 0 or not is_log)] or [1.0]
     low, high = min(finite), max(finite)
     if is_log:

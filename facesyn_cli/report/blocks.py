@@ -1,20 +1,21 @@
-"""What a page shows, as data: sections of headings, paragraphs, tables, charts and pictures.
+"""Typed content of the page: sections of headings, paragraphs, tables, charts and pictures.
 
-`templates/blocks.html.j2` has one branch for each `kind`. Text is a string, an inline element, or a list of both.
+`templates/blocks.html.j2` renders them, one branch for each `kind`. Text is a string, an inline element, or a list of
+both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 class Element:
-    """Base of everything that the templates know; its kind is the name of its class."""
+    """Base class of what the templates render."""
 
     @property
     def kind(self) -> str:
-        """Name of the branch of the template."""
+        """Name of the branch of the template: that of the class."""
         return type(self).__name__.lower()
 
 
@@ -28,7 +29,7 @@ class Term(Element):
 
 @dataclass(frozen=True)
 class Span(Element):
-    """Text in an element of its own; `tip` appears on hover, tap or focus."""
+    """Text in an element of its own; `tip` is shown on hover, tap or focus."""
 
     text: str
     css: str = ""
@@ -41,7 +42,7 @@ Text = str | Term | Span | Sequence[str | Term | Span]
 
 @dataclass(frozen=True)
 class Picture(Element):
-    """One image as a data URI; without one, `missing` says why."""
+    """One image as a data URI; without a URI, `missing` is the reason."""
 
     uri: str | None
     label: str
@@ -107,7 +108,7 @@ class Table(Element):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A finding: tone of the page and its word, heading, text, and where the figures are."""
+    """The card of a finding; `tone` is a class of the style sheet, `anchor` the section with its figures."""
 
     tone: str
     word: str
@@ -151,7 +152,7 @@ class Strips(Element):
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images side by side: (image, where it is from, its key) of each, and how alike they are."""
+    """Two images side by side, (image, its origin, its key) each, and how similar they are."""
 
     faces: Sequence[tuple[Picture, str, str]]
     label: str
@@ -167,28 +168,20 @@ class Pairs(Element):
 
 @dataclass(frozen=True)
 class Facts(Element):
-    """Names with what they stand for."""
+    """Names and values."""
 
     rows: Sequence[tuple[str, Text]]
 
 
 @dataclass(frozen=True)
 class Series:
-    """One curve or histogram of a chart, in units of the drawing.
+    """One curve or histogram of a chart."""
 
-    Args:
-        name: In the legend.
-        color: Name of a color of the page.
-        line: Path of the line.
-        area: Path of the filled area; empty: not filled.
-        points: (x, y, tip) of the points that answer a pointer.
-    """
-
-    name: str
-    color: str
-    line: str
-    area: str = ""
-    points: Sequence[tuple[float, float, str]] = ()
+    name: str                                            # in the legend
+    color: str                                           # name of a color of the style sheet
+    line: str                                            # path
+    area: str = ""                                       # path of the filled area; empty: not filled
+    points: Sequence[tuple[float, float, str]] = ()      # (x, y, tip) of points with a tip
 
 
 @dataclass(frozen=True)
@@ -204,7 +197,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Interval:
-    """A dot with its interval, its name on the left; None where there is no interval."""
+    """A row of an interval chart: a dot with its interval; `start` and `end` are None without one."""
 
     name: str
     y: float
@@ -217,44 +210,27 @@ class Interval:
 
 @dataclass(frozen=True)
 class Chart(Element):
-    """A chart, in units of its view box.
-
-    Args:
-        title: Heading.
-        spoken: Read out in place of the picture.
-        width: Of the view box.
-        height: Of the view box.
-        box: (left, top, right, bottom) of the plot.
-        x_label: Name of the horizontal axis.
-        x_ticks: (place, label).
-        about: What is seen, in a sentence or two.
-        y_label: Name of the vertical axis.
-        y_ticks: (place, label).
-        series: Curves and histograms.
-        marks: Vertical lines.
-        columns: (x, width, tip) of the columns of a histogram.
-        intervals: Rows of an interval chart.
-    """
+    """A chart; places are in units of its view box."""
 
     title: Text
-    spoken: str
-    width: float
+    spoken: str                                          # read out in place of the picture
+    width: float                                         # of the view box
     height: float
-    box: tuple[float, float, float, float]
+    box: tuple[float, float, float, float]               # (left, top, right, bottom) of the plot
     x_label: str
-    x_ticks: Sequence[tuple[float, str]]
-    about: str = ""
+    x_ticks: Sequence[tuple[float, str]]                 # (place, label)
+    about: str = ""                                      # what it shows, in a sentence or two
     y_label: str = ""
     y_ticks: Sequence[tuple[float, str]] = ()
     series: Sequence[Series] = ()
     marks: Sequence[Mark] = ()
-    columns: Sequence[tuple[float, float, str]] = ()
+    columns: Sequence[tuple[float, float, str]] = ()     # (x, width, tip) of a histogram
     intervals: Sequence[Interval] = ()
 
 
 @dataclass(frozen=True)
 class Box(Element):
-    """Blocks in a box of the page: `charts` and `two` are columns."""
+    """Blocks in a `div`; the classes `charts` and `two` lay them out in columns."""
 
     blocks: Sequence[Block]
     css: str = ""
@@ -262,7 +238,7 @@ class Box(Element):
 
 @dataclass(frozen=True)
 class Details(Element):
-    """Blocks behind a click."""
+    """Blocks that a click on the summary shows."""
 
     summary: str
     blocks: Sequence[Block]
@@ -276,16 +252,9 @@ Block = (
 
 @dataclass(frozen=True)
 class Section:
-    """One section of the page.
+    """One section of the page."""
 
-    Args:
-        anchor: Its id.
-        name: In the bar on top.
-        heading: Over its content.
-        blocks: Its content.
-    """
-
-    anchor: str
-    name: str
+    anchor: str                                          # its id
+    name: str                                            # in the navigation bar
     heading: str
-    blocks: Sequence[Block] = field(default_factory=list)
+    blocks: Sequence[Block] = ()

@@ -1,4 +1,4 @@
-"""The dataset card of a set: `README.md` as dataset hubs read it, a YAML head and what a user must know."""
+"""The dataset card of a set, `README.md` with a YAML head as dataset hubs read it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from facesyn_cli.report.view import size_text
 
 _SECTIONS = {"identity": "Identity", "diversity": "Diversity", "quality": "Image quality", "fairness": "Fairness"}
 _PEOPLE = {
-    GENERATED: "No image is meant to show a real person; what was found about that stands under Privacy.",
+    GENERATED: "No image is meant to show a real person; see Privacy.",
     PHOTO: "**It shows real people; their rights hold.**",
     provenance.UNKNOWN: "It may show real people; their rights hold.",
 }
 
 
 def write_card(folder: Path, data: dict[str, Any], set_name: str) -> Path:
-    """Write `README.md` into a folder, which is made when it is missing.
+    """Write `README.md` into a folder.
 
     Args:
-        folder: Where to.
+        folder: Made when it is missing.
         data: Content of `report.json`.
         set_name: Name of the set that the card is of.
 
@@ -72,7 +72,7 @@ def _statistics(data: dict[str, Any], one: dict[str, Any]) -> Iterator[tuple[str
         for name, title in _SECTIONS.items():
             figures = _known(result["sections"][name]["figures"])
             if result["set"] == one["name"] and figures:
-                yield f"{title}, judged by {result['judge']}", "", figures
+                yield f"{title}, by judge {result['judge']}", "", figures
     for network in data["networks"]:
         section = network["sets"].get(one["name"])
         if section and section["figures"]:

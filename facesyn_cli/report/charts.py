@@ -18,13 +18,13 @@ from facesyn_cli.report.figure_text import Figure
 WIDTH, HEIGHT = 420, 280                      # units of the view box; text is 13 of them, 15 on a phone
 LEFT, RIGHT, TOP, BOTTOM = 58, WIDTH - 12, 22, HEIGHT - 46  # of the plot
 SET_COLORS = ("blue", "orange", "green", "purple")
-COLORS = {                                    # of what a series is, everywhere on the page
+COLORS = {                                    # by the first word of the name of a series, everywhere on the page
     "genuine": "blue", "impostor": "orange",
     "image": "blue", "images": "blue", "center": "green", "centers": "green", "real": "gray", "reference": "gray",
 }
 _SHARES = ("FMR", "FNMR", "TMR")
 _MOST_BINS = 100
-_MOST_TIPS = 48                               # points of one curve that answer a pointer
+_MOST_TIPS = 48                               # points of one curve with a tip
 _NAMES, _ROW, _MOST_NAME = 130, 34, 17        # interval chart: width of the names, height of a row, letters of a name
 
 Points = Sequence[tuple[float, float]]
@@ -168,7 +168,7 @@ def _plot(
     marks = []
     for index, mark in enumerate(_marks_of(made)):
         place = _across(x, mark["x"])
-        is_left = x.place(mark["x"]) > 0.6  # the label stands where there is more room
+        is_left = x.place(mark["x"]) > 0.6  # the label is placed where there is more room
         marks.append(Mark(round(place, 1), round(place + (-5 if is_left else 5), 1), TOP + 12 + 16 * index,
                           "end" if is_left else "start", mark["label"]))
     return Chart(

@@ -1,4 +1,4 @@
-"""Contact sheets: one row per identity, to look at."""
+"""Contact sheets: a picture with one row per identity."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_contact_sheet(images: ImageSet, path: Path, identities: int = 8, per_i
             sheet[row * size : (row + 1) * size, column * size : (column + 1) * size] = tile
             count += 1
     text, buffer = PngInfo(), io.BytesIO()
-    text.add_text("Software", MARK)  # known by it wherever it lies
+    text.add_text("Software", MARK)  # readers of image sets skip files with this mark
     Image.fromarray(sheet).save(buffer, "PNG", pnginfo=text)
     write_bytes(path, buffer.getvalue())
     return count

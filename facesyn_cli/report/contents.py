@@ -1,11 +1,15 @@
-"""What `report.json` says beside the figures: the sets themselves, where they came from, and the short form."""
+"""The parts of `report.json` beside the results: the sets with their origin, definitions, and the headline."""
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from facesyn_cli.artifacts.atomic_files import read_json
 from facesyn_cli.artifacts.header import Header, read_header
 from facesyn_cli.artifacts.origins import origins_of
 from facesyn_cli.artifacts.work import FOLDERS, Work
@@ -13,16 +17,26 @@ from facesyn_cli.evaluation.all_metrics import define
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.report.set_pictures import NamedSet
 
+_OLD_ID = re.compile(r'("(?:fairness\.)?(?:identity|diversity|privacy)\.[a-z_-]*)centre')
 _RANDOM, _STRIPS, _STRIP_IMAGES = 64, 12, 10
 
 
+def read_results(path: Path) -> Any:
+    """Return a file of results; ids of releases that spelled `centre` are brought to today's spelling.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    return json.loads(_OLD_ID.sub(r"\1center", json.dumps(read_json(path), ensure_ascii=False)))
+
+
 def describe_set(held: NamedSet, rows: LabeledEmbeddings, work: Work | None) -> dict[str, Any]:
-    """Return what a set is: counts, header, the run it is of, and images spread over it to show.
+    """Return the description of a set: counts, header, stages of its run, and a choice of images to show.
 
     Args:
         held: The set.
         rows: Those of its images that could be embedded.
-        work: The run it was made by; None when it was named on its own.
+        work: The run that made it; None when it was named on its own.
     """
     header = read_header(held.path) if held.path.is_dir() else None
     names, sizes = rows.identities, rows.sizes
@@ -46,7 +60,7 @@ def describe_set(held: NamedSet, rows: LabeledEmbeddings, work: Work | None) -> 
 
 
 def definitions_of(data: dict[str, Any]) -> dict[str, dict[str, str | None]]:
-    """Return the definition of everything that occurs in a report."""
+    """Return the definitions of all metrics of a report."""
     sections = [section for result in data["results"] for section in result["sections"].values()]
     sections += data["pixels"].values()
     sections += [section for network in data["networks"] for section in network["sets"].values()]
@@ -60,7 +74,7 @@ def definitions_of(data: dict[str, Any]) -> dict[str, dict[str, str | None]]:
 def headline_of(data: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Return the most important figures of every set and judge."""
     found = {
-        f"{result['set']}, judged by {result['judge']}": list(result["sections"].values()) for result in data["results"]
+        f"{result['set']}, by judge {result['judge']}": list(result["sections"].values()) for result in data["results"]
     }
     for network in data["networks"]:
         found |= {f"{name}, by {network['name']}": [section] for name, section in network["sets"].items()}
@@ -89,7 +103,7 @@ def _header_json(header: Header) -> dict[str, Any]:
 
 
 def _chain(work: Work) -> list[dict[str, Any]]:
-    """The headers of a run's finished stages, in order."""
+    """Return the headers of the finished stages of a run, in order."""
     headers = {folder: read_header(work.path / folder) for folder in FOLDERS.values()}
     return [
         {"folder": folder, **_header_json(header), "digest": header.digest}

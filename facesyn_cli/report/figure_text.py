@@ -26,14 +26,14 @@ def value_text(figure: Figure | None) -> str:
 
 
 def error_text(figure: Figure | None) -> str:
-    """Return the standard error of a figure, with the sign, or nothing."""
+    """Return the standard error of a figure, with the sign, or empty."""
     if figure is None or figure["value"] is None or not figure.get("error"):
         return ""
     return f"{_PLUS_MINUS} {_fixed(figure['error'], figure['unit'], figure['error'])}"
 
 
 def number(value: float | int | None) -> str:
-    """Return a number for people: counts with thousands separators, others with about three digits."""
+    """Return a number as text: counts with thousands separators, others with about three digits."""
     if value is None or not math.isfinite(value):
         return MISSING
     if isinstance(value, int) or (value == round(value) and abs(value) >= 1000):
@@ -47,7 +47,7 @@ def number(value: float | int | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Return a fraction in percent, with as many digits as it takes to see that it is not 0 or 100."""
+    """Return a fraction in percent, with as many digits as distinguish it from 0 and 100."""
     if value is None or not math.isfinite(value):
         return MISSING
     share = 100 * value

@@ -1,4 +1,4 @@
-"""What the analyzes take, measured once for each image set: thumbnails, embeddings, features; kept in a cache."""
+"""Inputs of the analyses, computed once for each image set and cached: thumbnails, embeddings, features."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from facesyn_cli.models.inception import LoadedFeatures
 from facesyn_cli.models.loading import LoadedBackbone
 from facesyn_cli.report.set_pictures import NamedSet
 
-_FIT_KEYS = {"square": "crop", "refuse": "square"}  # in the names of the cache's folders, as earlier versions had them
+_FIT_KEYS = {"square": "crop", "refuse": "square"}  # in the names of cache folders, as in earlier releases
 
 
 @dataclass(frozen=True)
 class Small:
-    """Thumbnails of a set, (N, 16, 16), and which images can be read, (N,)."""
+    """Thumbnails of a set, (N, 16, 16), and a mask of the images that can be read, (N,)."""
 
     thumbnails: NDArray[np.uint8]
     is_readable: NDArray[np.bool_]
@@ -37,17 +37,13 @@ class Small:
 
 @dataclass(frozen=True)
 class Measurer:
-    """Runs networks over image sets; what is in the cache already is not computed again.
+    """Runs networks over image sets, with a cache.
 
-    Folders of the cache are named after contents, not after sets: one that was the reference may be a set next time.
-
-    Args:
-        cache: Folder of the cache.
-        options: How images are brought to the networks; each has its own size.
+    Folders of the cache are named after the content of a set, so that a set and a reference share them.
     """
 
-    cache: Path
-    options: EmbedOptions
+    cache: Path               # folder of the cache
+    options: EmbedOptions     # preprocessing; the size is that of each network
 
     def thumbnails(self, held: NamedSet) -> Small:
         """Return the thumbnails of a set."""
@@ -59,7 +55,7 @@ class Measurer:
         return Small(small, is_readable)
 
     def faces(self, held: NamedSet, name: str, judge: LoadedBackbone, small: Small) -> FaceSet:
-        """Return a set as a judge sees it: embeddings and thumbnails of the images that can be embedded.
+        """Return the embeddings and thumbnails of the images of a set that a judge can embed.
 
         Args:
             held: The set.
@@ -82,9 +78,9 @@ class Measurer:
         return FaceSet(held.name, rows, small.thumbnails[[place[key] for key in rows.keys]])
 
     def features(self, held: NamedSet, network: LoadedFeatures, max_images: int, seed: int) -> LabeledEmbeddings:
-        """Return the features of a set, of at most `max_images` images drawn at random, as the network gives them.
+        """Return the unscaled features of a set, of at most `max_images` images drawn at random.
 
-        Always in fp32 and without flip, as published distances are made.
+        Computed in fp32 and without flip, as for published distances.
 
         Args:
             held: The set.
@@ -107,13 +103,13 @@ class Measurer:
 def pixels_of(
     held: NamedSet, small: Small, read: Callable[[str], NDArray[np.uint8] | None], find: Find | None, seed: int
 ) -> Section:
-    """Return what can be seen of a set without a judge: light, contrast and, with a detector, poses.
+    """Return the figures of a set that need no judge: brightness, contrast and, with a detector, pose.
 
     Args:
         held: The set.
         small: Its thumbnails.
         read: From a key to pixels, or None.
-        find: Finds faces; None: no detector.
+        find: Detects faces; None: no detector.
         seed: Seed of the sample of poses.
     """
     names = {name: number for number, name in enumerate(dict.fromkeys(entry.identity for entry in held.entries))}

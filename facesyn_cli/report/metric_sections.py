@@ -1,6 +1,6 @@
-"""The sections of the page with figures of judges: identity, diversity, quality, privacy, fairness.
+"""The sections of the page with metrics: identity, diversity, quality, privacy, fairness.
 
-Every function returns the blocks of its section; none when nothing was measured.
+Every function returns the blocks of its section, none when nothing was measured.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ABOUT_GROUPS = (
 )
 
 
-def judged(view: ReportView, name: str) -> list[Block]:
+def judge_section(view: ReportView, name: str) -> list[Block]:
     """Return verdicts, charts, lists, tables and notes of a section, the first judge first, then other networks."""
     parts = view.of_judge(view.judge, name)
     if not any(section["figures"] for section in parts.values()):
@@ -61,7 +61,7 @@ def diversity(view: ReportView) -> list[Block]:
         draw_histogram(_titled(view, one["id"], name if len(pixels) > 1 else ""), one)
         for name, section in pixels.items() for one in section["histograms"]
     ]
-    blocks = judged(view, "diversity")
+    blocks = judge_section(view, "diversity")
     if _ids(pixels.values()) or any(charts):
         blocks.append(Heading("Light, contrast and pose"))
         blocks += _in_columns([chart for chart in charts if chart])
@@ -77,7 +77,7 @@ def fairness(view: ReportView) -> list[Block]:
         figures = one["sections"]["fairness"]["figures"]
         parts = [block for name in _attributes(figures) for block in _attribute(view, one, name, figures)]
         if parts and blocks:
-            blocks.append(Details(f"The same of {one['set']}, judged by {one['judge']}", parts))
+            blocks.append(Details(f"The same figures of {one['set']}, by judge {one['judge']}", parts))
         elif parts:
             blocks = [Paragraph(_ABOUT_GROUPS, "intro"), *parts]
     if blocks:
@@ -152,7 +152,7 @@ def _table(view: ReportView, columns: Sequence[tuple[str, dict[str, Figure]]], n
 
 
 def _matrices(view: ReportView, heading: str, figures: dict[str, Figure]) -> list[Block]:
-    """Return the tables of the figures that stand in a matrix; a cell's definition is behind the name of its row."""
+    """Return the tables of the figures with a `cell`; the name of a row links to the definition."""
     captions: dict[str, dict[str, dict[str, Figure]]] = {}
     for one in declared():
         if one.cell and one.id in figures:
@@ -235,7 +235,7 @@ def _attribute(view: ReportView, one: dict[str, Any], attribute: str, figures: S
     def matrix(chosen: list[str]) -> Table:
         rows = [(view.term(name), [*(_cell(found.get((name, group))) for group in groups),
                                    _cell(found.get((f"{name}_spread", attribute)))]) for name in chosen]
-        return _matrix(f"{one['set']} by {attribute}, judged by {one['judge']}", [*words, "Spread"], rows)
+        return _matrix(f"{one['set']} by {attribute}, by judge {one['judge']}", [*words, "Spread"], rows)
 
     rest = [name for name in names if not metric(name).by_group]
     more = matrix(rest) if rest else None

@@ -1,44 +1,72 @@
-"""What networks that are no judges find: distances in Inception's features, and distances of pairs by LPIPS."""
+"""Results by set and network, kept on disk; and those of networks that are no judges: Inception's features, LPIPS."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from facesyn_cli.artifacts.atomic_files import write_json
 from facesyn_cli.console import log
+from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.perceptual import PerceptualSpace, perceptual_section
+from facesyn_cli.evaluation.section import Section
 from facesyn_cli.evaluation.set_quality import features_section
 from facesyn_cli.models.inception import LoadedFeatures
 from facesyn_cli.models.lpips import LoadedLpips
-from facesyn_cli.report.cached_results import CachedResults
+from facesyn_cli.report.contents import read_results
 from facesyn_cli.report.measured_sets import Measurer, Small
 from facesyn_cli.report.set_pictures import NamedSet
 
 
 @dataclass(frozen=True)
-class NetworkResults:
-    """What one network found in every set.
+class CachedResults:
+    """The sections of each set by each network, one JSON file each, so that a killed run resumes."""
 
-    Args:
-        name: Of the network.
-        digest: Of its weights.
-        section: Of the report, to which its figures belong.
-        about: What it is and how images reach it, in a sentence.
-        results: As `CachedResults.of` gives them, one a set.
-    """
+    folder: Path              # where the files are
+
+    def of(self, set_name: str, network: str, compute: Callable[[], dict[str, Section]]) -> dict[str, Any]:
+        """Return the result of one network on one set: `set`, `judge`, `sections` and `findings` as JSON values.
+
+        Args:
+            set_name: Name of the set.
+            network: Name of the judge or other network.
+            compute: Returns the sections; called when they are not on disk.
+        """
+        path = self.folder / set_name / f"{network}.json"
+        if path.is_file():
+            try:
+                return read_results(path)
+            except UserError:
+                log.warning(f"{path} is damaged; computing it again")
+        sections = compute()
+        findings = [
+            {**vars(finding), "set": set_name, "judge": network, "section": name}
+            for name, section in sections.items() for finding in section.findings
+        ]
+        contents = {name: section.to_json() for name, section in sections.items()}
+        found = {"set": set_name, "judge": network, "sections": contents, "findings": findings}
+        write_json(path, found)
+        return found
+
+
+@dataclass(frozen=True)
+class NetworkResults:
+    """The results of one network that is no judge, on every set."""
 
     name: str
-    digest: str
-    section: str
-    about: str
-    results: list[dict[str, Any]]
+    digest: str                    # of its weights
+    section: str                   # of the report, to which its figures belong
+    about: str                     # how images reach the network, in a sentence
+    results: list[dict[str, Any]]  # of `CachedResults.of`, one a set
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `report.json` says of it: `sets` maps the name of each set to the section."""
+        """Return its entry of `report.json`: `sets` maps the name of each set to the section."""
         sets = {found["set"]: found["sections"][self.section] for found in self.results}
         return {"name": self.name, "digest": self.digest, "section": self.section, "about": self.about, "sets": sets}
 
@@ -50,13 +78,8 @@ def by_features(
     """Return the distances of sets to the reference in the features of a network.
 
     Args:
-        network: The network.
-        sets: The sets.
-        reference: The real set.
-        measurer: Runs the network.
-        kept: What is finished already.
-        max_images: Images of a set to look at. The reference needs twice as many as the largest set has: its halves
-            are compared as well.
+        max_images: Images of a set to use. The reference needs twice as many as the largest set has: its halves are
+            compared as well.
         seed: Seed of all samples.
     """
     network.module.to(measurer.options.device)
@@ -81,12 +104,8 @@ def by_lpips(
     """Return the distances inside identities by LPIPS.
 
     Args:
-        network: The network.
-        sets: The sets.
-        reference: The real set, or None.
-        small: Thumbnails of all of them: which images can be read.
-        space: The network, on its device, and what it has seen already.
-        kept: What is finished already.
+        small: Thumbnails of all sets, with which images can be read.
+        space: The network, on its device.
     """
     real = (reference.name, _readable(reference, small[reference.name])) if reference else None
     results = []
@@ -99,7 +118,7 @@ def by_lpips(
 
 
 def _readable(held: NamedSet, small: Small) -> LabeledEmbeddings:
-    """The images of a set that can be read, by identity; without embeddings, which no one asks for."""
+    """Return the keys and identities of the images that can be read, with empty embeddings."""
     some = [entry for entry, good in zip(held.entries, small.is_readable, strict=True) if good]
     nothing = np.empty((len(some), 0), dtype=np.float32)
     return LabeledEmbeddings.of([entry.key for entry in some], [entry.identity for entry in some], nothing)

@@ -1,7 +1,7 @@
-"""The short dataset card of a set in large files, and the head of a card with which Hugging Face `datasets` loads it.
+"""The short dataset card of a packed set, and the YAML head with which Hugging Face `datasets` loads it.
 
-With the head, `datasets.load_dataset(FOLDER)` finds images and labels by the folder's name alone; without it,
-`labels.txt` of a WebDataset is taken for a set of texts.
+With the head, `datasets.load_dataset(FOLDER)` finds images and labels; without it, `labels.txt` of a WebDataset is read
+as a dataset of texts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LOADABLE = {
 
 
 def loading_head(format_name: str, name: str, suffixes: Sequence[str], has_labels: bool = True) -> dict[str, Any]:
-    """Return the entries of a card's head that say where the images of a packed set lie.
+    """Return the entries of a card's head with the locations of the images of a packed set.
 
     Args:
         format_name: Name of the record format.
@@ -50,7 +50,7 @@ def loading_head(format_name: str, name: str, suffixes: Sequence[str], has_label
     head: dict[str, Any] = {
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": patterns}]}]
     }
-    if format_name == "webdataset" and len(suffixes) > 1:  # else the first images decide which columns there are
+    if format_name == "webdataset" and len(suffixes) > 1:  # else the first images decide on the columns
         columns = [{"name": suffix.lstrip("."), "dtype": "image"} for suffix in suffixes]
         texts = [{"name": field, "dtype": "string"} for field in ("__key__", "__url__")]
         labels = [{"name": "cls", "dtype": "int64"}] if has_labels else []
@@ -82,15 +82,15 @@ def front(name: str, images: int, loading: dict[str, Any], tags: Sequence[str] =
 def write_pack_card(
     folder: Path, extra: dict[str, Any], images: int, identities: int, command: str = "pack", has_photos: bool = False
 ) -> None:
-    """Write `README.md` into a packed set, unless a card of somebody else is there.
+    """Write `README.md` into a packed set, unless it has one that facesyn did not write.
 
     Args:
         folder: Of the set.
-        extra: What its header says to readers: `format`, `name`, `suffixes`.
+        extra: `format`, `name` and `suffixes` of its header.
         images: How many it holds.
         identities: Of how many people.
-        command: What wrote it; only `pack` assigns labels.
-        has_photos: Photos of real people are among the images, as headers say.
+        command: Command that wrote it; only `pack` assigns labels.
+        has_photos: By the headers, photos of real people are among the images.
     """
     path = folder / FILE
     if path.exists() and _OURS.encode() not in path.read_bytes():

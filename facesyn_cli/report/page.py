@@ -26,18 +26,18 @@ _BANNER = 13  # images
 
 # Anchor, name in the bar, heading, and the function that returns the blocks.
 _SECTIONS = (
-    ("summary", "Summary", "What was found", sections.summary),
-    ("compare", "Compare", "Side by side", sections.comparison),
-    ("faces", "Faces", "Look at them", sections.faces),
-    ("identity", "Identity", "Is every label one person, and every person one label?",
-     partial(metric_sections.judged, name="identity")),
-    ("diversity", "Diversity", "How varied are the images?", metric_sections.diversity),
-    ("quality", "Quality", "How close to real images?", partial(metric_sections.judged, name="quality")),
-    ("privacy", "Privacy", "Does anybody real come back?", partial(metric_sections.judged, name="privacy")),
-    ("fairness", "Fairness", "Does it treat groups alike?", metric_sections.fairness),
-    ("training", "Training", "How the training went", sections.training),
-    ("benchmark", "Benchmark", "What a recognizer learned from it", sections.benchmark),
-    ("origin", "Origin", "How it was made and measured", sections.origin),
+    ("summary", "Summary", "Findings", sections.summary),
+    ("compare", "Compare", "Comparison of the sets", sections.comparison),
+    ("faces", "Faces", "Images", sections.faces),
+    ("identity", "Identity", "Identities and labels",
+     partial(metric_sections.judge_section, name="identity")),
+    ("diversity", "Diversity", "Diversity of the images", metric_sections.diversity),
+    ("quality", "Quality", "Distance to real images", partial(metric_sections.judge_section, name="quality")),
+    ("privacy", "Privacy", "Leakage of training identities", partial(metric_sections.judge_section, name="privacy")),
+    ("fairness", "Fairness", "Groups of people", metric_sections.fairness),
+    ("training", "Training", "Training curves", sections.training),
+    ("benchmark", "Benchmark", "Recognizer trained on the images", sections.benchmark),
+    ("origin", "Origin", "Provenance and measurement", sections.origin),
 )
 
 
@@ -78,7 +78,7 @@ def _lead(view: ReportView) -> str:
     judges = ", ".join(judge["name"] for judge in view.data["judges"])
     reference = view.data["reference"]
     return " ".join([
-        f"{size_text(view.data['sets'][0])}.", *([f"Judged by {judges}."] if judges else []),
+        f"{size_text(view.data['sets'][0])}.", *([f"Judges: {judges}."] if judges else []),
         *([f"Reference: {size_text(reference)}."] if reference else []),
         *([f"Compared with {', '.join(view.set_names[1:])}."] if len(view.set_names) > 1 else []),
     ])

@@ -1,4 +1,4 @@
-"""Pictures of the page: small data URIs, so that the page needs no other file; contact sheets, strips and pairs."""
+"""Pictures of the page as small data URIs; contact sheets, strips and pairs of them."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ Row = dict[str, Any]
 
 
 class PictureSource(Protocol):
-    """Where the encoded images of the sets come from; made by the stage."""
+    """Reads the encoded images of the sets."""
 
     def encoded(self, set_name: str, key: str) -> bytes | None:
         """Return the encoded image of a set or of `reference`; None when it cannot be read."""
 
     def context_face(self, set_name: str, identity: str) -> bytes | None:
-        """Return the encoded face that the context of an identity came from; None when there is none."""
+        """Return the encoded source face of the context of an identity; None when there is none."""
 
 
 class Pictures:
     """Turns images of the sets into pictures of the page.
 
     Args:
-        source: Where they come from.
-        most_bytes: When the pictures of the page have grown to this size, the following ones are left out, and
-            the page says so in their place.
+        source: Reads them.
+        most_bytes: Size of all pictures of the page; further ones are replaced by a text.
     """
 
     def __init__(self, source: PictureSource, most_bytes: int = MOST_BYTES) -> None:
@@ -60,7 +59,7 @@ class Pictures:
                               caption=_score(row)) for row, one in firsts])
 
     def strips(self, set_name: str, strips: Sequence[Row]) -> Strips:
-        """Return one row of images per identity, with the face its context came from in front where there is one."""
+        """Return one row of images per identity, the source face of its context first where there is one."""
         return Strips([
             Strip(one["identity"], source=self._context_face(set_name, one),
                   pictures=[self.image(set_name, key) for key in one["keys"]]) for one in strips
@@ -75,7 +74,7 @@ class Pictures:
         ])
 
     def pairs(self, rows: Sequence[Row]) -> Pairs:
-        """Return two images of each row side by side, each with where it is from, and how alike they are."""
+        """Return two images of each row side by side, each with its origin, and their similarity."""
         return Pairs([
             Pair([(self.image(one["set"], one["key"]), _origin(one["set"]), one["key"]) for one in row["images"][:2]],
                  row["label"], _joined(_score(row), _likeness(row))) for row in rows
@@ -84,19 +83,19 @@ class Pictures:
     def _context_face(self, set_name: str, strip: Row) -> Picture | None:
         identity = strip["identity"]
         uri = _data_uri(self._source.context_face(set_name, identity)) if strip["context_face"] else None
-        return self._place(uri, f"the face that the context of {identity} came from") if uri else None
+        return self._place(uri, f"source face of the context of {identity}") if uri else None
 
     def _place(self, uri: str | None, label: str) -> Picture:
         if uri is None:
             return Picture(None, label, "unreadable")
         if len(uri) > self._left:
-            return Picture(None, label, "left out, the page is full")
+            return Picture(None, label, "left out, the page has its maximum size")
         self._left -= len(uri)
         return Picture(uri, label)
 
 
 def _data_uri(data: bytes | None) -> str | None:
-    """Return an image, square and small, as a data URI; decoded and encoded anew, so only pixels can enter the page."""
+    """Return an image, square and small, as a data URI; it is re-encoded, so that only pixels enter the page."""
     if data is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""How a set came to be, out of the headers of its stages: for the page and for the dataset card."""
+"""Provenance of a set, from the headers of its stages: for the page and the dataset card."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from facesyn_cli.artifacts.config_changes import flatten
 from facesyn_cli.artifacts.origins import GENERATED, PHOTO, UNKNOWN
 
-# Licenses of inputs that we detect by name, as their owners publish them; all others are `unknown`, said aloud.
-# Each: beginnings of words to look for in the name of a file or its folder, what it is, its license.
+# Licenses of inputs that we detect by name, as their owners publish them; all others are `unknown`, and shown as such.
+# Each: prefixes of words in the name of a file or its folder, what it is, its license.
 _LICENCES = (
     (("casia",), "CASIA-WebFace", "research only"),
     (("ffhq",), "FFHQ, or a network made from it", "non-commercial (FFHQ: CC BY-NC-SA 4.0)"),
@@ -23,34 +23,25 @@ _LICENCES = (
     (("vec2face",), "Vec2Face", "code MIT"),
     (("cvlface",), "CVLface", "code MIT"),
     (("dcface",), "DCFace", "none stated"),
-    (("starter",), "a part of a starter, small networks of facesyn", "research use only; its own card says more"),
+    (("starter",), "a part of a starter, small networks of facesyn", "research use only, see its own card"),
     (("uiface", "tface"), "TFace", "Apache-2.0 (code)"),
 )
 
 
 @dataclass(frozen=True)
 class Input:
-    """Something from outside that a set was made of.
+    """An external input of a set."""
 
-    Args:
-        role: What it was to the stage: images, weights, autoencoder, ...
-        stage: Command that read it.
-        name: Last part of its path; folders above it are private to the maker's machine.
-        digest: Of its content.
-        known_as: What it seems to be by its name, or nothing.
-        license: As far as known, else `unknown`.
-    """
-
-    role: str
-    stage: str
-    name: str
-    digest: str
-    known_as: str
-    license: str
+    role: str                 # its role in the stage, such as images, weights or autoencoder
+    stage: str                # command that read it
+    name: str                 # last part of its path; folders above it are private to the maker's machine
+    digest: str               # of its content
+    known_as: str             # what it seems to be by its name, or empty
+    license: str              # its license, or `unknown`
 
 
 def origins_text(one: dict[str, Any]) -> str:
-    """Say in one line how many images of a set were generated and how many may show real people."""
+    """Return a line on how many images of a set were generated and how many may show real people."""
     words = {GENERATED: "generated", PHOTO: "photos of real people", UNKNOWN: "of unknown origin (real people or not)"}
     origins = one["origins"]
     counts = [f"{words[origin]}: {'some' if origins[origin] is None else format(origins[origin], ',')}"
@@ -59,7 +50,7 @@ def origins_text(one: dict[str, Any]) -> str:
 
 
 def about_origins(one: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a finding, of no judge, where images that may show real people lie among generated ones."""
+    """Return a warning where a set of generated images holds images that may show real people."""
     if len(one["origins"]) == 1 or GENERATED not in one["origins"]:
         return []
     return [{"level": "warning", "set": one["name"], "judge": "", "section": "privacy", "figures": [], "lists": [],
@@ -67,7 +58,7 @@ def about_origins(one: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def stages_of(one: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the headers of a set in the order of the work, each with its command; its own header is the last."""
+    """Return the headers of the stages of a set in their order; its own header is the last."""
     stages = list(one["chain"])
     own = one["header"]
     if own and not any(_same(stage, own) for stage in stages):
@@ -76,7 +67,7 @@ def stages_of(one: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def inputs_of(one: dict[str, Any]) -> list[Input]:
-    """Return what came from outside: parents of a stage that no stage of the same set has made."""
+    """Return the external inputs: parents of a stage that no stage of the same set made."""
     stages = stages_of(one)
     made = {stage.get("digest") for stage in stages} - {None, ""}
     found = {}
@@ -105,7 +96,7 @@ def last_part(path: str) -> str:
 
 
 def settings_of(stage: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a stage that decide about its result, flat: `scheduler.steps` -> 50."""
+    """Return the settings of a stage that affect its result, flat: `scheduler.steps` -> 50."""
     config = stage["config"]
     merged = {}
     for role in ("identity", "growing", "recorded"):
@@ -114,7 +105,7 @@ def settings_of(stage: dict[str, Any]) -> dict[str, Any]:
 
 
 def short(digest: str | None) -> str:
-    """Return enough of a digest to detect it."""
+    """Return the first digits of a digest."""
     return digest.removeprefix("sha256:")[:12] if digest else UNKNOWN
 
 

@@ -1,4 +1,4 @@
-"""The sections of the page around those of the judges; each function returns its blocks, none without content."""
+"""The sections of the page that are not about one group of metrics; each function returns its blocks, if any."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from facesyn_cli.report.view import LEVELS, ReportView, size_text
 
 TITLES = {"identity": "Identity", "diversity": "Diversity", "quality": "Quality", "privacy": "Privacy",
           "fairness": "Fairness"}
-_NO_PASS_MARK = {"quality": "compare sets by them", "fairness": "read how far the groups lie apart"}
+_NO_PASS_MARK = {"quality": "use them to compare sets", "fairness": "the spread over the groups is what counts"}
 _NOT_CURVES = {"step", "epoch", "val_loss", "images_per_s"}
 _OTHER_SHEET, _OTHER_STRIPS = 24, 6  # images, identities of sets after the first
 _ARROW = " \N{RIGHTWARDS ARROW} "
 
 
 def summary(view: ReportView) -> list[Block]:
-    """Return the verdicts in words and the most important numbers."""
+    """Return the findings and the most important numbers."""
     findings = view.data["summary"]
     counts = {level: sum(finding["level"] == level for finding in findings) for level in ("fault", "warning")}
     found = [f"{count} {level}{'' if count == 1 else 's'}" for level, count in counts.items() if count]
@@ -48,7 +48,7 @@ def summary(view: ReportView) -> list[Block]:
             cards.append(_state(view, name, section))
     figures = [view.figure(view.first, view.judge, name) for name in view.data["headline"]]
     return [
-        Paragraph(f"{' and '.join(found)}." if found else "No fault was found by what was measured.", "intro"),
+        Paragraph(f"{' and '.join(found)}." if found else "No fault was found.", "intro"),
         Verdicts(cards), Heading(f"{view.first} in numbers" if len(view.set_names) > 1 else "In numbers"),
         Numbers([(view.term(figure["id"]), value_text(figure), error_text(figure))
                  for figure in figures if figure and figure["value"] is not None]),
@@ -56,7 +56,7 @@ def summary(view: ReportView) -> list[Block]:
 
 
 def comparison(view: ReportView) -> list[Block]:
-    """Return several sets side by side, with how sure the differences are."""
+    """Return the comparison of several sets, with the errors of the differences."""
     if not view.data["comparison"]:
         return []
     charts = []
@@ -67,10 +67,10 @@ def comparison(view: ReportView) -> list[Block]:
             charts.append(draw_intervals(view.term(name), name, figures))
     shown = {view.judge, *(network["name"] for network in view.data["networks"])}
     rows = [row for row in view.data["comparison"] if row["judge"] in shown]
-    clear, others = ([row for row in rows if bool(row["clear"]) is wanted] for wanted in (True, False))
+    clear, others = ([row for row in rows if bool(row["clear"]) is is_clear] for is_clear in (True, False))
     blocks: list[Block] = [
-        Paragraph(f"Bars are two standard errors to each side. A difference is called clear when it is larger than "
-                  f"two of its standard errors: {len(clear)} of {len(rows)} are.", "intro"),
+        Paragraph(f"Bars are two standard errors to each side. A difference is clear when it is larger than two "
+                  f"of its standard errors: {len(clear)} of {len(rows)} are.", "intro"),
         Box([chart for chart in charts if chart], "charts"),
     ]
     head = ["Figure", "Sets", "Values", "Difference", ""]
@@ -143,7 +143,7 @@ def benchmark(view: ReportView) -> list[Block]:
 
 
 def origin(view: ReportView) -> list[Block]:
-    """Return where the sets came from, how they were made, and with what they were measured."""
+    """Return the origin of the sets, the stages that made them, and the judges."""
     blocks: list[Block] = []
     for one in [*view.data["sets"], *([view.data["reference"]] if view.data["reference"] else [])]:
         per = one["per_identity"]
@@ -185,12 +185,12 @@ def _state(view: ReportView, name: str, section: dict[str, Any]) -> Verdict:
         verdict = section["verdict"]
         level, text, limits, anchor, by = verdict["level"], verdict["text"], verdict["limits"], name, view.judge
     elif name == "fairness" and not section["figures"] and benchmark and benchmark["fairness"]:
-        text = f"Measured on a benchmark with groups. These figures have no pass mark: {_NO_PASS_MARK[name]}."
+        text = f"Measured on a benchmark with groups. There is no pass mark for these figures: {_NO_PASS_MARK[name]}."
         anchor = name
     elif section["figures"] and name in _NO_PASS_MARK:
-        text, anchor = f"Measured. These figures have no pass mark: {_NO_PASS_MARK[name]}.", name
+        text, anchor = f"Measured. There is no pass mark for these figures: {_NO_PASS_MARK[name]}.", name
     elif section["figures"]:
-        level, text, anchor, by = "good", "None of the faults that are looked for was found.", name, view.judge
+        level, text, anchor, by = "good", "No fault was found.", name, view.judge
     return Verdict(*LEVELS[level], title, text, anchor, limits, _by(view, by))
 
 
@@ -199,9 +199,9 @@ def _title(view: ReportView, title: str, set_name: str) -> str:
 
 
 def _by(view: ReportView, network: str | None) -> str | None:
-    """Return the judge or other network of a finding, where there are several."""
+    """Return the judge or other network of a finding, where the report has several."""
     several = len(view.data["judges"]) + len(view.data["networks"]) > 1
-    return f"judged by {network}" if several and network else None
+    return f"by {network}" if several and network else None
 
 
 def _difference(view: ReportView, row: dict[str, Any]) -> Row:
@@ -224,7 +224,7 @@ def _strips(view: ReportView, one: dict[str, Any], heading: str, count: int) -> 
     if not strips:
         return []
     has_source = any(strip["context_face"] for strip in strips)
-    about = [Span("", "tag"), " Outlined: the face that its context came from."] if has_source else []
+    about = [Span("", "tag"), " Outlined: the source face of its context."] if has_source else []
     return [Heading(heading), Paragraph(["One row is one identity. ", *about], "quiet"),
             view.pictures.strips(one["name"], strips)]
 

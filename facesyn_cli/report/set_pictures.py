@@ -17,23 +17,16 @@ from facesyn_cli.untrusted.input_files import MAX_IMAGE, read_bytes
 
 @dataclass(frozen=True)
 class NamedSet:
-    """An image set under its name in the report.
+    """An image set under its name in the report."""
 
-    Args:
-        name: Unique short name.
-        path: Where it lies.
-        images: The set.
-        entries: Which of its images are looked at.
-        embedder: Digest of the recognizer whose embeddings it was made from, when known.
-        faces: Identity -> the face its context came from, where there is one.
-    """
-
-    name: str
-    path: Path
-    images: ImageSet
-    entries: list[ImageEntry]
-    embedder: str | None = None
-    faces: dict[str, Path | None] = field(default_factory=dict)
+    name: str                                                 # unique short name
+    path: Path                                                # its folder or file
+    images: ImageSet                                          # the set
+    entries: list[ImageEntry]                                 # its images in the report
+    embedder: str | None = None                               # digest of the recognizer whose embeddings conditioned
+                                                              # it, when known
+    faces: dict[str, Path | None] = field(default_factory=dict)  # identity -> source face of its context, where there
+                                                                 # is one
 
     @cached_property
     def by_key(self) -> dict[str, ImageEntry]:
@@ -68,7 +61,7 @@ class SetPictures:
             return None
 
     def context_face(self, set_name: str, identity: str) -> bytes | None:
-        """Return the encoded face that the context of an identity came from; None when there is none."""
+        """Return the encoded source face of the context of an identity; None when there is none."""
         path = self._sets[set_name].faces.get(identity)
         try:
             return read_bytes(path, MAX_IMAGE, "a face") if path else None

@@ -1,4 +1,4 @@
-"""Cards of the starter's parts: what each is, from which data, by which recipe, with which figures."""
+"""Cards of the starter's parts: description, data, recipe and figures of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from facesyn_cli.artifacts.atomic_files import read_json
 from facesyn_cli.artifacts.benchmark_table import TABLE_JSON, BenchmarkTable
-from facesyn_cli.artifacts.output import Header
+from facesyn_cli.artifacts.header import Header
 from facesyn_cli.artifacts.starter_files import PARTS
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.errors import UserError
@@ -20,17 +20,17 @@ from facesyn_cli.untrusted.parsing import read_yaml
 
 _ABOUT = {
     "autoencoder": "Faces to latents and back.",
-    "ldm": "Latents of faces of the identity that an embedding stands for.",
+    "ldm": "Latents of faces of the identity of an embedding.",
     "embedder": "Faces to embeddings: a recognizer.",
     "contexts": "Embeddings of people who do not exist, to draw faces of.",
 }
-_ROLES = ("identity", "recorded", "growing")  # settings that say what was made; paths and workers do not
+_ROLES = ("identity", "recorded", "growing")  # roles of settings that affect the result
 _NO_FIGURES = ("lr", "images_per_s", "seconds", "epoch", "grad_norm")
 _NOT_STATED = "not stated"
 
 
 class About(BaseModel):
-    """What whoever packs a starter says of it; the rest the run knows."""
+    """The description that the packer of a starter gives; everything else is read from the run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,10 +49,10 @@ class About(BaseModel):
 
     @staticmethod
     def read(path: Path | None) -> About:
-        """Read a YAML file; None: nothing is said.
+        """Read a YAML file; None: defaults.
 
         Raises:
-            UserError: It cannot be read, or says something else.
+            UserError: It cannot be read, or has other keys.
         """
         if path is None:
             return About()
@@ -64,11 +64,11 @@ class About(BaseModel):
 
 
 def figures_of(header: Header | None, lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the figures a stage left: the last of each in its metrics log, what its header says, and counts.
+    """Return the figures of a stage: the last of each in its metrics log, those of its header, and counts.
 
     Args:
-        header: Of its folder; None: it has none.
-        lines: Of its `metrics.jsonl`, in order.
+        header: Header of its folder; None: it has none.
+        lines: Lines of its `metrics.jsonl`, in order.
     """
     found: dict[str, Any] = {}
     for line in lines:
@@ -80,7 +80,7 @@ def figures_of(header: Header | None, lines: list[dict[str, Any]]) -> dict[str, 
 
 
 def figures_of_samples(work: Work) -> dict[str, Any]:
-    """Return the headline of the run's report and its benchmark table, as far as there are any."""
+    """Return the headline figures of the run's report and the accuracies of its benchmark table, where they exist."""
     found: dict[str, Any] = {}
     report, table = work.folder("report") / "report.json", work.folder("table")
     if report.is_file():
@@ -100,9 +100,9 @@ def card_of(
 
     Args:
         name: The part.
-        about: What its maker says.
+        about: Description by the packer.
         header: Of the folder it was packed from; None where it had none.
-        figures: Name -> figure; those of `about` come on top.
+        figures: Name -> figure; those of `about` are added.
         notes: Further sentences.
         digest: Of the packed file.
     """
@@ -116,7 +116,7 @@ def card_of(
 
 
 def overview(parts: dict[str, dict[str, Any]], num_contexts: int, license: str, sheet: str | None = None) -> str:
-    """Return the text that lies on top of a starter; `sheet` is the name of a picture beside it."""
+    """Return the overview of a starter; `sheet` is the name of a picture beside it."""
     return render_markdown(
         "starter.md.j2", parts=parts, roles=_ABOUT, num_contexts=num_contexts, license=license, sheet=sheet
     )
@@ -127,7 +127,7 @@ def _is_figure(key: str, value: Any) -> bool:
 
 
 def _without_paths(value: Any) -> Any:
-    """Absolute paths belong to one machine; of them only the name is kept."""
+    """Return a value whose absolute paths, valid on one machine only, are replaced by their names."""
     if isinstance(value, dict):
         return {key: _without_paths(item) for key, item in value.items()}
     if isinstance(value, list):

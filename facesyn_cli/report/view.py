@@ -1,4 +1,4 @@
-"""The content of `report.json` with what the sections of the page share: look-ups, linked terms and pictures."""
+"""The content of `report.json`, with look-ups, linked terms and pictures for the sections of the page."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from facesyn_cli.report.pictures import Pictures, PictureSource
 
 Section = dict[str, Any]
 
-LEVELS = {"fault": ("bad", "Fault"), "warning": ("caution", "Look at this"), "note": ("unknown", "Note"),
-          "good": ("good", "Fine")}  # -> tone of the page, word
+LEVELS = {"fault": ("bad", "Fault"), "warning": ("caution", "Warning"), "note": ("unknown", "Note"),
+          "good": ("good", "No fault")}  # -> tone of the page, word
 
 
 class ReportView:
-    """The content of `report.json`, read section by section.
+    """The content of `report.json` for the sections of the page.
 
     Args:
         data: Content of `report.json`.
-        source: Where images come from.
+        source: Reads the images.
 
     Attributes:
         first: Name of the set that the page is mainly about.

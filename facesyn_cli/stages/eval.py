@@ -1,7 +1,7 @@
 """`facesyn eval`: evaluates a recognizer on verification and identification benchmarks.
 
 The result of each benchmark is written as soon as it is computed; a killed run resumes with the next one. A broken
-benchmark does not stop the others: the table says why its row is missing, and the command ends with exit code 2.
+benchmark does not stop the others: the table holds the reason in its row, and the command ends with exit code 2.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import read_json, write_atomically, write_json
 from facesyn_cli.artifacts.benchmark_table import BenchmarkRow, BenchmarkTable
 from facesyn_cli.artifacts.digest import file_digest
+from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import Parent, check_output, open_shared_output
+from facesyn_cli.artifacts.output import check_output, open_shared_output
 from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import (
@@ -144,8 +145,8 @@ def _open_inputs(cfg: EvalConfig, work: Work) -> _Inputs:
         )
     weights = cfg.weights or work.folder("fr")
     if not weights.exists():
-        asked = "" if cfg.weights else "; give --weights FILE, or run train-fr first"
-        raise UserError(f"{weights} does not exist; the weights of a recognizer were expected{asked}")
+        hint = "" if cfg.weights else "; give --weights FILE, or run train-fr first"
+        raise UserError(f"{weights} does not exist; the weights of a recognizer were expected{hint}")
     parts = [*_benchmarks(cfg), *_pair_lists(cfg, work)]
     names = [part.name for part in parts]
     twice = next((name for name in names if names.count(name) > 1), None)

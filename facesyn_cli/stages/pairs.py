@@ -1,6 +1,6 @@
-"""pairs: verification pairs from one form to another, `.bin` in both directions.
+"""`facesyn pairs`: converts verification pairs to a `.bin` or a folder, from a `.bin`, a list or the folders of CFP.
 
-A folder is finished when its header is there; a `.bin`, which has none, is made again and compared.
+A folder is finished when it has a header. A `.bin` has none, so it is made again and compared with the existing file.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def convert_pairs(
     Args:
         source: `.bin`, list of pairs, or the folder of CFP.
         out: A name ending in `.bin`, or a folder.
-        images: What a list names; of CFP, by default, its own images.
+        images: Images of a list; None: those in CFP's own folder.
         cfp: FF or FP.
         size: Side of the images.
         resize: Resize images of another size, their central squares.
 
     Raises:
-        UserError: The source is wrong, an image cannot be used, or something else lies where to write.
+        UserError: The source is invalid, an image cannot be used, or the output is something else.
     """
     if size < 1:
         raise UserError(f"--size must be at least 1, got {size}")
@@ -70,7 +70,7 @@ def _progress(pairs: PairSet) -> Iterator[Callable[[int], None]]:
 
 
 def _parents(source: Path, images: ImageSet | None, cfp: str) -> dict[str, Parent]:
-    """Return what the pairs are made of; of CFP's folder the lists of one protocol."""
+    """Return the inputs; of CFP's folder the lists of one protocol."""
     protocol = source / "Protocol"
     digest = file_digest(source) if source.is_file() else json_digest([
         path_digest(protocol / "Split" / cfp), *(file_digest(path) for path in sorted(protocol.glob("*.txt"))),
@@ -82,7 +82,7 @@ def _parents(source: Path, images: ImageSet | None, cfp: str) -> dict[str, Paren
 
 
 def _read(source: Path, images: Path | None, cfp: str) -> tuple[PairSet, ImageSet | None]:
-    """Return the pairs and the images that they name; a `.bin` holds its own."""
+    """Return the pairs and the images of a list; None for a `.bin`, which holds its images."""
     if source.is_dir():
         if cfp not in ("FF", "FP"):
             raise UserError(f"--cfp must be FF or FP, got {cfp!r}")

@@ -1,9 +1,9 @@
-"""`facesyn report`: look at one or several image sets with one or several judges, and write down what is seen.
+"""`facesyn report`: measures image sets with judge recognizers; writes results as JSON, a page and dataset cards.
 
-What the folder holds: `report.json` with everything, `report.html` to read, `README.md`, the dataset card of the
-first set, `cards/` with those of the others, and `cache/` with the embeddings. Finished parts of the embeddings and
-finished analyzes survive a kill. Training curves and the benchmark table of the work folder are read anew, and the
-page is written anew, whenever the command is run again.
+The folder holds `report.json` with all results, `report.html`, `README.md` (the dataset card of the first set),
+`cards/` (those of the other sets) and `cache/` (embeddings). Parts of the embeddings and the results of each set and
+network are kept when a run is killed. Training curves and the benchmark table of the work folder are read again, and
+page and cards are written again, at every run.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import field_validator
 
 from facesyn_cli import __version__, signals
-from facesyn_cli.artifacts.atomic_files import read_json, update_json
+from facesyn_cli.artifacts.atomic_files import update_json
 from facesyn_cli.artifacts.benchmark_table import TABLE_JSON, BenchmarkTable
 from facesyn_cli.artifacts.context_set import ContextSet
 from facesyn_cli.artifacts.digest import file_digest
+from facesyn_cli.artifacts.header import Parent, read_header
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import Parent, check_output, open_output, read_header
+from facesyn_cli.artifacts.output import check_output, open_output
 from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
@@ -48,11 +48,10 @@ from facesyn_cli.models.inception import LoadedFeatures, load_features
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.models.lpips import LoadedLpips, load_lpips
 from facesyn_cli.models.yunet import Yunet
-from facesyn_cli.report.cached_results import CachedResults
 from facesyn_cli.report.card import write_card
-from facesyn_cli.report.contents import definitions_of, describe_set, headline_of, to_text
+from facesyn_cli.report.contents import definitions_of, describe_set, headline_of, read_results, to_text
 from facesyn_cli.report.measured_sets import Measurer, Small, pixels_of
-from facesyn_cli.report.network_results import NetworkResults, by_features, by_lpips
+from facesyn_cli.report.network_results import CachedResults, NetworkResults, by_features, by_lpips
 from facesyn_cli.report.page import write_page
 from facesyn_cli.report.provenance import about_origins
 from facesyn_cli.report.set_pictures import NamedSet, SetPictures
@@ -66,31 +65,31 @@ _MAX_LINES = 500  # of a training curve
 class ReportConfig(StageConfig):
     """Settings of `facesyn report`."""
 
-    sets: list[Path] = input_path([], "image sets to look at: folders, zips, packed sets; none: 4-samples of the run")
+    sets: list[Path] = input_path([], "image sets: folders, zips or packed sets; none: 4-samples of the run")
     reference: Path | None = input_path(
         None, "real training images, for leakage and quality; None: 0-images of the run"
     )
-    judges: list[Path] = input_path([], "weights of recognizers that judge, best not the one that was conditioned on")
+    judges: list[Path] = input_path([], "weights of judge recognizers, best not the one conditioned on")
     groups: Path | None = input_path(None, "CSV with a column `identity` or `key`, and one column an attribute")
     detector: Path | None = input_path(None, "YuNet, a face detector in .onnx format, for the spread of poses")
-    features: Path | None = input_path(None, "weights of Inception-v3, torchvision's or those of FID: distances in it")
-    perceptual: list[Path] = input_path([], "the two files of LPIPS: torchvision's alexnet or vgg16, its linear layers")
+    features: Path | None = input_path(None, "weights of Inception-v3, torchvision's or FID's: distances in it")
+    perceptual: list[Path] = input_path([], "the two files of LPIPS: torchvision's alexnet or vgg16, linear layers")
     table: Path | None = input_path(None, "benchmark table of `eval`, a folder or table.json; None: 8-table of the run")
     cache: Path | None = input_path(None, "folder for embeddings that several reports share; None: inside the report")
     r: float = affects_result(
         0.3, "cosine above which two embeddings match, in U_class and C_intra (DCFace)", ge=-1, le=1
     )
     max_images: int | None = affects_result(
-        None, "look at whole identities up to so many images of a set; None: all", ge=1
+        None, "images of a set to measure at most, whole identities; None: all", ge=1
     )
-    max_pairs: int = affects_result(500_000_000, "pairs to compute at most for one figure; above, a sample", ge=10_000)
-    feature_images: int = affects_result(10_000, "images of a set that Inception looks at, drawn at random", ge=10)
+    max_pairs: int = affects_result(500_000_000, "pairs to compute at most for one figure; else a sample", ge=10_000)
+    feature_images: int = affects_result(10_000, "images of a set that Inception sees at most, drawn at random", ge=10)
     perceptual_images: int = affects_result(
-        1200, "images of a set whose perceptual distances are measured; 0: none", ge=0
+        1200, "images of a set for perceptual distances; 0: none", ge=0
     )
     flip: bool = affects_result(True, "add the output for the mirrored image, as in verification")
     fit: Literal["square", "refuse"] = affects_result(
-        "square", "square: the central square of images that are not square; refuse: leave these out"
+        "square", "images that are not square: square takes the central square, refuse leaves them out"
     )
     precision: Literal["fp32", "bf16", "fp16"] = affects_result("fp32", "number format of the judges")
     batch_size: int = batch_setting(64, "images a batch", ge=1)
@@ -155,14 +154,14 @@ def plan(cfg: ReportConfig, work: Work) -> Plan:
 
 
 def run(cfg: ReportConfig, work: Work) -> Outcome:
-    """Analyze the sets and write the report; only the first of several processes works."""
+    """Measure the sets and write the report, in the first process only."""
     inputs = _open_inputs(cfg, work)
     folder = inputs.folder
     if not is_first_process():
         return Outcome(folder, {})
     pictures = SetPictures(inputs.all_sets)
     with open_output(folder, "Report", "report", cfg, inputs.parents) as output:
-        data = read_json(folder / REPORT) if output.finished else _analyze_all(cfg, inputs, pictures, work)
+        data = read_results(folder / REPORT) if output.finished else _measure(cfg, inputs, pictures, work)
         data |= {"training": _training(work), "benchmark": _benchmark(cfg, work)}
         data["definitions"] = definitions_of(data)
         update_json(folder / REPORT, data)
@@ -177,9 +176,9 @@ def run(cfg: ReportConfig, work: Work) -> Outcome:
 
 
 def _open_inputs(cfg: ReportConfig, work: Work) -> _Inputs:
-    """Find and check every input before any work."""
+    """Open and check every input."""
     if not cfg.judges:
-        raise UserError("report needs a judge, a recognizer other than the one conditioned on: --judge WEIGHTS")
+        raise UserError("report needs a judge recognizer, other than the one conditioned on: --judge WEIGHTS")
     paths, reference_path = cfg.sets, cfg.reference
     if not cfg.sets:
         paths = [work.folder("samples")]
@@ -248,8 +247,8 @@ def _names(paths: list[Path]) -> list[str]:
     return names
 
 
-def _analyze_all(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work: Work) -> dict[str, Any]:
-    """Return the report but for what is read anew at each run."""
+def _measure(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work: Work) -> dict[str, Any]:
+    """Return the content of `report.json` without what is read again at each run."""
     device, kept = processes(cfg.device).device, CachedResults(inputs.folder / "results")
     measurer = Measurer(cfg.cache or inputs.folder / "cache", EmbedOptions(
         0, cfg.batch_size, device, flip=cfg.flip, fit=cfg.fit, precision=cfg.precision, workers=cfg.workers
@@ -261,9 +260,7 @@ def _analyze_all(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work
     results, findings, described = [], [], {}
     for judge_name, judge in inputs.judges.items():
         judge.module.to(device)
-        faces = {
-            held.name: measurer.faces(held, judge_name, judge, small[held.name]) for held in inputs.all_sets
-        }
+        faces = {held.name: measurer.faces(held, judge_name, judge, small[held.name]) for held in inputs.all_sets}
         space = None
         if cfg.perceptual_images and has_feature_maps(judge.module):
             maps = partial(feature_maps, judge.module)
@@ -271,12 +268,11 @@ def _analyze_all(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work
         training = faces.get(REFERENCE)
         counts = count_scores(training.rows, cfg.max_pairs, cfg.seed) if training else None
         for held in inputs.sets:
-            own = faces[held.name]
-            compute = partial(analyze, own, training, counts, replace(how, perceptual=space))
+            compute = partial(analyze, faces[held.name], training, counts, replace(how, perceptual=space))
             found = kept.of(held.name, judge_name, compute)
             results.append({key: found[key] for key in ("set", "judge", "sections")})
-            said = {(one["set"], one["text"]) for one in findings if one["section"] == "diversity"}
-            findings += [one for one in found["findings"] if (one["set"], one["text"]) not in said]  # of pixels
+            known = {(one["set"], one["text"]) for one in findings if one["section"] == "diversity"}
+            findings += [one for one in found["findings"] if (one["set"], one["text"]) not in known]  # of pixels
             findings += _about_judge(held, judge_name, judge)
             signals.check()
         judge.module.to("cpu")
@@ -289,10 +285,6 @@ def _analyze_all(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work
     networks = _networks(cfg, inputs, small, measurer, pictures, kept)
     others = [result for network in networks for result in network.results]
     findings += [finding for result in others for finding in result["findings"]]
-
-    def read(held: NamedSet) -> Callable[[str], np.ndarray | None]:
-        return lambda key: pictures.pixels(held.name, key)
-
     find = inputs.detector.find if inputs.detector else None
     return {
         "schema": 1, "facesyn": __version__, "command": "report", "title": ", ".join(names), "seed": cfg.seed,
@@ -306,7 +298,8 @@ def _analyze_all(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work
         "headline": headline(), "results": results,
         "networks": [network.to_json() for network in networks],
         "pixels": {
-            held.name: pixels_of(held, small[held.name], read(held), find, cfg.seed).to_json() for held in inputs.sets
+            held.name: pixels_of(held, small[held.name], partial(pictures.pixels, held.name), find, cfg.seed).to_json()
+            for held in inputs.sets
         },
         "comparison": compare(results + others, names),
     }
@@ -316,7 +309,7 @@ def _networks(
     cfg: ReportConfig, inputs: _Inputs, small: dict[str, Small], measurer: Measurer, pictures: SetPictures,
     kept: CachedResults,
 ) -> list[NetworkResults]:
-    """Return what Inception and LPIPS found, where their weights are given."""
+    """Return the results of Inception and LPIPS, where their weights are given."""
     found = []
     if inputs.features and inputs.reference:
         found.append(by_features(
@@ -340,17 +333,17 @@ def _space(
 
 
 def _about_judge(held: NamedSet, judge_name: str, judge: LoadedBackbone) -> list[dict[str, Any]]:
-    """Point out a judge whose embeddings the set was made from: it sees what it asked for."""
+    """Return a warning where the set was made from embeddings of this judge: its figures are then too good."""
     if held.embedder != judge.digest:
         return []
-    text = f"{judge_name} is the network that {held.name} was conditioned on: the generator was asked to please it, " \
-           "so its figures are better than those of any other judge. Give another one with --judge."
+    text = f"{held.name} was conditioned on embeddings of {judge_name}, so figures measured with it are better than " \
+           "with any other recognizer. Use another judge: --judge WEIGHTS."
     return [{"level": "warning", "set": held.name, "judge": judge_name, "section": "identity", "text": text,
              "figures": [], "lists": []}]
 
 
 def _training(work: Work) -> dict[str, Any]:
-    """Training curves of the run, thinned and without speeds: they differ from run to run."""
+    """Return the training curves of the run, thinned, without speeds (which differ from run to run)."""
     curves: dict[str, Any] = {}
     for name in ("ldm", "fr"):
         lines = read_lines(work.folder(name) / "metrics.jsonl")
@@ -360,7 +353,7 @@ def _training(work: Work) -> dict[str, Any]:
 
 
 def _thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return every n-th line of each kind, the last one of each among them: the rare lines of a validation stay."""
+    """Return every n-th line of each kind of lines, with the last one; rare lines, as of a validation, stay."""
     kinds: dict[frozenset[str], list[int]] = {}
     for number, line in enumerate(lines):
         kinds.setdefault(frozenset(line), []).append(number)
@@ -369,7 +362,7 @@ def _thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _benchmark(cfg: ReportConfig, work: Work) -> dict[str, Any] | None:
-    """Return the benchmark table, and how far apart groups of people lie in it; None where there is none."""
+    """Return the benchmark table with its figures by group; None where there is none."""
     folder = _table_folder(cfg.table) if cfg.table else work.folder("table")
     if not (folder / TABLE_JSON).is_file():
         return None

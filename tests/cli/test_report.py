@@ -122,10 +122,10 @@ def test_repeated_images_are_found(report, inputs, tmp_path):
     data = report(own)
     assert figures(data, "own")["diversity.near_duplicates_within"]["value"] >= 1 / 24
     assert {"p1/0", "p1/3"} in [{i["key"] for i in row["images"]} for row in rows(data, "diversity.near_duplicates")]
-    said = [finding["text"] for finding in data["summary"] if "repeat a picture of their own" in finding["text"]]
+    said = [finding["text"] for finding in data["summary"] if "repeat an image of their own" in finding["text"]]
     assert len(said) == 1
     twice = report(own, "--judge", inputs["other"], out="twice")["summary"]
-    assert [finding["text"] for finding in twice if "repeat a picture of their own" in finding["text"]] == said
+    assert [finding["text"] for finding in twice if "repeat an image of their own" in finding["text"]] == said
 
 
 def test_several_sets_and_judges_side_by_side(run_cli, inputs, tmp_path):
@@ -284,7 +284,7 @@ def test_a_run(run_cli, inputs, tmp_path):
     assert data["reference"]["path"] == str(work / "0-images")
     assert [stage["folder"] for stage in data["sets"][0]["chain"]] == ["3-contexts", "4-samples"]
     assert [s["context_face"] for s in data["sets"][0]["strips"]] == [True] + [False] * 5
-    assert any("is the network that 4-samples was conditioned on" in f["text"] for f in data["summary"])
+    assert any("4-samples was conditioned on embeddings of judge" in f["text"] for f in data["summary"])
     assert 250 < len(data["training"]["ldm"]["lines"]) <= 500 and data["training"]["fr"] is None
     before = (work / "9-report" / "facesyn.json").read_bytes()
     with open(work / "2-ldm" / "metrics.jsonl", "a") as file:

@@ -61,7 +61,7 @@ def test_shuffled_labels(clean):
     names = list(np.random.default_rng(0).permutation(named(clean)))
     found = faults(relabeled(clean, names))
     assert found["figures"]["wrong_label_share"] > 0.9
-    assert any(f.level == "fault" and "Shuffled" in f.text for f in found["findings"])
+    assert any(f.level == "fault" and "shuffled labels" in f.text for f in found["findings"])
 
 
 def test_a_few_wrong_labels_are_listed(clean):

@@ -32,9 +32,9 @@ def test_titles_within_a_section_differ() -> None:
     ("privacy.image_above_040", "0.40"),
     ("privacy.real_above_fmr1e-5", "FMR 0.001 %"),
     ("fairness.identity.eer", "group"),
-    ("fairness.identity.eer_spread", "apart"),
-    ("fairness.fmr_spread", "apart"),
-    ("fairness.benchmark_accuracy_spread", "apart"),
+    ("fairness.identity.eer_spread", "range over the groups"),
+    ("fairness.fmr_spread", "range over the groups"),
+    ("fairness.benchmark_accuracy_spread", "range over the groups"),
     ("features.frechet", "features of Inception-v3. Comparable only between sets measured with the same network"),
     ("features.coverage", "Inception"),
 ])

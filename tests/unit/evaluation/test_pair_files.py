@@ -145,7 +145,7 @@ def test_same_name_with_two_extensions(tmp_path):
     ("3\nAnn_Lee\t1\t2\nAnn_Lee\t1\tCy\t3\nAnn_Lee\t8\tBo\t9\n", "3 images of .* are not in .*: Cy/Cy_0003, Ann_Lee/"),
     ("1\nAnn_Lee\t1\t2\nAnn_Lee\t1\t2\n", "1 folds of 2 pairs; at least 2 folds"),
     ("9\nAnn_Lee\t1\t2\n", "has 1 pairs; its first line says 9, which is neither"),
-    ("1 Bo/1 0\n0 Ann/1 1\n", "stand first and last"),
+    ("1 Bo/1 0\n0 Ann/1 1\n", "begins and ends with 0 or 1"),
 ])
 def test_wrong_lists(tmp_path, text, message):
     images = image_folder(tmp_path / "faces", LFW_NAMES)

@@ -107,7 +107,7 @@ def test_card_of_an_unknown_set_is_an_error_and_of_a_known_one_written(tmp_path,
     ("mobilefacenet_w600k.onnx", "non-commercial research only"),
     ("/home/dcface-fan/projects/x/weights.pt", "unknown"),   # folders far above say nothing
     ("portraits.zip", "unknown"),
-    ("site-packages/facesyn_cli/starter/ldm", "research use only; its own card says more"),
+    ("site-packages/facesyn_cli/starter/ldm", "research use only, see its own card"),
 ])
 def test_licenses_are_told_from_names_not_guessed(path: str, license: str) -> None:
     assert license_of(path)[1] == license
