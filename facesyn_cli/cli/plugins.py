@@ -1,4 +1,4 @@
-"""`facesyn plugins`: what can be chosen, and what it accepts."""
+"""`facesyn plugins`: list plugins, or show the settings of one."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ def command(
     name: Annotated[str | None, typer.Argument(help="One plugin of that kind.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """List the plugins, those of one kind, or the settings of one."""
+    """List plugins, or show the settings of one."""
     from facesyn_cli.plugins import registry
     from facesyn_cli.plugins.builtin import INTERFACES, KINDS
 

@@ -1,4 +1,4 @@
-"""`facesyn report`."""
+"""`facesyn report`: measure image sets and write an HTML page."""
 
 import inspect
 from functools import wraps
@@ -14,13 +14,13 @@ from facesyn_cli.cli.stage_command import stage_command
 def _report(
     sets: Annotated[list[Path] | None, typer.Option("--set", hidden=True)] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="Real training images: leakage and quality are measured against them.")
+        Path | None, typer.Option(help="Real training images, the reference of leakage and quality.")
     ] = None,
     judges: Annotated[
-        list[Path] | None, typer.Option("--judge", help="Weights of a recognizer that judges; may be repeated.")
+        list[Path] | None, typer.Option("--judge", help="Weights of a judge recognizer; repeatable.")
     ] = None,
     groups: Annotated[
-        Path | None, typer.Option(help="CSV with a column `identity` or `key`, then one column an attribute.")
+        Path | None, typer.Option(help="CSV with a column `identity` or `key`, then one column per attribute.")
     ] = None,
     features: Annotated[
         Path | None, typer.Option(help="Weights of Inception-v3, for distances in its features (FID and others).")
@@ -32,17 +32,20 @@ def _report(
         Path | None, typer.Option(help="Benchmark table of `eval`; default: that of the run in --work.")
     ] = None,
     max_images: Annotated[
-        int | None, typer.Option(help="Look at whole identities of a set up to so many images; default: all.")
+        int | None, typer.Option(help="Measure whole identities up to this number of images; default: all.")
     ] = None,
 ) -> dict[str, Any]:
-    """See what you made: quality, diversity, privacy and pictures of image sets, or of the run in --work."""
+    """Report quality, diversity and privacy of image sets.
+
+    Without sets, the report is about the run in --work.
+    """
     return {"sets": sets or None, "reference": reference, "judges": judges or None, "groups": groups,
             "features": features, "perceptual": perceptual or None, "table": table, "max_images": max_images}
 
 
 @wraps(_report)
 def command(**values: Any) -> None:
-    """Tell the sets from the settings among the words given, and run the stage."""
+    """Split the arguments into sets and settings, and run the stage."""
     words = values["overrides"] or []
     sets = [word for word in words if "=" not in word or Path(word).exists()]
     values["overrides"] = [word for word in words if word not in sets]
@@ -52,7 +55,7 @@ def command(**values: Any) -> None:
 
 _WORDS = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[SET | KEY=VALUE]...", help="Folders, zips or packed sets; and any key of the recipe."),
+    typer.Argument(metavar="[SET | KEY=VALUE]...", help="Folders, zips or packed sets; any key of the recipe section."),
 ]
 command.__signature__ = inspect.Signature([
     p.replace(annotation=_WORDS) if p.name == "overrides" else p for p in inspect.signature(_report).parameters.values()

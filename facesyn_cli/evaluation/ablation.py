@@ -1,13 +1,12 @@
-"""Which step helps? Rows of whole pipelines under several seeds, their differences, and the table of all of them.
+"""Results of an ablation: accuracy of each row over seeds, differences between rows, and the table.
 
-A cell is the mean over seeds and its standard error s / sqrt(n). A row that builds on another one is compared with it
-seed by seed: with d_k the difference of the two accuracies under seed k,
+A cell is the mean over seeds and its standard error s / sqrt(n). A row with a base is compared with it seed by seed:
+with d_k the difference of the two accuracies under seed k,
 
     difference = mean(d)        standard error = stdev(d) / sqrt(n)        interval = mean(d) +- t(n - 1) s / sqrt(n)
 
-where t(n - 1) is the two-sided 95 % point of Student's distribution. A step is called better or worse where the
-interval leaves zero out. The errors are those of everything that depends on the seed; that the pairs of the benchmark
-are a sample too is not in them.
+where t(n - 1) is the two-sided 95 % point of Student's distribution. A row is called better or worse when the interval
+does not contain zero. The errors cover everything that depends on the seed, not the choice of the benchmark's pairs.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ Verdict = Literal["better", "worse", "not shown", "one seed"]
 
 @dataclass(frozen=True)
 class Difference:
-    """How the accuracy of a row differs from that of the row it builds on, as a share.
+    """Difference of the accuracies of a row and its base, as shares.
 
     Args:
-        to: Name of that row.
+        to: Name of the base.
         values: The difference under each seed that both have.
     """
 
@@ -43,13 +42,13 @@ class Difference:
 
     @property
     def error(self) -> float | None:
-        """Standard error of the mean; None of one seed."""
+        """Standard error of the mean; None for one seed."""
         values = list(self.values.values())
         return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval; None of one seed."""
+        """The 95 % interval; None for one seed."""
         if self.error is None:
             return None
         half = student_quantile(0.5 + CONFIDENCE / 2, len(self.values) - 1) * self.error
@@ -57,7 +56,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """What the interval says."""
+        """Whether the interval lies above, below or around zero."""
         if self.interval is None:
             return "one seed"
         low, high = self.interval
@@ -73,16 +72,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class AblationRow:
-    """What was found of one row.
+    """Results of one row.
 
     Args:
         name: Its name.
-        title: What the table calls it.
-        base: Name of the row it builds on, or None.
-        seeds: The seeds that are wanted.
+        title: Its name in the table.
+        base: Name of the row it is compared with, or None.
+        seeds: All seeds, finished or not.
         figures: `FIGURES` under each seed that is finished; accuracy and auc as shares, None where not defined.
-        problems: What went wrong, under each seed that failed.
-        minutes: What each finished seed took. Shown on a terminal, never written into the table, whose bytes depend on
+        problems: Error message under each seed that failed.
+        minutes: Duration under each finished seed. Printed, but not written into the table, whose bytes depend on
             settings and inputs only.
     """
 
@@ -119,7 +118,7 @@ class AblationTable:
     """All rows of a table.
 
     Args:
-        facts: What all rows share, for people; name -> text.
+        facts: What all rows share; name -> text.
         rows: In the order of the table.
     """
 
@@ -127,7 +126,7 @@ class AblationTable:
     rows: list[AblationRow]
 
     def difference(self, row: AblationRow) -> Difference | None:
-        """Return the difference to the row it builds on; None where there is none, or no seed of both."""
+        """Return the difference to the base; None without a base or a common seed."""
         base = next((other for other in self.rows if other.name == row.base), None)
         if base is None:
             return None
@@ -174,7 +173,7 @@ class AblationTable:
         return text.getvalue()
 
     def to_markdown(self) -> str:
-        """Return the table in Markdown, what all rows share, and how to read it."""
+        """Return the table in Markdown, with the facts and one line per difference."""
         header, *lines = [[cell.replace("|", "\\|") for cell in line] for line in self._cells(False)]
         rule = ["---"] + ["---:"] * (len(header) - 2) + ["---"]
         table = "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))
@@ -183,7 +182,7 @@ class AblationTable:
         return f"{table}\n{facts}" + (f"\nRead seed by seed:\n\n{reading}" if reading else "")
 
     def to_text(self) -> str:
-        """Return the table for a terminal, in aligned columns with the time that it took, and how to read it."""
+        """Return the table in aligned columns with durations, and one line per difference."""
         cells = self._cells(True)
         widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
         ends = (0, len(widths) - 1)
@@ -219,18 +218,19 @@ class AblationTable:
             difference = self.difference(row)
             if difference is None:
                 continue
-            said = {
+            verdict = {
                 "better": "better", "worse": "worse", "not shown": "no difference shown",
-                "one seed": "one seed tells nothing about its error",
+                "one seed": "no error estimate from one seed",
             }[difference.verdict]
             interval = difference.interval
             within = f" (95 % interval {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f})" if interval else ""
-            lines.append(f"{row.title}, against {titles[difference.to]}: {_points(difference)} points{within}: {said}")
+            change = f"{_points(difference)} points{within}"
+            lines.append(f"{row.title}, against {titles[difference.to]}: {change}: {verdict}")
         return lines
 
 
 def student_quantile(share: float, degrees: int) -> float:
-    """Return the point below which a share of Student's t distribution lies; from 0.5, by bisection."""
+    """Return the quantile of Student's t distribution for a share from 0.5, by bisection."""
     if not 0.5 <= share < 1 or degrees < 1:
         raise ValueError(f"a share from 0.5 below 1 and degrees of freedom from 1 are expected, got {share}, {degrees}")
     low, high = 0.0, math.pi / 2
