@@ -12,7 +12,7 @@ from facesyn_cli.errors import UserError
 def command(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[STAGE.KEY=VALUE]...", help="Settings of all rows, for example train-fr.epochs=5."),
+        typer.Argument(metavar="STAGE.KEY=VALUE", help="Settings of all rows, for example train-fr.epochs=5."),
     ] = None,
     config: Annotated[str | None, typer.Option(help="Table: a YAML file or the name of a built-in one.")] = None,
     work: Annotated[Path, typer.Option(help="Folder of the run.")] = DEFAULT_WORK,

@@ -11,7 +11,7 @@ from facesyn_cli.cli.stage_command import print_json, start
 def command(
     subject: Annotated[str, typer.Argument(help="sample, embed, train-ldm, train-fr, pack or eval.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, for example denoiser.channels=64.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, for example denoiser.channels=64.")
     ] = None,
     small: Annotated[bool, typer.Option("--small", help="Small networks, for a laptop.")] = False,
     images: Annotated[int | None, typer.Option(help="Images of a timed run.")] = None,

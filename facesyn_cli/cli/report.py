@@ -1,7 +1,5 @@
 """`facesyn report`: measure image sets and write an HTML page."""
 
-import inspect
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +9,11 @@ from facesyn_cli.cli.stage_command import stage_command
 
 
 @stage_command("report")
-def _report(
-    sets: Annotated[list[Path] | None, typer.Option("--set", hidden=True)] = None,
+def command(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SET|KEY=VALUE", help="Folders, zips or packed sets; any key of the recipe."),
+    ] = None,
     reference: Annotated[
         Path | None, typer.Option(help="Real training images, the reference of leakage and quality.")
     ] = None,
@@ -39,24 +40,10 @@ def _report(
 
     Without sets, the report is about the run in --work.
     """
-    return {"sets": sets or None, "reference": reference, "judges": judges or None, "groups": groups,
-            "features": features, "perceptual": perceptual or None, "table": table, "max_images": max_images}
-
-
-@wraps(_report)
-def command(**values: Any) -> None:
-    """Split the arguments into sets and settings, and run the stage."""
-    words = values["overrides"] or []
+    words = overrides or []
     sets = [word for word in words if "=" not in word or Path(word).exists()]
-    values["overrides"] = [word for word in words if word not in sets]
-    values["sets"] = [*(values["sets"] or []), *map(Path, sets)]
-    _report(**values)
-
-
-_WORDS = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[SET | KEY=VALUE]...", help="Folders, zips or packed sets; any key of the recipe section."),
-]
-command.__signature__ = inspect.Signature([
-    p.replace(annotation=_WORDS) if p.name == "overrides" else p for p in inspect.signature(_report).parameters.values()
-])
+    return {
+        "overrides": [word for word in words if word not in sets], "sets": [Path(word) for word in sets] or None,
+        "reference": reference, "judges": judges or None, "groups": groups, "features": features,
+        "perceptual": perceptual or None, "table": table, "max_images": max_images,
+    }

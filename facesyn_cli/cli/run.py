@@ -12,7 +12,7 @@ from facesyn_cli.errors import UserError
 
 def command(
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[STAGE.KEY=VALUE]...", help="Settings, for example sample.ids=100.")
+        list[str] | None, typer.Argument(metavar="STAGE.KEY=VALUE", help="Settings, for example sample.ids=100.")
     ] = None,
     config: Annotated[str | None, typer.Option(help="Recipe: a YAML file or the name of a built-in one.")] = None,
     work: Annotated[Path, typer.Option(help="Folder of the run.")] = DEFAULT_WORK,

@@ -1,7 +1,8 @@
 """Shared by all commands: common options, from options to a finished stage, and printing.
 
 A command file of a stage holds one function decorated with `stage_command`. Its parameters are the everyday options of
-the command; it returns them as config keys. Every other setting is given as `key=value`.
+the command; it returns them as config keys. Every other setting is given as `key=value`. A function with a parameter
+`overrides` reads these words itself and returns the remaining ones.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import json as json_format
 import sys
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import typer
@@ -48,7 +49,7 @@ OPTIONS = {
 _OPTIONAL = {"tree", "starter", "seed", "batch_size", "device"}
 _COMMON: dict[str, tuple[Any, Any]] = {
     "overrides": (
-        Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Any key of the recipe section.")],
+        Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Any key of the recipe section.")],
         None,
     ),
     "config": (Annotated[str | None, typer.Option(help="Recipe: a YAML file or the name of a built-in one.")], None),
@@ -78,49 +79,26 @@ _COMMON: dict[str, tuple[Any, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Common:
-    """Values of the common options, by their names on the command line; None where a stage does not have one."""
-
-    overrides: list[str] | None
-    config: str | None
-    work: Path | None
-    out: Path | None
-    dry_run: bool
-    json: bool
-    log_file: Path | None
-    tree: Path | None = None
-    starter: Path | None = None
-    seed: int | None = None
-    batch_size: str | None = None
-    device: str | None = None
-
-
 def stage_command(name: str) -> Callable[[Callable[..., dict[str, Any]]], Callable[..., None]]:
     """Turn a function that maps options to config keys into a complete command.
 
     Args:
         name: Name of the command, of its stage and of its recipe section.
     """
-    common_options = {
-        key: option for key, option in _COMMON.items() if key not in _OPTIONAL or key in OPTIONS[name].split()
-    }
-
     def decorate(flags: Callable[..., dict[str, Any]]) -> Callable[..., None]:
-        own = typing.get_type_hints(flags, include_extras=True)
-        own.pop("return", None)
-        parameters = [
-            p.replace(annotation=own[p.name], kind=inspect.Parameter.KEYWORD_ONLY)
-            for p in inspect.signature(flags).parameters.values()
-        ]
+        own = inspect.signature(flags, eval_str=True).parameters
+        common = [key for key in _COMMON if key not in own and (key not in _OPTIONAL or key in OPTIONS[name].split())]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own.values()]
         parameters += [
-            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-            for key, (annotation, default) in common_options.items()
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, annotation=_COMMON[key][0], default=_COMMON[key][1])
+            for key in common
         ]
 
         def command(**values: Any) -> None:
-            common = Common(**{key: values.pop(key) for key in common_options})
-            _execute(name, flags(**values), common)
+            given = SimpleNamespace(**{key: values.pop(key) if key in common else None for key in _COMMON})
+            settings = flags(**values)
+            given.overrides = settings.pop("overrides", given.overrides)
+            _execute(name, settings, given)
 
         command.__doc__ = flags.__doc__
         command.__signature__ = inspect.Signature(parameters)
@@ -130,7 +108,7 @@ def stage_command(name: str) -> Callable[[Callable[..., dict[str, Any]]], Callab
     return decorate
 
 
-def _execute(name: str, flags: dict[str, Any], common: Common) -> None:
+def _execute(name: str, flags: dict[str, Any], common: SimpleNamespace) -> None:
     """Resolve the config of one stage, then plan or run it and print the result."""
     start(common.log_file)
     from facesyn_cli.artifacts.work import Work

@@ -60,7 +60,7 @@ class Chains:
         images = self._target(row)
         if images > whole:
             raise UserError(f"{images} images are wanted, the row has {whole}")
-        steps = self._real_faces(row, seed, images) if row.real is not False else self._made_faces(row, seed, images)
+        steps = self._real_faces(row, seed, images) if row.real is not False else self._generated_faces(row, seed, images)
         identities = self._size(row)[0]
         cfg = self.shared["train-fr"].model_copy(update={"seed": seed})
         steps.append(self._step("train-fr", cfg, {"images": steps[-1].address}, inputs=(steps[-1].folder,)))
@@ -131,7 +131,7 @@ class Chains:
         cfg = resolve_stage("cut", {"choose": "random"}, [], flags)
         return [self._step("cut", cfg, {})]
 
-    def _made_faces(self, row: Row, seed: int, images: int) -> list[Step]:
+    def _generated_faces(self, row: Row, seed: int, images: int) -> list[Step]:
         sample = self._config(row, "sample").model_copy(update={"seed": seed})
         steps, contexts, address = [], sample.contexts, {}
         if contexts is None:
