@@ -60,7 +60,8 @@ class Chains:
         images = self._target(row)
         if images > whole:
             raise UserError(f"{images} images are wanted, the row has {whole}")
-        steps = self._real_faces(row, seed, images) if row.real is not False else self._generated_faces(row, seed, images)
+        choose = self._generated_faces if row.real is False else self._real_faces
+        steps = choose(row, seed, images)
         identities = self._size(row)[0]
         cfg = self.shared["train-fr"].model_copy(update={"seed": seed})
         steps.append(self._step("train-fr", cfg, {"images": steps[-1].address}, inputs=(steps[-1].folder,)))
