@@ -7,7 +7,7 @@ torchrun's own launcher. Commands under torchrun or MPI and those on GPUs are no
 A launcher that is killed cannot stop its workers. A process that was started by one checks twice a second whether it
 still runs, and otherwise stops as with SIGTERM: finish the step, save, exit 143. When that takes longer than
 `GRACE_SECONDS`, because the process waits for another one, it exits at once. Processes without a launcher may lose
-their parent: `nohup`, `setsid` and the first process of a container go on running.
+their parent: `nohup`, `setsid` and the first process of a container keep running.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _LAUNCHERS = (
 _MODULES = ("accelerate.commands", "torch.distributed", "facesyn_cli")  # of `python -m`
 _POLL_SECONDS = 0.5
 GRACE_SECONDS = 60  # as long as a cluster queue waits between SIGTERM and SIGKILL
-_PARENT = os.getppid()  # read at the start, before the parent may end
+_PROCESS, _PARENT = os.getpid(), os.getppid()  # read at the start, before the parent may end
 
 
 def stop_with_launcher() -> None:
     """Stop this process when the launcher that started it is gone; does nothing without a launcher."""
     if any(name in os.environ for name in _SIGNS) and _is_launcher(_parent_command()):
-        threading.Thread(target=_stop_without, args=(_PARENT, os._exit), daemon=True).start()
+        threading.Thread(target=_stop_without, args=(_parent(), os._exit), daemon=True).start()
 
 
 def _stop_without(parent: int, leave: Callable[[int], None]) -> None:
@@ -94,14 +94,18 @@ def run_workers(arguments: list[str], count: int, program: Sequence[str] = ("-m"
     return 0
 
 
+def _parent() -> int:
+    return _PARENT if os.getpid() == _PROCESS else os.getppid()  # another one after a fork
+
+
 def _parent_command() -> list[str]:
     """Return the words of the command that started this process; empty where the system does not tell."""
     try:
-        return Path(f"/proc/{_PARENT}/cmdline").read_text(errors="replace").split("\0")
+        return Path(f"/proc/{_parent()}/cmdline").read_text(errors="replace").split("\0")
     except OSError:
         pass
     try:  # systems without /proc, for example macOS
-        ran = subprocess.run(["ps", "-o", "args=", "-p", str(_PARENT)], capture_output=True, text=True, check=False)
+        ran = subprocess.run(["ps", "-o", "args=", "-p", str(_parent())], capture_output=True, text=True, check=False)
         return ran.stdout.split()
     except OSError:
         return []

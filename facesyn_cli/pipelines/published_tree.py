@@ -1,4 +1,4 @@
-"""The directory layout that ADMIS publishes: which item lies where, and which stage reads it as which setting.
+"""The directory layout that ADMIS publishes: where each item is, and which stage reads it as which setting.
 
     dataset/CASIA/                 images/, elasticface_embeddings/, CASIA_namelist.txt, TFR_training_data/
     dataset/context_database/      images/, elasticface_embeddings/
@@ -23,7 +23,7 @@ _RECORD_PLACES = ("dataset/CASIA/TFR_training_data", "dataset", _RECOGNITION)
 
 
 def _holds_context_faces(samples: Path) -> bool:
-    """True when the published oversampling was here: 50.png to 54.png of an identity are copies of one file."""
+    """True when the published oversampling ran: 50.png to 54.png of an identity are copies of one file."""
     for folder in sorted(samples.iterdir())[:3]:
         copies = [folder / f"{k}.png" for k in range(50, 55)]
         if not all(path.is_file() for path in copies) or len({path.read_bytes() for path in copies}) != 1:
@@ -36,14 +36,14 @@ class TreeItem:
     """An item that a published tree may hold.
 
     Args:
-        title: What it is, in words.
-        places: Patterns below the tree, best first. A folder counts only when something is in it.
-        needs: Names that must lie in it (a folder) or beside it (a file); `{stem}` is the file's own.
-        is_one: Of several matches none is taken; otherwise the last in natural order (the latest step or epoch).
-        unlike: Word that its name must not contain.
-        takes_folder: The folder of the file is what a stage is given.
-        instead: Key of `ITEMS`: what could be given in its place, to be said when this is missing.
-        test: What else must hold.
+        title: Name in messages.
+        places: Patterns below the tree, best first. An empty folder does not match.
+        needs: Names that must exist in it (a folder) or beside it (a file); `{stem}` is the stem of the file.
+        is_one: Several matches are an error; otherwise the last in natural order is used (the latest step or epoch).
+        unlike: Text that its name must not contain.
+        takes_folder: The stage gets the folder of the file.
+        instead: Key of `ITEMS` to suggest when this one is missing.
+        test: Function that returns False for a path that is not the item.
     """
 
     title: str
@@ -63,10 +63,10 @@ class StageInput:
     Args:
         key: The setting.
         item: Key of `ITEMS`.
-        work: Folders of the run that come first, where one of them is there.
-        beside: Setting that this one belongs to: taken whenever that one is taken from the tree, and, without
-            `work`, only then.
-        unless: Setting that makes this one needless when it is given.
+        work: Folders of the run with a higher priority, if one of them exists.
+        beside: Setting that this one belongs to: taken whenever that one comes from the tree, and, without `work`, only
+            then.
+        unless: Setting that replaces this one when it is given.
         only: Plugins that read it; empty: always read.
     """
 
@@ -104,7 +104,7 @@ ITEMS: dict[str, TreeItem] = {
         "contexts",
         (
             "dataset/context_database/elasticface_embeddings/elasticface_embeddings.npy",
-            "dataset/context_database/elasticface_embeddings.npy",  # where the published script saves them
+            "dataset/context_database/elasticface_embeddings.npy",  # written here by the published script
         ),
     ),
     "samples": TreeItem("samples", _SAMPLES),
@@ -171,9 +171,9 @@ PRODUCTS = {
     "embed": "face embeddings", "train-ldm": "ldm", "gen-contexts": "contexts", "sample": "samples",
     "augment": "augmented", "pack": "records", "train-fr": "trained recognizer",
 }
-SOURCES = {"embeddings": "contexts", "images": "context faces"}  # of gen-contexts where none is named, best first
+SOURCES = {"embeddings": "contexts", "images": "context faces"}  # default sources of gen-contexts, best first
 KNOWN_BINS = ("lfw", "cfp-fp", "cplfw", "agedb-30", "calfw")  # benchmarks of the published evaluation
-EMBEDDER = "elasticface"  # behind the published LDM and its contexts
+EMBEDDER = "elasticface"  # of the published LDM and its contexts
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ class PublishedTree:
         """Open a tree.
 
         Raises:
-            UserError: It is no directory, or nothing in it is recognized.
+            UserError: It is no directory, or has no known item.
         """
         root = Path(root)
         if not root.is_dir():
@@ -239,7 +239,7 @@ class PublishedTree:
         return self._found[key]
 
     def benchmarks(self) -> list[str]:
-        """Return the names of the benchmarks whose `.bin` lie beside the first one, as facesyn calls them."""
+        """Return the names of the benchmarks whose `.bin` files exist."""
         first = self.find("benchmarks").path
         return [name for name in KNOWN_BINS if first and (first / f"{name.replace('-', '_')}.bin").is_file()]
 

@@ -51,15 +51,15 @@ class Request:
     flags: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def asked(self) -> set[str]:
-        """Settings in `key=value` words and flags, without what follows a dot."""
+    def on_command_line(self) -> set[str]:
+        """Top-level settings in `key=value` words and flags."""
         given = [key for key, value in self.flags.items() if value is not None]
         return {word.partition("=")[0].partition(".")[0] for word in [*self.overrides, *given]}
 
     @property
     def stated(self) -> set[str]:
         """Settings in the recipe, `key=value` words or flags; none of these is taken from a tree or a starter."""
-        return {*self.section, *self.asked}
+        return {*self.section, *self.on_command_line}
 
     def resolve(self, below: Mapping[str, Any] | None = None, over: Mapping[str, Any] | None = None) -> StageConfig:
         """Return the validated config.

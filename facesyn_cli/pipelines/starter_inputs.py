@@ -30,11 +30,11 @@ def starter_settings(request: Request, work: Work, named: Path | None) -> dict[s
         named: Folder of the starter, or the word `packaged`; None: the packaged one, if there is one.
 
     Raises:
-        UserError: The named starter does not exist, or the stage takes nothing from one.
+        UserError: The named starter does not exist, or the stage has no use for one.
     """
     if request.name not in USERS:
         if named is not None:
-            raise UserError(f"{request.name} takes nothing from a starter; leave --starter out")
+            raise UserError(f"{request.name} does not use a starter; leave --starter out")
         return {}
     absent = missing(packaged_folder()) if named is None else []
     starter = None if absent else find_starter(named or PACKAGED)
@@ -65,7 +65,7 @@ def _parts(request: Request, work: Work, own: dict[str, Any], has_ldm: bool) -> 
         request: What the user states.
         work: The work folder.
         own: The starter's settings of the stage.
-        has_ldm: An LDM is given or lies in the work folder.
+        has_ldm: An LDM is given or exists in the work folder.
     """
     stated = request.stated
     if request.name == "embed":

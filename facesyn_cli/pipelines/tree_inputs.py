@@ -72,7 +72,7 @@ def tree_inputs(
     """
     stage, stated = request.name, request.stated
     if stage not in INPUTS:
-        raise UserError(f"{stage} takes nothing from a published tree; leave --tree out")
+        raise UserError(f"{stage} does not use a published tree; leave --tree out")
     found = TreeInputs()
     made = {*made, *(name for name in FOLDERS if work.folder(name).exists())}
     if stage == "augment" and _has_other_contexts(tree, work):
@@ -103,7 +103,7 @@ def _choose_benchmarks(tree: PublishedTree, request: Request, cfg: Any, found: T
 
     Benchmarks of `key=value` words or flags must exist, so these are left alone.
     """
-    if "benchmarks" in request.asked:
+    if "benchmarks" in request.on_command_line:
         return
     if "benchmarks" not in request.section:
         found.settings["benchmarks"] = tree.benchmarks()
