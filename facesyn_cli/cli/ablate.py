@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from facesyn_cli.cli.stage_command import DEFAULT_WORK, print_json, start
+from facesyn_cli.cli.stage_command import DEFAULT_WORK, Device, Json, LogFile, print_json, start
 from facesyn_cli.errors import UserError
 
 
@@ -29,10 +29,10 @@ def command(
     images: Annotated[Path | None, typer.Option(help="Folder or zip with the images that pair lists name.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the table; default ablation/NAME in --work.")] = None,
     seed: Annotated[int | None, typer.Option(help="The first seed.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    device: Device = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan of every row and exit.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the table as JSON on stdout.")] = False,
-    log_file: Annotated[Path | None, typer.Option(help="Also write messages to this file.")] = None,
+    json: Json = False,
+    log_file: LogFile = None,
 ) -> None:
     """Compare whole pipelines by accuracy over seeds."""
     from facesyn_cli.artifacts.outcome import render_summary

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from facesyn_cli.cli.stage_command import print_json, start
+from facesyn_cli.cli.stage_command import Device, Json, LogFile, print_json, start
 
 
 def command(
@@ -17,9 +17,9 @@ def command(
     images: Annotated[int | None, typer.Option(help="Images of a timed run.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per batch.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the scheduler, or of training.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
-    log_file: Annotated[Path | None, typer.Option(help="Also write messages to this file.")] = None,
+    device: Device = None,
+    json: Json = False,
+    log_file: LogFile = None,
 ) -> None:
     """Measure the speed of a stage, with random weights."""
     start(log_file)

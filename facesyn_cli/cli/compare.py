@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from facesyn_cli.cli.stage_command import print_json, start
+from facesyn_cli.cli.stage_command import Json, print_json, start
 from facesyn_cli.console import log
 
 
@@ -20,7 +20,7 @@ def command(
     resize: Annotated[bool, typer.Option("--resize", help="Resize photos of another size.")] = False,
     flip: Annotated[bool, typer.Option(help="Average the embeddings of image and mirror image.")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Compare two photos or folders: same person or not."""
     start()

@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from facesyn_cli.cli.stage_command import merge_groups, print_json, section_of, start
+from facesyn_cli.cli.stage_command import Json, merge_groups, print_json, section_of, start
 
 
 def command(
     recipe: Annotated[str | None, typer.Argument(help="Recipe to show: a YAML file or a built-in name.")] = None,
     stage: Annotated[str | None, typer.Option(help="Show every setting of one stage.")] = None,
     copy: Annotated[Path | None, typer.Option(help="Copy the recipe to this file.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Show recipes and the settings of stages."""
     from facesyn_cli.config import recipe as recipes

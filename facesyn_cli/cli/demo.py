@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from facesyn_cli.cli.stage_command import print_json, start
+from facesyn_cli.cli.stage_command import Device, Json, LogFile, print_json, start
 from facesyn_cli.console import is_first_process
 
 
@@ -13,9 +13,9 @@ def command(
     work: Annotated[Path, typer.Option(help="Folder of the demo.")] = Path("facesyn-demo"),
     starter: Annotated[Path | None, typer.Option(metavar="DIR", help="Another starter than the packaged one.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")] = False,
-    log_file: Annotated[Path | None, typer.Option(help="Also write messages to this file.")] = None,
+    device: Device = None,
+    json: Json = False,
+    log_file: LogFile = None,
 ) -> None:
     """Sample faces, train a recognizer on them, write a report."""
     start(log_file)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from facesyn_cli.cli.stage_command import print_json, start
+from facesyn_cli.cli.stage_command import Json, print_json, start
 from facesyn_cli.errors import UserError
 
 _PACKAGES = {
@@ -20,7 +20,7 @@ _PACKAGES = {
 
 def command(
     work: Annotated[Path, typer.Option(help="Folder whose disk is checked.")] = Path("work"),
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Check that this machine is ready.
 

@@ -5,23 +5,22 @@ from typing import Annotated, Any
 
 import typer
 
-from facesyn_cli.cli.stage_command import print_json, start
+from facesyn_cli.cli.stage_command import Json, print_json, start
 
 app = typer.Typer(help="List, inspect, convert, verify or download weights.")
 
 _File = Annotated[Path, typer.Argument(help="File or folder of weights.", show_default=False)]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 _ChannelOrder = Annotated[str | None, typer.Option(help="rgb or bgr, where a recognizer's file does not tell.")]
 
 
 @app.callback(invoke_without_command=True)
-def _bare(context: typer.Context, json: _Json = False) -> None:
+def _bare(context: typer.Context, json: Json = False) -> None:
     if context.invoked_subcommand is None:
         list_(json)
 
 
 @app.command("list")
-def list_(json: _Json = False) -> None:
+def list_(json: Json = False) -> None:
     """List known weights and the parts of the packaged starter."""
     start()
     from facesyn_cli.stages import models
@@ -34,7 +33,7 @@ def list_(json: _Json = False) -> None:
 
 
 @app.command()
-def inspect(file: _File, json: _Json = False) -> None:
+def inspect(file: _File, json: Json = False) -> None:
     """Show what a file contains: architecture, settings, format."""
     start()
     from facesyn_cli.stages import models
@@ -51,7 +50,7 @@ def convert(
     dataset: Annotated[str | None, typer.Option(help="Data set of a classifier.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, or fp16 for safetensors of half the size.")] = None,
     channel_order: _ChannelOrder = None,
-    json: _Json = False,
+    json: Json = False,
 ) -> None:
     """Write weights in another format."""
     start()
@@ -71,7 +70,7 @@ def verify(
     file: _File,
     fixture: Annotated[Path | None, typer.Option(help=".npz of inputs and expected outputs.")] = None,
     channel_order: _ChannelOrder = None,
-    json: _Json = False,
+    json: Json = False,
 ) -> None:
     """Load weights strictly, run the network once, compare with a fixture."""
     start()
@@ -85,7 +84,7 @@ def pull(
     name: Annotated[str, typer.Argument(help="Name in the list, hub id or https address.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Folder to write; default ./weights.")] = None,
     sha256: Annotated[str | None, typer.Option(help="Checksum that the file must have.")] = None,
-    json: _Json = False,
+    json: Json = False,
 ) -> None:
     """Download weights."""
     start()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from facesyn_cli.cli.stage_command import print_json, start
+from facesyn_cli.cli.stage_command import Json, print_json, start
 
 
 def command(
@@ -17,7 +17,7 @@ def command(
     cfp: Annotated[str, typer.Option(help="Pairs of CFP: FP or FF.")] = "FP",
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 112,
     resize: Annotated[bool, typer.Option("--resize", help="Resize images of another size.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Convert verification pairs: lists, folders, .bin files.
 

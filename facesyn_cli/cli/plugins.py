@@ -4,13 +4,13 @@ from typing import Annotated
 
 import typer
 
-from facesyn_cli.cli.stage_command import print_json, start
+from facesyn_cli.cli.stage_command import Json, print_json, start
 
 
 def command(
     kind: Annotated[str | None, typer.Argument(help="A kind of plugin.")] = None,
     name: Annotated[str | None, typer.Argument(help="One plugin of that kind.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """List plugins, or show the settings of one."""
     from facesyn_cli.plugins import registry

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from facesyn_cli import console
-from facesyn_cli.cli.stage_command import DEFAULT_WORK, print_json, start
+from facesyn_cli.cli.stage_command import DEFAULT_WORK, Config, Device, Json, LogFile, print_json, start
 from facesyn_cli.errors import UserError
 
 
@@ -14,18 +14,18 @@ def command(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="STAGE.KEY=VALUE", help="Settings, for example sample.ids=100.")
     ] = None,
-    config: Annotated[str | None, typer.Option(help="Recipe: a YAML file or the name of a built-in one.")] = None,
+    config: Config = None,
     work: Annotated[Path, typer.Option(help="Folder of the run.")] = DEFAULT_WORK,
     tree: Annotated[
         Path | None, typer.Option(help="Directory in the layout of ADMIS; stages whose output it holds are skipped.")
     ] = None,
     first: Annotated[str | None, typer.Option("--from", help="First stage to run.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="Last stage to run.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    device: Device = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every stage.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan of each stage and exit.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the results as JSON on stdout.")] = False,
-    log_file: Annotated[Path | None, typer.Option(help="Also write messages to this file.")] = None,
+    json: Json = False,
+    log_file: LogFile = None,
 ) -> None:
     """Run all stages of a recipe, skipping finished ones."""
     from facesyn_cli.config.recipe import load_recipe

@@ -47,35 +47,33 @@ OPTIONS = {
     "train-ldm": "tree starter seed batch_size device",
 }
 _OPTIONAL = {"tree", "starter", "seed", "batch_size", "device"}
-_COMMON: dict[str, tuple[Any, Any]] = {
-    "overrides": (
-        Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Any key of the recipe section.")],
-        None,
-    ),
-    "config": (Annotated[str | None, typer.Option(help="Recipe: a YAML file or the name of a built-in one.")], None),
-    "work": (Annotated[Path | None, typer.Option(help="Folder of the run; default ./work.")], None),
-    "tree": (
-        Annotated[Path | None, typer.Option(help="Directory in the layout of ADMIS, for inputs not given otherwise.")],
-        None,
-    ),
-    "starter": (
-        Annotated[
-            Path | None,
-            typer.Option(metavar="DIR", help="Starter with networks and contexts: a folder, or the word packaged."),
-        ],
-        None,
-    ),
-    "out": (Annotated[Path | None, typer.Option(help="Write here instead of the stage's folder in --work.")], None),
-    "seed": (Annotated[int | None, typer.Option(help="Seed of everything random.")], None),
-    "batch_size": (
-        Annotated[str | None, typer.Option(metavar="N", help="Images per batch; sample also takes auto.")], None
-    ),
-    "device": (Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")], None),
-    "dry_run": (
-        Annotated[bool, typer.Option("--dry-run", help="Show the resolved config and the plan, and exit.")], False
-    ),
-    "json": (Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")], False),
-    "log_file": (Annotated[Path | None, typer.Option(help="Also write messages to this file.")], None),
+Config = Annotated[str | None, typer.Option(help="Recipe: a YAML file or the name of a built-in one.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+LogFile = Annotated[Path | None, typer.Option(help="Also write messages to this file.")]
+
+_COMMON: dict[str, Any] = {
+    "overrides": Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Any key of the recipe section.")
+    ],
+    "config": Config,
+    "work": Annotated[Path | None, typer.Option(help="Folder of the run; default ./work.")],
+    "tree": Annotated[
+        Path | None, typer.Option(help="Directory in the layout of ADMIS, for inputs not given otherwise.")
+    ],
+    "starter": Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Starter with networks and contexts: a folder, or the word packaged."),
+    ],
+    "out": Annotated[Path | None, typer.Option(help="Write here instead of the stage's folder in --work.")],
+    "seed": Annotated[int | None, typer.Option(help="Seed of everything random.")],
+    "batch_size": Annotated[str | None, typer.Option(metavar="N", help="Images per batch; sample also takes auto.")],
+    "device": Device,
+    "dry_run": Annotated[
+        bool, typer.Option("--dry-run", help="Show the resolved config and the plan, and exit.")
+    ],
+    "json": Json,
+    "log_file": LogFile,
 }
 
 
@@ -90,7 +88,10 @@ def stage_command(name: str) -> Callable[[Callable[..., dict[str, Any]]], Callab
         common = [key for key in _COMMON if key not in own and (key not in _OPTIONAL or key in OPTIONS[name].split())]
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own.values()]
         parameters += [
-            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, annotation=_COMMON[key][0], default=_COMMON[key][1])
+            inspect.Parameter(
+                key, inspect.Parameter.KEYWORD_ONLY, annotation=_COMMON[key],
+                default=False if key in ("dry_run", "json") else None,
+            )
             for key in common
         ]
 

@@ -5,16 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
-from facesyn_cli.cli.stage_command import print_json, start
+from facesyn_cli.cli.stage_command import Json, print_json, start
 from facesyn_cli.errors import UserError
 
 app = typer.Typer(help="Show the packaged networks, or pack a run as a starter.")
 
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 @app.callback(invoke_without_command=True)
-def _bare(context: typer.Context, json: _Json = False) -> None:
+def _bare(context: typer.Context, json: Json = False) -> None:
     if context.invoked_subcommand is None:
         show(json=json)
 
@@ -22,7 +21,7 @@ def _bare(context: typer.Context, json: _Json = False) -> None:
 @app.command()
 def show(
     folder: Annotated[Path | None, typer.Argument(help="Starter to show; default: the packaged one.")] = None,
-    json: _Json = False,
+    json: Json = False,
 ) -> None:
     """Show parts, sizes and digests of a starter, each file checked."""
     start()
@@ -42,7 +41,7 @@ def pack(
     part: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FOLDER", help="A part from another folder; repeatable.")
     ] = None,
-    json: _Json = False,
+    json: Json = False,
 ) -> None:
     """Pack a finished run as a starter."""
     start()
