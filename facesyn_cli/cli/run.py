@@ -44,4 +44,5 @@ def command(
         print_json(results)
         return
     for name, summary in results.items():
-        typer.echo(f"{name}\n" + "\n".join(f"  {line}" for line in render_summary(summary).splitlines()))
+        known = {key: value for key, value in summary.items() if value not in (None, {})}
+        typer.echo(f"{name}\n" + "\n".join(f"  {line}" for line in render_summary(known).splitlines()))
