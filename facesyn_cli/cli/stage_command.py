@@ -27,8 +27,9 @@ if typing.TYPE_CHECKING:
 
 DEFAULT_WORK = Path("work")
 
-# Optional options by stage; the other options of `_COMMON` belong to every stage. A test compares this table with the
-# config classes and with what trees and starters hold, which are not imported here: that takes seconds.
+# Optional options by stage; the other options of `_COMMON` belong to every stage. `--seed` and `--device` are accepted
+# but not shown by the other stages. A test compares this table with the config classes and with what trees and starters
+# hold, which are not imported here: that takes seconds.
 OPTIONS = {
     "align": "",
     "augment": "tree seed",
@@ -46,7 +47,7 @@ OPTIONS = {
     "train-fr": "tree seed batch_size device",
     "train-ldm": "tree starter seed batch_size device",
 }
-_OPTIONAL = {"tree", "starter", "seed", "batch_size", "device"}
+_OPTIONAL = {"tree", "starter", "batch_size"}
 Config = Annotated[str | None, typer.Option(help="Recipe: a YAML file or the name of a built-in one.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
@@ -75,6 +76,9 @@ _COMMON: dict[str, Any] = {
     "json": Json,
     "log_file": LogFile,
 }
+_HIDDEN: dict[str, Any] = {
+    "seed": Annotated[int | None, typer.Option(hidden=True)], "device": Annotated[str | None, typer.Option(hidden=True)]
+}
 
 
 def stage_command(name: str) -> Callable[[Callable[..., dict[str, Any]]], Callable[..., None]]:
@@ -85,11 +89,13 @@ def stage_command(name: str) -> Callable[[Callable[..., dict[str, Any]]], Callab
     """
     def decorate(flags: Callable[..., dict[str, Any]]) -> Callable[..., None]:
         own = inspect.signature(flags, eval_str=True).parameters
-        common = [key for key in _COMMON if key not in own and (key not in _OPTIONAL or key in OPTIONS[name].split())]
+        options = OPTIONS[name].split()
+        common = [key for key in _COMMON if key not in own and (key not in _OPTIONAL or key in options)]
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own.values()]
         parameters += [
             inspect.Parameter(
-                key, inspect.Parameter.KEYWORD_ONLY, annotation=_COMMON[key],
+                key, inspect.Parameter.KEYWORD_ONLY,
+                annotation=_HIDDEN[key] if key in _HIDDEN and key not in options else _COMMON[key],
                 default=False if key in ("dry_run", "json") else None,
             )
             for key in common

@@ -126,7 +126,7 @@ def _said(text: str) -> list[str]:
 def test_again(name: str, world: Path, tmp_path: Path, run_cli, assert_refused) -> None:
     out = tmp_path / "out"
     words, other, last = COMMANDS[name]
-    command = [*(str(word).replace("{}", str(world)) for word in words), "--out", out, "device=cpu"]
+    command = [*(str(word).replace("{}", str(world)) for word in words), "--out", out, "--device", "cpu"]
     first = run_cli(*command)
     assert first.code == 0, first.err
     finished, content = _state(out), _content(out)

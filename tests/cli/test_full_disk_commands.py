@@ -11,7 +11,7 @@ FORMATS = ("tfrecord", "rec", "webdataset", "parquet", "lmdb", "folder")
 PACKS = {f"pack {name}": ["pack", "--in", "{}/faces", "--to", name, "name=tiny", "size=112"] for name in FORMATS}
 DATA = ("align", "embed", "gen-contexts", "sample", "augment", "eval", "report")
 PAIRS = ["pairs", "{}/pairs.txt", "--images", "{}/faces"]
-TABLE = {**{name: [*COMMANDS[name][0], "device=cpu"] for name in DATA}, **PACKS, "pairs": PAIRS}
+TABLE = {**{name: [*COMMANDS[name][0], "--device", "cpu"] for name in DATA}, **PACKS, "pairs": PAIRS}
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -45,7 +45,7 @@ def tree(tmp_path_factory) -> Path:
 def stage(run_cli, tree, tmp_path):
     def run(*arguments):
         before = snapshot(tree)
-        ran = run_cli(*arguments, "--tree", tree, "--work", tmp_path / "work", "device=cpu")
+        ran = run_cli(*arguments, "--tree", tree, "--work", tmp_path / "work", "--device", "cpu")
         assert snapshot(tree) == before, "something in the tree was touched"
         return ran
 
