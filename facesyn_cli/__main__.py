@@ -8,15 +8,14 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    from facesyn_cli.cli.launch import asked_processes, record_parent, run_workers
+    from facesyn_cli.launch import missing_processes, run_workers
 
-    record_parent()
-    from facesyn_cli.cli.main import run_command_line
-
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # advice for authors of training loops, not for users
-    count = asked_processes()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # warnings for authors of training loops, not for users
+    count = missing_processes()
     if count > 1:
         sys.exit(run_workers(sys.argv[1:], count))
+    from facesyn_cli.cli.main import run_command_line
+
     sys.exit(run_command_line(sys.argv[1:]))
 
 

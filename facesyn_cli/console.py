@@ -1,7 +1,6 @@
-"""What a user sees while a command works: messages and progress, both on stderr.
+"""Messages and progress bars, both on stderr and from the first process only.
 
-Lies beside `errors` at the very right of the import order, so that every package may report. Only the
-first process of several speaks; data for other programs goes to stdout and is printed by `cli` alone.
+It is at the bottom of the import order, so every package can use it. Only `cli` prints to stdout.
 """
 
 from __future__ import annotations
@@ -10,17 +9,19 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 from facesyn_cli.errors import UserError
 
+LINE_SECONDS = 30  # between two lines of progress
 log = logging.getLogger("facesyn")
 
 
 def is_first_process() -> bool:
-    """True in the process that speaks: global rank 0 of a launched group, or the only process."""
+    """True in the process that prints: global rank 0 of several, or the only process."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -31,8 +32,8 @@ def configure(log_file: Path | None = None) -> None:
         UserError: `log_file` cannot be written.
     """
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal, or a file name, may know other letters
-    logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it finds odd in an image is said by its reader
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name can hold bytes that are no text
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # the reader of an image reports problems
     log.handlers.clear()
     log.propagate = False
     log.setLevel(logging.INFO if is_first_process() else logging.ERROR)
@@ -50,99 +51,91 @@ def configure(log_file: Path | None = None) -> None:
 
 
 class Progress:
-    """Counts finished items; made by `progress`."""
+    """Counts finished items; made by `progress`.
 
-    def __init__(self, total: int, unit: str, show) -> None:
-        self.total, self.unit = total, unit
-        self.done = 0
-        self._show = show
+    Args:
+        total: Number of items, including those of earlier runs; 0: not known.
+        unit: Name of the items.
+        done: Items of earlier runs; the rate does not include them.
+    """
+
+    def __init__(self, total: int, unit: str, done: int) -> None:
+        self.total, self.unit, self.done = total, unit, done
+        self.show: Callable[[Progress], None] = lambda progress: None
+        self._first, self._start = done, time.monotonic()
+        self._info: dict[str, float | str] = {}
 
     def advance(self, count: int = 1, **info: float | str) -> None:
-        """Report `count` more finished items and optional values to show beside them."""
+        """Count more finished items; `info` is shown beside them."""
         self.done += count
-        self._show(self.done, info)
+        self._info = info
+        self.show(self)
+
+    def __str__(self) -> str:
+        """Return one line: items, rate, remaining time, info."""
+        rate = (self.done - self._first) / max(time.monotonic() - self._start, 1e-9)
+        parts = [f"{self.done} of {self.total} {self.unit}" if self.total else f"{self.done} {self.unit}"]
+        parts.append(f"{rate:.1f} {self.unit}/s")
+        if self.total and rate > 0:
+            parts.append(f"{timedelta(seconds=round((self.total - self.done) / rate))} left")
+        parts += [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in self._info.items()]
+        return ", ".join(parts)
 
 
 @contextmanager
 def progress(title: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Progress]:
-    """Show a bar with rate and time left on a terminal, else a plain line at most every 30 seconds.
+    """Show rate and remaining time: a bar on a terminal, otherwise a line at most every 30 seconds.
 
     Args:
-        title: What is being done, for example the name of the command.
-        total: Number of items to finish, those of earlier runs included.
-        unit: What one item is called.
-        done: Items already finished by an earlier run; they do not count in the rate.
+        title: Name of the work, for example of the command.
+        total: As of `Progress`.
+        unit: As of `Progress`.
+        done: As of `Progress`.
     """
+    counter = Progress(total, unit, done)
     if not is_first_process():
-        yield Progress(total, unit, lambda done, info: None)
-        return
-    show_bar = sys.stderr.isatty()
-    with _bar(title, total, unit, done) if show_bar else _lines(title, total, unit, done) as show:
-        bar = Progress(total, unit, show)
-        bar.done = done
-        yield bar
+        yield counter
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
 
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"))
+        with Bar(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=total or None, completed=done, line="")
+            counter.show = lambda counter: bar.update(task, completed=counter.done, line=str(counter))
+            yield counter
+    else:
+        last = time.monotonic()
 
-@contextmanager
-def _bar(title: str, total: int, unit: str, done: int) -> Iterator:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+        def log_line(counter: Progress) -> None:
+            nonlocal last
+            if time.monotonic() - last >= LINE_SECONDS:
+                last = time.monotonic()
+                log.info(f"{title}: {counter}")
 
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[info]}"),
-    )
-    with Bar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, completed=done, rate="", info="")
-        start = time.monotonic()
-
-        def show(count: int, info: dict) -> None:
-            rate = (count - done) / max(time.monotonic() - start, 1e-9)
-            bar.update(task, completed=count, rate=f"{rate:.1f} {unit}/s", info=_render(info))
-
-        yield show
-
-
-@contextmanager
-def _lines(title: str, total: int, unit: str, done: int) -> Iterator:
-    start = last = time.monotonic()
-
-    def show(count: int, info: dict) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < 30:
-            return
-        last = now
-        rate = (count - done) / (now - start)
-        left = (total - count) / rate if rate > 0 else float("inf")
-        log.info(f"{title}: {count} of {total} {unit}, {rate:.1f} {unit}/s, {left:.0f} s left {_render(info)}".rstrip())
-
-    yield show
-
-
-def _render(info: dict) -> str:
-    return " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in info.items())
+        counter.show = log_line
+        yield counter
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that is given up with one line when it cannot be written, for example on a full disk."""
+    """A log file that is closed with one warning when it cannot be written, for example on a full disk."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         log.removeHandler(self)
         error = sys.exc_info()[1]
         self.close()
-        log.warning(f"the log file {self.baseFilename} is given up: {error.strerror or error}")
+        log.warning(f"the log file {self.baseFilename} is closed: {error.strerror or error}")
 
     def close(self) -> None:
         try:
             super().close()
         except OSError:
-            pass  # said when a line could not be written
+            pass  # reported when a line could not be written
 
 
 class _LevelFormatter(logging.Formatter):
-    """`error: ...` and `warning: ...` carry their level; ordinary messages stand alone."""
+    """Puts the level before warnings and errors, not before other messages."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)

@@ -1,4 +1,4 @@
-"""Stop politely: remember the first SIGINT, SIGTERM or SIGUSR1 and let the loops finish their step.
+"""Stop signals: record the first SIGINT, SIGTERM or SIGUSR1, so that loops finish their step and stop.
 
 Cluster queues send SIGTERM or SIGUSR1 before they kill a job; SIGINT is Ctrl-C. The second SIGINT
 interrupts at once.
@@ -14,7 +14,7 @@ from types import FrameType
 from facesyn_cli.errors import Stopped
 
 _received: list[int] = []
-_raises = False  # a signal raises as soon as it arrives
+_raises = False  # whether a signal raises as soon as it arrives
 
 
 def install() -> None:
@@ -37,9 +37,9 @@ def check() -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """In the block a stop signal raises `Stopped` as soon as it arrives, also out of a call that waits.
+    """Raise `Stopped` in the block as soon as a stop signal arrives, even in a blocking call.
 
-    For waiting on a network or on another process; what the block leaves behind must be fit to be continued.
+    For waiting on a network or another process; the block must leave nothing that breaks the next run.
     """
     global _raises
     before = _raises
@@ -52,7 +52,7 @@ def interruptible() -> Iterator[None]:
 
 
 def reset() -> None:
-    """Forget received signals (for tests)."""
+    """Clear received signals (for tests)."""
     _received.clear()
 
 

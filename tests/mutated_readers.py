@@ -35,7 +35,6 @@ from facesyn_cli.artifacts.starter_files import Starter
 from facesyn_cli.artifacts.vector_files import read_vector_file
 from facesyn_cli.artifacts.weights import read_tensors, write_tensors
 from facesyn_cli.cli.main import run_command_line
-from facesyn_cli.cli.stage_command import config_class_of
 from facesyn_cli.config.fields import (
     StageConfig,
 )
@@ -55,6 +54,7 @@ from facesyn_cli.evaluation.pairs import read_bin, read_pairs
 from facesyn_cli.evaluation.templates import read_templates
 from facesyn_cli.models.inspection import inspect
 from facesyn_cli.models.loading import load_autoencoder, load_backbone, load_denoiser
+from facesyn_cli.pipelines.stage import config_class_of
 from facesyn_cli.stages.starter import pack as pack_starter
 from facesyn_cli.training.checkpoint import latest_checkpoint, save_checkpoint
 from facesyn_cli.training.metrics_log import read_lines

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from facesyn_cli.cli.stage_command import resolve_stage
 from facesyn_cli.config.recipe import find_recipe, load_recipe, recipe_folder, recipe_names
 from facesyn_cli.errors import UserError
+from facesyn_cli.pipelines.stage import resolve_stage
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 

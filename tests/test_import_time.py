@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "numpy", "diffusers", "accelerate", "PIL", "matplotlib", "onnxruntime", "yaml")
+HEAVY = ("rich", "torch", "numpy", "diffusers", "accelerate", "PIL", "matplotlib", "onnxruntime", "yaml")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["sample", "--help"], ["plugins"], ["plugins", "head"]]
-)
+@pytest.mark.parametrize("arguments", [
+    ["--help"], ["--version"], ["sample", "--help"], ["models", "--help"], ["plugins"], ["plugins", "head"],
+])
 def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
     code = (
         "import sys; from facesyn_cli.cli.main import run_command_line; "

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from facesyn_cli.cli.stage_command import config_class_of, stage_module
-from facesyn_cli.config.fields import (
-    StageConfig,
-)
+from facesyn_cli.config.fields import StageConfig
 from facesyn_cli.config.recipe import STAGES
+from facesyn_cli.pipelines.stage import config_class_of, stage_module
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "facesyn_cli"

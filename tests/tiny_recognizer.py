@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -47,3 +48,20 @@ def write_faces(folder: Path, people: int, photos: int) -> Path:
         for photo in range(photos):
             (folder / f"p{person}" / f"{photo}.png").write_bytes(encode_png(face(person, photo)))
     return folder
+
+
+def write_run_inputs(work: Path, people: int, photos: int) -> tuple[Path, Path]:
+    """Write `0-images`, and held-out faces with a pair list in 10 folds; return the list and their folder."""
+    write_faces(work / "0-images", people, photos)
+    held_out = work / "0-test"
+    write_faces(work / "more", people + 5, 3)
+    held_out.mkdir()
+    for person in range(people, people + 5):
+        (work / "more" / f"p{person}").rename(held_out / f"p{person}")
+    shutil.rmtree(work / "more")
+    lines = ["10\t1"]
+    for fold in range(10):
+        one, other = people + fold % 5, people + (fold + 1 + fold // 5) % 5
+        lines += [f"p{one}/0\tp{one}/{1 + fold // 5}\t1", f"p{one}/{fold // 5}\tp{other}/{fold // 5}\t0"]
+    (work / "0-test-pairs.txt").write_text("\n".join(lines) + "\n")
+    return work / "0-test-pairs.txt", held_out

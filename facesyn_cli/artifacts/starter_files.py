@@ -1,13 +1,12 @@
-"""The starter: small networks of our own and a bank of contexts that come with the package.
+"""The starter: small networks and a bank of contexts that come with the package.
 
-    starter.json     what the parts are, and the settings they are best sampled with
+    starter.json     digests of the parts, and recommended settings
     autoencoder/     faces <-> latents          model.safetensors  config.json  README.md
     ldm/             contexts -> latents        model.safetensors  config.json  README.md
     embedder/        faces -> embeddings        model.safetensors  config.json  README.md
-    contexts/        identities to draw         contexts.npy  contexts.jsonl  facesyn.json  README.md
+    contexts/        identities to generate     contexts.npy  contexts.jsonl  facesyn.json  README.md
 
-`facesyn starter pack` makes such a folder out of a finished run; any folder of that layout can be named
-where the packaged one is used.
+`facesyn starter pack` makes such a folder from a finished run; `--starter DIR` uses it instead of the packaged one.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ INDEX = "starter.json"
 CARD = "README.md"
 FORMAT = 1
 MAX_BYTES = 15 * 10**6
-PACKAGED = "packaged"  # stands for the folder inside the package where a folder may be named
+PACKAGED = "packaged"  # the value of `--starter` for the folder inside the package
 TENSORS = "model.safetensors"
 PARTS: dict[str, tuple[str, ...]] = {  # part -> its files; the first one has the digest
     "autoencoder": (TENSORS, CONFIG, CARD),
@@ -42,9 +41,9 @@ class Starter:
     """A complete starter.
 
     Args:
-        folder: Where it lies.
-        settings: Stage -> settings that its networks are best used with.
-        digests: Part -> digest of its first file, as noted when it was packed.
+        folder: Its folder.
+        settings: Stage -> recommended settings.
+        digests: Part -> digest of its first file when it was packed.
     """
 
     folder: Path
@@ -56,7 +55,7 @@ class Starter:
         """Open a starter; its networks are not read.
 
         Raises:
-            UserError: Something is missing, or it is of a newer format.
+            UserError: A file is missing, or the format is newer.
         """
         if absent := missing(folder):
             raise UserError(f"{folder} is no starter: {', '.join(absent)} missing; `facesyn starter pack` makes one")
@@ -93,7 +92,7 @@ class Starter:
 
 
 def packaged_folder() -> Path:
-    """Return where the starter lies inside the package, whether it is there or not."""
+    """Return the folder of the starter inside the package; it may be missing."""
     return Path(__file__).resolve().parents[1] / "starter"
 
 
@@ -101,7 +100,7 @@ def find_starter(name: str | Path) -> Starter:
     """Open the starter in a folder, or the packaged one by the word `packaged`.
 
     Raises:
-        UserError: It is not there, or not whole.
+        UserError: It is missing or incomplete.
     """
     if str(name) != PACKAGED:
         return Starter.open(Path(name))
@@ -111,12 +110,12 @@ def find_starter(name: str | Path) -> Starter:
 
 
 def is_packaged() -> bool:
-    """True when the package holds a whole starter."""
+    """True when the package contains a complete starter."""
     return not missing(packaged_folder())
 
 
 def missing(folder: Path) -> list[str]:
-    """Return what of a starter is not in a folder: the folder of a part, or single files of it."""
+    """Return the parts, or single files of them, that a folder lacks to be a starter."""
     if not folder.is_dir():
         return [f"folder {folder.name}"]
     absent = [] if (folder / INDEX).is_file() else [INDEX]

@@ -1,43 +1,43 @@
-"""`facesyn ablate`: which step helps? A table of whole pipelines, row by row and seed by seed."""
+"""`facesyn ablate`: compare whole pipelines, the rows of a table, over seeds."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from facesyn_cli.cli.stage_command import DEFAULT_WORK, print_json, start
+from facesyn_cli.cli.stage_command import DEFAULT_WORK, Device, Json, LogFile, print_json, start
 from facesyn_cli.errors import UserError
 
 
 def command(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[STAGE.KEY=VALUE]...", help="Settings of all rows, for example train-fr.epochs=5."),
+        typer.Argument(metavar="STAGE.KEY=VALUE", help="Settings of all rows, for example train-fr.epochs=5."),
     ] = None,
     config: Annotated[str | None, typer.Option(help="Table: a YAML file or the name of a built-in one.")] = None,
     work: Annotated[Path, typer.Option(help="Folder of the run.")] = DEFAULT_WORK,
-    rows: Annotated[str | None, typer.Option(help="Rows to work on, with commas; default: all.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="How many seeds; may be raised later.")] = None,
+    rows: Annotated[str | None, typer.Option(help="Rows to run, comma-separated; default: all.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds; can be raised later.")] = None,
     ldm: Annotated[Path | None, typer.Option(help="LDM folder or published checkpoint; default 2-ldm.")] = None,
     autoencoder: Annotated[Path | None, typer.Option(help="Autoencoder weights; default: the LDM's own.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Recognizer that embeds faces for contexts.")] = None,
-    judge: Annotated[Path | None, typer.Option(help="Recognizer of rows that filter their samples.")] = None,
+    judge: Annotated[Path | None, typer.Option(help="Recognizer for rows that filter their samples.")] = None,
     real: Annotated[Path | None, typer.Option(help="Folder or zip of real faces, for rows of them.")] = None,
-    benchmarks: Annotated[str | None, typer.Option(help="Names of benchmarks, with commas.")] = None,
+    benchmarks: Annotated[str | None, typer.Option(help="Benchmarks, comma-separated.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the benchmarks' files.")] = None,
     pairs: Annotated[list[Path] | None, typer.Option(help="Pair list or .bin file; repeatable.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder or zip with the images that pair lists name.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the table; default ablation/NAME in --work.")] = None,
     seed: Annotated[int | None, typer.Option(help="The first seed.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan of every row; do nothing.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the table as JSON on stdout.")] = False,
-    log_file: Annotated[Path | None, typer.Option(help="Also write messages to this file.")] = None,
+    device: Device = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan of every row and exit.")] = False,
+    json: Json = False,
+    log_file: LogFile = None,
 ) -> None:
-    """Compare ways to make a training set: accuracy of one recognizer recipe, over seeds."""
+    """Compare whole pipelines by accuracy over seeds."""
     from facesyn_cli.artifacts.outcome import render_summary
     from facesyn_cli.artifacts.work import Work
-    from facesyn_cli.cli.ablation_table import Ablation
+    from facesyn_cli.pipelines.ablation import Ablation
 
     start(log_file)
     if config is None:

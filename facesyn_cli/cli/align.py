@@ -1,4 +1,4 @@
-"""`facesyn align`: photos to face crops."""
+"""`facesyn align`: cut aligned face crops out of photos."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +13,11 @@ def command(
     images: Annotated[Path | None, typer.Option(help="Folder, zip or packed set of photos.")] = None,
     detector: Annotated[Path | None, typer.Option(help="YuNet face detector, an .onnx file.")] = None,
     landmarks: Annotated[
-        Path | None, typer.Option(help="Given landmarks instead: CelebA's list, TFace's pts_list, or CSV.")
+        Path | None, typer.Option(help="Landmarks instead of a detector: CelebA's list, TFace's pts_list, or CSV.")
     ] = None,
 ) -> dict[str, Any]:
-    """Cut the faces out of photos, rotated and scaled to the ArcFace template (112 x 112), into 0-images."""
+    """Cut aligned faces out of photos.
+
+    Faces are rotated and scaled to the ArcFace template, 112 x 112 pixels, and written to 0-images.
+    """
     return {"images": images, "detector": detector, "landmarks": landmarks}

@@ -1,4 +1,4 @@
-"""`facesyn augment`."""
+"""`facesyn augment`: add images to every identity of a set."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +16,10 @@ def command(
     contexts: Annotated[
         Path | None, typer.Option(help="Contexts with the source faces; default: 3-contexts of --work.")
     ] = None,
-    copies: Annotated[int | None, typer.Option(help="How many images to add; see the augmentation's card.")] = None,
+    copies: Annotated[int | None, typer.Option(help="Images to add; see the card of the augmentation.")] = None,
 ) -> dict[str, Any]:
-    """Add images to every identity of a finished set; the images themselves are linked, never edited."""
+    """Add images to every identity of a finished set.
+
+    The images of the set are linked, never edited.
+    """
     return {"images": images, "contexts": contexts, "augmentation.copies": copies}

@@ -1,29 +1,30 @@
-"""`facesyn bench`: how fast is this machine, and facesyn on it?"""
+"""`facesyn bench`: speed of a stage, beside a plain loop of published code."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from facesyn_cli.cli.stage_command import print_json, resolve_stage, run_stage, start
+from facesyn_cli.cli.stage_command import Device, Json, LogFile, print_json, start
 
 
 def command(
     subject: Annotated[str, typer.Argument(help="sample, embed, train-ldm, train-fr, pack or eval.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, for example denoiser.channels=64.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, for example denoiser.channels=64.")
     ] = None,
     small: Annotated[bool, typer.Option("--small", help="Small networks, for a laptop.")] = False,
     images: Annotated[int | None, typer.Option(help="Images of a timed run.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a batch.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per batch.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the scheduler, or of training.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
-    log_file: Annotated[Path | None, typer.Option(help="Also write messages to this file.")] = None,
+    device: Device = None,
+    json: Json = False,
+    log_file: LogFile = None,
 ) -> None:
-    """Measure a stage with random weights beside the plain loop of published code."""
+    """Measure the speed of a stage, with random weights."""
     start(log_file)
     from facesyn_cli.artifacts.work import Work
+    from facesyn_cli.pipelines.stage import resolve_stage, run_stage
     from facesyn_cli.stages.bench import SMALL, bench, render
 
     flags = {"images": images, "batch_size": batch_size, "steps": steps, "device": device}

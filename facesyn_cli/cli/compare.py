@@ -1,11 +1,11 @@
-"""`facesyn compare`: are two photos, or two folders, of the same person?"""
+"""`facesyn compare`: similarity of two photos or folders, and whether they show the same person."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from facesyn_cli.cli.stage_command import print_json, start
+from facesyn_cli.cli.stage_command import Json, print_json, start
 from facesyn_cli.console import log
 
 
@@ -16,13 +16,13 @@ def command(
         Path | None, typer.Option(help="Weights of the recognizer; default: the packaged starter's.")
     ] = None,
     table: Annotated[Path | None, typer.Option(help="Folder or table.json of eval: calibrates the threshold.")] = None,
-    benchmark: Annotated[str | None, typer.Option(help="Row of the table to take; default: mean of all.")] = None,
-    resize: Annotated[bool, typer.Option("--resize", help="Take photos of any size.")] = False,
-    flip: Annotated[bool, typer.Option(help="Flip test, as eval does.")] = True,
+    benchmark: Annotated[str | None, typer.Option(help="Row of the table; default: mean of all.")] = None,
+    resize: Annotated[bool, typer.Option("--resize", help="Resize photos of another size.")] = False,
+    flip: Annotated[bool, typer.Option(help="Average the embeddings of image and mirror image.")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
-    """Score two photos or two folders: the cosine, the threshold, same person or not."""
+    """Compare two photos or folders: same person or not."""
     start()
     from facesyn_cli.stages.compare import compare
 
@@ -42,5 +42,5 @@ def _of_starter() -> Path:
 
     if not is_packaged():
         raise UserError("compare needs the weights of a recognizer: --weights FILE")
-    log.info("starter: recognizer of the packaged starter; --weights names another one")
+    log.info("starter: recognizer of the packaged starter; --weights chooses another one")
     return find_starter(PACKAGED).part("embedder")

@@ -1,22 +1,23 @@
-"""`facesyn config`: which recipes there are, what is in one, and what a stage can be told."""
+"""`facesyn config`: list recipes, show one, or show the settings of a stage."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from facesyn_cli.cli.stage_command import config_class_of, merge_groups, print_json, resolve_stage, section_of, start
+from facesyn_cli.cli.stage_command import Json, merge_groups, print_json, section_of, start
 
 
 def command(
     recipe: Annotated[str | None, typer.Argument(help="Recipe to show: a YAML file or a built-in name.")] = None,
-    stage: Annotated[str | None, typer.Option(help="Show every setting of one stage, with its meaning.")] = None,
-    copy: Annotated[Path | None, typer.Option(help="Copy the recipe to this file, to change it.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    stage: Annotated[str | None, typer.Option(help="Show every setting of one stage.")] = None,
+    copy: Annotated[Path | None, typer.Option(help="Copy the recipe to this file.")] = None,
+    json: Json = False,
 ) -> None:
     """Show recipes and the settings of stages."""
     from facesyn_cli.config import recipe as recipes
     from facesyn_cli.errors import UserError
+    from facesyn_cli.pipelines.stage import resolve_stage
 
     start()
     if stage is not None:
@@ -33,7 +34,7 @@ def command(
         return
     path = recipes.find_recipe(recipe)
     sections = recipes.load_recipe(recipe)
-    for name, section in sections.items():  # a recipe with a mistake is refused here, before any work
+    for name, section in sections.items():  # refuses a recipe with a mistake
         resolve_stage(name, section, [], {})
     if copy is not None:
         from facesyn_cli.artifacts.atomic_directory import atomic_file
@@ -48,9 +49,8 @@ def command(
 
 
 def _show_stage(stage: str, recipe: str | None, json: bool) -> None:
-    from facesyn_cli.config.fields import (
-    role_of,
-)
+    from facesyn_cli.config.fields import role_of
+    from facesyn_cli.pipelines.stage import config_class_of, resolve_stage
 
     cfg = resolve_stage(stage, section_of(recipe, stage), [], {})
     values = merge_groups(cfg.to_json())

@@ -1,11 +1,11 @@
-"""`facesyn doctor`: is this machine ready?"""
+"""`facesyn doctor`: check packages, devices, disk and starter."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from facesyn_cli.cli.stage_command import print_json, start
+from facesyn_cli.cli.stage_command import Json, print_json, start
 from facesyn_cli.errors import UserError
 
 _PACKAGES = {
@@ -19,10 +19,13 @@ _PACKAGES = {
 
 
 def command(
-    work: Annotated[Path, typer.Option(help="Folder whose disk is looked at.")] = Path("work"),
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    work: Annotated[Path, typer.Option(help="Folder whose disk is checked.")] = Path("work"),
+    json: Json = False,
 ) -> None:
-    """Check that this machine is ready (exit code 2: it is not)."""
+    """Check that this machine is ready.
+
+    The exit code is 2 when it is not.
+    """
     start()
     report = examine(work)
     if json:
@@ -34,7 +37,7 @@ def command(
 
 
 def examine(work: Path) -> dict:
-    """Return what was found, and a list of problems in words."""
+    """Return versions, devices, memory, disk and starter, and a list of problems in words."""
     import os
     import shutil
     import sys
@@ -75,7 +78,7 @@ def examine(work: Path) -> dict:
 
 
 def _starter(problems: list[str]) -> dict[str, Any]:
-    """Return what of the starter is packaged: sizes and digests, each file checked, or what is missing."""
+    """Return sizes and digests of the packaged starter, each file checked, or what is missing."""
     from facesyn_cli.artifacts.starter_files import PACKAGED, find_starter, missing, packaged_folder
 
     if absent := missing(packaged_folder()):
@@ -90,7 +93,7 @@ def _starter(problems: list[str]) -> dict[str, Any]:
 
 
 def _devices(problems: list[str]) -> dict[str, str]:
-    """Return each device and whether a small matrix product on it is right."""
+    """Return each device with the result of a small matrix product on it."""
     try:
         import torch
         import torchvision.transforms.functional  # noqa: F401 (a torchvision of another torch fails here)

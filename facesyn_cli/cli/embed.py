@@ -1,4 +1,4 @@
-"""`facesyn embed`: faces to embeddings."""
+"""`facesyn embed`: compute embeddings of faces."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +11,8 @@ from facesyn_cli.cli.stage_command import stage_command
 @stage_command("embed")
 def command(
     images: Annotated[Path | None, typer.Option(help="Folder or zip of faces; default 0-images.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Architecture; default: read off the weights.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Architecture; default: detected from the weights.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights of the recognizer.")] = None,
 ) -> dict[str, Any]:
-    """Turn a folder of faces into unit embeddings, joined by key."""
+    """Compute the embeddings of a folder of faces."""
     return {"images": images, "backbone.name": backbone, "weights": weights}

@@ -1,4 +1,4 @@
-"""`facesyn eval`: a recognizer against benchmarks."""
+"""`facesyn eval`: evaluate a recognizer on verification benchmarks."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,18 +11,21 @@ from facesyn_cli.cli.stage_command import stage_command
 @stage_command("eval")
 def command(
     weights: Annotated[Path | None, typer.Option(help="Weights of the recognizer; default 7-fr.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Architecture; default: read off the weights.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Architecture; default: detected from the weights.")] = None,
     benchmarks: Annotated[
         str | None, typer.Option(help="Any of lfw,cfp-fp,cfp-ff,cplfw,agedb-30,calfw,rfw,ijb-b,ijb-c,tinyface.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the benchmarks' files.")] = None,
     pairs: Annotated[
         list[Path] | None,
-        typer.Option(help="A pair list (LFW, CALFW, CPLFW, or path path 0/1) or a .bin; may be repeated."),
+        typer.Option(help="A pair list (LFW, CALFW, CPLFW, or path path 0/1) or a .bin; repeatable."),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder or zip with the images that lists name.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder or zip with the images of pair lists.")] = None,
 ) -> dict[str, Any]:
-    """Measure how well a recognizer verifies faces: accuracy as published, TAR at FAR, AUC."""
+    """Evaluate a recognizer on verification benchmarks.
+
+    Computes accuracy as published, TAR at FAR, and AUC.
+    """
     names = None if benchmarks is None else [name.strip() for name in benchmarks.split(",") if name.strip()]
     return {
         "weights": weights, "backbone.name": backbone, "benchmarks": names, "data": data, "pairs": pairs or None,

@@ -1,4 +1,4 @@
-"""`facesyn gen-contexts`: new identities to draw."""
+"""`facesyn gen-contexts`: collect embeddings of new identities."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,12 +16,12 @@ def command(
             help="two-stage (default), diffusers, guided-diffusion, images, embeddings, pca, sphere, or a plugin."
         ),
     ] = None,
-    count: Annotated[int | None, typer.Option(help="Contexts to keep; default: all that the source yields.")] = None,
+    count: Annotated[int | None, typer.Option(help="Number of contexts; default: all of the source.")] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder, zip or packed set of faces (images, embeddings).")
     ] = None,
     embeddings: Annotated[
-        Path | None, typer.Option(help="Given vectors, ours or published (embeddings).")
+        Path | None, typer.Option(help="Embeddings, own or published (embeddings).")
     ] = None,
     generator: Annotated[
         str | None, typer.Option(help="Folder or hub id (diffusers), or DCFace's ffhq_10m.pt (guided-diffusion).")
@@ -30,12 +30,12 @@ def command(
     autoencoder: Annotated[
         str | None, typer.Option(help="Its autoencoder; default: the one it was trained with.")
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="Architecture; default: read off the weights.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Architecture; default: detected from the weights.")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Weights of the recognizer; default: the one that made 1-embeddings.")
+        Path | None, typer.Option(help="Weights of the recognizer; default: the one of 1-embeddings.")
     ] = None,
 ) -> dict[str, Any]:
-    """Collect the embeddings of identities to draw, each unlike the others."""
+    """Collect embeddings of new identities to generate."""
     return {
         "source.name": source, "count": count, "images": images, "embeddings": embeddings,
         "generator": generator, "ldm": ldm, "autoencoder": autoencoder, "backbone.name": backbone, "weights": weights,

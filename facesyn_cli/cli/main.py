@@ -1,6 +1,6 @@
-"""Assemble the commands, and turn what happens into an exit code.
+"""Assemble the commands; turn errors and signals into exit codes.
 
-    0 done   1 our bug (traceback)   2 the user can fix it   130 / 143 / 138 stopped by a signal
+    0 done   1 a bug (traceback)   2 the user can fix it   130 / 143 / 138 stopped by a signal
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from facesyn_cli import __version__, console
 from facesyn_cli.cli import (
@@ -43,8 +44,36 @@ from facesyn_cli.cli import (
 )
 from facesyn_cli.errors import Stopped, UserError
 
+_PANELS: dict[str, dict[str, Any]] = {  # heading of the help -> command -> its module
+    "Pipeline": {
+        "demo": demo, "run": run, "align": align, "embed": embed, "train-ldm": train_ldm, "gen-contexts": gen_contexts,
+        "sample": sample, "select": select, "augment": augment, "pack": pack, "train-fr": train_fr, "eval": eval,
+    },
+    "Train parts": {
+        "train-embedder": train_embedder, "train-autoencoder": train_autoencoder, "train-decoder": train_decoder,
+    },
+    "Judge": {"report": report, "compare": compare, "pairs": pairs, "study": study, "ablate": ablate},
+    "Tools": {
+        "models": models, "starter": starter, "plugins": plugins, "config": config, "doctor": doctor, "bench": bench,
+    },
+}
+
+
+class _Panels(typer.core.TyperGroup):
+    """Lists commands under the headings of `_PANELS`; Typer's own panels import rich, which takes 0.1 s."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = max(len(name) for name in self.commands)
+        for panel, modules in _PANELS.items():
+            with formatter.section(panel):
+                limit = formatter.width - width - 4
+                formatter.write_dl([(f"{name:{width}}", self.commands[name].get_short_help_str(limit))
+                                    for name in modules])
+
+
 app = typer.Typer(
     name="facesyn",
+    cls=_Panels,
     help="Face-recognition training sets of people who do not exist: generate, pack, train, evaluate.",
     add_completion=False,
     rich_markup_mode=None,
@@ -52,46 +81,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _name, _module in (
-    ("demo", demo),
-    ("run", run),
-    ("align", align),
-    ("embed", embed),
-    ("train-embedder", train_embedder),
-    ("train-autoencoder", train_autoencoder),
-    ("train-ldm", train_ldm),
-    ("train-decoder", train_decoder),
-    ("gen-contexts", gen_contexts),
-    ("sample", sample),
-    ("select", select),
-    ("augment", augment),
-    ("pack", pack),
-    ("train-fr", train_fr),
-    ("eval", eval),
-    ("pairs", pairs),
-    ("compare", compare),
-    ("report", report),
-    ("study", study),
-    ("ablate", ablate),
-    ("models", models),
-    ("starter", starter),
-    ("plugins", plugins),
-    ("config", config),
-    ("doctor", doctor),
-    ("bench", bench),
-):
-    app.command(_name)(_module.command)
+for _panel, _modules in _PANELS.items():
+    for _name, _module in _modules.items():
+        if hasattr(_module, "app"):
+            app.add_typer(_module.app, name=_name, rich_help_panel=_panel)
+        else:
+            app.command(_name, rich_help_panel=_panel)(_module.command)
 
-
-# What file systems and their keepers refuse; a stage that knows more says more, of the rest this says enough.
-_OF_THE_MACHINE = (
+# Errors of the system that a user can fix; a stage that knows more reports it itself.
+_SYSTEM_ERRORS = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE,
     errno.ENFILE, errno.ENAMETOOLONG, errno.ELOOP,
 )
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(is_given: bool) -> None:
+    if is_given:
         typer.echo(f"facesyn {__version__}")
         raise typer.Exit()
 
@@ -107,34 +112,44 @@ def _root(
 
 def run_command_line(arguments: list[str]) -> int:
     """Run one command and return its exit code; messages go to stderr, from the first process only."""
+    console.configure()
     try:
-        code = app(args=arguments or ["--help"], standalone_mode=False)
-        sys.stdout.flush()  # what cannot be printed is an error of this command
+        code = app(args=arguments or ["--help"], prog_name="facesyn", standalone_mode=False)
+        sys.stdout.flush()  # an error here is an error of this command
         return code if isinstance(code, int) else 0
-    except (UserError, Stopped) as error:
-        _say(f"error: {error}" if isinstance(error, UserError) else str(error))
+    except UserError as error:
+        _log_error(str(error))
         return error.exit_code
+    except Stopped as stop:
+        console.log.info(str(stop))
+        return stop.exit_code
     except KeyboardInterrupt:
-        _say("interrupted; run the same command again to go on")
+        console.log.info("interrupted; run the same command again to resume")
         return 130
     except BrokenPipeError:
         _drop_stdout()
-        return 141  # the reader of our output is gone; nothing is left to say
+        return 141  # the reader of our output is gone
     except OSError as error:
-        if error.errno not in _OF_THE_MACHINE:
+        if error.errno not in _SYSTEM_ERRORS:
             raise
         _drop_stdout()
-        _say(f"error: {error.filename or 'a file or the standard output'}: {error.strerror}")
+        _log_error(f"{error.filename or 'a file or the standard output'}: {error.strerror}")
         return 2
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        _say(f"error: {error.format_message()} (see facesyn --help)")  # a usage error of the option parser
+        context = getattr(error, "ctx", None)  # a usage error of the option parser
+        _log_error(f"{error.format_message()} (see {context.command_path if context else 'facesyn'} --help)")
         return 2
 
 
+def _log_error(text: str) -> None:
+    if console.is_first_process():  # the others fail with the same error
+        console.log.error(text)
+
+
 def _drop_stdout() -> None:
-    """Print what may be left in the buffer nowhere, so that the interpreter does not fail on it at its end."""
+    """Discard what is left in the buffer, so that the interpreter does not fail on it when it exits."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -143,13 +158,4 @@ def _drop_stdout() -> None:
             os.dup2(null, sys.stdout.fileno())
             os.close(null)
         except (OSError, ValueError):
-            pass  # not a file of the system
-
-
-def _say(text: str) -> None:
-    if not console.is_first_process():
-        return
-    if console.log.handlers:
-        console.log.error(text.removeprefix("error: ")) if text.startswith("error: ") else console.log.info(text)
-    else:
-        print(text, file=sys.stderr)
+            pass  # stdout is no file, or closed

@@ -1,80 +1,105 @@
-"""`facesyn models`: published weights, what a file holds, and its way from one format to another."""
+"""`facesyn models`: list, inspect, convert, verify and pull weights."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from facesyn_cli.cli.stage_command import print_json, start
+from facesyn_cli.cli.stage_command import Json, print_json, start
 
-ACTIONS = {  # action -> options that belong to it
-    "list": (),
-    "inspect": (),
-    "convert": ("out", "to", "parts", "dataset", "precision", "channel_order"),
-    "verify": ("fixture", "channel_order"),
-    "pull": ("out", "sha256"),
-}
+app = typer.Typer(help="List, inspect, convert, verify or download weights.")
+
+_File = Annotated[Path, typer.Argument(help="File or folder of weights.", show_default=False)]
+_ChannelOrder = Annotated[str | None, typer.Option(help="rgb or bgr, where a recognizer's file does not tell.")]
 
 
-def command(
-    action: Annotated[str, typer.Argument(help="list, inspect, convert, verify or pull.")] = "list",
-    target: Annotated[str | None, typer.Argument(help="File or folder; for pull a name, hub id or address.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write (convert; pull, default ./weights).")] = None,
-    to: Annotated[str | None, typer.Option(help="safetensors (default), published or onnx (convert).")] = None,
-    parts: Annotated[int | None, typer.Option(help="Files of a published classifier (convert); default 1.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Data set of a classifier (convert).")] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="fp32, or fp16 for safetensors of half the size (convert).")
-    ] = None,
-    fixture: Annotated[Path | None, typer.Option(help=".npz of inputs and right outputs (verify).")] = None,
-    channel_order: Annotated[
-        str | None, typer.Option(help="rgb or bgr, where a recognizer's file does not tell (convert, verify).")
-    ] = None,
-    sha256: Annotated[str | None, typer.Option(help="Checksum the file must have (pull).")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
-) -> None:
-    """List known weights, inspect FILE, convert FILE --out DIR, verify FILE, or pull NAME."""
-    options = {"out": out, "to": to, "parts": parts, "dataset": dataset, "precision": precision, "fixture": fixture,
-               "sha256": sha256, "channel_order": channel_order}
-    given = {key: value for key, value in options.items() if value is not None}
+@app.callback(invoke_without_command=True)
+def _bare(context: typer.Context, json: Json = False) -> None:
+    if context.invoked_subcommand is None:
+        list_(json)
+
+
+@app.command("list")
+def list_(json: Json = False) -> None:
+    """List known weights and the parts of the packaged starter."""
     start()
-    _check(action, target, given)
-    from facesyn_cli.artifacts.outcome import render_summary
     from facesyn_cli.stages import models
 
-    if action == "list":
-        result: dict[str, Any] = models.list_weights()
-    elif action == "pull":
-        result = models.pull(target, **given)
+    weights = models.list_weights()
+    if json:
+        print_json(weights)
     else:
-        result = getattr(models, action)(Path(target), **given)
+        typer.echo("\n\n".join(_entry(name, entry) for name, entry in weights.items()))
+
+
+@app.command()
+def inspect(file: _File, json: Json = False) -> None:
+    """Show what a file contains: architecture, settings, format."""
+    start()
+    from facesyn_cli.stages import models
+
+    _print(models.inspect(file), json)
+
+
+@app.command()
+def convert(
+    file: _File,
+    out: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
+    to: Annotated[str, typer.Option(help="safetensors, published or onnx.")] = "safetensors",
+    parts: Annotated[int | None, typer.Option(help="Number of files of a published classifier; default 1.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set of a classifier.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, or fp16 for safetensors of half the size.")] = None,
+    channel_order: _ChannelOrder = None,
+    json: Json = False,
+) -> None:
+    """Write weights in another format."""
+    start()
+    from facesyn_cli.stages.models_convert import convert as convert_weights
+
+    result = convert_weights(file, out, to, parts, dataset, precision, channel_order)
     if json:
         print_json(result)
-    elif action == "list":
-        typer.echo("\n\n".join(_entry(name, entry) for name, entry in result.items()))
+        return
+    files = result.pop("files")
+    _print(result, json)
+    typer.echo("\n".join(f"{name}: {digest}" for name, digest in files.items()))
+
+
+@app.command()
+def verify(
+    file: _File,
+    fixture: Annotated[Path | None, typer.Option(help=".npz of inputs and expected outputs.")] = None,
+    channel_order: _ChannelOrder = None,
+    json: Json = False,
+) -> None:
+    """Load weights strictly, run the network once, compare with a fixture."""
+    start()
+    from facesyn_cli.stages import models
+
+    _print(models.verify(file, fixture, channel_order), json)
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="Name in the list, hub id or https address.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default ./weights.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Checksum that the file must have.")] = None,
+    json: Json = False,
+) -> None:
+    """Download weights."""
+    start()
+    from facesyn_cli.stages import models
+
+    _print(models.pull(name, out, sha256), json)
+
+
+def _print(result: dict[str, Any], json: bool) -> None:
+    from facesyn_cli.artifacts.outcome import render_summary
+
+    if json:
+        print_json(result)
     else:
-        files = result.pop("files") if action == "convert" else {}
-        typer.echo("\n".join([render_summary(result), *(f"{name}: {digest}" for name, digest in files.items())]))
-
-
-def _check(action: str, target: str | None, given: dict[str, Any]) -> None:
-    """Refuse an unknown action, a missing target and options of other actions."""
-    import difflib
-
-    from facesyn_cli.errors import UserError
-
-    if action not in ACTIONS:
-        near = difflib.get_close_matches(action, ACTIONS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise UserError(f"models: unknown action {action!r}{hint} Known: {', '.join(ACTIONS)}")
-    for key in given:
-        if key not in ACTIONS[action]:
-            raise UserError(f"models {action} has no option --{key.replace('_', '-')}")
-    if (target is None) != (action == "list"):
-        what = "takes nothing else" if action == "list" else f"needs a {'name' if action == 'pull' else 'file'}"
-        raise UserError(f"models {action} {what}")
-    if action == "convert" and "out" not in given:
-        raise UserError("models convert needs --out, the folder to write")
+        typer.echo(render_summary(result))
 
 
 def _entry(name: str, entry: dict[str, Any]) -> str:

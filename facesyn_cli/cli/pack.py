@@ -1,4 +1,4 @@
-"""`facesyn pack`."""
+"""`facesyn pack`: convert images between folders and record formats."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,14 +11,14 @@ from facesyn_cli.cli.stage_command import stage_command
 @stage_command("pack")
 def command(
     inputs: Annotated[
-        list[Path] | None, typer.Option("--in", help="Folder or zip of images, or a packed set; may be repeated.")
+        list[Path] | None, typer.Option("--in", help="Folder or zip of images, or a packed set; repeatable.")
     ] = None,
     source_format: Annotated[
-        str | None, typer.Option("--from", help="Format of the inputs; default: recognized by content.")
+        str | None, typer.Option("--from", help="Format of the inputs; default: detected from the content.")
     ] = None,
     target_format: Annotated[
         str | None, typer.Option("--to", help="Format to write, for example tfrecord or folder.")
     ] = None,
 ) -> dict[str, Any]:
-    """Pack images into a few large files for training, or unpack them again."""
+    """Pack images into a few large files, or unpack them."""
     return {"inputs": inputs or None, "source_format": source_format, "format.name": target_format}

@@ -1,25 +1,28 @@
-"""`facesyn pairs`: verification pairs from one form to another."""
+"""`facesyn pairs`: convert verification pairs."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from facesyn_cli.cli.stage_command import print_json, start
+from facesyn_cli.cli.stage_command import Json, print_json, start
 
 
 def command(
     source: Annotated[
         Path, typer.Argument(help="A .bin, a pair list (LFW, CALFW, CPLFW, or path path 0/1), or the folder of CFP.")
     ],
-    out: Annotated[Path, typer.Option(help="What to write: a name ending in .bin, or a folder for images and a list.")],
-    images: Annotated[Path | None, typer.Option(help="Folder or zip with the images that a list names.")] = None,
-    cfp: Annotated[str, typer.Option(help="Which pairs of CFP: FP or FF.")] = "FP",
+    out: Annotated[Path, typer.Option(help="Output: a .bin file, or a folder for images and a list.")],
+    images: Annotated[Path | None, typer.Option(help="Folder or zip with the images of a pair list.")] = None,
+    cfp: Annotated[str, typer.Option(help="Pairs of CFP: FP or FF.")] = "FP",
     size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 112,
     resize: Annotated[bool, typer.Option("--resize", help="Resize images of another size.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
-    """Turn verification pairs into a .bin as InsightFace packs them, or a .bin into images and a list."""
+    """Convert verification pairs: lists, folders, .bin files.
+
+    Lists and the folder of CFP become a .bin in the format of InsightFace; a .bin becomes images and a list.
+    """
     start()
     from facesyn_cli.stages.pairs import convert_pairs
 

@@ -1,18 +1,18 @@
-"""`facesyn plugins`: what can be chosen, and what it accepts."""
+"""`facesyn plugins`: list plugins, or show the settings of one."""
 
 from typing import Annotated
 
 import typer
 
-from facesyn_cli.cli.stage_command import print_json, start
+from facesyn_cli.cli.stage_command import Json, print_json, start
 
 
 def command(
     kind: Annotated[str | None, typer.Argument(help="A kind of plugin.")] = None,
     name: Annotated[str | None, typer.Argument(help="One plugin of that kind.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
-    """List the plugins, those of one kind, or the settings of one."""
+    """List plugins, or show the settings of one."""
     from facesyn_cli.plugins import registry
     from facesyn_cli.plugins.builtin import INTERFACES, KINDS
 

@@ -1,7 +1,5 @@
-"""`facesyn report`."""
+"""`facesyn report`: measure image sets and write an HTML page."""
 
-import inspect
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,16 +9,19 @@ from facesyn_cli.cli.stage_command import stage_command
 
 
 @stage_command("report")
-def _report(
-    sets: Annotated[list[Path] | None, typer.Option("--set", hidden=True)] = None,
+def command(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SET|KEY=VALUE", help="Folders, zips or packed sets; any key of the recipe."),
+    ] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="Real training images: leakage and quality are measured against them.")
+        Path | None, typer.Option(help="Real training images, the reference of leakage and quality.")
     ] = None,
     judges: Annotated[
-        list[Path] | None, typer.Option("--judge", help="Weights of a recognizer that judges; may be repeated.")
+        list[Path] | None, typer.Option("--judge", help="Weights of a judge recognizer; repeatable.")
     ] = None,
     groups: Annotated[
-        Path | None, typer.Option(help="CSV with a column `identity` or `key`, then one column an attribute.")
+        Path | None, typer.Option(help="CSV with a column `identity` or `key`, then one column per attribute.")
     ] = None,
     features: Annotated[
         Path | None, typer.Option(help="Weights of Inception-v3, for distances in its features (FID and others).")
@@ -32,28 +33,17 @@ def _report(
         Path | None, typer.Option(help="Benchmark table of `eval`; default: that of the run in --work.")
     ] = None,
     max_images: Annotated[
-        int | None, typer.Option(help="Look at whole identities of a set up to so many images; default: all.")
+        int | None, typer.Option(help="Measure whole identities up to this number of images; default: all.")
     ] = None,
 ) -> dict[str, Any]:
-    """See what you made: quality, diversity, privacy and pictures of image sets, or of the run in --work."""
-    return {"sets": sets or None, "reference": reference, "judges": judges or None, "groups": groups,
-            "features": features, "perceptual": perceptual or None, "table": table, "max_images": max_images}
+    """Report quality, diversity and privacy of image sets.
 
-
-@wraps(_report)
-def command(**values: Any) -> None:
-    """Tell the sets from the settings among the words given, and run the stage."""
-    words = values["overrides"] or []
+    Without sets, the report is about the run in --work.
+    """
+    words = overrides or []
     sets = [word for word in words if "=" not in word or Path(word).exists()]
-    values["overrides"] = [word for word in words if word not in sets]
-    values["sets"] = [*(values["sets"] or []), *map(Path, sets)]
-    _report(**values)
-
-
-_WORDS = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[SET | KEY=VALUE]...", help="Folders, zips or packed sets; and any key of the recipe."),
-]
-command.__signature__ = inspect.Signature([
-    p.replace(annotation=_WORDS) if p.name == "overrides" else p for p in inspect.signature(_report).parameters.values()
-])
+    return {
+        "overrides": [word for word in words if word not in sets], "sets": [Path(word) for word in sets] or None,
+        "reference": reference, "judges": judges or None, "groups": groups, "features": features,
+        "perceptual": perceptual or None, "table": table, "max_images": max_images,
+    }

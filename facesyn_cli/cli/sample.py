@@ -1,4 +1,4 @@
-"""`facesyn sample`: contexts to images of new identities."""
+"""`facesyn sample`: generate images from contexts."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,18 +17,18 @@ def command(
     contexts: Annotated[
         Path | None, typer.Option(help="Contexts: folder or published .npy; default 3-contexts.")
     ] = None,
-    ids: Annotated[int | None, typer.Option(help="How many identities; default all.")] = None,
-    per_id: Annotated[int | None, typer.Option(help="Images of each identity.")] = None,
+    ids: Annotated[int | None, typer.Option(help="Number of identities; default all.")] = None,
+    per_id: Annotated[int | None, typer.Option(help="Images per identity.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the scheduler.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="Scheduler; see `facesyn plugins scheduler`.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
-    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Make part I of N, I from 1.")] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Generate part I of N, counted from 1.")] = None,
     contact_sheet: Annotated[
         bool | None,
-        typer.Option(help="Write OUT.contact_sheet.png, ten faces of ten people; default: of up to 400 images."),
+        typer.Option(help="Write OUT.contact_sheet.png, 10 x 10 faces; default: for up to 400 images."),
     ] = None,
     assume_embedder: Annotated[
-        str | None, typer.Option(help="Recognizer behind published files that do not say.")
+        str | None, typer.Option(help="Recognizer of published files that do not name it.")
     ] = None,
 ) -> dict[str, Any]:
     """Sample images of new identities from contexts."""
@@ -38,7 +38,7 @@ def command(
         "contexts": contexts,
         "ids": ids,
         "per_id": per_id,
-        "scheduler.name": scheduler,  # before its settings: another name starts from that plugin's defaults
+        "scheduler.name": scheduler,  # first: another name resets the other settings of the plugin
         "scheduler.steps": steps,
         "precision": precision,
         "shard": shard,

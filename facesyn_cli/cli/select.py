@@ -1,4 +1,4 @@
-"""`facesyn select`: drop or merge identities that are one person."""
+"""`facesyn select`: drop or merge identities that look like one person."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,14 +12,17 @@ from facesyn_cli.cli.stage_command import stage_command
 def command(
     images: Annotated[Path | None, typer.Option("--in", help="Images; default: 4-samples of --work.")] = None,
     embeddings: Annotated[
-        Path | None, typer.Option(help="Embeddings of those images by a judge, made with facesyn embed.")
+        Path | None, typer.Option(help="Embeddings of the images by a judge, from facesyn embed.")
     ] = None,
     r: Annotated[
-        float | None, typer.Option("--r", help="Cosine of two centers from which they are the same person.")
+        float | None, typer.Option("--r", help="Cosine of two centers from which they count as one person.")
     ] = None,
     collisions: Annotated[
-        str | None, typer.Option(help="drop or merge: what becomes of an identity that is another one again.")
+        str | None, typer.Option(help="drop or merge identities that count as one person.")
     ] = None,
 ) -> dict[str, Any]:
-    """Drop or merge identities that a judge takes for the same person; images are linked."""
+    """Drop or merge identities that look like one person.
+
+    Images that stay are linked, not copied.
+    """
     return {"images": images, "embeddings": embeddings, "r": r, "collisions": collisions}

@@ -1,58 +1,64 @@
-"""`facesyn starter`: the networks and contexts that come with the package."""
+"""`facesyn starter`: show the networks and contexts that come with the package, or pack a run as a starter."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from facesyn_cli.cli.stage_command import print_json, start
+from facesyn_cli.cli.stage_command import Json, print_json, start
 from facesyn_cli.errors import UserError
 
-_OF_PACK = ("work", "out", "card", "count", "part")
+app = typer.Typer(help="Show the packaged networks, or pack a run as a starter.")
 
 
-def command(
-    action: Annotated[str, typer.Argument(help="show or pack.")] = "show",
+
+@app.callback(invoke_without_command=True)
+def _bare(context: typer.Context, json: Json = False) -> None:
+    if context.invoked_subcommand is None:
+        show(json=json)
+
+
+@app.command()
+def show(
     folder: Annotated[Path | None, typer.Argument(help="Starter to show; default: the packaged one.")] = None,
-    work: Annotated[Path | None, typer.Option(help="Finished run to pack.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write (pack).")] = None,
-    card: Annotated[
-        Path | None, typer.Option(help="YAML with data, split, license, figures and notes for the cards (pack).")
-    ] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Contexts to take (pack); default all.")] = None,
-    part: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="A part that lies elsewhere (pack); repeatable.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
-    """Show the starter, what `sample` and others use where nothing is given; or pack one out of a run."""
-    values = {"work": work, "out": out, "card": card, "count": count, "part": part}
+    """Show parts, sizes and digests of a starter, each file checked."""
     start()
-    _check(action, folder, {name for name in _OF_PACK if values[name]})
-    from facesyn_cli.artifacts.outcome import render_summary
     from facesyn_cli.stages import starter
 
-    if action == "show":
-        result: dict[str, Any] = starter.show(folder)
-    else:
-        result = starter.pack(work, out, card, count, dict(_named(word) for word in part or ()))
+    _print(starter.show(folder), json)
+
+
+@app.command()
+def pack(
+    work: Annotated[Path, typer.Option(help="Folder of the finished run.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
+    card: Annotated[
+        Path | None, typer.Option(help="YAML with data, split, license, figures and notes for the cards.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Number of contexts; default all.")] = None,
+    part: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="A part from another folder; repeatable.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Pack a finished run as a starter."""
+    start()
+    from facesyn_cli.stages import starter
+
+    _print(starter.pack(work, out, card, count, dict(_named(word) for word in part or ())), json)
+
+
+def _print(result: dict[str, Any], json: bool) -> None:
+    from facesyn_cli.artifacts.outcome import render_summary
+
     if json:
         print_json(result)
         return
     parts = result.pop("parts")
     lines = [f"{name}: {held['bytes'] / 1e6:.2f} MB, {held['digest']}" for name, held in parts.items()]
     typer.echo("\n".join([*lines, render_summary(result)]))
-
-
-def _check(action: str, folder: Path | None, given: set[str]) -> None:
-    if action not in ("show", "pack"):
-        raise UserError(f"starter: unknown action {action!r}; show or pack")
-    if action == "show" and given:
-        raise UserError(f"starter show has no option {', '.join(f'--{name}' for name in sorted(given))}")
-    if action == "pack" and folder is not None:
-        raise UserError("starter pack takes the run with --work DIR and writes to --out DIR")
-    if action == "pack" and not {"work", "out"} <= given:
-        raise UserError("starter pack needs --work DIR, a finished run, and --out DIR, the folder to write")
 
 
 def _named(word: str) -> tuple[str, Path]:

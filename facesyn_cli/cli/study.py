@@ -1,4 +1,4 @@
-"""`facesyn study`: schedulers, steps and identity methods side by side."""
+"""`facesyn study`: compare schedulers, steps and identity methods."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ from facesyn_cli.cli.stage_command import stage_command
 @stage_command("study")
 def command(
     judge: Annotated[
-        Path | None, typer.Option(help="Recognizer that judges; not the one behind the contexts.")
+        Path | None, typer.Option(help="Judge recognizer; not the one of the contexts.")
     ] = None,
     ldm: Annotated[Path | None, typer.Option(help="LDM folder or published checkpoint; default 2-ldm.")] = None,
     autoencoder: Annotated[Path | None, typer.Option(help="Autoencoder weights; default: the LDM's own.")] = None,
@@ -19,15 +19,15 @@ def command(
         Path | None, typer.Option(help="Contexts: folder or published .npy; default 3-contexts.")
     ] = None,
     ids: Annotated[int | None, typer.Option(help="Identities.")] = None,
-    per_id: Annotated[int | None, typer.Option(help="Images of each identity.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="How many seeds.")] = None,
-    schedulers: Annotated[str | None, typer.Option(help="Schedulers of the grid, with commas.")] = None,
-    steps: Annotated[str | None, typer.Option(help="Steps of the grid, with commas.")] = None,
+    per_id: Annotated[int | None, typer.Option(help="Images per identity.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds.")] = None,
+    schedulers: Annotated[str | None, typer.Option(help="Schedulers of the grid, comma-separated.")] = None,
+    steps: Annotated[str | None, typer.Option(help="Steps of the grid, comma-separated.")] = None,
     methods: Annotated[
-        str | None, typer.Option(help="Plugins of guidance or context_variation, with commas; a row each.")
+        str | None, typer.Option(help="Plugins of guidance or context_variation, comma-separated.")
     ] = None,
 ) -> dict[str, Any]:
-    """Compare schedulers, steps and identity methods on one LDM: quality against cost."""
+    """Compare schedulers, steps and identity methods."""
     return {
         "judge": judge, "ldm": ldm, "autoencoder": autoencoder, "contexts": contexts, "ids": ids, "per_id": per_id,
         "seeds": seeds, "schedulers": schedulers, "steps": steps, "methods": methods,

@@ -17,6 +17,6 @@ def command(
     features: Annotated[Path | None, typer.Option(help="Recognizer in whose eyes faces are judged.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
 ) -> dict[str, Any]:
-    """Train a decoder on, so that it makes faces of what an LDM draws."""
+    """Fine-tune a decoder on latents that an LDM samples."""
     return {"images": images, "initial": initial, "ldm": ldm, "embeddings": embeddings, "features": features,
             "steps": steps}

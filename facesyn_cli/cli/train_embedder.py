@@ -17,5 +17,5 @@ def command(
     backbone: Annotated[str | None, typer.Option(help="Network to train, for example ir-lite.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
 ) -> dict[str, Any]:
-    """Train a small recognizer that gives the embeddings a larger one has written."""
+    """Train a small recognizer on embeddings of a larger one."""
     return {"images": images, "embeddings": embeddings, "backbone.name": backbone, "steps": steps}

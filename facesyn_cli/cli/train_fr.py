@@ -21,7 +21,10 @@ def command(
     head: Annotated[str | None, typer.Option(help="arcface, cosface, curricularface.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
 ) -> dict[str, Any]:
-    """Train a face recognizer on records or folders; identities of different inputs stay distinct."""
+    """Train a face recognizer on records or folders.
+
+    Identities of different inputs stay distinct.
+    """
     paths, weights = _split(inputs or [])
     return {
         "inputs": paths or None,

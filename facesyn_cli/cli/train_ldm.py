@@ -15,5 +15,5 @@ def command(
     autoencoder: Annotated[str | None, typer.Option(help="Weights of the autoencoder: file, folder or hub id.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
 ) -> dict[str, Any]:
-    """Train a latent diffusion model that draws faces from embeddings."""
+    """Train a latent diffusion model on faces and embeddings."""
     return {"images": images, "embeddings": embeddings, "autoencoder": autoencoder, "steps": steps}

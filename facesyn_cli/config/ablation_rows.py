@@ -1,7 +1,7 @@
-"""The rows of a table of whole pipelines, as `facesyn ablate` reads them.
+"""Rows of the tables of `facesyn ablate`.
 
-A table is a recipe with one more section, `ablate`. What all rows share stands in the sections of the stages; a row
-says what it does otherwise, on top of them or on top of a row above it:
+A table is a recipe with one more section, `ablate`. The sections of the stages hold the settings that all rows share; a
+row overrides them, or those of a row above it that it names as its base:
 
     ablate:
       images: 800
@@ -24,21 +24,23 @@ from facesyn_cli.config.fields import StageConfig, affects_result, growable, inp
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.parsing import parse_yaml
 
-ROW_STAGES = ("gen-contexts", "sample", "augment")  # what a row may do otherwise
-SHARED_STAGES = ("train-fr", "eval")                # the same in all rows
+ROW_STAGES = ("gen-contexts", "sample", "augment")  # stages with settings of a row
+SHARED_STAGES = ("train-fr", "eval")                # stages with the same settings in all rows
 Settings = dict[str, Any]
 
 
 class AblateConfig(StageConfig):
     """The section `ablate` of a table."""
 
-    seeds: int = growable(3, "how many seeds, counted from `seed`", ge=1)
+    seeds: int = growable(3, "number of seeds, counted from `seed`", ge=1)
     images: int | Literal["smallest"] | None = affects_result(
-        None, "images of every row; smallest: as many as the smallest row has; None: what each row makes"
+        None, "images of every row; smallest: as many as the smallest row has; None: all images of each row"
     )
-    identities: int | None = affects_result(None, "identities of rows of real faces that name none; None: all", ge=2)
+    identities: int | None = affects_result(
+        None, "identities of rows of real faces, unless the row sets them; None: all", ge=2
+    )
     real: Path | None = input_path(None, "folder or zip of real faces, for rows with `real: true`")
-    rows: list[dict[str, Any]] = affects_result([], "the rows: a name, and what the row does otherwise")
+    rows: list[dict[str, Any]] = affects_result([], "rows: a name, and settings that differ from the shared ones")
 
 
 class _RowConfig(BaseModel):
@@ -46,10 +48,10 @@ class _RowConfig(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")  # in --rows
     title: str | None = None                                     # in the table; None: the name
-    base: str | None = None                                      # row above, whose settings this one starts from
-    real: bool | Path = False                                    # true, or a folder: real faces, nothing is made
-    identities: int | None = Field(None, ge=2)                   # of a row of real faces; None: as the table
-    images: int | None = Field(None, ge=2)                       # None: as the whole table
+    base: str | None = None                                      # a row above; this row overrides its settings
+    real: bool | Path = False                                    # true, or a folder: a row of real faces
+    identities: int | None = Field(None, ge=2)                   # of a row of real faces; None: as in the table
+    images: int | None = Field(None, ge=2)                       # None: as in the table
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,13 @@ class Row:
     """One way to make a training set.
 
     Args:
-        name: What `--rows` calls it.
-        title: What the table calls it.
-        base: Name of the row it builds on and is compared with; None: of none.
-        real: False, or where its real faces lie (True: where the table says).
-        identities: How many identities of the real faces are taken; None: as the whole table.
-        images: Its number of images; None: as the whole table.
-        sections: Settings of the stages that make it, whole; empty for real faces.
+        name: Its name for `--rows`.
+        title: Its name in the printed table.
+        base: Name of the row it overrides and is compared with, or None.
+        real: False, or the folder of its real faces (True: the one of the table).
+        identities: Number of identities of real faces; None: as in the table.
+        images: Number of images; None: as in the table.
+        sections: All settings of its stages; empty for real faces.
     """
 
     name: str
@@ -76,11 +78,11 @@ class Row:
 
 
 def expand_rows(raw: list[dict[str, Any]], sections: dict[str, Settings]) -> list[Row]:
-    """Return the rows with everything they inherit.
+    """Return the rows with the settings they inherit.
 
     Args:
-        raw: The rows as they stand in the table.
-        sections: What all rows share, by stage.
+        raw: The rows as in the file.
+        sections: Settings that all rows share, by stage.
 
     Raises:
         UserError: Naming every problem.
@@ -106,7 +108,7 @@ def expand_rows(raw: list[dict[str, Any]], sections: dict[str, Settings]) -> lis
 
 
 def select_rows(rows: list[Row], names: str | None) -> list[Row]:
-    """Return the rows named in a list with commas, in the order of the table; None: all.
+    """Return the rows of a comma-separated list of names, in the order of the table; None: all.
 
     Raises:
         UserError: There is no row of a name.
@@ -124,10 +126,10 @@ def select_rows(rows: list[Row], names: str | None) -> list[Row]:
 
 
 def merge_settings(base: Any, over: Any) -> Any:
-    """Return settings with other settings on top.
+    """Return settings with other settings merged over them.
 
-    Mappings are merged key by key; a mapping that names another plugin replaces the old one whole, for its settings
-    do not apply, and a bare name stands for a mapping with that name. Anything else, lists too, is replaced.
+    Mappings are merged key by key. A mapping with another plugin name replaces the whole mapping, and a bare name is
+    the same as a mapping with that name. Everything else, including lists, is replaced.
     """
     if isinstance(base, str) and isinstance(over, dict):
         base = {"name": base}
@@ -144,10 +146,10 @@ def merge_settings(base: Any, over: Any) -> Any:
 
 
 def apply_words(sections: dict[str, Settings], words: list[str], stages: tuple[str, ...]) -> dict[str, Settings]:
-    """Return the sections with `stage.key=value` words on top; values are YAML, keys may be dotted.
+    """Return the sections with `stage.key=value` words merged over them; values are YAML, keys may be dotted.
 
     Raises:
-        UserError: A word is none, or its stage does not belong to a table.
+        UserError: A word has another form, or its stage does not belong to a table.
     """
     for word in words:
         path, equals, text = word.partition("=")
@@ -186,13 +188,13 @@ def _row(settings: dict[str, Any], base: dict[str, Settings], above: dict[str, R
         raise UserError(f"base: {cfg.base!r} is no row above it")
     if cfg.real is not False:
         if changes or cfg.base is not None:
-            raise UserError("a row of real faces builds on nothing and has no settings of stages")
+            raise UserError("a row of real faces has no base and no settings of stages")
         return Row(cfg.name, cfg.title or cfg.name, None, cfg.real, cfg.identities, cfg.images)
     if cfg.identities is not None:
-        raise UserError("identities belongs to rows of real faces; sample.ids says how many identities are made")
+        raise UserError("identities belongs to rows of real faces; sample.ids sets the number of generated identities")
     parent = above[cfg.base] if cfg.base is not None else None
     if parent is not None and parent.real is not False:
-        raise UserError(f"base: {cfg.base!r} is a row of real faces, nothing can build on it")
+        raise UserError(f"base: {cfg.base!r} is a row of real faces and cannot be a base")
     sections = dict(parent.sections if parent else base)
     for stage, change in changes.items():
         if change is None:

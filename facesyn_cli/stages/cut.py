@@ -1,4 +1,4 @@
-"""Cut a set of images to a number of images: how `facesyn ablate` gives every row the same number.
+"""Reduce a set to a given number of images; `facesyn ablate` gives every row the same number.
 
 Images are linked, never copied or edited.
 """
@@ -6,7 +6,7 @@ Images are linked, never copied or edited.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.header import Parent, read_header
@@ -15,6 +15,7 @@ from facesyn_cli.artifacts.links import copied_location, link_entry
 from facesyn_cli.artifacts.names import check_file_names
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import check_output, open_output
+from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, input_path
@@ -24,33 +25,28 @@ from facesyn_cli.errors import UserError
 
 
 class CutConfig(StageConfig):
-    """How a set is cut."""
+    """Settings of the reduction."""
 
     images: Path | None = input_path(None, "images to choose from; None: 4-samples of --work")
     identities: int | None = affects_result(None, "identities to keep; None: all", ge=1)
     count: int = affects_result(1, "images to keep", ge=1)
     choose: Literal["first", "random"] = affects_result(
-        "first", "first: as if no more had been made; random: by the seed, identities too"
+        "first", "first: the first images of each identity; random: identities and images drawn by the seed"
     )
 
 
-def plan(cfg: CutConfig, work: Work) -> dict[str, Any]:
+def plan(cfg: CutConfig, work: Work) -> Plan:
     """Return what `run` would do."""
     images, chosen, parents = _open(cfg, work)
     folder = _folder(cfg, work)
-    return {
-        "images": str(images.path),
-        "kept": sum(map(len, chosen.values())),
-        "identities": len(chosen),
-        "folder": f"{folder} ({check_output(folder, 'ImageSet', cfg, parents)})",
-    }
+    return Plan(folder, check_output(folder, "ImageSet", cfg, parents), {"images": str(images.path)}, _counts(chosen))
 
 
 def run(cfg: CutConfig, work: Work) -> Outcome:
-    """Link the images that stay; only the first of several processes works.
+    """Link the chosen images; only the first of several processes works.
 
     Raises:
-        UserError: There are not as many as are wanted.
+        UserError: The set has too few images or identities.
     """
     folder = _folder(cfg, work)
     if not is_first_process():
@@ -62,9 +58,12 @@ def run(cfg: CutConfig, work: Work) -> Outcome:
                 for entry in entries:
                     link_entry(images, entry, folder)
                 signals.check()
-            counts = {"images": sum(map(len, chosen.values())), "identities": len(chosen)}
-            out.finish(counts, images.extra())
+            out.finish(_counts(chosen), images.extra())
         return Outcome(folder, out.header.counts)
+
+
+def _counts(chosen: dict[str, list[ImageEntry]]) -> dict[str, int]:
+    return {"images": sum(map(len, chosen.values())), "identities": len(chosen)}
 
 
 def _folder(cfg: CutConfig, work: Work) -> Path:

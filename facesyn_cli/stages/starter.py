@@ -1,6 +1,6 @@
-"""`facesyn starter`: what is packaged; and a starter made out of a finished run.
+"""Show a starter, or pack a finished run as one: in half precision, with a card for each part.
 
-It is packed in half precision, with a card for each part and proof that it draws faces.
+Packing checks that the packed networks generate the same faces as those of the run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from facesyn_cli.artifacts.atomic_directory import atomic_directory
 from facesyn_cli.artifacts.atomic_files import write_atomically, write_bytes, write_json, write_text
 from facesyn_cli.artifacts.context_set import ROWS, VECTORS, ContextSet, write_contexts
 from facesyn_cli.artifacts.digest import file_digest, json_digest
-from facesyn_cli.artifacts.header import HEADER, Header, Parent, read_header
+from facesyn_cli.artifacts.header import BEGUN, HEADER, Header, Parent, read_header
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.artifacts.origins import PHOTO
@@ -50,7 +50,11 @@ from facesyn_cli.untrusted.input_files import MAX_IMAGE, read_bytes
 _SHEET_QUALITY = 88
 _MADE_BY = {"autoencoder": "train-autoencoder", "ldm": "train-ldm", "embedder": "train-embedder",
             "contexts": "gen-contexts"}
-_KEPT = {  # settings of a run that the starter's networks are best used with
+_CONFIG_KEYS = {  # of config.json, what describes a network; no paths
+    "autoencoder": ("kind", "autoencoder", LATENTS_OF),
+    "embedder": ("kind", "backbone", "input_size", "embedding_size", "distilled_from"),
+}
+_KEPT = {  # stage -> folder of the run, and settings of its header that become recommended settings
     "sample": ("samples", ("scheduler", "guidance")),
     "gen-contexts": ("contexts", ("source", "filters")),
 }
@@ -58,11 +62,11 @@ _KEPT = {  # settings of a run that the starter's networks are best used with
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the parts lie before they are packed.
+    """The parts before they are packed.
 
     Args:
         folders: Part -> folder.
-        given: Parts that were named one by one; of these a wrong lineage is only warned of.
+        given: Parts that were named with `--part`; their lineage only causes warnings.
         work: The run.
     """
 
@@ -75,7 +79,7 @@ class Sources:
         """Find every part.
 
         Raises:
-            UserError: Some are missing (all are named), unfinished, or there is no part of a given name.
+            UserError: Parts are missing or unfinished, or a given name is not one of a part.
         """
         if unknown := sorted(set(given) - set(PARTS)):
             raise UserError(f"a starter has no part {', '.join(unknown)}; its parts are {', '.join(PARTS)}")
@@ -84,9 +88,9 @@ class Sources:
         folders = {name: Path(given.get(name, made[name])) for name in PARTS}
         absent = [f"{folder} ({_MADE_BY[name]} makes it)" for name, folder in folders.items() if not folder.is_dir()]
         if absent:
-            raise UserError(f"nothing to pack: {', '.join(absent)} missing; --part NAME=FOLDER names a part elsewhere")
+            raise UserError(f"nothing to pack: {', '.join(absent)} missing; --part NAME=FOLDER adds one")
         for name, folder in folders.items():
-            if (folder / "facesyn.begun.json").exists():
+            if (folder / BEGUN).exists():
                 raise UserError(f"{folder} is unfinished; run {_MADE_BY[name]} to its end first")
         return Sources(folders, frozenset(given), work)
 
@@ -96,13 +100,13 @@ class Sources:
 
 
 def show(folder: Path | None = None) -> dict[str, Any]:
-    """Return what a starter holds, each file checked against its digest.
+    """Return sizes, digests and settings of a starter, each file checked against its digest.
 
     Args:
         folder: The starter; None: the packaged one.
 
     Raises:
-        UserError: It is not there, not whole, or not what was packed.
+        UserError: It is missing, incomplete or changed.
     """
     return find_starter(folder or PACKAGED).describe()
 
@@ -110,20 +114,21 @@ def show(folder: Path | None = None) -> dict[str, Any]:
 def pack(
     work: Path, out: Path, card: Path | None = None, count: int | None = None, given: Mapping[str, Path] | None = None
 ) -> dict[str, Any]:
-    """Make a starter out of a finished run; the folder appears when everything in it is finished and checked.
+    """Pack a finished run as a starter; the folder appears when everything in it is written and checked.
 
     Args:
         work: The run.
-        out: Folder to make; an empty one may be there, or the same starter, which is left alone.
-        card: YAML with what the cards say beyond what the run knows: data, split, license, figures and notes.
-        count: Contexts to take, the first of them; None: all.
-        given: Part -> folder, for parts that lie elsewhere.
+        out: New or empty folder, or the same starter, which is left unchanged.
+        card: YAML with data, split, license, figures and notes for the cards.
+        count: Number of contexts, the first ones; None: all.
+        given: Part -> folder, for parts outside the run.
 
     Returns:
-        Sizes, digests and how far half precision moves the faces.
+        Sizes, digests and how much half precision changes the faces.
 
     Raises:
-        UserError: Something is missing, does not belong together, does not fit, or draws nothing.
+        UserError: A part is missing, parts do not match, weights do not fit into fp16 or 15 MB, or the packed networks
+            generate other faces or none.
     """
     about = About.read(card)
     sources = Sources.find(Work(work), given or {})
@@ -133,25 +138,13 @@ def pack(
 
 
 def _pack(sources: Sources, folder: Path, about: About, count: int | None) -> dict[str, Any]:
-    """Write a starter into an empty folder and make sure that it works.
-
-    Args:
-        sources: What to pack.
-        folder: Where to.
-        about: What the cards say beyond what the run knows.
-        count: Contexts to take, the first of them; None: all.
-
-    Returns:
-        Sizes, digests and how far half precision moves the faces.
-
-    Raises:
-        UserError: Parts that do not belong together, weights that do not fit into fp16 or into 15 MB, or networks
-            that draw nothing finite.
-    """
+    """Write a starter into an empty folder and check it."""
     embedder_before = file_digest(sources.tensors("embedder"))
     stands_for = _check_lineage(sources, embedder_before)
-    _write_autoencoder(sources, folder / "autoencoder")
-    embedder = _write_embedder(sources, folder / "embedder")
+    for name, keys in _CONFIG_KEYS.items():
+        config = read_config(sources.folders[name])
+        _write_half(sources.tensors(name), folder / name, {key: config[key] for key in keys if key in config})
+    embedder = file_digest(folder / "embedder" / TENSORS)
     _write_ldm(sources, folder, embedder)
     _write_contexts(sources, folder / "contexts", embedder, count)
     settings = {stage: found for stage, (name, keys) in _KEPT.items()
@@ -174,7 +167,7 @@ def _pack(sources: Sources, folder: Path, about: About, count: int | None) -> di
 
 
 def _write_sheet(work: Work, folder: Path) -> str | None:
-    """Put the contact sheet of the run's samples beside the parts, as JPEG; return its name, None without one."""
+    """Write the contact sheet of the run's samples as JPEG; return its name, None without one."""
     samples = work.folder("samples")
     found = next((p for p in (picture_path(samples, SHEET), samples / SHEET) if p.is_file()), None)
     if found is None:
@@ -192,12 +185,12 @@ def _networks(folders: Mapping[str, Path]) -> Networks:
 
 
 def _check_lineage(sources: Sources, embedder: str) -> str | None:
-    """Return the digest of the recognizer that the packed one stands in for, None where it is the same.
+    """Return the digest of the recognizer that the packed one replaces, None where it is the same.
 
-    A student is taught to give its teacher's embeddings, so it may stand in for it; what it is packed for then says so.
+    A student learned its teacher's embeddings, so it can replace it; its card says so.
 
     Raises:
-        UserError: LDM, contexts and networks are of different families, or the contexts are of photos.
+        UserError: LDM, contexts and networks do not match, or the contexts are of photos.
     """
     settings = LdmSettings.from_json(read_config(sources.folders["ldm"]), str(sources.folders["ldm"] / CONFIG))
     trained_on = (settings.autoencoder or {}).get("digest")
@@ -222,37 +215,18 @@ def _check_lineage(sources: Sources, embedder: str) -> str | None:
 def _refuse_or_warn(sources: Sources, name: str, why: str) -> None:
     text = f"{sources.folders[name]}: {why}"
     if name not in sources.given:
-        raise UserError(f"{text}; --part {name}=FOLDER packs it all the same")
+        raise UserError(f"{text}; --part {name}=FOLDER packs it anyway")
     log.warning(text)
 
 
 def _teacher_of(folder: Path) -> str | None:
-    """Return the digest of the recognizer whose embeddings taught this one."""
+    """Return the digest of the teacher of this recognizer."""
     header = read_header(folder)
     return header.extra.get("distilled_from") if header else None
 
 
-def _write_autoencoder(sources: Sources, folder: Path) -> None:
-    config = read_config(sources.folders["autoencoder"])
-    _write_half(sources.tensors("autoencoder"), folder, {key: config[key] for key in _kept(config, "autoencoder")})
-
-
-def _write_embedder(sources: Sources, folder: Path) -> str:
-    """Write the recognizer and return its digest."""
-    config = read_config(sources.folders["embedder"])
-    _write_half(sources.tensors("embedder"), folder, {key: config[key] for key in _kept(config, "embedder")})
-    return file_digest(folder / TENSORS)
-
-
-def _kept(config: dict[str, Any], name: str) -> list[str]:
-    """Return the keys of a config that a starter's has too: what the network is, no paths."""
-    keys = {"autoencoder": ("kind", "autoencoder", LATENTS_OF),
-            "embedder": ("kind", "backbone", "input_size", "embedding_size", "distilled_from")}
-    return [key for key in keys[name] if key in config]
-
-
 def _write_ldm(sources: Sources, folder: Path, embedder: str) -> None:
-    """Write the LDM; it finds its autoencoder beside itself."""
+    """Write the LDM, with a relative path to its autoencoder."""
     settings = LdmSettings.from_json(read_config(sources.folders["ldm"]), str(sources.folders["ldm"] / CONFIG))
     section = {**load_autoencoder(folder / "autoencoder").section, "path": "../autoencoder"}
     settings = settings.model_copy(update={"autoencoder": section, "embedder": embedder})
@@ -267,7 +241,7 @@ def _write_half(source: Path, folder: Path, config: dict[str, Any]) -> None:
 
 
 def _write_contexts(sources: Sources, folder: Path, embedder: str, count: int | None) -> None:
-    """Write the bank in half precision, without faces and without names of real images."""
+    """Write the contexts in half precision, without faces and names of real images."""
     given = ContextSet.open(sources.folders["contexts"])
     if count is not None and count > len(given.identities):
         raise UserError(f"count is {count}, but {given.path} holds {len(given.identities)} contexts")
@@ -284,7 +258,7 @@ def _write_contexts(sources: Sources, folder: Path, embedder: str, count: int | 
 
 
 def _settings_of(folder: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    """Return what a finished stage was run with: no paths, and no filter that needs a file."""
+    """Return settings of a finished stage, without filters that need a file."""
     header = read_header(folder)
     found: dict[str, Any] = {}
     for role in ("identity", "growing", "recorded") if header else ():
@@ -314,6 +288,6 @@ def _write_cards(
             found |= {f"half precision against fp32, {key}": value for key, value in precision.items()}
         notes = []
         if name == "embedder" and stands_for:
-            notes.append(f"It stands in for its teacher ({stands_for}), whose embeddings the LDM was conditioned on.")
+            notes.append(f"It stands in for its teacher ({stands_for}), whose embeddings the LDM is conditioned on.")
         text = card_of(name, about, header, found, notes, file_digest(folder / name / files[0]))
         write_text(folder / name / CARD, text)

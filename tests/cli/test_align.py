@@ -268,7 +268,7 @@ def test_wrong_inputs(assert_refused, photos, listed, tmp_path) -> None:
         (["--images", photos, "--landmarks", tmp_path / "other.txt"], ("none of the images", "'zoe/7.png'")),
         ([*given, "pick=biggest"], "pick"),
         ([*given, "min_sise=3"], "did you mean 'min_size'"),
-        ([*given, "--batch-size", "3"], "no batch size"),
+        ([*given, "--batch-size", "3"], "No such option: --batch-size"),
         ([*given, "--out", tmp_path / "strange"], "diary.txt"),
     ):
         out = [] if "--out" in arguments else ["--out", tmp_path / "out"]

@@ -249,7 +249,7 @@ def test_a_finished_set_is_left_alone(augment, work: Path):
         (["augmentation=oversampel"], "did you mean 'oversample'?"),
         (["augmentation.copy=3"], "unknown setting 'augmentation.copy', did you mean 'copies'?"),
         (["augmentation=photometric", "augmentation.brightness=2"], "augmentation.brightness"),
-        (["--batch-size", "4"], "augment has no batch size"),
+        (["--batch-size", "4"], "No such option: --batch-size"),
         (["--out", "{work}/4-samples"], "was not made by facesyn"),
         (["--seed", "-1"], "seed"),
     ],

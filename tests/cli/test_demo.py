@@ -1,62 +1,110 @@
-"""The demo's faces and pairs; the whole way itself is tested in e2e/test_data_way.py."""
+"""`facesyn demo` on a tiny starter, twice; and without a starter."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from pydantic import ValidationError
+from tiny_starter import write_starter
 
+from facesyn_cli.artifacts.benchmark_table import BenchmarkTable
+from facesyn_cli.artifacts.context_set import ContextSet
+from facesyn_cli.artifacts.header import read_header
 from facesyn_cli.artifacts.image_set import ImageSet
+from facesyn_cli.artifacts.starter_files import Starter
 from facesyn_cli.artifacts.work import Work
-from facesyn_cli.data.drawn_faces import draw_face
+from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.pairs import read_pairs
-from facesyn_cli.stages import demo
+from facesyn_cli.pipelines import demo
 
-SMALL = demo.DemoConfig(identities=3, samples=2, test_identities=6, test_samples=3, pairs=1)
-
-
-def test_a_face_belongs_to_its_names() -> None:
-    face = draw_face(1, "a", "0")
-    assert face.shape == (112, 112, 3) and face.dtype == np.uint8
-    assert np.array_equal(face, draw_face(1, "a", "0"))
-    for other in (draw_face(2, "a", "0"), draw_face(1, "b", "0"), draw_face(1, "a", "1")):
-        assert not np.array_equal(face, other)
-
-
-def test_samples_of_an_identity_are_closer_than_those_of_others_but_not_by_their_color() -> None:
-    faces = np.array([[draw_face(0, str(i), str(j)) for j in range(6)] for i in range(30)]) / 255  # (30, 6, H, W, 3)
-    means = faces.mean((2, 3))
-    assert means.std(axis=1).mean() > means.mean(axis=1).std(axis=0).mean()  # light moves colors more than skin does
-
-    shapes = faces.reshape(30, 6, 14, 8, 14, 8, 3).mean((3, 5))              # what is left without the light's color
-    shapes = (shapes - shapes.mean((2, 3), keepdims=True)) / shapes.std((2, 3), keepdims=True)
-    shapes = shapes.reshape(180, -1) / np.sqrt(14 * 14 * 3)
-    similarity = (shapes @ shapes.T).reshape(30, 6, 30, 6).mean((1, 3))
-    assert np.diag(similarity).mean() > similarity[~np.eye(30, dtype=bool)].mean() + 0.1
+SIZES = {"identities": 6, "test_identities": 5, "test_samples": 3, "pairs": 1}
+SECTIONS = {
+    "sample": {"per_id": 3},
+    "augment": {"augmentation": {"name": "photometric", "copies": 1}},
+    "pack": {"name": "TFR-tiny"},
+    "train-fr": {
+        "backbone": {"name": "ir-tiny", "widths": [4, 8], "blocks": [1, 1], "embedding_size": 16}, "head": "cosface",
+        "epochs": 1, "stages": [], "batch_size": 8, "norm_batch_size": 8, "workers": 1,
+    },
+    "eval": {},
+    "report": {},
+}
 
 
-def test_draws_once_and_completes(tmp_path: Path) -> None:
-    work = Work(tmp_path)
-    demo.run(SMALL, work)
-    assert len(ImageSet.open(work.folder("images")).entries) == 6
-    assert len(ImageSet.open(tmp_path / demo.TEST_FOLDER).entries) == 18
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.jpg")}
-    demo.run(SMALL, work)
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.jpg")} == before
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, Starter]:
+    """Return the folder of a finished demo, what it had to say, and the starter."""
+    folder = tmp_path_factory.mktemp("demo")
+    starter = Starter.open(write_starter(folder))
+    return folder / "demo", demo.run_demo(folder / "demo", starter, 0, "cpu", SECTIONS, SIZES), starter
 
 
-def test_pairs_are_distinct_balanced_and_readable(tmp_path: Path) -> None:
-    text = demo.pairs_text(demo.DemoConfig())
-    lines = text.splitlines()
-    assert len(lines) == 1 + 2 * 10 * 25 == len(set(lines)) and lines[0] == "10\t25"
-    assert sum(len(line.split("\t")) == 3 for line in lines[1:]) == 250
-    demo.run(SMALL, Work(tmp_path))
-    pairs = read_pairs(demo.pairs_path(Work(tmp_path)), ImageSet.open(tmp_path / demo.TEST_FOLDER), "drawn")
-    assert len(pairs.is_same) == 20 and sum(pairs.is_same) == 10
+def test_it_goes_the_whole_way(finished) -> None:
+    path, results, starter = finished
+    assert set(results) >= set(SECTIONS)
+    assert len(ImageSet.open(path / "4-samples").entries) == 6 * 3
+    assert len(ImageSet.open(path / "5-augmented").entries) == 2 * 6 * 3
+    assert len(ImageSet.open(path / "0-test").entries) == 5 * 3
+    for table in ("8-table", "8-table-untrained", "8-table-embedder"):
+        assert BenchmarkTable.read(path / table).rows[0].pairs == 20
+    assert (path / "4-samples.contact_sheet.png").is_file() and (path / "9-report" / "report.html").is_file()
+    assert read_header(path / "4-samples").parents["ldm"].path == str(starter.part("ldm"))
+    assert "'scale': 1.5" in str(read_header(path / "4-samples").config)
+
+
+def test_held_out_people_are_others(finished) -> None:
+    path, _, starter = finished
+    train, test = (ContextSet.open(path / name) for name in ("3-contexts", demo.TEST_CONTEXTS))
+    bank = ContextSet.open(starter.part("contexts"))
+    assert train.identities == bank.identities[:6] and test.identities == bank.identities[6:11]
+    assert train.embedder == test.embedder == bank.embedder
+    assert {e.identity for e in ImageSet.open(path / "0-test").entries} == set(test.identities)
+
+
+def test_pairs_are_balanced_and_distinct(finished) -> None:
+    path, _, _ = finished
+    pairs = read_pairs(demo.pairs_path(Work(path)), ImageSet.open(path / "0-test"), "held out")
+    assert len(pairs.is_same) == 20 and sum(pairs.is_same) == 10 and pairs.folds == 10
+    names = [tuple(sorted((pairs.images[a], pairs.images[b]))) for a, b in zip(pairs.first, pairs.second, strict=True)]
+    assert len(set(names)) == 20
+    for (one, other), is_same in zip(names, pairs.is_same, strict=True):
+        assert (one.split("/")[0] == other.split("/")[0]) == is_same and one != other
+
+
+def test_it_says_what_the_figures_mean(finished) -> None:
+    text = finished[1]["text"]
+    for said in ("What it does not show", "network untrained", "whose embeddings condition", "contact_sheet.png",
+                 "report.html"):
+        assert said in text
+
+
+def test_again_it_changes_nothing(finished) -> None:
+    path, _, starter = finished
+    kept = [path / name for name in ("4-samples", "0-test", "6-records", "7-fr", "8-table", "3-contexts")]
+
+    def state() -> dict[Path, int]:
+        return {p: p.stat().st_mtime_ns for folder in kept for p in folder.rglob("*") if p.is_file()}
+
+    before = state()
+    demo.run_demo(path, starter, 0, "cpu", SECTIONS, SIZES)
+    assert state() == before
+
+
+def test_too_few_contexts_are_refused(finished, tmp_path: Path) -> None:
+    starter = finished[2]
+    with pytest.raises(UserError, match="holds 12 contexts; the demo needs 13"):
+        demo.run_demo(tmp_path, starter, 0, "cpu", SECTIONS, {**SIZES, "identities": 8})
 
 
 def test_more_pairs_than_exist_are_refused() -> None:
     with pytest.raises(ValidationError, match="exist"):
         demo.DemoConfig(test_identities=2, test_samples=2)
+
+
+def test_without_a_starter_it_is_refused(monkeypatch, tmp_path: Path, assert_refused) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("facesyn_cli.artifacts.starter_files.packaged_folder", lambda: tmp_path / "nowhere")
+    assert_refused("demo", says="no starter is packaged")
+    assert_refused("demo", "--starter", "nowhere", says="nowhere is no starter")
+    assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""What becomes of output that cannot be written."""
+"""Help, the options of every command, and output that cannot be written."""
 
 from __future__ import annotations
 
@@ -7,10 +7,40 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+from facesyn_cli.cli.main import app
+from facesyn_cli.cli.stage_command import OPTIONS
+from facesyn_cli.config.recipe import STAGES
+from facesyn_cli.pipelines.published_tree import INPUTS
+from facesyn_cli.pipelines.stage import config_class_of
+from facesyn_cli.pipelines.starter_inputs import USERS
+
+needs_full_disk = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 
 
+def test_help_lists_every_command_once_under_four_headings(run_cli) -> None:
+    lines = run_cli("--help").out.splitlines()
+    assert [line for line in lines if line.endswith(":") and line[0] != " "] == [
+        "Options:", "Pipeline:", "Train parts:", "Judge:", "Tools:"
+    ]
+    start = lines.index("Pipeline:")
+    listed = [line.split()[0] for line in lines[start:] if line.startswith("  ")]
+    assert sorted(listed) == sorted(typer.main.get_command(app).commands)
+    assert not [line for line in lines[start:] if len(line) > 80 or line.endswith("...")], "a summary is cut"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_has_the_options_that_it_can_use(stage: str, run_cli) -> None:
+    options = OPTIONS[stage].split()
+    assert ("batch_size" in options) == ("batch_size" in config_class_of(stage).model_fields)
+    assert ("tree" in options) == (stage in INPUTS) and ("starter" in options) == (stage in USERS)
+    text = run_cli(stage, "--help").out
+    for name in ("tree", "starter", "seed", "batch_size", "device"):
+        assert (f"--{name.replace('_', '-')} " in text) == (name in options), name
+
+
+@needs_full_disk
 def test_stdout_on_a_full_disk_is_one_line() -> None:
     with open("/dev/full", "w") as full:
         ran = subprocess.run(
@@ -20,10 +50,11 @@ def test_stdout_on_a_full_disk_is_one_line() -> None:
     assert ran.stderr.splitlines() == ["error: a file or the standard output: No space left on device"]
 
 
+@needs_full_disk
 def test_a_log_file_on_a_full_disk_is_given_up_with_one_line(run_cli, tmp_path) -> None:
     ran = run_cli("pack", "--in", tmp_path / "none", "--log-file", "/dev/full")
     assert ran.code == 2
     assert ran.err.splitlines() == [
         f"error: {tmp_path / 'none'} does not exist; a folder or zip of images was expected",
-        "warning: the log file /dev/full is given up: No space left on device",
+        "warning: the log file /dev/full is closed: No space left on device",
     ]

@@ -389,10 +389,10 @@ def test_what_a_killed_conversion_left_is_cleared(run_cli, assert_refused, tmp_p
 
 
 def test_wrong_words(assert_refused, tmp_path, recognizer, unet):
-    assert_refused("models", "inspct", recognizer, says="did you mean 'inspect'")
-    assert_refused("models", "inspect", says="needs a file")
-    assert_refused("models", "inspect", recognizer, "--out", tmp_path / "x", says="no option --out")
-    assert_refused("models", "list", recognizer, says="takes nothing else")
+    assert_refused("models", "inspct", recognizer, says="Did you mean 'inspect'")
+    assert_refused("models", "inspect", says="Missing argument")
+    assert_refused("models", "inspect", recognizer, "--out", tmp_path / "x", says="No such option: --out")
+    assert_refused("models", "list", recognizer, says="unexpected extra argument")
     assert_refused("models", "convert", recognizer, says="--out")
     assert_refused("models", "convert", recognizer, "--out", tmp_path, says="exists and was not made by facesyn")
     assert_refused("models", "convert", recognizer, "--out", tmp_path / "x", "--to", "caffe", says="safetensors")

@@ -395,7 +395,7 @@ def test_a_name_that_tface_ignores_is_pointed_out(pack, faces: Path):
         (["--in", "{faces}", "format.subsampling=[4]"], "format.subsampling"),
         (["--in", "{faces}", "size=999999"], "size"),
         (["--in", "{faces}", "min_images=50"], "nothing to pack: of 17 images of 3 identities"),
-        (["--in", "{faces}", "--batch-size", "3"], "pack has no batch size"),
+        (["--in", "{faces}", "--batch-size", "3"], "No such option: --batch-size"),
         (["--in", "{broken}"], "none of the 1 images is readable"),
         (["--in", "{faces}", "--out", "{faces}"], "was not made by facesyn"),
         (["--in", "{unfinished}"], "is unfinished"),

@@ -33,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def starter(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the starter as the packaged one, in a fresh working folder, where `--work` is not given."""
     monkeypatch.setattr(layout, "packaged_folder", lambda: made / "starter")
-    monkeypatch.setattr("facesyn_cli.cli.starter_inputs.packaged_folder", lambda: made / "starter")
+    monkeypatch.setattr("facesyn_cli.pipelines.starter_inputs.packaged_folder", lambda: made / "starter")
     monkeypatch.chdir(tmp_path)
     return made / "starter"
 
@@ -185,9 +185,9 @@ def test_too_much_too_large_and_damaged_are_refused(tmp_path: Path, assert_refus
 
 def test_wrong_words_are_refused(made: Path, tmp_path: Path, assert_refused) -> None:
     run, out = made / "run", tmp_path / "out"
-    assert_refused("starter", "sell", says="show or pack")
-    assert_refused("starter", "show", "--out", out, says="--out")
-    assert_refused("starter", "pack", "--work", run, says="--out DIR")
+    assert_refused("starter", "sell", says="No such command 'sell'")
+    assert_refused("starter", "show", "--out", out, says="No such option: --out")
+    assert_refused("starter", "pack", "--work", run, says="Missing option '--out'")
     assert_refused("starter", "pack", "--work", tmp_path, "--out", out, says=("1-embedder", "train-embedder makes it"))
     assert_refused("starter", "pack", "--work", run, "--out", out, "--part", "ldm", says="NAME=FOLDER")
     assert_refused("starter", "pack", "--work", run, "--out", out, "--part", "nose=x", says="no part nose")
@@ -294,14 +294,14 @@ def test_the_same_starter_elsewhere_gives_the_same_faces(starter: Path, run_cli,
 
 
 def test_a_starter_is_refused_where_it_is_no_use_or_not_there(starter: Path, assert_refused, run_cli) -> None:
-    assert_refused("pack", "--starter", "packaged", says="takes nothing from a starter")
+    assert_refused("pack", "--starter", "packaged", says="No such option: --starter")
     assert_refused("sample", "--starter", "nowhere", says="nowhere is no starter")
     assert_refused("sample", "--starter", "packaged", "--tree", starter, says="give one of them")
 
 
 def test_without_a_packaged_one_the_missing_file_is_named(tmp_path: Path, monkeypatch, assert_refused) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("facesyn_cli.cli.starter_inputs.packaged_folder", lambda: tmp_path / "starter")
+    monkeypatch.setattr("facesyn_cli.pipelines.starter_inputs.packaged_folder", lambda: tmp_path / "starter")
     ran = assert_refused("sample", "--ids", 2, says="does not exist")
     assert "none is packaged with this facesyn" in ran.err
 

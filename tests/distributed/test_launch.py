@@ -15,10 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 import tiny_fr
+from tiny_recognizer import write_faces
 
-from facesyn_cli.cli import launch
-from facesyn_cli.data.drawn_faces import draw_face
-from facesyn_cli.data.pixels import encode_png
+from facesyn_cli import launch
 
 pytestmark = pytest.mark.dist
 
@@ -45,34 +44,54 @@ def test_the_number_is_read_off_the_launcher() -> None:
 def test_nothing_is_started_outside_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ACCELERATE_USE_CPU", "MASTER_ADDR", "WORLD_SIZE", "RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert launch.asked_processes() == 1
+    assert launch.missing_processes() == 1
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setattr(launch, "_parent_command", lambda: ["accelerate", "launch", "--num_processes", "4"])
-    assert launch.asked_processes() == 4
+    assert launch.missing_processes() == 4
     monkeypatch.setenv("RANK", "0")
-    assert launch.asked_processes() == 1
+    assert launch.missing_processes() == 1
 
 
-def test_two_workers_form_one_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_form_one_group(tmp_path: Path) -> None:
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    real = subprocess.Popen
-
-    def popen(command: list[str], env: dict) -> subprocess.Popen:
-        assert command[1:3] == ["-m", "facesyn_cli"]
-        return real([sys.executable, str(script), str(tmp_path)], env=env)
-
-    monkeypatch.setattr(launch.subprocess, "Popen", popen)
-    monkeypatch.setattr(launch.signal, "signal", lambda *a: None)
-    assert launch.run_workers([], 2) == 0
+    code = f"from facesyn_cli.launch import run_workers; print(run_workers([{str(tmp_path)!r}], 2, [{str(script)!r}]))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert ran.stdout.splitlines()[-1:] == ["0"], ran.stderr
     assert [json.loads((tmp_path / f"{i}.json").read_text()) for i in (0, 1)] == [[2, True, 3]] * 2
     assert [(tmp_path / f"left-{i}").read_text() for i in (0, 1)] == ["False"] * 2, "the group outlives its processes"
 
 
+@pytest.mark.parametrize("wanted", [2, 143])
+def test_the_exit_code_of_a_worker_is_returned(wanted: int, tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(f"import os, sys, time\nif os.environ['RANK'] == '1': sys.exit({wanted})\ntime.sleep(100)\n")
+    code = f"import sys; from facesyn_cli.launch import run_workers; sys.exit(run_workers([], 2, [{str(script)!r}]))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert ran.returncode == wanted and not ran.stderr, ran.stderr
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM"])
+def test_a_stop_signal_reaches_the_workers(name: str, tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import os, pathlib, signal, sys, time\n"
+        f"def stop(*_): pathlib.Path(sys.argv[1], 'stopped-' + os.environ['RANK']).touch(); sys.exit(0)\n"
+        f"signal.signal(signal.{name}, stop)\n"
+        "pathlib.Path(sys.argv[1], 'ready-' + os.environ['RANK']).touch()\ntime.sleep(100)\n"
+    )
+    code = (f"import sys; from facesyn_cli.launch import run_workers\n"
+            f"sys.exit(run_workers([{str(tmp_path)!r}], 2, [{str(script)!r}]))")
+    with subprocess.Popen([sys.executable, "-c", code]) as started:
+        _wait(lambda: len(list(tmp_path.glob("ready-*"))) == 2, 100)
+        started.send_signal(getattr(signal, name))
+        assert started.wait(60) == 128 + getattr(signal, name)
+    assert len(list(tmp_path.glob("stopped-*"))) == 2
+
+
 def test_the_launched_command_runs_in_two_and_speaks_once(tmp_path: Path) -> None:
-    (tmp_path / "faces").mkdir()
-    (tmp_path / "faces" / "a.png").write_bytes(encode_png(draw_face(0, "a", "0")))
+    write_faces(tmp_path / "faces", 1, 1)
     ran = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
          "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "facesyn_cli",
@@ -107,13 +126,13 @@ def test_only_a_process_of_a_launcher_watches_its_parent(monkeypatch: pytest.Mon
         monkeypatch.setattr(launch, "_parent_command", lambda command=command: command)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        launch.watch_launcher()
+        launch.stop_with_launcher()
         assert not watched, (command, environment)
         for name in environment:
             monkeypatch.delenv(name)
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr(launch, "_parent_command", lambda: launcher)
-    launch.watch_launcher()
+    launch.stop_with_launcher()
     assert watched == [os.getppid()]
 
 
@@ -130,7 +149,7 @@ def test_a_process_that_cannot_stop_leaves_after_a_while(monkeypatch: pytest.Mon
     monkeypatch.setattr(launch.os, "kill", lambda process, number: told.append((process, number)))
     monkeypatch.setattr(launch.time, "sleep", lambda seconds: told.append(seconds))
     launch._stop_without(7, told.append)
-    assert told == [launch._LOOK_SECONDS] * 2 + [(os.getpid(), signal.SIGTERM), launch.GRACE_SECONDS, 143]
+    assert told == [launch._POLL_SECONDS] * 2 + [(os.getpid(), signal.SIGTERM), launch.GRACE_SECONDS, 143]
 
 
 LAUNCHERS = {

@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_recognizer import write_recognizer
+from tiny_recognizer import write_recognizer, write_run_inputs
 
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.header import read_header
 from facesyn_cli.artifacts.image_set import ImageSet
-from facesyn_cli.artifacts.work import Work
-from facesyn_cli.cli.run import run_recipe
 from facesyn_cli.config.recipe import load_recipe
 from facesyn_cli.models.loading import load_denoiser
-from facesyn_cli.stages import demo
+from facesyn_cli.pipelines.run import run_recipe
 
 STUDENT = {"name": "ir-tiny", "widths": [4, 8], "blocks": [1, 1], "embedding_size": 512}
 
@@ -49,7 +47,7 @@ def recipe(teacher: Path) -> dict:
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a work folder in which the stages of the recipe have run."""
     folder = tmp_path_factory.mktemp("starter-way")
-    demo.run(demo.DemoConfig(identities=6, samples=3, test_identities=5, test_samples=3, pairs=1), Work(folder))
+    write_run_inputs(folder, 6, 3)
     run_recipe(recipe(write_recognizer(folder / "teacher")), folder, [], {"device": "cpu"})
     return folder
 
@@ -102,4 +100,5 @@ def test_the_plan_of_the_recipe_shows_every_stage(tmp_path: Path, run_cli) -> No
     plan = ran.json()
     assert list(plan) == list(load_recipe("starter"))
     assert plan["train-ldm"]["settings"]["denoiser"]["name"] == "residual-mlp"
-    assert "does not exist" in plan["embed"]["not_yet"] and not (tmp_path / "none").exists()
+    assert plan["embed"]["state"] == "waiting" and "does not exist" in plan["embed"]["reason"]
+    assert not (tmp_path / "none").exists()

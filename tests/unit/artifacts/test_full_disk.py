@@ -14,7 +14,7 @@ from facesyn_cli.artifacts.atomic_files import write_bytes
 from facesyn_cli.artifacts.weights import write_tensors, write_torch
 from facesyn_cli.data.append_files import AppendFile
 from facesyn_cli.errors import UserError
-from facesyn_cli.stages import models
+from facesyn_cli.stages import models_convert as models
 from facesyn_cli.training.checkpoint import save_checkpoint
 from facesyn_cli.training.metrics_log import MetricsLog
 
@@ -69,8 +69,8 @@ def _write_pipeline(folder):
         down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
     )
     with atomic_directory(folder / "x") as made:
-        models._write_ours(models._Loaded("generator", "", unet, {}, pipeline=DDPMPipeline(unet, DDPMScheduler())),
-                           made, "fp32")
+        pipeline = DDPMPipeline(unet, DDPMScheduler())
+        models._write_ours(models.LoadedNetwork("generator", "", unet, {}, pipeline=pipeline), made, "fp32")
 
 
 def _write_metrics(folder):

@@ -96,33 +96,12 @@ def test_rubbish_is_one_line(serve, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not (tmp_path / "net.bin").exists()
 
 
-def test_version_with_a_line_break_is_not_sent_back(serve, tmp_path: Path) -> None:
-    server = serve(OK + b'ETag: "a\r\n b"\r\nContent-Length: 6\r\n\r\nabc')
-    for _ in range(2):
-        with pytest.raises(UserError, match="broke after 3 of 6"):
-            fetch(server.url, tmp_path / "net.bin")
-    assert all(b"If-Range" not in request for request in server.asked)
-
-
-@pytest.mark.parametrize("state", [
-    "", "[]", '{"url": 1}', '{"url": "%s", "version": "a\\r\\nb", "size": 6}',
-    '{"url": "%s", "version": "a", "size": -1}',
-    '{"url": "%s", "version": ["a"], "size": 6}', '{"url": "%s", "version": "a", "size": true}', "[" * 100_000,
-], ids=lambda state: state[:40])
-def test_damaged_state_starts_anew(serve, tmp_path: Path, state: str) -> None:
-    server = serve(OK + b"Content-Length: 3\r\n\r\nabc")
-    (tmp_path / "net.bin.part").write_bytes(b"old")
-    (tmp_path / "net.bin.part.json").write_text(state.replace("%s", server.url))
-    assert fetch(server.url, tmp_path / "net.bin").reused == 0
-    assert (tmp_path / "net.bin").read_bytes() == b"abc"
-
-
 @pytest.mark.parametrize("answer", [OK + b"\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\n"], ids=["plain", "chunked"])
 def test_body_without_end(serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
     monkeypatch.setattr(download, "MAX_UNANNOUNCED", 2**20)
     block = bytes(2**16)
     tail = b"%x\r\n%s\r\n" % (len(block), block) if b"chunked" in answer else block
-    with pytest.raises(UserError, match=f"sends more than {2**20} bytes without a word about the length"):
+    with pytest.raises(UserError, match=f"sends more than {2**20} bytes, without announcing the length"):
         fetch(serve(answer, tail).url, tmp_path / "net.bin")
     assert list(tmp_path.iterdir()) == []
 
@@ -131,7 +110,7 @@ def test_more_than_the_disk_holds(serve, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(download.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 5}))
     with pytest.raises(UserError, match="no space for the 6 bytes"):
         fetch(serve(OK + b"Content-Length: 6\r\n\r\nabcdef").url, tmp_path / "net.bin")
-    assert not (tmp_path / "net.bin.part").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("answer", [b"", OK + b"Content-Length: 6\r\n\r\nabc"], ids=["nothing", "half"])
@@ -158,9 +137,7 @@ def test_stop_signal_is_heard_while_waiting(serve, tmp_path: Path, answer: bytes
         signals.reset()
         for number, handler in before.items():
             signal.signal(number, handler)
-    assert not list(tmp_path.glob(".lock*")) and not (tmp_path / "net.bin").exists()
-    if answer:
-        assert (tmp_path / "net.bin.part").read_bytes() == b"abc", "the next attempt begins there"
+    assert list(tmp_path.iterdir()) == []
 
 
 NO_ADDRESSES = [

@@ -136,9 +136,9 @@ def test_wrong_words_for_classifiers(assert_refused, tmp_path):
     ours = tmp_path / "head.safetensors"
     write_tensors(ours, {"kernel": KERNEL})
     convert = ("models", "convert", "--out", out)
-    assert_refused(*convert, prefix, "--parts", "2", says="--parts says into how many")
-    assert_refused(*convert, prefix, "--to", "onnx", says="it goes --to safetensors")
-    assert_refused(*convert, ours, says="it goes --to published")
+    assert_refused(*convert, prefix, "--parts", "2", says="--parts is the number of files")
+    assert_refused(*convert, prefix, "--to", "onnx", says="it can be converted --to safetensors")
+    assert_refused(*convert, ours, says="it can be converted --to published")
     assert_refused(*convert, ours, "--to", "published", "--parts", "8", says="from 1 to 7")
     assert_refused(*convert, prefix, "--dataset", "b", says="holds no classifier of 'b'; it has Syn_10k")
     write_tensors(ours, {"kernel": KERNEL, "bias": torch.zeros(7)})

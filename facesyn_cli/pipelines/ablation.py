@@ -1,4 +1,4 @@
-"""A table of whole pipelines: what is to be run, what it costs, and what was found."""
+"""An ablation: plan and run the rows of a table of pipelines, and collect their results."""
 
 from __future__ import annotations
 
@@ -13,17 +13,6 @@ from facesyn_cli.artifacts.atomic_files import update_json, update_text
 from facesyn_cli.artifacts.lock import remove_abandoned
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.bench.random_networks import flops
-from facesyn_cli.cli.ablation_chain import Chains
-from facesyn_cli.cli.ablation_work import (
-    FOLDER,
-    PARTS,
-    TIMES,
-    Chain,
-    Step,
-    context_evaluations,
-    expected_time,
-    num_faces,
-)
 from facesyn_cli.config.ablation_rows import (
     ROW_STAGES,
     SHARED_STAGES,
@@ -39,42 +28,53 @@ from facesyn_cli.console import log
 from facesyn_cli.distributed import launched_processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.ablation import AblationRow, AblationTable
+from facesyn_cli.pipelines.ablation_chains import Chains
+from facesyn_cli.pipelines.ablation_steps import (
+    FOLDER,
+    PARTS,
+    TIMES,
+    Chain,
+    Step,
+    context_evaluations,
+    expected_time,
+    num_faces,
+)
 from facesyn_cli.plugins.settings import PluginConfig
 
 
 class Ablation:
-    """A table, the chains of its rows, and which of them are to be run.
+    """A table, the chains of its rows, and the selected rows.
 
     Args:
         name: The table: a file or the name of a built-in one.
         words: `stage.key=value` for all rows.
-        flags: Settings of the section `ablate`; None: not given.
-        inputs: Settings of the stages that were given as flags, by stage; None: not given.
-        judge: Recognizer of rows that filter their samples.
+        flags: Settings of the section `ablate`; None means not given.
+        inputs: Settings of stages that were given as options, by stage; None means not given.
+        judge: Recognizer for rows that filter their samples.
         work: Work folder.
-        picked: Names of rows, with commas; None: all.
+        names: Names of rows, comma-separated; None: all.
 
     Raises:
-        UserError: A setting is wrong or an input of a picked row is missing.
+        UserError: A setting is wrong or an input of a selected row is missing.
     """
 
     def __init__(
         self, name: str, words: list[str], flags: dict[str, Any], inputs: dict[str, dict[str, Any]], judge: Path | None,
-        work: Work, picked: str | None,
+        work: Work, names: str | None,
     ) -> None:
         if launched_processes() > 1:
-            raise UserError("ablate works in one process; start it once for each --seed, then once for all")
+            raise UserError("ablate runs in one process; start it once per --seed, then once with all seeds")
         sections = load_sections(name)
         if TABLE not in sections:
             raise UserError(f"{name} is a recipe without rows: a section {TABLE} with rows was expected")
         sections = apply_words(sections, words, (TABLE, *ROW_STAGES, *SHARED_STAGES))
         for stage, given in inputs.items():
-            said = {key: value for key, value in given.items() if value is not None}
-            sections[stage] = {**sections.get(stage, {}), **said}
+            stated = {key: value for key, value in given.items() if value is not None}
+            sections[stage] = {**sections.get(stage, {}), **stated}
         self.name = Path(name).stem
         self.cfg: AblateConfig = resolve(AblateConfig, TABLE, sections[TABLE], [], flags)
         self.rows: list[Row] = expand_rows(self.cfg.rows, sections)
-        self.picked: list[Row] = select_rows(self.rows, picked)
+        self.selected: list[Row] = select_rows(self.rows, names)
         self.work = work
         self.folder = self.cfg.out or work.path / FOLDER / self.name
         self.seeds = [self.cfg.seed + number for number in range(self.cfg.seeds)]
@@ -85,13 +85,13 @@ class Ablation:
 
     @property
     def num_chains(self) -> int:
-        """Runs of this call: picked rows times seeds."""
-        return len(self.picked) * len(self.seeds)
+        """Number of selected rows times seeds."""
+        return len(self.selected) * len(self.seeds)
 
     def run(self) -> list[str]:
-        """Run what is missing, the first seed of all rows before the second; return what failed.
+        """Run what is missing, the first seed of all rows before the second; return the failures.
 
-        The table is written whenever a run has ended.
+        The table is written after every run.
         """
         problems: list[str] = []
         failed: dict[str, UserError] = {}
@@ -99,7 +99,7 @@ class Ablation:
         for folder in (self.folder, self.work.path / FOLDER / PARTS, self.work.path / FOLDER / TIMES):
             remove_abandoned(folder)
         self._write()
-        todo = [self._found[row.name, seed] for seed in self.seeds for row in self.picked]
+        todo = [self._found[row.name, seed] for seed in self.seeds for row in self.selected]
         for sample in filter(None, (chain.step("sample") for chain in todo if not chain.is_finished)):
             per_id[sample.address] = max(per_id.get(sample.address, 0), sample.cfg.per_id)
         for number, chain in enumerate(todo, 1):
@@ -110,13 +110,13 @@ class Ablation:
                 chain.run(self.work, per_id, failed)
             except UserError as error:
                 problems.append(f"{chain.row.name}, seed {chain.seed}: {error}")
-                log.warning(f"{problems[-1]}; going on with the next row")
+                log.warning(f"{problems[-1]}; continuing with the next row")
             self._write()
             signals.check()
         return problems
 
     def table(self) -> AblationTable:
-        """Return the table of what there is."""
+        """Return the table of the finished runs."""
         rows = []
         for row in self.rows:
             chains = [self._found[row.name, seed] for seed in self.seeds if (row.name, seed) in self._found]
@@ -129,16 +129,16 @@ class Ablation:
     def to_json(self, table: AblationTable) -> dict[str, Any]:
         """Return the table with the settings and the folders behind every row."""
         value = table.to_json()
-        for row, said in zip(self.rows, value["rows"], strict=True):
+        for row, entry in zip(self.rows, value["rows"], strict=True):
             chains = [self._found[row.name, seed] for seed in self.seeds if (row.name, seed) in self._found]
-            said["parts"] = {str(chain.seed): {step.stage: step.address for step in chain.steps} for chain in chains}
-            said["settings"] = {step.stage: step.cfg.to_json() for step in chains[0].steps} if chains else {}
+            entry["parts"] = {str(chain.seed): {step.stage: step.address for step in chain.steps} for chain in chains}
+            entry["settings"] = {step.stage: step.cfg.to_json() for step in chains[0].steps} if chains else {}
         return value
 
     def plan(self) -> dict[str, Any]:
-        """Return what `run` would do: what each row costs, and what is left, shared work counted once."""
+        """Return the cost of each selected row, and what is left to run, shared work counted once."""
         rows, left, faces = {}, {}, {}
-        for row in self.picked:
+        for row in self.selected:
             chains = [self._found[row.name, seed] for seed in self.seeds]
             first = chains[0]
             cost = self._cost(first)
@@ -147,8 +147,10 @@ class Ablation:
             rows[row.name] = {
                 "images": first.images,
                 "identities": first.identities,
-                "network evaluations of a seed": f"{sum(cost.values()):,}" + (" and what a filter adds" * is_filtered),
-                "seeds finished": f"{sum(chain.is_finished for chain in chains)} of {len(chains)}",
+                "network_evaluations_per_seed": sum(cost.values()),
+                **({"rejection_sampling": "adds evaluations"} if is_filtered else {}),
+                "seeds": len(chains),
+                "seeds_finished": sum(chain.is_finished for chain in chains),
             }
             for chain in chains:
                 if chain.is_finished:
@@ -163,14 +165,14 @@ class Ablation:
         return {
             "rows": rows, **self._facts,
             "left": {
-                "network evaluations": evaluations, "faces the recognizer trains on": faces_left,
+                "network_evaluations": evaluations, "training_faces": faces_left,
                 **expected_time(self.work, evaluations, faces_left),
             },
             "folder": str(self.folder),
         }
 
     def _cost(self, chain: Chain) -> dict[str, int]:
-        """Return the evaluations of the denoiser by stage, at the least; checks the inputs of these stages."""
+        """Return a lower bound of the denoiser evaluations by stage; checks the inputs of these stages."""
         cost = {}
         contexts, sample = chain.step("gen-contexts"), chain.step("sample")
         if contexts is not None:
@@ -186,7 +188,7 @@ class Ablation:
 
     @cached_property
     def _facts(self) -> dict[str, str]:
-        """What all rows share, for people."""
+        """What all rows share, as text."""
         train, judge = self.chains.shared["train-fr"], self.chains.shared["eval"]
         benchmarks = [cfg.name for cfg in judge.benchmarks] + [path.stem for path in judge.pairs]
         return {
@@ -194,21 +196,21 @@ class Ablation:
             "benchmark": ", ".join(benchmarks),
             "recognizer": (
                 f"{train.backbone.name}, {_num_gflops(train.backbone):.3g} GFLOP an image; {train.head.name}, "
-                f"{train.epochs} epochs, batches of {train.batch_size}"
+                f"{train.epochs} epochs, batch size {train.batch_size}"
             ),
             "seeds": (
-                f"{', '.join(map(str, self.seeds))}; a seed decides contexts, noise, which real faces, and training, "
-                "and is the same in all rows; the networks that are given are the same under all seeds"
+                f"{', '.join(map(str, self.seeds))}; a seed determines contexts, noise, the choice of real faces and "
+                "training, and is the same in all rows; given networks are the same under all seeds"
             ),
             "figures": (
-                "mean +- standard error over seeds; a change is the mean difference to the row it builds on, seed by "
-                "seed; that the pairs of the benchmark are a sample too is not in the errors; evaluations are those "
+                "mean +- standard error over seeds; a change is the mean of the differences, seed by seed, to the row "
+                "it builds on; the errors do not include the choice of the benchmark's pairs; evaluations are those "
                 "of one seed, with all work that rows share"
             ),
         }
 
     def _write(self) -> None:
-        """Write table.json, table.csv and table.md, and beside them times.json, where they have changed."""
+        """Write table.json, table.csv, table.md and times.json where they have changed."""
         table = self.table()
         update_json(self.folder / "table.json", self.to_json(table))
         update_text(self.folder / "table.csv", table.to_csv())
@@ -216,29 +218,29 @@ class Ablation:
         update_json(self.folder / "times.json", {"minutes": table.times()})
 
     def _check(self) -> None:
-        """Make all chains, and check every input of those that are to be run, so that no mistake shows after hours.
+        """Make all chains and check every input of the selected ones, before the first one runs.
 
         Raises:
-            UserError: Naming every problem of the picked rows.
+            UserError: Naming every problem of the selected rows.
         """
         problems: dict[str, list[str]] = {}
-        picked = {row.name for row in self.picked}
+        selected = {row.name for row in self.selected}
         for row in self.rows:
             for seed in self.seeds:
                 try:
                     chain = self._found[row.name, seed] = self.chains.chain(row, seed)
-                    if row.name in picked and seed == self.seeds[0] and not chain.is_finished:
+                    if row.name in selected and seed == self.seeds[0] and not chain.is_finished:
                         self._cost(chain)
                 except UserError as error:
-                    names = problems.setdefault(str(error), []) if row.name in picked else []
+                    names = problems.setdefault(str(error), []) if row.name in selected else []
                     names += [row.name] if row.name not in names else []
         if problems:
-            said = [f"row{'s' * (len(names) > 1)} {', '.join(names)}: {text}" for text, names in problems.items()]
-            raise UserError("; ".join(said))
+            lines = [f"row{'s' * (len(names) > 1)} {', '.join(names)}: {text}" for text, names in problems.items()]
+            raise UserError("; ".join(lines))
 
 
 def _num_gflops(backbone: PluginConfig) -> float:
-    """Return the operations of one pass, two for each multiplication, in units of 10^9."""
+    """Return the operations of one forward pass in units of 10^9; a multiply-add counts as two."""
     return flops("backbone", backbone.model_dump(), _pass_one_face) / 1e9
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from facesyn_cli.artifacts.published_tree import PRODUCTS, SOURCES, THINGS, USES, PublishedTree
-from facesyn_cli.cli.stage_command import config_class_of
 from facesyn_cli.errors import UserError
+from facesyn_cli.pipelines.published_tree import INPUTS, ITEMS, PRODUCTS, SOURCES, PublishedTree
+from facesyn_cli.pipelines.stage import config_class_of
 
 G, R = "generative_model_training", "recognition_model_training"
 
@@ -20,12 +20,12 @@ def make(root: Path, *files: str) -> PublishedTree:
     return PublishedTree(root)
 
 
-@pytest.mark.parametrize("stage", USES)
-def test_the_tables_speak_of_settings_and_things_that_exist(stage):
+@pytest.mark.parametrize("stage", INPUTS)
+def test_the_tables_speak_of_settings_and_items_that_exist(stage):
     settings = set(config_class_of(stage).model_fields)
-    for use in USES[stage]:
-        assert {use.key, use.beside, use.unless} - {""} <= settings and use.thing in THINGS
-    assert set(PRODUCTS.values()) | set(SOURCES.values()) <= set(THINGS)
+    for use in INPUTS[stage]:
+        assert {use.key, use.beside, use.unless} - {""} <= settings and use.item in ITEMS
+    assert set(PRODUCTS.values()) | set(SOURCES.values()) <= set(ITEMS)
 
 
 @pytest.mark.parametrize(("thing", "files", "expected"), [

@@ -1,12 +1,11 @@
-"""The stages of one row of a table under one seed, and where their work lies.
+"""The stages of one row of a table under one seed, and their folders.
 
-    <work>/ablation/parts/<stage>-<address>/        what a stage has made
-    <work>/ablation/parts/<stage>-<address>.json    what it cost, why it failed
-    <work>/ablation/times/<stage>-<address>.json    how many seconds it took, whether it is being made
+    <work>/ablation/parts/<stage>-<address>/        output of the stage
+    <work>/ablation/parts/<stage>-<address>.json    its cost, or why it failed
+    <work>/ablation/times/<stage>-<address>.json    how many seconds it took, and whether it is running
 
-The address is a digest of the settings that change the result, of the inputs' content and of the addresses of what it
-is made from. So rows, seeds and tables that do the same share the work, whatever they are called, and nothing that is
-finished is made again.
+The address is a digest of the settings that affect the result, of the content of inputs and of the addresses of earlier
+steps. So rows, seeds and tables with the same settings share their work, and finished work is not repeated.
 """
 
 from __future__ import annotations
@@ -25,19 +24,16 @@ from facesyn_cli.artifacts.benchmark_table import BenchmarkTable
 from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
 from facesyn_cli.artifacts.header import BEGUN, Header, read_header
 from facesyn_cli.artifacts.work import Work
-from facesyn_cli.cli.stage_command import run_stage
 from facesyn_cli.config.ablation_rows import Row
-from facesyn_cli.config.fields import (
-    StageConfig,
-    role_of,
-)
+from facesyn_cli.config.fields import StageConfig, role_of
 from facesyn_cli.errors import UserError
+from facesyn_cli.pipelines.stage import plan_stage, run_stage
 
 FOLDER = "ablation"
 PARTS = "parts"
 TIMES = "times"
-GROWING = ("ids", "per_id")  # rows share samples of which they need more or fewer
-_SMALL_FOLDER = 64  # files up to which a folder is told by their content, not by their names and sizes
+GROWING = ("ids", "per_id")  # rows share samples and may need different numbers of them
+_SMALL_FOLDER = 64  # files; the digest of a larger folder is of names and sizes, not of content
 
 
 @dataclass(frozen=True)
@@ -54,17 +50,17 @@ class Step:
 
     @property
     def address(self) -> str:
-        """What tells its work from any other."""
+        """Name of its folder, from the digest of settings and inputs."""
         return self.folder.name
 
     @property
     def folder(self) -> Path:
-        """Where it writes."""
+        """Folder that it writes."""
         return self.cfg.out
 
     @property
     def is_finished(self) -> bool:
-        """True when all that this row needs is there."""
+        """True when everything that this row needs is written."""
         header = read_header(self.folder)
         return header is not None and all(
             header.config.get("growing", {}).get(key, 0) >= getattr(self.cfg, key, 0) for key in GROWING
@@ -72,7 +68,7 @@ class Step:
 
     @property
     def was_killed(self) -> bool:
-        """True when its stage was killed, maybe after the header, or could not write its contact sheet."""
+        """True when its stage was killed, even after it wrote the header, or wrote no contact sheet."""
         return self._times.get("running", False) or self._lacks_sheet()
 
     def _lacks_sheet(self) -> bool:
@@ -83,22 +79,22 @@ class Step:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What was noted about its work: evaluations, images, faces, problem."""
+        """Notes about its work: evaluations, images, faces, problem."""
         return _read_notes(self._notes_path)
 
     def note(self, **values: Any) -> None:
-        """Note more about its work; None takes a note away."""
+        """Add notes; None removes one."""
         merged = {**self.notes, **values}
         write_json(self._notes_path, {key: value for key, value in merged.items() if value is not None})
 
     @property
     def seconds(self) -> float:
-        """How long its work took, in all runs together."""
+        """Seconds that it took, in all runs together."""
         return self._times.get("seconds", 0)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Note the time that the block takes, and that its stage is running until it ends without an error."""
+        """Note the seconds of the block, and that the stage is running until the block ends without an error."""
         start, before = time.monotonic(), self.seconds
         write_json(self._time_path, {"seconds": before, "running": True})
         try:
@@ -141,7 +137,7 @@ class Chain:
 
     @property
     def is_finished(self) -> bool:
-        """True when the accuracy is there."""
+        """True when the accuracy is measured."""
         return self.steps[-1].is_finished
 
     @property
@@ -159,7 +155,7 @@ class Chain:
         return next((step for step in self.steps if step.stage == stage), None)
 
     def figures(self) -> dict[str, float | None]:
-        """Return what the table shows; the chain is finished."""
+        """Return the figures of the table; the chain must be finished."""
         table = BenchmarkTable.read(self.steps[-1].folder)
         aucs = [row.auc for row in table.rows]
         return {
@@ -171,16 +167,16 @@ class Chain:
         }
 
     def minutes(self) -> float:
-        """Return what its steps took, of shared samples its share; the chain is finished."""
+        """Return the minutes of its steps, of shared samples its share; the chain must be finished."""
         return sum(step.seconds * self._share(step) for step in self.steps) / 60
 
     def run(self, work: Work, per_id: dict[str, int], failed: dict[str, UserError]) -> None:
-        """Make what is missing; what went wrong is noted.
+        """Run the unfinished steps; a failure is noted.
 
         Args:
             work: Work folder.
-            per_id: Address of samples -> how many of an identity some row will need.
-            failed: Address of what has failed a moment ago -> why; not tried again, and added to.
+            per_id: Address of samples -> the most per identity that a row needs.
+            failed: Address of failed steps -> the error; these are not run again. New failures are added.
 
         Raises:
             UserError: A stage failed; the others keep their finished work.
@@ -200,14 +196,14 @@ class Chain:
                 raise
 
     def _share(self, step: Step) -> float:
-        """Return how much of a step's work this row needs: of samples that other rows had extended, its own."""
+        """Return the share of a step's work that this row needs; other rows may have extended the samples."""
         if step.stage != "sample":
             return 1
         return step.cfg.ids * step.cfg.per_id / step.notes.get("images", step.cfg.ids * step.cfg.per_id)
 
 
 def _run(step: Step, work: Work, per_id: int) -> None:
-    """Run one stage and note what it took."""
+    """Run one stage and note its time."""
     cfg = step.cfg
     if step.stage == "sample":
         begun = _begun_with(step.folder)
@@ -220,7 +216,7 @@ def _run(step: Step, work: Work, per_id: int) -> None:
 def _read_notes(path: Path) -> dict[str, Any]:
     found = read_json(path) if path.is_file() else {}
     if not isinstance(found, dict):
-        raise UserError(f"{path}: notes of a row were expected; remove it and run the same command again")
+        raise UserError(f"{path}: a JSON object was expected; remove the file and run the same command again")
     return found
 
 
@@ -229,7 +225,7 @@ def _sum(seconds: float, start: float) -> float:
 
 
 def _note_cost(step: Step, work: Work) -> None:
-    """Note what a finished step has cost, unless that is known."""
+    """Note the cost of a finished step, unless it is known."""
     notes, header = step.notes, read_header(step.folder)
     if step.stage == "sample" and notes.get("images") != header.count("images"):
         count = header.count("images")
@@ -241,7 +237,7 @@ def _note_cost(step: Step, work: Work) -> None:
 
 
 def _begun_with(folder: Path) -> dict[str, int]:
-    """Return the size that a set of samples was begun with: it may grow, not shrink."""
+    """Return the size that a set of samples was begun with; it can grow, not shrink."""
     path = folder / BEGUN
     if path.is_file():
         return Header.read(path).config.get("growing", {})
@@ -250,19 +246,20 @@ def _begun_with(folder: Path) -> dict[str, int]:
 
 
 def context_evaluations(step: Step, work: Work) -> float:
-    """Return how often the denoiser is evaluated for a candidate; all inputs of gen-contexts are checked.
+    """Return the denoiser evaluations per candidate; checks all inputs of gen-contexts.
 
     Raises:
         UserError: One is missing or wrong.
     """
-    from facesyn_cli.stages import gen_contexts
-
-    plan = gen_contexts.plan(step.cfg, work)
-    return plan["evaluations_at_least"].get("denoiser", 0) / step.cfg.count
+    elsewhere = step.cfg.model_copy(update={"out": step.folder.with_name("none")})  # the plan counts what is left
+    plan: Any = plan_stage("gen-contexts", elsewhere, work)
+    # dict: until every stage returns a Plan (issue 14)
+    evaluations = plan["evaluations_at_least"] if isinstance(plan, dict) else plan.network_evaluations
+    return evaluations.get("denoiser", 0) / step.cfg.count
 
 
 def sources_of(cfg: BaseModel, prefix: str = "") -> Iterator[tuple[str, Path | str]]:
-    """Yield the dotted key and the path (or name) of everything that settings name as an input."""
+    """Yield the dotted key and the path (or name) of every input in the settings."""
     for name, info in type(cfg).model_fields.items():
         value = getattr(cfg, name)
         for number, item in enumerate(value if isinstance(value, (list, tuple)) else [value]):
@@ -274,7 +271,7 @@ def sources_of(cfg: BaseModel, prefix: str = "") -> Iterator[tuple[str, Path | s
 
 
 def content_of(named: Path | str) -> str:
-    """Return what tells an input from others: a header's digest, the content, or of many files names and sizes.
+    """Return the digest of an input: of its header, its content, or the names and sizes of many files.
 
     Raises:
         UserError: There is no such file or folder.
@@ -296,12 +293,12 @@ def content_of(named: Path | str) -> str:
 
 
 def num_faces(step: Step, images: int) -> int:
-    """Return how many faces a `train-fr` step sees, repeated ones counted."""
+    """Return the number of faces that a `train-fr` step trains on, repetitions included."""
     return step.cfg.epochs * step.cfg.batch_size * -(-images // step.cfg.batch_size)
 
 
 def expected_time(work: Work, evaluations: int, faces: int) -> dict[str, float]:
-    """Return the minutes that so much work takes, at the speed of what is finished; nothing before there is any."""
+    """Return the expected minutes at the speed of the finished steps; empty when there are none."""
     minutes = 0.0
     for names, unit, number in (("[gs]*", "evaluations", evaluations), ("train-fr-*", "faces", faces)):
         paths = (work.path / FOLDER / PARTS).glob(f"{names}.json")  # gen-contexts and sample; train-fr
@@ -313,4 +310,4 @@ def expected_time(work: Work, evaluations: int, faces: int) -> dict[str, float]:
             return {}
         done = sum(note[unit] for note in notes)
         minutes += number * sum(note["seconds"] for note in notes) / (60 * done) if number else 0
-    return {"expected minutes": round(minutes, 1)}
+    return {"expected_minutes": round(minutes, 1)}

@@ -1,4 +1,4 @@
-"""From the rows of a table to their stages: settings, inputs, numbers of images and addresses."""
+"""Turn the rows of a table into chains of stages: settings, inputs, numbers of images and addresses."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from typing import Any
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.work import Work
-from facesyn_cli.cli.ablation_work import FOLDER, PARTS, Chain, Step, content_of, sources_of
-from facesyn_cli.cli.stage_command import resolve_stage
 from facesyn_cli.config.ablation_rows import SHARED_STAGES, AblateConfig, Row, Settings
-from facesyn_cli.config.fields import (
-    StageConfig,
-)
+from facesyn_cli.config.fields import StageConfig
 from facesyn_cli.errors import UserError
+from facesyn_cli.pipelines.ablation_steps import FOLDER, PARTS, Chain, Step, content_of, sources_of
+from facesyn_cli.pipelines.stage import resolve_stage
 from facesyn_cli.plugins import registry
 
-_CONTEXT_INPUTS = (  # what a source may need, the setting that names it, the folder of --work where it is else
+_CONTEXT_INPUTS = (  # an input that a source can need, its setting, and the folder of --work that is the default
     ("ldm", "ldm", "ldm"), ("ldm", "autoencoder", None), ("recognizer", "weights", "embeddings"),
     ("known", "known", "embeddings"),
 )
@@ -29,9 +27,9 @@ class Chains:
 
     Args:
         table: The section `ablate`.
-        sections: What all rows share, by stage.
-        rows: All rows, also those that are not to be run: the smallest decides.
-        judge: Weights of the recognizer of rows that filter their samples and name none.
+        sections: Settings that all rows share, by stage.
+        rows: All rows, also those that do not run; the smallest one can set the number of images.
+        judge: Weights of the recognizer for rows that filter their samples without naming one.
         work: Work folder.
 
     Attributes:
@@ -62,7 +60,8 @@ class Chains:
         images = self._target(row)
         if images > whole:
             raise UserError(f"{images} images are wanted, the row has {whole}")
-        steps = self._real_faces(row, seed, images) if row.real is not False else self._made_faces(row, seed, images)
+        choose = self._generated_faces if row.real is False else self._real_faces
+        steps = choose(row, seed, images)
         identities = self._size(row)[0]
         cfg = self.shared["train-fr"].model_copy(update={"seed": seed})
         steps.append(self._step("train-fr", cfg, {"images": steps[-1].address}, inputs=(steps[-1].folder,)))
@@ -71,10 +70,10 @@ class Chains:
         return Chain(row, seed, steps, identities, images)
 
     def evaluations(self, step: Step) -> int:
-        """Return how often the denoiser is evaluated for an image of a `sample` step, before any is drawn again.
+        """Return the denoiser evaluations per image of a `sample` step, without rejection sampling.
 
         Raises:
-            UserError: The LDM is missing or wrong, or the sampler cannot make its steps.
+            UserError: The LDM is missing or wrong, or the scheduler does not support the steps.
         """
         from facesyn_cli.diffusion.denoising_loop import count_evaluations
         from facesyn_cli.diffusion.schedule import ldm_schedule
@@ -89,7 +88,7 @@ class Chains:
     def _resolve_shared(self) -> dict[str, StageConfig]:
         stages = {name: resolve_stage(name, self._sections.get(name, {}), [], self._flags()) for name in SHARED_STAGES}
         if stages["train-fr"].inputs:
-            raise UserError("train-fr.inputs does not belong into a table: every row brings its own images")
+            raise UserError("train-fr.inputs cannot be set in a table: every row has its own images")
         if not stages["eval"].benchmarks and not stages["eval"].pairs:
             raise UserError("nothing to evaluate: give --benchmarks NAMES with --data FOLDER, or --pairs with --images")
         return stages
@@ -98,12 +97,12 @@ class Chains:
         return {"device": self._table.device, **flags}
 
     def _target(self, row: Row) -> int:
-        """Return how many images a row is to have."""
+        """Return the number of images of a row."""
         images = row.images or self._table.images or self._size(row)[1]
         return min(self._size(other)[1] for other in self._rows) if images == "smallest" else images
 
     def _size(self, row: Row) -> tuple[int, int]:
-        """Return how many identities and images a row has before it is cut."""
+        """Return the identities and images of a row before it is reduced."""
         if row.real is not False:
             counts = sorted(map(len, self._real_images(row).by_identity().values()), reverse=True)
             counts = counts[: self._identities(row) or len(counts)]
@@ -133,7 +132,7 @@ class Chains:
         cfg = resolve_stage("cut", {"choose": "random"}, [], flags)
         return [self._step("cut", cfg, {})]
 
-    def _made_faces(self, row: Row, seed: int, images: int) -> list[Step]:
+    def _generated_faces(self, row: Row, seed: int, images: int) -> list[Step]:
         sample = self._config(row, "sample").model_copy(update={"seed": seed})
         steps, contexts, address = [], sample.contexts, {}
         if contexts is None:
@@ -153,7 +152,7 @@ class Chains:
         return steps
 
     def _config(self, row: Row, stage: str) -> Any:
-        """Return the settings of one stage of a row, resolved once; seed, folder and what is made by others follow."""
+        """Return the settings of one stage of a row, cached; without seed, folder and outputs of earlier steps."""
         if (row.name, stage) not in self._configs:
             section = row.sections.get(stage, {})
             resolve = {"gen-contexts": self._contexts_config, "sample": self._sample_config}.get(stage)
@@ -162,7 +161,7 @@ class Chains:
         return self._configs[row.name, stage]
 
     def _contexts_config(self, row: Row, section: Settings) -> Any:
-        """Return the settings of `gen-contexts`, without the inputs that are named for other rows."""
+        """Return the settings of `gen-contexts`, without inputs that this row does not need."""
         cfg, ids = resolve_stage("gen-contexts", section, [], self._flags()), self._config(row, "sample").ids
         if cfg.count is not None and cfg.count < ids:
             raise UserError(f"sample.ids is {ids}, but gen-contexts.count is {cfg.count}")
@@ -185,25 +184,25 @@ class Chains:
             section = {**section, "filter": {"judge": str(self._judge), **chosen}}
         cfg = resolve_stage("sample", section, [], self._flags())
         if cfg.layout == "tar" or cfg.shard is not None:
-            raise UserError("sample.layout=tar and sample.shard do not belong into a table: its rows are folders")
+            raise UserError("sample.layout=tar and sample.shard cannot be set in a table: its rows are folders")
         if cfg.filter is not None and getattr(cfg.filter, "judge", None) is None:
             raise UserError("a filter needs a judge, the weights of a face recognizer: --judge FILE")
         ids = cfg.ids or row.sections.get("gen-contexts", {}).get("count")
         if ids is None:
-            raise UserError("say how many identities: sample.ids or gen-contexts.count")
+            raise UserError("the number of identities is missing: set sample.ids or gen-contexts.count")
         ldm = cfg.ldm or self._work.folder("ldm")
         if not ldm.exists():
             raise UserError(f"{ldm} does not exist; name the LDM with --ldm")
         return cfg.model_copy(update={"ids": ids, "ldm": ldm})
 
     def _additions(self, row: Row) -> Callable[[int], int]:
-        """Return a function: how many images does augmentation add to an identity of so many?"""
+        """Return a function: number of images of an identity -> number that augmentation adds."""
         if "augment" not in row.sections:
             return lambda num_samples: 0
         return registry.build("augmentation", self._config(row, "augment").augmentation).num_additions
 
     def _num_samples(self, row: Row, images: int, ids: int, per_id: int) -> int:
-        """Return how many samples, with what augmentation adds to them, are so many images: samples give way to it."""
+        """Return the number of samples that, together with what augmentation adds, is a number of images."""
         additions = self._additions(row)
         for count in range(min(images, ids * per_id), ids - 1, -1):
             each, more = divmod(count, ids)
@@ -213,8 +212,8 @@ class Chains:
             if count + added < images:
                 break
         raise UserError(
-            f"{images} images of {ids} identities cannot be made of samples and what augmentation adds; "
-            "another number of images is needed"
+            f"{images} images of {ids} identities cannot be composed of samples and augmented images; "
+            "choose another number of images"
         )
 
     def _step(self, stage: str, cfg: StageConfig, address: dict[str, str], **parents: Any) -> Step:
@@ -222,9 +221,9 @@ class Chains:
 
         Args:
             stage: Name of the stage.
-            cfg: Its settings, with the inputs that the user named.
-            address: What tells its other inputs apart.
-            parents: Settings that name what earlier steps have made.
+            cfg: Its settings, with the inputs that the user gives.
+            address: Addresses of its other inputs.
+            parents: Settings that name outputs of earlier steps.
         """
         groups = cfg.to_json()
         growing = {key: value for key, value in groups["growing"].items() if key != "ids"}
@@ -240,7 +239,7 @@ class Chains:
 
 
 def _needs(cfg: Any) -> set[str]:
-    """Return what the source and the filters of contexts need."""
+    """Return the inputs that the source and the filters of contexts need."""
     source = registry.build("contexts", cfg.source)
     filters = [registry.build("context_filter", each) for each in cfg.filters]
     return set(source.needs | source.may_use).union(*(each.needs for each in filters))
