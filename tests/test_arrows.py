@@ -11,7 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "facesyn_cli"
 LEVELS = [
     {"cli", "__main__"},
     {"stages"},
-    {"training", "sampling", "evaluation", "contexts", "augmentations", "report", "bench"},
+    {"training", "contexts", "augmentations", "report", "bench"},
+    {"sampling"},
+    {"evaluation"},
     {"models", "diffusion", "data"},
     {"artifacts", "config"},
     {"plugins"},
@@ -19,7 +21,7 @@ LEVELS = [
     {"untrusted"},
     {"errors", "console", "signals", "__init__"},
 ]
-BESIDE = {("report", "evaluation"), ("console", "errors"), ("signals", "errors"), ("cli", "cli"), ("__main__", "cli")}
+BESIDE = {("console", "errors"), ("signals", "errors"), ("cli", "cli"), ("__main__", "cli")}
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 CYCLES = [  # known groups of modules that import each other; this list is to become empty

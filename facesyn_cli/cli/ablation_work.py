@@ -258,7 +258,7 @@ def context_evaluations(step: Step, work: Work) -> float:
     from facesyn_cli.stages import gen_contexts
 
     plan = gen_contexts.plan(step.cfg, work)
-    return plan["evaluations_at_least"].get("denoiser", 0) / step.cfg.count
+    return plan.chosen["evaluations_per_candidate"].get("denoiser", 0)
 
 
 def sources_of(cfg: BaseModel, prefix: str = "") -> Iterator[tuple[str, Path | str]]:

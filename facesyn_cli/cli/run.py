@@ -153,7 +153,7 @@ def _with_tree(
 def _plan(name: str, cfg: Any, work: Any, section: dict[str, Any]) -> dict[str, Any]:
     """Plan one stage; inputs that an earlier stage has yet to make are said, with its settings, not refused."""
     try:
-        plan = stage_module(name).plan(cfg, work)
-        return plan if isinstance(plan, dict) else plan.to_json()
+        planned = stage_module(name).plan(cfg, work)
+        return planned if isinstance(planned, dict) else planned.to_json()
     except UserError as error:
         return {"not_yet": str(error), **({"settings": section} if section else {})}

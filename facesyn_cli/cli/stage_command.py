@@ -240,10 +240,10 @@ def print_plan(cfg: StageConfig, plan: dict[str, Any], as_json: bool) -> None:
     settings = cfg.to_json()
     flat = merge_groups(settings)
     if as_json:
-        print_json({"config": settings, "plan": plan})
+        print_json({"config": settings, "plan": plan if isinstance(plan, dict) else plan.to_json()})
     else:
         sys.stdout.write(yaml.safe_dump({"config": flat}, sort_keys=True, allow_unicode=True))
-        sys.stdout.write(f"\nplan\n{_indent(render_summary(plan))}\n")
+        sys.stdout.write(f"\nplan\n{_indent(render_summary(plan if isinstance(plan, dict) else plan.to_json()))}\n")
 
 
 def merge_groups(settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Identities drawn by an unconditional diffusers pipeline, as the published contexts were.
+"""The context source `diffusers`: faces drawn by an unconditional diffusers pipeline, as the published contexts were.
 
-ADMIS took its context faces from an unconditional DDPM trained on FFHQ; any pipeline that makes images
-from noise alone will do (DDPM, DDIM, LDM, ...).
+ADMIS took its context faces from an unconditional DDPM trained on FFHQ. Any pipeline that makes images from noise alone
+works (DDPM, DDIM, LDM, ...).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 
 from facesyn_cli.artifacts.origins import GENERATED
-from facesyn_cli.contexts.generated import generated_candidates
+from facesyn_cli.contexts.endless import generated_candidates
 from facesyn_cli.contexts.source import CandidateBatch, Resources
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.errors import UserError
@@ -59,10 +59,10 @@ class DiffusersPipeline:
         self.evaluations: dict[str, int] = {}
 
     def open(self, resources: Resources) -> None:
-        """Take the pipeline and the recognizer."""
+        """Take the pipeline and the recognizer from the resources."""
         self._resources = resources
         self._base = int(keyed_random("pipeline", resources.seed).randint(2**32, dtype=np.uint64))
-        default = inspect.signature(type(resources.pipeline).__call__).parameters.get("num_inference_steps")
+        default = inspect.signature(type(resources.generator).__call__).parameters.get("num_inference_steps")
         self.evaluations = {"generator": self._steps or (default.default if default else 1), "recognizer": 1}
 
     @property
@@ -77,7 +77,7 @@ class DiffusersPipeline:
     def _draw(self, numbers: list[int]) -> np.ndarray:
         generators = [torch.Generator("cpu").manual_seed((self._base + k) % 2**32) for k in numbers]
         steps = {} if self._steps is None else {"num_inference_steps": self._steps}
-        images = self._resources.pipeline(
+        images = self._resources.generator(
             batch_size=len(numbers), generator=generators, output_type="np", **steps
         ).images                                                       # (N, H, W, C) in [0, 1]
         images_u8 = (np.asarray(images) * 255).round().astype(np.uint8)
@@ -107,7 +107,7 @@ def find_pipeline(name: str) -> Path:
         return Path(DiffusionPipeline.download(name))
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{name} is no folder here, and from the hub it does not come: {reason}") from error
+        raise UserError(f"{name} is no folder here, and cannot be downloaded from the hub: {reason}") from error
 
 
 def load_pipeline(folder: Path, device: torch.device) -> Any:
@@ -118,7 +118,7 @@ def load_pipeline(folder: Path, device: torch.device) -> Any:
         device: Where it is to run.
 
     Raises:
-        UserError: It does not load, or the pipeline wants more than noise.
+        UserError: It does not load, or the pipeline takes more than noise.
     """
     import diffusers
 

@@ -1,4 +1,4 @@
-"""Identities from given embeddings, with their faces where those are given too."""
+"""The context source `embeddings`: given embeddings, with their faces where those are given too."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EmbeddingsConfig(PluginConfig):
     """Settings of the source `embeddings`; the file is `embeddings`, the faces are `images`."""
 
     origin: StatedOrigin | None = runtime_only(
-        None, "photo (of real people) or generated: what the faces are; None: as their headers say, else unknown"
+        None, "origin of the faces, photo (of real people) or generated; None: as in their headers, else unknown"
     )
 
 
@@ -49,10 +49,10 @@ class Embeddings:
         self._entries: list[ImageEntry | None] = []
 
     def open(self, resources: Resources) -> None:
-        """Take the vectors and find their faces.
+        """Take the embeddings from the resources and find their faces.
 
         Raises:
-            UserError: The faces do not fit, or their headers contradict what the user says of their origin.
+            UserError: The faces do not fit, or their headers contradict `origin`.
         """
         self._given = resources.embeddings
         self._images = resources.images
@@ -70,11 +70,11 @@ class Embeddings:
 
     @property
     def embedder(self) -> str | None:
-        """The recognizer the file names; published files name none."""
+        """The recognizer named by the file; published files name none."""
         return self._given.embedder
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
-        """Yield the rows; a row whose face cannot be read keeps its vector and goes without."""
+        """Yield the rows; a row whose face cannot be read keeps its vector without a face."""
         given = self._given
         for first in range(start, len(given.names), _BATCH):
             stop = min(first + _BATCH, len(given.names))
@@ -120,7 +120,7 @@ def _join(given: GivenVectors, images: ImageSet) -> list[ImageEntry]:
 
 
 def _by_file_name(entries: list[ImageEntry]) -> dict[str, ImageEntry]:
-    """Return the files by path and by name, with and without ending; a name that two files share is no name."""
+    """Return the files by path and by name, with and without ending, where that is unique."""
     owners: dict[str, set[ImageEntry]] = {}
     for entry in entries:
         location = nfc(entry.location)

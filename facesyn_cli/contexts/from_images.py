@@ -1,4 +1,4 @@
-"""Identities from given faces: every image of a folder or zip is one candidate."""
+"""The context source `images`: every image of a folder or zip is one candidate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ImagesConfig(PluginConfig):
     """Settings of the source `images`; the faces are `images`, the recognizer is `weights`."""
 
     origin: StatedOrigin | None = runtime_only(
-        None, "photo (of real people) or generated: what the faces are; None: as their headers say, else unknown"
+        None, "origin of the faces, photo (of real people) or generated; None: as in their headers, else unknown"
     )
 
 
@@ -37,10 +37,10 @@ class Images:
         self.face_origin: Origin = UNKNOWN
 
     def open(self, resources: Resources) -> None:
-        """Take the set and the recognizer.
+        """Take the set and the recognizer from the resources.
 
         Raises:
-            UserError: The headers of the faces contradict what the user says of their origin.
+            UserError: The headers of the faces contradict `origin`.
         """
         self._resources = resources
         self.face_origin = origin_of(self._set.named_in or self._set.path, self._stated)
@@ -59,7 +59,7 @@ class Images:
         return self._resources.embedder
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
-        """Yield one batch of the recognizer at a time; unreadable images are reported and left out."""
+        """Yield one batch of the recognizer at a time; unreadable images are skipped and reported."""
         size = self._resources.batch_size
         for first in range(start, len(self._set.entries), size):
             stop = min(first + size, len(self._set.entries))

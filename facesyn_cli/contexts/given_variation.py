@@ -1,4 +1,4 @@
-"""Given contexts, one per image: those another set was made with, or anybody's own."""
+"""The variation `given`: one given context per image, for example those that another set was made with."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class GivenVariation(ContextVariation):
 @register(
     "context_variation",
     "given",
-    Card(about="Contexts read from an EmbeddingSet, a row per image; makes a set again that `sample` has stored."),
+    Card(about="Contexts read from an EmbeddingSet, one row per image; reproduces a set from its image-contexts."),
 )
 def build_given(cfg: GivenConfig) -> GivenVariation:
     """Build the variation."""

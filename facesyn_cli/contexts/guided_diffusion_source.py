@@ -1,4 +1,4 @@
-"""Identities drawn by DCFace's first stage: an unconditional UNet on FFHQ, 100 ancestral steps, then embedded.
+"""The context source `guided-diffusion`: faces of DCFace's first stage, an unconditional UNet on FFHQ.
 
 DCFace, Kim et al. 2023, arXiv:2304.07060; the sampler is in `diffusion/ancestral.py`.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.origins import GENERATED
-from facesyn_cli.contexts.generated import generated_candidates
+from facesyn_cli.contexts.endless import generated_candidates
 from facesyn_cli.contexts.source import CandidateBatch, Resources
 from facesyn_cli.data.pixels import to_u8
 from facesyn_cli.diffusion.ancestral import AncestralChain
@@ -26,7 +26,7 @@ from facesyn_cli.plugins.settings import PluginConfig
 
 # Differs from DCFace: its script draws from one torch generator, so a face depends on the batch size; here
 # candidate k has its own noise, whatever the batch and the start.
-_IDENTITY = "guided-diffusion"  # whose noise it is: candidate k starts from the noise of (seed, this, k)
+_IDENTITY = "guided-diffusion"  # candidate k starts from the noise of (seed, this, k)
 
 
 class GuidedDiffusionConfig(PluginConfig):
@@ -55,15 +55,15 @@ class GuidedDiffusion:
         self.evaluations = {"generator": steps, "recognizer": 1}
 
     def open(self, resources: Resources) -> None:
-        """Take the network and the recognizer.
+        """Take the network and the recognizer from the resources.
 
         Raises:
-            UserError: The generator is another pipeline, or has no so many timesteps.
+            UserError: The generator is another pipeline, or has fewer timesteps than `steps`.
         """
         self._resources = resources
-        unet = getattr(resources.pipeline, "unet", None)
+        unet = getattr(resources.generator, "unet", None)
         config = getattr(unet, "config", None)
-        schedule = getattr(getattr(resources.pipeline, "scheduler", None), "config", {})
+        schedule = getattr(getattr(resources.generator, "scheduler", None), "config", {})
         if (
             config is None
             or config.get("out_channels") != 2 * config.get("in_channels", 0)
@@ -72,10 +72,10 @@ class GuidedDiffusion:
         ):
             raise UserError(
                 "source guided-diffusion: the generator is no guided-diffusion UNet with a learned variance; "
-                "any other pipeline goes with the source diffusers"
+                "use the source diffusers for other pipelines"
             )
         self._unet = unet
-        betas = resources.pipeline.scheduler.betas
+        betas = resources.generator.scheduler.betas
         self._chain = AncestralChain(NoiseSchedule(betas, torch.cumprod(1 - betas, dim=0)), self._steps)
 
     @property

@@ -1,4 +1,4 @@
-"""IDPERTURB (arXiv:2602.18831): each image's context is drawn from a cone around its identity's.
+"""The variation `idperturb` (IDPERTURB, arXiv:2602.18831): draw each context from a cone around the identity's.
 
     s ~ U[b, 1],   theta = arccos s,   v' = cos(theta) v + sin(theta) u
 
@@ -23,7 +23,7 @@ from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
-_ROUNDING = 1e-5  # by which cosines in float32 may be wrong
+_ROUNDING = 1e-5  # error bound of cosines in float32
 
 
 class IdperturbConfig(PluginConfig):
@@ -77,7 +77,7 @@ class Idperturb(ContextVariation):
 
     def _nearest_cosine(self, row: int) -> float:
         """Return the highest cosine to another identity, the same bits on any number of cores."""
-        rough = self.vectors @ self.vectors[row]                           # (N,), sums split as the library likes
+        rough = self.vectors @ self.vectors[row]                           # (N,), last bits depend on cores
         rough[row] = -2
         near = self.vectors[rough > rough.max() - _ROUNDING].astype(np.float64)
         cosines = (near * self.vectors[row]).sum(axis=1)

@@ -1,4 +1,4 @@
-"""Keep only identities that are not in a given set of real people.
+"""The context filter `novel`: accept identities that are not in a given set of real people.
 
 DCFace (Kim et al. 2023, arXiv:2304.07060) drops candidates with a cosine above 0.3 to any subject of
 the generator's training set.
@@ -22,7 +22,7 @@ class NovelConfig(PluginConfig):
 
 
 class Novel:
-    """Refuse candidates that look like a known person.
+    """Drop candidates that are close to a known person.
 
     Args:
         r: Cosine from which a candidate counts as a known person.
@@ -37,14 +37,14 @@ class Novel:
         self._known = np.empty((0, 0), dtype=np.float32)
 
     def open(self, resources: Resources) -> None:
-        """Take the known embeddings."""
+        """Take the known embeddings from the resources."""
         self._known = resources.known
 
     def restore(self, vectors: np.ndarray) -> None:
-        """Nothing is remembered: candidates are judged one by one."""
+        """Do nothing: decisions do not depend on earlier candidates."""
 
     def select(self, vectors: np.ndarray) -> np.ndarray:
-        """Keep what is below r to every known row; see `ContextFilter.select`."""
+        """Accept candidates with a cosine below r to every known row; see `ContextFilter.select`."""
         return ~reaches(vectors, self._known, self.r)
 
 

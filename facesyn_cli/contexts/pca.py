@@ -1,4 +1,4 @@
-"""Directions as likely as those of real people: a normal distribution fitted to their embeddings.
+"""The context source `pca`: directions drawn from a normal distribution fitted to embeddings of real people.
 
 "PCA sampling" of Vec2Face (Wu et al. 2025, arXiv:2409.02979), here of unit embeddings: with mean m and covariance C of
 the embeddings of known people,
@@ -6,7 +6,7 @@ the embeddings of known people,
     c = (m + s C^(1/2) n) / |...|,   n ~ N(0, I)
 
 or with the `components` largest eigenvalues of C alone. Uniform directions (`sphere`) spread over all 512 dimensions,
-but real embeddings do not; an LDM has only learned to draw the latter.
+but real embeddings, which an LDM is trained on, do not.
 
 # Differs from Vec2Face: the root of C is the symmetric one, which does not depend on the signs of eigenvectors, so a
 # seed means the same everywhere.
@@ -21,7 +21,7 @@ import numpy as np
 
 from facesyn_cli.artifacts.origins import GENERATED
 from facesyn_cli.config.fields import affects_result
-from facesyn_cli.contexts.directions import BLOCK, directions
+from facesyn_cli.contexts.endless import BLOCK, directions
 from facesyn_cli.contexts.source import CandidateBatch, Resources
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.errors import UserError
@@ -69,7 +69,7 @@ class Pca:
             raise UserError(f"source pca: {len(known)} known embeddings are too few for {components} components")
         if self._cfg.components is not None and self._cfg.components > known.shape[1]:
             raise UserError(f"source pca: {self._cfg.components} components, but embeddings have {known.shape[1]}")
-        self._digest = hashlib.sha256(resources.known.tobytes()).hexdigest()  # other people, not the same ones moved
+        self._digest = hashlib.sha256(resources.known.tobytes()).hexdigest()  # other people get other noise
         self._mean = known.mean(axis=0)
         variances, vectors = np.linalg.eigh(np.cov(known, rowvar=False))     # ascending
         variances, vectors = variances[-components:].clip(min=0), vectors[:, -components:]
@@ -81,7 +81,7 @@ class Pca:
         return self._resources.known_embedder
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
-        """Yield as many at a time as the networks of a filter take in one batch."""
+        """Yield directions in batches of the size that the networks of a filter take."""
         return directions(self._block, start, self._resources.batch_size)
 
     def _block(self, number: int) -> np.ndarray:

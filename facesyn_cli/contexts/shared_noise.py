@@ -1,4 +1,4 @@
-"""Style mixing: image k of every identity starts from the same noise, so pose, light and background go along.
+"""The variation `shared-noise`: image k of every identity shares its noise, and with it pose, light and background.
 
     x_T = sqrt(a) z_style + sqrt(1 - a) z_own
 
@@ -27,7 +27,7 @@ class SharedNoiseConfig(PluginConfig):
 
 
 class SharedNoise(ContextVariation):
-    """Contexts as they are, noise shared between identities.
+    """Unchanged contexts, noise shared between identities.
 
     Args:
         cfg: Settings.

@@ -1,6 +1,6 @@
-"""Keep only identities that differ from each other.
+"""The context filter `unique`: accept identities that differ from each other.
 
-A candidate f_i is kept when it is far from every candidate kept before it (DCFace, Kim et al. 2023,
+A candidate f_i is accepted when it is far from every candidate accepted before it (DCFace, Kim et al. 2023,
 arXiv:2304.07060, the unique set of section 4, written with cosines):
 
     U = { f_i : cos(f_i, f_j) < r  for all j < i with f_j in U }
@@ -42,10 +42,10 @@ class Unique:
         self._num_kept = 0
 
     def open(self, resources: Resources) -> None:
-        """Nothing is needed."""
+        """Do nothing: no resources are needed."""
 
     def restore(self, vectors: np.ndarray) -> None:
-        """Remember candidates kept by an earlier run."""
+        """Add candidates that an earlier run accepted."""
         if not len(vectors):
             return
         needed = self._num_kept + len(vectors)
@@ -58,7 +58,7 @@ class Unique:
         self._num_kept = needed
 
     def select(self, vectors: np.ndarray) -> np.ndarray:
-        """Keep what is below r to everything kept before; see `ContextFilter.select`."""
+        """Accept candidates with a cosine below r to all accepted before; see `ContextFilter.select`."""
         keep = np.zeros(len(vectors), dtype=bool)
         for start in range(0, len(vectors), BLOCK_ROWS):
             block = vectors[start : start + BLOCK_ROWS]
@@ -70,7 +70,7 @@ class Unique:
 
 
 def _greedy(match: np.ndarray) -> np.ndarray:
-    """Return which rows survive when each kept row removes the later ones it matches; (N, N) -> (N,) bool."""
+    """Return the rows left when each accepted row removes later ones that it matches; (N, N) -> (N,) bool."""
     alive = np.ones(len(match), dtype=bool)
     for row in np.flatnonzero(match.any(axis=1)):
         if alive[row]:

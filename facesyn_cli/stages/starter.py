@@ -39,7 +39,7 @@ from facesyn_cli.artifacts.work import FOLDERS, Work
 from facesyn_cli.console import log
 from facesyn_cli.data.pixels import decode_image, encode_jpeg
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.judge import Judge
+from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.models.loading import LATENTS_OF, latents_of, load_autoencoder, load_backbone, load_denoiser
 from facesyn_cli.plugins import registry
 from facesyn_cli.report.starter_cards import About, card_of, figures_of, figures_of_samples, overview
@@ -187,7 +187,7 @@ def _write_sheet(work: Work, folder: Path) -> str | None:
 
 def _networks(folders: Mapping[str, Path]) -> Networks:
     embedder = load_backbone(folders["embedder"])
-    embed = Judge(embedder.module, embedder.input_size, torch.device("cpu")).embed
+    embed = FaceEmbedder.of(embedder, torch.device("cpu")).embed
     return Networks(load_denoiser(folders["ldm"]), load_autoencoder(folders["autoencoder"]), embed)
 
 
