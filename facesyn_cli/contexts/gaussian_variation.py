@@ -38,12 +38,16 @@ class GaussianConfig(PluginConfig):
         return self
 
 
+@register(
+    "context_variation",
+    "gaussian",
+    Card(
+        about="Add Gaussian noise to the context of each image and normalize it again.",
+        paper="Vec2Face, Wu et al. 2025, arXiv:2409.02979",
+    ),
+)
 class GaussianVariation(ContextVariation):
-    """Contexts scattered around the identity's.
-
-    Args:
-        cfg: Settings.
-    """
+    """Contexts scattered around the identity's."""
 
     def __init__(self, cfg: GaussianConfig) -> None:
         self._cfg = cfg
@@ -56,16 +60,3 @@ class GaussianVariation(ContextVariation):
         v = self.vectors[row].astype(np.float64)
         varied = v / np.linalg.norm(v) + sigma / math.sqrt(len(v)) * random.standard_normal(len(v))
         return (varied / np.linalg.norm(varied)).astype(np.float32)
-
-
-@register(
-    "context_variation",
-    "gaussian",
-    Card(
-        about="Add Gaussian noise to the context of each image and normalize it again.",
-        paper="Vec2Face, Wu et al. 2025, arXiv:2409.02979",
-    ),
-)
-def build_gaussian(cfg: GaussianConfig) -> GaussianVariation:
-    """Build the variation."""
-    return GaussianVariation(cfg)

@@ -23,12 +23,13 @@ class GivenConfig(PluginConfig):
     )
 
 
+@register(
+    "context_variation",
+    "given",
+    Card(about="Contexts read from an EmbeddingSet, one row per image; reproduces a set from its image-contexts."),
+)
 class GivenVariation(ContextVariation):
-    """Contexts read from an EmbeddingSet by key.
-
-    Args:
-        cfg: Settings.
-    """
+    """Contexts read from an EmbeddingSet by key."""
 
     def __init__(self, cfg: GivenConfig) -> None:
         self._path = cfg.path
@@ -60,13 +61,3 @@ class GivenVariation(ContextVariation):
         if key not in self._row_of:
             raise UserError(f"{self._path} has no context for image {key!r}")
         return self._given.vectors[self._row_of[key]]
-
-
-@register(
-    "context_variation",
-    "given",
-    Card(about="Contexts read from an EmbeddingSet, one row per image; reproduces a set from its image-contexts."),
-)
-def build_given(cfg: GivenConfig) -> GivenVariation:
-    """Build the variation."""
-    return GivenVariation(cfg)

@@ -33,12 +33,16 @@ class IdperturbConfig(PluginConfig):
     avoid_collisions: bool = affects_result(True, "keep every cone within half the angle to the nearest other identity")
 
 
+@register(
+    "context_variation",
+    "idperturb",
+    Card(
+        about="Draw each image's context from a cone around its identity's; cones of two identities do not overlap.",
+        paper="IDPERTURB, arXiv:2602.18831",
+    ),
+)
 class Idperturb(ContextVariation):
-    """Contexts uniform in their cosine to the identity's.
-
-    Args:
-        cfg: Settings.
-    """
+    """Contexts uniform in their cosine to the identity's."""
 
     def __init__(self, cfg: IdperturbConfig) -> None:
         self._cfg = cfg
@@ -82,16 +86,3 @@ class Idperturb(ContextVariation):
         near = self.vectors[rough > rough.max() - _ROUNDING].astype(np.float64)
         cosines = (near * self.vectors[row]).sum(axis=1)
         return min(max(float(cosines.max()), -1.0), 1.0)
-
-
-@register(
-    "context_variation",
-    "idperturb",
-    Card(
-        about="Draw each image's context from a cone around its identity's; cones of two identities do not overlap.",
-        paper="IDPERTURB, arXiv:2602.18831",
-    ),
-)
-def build_idperturb(cfg: IdperturbConfig) -> Idperturb:
-    """Build the variation."""
-    return Idperturb(cfg)

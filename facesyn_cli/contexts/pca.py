@@ -22,7 +22,7 @@ import numpy as np
 from facesyn_cli.artifacts.origins import GENERATED
 from facesyn_cli.config.fields import affects_result
 from facesyn_cli.contexts.endless import BLOCK, directions
-from facesyn_cli.contexts.source import CandidateBatch, Resources
+from facesyn_cli.contexts.source import CandidateBatch, ContextSource, Resources
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
@@ -36,25 +36,22 @@ class PcaConfig(PluginConfig):
     scale: float = affects_result(1.0, "s, spread around the mean; 1: as wide as real people", gt=0)
 
 
-class Pca:
-    """Endless directions from the fitted distribution; block b of 1024 candidates is drawn from (seed, known, b).
+@register(
+    "contexts",
+    "pca",
+    Card(
+        about="Random directions, distributed like the embeddings of the EmbeddingSet `known`; has no faces.",
+        paper="Vec2Face, Wu et al. 2025, arXiv:2409.02979",
+    ),
+)
+class Pca(ContextSource):
+    """Endless directions from the fitted distribution; block b of 1024 candidates is drawn from (seed, known, b)."""
 
-    Args:
-        cfg: Settings.
-    """
-
-    needs: frozenset[str] = frozenset({"known"})
-    may_use: frozenset[str] = frozenset()
+    needs = frozenset({"known"})
     face_origin = GENERATED
-    evaluations: dict[str, int] = {}
-    num_candidates = None
 
     def __init__(self, cfg: PcaConfig) -> None:
         self._cfg = cfg
-        self._resources = Resources()
-        self._digest = ""
-        self._mean = np.empty(0)
-        self._root = np.empty((0, 0))
 
     def open(self, resources: Resources) -> None:
         """Fit the distribution.
@@ -62,7 +59,7 @@ class Pca:
         Raises:
             UserError: There are too few embeddings for one.
         """
-        self._resources = resources
+        super().open(resources)
         known = resources.known.astype(np.float64)
         components = min(known.shape[1], self._cfg.components or known.shape[1])
         if len(known) <= 1 or self._cfg.components is not None and len(known) <= components:
@@ -78,25 +75,12 @@ class Pca:
     @property
     def embedder(self) -> str | None:
         """The recognizer of the known embeddings."""
-        return self._resources.known_embedder
+        return self.resources.known_embedder
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
         """Yield directions in batches of the size that the networks of a filter take."""
-        return directions(self._block, start, self._resources.batch_size)
+        return directions(self._block, start, self.resources.batch_size)
 
     def _block(self, number: int) -> np.ndarray:
-        random = keyed_random("pca", self._resources.seed, self._digest, number)
+        random = keyed_random("pca", self.resources.seed, self._digest, number)
         return self._mean + self._cfg.scale * random.standard_normal((BLOCK, len(self._mean))) @ self._root
-
-
-@register(
-    "contexts",
-    "pca",
-    Card(
-        about="Random directions, distributed like the embeddings of the EmbeddingSet `known`; has no faces.",
-        paper="Vec2Face, Wu et al. 2025, arXiv:2409.02979",
-    ),
-)
-def build_pca(cfg: PcaConfig) -> Pca:
-    """Build the source."""
-    return Pca(cfg)

@@ -39,21 +39,21 @@ class QualityConfig(PluginConfig):
     guidance: float = affects_result(1.5, "scale of classifier-free guidance; 1: none", ge=0)
 
 
-class Quality:
-    """Drop candidates of which the LDM draws poor or other faces.
+@register(
+    "context_filter",
+    "quality",
+    Card(
+        about="Keep a candidate only if the LDM draws good faces of it: long embeddings, close to the candidate.",
+        paper="length as quality: AdaFace, Kim et al. 2022, arXiv:2204.00964, section 3.2",
+    ),
+)
+class Quality(ContextFilter):
+    """Drop candidates of which the LDM draws poor or other faces."""
 
-    Args:
-        cfg: Settings.
-    """
-
-    needs: frozenset[str] = frozenset({"ldm", "recognizer"})
-    remembers = False
+    needs = frozenset({"ldm", "recognizer"})
 
     def __init__(self, cfg: QualityConfig) -> None:
-        self._cfg = cfg
-        self._resources = Resources()
-        self.evaluations: dict[str, int] = {}
-        self._has_logged = False
+        self._cfg, self._has_logged = cfg, False
 
     def open(self, resources: Resources) -> None:
         """Build the pipeline of the LDM.
@@ -61,7 +61,7 @@ class Quality:
         Raises:
             UserError: The LDM is unconditional or takes contexts of another length; or as `LdmFaces`.
         """
-        self._resources = resources
+        super().open(resources)
         size = resources.ldm.config.embedding_size
         if not getattr(resources.ldm.module, "is_conditional", True):
             raise UserError("filter quality: the LDM is unconditional, its faces show no candidate")
@@ -72,13 +72,10 @@ class Quality:
         self._faces = LdmFaces(resources, "filter quality", _NOISE, self._cfg.scheduler, guidance)
         self.evaluations = {name: number * self._cfg.images for name, number in self._faces.evaluations.items()}
 
-    def restore(self, vectors: np.ndarray) -> None:
-        """Do nothing: decisions do not depend on earlier candidates."""
-
     def select(self, vectors: np.ndarray) -> np.ndarray:
         """Keep candidates whose faces are good enough; see `ContextFilter.select`."""
         keep = np.zeros(len(vectors), dtype=bool)
-        group = max(1, self._resources.batch_size // self._cfg.images)
+        group = max(1, self.resources.batch_size // self._cfg.images)
         for start in range(0, len(vectors), group):
             signals.check()
             some = vectors[start : start + group]
@@ -99,20 +96,7 @@ class Quality:
         """Return mean length and mean cosine of the faces of each context, both (N,)."""
         count, images = len(contexts), self._cfg.images
         drawn = self._faces.draw(contexts.repeat(images, axis=0), list(range(images)) * count)
-        features = self._resources.features(np.stack([to_face(image_u8) for image_u8 in drawn]))
+        features = self.resources.features(np.stack([to_face(image_u8) for image_u8 in drawn]))
         lengths = np.linalg.norm(features, axis=1).reshape(count, images)
         dots = np.einsum("nje,ne->nj", features.reshape(count, images, -1), contexts)
         return lengths.mean(axis=1), (dots / np.maximum(lengths, 1e-12)).mean(axis=1)
-
-
-@register(
-    "context_filter",
-    "quality",
-    Card(
-        about="Keep a candidate only if the LDM draws good faces of it: long embeddings, close to the candidate.",
-        paper="length as quality: AdaFace, Kim et al. 2022, arXiv:2204.00964, section 3.2",
-    ),
-)
-def build_quality(cfg: QualityConfig) -> ContextFilter:
-    """Build the filter."""
-    return Quality(cfg)

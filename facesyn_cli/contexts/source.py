@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facesyn_cli.artifacts.origins import Origin
+from facesyn_cli.artifacts.origins import UNKNOWN, Origin
 from facesyn_cli.artifacts.vector_files import normalize
 
 if TYPE_CHECKING:
@@ -103,13 +103,23 @@ class CandidateBatch:
     failed: list[tuple[int, str]] = field(default_factory=list)
 
 
-class ContextSource(Protocol):
-    """Yields candidate identities in an order that never changes."""
+class ContextSource:
+    """Base class of context sources: yields candidate identities in an order that never changes.
 
-    needs: frozenset[str]        # names from `NEEDS` that must be in the resources
-    may_use: frozenset[str]      # names from `NEEDS` that it uses when they are given
-    evaluations: dict[str, int]  # network evaluations per candidate; known after `open`
-    face_origin: Origin          # photo, generated or unknown, where candidates have faces; known after `open`
+    Attributes:
+        needs: Names from `NEEDS` that must be in the resources.
+        may_use: Names from `NEEDS` that it uses when they are given.
+        evaluations: Network evaluations per candidate, by network; known after `open`.
+        face_origin: photo, generated or unknown, where candidates have faces; known after `open`.
+        num_candidates: None: endless. Known after `open`.
+    """
+
+    needs: frozenset[str] = frozenset()
+    may_use: frozenset[str] = frozenset()
+    evaluations: dict[str, int] = {}
+    face_origin: Origin = UNKNOWN
+    num_candidates: int | None = None
+    resources = Resources()
 
     def open(self, resources: Resources) -> None:
         """Take the resources and check them.
@@ -117,34 +127,46 @@ class ContextSource(Protocol):
         Raises:
             UserError: An input is not what was expected.
         """
-
-    @property
-    def num_candidates(self) -> int | None:
-        """Number of candidates; None: endless. Known after `open`."""
+        self.resources = resources
 
     @property
     def embedder(self) -> str | None:
         """Digest of the recognizer in whose space the vectors lie; None unknown. Known after `open`."""
+        return self.resources.embedder
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
         """Yield all candidates from number `start` on, without gaps."""
+        raise NotImplementedError
 
 
-class ContextFilter(Protocol):
-    """Selects candidates."""
+class ContextFilter:
+    """Base class of context filters: selects candidates.
 
-    needs: frozenset[str]        # names from `NEEDS` that must be in the resources
-    evaluations: dict[str, int]  # network evaluations per candidate it sees; known after `open`
-    remembers: bool              # decisions depend on earlier accepted candidates; such a filter acts last
+    Attributes:
+        needs: Names from `NEEDS` that must be in the resources.
+        evaluations: Network evaluations per candidate it sees, by network; known after `open`.
+        remembers: Decisions depend on earlier accepted candidates; such a filter acts last.
+    """
+
+    needs: frozenset[str] = frozenset()
+    evaluations: dict[str, int] = {}
+    remembers = False
+    resources = Resources()
 
     def open(self, resources: Resources) -> None:
-        """Take the resources."""
+        """Take the resources and check them.
+
+        Raises:
+            UserError: An input is not what was expected.
+        """
+        self.resources = resources
 
     def restore(self, vectors: np.ndarray) -> None:
         """Restore the state after (N, 512) candidates that an earlier run accepted, in order."""
 
     def select(self, vectors: np.ndarray) -> np.ndarray:
-        """Return (N,) bool, which of the (N, 512) float32 unit candidates to keep.
+        """Return (N,) bool, which of the (N, 512) float32 unit candidates to accept.
 
         The result over a sequence of candidates does not depend on how it is cut into calls.
         """
+        raise NotImplementedError

@@ -12,7 +12,7 @@ import numpy as np
 
 from facesyn_cli.artifacts.origins import GENERATED
 from facesyn_cli.contexts.endless import BLOCK, directions
-from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, Resources
+from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, ContextSource
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -20,31 +20,6 @@ from facesyn_cli.plugins.settings import PluginConfig
 
 class SphereConfig(PluginConfig):
     """Settings of the source `sphere`: none."""
-
-
-class Sphere:
-    """Endless uniform directions; block b of 1024 candidates is drawn from (seed, b)."""
-
-    needs: frozenset[str] = frozenset()
-    may_use: frozenset[str] = frozenset()
-    face_origin = GENERATED
-    evaluations: dict[str, int] = {}
-    num_candidates = None
-    embedder = None  # a uniform direction belongs to no recognizer
-
-    def __init__(self) -> None:
-        self._seed = 0
-
-    def open(self, resources: Resources) -> None:
-        """Take the seed from the resources."""
-        self._seed = resources.seed
-
-    def candidates(self, start: int) -> Iterator[CandidateBatch]:
-        """Yield directions in blocks."""
-        return directions(self._block, start)
-
-    def _block(self, number: int) -> np.ndarray:
-        return keyed_random("sphere", self._seed, number).standard_normal((BLOCK, EMBEDDING_SIZE))
 
 
 @register(
@@ -55,6 +30,18 @@ class Sphere:
         paper="IDiff-Face, Boutros et al. 2023, arXiv:2308.04995",
     ),
 )
-def build_sphere(cfg: SphereConfig) -> Sphere:
-    """Build the source."""
-    return Sphere()
+class Sphere(ContextSource):
+    """Endless uniform directions; block b of 1024 candidates is drawn from (seed, b)."""
+
+    face_origin = GENERATED
+    embedder = None  # a uniform direction belongs to no recognizer
+
+    def __init__(self, cfg: SphereConfig) -> None:
+        pass
+
+    def candidates(self, start: int) -> Iterator[CandidateBatch]:
+        """Yield directions in blocks."""
+        return directions(self._block, start)
+
+    def _block(self, number: int) -> np.ndarray:
+        return keyed_random("sphere", self.resources.seed, number).standard_normal((BLOCK, EMBEDDING_SIZE))

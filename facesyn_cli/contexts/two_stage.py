@@ -14,7 +14,7 @@ from pydantic import SerializeAsAny
 from facesyn_cli.artifacts.origins import GENERATED
 from facesyn_cli.contexts.endless import generated_candidates
 from facesyn_cli.contexts.ldm_faces import LdmFaces
-from facesyn_cli.contexts.source import CandidateBatch, Resources
+from facesyn_cli.contexts.source import CandidateBatch, ContextSource, Resources
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig, PluginSection
 
@@ -27,39 +27,6 @@ class TwoStageConfig(PluginConfig):
     scheduler: SerializeAsAny[PluginConfig] = PluginSection("scheduler", default="ddim")
 
 
-class TwoStage:
-    """Endless faces of the LDM under the empty context.
-
-    Args:
-        scheduler: Settings of the scheduler.
-    """
-
-    needs: frozenset[str] = frozenset({"ldm", "recognizer"})
-    may_use: frozenset[str] = frozenset()
-    face_origin = GENERATED
-    num_candidates = None
-
-    def __init__(self, scheduler: PluginConfig) -> None:
-        self._scheduler = scheduler
-        self._resources = Resources()
-        self.evaluations: dict[str, int] = {}
-
-    def open(self, resources: Resources) -> None:
-        """Build the pipeline of the LDM; errors as of `LdmFaces`."""
-        self._resources = resources
-        self._faces = LdmFaces(resources, "source two-stage", _NOISE, self._scheduler)
-        self.evaluations = self._faces.evaluations
-
-    @property
-    def embedder(self) -> str | None:
-        """The recognizer."""
-        return self._resources.embedder
-
-    def candidates(self, start: int) -> Iterator[CandidateBatch]:
-        """Yield one batch at a time."""
-        return generated_candidates(self._resources, start, lambda numbers: self._faces.draw(None, numbers))
-
-
 @register(
     "contexts",
     "two-stage",
@@ -68,6 +35,21 @@ class TwoStage:
         paper="IDiff-Face, Boutros et al. 2023, arXiv:2308.04995",
     ),
 )
-def build_two_stage(cfg: TwoStageConfig) -> TwoStage:
-    """Build the source."""
-    return TwoStage(cfg.scheduler)
+class TwoStage(ContextSource):
+    """Endless faces of the LDM under the empty context."""
+
+    needs = frozenset({"ldm", "recognizer"})
+    face_origin = GENERATED
+
+    def __init__(self, cfg: TwoStageConfig) -> None:
+        self._scheduler = cfg.scheduler
+
+    def open(self, resources: Resources) -> None:
+        """Build the pipeline of the LDM; errors as of `LdmFaces`."""
+        super().open(resources)
+        self._faces = LdmFaces(resources, "source two-stage", _NOISE, self._scheduler)
+        self.evaluations = self._faces.evaluations
+
+    def candidates(self, start: int) -> Iterator[CandidateBatch]:
+        """Yield one batch at a time."""
+        return generated_candidates(self.resources, start, lambda numbers: self._faces.draw(None, numbers))

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from facesyn_cli.contexts.cosine import matches_within, reaches
-from facesyn_cli.contexts.source import Resources
+from facesyn_cli.contexts.source import ContextFilter
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -25,24 +25,19 @@ class UniqueConfig(PluginConfig):
     r: float = Field(0.3, ge=-1, le=1)  # cosine from which two candidates count as the same person
 
 
-class Unique:
+class Unique(ContextFilter):
     """Greedy uniqueness in the order of the candidates.
 
     Args:
         r: Cosine from which two candidates count as the same person.
     """
 
-    needs: frozenset[str] = frozenset()
-    evaluations: dict[str, int] = {}
     remembers = True
 
     def __init__(self, r: float) -> None:
         self.r = r
         self._bank = np.empty((0, 0), dtype=np.float32)  # kept rows first, spare rows behind them
         self._num_kept = 0
-
-    def open(self, resources: Resources) -> None:
-        """Do nothing: no resources are needed."""
 
     def restore(self, vectors: np.ndarray) -> None:
         """Add candidates that an earlier run accepted."""

@@ -74,15 +74,17 @@ class ConsistencyConfig(PluginConfig):
         return "center" if value == "centre" else value  # earlier releases
 
 
+@register(
+    "sample_filter",
+    "consistency",
+    Card(
+        about="Draw an image again while its embedding by a judge is far from the other images, or the context, of its"
+        " identity; up to (1 + attempts) times the network evaluations.",
+        paper="idea: Vec2Face+, arXiv:2507.17192",
+    ),
+)
 class Consistency:
-    """Cosine of an image to its identity.
-
-    Args:
-        cfg: Settings.
-
-    Raises:
-        UserError: No judge is named.
-    """
+    """Scores images by the cosine to their identity."""
 
     def __init__(self, cfg: ConsistencyConfig) -> None:
         self.judge, self.attempts, self.lowest = cfg.judge, cfg.attempts, cfg.lowest
@@ -110,17 +112,3 @@ class Consistency:
         references[is_part] -= center[samples[is_part]]
         lengths = np.linalg.norm(references, axis=1)
         return np.einsum("nd,nd->n", vectors, references) / np.maximum(lengths, 1e-12)
-
-
-@register(
-    "sample_filter",
-    "consistency",
-    Card(
-        about="Draw an image again while its embedding by a judge is far from the other images, or the context, of its"
-        " identity; up to (1 + attempts) times the network evaluations.",
-        paper="idea: Vec2Face+, arXiv:2507.17192",
-    ),
-)
-def build_consistency(cfg: ConsistencyConfig) -> Consistency:
-    """Build the filter."""
-    return Consistency(cfg)
