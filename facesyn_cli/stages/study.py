@@ -31,7 +31,7 @@ from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.distributed import Processes, check_device, processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
-from facesyn_cli.evaluation.study import StudyRow, figures_of, to_csv, to_markdown, to_text
+from facesyn_cli.evaluation.study_table import StudyRow, figures_of, to_csv, to_markdown, to_text
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.sampling.conditions import Conditions, open_conditions
 from facesyn_cli.sampling.consistency import SampleFilter
@@ -214,7 +214,7 @@ class _Study:
         """
         rows = []
         for row in self.rows:
-            found = [self.read(row, seed) for other, seed in self.tasks() if other is row]
+            found = [self.read(row, self.cfg.seed + k) for k in range(self.cfg.seeds)]
             for figures in filter(None, found):
                 figures.pop("images_per_second", None)  # earlier versions kept it here
             if any(figures is None for figures in found):
@@ -222,7 +222,7 @@ class _Study:
             draws = np.mean([figures.pop("draws") for figures in found]) / self.num_images
             method = row.method.name if row.method else ""
             evaluations = float(draws * self.pipeline(row).evaluations)
-            speeds = [self._speed(row, seed) for other, seed in self.tasks() if other is row]
+            speeds = [self._speed(row, self.cfg.seed + k) for k in range(self.cfg.seeds)]
             known = [speed for speed in speeds if speed is not None]
             rows.append(StudyRow(row.scheduler.name, row.scheduler.steps, method, evaluations, found, known))
         return rows
@@ -256,9 +256,7 @@ class _Study:
         guidance = self.pipeline(row).guidance
         return open_conditions(self.inputs, self.cfg.per_id, seed, variation, guidance, row.guidance)
 
-    def _sample(
-        self, row: RowSettings, seed: int, group: Processes, bar: Progress
-    ) -> tuple[NDArray[np.uint8], int]:
+    def _sample(self, row: RowSettings, seed: int, group: Processes, bar: Progress) -> tuple[NDArray[np.uint8], int]:
         """Return all images of a row (N, S, S, 3), and how many were drawn for them."""
         engine = BatchEngine(self.pipeline(row), self._conditions(row, seed)[0], self.batch_size)
         units, draw, rejection = fixed_batches(self.num_images, self.batch_size), engine.start, None
