@@ -24,7 +24,7 @@ from facesyn_cli.data.pixels import UnreadableImage, decode_image
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
-from facesyn_cli.evaluation.thumbnails import SIDE, thumbnail
+from facesyn_cli.evaluation.near_duplicates import SIDE, thumbnail
 from facesyn_cli.untrusted.arrays import read_archive
 
 PART_SIZE = 1024  # images

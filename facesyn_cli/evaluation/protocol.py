@@ -14,17 +14,6 @@ from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.data.squares import say_cut
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
-from facesyn_cli.evaluation.pairs import PairSet
-from facesyn_cli.evaluation.verification import (
-    FALSE_ACCEPT_RATES,
-    cosine_threshold,
-    equal_error_rate,
-    roc_auc,
-    squared_distances,
-    tar_at_far,
-    unit_rows,
-    verify_folds,
-)
 
 
 class EvaluationSet(Protocol):
@@ -65,7 +54,7 @@ def embed_images(
 
     Args:
         network: As for `embedding.FaceEmbedder`.
-        pairs: The benchmark.
+        images: The benchmark.
         options: `flip` is the published flip test; `fit` says what happens to images of another size.
         advance: Called with the number of images finished since the last call.
 
@@ -75,7 +64,7 @@ def embed_images(
     batches = fixed_batches(len(images.images), options.batch_size)
     vectors: NDArray[np.float64] | None = None
     num_cut = 0
-    for batch in FaceEmbedder(network, options).files(benchmark.read, batches):
+    for batch in FaceEmbedder(network, options).files(images.read, batches):
         if batch.problems:
             first = min(batch.problems)
             raise UserError(

@@ -18,16 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.atomic_files import read_json, write_atomically, write_json
+from facesyn_cli.artifacts.atomic_files import read_json, write_json
+from facesyn_cli.artifacts.names import escape_folder, escape_stem
 from facesyn_cli.console import progress
-from facesyn_cli.data.record_names import escape_folder, escape_stem
 from facesyn_cli.data.sharding import fixed_batches
-from facesyn_cli.data.tar_members import BLOCK, tar_header, tar_padding
+from facesyn_cli.data.tar_archive import write_tar
 from facesyn_cli.sampling.image_folder import DrawUnit, ImageFolder, WriteOptions
 from facesyn_cli.sampling.workers import one_core_each
 
 _AHEAD = 2           # batches computed or queued beyond those at work
-_END = bytes(2 * BLOCK)
 _NOTES = ".shards"
 
 Encoded = Iterator[bytes]  # the files of the images of a shard, in order
@@ -119,12 +118,12 @@ class TarShards(ImageFolder):
         return count
 
     def _write_shard(self, shard: range, images: Encoded, advance: Callable[[int], None]) -> None:
-        with write_atomically(self.path(shard[0])) as temporary, open(temporary, "wb") as file:
+        def files() -> Iterator[tuple[str, bytes]]:
             for index in shard:
-                data = next(images)
-                file.write(b"".join((tar_header(self.member(index), len(data)), data, tar_padding(len(data)))))
+                yield self.member(index), next(images)
                 advance(1)
-            file.write(_END)
+
+        write_tar(self.path(shard[0]), files())
         write_json(self._note(shard), self._content(shard))
 
     def _is_finished(self, shard: range) -> bool:

@@ -187,7 +187,7 @@ def test_unusable_images_and_networks_end_a_benchmark():
     network = Linear()
     network.weights[0, 0] = float("nan")
     with pytest.raises(UserError, match="noisy: 24 of 24 pair distances are not finite"):
-        sum_up(face_pairs(), pair_distances(network, face_pairs(), options()))
+        face_pairs().evaluate(embed_images(network, face_pairs(), options()))
 
 
 def test_pixels_give_the_embeddings_of_their_files():
