@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import field_validator
 
-from facesyn_cli import signals
+from facesyn_cli import distributed, signals
 from facesyn_cli.artifacts.atomic_files import write_atomically, write_text
 from facesyn_cli.artifacts.embedding_set import write_embedding_blocks
 from facesyn_cli.artifacts.header import Header, Parent
@@ -34,7 +34,7 @@ from facesyn_cli.console import Progress, log, progress
 from facesyn_cli.data.alignment import DetectFaces, FaceAligner
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.data.squares import say_cut
-from facesyn_cli.distributed import check_device, processes
+from facesyn_cli.distributed import check_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder, current_fit
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
@@ -102,20 +102,20 @@ def plan(cfg: EmbedConfig, work: Work) -> Plan:
 
 def run(cfg: EmbedConfig, work: Work) -> Outcome:
     """Embed all images; see the module docstring."""
-    group = processes(cfg.device)
+    processes = distributed.processes(cfg.device)
     inputs = _open_inputs(cfg, work)
-    with open_shared_output(group, inputs.folder, "EmbeddingSet", "embed", cfg, inputs.parents) as output:
+    with open_shared_output(processes, inputs.folder, "EmbeddingSet", "embed", cfg, inputs.parents) as output:
         if output.finished:
-            if group.is_first:
+            if processes.is_first:
                 _remove_parts(inputs.folder)  # a kill between the header and here leaves them
             return _outcome(inputs.folder, output.header)
         embedder = FaceEmbedder.of(
-            inputs.backbone, group.device, cfg.batch_size, flip=cfg.flip, fit=cfg.fit, precision=cfg.precision,
+            inputs.backbone, processes.device, cfg.batch_size, flip=cfg.flip, fit=cfg.fit, precision=cfg.precision,
             workers=cfg.workers, align=inputs.align,
         )
         entries = inputs.images.entries
         parts = fixed_batches(len(entries), cfg.part_size)
-        mine = share(parts, group.rank, group.world_size)
+        mine = share(parts, processes.rank, processes.world_size)
         todo = [part for part in mine if _read_part(inputs.folder, part) is None]
         done = sum(len(part) for part in mine if part not in todo)
         with progress("embed", sum(len(part) for part in mine), done=done) as bar:
@@ -125,15 +125,8 @@ def run(cfg: EmbedConfig, work: Work) -> Outcome:
         if inputs.align is not None and inputs.align.num_turned:
             log.info(f"{inputs.align.num_turned} photos lie on their side or upside down; their faces were found after "
                      "rotation")
-        group.barrier()
-        header, problem = None, None
-        if group.is_first:
-            try:
-                header = _join(inputs, parts, output)
-            except UserError as error:
-                problem = error
-        if group.any(problem is not None):
-            raise problem or UserError("the first process could not join the parts")
+        processes.barrier()
+        header = processes.from_first(lambda: _join(inputs, parts, output))
         return _outcome(inputs.folder, header)
 
 
@@ -256,7 +249,7 @@ def _write_unreadable(path: Path, bad: list[tuple[ImageEntry, str]]) -> None:
 
 
 def _outcome(folder: Path, header: Header | None) -> Outcome:
-    if header is None:  # not the first process, which alone prints the outcome
+    if header is None:  # of a folder that was finished before, in other processes than the first
         return Outcome(folder, {})
     recognizer = {name: header.extra.get(name) for name in ("backbone", "embedder")}
     return Outcome(folder, {**header.counts, **recognizer})

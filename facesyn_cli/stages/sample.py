@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
+from facesyn_cli import distributed
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.header import HEADER, Parent
 from facesyn_cli.artifacts.lock import remove_abandoned
@@ -27,7 +28,7 @@ from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, growable, input_path, runtime_only
 from facesyn_cli.console import log
 from facesyn_cli.data.pixels import encode_jpeg, encode_png
-from facesyn_cli.distributed import Processes, check_device, processes
+from facesyn_cli.distributed import Processes, check_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.plugins import registry
@@ -180,25 +181,25 @@ def plan(cfg: SampleConfig, work: Work) -> Plan:
 
 def run(cfg: SampleConfig, work: Work) -> Outcome:
     """Sample all images; see the module docstring."""
-    group = processes(cfg.device)
-    cfg, job, parents = _open_job(cfg, work, group.device, group)
-    if group.is_first and group.device.type == "cuda" and cfg.precision == "fp32" and not cfg.compile:
+    processes = distributed.processes(cfg.device)
+    cfg, job, parents = _open_job(cfg, work, processes.device, processes)
+    if processes.is_first and processes.device.type == "cuda" and cfg.precision == "fp32" and not cfg.compile:
         log.info("computing in fp32; precision=bf16 decoder_precision=bf16 compile=true is faster on a GPU, and "
                  "`facesyn bench sample` measures by how much")
     folder = job.layout.folder
     encode = encode_png if cfg.format == "png" else partial(encode_jpeg, quality=cfg.jpeg_quality or 95)
     made = 0
-    with open_shared_output(group, folder, job.layout.kind, "sample", cfg, parents, cfg.part) as output:
-        if group.is_first:
+    with open_shared_output(processes, folder, job.layout.kind, "sample", cfg, parents, cfg.part) as output:
+        if processes.is_first:
             move_pictures_out(folder)
             remove_abandoned(picture_path(folder, SHEET).parent, f"{folder.name}.")
         if not output.finished:
-            made = 0 if output.part_finished() else job.sample(group, encode, cfg.writers, cfg.strip_every)
-            if group.is_first:
+            made = 0 if output.part_finished() else job.sample(processes, encode, cfg.writers, cfg.strip_every)
+            if processes.is_first:
                 _finish(job, output)
-            group.barrier()
+            processes.barrier()
         header = output.header
-        if header and group.is_first:
+        if header and processes.is_first:
             _show(cfg, folder, header.count("images"))
     counts = header.counts if header else {"part": cfg.shard}
     return Outcome(folder, {**counts, "made_now": made})
@@ -207,9 +208,8 @@ def run(cfg: SampleConfig, work: Work) -> Outcome:
 def lacks_sheet(cfg: SampleConfig, folder: Path, num_images: int) -> bool:
     """Return whether the contact sheet of a finished set is due and is missing or older than the header."""
     sheet = picture_path(folder, SHEET)
-    if not _has_sheet(cfg, num_images):
-        return False
-    return not sheet.exists() or sheet.stat().st_mtime_ns < (folder / HEADER).stat().st_mtime_ns
+    is_fresh = sheet.exists() and sheet.stat().st_mtime_ns >= (folder / HEADER).stat().st_mtime_ns
+    return _has_sheet(cfg, num_images) and not is_fresh
 
 
 def _has_sheet(cfg: SampleConfig, num_images: int) -> bool:
@@ -230,11 +230,11 @@ def _show(cfg: SampleConfig, folder: Path, num_images: int) -> None:
 
 
 def _open_job(
-    cfg: SampleConfig, work: Work, device: torch.device, group: Processes | None = None
+    cfg: SampleConfig, work: Work, device: torch.device, processes: Processes | None = None
 ) -> tuple[SampleConfig, SamplingJob, dict[str, Parent]]:
     """Open the inputs; return the settings, with numbers in place of `auto`, the job, and the parents for the header.
 
-    A collective where `group` is given: its processes agree on one batch size.
+    A collective where `processes` is given: its processes agree on one batch size.
     """
     inputs = open_inputs(
         existing_input(cfg.contexts, work, "contexts", "gen-contexts"),
@@ -251,18 +251,17 @@ def _open_job(
     )
     options.check(device)
     pipeline = LdmPipeline.of(inputs.ldm, inputs.autoencoder, cfg.scheduler, guidance, device, options, cfg.size)
-    conditions, parents = open_conditions(
+    conditions, read = open_conditions(
         inputs, cfg.per_id, cfg.seed, cfg.variation, guidance, cfg.guidance, cfg.noise.file
     )
-    parents = {**inputs.parents, **parents}
+    parents = {**inputs.parents, **read}
     if cfg.noise.file:
         parents["noise"] = Parent(str(cfg.noise.file), file_digest(cfg.noise.file))
     place = (cfg.out or work.folder("samples"), inputs.identities, cfg.per_id, _SUFFIXES[cfg.format])
     check_file_names((f"{name}/{cfg.per_id}{place[-1]}" for name in inputs.identities), place[0])
     layout = TarShards(*place, cfg.images_per_shard or 10_000) if cfg.layout == "tar" else ImageFolder(*place)
-    batch_size = choose_batch_size(
-        cfg.batch_size, device, layout.num_images, partial(measure, pipeline, inputs.ldm.config.embedding_size), group
-    )
+    try_batch = partial(measure, pipeline, inputs.ldm.config.embedding_size)
+    batch_size = choose_batch_size(cfg.batch_size, device, layout.num_images, try_batch, processes)
     rejection = None
     if cfg.filter is not None:
         sample_filter, judge, parents["judge"] = open_filter(cfg.filter, cfg.per_id, inputs.embedder)
@@ -273,7 +272,7 @@ def _open_job(
     cfg = cfg.model_copy(update={"ids": len(inputs.identities)})
     if cfg.batch_size == "auto":
         cfg = cfg.model_copy(update={"batch_size": batch_size})
-    workers = num_workers(cfg.workers, device, group.world_size if group else 1)
+    workers = num_workers(cfg.workers, device, processes.world_size if processes else 1)
     return cfg, SamplingJob(inputs, pipeline, conditions, layout, batch_size, workers, rejection, cfg.part), parents
 
 

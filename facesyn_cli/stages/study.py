@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import field_validator
 
-from facesyn_cli import signals
+from facesyn_cli import distributed, signals
 from facesyn_cli.artifacts.atomic_files import read_json, write_atomically, write_json, write_text
 from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.outcome import Outcome
@@ -28,7 +28,7 @@ from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, growable, input_path, runtime_only
 from facesyn_cli.console import Progress, log, progress
 from facesyn_cli.data.sharding import fixed_batches, share
-from facesyn_cli.distributed import Processes, check_device, processes
+from facesyn_cli.distributed import check_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.evaluation.study_table import StudyRow, figures_of, to_csv, to_markdown, to_text
@@ -107,26 +107,26 @@ def run(cfg: StudyConfig, work: Work) -> Outcome:
     Raises:
         UserError: An input is missing or wrong.
     """
-    group = processes(cfg.device)
-    study = _Study(cfg, work, group.device)
-    with open_shared_output(group, study.folder, "Study", "study", cfg, study.parents) as output:
+    processes = distributed.processes(cfg.device)
+    study = _Study(cfg, work, processes.device)
+    with open_shared_output(processes, study.folder, "Study", "study", cfg, study.parents) as output:
         if not output.finished:
             tasks = study.tasks()
             references = [task for task in tasks if task[0] is study.rows[0]]
             others = [task for task in tasks if task[0] is not study.rows[0]]
             with progress("study", len(tasks) * study.num_images) as bar:
                 for part in (references, others):  # all rows are compared with the references
-                    for row, seed in share(part, group.rank, group.world_size):
+                    for row, seed in share(part, processes.rank, processes.world_size):
                         if study.read(row, seed) is None:
-                            study.measure(row, seed, group, bar)
+                            study.measure(row, seed, processes.world_size, bar)
                         else:
                             bar.advance(study.num_images)
                         signals.check()
-                    group.barrier()
-            if group.is_first:
+                    processes.barrier()
+            if processes.is_first:
                 study.write_tables()
                 output.finish(counts={"rows": len(study.rows), "seeds": cfg.seeds, "images": study.num_images})
-            group.barrier()
+            processes.barrier()
     rows = study.table()
     found = [{**row.to_json(), "images_per_second": row.speeds} for row in rows]
     return Outcome(study.folder, {"rows": found}, to_text(rows))
@@ -180,10 +180,10 @@ class _Study:
         """
         return self._networks.using(row.scheduler, row.guidance)
 
-    def measure(self, row: RowSettings, seed: int, group: Processes, bar: Progress) -> None:
+    def measure(self, row: RowSettings, seed: int, num_processes: int, bar: Progress) -> None:
         """Sample and score one row under one seed, and write the result."""
         start = time.perf_counter()
-        pixels, num_draws = self._sample(row, seed, group, bar)
+        pixels, num_draws = self._sample(row, seed, num_processes, bar)
         seconds = time.perf_counter() - start
         vectors = FaceEmbedder.of(self._judge, self.device).embed(pixels)
         reference = None if row is self.rows[0] else self._reference(seed)
@@ -256,7 +256,7 @@ class _Study:
         guidance = self.pipeline(row).guidance
         return open_conditions(self.inputs, self.cfg.per_id, seed, variation, guidance, row.guidance)
 
-    def _sample(self, row: RowSettings, seed: int, group: Processes, bar: Progress) -> tuple[NDArray[np.uint8], int]:
+    def _sample(self, row: RowSettings, seed: int, num_processes: int, bar: Progress) -> tuple[NDArray[np.uint8], int]:
         """Return all images of a row (N, S, S, 3), and how many were drawn for them."""
         engine = BatchEngine(self.pipeline(row), self._conditions(row, seed)[0], self.batch_size)
         units, draw, rejection = fixed_batches(self.num_images, self.batch_size), engine.start, None
@@ -274,7 +274,7 @@ class _Study:
             images.update({number: pixels_of(place) for place, number in enumerate(unit)})
             return len(unit)
 
-        with one_core_each(num_workers(self.cfg.workers, self.device, group.world_size), self.device) as pool:
+        with one_core_each(num_workers(self.cfg.workers, self.device, num_processes), self.device) as pool:
             for made in as_completed([pool.submit(make, unit) for unit in units]):
                 bar.advance(made.result())
         num_draws = rejection.join(str)["draws"] if rejection else self.num_images

@@ -11,6 +11,7 @@ from facesyn_cli.artifacts.vector_files import normalize
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.sampling.rejection_sampling import RejectionSampling
+from facesyn_cli.stages.sample import SampleConfig
 
 FIRST = normalize(np.random.default_rng(0).standard_normal((6, 8)))
 CONTEXT = normalize(np.random.default_rng(1).standard_normal((1, 8)))[0]
@@ -68,3 +69,8 @@ def test_blocks_are_whole_identities_and_do_not_move_when_identities_are_added(n
     more = blocks(num_ids + 20)
     assert found[:-1] == more[: len(found) - 1]
     assert all(len(block) <= max(8 * batch_size, per_id) for block in found)
+
+
+def test_british_spelling_of_earlier_releases_works():
+    cfg = SampleConfig(filter={"name": "consistency", "reference": "centre", "centre_images": 4})
+    assert (cfg.filter.reference, cfg.filter.center_images) == ("center", 4)
