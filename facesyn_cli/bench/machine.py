@@ -1,4 +1,4 @@
-"""What a machine can do: time, matrix rate, peak memory."""
+"""Measurements of a machine: time, matrix rate, peak memory."""
 
 from __future__ import annotations
 
@@ -16,22 +16,27 @@ from typing import Any
 import torch
 
 from facesyn_cli import signals
+from facesyn_cli.bench.settings import BenchConfig
+from facesyn_cli.console import log
+from facesyn_cli.data.ordered_pool import usable_cores
+from facesyn_cli.distributed import check_device
+from facesyn_cli.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_SIDES = {"cpu": (128, 1024), "cuda": (1024, 8192)}  # of the matrices: to see how fast it is, and to measure it
+_SIDES = {"cpu": (128, 1024), "cuda": (1024, 8192)}  # of the matrices: for an estimate, and for the measurement
 _PATIENCE = 0.5                                      # seconds a product may take
 _SLACK = 8.0                                         # MiB by which a peak that was reset may exceed what is used
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Measures how long a piece of work takes.
+    """Measures the time of a function call.
 
     Args:
-        device: Where it runs; on a GPU the clock waits for it.
-        cores: Cores that work side by side on a CPU.
-        use_cpu_time: Count processor time divided by `cores` instead of the time on the wall: for a machine that
-            others use too. It leaves out waiting, for a disk for example.
+        device: Where the function runs; on a GPU the clock waits for it.
+        cores: Cores in use on a CPU.
+        use_cpu_time: Measure processor time divided by `cores` instead of wall time, for a machine with other load.
+            Waiting, for a disk for example, is not included.
     """
 
     device: torch.device
@@ -39,7 +44,7 @@ class Clock:
     use_cpu_time: bool = False
 
     def seconds(self, work: Callable[[], Any]) -> float:
-        """Run something once and return its seconds."""
+        """Call a function once and return its seconds."""
         signals.check()
         gc.collect()
         self._wait()
@@ -49,7 +54,7 @@ class Clock:
         return self._now() - start
 
     def best(self, work: Callable[[], Any], rounds: int) -> float:
-        """Return the seconds of the fastest of some rounds, after one that does not count."""
+        """Return the seconds of the fastest of some rounds, after a warm-up round."""
         work()
         return min(self.seconds(work) for _ in range(rounds))
 
@@ -61,13 +66,83 @@ class Clock:
             torch.cuda.synchronize(self.device)
 
 
+class Machine:
+    """A device with its clock and its matrix rates.
+
+    Args:
+        cfg: Device, clock, cores and rounds.
+
+    Raises:
+        UserError: There is no such device, or it has no such clock.
+    """
+
+    def __init__(self, cfg: BenchConfig) -> None:
+        name = check_device(cfg.device) if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(name)
+        if cfg.clock == "cpu" and self.device.type != "cpu":
+            raise UserError("clock=cpu measures processor time, which is meaningless on a GPU; use clock=wall")
+        self.cores = cfg.cores or usable_cores()
+        self.clock = Clock(self.device, self.cores, cfg.clock == "cpu")
+        self.is_gpu = self.device.type == "cuda"
+        formats = ("fp32", "bf16", "fp16") if self.is_gpu else ("fp32", "bf16")
+        self.rates = {name: matrix_rate(self.clock, name, cfg.rounds) for name in formats}
+
+    @property
+    def best_precision(self) -> str:
+        """bf16 where its matrix rate is higher than that of fp32, else fp32."""
+        return "bf16" if self.rates["bf16"] > self.rates["fp32"] else "fp32"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return name, rates and clock as JSON values."""
+        return {
+            "device": describe(self.device, self.cores),
+            "matrix rate": {name: four_digits(rate / 1e12) for name, rate in self.rates.items()},
+            "clock": "processor time" if self.clock.use_cpu_time else "wall",
+            "torch": torch.__version__,
+        }
+
+    def timed(self, name: str, num_images: int, work: Callable[[], Any], flop: float = 0, rate: float = 1) -> dict:
+        """Call a function once and return a row of the table.
+
+        Args:
+            name: Name of the row.
+            num_images: Images it makes or reads.
+            work: The function.
+            flop: Operations per image; 0: not counted.
+            rate: Ceiling, FLOP/s.
+        """
+        log.info(f"bench: {name}")
+        with peak_memory(self.device) as memory:
+            seconds = self.clock.seconds(work)
+        speed = num_images / seconds
+        row = {"name": name, "images": num_images, "seconds": four_digits(seconds), "images/s": four_digits(speed)}
+        if flop:
+            row["share of ceiling"] = four_digits(speed * flop / rate)
+        return {**row, "peak memory MiB": memory["MiB"]}
+
+    @contextmanager
+    def all_cores(self) -> Iterator[None]:
+        """Let torch use `cores` threads."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.cores)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def four_digits(value: float) -> float:
+    """Return a number rounded to four significant digits."""
+    return float(f"{value:.4g}")
+
+
 def matrix_rate(clock: Clock, precision: str, rounds: int = 5) -> float:
     """Return the rate of a large square matrix product on random numbers, FLOP/s: the ceiling of any network.
 
     Args:
         clock: Where, and with how many cores.
         precision: fp32, bf16 or fp16. float32 is not rounded to TF32.
-        rounds: The fastest counts.
+        rounds: The fastest one is returned.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(clock.cores)
@@ -75,7 +150,7 @@ def matrix_rate(clock: Clock, precision: str, rounds: int = 5) -> float:
     try:
         for side in _SIDES[clock.device.type]:
             if rate and 2 * side**3 / rate > _PATIENCE:
-                break  # emulated: the small product has said enough
+                break  # emulated: the small product is enough
             a, b = (torch.randn(side, side, device=clock.device).to(DTYPES[precision]) for _ in range(2))
             rate = 2 * side**3 / clock.best(partial(torch.matmul, a, b), rounds)
         return rate
@@ -87,7 +162,7 @@ def matrix_rate(clock: Clock, precision: str, rounds: int = 5) -> float:
 def peak_memory(device: torch.device) -> Iterator[dict[str, float | None]]:
     """Yield a dict that holds `MiB` afterwards: on a GPU of its tensors, on a CPU of the whole process.
 
-    None where the system does not tell it.
+    None where the system does not report it.
     """
     found: dict[str, float | None] = {"MiB": None}
     is_gpu = device.type == "cuda"
@@ -118,7 +193,7 @@ def _cpu_name() -> str:
 
 
 def _reset_peak() -> bool:
-    """Lower the peak to what is used now; False where the system does not do it, or only says that it did."""
+    """Reset the recorded peak to current use; False where the system does not do it, or only claims to."""
     try:
         with open(f"/proc/{os.getpid()}/clear_refs", "w") as file:
             file.write("5")

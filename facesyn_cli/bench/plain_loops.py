@@ -1,7 +1,7 @@
-"""The plain loops that published code runs, one thing after the other: what the stages are measured against.
+"""The plain loops of published code, which the stages are compared with.
 
-They are right, short, and nothing in them is slow on purpose: float32, one process, images read and written in
-the loop, results copied to the host where published code does.
+They are correct, short, and nothing in them is slow on purpose: float32, one process, images read and written in the
+loop, results copied to the host where published code does.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def sample(
     folder: Path,
     device: torch.device,
 ) -> None:
-    """DDIM as in ADMIS: an identity a batch, noise drawn on the host, latents looked at after every step.
+    """DDIM as in ADMIS: one identity per batch, noise drawn on the host, a check of the latents after every step.
 
     Args:
-        denoiser: (B, c, h, w), (B,), (B, E) -> eps; works on the contexts anew at every step.
+        denoiser: (B, c, h, w), (B,), (B, E) -> eps; encodes the contexts at every step.
         autoencoder: Decodes latents.
         contexts: (N, E) float32.
         per_id: Images of each identity.
@@ -165,7 +165,7 @@ def train_ldm(
 
 
 def pack(paths: Sequence[Path], labels: Sequence[int], target: Path) -> None:
-    """Write a TFRecord of (bytes, label): each image is decoded to see that it can be, and written as it is."""
+    """Write a TFRecord of (bytes, label): each image is decoded as a check, and its bytes are written unchanged."""
     with open(target, "wb") as file:
         for path, label in zip(paths, labels, strict=True):
             data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The UNet's layers computed as the published code does, on the same weights: what our own are compared with.
+"""The UNet's layers computed as in the published code, on the same weights, for comparison with ours.
 
 Attention by convolutions of width 1 and a softmax of its own over (B, A, L, S) scores, q and k each scaled by
 D^(-1/4); positions last in memory. Written from SYSTEM facts; IDiff-Face, arXiv:2308.04995.

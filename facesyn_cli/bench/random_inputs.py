@@ -1,4 +1,4 @@
-"""Files for the stages to work on: smooth random images, embeddings, pairs, weights."""
+"""Input files of benchmarks: smooth random images, embeddings, pairs, weights."""
 
 from __future__ import annotations
 

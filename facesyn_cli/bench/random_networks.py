@@ -1,7 +1,7 @@
-"""Networks with random numbers, made in memory, and what one pass through them costs.
+"""Networks with random weights, made in memory, and the operations of one pass through them.
 
-Weights are normal with variance 1 / fan-in, norms near 1: numbers of ordinary size at every layer, so that nothing
-is faster or slower than with trained weights.
+Weights are normal with variance 1 / fan-in, norms near 1: activations have ordinary sizes at every layer, so that
+nothing is faster or slower than with trained weights.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def flops(kind: str, settings: dict[str, Any], run: Callable[[nn.Module], Any]) 
     Args:
         kind: Kind of plugin.
         settings: Its section.
-        run: Gets the network without numbers, on the meta device, and runs it on one image.
+        run: Called with the network on the meta device; runs it on one image.
     """
     module = build_on_meta(kind, registry.configure(kind, settings)).eval()
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -1,8 +1,8 @@
-"""Which unit vectors have a cosine of at least r: fast in blocks, yet exact to the last bit.
+"""Find unit vectors with a cosine of at least r: fast in blocks, yet exact to the last bit.
 
 A float32 matrix product is fast, but its rounding depends on the shape of the matrices, so a cosine
-close to r could fall on either side of it depending on the block size. Here the product only sorts
-the clear cases: its error for unit vectors of length E is below
+close to r could fall on either side of it depending on the block size. Here the product only decides
+clear cases: its error for unit vectors of length E is below
 
     |fl(u . v) - u . v| <= gamma_E |u| |v|,   gamma_E = E e / (1 - E e),   e = 2^-24
 
@@ -21,7 +21,7 @@ BANK_ROWS = 4096  # rows of the bank in one matrix product
 
 
 def reaches(vectors: np.ndarray, bank: np.ndarray, r: float) -> np.ndarray:
-    """Say for each vector whether its cosine to any row of the bank is at least r.
+    """Return for each vector whether its cosine to any row of the bank is at least r.
 
     Args:
         vectors: (N, E) float32 unit rows.
@@ -50,7 +50,7 @@ def reaches(vectors: np.ndarray, bank: np.ndarray, r: float) -> np.ndarray:
 
 
 def matches_within(vectors: np.ndarray, r: float) -> np.ndarray:
-    """Say for each pair of vectors whether their cosine is at least r.
+    """Return for each pair of vectors whether their cosine is at least r.
 
     Args:
         vectors: (N, E) float32 unit rows.
@@ -74,6 +74,6 @@ def exact_cosine(u: np.ndarray, v: np.ndarray) -> float:
 
 
 def _margin(size: int) -> float:
-    """Bound of the float32 product's error; the rows may be 1e-3 longer than 1."""
+    """Return the bound of the float32 product's error, for rows up to 1e-3 longer than 1."""
     e = size * 2.0**-24
     return 1.002 * e / (1 - e)

@@ -1,7 +1,7 @@
-"""Identities drawn by an unconditional diffusers pipeline, as the published contexts were.
+"""The context source `diffusers`: faces drawn by an unconditional diffusers pipeline, as the published contexts were.
 
-ADMIS took its context faces from an unconditional DDPM trained on FFHQ; any pipeline that makes images
-from noise alone will do (DDPM, DDIM, LDM, ...).
+ADMIS took its context faces from an unconditional DDPM trained on FFHQ. Any pipeline that makes images from noise alone
+works (DDPM, DDIM, LDM, ...).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from pydantic import Field
 
 from facesyn_cli.artifacts.origins import GENERATED
-from facesyn_cli.contexts.generated import generated_candidates
-from facesyn_cli.contexts.source import CandidateBatch, Resources
+from facesyn_cli.contexts.endless import generated_candidates
+from facesyn_cli.contexts.source import CandidateBatch, ContextSource, Resources
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.guided_diffusion_unet import load_guided_pipeline
@@ -33,7 +33,15 @@ class DiffusersConfig(PluginConfig):
     crop: float = Field(1.0, gt=0, le=1)     # central share kept; 0.8 turns FFHQ framing into ArcFace framing
 
 
-class DiffusersPipeline:
+@register(
+    "contexts",
+    "diffusers",
+    Card(
+        about="Faces of an unconditional diffusers pipeline (DDPM, DDIM, LDM, ...), folder or hub id, then embedded.",
+        paper="DDPM, Ho et al. 2020, arXiv:2006.11239; as context source: ADMIS, FRCSyn at CVPR 2024",
+    ),
+)
+class DiffusersPipeline(ContextSource):
     """Endless faces of a pipeline.
 
     Candidate k has a generator of its own, seeded with b + k modulo 2^32, where b follows from the seed:
@@ -41,43 +49,29 @@ class DiffusersPipeline:
 
     In FFHQ framing the eyes lie a quarter of the image's side apart, in ArcFace's 35.2 of 112 pixels, at
     nearly the same height; the central 0.8 of the one is therefore close to the other.
-
-    Args:
-        steps: Network evaluations per face.
-        crop: Central share of the image that is kept.
     """
 
-    needs: frozenset[str] = frozenset({"generator", "recognizer"})
-    may_use: frozenset[str] = frozenset()
+    needs = frozenset({"generator", "recognizer"})
     face_origin = GENERATED
-    num_candidates = None
 
-    def __init__(self, steps: int | None, crop: float) -> None:
-        self._steps, self._crop = steps, crop
-        self._resources = Resources()
-        self._base = 0
-        self.evaluations: dict[str, int] = {}
+    def __init__(self, cfg: DiffusersConfig) -> None:
+        self._steps, self._crop = cfg.steps, cfg.crop
 
     def open(self, resources: Resources) -> None:
-        """Take the pipeline and the recognizer."""
-        self._resources = resources
+        """Take the pipeline and the recognizer from the resources."""
+        super().open(resources)
         self._base = int(keyed_random("pipeline", resources.seed).randint(2**32, dtype=np.uint64))
-        default = inspect.signature(type(resources.pipeline).__call__).parameters.get("num_inference_steps")
+        default = inspect.signature(type(resources.generator).__call__).parameters.get("num_inference_steps")
         self.evaluations = {"generator": self._steps or (default.default if default else 1), "recognizer": 1}
-
-    @property
-    def embedder(self) -> str | None:
-        """The recognizer."""
-        return self._resources.embedder
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
         """Yield one batch at a time."""
-        return generated_candidates(self._resources, start, self._draw, self._crop)
+        return generated_candidates(self.resources, start, self._draw, self._crop)
 
     def _draw(self, numbers: list[int]) -> np.ndarray:
         generators = [torch.Generator("cpu").manual_seed((self._base + k) % 2**32) for k in numbers]
         steps = {} if self._steps is None else {"num_inference_steps": self._steps}
-        images = self._resources.pipeline(
+        images = self.resources.generator(
             batch_size=len(numbers), generator=generators, output_type="np", **steps
         ).images                                                       # (N, H, W, C) in [0, 1]
         images_u8 = (np.asarray(images) * 255).round().astype(np.uint8)
@@ -107,7 +101,7 @@ def find_pipeline(name: str) -> Path:
         return Path(DiffusionPipeline.download(name))
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{name} is no folder here, and from the hub it does not come: {reason}") from error
+        raise UserError(f"{name} is no folder here, and cannot be downloaded from the hub: {reason}") from error
 
 
 def load_pipeline(folder: Path, device: torch.device) -> Any:
@@ -118,7 +112,7 @@ def load_pipeline(folder: Path, device: torch.device) -> Any:
         device: Where it is to run.
 
     Raises:
-        UserError: It does not load, or the pipeline wants more than noise.
+        UserError: It does not load, or the pipeline takes more than noise.
     """
     import diffusers
 
@@ -139,16 +133,3 @@ def load_pipeline(folder: Path, device: torch.device) -> Any:
         raise UserError(f"{folder} is a {type(pipeline).__name__}; a pipeline that draws from noise alone was expected")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
-
-
-@register(
-    "contexts",
-    "diffusers",
-    Card(
-        about="Faces of an unconditional diffusers pipeline (DDPM, DDIM, LDM, ...), folder or hub id, then embedded.",
-        paper="DDPM, Ho et al. 2020, arXiv:2006.11239; as context source: ADMIS, FRCSyn at CVPR 2024",
-    ),
-)
-def build_diffusers(cfg: DiffusersConfig) -> DiffusersPipeline:
-    """Build the source."""
-    return DiffusersPipeline(cfg.steps, cfg.crop)

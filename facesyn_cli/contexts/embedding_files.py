@@ -1,4 +1,4 @@
-"""Given embeddings in every form they come in: ours, and those that `artifacts/vector_files.py` reads."""
+"""Given embeddings in every supported form: our folders, and the published forms of `artifacts/vector_files.py`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class GivenVectors:
     """Embeddings that were made elsewhere.
 
     Args:
-        form: `embeddings` and `contexts` are ours; rows of others are `named` or have numbers only (`numbered`).
+        form: `embeddings` and `contexts` are ours; rows of published files are `named` or `numbered`.
         names: Key, identity, row number or name of each row.
         vectors: (N, 512) float32 unit rows.
         embedder: Digest of the recognizer, None unknown.

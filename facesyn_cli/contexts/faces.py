@@ -1,4 +1,4 @@
-"""The face image that lies beside a context: 112 x 112, kept as it came where it already fits."""
+"""Face images of contexts: 112 x 112, their bytes unchanged where they already fit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from facesyn_cli.artifacts.image_formats import suffix_of_content
 from facesyn_cli.contexts.source import FACE_SIZE
 from facesyn_cli.data.pixels import decode_image, encode_png, fit_square, resize_u8
 from facesyn_cli.data.record_images import is_upright
@@ -15,7 +14,7 @@ from facesyn_cli.data.record_images import is_upright
 def read_face(
     data: bytes, align: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> tuple[np.ndarray, bytes]:
-    """Decode an encoded image to what a recognizer sees and to what is stored.
+    """Decode an encoded image; return the pixels for the recognizer and the bytes to store.
 
     Args:
         data: Encoded image.
@@ -38,6 +37,17 @@ def read_face(
     return pixels_u8, encode_png(pixels_u8)
 
 
-def face_suffix(data: bytes) -> str:
-    """Return the file suffix that fits an encoded image, whatever its file was called."""
-    return suffix_of_content(data) or ".png"
+def to_face(image_u8: np.ndarray, crop: float = 1.0) -> np.ndarray:
+    """Cut the central square out of an image and resize it to a face.
+
+    Args:
+        image_u8: (H, W, 3) uint8.
+        crop: Share of the square's side that is kept.
+
+    Returns:
+        (112, 112, 3) uint8.
+    """
+    square_u8 = fit_square(image_u8)
+    side = max(1, round(len(square_u8) * crop))
+    first = (len(square_u8) - side) // 2
+    return resize_u8(square_u8[first : first + side, first : first + side], FACE_SIZE)

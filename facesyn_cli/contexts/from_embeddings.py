@@ -1,4 +1,4 @@
-"""Identities from given embeddings, with their faces where those are given too."""
+"""The context source `embeddings`: given embeddings, with their faces where those are given too."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.artifacts.names import nfc
-from facesyn_cli.artifacts.origins import UNKNOWN, Origin, StatedOrigin, agreed_origin, origin_of
+from facesyn_cli.artifacts.origins import StatedOrigin, agreed_origin, origin_of
 from facesyn_cli.config.fields import runtime_only
 from facesyn_cli.contexts.embedding_files import GivenVectors
 from facesyn_cli.contexts.faces import read_face
-from facesyn_cli.contexts.source import CandidateBatch, Resources
+from facesyn_cli.contexts.source import CandidateBatch, ContextSource, Resources
 from facesyn_cli.data.pixels import UnreadableImage
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
@@ -25,11 +25,16 @@ class EmbeddingsConfig(PluginConfig):
     """Settings of the source `embeddings`; the file is `embeddings`, the faces are `images`."""
 
     origin: StatedOrigin | None = runtime_only(
-        None, "photo (of real people) or generated: what the faces are; None: as their headers say, else unknown"
+        None, "origin of the faces, photo (of real people) or generated; None: as in their headers, else unknown"
     )
 
 
-class Embeddings:
+@register(
+    "contexts",
+    "embeddings",
+    Card(about="Given embeddings: an EmbeddingSet, a published .npy, IDiff-Face's dict or one file per image."),
+)
+class Embeddings(ContextSource):
     """The rows of a file of embeddings, in its order.
 
     Faces join an EmbeddingSet by key and named rows by name (the file's path or name, with or without its ending).
@@ -37,45 +42,40 @@ class Embeddings:
     as published, so there must be exactly as many. A ContextSet brings its own faces.
     """
 
-    needs: frozenset[str] = frozenset({"embeddings"})
-    may_use: frozenset[str] = frozenset({"images"})
-    evaluations: dict[str, int] = {}
+    needs = frozenset({"embeddings"})
+    may_use = frozenset({"images"})
 
-    def __init__(self, origin: StatedOrigin | None = None) -> None:
-        self._stated = origin
-        self.face_origin: Origin = UNKNOWN
-        self._given: GivenVectors | None = None
-        self._images: ImageSet | None = None
-        self._entries: list[ImageEntry | None] = []
+    def __init__(self, cfg: EmbeddingsConfig) -> None:
+        self._stated = cfg.origin
 
     def open(self, resources: Resources) -> None:
-        """Take the vectors and find their faces.
+        """Take the embeddings from the resources and find their faces.
 
         Raises:
-            UserError: The faces do not fit, or their headers contradict what the user says of their origin.
+            UserError: The faces do not fit, or their headers contradict `origin`.
         """
-        self._given = resources.embeddings
-        self._images = resources.images
-        self._entries = [None] * len(self._given.names)
-        if resources.images is not None:
-            self._entries = _join(self._given, resources.images)
-            self.face_origin = origin_of(resources.images.named_in or resources.images.path, self._stated)
+        super().open(resources)
+        given, images = resources.embeddings, resources.images
+        self._entries: list[ImageEntry | None] = [None] * len(given.names)
+        if images is not None:
+            self._entries = _join(given, images)
+            self.face_origin = origin_of(images.named_in or images.path, self._stated)
         else:
-            self.face_origin = agreed_origin(self._given.face_origin, self._stated, self._given.parent.path)
+            self.face_origin = agreed_origin(given.face_origin, self._stated, given.parent.path)
 
     @property
     def num_candidates(self) -> int:
         """Number of rows."""
-        return len(self._given.names)
+        return len(self.resources.embeddings.names)
 
     @property
     def embedder(self) -> str | None:
-        """The recognizer the file names; published files name none."""
-        return self._given.embedder
+        """The recognizer named by the file; published files name none."""
+        return self.resources.embeddings.embedder
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
-        """Yield the rows; a row whose face cannot be read keeps its vector and goes without."""
-        given = self._given
+        """Yield the rows; a row whose face cannot be read keeps its vector without a face."""
+        given = self.resources.embeddings
         for first in range(start, len(given.names), _BATCH):
             stop = min(first + _BATCH, len(given.names))
             origins, faces, failed = [], [], []
@@ -89,11 +89,10 @@ class Embeddings:
             yield CandidateBatch(first, stop, given.vectors[first:stop], origins, faces, failed)
 
     def _face(self, k: int) -> bytes | None:
-        if self._entries[k] is not None:
-            return read_face(self._images.read(self._entries[k]))[1]
-        if self._given.faces[k] is not None:
-            return read_face(read_bytes(self._given.faces[k], MAX_IMAGE, "a face"))[1]
-        return None
+        entry, own = self._entries[k], self.resources.embeddings.faces[k]
+        if entry is not None:
+            return read_face(self.resources.images.read(entry))[1]
+        return None if own is None else read_face(read_bytes(own, MAX_IMAGE, "a face"))[1]
 
 
 def _join(given: GivenVectors, images: ImageSet) -> list[ImageEntry]:
@@ -120,7 +119,7 @@ def _join(given: GivenVectors, images: ImageSet) -> list[ImageEntry]:
 
 
 def _by_file_name(entries: list[ImageEntry]) -> dict[str, ImageEntry]:
-    """Return the files by path and by name, with and without ending; a name that two files share is no name."""
+    """Return the files by path and by name, with and without ending, where that is unique."""
     owners: dict[str, set[ImageEntry]] = {}
     for entry in entries:
         location = nfc(entry.location)
@@ -128,13 +127,3 @@ def _by_file_name(entries: list[ImageEntry]) -> dict[str, ImageEntry]:
             for name in (path, os.path.splitext(path)[0]):
                 owners.setdefault(name, set()).add(entry)
     return {name: found.pop() for name, found in owners.items() if len(found) == 1}
-
-
-@register(
-    "contexts",
-    "embeddings",
-    Card(about="Given embeddings: an EmbeddingSet, a published .npy, IDiff-Face's dict or one file per image."),
-)
-def build_embeddings(cfg: EmbeddingsConfig) -> Embeddings:
-    """Build the source."""
-    return Embeddings(cfg.origin)

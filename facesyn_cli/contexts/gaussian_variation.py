@@ -1,12 +1,12 @@
-"""Gaussian noise on the context of each image, in the manner of Vec2Face (arXiv:2409.02979).
+"""The variation `gaussian`: noise on the context of each image, as in Vec2Face (arXiv:2409.02979).
 
     v' = (v + sigma n / sqrt(E)) / |...|,   n ~ N(0, I_E)
 
 with sigma drawn per image: 0.3, 0.5, 0.7 for 40, 40, 20 % of the images. The mean cosine to the identity is
 close to 1 / sqrt(1 + sigma^2): 0.96, 0.89, 0.82.
 
-# Differs from Vec2Face: it adds N(0, sigma^2) to features as its recognizer gives them, whose lengths are not
-# known here. Contexts have length 1, so sigma is relative to the root mean square 1 / sqrt(E) of their components.
+# Differs from Vec2Face: it adds N(0, sigma^2) to embeddings that are not normalized, whose lengths are not known
+# here. Contexts have length 1, so sigma is relative to the root mean square 1 / sqrt(E) of their components.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from facesyn_cli.plugins.settings import PluginConfig
 class GaussianConfig(PluginConfig):
     """Settings of `gaussian`."""
 
-    sigmas: tuple[float, ...] = affects_result((0.3, 0.5, 0.7), "strengths, relative to the size of a component")
+    sigmas: tuple[float, ...] = affects_result((0.3, 0.5, 0.7), "strengths, relative to the RMS of a component")
     shares: tuple[float, ...] = affects_result((0.4, 0.4, 0.2), "share of the images for each strength; they sum to 1")
 
     @model_validator(mode="after")
@@ -38,12 +38,16 @@ class GaussianConfig(PluginConfig):
         return self
 
 
+@register(
+    "context_variation",
+    "gaussian",
+    Card(
+        about="Add Gaussian noise to the context of each image and normalize it again.",
+        paper="Vec2Face, Wu et al. 2025, arXiv:2409.02979",
+    ),
+)
 class GaussianVariation(ContextVariation):
-    """Contexts scattered around the identity's.
-
-    Args:
-        cfg: Settings.
-    """
+    """Contexts scattered around the identity's."""
 
     def __init__(self, cfg: GaussianConfig) -> None:
         self._cfg = cfg
@@ -56,16 +60,3 @@ class GaussianVariation(ContextVariation):
         v = self.vectors[row].astype(np.float64)
         varied = v / np.linalg.norm(v) + sigma / math.sqrt(len(v)) * random.standard_normal(len(v))
         return (varied / np.linalg.norm(varied)).astype(np.float32)
-
-
-@register(
-    "context_variation",
-    "gaussian",
-    Card(
-        about="Add Gaussian noise to the context of each image and normalize it again.",
-        paper="Vec2Face, Wu et al. 2025, arXiv:2409.02979",
-    ),
-)
-def build_gaussian(cfg: GaussianConfig) -> GaussianVariation:
-    """Build the variation."""
-    return GaussianVariation(cfg)

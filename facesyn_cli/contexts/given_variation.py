@@ -1,4 +1,4 @@
-"""Given contexts, one per image: those another set was made with, or anybody's own."""
+"""The variation `given`: one given context per image, for example those that another set was made with."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ class GivenConfig(PluginConfig):
     )
 
 
+@register(
+    "context_variation",
+    "given",
+    Card(about="Contexts read from an EmbeddingSet, one row per image; reproduces a set from its image-contexts."),
+)
 class GivenVariation(ContextVariation):
-    """Contexts read from an EmbeddingSet by key.
-
-    Args:
-        cfg: Settings.
-    """
+    """Contexts read from an EmbeddingSet by key."""
 
     def __init__(self, cfg: GivenConfig) -> None:
         self._path = cfg.path
@@ -60,13 +61,3 @@ class GivenVariation(ContextVariation):
         if key not in self._row_of:
             raise UserError(f"{self._path} has no context for image {key!r}")
         return self._given.vectors[self._row_of[key]]
-
-
-@register(
-    "context_variation",
-    "given",
-    Card(about="Contexts read from an EmbeddingSet, a row per image; makes a set again that `sample` has stored."),
-)
-def build_given(cfg: GivenConfig) -> GivenVariation:
-    """Build the variation."""
-    return GivenVariation(cfg)

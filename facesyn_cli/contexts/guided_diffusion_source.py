@@ -1,4 +1,4 @@
-"""Identities drawn by DCFace's first stage: an unconditional UNet on FFHQ, 100 ancestral steps, then embedded.
+"""The context source `guided-diffusion`: faces of DCFace's first stage, an unconditional UNet on FFHQ.
 
 DCFace, Kim et al. 2023, arXiv:2304.07060; the sampler is in `diffusion/ancestral.py`.
 """
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.origins import GENERATED
-from facesyn_cli.contexts.generated import generated_candidates
-from facesyn_cli.contexts.source import CandidateBatch, Resources
+from facesyn_cli.contexts.endless import generated_candidates
+from facesyn_cli.contexts.source import CandidateBatch, ContextSource, Resources
 from facesyn_cli.data.pixels import to_u8
 from facesyn_cli.diffusion.ancestral import AncestralChain
 from facesyn_cli.diffusion.noise import image_noise, step_noise
@@ -26,7 +26,7 @@ from facesyn_cli.plugins.settings import PluginConfig
 
 # Differs from DCFace: its script draws from one torch generator, so a face depends on the batch size; here
 # candidate k has its own noise, whatever the batch and the start.
-_IDENTITY = "guided-diffusion"  # whose noise it is: candidate k starts from the noise of (seed, this, k)
+_IDENTITY = "guided-diffusion"  # candidate k starts from the noise of (seed, this, k)
 
 
 class GuidedDiffusionConfig(PluginConfig):
@@ -36,34 +36,35 @@ class GuidedDiffusionConfig(PluginConfig):
     crop: float = Field(1.0, gt=0, le=1)     # central share kept; 0.8 turns FFHQ framing into ArcFace framing
 
 
-class GuidedDiffusion:
-    """Endless faces of a guided-diffusion UNet.
+@register(
+    "contexts",
+    "guided-diffusion",
+    Card(
+        about="Faces of a guided-diffusion UNet (DCFace stage 1, ffhq_10m.pt), ancestral steps, then embedded.",
+        paper="DCFace, Kim et al. 2023, arXiv:2304.07060; Nichol and Dhariwal 2021, arXiv:2102.09672",
+        license="ffhq_10m.pt: none stated; trained on FFHQ (non-commercial)",
+    ),
+)
+class GuidedDiffusion(ContextSource):
+    """Endless faces of a guided-diffusion UNet."""
 
-    Args:
-        steps: Network evaluations per face.
-        crop: Central share of the image that is kept, where faces are not aligned.
-    """
-
-    needs: frozenset[str] = frozenset({"generator", "recognizer"})
-    may_use: frozenset[str] = frozenset()
+    needs = frozenset({"generator", "recognizer"})
     face_origin = GENERATED
-    num_candidates = None
 
-    def __init__(self, steps: int, crop: float) -> None:
-        self._steps, self._crop = steps, crop
-        self._resources = Resources()
-        self.evaluations = {"generator": steps, "recognizer": 1}
+    def __init__(self, cfg: GuidedDiffusionConfig) -> None:
+        self._steps, self._crop = cfg.steps, cfg.crop
+        self.evaluations = {"generator": cfg.steps, "recognizer": 1}
 
     def open(self, resources: Resources) -> None:
-        """Take the network and the recognizer.
+        """Take the network and the recognizer from the resources.
 
         Raises:
-            UserError: The generator is another pipeline, or has no so many timesteps.
+            UserError: The generator is another pipeline, or has fewer timesteps than `steps`.
         """
-        self._resources = resources
-        unet = getattr(resources.pipeline, "unet", None)
+        super().open(resources)
+        unet = getattr(resources.generator, "unet", None)
         config = getattr(unet, "config", None)
-        schedule = getattr(getattr(resources.pipeline, "scheduler", None), "config", {})
+        schedule = getattr(getattr(resources.generator, "scheduler", None), "config", {})
         if (
             config is None
             or config.get("out_channels") != 2 * config.get("in_channels", 0)
@@ -72,24 +73,19 @@ class GuidedDiffusion:
         ):
             raise UserError(
                 "source guided-diffusion: the generator is no guided-diffusion UNet with a learned variance; "
-                "any other pipeline goes with the source diffusers"
+                "use the source diffusers for other pipelines"
             )
         self._unet = unet
-        betas = resources.pipeline.scheduler.betas
+        betas = resources.generator.scheduler.betas
         self._chain = AncestralChain(NoiseSchedule(betas, torch.cumprod(1 - betas, dim=0)), self._steps)
-
-    @property
-    def embedder(self) -> str | None:
-        """The recognizer."""
-        return self._resources.embedder
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
         """Yield one batch at a time."""
-        return generated_candidates(self._resources, start, self._draw, self._crop)
+        return generated_candidates(self.resources, start, self._draw, self._crop)
 
     @torch.inference_mode()
     def _draw(self, numbers: list[int]) -> np.ndarray:
-        config, seed = self._unet.config, self._resources.seed
+        config, seed = self._unet.config, self.resources.seed
         shape = (config["in_channels"], config["sample_size"], config["sample_size"])
         device = self._unet.device
 
@@ -104,17 +100,3 @@ class GuidedDiffusion:
             x = self._chain.step(index, x, output, noise)
             signals.check()  # a batch takes minutes on a CPU; an unfinished one is drawn again
         return to_u8(x.clamp(-1, 1)).cpu().numpy()                                      # (B, S, S, 3)
-
-
-@register(
-    "contexts",
-    "guided-diffusion",
-    Card(
-        about="Faces of a guided-diffusion UNet (DCFace stage 1, ffhq_10m.pt), ancestral steps, then embedded.",
-        paper="DCFace, Kim et al. 2023, arXiv:2304.07060; Nichol and Dhariwal 2021, arXiv:2102.09672",
-        license="ffhq_10m.pt: none stated; trained on FFHQ (non-commercial)",
-    ),
-)
-def build_guided_diffusion(cfg: GuidedDiffusionConfig) -> GuidedDiffusion:
-    """Build the source."""
-    return GuidedDiffusion(cfg.steps, cfg.crop)

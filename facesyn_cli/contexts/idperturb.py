@@ -1,4 +1,4 @@
-"""IDPERTURB (arXiv:2602.18831): each image's context is drawn from a cone around its identity's.
+"""The variation `idperturb` (IDPERTURB, arXiv:2602.18831): draw each context from a cone around the identity's.
 
     s ~ U[b, 1],   theta = arccos s,   v' = cos(theta) v + sin(theta) u
 
@@ -23,7 +23,7 @@ from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
-_ROUNDING = 1e-5  # by which cosines in float32 may be wrong
+_ROUNDING = 1e-5  # error bound of cosines in float32
 
 
 class IdperturbConfig(PluginConfig):
@@ -33,12 +33,16 @@ class IdperturbConfig(PluginConfig):
     avoid_collisions: bool = affects_result(True, "keep every cone within half the angle to the nearest other identity")
 
 
+@register(
+    "context_variation",
+    "idperturb",
+    Card(
+        about="Draw each image's context from a cone around its identity's; cones of two identities do not overlap.",
+        paper="IDPERTURB, arXiv:2602.18831",
+    ),
+)
 class Idperturb(ContextVariation):
-    """Contexts uniform in their cosine to the identity's.
-
-    Args:
-        cfg: Settings.
-    """
+    """Contexts uniform in their cosine to the identity's."""
 
     def __init__(self, cfg: IdperturbConfig) -> None:
         self._cfg = cfg
@@ -77,21 +81,8 @@ class Idperturb(ContextVariation):
 
     def _nearest_cosine(self, row: int) -> float:
         """Return the highest cosine to another identity, the same bits on any number of cores."""
-        rough = self.vectors @ self.vectors[row]                           # (N,), sums split as the library likes
+        rough = self.vectors @ self.vectors[row]                           # (N,), last bits depend on cores
         rough[row] = -2
         near = self.vectors[rough > rough.max() - _ROUNDING].astype(np.float64)
         cosines = (near * self.vectors[row]).sum(axis=1)
         return min(max(float(cosines.max()), -1.0), 1.0)
-
-
-@register(
-    "context_variation",
-    "idperturb",
-    Card(
-        about="Draw each image's context from a cone around its identity's; cones of two identities do not overlap.",
-        paper="IDPERTURB, arXiv:2602.18831",
-    ),
-)
-def build_idperturb(cfg: IdperturbConfig) -> Idperturb:
-    """Build the variation."""
-    return Idperturb(cfg)

@@ -1,4 +1,4 @@
-"""Keep only identities that are not in a given set of real people.
+"""The context filter `novel`: accept identities that are not in a given set of real people.
 
 DCFace (Kim et al. 2023, arXiv:2304.07060) drops candidates with a cosine above 0.3 to any subject of
 the generator's training set.
@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from facesyn_cli.contexts.cosine import reaches
-from facesyn_cli.contexts.source import Resources
+from facesyn_cli.contexts.source import ContextFilter
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -21,33 +21,6 @@ class NovelConfig(PluginConfig):
     r: float = Field(0.3, ge=-1, le=1)  # cosine from which a candidate counts as a known person
 
 
-class Novel:
-    """Refuse candidates that look like a known person.
-
-    Args:
-        r: Cosine from which a candidate counts as a known person.
-    """
-
-    needs: frozenset[str] = frozenset({"known"})
-    evaluations: dict[str, int] = {}
-    remembers = False
-
-    def __init__(self, r: float) -> None:
-        self.r = r
-        self._known = np.empty((0, 0), dtype=np.float32)
-
-    def open(self, resources: Resources) -> None:
-        """Take the known embeddings."""
-        self._known = resources.known
-
-    def restore(self, vectors: np.ndarray) -> None:
-        """Nothing is remembered: candidates are judged one by one."""
-
-    def select(self, vectors: np.ndarray) -> np.ndarray:
-        """Keep what is below r to every known row; see `ContextFilter.select`."""
-        return ~reaches(vectors, self._known, self.r)
-
-
 @register(
     "context_filter",
     "novel",
@@ -56,6 +29,14 @@ class Novel:
         paper="DCFace, Kim et al. 2023, arXiv:2304.07060",
     ),
 )
-def build_novel(cfg: NovelConfig) -> Novel:
-    """Build the filter."""
-    return Novel(cfg.r)
+class Novel(ContextFilter):
+    """Drop candidates that are close to a known person."""
+
+    needs = frozenset({"known"})
+
+    def __init__(self, cfg: NovelConfig) -> None:
+        self.r = cfg.r
+
+    def select(self, vectors: np.ndarray) -> np.ndarray:
+        """Accept candidates with a cosine below r to every known row; see `ContextFilter.select`."""
+        return ~reaches(vectors, self.resources.known, self.r)

@@ -1,4 +1,4 @@
-"""Directions as likely as those of real people: a normal distribution fitted to their embeddings.
+"""The context source `pca`: directions drawn from a normal distribution fitted to embeddings of real people.
 
 "PCA sampling" of Vec2Face (Wu et al. 2025, arXiv:2409.02979), here of unit embeddings: with mean m and covariance C of
 the embeddings of known people,
@@ -6,7 +6,7 @@ the embeddings of known people,
     c = (m + s C^(1/2) n) / |...|,   n ~ N(0, I)
 
 or with the `components` largest eigenvalues of C alone. Uniform directions (`sphere`) spread over all 512 dimensions,
-but real embeddings do not; an LDM has only learned to draw the latter.
+but real embeddings, which an LDM is trained on, do not.
 
 # Differs from Vec2Face: the root of C is the symmetric one, which does not depend on the signs of eigenvectors, so a
 # seed means the same everywhere.
@@ -21,8 +21,8 @@ import numpy as np
 
 from facesyn_cli.artifacts.origins import GENERATED
 from facesyn_cli.config.fields import affects_result
-from facesyn_cli.contexts.directions import BLOCK, directions
-from facesyn_cli.contexts.source import CandidateBatch, Resources
+from facesyn_cli.contexts.endless import BLOCK, directions
+from facesyn_cli.contexts.source import CandidateBatch, ContextSource, Resources
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
@@ -36,59 +36,6 @@ class PcaConfig(PluginConfig):
     scale: float = affects_result(1.0, "s, spread around the mean; 1: as wide as real people", gt=0)
 
 
-class Pca:
-    """Endless directions from the fitted distribution; block b of 1024 candidates is drawn from (seed, known, b).
-
-    Args:
-        cfg: Settings.
-    """
-
-    needs: frozenset[str] = frozenset({"known"})
-    may_use: frozenset[str] = frozenset()
-    face_origin = GENERATED
-    evaluations: dict[str, int] = {}
-    num_candidates = None
-
-    def __init__(self, cfg: PcaConfig) -> None:
-        self._cfg = cfg
-        self._resources = Resources()
-        self._digest = ""
-        self._mean = np.empty(0)
-        self._root = np.empty((0, 0))
-
-    def open(self, resources: Resources) -> None:
-        """Fit the distribution.
-
-        Raises:
-            UserError: There are too few embeddings for one.
-        """
-        self._resources = resources
-        known = resources.known.astype(np.float64)
-        components = min(known.shape[1], self._cfg.components or known.shape[1])
-        if len(known) <= 1 or self._cfg.components is not None and len(known) <= components:
-            raise UserError(f"source pca: {len(known)} known embeddings are too few for {components} components")
-        if self._cfg.components is not None and self._cfg.components > known.shape[1]:
-            raise UserError(f"source pca: {self._cfg.components} components, but embeddings have {known.shape[1]}")
-        self._digest = hashlib.sha256(resources.known.tobytes()).hexdigest()  # other people, not the same ones moved
-        self._mean = known.mean(axis=0)
-        variances, vectors = np.linalg.eigh(np.cov(known, rowvar=False))     # ascending
-        variances, vectors = variances[-components:].clip(min=0), vectors[:, -components:]
-        self._root = (vectors * np.sqrt(variances)) @ vectors.T              # (E, E)
-
-    @property
-    def embedder(self) -> str | None:
-        """The recognizer of the known embeddings."""
-        return self._resources.known_embedder
-
-    def candidates(self, start: int) -> Iterator[CandidateBatch]:
-        """Yield as many at a time as the networks of a filter take in one batch."""
-        return directions(self._block, start, self._resources.batch_size)
-
-    def _block(self, number: int) -> np.ndarray:
-        random = keyed_random("pca", self._resources.seed, self._digest, number)
-        return self._mean + self._cfg.scale * random.standard_normal((BLOCK, len(self._mean))) @ self._root
-
-
 @register(
     "contexts",
     "pca",
@@ -97,6 +44,43 @@ class Pca:
         paper="Vec2Face, Wu et al. 2025, arXiv:2409.02979",
     ),
 )
-def build_pca(cfg: PcaConfig) -> Pca:
-    """Build the source."""
-    return Pca(cfg)
+class Pca(ContextSource):
+    """Endless directions from the fitted distribution; block b of 1024 candidates is drawn from (seed, known, b)."""
+
+    needs = frozenset({"known"})
+    face_origin = GENERATED
+
+    def __init__(self, cfg: PcaConfig) -> None:
+        self._cfg = cfg
+
+    def open(self, resources: Resources) -> None:
+        """Fit the distribution.
+
+        Raises:
+            UserError: There are too few embeddings for one.
+        """
+        super().open(resources)
+        known = resources.known.astype(np.float64)
+        components = min(known.shape[1], self._cfg.components or known.shape[1])
+        if len(known) <= 1 or self._cfg.components is not None and len(known) <= components:
+            raise UserError(f"source pca: {len(known)} known embeddings are too few for {components} components")
+        if self._cfg.components is not None and self._cfg.components > known.shape[1]:
+            raise UserError(f"source pca: {self._cfg.components} components, but embeddings have {known.shape[1]}")
+        self._digest = hashlib.sha256(resources.known.tobytes()).hexdigest()  # other people get other noise
+        self._mean = known.mean(axis=0)
+        variances, vectors = np.linalg.eigh(np.cov(known, rowvar=False))     # ascending
+        variances, vectors = variances[-components:].clip(min=0), vectors[:, -components:]
+        self._root = (vectors * np.sqrt(variances)) @ vectors.T              # (E, E)
+
+    @property
+    def embedder(self) -> str | None:
+        """The recognizer of the known embeddings."""
+        return self.resources.known_embedder
+
+    def candidates(self, start: int) -> Iterator[CandidateBatch]:
+        """Yield directions in batches of the size that the networks of a filter take."""
+        return directions(self._block, start, self.resources.batch_size)
+
+    def _block(self, number: int) -> np.ndarray:
+        random = keyed_random("pca", self.resources.seed, self._digest, number)
+        return self._mean + self._cfg.scale * random.standard_normal((BLOCK, len(self._mean))) @ self._root

@@ -1,13 +1,13 @@
-"""Keep only identities of which the LDM draws good faces.
+"""The context filter `quality`: accept identities of which the LDM draws good faces.
 
-Not every direction is a person an LDM can draw: of some it draws faces that nobody would take for a photo, or faces of
-somebody else. A few faces are drawn of every candidate, and what the recognizer says of them decides:
+Not every direction is a person that an LDM can draw: of some its faces look unlike photos, or like somebody else. A few
+faces are drawn of every candidate, and it is accepted when
 
     mean_j |g(x_j)| >= lowest_length       and       mean_j cos(g(x_j), c) >= lowest_cosine
 
-with g its embedding before it is normalized. The length of that vector follows the quality of a face image: Kim et al.
+with g the embedding before it is normalized. The length of that vector follows the quality of a face image: Kim et al.
 2022, AdaFace, arXiv:2204.00964, section 3.2, where it stands in for quality in training; Meng et al. 2021, MagFace,
-arXiv:2103.06627. What is long depends on the recognizer, so the filter says what it finds among the first candidates.
+arXiv:2103.06627. Typical lengths depend on the recognizer, so the filter logs those of the first candidates.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pydantic import SerializeAsAny
 from facesyn_cli import signals
 from facesyn_cli.config.fields import affects_result
 from facesyn_cli.console import log
-from facesyn_cli.contexts.drawing import Drawing
-from facesyn_cli.contexts.generated import to_face
+from facesyn_cli.contexts.faces import to_face
+from facesyn_cli.contexts.ldm_faces import LdmFaces
 from facesyn_cli.contexts.source import EMBEDDING_SIZE, ContextFilter, Resources
 from facesyn_cli.diffusion.guidance import CfgConfig, build_cfg
 from facesyn_cli.errors import UserError
@@ -32,88 +32,71 @@ _NOISE = "quality"  # image j of every candidate starts from the noise of (seed,
 class QualityConfig(PluginConfig):
     """Settings of the filter `quality`; the networks are `ldm`, `autoencoder` and `weights`."""
 
-    images: int = affects_result(4, "faces drawn of a candidate", ge=1)
+    images: int = affects_result(4, "faces drawn of each candidate", ge=1)
     lowest_length: float = affects_result(0.0, "mean length of their embeddings below which it is dropped", ge=0)
     lowest_cosine: float = affects_result(0.2, "mean cosine to the candidate below which it is dropped", ge=-1, le=1)
     scheduler: SerializeAsAny[PluginConfig] = PluginSection("scheduler", default="ddim")
     guidance: float = affects_result(1.5, "scale of classifier-free guidance; 1: none", ge=0)
 
 
-class Quality:
-    """Refuse candidates of which the LDM draws bad or other faces.
-
-    Args:
-        cfg: Settings.
-    """
-
-    needs: frozenset[str] = frozenset({"ldm", "recognizer"})
-    remembers = False
-
-    def __init__(self, cfg: QualityConfig) -> None:
-        self._cfg = cfg
-        guidance = build_cfg(CfgConfig(name="cfg", scale=cfg.guidance))
-        self._drawing = Drawing("filter quality", _NOISE, cfg.scheduler, guidance)
-        self._resources = Resources()
-        self.evaluations: dict[str, int] = {}
-        self._has_told = False
-
-    def open(self, resources: Resources) -> None:
-        """Take the networks; see `Drawing.open`.
-
-        Raises:
-            UserError: The LDM draws nobody in particular, or takes contexts of another length.
-        """
-        self._resources = resources
-        size = resources.ldm.settings.embedding_size
-        if not getattr(resources.ldm.denoiser, "is_conditional", True):
-            raise UserError("filter quality: the LDM is unconditional, its faces show no candidate")
-        if size != EMBEDDING_SIZE:
-            raise UserError(f"filter quality: the LDM takes contexts of {size} numbers, candidates have "
-                            f"{EMBEDDING_SIZE}")
-        self._drawing.open(resources)
-        self.evaluations = {name: number * self._cfg.images for name, number in self._drawing.evaluations.items()}
-
-    def restore(self, vectors: np.ndarray) -> None:
-        """Nothing is remembered: candidates are judged one by one."""
-
-    def select(self, vectors: np.ndarray) -> np.ndarray:
-        """Keep candidates whose faces are good enough; see `ContextFilter.select`."""
-        keep = np.zeros(len(vectors), dtype=bool)
-        group = max(1, self._resources.batch_size // self._cfg.images)
-        for start in range(0, len(vectors), group):
-            signals.check()
-            some = vectors[start : start + group]
-            lengths, cosines = self._judge(np.resize(some, (group, some.shape[1])))  # always full batches
-            if not self._has_told:
-                self._tell(lengths[: len(some)], cosines[: len(some)])
-            good = (lengths >= self._cfg.lowest_length) & (cosines >= self._cfg.lowest_cosine)
-            keep[start : start + group] = good[: len(some)]
-        return keep
-
-    def _tell(self, lengths: np.ndarray, cosines: np.ndarray) -> None:
-        self._has_told = True
-        found = {"lengths": lengths, "cosines": cosines}
-        told = [f"{name} {v.min():.3g} to {v.max():.3g}, median {np.median(v):.3g}" for name, v in found.items()]
-        log.info(f"quality: the first {len(lengths)} candidates have {'; '.join(told)}")
-
-    def _judge(self, contexts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean length and mean cosine of the faces of each context, both (N,)."""
-        count, images = len(contexts), self._cfg.images
-        drawn = self._drawing.draw(contexts.repeat(images, axis=0), list(range(images)) * count)
-        features = self._resources.features(np.stack([to_face(image_u8) for image_u8 in drawn]))
-        lengths = np.linalg.norm(features, axis=1).reshape(count, images)
-        dots = np.einsum("nje,ne->nj", features.reshape(count, images, -1), contexts)
-        return lengths.mean(axis=1), (dots / np.maximum(lengths, 1e-12)).mean(axis=1)
-
-
 @register(
     "context_filter",
     "quality",
     Card(
-        about="Keep a candidate only if the own LDM draws good faces of it: long embeddings, near to the candidate.",
+        about="Keep a candidate only if the LDM draws good faces of it: long embeddings, close to the candidate.",
         paper="length as quality: AdaFace, Kim et al. 2022, arXiv:2204.00964, section 3.2",
     ),
 )
-def build_quality(cfg: QualityConfig) -> ContextFilter:
-    """Build the filter."""
-    return Quality(cfg)
+class Quality(ContextFilter):
+    """Drop candidates of which the LDM draws poor or other faces."""
+
+    needs = frozenset({"ldm", "recognizer"})
+
+    def __init__(self, cfg: QualityConfig) -> None:
+        self._cfg, self._has_logged = cfg, False
+
+    def open(self, resources: Resources) -> None:
+        """Build the pipeline of the LDM.
+
+        Raises:
+            UserError: The LDM is unconditional or takes contexts of another length; or as `LdmFaces`.
+        """
+        super().open(resources)
+        size = resources.ldm.config.embedding_size
+        if not getattr(resources.ldm.module, "is_conditional", True):
+            raise UserError("filter quality: the LDM is unconditional, its faces show no candidate")
+        if size != EMBEDDING_SIZE:
+            raise UserError(f"filter quality: the LDM takes contexts of {size} numbers, candidates have "
+                            f"{EMBEDDING_SIZE}")
+        guidance = build_cfg(CfgConfig(name="cfg", scale=self._cfg.guidance))
+        self._faces = LdmFaces(resources, "filter quality", _NOISE, self._cfg.scheduler, guidance)
+        self.evaluations = {name: number * self._cfg.images for name, number in self._faces.evaluations.items()}
+
+    def select(self, vectors: np.ndarray) -> np.ndarray:
+        """Keep candidates whose faces are good enough; see `ContextFilter.select`."""
+        keep = np.zeros(len(vectors), dtype=bool)
+        group = max(1, self.resources.batch_size // self._cfg.images)
+        for start in range(0, len(vectors), group):
+            signals.check()
+            some = vectors[start : start + group]
+            lengths, cosines = self._judge(np.resize(some, (group, some.shape[1])))  # always full batches
+            if not self._has_logged:
+                self._log(lengths[: len(some)], cosines[: len(some)])
+            good = (lengths >= self._cfg.lowest_length) & (cosines >= self._cfg.lowest_cosine)
+            keep[start : start + group] = good[: len(some)]
+        return keep
+
+    def _log(self, lengths: np.ndarray, cosines: np.ndarray) -> None:
+        self._has_logged = True
+        found = {"lengths": lengths, "cosines": cosines}
+        ranges = [f"{name} {v.min():.3g} to {v.max():.3g}, median {np.median(v):.3g}" for name, v in found.items()]
+        log.info(f"quality: the first {len(lengths)} candidates have {'; '.join(ranges)}")
+
+    def _judge(self, contexts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean length and mean cosine of the faces of each context, both (N,)."""
+        count, images = len(contexts), self._cfg.images
+        drawn = self._faces.draw(contexts.repeat(images, axis=0), list(range(images)) * count)
+        features = self.resources.features(np.stack([to_face(image_u8) for image_u8 in drawn]))
+        lengths = np.linalg.norm(features, axis=1).reshape(count, images)
+        dots = np.einsum("nje,ne->nj", features.reshape(count, images, -1), contexts)
+        return lengths.mean(axis=1), (dots / np.maximum(lengths, 1e-12)).mean(axis=1)

@@ -1,23 +1,26 @@
-"""From candidates to kept contexts, block by block, so that a killed run goes on where it was.
+"""From candidates to accepted contexts, block by block, so that a killed run resumes with the next block.
 
-Every batch of a source becomes one file `progress/block-<start>.npz` with what the filters kept of it and
-what they dropped. The files are written in order and whole, so together they always say exactly what an
-uninterrupted run would have known at that point. The block in which the wanted number is reached is cut
-there; when more are wanted later, that block alone is made again.
+Every batch of a source becomes one file `progress/block-<start>.npz` with the candidates that the filters accepted and
+those they dropped. The files are written in order and whole, so together they are the state of an uninterrupted run at
+that point. The block in which the wanted number is reached is cut there; when more are wanted later, that block alone
+is made again.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from facesyn_cli.artifacts.atomic_files import write_atomically
-from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, ContextFilter
+from facesyn_cli import signals
+from facesyn_cli.artifacts.atomic_files import write_atomically, write_bytes
+from facesyn_cli.artifacts.image_formats import suffix_of_content
+from facesyn_cli.console import progress
+from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, ContextFilter, ContextSource
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.arrays import read_archive
 from facesyn_cli.untrusted.parsing import parse_json
@@ -27,13 +30,13 @@ FOLDER = "progress"
 
 @dataclass(frozen=True)
 class Block:
-    """What came of the candidates number `start` up to, not including, `stop`.
+    """The result for candidates number `start` up to, not including, `stop`.
 
     Args:
         start: Number of the first candidate.
-        stop: Number after the last one that was looked at.
+        stop: Number after the last candidate that was examined.
         is_cut: The wanted number was reached at candidate `stop` - 1; later ones of the batch are unknown.
-        vectors: (K, 512) float32 unit rows that were kept.
+        vectors: (K, 512) float32 unit rows that were accepted.
         origins: K records of where they come from.
         faces: K file names, or None.
         dropped: Numbers of the candidates that each filter dropped.
@@ -50,7 +53,7 @@ class Block:
     failed: list[tuple[int, str]]
 
     def cut(self, room: int) -> Block:
-        """Return this block ending with its kept candidate number `room`, counted from 1."""
+        """Return this block ending with its accepted candidate number `room`, counted from 1."""
         stop = self.origins[room - 1]["candidate"] + 1
         return Block(
             self.start, stop, True, self.vectors[:room], self.origins[:room], self.faces[:room],
@@ -59,7 +62,9 @@ class Block:
         )
 
 
-def judge(batch: CandidateBatch, filters: Sequence[tuple[str, ContextFilter]]) -> tuple[Block, list[bytes | None]]:
+def apply_filters(
+    batch: CandidateBatch, filters: Sequence[tuple[str, ContextFilter]]
+) -> tuple[Block, list[bytes | None]]:
     """Run a batch through the filters.
 
     Args:
@@ -67,7 +72,7 @@ def judge(batch: CandidateBatch, filters: Sequence[tuple[str, ContextFilter]]) -
         filters: Names and filters, in the order in which they act.
 
     Returns:
-        The block, without names of faces, and the encoded faces of what was kept.
+        The block, without names of faces, and the encoded faces of accepted candidates.
     """
     numbers = np.array([origin["candidate"] for origin in batch.origins], dtype=np.int64)
     rows = np.arange(len(numbers))
@@ -86,15 +91,15 @@ def judge(batch: CandidateBatch, filters: Sequence[tuple[str, ContextFilter]]) -
 def in_order(filters: Sequence[tuple[str, ContextFilter]]) -> list[tuple[str, ContextFilter]]:
     """Return the filters with those that remember last.
 
-    A filter that remembers must see only what will be kept; behind all others it does, and the result no
-    longer depends on the order in which the filters were listed.
+    A filter that remembers must see only candidates that will be accepted. As the last one it does, and the result
+    does not depend on the order in which the filters were listed.
 
     Raises:
         ValueError: More than one filter remembers.
     """
     remembering = [name for name, f in filters if f.remembers]
     if len(remembering) > 1:
-        raise ValueError(f"{' and '.join(remembering)} both compare candidates with what was kept; use one of them")
+        raise ValueError(f"{' and '.join(remembering)} both compare candidates with accepted ones; use one of them")
     return sorted(filters, key=lambda item: item[1].remembers)
 
 
@@ -112,10 +117,9 @@ class Progress:
 
     @staticmethod
     def open(folder: Path, count: int | None) -> Progress:
-        """Read what earlier runs finished, so far as `count` contexts need it.
+        """Read the blocks of earlier runs that `count` contexts need.
 
-        Blocks behind a gap, a damaged one or the wanted number are forgotten, a cut one too when more are
-        wanted.
+        Blocks after a gap, a damaged one or the wanted number are deleted, and a cut one where more are wanted.
         """
         progress = Progress(folder)
         paths = sorted(folder.glob("block-*.npz"))
@@ -137,7 +141,7 @@ class Progress:
 
     @property
     def num_kept(self) -> int:
-        """Contexts kept so far."""
+        """Contexts accepted so far."""
         return sum(len(block.origins) for block in self.blocks)
 
     @property
@@ -147,24 +151,24 @@ class Progress:
 
     @property
     def vectors(self) -> np.ndarray:
-        """(K, D) float32, all kept rows."""
+        """(K, D) float32, all accepted rows."""
         kept = [block.vectors for block in self.blocks if len(block.vectors)]
         return np.concatenate(kept) if kept else np.empty((0, EMBEDDING_SIZE), np.float32)
 
     def has(self, count: int | None) -> bool:
-        """True when `count` contexts are kept; None is never reached."""
+        """True when `count` contexts are accepted; None is never reached."""
         return count is not None and self.num_kept >= count
 
     def room(self, count: int | None) -> int | None:
-        """How many more contexts are wanted; None without end."""
+        """Return how many more contexts are wanted; None: endless."""
         return None if count is None else count - self.num_kept
 
     def last_kept(self) -> int:
-        """Number of the last kept candidate, -1 without any."""
+        """Return the number of the last accepted candidate, -1 without any."""
         return next((block.origins[-1]["candidate"] for block in reversed(self.blocks) if block.origins), -1)
 
     def dropped(self) -> dict[str, int]:
-        """Candidates each filter dropped."""
+        """Return the number of candidates that each filter dropped."""
         totals: dict[str, int] = {}
         for block in self.blocks:
             for name, numbers in block.dropped.items():
@@ -175,6 +179,54 @@ class Progress:
         """Store the next block."""
         _write(self.folder / f"block-{block.start:012d}.npz", block)
         self.blocks.append(block)
+
+
+def collect(
+    source: ContextSource,
+    filters: Sequence[tuple[str, ContextFilter]],
+    found: Progress,
+    faces: Path,
+    count: int | None,
+    patience: int,
+) -> None:
+    """Filter candidates until there are enough or the source ends.
+
+    Args:
+        source: Yields candidates.
+        filters: Names and filters, in the order in which they act.
+        found: Blocks of earlier runs; gets the new ones.
+        faces: Folder for the face images of accepted candidates.
+        count: Contexts wanted; None: all of a source that ends.
+        patience: An endless source is given up after so many dropped candidates in a row.
+    """
+    if found.has(count):
+        return
+    for _, context_filter in filters:
+        context_filter.restore(found.vectors)
+    total = count if count is not None else source.num_candidates
+    with progress("gen-contexts", total, unit="contexts", done=found.num_kept) as bar:
+        for batch in source.candidates(found.next_candidate):
+            block, images = apply_filters(batch, filters)
+            room = found.room(count)
+            if room is not None and len(block.origins) >= room:
+                block = block.cut(room)
+            names = [
+                image and _write_face(faces, found.num_kept + row, image)
+                for row, image in enumerate(images[: len(block.origins)])
+            ]
+            found.add(replace(block, faces=names))
+            bar.advance(len(block.origins), candidates=found.next_candidate)
+            is_hopeless = source.num_candidates is None and found.next_candidate - 1 - found.last_kept() >= patience
+            if found.has(count) or is_hopeless:
+                return
+            signals.check()
+
+
+def _write_face(folder: Path, row: int, face: bytes) -> str:
+    """Write the face of a context; padded names sort like the rows, as published tools expect."""
+    name = f"{row:07d}{suffix_of_content(face) or '.png'}"
+    write_bytes(folder / name, face, durable=False)
+    return name
 
 
 def _write(path: Path, block: Block) -> None:

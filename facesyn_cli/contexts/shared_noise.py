@@ -1,4 +1,4 @@
-"""Style mixing: image k of every identity starts from the same noise, so pose, light and background go along.
+"""The variation `shared-noise`: image k of every identity shares its noise, and with it pose, light and background.
 
     x_T = sqrt(a) z_style + sqrt(1 - a) z_own
 
@@ -26,12 +26,13 @@ class SharedNoiseConfig(PluginConfig):
     styles: int | None = affects_result(None, "number of styles; None: as many as an identity has images", ge=1)
 
 
+@register(
+    "context_variation",
+    "shared-noise",
+    Card(about="Style mixing: image k of every identity starts from the same noise, or from a share of it."),
+)
 class SharedNoise(ContextVariation):
-    """Contexts as they are, noise shared between identities.
-
-    Args:
-        cfg: Settings.
-    """
+    """Unchanged contexts, noise shared between identities."""
 
     varies_contexts = False
 
@@ -43,13 +44,3 @@ class SharedNoise(ContextVariation):
         style = sample if self._cfg.styles is None else sample % self._cfg.styles
         shared = style_noise(self.seed, style, tuple(own.shape))
         return math.sqrt(1 - self._cfg.share) * own + math.sqrt(self._cfg.share) * shared
-
-
-@register(
-    "context_variation",
-    "shared-noise",
-    Card(about="Style mixing: image k of every identity starts from the same noise, or from a share of it."),
-)
-def build_shared_noise(cfg: SharedNoiseConfig) -> SharedNoise:
-    """Build the variation."""
-    return SharedNoise(cfg)

@@ -1,10 +1,10 @@
-"""What a source of new identities and a filter of them look like to the stage that runs them.
+"""The interfaces of context sources and context filters, and the `Resources` they work with.
 
-A plugin's builder takes only its settings. What lies outside of them (files of the user, networks) is
-gathered by the stage into one `Resources` object, and only what the plugin names in `needs`:
+A plugin's builder takes only its settings. Files of the user and networks come in one `Resources` object, which holds
+what the plugin names in `needs`:
 
     source = build("contexts", cfg.source)        # settings only, nothing is read
-    source.open(resources)                        # files are checked, networks taken over
+    source.open(resources)                        # files are checked
     for batch in source.candidates(start): ...    # candidate `start`, `start` + 1, ...
 
 Candidate k depends on (settings, inputs, seed, k) alone: not on the batch size, nor on where an
@@ -15,20 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facesyn_cli.artifacts.embedding_set import normalize
-from facesyn_cli.artifacts.origins import Origin
+from facesyn_cli.artifacts.origins import UNKNOWN, Origin
+from facesyn_cli.artifacts.vector_files import normalize
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from facesyn_cli.artifacts.image_set import ImageSet
-    from facesyn_cli.artifacts.ldm_settings import LdmSettings
     from facesyn_cli.contexts.embedding_files import GivenVectors
+    from facesyn_cli.models.loading import LoadedLdm
 
 EMBEDDING_SIZE = 512
 FACE_SIZE = 112  # pixels a side of the faces that come with contexts, as every recognizer here reads them
@@ -44,25 +44,8 @@ NEEDS = {
 
 
 @dataclass(frozen=True)
-class Ldm:
-    """An LDM ready to draw faces.
-
-    Args:
-        denoiser: In eval mode, on `device`.
-        autoencoder: Its decoder, in eval mode, on `device`.
-        settings: Noise schedule, sizes and statistics of the latents.
-        device: Where the networks are.
-    """
-
-    denoiser: nn.Module
-    autoencoder: nn.Module
-    settings: LdmSettings
-    device: torch.device
-
-
-@dataclass(frozen=True)
 class Resources:
-    """What the stage has ready for sources and filters; None where it was not needed.
+    """Inputs and networks of sources and filters; None where none needs them.
 
     Args:
         seed: Seed of everything random.
@@ -72,10 +55,12 @@ class Resources:
         known: (M, 512) float32 unit embeddings of known people.
         known_embedder: Digest of the recognizer they come from; None unknown.
         embedder: Digest of the recognizer.
-        features: The recognizer: (N, 112, 112, 3) uint8 faces -> (N, 512) float64 rows as it gives them, any N.
+        features: The recognizer: (N, 112, 112, 3) uint8 faces -> (N, 512) float64 rows, not normalized, any N.
         align: Cuts the face out of a photo, (H, W, 3) -> (112, 112, 3) uint8; None: images are faces already.
-        pipeline: Unconditional diffusers pipeline, on its device.
-        ldm: The own LDM.
+        generator: Unconditional diffusers pipeline, on `device`.
+        ldm: An LDM of ours, in eval mode.
+        autoencoder: Its decoder, in eval mode.
+        device: Where networks run; None: the CPU.
     """
 
     seed: int = 0
@@ -87,8 +72,10 @@ class Resources:
     embedder: str | None = None
     features: Callable[[np.ndarray], np.ndarray] | None = None
     align: Callable[[np.ndarray], np.ndarray] | None = None
-    pipeline: Any = None
-    ldm: Ldm | None = None
+    generator: Any = None
+    ldm: LoadedLdm | None = None
+    autoencoder: nn.Module | None = None
+    device: torch.device | None = None
 
     def embed(self, faces_u8: np.ndarray) -> np.ndarray:
         """Return (N, 512) float32 unit rows of (N, 112, 112, 3) faces."""
@@ -116,13 +103,23 @@ class CandidateBatch:
     failed: list[tuple[int, str]] = field(default_factory=list)
 
 
-class ContextSource(Protocol):
-    """Yields candidate identities in an order that never changes."""
+class ContextSource:
+    """Base class of context sources: yields candidate identities in an order that never changes.
 
-    needs: frozenset[str]  # which of `NEEDS` must be in the resources
-    may_use: frozenset[str]  # which of `NEEDS` it uses when they are given
-    evaluations: dict[str, int]  # network evaluations per candidate; known after `open`
-    face_origin: Origin  # photos, generated or unknown, where candidates have faces; known after `open`
+    Attributes:
+        needs: Names from `NEEDS` that must be in the resources.
+        may_use: Names from `NEEDS` that it uses when they are given.
+        evaluations: Network evaluations per candidate, by network; known after `open`.
+        face_origin: photo, generated or unknown, where candidates have faces; known after `open`.
+        num_candidates: None: endless. Known after `open`.
+    """
+
+    needs: frozenset[str] = frozenset()
+    may_use: frozenset[str] = frozenset()
+    evaluations: dict[str, int] = {}
+    face_origin: Origin = UNKNOWN
+    num_candidates: int | None = None
+    resources = Resources()
 
     def open(self, resources: Resources) -> None:
         """Take the resources and check them.
@@ -130,34 +127,46 @@ class ContextSource(Protocol):
         Raises:
             UserError: An input is not what was expected.
         """
-
-    @property
-    def num_candidates(self) -> int | None:
-        """How many candidates there are; None without end. Known after `open`."""
+        self.resources = resources
 
     @property
     def embedder(self) -> str | None:
         """Digest of the recognizer in whose space the vectors lie; None unknown. Known after `open`."""
+        return self.resources.embedder
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
         """Yield all candidates from number `start` on, without gaps."""
+        raise NotImplementedError
 
 
-class ContextFilter(Protocol):
-    """Says which candidates are kept."""
+class ContextFilter:
+    """Base class of context filters: selects candidates.
 
-    needs: frozenset[str]  # which of `NEEDS` must be in the resources
-    evaluations: dict[str, int]  # network evaluations per candidate it sees; known after `open`
-    remembers: bool  # decisions depend on what was kept before; such a filter acts after all others
+    Attributes:
+        needs: Names from `NEEDS` that must be in the resources.
+        evaluations: Network evaluations per candidate it sees, by network; known after `open`.
+        remembers: Decisions depend on earlier accepted candidates; such a filter acts last.
+    """
+
+    needs: frozenset[str] = frozenset()
+    evaluations: dict[str, int] = {}
+    remembers = False
+    resources = Resources()
 
     def open(self, resources: Resources) -> None:
-        """Take the resources."""
+        """Take the resources and check them.
+
+        Raises:
+            UserError: An input is not what was expected.
+        """
+        self.resources = resources
 
     def restore(self, vectors: np.ndarray) -> None:
-        """Remember (N, 512) candidates that an earlier run kept, in their order."""
+        """Restore the state after (N, 512) candidates that an earlier run accepted, in order."""
 
     def select(self, vectors: np.ndarray) -> np.ndarray:
-        """Return (N,) bool, which of the (N, 512) float32 unit candidates to keep.
+        """Return (N,) bool, which of the (N, 512) float32 unit candidates to accept.
 
         The result over a sequence of candidates does not depend on how it is cut into calls.
         """
+        raise NotImplementedError

@@ -1,6 +1,6 @@
-"""Keep only identities that differ from each other.
+"""The context filter `unique`: accept identities that differ from each other.
 
-A candidate f_i is kept when it is far from every candidate kept before it (DCFace, Kim et al. 2023,
+A candidate f_i is accepted when it is far from every candidate accepted before it (DCFace, Kim et al. 2023,
 arXiv:2304.07060, the unique set of section 4, written with cosines):
 
     U = { f_i : cos(f_i, f_j) < r  for all j < i with f_j in U }
@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from facesyn_cli.contexts.cosine import matches_within, reaches
-from facesyn_cli.contexts.source import Resources
+from facesyn_cli.contexts.source import ContextFilter
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -25,15 +25,13 @@ class UniqueConfig(PluginConfig):
     r: float = Field(0.3, ge=-1, le=1)  # cosine from which two candidates count as the same person
 
 
-class Unique:
+class Unique(ContextFilter):
     """Greedy uniqueness in the order of the candidates.
 
     Args:
         r: Cosine from which two candidates count as the same person.
     """
 
-    needs: frozenset[str] = frozenset()
-    evaluations: dict[str, int] = {}
     remembers = True
 
     def __init__(self, r: float) -> None:
@@ -41,11 +39,8 @@ class Unique:
         self._bank = np.empty((0, 0), dtype=np.float32)  # kept rows first, spare rows behind them
         self._num_kept = 0
 
-    def open(self, resources: Resources) -> None:
-        """Nothing is needed."""
-
     def restore(self, vectors: np.ndarray) -> None:
-        """Remember candidates kept by an earlier run."""
+        """Add candidates that an earlier run accepted."""
         if not len(vectors):
             return
         needed = self._num_kept + len(vectors)
@@ -58,7 +53,7 @@ class Unique:
         self._num_kept = needed
 
     def select(self, vectors: np.ndarray) -> np.ndarray:
-        """Keep what is below r to everything kept before; see `ContextFilter.select`."""
+        """Accept candidates with a cosine below r to all accepted before; see `ContextFilter.select`."""
         keep = np.zeros(len(vectors), dtype=bool)
         for start in range(0, len(vectors), BLOCK_ROWS):
             block = vectors[start : start + BLOCK_ROWS]
@@ -70,7 +65,7 @@ class Unique:
 
 
 def _greedy(match: np.ndarray) -> np.ndarray:
-    """Return which rows survive when each kept row removes the later ones it matches; (N, N) -> (N,) bool."""
+    """Return the rows left when each accepted row removes later ones that it matches; (N, N) -> (N,) bool."""
     alive = np.ones(len(match), dtype=bool)
     for row in np.flatnonzero(match.any(axis=1)):
         if alive[row]:

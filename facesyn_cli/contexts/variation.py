@@ -1,4 +1,4 @@
-"""What gives each image of an identity a context, or a starting noise, of its own.
+"""The base class of context variations: a context, or a starting noise, for each image of an identity.
 
 Everything depends on (seed, identity, sample) and on the contexts of the set, never on the batch:
 
@@ -16,13 +16,13 @@ from facesyn_cli.artifacts.header import Parent
 
 
 class ContextVariation:
-    """Base of all variations: leaves context and noise as they are.
+    """Base of all variations: leaves context and noise unchanged.
 
     Attributes:
-        varies_contexts: `context` returns something else than the identity's context, worth storing.
+        varies_contexts: `context` does not return the identity's context, so contexts are stored per image.
         needs_all_contexts: The result depends on every context of the set, so the set must not change between
             runs on one folder.
-        embedder: Digest of the recognizer behind contexts that were read; None: it reads none, or they do not say.
+        embedder: Digest of the recognizer behind contexts that were read; None: none were read, or unknown.
     """
 
     varies_contexts = True
@@ -30,10 +30,10 @@ class ContextVariation:
     embedder: str | None = None
 
     def open(self, vectors: np.ndarray, identities: list[str], seed: int) -> dict[str, Parent]:
-        """Take what every image depends on.
+        """Take the set of contexts.
 
         Args:
-            vectors: (N, E) float32 unit contexts of the whole set; more than are sampled, perhaps.
+            vectors: (N, E) float32 unit contexts of the whole set, which may be more than are sampled.
             identities: Names of the N identities.
             seed: Seed of everything random.
 
@@ -56,5 +56,5 @@ class ContextVariation:
         return self.vectors[row]
 
     def noise(self, own: Tensor, row: int, sample: int) -> Tensor:
-        """Return the starting noise of one image, (C, H, W) float32 N(0, 1), from what it would have alone."""
+        """Return the starting noise of one image, (C, H, W) float32 N(0, 1), from its own independent noise."""
         return own

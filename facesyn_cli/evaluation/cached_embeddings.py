@@ -22,7 +22,7 @@ from facesyn_cli.data.ordered_pool import ordered_map
 from facesyn_cli.data.pixels import UnreadableImage, decode_image
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches
+from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
 from facesyn_cli.evaluation.near_duplicates import SIDE, thumbnail
 from facesyn_cli.untrusted.arrays import read_archive
 
@@ -58,9 +58,9 @@ def embed_cached(
     Args:
         images: The set.
         entries: Which of its images, N of them.
-        network: See `embed_batches`.
-        options: See `embed_batches`.
-        folder: Folder of the parts.
+        network: See `FaceEmbedder`.
+        options: See `FaceEmbedder`.
+        folder: Where the parts lie.
         title: Of the progress bar.
         has_unit_rows: Make them unit length; False leaves them as the network gives them.
 
@@ -74,7 +74,7 @@ def embed_cached(
     def compute(part: range) -> dict[str, NDArray]:
         batches = [part[b.start : b.stop] for b in fixed_batches(len(part), options.batch_size)]
         vectors, good = [], []
-        for batch in embed_batches(network, lambda index: images.read(entries[index]), batches, options):
+        for batch in FaceEmbedder(network, options).files(lambda index: images.read(entries[index]), batches):
             signals.check()
             lengths = np.linalg.norm(batch.vectors, axis=1)
             is_good = np.isfinite(lengths) & (lengths > 0) & [index not in batch.problems for index in batch.indices]

@@ -1,4 +1,4 @@
-"""From encoded faces to embeddings, with any recognizer that is handed in.
+"""`FaceEmbedder`: from encoded faces or pixels to embeddings, with any face recognizer.
 
 As published (ArcFace, TFace, ElasticFace): RGB in [-1, 1], and for verification the flip test
 
@@ -6,7 +6,7 @@ As published (ArcFace, TFace, ElasticFace): RGB in [-1, 1], and for verification
 
 with the outputs of the network as they are; the sum is normalized afterwards. The network always sees
 batches of the same size: short ones are padded with black images, and so is the place of an image that
-cannot be read, so no image depends on the fate of another.
+cannot be read, so no embedding depends on whether another image can be read.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from facesyn_cli.artifacts.vector_files import normalize
 from facesyn_cli.console import log
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, fit_square, resize_pixels, to_pixels
+from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.loading import LoadedBackbone
 
 Fit = Literal["exact", "square", "refuse"]
 
 
 def current_fit(value: Any) -> Any:
-    """Return the value of a setting `fit` in today's words: `crop`, of earlier versions, is `square`."""
+    """Return the value of a setting `fit`; `crop` is the name of `square` in earlier versions."""
     if value != "crop":
         return value
     log.warning("fit=crop is now called fit=square, and does the same")
@@ -43,7 +46,7 @@ _BATCHES_AHEAD = 3
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """How images are brought to a network.
+    """How images are prepared for a network and batched.
 
     Args:
         size: Side of the network's input in pixels.
@@ -69,12 +72,12 @@ class EmbedOptions:
 
 @dataclass(frozen=True)
 class EmbeddedBatch:
-    """What came out for one batch.
+    """The embeddings of one batch.
 
     Args:
-        indices: Which images it holds, n of them.
-        vectors: (n, D) float64, not normalized; rows of images that could not be read mean nothing.
-        problems: Index -> why the image could not be read.
+        indices: Numbers of its n images.
+        vectors: (n, D) float64, not normalized; rows of images that could not be read are meaningless.
+        problems: Number of an image -> why it could not be read.
         num_cut: Images of which the central square was taken.
     """
 
@@ -126,73 +129,111 @@ def _to_network(pixels_u8: NDArray[np.uint8], size: int) -> Tensor:
     return resize_pixels(pixels[None], size, antialias=True)[0]
 
 
-def embed_batches(
-    network: nn.Module, read: Callable[[int], bytes], batches: Sequence[Sequence[int]], options: EmbedOptions
-) -> Iterator[EmbeddedBatch]:
-    """Embed images batch by batch, while threads read the next ones.
+class FaceEmbedder:
+    """A face recognizer that embeds files and pixels.
 
     Args:
-        network: (B, 3, size, size) in [-1, 1] -> (B, D), in eval mode.
-        read: From an index to the encoded image; called from threads. A `UserError` counts as unreadable.
-        batches: The indices of each batch; at most `batch_size` a batch.
+        network: (B, 3, size, size) in [-1, 1] -> (B, D), in eval mode, on `options.device`.
+        options: How images are prepared and batched.
     """
 
-    def load(index: int) -> tuple[Tensor | str, bool]:
+    def __init__(self, network: nn.Module, options: EmbedOptions) -> None:
+        self._network, self.options = network, options
+
+    @staticmethod
+    def of(backbone: LoadedBackbone, device: torch.device, batch_size: int = 32, **options: Any) -> FaceEmbedder:
+        """Move a recognizer to a device; without the flip test where `options`, as of `EmbedOptions`, do not set it."""
+        chosen: dict[str, Any] = {"flip": False, "fit": "square", **options}
+        network = backbone.module.to(device)
+        return FaceEmbedder(network, EmbedOptions(backbone.input_size, batch_size, device, **chosen))
+
+    def embed(self, faces_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return (N, D) float32 unit rows of (N, S, S, 3) uint8 faces, N >= 1.
+
+        Raises:
+            UserError: An embedding is zero or not finite.
+        """
+        return normalize(self.features(faces_u8))
+
+    def features(self, faces_u8: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return (N, D) embeddings of (N, S, S, 3) uint8 faces, N >= 1, not normalized."""
+        rows = []
+        for batch in fixed_batches(len(faces_u8), self.options.batch_size):
+            pixels = resize_pixels(
+                to_pixels(faces_u8[batch.start : batch.stop]), self.options.size, antialias=True
+            )
+            rows.append(self.batch(list(pixels)))
+        return np.concatenate(rows)
+
+    def files(
+        self, read: Callable[[int], bytes], batches: Sequence[Sequence[int]]
+    ) -> Iterator[EmbeddedBatch]:
+        """Embed encoded images batch by batch, while threads read the next ones.
+
+        Args:
+            read: Number of an image -> encoded image; called from threads. A `UserError` counts as unreadable.
+            batches: The numbers of each batch; at most `batch_size` a batch.
+        """
+        options = self.options
+
+        def load(index: int) -> tuple[Tensor | str, bool]:
+            try:
+                pixels_u8, is_cut = _fitted(read(index), options.size, options.fit, options.align)
+                return _to_network(pixels_u8, options.size), is_cut
+            except (UnreadableImage, UserError) as error:
+                return str(error), False
+
+        pool = ThreadPoolExecutor(max(1, options.workers), thread_name_prefix="decode")
+        waiting: deque[tuple[Sequence[int], list[Future]]] = deque()
+        coming = iter(batches)
         try:
-            pixels_u8, is_cut = _fitted(read(index), options.size, options.fit, options.align)
-            return _to_network(pixels_u8, options.size), is_cut
-        except (UnreadableImage, UserError) as error:
-            return str(error), False
+            while True:
+                while len(waiting) < _BATCHES_AHEAD and (batch := next(coming, None)) is not None:
+                    waiting.append((batch, [pool.submit(load, index) for index in batch]))
+                if not waiting:
+                    return
+                batch, futures = waiting.popleft()
+                results = [future.result() for future in futures]
+                loaded = dict(zip(batch, [face for face, _ in results], strict=True))
+                num_cut = sum(is_cut for _, is_cut in results)
+                problems = {index: face for index, face in loaded.items() if isinstance(face, str)}
+                faces = [None if isinstance(face, str) else face for face in loaded.values()]
+                yield EmbeddedBatch(batch, self.batch(faces), problems, num_cut)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    pool = ThreadPoolExecutor(max(1, options.workers), thread_name_prefix="decode")
-    waiting: deque[tuple[Sequence[int], list[Future]]] = deque()
-    coming = iter(batches)
-    try:
-        while True:
-            while len(waiting) < _BATCHES_AHEAD and (batch := next(coming, None)) is not None:
-                waiting.append((batch, [pool.submit(load, index) for index in batch]))
-            if not waiting:
-                return
-            batch, futures = waiting.popleft()
-            results = [future.result() for future in futures]
-            loaded = dict(zip(batch, [face for face, _ in results], strict=True))
-            num_cut = sum(is_cut for _, is_cut in results)
-            problems = {index: face for index, face in loaded.items() if isinstance(face, str)}
-            faces = [None if isinstance(face, str) else face for face in loaded.values()]
-            yield EmbeddedBatch(batch, embed_faces(network, faces, options), problems, num_cut)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    def batch(self, faces: Sequence[Tensor | None]) -> NDArray[np.float64]:
+        """Embed up to `batch_size` faces in one full batch.
 
+        Args:
+            faces: (3, size, size) each, in [-1, 1]; None is a place without an image.
 
-def embed_faces(network: nn.Module, faces: Sequence[Tensor | None], options: EmbedOptions) -> NDArray[np.float64]:
-    """Embed up to `batch_size` faces in one full batch.
+        Returns:
+            (len(faces), D), not normalized.
+        """
+        options = self.options
+        pixels = torch.full((options.batch_size, 3, options.size, options.size), -1.0)
+        for place, face in enumerate(faces):
+            if face is not None:
+                pixels[place] = face
+        pixels = pixels.to(options.device)
+        vectors = self._forward(pixels)
+        if options.flip:
+            vectors = vectors + self._forward(pixels.flip(-1))
+        return vectors[: len(faces)].numpy()
 
-    Args:
-        faces: (3, size, size) each, in [-1, 1]; None is a place without an image.
-
-    Returns:
-        (len(faces), D) float64, not normalized.
-    """
-    pixels = torch.full((options.batch_size, 3, options.size, options.size), -1.0)
-    for place, face in enumerate(faces):
-        if face is not None:
-            pixels[place] = face
-    pixels = pixels.to(options.device)
-    vectors = _forward(network, pixels, options)
-    if options.flip:
-        vectors = vectors + _forward(network, pixels.flip(-1), options)
-    return vectors[: len(faces)].numpy()
-
-
-@torch.inference_mode()
-def _forward(network: nn.Module, pixels: Tensor, options: EmbedOptions) -> Tensor:
-    if options.precision == "fp32":  # no TF32: its rounding is as coarse as that of fp16
-        context = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-    else:
-        dtype = torch.bfloat16 if options.precision == "bf16" else torch.float16
-        context = torch.autocast(options.device.type, dtype=dtype)
-    with context:
-        vectors = network(pixels)                                             # (B, D)
-    if vectors.ndim != 2 or len(vectors) != len(pixels):
-        raise UserError(f"the network returned {tuple(vectors.shape)} for {len(pixels)} faces; a row each was expected")
-    return vectors.cpu().double()
+    @torch.inference_mode()
+    def _forward(self, pixels: Tensor) -> Tensor:
+        options = self.options
+        if options.precision == "fp32":  # no TF32: its rounding is as coarse as that of fp16
+            context = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        else:
+            dtype = torch.bfloat16 if options.precision == "bf16" else torch.float16
+            context = torch.autocast(options.device.type, dtype=dtype)
+        with context:
+            vectors = self._network(pixels)                                       # (B, D)
+        if vectors.ndim != 2 or len(vectors) != len(pixels):
+            raise UserError(
+                f"the network returned {tuple(vectors.shape)} for {len(pixels)} faces; a row each was expected"
+            )
+        return vectors.cpu().double()

@@ -13,7 +13,7 @@ from facesyn_cli.artifacts.benchmark_table import BenchmarkRow
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.data.squares import say_cut
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches
+from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
 
 
 class EvaluationSet(Protocol):
@@ -53,7 +53,7 @@ def embed_images(
     """Return the (images, D) embeddings of a benchmark, not normalized.
 
     Args:
-        network: As for `embedding.embed_batches`.
+        network: As for `embedding.FaceEmbedder`.
         images: The benchmark.
         options: `flip` is the published flip test; `fit` is how images of another size are handled.
         advance: Called with the number of images finished since the last call.
@@ -64,7 +64,7 @@ def embed_images(
     batches = fixed_batches(len(images.images), options.batch_size)
     vectors: NDArray[np.float64] | None = None
     num_cut = 0
-    for batch in embed_batches(network, images.read, batches, options):
+    for batch in FaceEmbedder(network, options).files(images.read, batches):
         if batch.problems:
             first = min(batch.problems)
             raise UserError(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from facesyn_cli.data.sharding import fixed_batches, share
-from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches
+from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
 from facesyn_cli.evaluation.pairs import PairSet
 from facesyn_cli.evaluation.verification import roc_auc, squared_distances, unit_rows, verify_folds
 
@@ -31,7 +31,7 @@ def embed_share(
     vectors = torch.zeros(len(pairs.images), embedding_size)
     problem = ""
     batches = share(fixed_batches(len(pairs.images), options.batch_size), index, count)
-    for batch in embed_batches(network, pairs.read, batches, options):
+    for batch in FaceEmbedder(network, options).files(pairs.read, batches):
         vectors[list(batch.indices)] = torch.from_numpy(batch.vectors).float()
         if batch.problems:
             bad = min(batch.problems)

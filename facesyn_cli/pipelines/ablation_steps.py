@@ -251,11 +251,7 @@ def context_evaluations(step: Step, work: Work) -> float:
     Raises:
         UserError: One is missing or wrong.
     """
-    elsewhere = step.cfg.model_copy(update={"out": step.folder.with_name("none")})  # the plan counts what is left
-    plan: Any = plan_stage("gen-contexts", elsewhere, work)
-    # dict: until every stage returns a Plan (issue 14)
-    evaluations = plan["evaluations_at_least"] if isinstance(plan, dict) else plan.network_evaluations
-    return evaluations.get("denoiser", 0) / step.cfg.count
+    return plan_stage("gen-contexts", step.cfg, work).chosen["evaluations_per_candidate"].get("denoiser", 0)
 
 
 def sources_of(cfg: BaseModel, prefix: str = "") -> Iterator[tuple[str, Path | str]]:

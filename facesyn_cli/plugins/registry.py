@@ -1,8 +1,8 @@
 """The plugin registry: (kind, name) -> builder, typed config and card.
 
-The built-in table and entry points of the group `facesyn.<kind>` map names to modules; looking up a plugin imports only
-its module. A plugin is a builder function with the decorator `@register`; its only argument is its config, a pydantic
-model.
+Names are addresses: the built-in table and entry points of group `facesyn.<kind>` say in which module
+a plugin lives, and only that module is imported when the plugin is looked up. A plugin is a builder
+(a function or a class) with the decorator `@register`; its only argument is its config, a pydantic model.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -176,7 +177,8 @@ def _config_class(build: Callable) -> type:
         raise ValueError(f"{build.__qualname__} must take exactly one argument, its config, with a type annotation")
     annotation = parameters[0].annotation
     if isinstance(annotation, str):  # the return annotation may name something that is defined further down
-        annotation = build.__globals__.get(annotation)
+        names = vars(sys.modules[build.__module__]) if isinstance(build, type) else build.__globals__
+        annotation = names.get(annotation)
     if "name" not in getattr(annotation, "model_fields", {}):
         raise ValueError(f"the argument of {build.__qualname__} must be annotated with a PluginConfig class")
     return annotation

@@ -1,30 +1,41 @@
-"""What belongs to each image of a set: its context, its starting noise, the noise of its steps.
+"""The inputs of each image of a set: its context, its negative context, its starting noise, the noise of its steps.
 
-All of it depends on (seed, identity, sample) and the inputs alone, never on the batch.
+All of them depend on (seed, identity, sample) and the input files alone, never on the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from facesyn_cli.artifacts.context_set import ContextSet
+from facesyn_cli.artifacts.embedder_match import require_same_embedder
+from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.artifacts.vector_files import normalize
+from facesyn_cli.diffusion.guidance import Guidance
 from facesyn_cli.diffusion.guidance_negative import NegativeContexts
-from facesyn_cli.diffusion.noise import image_noise, step_noise
+from facesyn_cli.diffusion.noise import image_noise, open_noise_file, step_noise
 from facesyn_cli.errors import UserError
+from facesyn_cli.plugins import registry
+from facesyn_cli.plugins.settings import PluginConfig
+from facesyn_cli.sampling.inputs import SampleInputs
 
 
 class Variation(Protocol):
-    """A plugin of kind `context_variation` as the engine sees it; its base class is in `contexts/variation.py`."""
+    """A plugin of kind `context_variation`; its base class is in `contexts/variation.py`."""
+
+    varies_contexts: bool
 
     def context(self, row: int, sample: int) -> np.ndarray:
         """Return the context of one image, (E,) float32."""
 
     def noise(self, own: Tensor, row: int, sample: int) -> Tensor:
-        """Return the starting noise of one image from what it would have alone."""
+        """Return the starting noise of one image from its own independent noise."""
 
 
 class Conditions:
@@ -38,9 +49,9 @@ class Conditions:
         latent_shape: (C, H, W).
         given_noise: (N, per_id, C, H, W) of any float type, or None: the noise is drawn from the seed.
         variation: Gives every image a context or noise of its own; None: those of its identity.
-        negatives: Chooses whom each image is guided away from; None: nobody.
+        negatives: Chooses the negative context of each image; None: there are none.
 
-    An image that was refused and is drawn again has an attempt number from 1: another noise, the same contexts.
+    An image that a filter rejected is drawn again with an attempt number from 1: other noise, the same contexts.
     """
 
     def __init__(
@@ -56,7 +67,8 @@ class Conditions:
     ) -> None:
         self.latent_shape = latent_shape
         self._identities, self._vectors, self._per_id, self._seed = identities, vectors, per_id, seed
-        self._given_noise, self._variation, self._negatives = given_noise, variation, negatives
+        self._given_noise, self._negatives = given_noise, negatives
+        self.variation = variation
 
     def key(self, image: int) -> str:
         """Return `identity/sample` of an image."""
@@ -65,13 +77,13 @@ class Conditions:
 
     def contexts(self, images: Sequence[int]) -> Tensor:
         """Return the contexts of B images, (B, E) float32."""
-        if self._variation is None:
+        if self.variation is None:
             return self._vectors[[image // self._per_id for image in images]]
-        varied = [self._variation.context(*divmod(image, self._per_id)) for image in images]
+        varied = [self.variation.context(*divmod(image, self._per_id)) for image in images]
         return torch.from_numpy(np.stack(varied))
 
     def negatives(self, images: Sequence[int]) -> Tensor | None:
-        """Return the contexts that B images are guided away from, (B, E) float32; None: there are none."""
+        """Return the negative contexts of B images, (B, E) float32; None: there are none."""
         if self._negatives is None:
             return None
         places = [divmod(image, self._per_id) for image in images]
@@ -87,7 +99,7 @@ class Conditions:
         ])
 
     def step_noise(self, images: Sequence[int], step: int, attempts: Sequence[int] | None = None) -> Tensor:
-        """Return what a stochastic scheduler adds to B images after its step `step`, (B, C, H, W) float32."""
+        """Return the noise that a stochastic scheduler adds to B images after step `step`, (B, C, H, W) float32."""
         places = [divmod(image, self._per_id) for image in images]
         return torch.stack([
             step_noise(self._seed, self._identities[row], sample, step, self.latent_shape, attempt)
@@ -101,5 +113,100 @@ class Conditions:
                 raise UserError(f"noise.file: the noise of image {self._identities[row]}/{sample} is not finite")
         else:
             own = image_noise(self._seed, self._identities[row], sample, self.latent_shape, attempt)
-        # Noise shared between identities gave the refused image; what is drawn again goes its own way.
-        return own if self._variation is None or attempt else self._variation.noise(own, row, sample)
+        # A variation that shares noise between identities applies to the first attempt alone.
+        return own if self.variation is None or attempt else self.variation.noise(own, row, sample)
+
+
+def open_conditions(
+    inputs: SampleInputs,
+    per_id: int,
+    seed: int,
+    variation: PluginConfig | None,
+    guidance: Guidance,
+    guidance_cfg: PluginConfig,
+    noise_file: Path | None = None,
+) -> tuple[Conditions, dict[str, Parent]]:
+    """Build the conditions of a set.
+
+    Args:
+        inputs: Contexts and LDM.
+        per_id: Images of each identity.
+        seed: Seed of everything random.
+        variation: Settings of a `context_variation` plugin; None: no variation.
+        guidance: Built from `guidance_cfg`.
+        guidance_cfg: Settings of a `guidance` plugin.
+        noise_file: Starting noise, `.npy`; None: drawn from the seed.
+
+    Returns:
+        The conditions, and the files they depend on for the header.
+
+    Raises:
+        UserError: A file is not what was expected, or belongs to another recognizer.
+    """
+    shape, num_ids = inputs.latent_shape, len(inputs.identities)
+    given_noise = open_noise_file(noise_file, num_ids, per_id, shape)
+    varied, parents = open_variation(variation, inputs.contexts, seed)
+    negatives, more = open_negatives(guidance, guidance_cfg, inputs.contexts, seed)
+    conditions = Conditions(
+        inputs.identities, inputs.vectors, per_id, seed, shape, given_noise, varied, negatives
+    )
+    return conditions, {**parents, **more}
+
+
+def open_variation(
+    cfg: PluginConfig | None, contexts: ContextSet, seed: int
+) -> tuple[Variation | None, dict[str, Parent]]:
+    """Build a variation and return it with the files it read, for the header.
+
+    A variation or a choice of negatives may depend on contexts of identities that are not sampled, such as the nearest
+    one. Then the whole set of contexts is an input, compared by content: images would change where the set grows.
+
+    Args:
+        cfg: Settings of a `context_variation` plugin; None: no variation.
+        contexts: The whole set.
+        seed: Seed of everything random.
+
+    Raises:
+        UserError: One of its inputs is not what was expected, or belongs to another recognizer.
+    """
+    if cfg is None:
+        return None, {}
+    variation = registry.build("context_variation", cfg)
+    parents = variation.open(np.asarray(contexts.vectors, dtype=np.float32), contexts.identities, seed)
+    require_same_embedder(
+        {str(contexts.path): contexts.embedder, f"variation {cfg.name}": variation.embedder},
+        "give contexts of the same recognizer",
+    )
+    if variation.needs_all_contexts:
+        parents = {**parents, "all_contexts": Parent(str(contexts.path), contexts.digest)}
+    return variation, parents
+
+
+def open_negatives(
+    guidance: Guidance, cfg: PluginConfig, contexts: ContextSet, seed: int
+) -> tuple[NegativeContexts | None, dict[str, Parent]]:
+    """Open the pool of negative contexts where the guidance uses one; return it and its entry for the header.
+
+    Args:
+        guidance: Built from `cfg`.
+        cfg: Its settings; `contexts` is the path of a set, None for the set that is sampled.
+        contexts: The set that is sampled.
+        seed: Seed of everything random.
+
+    Raises:
+        UserError: The pool belongs to another recognizer, has another size, or is too small.
+    """
+    if guidance.negatives is None:
+        return None, {}
+    path = getattr(cfg, "contexts", None)
+    pool = contexts if path is None else ContextSet.open(path)
+    name = f"guidance.contexts {pool.path}"
+    if pool.vectors.shape[1] != contexts.vectors.shape[1]:
+        raise UserError(
+            f"{name} holds contexts of {pool.vectors.shape[1]} numbers, {contexts.path} of {contexts.vectors.shape[1]}"
+        )
+    require_same_embedder(
+        {name: pool.embedder, str(contexts.path): contexts.embedder}, "give contexts of the same recognizer"
+    )
+    negatives = NegativeContexts(normalize(pool.vectors), guidance.negatives, seed)
+    return negatives, {"negatives": Parent(str(pool.path), pool.digest)}

@@ -1,8 +1,7 @@
-"""The context of every image, stored beside the images so that a set can be audited and made again.
+"""The context of every image, stored beside the images so that a set can be audited and reproduced.
 
-`image-contexts/` is an EmbeddingSet: one row per image, joined by key. All of it follows from the settings, so
-it is written when the images are finished, as a whole; `variation={name: given, path: .../image-contexts}`
-makes images from it again.
+`image-contexts/` is an EmbeddingSet: one row per image, joined by key. It is written as a whole when the images are
+finished; `variation={name: given, path: .../image-contexts}` draws images from it again.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def write_image_contexts(folder: Path, conditions: Conditions, num_images: int, 
 
     Args:
         folder: Of the images.
-        conditions: What belongs to each image.
+        conditions: Contexts of each image.
         num_images: Images of the whole set.
         embedder: Digest of the recognizer behind the contexts.
     """

@@ -1,4 +1,4 @@
-"""What sampling starts from: contexts, an LDM and its decoder, checked against each other."""
+"""The inputs of sampling: contexts, an LDM and its decoder, checked against each other."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from facesyn_cli.artifacts.context_set import ContextSet
 from facesyn_cli.artifacts.digest import json_digest
+from facesyn_cli.artifacts.embedder_match import require_same_embedder
 from facesyn_cli.artifacts.header import BEGUN, HEADER, Parent, require_header
-from facesyn_cli.artifacts.ldm_settings import LdmSettings
+from facesyn_cli.artifacts.work import Work
 from facesyn_cli.console import is_first_process, log
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import LoadedLdm, load_autoencoder, load_denoiser, open_decoder
@@ -20,7 +21,7 @@ from facesyn_cli.models.loading import LoadedLdm, load_autoencoder, load_denoise
 
 @dataclass(frozen=True)
 class SampleInputs:
-    """Everything that is read from files.
+    """Contexts, LDM and decoder, read from files.
 
     Args:
         identities: Names of the identities to sample.
@@ -28,7 +29,7 @@ class SampleInputs:
         contexts: The whole set they are from.
         ldm: Denoiser and its settings; on the CPU, in eval mode.
         autoencoder: Its decoder; on the CPU, in eval mode.
-        embedder: Digest of the recognizer behind contexts and LDM; None where nobody says.
+        embedder: Digest of the recognizer behind contexts and LDM; None unknown.
         parents: The inputs for the header.
     """
 
@@ -39,6 +40,12 @@ class SampleInputs:
     autoencoder: nn.Module
     embedder: str | None
     parents: dict[str, Parent]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the LDM's latents."""
+        facts = self.ldm.config
+        return facts.latent_channels, facts.latent_size, facts.latent_size
 
 
 def open_inputs(
@@ -55,31 +62,55 @@ def open_inputs(
         ldm_path: Folder written by train-ldm, or a published checkpoint.
         autoencoder_path: Autoencoder weights; None: those the LDM was trained with.
         ids: How many identities, the first of the contexts; None: all.
-        assumed_embedder: Name or digest of the recognizer behind files that do not say.
+        assumed_embedder: Name or digest of the recognizer behind files that do not carry one.
 
     Raises:
-        UserError: One of them is not what it should be, or they do not belong together.
+        UserError: A file is not what was expected, or they do not fit together.
     """
     contexts = ContextSet.open(contexts_path)
     identities = choose_identities(contexts, ids)
     vectors = torch.from_numpy(np.asarray(contexts.vectors[: len(identities)], dtype=np.float32))
-    ldm = _load_ldm(ldm_path)
+    ldm, autoencoder, parents = open_ldm(ldm_path, autoencoder_path)
+    if not getattr(ldm.module, "is_conditional", True):
+        raise UserError(f"{ldm_path} is an unconditional LDM: it takes no contexts, so its images have no identity")
     if vectors.shape[1] != ldm.config.embedding_size:
         raise UserError(
             f"{contexts.path} holds contexts of {vectors.shape[1]} numbers, but {ldm_path} takes"
             f" {ldm.config.embedding_size}"
         )
-    embedder = _agreed_embedder(assumed_embedder, ldm.config, ldm_path, contexts)
-    autoencoder = _load_decoder(autoencoder_path, ldm.config, ldm_path)
-    section = autoencoder.section
-    parents = {
-        "ldm": Parent(str(ldm_path), _ldm_digest(ldm)),
-        "contexts": contexts.parent(),
-        "autoencoder": Parent(
-            str(section["path"] or section["name"]), json_digest([section["settings"], section["digest"]])
-        ),
-    }
+    embedders = {str(ldm_path): ldm.config.embedder, str(contexts.path): contexts.embedder}
+    embedder = require_same_embedder(embedders, "make the contexts with the LDM's recognizer", assumed_embedder)
+    silent = [name for name, digest in embedders.items() if digest is None]
+    if contexts.path.is_dir() and contexts.embedder is None:
+        silent.remove(str(contexts.path))  # random directions of ours, which belong to no recognizer
+    if silent and assumed_embedder is None and is_first_process():
+        log.warning(
+            f"{' and '.join(silent)} do not say which recognizer they belong to; LDM and contexts must come from the"
+            " same one (--assume-embedder NAME says which, and silences this)"
+        )
+    parents["contexts"] = contexts.parent()
     return SampleInputs(identities, vectors, contexts, ldm, autoencoder, embedder, parents)
+
+
+def existing_input(path: Path | None, work: Work, name: str, made_by: str) -> Path:
+    """Return a path of the settings, or else the folder of an earlier stage.
+
+    Args:
+        path: As the settings name it; None: the folder of --work.
+        work: Folder of the run.
+        name: Name of setting and folder.
+        made_by: The stage that writes it.
+
+    Raises:
+        UserError: It does not exist.
+    """
+    path = path or work.folder(name)
+    if not path.exists():
+        raise UserError(
+            f"{path} does not exist; make it with `facesyn {made_by}`, name one with --{name}, or take the starter's"
+            " with --starter packaged"
+        )
+    return path
 
 
 def choose_identities(contexts: ContextSet, ids: int | None) -> list[str]:
@@ -103,54 +134,37 @@ def choose_identities(contexts: ContextSet, ids: int | None) -> list[str]:
     return chosen
 
 
-def _load_ldm(path: Path) -> LoadedLdm:
+def open_ldm(path: Path, autoencoder_path: Path | str | None) -> tuple[LoadedLdm, nn.Module, dict[str, Parent]]:
+    """Load a denoiser and what decodes its latents, on the CPU in eval mode; return them with entries for the header.
+
+    Args:
+        path: Folder written by train-ldm, or a published checkpoint.
+        autoencoder_path: Autoencoder or decoder weights; None: those the LDM was trained with.
+
+    Raises:
+        UserError: One of them is not what was expected, or they do not fit together.
+    """
     if path.is_dir() and ((path / HEADER).exists() or (path / BEGUN).exists()):
         require_header(path, "Weights")
     ldm = load_denoiser(path)
-    if not getattr(ldm.module, "is_conditional", True):
-        raise UserError(f"{path} is an unconditional LDM: it takes no contexts, so its images have no identity")
-    return ldm
-
-
-def _ldm_digest(ldm: LoadedLdm) -> str:
-    settings = ldm.config.model_dump(mode="json", exclude={"autoencoder", "embedder"})
-    return json_digest([ldm.digest, settings])
-
-
-def _load_decoder(path: Path | None, settings: LdmSettings, ldm_path: Path) -> nn.Module:
-    """Load the decoder: the one recorded with the LDM, from `path` where it is given."""
-    section = settings.autoencoder
-    if section is None and path is None:
-        raise UserError(f"{ldm_path} does not say which autoencoder it was trained with; name it with --autoencoder")
+    section = ldm.config.autoencoder
+    if section is None and autoencoder_path is None:
+        raise UserError(f"{path} does not say which autoencoder it was trained with; name it with --autoencoder")
     if section is None:
-        module = load_autoencoder(path, part="decoder")
+        autoencoder = load_autoencoder(autoencoder_path, part="decoder")
     else:
-        module = open_decoder(section, path)
-    if module.latent_channels != settings.latent_channels:
+        autoencoder = open_decoder(section, autoencoder_path)
+    section = autoencoder.section
+    if autoencoder.latent_channels != ldm.config.latent_channels:
         raise UserError(
-            f"autoencoder {path or section['path']} has latents of {module.latent_channels} channels, but {ldm_path}"
-            f" makes {settings.latent_channels}"
+            f"autoencoder {section['path'] or section['name']} has latents of {autoencoder.latent_channels} channels,"
+            f" but {path} makes {ldm.config.latent_channels}"
         )
-    return module
-
-
-def _agreed_embedder(
-    assumed: str | None, settings: LdmSettings, ldm_path: Path, contexts: ContextSet
-) -> str | None:
-    """Return the recognizer behind LDM and contexts; embeddings of different ones must not mix."""
-    of_ldm, of_contexts = settings.embedder or assumed, contexts.embedder or assumed
-    known = [e for e in (settings.embedder, contexts.embedder) if e is not None]
-    is_digest = assumed is not None and assumed.startswith("sha256:")
-    if of_ldm and of_contexts and of_ldm != of_contexts and (len(known) == 2 or is_digest):
-        raise UserError(
-            f"{ldm_path} was conditioned on recognizer {of_ldm[:19]}, but {contexts.path} comes from"
-            f" {of_contexts[:19]}; make the contexts with the LDM's recognizer"
-        )
-    silent = [str(ldm_path)] * (settings.embedder is None)
-    silent += [str(contexts.path)] * (contexts.embedder is None and contexts.path.is_file())
-    if silent and assumed is None and is_first_process():
-        log.warning(
-            f"{' and '.join(silent)} do not say which recognizer they belong to; LDM and contexts must come from the"
-            " same one (--assume-embedder NAME says which, and silences this)"
-        )
-    return known[0] if known else assumed
+    facts = ldm.config.model_dump(mode="json", exclude={"autoencoder", "embedder"})
+    parents = {
+        "ldm": Parent(str(path), json_digest([ldm.digest, facts])),
+        "autoencoder": Parent(
+            str(section["path"] or section["name"]), json_digest([section["settings"], section["digest"]])
+        ),
+    }
+    return ldm, autoencoder, parents

@@ -1,9 +1,9 @@
-"""Images that a filter refuses are drawn again, block by block of whole identities.
+"""Rejection sampling: images that a filter rejects are drawn again, block by block of whole identities.
 
-A block is drawn, judged and drawn again in memory, and only the images that remain are written. What is drawn
-together follows from the block alone, so files are the same bits for any number of processes and after any
-kill; a block that was not finished is begun again. `.judged/` says for each finished identity which draw of each
-image was kept and with what score; `judged.csv` joins them when the set is finished.
+A block is drawn, scored and drawn again in memory, and only the accepted images are written. Which images are drawn
+together follows from the block alone, so files are the same bits for any number of processes and after any kill; an
+unfinished block starts over. `.judged/` records for each finished identity which draw of each image was accepted and
+its score; `judged.csv` joins them when the set is finished.
 """
 
 from __future__ import annotations
@@ -20,25 +20,30 @@ from numpy.typing import NDArray
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import write_atomically, write_bytes
-from facesyn_cli.data.sharding import fixed_batches, share
+from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.embedding import FaceEmbedder
+from facesyn_cli.models.loading import LoadedBackbone, load_backbone
+from facesyn_cli.plugins import registry
+from facesyn_cli.plugins.settings import PluginConfig
 from facesyn_cli.sampling.consistency import SampleFilter
 from facesyn_cli.sampling.engine import BatchEngine
 from facesyn_cli.untrusted.arrays import read_archive
 
-TABLE = "judged.csv"       # one line per image: key, number of the draw that was kept (0 the first), score, kept
+TABLE = "judged.csv"       # one line per image: key, number of the accepted draw (0 the first), score, kept
 _FOLDER = ".judged"
 _BATCHES_PER_BLOCK = 8
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What came of n images.
+    """The result for n images.
 
     Args:
-        attempts: (n,) which draw of each image was kept; 0 is the first.
+        attempts: (n,) accepted draw of each image; 0 is the first.
         scores: (n,) its score.
-        draws: (n,) how often it was drawn.
+        draws: (n,) how often the image was drawn.
     """
 
     attempts: NDArray[np.int64]
@@ -47,57 +52,43 @@ class Judged:
 
 
 class RejectionSampling:
-    """Draws blocks of images until the filter is content with them.
+    """Draws blocks of images until the filter accepts them or its attempts are used up.
 
     Args:
         sample_filter: Scores images.
-        embed: The judge: (n, S, S, 3) uint8 -> (n, D) unit rows.
+        judge: The face recognizer whose embeddings are scored.
         vectors: (N, E) contexts of the identities.
         per_id: Images of each identity.
-        batch_size: Images the network sees at once.
+        batch_size: Images of a batch of the engine.
         folder: Of the set.
 
     Attributes:
-        blocks: Numbers of the images of each block, all of whole identities.
+        blocks: Numbers of the images of each block, all of whole identities, about eight batches each.
     """
 
     def __init__(
         self,
         sample_filter: SampleFilter,
-        embed: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+        judge: FaceEmbedder,
         vectors: NDArray[np.float32],
         per_id: int,
         batch_size: int,
         folder: Path,
     ) -> None:
-        self._filter, self._embed, self._vectors, self._per_id = sample_filter, embed, vectors, per_id
-        self._folder = folder / _FOLDER
-        self.blocks = blocks(len(vectors), per_id, batch_size)
+        self.filter = sample_filter
+        self._judge, self._vectors, self._per_id, self._folder = judge, vectors, per_id, folder / _FOLDER
+        ids = fixed_batches(len(vectors), max(1, _BATCHES_PER_BLOCK * batch_size // per_id))
+        self.blocks = [range(part.start * per_id, part.stop * per_id) for part in ids]
 
-    def unfinished(self, done: set[int], part: tuple[int, int] | None = None) -> list[range]:
-        """Return the blocks of image numbers that are not written or not judged.
-
-        Args:
-            done: Numbers of the images that are written.
-            part: (i, n), i from 1: only the blocks of part i of n.
-        """
-        index, count = part or (1, 1)
-        mine = share(self.blocks, index - 1, count)
-        known = self._known()
-        return [
-            block for block in mine
-            if not done.issuperset(block) or not known.keys() >= set(range(*self._rows(block)))
-        ]
-
-    def knows(self) -> Callable[[range], bool]:
-        """Return a function that tells whether all identities of some images were judged, as of now."""
+    def judged(self) -> Callable[[range], bool]:
+        """Return a function that tells whether all identities of some images were scored, as of now."""
         known = self._known().keys()
         return lambda images: known >= set(range(images[0] // self._per_id, images[-1] // self._per_id + 1))
 
     def draw(self, engine: BatchEngine, block: range) -> Callable[[int], NDArray[np.uint8]]:
-        """Draw a block and note what came of it; return its images by row."""
+        """Draw a block and record its scores; return its images by row."""
         pixels, judged = self._draw(engine, block)
-        start, stop = self._rows(block)
+        start, stop = block.start // self._per_id, block.stop // self._per_id
         path = self._folder / f"{start:09d}-{stop:09d}.npz"
         with write_atomically(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, per_id=self._per_id, first=start, **vars(judged))
@@ -117,9 +108,9 @@ class RejectionSampling:
         writer.writerow(["key", "draw", "score", "kept"])
         for row in range(len(self._vectors)):
             if row not in known:
-                raise UserError(f"{self._folder}: {key(row * self._per_id)} was not judged; run the same command again")
+                raise UserError(f"{self._folder}: no scores of {key(row * self._per_id)}; run the same command again")
             judged = known[row]
-            is_good = judged.scores >= self._filter.lowest
+            is_good = judged.scores >= self.filter.lowest
             for sample, good in enumerate(is_good):
                 name, kept = key(row * self._per_id + sample), "yes" if good else "best of all draws"
                 writer.writerow([name, judged.attempts[sample], f"{judged.scores[sample]:.6f}", kept])
@@ -131,17 +122,17 @@ class RejectionSampling:
 
     def _draw(self, engine: BatchEngine, block: range) -> tuple[NDArray[np.uint8], Judged]:
         pixels = _draw_images(engine, block, 0)                                # (n, S, S, 3)
-        first = self._embed(pixels)                                            # (n, D)
+        first = self._judge.embed(pixels)                                            # (n, D)
         rows = np.arange(len(block))
         scores = self._scores(first, rows, first, block)
         attempts = np.zeros(len(block), dtype=np.int64)
         draws = np.ones(len(block), dtype=np.int64)
-        for attempt in range(1, self._filter.attempts + 1):
-            bad = np.flatnonzero(scores < self._filter.lowest)
+        for attempt in range(1, self.filter.attempts + 1):
+            bad = np.flatnonzero(scores < self.filter.lowest)
             if not len(bad):
                 break
             again = _draw_images(engine, [block[row] for row in bad], attempt)
-            found = self._scores(self._embed(again), bad, first, block)
+            found = self._scores(self._judge.embed(again), bad, first, block)
             is_better = found > scores[bad]
             better = bad[is_better]
             pixels[better], scores[better], attempts[better] = again[is_better], found[is_better], attempt
@@ -158,15 +149,11 @@ class RejectionSampling:
             own = owners == owner
             context = self._vectors[block.start // per_id + owner]
             firsts = first[owner * per_id : (owner + 1) * per_id]
-            scores[own] = self._filter.scores(vectors[own], rows[own] % per_id, firsts, context)
+            scores[own] = self.filter.scores(vectors[own], rows[own] % per_id, firsts, context)
         return scores
 
-    def _rows(self, block: range) -> tuple[int, int]:
-        """Return the numbers of the first identity of a block and of the one after its last."""
-        return block.start // self._per_id, block.stop // self._per_id
-
     def _known(self) -> dict[int, Judged]:
-        """Return what is known of each identity; what is damaged, or of other numbers of images, is not."""
+        """Return the records of each identity; damaged ones, and those of another `per_id`, are ignored."""
         known = {}
         for path in sorted(self._folder.glob("*.npz")):
             try:
@@ -182,10 +169,25 @@ class RejectionSampling:
         return known
 
 
-def blocks(num_ids: int, per_id: int, batch_size: int) -> list[range]:
-    """Cut the images of a set into blocks of whole identities, about eight batches each."""
-    ids = fixed_batches(num_ids, max(1, _BATCHES_PER_BLOCK * batch_size // per_id))
-    return [range(part.start * per_id, part.stop * per_id) for part in ids]
+def open_filter(
+    cfg: PluginConfig, per_id: int, embedder: str | None
+) -> tuple[SampleFilter, LoadedBackbone, Parent]:
+    """Build a filter and load its judge; return both with the judge's entry for the header.
+
+    Args:
+        cfg: Settings of a `sample_filter` plugin.
+        per_id: Images of each identity.
+        embedder: Digest of the recognizer behind the contexts; None unknown.
+
+    Raises:
+        UserError: There is no judge, or the filter cannot work with it.
+    """
+    sample_filter = registry.build("sample_filter", cfg)
+    if sample_filter.judge is None:
+        raise UserError("a filter needs the weights of a judge, a face recognizer: filter.judge=FILE")
+    judge = load_backbone(sample_filter.judge)
+    sample_filter.check(per_id, judge.digest, embedder)
+    return sample_filter, judge, Parent(str(sample_filter.judge), judge.digest)
 
 
 def _draw_images(engine: BatchEngine, images: Sequence[int], attempt: int) -> NDArray[np.uint8]:

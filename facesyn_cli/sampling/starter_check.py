@@ -1,4 +1,4 @@
-"""Do packed networks draw the faces that they drew before?"""
+"""The check that packed networks of a starter draw the faces that they drew before packing."""
 
 from __future__ import annotations
 
@@ -11,18 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from facesyn_cli.data.decoded_latents import LatentDecoder
-from facesyn_cli.diffusion.denoising_loop import sample_latents
-from facesyn_cli.diffusion.noise import image_noise, step_noise
-from facesyn_cli.diffusion.schedule import ldm_schedule
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import LoadedLdm
 from facesyn_cli.plugins import registry
+from facesyn_cli.sampling.pipeline import LdmPipeline
 
-_CPU = torch.device("cpu")
-_SIMPLE = ("none", "cfg")  # guidances that need nothing but contexts
+_SIMPLE = ("none", "cfg")  # guidances that need only contexts
 _LEAST_COSINE = 0.99       # of the embeddings of one face by a network before and after
-_LEAST_SPREAD = 1.0        # gray levels; less is a plain color, not a picture
+_LEAST_SPREAD = 1.0        # gray levels; below it an image is of one color
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,7 @@ class Networks:
 def check_same_faces(
     before: Networks, after: Networks, contexts: NDArray[np.float32], settings: dict[str, Any]
 ) -> dict[str, float]:
-    """Draw a face of each context with both and compare them.
+    """Draw a face of each context with both sets of networks and compare the faces.
 
     Args:
         before: As trained.
@@ -56,7 +52,7 @@ def check_same_faces(
         embeddings of the same faces.
 
     Raises:
-        UserError: Faces that are not finite or of one color, or embeddings that moved.
+        UserError: Faces are not finite or of one color, or embeddings differ.
     """
     faces = [draw(networks, contexts, settings) for networks in (before, after)]
     difference = np.abs(faces[0].astype(np.int16) - faces[1])
@@ -76,26 +72,20 @@ def draw(networks: Networks, contexts: NDArray[np.float32], settings: dict[str, 
     Raises:
         UserError: One is not finite, or all of one color.
     """
-    facts = networks.ldm.config
     guidance = settings.get("guidance", {"name": "none"})
     if guidance["name"] not in _SIMPLE:
         guidance = {"name": "none"}
-    scheduler = registry.configure("scheduler", settings.get("scheduler", {"name": "ddim"}))
-    shape = (facts.latent_channels, facts.latent_size, facts.latent_size)
-    number = range(len(contexts))
-    latents = sample_latents(
-        networks.ldm.module,
-        registry.build("scheduler", scheduler)(ldm_schedule(facts)),
-        registry.build("guidance", registry.configure("guidance", guidance)),
-        torch.from_numpy(np.ascontiguousarray(contexts, dtype=np.float32)),
-        torch.stack([image_noise(0, "starter", k, shape) for k in number]),
-        lambda index: torch.stack([step_noise(0, "starter", k, index, shape) for k in number]),
-        num_timesteps=facts.num_timesteps,
+    pipeline = LdmPipeline.of(
+        networks.ldm, networks.autoencoder,
+        registry.configure("scheduler", settings.get("scheduler", {"name": "ddim"})),
+        registry.configure("guidance", guidance),
     )
-    faces, is_finite = LatentDecoder(networks.autoencoder, facts, facts.output_size, _CPU)(latents)
+    noise, step_noise = pipeline.keyed_noise(0, [("starter", k) for k in range(len(contexts))])
+    vectors = torch.from_numpy(np.ascontiguousarray(contexts, dtype=np.float32))
+    faces, is_finite = pipeline(vectors, noise, step_noise=step_noise)
     faces = faces.numpy()
     if not is_finite.all():
-        raise UserError("the LDM draws faces that are not finite; it is damaged, or not trained to its end")
+        raise UserError("the faces of the LDM are not finite; it is damaged or not trained to its end")
     if faces.reshape(len(faces), -1).std(axis=1).min() < _LEAST_SPREAD:
-        raise UserError("the LDM draws pictures of a single color; it is damaged, or not trained to its end")
+        raise UserError("the faces of the LDM are of a single color; it is damaged or not trained to its end")
     return faces

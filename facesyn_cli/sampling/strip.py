@@ -1,7 +1,7 @@
-"""A running strip: one small PNG of the latest images of a run, one row a person, to see how it goes.
+"""The strip of a run: one small PNG of its latest images, one row per identity.
 
-Like a log it belongs to a run and not to the set, and lies beside the set's folder. It is rewritten by the threads that
-encode images, so that no computation waits for it.
+Like a log it belongs to a run and not to the set, and lies beside the set's folder. The threads that encode images
+rewrite it, so that no computation waits for it.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _SIDE, _GAP = 64, 2  # pixels
 
 
 class Strip:
-    """Keeps the strip of a run; a context manager that writes it a last time.
+    """Collects and writes the strip; a context manager that writes it a last time.
 
     Args:
         path: The PNG.
         per_id: Images of each identity; image i belongs to identity i // per_id.
         faces: Face that the context of each identity came from, or None where there is none.
-        every: Least seconds between two times it is written.
+        every: Minimum seconds between two writes.
     """
 
     def __init__(self, path: Path, per_id: int, faces: Sequence[Path | None], every: float) -> None:
@@ -47,7 +47,7 @@ class Strip:
         self._due, self._count = time.monotonic(), 0
 
     def show(self, image: int, pixels_u8: NDArray[np.uint8]) -> None:
-        """Take note of a finished image, from any thread; now and then it writes the strip.
+        """Add a finished image, from any thread, and write the strip where it is due.
 
         Args:
             image: Its number.
@@ -56,7 +56,7 @@ class Strip:
         row, sample = divmod(image, self._per_id)
         with self._lock:
             samples = self._latest.setdefault(row, OrderedDict())
-            samples[sample] = pixels_u8.copy()  # a batch would stay in memory for one image
+            samples[sample] = pixels_u8.copy()  # not a view, which would keep the whole batch in memory
             if len(samples) > COLUMNS:
                 samples.popitem(last=False)
             self._latest.move_to_end(row)
@@ -88,7 +88,7 @@ class Strip:
         with self._writing:
             try:
                 write_bytes(self._path, buffer.getvalue(), durable=False)
-            except UserError as problem:  # the images have errors of their own; a picture of them ends no run
+            except UserError as problem:  # does not end the run
                 log.warning(f"the strip of the latest images was not written: {problem}")
 
     def _picture(self, latest: dict[int, list[tuple[int, NDArray[np.uint8]]]]) -> NDArray[np.uint8]:
@@ -112,4 +112,4 @@ class Strip:
         try:
             return None if path is None else fit_square(decode_image(read_bytes(path, MAX_IMAGE, "a face")))
         except (UserError, UnreadableImage):
-            return None  # whoever needs it says so
+            return None

@@ -18,7 +18,7 @@ METHOD_KINDS = {"guidance": "guidance", "variation": "context_variation", "filte
 class Method(Settings):
     """One row of identity methods: any of guidance, variation and filter together."""
 
-    name: str                                                  # in the table
+    name: str  # in the table
     guidance: SerializeAsAny[PluginConfig] | None = PluginSection("guidance")
     variation: SerializeAsAny[PluginConfig] | None = PluginSection("context_variation")
     filter: SerializeAsAny[PluginConfig] | None = PluginSection("sample_filter")
@@ -30,7 +30,7 @@ class RowSettings:
 
     Args:
         scheduler: With its number of steps.
-        method: What else is done; None: plain sampling.
+        method: Guidance, variation and filter; None: plain sampling.
     """
 
     scheduler: PluginConfig
@@ -38,13 +38,13 @@ class RowSettings:
 
     @property
     def name(self) -> str:
-        """Name of its files."""
+        """Name of the row's files."""
         words = [self.scheduler.name, str(self.scheduler.steps), self.method.name if self.method else "plain"]
         return "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", word) for word in words)
 
     @property
     def guidance(self) -> PluginConfig:
-        """Its guidance; plain sampling has none."""
+        """Guidance of the row."""
         return (self.method.guidance if self.method else None) or registry.configure("guidance", {"name": "none"})
 
 
@@ -57,7 +57,7 @@ def study_rows(
     Args:
         schedulers: Names, of the grid.
         steps: Of the grid.
-        methods: A row each, beside one without any.
+        methods: One row each, beside one without any.
         method_scheduler: Name and steps of those rows.
         reference_steps: DDIM steps of the reference, which comes first.
 
@@ -70,7 +70,7 @@ def study_rows(
         scheduler = _scheduler(*method_scheduler)
         with_methods = [RowSettings(scheduler), *(RowSettings(scheduler, method) for method in methods)]
         if len({row.name for row in with_methods}) < len(with_methods):
-            raise UserError("two methods have the same name, or one is called plain; give them different ones")
+            raise UserError("two methods have the same name, or one is called plain; give them different names")
         rows += with_methods
     unique: dict[str, RowSettings] = {}
     for row in rows:

@@ -1,8 +1,8 @@
-"""compare: are two photos, or two folders of photos, of the same person?
+"""`facesyn compare`: decide whether two photos, or two folders of photos, are of the same person.
 
 Score: cosine between the unit embeddings; of a folder, the unit mean of the unit embeddings of its photos.
-With the flip test an embedding is f(x) + f(flip x), as in the published evaluation. Same means a score above
-the threshold, which `eval` measured for this network (its mean over the folds of a benchmark).
+With the flip test an embedding is f(x) + f(flip x), as in the published evaluation. "Same" is a score above the
+threshold that `eval` measured for this network (the mean over the folds of a benchmark).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.data.squares import say_cut
 from facesyn_cli.distributed import processes
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches
+from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.evaluation.verification import unit_rows
 from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.untrusted.input_files import MAX_IMAGE, check_input, read_bytes
@@ -33,12 +33,12 @@ UNCALIBRATED = 0.3  # DCFace (arXiv:2304.07060) calls two faces of its own recog
 
 @dataclass(frozen=True)
 class Threshold:
-    """Above which cosine two embeddings are of the same person.
+    """The cosine above which two embeddings are of the same person.
 
     Args:
         cosine: In [-1, 1].
-        calibrated: It was measured with this network.
-        source: Where it comes from, for people.
+        calibrated: True where it was measured with this network.
+        source: Its origin, for messages.
     """
 
     cosine: float
@@ -64,7 +64,7 @@ def compare(
         weights: Recognizer.
         table: What `eval` wrote for this recognizer: its folder or its table.json; None: uncalibrated.
         benchmark: Row of the table whose threshold applies; None: the mean of all.
-        resize: Also take photos of another size, their central squares.
+        resize: Accept photos of another size, of which the central square is resized.
         flip: Flip test; must be what the table was measured with.
         device: auto, cpu, cuda, ...
 
@@ -73,12 +73,10 @@ def compare(
     """
     backbone = load_backbone(weights)
     threshold = read_threshold(table, benchmark, backbone.digest, flip)
-    where = processes(device).device
-    network = backbone.module.to(where)
-    options = EmbedOptions(  # one photo a batch: a score does not depend on what else is in a folder
-        size=backbone.input_size, batch_size=1, device=where, flip=flip, fit="square" if resize else "exact"
+    embedder = FaceEmbedder.of(  # one photo a batch: a score does not depend on other photos of the folder
+        backbone, processes(device).device, batch_size=1, flip=flip, fit="square" if resize else "exact"
     )
-    (one, num_one), (two, num_two) = (_embed(Path(path), network, options) for path in (first, second))
+    (one, num_one), (two, num_two) = (_embed(Path(path), embedder) for path in (first, second))
     score = float(one @ two)
     if not threshold.calibrated:
         log.warning(f"threshold {threshold.cosine} is {threshold.source}; give --table")
@@ -111,7 +109,7 @@ def read_threshold(table: Path | None, benchmark: str | None, digest: str, flip:
     content = BenchmarkTable.read(folder)
     if content.weights != digest:
         raise UserError(f"{table} was measured with other weights ({content.weights[:19]}) than these ({digest[:19]}); "
-                        "thresholds of different networks have nothing in common")
+                        "thresholds of different networks are not comparable")
     if content.flip != flip:
         raise UserError(f"{table} was measured {'with' if content.flip else 'without'} the flip test; "
                         f"{'leave out' if content.flip else 'give'} --no-flip")
@@ -124,13 +122,13 @@ def read_threshold(table: Path | None, benchmark: str | None, digest: str, flip:
     return Threshold(float(np.mean(list(used.values()))), True, f"{table}: {', '.join(used)}")
 
 
-def _embed(path: Path, network: Any, options: EmbedOptions) -> tuple[NDArray[np.float64], int]:
-    """Return the unit embedding of a photo or of a folder's mean, and how many photos it is of."""
+def _embed(path: Path, embedder: FaceEmbedder) -> tuple[NDArray[np.float64], int]:
+    """Return the unit embedding of a photo, or the unit mean of a folder, and the number of photos."""
     names, read = _photos(path)
     total, num_cut = np.zeros(0), 0
-    batches = fixed_batches(len(names), options.batch_size)
+    batches = fixed_batches(len(names), embedder.options.batch_size)
     with progress(path.name, len(names)) as bar:
-        for batch in embed_batches(network, read, batches, options):
+        for batch in embedder.files(read, batches):
             if batch.problems:
                 index, why = next(iter(batch.problems.items()))
                 raise UserError(f"{names[index]}: {why}; aligned faces were expected (see facesyn align)")
@@ -146,7 +144,7 @@ def _embed(path: Path, network: Any, options: EmbedOptions) -> tuple[NDArray[np.
 
 
 def _photos(path: Path) -> tuple[list[str], Callable[[int], bytes]]:
-    """Return the names of the photos, and how to read one by its number."""
+    """Return the names of the photos, and a function that reads one by its number."""
     check_input(path, "a photo, or a folder or zip of photos")
     if path.is_file() and path.suffix.lower() != ".zip":
         return [str(path)], lambda index: read_bytes(path, MAX_IMAGE, "an image")

@@ -2,7 +2,7 @@
 
 The images are cut, in their canonical order, into parts of fixed size. A part is written when its last
 batch is done, and never computed again; processes take parts in turn, and the first process joins them.
-Which images share a batch depends on nothing but that order, so the result is the same for any number of
+Which images share a batch depends on that order alone, so the result is the same for any number of
 processes and after any number of kills.
 """
 
@@ -16,36 +16,30 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import field_validator
-from torch import nn
 
-from facesyn_cli import signals
+from facesyn_cli import distributed, signals
 from facesyn_cli.artifacts.atomic_files import write_atomically, write_text
-from facesyn_cli.artifacts.embedding_set import normalize, write_embedding_blocks
+from facesyn_cli.artifacts.embedding_set import write_embedding_blocks
 from facesyn_cli.artifacts.header import Header, Parent
 from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.artifacts.names import one_line
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, check_output, open_shared_output
+from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.record_set_images import open_images
+from facesyn_cli.artifacts.vector_files import normalize
 from facesyn_cli.artifacts.work import Work
-from facesyn_cli.config.fields import (
-    PluginConfig,
-    PluginSection,
-    StageConfig,
-    affects_result,
-    batch_setting,
-    input_path,
-    runtime_only,
-)
+from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, input_path, runtime_only
 from facesyn_cli.console import Progress, log, progress
 from facesyn_cli.data.alignment import DetectFaces, FaceAligner
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.data.squares import say_cut
-from facesyn_cli.distributed import check_device, processes
+from facesyn_cli.distributed import check_device
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.embedding import EmbedOptions, current_fit, embed_batches
+from facesyn_cli.evaluation.embedding import FaceEmbedder, current_fit
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.models.yunet import Yunet
+from facesyn_cli.plugins.settings import PluginConfig, PluginSection
 from facesyn_cli.untrusted.arrays import read_archive
 
 UNREADABLE = "unreadable.txt"
@@ -57,13 +51,13 @@ class EmbedConfig(StageConfig):
 
     images: Path | None = input_path(None, "folder or zip of faces; None: 0-images of the run")
     weights: Path | None = input_path(None, "weights of the recognizer")
-    backbone: PluginConfig | None = PluginSection("backbone", default=None)  # None: read off the weights
+    backbone: PluginConfig | None = PluginSection("backbone", default=None)  # None: detected from the weights
     flip: bool = affects_result(False, "add the output for the mirrored image; the published embeddings do not")
     fit: Literal["square", "refuse"] = affects_result(
         "square", "square: the central square of images that are not square; refuse: list these as unreadable"
     )
     align: DetectFaces | None = affects_result(
-        None, "align.detector=FILE: the images are photos, find and align their faces"
+        None, "align.detector=FILE: the images are photos; find and align their faces"
     )
     precision: Literal["fp32", "bf16", "fp16"] = affects_result("fp32", "number format of the network")
     batch_size: int = batch_setting(64, "images a batch", ge=1)
@@ -85,60 +79,54 @@ class _Inputs:
     align: FaceAligner | None
 
 
-def plan(cfg: EmbedConfig, work: Work) -> dict:
-    """Say what `run` would do."""
+def plan(cfg: EmbedConfig, work: Work) -> Plan:
+    """Return what `run` would do: images, network evaluations, disk."""
     if cfg.device != "auto":
         check_device(cfg.device)
     inputs = _open_inputs(cfg, work)
     state = check_output(inputs.folder, "EmbeddingSet", cfg, inputs.parents)
-    parts = fixed_batches(len(inputs.images.entries), cfg.part_size)
+    images = len(inputs.images.entries)
+    parts = fixed_batches(images, cfg.part_size)
     todo = [] if state == "finished" else [p for p in parts if not _part_path(inputs.folder, p).is_file()]
     num_batches = sum(len(fixed_batches(len(part), cfg.batch_size)) for part in todo)
-    return {
-        "images": len(inputs.images.entries),
-        "images left": sum(len(part) for part in todo),
-        "backbone": inputs.backbone.name,
-        "network evaluations": num_batches * cfg.batch_size * (2 if cfg.flip else 1),
-        "disk": f"{2 * 4 * 512 * len(inputs.images.entries) / 2**20:.1f} MiB",
-        "folder": f"{inputs.folder} ({state})",
-    }
+    return Plan(
+        inputs.folder,
+        state,
+        {name: parent.path for name, parent in inputs.parents.items()},
+        {"images": images, "images_left": sum(len(part) for part in todo)},
+        {"recognizer": num_batches * cfg.batch_size * (2 if cfg.flip else 1)},
+        2 * 4 * 512 * images / 2**20,
+        chosen={"backbone": inputs.backbone.name},
+    )
 
 
 def run(cfg: EmbedConfig, work: Work) -> Outcome:
     """Embed all images; see the module docstring."""
-    group = processes(cfg.device)
+    processes = distributed.processes(cfg.device)
     inputs = _open_inputs(cfg, work)
-    with open_shared_output(group, inputs.folder, "EmbeddingSet", "embed", cfg, inputs.parents) as output:
+    with open_shared_output(processes, inputs.folder, "EmbeddingSet", "embed", cfg, inputs.parents) as output:
         if output.finished:
-            if group.is_first:
+            if processes.is_first:
                 _remove_parts(inputs.folder)  # a kill between the header and here leaves them
             return _outcome(inputs.folder, output.header)
-        network = inputs.backbone.module.to(group.device)
-        options = EmbedOptions(
-            size=inputs.backbone.input_size, batch_size=cfg.batch_size, device=group.device, flip=cfg.flip,
-            fit=cfg.fit, precision=cfg.precision, workers=cfg.workers, align=inputs.align,
+        embedder = FaceEmbedder.of(
+            inputs.backbone, processes.device, cfg.batch_size, flip=cfg.flip, fit=cfg.fit, precision=cfg.precision,
+            workers=cfg.workers, align=inputs.align,
         )
         entries = inputs.images.entries
         parts = fixed_batches(len(entries), cfg.part_size)
-        mine = share(parts, group.rank, group.world_size)
+        mine = share(parts, processes.rank, processes.world_size)
         todo = [part for part in mine if _read_part(inputs.folder, part) is None]
         done = sum(len(part) for part in mine if part not in todo)
         with progress("embed", sum(len(part) for part in mine), done=done) as bar:
-            for part, vectors, problems, num_cut in _embed_parts(network, inputs.images, todo, options, bar):
+            for part, vectors, problems, num_cut in _embed_parts(embedder, inputs.images, todo, bar):
                 _write_part(inputs.folder, part, vectors, problems, num_cut)
                 signals.check()
         if inputs.align is not None and inputs.align.num_turned:
-            log.info(f"{inputs.align.num_turned} photos lie on their side or upside down; their faces were found in "
-                     "the turned photo")
-        group.barrier()
-        header, problem = None, None
-        if group.is_first:
-            try:
-                header = _join(inputs, parts, output)
-            except UserError as error:
-                problem = error
-        if group.any(problem is not None):
-            raise problem or UserError("the first process could not join the parts")
+            log.info(f"{inputs.align.num_turned} photos lie on their side or upside down; their faces were found after "
+                     "rotation")
+        processes.barrier()
+        header = processes.from_first(lambda: _join(inputs, parts, output))
         return _outcome(inputs.folder, header)
 
 
@@ -157,18 +145,18 @@ def _open_inputs(cfg: EmbedConfig, work: Work) -> _Inputs:
 
 
 def _embed_parts(
-    network: nn.Module, images: ImageSet, parts: list[range], options: EmbedOptions, bar: Progress
+    embedder: FaceEmbedder, images: ImageSet, parts: list[range], bar: Progress
 ) -> Iterator[tuple[range, np.ndarray, dict[int, str], int]]:
-    """Yield each part with its (n, D) vectors, what was wrong with which image, and how many were not square.
+    """Yield each part with its (n, D) vectors, the reason per unusable image, and how many images were not square.
 
     Batches never span parts.
     """
     batches, last_of = [], {}
     for part in parts:
-        batches += [part[batch.start : batch.stop] for batch in fixed_batches(len(part), options.batch_size)]
+        batches += [part[batch.start : batch.stop] for batch in fixed_batches(len(part), embedder.options.batch_size)]
         last_of[len(batches) - 1] = part
     vectors, problems, num_cut = [], {}, 0
-    found = embed_batches(network, lambda index: images.read(images.entries[index]), batches, options)
+    found = embedder.files(lambda index: images.read(images.entries[index]), batches)
     for number, batch in enumerate(found):
         vectors.append(batch.vectors)
         problems.update(batch.problems)
@@ -216,7 +204,7 @@ def _finished_parts(folder: Path, parts: list[range]) -> Iterator[dict[str, np.n
     for part in parts:
         content = _read_part(folder, part)
         if content is None:
-            raise UserError(f"{folder}: a finished part has vanished; run the same command again")
+            raise UserError(f"{folder}: a finished part is missing; run the same command again")
         yield content
 
 
@@ -257,11 +245,11 @@ def _write_unreadable(path: Path, bad: list[tuple[ImageEntry, str]]) -> None:
         path.unlink(missing_ok=True)
         return
     write_text(path, "".join(f"{e.key}\t{one_line(e.location)}\t{' '.join(why.split())}\n" for e, why in bad))
-    log.warning(f"{len(bad)} images could not be embedded; {path} says why")
+    log.warning(f"{len(bad)} images could not be embedded; {path} lists the reasons")
 
 
 def _outcome(folder: Path, header: Header | None) -> Outcome:
-    if header is None:  # not the first process: it says nothing
+    if header is None:  # of a folder that was finished before, in other processes than the first
         return Outcome(folder, {})
     recognizer = {name: header.extra.get(name) for name in ("backbone", "embedder")}
     return Outcome(folder, {**header.counts, **recognizer})

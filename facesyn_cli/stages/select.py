@@ -1,11 +1,11 @@
-"""`facesyn select`: identities that are the same person to a judge are dropped, or merged.
+"""`facesyn select`: drop or merge identities that are the same person to a judge recognizer.
 
-Contexts may lie apart and still give faces that a recognizer takes for one person. The center of an identity is
-the unit mean of the unit embeddings of its images. In the order of the set, an identity is kept when its center has
-a cosine below r to every center kept before (the unique set of DCFace, arXiv:2304.07060, on centers; Vec2Face,
-arXiv:2409.02979, calls centers separate up to a cosine of 0.40). The others are left out, or their images go to the
-kept identity they are nearest to. Images are linked, never copied or edited; of a set in tar shards, the shards in
-which something changes are written anew and all others linked.
+Contexts may be far apart and still give faces that a recognizer cannot distinguish. The center of an identity is the
+unit mean of the unit embeddings of its images. In the order of the set, an identity is kept when its center has a
+cosine below r to every center kept before (the unique set of DCFace, arXiv:2304.07060, on centers; Vec2Face,
+arXiv:2409.02979, calls centers separate up to a cosine of 0.40). Other identities are dropped, or their images join
+the nearest kept identity. Images are linked, never copied or edited; of a set in tar shards, shards with changes are
+written anew and all others linked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import io
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from facesyn_cli.artifacts.links import link_file, link_image
 from facesyn_cli.artifacts.names import check_file_names, split_suffix
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import check_output, open_output
+from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.artifacts.record_set_images import RecordSetImages
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
@@ -40,7 +41,7 @@ from facesyn_cli.data.tar_set import TarImage, TarSet, make_shard
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 
-SELECTION = "selection.csv"  # one line per identity: name, kept / dropped / merged, whom it collides with, cosine
+SELECTION = "selection.csv"  # one line per identity: name, kept / dropped / merged, identity it collides with, cosine
 _BLOCK = 1024                # identities compared at once
 
 
@@ -51,18 +52,18 @@ class SelectConfig(StageConfig):
     embeddings: Path | None = input_path(None, "EmbeddingSet of those images by a judge, made with facesyn embed")
     r: float = affects_result(0.4, "cosine of two centers from which they are the same person", gt=-1, le=1)
     collisions: Literal["drop", "merge"] = affects_result(
-        "drop", "what becomes of an identity that is another one again"
+        "drop", "drop identities that collide with a kept one, or merge their images into it"
     )
 
 
 @dataclass(frozen=True)
 class _Selection:
-    """What becomes of each of C identities.
+    """The decision on each of C identities.
 
     Args:
         names: Their names, in the order of the set.
-        into: (C,) number of the identity each one belongs to; its own where it is kept.
-        cosines: (C,) cosine of its center to that one's, 1 where it is kept.
+        into: (C,) number of the identity that each one collides with; its own where it is kept.
+        cosines: (C,) cosine of the two centers; 1 where it is kept.
     """
 
     names: list[str]
@@ -77,7 +78,7 @@ class _Selection:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """An image that stays, as `identity/sample` with a suffix; images of tar shards have theirs by content."""
+    """A kept image, `identity/sample` with a suffix; images of tar shards have the suffix of their content."""
 
     entry: ImageEntry
     identity: str
@@ -86,19 +87,22 @@ class _Kept:
     is_renamed: bool = False
 
 
-def plan(cfg: SelectConfig, work: Work) -> dict[str, Any]:
-    """Return what `run` would do: identities and images that stay."""
+def plan(cfg: SelectConfig, work: Work) -> Plan:
+    """Return what `run` would do: identities and images that are kept."""
     images, tars, selection, parents, folder = _open_inputs(cfg, work)
-    return {
-        "images": len(images.entries),
-        "images kept": len(_kept(images, selection, cfg.collisions, folder)),
-        **_counts(selection, cfg.collisions),
-        "folder": f"{folder} ({check_output(folder, _kind(tars), cfg, parents)})",
-    }
+    return Plan(
+        folder,
+        check_output(folder, _kind(tars), cfg, parents),
+        {name: parent.path for name, parent in parents.items()},
+        {
+            "images": len(images.entries), "images_kept": len(_kept(images, selection, cfg.collisions, folder)),
+            **_counts(selection, cfg.collisions),
+        },
+    )
 
 
 def run(cfg: SelectConfig, work: Work) -> Outcome:
-    """Link the images of the identities that stay; only the first of several processes works."""
+    """Link the images of kept identities; only the first of several processes works."""
     if not is_first_process():
         return Outcome(_folder(cfg, work), {})
     images, tars, selection, parents, folder = _open_inputs(cfg, work)
@@ -128,7 +132,7 @@ def _link(images: ImageSet, kept: list[_Kept], folder: Path) -> None:
 
 
 def _select_shards(tars: TarSet, kept: list[_Kept], folder: Path) -> None:
-    """Link the shards in which nothing changes, and write the others anew; one without images is left out."""
+    """Link the shards without changes and write the others anew; shards without images are left out."""
     kept_of = {int(one.entry.location.split()[-1]): one for one in kept}
     with progress("select", len(kept)) as bar:
         for number, shard in enumerate(tars.shards):
@@ -186,7 +190,7 @@ def _select(rows: LabeledEmbeddings, r: float) -> _Selection:
 
 
 def _kept(images: ImageSet, selection: _Selection, collisions: str, folder: Path) -> list[_Kept]:
-    """Return each image that stays, and who and what it is in the new set.
+    """Return each kept image with its identity and name in the new set.
 
     Raises:
         UserError: Two images would have the same name, or one a name that is too long for a file.

@@ -17,6 +17,7 @@ from facesyn_cli.artifacts.atomic_directory import atomic_directory
 from facesyn_cli.artifacts.atomic_files import write_atomically, write_bytes, write_json, write_text
 from facesyn_cli.artifacts.context_set import ROWS, VECTORS, ContextSet, write_contexts
 from facesyn_cli.artifacts.digest import file_digest, json_digest
+from facesyn_cli.artifacts.embedder_match import require_same_embedder
 from facesyn_cli.artifacts.header import BEGUN, HEADER, Header, Parent, read_header
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.npy_file import write_npy
@@ -39,7 +40,7 @@ from facesyn_cli.artifacts.work import FOLDERS, Work
 from facesyn_cli.console import log
 from facesyn_cli.data.pixels import decode_image, encode_jpeg
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.judge import Judge
+from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.models.loading import LATENTS_OF, latents_of, load_autoencoder, load_backbone, load_denoiser
 from facesyn_cli.plugins import registry
 from facesyn_cli.report.starter_cards import About, card_of, figures_of, figures_of_samples, overview
@@ -180,7 +181,7 @@ def _write_sheet(work: Work, folder: Path) -> str | None:
 
 def _networks(folders: Mapping[str, Path]) -> Networks:
     embedder = load_backbone(folders["embedder"])
-    embed = Judge(embedder.module, embedder.input_size, torch.device("cpu")).embed
+    embed = FaceEmbedder.of(embedder, torch.device("cpu")).embed
     return Networks(load_denoiser(folders["ldm"]), load_autoencoder(folders["autoencoder"]), embed)
 
 
@@ -202,14 +203,12 @@ def _check_lineage(sources: Sources, embedder: str) -> str | None:
     if contexts.face_origin == PHOTO:
         raise UserError(f"{contexts.path} holds embeddings of photos of real people; a starter's contexts are of "
                         "people who do not exist")
-    wanted = {settings.embedder, contexts.embedder} - {None}
-    if len(wanted) > 1:
-        raise UserError(f"{sources.folders['contexts']} and {sources.folders['ldm']} belong to different recognizers")
-    other = wanted - {embedder}
-    if other and other != {teacher}:
+    embedders = {str(contexts.path): contexts.embedder, str(sources.folders["ldm"]): settings.embedder}
+    other = require_same_embedder(embedders, "pack contexts of the LDM's recognizer")
+    if other not in (None, embedder, teacher):
         _refuse_or_warn(sources, "embedder", f"{sources.folders['ldm']} was conditioned on another one, and it is not"
                         " that one's student")
-    return other.pop() if other else None
+    return None if other == embedder else other
 
 
 def _refuse_or_warn(sources: Sources, name: str, why: str) -> None:

@@ -1,15 +1,15 @@
-"""`facesyn study`: how do schedulers, steps and identity methods compare on one LDM?
+"""`facesyn study`: a table of schedulers, numbers of steps and identity methods on one LDM.
 
-Every row of settings is sampled in memory for the same identities and seeds, judged by a recognizer that did not
-take part, and compared with the same images after many DDIM steps. A row under one seed is kept as soon as it is
-there, so a killed study goes on with the next one; `seeds` may be raised later.
+Every row of settings is sampled in memory for the same identities and seeds, scored with a judge recognizer, and
+compared with the same images after many DDIM steps. The result of a row under one seed is written at once, so a killed
+study resumes with the next one; `seeds` may be raised later.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,32 +18,30 @@ import torch
 from numpy.typing import NDArray
 from pydantic import field_validator
 
-from facesyn_cli import signals
+from facesyn_cli import distributed, signals
 from facesyn_cli.artifacts.atomic_files import read_json, write_atomically, write_json, write_text
 from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import check_output, open_shared_output
+from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, growable, input_path, runtime_only
 from facesyn_cli.console import Progress, log, progress
-from facesyn_cli.data.decoded_latents import LatentDecoder
 from facesyn_cli.data.sharding import fixed_batches, share
-from facesyn_cli.diffusion.denoising_loop import count_evaluations
-from facesyn_cli.diffusion.schedule import ldm_schedule
-from facesyn_cli.distributed import Processes, check_device, processes
+from facesyn_cli.distributed import check_device
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.judge import Judge
-from facesyn_cli.evaluation.study import StudyRow, figures_of, to_csv, to_markdown, to_text
+from facesyn_cli.evaluation.embedding import FaceEmbedder
+from facesyn_cli.evaluation.study_table import StudyRow, figures_of, to_csv, to_markdown, to_text
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
-from facesyn_cli.plugins import registry
-from facesyn_cli.sampling.conditions import Conditions
+from facesyn_cli.sampling.conditions import Conditions, open_conditions
+from facesyn_cli.sampling.consistency import SampleFilter
 from facesyn_cli.sampling.engine import BatchEngine
-from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, InferenceOptions
-from facesyn_cli.sampling.identity_methods import open_negatives, open_variation
-from facesyn_cli.sampling.inputs import SampleInputs, open_inputs
-from facesyn_cli.sampling.rejection_sampling import RejectionSampling, blocks
+from facesyn_cli.sampling.inference import InferenceOptions
+from facesyn_cli.sampling.inputs import SampleInputs, existing_input, open_inputs
+from facesyn_cli.sampling.pipeline import LdmPipeline
+from facesyn_cli.sampling.rejection_sampling import RejectionSampling, open_filter
 from facesyn_cli.sampling.study_rows import Method, RowSettings, named_method, study_rows
-from facesyn_cli.sampling.workers import num_workers, one_core_each
+from facesyn_cli.sampling.workers import choose_batch_size, num_workers, one_core_each
 from facesyn_cli.untrusted.arrays import read_archive
 
 
@@ -61,14 +59,14 @@ class StudyConfig(StageConfig):
     seeds: int = growable(3, "how many seeds, counted from `seed`", ge=1)
     schedulers: list[str] = affects_result(["ddim", "dpm-solver++", "unipc", "ddpm"], "schedulers of the grid")
     steps: list[int] = affects_result([5, 10, 20, 50], "steps of the grid")
-    methods: list[Method] = affects_result([], "identity methods, each a row: plugin names, or sections with a name")
+    methods: list[Method] = affects_result([], "identity methods, one row each: plugin names, or sections with a name")
     method_scheduler: str = affects_result("ddim", "scheduler of the rows of methods")
     method_steps: int = affects_result(50, "steps of the rows of methods", ge=1)
     reference_steps: int = affects_result(200, "DDIM steps of the images that all others are compared with", ge=1)
     precision: Literal["fp32", "bf16", "fp16"] = affects_result("fp32", "number format of the denoiser")
     batch_size: int | None = batch_setting(None, "images a batch; None: 64 on a GPU, 8 on a CPU", ge=1)
-    assume_embedder: str | None = runtime_only(None, "recognizer behind published files that do not say")
-    workers: int | None = runtime_only(None, "batches computed at once on a CPU, a core each; None: all cores", ge=1)
+    assume_embedder: str | None = runtime_only(None, "recognizer behind published files that carry none")
+    workers: int | None = runtime_only(None, "batches computed at once on a CPU, one core each; None: all cores", ge=1)
 
     @field_validator("steps", "schedulers", mode="before")
     @classmethod
@@ -84,76 +82,84 @@ class StudyConfig(StageConfig):
         return [named_method(item) for item in value] if isinstance(value, list) else value
 
 
-def plan(cfg: StudyConfig, work: Work) -> dict[str, Any]:
-    """Return what `run` would do: rows, images, network evaluations."""
-    if cfg.device != "auto":
-        check_device(cfg.device)
-    study = _Study(cfg, work)
+def plan(cfg: StudyConfig, work: Work) -> Plan:
+    """Return what `run` would do: rows, images, network evaluations without rejected draws."""
+    name = check_device(cfg.device) if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    study = _Study(cfg, work, torch.device(name))
     state = check_output(study.folder, "Study", cfg, study.parents)
     todo = [] if state == "finished" else [task for task in study.tasks() if study.read(*task) is None]
-    return {
-        "rows": len(study.rows),
-        "seeds": cfg.seeds,
-        "rows left": len(todo),
-        "images": len(todo) * study.num_images,
-        "network evaluations": sum(study.evaluations(row) for row, _ in todo) * study.num_images,
-        "folder": f"{study.folder} ({state})",
-    }
+    images = len(todo) * study.num_images
+    return Plan(
+        study.folder,
+        state,
+        {name: parent.path for name, parent in study.parents.items()},
+        {"rows": len(study.rows), "seeds": cfg.seeds, "rows_left": len(todo), "images_left": images},
+        {
+            "denoiser": sum(study.pipeline(row).evaluations for row, _ in todo) * study.num_images,
+            "decoder": images, "judge": images,
+        },
+    )
 
 
 def run(cfg: StudyConfig, work: Work) -> Outcome:
-    """Sample and judge every row, and write the table.
+    """Sample and score every row, and write the table.
 
     Raises:
         UserError: An input is missing or wrong.
     """
-    group = processes(cfg.device)
-    study = _Study(cfg, work)
-    with open_shared_output(group, study.folder, "Study", "study", cfg, study.parents) as output:
+    processes = distributed.processes(cfg.device)
+    study = _Study(cfg, work, processes.device)
+    with open_shared_output(processes, study.folder, "Study", "study", cfg, study.parents) as output:
         if not output.finished:
             tasks = study.tasks()
             references = [task for task in tasks if task[0] is study.rows[0]]
             others = [task for task in tasks if task[0] is not study.rows[0]]
             with progress("study", len(tasks) * study.num_images) as bar:
-                for part in (references, others):  # everybody compares with the references
-                    for row, seed in share(part, group.rank, group.world_size):
+                for part in (references, others):  # all rows are compared with the references
+                    for row, seed in share(part, processes.rank, processes.world_size):
                         if study.read(row, seed) is None:
-                            study.measure(row, seed, group, bar)
+                            study.measure(row, seed, processes.world_size, bar)
                         else:
                             bar.advance(study.num_images)
                         signals.check()
-                    group.barrier()
-            if group.is_first:
+                    processes.barrier()
+            if processes.is_first:
                 study.write_tables()
                 output.finish(counts={"rows": len(study.rows), "seeds": cfg.seeds, "images": study.num_images})
-            group.barrier()
+            processes.barrier()
     rows = study.table()
     found = [{**row.to_json(), "images_per_second": row.speeds} for row in rows]
     return Outcome(study.folder, {"rows": found}, to_text(rows))
 
 
 class _Study:
-    """The inputs, the rows, and what was found so far."""
+    """The inputs, the rows, and the results so far."""
 
-    def __init__(self, cfg: StudyConfig, work: Work) -> None:
+    def __init__(self, cfg: StudyConfig, work: Work, device: torch.device) -> None:
         if cfg.judge is None:
             raise UserError("study needs a judge, the weights of a face recognizer: --judge FILE")
-        self.cfg = cfg
+        self.cfg, self.device = cfg, device
         self.folder = cfg.out or work.path / "study"
         self.inputs: SampleInputs = open_inputs(
-            cfg.contexts or work.folder("contexts"), cfg.ldm or work.folder("ldm"),
-            cfg.autoencoder or work.decoder_for(cfg.ldm), cfg.ids, cfg.assume_embedder,
+            existing_input(cfg.contexts, work, "contexts", "gen-contexts"),
+            existing_input(cfg.ldm, work, "ldm", "train-ldm"),
+            cfg.autoencoder or work.decoder_for(cfg.ldm),
+            cfg.ids,
+            cfg.assume_embedder,
         )
         self._judge: LoadedBackbone = load_backbone(cfg.judge)
         if self._judge.digest == self.inputs.embedder:
-            log.warning(f"the judge {cfg.judge} is the recognizer behind the contexts: it flatters every row")
-        self._schedule = ldm_schedule(self.inputs.ldm.config)
+            log.warning(f"the judge {cfg.judge} is the recognizer behind the contexts: its scores are too favorable")
         self.parents = {**self.inputs.parents, "judge": Parent(str(cfg.judge), self._judge.digest)}
         self.rows = study_rows(
             cfg.schedulers, cfg.steps, cfg.methods, (cfg.method_scheduler, cfg.method_steps), cfg.reference_steps
         )
-        self._filter_judges: dict[Path, LoadedBackbone] = {}
-        self._networks: tuple[FastDenoiser, LatentDecoder] | None = None
+        self.batch_size = choose_batch_size(cfg.batch_size, device, self.num_images, lambda count: None)
+        self._networks = LdmPipeline.of(
+            self.inputs.ldm, self.inputs.autoencoder, self.rows[0].scheduler, None, device,
+            InferenceOptions(cfg.precision),
+        )
+        self._filters: dict[str, tuple[SampleFilter, LoadedBackbone]] = {}
         for row in self.rows:
             self.parents.update(self._check(row))
 
@@ -166,21 +172,20 @@ class _Study:
         """Return all (row, seed), the reference first."""
         return [(row, self.cfg.seed + k) for row in self.rows for k in range(self.cfg.seeds)]
 
-    def evaluations(self, row: RowSettings) -> int:
-        """Return the network evaluations per image, without what a filter has drawn again."""
-        scheduler = registry.build("scheduler", row.scheduler)(self._schedule)
-        guidance = registry.build("guidance", row.guidance)
-        return count_evaluations(scheduler, guidance, self.inputs.ldm.config.num_timesteps)
+    def pipeline(self, row: RowSettings) -> LdmPipeline:
+        """Return what draws the images of a row.
 
-    def measure(self, row: RowSettings, seed: int, group: Processes, bar: Progress) -> None:
-        """Sample and judge one row under one seed, and keep what was found."""
-        device = group.device
-        batch_size = min(self.cfg.batch_size or (8 if device.type == "cpu" else 64), self.num_images)
-        engine = self._engine(row, seed, device, batch_size)
+        Raises:
+            UserError: Its scheduler or guidance does not fit the LDM.
+        """
+        return self._networks.using(row.scheduler, row.guidance)
+
+    def measure(self, row: RowSettings, seed: int, num_processes: int, bar: Progress) -> None:
+        """Sample and score one row under one seed, and write the result."""
         start = time.perf_counter()
-        pixels, num_draws = self._sample(row, seed, engine, batch_size, group, bar)
+        pixels, num_draws = self._sample(row, seed, num_processes, bar)
         seconds = time.perf_counter() - start
-        vectors = Judge(self._judge.module, self._judge.input_size, device).embed(pixels)
+        vectors = FaceEmbedder.of(self._judge, self.device).embed(pixels)
         reference = None if row is self.rows[0] else self._reference(seed)
         figures = figures_of(vectors, pixels, self.cfg.per_id, reference)
         figures["draws"] = num_draws
@@ -191,7 +196,7 @@ class _Study:
         write_json(self._path(row, seed), figures)
 
     def read(self, row: RowSettings, seed: int) -> dict[str, float | None] | None:
-        """Return what was found earlier, or None."""
+        """Return the result of an earlier run, or None."""
         path = self._path(row, seed)
         if not path.is_file() or (row is self.rows[0] and not self._reference_path(seed).is_file()):
             return None
@@ -202,22 +207,22 @@ class _Study:
             return None
 
     def table(self) -> list[StudyRow]:
-        """Return all rows with what was found.
+        """Return all rows with their results.
 
         Raises:
-            UserError: A result has vanished.
+            UserError: A result is missing.
         """
         rows = []
         for row in self.rows:
-            found = [self.read(row, seed) for other, seed in self.tasks() if other is row]
+            found = [self.read(row, self.cfg.seed + k) for k in range(self.cfg.seeds)]
             for figures in filter(None, found):
                 figures.pop("images_per_second", None)  # earlier versions kept it here
             if any(figures is None for figures in found):
-                raise UserError(f"{self._path(row, self.cfg.seed)}: a result has vanished; run the same command again")
+                raise UserError(f"{self._path(row, self.cfg.seed)}: this result is missing; run the same command again")
             draws = np.mean([figures.pop("draws") for figures in found]) / self.num_images
             method = row.method.name if row.method else ""
-            evaluations = float(draws * self.evaluations(row))
-            speeds = [self._speed(row, seed) for other, seed in self.tasks() if other is row]
+            evaluations = float(draws * self.pipeline(row).evaluations)
+            speeds = [self._speed(row, self.cfg.seed + k) for k in range(self.cfg.seeds)]
             known = [speed for speed in speeds if speed is not None]
             rows.append(StudyRow(row.scheduler.name, row.scheduler.steps, method, evaluations, found, known))
         return rows
@@ -234,66 +239,34 @@ class _Study:
         write_text(self.folder / "study.md", to_markdown(rows))
 
     def _check(self, row: RowSettings) -> dict[str, Parent]:
-        """Build everything of a row once, so that no mistake shows after hours; return what it reads."""
-        self.evaluations(row)
-        parents = self._conditions(row, self.cfg.seed)[1]
-        if registry.build("guidance", row.guidance).needs_attention and not _has_attention(self.inputs):
-            raise UserError(f"method {row.method.name}: the denoiser has no attention to contexts to record and inject")
-        if row.method and row.method.filter:
-            sample_filter = registry.build("sample_filter", row.method.filter)
-            if sample_filter.judge is None:
-                raise UserError(f"method {row.method.name}: a filter needs filter.judge, the weights of a recognizer")
-            if sample_filter.judge not in self._filter_judges:
-                self._filter_judges[sample_filter.judge] = load_backbone(sample_filter.judge)
-            judge = self._filter_judges[sample_filter.judge]
-            sample_filter.check(self.cfg.per_id, judge.digest, self.inputs.embedder)
-            parents = {**parents, "judge": Parent(str(sample_filter.judge), judge.digest)}
+        """Build everything of a row once, so that mistakes show at once; return the files it reads."""
         name = row.method.name if row.method else ""
+        try:
+            self.pipeline(row)
+            parents = self._conditions(row, self.cfg.seed)[1]
+            if row.method and row.method.filter:
+                *opened, parents["judge"] = open_filter(row.method.filter, self.cfg.per_id, self.inputs.embedder)
+                self._filters[row.name] = tuple(opened)
+        except UserError as error:
+            raise UserError(f"method {name}: {error}" if name else str(error)) from error
         return {f"{name} {key}": parent for key, parent in parents.items()}
 
     def _conditions(self, row: RowSettings, seed: int) -> tuple[Conditions, dict[str, Parent]]:
-        inputs, settings = self.inputs, self.inputs.ldm.config
-        variation, varied = open_variation(row.method.variation if row.method else None, inputs.contexts, seed)
-        guidance = registry.build("guidance", row.guidance)
-        negatives, avoided = open_negatives(guidance, row.guidance, inputs.contexts, seed)
-        latent_shape = (settings.latent_channels, settings.latent_size, settings.latent_size)
-        conditions = Conditions(
-            inputs.identities, inputs.vectors, self.cfg.per_id, seed, latent_shape, None, variation, negatives
-        )
-        return conditions, {**varied, **avoided}
+        variation = row.method.variation if row.method else None
+        guidance = self.pipeline(row).guidance
+        return open_conditions(self.inputs, self.cfg.per_id, seed, variation, guidance, row.guidance)
 
-    def _engine(self, row: RowSettings, seed: int, device: torch.device, batch_size: int) -> BatchEngine:
-        if self._networks is None:
-            inputs, options = self.inputs, InferenceOptions(self.cfg.precision)
-            autoencoder = FastAutoencoder(inputs.autoencoder.to(device), options, device)
-            decode = LatentDecoder(autoencoder, inputs.ldm.config, inputs.ldm.config.output_size, device)
-            self._networks = FastDenoiser(inputs.ldm.module.to(device), options), decode
-        denoiser, decode = self._networks
-        make_scheduler = registry.build("scheduler", row.scheduler)
-        return BatchEngine(
-            denoiser, decode, self._conditions(row, seed)[0], lambda: make_scheduler(self._schedule),
-            registry.build("guidance", row.guidance), batch_size, device, self.inputs.ldm.config.num_timesteps,
-        )
-
-    def _sample(
-        self, row: RowSettings, seed: int, engine: BatchEngine, batch_size: int, group: Processes, bar: Progress
-    ) -> tuple[NDArray[np.uint8], int]:
+    def _sample(self, row: RowSettings, seed: int, num_processes: int, bar: Progress) -> tuple[NDArray[np.uint8], int]:
         """Return all images of a row (N, S, S, 3), and how many were drawn for them."""
-        units = fixed_batches(self.num_images, batch_size)
-        draw: Callable[[range], Callable[[int], NDArray[np.uint8]]] = engine.start
-        redrawing = None
-        if row.method and row.method.filter:
-            sample_filter = registry.build("sample_filter", row.method.filter)
-            judge = self._filter_judges[sample_filter.judge]
-            redrawing = RejectionSampling(
-                sample_filter, Judge(judge.module, judge.input_size, group.device).embed, self.inputs.vectors.numpy(),
-                self.cfg.per_id, batch_size, self.folder / "results" / f"{row.name}-seed-{seed}",
+        engine = BatchEngine(self.pipeline(row), self._conditions(row, seed)[0], self.batch_size)
+        units, draw, rejection = fixed_batches(self.num_images, self.batch_size), engine.start, None
+        if row.name in self._filters:
+            sample_filter, judge = self._filters[row.name]
+            rejection = RejectionSampling(
+                sample_filter, FaceEmbedder.of(judge, self.device), self.inputs.vectors.numpy(), self.cfg.per_id,
+                self.batch_size, self.folder / "results" / f"{row.name}-seed-{seed}",
             )
-            units = blocks(self.cfg.ids, self.cfg.per_id, batch_size)
-
-            def draw(block: range) -> Callable[[int], NDArray[np.uint8]]:
-                return redrawing.draw(engine, block)
-
+            units, draw = rejection.blocks, partial(rejection.draw, engine)
         images: dict[int, NDArray[np.uint8]] = {}
 
         def make(unit: range) -> int:
@@ -301,10 +274,10 @@ class _Study:
             images.update({number: pixels_of(place) for place, number in enumerate(unit)})
             return len(unit)
 
-        with one_core_each(num_workers(self.cfg.workers, group.device, group.world_size), group.device) as pool:
+        with one_core_each(num_workers(self.cfg.workers, self.device, num_processes), self.device) as pool:
             for made in as_completed([pool.submit(make, unit) for unit in units]):
                 bar.advance(made.result())
-        num_draws = redrawing.join(str)["draws"] if redrawing else self.num_images
+        num_draws = rejection.join(str)["draws"] if rejection else self.num_images
         return np.stack([images[number] for number in range(self.num_images)]), num_draws
 
     def _reference(self, seed: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -321,11 +294,7 @@ class _Study:
         try:
             return float(read_json(self._speed_path(row, seed))["images_per_second"])
         except (UserError, TypeError, ValueError, KeyError):
-            return None  # a measurement that is lost is not worth sampling again
+            return None  # a speed that is lost is not measured again
 
     def _path(self, row: RowSettings, seed: int) -> Path:
         return self.folder / "results" / f"{row.name}-seed-{seed}.json"
-
-
-def _has_attention(inputs: SampleInputs) -> bool:
-    return getattr(inputs.ldm.module, "has_attention_maps", False)

@@ -47,7 +47,7 @@ from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.data.transforms import compose
 from facesyn_cli.distributed import Processes, check_device, launched_processes, processes
 from facesyn_cli.errors import Stopped, UserError
-from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches
+from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
 from facesyn_cli.plugins import registry
 from facesyn_cli.training.bn_groups import copy_from_first, decay_groups, num_groups, shared_groups
 from facesyn_cli.training.ema import EmaSettings
@@ -257,7 +257,7 @@ def _validate(cfg: TrainEmbedderConfig, inputs: _Inputs, state: EmbedderState, g
     embeddings, problem = torch.zeros_like(taught.held_out_targets), ""
     network.eval()
     batches = share(fixed_batches(len(faces.entries), size), group.rank, group.world_size)
-    for batch in embed_batches(network, faces.read, batches, options):
+    for batch in FaceEmbedder(network, options).files(faces.read, batches):
         embeddings[list(batch.indices)] = torch.from_numpy(batch.vectors).float()
         for index, reason in batch.problems.items():
             problem = problem or f"{faces.name_of(index)} is unreadable: {reason}"

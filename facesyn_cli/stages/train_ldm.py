@@ -38,7 +38,7 @@ from facesyn_cli.data.latent_cache import LatentCache
 from facesyn_cli.diffusion.schedule import build_schedule
 from facesyn_cli.distributed import Processes, build_accelerator, check_device
 from facesyn_cli.errors import Stopped, UserError
-from facesyn_cli.evaluation.judge import Judge
+from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.models.loading import LoadedBackbone, load_autoencoder
 from facesyn_cli.training.data_order import local_share
 from facesyn_cli.training.ema import Ema, EmaSettings
@@ -227,7 +227,7 @@ def _train(
     stream = latents.stream(batch_plan.rows(step) for step in steps)
     batches = training_batches(batch_plan, stream, inputs.joined.contexts, steps)
     batches = read_ahead(batches) if cfg.latents == "cache" else batches  # worker processes read ahead themselves
-    embed = Judge(judge.module, judge.input_size, device).embed if judge else None
+    embed = FaceEmbedder.of(judge, device).embed if judge else None
     watch = LdmMonitor(cfg, inputs, processes, latents, scale, state.step, embed)
 
     with watch, progress("train-ldm", cfg.steps, "steps", state.step) as bar:

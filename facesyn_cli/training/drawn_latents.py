@@ -14,18 +14,16 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from facesyn_cli.artifacts.embedder_match import require_same_embedder
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.weights import read_tensors, write_tensors
 from facesyn_cli.console import progress
 from facesyn_cli.data.sharding import fixed_batches
-from facesyn_cli.diffusion.denoising_loop import sample_latents
-from facesyn_cli.diffusion.noise import image_noise, step_noise
-from facesyn_cli.diffusion.schedule import NoiseSchedule, ldm_schedule
-from facesyn_cli.diffusion.schedulers import Scheduler
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import LoadedLdm, latents_of, load_denoiser
 from facesyn_cli.plugins import registry
+from facesyn_cli.sampling.pipeline import LdmPipeline
 from facesyn_cli.training.data_order import batch_rows
 from facesyn_cli.training.ldm_inputs import evenly, is_conditional
 
@@ -99,16 +97,16 @@ def open_drawing(
     if found.vectors.shape[1] != settings.embedding_size:
         raise UserError(f"{embeddings} holds embeddings of {found.vectors.shape[1]} numbers, but {ldm} takes "
                         f"{settings.embedding_size}")
-    if None not in (found.embedder, settings.embedder) and found.embedder != settings.embedder:
-        raise UserError(f"{embeddings} and {ldm} are of different recognizers")
-    if features is not None and found.embedder not in (None, features):
-        raise UserError(f"{embeddings} is not of the recognizer of --features, which cannot compare faces with it; "
-                        "give the one that embedded the photos, or drawn.identity_weight=0")
+    embedders = {str(embeddings): found.embedder, str(ldm): settings.embedder}
+    require_same_embedder(embedders, "embed the photos with the LDM's recognizer")
+    if features is not None:
+        advice = "give the recognizer that embedded the photos, or drawn.identity_weight=0"
+        require_same_embedder({str(embeddings): found.embedder, "--features": features}, advice)
     trained_on = (settings.autoencoder or {}).get("digest")
     fits = {parents["initial"].digest, *latents_of(initial)}
     if trained_on is not None and trained_on not in fits:
         raise UserError(f"{ldm} was trained on the latents of another autoencoder than {initial}")
-    _scheduler(drawn, ldm_schedule(settings))
+    _pipeline(loaded, drawn)
     parents["ldm"], parents["embeddings"] = Parent(str(ldm), loaded.digest), found.parent()
     return DrawingInputs(loaded, found)
 
@@ -144,36 +142,28 @@ def drawn_latents(
     return DrawnLatents(latents, contexts)
 
 
-def _scheduler(settings: DrawnSettings, schedule: NoiseSchedule) -> Scheduler:
-    """Return a fresh scheduler; raises UserError where it does not fit the schedule."""
-    section = {"name": settings.scheduler, "steps": settings.steps}
-    return registry.build("scheduler", registry.configure("scheduler", section))(schedule)
+def _pipeline(ldm: LoadedLdm, settings: DrawnSettings, device: torch.device | None = None) -> LdmPipeline:
+    """Return what draws the latents; raises UserError where the scheduler does not fit the LDM."""
+    scheduler = {"name": settings.scheduler, "steps": settings.steps}
+    guidance = {"name": "none"} if settings.guidance == 1 else {"name": "cfg", "scale": settings.guidance}
+    return LdmPipeline.of(
+        ldm, None, registry.configure("scheduler", scheduler), registry.configure("guidance", guidance),
+        device or torch.device("cpu"),
+    )
 
 
 def _draw(
     ldm: LoadedLdm, settings: DrawnSettings, seed: int, keys: list[str], contexts: Tensor, device: torch.device
 ) -> Tensor:
     """Return the latents (N, c, h, w) on the CPU, in the units of the autoencoder."""
-    config, denoiser = ldm.config, ldm.module.to(device).eval()
-    shape = (config.latent_channels, config.latent_size, config.latent_size)
-    schedule = ldm_schedule(config)
-    guidance = {"name": "none"} if settings.guidance == 1 else {"name": "cfg", "scale": settings.guidance}
-    guidance = registry.build("guidance", registry.configure("guidance", guidance))
-    mean = torch.tensor(config.latent_mean or [0.0]).view(1, -1, 1, 1)
-    std = torch.tensor(config.latent_std or [1.0]).view(1, -1, 1, 1)
-    latents = torch.empty(len(keys), *shape)
+    pipeline = _pipeline(ldm, settings, device)
+    mean = torch.tensor(ldm.config.latent_mean or [0.0]).view(1, -1, 1, 1)
+    std = torch.tensor(ldm.config.latent_std or [1.0]).view(1, -1, 1, 1)
+    latents = torch.empty(len(keys), *pipeline.latent_shape)
     with progress("draw latents", len(keys), "latents", 0) as bar:
         for batch in fixed_batches(len(keys), _BATCH):
             part = slice(batch.start, batch.stop)
-
-            def step_noises(index: int, chosen: list[str] = keys[part]) -> Tensor:
-                return torch.stack([step_noise(seed, key, 0, index, shape) for key in chosen]).to(device)
-
-            noise = torch.stack([image_noise(seed, key, 0, shape) for key in keys[part]]).to(device)
-            drawn = sample_latents(
-                denoiser, _scheduler(settings, schedule), guidance, contexts[part].to(device), noise, step_noises,
-                num_timesteps=config.num_timesteps,
-            )
-            latents[part] = drawn.cpu() * std + mean
+            noise, step_noise = pipeline.keyed_noise(seed, [(key, 0) for key in keys[part]])
+            latents[part] = pipeline.latents(contexts[part], noise, step_noise=step_noise).cpu() * std + mean
             bar.advance(len(batch))
     return latents

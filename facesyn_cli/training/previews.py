@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,11 @@ from torch import Tensor, nn
 
 from facesyn_cli.artifacts.atomic_files import write_bytes
 from facesyn_cli.data.pixels import encode_png, to_u8
-from facesyn_cli.diffusion.denoising_loop import sample_latents
 from facesyn_cli.diffusion.guidance import NoGuidanceConfig, build_none
 from facesyn_cli.diffusion.noise import image_noise
 from facesyn_cli.diffusion.reverse_chain import textbook_chain
 from facesyn_cli.diffusion.schedule import NoiseSchedule
+from facesyn_cli.sampling.pipeline import LdmPipeline
 
 GAP = 2  # pixels between the pictures of a grid
 
@@ -54,12 +55,13 @@ class PreviewSampler:
             noise: (n, c, h, w).
             steps: DDIM steps.
         """
-        chain = textbook_chain(self.schedule, steps, eta=0.0)
-        guidance = build_none(NoGuidanceConfig(name="none"))
-        contexts = None if contexts is None else contexts.to(self.device)
+        pipeline = LdmPipeline(
+            denoiser, self.schedule, partial(textbook_chain, steps=steps, eta=0.0),
+            build_none(NoGuidanceConfig(name="none")), self.latent_shape, device=self.device,
+        )
         is_mixed = self.dtype is not torch.float32
         with torch.autocast(self.device.type, self.dtype if is_mixed else None, enabled=is_mixed):
-            latents = sample_latents(denoiser, chain, guidance, contexts, noise.to(self.device))
+            latents = pipeline.latents(contexts, noise)
         return to_u8(self.decode(latents))
 
 

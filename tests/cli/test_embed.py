@@ -25,6 +25,7 @@ from facesyn_cli.config.fields import (
 )
 from facesyn_cli.data.pixels import encode_jpeg, encode_png
 from facesyn_cli.data.sharding import fixed_batches
+from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.stages import embed as stage
 
@@ -159,9 +160,7 @@ def test_nothing_readable_is_an_error(assert_refused, inputs, tmp_path):
 
 def test_not_finite_embeddings_are_listed(run_cli, inputs, tmp_path, monkeypatch):
     images, weights = inputs
-    import facesyn_cli.stages.embed as stage
-
-    original = stage.embed_batches
+    original = FaceEmbedder.files
 
     def spoiled(*args):
         for batch in original(*args):
@@ -169,7 +168,7 @@ def test_not_finite_embeddings_are_listed(run_cli, inputs, tmp_path, monkeypatch
                 batch.vectors[row] = {2: np.nan, 5: 0.0}.get(index, batch.vectors[row])
             yield batch
 
-    monkeypatch.setattr(stage, "embed_batches", spoiled)
+    monkeypatch.setattr(FaceEmbedder, "files", spoiled)
     ran = run_cli("embed", "--images", images, "--weights", weights, "--out", tmp_path / "out", "--json")
     assert ran.code == 0 and ran.json()["unreadable"] == 2
     text = (tmp_path / "out" / "unreadable.txt").read_text()
@@ -181,7 +180,8 @@ def test_dry_run_writes_nothing(run_cli, inputs, tmp_path):
     ran = run_cli("embed", "--images", images, "--weights", weights, "--out", tmp_path / "out", "--dry-run", "--json",
                   "flip=true", "--batch-size", 8)
     assert ran.code == 0, ran.err
-    assert ran.json()["plan"]["images"] == 12 and ran.json()["plan"]["network evaluations"] == 2 * 16
+    plan = ran.json()["plan"]
+    assert plan["counts"] == {"images": 12, "images_left": 12} and plan["network_evaluations"] == {"recognizer": 2 * 16}
     assert not (tmp_path / "out").exists()
 
 
@@ -189,9 +189,7 @@ def test_finished_work_is_not_done_again(run_cli, inputs, tmp_path, monkeypatch)
     images, weights = inputs
     arguments = ("embed", "--images", images, "--weights", weights, "--out", tmp_path / "out", "--json")
     first = run_cli(*arguments)
-    import facesyn_cli.stages.embed as stage
-
-    monkeypatch.setattr(stage, "embed_batches", lambda *args: pytest.fail("the network ran again"))
+    monkeypatch.setattr(FaceEmbedder, "files", lambda *args: pytest.fail("the network ran again"))
     assert run_cli(*arguments).json() == first.json()
 
 
@@ -211,26 +209,24 @@ def test_finished_parts_are_not_done_again(run_cli, inputs, tmp_path, monkeypatc
     images, weights = inputs
     sizes = ("part_size=4", "batch_size=2")
     run_cli("embed", "--images", images, "--weights", weights, "--out", tmp_path / "whole", *sizes)
-    import facesyn_cli.stages.embed as stage
+    original, seen = FaceEmbedder.files, []
 
-    original, seen = stage.embed_batches, []
-
-    def killed(network, read, batches, options):
-        for number, batch in enumerate(original(network, read, batches, options)):
+    def killed(self, read, batches):
+        for number, batch in enumerate(original(self, read, batches)):
             if number == 4:
                 raise KeyboardInterrupt
             yield batch
 
-    def counted(network, read, batches, options):
+    def counted(self, read, batches):
         seen.extend(i for batch in batches for i in batch)
-        return original(network, read, batches, options)
+        return original(self, read, batches)
 
     arguments = ("embed", "--images", images, "--weights", weights, "--out", tmp_path / "out", *sizes)
-    monkeypatch.setattr(stage, "embed_batches", killed)
+    monkeypatch.setattr(FaceEmbedder, "files", killed)
     assert run_cli(*arguments).code == 130
     damaged = sorted((tmp_path / "out" / "parts").iterdir())[0]
     damage(damaged)
-    monkeypatch.setattr(stage, "embed_batches", counted)
+    monkeypatch.setattr(FaceEmbedder, "files", counted)
     assert run_cli(*arguments).code == 0
     assert seen == [0, 1, 2, 3, 8, 9, 10, 11], "the damaged part and the missing one"
     assert files(tmp_path / "out") == files(tmp_path / "whole")

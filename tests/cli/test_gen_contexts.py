@@ -132,7 +132,7 @@ def test_images_are_filtered_and_kept_with_their_faces(gen, faces, recognizer, t
 
 @pytest.mark.parametrize(("source", "origin", "says"), [
     ("images", "unknown", "40 context faces are of unknown origin; images takes source.origin=generated or"),
-    ("{name: images, origin: photo}", "photo", "40 context faces are photos of real people; augment will not add them"),
+    ("{name: images, origin: photo}", "photo", "40 context faces are photos of real people; augment does not add them"),
     ("{name: images, origin: generated}", "generated", ""),
 ])
 def test_the_origin_of_the_faces_is_kept(gen, run_cli, faces, recognizer, tmp_path, source, origin, says):
@@ -142,7 +142,7 @@ def test_the_origin_of_the_faces_is_kept(gen, run_cli, faces, recognizer, tmp_pa
     assert ran.code == 0 and says in ran.err and ("origin" in ran.err or "photos" in ran.err) == bool(says)
     assert ContextSet.open(out).face_origin == origin
     again = run_cli(*arguments, "source={name: images, origin: generated}")
-    assert again.code == 0 and ("is finished and says of its faces" in again.err) == (origin != "generated")
+    assert again.code == 0 and ("is finished with faces of origin" in again.err) == (origin != "generated")
     gen("--source", "embeddings", "--embeddings", out, "--out", tmp_path / "again")
     assert ContextSet.open(tmp_path / "again").face_origin == origin
 
@@ -172,12 +172,12 @@ def test_two_stage_draws_with_the_ldm_of_the_run(run_cli, gen, faces, recognizer
     assert len({face.read_bytes() for face in found.faces}) == 5
     assert set(header(tmp_path / "out")["parents"]) == {"ldm", "autoencoder", "weights"}
     plan = gen(*arguments, "--dry-run", out="planned")
-    assert plan["plan"]["evaluations_at_least"] == {"denoiser": 10, "decoder": 5, "recognizer": 5}
+    assert plan["plan"]["network_evaluations"] == {"denoiser": 10, "decoder": 5, "recognizer": 5}
     assert plan["plan"]["state"] == "new" and not (tmp_path / "planned").exists()
     shutil.rmtree(tmp_path / "work" / "2-ldm")
     write_ldm(tmp_path / "work" / "2-ldm", embedder="sha256:" + "b" * 64)
     ran = run_cli("gen-contexts", "--work", tmp_path / "work", "--out", tmp_path / "third", *arguments)
-    assert ran.code == 2 and "conditioned on another recognizer" in ran.err
+    assert ran.code == 2 and "come from different recognizers" in ran.err
 
 
 def test_pca_of_known_people_filtered_by_what_the_ldm_draws(
@@ -216,9 +216,9 @@ def test_pca_of_known_people_filtered_by_what_the_ldm_draws(
     write_ldm(tmp_path / "any")
     ran = run_cli("gen-contexts", "--work", tmp_path / "work", *arguments, f"filters=[{quality % 0}]", "--count", 5,
                   "--ldm", tmp_path / "any", "--weights", other, "--out", tmp_path / "refused")
-    assert ran.code == 2 and "the candidates come from another recognizer" in ran.err
+    assert ran.code == 2 and "the candidates and" in ran.err and "come from different recognizers" in ran.err
     plan = gen(*arguments, f"filters=[{quality % 0}]", "--count", 5, "--dry-run", out="planned")["plan"]
-    assert plan["evaluations_at_least"] == {"denoiser": 20, "decoder": 10, "recognizer": 10}
+    assert plan["network_evaluations"] == {"denoiser": 20, "decoder": 10, "recognizer": 10}
 
 
 def _cosines_seen(monkeypatch) -> dict[bytes, float]:
@@ -330,7 +330,7 @@ def test_dry_source_says_how_many_there_are_and_keeps_them(gen, run_cli, faces, 
     for _ in range(2):
         ran = run_cli(*command, most + 1)
         assert ran.code == 2
-        assert f"ran dry: kept {most} of 40 candidates (unique dropped {40 - most}; 0 unreadable)" in ran.err
+        assert f"accepted {most} of 40 candidates (unique dropped {40 - most}; 0 unreadable)" in ran.err
         assert f"{most + 1} are wanted; --count {most} finishes" in ran.err
         assert not (tmp_path / "out" / "facesyn.json").exists()
     assert run_cli(*command, most).code == 0
@@ -342,7 +342,7 @@ def test_dry_source_says_how_many_there_are_and_keeps_them(gen, run_cli, faces, 
 def test_endless_source_that_repeats_itself_is_given_up(assert_refused, tmp_path):
     ran = assert_refused(
         "gen-contexts", "--source", "sphere", "--count", 100, "--out", tmp_path / "out",
-        "filters=[{name: unique, r: -0.05}]", "patience=2000", says="the last 2000 candidates were all dropped",
+        "filters=[{name: unique, r: -0.05}]", "patience=2000", says="its last 2000 candidates were all dropped",
     )
     assert "kept 0" not in ran.err
 
@@ -414,7 +414,7 @@ def _prepared(kind: str, folder: Path, faces: Path, recognizer: Path) -> list[ob
         ("no known", "known="), ("bad r", "filters"), ("unknown filter", "did you mean 'unique'"),
         ("two greedy filters", "use one of them"), ("unknown key", "did you mean 'filters'"),
         ("no pipeline", "model_index.json"), ("recognizer as ldm", "a denoiser was expected"),
-        ("no autoencoder", "--autoencoder"), ("autoencoder does not fit", "latents of 4 channels"),
+        ("no autoencoder", "--autoencoder"), ("autoencoder does not fit", "has latents of 3 channels"),
         ("bad scheduler", "did you mean 'ddim'"), ("bad steps", "source.scheduler.steps: Input should be"),
         ("bad device", "tpu9"),
         ("out is foreign", "choose another --out"),
@@ -444,7 +444,7 @@ def test_known_people_of_another_recognizer_are_refused(run_cli, assert_refused,
     ran = run_cli("embed", "--work", tmp_path / "work", "--images", faces, "--weights", other, "--device", "cpu")
     assert ran.code == 0, ran.err
     assert_refused("gen-contexts", "--work", tmp_path / "work", "--source", "images", "--images", faces,
-                   "--weights", recognizer, "filters=[novel]", says="another recognizer")
+                   "--weights", recognizer, "filters=[novel]", says="come from different recognizers")
 
 
 def test_a_write_that_the_system_refuses_is_one_line(assert_refused, run_cli, limited_files, tmp_path) -> None:

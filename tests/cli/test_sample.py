@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import signal
 import time
@@ -25,12 +24,12 @@ from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.preview_pictures import SHEET, picture_path
 from facesyn_cli.artifacts.weights import read_config, read_tensors, write_weights
-from facesyn_cli.data.decoded_latents import finish_pixels
 from facesyn_cli.data.pixels import decode_image
 from facesyn_cli.diffusion.noise import image_noise
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
 from facesyn_cli.sampling.inputs import choose_identities
+from facesyn_cli.sampling.pipeline import finish_pixels
 
 TINY = {
     "name": "idiff-unet", "in_channels": 3, "channels": 32, "multipliers": [1, 1], "attention": [False, True],
@@ -228,7 +227,7 @@ def test_guidance_and_half_precision(sample, tmp_path):
 
 
 def test_the_batch_size_is_chosen_and_recorded(sample, tmp_path):
-    """Tiny images fit by the hundred: the largest power of two that the set can use."""
+    """On a CPU, auto is 8."""
     assert sample("--per-id", 3, "--batch-size", "auto").code == 0
     assert header(tmp_path / "out")["config"]["recorded"]["batch_size"] == 8
     sample("--per-id", 3, "--batch-size", 8, out="same")
@@ -260,15 +259,17 @@ def test_shards_of_different_batch_sizes_do_not_leave_gaps_behind_a_header(sampl
 
 def test_dry_run_counts_and_writes_nothing(sample, tmp_path):
     plan = sample("--per-id", 4, "--batch-size", 8, "guidance.name=cfg", "guidance.end=0.5", "--dry-run").json()["plan"]
-    assert plan["images"] == plan["images left"] == 20
-    assert plan["batches left"] == "3 of 8 images"
-    assert plan["network evaluations per image"] == 3 + 2
-    assert plan["network evaluations"] == 5 * 24
-    assert re.fullmatch(r"0:00:[0-9]{2} \([0-9]+ images at once\)", plan["expected time"])
+    counts = plan["counts"]
+    assert counts["images"] == counts["images_left"] == 20
+    assert (counts["batches_left"], plan["chosen"]["batch_size"]) == (3, 8)
+    assert plan["chosen"]["evaluations_per_image"] == 3 + 2
+    assert plan["network_evaluations"] == {"denoiser": 5 * 24, "decoder": 24}
+    assert plan["expected_s"] >= 0 and plan["chosen"]["batches_at_once"] >= 1
+    assert plan["folder"] == str(tmp_path / "out") and plan["state"] == "new"
     assert not (tmp_path / "out").exists()
     sample("--per-id", 4, "--ids", 2)
-    plan = sample("--per-id", 4, "--ids", 3, "--dry-run").json()["plan"]
-    assert (plan["images"], plan["images done"], plan["images left"]) == (12, 8, 4)
+    counts = sample("--per-id", 4, "--ids", 3, "--dry-run").json()["plan"]["counts"]
+    assert (counts["images"], counts["images_done"], counts["images_left"]) == (12, 8, 4)
 
 
 def test_a_published_file_without_recognizer_gets_one_warning(run_cli, ldm, contexts, tmp_path):
@@ -292,7 +293,7 @@ def test_stop_signal_keeps_what_is_done_and_goes_on(ldm, contexts, tmp_path, sam
     assert not list((tmp_path / "out").rglob(".tmp-*"))
     assert not list((tmp_path / "out").glob(".lock-*"))
     plan = sample("--per-id", 40, "--steps", 100, "--batch-size", 4, "--dry-run").json()["plan"]
-    assert plan["images done"] == len(done)
+    assert plan["counts"]["images_done"] == len(done)
 
 
 def test_killed_several_times_the_files_are_those_of_one_run(ldm, contexts, tmp_path, sample):
@@ -378,7 +379,7 @@ def test_wrong_inputs(assert_refused, ldm, contexts, tmp_path):
     refused(f"noise.file={tmp_path / 'torn.zip'}", "--per-id", 2, says="is not a float .npy")
     np.save(tmp_path / "none.npy", np.zeros((0, 8), np.float32))
     refused(contexts=tmp_path / "none.npy", says="holds no contexts")
-    refused("--assume-embedder", OTHER, says=("conditioned on recognizer sha256:aaaaaaaaaaaa", "sha256:bbbbbbbbbbbb"))
+    refused("--assume-embedder", OTHER, says=("different recognizers (sha256:aaaaaaaaaaaa", "sha256:bbbbbbbbbbbb"))
     refused("--device", "cuda:99", says="cuda:99")
     refused("--precision", "fp8", says="precision")
     refused("batch_size=most", says="batch_size: a number of images from 1, or auto, is expected")
@@ -508,7 +509,7 @@ def test_a_strip_shows_the_latest_images_and_is_none(sample, tmp_path):
 def test_a_contact_sheet_shows_small_sets_and_is_no_image_of_them(sample, tmp_path):
     ran = sample("--per-id", 3)
     sheet = tmp_path / "out.contact_sheet.png"
-    assert f"look at {sheet}" in ran.err
+    assert f"contact sheet: {sheet}" in ran.err
     with Image.open(sheet) as picture:
         assert picture.size == (3 * 112, 5 * 112)
     assert len(ImageSet.open(tmp_path / "out").entries) == 15

@@ -19,7 +19,7 @@ from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.data.pixels import decode_image
-from facesyn_cli.evaluation.judge import Judge
+from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
 from facesyn_cli.models.loading import load_backbone
 
@@ -125,7 +125,7 @@ def test_batch_size_changes_at_most_one_gray_level(sample, tmp_path, method):
 )
 def test_cost_is_in_the_plan_and_in_the_header(sample, tmp_path, words, evaluations):
     plan = sample("--dry-run", *words).json()["plan"]
-    assert plan["network evaluations per image"] == evaluations
+    assert plan["chosen"]["evaluations_per_image"] == evaluations
     assert not (tmp_path / "out").exists()
     sample(*words)
     assert header(tmp_path / "out")["extra"]["network_evaluations_per_image"] == evaluations
@@ -198,7 +198,7 @@ def test_refused_images_are_drawn_again_and_the_best_draw_is_kept(sample, inputs
     sample(out="plain")
     rows = list(csv.DictReader((tmp_path / "out" / "judged.csv").read_text().splitlines()))
     backbone = load_backbone(inputs / "judge")
-    judge = Judge(backbone.module, backbone.input_size, torch.device("cpu"))
+    judge = FaceEmbedder.of(backbone, torch.device("cpu"))
     first, kept = (judge.embed(pixels(tmp_path / name)) for name in ("plain", "out"))
     replaced = 0
     for i, row in enumerate(rows):
@@ -231,19 +231,19 @@ def test_a_damaged_record_and_another_batch_size_cost_only_what_is_missing(sampl
     assert len(judged) == 1  # 5 identities of 4 images are one block of 8 batches of 3
     (out / "facesyn.json").rename(out / "facesyn.begun.json")
     ran = sample("--batch-size", 1, "--dry-run", method="consistency")  # 2 identities a block
-    assert ran.json()["plan"]["network evaluations"] == 0
+    assert ran.json()["plan"]["network_evaluations"]["denoiser"] == 0
     judged[0].write_bytes(b"PK")
     ran = sample("--batch-size", 1, "--dry-run", method="consistency")
-    assert ran.json()["plan"]["network evaluations"] == NUM_IDS * PER_ID * STEPS
+    assert ran.json()["plan"]["network_evaluations"]["denoiser"] == NUM_IDS * PER_ID * STEPS
     assert sample(method="consistency").json()["made_now"] == 0  # judged again, nothing written again
     assert digests(out) == whole
 
 
 def test_the_plan_says_what_a_filter_may_cost(sample):
     plan = sample("--dry-run", method="consistency").json()["plan"]
-    assert plan["network evaluations per image"] == STEPS
-    assert plan["network evaluations per image at most"] == 3 * STEPS
-    assert plan["judge evaluations per image"] == "1 to 3"
+    assert plan["chosen"]["evaluations_per_image"] == STEPS
+    assert plan["chosen"]["draws_per_image_at_most"] == 3
+    assert plan["network_evaluations"]["judge"] == plan["counts"]["images_left"] == NUM_IDS * PER_ID
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_uiface_needs_a_denoiser_with_attention_to_contexts(assert_refused, inpu
     )
     write_weights(tmp_path / "ldm", unet.state_dict(), settings.model_dump(mode="json"))
     arguments = command(inputs, tmp_path / "out", "uiface", "--ldm", tmp_path / "ldm", "--dry-run")
-    assert_refused(*arguments, says="guidance uiface records and injects attention to contexts")
+    assert_refused(*arguments, says="the guidance records and injects attention to contexts")
 
 
 # tar shards

@@ -17,8 +17,7 @@ from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
-from facesyn_cli.sampling.layout import neighboring_share
-from facesyn_cli.sampling.shard_writing import _tasks
+from facesyn_cli.sampling.tar_shards import TarShards, shard_tasks
 
 DENOISER = {"name": "idiff-unet", "channels": 32, "multipliers": [1, 1], "attention": [False, True], "num_blocks": 1,
             "context_size": 8, "context_width": 32}
@@ -143,9 +142,10 @@ def test_what_does_not_go_together_is_one_line(assert_refused, inputs, tmp_path)
 
 def test_neighboring_shards_compute_what_they_share_once():
     shards = [range(0, 7), range(7, 14), range(21, 23)]
-    tasks = list(_tasks(shards, fixed_batches(23, 3)))
+    tasks = list(shard_tasks(shards, fixed_batches(23, 3)))
     assert [index for wanted, _ in tasks for index in wanted] == [*range(14), 21, 22]
     assert [batch.start for _, batch in tasks] == [0, 3, 6, 9, 12, 21]
     assert all(wanted[0] in batch and wanted[-1] in batch for wanted, batch in tasks)
-    parts = [neighboring_share(shards, index, 2) for index in range(2)]
+    layout = TarShards(Path("set"), ["a"], 23, ".png", 7)
+    parts = [layout.share(shards, index, 2) for index in range(2)]
     assert parts == [shards[:1], shards[1:]]

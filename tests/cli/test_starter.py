@@ -139,7 +139,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path, assert_refused
     assert ran.code == 0 and "another one" in ran.err
 
     (work / "2-ldm" / "config.json").write_text(json.dumps({**config, "embedder": "sha256:" + "2" * 64}))
-    assert_refused(*pack[:-1], tmp_path / "out2", says="belong to different recognizers")
+    assert_refused(*pack[:-1], tmp_path / "out2", says="come from different recognizers")
     header = json.loads((work / "3-contexts" / "facesyn.json").read_text())
     header["extra"]["face_origin"] = "photo"
     (work / "3-contexts" / "facesyn.json").write_text(json.dumps(header))

@@ -116,8 +116,8 @@ def test_a_killed_study_measures_only_what_is_missing(finished, inputs, run_cli,
     kept.write_text(json.dumps({**json.loads(kept.read_text()), "rms": 12345.0}))
     again = words(inputs, out, *GRID, "--methods", "negfacediff,idperturb")
     ran = run_cli(*again, "--dry-run", "--json")
-    assert ran.json()["plan"]["rows left"] == 1
-    assert ran.json()["plan"]["network evaluations"] == 3 * IDS * PER_ID
+    assert ran.json()["plan"]["counts"]["rows_left"] == 1
+    assert ran.json()["plan"]["network_evaluations"]["denoiser"] == 3 * IDS * PER_ID
     assert run_cli(*again).code == 0
     before, after = rows_of(finished), rows_of(out)
     assert after[1]["seeds"][0]["rms"] == 12345.0  # not measured again

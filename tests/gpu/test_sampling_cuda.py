@@ -1,8 +1,9 @@
-"""What only a CUDA device can show: recorded launches, compiled networks, memory that is probed."""
+"""What only a CUDA device can show: CUDA graphs, compiled networks, the search for a batch size."""
 
 from __future__ import annotations
 
 import copy
+from functools import partial
 from itertools import zip_longest
 
 import numpy as np
@@ -12,16 +13,16 @@ from fill import fill_state, golden_normal
 from tolerance import products_of, rounding
 
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
-from facesyn_cli.data.decoded_latents import LatentDecoder
 from facesyn_cli.diffusion.guidance import CfgConfig, build_cfg
-from facesyn_cli.diffusion.schedule import build_schedule
 from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.models.loading import LoadedLdm
 from facesyn_cli.models.vq_f4 import VqConfig, build_vq_f4
 from facesyn_cli.plugins import registry
 from facesyn_cli.sampling.conditions import Conditions
-from facesyn_cli.sampling.engine import BatchEngine
-from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, InferenceOptions
-from facesyn_cli.sampling.memory import fitting_batch
+from facesyn_cli.sampling.engine import BatchEngine, measure
+from facesyn_cli.sampling.inference import InferenceOptions
+from facesyn_cli.sampling.pipeline import LdmPipeline
+from facesyn_cli.sampling.workers import largest_batch
 
 pytestmark = [
     pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -42,22 +43,18 @@ def networks():
 
 
 def engine_of(networks, options: InferenceOptions, batch_size: int = BATCH, scheduler: str = "ddim") -> BatchEngine:
-    unet, vq = (copy.deepcopy(network).to("cuda") for network in networks)
-    device = torch.device("cuda")
+    unet, vq = copy.deepcopy(networks)
     settings = LdmSettings(
         denoiser=DENOISER, latent_size=8, image_size=32, output_size=28, embedding_size=8,
     )
-    schedule = build_schedule()
-    make_scheduler = registry.build("scheduler", registry.configure("scheduler", {"name": scheduler, "steps": 5}))
-    return BatchEngine(
-        FastDenoiser(unet, options),
-        LatentDecoder(FastAutoencoder(vq, options, device), settings, 28, device),
-        Conditions([str(k) for k in range(6)], golden_normal(1, (6, 8)), 2, 0, (3, 8, 8)),
-        lambda: make_scheduler(schedule),
-        build_cfg(CfgConfig(name="cfg", scale=2.0)),  # two contexts take turns
-        batch_size,
-        device,
+    pipeline = LdmPipeline.of(
+        LoadedLdm(unet, settings, "sha256:unet"), vq,
+        registry.configure("scheduler", {"name": scheduler, "steps": 5}),
+        build_cfg(CfgConfig(name="cfg", scale=2.0)),  # alternates between two contexts
+        torch.device("cuda"), options,
     )
+    conditions = Conditions([str(k) for k in range(6)], golden_normal(1, (6, 8)), 2, 0, (3, 8, 8))
+    return BatchEngine(pipeline, conditions, batch_size)
 
 
 def draw(engine: BatchEngine) -> np.ndarray:
@@ -67,7 +64,7 @@ def draw(engine: BatchEngine) -> np.ndarray:
     return np.stack([get(row) for get in pending for row in range(BATCH)]).astype(int)
 
 
-def test_levers_keep_the_images(networks):
+def test_inference_options_keep_the_images(networks):
     plain = draw(engine_of(networks, InferenceOptions(channels_last=False)))
     assert plain.std() > 5 and len({image.tobytes() for image in plain}) == 12
     for options in (
@@ -82,7 +79,7 @@ def test_levers_keep_the_images(networks):
         assert abs(draw(engine_of(networks, options)) - plain).mean() < 12, options
 
 
-def test_recorded_launches_repeat_themselves_bit_by_bit(networks):
+def test_cuda_graphs_repeat_themselves_bit_by_bit(networks):
     engine = engine_of(networks, InferenceOptions(cuda_graphs=True))
     assert (draw(engine) == draw(engine)).all()
 
@@ -91,7 +88,7 @@ def test_recorded_launches_repeat_themselves_bit_by_bit(networks):
 @pytest.mark.parametrize("options", [InferenceOptions(), InferenceOptions(cuda_graphs=True)])
 def test_nothing_waits_for_the_device_before_the_pixels(networks, options, scheduler):
     engine = engine_of(networks, options, scheduler=scheduler)
-    expected = draw(engine)  # loads kernels, records launches
+    expected = draw(engine)  # loads kernels, captures graphs
     torch.cuda.set_sync_debug_mode("error")
     try:
         pixels_of = engine.start(range(BATCH), then=range(BATCH, 2 * BATCH))
@@ -106,15 +103,16 @@ def test_the_cpu_and_the_gpu_agree(networks):
     contexts = golden_normal(1, (4, 8))
     with torch.inference_mode():
         expected = networks[0](x, t, contexts)
-        actual = gpu._denoiser(x.cuda(), t.cuda(), gpu._denoiser.encode_context(contexts.cuda(), batch=4)).cpu()
+        denoiser = gpu.pipeline.denoiser
+        actual = denoiser(x.cuda(), t.cuda(), denoiser.encode_context(contexts.cuda(), batch=4)).cpu()
     torch.testing.assert_close(actual, expected, rtol=0, atol=rounding(products_of(networks[0]), expected.std()))
 
 
 def test_a_batch_that_fits_is_found_and_memory_stays_flat(networks):
     engine = engine_of(networks, InferenceOptions())
-    batch = fitting_batch(engine.measure, engine.device, 1, 10_000)
-    assert batch == 512, "tiny networks fit by the hundred on any card"
-    assert fitting_batch(engine.measure, engine.device, 1, 100) == 64
+    attempt = partial(measure, engine.pipeline, 8)
+    assert largest_batch(attempt, engine.device, 10_000) == 512, "tiny networks fit by the hundred on any card"
+    assert largest_batch(attempt, engine.device, 100) == 64
     draw(engine)
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()

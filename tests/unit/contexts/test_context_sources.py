@@ -12,20 +12,22 @@ from pydantic import ValidationError
 
 from facesyn_cli.artifacts.atomic_files import write_bytes
 from facesyn_cli.artifacts.context_set import write_contexts
-from facesyn_cli.artifacts.embedding_set import normalize, write_embeddings
+from facesyn_cli.artifacts.embedding_set import write_embeddings
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.output import open_output
+from facesyn_cli.artifacts.vector_files import normalize
 from facesyn_cli.config.fields import (
     StageConfig,
 )
 from facesyn_cli.contexts.diffusers_pipeline import find_pipeline, load_pipeline
 from facesyn_cli.contexts.embedding_files import read_given_vectors
-from facesyn_cli.contexts.generated import to_face
-from facesyn_cli.contexts.source import CandidateBatch, Ldm, Resources
+from facesyn_cli.contexts.faces import to_face
+from facesyn_cli.contexts.source import CandidateBatch, Resources
 from facesyn_cli.data.pixels import decode_image, encode_jpeg, encode_png
 from facesyn_cli.diffusion.noise import image_noise
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.loading import LoadedLdm
 from facesyn_cli.plugins import registry
 
 CPU = torch.device("cpu")
@@ -273,7 +275,7 @@ def test_pipeline_draws_candidate_k_from_seed_and_k(pipelines, name):
     pipeline = load_pipeline(find_pipeline(str(pipelines / name)), CPU)
 
     def faces(start: int, size: int, batches: int, seed: int = 0) -> list[np.ndarray]:
-        resources = Resources(seed=seed, batch_size=size, pipeline=pipeline, features=embed)
+        resources = Resources(seed=seed, batch_size=size, generator=pipeline, features=embed)
         found = take(source("diffusers", resources, steps=3), start, batches)
         return [decode_image(data) for batch in found for data in batch.faces]
 
@@ -284,7 +286,7 @@ def test_pipeline_draws_candidate_k_from_seed_and_k(pipelines, name):
     for a, b in zip(faces(2, 3, 2), whole[2:], strict=True):
         assert np.abs(a.astype(int) - b).max() <= 1       # another batch size: one gray level
     assert not np.array_equal(faces(0, 4, 1, seed=1)[0], whole[0])
-    made = source("diffusers", Resources(pipeline=pipeline), steps=3)
+    made = source("diffusers", Resources(generator=pipeline), steps=3)
     assert made.num_candidates is None and made.evaluations == {"generator": 3, "recognizer": 1}
 
 
@@ -300,7 +302,7 @@ def test_pipeline_that_is_none_is_refused(pipelines, tmp_path):
         find_pipeline(str(tmp_path / "empty"))
     with pytest.raises(UserError, match="is not there"):
         find_pipeline(str(tmp_path / "nothing"))
-    with pytest.raises(UserError, match="from the hub it does not come"):
+    with pytest.raises(UserError, match="cannot be downloaded from the hub"):
         find_pipeline("nobody/nothing")
     for folder in (broken, other):
         with pytest.raises(UserError, match="does not load as a diffusers pipeline") as caught:
@@ -334,8 +336,10 @@ class _Autoencoder(torch.nn.Module):
 
 def two_stage(size: int, seed: int = 0, scheduler: object = "ddim", **settings):
     sizes = {"latent_size": 28, "image_size": 112, **settings}
-    ldm = Ldm(_Denoiser(), _Autoencoder(), LdmSettings(denoiser={"name": "idiff-unet"}, **sizes), CPU)
-    resources = Resources(seed=seed, batch_size=size, ldm=ldm, features=embed, embedder="sha256:abc")
+    ldm = LoadedLdm(_Denoiser(), LdmSettings(denoiser={"name": "idiff-unet"}, **sizes), "sha256:ldm")
+    resources = Resources(
+        seed=seed, batch_size=size, ldm=ldm, autoencoder=_Autoencoder(), features=embed, embedder="sha256:abc"
+    )
     return source("two-stage", resources, scheduler=scheduler)
 
 
@@ -374,5 +378,5 @@ def test_two_stage_names_a_wrong_scheduler():
 def test_two_stage_refuses_numbers_that_are_not_finite(monkeypatch):
     nan = torch.full((2, 3, 112, 112), torch.nan)
     monkeypatch.setattr(_Autoencoder, "decode", lambda self, latents: nan)
-    with pytest.raises(UserError, match="source two-stage: the LDM gave numbers that are not finite"):
+    with pytest.raises(UserError, match="source two-stage: the output of the LDM is not finite"):
         take(two_stage(2, scheduler={"steps": 1}), 0, 1)

@@ -29,7 +29,7 @@ def pipeline(tmp_path):
 
 
 def faces(pipeline, batch_size: int, start: int, count: int, seed: int = 3, steps: int = 4) -> list[bytes]:
-    resources = Resources(seed=seed, batch_size=batch_size, pipeline=pipeline, features=embed)
+    resources = Resources(seed=seed, batch_size=batch_size, generator=pipeline, features=embed)
     made = registry.build("contexts", registry.configure("contexts", {"name": "guided-diffusion", "steps": steps}))
     made.open(resources)
     assert made.evaluations == {"generator": steps, "recognizer": 1}
@@ -57,7 +57,7 @@ def test_another_pipeline_is_refused(tmp_path):
     )
     made = registry.build("contexts", registry.configure("contexts", {"name": "guided-diffusion"}))
     with pytest.raises(UserError, match="source diffusers"):
-        made.open(Resources(pipeline=DDPMPipeline(unet, DDPMScheduler()), features=embed))
+        made.open(Resources(generator=DDPMPipeline(unet, DDPMScheduler()), features=embed))
 
 
 @pytest.mark.parametrize(("change", "says"), [

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
-from facesyn_cli.contexts.source import Ldm, Resources
+from facesyn_cli.contexts.source import Resources
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.loading import LoadedLdm
 from facesyn_cli.plugins import registry
 
 CPU = torch.device("cpu")
@@ -39,8 +40,10 @@ def features(faces_u8: np.ndarray) -> np.ndarray:
 def quality(denoiser: torch.nn.Module | None = None, facts: dict | None = None, **settings):
     made = registry.build("context_filter", registry.configure("context_filter", {"name": "quality", **settings}))
     facts = {"latent_size": 28, "image_size": 112, "prediction": "x0", **(facts or {})}
-    ldm = Ldm(denoiser or _Denoiser(), _Autoencoder(), LdmSettings(denoiser={"name": "idiff-unet"}, **facts), CPU)
-    made.open(Resources(seed=3, batch_size=8, ldm=ldm, features=features, embedder="sha256:abc"))
+    ldm = LoadedLdm(denoiser or _Denoiser(), LdmSettings(denoiser={"name": "idiff-unet"}, **facts), "sha256:ldm")
+    made.open(Resources(
+        seed=3, batch_size=8, ldm=ldm, autoencoder=_Autoencoder(), features=features, embedder="sha256:abc"
+    ))
     return made
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from facesyn_cli.data.pixels import UnreadableImage, encode_png, to_pixels
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.embedding import EmbedOptions, embed_batches, embed_faces, load_face
+from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder, load_face
 from facesyn_cli.evaluation.pairs import PairSet
 from facesyn_cli.evaluation.protocol import embed_images
 
@@ -44,7 +44,8 @@ def faces(count: int, size: int = SIZE) -> list[np.ndarray]:
 
 
 def embed_all(network: nn.Module, images: list[bytes], chosen: EmbedOptions) -> tuple[np.ndarray, dict[int, str]]:
-    batches = list(embed_batches(network, images.__getitem__, fixed_batches(len(images), chosen.batch_size), chosen))
+    indices = fixed_batches(len(images), chosen.batch_size)
+    batches = list(FaceEmbedder(network, chosen).files(images.__getitem__, indices))
     assert [i for b in batches for i in b.indices] == list(range(len(images)))
     return np.concatenate([b.vectors for b in batches]), {k: v for b in batches for k, v in b.problems.items()}
 
@@ -91,7 +92,7 @@ def test_unreadable_images_keep_their_place():
             raise UserError("the file is gone")
         return broken[index]
 
-    batches = list(embed_batches(Linear(), read, fixed_batches(6, 4), options()))
+    batches = list(FaceEmbedder(Linear(), options()).files(read, fixed_batches(6, 4)))
     problems = {k: v for b in batches for k, v in b.problems.items()}
     assert sorted(problems) == [1, 2, 4] and problems[2] == "the file is gone"
     np.testing.assert_array_equal(np.concatenate([b.vectors for b in batches])[[0, 3, 5]], expected[[0, 3, 5]])
@@ -109,7 +110,7 @@ def test_other_sizes():
     torch.testing.assert_close(load_face(encode_png(gray), SIZE, "square"), torch.full((3, 8, 8), 200 / 127.5 - 1))
     assert load_face(encode_png(big), SIZE, "square").shape == (3, SIZE, SIZE)
     images = [encode_png(wide), encode_png(big), b"", encode_png(wide)]
-    found = list(embed_batches(Linear(), lambda index: images[index], fixed_batches(4, 2), options(fit="square")))
+    found = list(FaceEmbedder(Linear(), options(fit="square")).files(images.__getitem__, fixed_batches(4, 2)))
     assert [batch.num_cut for batch in found] == [1, 1]
 
 
@@ -129,7 +130,7 @@ def test_wrong_network_output_is_named():
             return pixels.mean((1, 2, 3))
 
     with pytest.raises(UserError, match=r"the network returned \(4,\) for 4 faces"):
-        embed_faces(Flat(), [None], options())
+        FaceEmbedder(Flat(), options()).batch([None])
 
 
 def face_pairs(broken: int | None = None) -> PairSet:
@@ -169,7 +170,7 @@ def test_fp32_means_fp32():
             return super().forward(pixels)
 
     network, before = Watching(), torch.backends.cudnn.allow_tf32
-    embed_faces(network, [None], options())
+    FaceEmbedder(network, options()).batch([None])
     assert network.settings == (False, True) and torch.backends.cudnn.allow_tf32 == before
 
 
@@ -187,3 +188,14 @@ def test_unusable_images_and_networks_end_a_benchmark():
     network.weights[0, 0] = float("nan")
     with pytest.raises(UserError, match="noisy: 24 of 24 pair distances are not finite"):
         face_pairs().evaluate(embed_images(network, face_pairs(), options()))
+
+
+def test_pixels_give_the_embeddings_of_their_files():
+    """`features` and `embed` of arrays, in padded batches, equal `files` of the same images."""
+    faces_u8 = np.random.RandomState(0).randint(0, 256, (5, SIZE, SIZE, 3), dtype=np.uint8)
+    embedder = FaceEmbedder(Linear(), options())
+    expected, _ = embed_all(Linear(), [encode_png(face) for face in faces_u8], options())
+    np.testing.assert_array_equal(embedder.features(faces_u8), expected)
+    unit = embedder.embed(faces_u8)
+    assert unit.dtype == np.float32
+    np.testing.assert_allclose(unit, expected / np.linalg.norm(expected, axis=1, keepdims=True), rtol=0, atol=1e-6)

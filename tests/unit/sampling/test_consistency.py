@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from facesyn_cli.artifacts.embedding_set import normalize
+from facesyn_cli.artifacts.vector_files import normalize
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
-from facesyn_cli.sampling.rejection_sampling import blocks
+from facesyn_cli.sampling.rejection_sampling import RejectionSampling
+from facesyn_cli.stages.sample import SampleConfig
 
 FIRST = normalize(np.random.default_rng(0).standard_normal((6, 8)))
 CONTEXT = normalize(np.random.default_rng(1).standard_normal((1, 8)))[0]
@@ -57,9 +60,17 @@ def test_what_cannot_work_is_refused():
 
 @pytest.mark.parametrize(("num_ids", "per_id", "batch_size"), [(10, 4, 3), (3, 50, 2), (7, 1, 64), (1, 5, 5)])
 def test_blocks_are_whole_identities_and_do_not_move_when_identities_are_added(num_ids, per_id, batch_size):
-    found = blocks(num_ids, per_id, batch_size)
+    def blocks(count: int) -> list[range]:
+        return RejectionSampling(None, None, np.zeros((count, 8)), per_id, batch_size, Path("set")).blocks
+
+    found = blocks(num_ids)
     assert [i for block in found for i in block] == list(range(num_ids * per_id))
     assert all(block.start % per_id == 0 and len(block) % per_id == 0 for block in found)
-    more = blocks(num_ids + 20, per_id, batch_size)
+    more = blocks(num_ids + 20)
     assert found[:-1] == more[: len(found) - 1]
     assert all(len(block) <= max(8 * batch_size, per_id) for block in found)
+
+
+def test_british_spelling_of_earlier_releases_works():
+    cfg = SampleConfig(filter={"name": "consistency", "reference": "centre", "centre_images": 4})
+    assert (cfg.filter.reference, cfg.filter.center_images) == ("center", 4)

@@ -1,4 +1,4 @@
-"""Noise drawn ahead, and recordings that ran out of memory: what a GPU needs, shown without one."""
+"""Noise drawn ahead, and CUDA graphs whose capture runs out of memory, tested without a GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from facesyn_cli.diffusion.schedule import build_schedule
 from facesyn_cli.diffusion.schedulers import DdimConfig, build_ddim
 from facesyn_cli.sampling.conditions import Conditions
 from facesyn_cli.sampling.engine import BatchEngine
-from facesyn_cli.sampling.fast_networks import _Replay
+from facesyn_cli.sampling.inference import CudaGraph
+from facesyn_cli.sampling.pipeline import LdmPipeline
 from facesyn_cli.sampling.workers import threads_on
 
 CPU = torch.device("cpu")
@@ -31,13 +32,13 @@ class Noted(Conditions):
 
 
 def engine_of(conditions, ahead):
-    engine = BatchEngine(
-        lambda x, t, context: 0.5 * x,
+    pipeline = LdmPipeline(
+        lambda x, t, context: 0.5 * x, build_schedule(), build_ddim(DdimConfig(name="ddim", steps=2)),
+        build_none(NoGuidanceConfig(name="none")), (1, 2, 2),
         lambda latents: ((latents * 40 + 128).clamp(0, 255).to(torch.uint8), torch.ones(len(latents), dtype=bool)),
-        conditions, lambda: build_ddim(DdimConfig(name="ddim", steps=2))(build_schedule()),
-        build_none(NoGuidanceConfig(name="none")), 3, CPU,
     )
-    engine._beside = threads_on(CPU, 1, "noise") if ahead else None
+    engine = BatchEngine(pipeline, conditions, 3)
+    engine._noise_thread = threads_on(CPU, 1, "noise") if ahead else None
     return engine
 
 
@@ -59,7 +60,7 @@ def test_another_batch_than_the_one_that_was_announced_gets_its_own_noise():
     surprising = engine.start([4, 5, 6], [2, 2, 2])
     expected = engine_of(Noted(), ahead=False).start([4, 5, 6], [2, 2, 2])
     assert all((surprising(row) == expected(row)).all() for row in range(3))
-    engine._beside.shutdown()  # the two may be drawn in any order
+    engine._noise_thread.shutdown()  # the two may be drawn in any order
     assert sorted(conditions.drawn[1:]) == [([2, 3, 3], [2, 2, 2]), ([4, 5, 6], [2, 2, 2])]
 
 
@@ -99,7 +100,7 @@ def test_a_recording_that_ran_out_of_memory_is_made_again(monkeypatch):
     monkeypatch.setattr("torch.cuda.Stream", Stream)
     monkeypatch.setattr("torch.cuda.current_stream", Stream)
     monkeypatch.setattr("torch.cuda.stream", lambda stream: nullcontext())
-    replay = _Replay(lambda x, t, context: x + 1)
+    replay = CudaGraph(lambda x, t, context: x + 1)
     inputs = torch.zeros(2), torch.zeros(2), torch.zeros(2)
     with pytest.raises(torch.OutOfMemoryError):
         replay(*inputs)

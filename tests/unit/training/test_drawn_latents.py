@@ -56,7 +56,7 @@ def test_latents_are_those_of_guided_sampling_in_units_of_the_autoencoder(tmp_pa
 
 def test_noise_depends_on_seed_and_key_alone(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("facesyn_cli.training.drawn_latents.sample_latents",
+    monkeypatch.setattr("facesyn_cli.sampling.pipeline.sample_latents",
                         lambda denoiser, scheduler, guidance, contexts, noise, *_, **__: seen.append(noise) or noise)
     draw(tmp_path / "a", inputs(), seed=5, count=2)
     assert torch.equal(seen[0], torch.stack([image_noise(5, key, 0, (4, 1, 1)) for key in ("a/0", "c/1")]))

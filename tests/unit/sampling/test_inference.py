@@ -1,4 +1,4 @@
-"""The inference_options change numbers by rounding only, and trace without a break."""
+"""Inference options change numbers by rounding only, and networks trace without a break."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from facesyn_cli.diffusion.schedulers import SolverConfig, build_dpm_solver
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
 from facesyn_cli.models.vq_f4 import VqConfig, build_vq_f4
-from facesyn_cli.sampling.fast_networks import FastAutoencoder, FastDenoiser, InferenceOptions, _mapped, _tensors
-from facesyn_cli.sampling.fused_attention import fuse_qkv
+from facesyn_cli.sampling.inference import FastAutoencoder, FastDenoiser, InferenceOptions, _mapped, _tensors, fuse_qkv
 
 CPU = torch.device("cpu")
 STEPS = 4

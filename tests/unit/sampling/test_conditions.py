@@ -10,14 +10,14 @@ import pytest
 from tiny_ldm import EMBEDDER, write_embedding_set
 
 from facesyn_cli.artifacts.context_set import ContextSet
-from facesyn_cli.artifacts.embedding_set import normalize
 from facesyn_cli.artifacts.output import open_output
+from facesyn_cli.artifacts.vector_files import normalize
 from facesyn_cli.config.fields import (
     StageConfig,
 )
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
-from facesyn_cli.sampling.identity_methods import open_negatives, open_variation
+from facesyn_cli.sampling.conditions import open_negatives, open_variation
 
 OTHER = "sha256:" + "7" * 64
 VECTORS = normalize(np.random.default_rng(0).standard_normal((3, 8)))
@@ -45,7 +45,7 @@ def test_given_contexts_of_another_recognizer_are_refused(tmp_path):
     cfg = configure("context_variation", name="given", path=folder)
     assert open_variation(cfg, CONTEXTS, 0)[1]["variation"].path == str(folder)
     open_variation(cfg, replace(CONTEXTS, embedder=None), 0)
-    with pytest.raises(UserError, match="variation given brings contexts of recognizer sha256:5"):
+    with pytest.raises(UserError, match=r"variation given come from different recognizers \(sha256:7"):
         open_variation(cfg, replace(CONTEXTS, embedder=OTHER), 0)
 
 
@@ -57,7 +57,7 @@ def test_negatives_of_another_recognizer_are_refused(tmp_path):
         out.finish({"contexts": 2}, extra={"embedder": OTHER})
     cfg = configure("guidance", name="negfacediff", contexts=tmp_path / "others")
     guidance = registry.build("guidance", cfg)
-    with pytest.raises(UserError, match="guidance.contexts .* comes from recognizer sha256:7"):
+    with pytest.raises(UserError, match=r"guidance.contexts .* come from different recognizers \(sha256:7"):
         open_negatives(guidance, cfg, CONTEXTS, 0)
     negatives, parents = open_negatives(guidance, cfg, replace(CONTEXTS, embedder=None), 0)
     assert negatives is not None and parents["negatives"].path == str(tmp_path / "others")

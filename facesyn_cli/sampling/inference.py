@@ -1,7 +1,6 @@
-"""The same networks, faster: number format, memory layout, fused kernels, recorded launches.
+"""Inference options of denoiser and decoder: number format, memory layout, compilation, CUDA graphs, fused projections.
 
-None of it changes what is computed by more than rounding. What a lever is worth on a machine is what
-`facesyn bench sample` says.
+None of them changes the output by more than rounding. `facesyn bench sample` measures the speed-up of each.
 """
 
 from __future__ import annotations
@@ -12,22 +11,24 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.sampling.fused_attention import fuse_qkv
+from facesyn_cli.models.attention_maps import Tap
+from facesyn_cli.models.idiff_blocks import Attention, CrossAttentionBlock, SelfAttentionBlock
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """How the networks are run.
+    """How denoiser and decoder are run.
 
     Args:
         precision: fp32, bf16 or fp16: number format of the denoiser's weights and activations.
         decoder_precision: The same for the decoder, by autocast: the codebook is always looked up in float32.
-        channels_last: Keep channels last in memory, as convolution kernels want them.
+        channels_last: Keep channels last in memory, the layout of the fast convolution kernels.
         compile: Fuse kernels with torch.compile; CUDA only, a minute or two at the start of a run.
         cuda_graphs: Record the launches of an evaluation once and replay them; CUDA only, pays at small batches.
         fused_qkv: One matrix product for queries, keys and values of self-attention.
@@ -43,7 +44,7 @@ class InferenceOptions:
     joint_guidance: bool = False
 
     def check(self, device: torch.device) -> None:
-        """Refuse what the device cannot do.
+        """Refuse options that the device does not support.
 
         Raises:
             UserError: compile or cuda_graphs without CUDA.
@@ -54,18 +55,20 @@ class InferenceOptions:
 
 
 class FastDenoiser:
-    """A denoiser under the options: float32 in, float32 out.
+    """A denoiser run with inference options: float32 in, float32 out.
 
     Args:
         module: The network, in eval mode on its device; its weights are converted in place.
         options: How to run it.
 
     Raises:
-        UserError: There is nothing to fuse.
+        UserError: fused_qkv, and the network has no self-attention with separate projections.
     """
 
     def __init__(self, module: nn.Module, options: InferenceOptions) -> None:
         self._module, self._is_joint = module, options.joint_guidance
+        self.has_attention_maps = getattr(module, "has_attention_maps", False)
+        self.is_traced = options.compile or options.cuda_graphs
         if options.fused_qkv and not fuse_qkv(module):
             raise UserError("fused_qkv=true: this denoiser has no self-attention with separate projections")
         self._dtype = DTYPES[options.precision]
@@ -73,7 +76,7 @@ class FastDenoiser:
         module.to(self._dtype)
         if options.compile:
             module.compile(dynamic=False)
-        self._evaluate = _Replays(module) if options.cuda_graphs else module
+        self._evaluate = _GraphOfEachSize(module) if options.cuda_graphs else module
         if hasattr(module, "encode_context"):
             self.encode_context = self._encode_context
 
@@ -102,7 +105,7 @@ class FastDenoiser:
 
 
 class FastAutoencoder:
-    """The decoder of an autoencoder under the options.
+    """The decoder of an autoencoder run with inference options.
 
     Args:
         module: The autoencoder, in eval mode on its device.
@@ -132,24 +135,27 @@ def exact_convolutions(dtype: torch.dtype) -> AbstractContextManager:
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
-class _Replays:
-    """A recording for each size of batch: guided steps may have twice as many images as others."""
+class _GraphOfEachSize:
+    """One CUDA graph for each batch size: guided steps may have twice as many images as others."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._of_size: dict[int, _Replay] = {}
+        self._of_size: dict[int, CudaGraph] = {}
 
     def __call__(self, x: Tensor, t: Tensor, context: Any) -> Tensor:
         if len(x) not in self._of_size:
-            self._of_size[len(x)] = _Replay(self._module)
+            self._of_size[len(x)] = CudaGraph(self._module)
         return self._of_size[len(x)](x, t, context)
 
 
-class _Replay:
-    """Evaluations of a network recorded as a CUDA graph at the first call and replayed at all later ones.
+class CudaGraph:
+    """A network evaluation captured as a CUDA graph at the first call and replayed at all later ones.
 
-    Every call has the shapes of the first. Contexts are copied in when they change, once
-    a batch, or once an evaluation where guidance takes turns between two.
+    By hand, and not by torch.compile(mode="reduce-overhead"): its graphs belong to the thread that captures them, and
+    batches are computed in worker threads.
+
+    All calls have the shapes of the first. Contexts are copied in when they change: once a batch, or at every
+    evaluation where guidance alternates between two.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -157,34 +163,34 @@ class _Replay:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, Tensor, list[Tensor]]
         self._output: Tensor
-        self._shown: Any = None
+        self._context: Any = None
 
     def __call__(self, x: Tensor, t: Tensor, context: Any) -> Tensor:
         if self._graph is None:
-            self._record(x, t, context)
+            self._capture(x, t, context)
         static_x, static_t, static_context = self._inputs
         static_x.copy_(x)
         static_t.copy_(t)
-        if context is not self._shown:
+        if context is not self._context:
             for target, value in zip(static_context, _tensors(context), strict=True):
                 target.copy_(value)
-            self._shown = context  # kept, so that no later context can be mistaken for it
+            self._context = context  # a reference, so that no later object gets its id
         self._graph.replay()
-        return self._output.clone()  # the next replay writes over it
+        return self._output.clone()  # the next replay overwrites it
 
-    def _record(self, x: Tensor, t: Tensor, context: Any) -> None:
+    def _capture(self, x: Tensor, t: Tensor, context: Any) -> None:
         copy = _mapped(context, Tensor.clone)
         self._inputs = (x.clone(), t.clone(), _tensors(copy))
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # workspaces are made outside of the recording
+        with torch.cuda.stream(side):  # workspaces are allocated outside of the capture
             for _ in range(3):
                 self._module(*self._inputs[:2], copy)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # writers may wait for a batch meanwhile
             self._output = self._module(*self._inputs[:2], copy)
-        self._graph = graph  # not before: where memory ran out, the next call records again
+        self._graph = graph  # last: where memory runs out, the next call captures again
 
 
 def _lay_out(module: nn.Module, options: InferenceOptions) -> None:
@@ -212,3 +218,44 @@ def _mapped(value: Any, function: Callable[[Tensor], Any]) -> Any:
     if is_dataclass(value):
         return replace(value, **{field.name: _mapped(getattr(value, field.name), function) for field in fields(value)})
     return value
+
+
+def fuse_qkv(network: nn.Module) -> int:
+    """Replace the query, key and value projections of every self-attention by one; return how many were replaced.
+
+    Args:
+        network: In eval mode, changed in place. Cross-attention stays: its keys and values are computed once a batch.
+    """
+    count = 0
+    for block in network.modules():
+        name = {CrossAttentionBlock: "self_attention", SelfAttentionBlock: "attention"}.get(type(block))
+        if name is not None and type(getattr(block, name)) is Attention:
+            setattr(block, name, FusedSelfAttention(getattr(block, name)))
+            count += 1
+    return count
+
+
+class FusedSelfAttention(nn.Module):
+    """The self-attention of `models/idiff_blocks.py` with one projection.
+
+    Args:
+        attention: Its weights are copied.
+
+    Shapes: B batch, L positions, C channels, A heads, D width of one head.
+    """
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        layers = (attention.to_q, attention.to_k, attention.to_v)
+        self.head_channels = attention.head_channels
+        self.register_buffer("weight", torch.cat([layer.weight.detach().flatten(1) for layer in layers]))  # (3 C, C)
+        self.register_buffer("bias", torch.cat([layer.bias.detach() for layer in layers]))                 # (3 C,)
+        self.proj_out = attention.proj_out
+
+    def forward(self, x: Tensor, keys_values: None = None, tap: Tap | None = None) -> Tensor:
+        """Return what each position of x (B, L, C) reads from the others, (B, L, C); `tap` as of `Attention`."""
+        qkv = F.linear(x, self.weight, self.bias).unflatten(2, (3, -1, self.head_channels))  # (B, L, 3, A, D)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)                                                 # 3 x (B, A, L, D)
+        y = F.scaled_dot_product_attention(q, k, v) if tap is None else tap(q, k).to(v.dtype) @ v
+        rows = y.transpose(1, 2).flatten(2)                                                  # (B, L, C)
+        return F.linear(rows, self.proj_out.weight.flatten(1), self.proj_out.bias)

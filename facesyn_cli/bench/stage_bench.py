@@ -1,0 +1,106 @@
+"""`facesyn bench` of embed, train-ldm, train-fr, pack and eval: the plain loop, and the whole stage."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from facesyn_cli.bench import plain_loops, random_inputs
+from facesyn_cli.bench.machine import Machine, four_digits
+from facesyn_cli.bench.random_networks import flops, random_network
+from facesyn_cli.bench.settings import BenchConfig
+from facesyn_cli.errors import UserError
+
+_PASSES_OF_TRAINING = 3  # forward, and about two of the same cost backward
+
+RunStage = Callable[[str, dict[str, Any], Path], Any]  # name, settings, work folder: runs a stage to its end
+
+
+def bench_stage(
+    subject: str, cfg: BenchConfig, machine: Machine, folder: Path, run_stage: RunStage
+) -> dict[str, Any]:
+    """Run a whole stage, its start and end included, and the plain loop on the same files; return JSON values."""
+    images = cfg.images or 256
+    batch_size = cfg.batch_size or (32 if machine.device.type == "cpu" else 256)
+    batch_size = min(batch_size, images)
+    steps = cfg.steps or 10
+    paths, labels = random_inputs.write_faces(folder / "faces", images, cfg.per_id)
+    backbone = cfg.backbone.model_dump(mode="json")
+    common = {"device": str(machine.device)}
+    num_images, network_of, flop = images, None, 0  # operations an image
+    if subject == "pack":
+        plain: Callable[[], Any] = partial(plain_loops.pack, paths, labels, folder / "plain.tfrecord")
+        settings = {"inputs": [folder / "faces"], "size": None, **common}
+    elif subject == "train-ldm":
+        denoiser, autoencoder = (section.model_dump(mode="json") for section in (cfg.denoiser, cfg.autoencoder))
+        width = getattr(cfg.denoiser, "context_size", 512)
+        vectors = random_inputs.write_embeddings_of(folder / "embeddings", folder / "faces", width)
+        network_of = random_network("denoiser", denoiser)
+        encoder = random_network("autoencoder", autoencoder)
+        weights = random_inputs.write_network(folder / "autoencoder", "autoencoder", autoencoder, encoder)
+        num_images = steps * batch_size
+        side = cfg.image_size // encoder.downscale
+        inputs = [torch.zeros(1, encoder.latent_channels, side, side), torch.zeros(1, dtype=torch.long)]
+        meta = [tensor.to("meta") for tensor in (*inputs, torch.zeros(1, width))]
+        pixels = torch.zeros(1, 3, cfg.image_size, cfg.image_size, device="meta")
+        flop = _PASSES_OF_TRAINING * flops("denoiser", denoiser, lambda net: net(*meta))
+        flop += flops("autoencoder", autoencoder, lambda net: net.encode(pixels))
+        plain = partial(
+            plain_loops.train_ldm, network_of.to(machine.device), encoder.to(machine.device), paths,
+            torch.from_numpy(vectors), cfg.image_size, batch_size, steps, machine.device,
+        )
+        settings = {
+            "images": folder / "faces", "embeddings": folder / "embeddings", "autoencoder": str(weights),
+            "denoiser": denoiser, "image_size": cfg.image_size, "steps": steps, "batch_size": batch_size,
+            "output_size": min(112, cfg.image_size), "preview_every": 0, "latents": "fly",
+            "validation_fraction": 0.0, **common,
+        }
+    else:
+        network_of = random_network("backbone", backbone)
+        weights = random_inputs.write_network(folder / "weights", "backbone", backbone, network_of)
+        on_device = network_of.to(machine.device)
+        settings = {"batch_size": batch_size, **common}
+        face = torch.zeros(1, 3, 112, 112, device="meta")
+        flop = flops("backbone", backbone, lambda net: net(face))
+        flop *= {"embed": 1, "eval": 2, "train-fr": _PASSES_OF_TRAINING}[subject]  # eval mirrors each face as well
+        if subject == "embed":
+            plain = partial(plain_loops.embed, on_device, paths, batch_size, machine.device)
+            settings |= {"images": folder / "faces", "weights": weights}
+        elif subject == "eval":
+            paths = paths[: len(paths) // 20 * 20]
+            if not paths:
+                raise UserError(f"eval needs 20 images or more: 10 folds of pairs; images is {images}")
+            is_same = random_inputs.write_pairs(folder / "pairs.txt", folder / "faces", paths)
+            num_images = len(paths)
+            plain = partial(plain_loops.verify, on_device, paths, is_same, batch_size, machine.device)
+            settings |= {"weights": weights, "pairs": [folder / "pairs.txt"], "images": folder / "faces"}
+        else:
+            steps = max(1, images // batch_size)
+            num_images = steps * batch_size
+            plain = partial(
+                plain_loops.train_recognizer, copy.deepcopy(on_device), max(labels) + 1, paths, labels, batch_size,
+                steps, machine.device,
+            )
+            settings |= {
+                "inputs": (folder / "faces",), "backbone": backbone, "epochs": 1,
+                "norm_batch_size": min(64, batch_size),
+            }
+    rate = machine.rates["fp32"]
+    with machine.all_cores():
+        first = machine.timed("plain loop, fp32", num_images, plain, flop, rate)
+        second = machine.timed(
+            "facesyn, fp32", num_images, lambda: run_stage(subject, settings, folder / "work"), flop, rate
+        )
+    size = {} if network_of is None else {"parameters": sum(p.numel() for p in network_of.parameters())}
+    return {
+        "subject": subject,
+        "machine": machine.to_json(),
+        "network": {**size, "batch": batch_size},
+        "runs": [first, second],
+        "speedup": four_digits(second["images/s"] / first["images/s"]),
+    }
