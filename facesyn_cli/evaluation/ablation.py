@@ -1,22 +1,24 @@
-"""Results of an ablation: accuracy of each row over seeds, differences between rows, and the table.
+"""Results of an ablation: rows of whole pipelines under several seeds, their differences, and the table of all rows.
 
-A cell is the mean over seeds and its standard error s / sqrt(n). A row with a base is compared with it seed by seed:
-with d_k the difference of the two accuracies under seed k,
+A cell is the mean over seeds and its standard error s / sqrt(n). A row that builds on another one is compared with it
+seed by seed: with d_k the difference of the two accuracies under seed k,
 
     difference = mean(d)        standard error = stdev(d) / sqrt(n)        interval = mean(d) +- t(n - 1) s / sqrt(n)
 
-where t(n - 1) is the two-sided 95 % point of Student's distribution. A row is called better or worse when the interval
-does not contain zero. The errors cover everything that depends on the seed, not the choice of the benchmark's pairs.
+where t(n - 1) is the two-sided 95 % point of Student's distribution. A step is called better or worse where the
+interval leaves zero out. The errors are those of everything that depends on the seed; that the pairs of the benchmark
+are a sample too is not in them.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from facesyn_cli.artifacts import text_tables
 
 CONFIDENCE = 0.95
 FIGURES = ("accuracy", "auc", "images", "identities", "evaluations")
@@ -25,15 +27,10 @@ Verdict = Literal["better", "worse", "not shown", "one seed"]
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference of the accuracies of a row and its base, as shares.
+    """How the accuracy of a row differs from that of the row it builds on, as a share."""
 
-    Args:
-        to: Name of the base.
-        values: The difference under each seed that both have.
-    """
-
-    to: str
-    values: dict[int, float]
+    to: str                   # name of that row
+    values: dict[int, float]  # the difference under each seed that both have
 
     @property
     def mean(self) -> float:
@@ -42,13 +39,12 @@ class Difference:
 
     @property
     def error(self) -> float | None:
-        """Standard error of the mean; None for one seed."""
-        values = list(self.values.values())
-        return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+        """Standard error of the mean; None of one seed."""
+        return mean_and_error(list(self.values.values()))[1]
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval; None for one seed."""
+        """The 95 % interval; None of one seed."""
         if self.error is None:
             return None
         half = student_quantile(0.5 + CONFIDENCE / 2, len(self.values) - 1) * self.error
@@ -56,7 +52,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the interval lies above, below or around zero."""
+        """Whether the interval leaves zero out, and on which side."""
         if self.interval is None:
             return "one seed"
         low, high = self.interval
@@ -72,26 +68,19 @@ class Difference:
 
 @dataclass(frozen=True)
 class AblationRow:
-    """Results of one row.
+    """Results of one row."""
 
-    Args:
-        name: Its name.
-        title: Its name in the table.
-        base: Name of the row it is compared with, or None.
-        seeds: All seeds, finished or not.
-        figures: `FIGURES` under each seed that is finished; accuracy and auc as shares, None where not defined.
-        problems: Error message under each seed that failed.
-        minutes: Duration under each finished seed. Printed, but not written into the table, whose bytes depend on
-            settings and inputs only.
-    """
-
-    name: str
-    title: str
-    base: str | None
-    seeds: list[int]
-    figures: dict[int, dict[str, float | None]] = field(default_factory=dict)
-    problems: dict[int, str] = field(default_factory=dict)
-    minutes: dict[int, float] = field(default_factory=dict)
+    name: str                                                 # its name
+    title: str                                                # its name in the table
+    base: str | None                                          # name of the row it builds on, or None
+    seeds: list[int]                                          # all seeds of the ablation
+    figures: dict[int, dict[str, float | None]] = field(default_factory=dict)  # `FIGURES` under each seed that is
+                                                                               # finished; accuracy and auc as shares,
+                                                                               # None where not defined
+    problems: dict[int, str] = field(default_factory=dict)    # what went wrong, under each seed that failed
+    minutes: dict[int, float] = field(default_factory=dict)   # duration of each finished seed; shown on a terminal
+                                                              # only, as the bytes of the table depend on settings and
+                                                              # inputs alone
 
     @property
     def status(self) -> str:
@@ -106,27 +95,18 @@ class AblationRow:
 
     def mean_and_error(self, figure: str) -> tuple[float | None, float | None]:
         """Return the mean over the finished seeds and its standard error; None where they are not defined."""
-        values = [found.get(figure) for found in self.figures.values()]
-        if not values or any(value is None for value in values):
-            return None, None
-        error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-        return statistics.fmean(values), error
+        return mean_and_error([found.get(figure) for found in self.figures.values()])
 
 
 @dataclass(frozen=True)
 class AblationTable:
-    """All rows of a table.
+    """All rows of a table."""
 
-    Args:
-        facts: What all rows share; name -> text.
-        rows: In the order of the table.
-    """
-
-    facts: dict[str, str]
-    rows: list[AblationRow]
+    facts: dict[str, str]     # facts that all rows share; name -> text
+    rows: list[AblationRow]   # in the order of the table
 
     def difference(self, row: AblationRow) -> Difference | None:
-        """Return the difference to the base; None without a base or a common seed."""
+        """Return the difference to the row it builds on; None where there is none, or no seed of both."""
         base = next((other for other in self.rows if other.name == row.base), None)
         if base is None:
             return None
@@ -153,45 +133,31 @@ class AblationTable:
 
     def to_csv(self) -> str:
         """Return the rows as comma-separated values, accuracy, AUC and differences as shares in full precision."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
         columns = [f"{name}{suffix}" for name in FIGURES for suffix in ("", "_error")]
-        writer.writerow(
-            ["row", "title", "base", "seeds", *columns, "difference", "difference_error", "interval_low",
-             "interval_high", "verdict", "status"]
-        )
+        lines: list[list[Any]] = [[
+            "row", "title", "base", "seeds", *columns, "difference", "difference_error", "interval_low",
+            "interval_high", "verdict", "status",
+        ]]
         for row in self.rows:
-            values: list[Any] = [value for name in FIGURES for value in row.mean_and_error(name)]
-            difference = self.difference(row)
-            if difference is None:
-                values += [None] * 4 + [""]
-            else:
-                interval = difference.interval or (None, None)
-                values += [difference.mean, difference.error, *interval, difference.verdict]
-            cells = ["" if value is None else repr(value) if isinstance(value, float) else value for value in values]
-            writer.writerow([row.name, row.title, row.base or "", len(row.figures), *cells, row.status])
-        return text.getvalue()
+            change: list[Any] = [None] * 5
+            if found := self.difference(row):
+                change = [found.mean, found.error, *(found.interval or (None, None)), found.verdict]
+            lines.append([row.name, row.title, row.base, len(row.figures),
+                          *(value for name in FIGURES for value in row.mean_and_error(name)), *change, row.status])
+        return text_tables.to_csv(lines)
 
     def to_markdown(self) -> str:
-        """Return the table in Markdown, with the facts and one line per difference."""
-        header, *lines = [[cell.replace("|", "\\|") for cell in line] for line in self._cells(False)]
-        rule = ["---"] + ["---:"] * (len(header) - 2) + ["---"]
-        table = "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))
+        """Return the table in Markdown, what all rows share, and how to read it."""
+        cells = self._cells(False)
         facts = "".join(f"- {name}: {text}\n" for name, text in self.facts.items())
         reading = "".join(f"- {line}\n" for line in self._reading())
+        table = text_tables.to_markdown(cells, (0, len(cells[0]) - 1))
         return f"{table}\n{facts}" + (f"\nRead seed by seed:\n\n{reading}" if reading else "")
 
     def to_text(self) -> str:
-        """Return the table in aligned columns with durations, and one line per difference."""
+        """Return the table for a terminal, in aligned columns with the time that it took, and how to read it."""
         cells = self._cells(True)
-        widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-        ends = (0, len(widths) - 1)
-        lines = [
-            "  ".join(cell.ljust(width) if column in ends else cell.rjust(width)
-                      for column, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
-            for line in cells
-        ]
-        return "\n".join(lines + [""] + self._reading()).rstrip()
+        return "\n".join([text_tables.aligned(cells, (0, len(cells[0]) - 1)), "", *self._reading()]).rstrip()
 
     def times(self) -> dict[str, dict[str, float]]:
         """Return the minutes of every finished seed, by row."""
@@ -218,19 +184,26 @@ class AblationTable:
             difference = self.difference(row)
             if difference is None:
                 continue
-            verdict = {
+            words = {
                 "better": "better", "worse": "worse", "not shown": "no difference shown",
-                "one seed": "no error estimate from one seed",
+                "one seed": "no error is known from one seed",
             }[difference.verdict]
             interval = difference.interval
             within = f" (95 % interval {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f})" if interval else ""
-            change = f"{_points(difference)} points{within}"
-            lines.append(f"{row.title}, against {titles[difference.to]}: {change}: {verdict}")
+            lines.append(f"{row.title}, against {titles[difference.to]}: {_points(difference)} points{within}: {words}")
         return lines
 
 
+def mean_and_error(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Return the mean of one value per seed and its standard error; None where they are not defined."""
+    if not values or any(value is None for value in values):
+        return None, None
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return statistics.fmean(values), error
+
+
 def student_quantile(share: float, degrees: int) -> float:
-    """Return the quantile of Student's t distribution for a share from 0.5, by bisection."""
+    """Return the point below which a share of Student's t distribution lies; from 0.5, by bisection."""
     if not 0.5 <= share < 1 or degrees < 1:
         raise ValueError(f"a share from 0.5 below 1 and degrees of freedom from 1 are expected, got {share}, {degrees}")
     low, high = 0.0, math.pi / 2
