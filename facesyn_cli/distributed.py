@@ -90,16 +90,16 @@ class Processes:
         """
         if self.world_size == 1:
             return compute()
-        value, problem = None, ""
+        computed: tuple[list[T], str] = [], ""
         if self.is_first:
             try:
-                value = compute()
+                computed = [compute()], ""
             except UserError as error:
-                problem = str(error)
-        value, problem = self.broadcast((value, problem))
+                computed = [], str(error)
+        values, problem = self.broadcast(computed)
         if problem:
             raise CollectiveError(problem)
-        return value
+        return values[0]
 
     def broadcast(self, value: T) -> T:
         """Return in every process the value that the process of rank 0 passes. A collective."""

@@ -7,6 +7,7 @@ interrupts at once.
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -19,9 +20,28 @@ _raises = False  # whether a signal raises as soon as it arrives
 
 def install() -> None:
     """Install the handlers; call once from the main thread of a command-line process."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _remember)
+    for number in _stop_signals():
+        signal.signal(number, _remember)
+
+
+@contextmanager
+def handled() -> Iterator[None]:
+    """Handle stop signals in the block, then restore the handlers of the caller and forget what was received.
+
+    Outside of the main thread, where Python allows no handlers, the block runs without them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _stop_signals()}
+    reset()
+    install()
+    try:
+        yield
+    finally:
+        reset()
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 def received() -> int | None:
@@ -54,6 +74,10 @@ def interruptible() -> Iterator[None]:
 def reset() -> None:
     """Clear received signals (for tests)."""
     _received.clear()
+
+
+def _stop_signals() -> list[signal.Signals]:
+    return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 def _remember(signum: int, frame: FrameType | None) -> None:

@@ -71,11 +71,13 @@ class BenchmarkTable(BaseModel):
         for row in self.rows:
             if row.group is not None:
                 found.setdefault(row.group, []).append(row.accuracy)
-        return {
-            name: (None, None) if None in values
-            else (statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
-            for name, values in found.items()
-        }
+        figures: dict[str, tuple[float | None, float | None]] = {}
+        for name, accuracies in found.items():
+            values = [value for value in accuracies if value is not None]
+            is_whole = len(values) == len(accuracies)
+            deviation = statistics.stdev(values) if is_whole and len(values) > 1 else None
+            figures[name] = (statistics.fmean(values) if is_whole else None, deviation)
+        return figures
 
     def to_json(self) -> dict:
         """Return the table as JSON values, with the average and the figures over groups."""

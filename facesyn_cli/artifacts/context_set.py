@@ -121,8 +121,8 @@ def _open_published(path: Path) -> ContextSet:
     if found.names is not None:
         for origin, name in zip(origins, found.names, strict=True):
             origin["name"] = name
-    identities = numbers if is_array else _distinct([nfc(name) for name in found.names], path)
-    faces = [None] * len(numbers)
+    identities = numbers if is_array else _distinct([nfc(name) for name in found.names or []], path)
+    faces: list[Path | None] = [None] * len(numbers)
     return ContextSet(identities, found.vectors, origins, faces, None, path, found.digest, found.digest)
 
 

@@ -13,7 +13,7 @@ import os
 import stat
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -223,7 +223,7 @@ def is_image_file(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES or suffix_of_content(_head(str(path))) is not None
 
 
-def check_depth(locations: list[str], path: Path) -> None:
+def check_depth(locations: Iterable[str], path: Path) -> None:
     """Check the depth of images.
 
     Raises:

@@ -16,7 +16,9 @@ from facesyn_cli.errors import UserError
 
 Origin = Literal["photo", "generated", "unknown"]
 StatedOrigin = Literal["photo", "generated"]
-PHOTO, GENERATED, UNKNOWN = "photo", "generated", "unknown"
+PHOTO: Origin = "photo"
+GENERATED: Origin = "generated"
+UNKNOWN: Origin = "unknown"
 
 FACE_ORIGIN = "face_origin"  # in the `extra` of the header of a ContextSet, of its faces, and of `align`
 ADDED_FACES = "added_faces"  # in the `extra` of the header of an augmented set: origin of the added faces

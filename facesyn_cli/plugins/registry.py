@@ -17,6 +17,8 @@ from dataclasses import InitVar, dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
+from pydantic import BaseModel
+
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.builtin import BUILTIN, KINDS
@@ -68,7 +70,7 @@ class Plugin:
     kind: str
     name: str
     build: Callable
-    config_class: type
+    config_class: type[BaseModel]
     card: Card = field(default_factory=lambda: Card(""))
 
 
@@ -171,7 +173,7 @@ def _entry_points(group: str) -> list[EntryPoint]:
     return list(entry_points(group=group))
 
 
-def _config_class(build: Callable) -> type:
+def _config_class(build: Callable) -> type[BaseModel]:
     parameters = list(inspect.signature(build).parameters.values())
     if len(parameters) != 1 or parameters[0].annotation is inspect.Parameter.empty:
         raise ValueError(f"{build.__qualname__} must take exactly one argument, its config, with a type annotation")

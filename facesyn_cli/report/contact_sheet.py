@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -15,18 +16,19 @@ from facesyn_cli.artifacts.preview_pictures import MARK
 from facesyn_cli.data.pixels import decode_image, resize_u8
 
 
-def write_contact_sheet(images: ImageSet, path: Path, identities: int = 8, per_id: int = 8, size: int = 112) -> int:
-    """Write a PNG with the first images of identities spread evenly over the set.
+def contact_sheet(
+    images: ImageSet, identities: int = 8, per_id: int = 8, size: int = 112
+) -> tuple[NDArray[np.uint8], int]:
+    """Draw the first images of identities spread evenly over the set, one row per identity.
 
     Args:
         images: The set.
-        path: PNG file to write.
-        identities: Number of rows at most.
-        per_id: Number of columns at most.
+        identities: Rows at most.
+        per_id: Columns at most.
         size: Side of one image on the sheet, in pixels.
 
     Returns:
-        Number of images on the sheet.
+        (rows * size, columns * size, 3) uint8 RGB, and the number of images on it.
     """
     groups = images.by_identity()
     names = list(groups)
@@ -39,8 +41,14 @@ def write_contact_sheet(images: ImageSet, path: Path, identities: int = 8, per_i
             tile = resize_u8(decode_image(images.read(entry)), size)
             sheet[row * size : (row + 1) * size, column * size : (column + 1) * size] = tile
             count += 1
+    return sheet, count
+
+
+def write_contact_sheet(images: ImageSet, path: Path, identities: int = 8, per_id: int = 8, size: int = 112) -> int:
+    """Write a contact sheet as PNG, marked so that readers of image sets skip it; return the number of its images."""
+    sheet, count = contact_sheet(images, identities, per_id, size)
     text, buffer = PngInfo(), io.BytesIO()
-    text.add_text("Software", MARK)  # readers of image sets skip files with this mark
+    text.add_text("Software", MARK)
     Image.fromarray(sheet).save(buffer, "PNG", pnginfo=text)
     write_bytes(path, buffer.getvalue())
     return count
