@@ -149,7 +149,8 @@ def read_started(folder: Path) -> Header | None:
 
 
 def write_header(
-    folder: Path, started: Header, counts: dict[str, int], extra: dict[str, Any] | None = None, digest: str | None = None
+    folder: Path, started: Header, counts: dict[str, int], extra: dict[str, Any] | None = None,
+    digest: str | None = None,
 ) -> Header:
     """Write the header of a finished folder and return it; arguments as of `Output.finish`."""
     parents = {name: parent.digest for name, parent in started.parents.items()}
