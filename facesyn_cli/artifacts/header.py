@@ -142,20 +142,21 @@ def read_header(folder: Path) -> Header | None:
     return Header.read(path) if path.is_file() and not (folder / BEGUN).is_file() else None
 
 
-def read_begun(folder: Path) -> Header | None:
-    """Return what an unfinished folder was started as; None for any other folder."""
+def read_started(folder: Path) -> Header | None:
+    """Return the header, without counts, that an unfinished folder was started with; None for any other folder."""
     path = folder / BEGUN
     return Header.read(path) if path.is_file() else None
 
 
 def write_header(
-    folder: Path, begun: Header, counts: dict[str, int], extra: dict[str, Any] | None = None, digest: str | None = None
+    folder: Path, started: Header, counts: dict[str, int], extra: dict[str, Any] | None = None,
+    digest: str | None = None,
 ) -> Header:
     """Write the header of a finished folder and return it; arguments as of `Output.finish`."""
-    parents = {name: parent.digest for name, parent in begun.parents.items()}
-    lineage = json_digest([begun.kind, begun.command, begun.config.get("identity"), parents])
-    digest = digest or json_digest([lineage, begun.config.get("growing"), counts])
-    header = replace(begun, counts=counts, extra=extra or {}, digest=digest, lineage=lineage)
+    parents = {name: parent.digest for name, parent in started.parents.items()}
+    lineage = json_digest([started.kind, started.command, started.config.get("identity"), parents])
+    digest = digest or json_digest([lineage, started.config.get("growing"), counts])
+    header = replace(started, counts=counts, extra=extra or {}, digest=digest, lineage=lineage)
     write_json(folder / HEADER, asdict(header))
     return header
 
@@ -170,8 +171,8 @@ def require_header(folder: Path, kind: str) -> Header:
         raise UserError(f"{folder} does not exist; a finished {kind} folder was expected")
     header = read_header(folder)
     if header is None:
-        if begun := read_begun(folder):
-            raise UserError(f"{folder} is unfinished; run the same `facesyn {begun.command}` command again to finish "
+        if started := read_started(folder):
+            raise UserError(f"{folder} is unfinished; run the same `facesyn {started.command}` command again to finish "
                             "it")
         raise UserError(f"{folder} has no {HEADER}; a {kind} folder written by facesyn was expected")
     if header.kind != kind:

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from facesyn_cli.artifacts.atomic_files import as_user_error, remove_temporaries, write_json
 from facesyn_cli.artifacts.config_changes import Comparison, compare_configs
-from facesyn_cli.artifacts.header import BEGUN, HEADER, Header, Parent, read_begun, read_header, write_header
+from facesyn_cli.artifacts.header import BEGUN, HEADER, Header, Parent, read_header, read_started, write_header
 from facesyn_cli.artifacts.lock import Lock, remove_abandoned
 from facesyn_cli.console import is_first_process, log
 from facesyn_cli.distributed import CollectiveError, Processes
@@ -68,12 +68,12 @@ class Output:
         resumed: An earlier run started this work.
     """
 
-    def __init__(self, folder: Path, begun: Header, part: tuple[int, int] | None) -> None:
+    def __init__(self, folder: Path, started: Header, part: tuple[int, int] | None) -> None:
         self.folder = folder
         self.part = part
         self.header: Header | None = None
         self.resumed = False
-        self._begun = begun
+        self._started = started
 
     @property
     def finished(self) -> bool:
@@ -108,7 +108,7 @@ class Output:
                 log.info(f"part {self.part[0]} of {self.part[1]} is finished; still missing: {missing}")
                 return None
             remove_temporaries(self.folder)  # of parts killed on other hosts; all are finished
-        self.header = write_header(self.folder, self._begun, counts, extra, digest)
+        self.header = write_header(self.folder, self._started, counts, extra, digest)
         (self.folder / BEGUN).unlink(missing_ok=True)
         _remove_parts(self.folder)
         return self.header
@@ -135,11 +135,11 @@ def open_output(
         UserError: The folder holds something else, was started with another config or other inputs, or another
             process is writing to it.
     """
-    begun = Header(kind, command, cfg.to_json(), parents)
-    output = Output(folder, begun, part)
+    started = Header(kind, command, cfg.to_json(), parents)
+    output = Output(folder, started, part)
     if not is_first_process():  # the first process has opened the folder already
         header = read_header(folder) if folder.is_dir() else None
-        if header is not None and not compare_configs(cfg.upgraded(header.config), begun.config).grown:
+        if header is not None and not compare_configs(cfg.upgraded(header.config), started.config).grown:
             output.header = header
         yield output
         return
@@ -149,8 +149,8 @@ def open_output(
     except OSError as error:
         raise as_user_error(error, folder) from error
     with Lock(folder, f"{part[0]}-of-{part[1]}" if part else "all"):
-        before = read_begun(folder) or read_header(folder)
-        comparison = None if before is None else check_same(folder, _upgraded(before, cfg), begun)
+        before = read_started(folder) or read_header(folder)
+        comparison = None if before is None else check_same(folder, _upgraded(before, cfg), started)
         if comparison is not None:
             output.resumed = True
             if read_header(folder) is not None and not comparison.grown:
@@ -164,7 +164,7 @@ def open_output(
             remove_temporaries(folder)
         else:
             remove_abandoned(folder, below=True)
-        write_json(folder / BEGUN, asdict(begun))
+        write_json(folder / BEGUN, asdict(started))
         (folder / HEADER).unlink(missing_ok=True)
         if comparison is not None and comparison.grown:
             _remove_parts(folder)
@@ -221,7 +221,7 @@ def check_output(folder: Path, kind: str, cfg: Config, parents: dict[str, Parent
         UserError: As `open_output`.
     """
     _refuse_foreign_content(folder, kind)
-    before = read_begun(folder) or read_header(folder)
+    before = read_started(folder) or read_header(folder)
     if before is None:
         return "new"
     now = Header(kind, before.command, cfg.to_json(), parents)
