@@ -11,9 +11,9 @@ Layout of a set called N in an output folder R; R/N is what arcface_torch takes 
     R/N/property      `number of identities,height,width`
     R/labels.txt      which label is which identity; written by `facesyn pack`
 
-Read besides, with or without the .idx: sets without a record 0 of that kind, and the DCFace layout, where
-`list.txt` (`record \t identity/image`) says whose face it is and all labels are 0.
-Labels are 32-bit floats, which are exact up to 2^24: larger sets are refused.
+Sets without such a record 0 are read, too, with or without the .idx, and the DCFace layout, where all labels are 0 and
+`list.txt` (`record \t identity/image`) holds the identities. Labels are 32-bit floats, which are exact up to 2^24:
+larger sets are refused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from facesyn_cli.artifacts.names import escape_folder, escape_name
 from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
 from facesyn_cli.console import log
 from facesyn_cli.data.append_files import AppendFile, RecordAppender, fill_in
-from facesyn_cli.data.left_out import LeftOut
 from facesyn_cli.data.rec_index import (
     MAX_RECORDS,
     ListedSamples,
@@ -43,7 +42,7 @@ from facesyn_cli.data.rec_index import (
     read_labels,
     record_places,
 )
-from facesyn_cli.data.record_files import FileRecords, RecordFiles, content_digest, first_bytes, visible_files
+from facesyn_cli.data.record_files import FileRecords, LeftOut, RecordFiles, content_digest, first_bytes, visible_files
 from facesyn_cli.data.record_images import PassthroughConfig, PassthroughFormat, suffix_of
 from facesyn_cli.data.record_labels import dense_labels, our_labels
 from facesyn_cli.data.recordio import HEADER, MAGIC_BYTES, frame_record, read_image

@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 from facesyn_cli.artifacts.image_formats import HEAD_BYTES, suffix_of_content
 from facesyn_cli.artifacts.names import SUFFIXES
-from facesyn_cli.data.left_out import LeftOut
+from facesyn_cli.data.record_files import LeftOut
 from facesyn_cli.data.record_labels import MAX_LABEL
 from facesyn_cli.data.tar_archive import TarMember, read_members
 from facesyn_cli.errors import UserError
@@ -48,8 +48,8 @@ class TarSample:
         folder: Folder of its key, without `./` in front; may be empty.
         name: Its name within the folder.
         image: Where its bytes lie.
-        label: Its label, or None where only the folder says whose face it is.
-        label_field: What the label came from: `cls`, `json`, `txt`, or empty.
+        label: Its label, or None when its folder is the identity.
+        label_field: Source of the label: `cls`, `json`, `txt`, or empty.
     """
 
     folder: str
@@ -65,7 +65,7 @@ def read_samples(path: Path, file: BinaryIO, left_out: LeftOut) -> Iterator[TarS
     Args:
         path: Name of the shard for messages.
         file: The shard, opened for reading.
-        left_out: Gets everything that is not used.
+        left_out: Counts everything that is not used.
 
     Raises:
         UserError: The archive is damaged, a sample has one field twice, or a label is none.
