@@ -14,7 +14,7 @@ EMBEDDING_SIZE = 16
 
 SETTINGS = (
     "device=cpu", "backbone.widths=[8,16]", "backbone.blocks=[1,1]", f"backbone.embedding_size={EMBEDDING_SIZE}",
-    "batch_size=16", "norm_batch_size=8", "optimizer.lr=0.01", "lr_schedule.warmup_steps=2", "validation.fraction=0.3",
+    "batch_size=16", "norm_batch_size=8", "optimizer.lr=0.01", "lr_schedule.warmup_steps=2", "validation_fraction=0.3",
     "log_every=1", "checkpoint_every=3", "workers=1",
 )
 

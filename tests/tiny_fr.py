@@ -28,6 +28,6 @@ def train_arguments(faces: Path, out: Path, *more: str, epochs: int = 3) -> list
     return [
         "train-fr", "--in", str(faces), "--out", str(out), "--backbone", "ir-tiny", "--epochs", str(epochs),
         "--device", "cpu", "batch_size=8", "backbone.widths=[8,16]", "backbone.blocks=[1,1]",
-        "backbone.embedding_size=32", "backbone.dropout=0.1", "norm_batch_size=4", "lr=0.02", "workers=1",
+        "backbone.embedding_size=32", "backbone.dropout=0.1", "norm_batch_size=4", "optimizer.lr=0.02", "workers=1",
         "log_every=1", *more,
     ]

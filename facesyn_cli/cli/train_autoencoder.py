@@ -1,4 +1,4 @@
-"""`facesyn train-autoencoder`: faces to an autoencoder for a latent diffusion model."""
+"""`facesyn train-autoencoder`: train an autoencoder on faces."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ from facesyn_cli.cli.stage_command import stage_command
 @stage_command("train-autoencoder")
 def command(
     images: Annotated[Path | None, typer.Option(help="Folder or zip of faces; default 0-images.")] = None,
-    features: Annotated[Path | None, typer.Option(help="Recognizer in whose eyes reconstructions are judged.")] = None,
+    features: Annotated[Path | None, typer.Option(help="Recognizer that compares reconstructions in the loss.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
 ) -> dict[str, Any]:
     """Train an autoencoder on faces."""

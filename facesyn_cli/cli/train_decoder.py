@@ -1,4 +1,4 @@
-"""`facesyn train-decoder`: a decoder that makes faces of what an LDM draws."""
+"""`facesyn train-decoder`: fine-tune a decoder on samples of an LDM."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,10 +11,10 @@ from facesyn_cli.cli.stage_command import stage_command
 @stage_command("train-decoder")
 def command(
     images: Annotated[Path | None, typer.Option(help="Folder or zip of faces; default 0-images.")] = None,
-    initial: Annotated[Path | None, typer.Option(help="Autoencoder to go on from; default 2-autoencoder.")] = None,
-    ldm: Annotated[Path | None, typer.Option(help="LDM that draws latents of it; default 2-ldm.")] = None,
-    embeddings: Annotated[Path | None, typer.Option(help="Contexts of what it draws; default 1-embeddings.")] = None,
-    features: Annotated[Path | None, typer.Option(help="Recognizer in whose eyes faces are judged.")] = None,
+    initial: Annotated[Path | None, typer.Option(help="Autoencoder to fine-tune; default 2-autoencoder.")] = None,
+    ldm: Annotated[Path | None, typer.Option(help="LDM to sample latents from; default 2-ldm.")] = None,
+    embeddings: Annotated[Path | None, typer.Option(help="Contexts of the samples; default 1-embeddings.")] = None,
+    features: Annotated[Path | None, typer.Option(help="Recognizer that compares faces in the loss.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
 ) -> dict[str, Any]:
     """Fine-tune a decoder on latents that an LDM samples."""

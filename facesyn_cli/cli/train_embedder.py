@@ -1,4 +1,4 @@
-"""`facesyn train-embedder`: photos and a recognizer's embeddings of them to a small recognizer."""
+"""`facesyn train-embedder`: train a small recognizer on embeddings of a larger one."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ from facesyn_cli.cli.stage_command import stage_command
 def command(
     images: Annotated[Path | None, typer.Option(help="Folder or zip of faces; default 0-images.")] = None,
     embeddings: Annotated[
-        Path | None, typer.Option(help="What the teacher embedded them to; default 1-embeddings.")
+        Path | None, typer.Option(help="Embeddings of the images by the teacher; default 1-embeddings.")
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="Network to train, for example ir-lite.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,

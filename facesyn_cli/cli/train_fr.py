@@ -36,7 +36,7 @@ def command(
 
 
 def _split(inputs: list[str]) -> tuple[list[Path], list[float]]:
-    """Split `PATH=WEIGHT`; a path that exists as it stands, or does not end in a number, has weight 1."""
+    """Split `PATH=WEIGHT`; a path that exists, or does not end in a number, has weight 1."""
     paths, weights = [], []
     for text in inputs:
         path, equals, number = text.rpartition("=")

@@ -1,4 +1,4 @@
-"""`facesyn train-ldm`: faces and embeddings to a latent diffusion model."""
+"""`facesyn train-ldm`: train a latent diffusion model on faces and their embeddings."""
 
 from pathlib import Path
 from typing import Annotated, Any

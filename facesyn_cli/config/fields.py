@@ -146,13 +146,17 @@ _ABSENT: Any = object()
 
 
 def _take(settings: dict[str, Any], path: list[str]) -> Any:
-    """Remove and return the value at a path of keys; `_ABSENT` if there is none."""
-    *outer, last = path
-    for key in outer:
-        settings = settings.get(key, {})
-        if not isinstance(settings, dict):
-            return _ABSENT
-    return settings.pop(last, _ABSENT)
+    """Remove and return the value at a path of keys, and sections left empty; `_ABSENT` if there is none."""
+    key, *inner = path
+    if not inner:
+        return settings.pop(key, _ABSENT)
+    section = settings.get(key)
+    if not isinstance(section, dict):
+        return _ABSENT
+    value = _take(section, inner)
+    if value is not _ABSENT and not section:
+        del settings[key]
+    return value
 
 
 def _merge(settings: dict[str, Any], path: list[str], value: Any) -> None:

@@ -35,7 +35,7 @@ from facesyn_cli.models.loading import LATENTS_OF
 from facesyn_cli.models.onnx_export import export_onnx
 from facesyn_cli.models.published_state import published_state
 from facesyn_cli.models.weights_files import HALVES
-from facesyn_cli.training.ldm_export import check_exportable, schedule_buffers
+from facesyn_cli.training.published_export import check_exportable, schedule_buffers
 
 FORMATS = ("safetensors", "published", "onnx")
 _FLAT = ("ir-", "iresnet", "mobilefacenet", "mbf")  # backbones with the published parameter names

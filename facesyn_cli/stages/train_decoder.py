@@ -1,7 +1,7 @@
-"""Train the decoder of an autoencoder on, with what an LDM draws (`2-decoder`).
+"""Fine-tune the decoder of an autoencoder on samples of an LDM (`2-decoder`).
 
-It is `train-autoencoder` with other defaults: the encoder keeps still, so the LDM's latents keep their meaning, and
-beside the photos the decoder sees latents that the LDM has drawn. `sample` and what follows take the new decoder.
+It is `train-autoencoder` with other defaults: the encoder is frozen, so the LDM's latents stay valid, and the decoder
+is trained on latents sampled from the LDM beside those of photos. `sample` and later stages use the new decoder.
 """
 
 from __future__ import annotations
@@ -9,28 +9,33 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from facesyn_cli.artifacts.outcome import Outcome
+from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import PluginConfig, PluginSection, affects_result
 from facesyn_cli.errors import UserError
-from facesyn_cli.training.autoencoder_training import AutoencoderTrainingConfig, plan_training, run_training
+from facesyn_cli.training.tasks.autoencoder import AutoencoderTask
+from facesyn_cli.training.tasks.autoencoder_settings import AutoencoderTrainingConfig
+from facesyn_cli.training.trainer import check_environment, join_processes, run_training
 
 
 class TrainDecoderConfig(AutoencoderTrainingConfig):
     """Settings of `facesyn train-decoder`; None for initial, ldm: those of the run."""
 
     autoencoder: PluginConfig | None = PluginSection("autoencoder", default=None)  # None: that of `initial`
-    freeze_encoder: Literal[True] = affects_result(True, "latents of `initial` keep their meaning")
-    teacher: None = affects_result(None, "a teacher's latents are learned by train-autoencoder")
+    freeze_encoder: Literal[True] = affects_result(True, "the encoder is not trained: latents of `initial` stay valid")
+    teacher: None = affects_result(None, "only train-autoencoder learns a teacher's latents")
 
 
-def plan(cfg: TrainDecoderConfig, work: Work) -> dict[str, Any]:
+def plan(cfg: TrainDecoderConfig, work: Work) -> Plan:
     """Return what `run` would do, after the same checks."""
-    return plan_training(_completed(cfg, work), work)
+    check_environment(cfg)
+    return AutoencoderTask("train-decoder", _completed(cfg, work), work).full_plan()
 
 
 def run(cfg: TrainDecoderConfig, work: Work) -> Outcome:
-    """Train, or go on training, and write the averaged weights."""
-    return run_training(_completed(cfg, work), work, "train-decoder")
+    """Train, or resume, and write the averaged weights."""
+    check_environment(cfg)
+    return run_training(AutoencoderTask("train-decoder", _completed(cfg, work), work), join_processes(cfg))
 
 
 def _completed(cfg: TrainDecoderConfig, work: Work) -> TrainDecoderConfig:

@@ -1,17 +1,16 @@
-"""The groups of images that BatchNorm sees together, divided over processes.
+"""Groups of images that BatchNorm normalizes together, divided over processes.
 
-The global batch of B images is cut into consecutive groups of N. Every process works through its
-consecutive share of the groups, one forward and backward pass each, and adds the gradients up. So the
-result does not depend on the number of processes: the published 8 processes x 64 images are 8 groups of 64
-on 1, 2, 4 or 8 processes. Running statistics are taken from the first group of each step alone, which is
-what data-parallel training does when the first process hands its buffers to the others.
+The global batch of B images is cut into consecutive groups of N. Every process runs its consecutive share of the
+groups, one forward and backward pass each, and accumulates the gradients. So the result does not depend on the number
+of processes: the published 8 processes x 64 images are 8 groups of 64 on 1, 2, 4 or 8 processes. Running statistics
+are updated by the first group of each step alone, as in data-parallel training that broadcasts the buffers of rank 0.
 
 Ioffe and Szegedy 2015, arXiv:1502.03167 (batch normalization).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from facesyn_cli.data.pixels import to_pixels
+from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
-
-NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 def num_groups(batch_size: int, norm_batch_size: int, num_processes: int) -> int:
@@ -60,13 +59,13 @@ def shared_groups(count: int, index: int, num_processes: int) -> range:
 
 
 def group_seed(seed: int, step: int, group: int) -> int:
-    """Return the seed of the dropout of one group in one step, the same in whichever process it is computed."""
+    """Return the seed of the dropout of one group in one step; it does not depend on the process."""
     return int(np.random.SeedSequence([seed, step, group]).generate_state(1, np.uint64)[0] >> 1)
 
 
 @contextmanager
 def running_statistics(module: nn.Module, is_updated: bool) -> Iterator[None]:
-    """Within this block BatchNorm layers in training mode leave their running statistics alone unless told.
+    """In this block BatchNorm layers in training mode update their running statistics only if `is_updated`.
 
     They normalize with the statistics of their input in either case.
     """
@@ -81,46 +80,37 @@ def running_statistics(module: nn.Module, is_updated: bool) -> Iterator[None]:
             layer.track_running_stats = True
 
 
-@torch.no_grad()
-def sum_gradients(parameters: Iterable[nn.Parameter], all_reduce: Callable[[Tensor], Tensor]) -> None:
-    """Replace the gradients by their sums over all processes.
-
-    One flat buffer in the order of the parameters, rather than DistributedDataParallel: its buckets change
-    order after the first step, so a resumed run would not repeat the roundings of an uninterrupted one.
+def embed_group(
+    network: nn.Module, pixels_u8: Tensor, dtype: torch.dtype, seed: int, is_updated: bool
+) -> Tensor:
+    """Return the float32 embeddings of a group of images.
 
     Args:
-        parameters: Parameters with gradients.
-        all_reduce: Returns the sum of a tensor over all processes.
+        network: Backbone in training mode.
+        pixels_u8: (N, side, side, 3) uint8, on its device.
+        dtype: Data type of autocast; float32: none.
+        seed: Seed of dropout, from `group_seed`.
+        is_updated: Running statistics are updated.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = all_reduce(torch.cat([gradient.flatten() for gradient in gradients]))
-    for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(total.view_as(gradient))
+    torch.manual_seed(seed)
+    autocast = torch.autocast(pixels_u8.device.type, dtype, enabled=dtype != torch.float32)
+    pixels = to_pixels(pixels_u8).contiguous()  # channels-last convolutions of few channels crash oneDNN
+    with running_statistics(network, is_updated), autocast:
+        return network(pixels).float()
 
 
 @torch.no_grad()
-def copy_from_first(module: nn.Module, is_first: bool, all_reduce: Callable[[Tensor], Tensor]) -> None:
-    """Give all processes the floating-point buffers of the first one (the running statistics)."""
+def copy_from_first(module: nn.Module, processes: Processes) -> None:
+    """Copy the floating-point buffers (running statistics) of the first process to all others. A collective."""
     for buffer in module.buffers():
         if buffer.is_floating_point():
-            buffer.copy_(all_reduce(buffer if is_first else torch.zeros_like(buffer)))
-
-
-def decay_groups(module: nn.Module, weight_decay: float, decay_norms: bool) -> list[dict]:
-    """Return the parameter groups of an optimizer: all with weight decay, or all but those of norm layers."""
-    free = set() if decay_norms else {
-        id(p) for layer in module.modules() if isinstance(layer, NORMS) for p in layer.parameters(recurse=False)
-    }
-    with_decay = [p for p in module.parameters() if id(p) not in free]
-    without = [p for p in module.parameters() if id(p) in free]
-    groups = [{"params": with_decay, "weight_decay": weight_decay}]
-    return groups + ([{"params": without, "weight_decay": 0.0}] if without else [])
+            buffer.copy_(processes.sum(buffer if processes.is_first else torch.zeros_like(buffer)))
 
 
 def use_global_norms(module: nn.Module, all_reduce: Callable[[Tensor], Tensor]) -> None:
-    """Make all BatchNorm layers normalize with the statistics of the inputs of all processes together.
+    """Make all BatchNorm layers normalize with the statistics of the inputs of all processes.
 
-    torch's SyncBatchNorm needs GPUs; this one runs everywhere.
+    torch's SyncBatchNorm runs on GPUs only; this one runs on CPUs too.
     """
     for layer in module.modules():
         if isinstance(layer, _BatchNorm):
@@ -143,9 +133,9 @@ class _GlobalNorm:
             shape = [1, -1] + [1] * (x.ndim - 2)
             count = self.all_reduce(x.new_tensor(x.numel() / x.shape[1], dtype=torch.float64)).item()
             mean = _AllReduce.apply(wide.sum(axes), self.all_reduce) / count                      # (C,)
-            centerd = wide - mean.view(shape)
-            variance = _AllReduce.apply(centerd.square().sum(axes), self.all_reduce) / count      # (C,)
-            y = centerd * (variance + layer.eps).rsqrt().view(shape)
+            centered = wide - mean.view(shape)
+            variance = _AllReduce.apply(centered.square().sum(axes), self.all_reduce) / count      # (C,)
+            y = centered * (variance + layer.eps).rsqrt().view(shape)
             if layer.affine:
                 y = y * layer.weight.view(shape) + layer.bias.view(shape)
         if layer.track_running_stats:

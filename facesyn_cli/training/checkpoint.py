@@ -1,10 +1,10 @@
-"""Training checkpoints: whole folders that appear by rename, so a torn one is never mistaken for a whole one.
+"""Training checkpoints: folders that appear by rename, so an incomplete one is never taken for a complete one.
 
     checkpoints/step-00001000/<name>.safetensors   one file per group of tensors
-    checkpoints/step-00001000/state.json           plain numbers: step, scheduler position, ...; and checksums
+    checkpoints/step-00001000/state.json           numbers: step, metrics not yet logged, loss scaler; and checksums
 
-`state.json` lists the size and the CRC-32C of every file of tensors, and holds a digest of itself. They are compared
-before a training resumes: a checkpoint that a disk has damaged is passed over, with a warning, for the one before it.
+`state.json` lists the size and the CRC-32C of every tensor file, and holds a digest of itself. Both are verified before
+a training resumes: a damaged checkpoint is skipped, with a warning, for the one before it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ from safetensors import SafetensorError, safe_open
 
 from facesyn_cli.artifacts.atomic_files import TEMPORARY_PREFIX, as_user_error, read_json, write_json
 from facesyn_cli.artifacts.digest import json_digest
+from facesyn_cli.artifacts.header import BEGUN, HEADER, Header
 from facesyn_cli.artifacts.weights import read_tensors, write_tensors
 from facesyn_cli.console import log
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
+from facesyn_cli.training.optimization import depends_on_total
 
 STATE = "state.json"
+_OLD_NAMES = {"optimizer": "optimiser"}  # in checkpoints of train-fr
 _BLOCK = 1 << 20
 
 
@@ -47,7 +50,9 @@ class Checkpoint:
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
         """Read one group of tensors."""
-        return read_tensors(self.path / f"{name}.safetensors")
+        path = self.path / f"{name}.safetensors"
+        old = path.with_stem(_OLD_NAMES.get(name, name))  # of an earlier release
+        return read_tensors(old if old.is_file() and not path.exists() else path)
 
     def state(self) -> dict[str, Any]:
         """Read the plain numbers."""
@@ -55,7 +60,7 @@ class Checkpoint:
 
     @contextmanager
     def fitting(self) -> Iterator[None]:
-        """Turn the errors of modules and optimizers that do not take this state into a UserError."""
+        """Turn errors of modules and optimizers that do not accept this state into a UserError."""
         try:
             yield
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
@@ -63,9 +68,9 @@ class Checkpoint:
             raise UserError(f"{self.path} does not fit this training; remove it: {reason}") from error
 
     def damage(self) -> str | None:
-        """Return what is wrong with the files, None when they are what was written.
+        """Return what is wrong with the files, or None when they match their checksums.
 
-        Checkpoints written before there were checksums are only checked for their format.
+        Of checkpoints without checksums, written by early releases, only the format is verified.
         """
         try:
             state = self.state()
@@ -95,7 +100,7 @@ def save_checkpoint(
         step: Number of finished optimizer steps.
         tensors: Groups of tensors by name (`model`, `ema`, `optimizer`, ...); empty groups are fine.
         state: JSON-able values.
-        keep: How many checkpoints stay, at least 1; of 2 the older one is there when the newer one is damaged.
+        keep: Number of checkpoints to keep, at least 1; 2 leave one to fall back on when the newest is damaged.
     """
     final = folder / f"step-{step:08d}"
     draft = folder / f"{TEMPORARY_PREFIX}{final.name}-{os.getpid()}"
@@ -117,20 +122,20 @@ def save_checkpoint(
         shutil.rmtree(draft, ignore_errors=True)
         raise as_user_error(error, final) from error
     found = _found(folder)
-    later = [other for other in found if other.step > step]  # damaged, and passed over when this training resumed
+    later = [other for other in found if other.step > step]  # damaged, and skipped when this training resumed
     for old in later + [other for other in found if other.step <= step][: -max(keep, 1)]:
         _remove(old.path)
     return final
 
 
 def latest_checkpoint(folder: Path, processes: Processes) -> Checkpoint | None:
-    """Return the newest whole checkpoint, the same one in all processes; None where there is none yet.
+    """Return the newest undamaged checkpoint, the same in all processes; None when there is none. A collective.
 
-    A damaged one is passed over with a warning that names it and the one that is taken.
+    A damaged one is skipped with a warning that names it and the one that is used instead.
 
     Args:
         folder: The `checkpoints` folder.
-        processes: All of them must call this together; the first one reads.
+        processes: Those of the training; the first one reads.
 
     Raises:
         UserError: There are checkpoints, and all are damaged.
@@ -150,12 +155,35 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, packed: dict[str, torch.Tensor]) -> None:
-    """Put tensors of `pack_optimizer` back; hyper-parameters stay as the optimizer was built with."""
+    """Load tensors of `pack_optimizer`; hyperparameters stay those that the optimizer was built with."""
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in packed.items():
         number, _, name = key.partition(".")
         state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def check_total(folder: Path, total: int, schedule: str, setting: str = "steps") -> None:
+    """Refuse another length of a training whose earlier learning rates would have been others.
+
+    Args:
+        folder: Output folder of the training; may be new.
+        total: Length of the training now.
+        schedule: Name of the learning-rate schedule.
+        setting: Setting that holds the length.
+
+    Raises:
+        UserError: The training was started with another length, and the schedule ends with training.
+    """
+    for path in (folder / BEGUN, folder / HEADER):
+        if path.is_file():
+            before = Header.read(path).config.get("growing", {}).get(setting, total)
+            if before != total and depends_on_total(schedule):
+                raise UserError(
+                    f"{folder} was started with {setting}={before}; lr_schedule {schedule} depends on it, so it cannot "
+                    f"become {total}. Use constant, cosine-warm-restarts or milestones, or another --out"
+                )
+            return
 
 
 def _found(folder: Path) -> list[Checkpoint]:
@@ -189,12 +217,12 @@ def _newest_whole_step(folder: Path) -> int | None:
             return checkpoint.step
         problems.append(f"checkpoint {checkpoint.path} is damaged ({problem})")
     if problems:
-        raise UserError(f"{'; '.join(problems)}; no older one is whole: remove {folder} to train from the beginning")
+        raise UserError(f"{'; '.join(problems)}; no older one is intact: remove {folder} to train from the beginning")
     return None
 
 
 def _damage(path: Path, written: dict[str, Any] | None) -> str | None:
-    """Return what is wrong with a file of tensors, compared with what was written where that is known."""
+    """Return what is wrong with a tensor file, or None; `written` is its recorded size and checksum, if known."""
     if not path.is_file():
         return "missing"
     try:

@@ -1,16 +1,23 @@
-"""In which order training sees its examples: a function of (seed, step) and nothing else.
+"""The order of training examples: a function of (seed, step), so that resuming needs only the step.
 
-Epochs follow each other without a gap: position p of the endless stream belongs to epoch p // count, and
-a batch may hold the end of one epoch and the beginning of the next. So no example is left out, and
-resuming needs only the step.
+`batch_rows`: epochs follow each other without a gap. Position p of the endless stream belongs to epoch p // count, and
+a batch may hold the end of one epoch and the beginning of the next.
+
+`EpochBatches`: batches of one epoch after the other, as recognition training is published. Each epoch is a permutation
+of the set, padded by repeating it to a multiple of the global batch; batch k of it holds places k B .. k B + B - 1,
+group g of a batch of groups of N its places g N .. g N + N - 1.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+
+from facesyn_cli.data.sharding import fixed_batches, share
 
 
 def batch_rows(seed: int, step: int, batch_size: int, count: int) -> np.ndarray:
@@ -42,6 +49,41 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     return order
 
 
+@dataclass(frozen=True)
+class EpochBatches:
+    """The rows of every group of every step.
+
+    Args:
+        seed: Seed of the permutations.
+        count: Number of rows of the set.
+        batch_size: Images of the global batch; may exceed `count`.
+        group_size: Images of a group; divides `batch_size`.
+    """
+
+    seed: int
+    count: int
+    batch_size: int
+    group_size: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of optimizer steps in an epoch."""
+        return -(-self.count // self.batch_size)
+
+    def rows(self, step: int, group: int) -> list[tuple[int, int]]:
+        """Return (epoch, row) of the images of one group of one step; steps count over all epochs, from 0."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        start = place * self.batch_size + group * self.group_size
+        order = epoch_order(self.seed, epoch, self.count)
+        return [(epoch, int(row)) for row in order[np.arange(start, start + self.group_size) % self.count]]
+
+    def groups(self, first_step: int, last_step: int, groups: range) -> Iterator[list[tuple[int, int]]]:
+        """Yield `rows` of the given groups for every step from `first_step` up to, not including, `last_step`."""
+        for step in range(first_step, last_step):
+            for group in groups:
+                yield self.rows(step, group)
+
+
 def local_share(batch_size: int, index: int, count: int) -> range:
     """Return the places of the global batch that process `index` of `count` works on.
 
@@ -51,6 +93,11 @@ def local_share(batch_size: int, index: int, count: int) -> range:
 
 
 def is_held_out(key: str, fraction: float) -> bool:
-    """True for the keys kept for validation: about `fraction` of all, whatever else is in the set."""
+    """Return True for the keys held out for validation: about `fraction` of all, each decided by itself."""
     number = int.from_bytes(hashlib.sha256(key.encode("utf-8")).digest()[:8], "big")
     return number < fraction * 2**64
+
+
+def validation_places(count: int, batch_size: int, index: int, num_processes: int) -> list[int]:
+    """Return which of `count` held-out images process `index` evaluates, in whole batches."""
+    return [place for batch in share(fixed_batches(count, batch_size), index, num_processes) for place in batch]

@@ -1,6 +1,6 @@
-"""An average of the weights over training, which samples better than the last weights do.
+"""Exponential moving average of the weights.
 
-The decay grows with the number n of updates made so far, as published for this family of models:
+The decay grows with the number n of updates made so far, as published for diffusion models of this family:
 
     decay(n) = clip(1 - (1 + s / inv_gamma)^-power, minimum, maximum),  s = max(0, n - 1)
     average <- decay(n) average + (1 - decay(n)) weights
@@ -14,10 +14,11 @@ from collections.abc import Mapping
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class EmaSettings(BaseModel):
-    """How slowly the average of the weights moves."""
+    """Decay of the average of the weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,34 +36,35 @@ def ema_decay(num_updates: int, settings: EmaSettings) -> float:
 
 
 class Ema:
-    """Keeps an averaged float32 copy of a module.
+    """An averaged float32 copy of a module.
 
-    Differs from the published code by averaging: there the decay is written to an attribute of a buffer
-    and stays 0 where it is read, so the published average is a copy of the current weights.
+    Running statistics of BatchNorm are averaged too: they describe the outputs of the layers before them, so those of
+    the newest weights would not fit averaged ones. Other buffers are copied.
 
     Attributes:
         module: The averaged copy, in eval mode, without gradients; usable for validation and previews.
     """
 
-    # Differs from IDiff-Face / ADMIS: their average equals the last weights (decay 0), ours averages.
+    # Differs from IDiff-Face / ADMIS: their decay is written to an attribute of a buffer and stays 0 where it is read,
+    # so their average is a copy of the current weights. This one averages.
 
     def __init__(self, module: nn.Module, settings: EmaSettings) -> None:
         self.settings = settings
         self.module = copy.deepcopy(module).float().eval().requires_grad_(False)
-        self._averages = list(self.module.parameters())
-        self._buffers = list(self.module.buffers())
+        self._averages, self._copies = _averaged_and_copied(self.module)
 
     @torch.no_grad()
     def update(self, module: nn.Module, num_updates: int) -> None:
-        """Move the average towards the weights of `module`.
+        """Move the average towards the weights and buffers of `module`.
 
         Args:
             module: The trained module, same structure as the averaged one.
             num_updates: How many optimizer steps were taken, this one included.
         """
-        weights = [p.detach().float() for p in module.parameters()]
-        torch._foreach_lerp_(self._averages, weights, 1.0 - ema_decay(num_updates, self.settings))
-        for ours, theirs in zip(self._buffers, module.buffers(), strict=True):
+        averaged, copied = _averaged_and_copied(module)
+        share = 1.0 - ema_decay(num_updates, self.settings)
+        torch._foreach_lerp_(self._averages, [value.detach().float() for value in averaged], share)
+        for ours, theirs in zip(self._copies, copied, strict=True):
             ours.copy_(theirs)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -70,5 +72,15 @@ class Ema:
         return self.module.state_dict()
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore the averaged weights, strictly."""
+        """Restore the averaged weights; names and shapes must match."""
         self.module.load_state_dict(tensors, strict=True)
+
+
+def _averaged_and_copied(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the weights and running statistics of a module, and its other buffers."""
+    statistics = [
+        buffer for layer in module.modules() if isinstance(layer, _BatchNorm)
+        for buffer in layer.buffers(recurse=False) if buffer.is_floating_point()
+    ]
+    known = {id(buffer) for buffer in statistics}
+    return [*module.parameters(), *statistics], [buffer for buffer in module.buffers() if id(buffer) not in known]

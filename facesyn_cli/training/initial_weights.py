@@ -1,4 +1,4 @@
-"""What a recognizer's training starts from instead of random numbers: a trained backbone, a classifier, or both."""
+"""Initial weights of a recognizer's training: a trained backbone, a classifier, or both."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _OURS = ".safetensors"
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Tensors to start from, read and checked.
+    """Initial tensors, read and validated.
 
     Args:
         backbone: State dict of the backbone; None: random.
-        head: Tensors of the head, its kernel and what else the file had; None: random.
+        head: Tensors of the head: its kernel and what else the file holds; None: random.
         parents: The files, for the header.
     """
 
@@ -33,7 +33,7 @@ class InitialWeights:
     parents: dict[str, Parent]
 
     def put_into(self, backbone: nn.Module, head: nn.Module) -> None:
-        """Overwrite the random numbers; buffers of the head that the file lacks keep their start."""
+        """Load the tensors; buffers of the head that the file lacks keep their values."""
         if self.backbone is not None:
             backbone.load_state_dict(self.backbone)
         if self.head is not None:
@@ -43,13 +43,13 @@ class InitialWeights:
 def open_initial_weights(
     backbone_path: Path | None, head_path: Path | None, cfg: PluginConfig, backbone: nn.Module, head: nn.Module | None
 ) -> InitialWeights:
-    """Read the files and make sure that they fit.
+    """Read the files and compare their names and shapes with the networks to be trained.
 
     Args:
         backbone_path: Whatever `load_backbone` takes, ONNX excepted.
         head_path: `head.safetensors` of ours, or TFace's HEAD files (see `models/convert/tface_head.py`).
         cfg: The backbone's settings.
-        backbone: The network to be trained; only its names and shapes are looked at, so it may lie on "meta".
+        backbone: The network to be trained; only its names and shapes are read, so it may be on "meta".
         head: The head, likewise; needed with `head_path`.
 
     Raises:
@@ -82,7 +82,7 @@ def _check(tensors: dict[str, Tensor], module: nn.Module, path: Path, is_complet
     state = module.state_dict()
     for key, value in tensors.items():
         if key not in state:
-            raise UserError(f"{path} holds {key}, for which what is to be trained has no place")
+            raise UserError(f"{path} holds {key}, which the network to be trained does not have")
         if value.shape != state[key].shape:
             raise UserError(f"{path}: {key} is {list(value.shape)}; {list(state[key].shape)} was expected"
                             + ("" if is_complete else " (embedding size, identities in the training set)"))

@@ -25,7 +25,7 @@ from facesyn_cli.models.catalog import CATALOG
 from facesyn_cli.models.guided_diffusion_unet import load_guided_pipeline
 from facesyn_cli.models.loading import latents_of, load_autoencoder, load_backbone, load_denoiser
 from facesyn_cli.stages.models import list_weights
-from facesyn_cli.training.ldm_export import schedule_buffers
+from facesyn_cli.training.published_export import schedule_buffers
 
 UNET = {"name": "idiff-unet", "channels": 32, "multipliers": [1], "attention": [True], "num_blocks": 1,
         "context_width": 32}

@@ -20,6 +20,7 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts.weights import read_config, read_tensors
 from facesyn_cli.data.pixels import to_pixels
 from facesyn_cli.models.loading import latents_of, load_autoencoder, load_backbone, load_denoiser
+from facesyn_cli.training.trainer import Trainer
 
 SETTINGS = (
     "device=cpu", f"image_size={SIZE}", "autoencoder.patch=2", "autoencoder.channels=[8]", "autoencoder.num_groups=4",
@@ -201,17 +202,15 @@ def test_a_stop_signal_saves_and_the_next_run_ends_with_the_same_weights(
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     more = ("log_every=4", "checkpoint_every=100")
     assert run_cli(*_arguments(faces, whole, *more, steps=9)).code == 0
-    from facesyn_cli.training import autoencoder_training
+    taken = Trainer._take_step
 
-    take_step = autoencoder_training.take_step
-
-    def stop_after_five(state, *arguments):
-        norm = take_step(state, *arguments)
-        if state.step == 5:
+    def stop_after_five(trainer, *arguments):
+        loss = taken(trainer, *arguments)
+        if trainer.step == 5:
             signals._remember(15, None)
-        return norm
+        return loss
 
-    monkeypatch.setattr(autoencoder_training, "take_step", stop_after_five)
+    monkeypatch.setattr(Trainer, "_take_step", stop_after_five)
     ran = run_cli(*_arguments(faces, stopped, *more, steps=9))
     assert ran.code == 143 and not (stopped / "facesyn.json").exists()
     assert [p.name for p in (stopped / "checkpoints").iterdir()] == ["step-00000005"]
@@ -259,10 +258,10 @@ def test_dry_run_writes_nothing(faces: Path, tmp_path: Path, run_cli):
     ran = run_cli(*_arguments(faces, tmp_path / "out", steps=100), "--dry-run", "--json")
     assert ran.code == 0, ran.err
     plan = ran.json()["plan"]
-    assert plan["images"] == NUM_IDENTITIES * PER_IDENTITY
-    assert plan["trained on"] + plan["looked at in validation"] == plan["images"]
-    assert plan["network evaluations"] == 800 and plan["latent"] == "4x8x8"
-    assert plan["of them trained"] == plan["parameters"] and plan["images in memory"].endswith("MiB")
+    counts = plan["counts"]
+    assert counts["images"] + counts["validation_images"] == NUM_IDENTITIES * PER_IDENTITY
+    assert plan["network_evaluations"] == {"autoencoder": 800} and plan["chosen"]["latent"] == "4x8x8"
+    assert counts["trained_parameters"] == counts["parameters"] and plan["chosen"]["images_in_memory_mib"] is not None
     assert not (tmp_path / "out").exists()
 
 
@@ -278,14 +277,15 @@ def test_a_recipe_with_the_stage_runs_it_before_train_ldm(faces: Path, tmp_path:
     dry = run_cli("run", "--config", recipe, "--work", tmp_path / "work", *words, "--dry-run", "--json")
     assert dry.code == 0, dry.err
     assert list(dry.json()) == ["train-autoencoder", "train-ldm"]
-    assert dry.json()["train-autoencoder"]["latent"] == "4x8x8" and "autoencoder" in dry.json()["train-ldm"]["not_yet"]
+    assert dry.json()["train-autoencoder"]["chosen"]["latent"] == "4x8x8"
+    assert "autoencoder" in dry.json()["train-ldm"]["not_yet"]
     ran = run_cli("run", "--config", recipe, "--work", tmp_path / "work", *words, "--json")
     assert ran.code == 0, ran.err
     assert load_denoiser(tmp_path / "work" / "2-ldm").config.autoencoder["path"].endswith("2-autoencoder")
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights(faces: Path, tmp_path: Path, assert_refused):
-    arguments = _arguments(faces, tmp_path / "out", "optimizer.lr=1e30", "optimizer.clip=null", steps=50)
+    arguments = _arguments(faces, tmp_path / "out", "optimizer.lr=1e30", "clip=null", steps=50)
     assert_refused(*arguments, says=("is not finite", "step"))
     newest = sorted((tmp_path / "out" / "checkpoints").glob("step-*"))
     assert all(
@@ -328,7 +328,7 @@ WRONG = {
     "no such device": (["device=cuda:7"], ("cuda:7",)),
     "out is a file": (["--out", "file"], ("file",)),
     "out belongs to somebody": (["--out", "faces"], ("not made by facesyn",)),
-    "unknown tracker": (["tracking.name=wandb"], ("tracking.name", "tensorboard")),
+    "unknown tracker": (["tracking=wandbb"], ("wandbb", "tensorboard")),
 }
 
 

@@ -122,8 +122,8 @@ def test_killed_at_a_random_moment_it_ends_with_the_same_weights(work, tmp_path,
 def test_dry_run_says_what_is_drawn_and_writes_nothing(work, tmp_path, run_cli):
     ran = run_cli(*train_arguments(work, tmp_path / "out"), "--dry-run", "--json")
     assert ran.code == 0, ran.err
-    assert ran.json()["plan"]["network evaluations"] == 2 * 7 * 4
-    assert ran.json()["plan"]["latents drawn"] == 9 and not (tmp_path / "out").exists()
+    assert ran.json()["plan"]["network_evaluations"] == {"autoencoder": 2 * 7 * 4}
+    assert ran.json()["plan"]["counts"]["sampled_latents"] == 9 and not (tmp_path / "out").exists()
 
 
 def test_a_recipe_runs_it_after_the_ldm(work, tmp_path, run_cli):

@@ -41,7 +41,8 @@ def _same_weights(first: Path, second: Path) -> bool:
 
 
 def test_it_learns_and_writes_what_eval_needs(faces: Path, tmp_path: Path, run_cli):
-    more = ("validation.fraction=0.4", "save_epochs=[2]", "export_published=true", "stages=[5]", "keep=1", "seed=1")
+    more = ("validation_fraction=0.4", "save_epochs=[2]", "export_published=true", "lr_schedule.milestones=[5]",
+            "keep_checkpoints=1", "seed=1")
     ran = run_cli(*train_arguments(faces, tmp_path / "fr", *more, epochs=6), "--json")
     assert ran.code == 0, ran.err
     out, summary = tmp_path / "fr", ran.json()
@@ -50,8 +51,8 @@ def test_it_learns_and_writes_what_eval_needs(faces: Path, tmp_path: Path, run_c
     assert np.mean(losses[-4:]) < 0.5 * np.mean(losses[:4])
     assert _lines(out, "lr")[8:] == pytest.approx([0.02, 0.02, 0.002, 0.002])
     assert summary["identities"] == 3 and summary["images"] == 12  # three of the six are held out
-    assert len(_lines(out, "validation")) == 6
-    assert summary["validation"]["held-out"]["auc"] > 0.9
+    assert len(_lines(out, "val_held-out_accuracy")) == 6
+    assert summary["val_held-out_auc"] == _lines(out, "val_held-out_auc")[-1] > 0.9
 
     loaded = load_backbone(out)
     assert loaded.name == "ir-tiny" and loaded.input_size == 112
@@ -140,12 +141,12 @@ def test_it_stops_at_a_signal_and_goes_on_exactly(faces: Path, tmp_path: Path, r
     monkeypatch.undo()
     assert max(p.name for p in (stopped / "checkpoints").iterdir()) == "step-00000004"
     ran = run_cli(*train_arguments(faces, stopped))
-    assert ran.code == 0 and "going on from step 4 of 9" in ran.err
+    assert ran.code == 0 and "resuming from step 4 of 9" in ran.err
     assert _same_weights(straight, stopped) and _lines(straight, "loss") == _lines(stopped, "loss")
 
 
 def test_killed_at_random_moments_the_weights_are_those_of_an_undisturbed_run(faces: Path, tmp_path: Path, run_cli):
-    more = ("checkpoint_every=1", "validation.fraction=0.2", "save_epochs=[1,2]", "export_published=true")
+    more = ("checkpoint_every=1", "validation_fraction=0.2", "save_epochs=[1,2]", "export_published=true")
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert run_cli(*train_arguments(faces, straight, *more, epochs=4)).code == 0
     generator = random.Random(0)
@@ -168,14 +169,17 @@ def test_dry_run_plans_and_writes_nothing(faces: Path, tmp_path: Path, run_cli):
     ran = run_cli(*train_arguments(faces, tmp_path / "fr"), "--dry-run", "--json")
     assert ran.code == 0, ran.err
     plan = ran.json()["plan"]
-    assert (plan["images"], plan["identities"], plan["steps"], plan["network evaluations"]) == (24, 6, 9, 72)
-    assert (plan["groups a step"], plan["images a group"], plan["state"]) == (2, 4, "new")
+    counts = plan["counts"]
+    assert (counts["images"], counts["identities"], counts["steps"], counts["steps_per_epoch"]) == (24, 6, 9, 3)
+    assert plan["network_evaluations"] == {"backbone": 72} and plan["state"] == "new"
+    assert plan["chosen"] == {"groups_per_step": 2, "images_per_group": 4} and plan["disk_mib"] > 0
+    assert plan["inputs"] == {"input-1": str(faces)}
     assert not (tmp_path / "fr").exists()
 
 
 def test_decay_of_norms_is_the_published_quirk_under_its_own_name(faces: Path, tmp_path: Path, run_cli):
     for value in ("false", "true"):
-        more = (f"decay_norms={value}", "weight_decay=0.5", "transforms=[]")
+        more = (f"decay_norms={value}", "optimizer.weight_decay=0.5", "transforms=[]")
         assert run_cli(*train_arguments(faces, tmp_path / value, *more, epochs=1)).code == 0
     free, decayed = (read_tensors(tmp_path / v / "model.safetensors")["body.0.res_layer.0.weight"] for v in
                      ("false", "true"))
@@ -190,14 +194,15 @@ WRONG = {
     "unknown backbone": (["--backbone", "ir-5O"], "did you mean 'ir-50'"),
     "untrainable backbone": (["--backbone", "onnx"], "onnx"),
     "unknown head": (["--head", "arcfaces"], "did you mean 'arcface'"),
-    "unknown key": (["momentun=0.9"], "did you mean 'momentum'"),
+    "unknown key": (["optimizer.momentun=0.9"], "momentum"),
     "groups": (["norm_batch_size=3"], "not a multiple of norm_batch_size 3"),
     "weights": (["--in", "{faces}", "--in", "{faces}=-1"], "input_weights must be 0 or more"),
-    "stages": (["stages=[3,2]"], "rising order"),
+    "milestones": (["lr_schedule.milestones=[3,2]"], "rising order"),
+    "old name of milestones": (["stages=[3,2]"], "lr_schedule.milestones"),
     "epochs": (["--epochs", "0"], "greater than or equal to 1"),
     "fp16 on CPU": (["precision=fp16"], "CUDA device only"),
-    "diverging": (["lr=1e30"], "the step was not taken"),
-    "no such bin": (["validation.bins=[{missing}]"], "missing"),
+    "diverging": (["optimizer.lr=1e30"], "no weight was changed"),
+    "no such bin": (["validation_bins=[{missing}]"], "missing"),
     "margin": (["head.margin=2"], "head.margin"),
 }
 
@@ -227,7 +232,7 @@ def test_other_settings_and_other_images_are_refused(faces: Path, tmp_path: Path
     shutil.copytree(faces, mine)
     out = tmp_path / "fr"
     assert run_cli(*train_arguments(mine, out, epochs=1)).code == 0
-    assert_refused(*train_arguments(mine, out, "lr=0.5", epochs=1), says="lr: was 0.02, is 0.5")
+    assert_refused(*train_arguments(mine, out, "optimizer.lr=0.5", epochs=1), says="optimizer.lr: was 0.02, is 0.5")
     assert_refused(*train_arguments(mine, out, "batch_size=4", epochs=1), says="batch_size: was 8, is 4")
     (mine / "p0" / "0.png").unlink()
     assert_refused(*train_arguments(mine, out, epochs=1), says="input input-1")
@@ -235,13 +240,13 @@ def test_other_settings_and_other_images_are_refused(faces: Path, tmp_path: Path
 
 def test_tensorboard_shows_the_figures_of_the_log(faces: Path, tmp_path: Path, run_cli, monkeypatch, assert_refused):
     out = tmp_path / "fr"
-    assert run_cli(*train_arguments(faces, out, "tracking.name=tensorboard", epochs=1)).code == 0
+    assert run_cli(*train_arguments(faces, out, "tracking=[tensorboard]", epochs=1)).code == 0
     assert run_cli(*train_arguments(faces, out, "tracking.name=tensorboard", epochs=2)).code == 0
     events = EventAccumulator(str(out / "tensorboard"))
     events.Reload()
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(_lines(out, "loss"))
     assert [event.step for event in events.Scalars("loss")] == _lines(out, "step")
-    monkeypatch.setattr("facesyn_cli.training.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("facesyn_cli.training.metrics.find_spec", lambda name: None)
     refused = train_arguments(faces, tmp_path / "other", "tracking.name=tensorboard")
     assert_refused(*refused, says='pip install "facesyn[tracking]"')
     assert not (tmp_path / "other").exists()

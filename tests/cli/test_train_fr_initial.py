@@ -13,7 +13,8 @@ from tiny_fr import NUM_IDENTITIES, train_arguments, write_faces
 from facesyn_cli.artifacts.weights import read_tensors, write_weights
 
 BACKBONE = {"name": "ir-tiny", "widths": [8, 16], "blocks": [1, 1], "embedding_size": 32}
-STILL = ("lr=1e-12", "momentum=0", "weight_decay=0")  # a step that moves nothing a float32 can show
+# a step that changes nothing a float32 can show
+STILL = ("optimizer={name: sgd, lr: 1.0e-12, momentum: 0, weight_decay: 0}",)
 
 
 @pytest.fixture(scope="module")

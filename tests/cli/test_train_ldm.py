@@ -21,6 +21,7 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.models.loading import load_backbone, load_denoiser
+from facesyn_cli.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def _header(out: Path) -> dict:
 
 def test_it_learns_and_writes_what_sample_needs(faces: Path, tmp_path: Path, run_cli):
     more = ("preview_every=20", "preview_steps=3", "preview_identities=3", "preview_samples=2", "save_steps=[10]",
-            "keep_checkpoints=1", "optimizer.clip=1")
+            "keep_checkpoints=1", "clip=1")
     ran = run_cli(*train_arguments(faces, tmp_path / "ldm", *more, steps=40), "--json")
     assert ran.code == 0, ran.err
     out = tmp_path / "ldm"
@@ -108,7 +109,8 @@ def test_same_command_same_weights_and_a_finished_folder_is_left_alone(faces: Pa
 
 def test_accumulation_and_latents_on_the_fly_agree(faces: Path, tmp_path: Path, run_cli):
     variants = {
-        "plain": (), "micro": ("micro_batch=3",), "fly": ("latents=fly",), "workers": ("latents=fly", "workers=1"),
+        "plain": (), "accumulated": ("accumulate=3",), "micro_batch": ("micro_batch=3",),
+        "fly": ("latents=fly",), "workers": ("latents=fly", "workers=1"),
         "no-attention-memory": ("denoiser.checkpoint_activations=true",),
     }
     for name, more in variants.items():
@@ -127,17 +129,15 @@ def test_a_stop_signal_saves_and_the_next_run_ends_with_the_same_weights(
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     more = ("log_every=4", "checkpoint_every=100")
     assert run_cli(*train_arguments(faces, whole, *more, steps=9)).code == 0
-    from facesyn_cli.stages import train_ldm
+    taken = Trainer._take_step
 
-    take_step = train_ldm.take_step
-
-    def stop_after_five(state, *arguments):
-        norm = take_step(state, *arguments)
-        if state.step == 5:
+    def stop_after_five(trainer, *arguments):
+        loss = taken(trainer, *arguments)
+        if trainer.step == 5:
             signals._remember(15, None)
-        return norm
+        return loss
 
-    monkeypatch.setattr(train_ldm, "take_step", stop_after_five)
+    monkeypatch.setattr(Trainer, "_take_step", stop_after_five)
     ran = run_cli(*train_arguments(faces, stopped, *more, steps=9))
     assert ran.code == 143 and not (stopped / "facesyn.json").exists()
     assert [p.name for p in (stopped / "checkpoints").iterdir()] == ["step-00000005"]
@@ -227,7 +227,7 @@ def test_a_judge_watches_and_changes_nothing(faces: Path, tmp_path: Path, run_cl
     resumed = [json.loads(line) for line in (stopped / "metrics.jsonl").read_text().splitlines() if "nearest" in line]
     assert [line for line in resumed if line["step"] != 5] == judged  # 5 was the last step once
     plan = run_cli(*train_arguments(faces, tmp_path / "new", judge, *JUDGED), "--dry-run", "--json").json()["plan"]
-    assert plan["network evaluations for judged previews"] == 3 * 4 * 3 * 2
+    assert plan["network_evaluations"]["denoiser_for_judge"] == 3 * 4 * 3 * 2
 
 
 def test_a_judge_behind_the_contexts_is_pointed_out(faces: Path, tmp_path: Path, run_cli):
@@ -243,7 +243,7 @@ def test_a_judge_behind_the_contexts_is_pointed_out(faces: Path, tmp_path: Path,
 
 def test_tensorboard_shows_the_figures_of_the_log(faces: Path, tmp_path: Path, run_cli):
     for steps in (4, 7):
-        assert run_cli(*train_arguments(faces, tmp_path / "ldm", "tracking.name=tensorboard", steps=steps)).code == 0
+        assert run_cli(*train_arguments(faces, tmp_path / "ldm", "tracking=tensorboard", steps=steps)).code == 0
     events = EventAccumulator(str(tmp_path / "ldm" / "tensorboard"))
     events.Reload()
     for figure in ("loss", "val_loss", "lr"):
@@ -279,10 +279,11 @@ def test_dry_run_writes_nothing(faces: Path, tmp_path: Path, run_cli):
     ran = run_cli(*train_arguments(faces, tmp_path / "ldm", steps=100), "--dry-run", "--json")
     assert ran.code == 0, ran.err
     plan = ran.json()["plan"]
-    assert plan["images"] == plan["with embeddings"] == NUM_IDENTITIES * PER_IDENTITY
-    assert plan["trained on"] + plan["looked at in validation"] == plan["images"]
-    assert plan["network evaluations"] == 800 and plan["latent"] == "3x8x8"
-    assert plan["epochs"] == pytest.approx(800 / plan["trained on"], abs=0.01)
+    counts = plan["counts"]
+    assert counts["images"] + counts["validation_images"] == NUM_IDENTITIES * PER_IDENTITY
+    assert counts["images_without_embedding"] == 0 and counts["steps"] == 100
+    assert plan["network_evaluations"] == {"denoiser": 800} and plan["chosen"]["latent"] == "3x8x8"
+    assert plan["chosen"]["epochs"] == pytest.approx(800 / counts["images"], abs=0.01)
     assert not (tmp_path / "ldm").exists()
 
 
@@ -319,7 +320,8 @@ WRONG = {
     "out is a file": (["--out", "file"], ("file",)),
     "out belongs to somebody": (["--out", "faces"], ("not made by facesyn",)),
     "judge missing": (["judge=missing.onnx"], ("missing.onnx",)),
-    "unknown tracker": (["tracking.name=wandb"], ("tracking.name", "tensorboard")),
+    "unknown tracker": (["tracking=[wandbb]"], ("wandbb", "tensorboard")),
+    "missing tracker": (["tracking.name=clearml"], ("tracking=clearml", 'pip install "clearml"')),
     "no such device": (["device=cuda:7"], ("cuda:7",)),
 }
 

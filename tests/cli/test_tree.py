@@ -31,7 +31,8 @@ SMALL_LDM = ["image_size=16", "output_size=16", "preview_every=0", "validate_eve
              "denoiser.channels=32", "denoiser.multipliers=[1]", "denoiser.attention=[false]", "denoiser.num_blocks=1",
              "denoiser.context_width=32"]
 SMALL_FR = ["train-fr.backbone=mobilefacenet", "train-fr.epochs=1", "train-fr.batch_size=8",
-            "train-fr.norm_batch_size=8", "train-fr.stages=[]", "train-fr.save_epochs=[]", "train-fr.workers=1"]
+            "train-fr.norm_batch_size=8", "train-fr.lr_schedule.name=constant", "train-fr.save_epochs=[]",
+            "train-fr.workers=1"]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_train_ldm_joins_published_embeddings_by_name(stage, tree, tmp_path):
 
 def test_train_embedder_learns_published_embeddings(stage, tree, tmp_path):
     small = ("backbone.widths=[4,8]", "backbone.blocks=[1,1]", "batch_size=4", "norm_batch_size=4")
-    ran = stage("train-embedder", "--steps", 1, "--json", "validation.fraction=0", *small)
+    ran = stage("train-embedder", "--steps", 1, "--json", "validation_fraction=0", *small)
     assert ran.code == 0 and ran.json()["images"] == 12, ran.err
     found = parents(tmp_path / "work/1-embedder")
     assert found == {"images": str(tree / FACES), "embeddings": str(tree / FACE_EMBEDDINGS)}

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.dist
 
 # two groups a step, one for each of two processes; dropout, average, transforms and validation are on
 MORE = ("backbone.dropout=0.2", "ema.maximum=0.9", "relational_weight=1", "lr_schedule.name=constant",
-        "optimizer.name=adam", "optimizer.eps=1e-3", "validation.every=1")
+        "optimizer.name=adam", "optimizer.eps=1e-3", "validate_every=1")
 
 
 def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path):
@@ -35,8 +35,8 @@ def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path):
         assert first.keys() == second.keys()
         for figure in {"loss", "cosine", "relational"} & first.keys():
             assert first[figure] == pytest.approx(second[figure], rel=1e-3)
-        if "validation" in first:
-            assert first["validation"]["cosine"] == pytest.approx(second["validation"]["cosine"], abs=1e-3)
+        if "val_cosine" in first:
+            assert first["val_cosine"] == pytest.approx(second["val_cosine"], abs=1e-3)
     for steps in (1, 3):
         ran = finish(spawn(*train_arguments(taught, grown, *MORE, steps=steps), processes=2))
         assert ran.code == 0, ran.err

@@ -14,7 +14,7 @@ from facesyn_cli.artifacts.weights import read_tensors
 pytestmark = pytest.mark.dist
 
 # four groups a step, two for each of two processes; dropout, transforms and validation are on
-MORE = ("batch_size=16", "validation.fraction=0.4", "seed=1", "checkpoint_every=1", "lr=0.01", "head.scale=8")
+MORE = ("batch_size=16", "validation_fraction=0.4", "seed=1", "checkpoint_every=1", "optimizer.lr=0.01", "head.scale=8")
 TOLERANCE = 1e-3  # of a tensor's largest value (or 1e-4): sums over groups are rounded in another order
 
 
@@ -86,4 +86,4 @@ def test_wrong_inputs_are_told_once(tmp_path: Path):
 
 def _validations(out: Path) -> list[float]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [line["validation"]["held-out"]["accuracy"] for line in lines if "validation" in line]
+    return [line["val_held-out_accuracy"] for line in lines if "val_held-out_accuracy" in line]

@@ -57,3 +57,13 @@ def test_wrong_input_is_told_once(tmp_path: Path):
     ran = finish(spawn(*train_arguments(tmp_path, tmp_path / "ldm"), "denoiser.in_channels=4", processes=2))
     assert ran.code != 0
     assert ran.err.count("set denoiser.in_channels=3") == 1, ran.err
+
+
+def test_an_unreadable_image_is_an_error_in_all_processes_and_reported_once(tmp_path: Path):
+    write_faces(tmp_path)
+    (tmp_path / "faces" / "p4" / "3.png").write_bytes(b"no image")
+    for latents in ("cache", "fly"):  # met while the cache is filled, and while training
+        more = (f"latents={latents}", "latent_statistics=identity", "validation_fraction=0")
+        ran = finish(spawn(*train_arguments(tmp_path, tmp_path / latents, *more), processes=2))
+        assert ran.code != 0
+        assert ran.err.count("p4/3.png") == 1, ran.err

@@ -14,7 +14,7 @@ from facesyn_cli.artifacts.header import BEGUN, HEADER, Parent, read_header, req
 from facesyn_cli.artifacts.lock import Lock
 from facesyn_cli.artifacts.output import check_output, open_output
 from facesyn_cli.errors import UserError
-from facesyn_cli.training.horizon import check_horizon
+from facesyn_cli.training.checkpoint import check_total
 
 
 class Config:
@@ -203,7 +203,7 @@ def test_a_damaged_header_is_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match="facesyn.json"):
         go(tmp_path)
     with pytest.raises(UserError, match="facesyn.json"):
-        check_horizon(tmp_path, 3, "cosine")
+        check_total(tmp_path, 3, "cosine")
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:

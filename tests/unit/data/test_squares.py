@@ -11,8 +11,8 @@ import pytest
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.data.pixels import encode_png
 from facesyn_cli.data.squares import is_square, say_cut, say_if_not_square
-from facesyn_cli.stages import train_fr
-from facesyn_cli.training.ldm_inputs import join_faces
+from facesyn_cli.training.tasks.fr import open_labeled
+from facesyn_cli.training.tasks.ldm_inputs import join_faces
 
 WIDE, SQUARE = (encode_png(np.zeros((8, width, 3), np.uint8)) for width in (9, 8))
 
@@ -42,6 +42,6 @@ def test_trainings_say_it(tmp_path: Path, caplog: pytest.LogCaptureFixture):
         (tmp_path / f"p{k}").mkdir()
         (tmp_path / f"p{k}" / "0.png").write_bytes(data)
     with caplog.at_level(logging.WARNING, "facesyn"):
-        train_fr._open_input(tmp_path)
+        open_labeled(tmp_path)
         join_faces(ImageSet.open(tmp_path), None, 8, 0.0, 1)
     assert caplog.text.count("1 of 2 images are not square; their central squares are taken") == 2

@@ -14,7 +14,7 @@ from facesyn_cli.diffusion.schedule import NoiseSchedule, build_schedule, descri
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert.detect_architecture import detect
 from facesyn_cli.plugins import registry
-from facesyn_cli.training.ldm_export import schedule_buffers
+from facesyn_cli.training.published_export import schedule_buffers
 
 PREFIXES = ["", "eps_model.", "module.eps_model.", "_module.eps_model.", "_module.module.eps_model."]
 PUBLISHED = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,12 +12,10 @@ from torch import nn
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.bn_groups import (
     copy_from_first,
-    decay_groups,
     group_seed,
     num_groups,
     running_statistics,
     shared_groups,
-    sum_gradients,
     use_global_norms,
 )
 
@@ -64,33 +63,15 @@ def test_running_statistics_move_only_when_told():
     assert norm.num_batches_tracked == 1 and norm.track_running_stats
 
 
-def test_gradients_are_added_up_in_place():
-    network = nn.Linear(2, 2)
-    network(torch.ones(1, 2)).sum().backward()
-    before = [p.grad.clone() for p in network.parameters()]
-    sum_gradients(network.parameters(), lambda flat: 3 * flat)
-    for p, old in zip(network.parameters(), before, strict=True):
-        assert torch.equal(p.grad, 3 * old)
-
-
 def test_statistics_of_the_first_process_reach_the_others():
     first, second = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
     first(torch.tensor([[1.0, 2.0], [3.0, 6.0]]))
     sent = []
-    copy_from_first(first, True, lambda x: sent.append(x.clone()) or x)
+    copy_from_first(first, SimpleNamespace(is_first=True, sum=lambda x: sent.append(x.clone()) or x))
     arriving = iter(sent)
-    copy_from_first(second, False, lambda x: x + next(arriving))
+    copy_from_first(second, SimpleNamespace(is_first=False, sum=lambda x: x + next(arriving)))
     assert torch.equal(second.running_mean, first.running_mean)
     assert torch.equal(second.running_var, first.running_var)
-
-
-def test_norms_are_free_of_decay_unless_published():
-    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.PReLU(2))
-    decayed, free = decay_groups(network, 5e-4, decay_norms=False)
-    assert [p.numel() for p in decayed["params"]] == [18, 2, 2] and decayed["weight_decay"] == 5e-4
-    assert [p.numel() for p in free["params"]] == [2, 2] and free["weight_decay"] == 0
-    (everything,) = decay_groups(network, 5e-4, decay_norms=True)
-    assert len(everything["params"]) == 5
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 2, 2), (6, 3)])

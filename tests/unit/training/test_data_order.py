@@ -1,11 +1,11 @@
-"""Order of training: complete, without a gap, and a function of the step."""
+"""Order of training: complete, without a gap, and a function of the step; groups are consecutive parts of a batch."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from facesyn_cli.training.data_order import batch_rows, epoch_order, is_held_out, local_share
+from facesyn_cli.training.data_order import EpochBatches, batch_rows, epoch_order, is_held_out, local_share
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(10, 3), (10, 10), (4, 9), (1, 5)])
@@ -39,3 +39,27 @@ def test_held_out_share_is_about_the_fraction_and_depends_on_the_key_alone():
     assert 0.08 < len(held_out) / len(keys) < 0.12
     assert set(held_out) <= {key for key in keys if is_held_out(key, 0.2)}
     assert not any(is_held_out(key, 0.0) for key in keys) and all(is_held_out(key, 1.0) for key in keys)
+
+
+def test_an_epoch_holds_every_row_and_is_padded_with_its_own_beginning():
+    batches = EpochBatches(seed=3, count=10, batch_size=4, group_size=2)
+    assert batches.steps_per_epoch == 3
+    seen = [row for step in range(3) for group in range(2) for _, row in batches.rows(step, group)]
+    assert sorted(seen[:10]) == list(range(10))
+    assert seen[10:] == seen[:2]
+    assert {epoch for step in (3, 4, 5) for epoch, _ in batches.rows(step, 0)} == {1}
+    assert [row for _, row in batches.rows(3, 0)] != seen[:2] or [row for _, row in batches.rows(3, 1)] != seen[2:4]
+
+
+def test_groups_of_any_share_come_in_order():
+    batches = EpochBatches(seed=0, count=16, batch_size=8, group_size=2)
+    everything = list(batches.groups(0, 3, range(4)))
+    assert list(batches.groups(0, 3, range(2, 4))) == [everything[i] for i in (2, 3, 6, 7, 10, 11)]
+    assert list(batches.groups(2, 3, range(4))) == everything[8:]
+
+
+def test_a_set_smaller_than_a_batch_repeats_within_it():
+    batches = EpochBatches(seed=0, count=3, batch_size=8, group_size=8)
+    rows = [row for _, row in batches.rows(0, 0)]
+    assert batches.steps_per_epoch == 1
+    assert sorted(rows[:3]) == [0, 1, 2] and rows[3:6] == rows[:3] and rows[6:] == rows[:2]

@@ -39,7 +39,7 @@ def test_average_equals_the_closed_form():
     assert not torch.allclose(average, module.weight)
 
 
-def test_first_update_copies_and_buffers_are_copied():
+def test_first_update_copies_weights_and_buffers():
     module = nn.BatchNorm1d(4)
     ema = Ema(module, EmaSettings())
     with torch.no_grad():
@@ -70,3 +70,15 @@ def test_state_round_trip_is_strict():
         assert torch.equal(second.state_dict()[key], value)
     with pytest.raises(RuntimeError):
         second.load_state_dict({"weight": torch.zeros(2, 2)})
+
+
+def test_running_statistics_are_averaged_and_other_buffers_copied():
+    module = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
+    module[1].register_buffer("constant", torch.tensor([-0.0, 3.0]))
+    ema = Ema(module, EmaSettings(minimum=0.5, maximum=0.5))
+    module[0].running_mean.fill_(4.0)
+    module[0].num_batches_tracked.fill_(9)
+    module[1].constant[1] = 5.0
+    ema.update(module, 1)
+    assert ema.module[0].running_mean.tolist() == [2.0, 2.0] and ema.module[0].num_batches_tracked == 9
+    assert ema.module[1].constant.tolist() == [0.0, 5.0] and ema.module[1].constant[0].signbit()

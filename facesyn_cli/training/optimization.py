@@ -1,0 +1,181 @@
+"""Optimizers and learning-rate schedules by settings, and the reduction of gradients over processes.
+
+Learning rates are pure functions of the step, so that resuming needs nothing but the step. Every function returns a
+factor of the base learning rate for the optimizer step that is about to be taken (0-based). Cosine with warm restarts:
+Loshchilov and Hutter 2017, arXiv:1608.03983, Eq. 5:
+
+    factor(T_cur) = minimum + (1 - minimum) (1 + cos(pi T_cur / T_i)) / 2
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from facesyn_cli.distributed import Processes
+from facesyn_cli.plugins.settings import Settings
+
+_NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
+_BUCKET = 1 << 24  # gradients that are reduced together, 64 MiB of float32
+
+
+class OptimizerSettings(Settings):
+    """The optimizer and its base learning rate."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"        # adamw: with decoupled weight decay
+    lr: float = Field(1e-4, gt=0)                         # base learning rate
+    momentum: float = Field(0.9, ge=0, lt=1)              # of sgd
+    betas: tuple[float, float] = (0.9, 0.999)             # adam, adamw: decay of the averages of gradient and square
+    eps: float = Field(1e-8, gt=0)                        # adam, adamw: epsilon
+    weight_decay: float = Field(0.0, ge=0)                # weight decay
+
+    @field_validator("betas")
+    @classmethod
+    def _betas_are_shares(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("both must be at least 0 and below 1")
+        return betas
+
+
+class LrSchedule(Settings):
+    """How the learning rate changes over training; `factor` returns it at one step."""
+
+    name: Literal["constant", "cosine", "cosine-warm-restarts", "milestones"] = "constant"
+    warmup_steps: int = Field(0, ge=0)                    # linear rise before the schedule's own value is reached
+    minimum: float = Field(0.0, ge=0, le=1)               # lowest factor of a cosine
+    first_cycle: int = Field(10_000, ge=1)                # cosine-warm-restarts: steps of the first cycle (T_0)
+    cycle_factor: int = Field(2, ge=1)                    # each cycle is so many times the one before (T_mult)
+    milestones: tuple[int, ...] = ()                      # steps at which the rate drops, rising; train-fr: epochs
+    gamma: float = Field(0.1, gt=0)                       # factor at each milestone
+
+    @field_validator("milestones")
+    @classmethod
+    def _milestones_rise(cls, milestones: tuple[int, ...]) -> tuple[int, ...]:
+        if list(milestones) != sorted(set(milestones)) or any(step < 1 for step in milestones):
+            raise ValueError("must be numbers in rising order, from 1")
+        return milestones
+
+    def factor(self, step: int, total: int, milestone_steps: int = 1) -> float:
+        """Return the factor of the base learning rate.
+
+        Args:
+            step: Optimizer step, 0-based.
+            total: Steps of the whole training.
+            milestone_steps: Optimizer steps of one unit of `milestones`.
+        """
+        if self.name == "cosine":
+            value = cosine(step, total, self.minimum)
+        elif self.name == "cosine-warm-restarts":
+            value = cosine_warm_restarts(step, self.first_cycle, self.cycle_factor, self.minimum)
+        elif self.name == "milestones":
+            value = drops(step // milestone_steps, self.milestones, self.gamma)
+        else:
+            value = 1.0
+        return value * warmup(step, self.warmup_steps)
+
+
+def depends_on_total(schedule: str) -> bool:
+    """Return True for schedules that end with training, which therefore cannot be made longer afterwards."""
+    return schedule == "cosine"
+
+
+def warmup(step: int, steps: int) -> float:
+    """Return a linear rise that reaches 1 at the last of `steps` steps; the very first one is not zero."""
+    return min(1.0, (step + 1) / steps) if steps else 1.0
+
+
+def cosine(step: int, total: int, minimum: float = 0.0) -> float:
+    """Return half a cosine from 1 at step 0 to `minimum` at step `total` and after it."""
+    return _half_cosine(min(1.0, step / total), minimum)
+
+
+def cosine_warm_restarts(step: int, first_cycle: int, cycle_factor: int = 1, minimum: float = 0.0) -> float:
+    """Return the cosine of Eq. 5: it starts again at 1 after every cycle, and cycles grow.
+
+    Args:
+        step: Optimizer step, 0-based.
+        first_cycle: Steps T_0 of the first cycle.
+        cycle_factor: T_mult; cycle i has T_0 T_mult^i steps.
+        minimum: Lowest factor.
+    """
+    start, length = 0, first_cycle
+    if cycle_factor == 1:
+        start = step // first_cycle * first_cycle
+    else:
+        while step >= start + length:
+            start += length
+            length *= cycle_factor
+    return _half_cosine((step - start) / length, minimum)
+
+
+def drops(step: int, milestones: Sequence[int], gamma: float = 0.1) -> float:
+    """Return `gamma` to the power of the number of milestones that `step` has reached."""
+    return gamma ** bisect.bisect_right(milestones, step)
+
+
+def build_optimizer(parameters: Iterable[Any], cfg: OptimizerSettings) -> torch.optim.Optimizer:
+    """Return the optimizer that `cfg` names over parameters, or over parameter groups of torch."""
+    if cfg.name == "sgd":
+        return torch.optim.SGD(parameters, lr=cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay)
+    optimizer_class = torch.optim.AdamW if cfg.name == "adamw" else torch.optim.Adam
+    return optimizer_class(parameters, lr=cfg.lr, betas=cfg.betas, eps=cfg.eps, weight_decay=cfg.weight_decay)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameter groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def decay_groups(module: nn.Module, weight_decay: float, decay_norms: bool) -> list[dict[str, Any]]:
+    """Return the parameter groups of an optimizer: all with weight decay, or all but those of norm layers."""
+    free = set() if decay_norms else {
+        id(p) for layer in module.modules() if isinstance(layer, _NORMS) for p in layer.parameters(recurse=False)
+    }
+    with_decay = [p for p in module.parameters() if id(p) not in free]
+    without = [p for p in module.parameters() if id(p) in free]
+    groups = [{"params": with_decay, "weight_decay": weight_decay}]
+    return groups + ([{"params": without, "weight_decay": 0.0}] if without else [])
+
+
+@torch.no_grad()
+def reduce_gradients(parameters: Sequence[nn.Parameter], processes: Processes) -> None:
+    """Replace the gradients by their sums over all processes. A collective.
+
+    Flat buckets in the order of the parameters, rather than DistributedDataParallel: its buckets change order after
+    the first step, so a resumed run would not repeat the roundings of an uninterrupted one. A parameter without a
+    gradient in this process gets zeros where another process has one.
+    """
+    if processes.world_size == 1:
+        return
+    has_gradient = torch.tensor([float(p.grad is not None) for p in parameters], device=processes.device)
+    used = [p for p, count in zip(parameters, processes.sum(has_gradient).tolist(), strict=True) if count]
+    for parameter in used:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    for bucket in _buckets([p.grad for p in used]):
+        total = processes.sum(torch.cat([gradient.flatten() for gradient in bucket]))
+        for gradient, part in zip(bucket, total.split([g.numel() for g in bucket]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def _buckets(gradients: list[Any]) -> Iterator[list[torch.Tensor]]:
+    bucket: list[torch.Tensor] = []
+    for gradient in gradients:
+        if bucket and sum(g.numel() for g in bucket) + gradient.numel() > _BUCKET:
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket
+
+
+def _half_cosine(part: float, minimum: float) -> float:
+    return minimum + (1.0 - minimum) * 0.5 * (1.0 + math.cos(math.pi * part))

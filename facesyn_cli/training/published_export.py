@@ -1,0 +1,86 @@
+"""Trained weights in the files of the published code: LDMs for IDiff-Face and ADMIS, recognizers for TFace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from facesyn_cli.artifacts.weights import write_torch
+from facesyn_cli.diffusion.schedule import NoiseSchedule
+from facesyn_cli.errors import UserError
+from facesyn_cli.models.published_state import published_state
+from facesyn_cli.plugins.settings import PluginConfig
+
+
+def check_exportable(denoiser: PluginConfig, beta_schedule: str, prediction: str, is_normalized: bool) -> None:
+    """Refuse an LDM that the published code cannot run.
+
+    Raises:
+        UserError: Not the published architecture, not the linear noise schedule, not a prediction of eps, or
+            latents normalized by statistics, for which the published file has no place.
+    """
+    if is_normalized:
+        raise UserError("export_published needs latent_statistics=identity; the published file cannot hold statistics")
+    if beta_schedule != "linear":
+        raise UserError(f"export_published needs beta_schedule linear, this one is {beta_schedule}")
+    if prediction != "epsilon":
+        raise UserError(f"export_published needs prediction epsilon, this one is {prediction}")
+    if denoiser.name != "idiff-unet":
+        raise UserError(f"export_published needs the denoiser idiff-unet, this one is {denoiser.name}")
+
+
+def export_ldm(folder: Path, step: int, weights: Mapping[str, Tensor], schedule: NoiseSchedule) -> Path:
+    """Write `ema_averaged_model_<step>.ckpt` and return its path.
+
+    It is a flat `torch.save` of `eps_model.*` and eight buffers of the noise schedule, in the published order.
+
+    Args:
+        folder: Where to.
+        step: Finished optimizer steps.
+        weights: Averaged weights of an `idiff-unet`.
+        schedule: Noise schedule of the training.
+    """
+    path = folder / f"ema_averaged_model_{step}.ckpt"
+    tensors = {f"eps_model.{key}": value.detach().cpu().float().clone() for key, value in weights.items()}
+    write_torch(path, {**tensors, **schedule_buffers(schedule)})
+    return path
+
+
+def schedule_buffers(schedule: NoiseSchedule) -> dict[str, Tensor]:
+    """Return the eight published buffers, (T,) float32 each."""
+    betas, alpha_bars = schedule.betas, schedule.alpha_bars
+    alphas = 1 - betas
+    sqrt_one_minus = torch.sqrt(1 - alpha_bars)
+    return {
+        "betas": betas,
+        "alphas": alphas,
+        "sigmas": torch.sqrt(betas),
+        "sqrt_alphas_inv": 1 / torch.sqrt(alphas),
+        "alpha_bars": alpha_bars,
+        "sqrt_alpha_bars": torch.sqrt(alpha_bars),
+        "sqrt_one_minus_alpha_bars": sqrt_one_minus,
+        "one_minus_alphas_over_sqrt_one_minus_alpha_bars": (1 - alphas) / sqrt_one_minus,
+    }
+
+
+def published_name(epoch: int) -> str:
+    """Return TFace's name of the backbone's weights after `epoch` (1-based) epochs."""
+    return f"Backbone_Epoch_{epoch}_checkpoint.pth"
+
+
+def export_recognizer(backbone: nn.Module, folder: Path, epoch: int) -> Path:
+    """Write the flat state dict of a backbone with `torch.save`, as TFace does.
+
+    Args:
+        backbone: The network; its parameter names are written as they are, which for `ir-*` are TFace's. TFace
+            reads RGB: of a network that takes BGR the first layer is reversed.
+        folder: Where to write.
+        epoch: Number of finished epochs, part of the file name.
+    """
+    path = folder / published_name(epoch)
+    tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in published_state(backbone).items()}
+    write_torch(path, tensors)
+    return path

@@ -1,0 +1,120 @@
+"""What one training brings to the loop of `training/trainer.py`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.artifacts.output import check_output
+from facesyn_cli.artifacts.plan import Plan
+from facesyn_cli.distributed import Processes
+from facesyn_cli.training.shared_settings import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """A look at the network at regular steps and after the last one; it never changes the training.
+
+    Args:
+        every: Optimizer steps in between; 0: never.
+        run: Takes the network in eval mode and the step, returns metrics. All processes call it together.
+    """
+
+    every: int
+    run: Callable[[nn.Module, int], dict[str, float]]
+
+
+class Task(ABC):
+    """What one training brings to the loop.
+
+    The attributes from `network` on are set by `build`.
+
+    Attributes:
+        cfg: Settings.
+        command: Name of the command.
+        folder: Output folder.
+        parents: Inputs, for the header.
+        total_steps: Length of the training.
+        epoch_steps: Steps of an epoch where the training is counted in epochs (a line of metrics and a checkpoint at
+            the end of each, milestones in epochs); None: it is counted in steps.
+        summary: Names of metrics whose last value goes into the header, beside those that begin with `val_`.
+        network: The network that is averaged, monitored and written.
+        parameters: What the optimizer updates, in the order in which norms are computed.
+        groups: The same as parameter groups of torch.
+        modules: Trained modules by their name in a checkpoint.
+        optimizers: Optimizers besides the main one, likewise.
+        monitors: Validation, previews and the like.
+    """
+
+    cfg: TrainingConfig
+    command: str
+    folder: Path
+    parents: dict[str, Parent]
+    total_steps: int
+    epoch_steps: int | None = None
+    summary: tuple[str, ...] = ("loss",)
+
+    network: nn.Module
+    parameters: list[nn.Parameter]
+    groups: list[dict[str, Any]]
+    modules: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+    monitors: list[Monitor]
+
+    def plan(
+        self, counts: dict[str, int], network_evaluations: dict[str, int], num_bytes: int, **chosen: Any
+    ) -> Plan:
+        """Return a plan; arguments as of `Plan`.
+
+        Raises:
+            UserError: The output folder holds something else, or was begun with other settings or inputs.
+        """
+        state = check_output(self.folder, "Weights", self.cfg, self.parents)
+        inputs = {name: parent.path for name, parent in self.parents.items()}
+        return Plan(
+            self.folder, state, inputs, counts, network_evaluations, disk_mib=num_bytes / 2**20, chosen=chosen
+        )
+
+    @abstractmethod
+    def build(self, processes: Processes) -> None:
+        """Build networks, data and monitors on the device of this process. A collective."""
+
+    def initialize(self) -> None:  # noqa: B027
+        """Set weights that are computed from the data; called when there is no checkpoint to resume from."""
+
+    @abstractmethod
+    def batches(self, start: int) -> Iterator[Any]:
+        """Yield this process's share of the batches of steps `start`, `start` + 1, ..."""
+
+    @abstractmethod
+    def step(self, batch: Any, step: int, lr: float, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
+        """Add the gradient of this process's share of the global batch's mean loss to `.grad`.
+
+        Args:
+            batch: From `batches`.
+            step: Number of the step, 0-based.
+            lr: Its learning rate.
+            scaler: Scales losses before their backward pass.
+
+        Returns:
+            This process's part of `loss` and other means over the global batch, scalars.
+        """
+
+    @abstractmethod
+    def write(self, folder: Path, network: nn.Module, step: int) -> None:
+        """Write the weights of `network` as a finished training has them; the first process calls it."""
+
+    def kept_folder(self, step: int) -> str | None:
+        """Return the folder in which the weights after `step` are kept, None when they are not."""
+        return f"weights/step-{step:08d}" if step in self.cfg.save_steps else None  # type: ignore[attr-defined]
+
+    @abstractmethod
+    def finish(self, network: nn.Module) -> tuple[dict[str, int], dict[str, Any]]:
+        """Write the finished weights; return counts and further facts for the header. A collective."""

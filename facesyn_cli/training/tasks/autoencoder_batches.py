@@ -1,0 +1,179 @@
+"""Batches of autoencoder training: images, mirrored or not, and noise, as functions of (seed, step)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from facesyn_cli.console import log, progress
+from facesyn_cli.data.face_images import FaceImages, image_batches
+from facesyn_cli.data.latent_cache import LatentCache
+from facesyn_cli.data.pixels import to_pixels
+from facesyn_cli.data.sharding import fixed_batches
+from facesyn_cli.diffusion.noise import keyed_random
+from facesyn_cli.training.data_order import batch_rows
+from facesyn_cli.training.tasks.drawn_latents import DrawnLatents
+
+_DECODE_BATCH = 256
+
+
+class AutoencoderBatch(NamedTuple):
+    """The share of one process in the global batch of one step, on the CPU."""
+
+    pixels_u8: Tensor       # (b, S, S, 3) uint8, not mirrored
+    is_mirrored: Tensor     # (b,) bool
+    noise: Tensor           # (b, c, s, s) standard normal
+    latents: Tensor | None  # (b, c, s, s) of a teacher, of the mirrored images
+    drawn: tuple[Tensor, Tensor] | None = None  # b latents sampled from an LDM (b, c, s, s), and their contexts (b, E)
+    coarse: float = 1.0     # share of the side to which the recognizer's input is resized in this step
+
+    def pixels(self, device: torch.device) -> Tensor:
+        """Return (b, 3, S, S) in [-1, 1] on a device, mirrored where `is_mirrored`."""
+        pixels_u8 = self.pixels_u8.to(device)
+        is_mirrored = self.is_mirrored.to(device)[:, None, None, None]
+        pixels = to_pixels(torch.where(is_mirrored, pixels_u8.flip(2), pixels_u8))
+        return pixels.contiguous(memory_format=torch.channels_last)  # the faster layout for convolutions
+
+
+class DecodedFaces:
+    """Images decoded once and held in memory.
+
+    Args:
+        faces: The images.
+        rows: Which of them are needed.
+        workers: Processes that decode; 0 decodes in this one.
+    """
+
+    def __init__(self, faces: FaceImages, rows: Sequence[int], workers: int) -> None:
+        self._place = {row: place for place, row in enumerate(rows)}
+        self._pixels_u8 = torch.empty(len(rows), faces.size, faces.size, 3, dtype=torch.uint8)
+        batches = [[rows[place] for place in batch] for batch in fixed_batches(len(rows), _DECODE_BATCH)]
+        start = 0
+        with progress("decode", len(rows), "images", 0) as bar:
+            for part in image_batches(faces, batches, workers):
+                self._pixels_u8[start : start + len(part)] = part
+                start += len(part)
+                bar.advance(len(part))
+
+    def read(self, rows: Sequence[int]) -> Tensor:
+        """Return (n, S, S, 3) uint8."""
+        return self._pixels_u8[[self._place[row] for row in rows]]
+
+    def stream(self, choices: Iterable[Sequence[int]]) -> Iterator[Tensor]:
+        """Yield the images of each choice of rows."""
+        return map(self.read, choices)
+
+
+class StoredFaces:
+    """Images decoded by worker processes whenever they are needed.
+
+    Args:
+        faces: The images.
+        workers: Processes that decode; 0 decodes in this one.
+    """
+
+    def __init__(self, faces: FaceImages, workers: int) -> None:
+        self._faces, self._workers = faces, workers
+
+    def read(self, rows: Sequence[int]) -> Tensor:
+        """Return (n, S, S, 3) uint8."""
+        batches = [[rows[place] for place in batch] for batch in fixed_batches(len(rows), _DECODE_BATCH)]
+        return torch.cat(list(image_batches(self._faces, batches, self._workers)))
+
+    def stream(self, choices: Iterable[Sequence[int]]) -> Iterator[Tensor]:
+        """Yield the images of each choice of rows; choices may be endless."""
+        return image_batches(self._faces, choices, self._workers)
+
+
+def num_bytes(num_images: int, size: int) -> int:
+    """Return the memory that decoded images take."""
+    return num_images * 3 * size**2
+
+
+def open_faces(faces: FaceImages, rows: Sequence[int], memory_gib: float, workers: int) -> DecodedFaces | StoredFaces:
+    """Return the images, decoded to memory where they take at most `memory_gib`, and log which."""
+    size = num_bytes(len(rows), faces.size)
+    if size <= memory_gib * 2**30:
+        log.info(f"images are decoded once, to memory: {size / 2**20:.0f} MiB")
+        return DecodedFaces(faces, rows, workers)
+    log.info(f"images are decoded at every step: in memory they would take {size / 2**30:.1f} GiB, more than "
+             f"memory_gib={memory_gib:g}")
+    return StoredFaces(faces, workers)
+
+
+def photos_of(
+    images: DecodedFaces | StoredFaces, rows: Sequence[int], device: torch.device
+) -> Callable[[], Iterator[Tensor]]:
+    """Return a function that yields the photos of some rows, in order, as (B, 3, S, S) in [-1, 1] on a device."""
+
+    def photos() -> Iterator[Tensor]:
+        choices = [[rows[place] for place in batch] for batch in fixed_batches(len(rows), _DECODE_BATCH)]
+        for pixels_u8 in images.stream(choices):
+            yield to_pixels(pixels_u8.to(device))
+
+    return photos
+
+
+@dataclass(frozen=True)
+class AutoencoderBatchPlan:
+    """Composition of the batches, apart from the images themselves.
+
+    Args:
+        seed: Seed of the training.
+        batch_size: Global batch.
+        places: Which places of the global batch this process works on.
+        train_rows: Rows of the images to train on.
+        flip: Probability of training on the mirror image.
+        latent_shape: (c, s, s).
+        coarsest: The recognizer's input in each step is resized to a share of the side, uniform between this and 1.
+    """
+
+    seed: int
+    batch_size: int
+    places: range
+    train_rows: Sequence[int]
+    flip: float
+    latent_shape: tuple[int, int, int]
+    coarsest: float = 1.0
+
+    def rows(self, step: int) -> list[int]:
+        """Return the images of this process in one step."""
+        order = batch_rows(self.seed, step, self.batch_size, len(self.train_rows))
+        return [int(self.train_rows[order[place]]) for place in self.places]
+
+    def batches(
+        self, images: DecodedFaces | StoredFaces, steps: range, latents: LatentCache | None = None,
+        drawn: DrawnLatents | None = None,
+    ) -> Iterator[AutoencoderBatch]:
+        """Yield the batches of some steps.
+
+        Args:
+            images: Source of the pixels.
+            steps: The steps.
+            latents: A teacher's; None without one.
+            drawn: Sampled from an LDM, one for every image; None without one.
+        """
+        waiting: deque[tuple[int, list[int]]] = deque()
+
+        def rows_ahead() -> Iterator[list[int]]:
+            for step in steps:
+                waiting.append((step, self.rows(step)))
+                yield waiting[-1][1]
+
+        for pixels_u8 in images.stream(rows_ahead()):
+            step, rows = waiting.popleft()
+            generators = [keyed_random("autoencoder", self.seed, step, place) for place in self.places]
+            is_mirrored = [bool(generator.random_sample() < self.flip) for generator in generators]
+            noise = np.stack([generator.standard_normal(self.latent_shape) for generator in generators])
+            yield AutoencoderBatch(
+                pixels_u8, torch.tensor(is_mirrored), torch.from_numpy(noise).float(),
+                None if latents is None else latents.read(rows, is_mirrored),
+                None if drawn is None else drawn.read(self.seed, step, self.batch_size, self.places),
+                keyed_random("coarse", self.seed, step).uniform(self.coarsest, 1.0),
+            )

@@ -1,0 +1,165 @@
+"""Training of a small recognizer towards the embeddings that a larger one wrote, over groups of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.record_set_images import open_images
+from facesyn_cli.artifacts.weights import write_weights
+from facesyn_cli.artifacts.work import Work
+from facesyn_cli.console import log
+from facesyn_cli.data.datasets import TrainingFaces, WeightedSet
+from facesyn_cli.data.sharding import fixed_batches, share
+from facesyn_cli.data.transforms import compose
+from facesyn_cli.distributed import Processes
+from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
+from facesyn_cli.plugins import registry
+from facesyn_cli.training.batch_loading import load_groups
+from facesyn_cli.training.bn_groups import copy_from_first, num_groups, shared_groups
+from facesyn_cli.training.checkpoint import check_total
+from facesyn_cli.training.data_order import EpochBatches
+from facesyn_cli.training.initial_weights import open_initial_weights
+from facesyn_cli.training.optimization import decay_groups
+from facesyn_cli.training.precision import DTYPES
+from facesyn_cli.training.task import Monitor, Task
+from facesyn_cli.training.tasks.embedder_data import join_teacher
+from facesyn_cli.training.tasks.embedder_step import Distiller, TaughtGroup, agreement
+
+
+class EmbedderTask(Task):
+    """The task of `train-embedder`.
+
+    Args:
+        cfg: Settings, a `TrainEmbedderConfig`.
+        work: Work folder.
+
+    Raises:
+        UserError: Inputs are missing, damaged or do not fit each other.
+    """
+
+    command = "train-embedder"
+
+    def __init__(self, cfg: Any, work: Work) -> None:
+        self.cfg, self.total_steps, self.folder = cfg, cfg.steps, cfg.out or work.folder("embedder")
+        check_total(self.folder, cfg.steps, cfg.lr_schedule.name)
+        with torch.device("meta"):
+            student = build_student(cfg)
+        images_path = cfg.images or work.folder("images")
+        if cfg.images is None and not images_path.exists():
+            raise UserError(f"train-embedder needs faces: {images_path} does not exist; give --images a folder or zip")
+        images = open_images(images_path)
+        embeddings = EmbeddingSet.open(cfg.embeddings or work.folder("embeddings"), cfg.embedding_names)
+        width = embeddings.vectors.shape[1]
+        if student.embedding_size != width:
+            raise UserError(
+                f"backbone.embedding_size is {student.embedding_size}, but the teacher's embeddings in "
+                f"{embeddings.path} have {width} numbers; set backbone.embedding_size={width}"
+            )
+        self.taught = join_teacher(images, embeddings, cfg.validation_fraction, cfg.validation_images)
+        sets = [WeightedSet(self.taught.train)]
+        self.faces = TrainingFaces(sets, compose(cfg.transforms), cfg.seed, student.input_size)
+        self.initial = open_initial_weights(cfg.initial_backbone, None, cfg.backbone, student, None)
+        self.parents = {"images": images.parent(), "embeddings": embeddings.parent(), **self.initial.parents}
+        self.teacher, self.input_size = embeddings.embedder, student.input_size
+        self.num_parameters = sum(p.numel() for p in student.parameters())
+
+    def build(self, processes: Processes) -> None:
+        """Build the student and its batches."""
+        cfg, taught, self.processes = self.cfg, self.taught, processes
+        self.network = build_student(cfg).to(processes.device).train()
+        count = num_groups(cfg.batch_size, cfg.norm_batch_size, processes.world_size)
+        self.numbers = shared_groups(count, processes.rank, processes.world_size)
+        self.order = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size // count)
+        self.distiller = Distiller(
+            self.network, cfg.seed, cfg.batch_size, DTYPES[cfg.precision], cfg.relational_weight
+        )
+        self.modules, self.optimizers = {"model": self.network}, {}
+        self.parameters = list(self.network.parameters())
+        self.groups = decay_groups(self.network, cfg.optimizer.weight_decay, False)
+        self.monitors = [Monitor(cfg.validate_every, self._validate)] if taught.held_out.entries else []
+        log.info(
+            f"train-embedder: {len(self.faces)} images to train on, "
+            f"{len(taught.held_out.entries)} for validation"
+            + (f"; {taught.num_without} have no embedding and are left out" if taught.num_without else "")
+            + f"; {cfg.backbone.name} of {self.num_parameters} parameters, {cfg.steps} steps of "
+            f"{cfg.batch_size} images"
+        )
+
+    def initialize(self) -> None:
+        """Load the initial weights, if any were given."""
+        self.initial.put_into(self.network, nn.Module())
+
+    def batches(self, start: int) -> Iterator[list[TaughtGroup]]:
+        """Yield this process's groups of every step."""
+        rows = self.order.groups(start, self.total_steps, self.numbers)
+        targets, device = self.taught.train_targets, self.processes.device
+        with closing(load_groups(self.faces, [1.0], rows, self.order.group_size, self.cfg.workers)) as loaded:
+            for _ in range(start, self.total_steps):
+                groups = []
+                for number in self.numbers:
+                    pixels_u8, labels, _ = next(loaded)
+                    groups.append(TaughtGroup(number, pixels_u8.to(device), targets[labels].to(device)))
+                yield groups
+
+    def step(self, batch: list[TaughtGroup], step: int, lr: float, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
+        """Add the gradient; return `loss`, the mean `cosine` to the teacher and the `relational` term."""
+        scale = scaler.scale(torch.ones((), device=self.processes.device))
+        return dict(zip(("loss", "cosine", "relational"), self.distiller.accumulate(batch, step, scale), strict=True))
+
+    def _validate(self, network: nn.Module, step: int) -> dict[str, float]:
+        """Compare the embeddings of held-out photos with the teacher's."""
+        processes, taught = self.processes, self.taught
+        copy_from_first(network, processes)
+        size, faces = min(self.cfg.norm_batch_size, self.cfg.batch_size), taught.held_out
+        options = EmbedOptions(
+            self.input_size, size, processes.device, flip=False, fit="square", workers=max(1, self.cfg.workers)
+        )
+        embeddings, problem = torch.zeros_like(taught.held_out_targets), ""
+        batches = share(fixed_batches(len(faces.entries), size), processes.rank, processes.world_size)
+        for batch in FaceEmbedder(network, options).files(faces.read, batches):
+            embeddings[list(batch.indices)] = torch.from_numpy(batch.vectors).float()
+            for index, reason in batch.problems.items():
+                problem = problem or f"{faces.name_of(index)} is unreadable: {reason}"
+        processes.raise_in_all(problem)
+        found = agreement(processes.sum(embeddings.to(processes.device)).cpu(), taught.held_out_targets)
+        return {f"val_{name}": value for name, value in found.items()}
+
+    def write(self, folder: Path, network: nn.Module, step: int) -> None:
+        """Write the student."""
+        config = {
+            "kind": "backbone",
+            "backbone": self.cfg.backbone.model_dump(mode="json"),
+            "input_size": self.input_size,
+            "embedding_size": self.taught.train_targets.shape[1],
+            "distilled_from": self.teacher,
+            "steps": step,
+        }
+        write_weights(folder, network.state_dict(), config, precision=self.cfg.weights_precision)
+
+    def finish(self, network: nn.Module) -> tuple[dict[str, int], dict[str, Any]]:
+        """Write the student."""
+        if self.processes.is_first:
+            self.write(self.folder, network, self.total_steps)
+        counts = {"steps": self.total_steps, "images": len(self.faces)}
+        return counts, {"backbone": self.cfg.backbone.name, "distilled_from": self.teacher}
+
+
+def build_student(cfg: Any) -> nn.Module:
+    """Build the network; its random weights depend on the seed alone.
+
+    Raises:
+        UserError: It cannot be trained.
+    """
+    if cfg.backbone.name == "onnx":
+        raise UserError("backbone onnx has fixed weights and cannot be trained; choose ir-lite or another built-in one")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.seed)
+        return registry.build("backbone", cfg.backbone)

@@ -1,0 +1,234 @@
+"""Training of a face recognizer: a backbone under a margin head, over groups of images (see `bn_groups`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from facesyn_cli.artifacts.atomic_files import write_json
+from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.artifacts.image_set import ImageSet
+from facesyn_cli.artifacts.record_set import RecordSet, natural_labels
+from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
+from facesyn_cli.artifacts.weights import write_tensors, write_weights
+from facesyn_cli.artifacts.work import Work
+from facesyn_cli.console import log
+from facesyn_cli.data.datasets import LabeledImages, LabeledRecords, LabeledSet, TrainingFaces, WeightedSet
+from facesyn_cli.data.squares import say_if_not_square
+from facesyn_cli.data.transforms import compose
+from facesyn_cli.distributed import Processes
+from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.embedding import EmbedOptions
+from facesyn_cli.evaluation.pairs import read_bin
+from facesyn_cli.evaluation.shared_verification import judge
+from facesyn_cli.models.heads.margin import build_head
+from facesyn_cli.plugins import registry
+from facesyn_cli.plugins.settings import PluginConfig
+from facesyn_cli.training.batch_loading import load_groups
+from facesyn_cli.training.bn_groups import copy_from_first, num_groups, shared_groups, use_global_norms
+from facesyn_cli.training.checkpoint import check_total
+from facesyn_cli.training.data_order import EpochBatches
+from facesyn_cli.training.initial_weights import open_initial_weights
+from facesyn_cli.training.optimization import decay_groups
+from facesyn_cli.training.precision import DTYPES
+from facesyn_cli.training.published_export import export_recognizer
+from facesyn_cli.training.task import Monitor, Task
+from facesyn_cli.training.tasks.fr_step import Group, Recognizer
+from facesyn_cli.training.tasks.fr_validation import held_out_sets, split_identities
+
+IDENTITIES = "identities.json"    # [number of the input, identity] of every class of the head
+
+
+class FrTask(Task):
+    """The task of `train-fr`; it is counted in epochs.
+
+    Args:
+        cfg: Settings, a `TrainFrConfig`.
+        work: Work folder.
+
+    Raises:
+        UserError: Inputs are missing, damaged or do not fit each other.
+    """
+
+    command, summary = "train-fr", ("loss", "top1")
+
+    def __init__(self, cfg: Any, work: Work) -> None:
+        self.cfg, self.folder = cfg, cfg.out or work.folder("fr")
+        check_total(self.folder, cfg.epochs, cfg.lr_schedule.name, "epochs")
+        with torch.device("meta"):
+            backbone = build_backbone(cfg.backbone)
+        size = embedding_size(backbone)
+        paths = list(cfg.inputs) or [work.folder("records")]
+        sets, held_out, self.parents = [], [], {}
+        self.identities: list[list[int | str]] = []  # [number of the input, name] of every class
+        for number, path in enumerate(paths, 1):
+            examples, names, self.parents[f"input-{number}"] = open_labeled(path)
+            keys = [f"{number - 1}/{name}" for name in names]
+            part, rest = split_identities(examples, keys, cfg.seed, cfg.validation_fraction)
+            sets.append(WeightedSet(part))
+            held_out.append(rest)
+            self.identities += [[number, names[label]] for label in part.old_labels]
+        if len(self.identities) < 2:
+            raise UserError(
+                f"{', '.join(map(str, paths))}: {len(self.identities)} identities to train on "
+                f"(validation_fraction {cfg.validation_fraction:g}); at least 2 are needed"
+            )
+        self.faces = TrainingFaces(sets, compose(cfg.transforms), cfg.seed, backbone.input_size)
+        self.weights = list(cfg.input_weights) or [1.0] * len(paths)
+        head = build_head(cfg.head)
+        head = head.with_classes(len(self.identities), size) if cfg.initial_head else None
+        self.initial = open_initial_weights(cfg.initial_backbone, cfg.initial_head, cfg.backbone, backbone, head)
+        self.parents |= self.initial.parents
+        self.pairs = held_out_sets(held_out, cfg.validation_pairs, cfg.seed, cfg.validation_fraction > 0)
+        self.pairs += [read_bin(path, path.stem) for path in cfg.validation_bins]
+        self.num_parameters, self.embedding_size = sum(p.numel() for p in backbone.parameters()), size
+        self.epoch_steps = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size).steps_per_epoch
+        self.total_steps = cfg.epochs * self.epoch_steps
+
+    def build(self, processes: Processes) -> None:
+        """Build backbone, head and batches."""
+        cfg, self.processes = self.cfg, processes
+        self.network = build_backbone(cfg.backbone).to(processes.device).train()
+        num_classes = self.faces.num_classes
+        head = build_head(cfg.head).with_classes(num_classes, self.embedding_size, cfg.seed)
+        self.head = head.to(processes.device).train()
+        if cfg.sync_batchnorm:
+            use_global_norms(self.network, lambda total: processes.sum(total))
+        count = groups_of_a_step(cfg, processes.world_size)
+        self.numbers = shared_groups(count, processes.rank, processes.world_size)
+        self.order = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size // count)
+        self.recognizer = Recognizer(
+            self.network, self.head, cfg.seed, cfg.batch_size, DTYPES[cfg.precision], processes.sum
+        )
+        self.modules, self.optimizers = {"backbone": self.network, "head": self.head}, {}
+        self.parameters = [*self.network.parameters(), *self.head.parameters()]
+        head_group = {"params": list(self.head.parameters()), "weight_decay": cfg.optimizer.weight_decay}
+        self.groups = [*decay_groups(self.network, cfg.optimizer.weight_decay, cfg.decay_norms), head_group]
+        self.monitors = [Monitor(cfg.validate_every * self.epoch_steps, self._validate)] if self.pairs else []
+        log.info(
+            f"{self.total_steps} steps of {cfg.batch_size} images of {num_classes} identities: "
+            f"{len(self.numbers)} x {self.order.group_size} images on each of {processes.world_size} processes"
+        )
+        if len(self.faces) < cfg.batch_size:
+            log.warning(f"{len(self.faces)} images are fewer than batch_size {cfg.batch_size}; it repeats them")
+
+    def initialize(self) -> None:
+        """Load the initial weights, if any were given."""
+        self.initial.put_into(self.network, self.head)
+
+    def batches(self, start: int) -> Iterator[list[Group]]:
+        """Yield this process's groups of every step."""
+        rows = self.order.groups(start, self.total_steps, self.numbers)
+        size, device = self.order.group_size, self.processes.device
+        with closing(load_groups(self.faces, self.weights, rows, size, self.cfg.workers)) as loaded:
+            for _ in range(start, self.total_steps):
+                yield [
+                    Group(number, *(part.to(device, non_blocking=True) for part in next(loaded)))
+                    for number in self.numbers
+                ]
+
+    def step(self, batch: list[Group], step: int, lr: float, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
+        """Add the gradient; return `loss` and `top1`, the share of images nearest to their own class center."""
+        scale = scaler.scale(torch.ones((), device=self.processes.device))
+        return dict(zip(("loss", "top1"), self.recognizer.accumulate(batch, step, scale), strict=True))
+
+    def _validate(self, network: nn.Module, step: int) -> dict[str, Any]:
+        processes = self.processes
+        copy_from_first(network, processes)
+        options = EmbedOptions(
+            network.input_size, self.order.group_size, processes.device, flip=True, fit="square"
+        )
+        found = {}
+        for pairs in self.pairs:
+            values = judge(
+                network, pairs, options, self.embedding_size, processes.rank, processes.world_size, processes.sum,
+                processes.raise_in_all,
+            )
+            found |= {f"val_{pairs.name}_{name}": value for name, value in values.items()}
+        return found
+
+    def write(self, folder: Path, network: nn.Module, step: int) -> None:
+        """Write the backbone, in our form and, where set, in TFace's."""
+        cfg, epoch = self.cfg, -(-step // self.epoch_steps)
+        config = {
+            "kind": "backbone",
+            "backbone": cfg.backbone.model_dump(mode="json"),
+            "input_size": network.input_size,
+            "embedding_size": self.embedding_size,
+            "head": cfg.head.model_dump(mode="json"),
+            "num_classes": self.faces.num_classes,
+            "epochs": epoch,
+        }
+        write_weights(folder, network.state_dict(), config)
+        if cfg.export_published and step % self.epoch_steps == 0 and epoch in (*cfg.save_epochs, cfg.epochs):
+            export_recognizer(network, self.folder, epoch)
+
+    def kept_folder(self, step: int) -> str | None:
+        """Return `epoch-E` after an epoch whose weights are kept."""
+        epoch, rest = divmod(step, self.epoch_steps)
+        return f"epoch-{epoch}" if rest == 0 and epoch in self.cfg.save_epochs else None
+
+    def finish(self, network: nn.Module) -> tuple[dict[str, int], dict[str, Any]]:
+        """Write backbone, head and the identities of its classes."""
+        if self.processes.is_first:
+            self.write(self.folder, network, self.total_steps)
+            write_tensors(self.folder / "head.safetensors", self.head.state_dict())
+            write_json(self.folder / IDENTITIES, self.identities)
+        counts = {"epochs": self.cfg.epochs, "steps": self.total_steps, "identities": self.faces.num_classes,
+                  "images": len(self.faces)}
+        return counts, {}
+
+
+def groups_of_a_step(cfg: Any, num_processes: int) -> int:
+    """Return the number of BatchNorm groups of a step; with sync_batchnorm one per process.
+
+    Raises:
+        UserError: The batch does not divide into groups, or the groups not over the processes.
+    """
+    if not cfg.sync_batchnorm:
+        return num_groups(cfg.batch_size, cfg.norm_batch_size, num_processes)
+    if cfg.batch_size % num_processes:
+        raise UserError(f"batch_size {cfg.batch_size} does not divide over {num_processes} processes")
+    return num_processes
+
+
+def build_backbone(cfg: PluginConfig) -> nn.Module:
+    """Build a network with random weights.
+
+    Raises:
+        UserError: It cannot be trained.
+    """
+    if cfg.name == "onnx":
+        raise UserError("backbone onnx has fixed weights and cannot be trained; choose ir-50 or another built-in one")
+    return registry.build("backbone", cfg)
+
+
+def embedding_size(backbone: nn.Module) -> int:
+    """Return the length of a backbone's embeddings.
+
+    Raises:
+        UserError: A plugin's network lacks an attribute of `models.interfaces.Backbone`.
+    """
+    lacking = [name for name in ("embedding_size", "input_size") if not isinstance(getattr(backbone, name, None), int)]
+    if lacking:
+        raise UserError(f"backbone {type(backbone).__name__} has no {' and no '.join(lacking)}; see "
+                        "facesyn_cli.models.interfaces.Backbone")
+    return backbone.embedding_size
+
+
+def open_labeled(path: Path) -> tuple[LabeledSet, list[str], Parent]:
+    """Open records or images; return them, the identity of every label, and the input for the header."""
+    if RecordSet.recognizes(path):
+        records = RecordSet.open(path)
+        say_if_not_square(path, records.read, len(records))
+        return LabeledRecords(records), records.identities, records.parent()
+    images = ImageSet.open(path)
+    warn_of_unclear_identities(images)
+    names, _ = natural_labels(list(images.by_identity()))
+    say_if_not_square(path, lambda row: images.read(images.entries[row]), len(images.entries))
+    return LabeledImages(images), names, images.parent()

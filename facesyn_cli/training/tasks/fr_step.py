@@ -1,0 +1,99 @@
+"""Loss and gradients of recognition training over groups of images; see `bn_groups`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from facesyn_cli.training.bn_groups import embed_group, group_seed
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images that BatchNorm normalizes together.
+
+    Args:
+        number: Place in the global batch, 0-based.
+        pixels_u8: (N, 112, 112, 3) uint8.
+        labels: (N,) integers.
+        weights: (N,) factor of each image's loss.
+    """
+
+    number: int
+    pixels_u8: Tensor
+    labels: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class Recognizer:
+    """A backbone and a head in training.
+
+    Args:
+        backbone: Pixels (N, 3, 112, 112) to embeddings (N, E).
+        head: Embeddings and labels to logits; see `models/heads/margin.py`.
+        seed: Seed of the dropout.
+        batch_size: Images of the global batch; the loss is a mean over them.
+        dtype: Number format of the backbone's autocast; float32 is none.
+        all_reduce: Returns the sum of a tensor over all processes.
+    """
+
+    backbone: nn.Module
+    head: nn.Module
+    seed: int
+    batch_size: int
+    dtype: torch.dtype
+    all_reduce: Callable[[Tensor], Tensor]
+
+    def accumulate(self, groups: Sequence[Group], step: int, scale: float | Tensor = 1.0) -> Tensor:
+        """Add this process's part of the gradient of the global batch's mean loss to all `.grad`.
+
+        Args:
+            groups: The groups of this process.
+            step: Number of the step, 0-based; seeds the dropout.
+            scale: Factor of the gradient (fp16).
+
+        Returns:
+            (2,) this process's part of the mean loss, and of the share of images whose class center is the
+            nearest one.
+        """
+        kept: Tensor | None = None
+        if self.head.num_statistics:
+            kept = self._observe(groups, step)
+        figures = torch.zeros(2, device=groups[0].labels.device)
+        for group in groups:
+            embeddings = self._embed(group, step, group.number == 0) if kept is None else kept
+            losses = F.cross_entropy(self.head(embeddings, group.labels), group.labels, reduction="none")
+            if (extra := self.head.extra_losses(embeddings)) is not None:
+                losses = losses + extra
+            loss = (group.weights * losses).sum() / self.batch_size
+            (loss * scale).backward()
+            with torch.no_grad():
+                is_right = self.head.scores(embeddings.detach()).argmax(1) == group.labels
+            figures += torch.stack([loss.detach(), is_right.sum() / self.batch_size])
+        return figures
+
+    def _observe(self, groups: Sequence[Group], step: int) -> Tensor | None:
+        """Pass the statistics of the global batch to the head, which needs them before any loss.
+
+        Embeddings of several groups are computed here and again for their gradients, because the graphs of a whole
+        batch do not fit into memory; those of a single group are returned for reuse.
+        """
+        is_single = len(groups) == 1
+        total = torch.zeros(self.head.num_statistics, device=groups[0].labels.device)
+        for group in groups:
+            with torch.set_grad_enabled(is_single):
+                embeddings = self._embed(group, step, is_single and group.number == 0)
+            with torch.no_grad():
+                total += self.head.statistics(embeddings.detach(), group.labels)
+        self.head.observe(self.all_reduce(total), self.batch_size)
+        return embeddings if is_single else None
+
+    def _embed(self, group: Group, step: int, is_updated: bool) -> Tensor:
+        """Return embeddings (N, E); the seed of dropout depends on step and group."""
+        seed = group_seed(self.seed, step, group.number)
+        return embed_group(self.backbone, group.pixels_u8, self.dtype, seed, is_updated)

@@ -1,0 +1,244 @@
+"""Training of a latent diffusion model: denoise latents of faces under their embeddings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from facesyn_cli.artifacts.digest import json_digest
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.header import Parent, require_header
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
+from facesyn_cli.artifacts.record_set_images import open_images
+from facesyn_cli.artifacts.weights import write_weights
+from facesyn_cli.artifacts.work import Work
+from facesyn_cli.console import log
+from facesyn_cli.data.latent_cache import LatentCache
+from facesyn_cli.diffusion.loss import diffusion_loss
+from facesyn_cli.diffusion.schedule import NoiseSchedule, build_schedule
+from facesyn_cli.distributed import Processes
+from facesyn_cli.errors import UserError
+from facesyn_cli.models.loading import load_autoencoder
+from facesyn_cli.training.batch_loading import read_ahead
+from facesyn_cli.training.checkpoint import check_total
+from facesyn_cli.training.data_order import local_share
+from facesyn_cli.training.precision import autocast
+from facesyn_cli.training.published_export import check_exportable, export_ldm
+from facesyn_cli.training.task import Task
+from facesyn_cli.training.tasks.ldm_batches import Batch, BatchPlan, training_batches
+from facesyn_cli.training.tasks.ldm_inputs import (
+    build_denoiser,
+    encoder,
+    evenly,
+    is_conditional,
+    join_faces,
+    latent_shape,
+)
+from facesyn_cli.training.tasks.ldm_judging import FIGURES, open_judge
+from facesyn_cli.training.tasks.ldm_latents import ChannelScale, latent_statistics, open_latents
+from facesyn_cli.training.tasks.ldm_monitors import ldm_monitors
+
+_STATISTICS_IMAGES = 10_000
+
+
+class LdmTask(Task):
+    """The task of `train-ldm`.
+
+    Args:
+        cfg: Settings, a `TrainLdmConfig`.
+        work: Work folder.
+
+    Raises:
+        UserError: Inputs are missing, damaged or do not fit each other.
+    """
+
+    command, summary = "train-ldm", ("loss", *FIGURES)
+
+    def __init__(self, cfg: Any, work: Work) -> None:
+        self.cfg, self.total_steps, self.folder = cfg, cfg.steps, cfg.out or work.folder("ldm")
+        check_total(self.folder, cfg.steps, cfg.lr_schedule.name)
+        if cfg.output_size > cfg.image_size:
+            log.warning(f"output_size {cfg.output_size} exceeds image_size {cfg.image_size}: images will be blurred")
+        images_path = cfg.images or work.folder("images")
+        if cfg.images is None and not images_path.exists():
+            raise UserError(f"train-ldm needs faces: {images_path} does not exist; give --images a folder or zip")
+        path = _absolute(cfg.autoencoder)
+        if path is None and cfg.autoencoder_model is None:
+            path = _trained_autoencoder(work)
+        has_judge = cfg.judge is not None and cfg.judge_every > 0
+        part = "both" if cfg.preview_every or has_judge else "encoder"
+        autoencoder = self.autoencoder = load_autoencoder(path, cfg.autoencoder_model, part)
+        self.is_normalized = cfg.latent_statistics == "measured"
+        if cfg.latent_statistics == "auto":
+            self.is_normalized = autoencoder.section["name"] != "vq-f4"
+        if cfg.export_published:
+            check_exportable(cfg.denoiser, cfg.beta_schedule, cfg.prediction, self.is_normalized)
+        self.latent_shape = latent_shape(autoencoder, cfg.image_size)
+        self.schedule = build_schedule(
+            cfg.beta_schedule, cfg.num_timesteps, cfg.beta_start, cfg.beta_end, cfg.zero_terminal_snr, cfg.prediction
+        )
+        images = open_images(images_path)
+        section = autoencoder.section
+        digest = section["digest"] or json_digest([section["name"], section["settings"]])
+        self.parents = {"images": images.parent(), "autoencoder": Parent(section["path"] or section["name"], digest)}
+        embeddings = None
+        if getattr(cfg.denoiser, "conditioning", None) != "unconditional":
+            embeddings = EmbeddingSet.open(cfg.embeddings or work.folder("embeddings"), cfg.embedding_names)
+            self.parents["embeddings"] = embeddings.parent()
+        elif cfg.embeddings is not None:
+            raise UserError("embeddings were given, but the denoiser is unconditional; leave one of the two out")
+        self.joined = join_faces(
+            images, embeddings, cfg.image_size, cfg.validation_fraction, cfg.validation_images
+        )
+        size = 0 if embeddings is None else embeddings.vectors.shape[1]
+        self.denoiser = build_denoiser(cfg.denoiser, cfg.seed, self.latent_shape, size)
+        if cfg.context_dropout and not is_conditional(self.denoiser):
+            raise UserError("context_dropout needs a conditional denoiser; this one is unconditional")
+        self.embedder = embeddings.embedder if embeddings else None
+        self.judge = open_judge(cfg.judge, self.embedder, is_conditional(self.denoiser)) if has_judge else None
+        self.num_images = len(images.entries)
+
+    def build(self, processes: Processes) -> None:
+        """Fill the cache of latents, measure them, and build batches and monitors."""
+        cfg, joined, device, self.processes = self.cfg, self.joined, processes.device, processes
+        self._log_counts()
+        autoencoder = self.autoencoder.to(device)
+        cache = self.latent_cache()
+        self.latents = open_latents(cache, joined.faces, encoder(autoencoder, device), cfg.workers, processes)
+        mean = std = None
+        if self.is_normalized:
+            rows = evenly(joined.train_rows, _STATISTICS_IMAGES)
+            mean, std = latent_statistics(self.folder / "latent_statistics.json", self.latents, rows, processes)
+        self.settings = self._settings(mean, std)
+        self.scale = ChannelScale.of(mean, std, device)
+        self.network = self.denoiser.to(device).train()
+        self.modules, self.optimizers = {"model": self.network}, {}
+        self.parameters = list(self.network.parameters())
+        self.groups = [{"params": self.parameters}]
+        conditional = is_conditional(self.network)
+        self.plan = BatchPlan(
+            cfg.seed, cfg.batch_size, local_share(cfg.batch_size, processes.rank, processes.world_size),
+            joined.train_rows, cfg.flip, self.latent_shape, cfg.num_timesteps,
+            cfg.context_dropout if conditional else 0.0,
+            getattr(cfg.denoiser, "component_dropout", 0.0) if conditional else 0.0,
+            getattr(cfg.denoiser, "context_width", 1),
+        )
+        self.monitors = ldm_monitors(
+            cfg, joined, self.judge, self.schedule, self.latent_shape, autoencoder, self.latents, self.scale, processes,
+            self.folder,
+        )
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        """Yield this process's latents, contexts and noise of every step."""
+        steps = range(start, self.total_steps)
+        stream = self.latents.stream(self.plan.rows(step) for step in steps)
+        batches = training_batches(self.plan, stream, self.joined.contexts, steps)
+        return read_ahead(batches) if self.cfg.latents == "cache" else batches  # workers read ahead themselves
+
+    def step(self, batch: Batch, step: int, lr: float, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
+        """Add the gradient; return `loss`."""
+        cfg, device = self.cfg, self.processes.device
+        batch = Batch(
+            self.scale.normalize(batch.latents.to(device)),
+            None if batch.contexts is None else batch.contexts.to(device),
+            batch.draws.to(device),
+        )
+        loss = accumulate_gradients(
+            self.network, self.schedule, batch, cfg.batch_size, cfg.accumulate, cfg.precision, scaler,
+            cfg.min_snr_gamma,
+        )
+        return {"loss": loss}
+
+    def write(self, folder: Path, network: nn.Module, step: int) -> None:
+        """Write the denoiser with everything that `sample` needs to know."""
+        write_weights(folder, network.state_dict(), self.settings.model_dump(mode="json"))
+
+    def finish(self, network: nn.Module) -> tuple[dict[str, int], dict[str, Any]]:
+        """Write the denoiser, in our form and, where set, in the published one."""
+        if self.processes.is_first:
+            self.write(self.folder, network, self.total_steps)
+            if self.cfg.export_published:
+                export_ldm(self.folder, self.total_steps, network.state_dict(), self.schedule)
+        counts = {"steps": self.total_steps, "images": len(self.joined.train_rows)}
+        return counts, {"denoiser": self.cfg.denoiser.name}
+
+    def latent_cache(self) -> LatentCache | None:
+        """Return the cache of latents; None where they are encoded at every step."""
+        if self.cfg.latents == "fly":
+            return None
+        place, digest = self.cfg.latent_cache or self.folder / "latents", self.parents["autoencoder"].digest
+        return LatentCache(place, self.joined.faces, digest, self.latent_shape, has_mirror=self.cfg.flip > 0)
+
+    def _settings(self, mean: list[float] | None, std: list[float] | None) -> LdmSettings:
+        cfg, contexts = self.cfg, self.joined.contexts
+        return LdmSettings(
+            denoiser=cfg.denoiser.model_dump(mode="json"),
+            num_timesteps=cfg.num_timesteps, beta_schedule=cfg.beta_schedule,
+            beta_start=cfg.beta_start, beta_end=cfg.beta_end,
+            zero_terminal_snr=cfg.zero_terminal_snr, prediction=cfg.prediction,
+            latent_channels=self.latent_shape[0], latent_size=self.latent_shape[1],
+            latent_mean=mean, latent_std=std, image_size=cfg.image_size, output_size=cfg.output_size,
+            autoencoder=self.autoencoder.section, embedder=self.embedder,
+            embedding_size=512 if contexts is None else contexts.shape[1],
+        )
+
+    def _log_counts(self) -> None:
+        joined, num_images = self.joined, self.num_images
+        without = num_images - len(joined.faces)
+        log.info(
+            f"train-ldm: {len(joined.train_rows)} images to train on, {len(joined.held_out_rows)} for validation"
+            + (f"; {without} of {num_images} have no embedding and are left out" if without else "")
+            + f"; {sum(p.numel() for p in self.denoiser.parameters())} parameters, "
+            f"{self.total_steps * self.cfg.batch_size / len(joined.train_rows):.3g} epochs"
+        )
+
+
+def accumulate_gradients(
+    denoiser: nn.Module, schedule: NoiseSchedule, batch: Batch, batch_size: int, passes: int, precision: str,
+    scaler: torch.amp.GradScaler, min_snr_gamma: float | None = None,
+) -> Tensor:
+    """Add the gradient of a process's part of the global batch's mean loss; return that part of the loss.
+
+    Args:
+        denoiser: The network.
+        schedule: Noise schedule.
+        batch: This process's share, on the device, latents normalized.
+        batch_size: Images of the global batch.
+        passes: Forward and backward passes over the share.
+        precision: fp32, bf16 or fp16.
+        scaler: Scales the losses.
+        min_snr_gamma: Weight of the loss by signal-to-noise ratio; None: none.
+    """
+    count = len(batch.latents)
+    size = math.ceil(count / passes)
+    total = torch.zeros((), dtype=torch.float64, device=batch.latents.device)
+    for start in range(0, count, size):
+        part = slice(start, start + size)
+        draws = type(batch.draws)(*(None if x is None else x[part] for x in batch.draws))
+        contexts = None if batch.contexts is None else batch.contexts[part]
+        with autocast(precision, batch.latents.device):
+            losses = diffusion_loss(denoiser, schedule, batch.latents[part], contexts, draws, min_snr_gamma)
+        scaler.scale(losses.sum() * (1 / batch_size)).backward()
+        total += losses.detach().double().sum()
+    return total / batch_size
+
+
+def _trained_autoencoder(work: Work) -> str:
+    """Return the folder of the autoencoder that `train-autoencoder` wrote in this run."""
+    folder = work.folder("autoencoder")
+    if not folder.exists():
+        raise UserError(
+            "train-ldm needs an autoencoder: give --autoencoder FILE, folder or hub id, or run train-autoencoder first"
+        )
+    require_header(folder, "Weights")
+    return str(folder.resolve())
+
+
+def _absolute(path: str | None) -> str | None:
+    """Return a local path in full, so that `sample` finds it from any folder, and a hub id unchanged."""
+    return str(Path(path).resolve()) if path is not None and Path(path).exists() else path

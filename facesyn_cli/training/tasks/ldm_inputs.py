@@ -1,0 +1,150 @@
+"""Inputs of LDM training: images joined with their embeddings, the shape of latents, a new denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
+from facesyn_cli.data.face_images import FaceImages
+from facesyn_cli.data.squares import say_if_not_square
+from facesyn_cli.errors import UserError
+from facesyn_cli.plugins import registry
+from facesyn_cli.plugins.settings import PluginConfig
+from facesyn_cli.training.data_order import is_held_out
+
+
+@dataclass(frozen=True)
+class JoinedFaces:
+    """Images with their embeddings, split into training and validation.
+
+    Args:
+        faces: The images at training size; their order is that of the rows.
+        contexts: (N, E) float32 unit embeddings, row by row; None for an unconditional denoiser.
+        train_rows: Rows to train on.
+        held_out_rows: Rows for validation.
+    """
+
+    faces: FaceImages
+    contexts: Tensor | None
+    train_rows: list[int]
+    held_out_rows: list[int]
+
+
+def join_faces(
+    images: ImageSet, embeddings: EmbeddingSet | None, size: int, held_out: float, max_held_out: int
+) -> JoinedFaces:
+    """Join images and embeddings by key and hold some images out for validation.
+
+    Args:
+        images: The images.
+        embeddings: Their embeddings; None for an unconditional denoiser.
+        size: Side of a training image in pixels.
+        held_out: Fraction of images to hold out; which ones depends on their keys only.
+        max_held_out: Most images to validate with; held-out images beyond that are not used.
+
+    Raises:
+        UserError: No image has an embedding, or none is left to train on.
+    """
+    entries = images.entries if embeddings is None else _having_embeddings(images, embeddings)
+    say_if_not_square(images.path, lambda row: images.read(entries[row]), len(entries))
+    rows = range(len(entries))
+    held_out_rows = [row for row in rows if is_held_out(entries[row].key, held_out)]
+    train_rows = [row for row in rows if not is_held_out(entries[row].key, held_out)]
+    if not train_rows:
+        raise UserError(f"all {len(entries)} images are held out for validation; lower validation_fraction={held_out}")
+    contexts = None
+    if embeddings is not None:
+        contexts = torch.from_numpy(embeddings.join([entry.key for entry in entries]))
+    return JoinedFaces(
+        FaceImages(images, entries, size), contexts, train_rows, evenly(held_out_rows, max_held_out)
+    )
+
+
+def evenly(rows: Sequence[int], count: int) -> list[int]:
+    """Return at most `count` of the rows, spread evenly over them."""
+    if len(rows) <= count:
+        return list(rows)
+    return [rows[i * len(rows) // count] for i in range(count)]
+
+
+def build_denoiser(cfg: PluginConfig, seed: int, latent_shape: tuple[int, int, int], context_size: int) -> nn.Module:
+    """Build a denoiser whose random weights depend on the seed alone.
+
+    Args:
+        cfg: Which denoiser.
+        seed: Seed of its weights.
+        latent_shape: (c, h, w) of the latents it must take.
+        context_size: Length of an embedding; not used for an unconditional denoiser.
+
+    Raises:
+        UserError: It does not fit the latents or the embeddings.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        denoiser = registry.build("denoiser", cfg)
+    channels, side = latent_shape[0], latent_shape[1]
+    in_channels = getattr(denoiser, "in_channels", channels)
+    if in_channels != channels:
+        raise UserError(
+            f"denoiser.in_channels is {in_channels}, but the autoencoder's latents have {channels} channels; "
+            f"set denoiser.in_channels={channels}"
+        )
+    downscale = getattr(denoiser, "downscale", 1)
+    if side % downscale:
+        raise UserError(
+            f"the denoiser needs latents whose side is divisible by {downscale}, image_size gives {side}; "
+            "change image_size or the number of denoiser.multipliers"
+        )
+    wanted = getattr(cfg, "context_size", context_size)
+    if is_conditional(denoiser) and wanted != context_size:
+        raise UserError(
+            f"denoiser.context_size is {wanted}, but the embeddings have {context_size} numbers; "
+            f"set denoiser.context_size={context_size}"
+        )
+    return denoiser
+
+
+def is_conditional(denoiser: nn.Module) -> bool:
+    """Return True when a denoiser takes contexts."""
+    return bool(getattr(denoiser, "is_conditional", True))
+
+
+def latent_shape(autoencoder: Any, image_size: int) -> tuple[int, int, int]:
+    """Return (c, h, w) of the latents of images of one size.
+
+    Raises:
+        UserError: The autoencoder cannot take that size.
+    """
+    if image_size % autoencoder.downscale:
+        raise UserError(
+            f"image_size {image_size} is not divisible by {autoencoder.downscale}, which the autoencoder needs"
+        )
+    side = image_size // autoencoder.downscale
+    return autoencoder.latent_channels, side, side
+
+
+def encoder(autoencoder: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return pixels (B, 3, S, S) on the CPU -> latents (B, c, h, w) on the CPU, always in float32."""
+
+    @torch.no_grad()
+    def encode(pixels: Tensor) -> Tensor:
+        return autoencoder.encode(pixels.to(device)).float().cpu()
+
+    return encode
+
+
+def _having_embeddings(images: ImageSet, embeddings: EmbeddingSet) -> list[ImageEntry]:
+    known = set(embeddings.keys)
+    entries = [entry for entry in images.entries if entry.key in known]
+    if not entries:
+        raise UserError(
+            f"no image of {images.path} has an embedding in {embeddings.path}: keys look like "
+            f"{images.entries[0].key!r} there and {embeddings.keys[0] if embeddings.keys else 'nothing'!r} here"
+        )
+    return entries

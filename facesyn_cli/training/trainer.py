@@ -1,0 +1,252 @@
+"""The training loop of all training commands; what differs between them is a `Task`.
+
+Whatever is random is a function of (seed, step, place in the global batch), so neither a kill nor, up to rounding, the
+number of processes changes the weights. A training that is resumed on a CPU with the same number of processes ends with
+the bits of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from facesyn_cli import distributed, signals
+from facesyn_cli.artifacts.digest import file_digest
+from facesyn_cli.artifacts.outcome import Outcome
+from facesyn_cli.artifacts.output import open_shared_output
+from facesyn_cli.console import log, progress
+from facesyn_cli.distributed import Processes, check_device
+from facesyn_cli.errors import Stopped, UserError
+from facesyn_cli.training.bn_groups import group_seed
+from facesyn_cli.training.checkpoint import latest_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
+from facesyn_cli.training.ema import Ema
+from facesyn_cli.training.metrics import METRICS, MetricsLog, check_trackers, read_lines
+from facesyn_cli.training.optimization import build_optimizer, reduce_gradients, set_lr
+from facesyn_cli.training.precision import check_precision, loss_scaler
+from facesyn_cli.training.shared_settings import TrainingConfig
+from facesyn_cli.training.task import Monitor, Task
+
+
+def run_training(task: Task, processes: Processes) -> Outcome:
+    """Train, or resume, and write the header. A collective."""
+    with open_shared_output(processes, task.folder, "Weights", task.command, task.cfg, task.parents) as out:
+        if not out.finished:
+            counts, extra = Trainer(task, processes).run()
+            if processes.is_first:
+                lines = read_lines(task.folder / METRICS)
+                last = {name: value for line in lines for name, value in line.items()
+                        if name in task.summary or name.startswith("val_")}
+                out.finish(counts, {**last, **extra}, file_digest(task.folder / "model.safetensors"))
+        processes.barrier()
+        header = out.header
+    return Outcome(task.folder, {**header.counts, **header.extra} if header else {})
+
+
+def check_environment(cfg: TrainingConfig) -> None:
+    """Refuse a device or a tracker that is not there, before anything starts.
+
+    Raises:
+        UserError: Naming it.
+    """
+    check_trackers(cfg.tracking)
+    if cfg.device != "auto":
+        check_device(cfg.device)
+
+
+def join_processes(cfg: TrainingConfig) -> Processes:
+    """Return the processes of a training, after checks of what their device can do.
+
+    Raises:
+        UserError: The device does not exist or cannot train with these settings.
+    """
+    check_environment(cfg)
+    processes = distributed.processes(cfg.device)
+    check_precision(cfg.precision, processes.device.type)
+    if getattr(cfg, "compile", False) and processes.device.type != "cuda":
+        raise UserError(f"compile=true needs a CUDA device, this run is on {processes.device.type}")
+    if processes.world_size > cfg.batch_size:
+        raise UserError(f"batch_size {cfg.batch_size} cannot be shared by {processes.world_size} processes")
+    return processes
+
+
+class Trainer:
+    """The state of a training, and the loop over its steps.
+
+    Args:
+        task: What is trained.
+        processes: The processes of the training.
+    """
+
+    def __init__(self, task: Task, processes: Processes) -> None:
+        self.task, self.cfg, self.processes = task, task.cfg, processes
+        torch.manual_seed(self.cfg.seed)
+        task.build(processes)
+        self.optimizer = build_optimizer(task.groups, self.cfg.optimizer)
+        self.scaler = loss_scaler(self.cfg.precision, processes.device)
+        self.ema: Ema | None = None
+        self.step = 0
+        self.window: dict[str, list[float]] = {}  # metric -> [sum, number of steps] since the last line
+        self._restore()
+        if getattr(self.cfg, "compile", False):
+            import torch._inductor.config as inductor
+
+            inductor.fallback_random = True  # the random numbers of eager mode
+            task.network.compile()
+
+    @property
+    def network(self) -> nn.Module:
+        """The network to validate and write: the average where there is one."""
+        return self.task.network if self.ema is None else self.ema.module
+
+    def run(self) -> tuple[dict[str, int], dict[str, Any]]:
+        """Train to the last step and write the weights; return what the header says."""
+        task, cfg, total = self.task, self.cfg, self.task.total_steps
+        metrics = None
+        if self.processes.is_first:
+            metrics = MetricsLog(task.folder / METRICS, self.step, cfg.tracking, f"facesyn-{task.command}")
+        logged, started = self.step, time.monotonic()
+        with (
+            metrics or nullcontext(), progress(task.command, total, "steps", self.step) as bar,
+            closing(task.batches(self.step)) as batches,
+        ):
+            while self.step < total:
+                batch = self._next(batches)
+                lr = self._lr()
+                loss = self._take_step(batch, lr)
+                bar.advance(1, loss=loss, lr=lr)
+                step, is_last = self.step, self.step == total
+                is_epoch_end = task.epoch_steps is not None and step % task.epoch_steps == 0
+                epoch = {} if task.epoch_steps is None else {"epoch": -(-step // task.epoch_steps)}
+
+                if step % cfg.log_every == 0 or is_epoch_end or is_last:
+                    speed = (step - logged) * cfg.batch_size / max(time.monotonic() - started, 1e-9)
+                    means = {name: value / count for name, (value, count) in self.window.items()}
+                    self.window, logged, started = {}, step, time.monotonic()
+                    if metrics is not None:
+                        metrics.add(step, **epoch, **means, lr=lr, images_per_s=round(speed, 2))
+
+                paused = time.monotonic()  # images_per_s counts training alone
+                for monitor in task.monitors:
+                    if monitor.every and (step % monitor.every == 0 or is_last):
+                        found = self._look(monitor)
+                        if metrics is not None and found:
+                            metrics.add(step, **epoch, **found)
+                is_stopping = self.processes.any(signals.received() is not None) and not is_last
+                kept = task.kept_folder(step) or (f"weights/step-{step:08d}" if is_stopping else None)
+                if kept and self.processes.is_first:  # a stopped training can be used
+                    task.write(task.folder / kept, self.network, step)
+                is_due = cfg.checkpoint_every and step % cfg.checkpoint_every == 0
+                if is_due or is_epoch_end or is_last or is_stopping:
+                    self._save()
+                if is_stopping:
+                    raise Stopped(signals.received() or signal.SIGTERM)
+                started += time.monotonic() - paused
+        return task.finish(self.network)
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        """Return the next batch; an input that one process cannot read is an error in all of them."""
+        batch, problem = None, ""
+        try:
+            batch = next(batches)
+        except UserError as error:
+            problem = str(error)
+        self.processes.raise_in_all(problem)
+        return batch
+
+    def _lr(self) -> float:
+        """Return the learning rate of the step about to be taken."""
+        schedule, task = self.cfg.lr_schedule, self.task
+        return self.cfg.optimizer.lr * schedule.factor(self.step, task.total_steps, task.epoch_steps or 1)
+
+    def _take_step(self, batch: Any, lr: float) -> float:
+        """Take one optimizer step and update the average; return the loss of the global batch.
+
+        Raises:
+            UserError: Loss or gradient is not finite; no weight was changed.
+        """
+        cfg, task = self.cfg, self.task
+        set_lr(self.optimizer, lr)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.manual_seed(group_seed(cfg.seed, self.step, self.processes.rank))  # for layers without a seed
+        parts = task.step(batch, self.step, lr, self.scaler)
+        reduce_gradients(task.parameters, self.processes)
+        self.scaler.unscale_(self.optimizer)
+        parameters = [p for p in task.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters])
+        wide = torch.float32 if norm.device.type == "mps" else torch.float64
+        means = self.processes.sum(torch.stack([part.to(wide) for part in parts.values()]))
+        *values, length = torch.cat([means, norm.to(wide)[None]]).tolist()  # here the CPU waits for the device
+        named = dict(zip(parts, values, strict=True))
+        is_finite = length - length == 0
+        is_overflow = self.scaler.is_enabled() and self.scaler.get_scale() >= 1  # fp16: the scaler leaves out the step
+        if named["loss"] != named["loss"] or not (is_finite or is_overflow):
+            raise UserError(
+                f"training stopped before step {self.step + 1} of {task.total_steps}: loss {named['loss']:.4g}, "
+                f"gradient norm {length:.4g} is not finite; no weight was changed and checkpoints are intact. Train in "
+                f"another --out with a smaller optimizer.lr (it is {lr:g} here), clip=1, more lr_schedule.warmup_steps "
+                f"or precision=fp32"
+            )
+        if cfg.clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, cfg.clip, norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        if is_finite:
+            named["grad_norm"] = length
+            if self.ema is not None:
+                self.ema.update(task.network, self.step)
+        for name, value in named.items():
+            total, count = self.window.get(name, (0.0, 0))
+            self.window[name] = [total + value, count + 1]
+        return named["loss"]
+
+    def _look(self, monitor: Monitor) -> dict[str, float]:
+        network, was_training = self.network, self.network.training
+        try:
+            return monitor.run(network.eval(), self.step)
+        finally:
+            network.train(was_training)
+
+    def _save(self) -> None:
+        """Write a checkpoint. A collective."""
+        task = self.task
+        if self.processes.is_first:
+            tensors = {name: module.state_dict() for name, module in task.modules.items()}
+            tensors["optimizer"] = pack_optimizer(self.optimizer)
+            tensors |= {name: pack_optimizer(optimizer) for name, optimizer in task.optimizers.items()}
+            if self.ema is not None:
+                tensors["ema"] = self.ema.state_dict()
+            state = {"metrics": self.window, "scaler": self.scaler.state_dict()}
+            save_checkpoint(task.folder / "checkpoints", self.step, tensors, state, self.cfg.keep_checkpoints)
+        self.processes.barrier()
+
+    def _restore(self) -> None:
+        """Resume from the newest checkpoint, or initialize the weights. A collective."""
+        task = self.task
+        checkpoint = latest_checkpoint(task.folder / "checkpoints", self.processes)
+        if checkpoint is None:
+            task.initialize()
+        else:
+            with checkpoint.fitting():
+                for name, module in task.modules.items():
+                    module.load_state_dict(checkpoint.tensors(name), strict=True)
+                unpack_optimizer(self.optimizer, checkpoint.tensors("optimizer"))
+                for name, optimizer in task.optimizers.items():
+                    unpack_optimizer(optimizer, checkpoint.tensors(name))
+                state = checkpoint.state()
+                if self.scaler.is_enabled():
+                    self.scaler.load_state_dict(state["scaler"])
+                self.window = dict(state.get("metrics", {}))  # earlier releases counted in another way
+            self.step = checkpoint.step
+            log.info(f"resuming from step {self.step} of {task.total_steps}")
+        if self.cfg.ema is not None:
+            self.ema = Ema(task.network, self.cfg.ema)
+            if checkpoint is not None:
+                with checkpoint.fitting():
+                    self.ema.load_state_dict(checkpoint.tensors("ema"))
