@@ -57,7 +57,7 @@ from facesyn_cli.models.loading import load_autoencoder, load_backbone, load_den
 from facesyn_cli.pipelines.stage import config_class_of
 from facesyn_cli.stages.starter import pack as pack_starter
 from facesyn_cli.training.checkpoint import latest_checkpoint, save_checkpoint
-from facesyn_cli.training.metrics import read_lines
+from facesyn_cli.training.metrics_log import read_lines
 from facesyn_cli.untrusted.arrays import read_archive
 
 ANSWERS = (TEMPLATE + 0.5).round(2)

@@ -55,7 +55,7 @@ from facesyn_cli.report.network_results import CachedResults, NetworkResults, by
 from facesyn_cli.report.page import write_page
 from facesyn_cli.report.provenance import about_origins
 from facesyn_cli.report.set_pictures import NamedSet, SetPictures
-from facesyn_cli.training.metrics import read_lines
+from facesyn_cli.training.metrics_log import read_lines
 
 REPORT = "report.json"
 _TIMES = ("images_per_s", "seconds")

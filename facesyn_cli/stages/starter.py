@@ -45,7 +45,7 @@ from facesyn_cli.models.loading import LATENTS_OF, latents_of, load_autoencoder,
 from facesyn_cli.plugins import registry
 from facesyn_cli.report.starter_cards import About, card_of, figures_of, figures_of_samples, overview
 from facesyn_cli.sampling.starter_check import Networks, check_same_faces
-from facesyn_cli.training.metrics import read_lines
+from facesyn_cli.training.metrics_log import read_lines
 from facesyn_cli.untrusted.input_files import MAX_IMAGE, read_bytes
 
 _SHEET_QUALITY = 88

@@ -9,7 +9,7 @@ from pydantic import field_validator
 from facesyn_cli.config.fields import StageConfig, affects_result, growable, runtime_only
 from facesyn_cli.console import log
 from facesyn_cli.training.ema import EmaSettings
-from facesyn_cli.training.metrics import known_trackers
+from facesyn_cli.training.metrics_log import known_trackers
 from facesyn_cli.training.optimization import LrSchedule, OptimizerSettings
 from facesyn_cli.training.precision import Precision
 

@@ -26,7 +26,7 @@ from facesyn_cli.errors import Stopped, UserError
 from facesyn_cli.training.bn_groups import group_seed
 from facesyn_cli.training.checkpoint import latest_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from facesyn_cli.training.ema import Ema
-from facesyn_cli.training.metrics import METRICS, MetricsLog, check_trackers, read_lines
+from facesyn_cli.training.metrics_log import METRICS, MetricsLog, check_trackers, read_lines
 from facesyn_cli.training.optimization import build_optimizer, reduce_gradients, set_lr
 from facesyn_cli.training.precision import check_precision, loss_scaler
 from facesyn_cli.training.shared_settings import TrainingConfig

@@ -246,7 +246,7 @@ def test_tensorboard_shows_the_figures_of_the_log(faces: Path, tmp_path: Path, r
     events.Reload()
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(_lines(out, "loss"))
     assert [event.step for event in events.Scalars("loss")] == _lines(out, "step")
-    monkeypatch.setattr("facesyn_cli.training.metrics.find_spec", lambda name: None)
+    monkeypatch.setattr("facesyn_cli.training.metrics_log.find_spec", lambda name: None)
     refused = train_arguments(faces, tmp_path / "other", "tracking.name=tensorboard")
     assert_refused(*refused, says='pip install "facesyn[tracking]"')
     assert not (tmp_path / "other").exists()

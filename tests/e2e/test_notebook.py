@@ -19,7 +19,7 @@ DENOISER = {
     "context_size": 32, "context_width": 32,
 }
 TRAINING = {"backbone": BACKBONE, "head": "cosface", "epochs": 1, "batch_size": 8, "norm_batch_size": 8, "workers": 1,
-            "device": "cpu", "stages": []}
+            "device": "cpu", "lr_schedule": {"name": "constant"}}
 
 
 @pytest.fixture(scope="module")

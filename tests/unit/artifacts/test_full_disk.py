@@ -16,7 +16,7 @@ from facesyn_cli.data.append_files import AppendFile
 from facesyn_cli.errors import UserError
 from facesyn_cli.stages import models_convert as models
 from facesyn_cli.training.checkpoint import save_checkpoint
-from facesyn_cli.training.metrics import MetricsLog
+from facesyn_cli.training.metrics_log import MetricsLog
 
 LIMIT = 10_000  # bytes a file may have
 TENSORS = {"a": torch.ones(3)}

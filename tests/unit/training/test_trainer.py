@@ -18,7 +18,7 @@ from facesyn_cli.distributed import processes
 from facesyn_cli.errors import Stopped, UserError
 from facesyn_cli.training import trainer as module
 from facesyn_cli.training.ema import ema_decay
-from facesyn_cli.training.metrics import read_lines
+from facesyn_cli.training.metrics_log import read_lines
 from facesyn_cli.training.trainer import Trainer, join_processes, run_training
 
 

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from facesyn_cli.errors import UserError
 from facesyn_cli.training import metrics as module
-from facesyn_cli.training.metrics import MetricsLog, check_trackers, known_trackers, read_lines
+from facesyn_cli.training.metrics_log import MetricsLog, check_trackers, known_trackers, read_lines
 
 TENSORBOARD = ("tensorboard",)
 
