@@ -1,7 +1,7 @@
-"""BenchmarkTable: how well a recognizer verifies, one row a benchmark.
+"""BenchmarkTable: verification results of a recognizer, one row per benchmark.
 
-On disk: `table.json` (fractions and distances, full precision), and the same for people in percent as
-`table.csv` and `table.md`.
+On disk: `table.json` (fractions and distances in full precision), and the same in percent as `table.csv` and
+`table.md`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ NOT_AVAILABLE = "n/a"
 
 
 class BenchmarkRow(BaseModel):
-    """The figures of one benchmark; all shares are fractions in [0, 1], None where they are not defined."""
+    """The results of one benchmark; rates are fractions in [0, 1], None where undefined."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     benchmark: str                               # its name
     pairs: int = 0                               # number of pairs
-    genuine: int = 0                             # how many of them show the same person
+    genuine: int = 0                             # number of pairs of the same person
     folds: int = 0                               # folds of the accuracy
     accuracy: float | None = None                # mean over the folds
     accuracy_std: float | None = None            # standard deviation over the folds (population)
@@ -36,8 +36,8 @@ class BenchmarkRow(BaseModel):
     auc: float | None = None                     # area under the ROC curve
     eer: float | None = None                     # equal error rate
     rank: dict[str, float] = {}                  # k, for example "5" -> identification rate at rank k
-    group: str | None = None                     # benchmark of which this is one group
-    problem: str | None = None                   # why there are no figures; None: there are
+    group: str | None = None                     # benchmark that this row is one group of
+    problem: str | None = None                   # reason for missing results, or None
 
 
 class BenchmarkTable(BaseModel):
@@ -52,9 +52,9 @@ class BenchmarkTable(BaseModel):
 
     @property
     def average_accuracy(self) -> float | None:
-        """Mean accuracy of the benchmarks that have one, as published tables give it; groups count as one benchmark.
+        """Mean accuracy over the benchmarks, as in published tables; the groups of a benchmark count as one.
 
-        None when a row has a problem or none has an accuracy.
+        None if a row has a problem or no row has an accuracy.
         """
         if any(row.problem for row in self.rows):
             return None
@@ -65,7 +65,7 @@ class BenchmarkTable(BaseModel):
     def groups(self) -> dict[str, tuple[float | None, float | None]]:
         """Return mean and standard deviation (ddof 1) of the accuracy over the groups of each grouped benchmark.
 
-        None where a group has a problem; no deviation of a single group.
+        Both are None if a group has a problem; the deviation is None for a single group.
         """
         found: dict[str, list[float | None]] = {}
         for row in self.rows:
@@ -80,7 +80,7 @@ class BenchmarkTable(BaseModel):
         return figures
 
     def to_json(self) -> dict:
-        """Return the table as JSON values, with the average and the figures over groups."""
+        """Return the table as JSON values, with the average and the statistics over groups."""
         groups = {name: {"accuracy": mean, "accuracy_std": std} for name, (mean, std) in self.groups().items()}
         return {**self.model_dump(), "average_accuracy": self.average_accuracy, "groups": groups}
 
@@ -95,7 +95,7 @@ class BenchmarkTable(BaseModel):
         """Read a table back.
 
         Raises:
-            UserError: The folder has none, or it is damaged.
+            UserError: There is no table, or it is damaged.
         """
         path = folder / TABLE_JSON
         content = read_json(path)
@@ -110,7 +110,7 @@ class BenchmarkTable(BaseModel):
         return text_tables.to_csv(self._cells())
 
     def to_markdown(self) -> str:
-        """Return the table in Markdown."""
+        """Return the table in Markdown, numbers right-aligned."""
         cells = self._cells()
         return text_tables.to_markdown(cells, (0, len(cells[0]) - 1))
 
@@ -123,7 +123,7 @@ class BenchmarkTable(BaseModel):
         return text_tables.aligned(cells, (0, last))
 
     def _cells(self) -> list[list[str]]:
-        """Return the header and all rows as text; shares in percent."""
+        """Return the header and all rows as text; rates in percent."""
         rates = list(dict.fromkeys(rate for row in self.rows for rate in row.tar))
         header = ["benchmark", "pairs", "folds", "accuracy %", "std %", "distance", "cosine"]
         ranks = list(dict.fromkeys(k for row in self.rows for k in row.rank))
