@@ -47,10 +47,10 @@ declare(
         "same over class centers.", formula="exp(-sum l ln l), l the eigenvalues of K / C, K the cosines of class "
         "centers", source=VARIFACE, better="higher"),
     Metric("diversity.vendi_within", "Vendi Score within an identity", "Effective number of different images of one "
-        "person, averaged over identities. It grows with wrong labels as well: read it beside the consistent images.",
+        "person, averaged over identities. It grows with wrong labels as well: compare the consistent images.",
         formula="mean over identities of exp(-sum l ln l)", source=VARIFACE, better="higher", by_group="chart"),
     Metric("diversity.d_intra", "Style coverage (D_intra)", "Share of real styles that the images of one person "
-        "reach, averaged over identities. Images that do not look like one person reach far, too: read it beside the "
+        "reach, averaged over identities. Images that do not show one person cover more: compare the "
         "consistency.", formula="per class: share of real features within the k-nearest-neighbor radius of a "
         "generated one", source=f"{DCFACE}; recall of {RECALL}", better="higher", unit="share", headline=60),
     Metric("diversity.within_spread", "Spread within an identity", "Mean distance of an image to the center of its "

@@ -1,9 +1,9 @@
 """Metrics of a report, each declared once beside the code that computes it.
 
 A declaration holds everything that is shown with a value: name, sentence, formula, source, direction, unit and place.
-The page, the dataset card, `report.json` and the text for a terminal read it from here. To add a metric, add one
-`Metric` to the `declare` call of the module that computes it, and one `Figure` (or histogram, curve, list) with its id
-to the section which that module returns.
+Page, dataset card, `report.json` and the text for a terminal use it. To add a metric, add one `Metric` to the
+`declare` call of the module that computes it, and one `Figure` (or histogram, curve, list) with its id to the section
+that the module returns.
 """
 
 from __future__ import annotations
