@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from facesyn_cli.cli.stage_command import stage_command
+from facesyn_cli.plugins.builtin import BUILTIN
 
 
 @stage_command("eval")
@@ -13,7 +14,7 @@ def command(
     weights: Annotated[Path | None, typer.Option(help="Weights of the recognizer; default 7-fr.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Architecture; default: detected from the weights.")] = None,
     benchmarks: Annotated[
-        str | None, typer.Option(help="Any of lfw,cfp-fp,cfp-ff,cplfw,agedb-30,calfw,rfw,ijb-b,ijb-c,tinyface.")
+        str | None, typer.Option(help=f"Any of {','.join(BUILTIN['benchmark'])}.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the benchmarks' files.")] = None,
     pairs: Annotated[
