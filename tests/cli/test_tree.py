@@ -301,7 +301,7 @@ def test_a_recipes_benchmarks_that_are_not_there_keep_no_others_from_being_evalu
     root, work = write_tree(tmp_path / "tree", "trained", "benchmarks"), tmp_path / "work"
     asked = ("--config", "admis", "--tree", root)
     plan = run_cli("eval", *asked, "--work", work, "--dry-run", "--json")
-    assert list(plan.json()["plan"]["benchmarks"]) == ["lfw", "agedb-30"], plan.err
+    assert list(plan.json()["plan"]["chosen"]["benchmarks"]) == ["lfw", "agedb-30"], plan.err
     ran = run_cli("run", *asked, "--work", work, "--device", "cpu")
     assert ran.code == 0, ran.err
     line = "benchmarks = lfw, agedb-30; missing: cfp_fp.bin, cplfw.bin, calfw.bin (for eval)"
