@@ -320,9 +320,9 @@ def test_a_failed_row_is_said_and_others_go_on(inputs, run_cli, tmp_path):
     ran = run_cli(*again)
     assert ran.code == 2 and ran.out.splitlines()[0].startswith("training set ")
     last = ran.err.strip().splitlines()[-1]
-    assert last.startswith("error: 2 of 3 runs failed: twins, seed 0: source two-stage yields nothing new")
+    assert last.startswith("error: 2 of 3 runs failed: twins, seed 0: source two-stage is given up")
     found = {row["name"]: row for row in table_of(tmp_path / "work")["rows"]}
-    assert found["twins"]["status"].startswith("failed: seed 0: source two-stage yields nothing new")
+    assert found["twins"]["status"].startswith("failed: seed 0: source two-stage is given up")
     assert found["copied"]["problems"] == found["twins"]["problems"]
     assert found["sphere"]["status"] == "finished" and found["twins"]["accuracy"]["mean"] is None
     plain = run_cli(*again, "--rows", "sphere")
