@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import write_atomically
@@ -22,7 +21,7 @@ from facesyn_cli.data.ordered_pool import ordered_map
 from facesyn_cli.data.pixels import UnreadableImage, decode_image
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
+from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.evaluation.near_duplicates import SIDE, thumbnail
 from facesyn_cli.untrusted.arrays import read_archive
 
@@ -50,16 +49,15 @@ def choose_identities(images: ImageSet, max_images: int | None, seed: int) -> li
 
 
 def embed_cached(
-    images: ImageSet, entries: Sequence[ImageEntry], network: nn.Module, options: EmbedOptions, folder: Path,
-    title: str, has_unit_rows: bool = True,
+    images: ImageSet, entries: Sequence[ImageEntry], embedder: FaceEmbedder, folder: Path, title: str,
+    has_unit_rows: bool = True,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return the embeddings of images.
 
     Args:
         images: The set.
         entries: Which of its images, N of them.
-        network: See `FaceEmbedder`.
-        options: See `FaceEmbedder`.
+        embedder: Embeds them.
         folder: Where the parts lie.
         title: Of the progress bar.
         has_unit_rows: Make them unit length; False leaves them as the network gives them.
@@ -72,9 +70,9 @@ def embed_cached(
     """
 
     def compute(part: range) -> dict[str, NDArray]:
-        batches = [part[b.start : b.stop] for b in fixed_batches(len(part), options.batch_size)]
+        batches = [part[b.start : b.stop] for b in fixed_batches(len(part), embedder.options.batch_size)]
         vectors, good = [], []
-        for batch in FaceEmbedder(network, options).files(lambda index: images.read(entries[index]), batches):
+        for batch in embedder.files(lambda index: images.read(entries[index]), batches):
             signals.check()
             lengths = np.linalg.norm(batch.vectors, axis=1)
             is_good = np.isfinite(lengths) & (lengths > 0) & [index not in batch.problems for index in batch.indices]

@@ -7,13 +7,12 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from facesyn_cli.artifacts.benchmark_table import BenchmarkRow
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.data.squares import say_cut
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
+from facesyn_cli.evaluation.embedding import FaceEmbedder
 
 
 class EvaluationSet(Protocol):
@@ -47,24 +46,22 @@ class EvaluationSet(Protocol):
 
 
 def embed_images(
-    network: nn.Module, images: EvaluationSet, options: EmbedOptions,
-    advance: Callable[[int], None] = lambda count: None,
+    embedder: FaceEmbedder, images: EvaluationSet, advance: Callable[[int], None] = lambda count: None
 ) -> NDArray[np.float64]:
     """Return the (images, D) embeddings of a benchmark, not normalized.
 
     Args:
-        network: As for `embedding.FaceEmbedder`.
+        embedder: The recognizer; its option `flip` is the published flip test.
         images: The benchmark.
-        options: `flip` is the published flip test; `fit` is how images of another size are handled.
         advance: Called with the number of images finished since the last call.
 
     Raises:
         UserError: An image cannot be read or has another size.
     """
-    batches = fixed_batches(len(images.images), options.batch_size)
+    batches = fixed_batches(len(images.images), embedder.options.batch_size)
     vectors: NDArray[np.float64] | None = None
     num_cut = 0
-    for batch in FaceEmbedder(network, options).files(images.read, batches):
+    for batch in embedder.files(images.read, batches):
         if batch.problems:
             first = min(batch.problems)
             raise UserError(

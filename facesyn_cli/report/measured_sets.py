@@ -16,7 +16,7 @@ from facesyn_cli.console import log
 from facesyn_cli.data.squares import say_cut
 from facesyn_cli.evaluation.cached_embeddings import embed_cached, thumbnails_cached
 from facesyn_cli.evaluation.copies import FaceSet
-from facesyn_cli.evaluation.embedding import EmbedOptions
+from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.pixel_statistics import Find, pixel_section, pose_section
 from facesyn_cli.evaluation.section import Section
@@ -68,7 +68,7 @@ class Measurer:
         content = [held.images.digest, _keys(held.entries), judge.digest, options.flip, fit, options.precision]
         folder = self.cache / f"{_short(content)}-{name}"
         vectors, good = embed_cached(
-            held.images, held.entries, judge.module, options, folder, f"{held.name}: embed with {name}"
+            held.images, held.entries, FaceEmbedder(judge.module, options), folder, f"{held.name}: embed with {name}"
         )
         keep = np.flatnonzero(good & small.is_readable)
         if len(keep) < len(good):
@@ -96,7 +96,7 @@ class Measurer:
         content = [held.images.digest, _keys(entries), network.digest, _FIT_KEYS[options.fit]]
         folder = self.cache / f"{_short(content)}-{network.name}"
         title = f"{held.name}: features of {network.name}"
-        vectors, good = embed_cached(held.images, entries, network.module, options, folder, title, has_unit_rows=False)
+        vectors, good = embed_cached(held.images, entries, FaceEmbedder(network.module, options), folder, title, False)
         return _labeled(entries, vectors, np.flatnonzero(good))
 
 

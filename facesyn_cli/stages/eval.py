@@ -40,7 +40,7 @@ from facesyn_cli.data.sharding import share
 from facesyn_cli.distributed import check_device, processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.benchmarks import Part
-from facesyn_cli.evaluation.embedding import EmbedOptions
+from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.evaluation.pairs import PairSet, is_bin, read_bin, read_pairs
 from facesyn_cli.evaluation.protocol import EvaluationSet, embed_images
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
@@ -207,11 +207,11 @@ def _evaluate(part: Part, cfg: EvalConfig, inputs: _Inputs, device: torch.device
                 bar.advance(count)
                 signals.check()  # an unfinished benchmark starts again; waiting for its end could take minutes
 
-            options = EmbedOptions(
-                inputs.backbone.input_size, cfg.batch_size, device, _flips(cfg, content),
-                "square" if cfg.resize else "exact", cfg.precision, cfg.workers,
+            embedder = FaceEmbedder.of(
+                inputs.backbone, device, cfg.batch_size, flip=_flips(cfg, content),
+                fit="square" if cfg.resize else "exact", precision=cfg.precision, workers=cfg.workers,
             )
-            row, scores = content.evaluate(embed_images(inputs.backbone.module, content, options, advance))
+            row, scores = content.evaluate(embed_images(embedder, content, advance))
     except UserError as error:
         row = BenchmarkRow(benchmark=part.name, problem=str(error))
     else:

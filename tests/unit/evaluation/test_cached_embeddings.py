@@ -12,7 +12,7 @@ from facesyn_cli.data.pixels import decode_image, encode_png
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation import cached_embeddings
 from facesyn_cli.evaluation.cached_embeddings import choose_identities, embed_cached, thumbnails_cached
-from facesyn_cli.evaluation.embedding import EmbedOptions
+from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
 from facesyn_cli.evaluation.near_duplicates import thumbnail
 
 OPTIONS = EmbedOptions(size=112, batch_size=2, device=torch.device("cpu"), flip=False, fit="square", workers=1)
@@ -38,13 +38,13 @@ def images(tmp_path) -> ImageSet:
 def test_finished_parts_are_not_computed_again(images, tmp_path, monkeypatch):
     monkeypatch.setattr(cached_embeddings, "PART_SIZE", 4)
     network = Means()
-    first = embed_cached(images, images.entries, network, OPTIONS, tmp_path / "cache", "embed")
+    first = embed_cached(images, images.entries, FaceEmbedder(network, OPTIONS), tmp_path / "cache", "embed")
     calls = network.calls
     assert calls == 2 + 2 + 1
-    again = embed_cached(images, images.entries, network, OPTIONS, tmp_path / "cache", "embed")
+    again = embed_cached(images, images.entries, FaceEmbedder(network, OPTIONS), tmp_path / "cache", "embed")
     assert network.calls == calls
     (tmp_path / "cache" / "000000004-000000008.npz").write_bytes(b"damaged")
-    repaired = embed_cached(images, images.entries, network, OPTIONS, tmp_path / "cache", "embed")
+    repaired = embed_cached(images, images.entries, FaceEmbedder(network, OPTIONS), tmp_path / "cache", "embed")
     assert network.calls == calls + 2
     for other in (again, repaired):
         np.testing.assert_array_equal(other[0], first[0])
@@ -52,7 +52,7 @@ def test_finished_parts_are_not_computed_again(images, tmp_path, monkeypatch):
 
 
 def test_rows_are_unit_and_unreadable_ones_are_marked(images, tmp_path):
-    vectors, good = embed_cached(images, images.entries, Means(), OPTIONS, tmp_path / "cache", "embed")
+    vectors, good = embed_cached(images, images.entries, FaceEmbedder(Means(), OPTIONS), tmp_path / "cache", "embed")
     assert good.tolist() == [entry.key != "p1/1" for entry in images.entries]
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), good.astype(float), atol=1e-6)
     small, readable, cut = thumbnails_cached(images, images.entries, tmp_path / "small", 1, "pixels")
@@ -76,7 +76,7 @@ def test_nothing_to_embed_is_one_line(tmp_path):
     (tmp_path / "a" / "0.png").write_bytes(b"no image")
     images = ImageSet.open(tmp_path / "a")
     with pytest.raises(UserError, match="none of the 1 images"):
-        embed_cached(images, images.entries, Means(), OPTIONS, tmp_path / "cache", "embed")
+        embed_cached(images, images.entries, FaceEmbedder(Means(), OPTIONS), tmp_path / "cache", "embed")
 
 
 def test_identities_are_chosen_whole(images):

@@ -43,7 +43,7 @@ def draw(denoiser):
     return sample_latents(denoiser, scheduler, build_cfg(CfgConfig(name="cfg", scale=2.0)), CONTEXTS, NOISE)
 
 
-def test_float32_levers_keep_the_latents(unet):
+def test_float32_options_keep_the_latents(unet):
     plain = draw(unet)
     fast = draw(FastDenoiser(copy.deepcopy(unet), InferenceOptions()))
     torch.testing.assert_close(fast, plain, rtol=0, atol=rounding(STEPS * products_of(unet), float(plain.std())))
@@ -99,10 +99,10 @@ def test_contexts_are_taken_apart_and_put_together(unet):
         assert two.equal(2 * one)
 
 
-@pytest.mark.parametrize("lever", ["compile", "cuda_graphs"])
-def test_levers_of_cuda_are_refused_elsewhere(lever):
-    with pytest.raises(UserError, match=f"{lever}=true needs a CUDA device"):
-        InferenceOptions(**{lever: True}).check(CPU)
+@pytest.mark.parametrize("option", ["compile", "cuda_graphs"])
+def test_options_of_cuda_are_refused_elsewhere(option):
+    with pytest.raises(UserError, match=f"{option}=true needs a CUDA device"):
+        InferenceOptions(**{option: True}).check(CPU)
 
 
 @pytest.mark.parametrize("conditioning", ["ca", "adagn"])
