@@ -346,6 +346,6 @@ def test_the_same_starter_again_is_left_alone_and_another_one_is_refused(
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("*") if path.is_file()}
     again = run_cli(*command, "--json")
     assert again.code == 0 and again.json() == first.json() and "is finished already" in again.err
-    assert_refused(*command, "--count", 5, says=("there already with other content", "contexts/contexts.jsonl differs"))
+    assert_refused(*command, "--count", 5, says=("exists with other content", "contexts/contexts.jsonl differs"))
     assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.rglob("*") if path.is_file()}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
