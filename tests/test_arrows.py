@@ -27,9 +27,6 @@ LEVELS = [
 BESIDE = {("console", "errors"), ("signals", "errors"), ("launch", "console"), ("__main__", "cli")}
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"))
-CYCLES = [  # known groups of modules that import each other; this list is to become empty
-    {"facesyn_cli.contexts.embedding_files", "facesyn_cli.contexts.source"},
-]
 
 
 def imports(path: Path) -> list[tuple[int, str]]:

@@ -31,6 +31,7 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.arrays import array_from_bytes, read_array
 from facesyn_cli.untrusted.input_files import files_below, input_size, read_bytes, read_start
 
+EMBEDDING_SIZE = 512  # of contexts
 EXPECTED = "an (N, 512) .npy, IDiff-Face's torch-saved dict or its folder of one .npy per image"
 
 _TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")  # first bytes of torch files: a zip, and the legacy format

@@ -11,9 +11,8 @@ from facesyn_cli.artifacts.context_set import ContextSet
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet, is_published
 from facesyn_cli.artifacts.header import Parent, read_header
 from facesyn_cli.artifacts.origins import UNKNOWN, Origin
-from facesyn_cli.artifacts.vector_files import EXPECTED, read_vector_file, unnamed_rows
+from facesyn_cli.artifacts.vector_files import EMBEDDING_SIZE, EXPECTED, read_vector_file, unnamed_rows
 from facesyn_cli.console import log
-from facesyn_cli.contexts.source import EMBEDDING_SIZE
 from facesyn_cli.errors import UserError
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from facesyn_cli.artifacts.vector_files import EMBEDDING_SIZE
 from facesyn_cli.contexts.faces import to_face
-from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, Resources
+from facesyn_cli.contexts.source import CandidateBatch, Resources
 from facesyn_cli.data.pixels import UnreadableImage, encode_png
 
 BLOCK = 1024  # directions drawn from one generator; part of what a seed means, never change it

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from facesyn_cli.artifacts.origins import StatedOrigin, origin_of
+from facesyn_cli.artifacts.vector_files import EMBEDDING_SIZE
 from facesyn_cli.config.fields import runtime_only
 from facesyn_cli.contexts.faces import read_face
-from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, ContextSource, Resources
+from facesyn_cli.contexts.source import CandidateBatch, ContextSource, Resources
 from facesyn_cli.data.pixels import UnreadableImage
 from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.plugins.registry import Card, register

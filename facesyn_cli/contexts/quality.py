@@ -16,11 +16,12 @@ import numpy as np
 from pydantic import SerializeAsAny
 
 from facesyn_cli import signals
+from facesyn_cli.artifacts.vector_files import EMBEDDING_SIZE
 from facesyn_cli.config.fields import affects_result
 from facesyn_cli.console import log
 from facesyn_cli.contexts.faces import to_face
 from facesyn_cli.contexts.ldm_faces import LdmFaces
-from facesyn_cli.contexts.source import EMBEDDING_SIZE, ContextFilter, Resources
+from facesyn_cli.contexts.source import ContextFilter, Resources
 from facesyn_cli.diffusion.guidance import CfgConfig, build_cfg
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register

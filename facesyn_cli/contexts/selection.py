@@ -19,8 +19,9 @@ import numpy as np
 from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import write_atomically, write_bytes
 from facesyn_cli.artifacts.image_formats import suffix_of_content
+from facesyn_cli.artifacts.vector_files import EMBEDDING_SIZE
 from facesyn_cli.console import progress
-from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, ContextFilter, ContextSource
+from facesyn_cli.contexts.source import CandidateBatch, ContextFilter, ContextSource
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.arrays import read_archive
 from facesyn_cli.untrusted.parsing import parse_json

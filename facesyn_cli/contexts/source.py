@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from facesyn_cli.contexts.embedding_files import GivenVectors
     from facesyn_cli.models.loading import LoadedLdm
 
-EMBEDDING_SIZE = 512
 FACE_SIZE = 112  # pixels a side of the faces that come with contexts, as every recognizer here reads them
 
 NEEDS = {

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from facesyn_cli.artifacts.origins import GENERATED
+from facesyn_cli.artifacts.vector_files import EMBEDDING_SIZE
 from facesyn_cli.contexts.endless import BLOCK, directions
-from facesyn_cli.contexts.source import EMBEDDING_SIZE, CandidateBatch, ContextSource
+from facesyn_cli.contexts.source import CandidateBatch, ContextSource
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig

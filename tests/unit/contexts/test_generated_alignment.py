@@ -6,8 +6,9 @@ import itertools
 
 import numpy as np
 
+from facesyn_cli.artifacts.vector_files import EMBEDDING_SIZE
 from facesyn_cli.contexts.endless import generated_candidates
-from facesyn_cli.contexts.source import EMBEDDING_SIZE, Resources
+from facesyn_cli.contexts.source import Resources
 from facesyn_cli.data.alignment import NoFace
 from facesyn_cli.data.pixels import decode_image
 
