@@ -68,7 +68,7 @@ def test_another_pipeline_is_refused(tmp_path):
     (lambda t: t.update({"out.2.bias": torch.zeros(5)}), "out.2.bias|conv_out.bias"),
     (lambda t: t["out.2.bias"].fill_(torch.nan), "not finite"),
     (lambda t: [t.pop(key) for key in list(t) if key.startswith("output_blocks.1.2")], "residual up- and downsampling"),
-    (lambda t: t.pop("time_embed.0.weight"), "no guided-diffusion UNet"),
+    (lambda t: t.pop("time_embed.0.weight"), "not a guided-diffusion UNet"),
 ])
 def test_wrong_files(tmp_path, change, says):
     tensors = small_tensors()
