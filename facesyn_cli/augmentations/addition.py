@@ -1,4 +1,4 @@
-"""What an augmentation hands to the stage: images to add to an identity, each under a new sample name."""
+"""Interface of augmentations: images to add to an identity, each under a new sample name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Addition:
         sample: Its sample name, new within the identity.
         suffix: Suffix of the file to make, with its dot.
         file: An existing image to link.
-        render: Makes the encoded image; called only when the file is not there yet.
+        render: Returns the encoded image; called only when the file does not exist yet.
     """
 
     sample: str
@@ -28,7 +28,7 @@ class Addition:
 
 
 class Augmentation(Protocol):
-    """What an `augmentation` plugin builds.
+    """Adds images to identities; what an `augmentation` plugin builds.
 
     Attributes:
         needs_faces: The contexts' source faces are needed.

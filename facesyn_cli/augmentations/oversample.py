@@ -1,7 +1,7 @@
 """Augmentation `oversample`: the source face of each identity's context, several times over.
 
 Kim et al. 2023, DCFace, arXiv:2304.07060, section 5.2 (X_id is included five more times), and the ADMIS team
-of FRCSyn 2024 after it. Repeating is all there is to it: no transform, no mixing.
+of FRCSyn 2024 after it. The face is repeated without transforms or mixing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Augmentation `photometric`: every image again, with other brightness, contrast and saturation.
+"""Augmentation `photometric`: variants of every image with other brightness, contrast and saturation.
 
 The changes are those of the transform of the same name (AdaFace, arXiv:2204.00964), drawn from
-(seed, identity, sample, copy) and kept as lossless files, so the set is the same wherever it is made.
+(seed, identity, sample, copy) and stored as lossless files.
 """
 
 from __future__ import annotations
@@ -86,6 +86,6 @@ class PhotometricVariants:
 
 
 def variant_generator(seed: int, key: str, copy: int) -> np.random.Generator:
-    """Return the generator of one variant of one image: nothing else decides what it draws."""
+    """Return the random generator of one variant of one image."""
     digest = hashlib.sha256(f"{seed}\n{copy}\n{key}".encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, dtype="<u4"))

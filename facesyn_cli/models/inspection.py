@@ -17,10 +17,10 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import guided_diffusion, tface_head
 from facesyn_cli.models.convert.detect_architecture import detect_in_dicts
 from facesyn_cli.models.convert.detected import DetectedNetwork
-from facesyn_cli.models.loading import HALVES, TENSORS, is_onnx
 from facesyn_cli.models.meta_networks import build_on_meta
 from facesyn_cli.models.onnx_backbone import DYNAMIC_OPERATORS
 from facesyn_cli.models.onnx_files import OnnxFile, find_recognizer, is_pack, nodes, read_graph
+from facesyn_cli.models.weights_files import HALVES, TENSORS, is_onnx
 from facesyn_cli.plugins import registry
 from facesyn_cli.untrusted.input_files import check_input
 

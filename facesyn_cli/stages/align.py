@@ -1,7 +1,7 @@
 """`facesyn align`: photos -> face crops on the ArcFace template, the `0-images` of a run.
 
-Threads cut the faces out; one row per photo, in the order of the set, says what became of it. A photo's
-crop is on disk before its row, so a killed run goes on after the last whole row.
+Threads cut the faces out. One row per photo, in the order of the set, holds the result; a photo's crop is on disk
+before its row, so a killed run resumes after the last whole row.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from facesyn_cli.artifacts.names import check_file_names, one_line
 from facesyn_cli.artifacts.origins import FACE_ORIGIN, PHOTO, UNKNOWN, Origin, StatedOrigin, origin_of
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, check_output, open_output
+from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
@@ -42,6 +43,7 @@ LANDMARKS = "landmarks.csv"     # of every photo with a crop; itself a file for 
 LEFT_OUT = "left-out.txt"       # `location \t reason \t more` of every photo without one
 _ROWS = "rows.jsonl"
 _SYNC_EVERY = 200
+_BYTES_PER_PIXEL = 2.2          # of a crop as PNG, about
 
 Cut = Callable[[ImageEntry, np.ndarray], AlignedFace]
 
@@ -67,17 +69,15 @@ class _Inputs:
     folder: Path
 
 
-def plan(cfg: AlignConfig, work: Work) -> dict[str, Any]:
-    """Say what `run` would do."""
+def plan(cfg: AlignConfig, work: Work) -> Plan:
+    """Return what `run` would do."""
     inputs = _open_inputs(cfg, work)
     count = len(inputs.images.entries)
-    return {
-        "images": count,
-        "faces from": str(cfg.detector or cfg.landmarks),
-        "disk": f"about {2.2 * cfg.size**2 * count / 2**20:.1f} MiB",
-        "folder": str(inputs.folder),
-        "state": check_output(inputs.folder, "ImageSet", cfg, inputs.parents),
-    }
+    return Plan(
+        inputs.folder, check_output(inputs.folder, "ImageSet", cfg, inputs.parents),
+        {name: parent.path for name, parent in inputs.parents.items()}, {"photos": count},
+        disk_mib=_BYTES_PER_PIXEL * cfg.size**2 * count / 2**20,
+    )
 
 
 def run(cfg: AlignConfig, work: Work) -> Outcome:
@@ -154,7 +154,7 @@ def _join(path: Path, images: ImageSet) -> dict[str, list[Face]]:
 
 
 def _align(cfg: AlignConfig, inputs: _Inputs, folder: Path) -> None:
-    """Write every crop and the row that says what became of the photo."""
+    """Write the crop and the row of every photo."""
     entries = inputs.images.entries
     done, size = _rows_done(folder / _ROWS)
 

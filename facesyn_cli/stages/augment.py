@@ -1,6 +1,6 @@
-"""Add images to every identity of a finished set; what is there is linked, never copied or edited.
+"""`facesyn augment`: adds images to every identity of a finished set; existing images are linked, never edited.
 
-A set in tar shards stays one: its shards are linked, and `augmented-*.tar` beside them hold what is added.
+Of a set in tar shards, the shards are linked, and `augmented-*.tar` beside them hold the added images.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import write_bytes
@@ -28,6 +27,7 @@ from facesyn_cli.artifacts.origins import (
 )
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import check_output, open_output
+from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
@@ -56,21 +56,20 @@ class AugmentConfig(StageConfig):
     augmentation: PluginConfig = PluginSection("augmentation", default="oversample")
 
 
-def plan(cfg: AugmentConfig, work: Work) -> dict[str, Any]:
-    """Return what `run` would do: how many links and additions."""
+def plan(cfg: AugmentConfig, work: Work) -> Plan:
+    """Return what `run` would do."""
     folder = cfg.out or work.folder("augmented")
     augmentation, images, faces, origin, parents = _open_inputs(cfg, work)
     counts = _counts(images)
     _require_faces(list(counts), faces, augmentation)
     _check_origin(origin, augmentation)
-    return {
-        "images": str(images.path),
-        "identities": len(counts),
-        "linked": f"{len(images.shards)} shards" if isinstance(images, TarSet) else sum(counts.values()),
-        "added": sum(map(augmentation.num_additions, counts.values())),
-        "folder": str(folder),
-        "state": check_output(folder, _kind(images), cfg, parents),
-    }
+    added, linked = sum(map(augmentation.num_additions, counts.values())), sum(counts.values())
+    shards = {"shards_linked": len(images.shards)} if isinstance(images, TarSet) else {}
+    return Plan(
+        folder, check_output(folder, _kind(images), cfg, parents),
+        {name: parent.path for name, parent in parents.items()},
+        {"images": linked + added, "identities": len(counts), "linked": linked, "added": added, **shards},
+    )
 
 
 def run(cfg: AugmentConfig, work: Work) -> Outcome:
@@ -91,9 +90,10 @@ def run(cfg: AugmentConfig, work: Work) -> Outcome:
             if augmentation.needs_faces:
                 extra[ADDED_FACES] = origin
             out.finish({"images": total, "identities": len(counts), "added": added}, extra)
-        if augmentation.needs_faces and out.header.extra.get(ADDED_FACES, UNKNOWN) != origin:
-            log.warning(f"{folder} is finished and says that the faces in it are of origin "
-                        f"{out.header.extra.get(ADDED_FACES, UNKNOWN)}; {origin} is not noted there")
+        stated = out.header.extra.get(ADDED_FACES, UNKNOWN)
+        if augmentation.needs_faces and stated != origin:
+            log.warning(f"{folder} is finished and says that the faces in it are of origin {stated}; its header "
+                        f"keeps that, {origin} is not stored")
         return Outcome(folder, {"augmentation": cfg.augmentation.name, **out.header.counts})
 
 
@@ -166,12 +166,12 @@ def _check_origin(origin: Origin, augmentation: Augmentation) -> None:
     if not augmentation.needs_faces or origin == GENERATED:
         return
     if origin == UNKNOWN:
-        log.warning("the source faces are of unknown origin, and so is what is added; faces_origin=generated says that "
-                    "no photo of a real person is among them")
+        log.warning("the source faces are of unknown origin, and so are the added images; faces_origin=generated "
+                    "states that no photo of a real person is among them")
     elif not augmentation.allow_real:
         raise UserError(
             "the source faces are photos of real people; adding them would put real people into the set "
-            "(augmentation.allow_real=true does it all the same, and the set's header and card say so)"
+            "(augmentation.allow_real=true allows it, and the set's header and card say so)"
         )
     else:
         log.warning("photos of real people are added to the set; its header and card say so")
@@ -180,7 +180,7 @@ def _check_origin(origin: Origin, augmentation: Augmentation) -> None:
 def _augment(
     seed: int, folder: Path, images: ImageSet, faces: dict[str, Path | None], augmentation: Augmentation
 ) -> int:
-    """Make everything that is not there yet; return the number of additions. Files appear whole or not at all."""
+    """Link the images and write the missing additions, each by rename; return the number of additions."""
     added, groups = 0, images.by_identity()
     total = len(images.entries) + sum(augmentation.num_additions(len(group)) for group in groups.values())
     with progress("augment", total) as bar:
@@ -200,7 +200,7 @@ def _augment(
 def _augment_shards(
     seed: int, folder: Path, images: TarSet, faces: dict[str, Path | None], augmentation: Augmentation
 ) -> int:
-    """Link the shards and write those of additions that are not there yet; return the number of additions."""
+    """Link the shards and write the missing shards of additions; return the number of additions."""
     for shard in images.shards:
         link_file(shard, folder / images.name / shard.name)
         signals.check()

@@ -1,8 +1,7 @@
-"""Pack images into a few large files for training; integer labels are assigned here and nowhere else.
+"""`facesyn pack`: images -> a few large files for training; integer labels are assigned here and nowhere else.
 
-What is written survives a kill: `.unfinished/progress.json` says up to which image everything is on disk,
-and the next run cuts every file back to that point and goes on. So the files are those of a run that was
-never disturbed.
+`.unfinished/progress.json` records up to which image everything is on disk. A resumed run cuts every file back to that
+point, so the result equals that of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from facesyn_cli.artifacts.names import check_file_names, escape_name
 from facesyn_cli.artifacts.origins import PHOTO, origins_of
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, check_output, open_output
+from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.record_set import LABELS, RecordFormat, RecordWriter, natural_labels
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, affects_result, input_path, runtime_only
@@ -83,22 +83,21 @@ class PackConfig(StageConfig):
         return value
 
 
-def plan(cfg: PackConfig, work: Work) -> dict[str, Any]:
-    """Return what `run` would do: counts, shards and where to."""
+def plan(cfg: PackConfig, work: Work) -> Plan:
+    """Return what `run` would do."""
     folder = cfg.out or work.folder("records")
     sources = _open_inputs(cfg, work)
     items = _items(cfg, sources)
     record_format: RecordFormat = registry.build("record_format", cfg.format)
     per_shard = getattr(cfg.format, "records_per_shard", None)
-    return {
-        "inputs": [parent.path for parent in _parents(sources).values()],
-        "images": len(items),
-        "identities": len({item.identity for item in items}),
-        "format": cfg.format.name,
-        **({"shards": -(-len(items) // per_shard)} if per_shard else {}),
-        "folder": str(folder),
-        "state": check_output(folder, record_format.kind, cfg, _parents(sources)),
-    }
+    parents = _parents(sources)
+    counts = {"images": len(items), "identities": len({item.identity for item in items})}
+    if per_shard:
+        counts["shards"] = -(-len(items) // per_shard)
+    return Plan(
+        folder, check_output(folder, record_format.kind, cfg, parents),
+        {name: parent.path for name, parent in parents.items()}, counts, chosen={"format": cfg.format.name},
+    )
 
 
 def run(cfg: PackConfig, work: Work) -> Outcome:
@@ -146,7 +145,7 @@ def _parents(sources: list[PackSource]) -> dict[str, Parent]:
 
 
 class _Journal(BaseModel):
-    """What is durable of an unfinished set."""
+    """How much of an unfinished set is on disk."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -193,7 +192,7 @@ def _pack(
     try:
         committed = time.monotonic()
         with progress("pack", len(items), done=done) as bar, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Pillow says of odd images it reads all the same
+            warnings.simplefilter("ignore")  # of Pillow, about odd images that it can read
             for fitted in ordered_map(fit, items[done:], workers, _AHEAD, _CHUNK):
                 item = items[done]
                 if isinstance(fitted, UnreadableImage):
@@ -219,7 +218,7 @@ def _pack(
 
 @dataclass
 class _Seen:
-    """What the images of a set are: their suffixes, and how many were cut to a square."""
+    """Suffixes of the images of a set, and how many were cut to a square."""
 
     suffixes: set[str]
     cut: int
@@ -230,7 +229,7 @@ class _Seen:
 
 
 def _default_workers() -> int:
-    """One thread per core this process may use; none of its own on one core, where handing over only costs."""
+    """Return one thread per usable core, up to 16; 0 on one core, where a thread of its own only costs."""
     cores = usable_cores()
     return min(cores, 16) if cores > 1 else 0
 
@@ -262,5 +261,5 @@ def _finish(
 
 
 def _left_out(sources: list[PackSource]) -> dict[str, dict[str, int]]:
-    """Return what the inputs hold besides their images: path -> reason -> how often."""
+    """Return what the inputs hold besides their images: path -> reason -> count."""
     return {source.parent().path: dict(source.left_out) for source in sources if source.left_out}

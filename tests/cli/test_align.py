@@ -207,7 +207,7 @@ def test_interrupted_run_does_only_the_rest(run_cli, photos, listed, tmp_path, m
 def test_dry_run_and_second_run(run_cli, photos, listed, tmp_path, monkeypatch) -> None:
     arguments = ("align", "--images", photos, "--landmarks", listed, "--out", tmp_path / "a", "--json")
     plan = run_cli(*arguments, "--dry-run").json()["plan"]
-    assert (plan["images"], plan["state"]) == (5, "new") and not (tmp_path / "a").exists()
+    assert (plan["counts"], plan["state"]) == ({"photos": 5}, "new") and not (tmp_path / "a").exists()
     first = run_cli(*arguments).json()
     import facesyn_cli.stages.align as stage
 

@@ -114,13 +114,13 @@ def test_photos_of_real_people_are_refused_unless_told(run_cli, assert_refused, 
 def test_faces_of_unknown_origin_are_added_with_a_warning(run_cli, work: Path, tmp_path: Path):
     unknown = make_contexts(tmp_path / "unknown", origin=None)  # as written before origins were kept
     ran = run_cli("augment", "--work", work, "--contexts", unknown, "--out", tmp_path / "a")
-    assert ran.code == 0 and ran.err.count("the source faces are of unknown origin, and so is what is added") == 1
+    assert ran.code == 0 and ran.err.count("the source faces are of unknown origin, and so are the added images") == 1
     assert json.loads((tmp_path / "a" / "facesyn.json").read_text())["extra"]["added_faces"] == "unknown"
     words = ("augment", "--work", work, "--contexts", unknown, "faces_origin=generated", "--out")
     stated = run_cli(*words, tmp_path / "b")
     assert stated.code == 0 and "origin" not in stated.err
     again = run_cli(*words, tmp_path / "a")
-    assert again.code == 0 and "of origin unknown; generated is not noted there" in again.err
+    assert again.code == 0 and "of origin unknown; its header keeps that, generated is not stored" in again.err
 
 
 def test_a_folder_of_faces_may_be_photos_too(assert_refused, work: Path, tmp_path: Path):
@@ -223,7 +223,7 @@ def test_keys_of_odd_folders_stay(run_cli, tmp_path: Path):
 
 def test_dry_run_counts_and_writes_nothing(augment, work: Path):
     plan = augment("--dry-run", "--copies", 2).json()["plan"]
-    assert (plan["linked"], plan["added"], plan["identities"], plan["state"]) == (9, 6, 3, "new")
+    assert plan["counts"] == {"images": 15, "identities": 3, "linked": 9, "added": 6} and plan["state"] == "new"
     assert not (work / "5-augmented").exists()
 
 
@@ -282,7 +282,7 @@ def tars(work: Path) -> Path:
 def test_additions_are_shards_beside_links(augment, work: Path, tars: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(stage, "_IMAGES_PER_SHARD", 8)
     plan = augment("--in", tars, "--dry-run").json()["plan"]
-    assert (plan["linked"], plan["added"]) == ("3 shards", 15)
+    assert plan["counts"] == {"images": 24, "identities": 3, "linked": 9, "added": 15, "shards_linked": 3}
     ran = augment("--in", tars)
     assert (ran.json()["images"], ran.json()["added"], ran.json()["identities"]) == (9 + 15, 15, 3)
     out = work / "5-augmented"

@@ -359,7 +359,8 @@ def test_a_finished_set_is_left_alone(pack, faces: Path, tmp_path: Path):
 
 def test_dry_run_counts_and_writes_nothing(pack, faces: Path, tmp_path: Path):
     plan = pack("--in", faces, "--dry-run", "format.records_per_shard=5").json()["plan"]
-    assert (plan["images"], plan["identities"], plan["shards"], plan["state"]) == (17, 3, 4, "new")
+    assert (plan["counts"], plan["state"]) == ({"images": 17, "identities": 3, "shards": 4}, "new")
+    assert plan["chosen"] == {"format": "tfrecord"} and list(plan["inputs"]) == ["input"]
     assert not (tmp_path / "out").exists()
 
 

@@ -16,7 +16,8 @@ from fill import fill_state, golden_normal, golden_uniform, skeleton
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.loading import is_onnx, load_autoencoder, load_backbone, load_denoiser, open_autoencoder
+from facesyn_cli.models.loading import load_autoencoder, load_backbone, load_denoiser, open_autoencoder
+from facesyn_cli.models.weights_files import is_onnx
 from facesyn_cli.plugins import registry
 
 UNET = {"name": "idiff-unet", "in_channels": 4, "channels": 32, "multipliers": (1, 2), "attention": (False, True),
