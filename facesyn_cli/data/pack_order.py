@@ -1,11 +1,10 @@
-"""What goes into a packed set, and in which order."""
+"""The inputs of `pack`, and the order of their images in the packed set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from facesyn_cli.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class PackItem:
-    """One image on its way into a set.
+    """One image to pack.
 
     Args:
         identity: Whose face it is.
@@ -36,60 +35,21 @@ class PackItem:
     place: int
 
 
-class PackSource(Protocol):
+@dataclass(frozen=True)
+class PackSource:
     """An input of `pack`: an image set or a packed set.
 
-    Attributes:
-        left_out: What it holds besides and is not used: reason -> how often.
+    Args:
+        items: Yields (identity, sample, file name) of every image, in the order of their places.
+        read: Returns the encoded image at a place; raises UnreadableImage when only this one is lost.
+        parent: Returns this input for a header.
+        left_out: Content that is not used: reason -> count.
     """
 
+    items: Callable[[], Iterator[tuple[str, str, str]]]
+    read: Callable[[int], bytes]
+    parent: Callable[[], Parent]
     left_out: Mapping[str, int]
-
-    def items(self) -> Iterator[tuple[str, str, str]]:
-        """Yield (identity, sample, file name) of every image, in the order of their places."""
-
-    def read(self, place: int) -> bytes:
-        """Return one encoded image; raise UnreadableImage when only this one is lost."""
-
-    def parent(self) -> Parent:
-        """Return this input for a header."""
-
-
-class ImageSource:
-    """An image set as an input."""
-
-    def __init__(self, images: ImageSet) -> None:
-        self.images, self.left_out = images, images.left_out
-        self.parent = images.parent
-
-    def items(self) -> Iterator[tuple[str, str, str]]:
-        """Yield (identity, sample, file name) of every image."""
-        for entry in self.images.entries:
-            yield entry.identity, entry.sample, entry.location.rpartition("/")[2]
-
-    def read(self, place: int) -> bytes:
-        """Return one encoded image.
-
-        Raises:
-            UnreadableImage: Its file cannot be read.
-        """
-        try:
-            return self.images.read(self.images.entries[place])
-        except UserError as error:
-            raise UnreadableImage(str(error)) from error
-
-
-class RecordSource:
-    """A packed set as an input."""
-
-    def __init__(self, records: RecordSet) -> None:
-        self.records = records
-        self.read, self.parent, self.left_out = records.read, records.parent, records.left_out
-
-    def items(self) -> Iterator[tuple[str, str, str]]:
-        """Yield (identity, sample, file name) of every record."""
-        for identity, sample in self.records.keys():
-            yield identity, sample, f"{sample}.jpg"
 
 
 def open_source(path: Path, source_format: str) -> PackSource:
@@ -105,10 +65,30 @@ def open_source(path: Path, source_format: str) -> PackSource:
     """
     is_records = RecordSet.recognizes(path) if source_format == "auto" else source_format != "folder"
     if is_records:
-        return RecordSource(RecordSet.open(path, None if source_format == "auto" else source_format))
+        return _of_records(RecordSet.open(path, None if source_format == "auto" else source_format))
     images = ImageSet.open(path)
     warn_of_unclear_identities(images)
-    return ImageSource(images)
+    return _of_images(images)
+
+
+def _of_records(records: RecordSet) -> PackSource:
+    def items() -> Iterator[tuple[str, str, str]]:
+        return ((identity, sample, f"{sample}.jpg") for identity, sample in records.keys())
+
+    return PackSource(items, records.read, records.parent, records.left_out)
+
+
+def _of_images(images: ImageSet) -> PackSource:
+    def items() -> Iterator[tuple[str, str, str]]:
+        return ((entry.identity, entry.sample, entry.location.rpartition("/")[2]) for entry in images.entries)
+
+    def read(place: int) -> bytes:
+        try:
+            return images.read(images.entries[place])
+        except UserError as error:
+            raise UnreadableImage(str(error)) from error
+
+    return PackSource(items, read, images.parent, images.left_out)
 
 
 def pack_items(
@@ -160,7 +140,7 @@ def _without_first(group: list[PackItem]) -> list[PackItem]:
 
 
 def _distinct(group: list[PackItem]) -> list[PackItem]:
-    """Published indexes may hold `a.jpg` and `a.png`: later ones get a number."""
+    """Number later images of the same name: published indexes may hold `a.jpg` and `a.png`."""
     taken: set[str] = set()
     distinct = []
     for item in group:

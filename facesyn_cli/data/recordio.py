@@ -18,6 +18,7 @@ import struct
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ MAGIC_BYTES = struct.pack("<I", MAGIC)
 HEADER = struct.Struct("<IfQQ")
 _PART = struct.Struct("<II")
 _LENGTH_BITS = 29
-_CHUNK = 1 << 16
+_LENGTH_MASK = (1 << _LENGTH_BITS) - 1
 _FIRST_READ = 1 << 14    # bytes: most face images at once
 
 
@@ -63,9 +64,8 @@ def read_record(files: RecordFiles, number: int, offset: int) -> bytes:
         start = files.read(number, at, _FIRST_READ)
         if len(start) < _PART.size:
             raise UserError(f"{where}: the file ends at byte {at + len(start)}, inside the record; is it truncated?")
-        magic, word = _PART.unpack_from(start)
-        cflag, length = word >> _LENGTH_BITS, word & (1 << _LENGTH_BITS) - 1
-        if magic != MAGIC or cflag not in ((2, 3) if parts else (0, 1)):
+        is_record, cflag, length = _part_head(start)
+        if not is_record or cflag not in ((2, 3) if parts else (0, 1)):
             raise UserError(f"{where}: no RecordIO record; is this the start of one, or is the file damaged?")
         total += length + 4
         end = _PART.size + length
@@ -79,7 +79,7 @@ def read_record(files: RecordFiles, number: int, offset: int) -> bytes:
         parts.append(start[_PART.size : end])
         if cflag in (0, 3):
             return MAGIC_BYTES.join(parts)
-        at += _PART.size + length + -length % 4
+        at += _padded(length)
 
 
 def read_image(files: RecordFiles, number: int, offset: int) -> bytes:
@@ -139,15 +139,35 @@ def read_heads(path: Path, offsets: np.ndarray) -> RecordHeads:
     """
     files = RecordFiles([path])
     size = files.size(0)
-    heads = RecordHeads(
-        np.zeros(len(offsets), np.uint32), np.zeros(len(offsets), np.float32), np.zeros(len(offsets), bool),
-        np.zeros(len(offsets), np.int64),
-    )
-    for start in range(0, len(offsets), _CHUNK):
-        rows = slice(start, min(start + _CHUNK, len(offsets)))
-        part = RecordHeads(heads.flags[rows], heads.labels[rows], heads.has_image[rows], heads.ends[rows])
-        _read_chunk(files, size, offsets[rows], part)
-    return heads
+
+    def refuse(is_wrong: np.ndarray, why: str) -> None:
+        if is_wrong.any():
+            raise UserError(f"{path}, record at byte {offsets[is_wrong.argmax()]}: {why}; is the file damaged, or its "
+                            "index of another?")
+
+    refuse(np.full(len(offsets), size < _PART.size + HEADER.size), "the file ends inside it")
+    refuse((offsets % 4 != 0) | (offsets < 0) | (offsets + _PART.size > size), "no record starts here")
+    words = np.memmap(path, "<u4", "r", shape=(size // 4,))
+    places = offsets // 4
+    heads, lengths = words[places + 1] >> _LENGTH_BITS, (words[places + 1] & _LENGTH_MASK).astype(np.int64)
+    refuse((words[places] != MAGIC) | (heads > 1), "no record starts here")
+    refuse(offsets + _PART.size + lengths > size, f"the file ends at byte {size}, inside it")
+    is_whole = heads == 0
+    refuse(is_whole & (lengths < HEADER.size), "it is shorter than an image header")
+    places = np.where(is_whole, places, 0)
+    flags = words[places + 2]
+    ends_of_labels = HEADER.size + 4 * flags.astype(np.int64)
+    refuse(is_whole & (ends_of_labels > lengths), "it announces more labels than it holds")
+    # The labels after the header replace the one in it; the payload starts two words after the record.
+    labels = words[np.where(is_whole & (flags > 0), places + 2 + HEADER.size // 4, places + 3)].view(np.float32)
+    has_image = lengths > ends_of_labels
+    for row in np.flatnonzero(~is_whole):
+        try:
+            flag, several, image = split_payload(read_record(files, 0, int(offsets[row])))
+        except ValueError as error:
+            raise UserError(f"{path}, record at byte {offsets[row]}: {error}") from error
+        flags[row], labels[row], has_image[row] = flag, several[0], bool(image)
+    return RecordHeads(flags, labels, has_image, offsets + _padded(lengths))
 
 
 def count_unlisted(path: Path, offsets: np.ndarray, ends: np.ndarray) -> int:
@@ -166,13 +186,11 @@ def count_unlisted(path: Path, offsets: np.ndarray, ends: np.ndarray) -> int:
     for gap in gaps.tolist():
         at = int(ends[order[gap - 1]]) if gap else 0
         while at < starts[gap]:
-            head = files.read(0, at, _PART.size)
-            magic, word = _PART.unpack(head) if len(head) == _PART.size else (0, 0)
-            if magic != MAGIC:
+            is_record, cflag, length = _part_head(files.read(0, at, _PART.size))
+            if not is_record:
                 break  # bytes between the records
-            count += word >> _LENGTH_BITS in (0, 1)  # else a later part of a listed record
-            length = word & (1 << _LENGTH_BITS) - 1
-            at += _PART.size + length + -length % 4
+            count += cflag in (0, 1)  # else a later part of a listed record
+            at += _padded(length)
     return count
 
 
@@ -185,53 +203,24 @@ def scan_offsets(path: Path) -> np.ndarray:
     files = RecordFiles([path])
     size, at, offsets, is_inside = files.size(0), 0, array("q"), False
     while at < size:
-        head = files.read(0, at, _PART.size)
-        magic, word = _PART.unpack(head) if len(head) == _PART.size else (0, 0)
-        cflag, length = word >> _LENGTH_BITS, word & (1 << _LENGTH_BITS) - 1
-        if magic != MAGIC or cflag not in ((2, 3) if is_inside else (0, 1)):
+        is_record, cflag, length = _part_head(files.read(0, at, _PART.size))
+        if not is_record or cflag not in ((2, 3) if is_inside else (0, 1)):
             raise UserError(f"{path}: no RecordIO record at byte {at}; is the file damaged or truncated?")
         if not is_inside:
             offsets.append(at)
         is_inside = cflag in (1, 2)
-        at += _PART.size + length + -length % 4
+        at += _padded(length)
     if is_inside or at > size:
         raise UserError(f"{path} ends at byte {size}, inside a record; is it truncated?")
     return np.frombuffer(offsets, np.int64)
 
 
-def _read_chunk(files: RecordFiles, size: int, offsets: np.ndarray, heads: RecordHeads) -> None:
-    """Fill the rows of `heads` that belong to some records."""
-    path, flags, labels, has_image = files.paths[0], heads.flags, heads.labels, heads.has_image
-    _refuse(path, offsets, np.full(len(offsets), size < _PART.size + HEADER.size), "the file ends inside it")
-    _refuse(path, offsets, (offsets % 4 != 0) | (offsets < 0) | (offsets + _PART.size > size), "no record starts here")
-    words = np.memmap(path, "<u4", "r", shape=(size // 4,))
-    try:
-        places = offsets // 4
-        lengths, cflags = words[places + 1] & (1 << _LENGTH_BITS) - 1, words[places + 1] >> _LENGTH_BITS
-        _refuse(path, offsets, (words[places] != MAGIC) | (cflags > 1), "no record starts here")
-        _refuse(path, offsets, offsets + _PART.size + lengths > size, f"the file ends at byte {size}, inside it")
-        heads.ends[:] = offsets + _PART.size + lengths.astype(np.int64) + -lengths.astype(np.int64) % 4
-        plain = cflags == 0
-        _refuse(path, offsets, plain & (lengths < HEADER.size), "it is shorter than an image header")
-        places = np.where(plain, places, 0)
-        flags[:] = words[places + 2]
-        _refuse(path, offsets, plain & (HEADER.size + 4 * flags.astype(np.int64) > lengths),
-                "it announces more labels than it holds")
-        # The labels after the header replace the one in it; the payload starts two words after the record.
-        labels[:] = words[np.where(plain & (flags > 0), places + 2 + HEADER.size // 4, places + 3)].view(np.float32)
-        has_image[:] = lengths > HEADER.size + 4 * flags.astype(np.int64)
-    finally:
-        del words
-    for row in np.flatnonzero(~plain):
-        try:
-            flag, several, image = split_payload(read_record(files, 0, int(offsets[row])))
-        except ValueError as error:
-            raise UserError(f"{path}, record at byte {offsets[row]}: {error}") from error
-        flags[row], labels[row], has_image[row] = flag, several[0], bool(image)
+def _part_head(data: bytes) -> tuple[bool, int, int]:
+    """Return whether a part of a record starts here, its cflag and its length."""
+    magic, word = _PART.unpack_from(data) if len(data) >= _PART.size else (0, 0)
+    return magic == MAGIC, word >> _LENGTH_BITS, word & _LENGTH_MASK
 
 
-def _refuse(path: Path, offsets: np.ndarray, is_wrong: np.ndarray, why: str) -> None:
-    if is_wrong.any():
-        raise UserError(
-            f"{path}, record at byte {offsets[is_wrong.argmax()]}: {why}; is the file damaged, or its index of another?"
-        )
+def _padded(length: Any) -> Any:
+    """Return the bytes that a part with a content of this length takes; of an integer or an array."""
+    return _PART.size + length + -length % 4
