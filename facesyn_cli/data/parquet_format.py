@@ -35,9 +35,9 @@ from facesyn_cli.artifacts.names import escape_name, unescape_name
 from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
 from facesyn_cli.console import log
 from facesyn_cli.data.append_files import Spool, SpooledRecord
-from facesyn_cli.data.left_out import LeftOut
 from facesyn_cli.data.pixels import UnreadableImage
 from facesyn_cli.data.record_files import (
+    LeftOut,
     NameList,
     content_digest,
     first_bytes,

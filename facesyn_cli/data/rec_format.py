@@ -34,7 +34,6 @@ from facesyn_cli.artifacts.names import escape_folder, escape_name
 from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
 from facesyn_cli.console import log
 from facesyn_cli.data.append_files import AppendFile, RecordAppender, fill_in
-from facesyn_cli.data.left_out import LeftOut
 from facesyn_cli.data.rec_index import (
     MAX_RECORDS,
     ListedSamples,
@@ -43,7 +42,7 @@ from facesyn_cli.data.rec_index import (
     read_labels,
     record_places,
 )
-from facesyn_cli.data.record_files import FileRecords, RecordFiles, content_digest, first_bytes, visible_files
+from facesyn_cli.data.record_files import FileRecords, LeftOut, RecordFiles, content_digest, first_bytes, visible_files
 from facesyn_cli.data.record_images import PassthroughConfig, PassthroughFormat, suffix_of
 from facesyn_cli.data.record_labels import dense_labels, our_labels
 from facesyn_cli.data.recordio import HEADER, MAGIC_BYTES, frame_record, read_image

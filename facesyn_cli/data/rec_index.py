@@ -10,8 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from facesyn_cli.artifacts.names import unescape_name
-from facesyn_cli.data.left_out import LeftOut
-from facesyn_cli.data.record_files import first_bytes, stem_of
+from facesyn_cli.data.record_files import LeftOut, first_bytes, stem_of
 from facesyn_cli.data.record_labels import MAX_LABEL, named_labels
 from facesyn_cli.data.recordio import count_unlisted, read_heads, scan_offsets
 from facesyn_cli.errors import UserError

@@ -7,6 +7,7 @@ import importlib
 import os
 import threading
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,14 @@ import numpy as np
 
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.image_set import MAX_FILE_BYTES
+from facesyn_cli.artifacts.names import one_line
+from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.input_files import input_size, read_start
+
+_REASONS_SHOWN = 8
+_MAX_REASONS = 50        # counted separately: a set may have as many endings as files
+_OTHERS = "of other kinds"
 
 
 class RecordFiles:
@@ -93,6 +100,43 @@ class NameList:
 
     def __iter__(self) -> Iterator[str]:
         return (self[i] for i in range(len(self)))
+
+
+class LeftOut:
+    """Counts what a reader found and did not use, by reason, for one warning and for the header."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def add(self, reason: str, name: str, count: int = 1) -> None:
+        """Count something that is not used.
+
+        Args:
+            reason: Its kind, as a plural: `links`.
+            name: Its name; the first one of each kind is shown.
+            count: How many there are.
+        """
+        reason = one_line(reason)
+        if reason not in self.counts and len(self.counts) >= _MAX_REASONS:
+            reason = _OTHERS
+        self.counts[reason] += count
+        self._first.setdefault(reason, name)
+
+    def say(self, where: object, used: int) -> None:
+        """Warn in one line, unless everything is used.
+
+        Args:
+            where: The set or file.
+            used: Images that are used.
+        """
+        if not self.counts:
+            return
+        parts = [f"{count} {reason} (first {one_line(self._first[reason])!r})"
+                 for reason, count in self.counts.most_common(_REASONS_SHOWN)]
+        more = len(self.counts) - len(parts)
+        tail = f" and {more} other kinds" if more else ""
+        log.warning(f"{where}: {used} images are read; left out: {', '.join(parts)}{tail}")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 from facesyn_cli.artifacts.image_formats import HEAD_BYTES, suffix_of_content
 from facesyn_cli.artifacts.names import SUFFIXES
-from facesyn_cli.data.left_out import LeftOut
+from facesyn_cli.data.record_files import LeftOut
 from facesyn_cli.data.record_labels import MAX_LABEL
 from facesyn_cli.data.tar_archive import TarMember, read_members
 from facesyn_cli.errors import UserError

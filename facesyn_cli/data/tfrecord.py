@@ -25,9 +25,8 @@ from facesyn_cli.artifacts.header import Header
 from facesyn_cli.artifacts.names import escape_name
 from facesyn_cli.artifacts.record_set import LABELS, RecordFormat, RecordSet
 from facesyn_cli.data.append_files import RecordAppender
-from facesyn_cli.data.left_out import LeftOut
 from facesyn_cli.data.pixels import JPEG_QUALITY
-from facesyn_cli.data.record_files import FileRecords, RecordFiles, visible_files
+from facesyn_cli.data.record_files import FileRecords, LeftOut, RecordFiles, visible_files
 from facesyn_cli.data.record_images import fit_jpeg
 from facesyn_cli.data.record_labels import read_labels
 from facesyn_cli.data.tfrecord_framing import encode_example, frame, read_image

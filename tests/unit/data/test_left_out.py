@@ -9,7 +9,7 @@ import pytest
 from tiny_records import NAME, encoded, tiny_images, write_set
 
 from facesyn_cli.artifacts.record_set import RecordSet
-from facesyn_cli.data.left_out import LeftOut
+from facesyn_cli.data.record_files import LeftOut
 from facesyn_cli.data.recordio import HEADER, frame_record
 
 A = encoded(1)
