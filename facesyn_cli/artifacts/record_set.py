@@ -1,6 +1,6 @@
 """RecordSet: encoded images with integer labels in a few large files.
 
-How the files look is the business of a `record_format` plugin; this module says what every format offers.
+The layout of the files is defined by a `record_format` plugin; the interface of the plugins is defined here.
 Integer labels are 0..num_classes-1 without gaps, in natural order of the identities' names.
 """
 
@@ -34,7 +34,7 @@ class RecordReader(Protocol):
 
 
 class RecordWriter(Protocol):
-    """Writes one set; what it has written survives a kill from `commit` to `commit`."""
+    """Writes one set; everything before the last `commit` survives a kill."""
 
     def append(self, identity: str, sample: str, data: bytes) -> None:
         """Add one encoded image."""
@@ -50,7 +50,7 @@ class RecordWriter(Protocol):
 
 
 class RecordFormat(Protocol):
-    """How a packed set lies on disk; what a `record_format` plugin builds.
+    """Layout of a packed set on disk; what a `record_format` plugin builds.
 
     Attributes:
         kind: Kind of artifact its folder is, `RecordSet` or `ImageSet`.
@@ -59,7 +59,7 @@ class RecordFormat(Protocol):
     kind: str
 
     def fit(self, data: bytes, size: int | None) -> bytes:
-        """Return an encoded image as the format stores it, unchanged when it already fits."""
+        """Return an encoded image in the form that the format stores; unchanged when it already fits."""
 
     def writer(self, folder: Path, name: str, scratch: Path, state: dict[str, Any]) -> RecordWriter:
         """Open a set for writing, at the state of the last commit or, with an empty one, from the start.
@@ -67,12 +67,12 @@ class RecordFormat(Protocol):
         Args:
             folder: Output folder.
             name: Name of the set.
-            scratch: Folder for what is needed until the set is finished.
+            scratch: Folder for files that are needed until the set is finished.
             state: What `commit` returned, or {}.
         """
 
     def recognizes(self, path: Path) -> bool:
-        """True when `path` looks like a set of this format that somebody else wrote."""
+        """True when `path` looks like a set of this format without a header of ours."""
 
     def open(self, path: Path, header: Header | None) -> RecordSet:
         """Open a set; `header` is that of our own folders."""
@@ -88,7 +88,7 @@ class RecordSet:
         identities: Name of the identity of every label.
         digest: Digest of the set.
         reader: Access to the images.
-        left_out: What the files hold besides and is not used: reason -> how often.
+        left_out: Content of the files that is not used: reason -> count.
     """
 
     path: Path
@@ -104,7 +104,7 @@ class RecordSet:
 
         Args:
             path: The folder or index.
-            format_name: Name of a record format; None asks every format whether it recognizes the path.
+            format_name: Name of a record format; None tries every format.
 
         Raises:
             UserError: Nothing there, unfinished, or no set of records.

@@ -1,4 +1,4 @@
-"""A packed set seen as an ImageSet, for stages that only read images by key."""
+"""A packed set as an ImageSet, for stages that only read images by key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _RECORD = "record "
 
 
 class RecordSetImages(ImageSet):
-    """The images of a packed set in natural order of their keys; locations say which record it is.
+    """The images of a packed set in natural order of their keys; locations are numbers of records.
 
     Args:
         records: The set. Of several images with one key the later ones get a number, as packing gives them.

@@ -1,4 +1,4 @@
-"""From a photo and five landmarks to a face crop on the ArcFace template.
+"""Cuts a face out of a photo onto the ArcFace template, from five landmarks.
 
 The points are, as seen in the image: left eye, right eye, nose tip, left and right corner of the mouth
 (what detectors call "right eye" of the person is the left one of the image). Points are in pixels, with
@@ -32,15 +32,15 @@ from facesyn_cli.data.pixels import UnreadableImage
 
 TEMPLATE_SIDE = 112
 MIN_EXPLAINED = 0.8  # of the template by the landmarks of a face: real ones explain 0.9 and more
-SURE_SCORE = 0.9     # YuNet: large upright faces have 0.9 or more, faces that lie at most 0.9
-TURN_GAIN = 0.02     # by which the score must grow for a photo to be turned; upright faces have 0.03 more
+SURE_SCORE = 0.9     # YuNet: large upright faces score 0.9 or more, rotated ones at most 0.9
+TURN_GAIN = 0.02     # increase of the score that a rotation must bring; upright faces score 0.03 higher
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )  # ArcFace, for crops of 112 x 112
 
 
 class NoFace(UnreadableImage):
-    """The image has no face that can be cut out; `reason` is one of `REASONS`, the message says more."""
+    """The image has no face that can be cut out; `reason` is one of `REASONS`, the message gives details."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -51,7 +51,7 @@ REASONS = ("no_face", "too_small", "no_landmarks")
 
 
 class FaceChoice(BaseModel):
-    """Which face of a photo is cut out, and how."""
+    """Settings of the choice of a face in a photo, and of its crop."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -128,7 +128,7 @@ def similarity_transform(points: NDArray, targets: NDArray) -> NDArray[np.float6
 
     Args:
         points: (K, 2) source points, K >= 2.
-        targets: (K, 2) where they should go.
+        targets: (K, 2) points they are mapped to.
 
     Raises:
         ValueError: The points are not finite, coincide, or fit the targets only mirrored.
@@ -219,11 +219,11 @@ def align_face(pixels_u8: NDArray[np.uint8], faces: Sequence[Face], choice: Face
 
 
 class FaceAligner:
-    """Finds the face of a photo and cuts it out; safe to use from several threads if `find` is.
+    """Finds the face of a photo and cuts it out; thread-safe if `find` is.
 
-    A photo may lie on its side or upside down, without a word in its EXIF block. A detector finds faces there, too,
-    with the mouth where the eyes are, but is surer of them upright. So where its score is low, the photo is turned
-    three times by 90 degrees, and the direction with the highest score counts.
+    A photo may be rotated without an EXIF orientation. A detector also finds faces on their side or upside down, with
+    wrong landmarks, but gives upright ones a higher score. When the score is low, the photo is rotated by 90, 180 and
+    270 degrees, and the orientation with the highest score is taken.
 
     Args:
         find: (H, W, 3) uint8 RGB -> (5, 2) landmarks and score of every face.
@@ -253,7 +253,7 @@ class FaceAligner:
         return self.align(pixels_u8).pixels_u8
 
     def align(self, pixels_u8: NDArray[np.uint8]) -> AlignedFace:
-        """As calling it, but return also which face it is."""
+        """Return the crop of a photo with the face it shows; raises as calling the aligner does."""
         faces, turns = self._upright_faces(pixels_u8)
         aligned = align_face(pixels_u8, faces, self._choice, self._side)
         with self._lock:
@@ -261,7 +261,7 @@ class FaceAligner:
         return replace(aligned, quarter_turns=turns)
 
     def _upright_faces(self, pixels_u8: NDArray[np.uint8]) -> tuple[list[Face], int]:
-        """Return the faces, in pixels of the photo as it lies, and how often it was turned to find them."""
+        """Return the faces, in pixels of the photo as it is stored, and the quarter turns that found them."""
         best, turns = list(self._find(pixels_u8)), 0
         if _top_score(best) < SURE_SCORE:
             for count in (1, 2, 3):

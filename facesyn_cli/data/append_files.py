@@ -155,7 +155,7 @@ class RecordAppender:
 
         Args:
             record: Its bytes.
-            place: What is noted as its place, counted from its first byte.
+            place: Offset within the record that is noted as its place.
         """
         is_full = self._max_records is not None and self.num_records == (self._number + 1) * self._max_records
         has_no_room = self._max_bytes is not None and self._file.size + len(record) > self._max_bytes

@@ -1,10 +1,9 @@
-"""Training examples for recognition: several sets side by side, each with a weight, as one dataset.
+"""Training examples for recognition: several weighted sets as one dataset.
 
-A weight says how often an image of its set is seen per epoch: 1 once, 2 twice, 0.5 every second one, with
-another half each epoch. Identities of different sets stay distinct, whatever their names.
+The weight of a set is the number of times each of its images is seen per epoch: 1 once, 2 twice, 0.5 every second one,
+with another half each epoch. Identities of different sets stay distinct, whatever their names.
 
-What example (epoch, row) looks like follows from (seed, epoch, row) alone, so neither the number of worker
-processes nor a resumed run changes it.
+Example (epoch, row) depends on (seed, epoch, row) only, not on the number of worker processes or on resuming.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from facesyn_cli.errors import UserError
 
 
 class LabeledSet(Protocol):
-    """A set as training sees it; picklable.
+    """A set of labeled images to train on; picklable.
 
     Attributes:
         labels: (N,) int32, 0..num_classes-1.
@@ -41,7 +40,7 @@ class LabeledSet(Protocol):
         """Return one encoded image."""
 
     def name_of(self, index: int) -> str:
-        """Say which image this is, for messages."""
+        """Return the name of an image, for messages."""
 
 
 class LabeledRecords:
@@ -57,7 +56,7 @@ class LabeledRecords:
         return self._records.read(int(self._rows[index]))
 
     def name_of(self, index: int) -> str:
-        """Say which image this is."""
+        """Return the name of an image."""
         return f"record {self._rows[index]} of {self._records.path}"
 
 
@@ -76,7 +75,7 @@ class LabeledImages:
         return self._images.read(self._images.entries[self._rows[index]])
 
     def name_of(self, index: int) -> str:
-        """Say which image this is."""
+        """Return the name of an image."""
         return f"{self._images.entries[self._rows[index]].location} in {self._images.path}"
 
 
@@ -86,7 +85,7 @@ class WeightedSet:
 
     Args:
         examples: The set.
-        weight: How often each image is seen per epoch.
+        weight: Number of times each image is seen per epoch.
     """
 
     examples: LabeledSet
@@ -106,12 +105,12 @@ class WeightedSet:
 
 
 class TrainingFaces(Dataset):
-    """Map-style dataset over several sets; its items are asked for by (epoch, row).
+    """Map-style dataset over several sets, indexed by (epoch, row).
 
     Args:
         sets: The sets and their weights.
         transform: Random change of each image, or None.
-        seed: Seed of the transforms and of which images a fractional weight picks.
+        seed: Seed of the transforms and of the images that a fractional weight picks.
         size: Side in pixels; of images of another size the central square is resized (bilinear, antialiased).
     """
 
@@ -156,7 +155,7 @@ class TrainingFaces(Dataset):
         return torch.tensor(pixels_u8), int(self._label_starts[number] + examples.labels[index])
 
     def locate(self, epoch: int, row: int) -> tuple[int, int]:
-        """Return which set and which of its images a row of an epoch is."""
+        """Return the number of the set and the index of the image that a row of an epoch shows."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         number = int(np.searchsorted(self._row_ends, row, side="right"))
@@ -171,5 +170,5 @@ class TrainingFaces(Dataset):
 
 @lru_cache(maxsize=16)
 def _shuffled(seed: int, epoch: int, number: int, count: int) -> np.ndarray:
-    """The order in which a fractional weight picks images of set `number`."""
+    """Return the order in which a fractional weight picks the images of set `number`."""
     return np.random.default_rng([seed, epoch, number, 1]).permutation(count)

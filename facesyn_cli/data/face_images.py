@@ -1,4 +1,4 @@
-"""Images of a set at one size, decoded by worker processes."""
+"""Dataset of the images of a set at one size, decoded by worker processes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class FaceImages(Dataset):
 
     Resized with PIL's antialiased bilinear filter, as published.
 
-    # Differs from IDiff-Face / ADMIS: they stretch an image that is not square, we take its central square,
-    # as `embed` does. For square images there is no difference.
+    # Differs from IDiff-Face / ADMIS: of an image that is not square the central square is taken, as in `embed`; they
+    # stretch it.
 
     Args:
         images: The set.
@@ -73,7 +73,7 @@ def image_batches(faces: FaceImages, batches: Iterable[Sequence[int]], workers: 
 
 
 class _Tolerant(Dataset):
-    """Hands an error on as an item: raised in a worker it would arrive with the worker's traceback in it."""
+    """Returns an error as an item: raised in a worker, its message would contain the traceback of the worker."""
 
     def __init__(self, faces: FaceImages) -> None:
         self._faces = faces
@@ -86,7 +86,7 @@ class _Tolerant(Dataset):
 
 
 def _collate(items: list[np.ndarray | UserError]) -> np.ndarray | UserError:
-    """Join a batch as a plain array: tensors would travel through shared memory, which containers are short of."""
+    """Join a batch as a NumPy array: tensors would need shared memory, of which containers have little."""
     for item in items:
         if isinstance(item, UserError):
             return item

@@ -1,8 +1,7 @@
-"""Which images stay when a set is cut to a number of images, and to a number of identities.
+"""Chooses the images of a set that is cut to a number of images and of identities.
 
-With c_i images of identity i, those that have most lose first: every identity keeps min(c_i, m) images, with the
-largest m that keeps no more than are wanted; the first identities that have more keep one more, until the number is
-exact.
+With c_i images of identity i, every identity keeps min(c_i, m) images, with the largest m whose sum does not exceed the
+requested number; the first identities with more images keep one more, until the number is exact.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def level(counts: Sequence[int], total: int) -> list[int]:
 
 
 def first_images(groups: dict[str, Sequence[T]], identities: int, images: int) -> dict[str, list[T]]:
-    """Return the first images of the first identities, as if no more had ever been made.
+    """Return the first images of the first identities.
 
     Args:
         groups: The images of each identity, in order.

@@ -1,7 +1,7 @@
-"""Encode and write images beside the computation, by a few threads with a bounded backlog.
+"""Encodes and writes images in background threads, with a bounded backlog.
 
-PIL and zlib release the interpreter lock while they work, so threads are enough. A write that fails
-stops the writer: later images are not tried, and the error is raised in the thread that uses the writer.
+PIL and zlib release the interpreter lock, so threads suffice. After a failed write later images are not written, and
+the error is raised in the thread that uses the writer.
 """
 
 from __future__ import annotations
@@ -18,10 +18,7 @@ from facesyn_cli.artifacts.atomic_files import write_bytes
 
 
 class ImageWriter:
-    """Writes images; use it as a context manager, which waits until all of them lie on disk.
-
-    Also when the block ends with an error, everything handed over before is written first: finished
-    images are never thrown away.
+    """Writes images; a context manager that waits until all are on disk, also when the block ends with an error.
 
     Args:
         encode: (H, W, 3) uint8 RGB -> bytes of the file.
@@ -41,7 +38,7 @@ class ImageWriter:
         self._error: BaseException | None = None
 
     def put(self, path: Path, get_pixels: Callable[[], np.ndarray]) -> None:
-        """Hand over one image; returns at once unless too many are waiting.
+        """Queue one image; returns at once unless too many are waiting.
 
         Args:
             path: Where to write; the file appears whole, by rename.

@@ -1,12 +1,12 @@
-"""Landmark files of other people: five points a face, one face a line.
+"""Reads and writes landmark files: five points a face, one face a line.
 
     CelebA      `list_landmarks_align_celeba.txt`: number of lines; names of the columns; `000001.jpg x1 y1 ... x5 y5`
     TFace       `pts_list`: `path x1 y1 ... x5 y5 score`
     CSV         `path,x1,y1,...,x5,y5[,score]`, with or without a line of column names
 
-The points are those of `data/alignment.py`, in pixels of the image that the path names. Several lines may
-name one image: it shows several faces. Some lists have `x1 ... x5 y1 ... y5` (as MTCNN gives them): all lines together
-say which, by how much of the template the points explain in either order.
+The points are those of `data/alignment.py`, in pixels of the image that the path names. Several lines may name one
+image with several faces. Some lists have the order `x1 ... x5 y1 ... y5` (MTCNN): the order is the one in which the
+points of all lines together explain more of the template.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def read_landmarks(path: Path) -> dict[str, list[Face]]:
         The faces of every image, by its name as the file has it, in the order of the file.
 
     Raises:
-        UserError: The file is missing or malformed (with the line), shorter than it says, or has the points
-            in another order.
+        UserError: The file is missing or malformed (with the line), shorter than announced, or has the points in
+            another order.
     """
     names: list[str] = []
     values, scores = array("d"), array("d")

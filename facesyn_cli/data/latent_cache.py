@@ -1,11 +1,10 @@
-"""Latents of a whole image set on disk, so that training never runs the encoder.
+"""Cache of the latents of an image set on disk, so that training does not run the encoder.
 
     <folder>/<key>/latents.json        what the parts hold
     <folder>/<key>/part-00000.npy      (rows, views, c, h, w) float32: of each image, and of its mirror image
 
-The key names the content: images, autoencoder, size and rows. A part appears by rename and holds
-`PART_ROWS` images encoded in fixed batches, so a killed run goes on where it was, any number of processes
-may share the work, and the files are the same for all of them.
+The key is a digest of the content: images, autoencoder, size and rows. A part appears by rename and holds `PART_ROWS`
+images encoded in fixed batches, so a killed run resumes, and the files do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ class LatentCache:
         Args:
             numbers: Which parts: this process's share of `missing()`.
             encode: Pixels (B, 3, S, S) in [-1, 1] on the CPU -> latents (B, c, h, w) on the CPU.
-            progress: Told of every finished batch.
+            progress: Advanced after every batch.
             workers: Processes that decode images.
         """
         if numbers:
@@ -113,7 +112,7 @@ class LatentCache:
                 write_npy(file, latents)
 
     def read(self, rows: Sequence[int], is_mirrored: Sequence[bool]) -> Tensor:
-        """Return (B, c, h, w) latents of some rows, of the mirror image where wanted."""
+        """Return (B, c, h, w) latents of some rows, or of their mirror images."""
         if not self._open:
             self._open = [self._map(number) for number in range(len(self._parts))]
         return torch.from_numpy(np.stack([

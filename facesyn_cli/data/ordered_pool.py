@@ -1,4 +1,4 @@
-"""Work on items in several threads and get the results in the items' order, with flat memory."""
+"""Maps a function over items in several threads; results come in order, with flat memory."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def ordered_map(
         function: Called in one of the threads; its error is raised here, at the place of its item.
         items: Taken only as far as `ahead` chunks per thread before the result that is due.
         workers: Number of threads; 0 calls the function in this one.
-        ahead: How many chunks per thread may be under way or waiting.
-        chunk: Items that one thread takes at once; handing over costs as much as a short piece of work.
+        ahead: Chunks per thread that may be in progress or waiting.
+        chunk: Items that one thread takes at once, since handing over an item has a cost.
     """
     if workers == 0:
         yield from map(function, items)

@@ -21,8 +21,8 @@ class PackItem:
     """One image to pack.
 
     Args:
-        identity: Whose face it is.
-        sample: Which image of that identity.
+        identity: Its identity.
+        sample: Its sample name.
         file_name: Name of the file with its suffix, as it sorted where it came from.
         source: Number of the input.
         place: Number of the image within its input.

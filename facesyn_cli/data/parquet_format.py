@@ -8,9 +8,9 @@ Layout of a set called N in an output folder R; `datasets.load_dataset("R/N")` r
         schema metadata `huggingface`: {"info": {"features": {...}}}
     R/labels.txt                                which label is which identity; written by `facesyn pack`
 
-Read are the files of a folder or of its folder `data`; when some are of a split `train`, only those. The
-image column is the one whose feature is Image, or called `image`; the label column the one whose feature is
-ClassLabel, or called `label`; labels may be integers or names.
+Reads the files of a folder or of its folder `data`; when some are of a split `train`, only those. The image column is
+the one whose feature is Image, or called `image`; the label column the one whose feature is ClassLabel, or called
+`label`; labels may be integers or names.
 """
 
 from __future__ import annotations
@@ -333,7 +333,7 @@ def _columns(path: Path, schema: Any) -> _Columns:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         kinds = {name: feature["_type"] for name, feature in features.items() if "_type" in feature}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        features, kinds = {}, {}  # written by another tool: only names tell
+        features, kinds = {}, {}  # written by another tool: columns are found by name
     images = [n for n, kind in kinds.items() if kind == "Image"] or [n for n in ("image",) if n in schema.names]
     labels = [n for n, kind in kinds.items() if kind == "ClassLabel"] or [n for n in ("label",) if n in schema.names]
     if len(images) != 1 or len(labels) != 1 or not {images[0], labels[0]} <= set(schema.names):

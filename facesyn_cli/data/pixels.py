@@ -1,4 +1,4 @@
-"""Pixels in and out of files: the only file that knows value ranges.
+"""Decodes, encodes and converts pixels; value ranges are defined here and nowhere else.
 
     pixels_u8    uint8, 0..255, (..., H, W, 3), RGB
     pixels       float32, [-1, 1], (..., 3, H, W), RGB
@@ -33,7 +33,7 @@ _GREY_OF_16_BIT = (np.arange(65536) / 257.0 + 0.5).astype(np.uint8)
 
 
 class UnreadableImage(ValueError):
-    """The bytes are no image we read; the message says why in a few words."""
+    """The bytes are no image in a supported format; the message is the reason."""
 
 
 def decode_image(data: bytes) -> np.ndarray:
@@ -64,12 +64,12 @@ def decode_image(data: bytes) -> np.ndarray:
                 turn = turn_of(image)
                 image = image if turn is None else image.transpose(turn)
                 if image.mode == "F":
-                    raise UnreadableImage("floating-point pixels, whose range nobody knows; 8 or 16 bits are read")
+                    raise UnreadableImage("floating-point pixels of unknown range; 8 or 16 bits are read")
                 if image.mode.startswith("I"):
                     values = np.asarray(image)
                     if values.dtype.itemsize > 2:
                         if values.min() < 0 or values.max() > 65535:
-                            raise UnreadableImage("32-bit pixels, whose range nobody knows; 8 or 16 bits are read")
+                            raise UnreadableImage("32-bit pixels of unknown range; 8 or 16 bits are read")
                         values = values.astype(np.uint16)
                     return np.repeat(_GREY_OF_16_BIT[values][:, :, None], 3, axis=2)
                 return np.array(image if image.mode == "RGB" else image.convert("RGB"))
@@ -83,9 +83,9 @@ def decode_image(data: bytes) -> np.ndarray:
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """Return what makes an image stand upright, as its EXIF block says; None where nothing is to be turned.
+    """Return the transposition that makes an image upright according to its EXIF block, or None.
 
-    A damaged block says nothing, and the picture beside it is as good as ever.
+    A damaged block is ignored.
     """
     try:
         return _TURNS.get(image.getexif().get(_EXIF_ORIENTATION))

@@ -11,9 +11,9 @@ Layout of a set called N in an output folder R; R/N is what arcface_torch takes 
     R/N/property      `number of identities,height,width`
     R/labels.txt      which label is which identity; written by `facesyn pack`
 
-Read besides, with or without the .idx: sets without a record 0 of that kind, and the DCFace layout, where
-`list.txt` (`record \t identity/image`) says whose face it is and all labels are 0.
-Labels are 32-bit floats, which are exact up to 2^24: larger sets are refused.
+Sets without such a record 0 are read, too, with or without the .idx, and the DCFace layout, where all labels are 0 and
+`list.txt` (`record \t identity/image`) holds the identities. Labels are 32-bit floats, which are exact up to 2^24:
+larger sets are refused.
 """
 
 from __future__ import annotations

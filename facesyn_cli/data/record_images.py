@@ -87,7 +87,7 @@ def suffix_of(data: bytes) -> str:
 
 
 def is_upright(data: bytes) -> bool:
-    """True when a JPEG, PNG, WebP or BMP stands upright as it lies, whatever its reader makes of EXIF."""
+    """True when a JPEG, PNG, WebP or BMP is stored upright, so that readers may ignore EXIF."""
     return _kind_upright(data)[0] != ""
 
 
@@ -102,16 +102,16 @@ def _resized(pixels_u8: np.ndarray, size: int | None) -> np.ndarray:
 def _is_sound_jpeg(data: bytes, size: int | None) -> bool:
     """True for an upright RGB JPEG of the right size that can be decoded to its end.
 
-    Gray at an eighth of its size: every coefficient is read, as a full decoder does, in a third of the time.
-    False says nothing: such an image is decoded in full.
+    Decoded in gray at an eighth of its size: every coefficient is read, in a third of the time of a full decoder. After
+    False the image must be decoded in full.
     """
     if not data.startswith(_JPEG):
         return False
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             width, height = image.size
-            says_more = any(name in image.info for name in ("exif", "xmp"))  # either may say how it is turned
-            is_plain = image.mode == "RGB" and not says_more and width * height <= MAX_PIXELS
+            has_orientation = any(name in image.info for name in ("exif", "xmp"))  # possibly
+            is_plain = image.mode == "RGB" and not has_orientation and width * height <= MAX_PIXELS
             if not is_plain or size not in (None, width) or size not in (None, height):
                 return False
             image.draft("L", (max(width // 8, 1), max(height // 8, 1)))
@@ -119,11 +119,11 @@ def _is_sound_jpeg(data: bytes, size: int | None) -> bool:
             return True
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, OverflowError, MemoryError,
             Image.DecompressionBombError, Warning):
-        return False  # the full decoder says why
+        return False  # the full decoder gives the reason
 
 
 def _kind_upright(data: bytes) -> tuple[str, str]:
-    """Return PIL's names of format and mode; empty ones when it is of another kind or must be turned to be upright."""
+    """Return PIL's names of format and mode; empty ones for other formats and for images that are not upright."""
     try:
         with Image.open(io.BytesIO(data), formats=tuple(SUFFIX_OF)) as image:
             return ("", "") if turn_of(image) is not None else (image.format or "", image.mode)

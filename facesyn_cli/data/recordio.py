@@ -86,7 +86,7 @@ def read_image(files: RecordFiles, number: int, offset: int) -> bytes:
     """Return the image of the record that starts at byte `offset` of a file.
 
     Raises:
-        UserError: As `read_record`, or the record is shorter than its header says.
+        UserError: As `read_record`, or the record is shorter than its header announces.
     """
     try:
         return split_payload(read_record(files, number, offset))[2]
@@ -98,7 +98,7 @@ def split_payload(payload: bytes) -> tuple[int, np.ndarray, bytes]:
     """Return (flag, labels, encoded image) of a payload; there is one label when flag is 0.
 
     Raises:
-        ValueError: It is shorter than its header says.
+        ValueError: It is shorter than its header announces.
     """
     if len(payload) < HEADER.size:
         raise ValueError(f"{len(payload)} bytes are shorter than the header of {HEADER.size}")
@@ -112,7 +112,7 @@ def split_payload(payload: bytes) -> tuple[int, np.ndarray, bytes]:
 
 @dataclass(frozen=True)
 class RecordHeads:
-    """What the headers of N records say.
+    """Fields of the headers of N records.
 
     Args:
         flags: (N,) uint32.

@@ -1,8 +1,7 @@
-"""Which items are computed together, and by whom.
+"""Divides items into fixed batches, and batches over processes.
 
-The network always sees the same full batches: batch k holds the items k*B .. k*B+B-1 of the canonical
-order, whatever was finished before, however many processes work and whoever was killed. Results at one
-batch size are therefore bit-identical.
+Batch k always holds the items k*B .. k*B+B-1 of the canonical order, independent of the number of processes and of what
+was finished before, so results at one batch size are bit-identical.
 """
 
 from __future__ import annotations

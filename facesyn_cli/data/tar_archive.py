@@ -1,4 +1,4 @@
-"""Reads and writes plain tar archives; the only place that knows their bytes.
+"""Reads and writes plain tar archives.
 
 Reading finds the members by their headers; nothing is unpacked and no link is followed. POSIX ustar with the extensions
 for long paths and large sizes is read: PAX (`x`) and GNU (`L`). Archives that were joined with `cat` are read to their
@@ -163,7 +163,7 @@ def _text(field: bytes) -> str:
 def _extension(
     path: Path, at: int, flag: bytes, data: bytes, name: str | None, size: int | None
 ) -> tuple[str | None, int | None]:
-    """Return what a PAX or GNU header says of the next member: path and size."""
+    """Return path and size of the next member from a PAX or GNU header."""
     if flag == b"L":
         return _text(data), size
     while data.strip(b"\0"):

@@ -48,8 +48,8 @@ class TarSample:
         folder: Folder of its key, without `./` in front; may be empty.
         name: Its name within the folder.
         image: Where its bytes lie.
-        label: Its label, or None where only the folder says whose face it is.
-        label_field: What the label came from: `cls`, `json`, `txt`, or empty.
+        label: Its label, or None when its folder is the identity.
+        label_field: Source of the label: `cls`, `json`, `txt`, or empty.
     """
 
     folder: str
@@ -65,7 +65,7 @@ def read_samples(path: Path, file: BinaryIO, left_out: LeftOut) -> Iterator[TarS
     Args:
         path: Name of the shard for messages.
         file: The shard, opened for reading.
-        left_out: Gets everything that is not used.
+        left_out: Counts everything that is not used.
 
     Raises:
         UserError: The archive is damaged, a sample has one field twice, or a label is none.

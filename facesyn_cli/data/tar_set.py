@@ -48,7 +48,7 @@ class TarSet:
             UserError: It is none of facesyn in tar shards, has labels already, or is damaged.
         """
         header = read_header(path) if path.is_dir() else None
-        records = RecordSet.open(path)  # says what is wrong with an unfinished one
+        records = RecordSet.open(path)  # refuses an unfinished one
         if header is None or header.extra.get("format") != FORMAT or (path / LABELS).exists():
             raise UserError(
                 f"{path} is a packed set; images, or tar shards of `facesyn sample layout=tar`, were expected: labels "
@@ -103,11 +103,11 @@ class TarSet:
 
 @dataclass(frozen=True)
 class TarImage:
-    """An image of a shard to be made.
+    """An image of a shard to write.
 
     Args:
-        identity: Whose face it is.
-        sample: Which image of that identity.
+        identity: Its identity.
+        sample: Its sample name.
         suffix: Of the file, with its dot.
         read: Returns its encoded bytes.
     """
@@ -130,7 +130,7 @@ def make_shard(folder: Path, name: str, file: str, images: Sequence[TarImage]) -
         folder: Of the set.
         name: Name of the set.
         file: Name of the shard, with `.tar`.
-        images: What it holds, in order.
+        images: Its images, in order.
 
     Raises:
         UserError: An image cannot be read, or the shard not be written.

@@ -1,4 +1,4 @@
-r"""Index files of TFRecord sets, published ones and ours: where each record lies, and whose face it is.
+r"""Reads the index files of TFRecord sets, published ones and ours: place and identity of each record.
 
     <any>/<identity>/<sample>.<suffix> \t shard \t offset        ADMIS; the identity is the folder of the image
     <set> \t shard \t offset \t label                            TFace
@@ -27,7 +27,7 @@ _MAX_LINE = 4096 + 96  # bytes of a path and of three numbers
 
 @dataclass(frozen=True)
 class RecordIndex:
-    """Where the N records of a set lie.
+    """Places and labels of the N records of a set.
 
     Args:
         path: The index file.

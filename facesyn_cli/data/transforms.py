@@ -1,8 +1,8 @@
 """Random changes of an image during training: `transform` plugins.
 
-A transform is a callable (pixels_u8 (H, W, 3) RGB, generator) -> pixels_u8 (H, W, 3). All randomness comes
-from the generator that is passed in, so what happens to an image follows from whoever seeds it, not from
-worker processes. The image maths is torchvision's on PIL images, as published.
+A transform is a callable (pixels_u8 (H, W, 3) RGB, generator) -> pixels_u8 (H, W, 3). All randomness comes from the
+generator that is passed in, so the result does not depend on worker processes. Images are computed by torchvision on
+PIL images, as published.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def compose(configs: Sequence[PluginConfig]) -> Transform:
 
 
 class Composed:
-    """Several transforms, one after the other, fed by one generator."""
+    """Several transforms in sequence, with one generator."""
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
         self.transforms = list(transforms)
@@ -132,7 +132,7 @@ class RandomErasingConfig(PluginConfig):
 
 @register(
     "transform", "random-erasing",
-    Card("Paints a random rectangle gray.", "Zhong et al. 2017, Random Erasing, arXiv:1708.04896"),
+    Card("Fills a random rectangle with gray.", "Zhong et al. 2017, Random Erasing, arXiv:1708.04896"),
 )
 def build_random_erasing(cfg: RandomErasingConfig) -> Transform:
     """Build random erasing."""

@@ -131,9 +131,9 @@ class WebdatasetWriter:
 
 
 class _ShardContent:
-    """What the headers of all shards say.
+    """Images and labels found in the headers of all shards.
 
-    Labels are numbers, or numbers of `names_of` where they are names: of folders, or those that a .json holds.
+    Labels are integers, or indices into `names_of` when they are names of folders or texts of .json files.
     """
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ class _ShardContent:
         """Add an image.
 
         Raises:
-            UserError: Nothing says whose face it is, or something else than of the images before.
+            UserError: It has no label and no folder, or its label is of another kind than those before.
         """
         folder = unescape_name(sample.folder) if is_ours else key_part(sample.folder)
         source = sample.label_field or "folder"
@@ -192,7 +192,7 @@ def _is_shard_set(path: Path) -> bool:
         shards = [file for file in files if _is_compressed(file)]
     if not shards or not (is_tar(first_bytes(shards[0], BLOCK)) or _is_compressed(shards[0])):
         return False
-    # Otherwise a folder of images with an archive lying about.
+    # Otherwise it is a folder of images that also holds an archive.
     return not any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir())
 
 
@@ -229,10 +229,10 @@ def _is_compressed(path: Path) -> bool:
 
 
 def _check_labels(path: Path, found: _ShardContent, labels: np.ndarray, num_identities: int) -> None:
-    """Refuse labels that belong to no image, or are perhaps no identities; warn of a single identity.
+    """Refuse labels that belong to no image or may be no identities; warn of a single identity.
 
-    A `.json` or `.txt` may hold the label of something else than the identity, of an age group for example. Where
-    the folders divide the images more finely, they may be the identities.
+    A `.json` or `.txt` may hold a label of something else, of an age group for example. When the folders divide the
+    images more finely, they may be the identities.
     """
     late = found.left_out.counts[LATE_LABELS]
     if late and found.source == "folder":

@@ -1,4 +1,4 @@
-"""What is in a file or folder of weights, as names, shapes and configs show it; nothing is run."""
+"""Describes a file or folder of weights from names, shapes and configs; no network is run."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def inspect(path: Path) -> dict[str, Any]:
         `values` (numbers held, buffers and other tensors included), `tensors`, `place` (of the nested dict, where it
         is not the outermost), `prefix` (in front of every name), `left_out` (what lies beside the network),
         `undecided` (a setting that the file leaves open), `precision` (type -> numbers held) and `digest`. Of a file of
-        tensors that make up no network known here `kind` is "unknown" and `nearest` says which network comes nearest
-        and what differs.
+        tensors that are no known network `kind` is "unknown" and `nearest` names the nearest network and the
+        differences.
 
     Raises:
         UserError: It does not exist, is damaged or holds no weights.

@@ -59,15 +59,15 @@ class LoadedLdm:
 def load_backbone(path: Path | str | None, cfg: PluginConfig | None = None) -> LoadedBackbone:
     """Load a face recognizer from a Weights folder, a published file, an ONNX file or a pack of those.
 
-    Files made elsewhere are tried on the packaged faces; a warning says where they do not tell people apart.
+    Networks from elsewhere are tried on the packaged faces, with a warning if they do not tell people apart.
 
     Args:
         path: Where it lies; None only for a `cfg` that names its file itself (`onnx`).
-        cfg: Plugin and settings asked for; None takes what the file holds. Settings given explicitly must
+        cfg: Expected plugin and settings; None takes what the file holds. Settings given explicitly must
             agree with the file. A file of a `timm` network is read only where `cfg` names it, except EdgeFace's.
 
     Raises:
-        UserError: Not there, damaged, something else, or not what `cfg` asks for.
+        UserError: Not there, damaged, something else, or not what `cfg` names.
     """
     if path is None:
         if cfg is None or getattr(cfg, "weights", None) is None:
@@ -106,11 +106,11 @@ def load_denoiser(path: Path | str, cfg: PluginConfig | None = None) -> LoadedLd
 
     Args:
         path: Where it lies.
-        cfg: Plugin and settings asked for; None takes what the file holds. Settings given explicitly must
+        cfg: Expected plugin and settings; None takes what the file holds. Settings given explicitly must
             agree with the file.
 
     Raises:
-        UserError: Not there, damaged, something else, or not what `cfg` asks for.
+        UserError: Not there, damaged, something else, or not what `cfg` names.
     """
     path = Path(path)
     found, file = open_weights(path, "denoiser")
@@ -144,11 +144,11 @@ def load_autoencoder(path: Path | str | None, cfg: PluginConfig | None = None, p
     Args:
         path: Where it lies; a folder may also hold the two halves under their published names. None only for
             a `cfg` that names its file itself (`diffusers`) or has none (`pixels`).
-        cfg: Plugin and settings asked for; None takes what is there.
+        cfg: Expected plugin and settings; None takes what is there.
         part: What is needed: encoder, decoder or both.
 
     Raises:
-        UserError: Not there, damaged, something else, not what `cfg` asks for, or the wrong half.
+        UserError: Not there, damaged, something else, not what `cfg` names, or the wrong half.
     """
     if path is None:
         if cfg is None:

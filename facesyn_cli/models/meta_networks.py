@@ -1,4 +1,4 @@
-"""Networks without numbers: parameter names and shapes only, on torch's meta device."""
+"""Builds networks on torch's meta device: parameter names and shapes, without memory."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def build_on_meta(kind: str, cfg: PluginConfig, num_tensors: int | None = None) 
             of many more parameters does not fit, and building that network could take hours.
 
     Raises:
-        NotImplementedError, RuntimeError: The plugin's builder looks at the numbers it makes.
-        UserError: The network has far more parameters than the file has tensors, or the settings ask for the absurd.
+        NotImplementedError, RuntimeError: The plugin's builder depends on the values of its parameters.
+        UserError: The network has far more parameters than the file has tensors, or a setting is absurd.
     """
     try:
         with torch.device("meta"), _SkipDraws(), limited_parameters(num_tensors):

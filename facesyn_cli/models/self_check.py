@@ -1,4 +1,4 @@
-"""Run a loaded network once on fixed inputs: finite, alive, independent of the batch, and as a fixture says.
+"""Runs a loaded network once on fixed inputs: finite, not constant, independent of the batch, equal to a fixture.
 
 A fixture is a `.npz` file with inputs and the outputs that another implementation gave for them, under the
 names of the golden vectors: `embedding` (with `pixels`, or for the fixed input of `fixed_pixels`) for a
@@ -31,7 +31,7 @@ def fixed_pixels(side: int, count: int = 2) -> Tensor:
 
 
 def check_backbone(network: nn.Module, side: int, where: str, fixture: Path | None) -> dict[str, Any]:
-    """Return what was seen.
+    """Return the results of the check.
 
     Args:
         network: pixels (B, 3, side, side) -> (B, D).
@@ -41,7 +41,7 @@ def check_backbone(network: nn.Module, side: int, where: str, fixture: Path | No
 
     Raises:
         UserError: The output is not finite, the same for different faces, depends on the batch, or is not
-            what the fixture says.
+            what the fixture holds.
     """
     given = _read(fixture)
     pixels = fixed_pixels(side)
@@ -62,7 +62,7 @@ def check_backbone(network: nn.Module, side: int, where: str, fixture: Path | No
 
 
 def check_denoiser(network: nn.Module, sizes: tuple[int, int, int], where: str, fixture: Path | None) -> dict[str, Any]:
-    """Return what was seen.
+    """Return the results of the check.
 
     Args:
         network: (x, t, context) -> predicted noise of the shape of x.
@@ -71,7 +71,7 @@ def check_denoiser(network: nn.Module, sizes: tuple[int, int, int], where: str, 
         fixture: File to compare with; None: none.
 
     Raises:
-        UserError: The output is not finite, or is not what the fixture says.
+        UserError: The output is not finite, or differs from the fixture.
     """
     channels, side, length = sizes
     given = _read(fixture)
@@ -96,7 +96,7 @@ def check_denoiser(network: nn.Module, sizes: tuple[int, int, int], where: str, 
 def check_generator(
     network: Callable[[Tensor, Tensor], Tensor], sizes: tuple[int, int], where: str, fixture: Path | None
 ) -> dict[str, Any]:
-    """Return what was seen.
+    """Return the results of the check.
 
     Args:
         network: (x, t) -> predicted noise and, in as many channels again, where the variance lies.
@@ -105,7 +105,7 @@ def check_generator(
         fixture: File to compare with; None: none.
 
     Raises:
-        UserError: The output is not finite, or is not what the fixture says.
+        UserError: The output is not finite, or differs from the fixture.
     """
     channels, side = sizes
     given = _read(fixture)
@@ -119,7 +119,7 @@ def check_generator(
 
 
 def check_autoencoder(network: nn.Module, part: str, where: str, fixture: Path | None) -> dict[str, Any]:
-    """Return what was seen.
+    """Return the results of the check.
 
     Args:
         network: With `encode`, `decode`, `latent_channels` and `downscale`.
@@ -128,7 +128,7 @@ def check_autoencoder(network: nn.Module, part: str, where: str, fixture: Path |
         fixture: File to compare with; None: none.
 
     Raises:
-        UserError: An output is not finite, or is not what the fixture says.
+        UserError: An output is not finite, or differs from the fixture.
     """
     given = _read(fixture)
     side = 8 * network.downscale

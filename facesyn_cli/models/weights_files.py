@@ -1,4 +1,4 @@
-"""Opens files and folders of weights and tells which network they hold; what `loading` builds networks from."""
+"""Opens files and folders of weights and detects the network they hold, for `loading`."""
 
 from __future__ import annotations
 

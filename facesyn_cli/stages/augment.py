@@ -158,7 +158,7 @@ def _require_faces(identities: list[str], faces: dict[str, Path | None], augment
 
 
 def _check_origin(origin: Origin, augmentation: Augmentation) -> None:
-    """Keep photos of real people out of a set of generated faces, unless told otherwise.
+    """Keep photos of real people out of a set of generated faces, unless `allow_real` is set.
 
     Raises:
         UserError: The source faces are photos.

@@ -1,7 +1,7 @@
 """IResNet backbones as ElasticFace, arcface_torch, MagFace and CVLface save them, and arcface_torch's `mbf`.
 
-MagFace keeps its IResNet under `features.`, which is how its files are told from the others: names and shapes are
-the same. A MagFace file without that wrapper cannot be told; `backbone.variant=magface` says so.
+MagFace keeps its IResNet under `features.`; otherwise names and shapes are those of the others. A MagFace file without
+that wrapper needs `backbone.variant=magface`.
 """
 
 from __future__ import annotations

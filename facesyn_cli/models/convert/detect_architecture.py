@@ -1,7 +1,7 @@
-"""Tell from the names and shapes of a file's tensors which network it holds, and refuse what does not fit.
+"""Detects the network in a file from the names and shapes of its tensors, and refuses what does not fit.
 
-One rule for all files: of the dicts of tensors in a file, and of the names in them without any sequence of known
-wrappers, exactly one must make up a known network. What lies beside it is left out and named.
+One rule for all files: of the dicts of tensors in a file, under any sequence of known wrappers, exactly one must be a
+known network. Other tensors are left out and named.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SOURCES = (idiff_face, compvis, tface, arcface_torch, edgeface)
 _LOOKS = "looks like "
 _SHOWN = 2  # names listed of each sort of difference
 _TAESD = re.compile(r"\d+\.conv\.[024]\.weight")  # a plain sequence of blocks of three convolutions
-# What trainers call the classifier or the loss that they keep beside a network, on the same level as its layers.
+# Names of classifiers and losses that trainers keep beside a network, on the same level as its layers.
 _HEADS = ("head", "heads", "classifier", "fc", "logits", "margin", "metric_fc", "loss", "criterion", "kernel", "weight")
 _DESCRIPTION = "model.yaml"  # of CVLface, beside its weights
 _COLOR_SPACE = re.compile(r"^\s*color_space\s*:\s*[\"']?(\w+)", re.MULTILINE)
@@ -91,16 +91,15 @@ def detect_in_dicts(dicts: Mapping[str, Mapping[str, Tensor]], path: Path) -> De
 
 
 def detect(tensors: Mapping[str, Tensor], where: str, color_space: str | None = None) -> DetectedNetwork:
-    """Return the network that the tensors make up, complete and of the right shapes.
+    """Return the network in a dict of tensors, complete and of the right shapes.
 
     Args:
         tensors: Tensors of a published file or of ours, behind any sequence of known wrappers.
         where: Name of the file, for messages.
-        color_space: `rgb` or `bgr` where a description beside the file says what its recognizer takes.
+        color_space: `rgb` or `bgr` of the recognizer, when a description beside the file states it.
 
     Raises:
-        UserError: They make up no known network, and the message names the nearest one and what differs; or they
-            make up several.
+        UserError: They are no known network (the message names the nearest one and the differences), or several.
     """
     if guided_diffusion.is_guided_unet(tensors):
         raise UserError(f"{where} is a guided-diffusion UNet (DCFace stage 1), which draws faces without a context; "
@@ -123,7 +122,7 @@ def detect(tensors: Mapping[str, Tensor], where: str, color_space: str | None = 
 
 
 class _TwoNetworks(UserError):
-    """Raised where it cannot be told which of several networks is meant."""
+    """The file holds several networks."""
 
 
 def _only(found: list[DetectedNetwork], where: str) -> DetectedNetwork:
@@ -135,7 +134,7 @@ def _only(found: list[DetectedNetwork], where: str) -> DetectedNetwork:
 
 
 def _complete(found: DetectedNetwork | None, view: View, tensors: Mapping[str, Tensor]) -> DetectedNetwork | None:
-    """Return what a reader found with everything checked and noted; None stays None.
+    """Check the network that a reader found and complete its fields; None stays None.
 
     Raises:
         UserError: It has not the tensors that such a network has.
@@ -161,7 +160,7 @@ def _complete(found: DetectedNetwork | None, view: View, tensors: Mapping[str, T
 
 
 def _color_space(path: Path) -> str | None:
-    """Return what CVLface's description beside a file says of the channels; None where there is none."""
+    """Return the order of channels that CVLface's description beside a file states; None when there is none."""
     description = path.with_name(_DESCRIPTION)
     if not description.exists():
         return None
@@ -188,7 +187,7 @@ def expected_shapes(
 
 
 def differences(expected: Mapping[str, tuple[torch.Size, torch.dtype]], tensors: Mapping[str, Tensor]) -> str:
-    """Say in one line what is missing, unexpected or of another shape; empty where nothing is."""
+    """Return one line on the tensors that are missing, unexpected or of another shape; empty when there are none."""
     missing = [key for key in expected if key not in tensors]
     unexpected = [key for key in tensors if key not in expected]
     shapes = [

@@ -40,7 +40,7 @@ class DetectedNetwork:
     place: str = ""
 
     def origin(self) -> str:
-        """Say in one line where in the file it lies and what was left out; empty where the file is it alone."""
+        """Return one line on its place in the file and what was left out; empty when the file holds nothing else."""
         parts = [f"under {self.place!r}"] if self.place else []
         parts += [f"prefix {self.prefix!r} taken off"] if self.prefix else []
         if self.left_out:

@@ -1,4 +1,4 @@
-"""State dicts of timm networks; those of EdgeFace, timm's `edgenext_*` with 512 outputs, are told by their names.
+"""State dicts of timm networks; EdgeFace, timm's `edgenext_*` with 512 outputs, is recognized by its names.
 
 George et al. 2023, arXiv:2307.01838. That its networks are timm's was checked on EdgeFace-XXS: names, shapes and
 embeddings agree. Its variants with factored linear layers are not supported: no reference states their layout.

@@ -35,7 +35,7 @@ _ENDS = {
 
 @dataclass(frozen=True)
 class GuidedUnet:
-    """What the shapes of a guided-diffusion UNet say.
+    """Settings of a guided-diffusion UNet, as its shapes show them.
 
     Args:
         in_channels: Of the image.
@@ -77,7 +77,7 @@ def is_guided_unet(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def read_settings(tensors: Mapping[str, Tensor]) -> GuidedUnet:
-    """Return what the shapes say.
+    """Return the settings that the shapes show.
 
     Raises:
         UserError: Parts are missing, or it was built with other flags than those of DCFace stage 1.

@@ -23,7 +23,7 @@ BUFFERS = (
 
 
 def read(view: View) -> DetectedNetwork | None:
-    """Return the UNet in a state dict with the settings its shapes tell, or None where it holds none.
+    """Return the UNet in a state dict with the settings that its shapes show, or None where it holds none.
 
     Two settings leave no trace: CPD's probability, and the width of an attention head unless the conditioning
     is cross-attention; they keep their defaults.
@@ -86,7 +86,7 @@ def _settings(unet: Mapping[str, Tensor]) -> dict:
 
 
 def _schedule(buffers: Mapping[str, Tensor]) -> dict:
-    """Check the buffers against each other and return what they say; empty without any.
+    """Check the buffers against each other and return the schedule as settings; empty without any.
 
     The published schedule, which is linear, is returned as its two ends at 1,000 timesteps (`diffusion/schedule.py`
     scales them to T); of any other, such as a cosine, the betas themselves.

@@ -59,7 +59,7 @@ def read_head(path: Path, dataset: str | None = None) -> dict[str, Tensor]:
 
     Args:
         path: As for `find_files`.
-        dataset: Name of the data set whose classifier is wanted; None where the file holds one only.
+        dataset: Name of the data set of the classifier; None when the file holds only one.
 
     Returns:
         `kernel` (embedding size, classes), float32, and what else the head keeps (`t`, (1,)).
@@ -145,7 +145,7 @@ def _has_kernel(path: Path) -> bool:
         with safe_open(path, "pt") as file:
             return KERNEL in file.keys()  # noqa: SIM118
     except (SafetensorError, UserError, OSError, ValueError):
-        return False  # whoever reads it says what is wrong
+        return False  # reading it gives the error
 
 
 def _single(prefix: Path) -> Path:

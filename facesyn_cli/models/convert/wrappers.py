@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-# Wrappers that tell a reader more than where the network is.
+# Wrappers that also identify the source of a network.
 MAGFACE, CVLFACE, LIGHTNING, DIFFUSION = "features", "net", "model", "eps_model"
 
 # Attribute -> who keeps a network under it; in any order and number. A new wrapper is one line.
@@ -35,7 +35,7 @@ class View:
         prefix: What was taken off, such as `module.model.`; empty for the names as they are.
         tensors: Name without the prefix -> tensor.
         around: The tensors that do not start with the prefix, under their whole names.
-        color_space: `rgb` or `bgr` where a description beside the file says so, else None.
+        color_space: `rgb` or `bgr` when a description beside the file states it, else None.
     """
 
     prefix: str

@@ -30,10 +30,10 @@ def test_training_sets_are_looked_at_beforehand(caplog: pytest.LogCaptureFixture
         assert not caplog.text
         say_if_not_square("faces", lambda row: WIDE if row == 2 else SQUARE, 3)
         assert "faces: 1 of 3 images are not square" in caplog.text
-        monkeypatch.setattr("facesyn_cli.data.squares._LOOKED_AT", 5)
+        monkeypatch.setattr("facesyn_cli.data.squares._CHECKED", 5)
         seen = []
         say_if_not_square("many", lambda row: seen.append(row) or WIDE, 1000)
-    assert "many: 5 of 5 images looked at, out of 1000, are not square" in caplog.text
+    assert "many: 5 of 5 images checked, out of 1000, are not square" in caplog.text
     assert seen[0] == 0 and seen[-1] == 999
 
 
