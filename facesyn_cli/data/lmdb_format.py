@@ -13,6 +13,7 @@ projects store, are refused: reading them could run code, and no description say
 from __future__ import annotations
 
 import mmap
+import os
 import threading
 from array import array
 from collections.abc import Iterable, Iterator
@@ -39,7 +40,9 @@ DATA = "data.mdb"
 _MAX_KEY = 511
 _PART_BYTES = 512 * 2**20
 _PER_TRANSACTION = 1000
-_lock = threading.Lock()  # lmdb refuses to open a file twice at the same time in one process
+_MAX_OPEN = 8
+
+Stamp = tuple[int, int]  # size and time of the last change of a file
 
 
 class LmdbConfig(PassthroughConfig):
@@ -79,6 +82,7 @@ class LmdbFormat(PassthroughFormat):
         if not is_lmdb(first_bytes(file, HEAD_BYTES)):
             raise UserError(f"{file} is no LMDB file of version 1")
         formats_package("lmdb")
+        file, stamp = file.resolve(), _stamp(file)
         keys, labels = NameList(), array("q")
         for key, label in scan(file):
             keys.append(key.decode("latin-1"))
@@ -88,7 +92,7 @@ class LmdbFormat(PassthroughFormat):
         values = np.frombuffer(labels, np.int64)
         known, identities = our_labels(values, path) if header else dense_labels(values)
         digest = header.digest if header else content_digest([file], np.frombuffer(keys.text, np.uint8), known)
-        return RecordSet(path, known, identities, digest, LmdbReader(file, keys, header is not None))
+        return RecordSet(path, known, identities, digest, LmdbReader(file, stamp, keys, header is not None))
 
 
 @dataclass(frozen=True)
@@ -96,12 +100,14 @@ class LmdbReader:
     """Random access to the images of a file that `scan` has checked.
 
     Args:
-        path: The file.
+        path: The file, resolved.
+        stamp: Its size and time when it was checked; after a change it is not read any more.
         keys: Key of every record; each byte as the character of that number.
         is_escaped: The names in the keys were written by `escape_name`.
     """
 
     path: Path
+    stamp: Stamp
     keys: NameList
     is_escaped: bool
 
@@ -113,11 +119,11 @@ class LmdbReader:
         """
         lmdb = formats_package("lmdb")
         try:
-            with _lock, lmdb.open(str(self.path), **OPEN) as environment, environment.begin() as transaction:
+            with _lock, _environment(self.path, self.stamp).begin() as transaction:
                 value = transaction.get(self.keys[index].encode("latin-1")) or b""
             start, end = read_datum(value)[1]
         except (lmdb.Error, ValueError) as error:
-            raise UserError(f"cannot read record {index} of {self.path}: {error}; has the file changed?") from error
+            raise UserError(f"cannot read record {index} of {self.path}: {error}") from error
         if end - start > MAX_FILE_BYTES:
             raise UserError(f"{self.path}, record {index}: an image of {end - start} bytes; images of at most "
                             f"{MAX_FILE_BYTES} are read")
@@ -133,6 +139,48 @@ class LmdbReader:
                 yield escape_name(text)
             else:
                 yield unescape_name(name) if self.is_escaped else name
+
+
+_lock = threading.Lock()
+_environments: dict[Path, tuple[Stamp, Any]] = {}  # open in this process; lmdb refuses to open a file twice
+
+
+def _environment(path: Path, stamp: Stamp) -> Any:
+    """Return the open environment of a file; call with `_lock` held.
+
+    Raises:
+        UserError: The file is gone or has changed.
+    """
+    if _stamp(path) != stamp:
+        raise UserError(f"{path} has changed since it was opened")
+    known = _environments.pop(path, None)
+    if known is not None and known[0] != stamp:
+        known[1].close()
+        known = None
+    while len(_environments) >= _MAX_OPEN:
+        _environments.pop(next(iter(_environments)))[1].close()
+    _environments[path] = known or (stamp, formats_package("lmdb").open(str(path), **OPEN))
+    return _environments[path][1]
+
+
+def _close_inherited() -> None:
+    """Close the environments that a forked process inherits: they belong to the process that opened them."""
+    global _lock
+    _lock = threading.Lock()
+    for _, environment in _environments.values():
+        environment.close()
+    _environments.clear()
+
+
+os.register_at_fork(after_in_child=_close_inherited)
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        info = path.stat()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    return info.st_size, info.st_mtime_ns
 
 
 class LmdbWriter:

@@ -445,6 +445,25 @@ def test_lmdb_of_caffe_and_of_pickles(tmp_path: Path):
         RecordSet.open(database("empty", {}))
 
 
+def test_an_lmdb_file_that_ends_the_library_ends_only_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = write_set("lmdb", tmp_path, IMAGES)
+    monkeypatch.setattr("facesyn_cli.data.lmdb_file._CHILD", "import os; os.kill(os.getpid(), 7)")
+    with pytest.raises(UserError, match=r"data\.mdb is no sound LMDB file: the lmdb library fails to read it$"):
+        RecordSet.open(folder)
+
+
+def test_an_lmdb_file_is_not_read_after_a_change(tmp_path: Path):
+    folder = write_set("lmdb", tmp_path, IMAGES)
+    records, second = RecordSet.open(folder), RecordSet.open(folder / ".." / folder.name)
+    assert records.read(0) == second.read(0) == IN_ORDER[0], "one file, opened twice"
+    data = (folder / "data.mdb").read_bytes()
+    (folder / "data.mdb").write_bytes(data[:8192])
+    with pytest.raises(UserError, match="data.mdb has changed since it was opened"):
+        records.read(0)
+    (folder / "data.mdb").write_bytes(data)
+    assert RecordSet.open(folder).read(1) == IN_ORDER[1]
+
+
 def test_long_keys_keep_the_sample(tmp_path: Path):
     images = {("x" * 600, "\u00e4.b"): IN_ORDER[0], ("y", "z" * 250): IN_ORDER[1]}
     records = RecordSet.open(write_set("lmdb", tmp_path, images))
