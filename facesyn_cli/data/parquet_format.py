@@ -279,9 +279,8 @@ def _open(paths: list[Path], is_ours: bool) -> tuple[ParquetReader, np.ndarray, 
     Raises:
         UserError: Naming the file: damaged, without the columns, or with other columns than the first.
     """
-    groups, values, names, names_of = [], array("q"), NameList(), {}
+    groups, values, names, names_of, columns = [], array("q"), NameList(), {}, None
     counts: Counter[int] = Counter()
-    columns = None
     for number, path in enumerate(paths):
         with _explained(path):
             file = _open_file(path)
@@ -289,16 +288,23 @@ def _open(paths: list[Path], is_ours: bool) -> tuple[ParquetReader, np.ndarray, 
             if columns is not None and found != columns:
                 raise UserError(f"{path} has other columns or classes than {paths[0]}")
             columns = found
+            limit = MAX_LABEL if columns.classes is None else len(columns.classes)
             for group in range(file.metadata.num_row_groups):
-                groups.append((number, group, len(values)))
-                before = len(values)
-                wanted = [columns.label, *([f"{columns.image}.path"] if columns.has_paths else [])]
-                for batch in file.iter_batches(8192, row_groups=[group], columns=wanted, use_threads=False):
-                    _add(path, batch, columns, is_ours, values, names, names_of, counts)
-                if len(values) == before:
-                    groups.pop()
-                elif len(values) - before > _LARGE_GROUP:
-                    log.warning(f"{path}: row group {group} has {len(values) - before} images; reading at random is "
+                first = len(values)
+                for label, image_path in _rows(file, group, columns):
+                    if isinstance(label, str):
+                        label = names_of.setdefault(label, len(names_of))
+                    if not isinstance(label, int) or not 0 <= label < limit:
+                        raise UserError(f"{path}: the label {label!r} of row {len(values)} of the set is no known "
+                                        "class")
+                    stem = stem_of(image_path or "")
+                    names.append((unescape_name(stem) if is_ours else stem) or str(counts[label]))
+                    counts[label] += 1
+                    values.append(label)
+                if len(values) > first:
+                    groups.append((number, group, first))
+                if len(values) - first > _LARGE_GROUP:
+                    log.warning(f"{path}: row group {group} has {len(values) - first} images; reading at random is "
                                 "slow, so train on a set packed with --to tfrecord")
     if not values:
         raise UserError(f"{paths[0]} holds no images")
@@ -307,24 +313,13 @@ def _open(paths: list[Path], is_ours: bool) -> tuple[ParquetReader, np.ndarray, 
     return reader, np.frombuffer(values, np.int64), known
 
 
-def _add(
-    path: Path, batch: Any, columns: _Columns, is_ours: bool, values: array, names: NameList,
-    names_of: dict[str, int], counts: Counter[int],
-) -> None:
-    """Append the labels and sample names of a batch."""
-    image_paths = [None] * batch.num_rows
-    if columns.has_paths:
-        image_paths = batch.column(columns.image).field("path").to_pylist()
-    limit = MAX_LABEL if columns.classes is None else len(columns.classes)
-    for label, image_path in zip(batch.column(columns.label).to_pylist(), image_paths, strict=True):
-        if isinstance(label, str):
-            label = names_of.setdefault(label, len(names_of))
-        if not isinstance(label, int) or not 0 <= label < limit:
-            raise UserError(f"{path}: the label {label!r} of row {len(values)} of the set is no known class")
-        stem = stem_of(image_path or "")
-        names.append((unescape_name(stem) if is_ours else stem) or str(counts[label]))
-        counts[label] += 1
-        values.append(label)
+def _rows(file: Any, group: int, columns: _Columns) -> Iterator[tuple[Any, str | None]]:
+    """Yield the label and the path of the image of every row of a row group."""
+    wanted = [columns.label, *([f"{columns.image}.path"] if columns.has_paths else [])]
+    for batch in file.iter_batches(8192, row_groups=[group], columns=wanted, use_threads=False):
+        labels = batch.column(columns.label).to_pylist()
+        paths = batch.column(columns.image).field("path").to_pylist() if columns.has_paths else [None] * len(labels)
+        yield from zip(labels, paths, strict=True)
 
 
 def _columns(path: Path, schema: Any) -> _Columns:
