@@ -73,7 +73,8 @@ def scan(path: Path) -> Iterator[tuple[bytes, int]]:
             while len(head := child.stdout.read(_ROW.size)) == _ROW.size:
                 length, label = _ROW.unpack(head)
                 yield child.stdout.read(length), label
-            said = child.stderr.read().decode("utf-8", "replace").strip()
+            said = child.stderr.read(4096).decode("utf-8", "replace").strip()
+            child.wait()
         finally:
             child.kill()
     if child.returncode == _REFUSED:
