@@ -100,7 +100,7 @@ def test_photos_of_real_people_are_refused_unless_told(run_cli, assert_refused, 
         says = "photos of real people; adding them would put real people into the set (augmentation.allow_real=true"
         assert_refused(*arguments, *more, says=says)
     assert not (work / "5-augmented").exists()
-    assert_refused(*arguments, "faces_origin=generated", says="holds photo faces, as the headers")
+    assert_refused(*arguments, "faces_origin=generated", says="holds photo faces according to the headers")
     ran = run_cli(*arguments, "augmentation.allow_real=true", "--json")
     assert (ran.code, ran.json()["added"]) == (0, 15)
     assert "photos of real people are added to the set; its header and card say so" in ran.err
