@@ -42,8 +42,8 @@ class RecordSetImages(ImageSet):
         """
         return self.records.read(int(entry.location.removeprefix(_RECORD)))
 
-    def __getstate__(self) -> dict:
-        return {"records": self.records}
+    def __reduce__(self) -> tuple:
+        return RecordSetImages, (self.records,)
 
 
 def open_images(path: Path) -> ImageSet:
