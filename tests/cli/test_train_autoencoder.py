@@ -278,7 +278,7 @@ def test_a_recipe_with_the_stage_runs_it_before_train_ldm(faces: Path, tmp_path:
     assert dry.code == 0, dry.err
     assert list(dry.json()) == ["train-autoencoder", "train-ldm"]
     assert dry.json()["train-autoencoder"]["chosen"]["latent"] == "4x8x8"
-    assert "autoencoder" in dry.json()["train-ldm"]["not_yet"]
+    assert dry.json()["train-ldm"]["state"] == "waiting" and "autoencoder" in dry.json()["train-ldm"]["reason"]
     ran = run_cli("run", "--config", recipe, "--work", tmp_path / "work", *words, "--json")
     assert ran.code == 0, ran.err
     assert load_denoiser(tmp_path / "work" / "2-ldm").config.autoencoder["path"].endswith("2-autoencoder")

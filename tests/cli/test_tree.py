@@ -158,13 +158,13 @@ def test_pack_and_then_what_the_work_folder_holds_comes_first(stage, tree, tmp_p
     ran = stage("pack", "--json")
     assert ran.code == 0 and ran.json()["images"] == 15, ran.err
     ran = stage("train-fr", "--dry-run", "--json")
-    assert ran.json()["plan"]["inputs"] == [str(tmp_path / "work/6-records")] and not tree_lines(ran.err)
+    assert ran.json()["plan"]["inputs"] == {"input-1": str(tmp_path / "work/6-records")} and not tree_lines(ran.err)
 
 
 def test_train_fr_on_published_records(stage, tree):
     ran = stage("train-fr", "--dry-run", "--json", "batch_size=4", "norm_batch_size=4")
-    assert ran.code == 0 and ran.json()["plan"]["inputs"] == [str(tree / RECORDS / "Syn_10k.index")], ran.err
-    assert ran.json()["plan"]["identities"] == 3
+    assert ran.code == 0 and ran.json()["plan"]["inputs"] == {"input-1": str(tree / RECORDS / "Syn_10k.index")}, ran.err
+    assert ran.json()["plan"]["counts"]["identities"] == 3
 
 
 def test_eval(run_cli, tmp_path):
@@ -178,7 +178,7 @@ def test_flags_recipes_and_words_come_before_the_tree(stage, tree, tmp_path):
     (tmp_path / "recipe.yaml").write_text(f"pack: {{inputs: ['{tree / FACES}']}}\n")
     for words in (["--in", tree / FACES], ["--config", tmp_path / "recipe.yaml"], [f"inputs=['{tree / FACES}']"]):
         ran = stage("pack", *words, "--dry-run", "--json")
-        assert ran.json()["plan"]["images"] == 12 and not tree_lines(ran.err), ran.err
+        assert ran.json()["plan"]["counts"]["images"] == 12 and not tree_lines(ran.err), ran.err
 
 
 def test_the_namelist_names_the_rows_of_embeddings(run_cli, tree, tmp_path):
@@ -187,7 +187,7 @@ def test_the_namelist_names_the_rows_of_embeddings(run_cli, tree, tmp_path):
     names = tree / "dataset/CASIA/CASIA_namelist.txt"
     ran = run_cli("train-ldm", "--tree", tree, "--embeddings", tmp_path / "lone.npy", f"embedding_names={names}",
                   *SMALL_LDM, "--work", tmp_path / "work", "--dry-run", "--json")
-    assert ran.code == 0 and ran.json()["plan"]["with embeddings"] == 12, ran.err
+    assert ran.code == 0 and ran.json()["plan"]["counts"]["images_without_embedding"] == 0, ran.err
     assert EmbeddingSet.open(tmp_path / "lone.npy", names).keys == [
         e.key for e in ImageSet.open(tree / FACES).entries
     ]

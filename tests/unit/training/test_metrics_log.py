@@ -12,7 +12,7 @@ from accelerate.tracking import GeneralTracker
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.training import metrics as module
+from facesyn_cli.training import metrics_log as module
 from facesyn_cli.training.metrics_log import MetricsLog, check_trackers, known_trackers, read_lines
 
 TENSORBOARD = ("tensorboard",)

@@ -10,11 +10,8 @@ from tolerance import products_of, rounding
 from torch import nn
 from torch.nn import functional as F
 
-from facesyn_cli.models.heads.adaface import AdaFace
-from facesyn_cli.models.heads.arcface import ArcFace
-from facesyn_cli.models.heads.curricularface import CurricularFace
-from facesyn_cli.models.heads.elasticface import ElasticFace
-from facesyn_cli.models.heads.magface import MagFace
+from facesyn_cli.models.heads.margin import build_head
+from facesyn_cli.plugins import registry
 from facesyn_cli.training.tasks.fr_step import Group, Recognizer
 
 
@@ -42,7 +39,7 @@ def test_step_is_data_parallel_training_with_one_process_a_group():
         torch.testing.assert_close(trained.backbone.get_buffer(name), buffer)
 
 
-@pytest.mark.parametrize("head", [ArcFace, CurricularFace, AdaFace, ElasticFace, MagFace])
+@pytest.mark.parametrize("head", ["arcface", "curricularface", "adaface", "elasticface-arc", "magface"])
 def test_shares_of_two_processes_add_up_to_one_process(head):
     groups = _groups()
     alone = _recognizer(head, dropout=0.3)
@@ -64,7 +61,7 @@ def test_shares_of_two_processes_add_up_to_one_process(head):
 
 
 def test_curricularface_sees_the_mean_of_the_whole_batch_before_its_first_loss():
-    trained, groups = _recognizer(CurricularFace), _groups()
+    trained, groups = _recognizer("curricularface"), _groups()
     reference = copy.deepcopy(trained)
     trained.accumulate(groups, step=0)
     cosines = []
@@ -85,7 +82,7 @@ def test_weights_scale_the_loss_of_their_images():
 
 
 def test_extra_losses_of_a_head_reach_loss_and_gradients_with_the_images_weights():
-    plain, extra = _recognizer(MagFace), _recognizer(MagFace)
+    plain, extra = _recognizer("magface"), _recognizer("magface")
     plain.head.norm_weight, extra.head.norm_weight = 0.0, 35.0
     groups = _groups()
     for recognizer in (plain, extra):
@@ -129,12 +126,13 @@ def _tolerance(recognizer: Recognizer, gradients: list[torch.Tensor]) -> float:
     return rounding(products, recognizer.head.scale * max(gradient.abs().max() for gradient in gradients))
 
 
-def _recognizer(head=ArcFace, dropout: float = 0.0, all_reduce=lambda x: x) -> Recognizer:
+def _recognizer(head: str = "arcface", dropout: float = 0.0, all_reduce=lambda x: x) -> Recognizer:
     torch.manual_seed(0)
     backbone = nn.Sequential(
         nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.PReLU(4), nn.Flatten(), nn.Dropout(dropout), nn.Linear(36, 8)
     )
-    return Recognizer(backbone, head(scale=8.0).with_classes(5, 8, seed=1), 0, 12, torch.float32, all_reduce)
+    built = build_head(registry.configure("head", {"name": head, "scale": 8.0})).with_classes(5, 8, seed=1)
+    return Recognizer(backbone, built, 0, 12, torch.float32, all_reduce)
 
 
 def _groups() -> list[Group]:
