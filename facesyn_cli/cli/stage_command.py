@@ -149,7 +149,7 @@ def section_of(recipe: str | None, name: str) -> dict[str, Any]:
     return load_recipe(recipe).get(name, {}) if recipe else {}
 
 
-def print_plan(cfg: StageConfig, plan: Plan | dict[str, Any], as_json: bool) -> None:
+def print_plan(cfg: StageConfig, plan: Plan, as_json: bool) -> None:
     """Print the resolved config and the plan to stdout."""
     import yaml
 
@@ -157,8 +157,7 @@ def print_plan(cfg: StageConfig, plan: Plan | dict[str, Any], as_json: bool) -> 
 
     if not console.is_first_process():
         return
-    settings = cfg.to_json()
-    planned = plan if isinstance(plan, dict) else plan.to_json()  # dict: until every stage returns a Plan (issue 14)
+    settings, planned = cfg.to_json(), plan.to_json()
     if as_json:
         print_json({"config": settings, "plan": planned})
     else:

@@ -95,7 +95,7 @@ def plan(cfg: EvalConfig, work: Work) -> Plan:
         evaluations += padded * (2 if _flips(cfg, content) else 1)
     return Plan(
         inputs.folder, state, {name: parent.path for name, parent in inputs.parents.items()}, counts,
-        {"backbone": 0 if state == "finished" else evaluations},
+        {"recognizer": 0 if state == "finished" else evaluations},
         chosen={"backbone": inputs.backbone.name, "benchmarks": about},
     )
 

@@ -90,14 +90,11 @@ class _Kept:
 def plan(cfg: SelectConfig, work: Work) -> Plan:
     """Return what `run` would do: identities and images that are kept."""
     images, tars, selection, parents, folder = _open_inputs(cfg, work)
+    kept = len(_kept(images, selection, cfg.collisions, folder))
     return Plan(
-        folder,
-        check_output(folder, _kind(tars), cfg, parents),
+        folder, check_output(folder, _kind(tars), cfg, parents),
         {name: parent.path for name, parent in parents.items()},
-        {
-            "images": len(images.entries), "images_kept": len(_kept(images, selection, cfg.collisions, folder)),
-            **_counts(selection, cfg.collisions),
-        },
+        {"images": kept, "images_left_out": len(images.entries) - kept, **_counts(selection, cfg.collisions)},
     )
 
 
