@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -57,6 +58,9 @@ _PANELS: dict[str, dict[str, Any]] = {  # heading of the help -> command -> its 
         "models": models, "starter": starter, "plugins": plugins, "config": config, "doctor": doctor, "bench": bench,
     },
 }
+_NAMED_BY = {  # command that the list leaves out -> command whose help names it
+    "train-decoder": "train-autoencoder", "pairs": "eval", "ablate": "study", "starter": "models", "bench": "doctor",
+}
 
 
 class _Panels(typer.core.TyperGroup):
@@ -68,7 +72,7 @@ class _Panels(typer.core.TyperGroup):
             with formatter.section(panel):
                 limit = formatter.width - width - 4
                 formatter.write_dl([(f"{name:{width}}", self.commands[name].get_short_help_str(limit))
-                                    for name in modules])
+                                    for name in modules if name not in _NAMED_BY])
 
 
 app = typer.Typer(
@@ -81,12 +85,24 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _panel, _modules in _PANELS.items():
-    for _name, _module in _modules.items():
-        if hasattr(_module, "app"):
-            app.add_typer(_module.app, name=_name, rich_help_panel=_panel)
-        else:
-            app.command(_name, rich_help_panel=_panel)(_module.command)
+_MODULES = {name: module for modules in _PANELS.values() for name, module in modules.items()}
+
+
+def _see_also(name: str) -> str | None:
+    """Return the last line of a command's help: the command that it names."""
+    for other, by in _NAMED_BY.items():
+        if by == name:
+            module = _MODULES[other]
+            about = module.app.info.help if hasattr(module, "app") else module.command.__doc__.splitlines()[0]
+            return f"See also: facesyn {other}. {about}"
+    return None
+
+
+for _name, _module in _MODULES.items():
+    if hasattr(_module, "app"):
+        app.add_typer(_module.app, name=_name, epilog=_see_also(_name))
+    else:
+        app.command(_name, epilog=_see_also(_name))(_module.command)
 
 # Errors of the system that a user can fix; a stage that knows more reports it itself.
 _SYSTEM_ERRORS = (
@@ -153,9 +169,5 @@ def _drop_stdout() -> None:
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
-        try:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, sys.stdout.fileno())
-            os.close(null)
-        except (OSError, ValueError):
-            pass  # stdout is no file, or closed
+        with suppress(OSError, ValueError), open(os.devnull, "wb") as null:  # stdout may be no file, or closed
+            os.dup2(null.fileno(), sys.stdout.fileno())
