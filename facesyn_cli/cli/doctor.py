@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from facesyn_cli.cli.stage_command import Json, print_json, start
+from facesyn_cli.cli.stage_command import Json, print_result, start
 from facesyn_cli.errors import UserError
 
 _PACKAGES = {
@@ -28,10 +28,7 @@ def command(
     """
     start()
     report = examine(work)
-    if json:
-        print_json(report)
-    else:
-        typer.echo(_render(report))
+    print_result(report, json, _render)
     if report["problems"]:
         raise typer.Exit(2)
 

@@ -28,7 +28,7 @@ from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, growable, input_path, runtime_only
 from facesyn_cli.console import log
 from facesyn_cli.data.pixels import encode_jpeg, encode_png
-from facesyn_cli.distributed import Processes, check_device
+from facesyn_cli.distributed import Processes, choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.plugins import registry
@@ -149,8 +149,7 @@ class SampleConfig(StageConfig):
 
 def plan(cfg: SampleConfig, work: Work) -> Plan:
     """Return what `run` would do: images, network evaluations, disk, expected time of one process."""
-    name = check_device(cfg.device) if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    cfg, job, parents = _open_job(cfg, work, torch.device(name))
+    cfg, job, parents = _open_job(cfg, work, choose_device(cfg.device))
     layout, folder = job.layout, job.layout.folder
     state = check_output(folder, layout.kind, cfg, parents)
     done = layout.finished()

@@ -28,7 +28,7 @@ from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, growable, input_path, runtime_only
 from facesyn_cli.console import Progress, log, progress
 from facesyn_cli.data.sharding import fixed_batches, share
-from facesyn_cli.distributed import check_device
+from facesyn_cli.distributed import choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.evaluation.study_table import StudyRow, figures_of, to_csv, to_markdown, to_text
@@ -84,8 +84,7 @@ class StudyConfig(StageConfig):
 
 def plan(cfg: StudyConfig, work: Work) -> Plan:
     """Return what `run` would do: rows, images, network evaluations without rejected draws."""
-    name = check_device(cfg.device) if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    study = _Study(cfg, work, torch.device(name))
+    study = _Study(cfg, work, choose_device(cfg.device))
     state = check_output(study.folder, "Study", cfg, study.parents)
     todo = [] if state == "finished" else [task for task in study.tasks() if study.read(*task) is None]
     images = len(todo) * study.num_images

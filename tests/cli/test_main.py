@@ -12,9 +12,9 @@ import typer
 from facesyn_cli.cli.main import app
 from facesyn_cli.cli.stage_command import OPTIONS
 from facesyn_cli.config.recipe import STAGES
+from facesyn_cli.pipelines.inputs import USERS
 from facesyn_cli.pipelines.published_tree import INPUTS
 from facesyn_cli.pipelines.stage import config_class_of
-from facesyn_cli.pipelines.starter_inputs import USERS
 
 needs_full_disk = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 
