@@ -34,7 +34,7 @@ from facesyn_cli.artifacts.record_set_images import RecordSetImages
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, input_path
-from facesyn_cli.console import is_first_process, progress
+from facesyn_cli.console import Progress, is_first_process, progress
 from facesyn_cli.contexts.unique import Unique
 from facesyn_cli.data.record_images import suffix_of
 from facesyn_cli.data.tar_set import TarImage, TarSet, make_shard
@@ -106,10 +106,14 @@ def run(cfg: SelectConfig, work: Work) -> Outcome:
     with open_output(folder, _kind(tars), "select", cfg, parents) as out:
         if not out.finished:
             kept = _kept(images, selection, cfg.collisions, folder)
-            if tars is not None:
-                _select_shards(tars, kept, folder)
-            else:
-                _link(images, kept, folder)
+            with progress("select", len(kept)) as bar:
+                if tars is not None:
+                    _select_shards(tars, kept, folder, bar)
+                else:
+                    for one in kept:
+                        link_image(images, one.entry, folder / one.identity / f"{one.sample}{one.suffix}")
+                        bar.advance()
+                        signals.check()
             write_text(folder / SELECTION, _table(selection, cfg.collisions))
             counts = {"images": len(kept), **_counts(selection, cfg.collisions)}
             out.finish(counts, tars.extra if tars is not None else images.extra())
@@ -120,27 +124,18 @@ def _kind(tars: TarSet | None) -> str:
     return "ImageSet" if tars is None else "RecordSet"
 
 
-def _link(images: ImageSet, kept: list[_Kept], folder: Path) -> None:
-    with progress("select", len(kept)) as bar:
-        for one in kept:
-            link_image(images, one.entry, folder / one.identity / f"{one.sample}{one.suffix}")
-            bar.advance()
-            signals.check()
-
-
-def _select_shards(tars: TarSet, kept: list[_Kept], folder: Path) -> None:
+def _select_shards(tars: TarSet, kept: list[_Kept], folder: Path, bar: Progress) -> None:
     """Link the shards without changes and write the others anew; shards without images are left out."""
     kept_of = {int(one.entry.location.split()[-1]): one for one in kept}
-    with progress("select", len(kept)) as bar:
-        for number, shard in enumerate(tars.shards):
-            signals.check()
-            rows = tars.rows_of(number).tolist()
-            stay = [(row, kept_of[row]) for row in rows if row in kept_of]
-            if len(stay) == len(rows) and not any(one.is_renamed for _, one in stay):
-                link_file(shard, folder / tars.name / shard.name)
-            elif stay:
-                make_shard(folder, tars.name, shard.name, [_tar_image(tars, row, one) for row, one in stay])
-            bar.advance(len(stay))
+    for number, shard in enumerate(tars.shards):
+        signals.check()
+        rows = tars.rows_of(number).tolist()
+        stay = [(row, kept_of[row]) for row in rows if row in kept_of]
+        if len(stay) == len(rows) and not any(one.is_renamed for _, one in stay):
+            link_file(shard, folder / tars.name / shard.name)
+        elif stay:
+            make_shard(folder, tars.name, shard.name, [_tar_image(tars, row, one) for row, one in stay])
+        bar.advance(len(stay))
 
 
 def _tar_image(tars: TarSet, row: int, kept: _Kept) -> TarImage:
