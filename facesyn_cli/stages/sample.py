@@ -237,10 +237,8 @@ def _open_job(
     """
     inputs = open_inputs(
         existing_input(cfg.contexts, work, "contexts", "gen-contexts"),
-        existing_input(cfg.ldm, work, "ldm", "train-ldm"),
-        cfg.autoencoder or work.decoder_for(cfg.ldm),
-        cfg.ids,
-        cfg.assume_embedder,
+        existing_input(cfg.ldm, work, "ldm", "train-ldm"), cfg.autoencoder or work.decoder_for(cfg.ldm),
+        cfg.ids, cfg.assume_embedder,
     )
     guidance = registry.build("guidance", cfg.guidance)
     joint_guidance = device.type == "cpu" if cfg.joint_guidance is None else cfg.joint_guidance
@@ -268,9 +266,8 @@ def _open_job(
             sample_filter, FaceEmbedder.of(judge, device), inputs.vectors.numpy(), cfg.per_id, batch_size, layout.folder
         )
     # "All" becomes a number, so that this folder grows with the contexts.
-    cfg = cfg.model_copy(update={"ids": len(inputs.identities)})
-    if cfg.batch_size == "auto":
-        cfg = cfg.model_copy(update={"batch_size": batch_size})
+    numbers = {"ids": len(inputs.identities), "batch_size": batch_size if cfg.batch_size == "auto" else cfg.batch_size}
+    cfg = cfg.model_copy(update=numbers)
     workers = num_workers(cfg.workers, device, processes.world_size if processes else 1)
     return cfg, SamplingJob(inputs, pipeline, conditions, layout, batch_size, workers, rejection, cfg.part), parents
 
