@@ -109,7 +109,7 @@ class Machine:
 
         Args:
             name: Name of the row.
-            num_images: Images it makes or reads.
+            num_images: Images that `work` makes or reads.
             work: The function.
             flop: Operations per image; 0: not counted.
             rate: Ceiling, FLOP/s.

@@ -215,7 +215,7 @@ class Chains:
         )
 
     def _step(self, stage: str, cfg: StageConfig, address: dict[str, str], **parents: Any) -> Step:
-        """Return a step at its address; `address` are those of inputs that are not in the settings, `parents` folders."""
+        """Return a step; `address` holds those of inputs that `cfg` does not name, `parents` settings for folders."""
         groups = cfg.to_json()
         growing = {key: value for key, value in groups["growing"].items() if key != "ids"}
         named = {key: self._content(path) for key, path in sources_of(cfg)}
