@@ -10,8 +10,6 @@ written anew and all others linked.
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +29,7 @@ from facesyn_cli.artifacts.output import check_output, open_output
 from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.artifacts.record_set_images import RecordSetImages
+from facesyn_cli.artifacts.text_tables import to_csv
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, input_path
@@ -43,6 +42,7 @@ from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 
 SELECTION = "selection.csv"  # one line per identity: name, kept / dropped / merged, identity it collides with, cosine
 _BLOCK = 1024                # identities compared at once
+_FATES = {"drop": "dropped", "merge": "merged"}
 
 
 class SelectConfig(StageConfig):
@@ -206,16 +206,14 @@ def _kept(images: ImageSet, selection: _Selection, collisions: str, folder: Path
 
 def _counts(selection: _Selection, collisions: str) -> dict[str, int]:
     kept = int(selection.is_kept.sum())
-    return {"identities": kept, {"drop": "dropped", "merge": "merged"}[collisions]: len(selection.names) - kept}
+    return {"identities": kept, _FATES[collisions]: len(selection.names) - kept}
 
 
 def _table(selection: _Selection, collisions: str) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["identity", "fate", "collides_with", "cosine"])
-    fate = {"drop": "dropped", "merge": "merged"}[collisions]
-    for name, is_kept, into, cosine in zip(
-        selection.names, selection.is_kept, selection.into, selection.cosines, strict=True
-    ):
-        writer.writerow([name, "kept", "", ""] if is_kept else [name, fate, selection.names[into], f"{cosine:.6f}"])
-    return text.getvalue()
+    lines = [("identity", "fate", "collides_with", "cosine")]
+    for row, (name, into) in enumerate(zip(selection.names, selection.into, strict=True)):
+        if into == row:
+            lines.append((name, "kept", "", ""))
+        else:
+            lines.append((name, _FATES[collisions], selection.names[into], f"{selection.cosines[row]:.6f}"))
+    return to_csv(lines)
