@@ -21,7 +21,6 @@ import typer
 from facesyn_cli import console, launch, signals
 
 if typing.TYPE_CHECKING:
-    from facesyn_cli.artifacts.outcome import Outcome
     from facesyn_cli.artifacts.plan import Plan
     from facesyn_cli.config.fields import StageConfig
 
@@ -138,7 +137,8 @@ def _execute(name: str, flags: dict[str, Any], common: SimpleNamespace) -> None:
         return
     outcome = run_stage(name, cfg, work)
     if console.is_first_process():
-        print_outcome(outcome, common.json)
+        result = {**outcome.summary, "folder": str(outcome.folder)}
+        print_result(result, common.json, lambda result: f"{outcome.render()}\nfolder: {outcome.folder}")
 
 
 def start(log_file: Path | None = None) -> None:
@@ -196,14 +196,6 @@ def merge_groups(settings: dict[str, Any]) -> dict[str, Any]:
     for group in settings.values():
         merge(merged, group)
     return merged
-
-
-def print_outcome(outcome: Outcome, as_json: bool) -> None:
-    """Print the result of a stage to stdout."""
-    if as_json:
-        print_json({**outcome.summary, "folder": str(outcome.folder)})
-    else:
-        sys.stdout.write(f"{outcome.render()}\nfolder: {outcome.folder}\n")
 
 
 def print_result(value: Any, as_json: bool, render: Callable[[Any], str]) -> None:

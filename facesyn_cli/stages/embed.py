@@ -12,10 +12,10 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import field_validator
+from pydantic import BeforeValidator
 
 from facesyn_cli import distributed, signals
 from facesyn_cli.artifacts.atomic_files import write_atomically, write_text
@@ -53,7 +53,7 @@ class EmbedConfig(StageConfig):
     weights: Path | None = input_path(None, "weights of the recognizer")
     backbone: PluginConfig | None = PluginSection("backbone", default=None)  # None: detected from the weights
     flip: bool = affects_result(False, "add the output for the mirrored image; the published embeddings do not")
-    fit: Literal["square", "refuse"] = affects_result(
+    fit: Annotated[Literal["square", "refuse"], BeforeValidator(current_fit)] = affects_result(
         "square", "square: the central square of images that are not square; refuse: list these as unreadable"
     )
     align: DetectFaces | None = affects_result(
@@ -63,11 +63,6 @@ class EmbedConfig(StageConfig):
     batch_size: int = batch_setting(64, "images a batch", ge=1)
     part_size: int = batch_setting(256, "images a part; a finished part is never computed again", ge=1)
     workers: int = runtime_only(4, "threads that read and decode, per process", ge=1)
-
-    @field_validator("fit", mode="before")
-    @classmethod
-    def _current_fit(cls, value: Any) -> Any:
-        return current_fit(value)
 
 
 @dataclass(frozen=True)
