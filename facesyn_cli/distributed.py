@@ -180,6 +180,13 @@ def check_device(device: str) -> str:
     return device
 
 
+def choose_device(name: str) -> torch.device:
+    """Return the device of a name, for auto a GPU where there is one; raises as `check_device` does."""
+    if name != "auto":
+        return torch.device(check_device(name))
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
 def launched_processes() -> int:
     """Return how many processes were launched together, without joining them."""
     return int(os.environ.get("WORLD_SIZE", "1"))

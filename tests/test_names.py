@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.config.fields import StageConfig
 from facesyn_cli.config.recipe import STAGES
 from facesyn_cli.pipelines.stage import config_class_of, stage_module
@@ -27,6 +28,11 @@ def test_stage_has_its_entries(stage: str) -> None:
     assert issubclass(config_class_of(stage), StageConfig)
     for name in ("run", "plan"):
         assert list(inspect.signature(getattr(stage_module(stage), name)).parameters) == ["cfg", "work"]
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "cut"])
+def test_plan_of_every_stage_is_a_plan(stage: str) -> None:
+    assert inspect.signature(stage_module(stage).plan).return_annotation in (Plan, "Plan")
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from facesyn_cli import signals
 from facesyn_cli.bench.settings import BenchConfig
 from facesyn_cli.console import log
 from facesyn_cli.data.ordered_pool import usable_cores
-from facesyn_cli.distributed import check_device
+from facesyn_cli.distributed import choose_device
 from facesyn_cli.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -77,15 +76,16 @@ class Machine:
     """
 
     def __init__(self, cfg: BenchConfig) -> None:
-        name = check_device(cfg.device) if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(name)
+        has_gpu = torch.cuda.is_available()
+        self.device = choose_device("cpu" if cfg.device == "auto" and not has_gpu else cfg.device)
         if cfg.clock == "cpu" and self.device.type != "cpu":
             raise UserError("clock=cpu measures processor time, which is meaningless on a GPU; use clock=wall")
         self.cores = cfg.cores or usable_cores()
         self.clock = Clock(self.device, self.cores, cfg.clock == "cpu")
         self.is_gpu = self.device.type == "cuda"
         formats = ("fp32", "bf16", "fp16") if self.is_gpu else ("fp32", "bf16")
-        self.rates = {name: matrix_rate(self.clock, name, cfg.rounds) for name in formats}
+        with self.all_cores():
+            self.rates = {name: matrix_rate(self.clock, name, cfg.rounds) for name in formats}
 
     @property
     def best_precision(self) -> str:
@@ -95,7 +95,10 @@ class Machine:
     def to_json(self) -> dict[str, Any]:
         """Return name, rates and clock as JSON values."""
         return {
-            "device": describe(self.device, self.cores),
+            "device": (
+                torch.cuda.get_device_name(self.device) if self.is_gpu
+                else f"{_cpu_name()}, {self.cores} {'core' if self.cores == 1 else 'cores'}"
+            ),
             "matrix rate": {name: four_digits(rate / 1e12) for name, rate in self.rates.items()},
             "clock": "processor time" if self.clock.use_cpu_time else "wall",
             "torch": torch.__version__,
@@ -106,7 +109,7 @@ class Machine:
 
         Args:
             name: Name of the row.
-            num_images: Images it makes or reads.
+            num_images: Images that `work` makes or reads.
             work: The function.
             flop: Operations per image; 0: not counted.
             rate: Ceiling, FLOP/s.
@@ -140,22 +143,17 @@ def matrix_rate(clock: Clock, precision: str, rounds: int = 5) -> float:
     """Return the rate of a large square matrix product on random numbers, FLOP/s: the ceiling of any network.
 
     Args:
-        clock: Where, and with how many cores.
+        clock: Where; on a CPU it runs on as many cores as torch uses.
         precision: fp32, bf16 or fp16. float32 is not rounded to TF32.
         rounds: The fastest one is returned.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(clock.cores)
     rate = 0.0
-    try:
-        for side in _SIDES[clock.device.type]:
-            if rate and 2 * side**3 / rate > _PATIENCE:
-                break  # emulated: the small product is enough
-            a, b = (torch.randn(side, side, device=clock.device).to(DTYPES[precision]) for _ in range(2))
-            rate = 2 * side**3 / clock.best(partial(torch.matmul, a, b), rounds)
-        return rate
-    finally:
-        torch.set_num_threads(threads)
+    for side in _SIDES[clock.device.type]:
+        if rate and 2 * side**3 / rate > _PATIENCE:
+            break  # emulated: the small product is enough
+        a, b = (torch.randn(side, side, device=clock.device).to(DTYPES[precision]) for _ in range(2))
+        rate = 2 * side**3 / clock.best(partial(torch.matmul, a, b), rounds)
+    return rate
 
 
 @contextmanager
@@ -173,38 +171,24 @@ def peak_memory(device: torch.device) -> Iterator[dict[str, float | None]]:
     if is_gpu:
         found["MiB"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     elif can_reset:
-        found["MiB"] = _peak_mib()
-
-
-def describe(device: torch.device, cores: int) -> str:
-    """Return the name of the processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{_cpu_name()}, {cores} {'core' if cores == 1 else 'cores'}"
+        found["MiB"] = _status_mib("VmHWM")
 
 
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _reset_peak() -> bool:
     """Reset the recorded peak to current use; False where the system does not do it, or only claims to."""
     try:
-        with open(f"/proc/{os.getpid()}/clear_refs", "w") as file:
-            file.write("5")
+        Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return False
     peak, used = _status_mib("VmHWM"), _status_mib("VmRSS")
     return peak is not None and used is not None and peak - used < _SLACK
-
-
-def _peak_mib() -> float | None:
-    return _status_mib("VmHWM")
 
 
 def _status_mib(field: str) -> float | None:

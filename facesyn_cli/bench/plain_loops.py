@@ -19,28 +19,12 @@ from facesyn_cli.data.tfrecord_framing import frame
 
 
 def sample(
-    denoiser: nn.Module,
-    autoencoder: nn.Module,
-    contexts: Tensor,
-    per_id: int,
-    steps: int,
-    latent_shape: tuple[int, int, int],
-    size: int,
-    folder: Path,
-    device: torch.device,
+    denoiser: nn.Module, autoencoder: nn.Module, contexts: Tensor, per_id: int, steps: int,
+    latent_shape: tuple[int, int, int], size: int, folder: Path, device: torch.device,
 ) -> None:
     """DDIM as in ADMIS: one identity per batch, noise drawn on the host, a check of the latents after every step.
 
-    Args:
-        denoiser: (B, c, h, w), (B,), (B, E) -> eps; encodes the contexts at every step.
-        autoencoder: Decodes latents.
-        contexts: (N, E) float32.
-        per_id: Images of each identity.
-        steps: Steps.
-        latent_shape: (c, h, w).
-        size: Side of the images in pixels.
-        folder: Where `<identity>/<sample>.png` goes.
-        device: Where the networks are.
+    `contexts` are (N, E) float32 and encoded at every step; images of `size` pixels go to `<identity>/<sample>.png`.
     """
     alpha_bars = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
     timesteps = [round(1000 - i * 1000 / steps) - 1 for i in range(steps)]
@@ -67,7 +51,7 @@ def embed(network: nn.Module, paths: Sequence[Path], batch_size: int, device: to
     """Embed images batch by batch; returns (N, D) float32 unit rows."""
     rows = []
     for start in range(0, len(paths), batch_size):
-        pixels = torch.stack([_read(path) for path in paths[start : start + batch_size]]).to(device)
+        pixels = _read_batch(paths[start : start + batch_size]).to(device)
         with torch.no_grad():
             rows.append(F.normalize(network(pixels).float()).cpu())
     return torch.cat(rows).numpy()
@@ -76,18 +60,10 @@ def embed(network: nn.Module, paths: Sequence[Path], batch_size: int, device: to
 def verify(
     network: nn.Module, paths: Sequence[Path], is_same: np.ndarray, batch_size: int, device: torch.device
 ) -> float:
-    """Return the accuracy over 10 folds of pairs of neighboring images, with flip test and 400 thresholds.
-
-    Args:
-        network: Pixels to embeddings.
-        paths: 2 N images; pair i is 2 i and 2 i + 1.
-        is_same: (N,) bool.
-        batch_size: Images a batch.
-        device: Where the network is.
-    """
+    """Return the accuracy over 10 folds of pairs, images 2 i and 2 i + 1, with flip test and 400 thresholds."""
     rows = []
     for start in range(0, len(paths), batch_size):
-        pixels = torch.stack([_read(path) for path in paths[start : start + batch_size]]).to(device)
+        pixels = _read_batch(paths[start : start + batch_size]).to(device)
         with torch.no_grad():
             rows.append((network(pixels) + network(pixels.flip(-1))).cpu())
     unit = F.normalize(torch.cat(rows)).numpy()
@@ -113,7 +89,7 @@ def train_recognizer(
     optimizer = torch.optim.SGD([*network.parameters(), centers], lr=0.01, momentum=0.9, weight_decay=5e-4)
     for step in range(steps):
         chosen = [(step * batch_size + i) % len(paths) for i in range(batch_size)]
-        pixels = torch.stack([_read(paths[i]) for i in chosen]).to(device)
+        pixels = _read_batch([paths[i] for i in chosen]).to(device)
         target = torch.tensor([labels[i] for i in chosen], device=device)
         cosines = F.linear(F.normalize(network(pixels)), F.normalize(centers)).clamp(-1 + 1e-6, 1 - 1e-6)
         angle = torch.acos(cosines.gather(1, target[:, None])) + 0.5
@@ -131,15 +107,7 @@ def train_ldm(
 ) -> None:
     """Train a denoiser, as IDiff-Face: images encoded at every step, Adam, an average of the weights by hand.
 
-    Args:
-        denoiser: (B, c, h, w), (B,), (B, E) -> eps.
-        autoencoder: Encodes pixels.
-        paths: N images.
-        contexts: (N, E).
-        image_size: Side of the images the autoencoder sees, in pixels.
-        batch_size: Images a step.
-        steps: Optimizer steps.
-        device: Where the networks are.
+    `contexts` are (N, E), of the N paths; `image_size` is the side that the autoencoder sees, in pixels.
     """
     alpha_bars = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0).to(device)
     denoiser.train().requires_grad_(True)
@@ -147,7 +115,7 @@ def train_ldm(
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=1e-4)
     for step in range(steps):
         chosen = [(step * batch_size + i) % len(paths) for i in range(batch_size)]
-        pixels = torch.stack([_read(paths[i]) for i in chosen]).to(device)
+        pixels = _read_batch([paths[i] for i in chosen]).to(device)
         pixels = F.interpolate(pixels, (image_size, image_size), mode="bilinear", align_corners=False)
         with torch.no_grad():
             latents = autoencoder.encode(pixels)
@@ -169,12 +137,15 @@ def pack(paths: Sequence[Path], labels: Sequence[int], target: Path) -> None:
     with open(target, "wb") as file:
         for path, label in zip(paths, labels, strict=True):
             data = path.read_bytes()
-            _read(path)
+            _read_batch([path])
             file.write(frame(label.to_bytes(8, "little") + data))
 
 
-def _read(path: Path) -> Tensor:
-    """Return (3, H, W) float32 in [-1, 1]."""
-    with Image.open(path) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+def _read_batch(paths: Sequence[Path]) -> Tensor:
+    """Return (B, 3, H, W) float32 in [-1, 1]."""
+    faces = []
+    for path in paths:
+        with Image.open(path) as image:
+            faces.append(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1)
+    return torch.stack(faces)
 

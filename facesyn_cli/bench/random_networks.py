@@ -20,12 +20,7 @@ from facesyn_cli.plugins import registry
 
 
 def random_network(kind: str, settings: dict[str, Any]) -> nn.Module:
-    """Return a plugin's network in eval mode, its numbers drawn from the names of its entries.
-
-    Args:
-        kind: Kind of plugin: denoiser, autoencoder or backbone.
-        settings: Its section, with `name`.
-    """
+    """Return a denoiser, autoencoder or backbone in eval mode, its numbers drawn from the names of its entries."""
     module = build_on_meta(kind, registry.configure(kind, settings))
     state = {key: _draw(key, value) for key, value in module.state_dict().items()}
     module.load_state_dict(state, assign=True)
@@ -35,10 +30,7 @@ def random_network(kind: str, settings: dict[str, Any]) -> nn.Module:
 def flops(kind: str, settings: dict[str, Any], run: Callable[[nn.Module], Any]) -> int:
     """Return the floating-point operations of a pass: two for each multiplication of convolutions and products.
 
-    Args:
-        kind: Kind of plugin.
-        settings: Its section.
-        run: Called with the network on the meta device; runs it on one image.
+    `run` is called with the network on the meta device and runs it on one image.
     """
     module = build_on_meta(kind, registry.configure(kind, settings)).eval()
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:

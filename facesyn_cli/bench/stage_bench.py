@@ -26,8 +26,7 @@ def bench_stage(
 ) -> dict[str, Any]:
     """Run a whole stage, its start and end included, and the plain loop on the same files; return JSON values."""
     images = cfg.images or 256
-    batch_size = cfg.batch_size or (32 if machine.device.type == "cpu" else 256)
-    batch_size = min(batch_size, images)
+    batch_size = min(cfg.batch_size or (32 if machine.device.type == "cpu" else 256), images)
     steps = cfg.steps or 10
     paths, labels = random_inputs.write_faces(folder / "faces", images, cfg.per_id)
     backbone = cfg.backbone.model_dump(mode="json")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from facesyn_cli.cli.stage_command import DEFAULT_WORK, Device, Json, LogFile, print_json, start
+from facesyn_cli.cli.stage_command import DEFAULT_WORK, Device, Json, LogFile, print_result, split_names, start
 from facesyn_cli.errors import UserError
 
 
@@ -43,26 +43,18 @@ def command(
     if config is None:
         raise UserError("ablate needs a table: --config NAME or FILE, for example table1")
     flags = {"seeds": seeds, "seed": seed, "device": device, "real": real, "out": out}
-    names = None if benchmarks is None else [name.strip() for name in benchmarks.split(",") if name.strip()]
     networks = {"ldm": ldm, "autoencoder": autoencoder and str(autoencoder)}
     inputs = {
         "gen-contexts": {**networks, "weights": weights},
         "sample": networks,
-        "eval": {"benchmarks": names, "data": data, "pairs": pairs or None, "images": images},
+        "eval": {"benchmarks": split_names(benchmarks), "data": data, "pairs": pairs or None, "images": images},
     }
     run = Ablation(config, overrides or [], flags, inputs, judge, Work(work), rows)
     if dry_run:
-        plan = run.plan()
-        if json:
-            print_json(plan)
-        else:
-            typer.echo(render_summary(plan))
+        print_result(run.plan(), json, render_summary)
         return
     failed = run.run()
     table = run.table()
-    if json:
-        print_json(run.to_json(table))
-    else:
-        typer.echo(f"{table.to_text()}\n\nfolder: {run.folder}")
+    print_result(run.to_json(table), json, lambda value: f"{table.to_text()}\n\nfolder: {run.folder}")
     if failed:
         raise UserError(f"{len(failed)} of {run.num_chains} runs failed: {'; '.join(failed)}")

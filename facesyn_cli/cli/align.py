@@ -1,7 +1,7 @@
 """`facesyn align`: cut aligned face crops out of photos."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,9 +15,8 @@ def command(
     landmarks: Annotated[
         Path | None, typer.Option(help="Landmarks instead of a detector: CelebA's list, TFace's pts_list, or CSV.")
     ] = None,
-) -> dict[str, Any]:
+) -> None:
     """Cut aligned faces out of photos.
 
     Faces are rotated and scaled to the ArcFace template, 112 x 112 pixels, and written to 0-images.
     """
-    return {"images": images, "detector": detector, "landmarks": landmarks}

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from facesyn_cli.cli.stage_command import Device, Json, LogFile, print_json, start
+from facesyn_cli.cli.stage_command import Device, Json, LogFile, print_result, start
 
 
 def command(
@@ -33,8 +33,4 @@ def command(
     def run(name: str, settings: dict[str, Any], work: Path) -> Any:
         return run_stage(name, resolve_stage(name, settings, [], {}), Work(work))
 
-    result = bench(subject, cfg, run)
-    if json:
-        print_json(result)
-    else:
-        typer.echo(render(result))
+    print_result(bench(subject, cfg, run), json, render)

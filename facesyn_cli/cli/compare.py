@@ -1,11 +1,11 @@
 """`facesyn compare`: similarity of two photos or folders, and whether they show the same person."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from facesyn_cli.cli.stage_command import Json, print_json, start
+from facesyn_cli.cli.stage_command import Json, print_result, start
 from facesyn_cli.console import log
 
 
@@ -27,13 +27,12 @@ def command(
     from facesyn_cli.stages.compare import compare
 
     result = compare(first, second, weights or _of_starter(), table, benchmark, resize, flip, device)
-    if json:
-        print_json(result)
-        return
+    print_result(result, json, _render)
+
+
+def _render(result: dict[str, Any]) -> str:
     verdict = "same person" if result["same"] else "different people"
-    typer.echo(
-        f"score: {result['score']:.4f}\nthreshold: {result['threshold']:.4f} ({result['threshold_from']})\n{verdict}"
-    )
+    return f"score: {result['score']:.4f}\nthreshold: {result['threshold']:.4f} ({result['threshold_from']})\n{verdict}"
 
 
 def _of_starter() -> Path:

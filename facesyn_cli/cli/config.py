@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from facesyn_cli.cli.stage_command import Json, merge_groups, print_json, section_of, start
+from facesyn_cli.cli.stage_command import Json, merge_groups, print_json, print_result, section_of, start
 
 
 def command(
@@ -27,10 +27,7 @@ def command(
         return
     if recipe is None:
         found = {name: _first_comment(recipes.find_recipe(name)) for name in recipes.recipe_names()}
-        if json:
-            print_json(found)
-        else:
-            typer.echo("\n".join(f"{name:20} {about}" for name, about in found.items()))
+        print_result(found, json, lambda found: "\n".join(f"{name:20} {about}" for name, about in found.items()))
         return
     path = recipes.find_recipe(recipe)
     sections = recipes.load_recipe(recipe)
@@ -58,11 +55,8 @@ def _show_stage(stage: str, recipe: str | None, json: bool) -> None:
         {"key": key, "value": values.get(key), "role": role_of(info), "doc": info.description or ""}
         for key, info in config_class_of(stage).model_fields.items()
     ]
-    if json:
-        print_json(rows)
-        return
-    for row in rows:
-        typer.echo(f"{row['key']}: {row['value']}  # {row['doc']} [{row['role']}]")
+    line = "{key}: {value}  # {doc} [{role}]".format_map
+    print_result(rows, json, lambda rows: "\n".join(map(line, rows)))
 
 
 def _first_comment(path: Path) -> str:

@@ -1,11 +1,12 @@
 """`facesyn demo`: from the packaged starter to faces, a trained recognizer and a report."""
 
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from facesyn_cli.cli.stage_command import Device, Json, LogFile, print_json, start
+from facesyn_cli.cli.stage_command import Device, Json, LogFile, print_result, start
 from facesyn_cli.console import is_first_process
 
 
@@ -23,9 +24,5 @@ def command(
     from facesyn_cli.pipelines.demo import run_demo
 
     results = run_demo(work, find_starter(starter or PACKAGED), seed, device)
-    if not is_first_process():
-        return
-    if json:
-        print_json(results)
-    else:
-        typer.echo(results["text"])
+    if is_first_process():
+        print_result(results, json, itemgetter("text"))

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from facesyn_cli.cli.stage_command import Json, print_json, start
+from facesyn_cli.cli.stage_command import Json, print_result, start
 from facesyn_cli.errors import UserError
 
 _PACKAGES = {
@@ -28,10 +28,7 @@ def command(
     """
     start()
     report = examine(work)
-    if json:
-        print_json(report)
-    else:
-        typer.echo(_render(report))
+    print_result(report, json, _render)
     if report["problems"]:
         raise typer.Exit(2)
 
@@ -57,9 +54,7 @@ def examine(work: Path) -> dict:
                 if group == "core":
                     problems.append(f"{name} is not installed: pip install facesyn")
     devices = _devices(problems)
-    at = work.resolve()
-    while not at.exists():
-        at = at.parent
+    at = next(folder for folder in (work.resolve(), *work.resolve().parents) if folder.exists())
     if not os.access(at, os.W_OK):
         problems.append(f"{at} is not writable; choose another --work")
     starter = _starter(problems)
@@ -126,17 +121,15 @@ def _render(report: dict) -> str:
         f"{report['cpus']} cpus, {report['memory_gib']} GiB memory, "
         f"{report['disk_free_gib']} GiB free on the disk of --work"
     )
-    lines.append(f"starter: {_about_starter(report['starter'])}")
+    starter = report["starter"]
+    if not starter["packaged"]:
+        lines.append(f"starter: not packaged ({', '.join(starter['missing'])} missing)")
+    elif "damaged" in starter:
+        lines.append("starter: damaged")
+    else:
+        parts = ", ".join(f"{name} {part['bytes'] / 1e6:.1f}" for name, part in starter["parts"].items())
+        lines.append(f"starter: packaged, {starter['bytes'] / 1e6:.1f} MB ({parts})")
     lines += [f"PROBLEM: {problem}" for problem in report["problems"]]
     if not report["problems"]:
         lines.append("ready")
     return "\n".join(lines)
-
-
-def _about_starter(starter: dict[str, Any]) -> str:
-    if not starter["packaged"]:
-        return f"not packaged ({', '.join(starter['missing'])} missing)"
-    if "damaged" in starter:
-        return "damaged"
-    parts = ", ".join(f"{name} {part['bytes'] / 1e6:.1f}" for name, part in starter["parts"].items())
-    return f"packaged, {starter['bytes'] / 1e6:.1f} MB ({parts})"

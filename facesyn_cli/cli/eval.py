@@ -5,17 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
-from facesyn_cli.cli.stage_command import stage_command
+from facesyn_cli.cli.stage_command import split_names, stage_command
 from facesyn_cli.plugins.builtin import BUILTIN
 
 
-@stage_command("eval")
+@stage_command("eval", {"backbone": "backbone.name"})
 def command(
     weights: Annotated[Path | None, typer.Option(help="Weights of the recognizer; default 7-fr.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Architecture; default: detected from the weights.")] = None,
-    benchmarks: Annotated[
-        str | None, typer.Option(help=f"Any of {','.join(BUILTIN['benchmark'])}.")
-    ] = None,
+    benchmarks: Annotated[str | None, typer.Option(help=f"Any of {','.join(BUILTIN['benchmark'])}.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the benchmarks' files.")] = None,
     pairs: Annotated[
         list[Path] | None,
@@ -27,8 +25,4 @@ def command(
 
     Computes accuracy as published, TAR at FAR, and AUC.
     """
-    names = None if benchmarks is None else [name.strip() for name in benchmarks.split(",") if name.strip()]
-    return {
-        "weights": weights, "backbone.name": backbone, "benchmarks": names, "data": data, "pairs": pairs or None,
-        "images": images,
-    }
+    return {"benchmarks": split_names(benchmarks)}

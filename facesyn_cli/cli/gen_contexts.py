@@ -1,14 +1,14 @@
 """`facesyn gen-contexts`: collect embeddings of new identities."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
 
-@stage_command("gen-contexts")
+@stage_command("gen-contexts", {"source": "source.name", "backbone": "backbone.name"})
 def command(
     source: Annotated[
         str | None,
@@ -20,9 +20,7 @@ def command(
     images: Annotated[
         Path | None, typer.Option(help="Folder, zip or packed set of faces (images, embeddings).")
     ] = None,
-    embeddings: Annotated[
-        Path | None, typer.Option(help="Embeddings, own or published (embeddings).")
-    ] = None,
+    embeddings: Annotated[Path | None, typer.Option(help="Embeddings, own or published (embeddings).")] = None,
     generator: Annotated[
         str | None, typer.Option(help="Folder or hub id (diffusers), or DCFace's ffhq_10m.pt (guided-diffusion).")
     ] = None,
@@ -34,9 +32,5 @@ def command(
     weights: Annotated[
         Path | None, typer.Option(help="Weights of the recognizer; default: the one of 1-embeddings.")
     ] = None,
-) -> dict[str, Any]:
+) -> None:
     """Collect embeddings of new identities to generate."""
-    return {
-        "source.name": source, "count": count, "images": images, "embeddings": embeddings,
-        "generator": generator, "ldm": ldm, "autoencoder": autoencoder, "backbone.name": backbone, "weights": weights,
-    }

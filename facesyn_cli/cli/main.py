@@ -8,54 +8,27 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from contextlib import suppress
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 import typer.core
 
 from facesyn_cli import __version__, console
-from facesyn_cli.cli import (
-    ablate,
-    align,
-    augment,
-    bench,
-    compare,
-    config,
-    demo,
-    doctor,
-    embed,
-    eval,
-    gen_contexts,
-    models,
-    pack,
-    pairs,
-    plugins,
-    report,
-    run,
-    sample,
-    select,
-    starter,
-    study,
-    train_autoencoder,
-    train_decoder,
-    train_embedder,
-    train_fr,
-    train_ldm,
-)
 from facesyn_cli.errors import Stopped, UserError
 
-_PANELS: dict[str, dict[str, Any]] = {  # heading of the help -> command -> its module
-    "Pipeline": {
-        "demo": demo, "run": run, "align": align, "embed": embed, "train-ldm": train_ldm, "gen-contexts": gen_contexts,
-        "sample": sample, "select": select, "augment": augment, "pack": pack, "train-fr": train_fr, "eval": eval,
-    },
-    "Train parts": {
-        "train-embedder": train_embedder, "train-autoencoder": train_autoencoder, "train-decoder": train_decoder,
-    },
-    "Judge": {"report": report, "compare": compare, "pairs": pairs, "study": study, "ablate": ablate},
-    "Tools": {
-        "models": models, "starter": starter, "plugins": plugins, "config": config, "doctor": doctor, "bench": bench,
-    },
+_PANELS = {  # heading of the help -> commands; command x-y is cli/x_y.py
+    "Pipeline": (
+        "demo", "run", "align", "embed", "train-ldm", "gen-contexts", "sample", "select", "augment", "pack", "train-fr",
+        "eval",
+    ),
+    "Train parts": ("train-embedder", "train-autoencoder", "train-decoder"),
+    "Judge": ("report", "compare", "pairs", "study", "ablate"),
+    "Tools": ("models", "starter", "plugins", "config", "doctor", "bench"),
+}
+_NAMED_BY = {  # command that the list leaves out -> command whose help names it
+    "train-decoder": "train-autoencoder", "pairs": "eval", "ablate": "study", "starter": "models", "bench": "doctor",
 }
 
 
@@ -64,11 +37,11 @@ class _Panels(typer.core.TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         width = max(len(name) for name in self.commands)
-        for panel, modules in _PANELS.items():
+        limit = formatter.width - width - 4
+        for panel, names in _PANELS.items():
             with formatter.section(panel):
-                limit = formatter.width - width - 4
                 formatter.write_dl([(f"{name:{width}}", self.commands[name].get_short_help_str(limit))
-                                    for name in modules])
+                                    for name in names if name not in _NAMED_BY])
 
 
 app = typer.Typer(
@@ -81,12 +54,24 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _panel, _modules in _PANELS.items():
-    for _name, _module in _modules.items():
-        if hasattr(_module, "app"):
-            app.add_typer(_module.app, name=_name, rich_help_panel=_panel)
-        else:
-            app.command(_name, rich_help_panel=_panel)(_module.command)
+_MODULES = {name: import_module(f"facesyn_cli.cli.{name.replace('-', '_')}")
+            for names in _PANELS.values() for name in names}
+
+
+def _see_also(name: str) -> str | None:
+    """Return the last line of a command's help: the command that it names."""
+    for other, module in _MODULES.items():
+        if _NAMED_BY.get(other) == name:
+            about = module.app.info.help if hasattr(module, "app") else module.command.__doc__.splitlines()[0]
+            return f"See also: facesyn {other}. {about}"
+    return None
+
+
+for _name, _module in _MODULES.items():
+    if hasattr(_module, "app"):
+        app.add_typer(_module.app, name=_name, epilog=_see_also(_name))
+    else:
+        app.command(_name, epilog=_see_also(_name))(_module.command)
 
 # Errors of the system that a user can fix; a stage that knows more reports it itself.
 _SYSTEM_ERRORS = (
@@ -153,9 +138,5 @@ def _drop_stdout() -> None:
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
-        try:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, sys.stdout.fileno())
-            os.close(null)
-        except (OSError, ValueError):
-            pass  # stdout is no file, or closed
+        with suppress(OSError, ValueError), open(os.devnull, "wb") as null:  # stdout may be no file, or closed
+            os.dup2(null.fileno(), sys.stdout.fileno())

@@ -1,11 +1,12 @@
 """`facesyn models`: list, inspect, convert, verify and pull weights."""
 
+from itertools import starmap
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from facesyn_cli.cli.stage_command import Json, print_json, start
+from facesyn_cli.cli.stage_command import Json, print_result, start
 
 app = typer.Typer(help="List, inspect, convert, verify or download weights.")
 
@@ -25,11 +26,7 @@ def list_(json: Json = False) -> None:
     start()
     from facesyn_cli.stages import models
 
-    weights = models.list_weights()
-    if json:
-        print_json(weights)
-    else:
-        typer.echo("\n\n".join(_entry(name, entry) for name, entry in weights.items()))
+    print_result(models.list_weights(), json, lambda weights: "\n\n".join(starmap(_entry, weights.items())))
 
 
 @app.command()
@@ -57,12 +54,7 @@ def convert(
     from facesyn_cli.stages.models_convert import convert as convert_weights
 
     result = convert_weights(file, out, to, parts, dataset, precision, channel_order)
-    if json:
-        print_json(result)
-        return
-    files = result.pop("files")
-    _print(result, json)
-    typer.echo("\n".join(f"{name}: {digest}" for name, digest in files.items()))
+    print_result(result, json, _render_converted)
 
 
 @app.command()
@@ -96,10 +88,14 @@ def pull(
 def _print(result: dict[str, Any], json: bool) -> None:
     from facesyn_cli.artifacts.outcome import render_summary
 
-    if json:
-        print_json(result)
-    else:
-        typer.echo(render_summary(result))
+    print_result(result, json, render_summary)
+
+
+def _render_converted(result: dict[str, Any]) -> str:
+    from facesyn_cli.artifacts.outcome import render_summary
+
+    files = [f"{name}: {digest}" for name, digest in result.pop("files").items()]
+    return "\n".join([render_summary(result), *files])
 
 
 def _entry(name: str, entry: dict[str, Any]) -> str:

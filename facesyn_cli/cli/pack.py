@@ -1,14 +1,14 @@
 """`facesyn pack`: convert images between folders and record formats."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
 
-@stage_command("pack")
+@stage_command("pack", {"target_format": "format.name"})
 def command(
     inputs: Annotated[
         list[Path] | None, typer.Option("--in", help="Folder or zip of images, or a packed set; repeatable.")
@@ -19,6 +19,5 @@ def command(
     target_format: Annotated[
         str | None, typer.Option("--to", help="Format to write, for example tfrecord or folder.")
     ] = None,
-) -> dict[str, Any]:
+) -> None:
     """Pack images into a few large files, or unpack them."""
-    return {"inputs": inputs or None, "source_format": source_format, "format.name": target_format}

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from facesyn_cli.cli.stage_command import Json, print_json, start
+from facesyn_cli.cli.stage_command import Json, print_result, start
 
 
 def command(
@@ -24,10 +24,7 @@ def command(
     Lists and the folder of CFP become a .bin in the format of InsightFace; a .bin becomes images and a list.
     """
     start()
+    from facesyn_cli.artifacts.outcome import render_summary
     from facesyn_cli.stages.pairs import convert_pairs
 
-    result = convert_pairs(source, out, images, cfp, size, resize)
-    if json:
-        print_json(result)
-        return
-    typer.echo("\n".join(f"{key}: {value}" for key, value in result.items()))
+    print_result(convert_pairs(source, out, images, cfp, size, resize), json, render_summary)

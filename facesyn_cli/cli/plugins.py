@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from facesyn_cli.cli.stage_command import Json, print_json, start
+from facesyn_cli.cli.stage_command import Json, print_result, start
 
 
 def command(
@@ -22,24 +22,18 @@ def command(
             k: {"about": about, "interface": INTERFACES[k], "names": registry.available(k)}
             for k, about in KINDS.items()
         }
-        if json:
-            print_json(listing)
-            return
-        for k, entry in listing.items():
-            typer.echo(f"{k:18} {entry['about']}\n{'':18} {', '.join(entry['names'])}")
+        print_result(listing, json, _render_kinds)
     elif name is None:
-        names = registry.available(kind)
-        if json:
-            print_json(names)
-        else:
-            typer.echo("\n".join(names))
+        print_result(registry.available(kind), json, "\n".join)
+        if not json:
             typer.echo(f"a builder of a {kind} returns {INTERFACES[kind]}", err=True)
     else:
-        description = describe(kind, name)
-        if json:
-            print_json(description)
-        else:
-            typer.echo(_render(description))
+        print_result(describe(kind, name), json, _render)
+
+
+def _render_kinds(listing: dict[str, dict]) -> str:
+    return "\n".join(f"{kind:18} {entry['about']}\n{'':18} {', '.join(entry['names'])}"
+                     for kind, entry in listing.items())
 
 
 def describe(kind: str, name: str) -> dict:

@@ -42,8 +42,4 @@ def command(
     """
     words = overrides or []
     sets = [word for word in words if "=" not in word or Path(word).exists()]
-    return {
-        "overrides": [word for word in words if word not in sets], "sets": [Path(word) for word in sets] or None,
-        "reference": reference, "judges": judges or None, "groups": groups, "features": features,
-        "perceptual": perceptual or None, "table": table, "max_images": max_images,
-    }
+    return {"overrides": [word for word in words if word not in sets], "sets": [Path(word) for word in sets] or None}

@@ -1,12 +1,13 @@
 """`facesyn run`: all stages of a recipe in order."""
 
+from itertools import starmap
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from facesyn_cli import console
-from facesyn_cli.cli.stage_command import DEFAULT_WORK, Config, Device, Json, LogFile, print_json, start
+from facesyn_cli.cli.stage_command import DEFAULT_WORK, Config, Device, Json, LogFile, print_result, section_text, start
 from facesyn_cli.errors import UserError
 
 
@@ -33,16 +34,9 @@ def command(
     start(log_file)
     if config is None:
         raise UserError("run needs a recipe: --config NAME or FILE (facesyn config lists the built-in ones)")
-    from facesyn_cli.artifacts.outcome import render_summary
     from facesyn_cli.pipelines.run import run_recipe
 
     flags = {"device": device, "seed": seed}
     results = run_recipe(load_recipe(config), work, overrides or [], flags, first, last, dry_run, tree)
-    if not console.is_first_process():
-        return
-    if json:
-        print_json(results)
-        return
-    for name, summary in results.items():
-        known = {key: value for key, value in summary.items() if value not in (None, {})}
-        typer.echo(f"{name}\n" + "\n".join(f"  {line}" for line in render_summary(known).splitlines()))
+    if console.is_first_process():
+        print_result(results, json, lambda results: "\n".join(starmap(section_text, results.items())))

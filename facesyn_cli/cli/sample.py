@@ -1,14 +1,14 @@
 """`facesyn sample`: generate images from contexts."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
 
-@stage_command("sample")
+@stage_command("sample", {"scheduler": "scheduler.name", "steps": "scheduler.steps"})
 def command(
     ldm: Annotated[Path | None, typer.Option(help="LDM folder or published checkpoint; default 2-ldm.")] = None,
     autoencoder: Annotated[
@@ -19,8 +19,9 @@ def command(
     ] = None,
     ids: Annotated[int | None, typer.Option(help="Number of identities; default all.")] = None,
     per_id: Annotated[int | None, typer.Option(help="Images per identity.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of the scheduler.")] = None,
+    # before steps: another name resets the other settings of the plugin
     scheduler: Annotated[str | None, typer.Option(help="Scheduler; see `facesyn plugins scheduler`.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the scheduler.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Generate part I of N, counted from 1.")] = None,
     contact_sheet: Annotated[
@@ -30,18 +31,5 @@ def command(
     assume_embedder: Annotated[
         str | None, typer.Option(help="Recognizer of published files that do not name it.")
     ] = None,
-) -> dict[str, Any]:
+) -> None:
     """Sample images of new identities from contexts."""
-    return {
-        "ldm": ldm,
-        "autoencoder": autoencoder,
-        "contexts": contexts,
-        "ids": ids,
-        "per_id": per_id,
-        "scheduler.name": scheduler,  # first: another name resets the other settings of the plugin
-        "scheduler.steps": steps,
-        "precision": precision,
-        "shard": shard,
-        "contact_sheet": contact_sheet,
-        "assume_embedder": assume_embedder,
-    }

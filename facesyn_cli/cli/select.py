@@ -1,7 +1,7 @@
 """`facesyn select`: drop or merge identities that look like one person."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,12 +17,9 @@ def command(
     r: Annotated[
         float | None, typer.Option("--r", help="Cosine of two centers from which they count as one person.")
     ] = None,
-    collisions: Annotated[
-        str | None, typer.Option(help="drop or merge identities that count as one person.")
-    ] = None,
-) -> dict[str, Any]:
+    collisions: Annotated[str | None, typer.Option(help="drop or merge identities that count as one person.")] = None,
+) -> None:
     """Drop or merge identities that look like one person.
 
     Images that stay are linked, not copied.
     """
-    return {"images": images, "embeddings": embeddings, "r": r, "collisions": collisions}

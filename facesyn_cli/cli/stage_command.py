@@ -1,7 +1,7 @@
 """Shared by all commands: common options, from options to a finished stage, and printing.
 
 A command file of a stage holds one function decorated with `stage_command`. Its parameters are the everyday options of
-the command; it returns them as config keys. Every other setting is given as `key=value`. A function with a parameter
+the command, each the setting of the same name. Every other setting is given as `key=value`. A function with a parameter
 `overrides` reads these words itself and returns the remaining ones.
 """
 
@@ -21,7 +21,6 @@ import typer
 from facesyn_cli import console, launch, signals
 
 if typing.TYPE_CHECKING:
-    from facesyn_cli.artifacts.outcome import Outcome
     from facesyn_cli.artifacts.plan import Plan
     from facesyn_cli.config.fields import StageConfig
 
@@ -81,13 +80,18 @@ _HIDDEN: dict[str, Any] = {
 }
 
 
-def stage_command(name: str) -> Callable[[Callable[..., dict[str, Any]]], Callable[..., None]]:
-    """Turn a function that maps options to config keys into a complete command.
+def stage_command(
+    name: str, keys: dict[str, str] | None = None
+) -> Callable[[Callable[..., dict[str, Any] | None]], Callable[..., None]]:
+    """Turn a function whose parameters are options into a complete command.
+
+    What the function returns replaces settings that are not simply the value of an option.
 
     Args:
         name: Name of the command, of its stage and of its recipe section.
+        keys: Parameter -> dotted setting, where it is not the setting of the same name.
     """
-    def decorate(flags: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+    def decorate(flags: Callable[..., dict[str, Any] | None]) -> Callable[..., None]:
         own = inspect.signature(flags, eval_str=True).parameters
         options = OPTIONS[name].split()
         common = [key for key in _COMMON if key not in own and (key not in _OPTIONAL or key in options)]
@@ -103,7 +107,8 @@ def stage_command(name: str) -> Callable[[Callable[..., dict[str, Any]]], Callab
 
         def command(**values: Any) -> None:
             given = SimpleNamespace(**{key: values.pop(key) if key in common else None for key in _COMMON})
-            settings = flags(**values)
+            settings = {(keys or {}).get(key, key): None if value == [] else value for key, value in values.items()}
+            settings |= flags(**values) or {}
             given.overrides = settings.pop("overrides", given.overrides)
             _execute(name, settings, given)
 
@@ -122,7 +127,7 @@ def _execute(name: str, flags: dict[str, Any], common: SimpleNamespace) -> None:
     from facesyn_cli.pipelines.inputs import configure
     from facesyn_cli.pipelines.stage import Request, plan_stage, run_stage
 
-    flags = {**flags, "out": common.out, "seed": common.seed, "device": common.device, "batch_size": common.batch_size}
+    flags = flags | {key: getattr(common, key) for key in ("out", "seed", "device", "batch_size")}
     request = Request(name, section_of(common.config, name), common.overrides or [], flags)
     work = Work(common.work or DEFAULT_WORK)
     is_bare = common.work is None and common.config is None  # a mistyped folder never yields faces of the starter
@@ -132,7 +137,8 @@ def _execute(name: str, flags: dict[str, Any], common: SimpleNamespace) -> None:
         return
     outcome = run_stage(name, cfg, work)
     if console.is_first_process():
-        print_outcome(outcome, common.json)
+        result = {**outcome.summary, "folder": str(outcome.folder)}
+        print_result(result, common.json, lambda result: f"{outcome.render()}\nfolder: {outcome.folder}")
 
 
 def start(log_file: Path | None = None) -> None:
@@ -149,22 +155,31 @@ def section_of(recipe: str | None, name: str) -> dict[str, Any]:
     return load_recipe(recipe).get(name, {}) if recipe else {}
 
 
-def print_plan(cfg: StageConfig, plan: Plan | dict[str, Any], as_json: bool) -> None:
+def split_names(text: str | None) -> list[str] | None:
+    """Return the names in a comma-separated option, None where it is not given."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def print_plan(cfg: StageConfig, plan: Plan, as_json: bool) -> None:
     """Print the resolved config and the plan to stdout."""
     import yaml
 
-    from facesyn_cli.artifacts.outcome import render_summary
-
     if not console.is_first_process():
         return
-    settings = cfg.to_json()
-    planned = plan if isinstance(plan, dict) else plan.to_json()  # dict: until every stage returns a Plan (issue 14)
+    settings, planned = cfg.to_json(), plan.to_json()
     if as_json:
         print_json({"config": settings, "plan": planned})
     else:
         sys.stdout.write(yaml.safe_dump({"config": merge_groups(settings)}, sort_keys=True, allow_unicode=True))
-        known = {key: value for key, value in planned.items() if value not in (None, {})}
-        sys.stdout.write("\nplan\n" + "".join(f"  {line}\n" for line in render_summary(known).splitlines()))
+        sys.stdout.write(f"\n{section_text('plan', planned)}\n")
+
+
+def section_text(title: str, values: dict[str, Any]) -> str:
+    """Return a title and indented lines of what is known."""
+    from facesyn_cli.artifacts.outcome import render_summary
+
+    known = {key: value for key, value in values.items() if value not in (None, {})}
+    return "\n".join([title, *(f"  {line}" for line in render_summary(known).splitlines())])
 
 
 def merge_groups(settings: dict[str, Any]) -> dict[str, Any]:
@@ -183,12 +198,12 @@ def merge_groups(settings: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def print_outcome(outcome: Outcome, as_json: bool) -> None:
-    """Print the result of a stage to stdout."""
+def print_result(value: Any, as_json: bool, render: Callable[[Any], str]) -> None:
+    """Print a result to stdout, as JSON or as the text that `render` makes of it."""
     if as_json:
-        print_json({**outcome.summary, "folder": str(outcome.folder)})
+        print_json(value)
     else:
-        sys.stdout.write(f"{outcome.render()}\nfolder: {outcome.folder}\n")
+        typer.echo(render(value))
 
 
 def print_json(value: Any) -> None:

@@ -5,11 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from facesyn_cli.cli.stage_command import Json, print_json, start
+from facesyn_cli.cli.stage_command import Json, print_result, start
 from facesyn_cli.errors import UserError
 
 app = typer.Typer(help="Show the packaged networks, or pack a run as a starter.")
-
 
 
 @app.callback(invoke_without_command=True)
@@ -53,12 +52,9 @@ def pack(
 def _print(result: dict[str, Any], json: bool) -> None:
     from facesyn_cli.artifacts.outcome import render_summary
 
-    if json:
-        print_json(result)
-        return
-    parts = result.pop("parts")
-    lines = [f"{name}: {held['bytes'] / 1e6:.2f} MB, {held['digest']}" for name, held in parts.items()]
-    typer.echo("\n".join([*lines, render_summary(result)]))
+    parts = {name: f"{held['bytes'] / 1e6:.2f} MB, {held['digest']}" for name, held in result["parts"].items()}
+    rest = {key: value for key, value in result.items() if key != "parts"}
+    print_result(result, json, lambda result: render_summary(parts | rest))
 
 
 def _named(word: str) -> tuple[str, Path]:

@@ -1,7 +1,7 @@
 """`facesyn study`: compare schedulers, steps and identity methods."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -10,9 +10,7 @@ from facesyn_cli.cli.stage_command import stage_command
 
 @stage_command("study")
 def command(
-    judge: Annotated[
-        Path | None, typer.Option(help="Judge recognizer; not the one of the contexts.")
-    ] = None,
+    judge: Annotated[Path | None, typer.Option(help="Judge recognizer; not the one of the contexts.")] = None,
     ldm: Annotated[Path | None, typer.Option(help="LDM folder or published checkpoint; default 2-ldm.")] = None,
     autoencoder: Annotated[Path | None, typer.Option(help="Autoencoder weights; default: the LDM's own.")] = None,
     contexts: Annotated[
@@ -26,9 +24,5 @@ def command(
     methods: Annotated[
         str | None, typer.Option(help="Plugins of guidance or context_variation, comma-separated.")
     ] = None,
-) -> dict[str, Any]:
+) -> None:
     """Compare schedulers, steps and identity methods."""
-    return {
-        "judge": judge, "ldm": ldm, "autoencoder": autoencoder, "contexts": contexts, "ids": ids, "per_id": per_id,
-        "seeds": seeds, "schedulers": schedulers, "steps": steps, "methods": methods,
-    }

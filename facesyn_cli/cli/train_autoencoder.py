@@ -1,7 +1,7 @@
 """`facesyn train-autoencoder`: train an autoencoder on faces."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,6 +13,5 @@ def command(
     images: Annotated[Path | None, typer.Option(help="Folder or zip of faces; default 0-images.")] = None,
     features: Annotated[Path | None, typer.Option(help="Recognizer that compares reconstructions in the loss.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
-) -> dict[str, Any]:
+) -> None:
     """Train an autoencoder on faces."""
-    return {"images": images, "features": features, "steps": steps}

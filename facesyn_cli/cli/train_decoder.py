@@ -1,7 +1,7 @@
 """`facesyn train-decoder`: fine-tune a decoder on samples of an LDM."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,7 +16,5 @@ def command(
     embeddings: Annotated[Path | None, typer.Option(help="Contexts of the samples; default 1-embeddings.")] = None,
     features: Annotated[Path | None, typer.Option(help="Recognizer that compares faces in the loss.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
-) -> dict[str, Any]:
+) -> None:
     """Fine-tune a decoder on latents that an LDM samples."""
-    return {"images": images, "initial": initial, "ldm": ldm, "embeddings": embeddings, "features": features,
-            "steps": steps}

@@ -1,14 +1,14 @@
 """`facesyn train-embedder`: train a small recognizer on embeddings of a larger one."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
 
-@stage_command("train-embedder")
+@stage_command("train-embedder", {"backbone": "backbone.name"})
 def command(
     images: Annotated[Path | None, typer.Option(help="Folder or zip of faces; default 0-images.")] = None,
     embeddings: Annotated[
@@ -16,6 +16,5 @@ def command(
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="Network to train, for example ir-lite.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
-) -> dict[str, Any]:
+) -> None:
     """Train a small recognizer on embeddings of a larger one."""
-    return {"images": images, "embeddings": embeddings, "backbone.name": backbone, "steps": steps}

@@ -8,7 +8,7 @@ import typer
 from facesyn_cli.cli.stage_command import stage_command
 
 
-@stage_command("train-fr")
+@stage_command("train-fr", {"backbone": "backbone.name", "head": "head.name"})
 def command(
     inputs: Annotated[
         list[str] | None,
@@ -26,13 +26,7 @@ def command(
     Identities of different inputs stay distinct.
     """
     paths, weights = _split(inputs or [])
-    return {
-        "inputs": paths or None,
-        "input_weights": weights if any(weight != 1 for weight in weights) else None,
-        "backbone.name": backbone,
-        "head.name": head,
-        "epochs": epochs,
-    }
+    return {"inputs": paths or None, "input_weights": weights if any(weight != 1 for weight in weights) else None}
 
 
 def _split(inputs: list[str]) -> tuple[list[Path], list[float]]:

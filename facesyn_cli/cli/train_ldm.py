@@ -1,7 +1,7 @@
 """`facesyn train-ldm`: train a latent diffusion model on faces and their embeddings."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,6 +14,5 @@ def command(
     embeddings: Annotated[Path | None, typer.Option(help="Embeddings of the images; default 1-embeddings.")] = None,
     autoencoder: Annotated[str | None, typer.Option(help="Weights of the autoencoder: file, folder or hub id.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
-) -> dict[str, Any]:
+) -> None:
     """Train a latent diffusion model on faces and embeddings."""
-    return {"images": images, "embeddings": embeddings, "autoencoder": autoencoder, "steps": steps}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,6 @@ from facesyn_cli.pipelines.ablation_steps import (
     PARTS,
     TIMES,
     Chain,
-    Step,
     context_evaluations,
     expected_time,
     num_faces,
@@ -95,13 +95,13 @@ class Ablation:
         """
         problems: list[str] = []
         failed: dict[str, UserError] = {}
-        per_id: dict[str, int] = {}
+        per_id: Counter[str] = Counter()  # address of samples -> the most per identity that a row needs
         for folder in (self.folder, self.work.path / FOLDER / PARTS, self.work.path / FOLDER / TIMES):
             remove_abandoned(folder)
         self._write()
         todo = [self._found[row.name, seed] for seed in self.seeds for row in self.selected]
         for sample in filter(None, (chain.step("sample") for chain in todo if not chain.is_finished)):
-            per_id[sample.address] = max(per_id.get(sample.address, 0), sample.cfg.per_id)
+            per_id[sample.address] = max(per_id[sample.address], sample.cfg.per_id)
         for number, chain in enumerate(todo, 1):
             if chain.is_finished and not chain.was_killed:
                 continue
@@ -119,7 +119,7 @@ class Ablation:
         """Return the table of the finished runs."""
         rows = []
         for row in self.rows:
-            chains = [self._found[row.name, seed] for seed in self.seeds if (row.name, seed) in self._found]
+            chains = self._chains_of(row)
             figures = {chain.seed: chain.figures() for chain in chains if chain.is_finished}
             problems = {chain.seed: chain.problem for chain in chains if chain.problem is not None}
             minutes = {chain.seed: chain.minutes() for chain in chains if chain.is_finished}
@@ -130,7 +130,7 @@ class Ablation:
         """Return the table with the settings and the folders behind every row."""
         value = table.to_json()
         for row, entry in zip(self.rows, value["rows"], strict=True):
-            chains = [self._found[row.name, seed] for seed in self.seeds if (row.name, seed) in self._found]
+            chains = self._chains_of(row)
             entry["parts"] = {str(chain.seed): {step.stage: step.address for step in chain.steps} for chain in chains}
             entry["settings"] = {step.stage: step.cfg.to_json() for step in chains[0].steps} if chains else {}
         return value
@@ -139,22 +139,20 @@ class Ablation:
         """Return the cost of each selected row, and what is left to run, shared work counted once."""
         rows, left, faces = {}, {}, {}
         for row in self.selected:
-            chains = [self._found[row.name, seed] for seed in self.seeds]
-            first = chains[0]
+            chains = self._chains_of(row)
+            first, sample = chains[0], chains[0].step("sample")
             cost = self._cost(first)
-            sample = first.step("sample")
             is_filtered = sample is not None and sample.cfg.filter is not None
+            unfinished = [chain for chain in chains if not chain.is_finished]
             rows[row.name] = {
                 "images": first.images,
                 "identities": first.identities,
                 "network_evaluations_per_seed": sum(cost.values()),
                 **({"rejection_sampling": "adds evaluations"} if is_filtered else {}),
                 "seeds": len(chains),
-                "seeds_finished": sum(chain.is_finished for chain in chains),
+                "seeds_finished": len(chains) - len(unfinished),
             }
-            for chain in chains:
-                if chain.is_finished:
-                    continue
+            for chain in unfinished:
                 for step in chain.steps:
                     if step.stage in cost and not step.is_finished:
                         left[step.address] = max(left.get(step.address, 0), cost[step.stage])
@@ -171,20 +169,21 @@ class Ablation:
             "folder": str(self.folder),
         }
 
+    def _chains_of(self, row: Row) -> list[Chain]:
+        """Return the chains of a row under all seeds, without those with a mistake."""
+        return [self._found[row.name, seed] for seed in self.seeds if (row.name, seed) in self._found]
+
     def _cost(self, chain: Chain) -> dict[str, int]:
         """Return a lower bound of the denoiser evaluations by stage; checks the inputs of these stages."""
         cost = {}
         contexts, sample = chain.step("gen-contexts"), chain.step("sample")
         if contexts is not None:
-            cost["gen-contexts"] = round(self._candidate_cost(contexts) * contexts.cfg.count)
+            if contexts.address not in self._costs:
+                self._costs[contexts.address] = context_evaluations(contexts, self.work)
+            cost["gen-contexts"] = round(self._costs[contexts.address] * contexts.cfg.count)
         if sample is not None:
             cost["sample"] = self.chains.evaluations(sample) * sample.cfg.ids * sample.cfg.per_id
         return cost
-
-    def _candidate_cost(self, contexts: Step) -> float:
-        if contexts.address not in self._costs:
-            self._costs[contexts.address] = context_evaluations(contexts, self.work)
-        return self._costs[contexts.address]
 
     @cached_property
     def _facts(self) -> dict[str, str]:
@@ -241,8 +240,7 @@ class Ablation:
 
 def _num_gflops(backbone: PluginConfig) -> float:
     """Return the operations of one forward pass in units of 10^9; a multiply-add counts as two."""
-    return flops("backbone", backbone.model_dump(), _pass_one_face) / 1e9
+    def pass_one_face(network: torch.nn.Module) -> torch.Tensor:
+        return network(torch.zeros(1, 3, network.input_size, network.input_size))
 
-
-def _pass_one_face(network: torch.nn.Module) -> torch.Tensor:
-    return network(torch.zeros(1, 3, network.input_size, network.input_size))
+    return flops("backbone", backbone.model_dump(), pass_one_face) / 1e9

@@ -56,13 +56,12 @@ class Chains:
         Raises:
             UserError: A setting is wrong, an input is missing, or the row has too few images.
         """
-        _, whole = self._size(row)
+        identities, whole = self._size(row)
         images = self._target(row)
         if images > whole:
             raise UserError(f"{images} images are wanted, the row has {whole}")
         choose = self._generated_faces if row.real is False else self._real_faces
         steps = choose(row, seed, images)
-        identities = self._size(row)[0]
         cfg = self.shared["train-fr"].model_copy(update={"seed": seed})
         steps.append(self._step("train-fr", cfg, {"images": steps[-1].address}, inputs=(steps[-1].folder,)))
         cfg = self.shared["eval"]
@@ -156,8 +155,7 @@ class Chains:
         if (row.name, stage) not in self._configs:
             section = row.sections.get(stage, {})
             resolve = {"gen-contexts": self._contexts_config, "sample": self._sample_config}.get(stage)
-            cfg = resolve(row, section) if resolve else resolve_stage(stage, section, [], {})
-            self._configs[row.name, stage] = cfg
+            self._configs[row.name, stage] = resolve(row, section) if resolve else resolve_stage(stage, section, [], {})
         return self._configs[row.name, stage]
 
     def _contexts_config(self, row: Row, section: Settings) -> Any:
@@ -217,14 +215,7 @@ class Chains:
         )
 
     def _step(self, stage: str, cfg: StageConfig, address: dict[str, str], **parents: Any) -> Step:
-        """Return a step at its address.
-
-        Args:
-            stage: Name of the stage.
-            cfg: Its settings, with the inputs that the user gives.
-            address: Addresses of its other inputs.
-            parents: Settings that name outputs of earlier steps.
-        """
+        """Return a step; `address` holds those of inputs that `cfg` does not name, `parents` settings for folders."""
         groups = cfg.to_json()
         growing = {key: value for key, value in groups["growing"].items() if key != "ids"}
         named = {key: self._content(path) for key, path in sources_of(cfg)}

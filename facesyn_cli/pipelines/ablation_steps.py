@@ -69,11 +69,10 @@ class Step:
     @property
     def was_killed(self) -> bool:
         """True when its stage was killed, even after it wrote the header, or wrote no contact sheet."""
-        return self._times.get("running", False) or self._lacks_sheet()
-
-    def _lacks_sheet(self) -> bool:
         from facesyn_cli.stages.sample import lacks_sheet
 
+        if self._times.get("running", False):
+            return True
         header = read_header(self.folder) if self.stage == "sample" else None
         return header is not None and lacks_sheet(self.cfg, self.folder, header.count("images"))
 
@@ -95,14 +94,14 @@ class Step:
     @contextmanager
     def timed(self) -> Iterator[None]:
         """Note the seconds of the block, and that the stage is running until the block ends without an error."""
-        start, before = time.monotonic(), self.seconds
-        write_json(self._time_path, {"seconds": before, "running": True})
+        start, note = time.monotonic(), {"seconds": self.seconds, "running": True}
+        write_json(self._time_path, note)
         try:
             yield
-        except BaseException:
-            write_json(self._time_path, {"seconds": _sum(before, start), "running": True})
-            raise
-        write_json(self._time_path, {"seconds": _sum(before, start)})
+            del note["running"]
+        finally:
+            note["seconds"] = round(note["seconds"] + time.monotonic() - start, 2)
+            write_json(self._time_path, note)
 
     @property
     def _times(self) -> dict[str, Any]:
@@ -182,8 +181,9 @@ class Chain:
             UserError: A stage failed; the others keep their finished work.
         """
         self.steps[-1].note(problem=None)
-        steps = [step for step in self.steps if step.is_finished] if self.is_finished else self.steps
-        for step in steps:
+        for step in self.steps:
+            if self.is_finished and not step.is_finished:
+                continue
             try:
                 if step.address in failed:
                     raise failed[step.address]
@@ -205,8 +205,10 @@ class Chain:
 def _run(step: Step, work: Work, per_id: int) -> None:
     """Run one stage and note its time."""
     cfg = step.cfg
-    if step.stage == "sample":
-        begun = _begun_with(step.folder)
+    if step.stage == "sample":  # a set that was begun can grow, not shrink
+        path = step.folder / BEGUN
+        header = Header.read(path) if path.is_file() else read_header(step.folder)
+        begun = header.config.get("growing", {}) if header else {}
         size = {key: max(getattr(cfg, key), begun.get(key) or 0) for key in GROWING}
         cfg = cfg.model_copy(update={**size, "per_id": max(size["per_id"], per_id)})
     with step.timed():
@@ -220,10 +222,6 @@ def _read_notes(path: Path) -> dict[str, Any]:
     return found
 
 
-def _sum(seconds: float, start: float) -> float:
-    return round(seconds + time.monotonic() - start, 2)
-
-
 def _note_cost(step: Step, work: Work) -> None:
     """Note the cost of a finished step, unless it is known."""
     notes, header = step.notes, read_header(step.folder)
@@ -234,15 +232,6 @@ def _note_cost(step: Step, work: Work) -> None:
         step.note(evaluations=context_evaluations(step, work) * header.count("candidates"))
     elif step.stage == "train-fr" and "faces" not in notes:
         step.note(faces=header.count("steps") * step.cfg.batch_size)
-
-
-def _begun_with(folder: Path) -> dict[str, int]:
-    """Return the size that a set of samples was begun with; it can grow, not shrink."""
-    path = folder / BEGUN
-    if path.is_file():
-        return Header.read(path).config.get("growing", {})
-    header = read_header(folder)
-    return header.config.get("growing", {}) if header else {}
 
 
 def context_evaluations(step: Step, work: Work) -> float:

@@ -178,13 +178,7 @@ EMBEDDER = "elasticface"  # of the published LDM and its contexts
 
 @dataclass(frozen=True)
 class Found:
-    """What became of looking for a item.
-
-    Args:
-        item: The item.
-        path: Its path, or None.
-        problem: Why there is no path.
-    """
+    """The result of a search for an item: its path, or why there is none."""
 
     item: TreeItem
     path: Path | None

@@ -108,7 +108,6 @@ def _with_tree(
 
 def _plan(request: Request, cfg: StageConfig, work: Work) -> dict[str, Any]:
     try:
-        plan = plan_stage(request.name, cfg, work)
+        return plan_stage(request.name, cfg, work).to_json()
     except UserError as error:
         return {"state": "waiting", "reason": str(error), "settings": request.section}
-    return plan if isinstance(plan, dict) else plan.to_json()  # dict: until every stage returns a Plan (issue 14)

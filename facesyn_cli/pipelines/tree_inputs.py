@@ -58,14 +58,11 @@ class TreeInputs:
 def tree_inputs(
     tree: PublishedTree, request: Request, cfg: StageConfig, work: Work, made: Collection[str] = ()
 ) -> TreeInputs:
-    """Find what a stage can take from a tree.
+    """Find what a stage can take from a tree: nothing that the request states or that the work folder holds.
 
     Args:
-        tree: The tree.
-        request: What the user states about the stage; none of that is taken from the tree.
-        cfg: Its config without the tree.
-        work: The work folder; its folders come before the tree.
-        made: Names of its folders that earlier stages of this run make.
+        cfg: The config without the tree.
+        made: Names of folders of the run that earlier stages make.
 
     Raises:
         UserError: The tree holds nothing for this stage.
@@ -83,10 +80,8 @@ def tree_inputs(
         if source is not None:
             found.settings["source"], found.chosen["source"] = {"name": source}, source
             plugins = {*_plugins(cfg, leave_out="source"), source}
-    for use in INPUTS[stage]:
-        if use.key in stated or use.key in found.settings or use.unless in stated:
-            continue
-        if (use.only and not plugins.intersection(use.only)) or not _is_wanted(use, found.settings, made):
+    for use in _inputs_of(request, plugins):
+        if use.key in found.settings or not _is_wanted(use, found.settings, made):
             continue
         match = found.looked_for[use.key] = tree.find(use.item)
         if match.path is not None:
@@ -127,13 +122,6 @@ def stages_left(
     A stage is skipped when the tree holds its output, or when only skipped stages would read its output. It runs in
     any case when it is forced, reads the output of a forced stage, or has begun in the work folder.
 
-    Args:
-        tree: The tree.
-        requests: What the user states about every stage, in the order of the data.
-        configs: The config of each.
-        forced: Stages that the user names.
-        work: The work folder.
-
     Returns:
         The stages to run, in order, and for every skipped one the reason.
     """
@@ -142,14 +130,15 @@ def stages_left(
     wanted: set[str] = set()  # folders that the stages to run read
     spared: set[str] = set()  # folders that the skipped stages would have read
     made_anew: set[str] = set()
-    inputs = {name: _inputs_of(request, configs[name]) for name, request in requests.items()}
+    inputs = {name: _inputs_of(request, _plugins(configs[name])) for name, request in requests.items()}
     for stage in configs:
         if stage in forced or made_anew.intersection(name for use in inputs[stage] for name in use.work):
             made_anew.add(OUTPUTS.get(stage, stage))
     for stage in reversed(configs):
         output = OUTPUTS.get(stage, stage)
         product = tree.find(PRODUCTS[stage]) if stage in PRODUCTS else None
-        if output in made_anew or (stage in OUTPUTS and _has_begun(work.folder(output))):
+        begun = [work.folder(output) / name for name in (HEADER, BEGUN)] if stage in OUTPUTS else []
+        if output in made_anew or any(path.exists() for path in begun):
             pass
         elif product is not None and product.path is not None:
             skipped[stage] = f"the tree holds {product.item.title}: {product.path}"
@@ -180,16 +169,10 @@ def log_inputs(inputs: dict[str, TreeInputs], skipped: dict[str, str] | None = N
         log.info(f"tree: {line} (for {', '.join(names)})")
 
 
-def _has_begun(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (HEADER, BEGUN))
-
-
 def _is_wanted(use: StageInput, taken: dict[str, Any], made: set[str]) -> bool:
     """True when a setting is to be looked for in the tree."""
-    if use.beside and use.beside in taken:
-        return True
-    if use.beside and not use.work:
-        return False
+    if use.beside and (use.beside in taken or not use.work):
+        return use.beside in taken
     return not made.intersection(use.work)
 
 
@@ -201,9 +184,8 @@ def _has_other_contexts(tree: PublishedTree, work: Work) -> bool:
     return parent is not None and (own is None or Path(parent.path).resolve() != own.resolve())
 
 
-def _inputs_of(request: Request, cfg: StageConfig) -> list[StageInput]:
-    """Return the inputs that a stage reads from the work folder or a tree: those that are not stated."""
-    plugins = _plugins(cfg)
+def _inputs_of(request: Request, plugins: set[str]) -> list[StageInput]:
+    """Return the inputs that a stage with these plugins reads from the work folder or a tree: those not stated."""
     return [
         use for use in INPUTS.get(request.name, ())
         if use.key not in request.stated and use.unless not in request.stated

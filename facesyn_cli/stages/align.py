@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def run(cfg: AlignConfig, work: Work) -> Outcome:
     Raises:
         UserError: An input is missing or wrong, or no photo has a face.
     """
-    folder = cfg.out or work.folder("images")
+    folder = _folder(cfg, work)
     if not is_first_process():
         return Outcome(folder, {})
     inputs = _open_inputs(cfg, work)
@@ -95,15 +95,13 @@ def run(cfg: AlignConfig, work: Work) -> Outcome:
         if not out.finished:
             _align(cfg, inputs, folder)
             _finish(inputs.images, PHOTO if origin == UNKNOWN else origin, out)
-        counts = out.header.counts
-        num_photos, num_images = out.header.count("photos"), out.header.count("images")
-    if turned := counts.get("turned"):
+    num_photos, num_images = out.header.count("photos"), out.header.count("images")
+    if turned := out.header.counts.get("turned"):
         log.info(f"{turned} of {num_photos} photos lie on their side or upside down; their faces were found in the "
                  "turned photo")
-    missing = num_photos - num_images
-    if missing:
+    if missing := num_photos - num_images:
         log.warning(f"{missing} of {num_photos} photos have no crop; {folder / LEFT_OUT} says why")
-    return Outcome(folder, dict(counts))
+    return Outcome(folder, dict(out.header.counts))
 
 
 def _open_inputs(cfg: AlignConfig, work: Work) -> _Inputs:
@@ -156,7 +154,8 @@ def _join(path: Path, images: ImageSet) -> dict[str, list[Face]]:
 def _align(cfg: AlignConfig, inputs: _Inputs, folder: Path) -> None:
     """Write the crop and the row of every photo."""
     entries = inputs.images.entries
-    done, size = _rows_done(folder / _ROWS)
+    earlier = (folder / _ROWS).read_bytes() if (folder / _ROWS).is_file() else b""
+    done, size = earlier.count(b"\n"), earlier.rfind(b"\n") + 1  # whole rows
 
     def work_on(entry: ImageEntry) -> dict[str, Any]:
         try:
@@ -167,10 +166,8 @@ def _align(cfg: AlignConfig, inputs: _Inputs, folder: Path) -> None:
             return {"reason": "unreadable", "more": str(error)}
         write_bytes(folder / f"{entry.key}.png", encode_png(aligned.pixels_u8), durable=False)
         return {
-            "landmarks": aligned.face.landmarks.ravel().tolist(),
-            "score": aligned.face.score,
-            "faces": aligned.num_faces,
-            "turned": aligned.quarter_turns > 0,
+            "landmarks": aligned.face.landmarks.ravel().tolist(), "score": aligned.face.score,
+            "faces": aligned.num_faces, "turned": aligned.quarter_turns > 0,
         }
 
     rows = AppendFile(folder / _ROWS, size)
@@ -187,15 +184,6 @@ def _align(cfg: AlignConfig, inputs: _Inputs, folder: Path) -> None:
         rows.close()
 
 
-def _rows_done(path: Path) -> tuple[int, int]:
-    """Return the number of whole rows of an earlier run and their size in bytes."""
-    if not path.is_file():
-        return 0, 0
-    data = path.read_bytes()
-    size = data.rfind(b"\n") + 1
-    return data.count(b"\n"), size
-
-
 def _finish(images: ImageSet, origin: Origin, out: Output) -> None:
     rows = list(read_json_lines(out.folder / _ROWS))
     pairs = list(zip(images.entries, rows, strict=True))
@@ -205,7 +193,9 @@ def _finish(images: ImageSet, origin: Origin, out: Output) -> None:
         entry, row = bad[0]
         raise UserError(f"none of the {len(rows)} photos in {images.path} has a face that fits, first "
                         f"{entry.location}: {row['more']}")
-    write_text(out.folder / LANDMARKS, write_landmarks(_faces(good)))
+    write_text(out.folder / LANDMARKS, write_landmarks([
+        (entry.location, Face(np.array(row["landmarks"]).reshape(5, 2), row["score"])) for entry, row in good
+    ]))
     if bad:
         lines = (f"{one_line(e.location)}\t{row['reason']}\t{' '.join(row['more'].split())}\n" for e, row in bad)
         write_text(out.folder / LEFT_OUT, "".join(lines))
@@ -219,7 +209,3 @@ def _finish(images: ImageSet, origin: Origin, out: Output) -> None:
         **{reason: reasons[reason] for reason in (*REASONS, "unreadable")},
     }, {FACE_ORIGIN: origin, **images.extra()})
     (out.folder / _ROWS).unlink(missing_ok=True)
-
-
-def _faces(rows: Sequence[tuple[ImageEntry, dict[str, Any]]]) -> list[tuple[str, Face]]:
-    return [(e.location, Face(np.array(row["landmarks"]).reshape(5, 2), row["score"])) for e, row in rows]

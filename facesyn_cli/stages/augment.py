@@ -5,6 +5,7 @@ Of a set in tar shards, the shards are linked, and `augmented-*.tar` beside them
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -58,77 +59,87 @@ class AugmentConfig(StageConfig):
 
 def plan(cfg: AugmentConfig, work: Work) -> Plan:
     """Return what `run` would do."""
-    folder = cfg.out or work.folder("augmented")
-    augmentation, images, faces, origin, parents = _open_inputs(cfg, work)
-    counts = _counts(images)
-    _require_faces(list(counts), faces, augmentation)
-    _check_origin(origin, augmentation)
-    added, linked = sum(map(augmentation.num_additions, counts.values())), sum(counts.values())
-    shards = {"shards_linked": len(images.shards)} if isinstance(images, TarSet) else {}
+    folder, inputs = _folder(cfg, work), _open_inputs(cfg, work)
+    linked, added = sum(inputs.counts.values()), inputs.num_additions
+    shards = {"shards_linked": len(inputs.images.shards)} if isinstance(inputs.images, TarSet) else {}
     return Plan(
-        folder, check_output(folder, _kind(images), cfg, parents),
-        {name: parent.path for name, parent in parents.items()},
-        {"images": linked + added, "identities": len(counts), "linked": linked, "added": added, **shards},
+        folder, check_output(folder, inputs.kind, cfg, inputs.parents),
+        {name: parent.path for name, parent in inputs.parents.items()},
+        {"images": linked + added, "identities": len(inputs.counts), "linked": linked, "added": added, **shards},
     )
 
 
 def run(cfg: AugmentConfig, work: Work) -> Outcome:
     """Link the images and add the new ones; only the first of several processes works."""
-    folder = cfg.out or work.folder("augmented")
+    folder = _folder(cfg, work)
     if not is_first_process():
         return Outcome(folder, {})
-    augmentation, images, faces, origin, parents = _open_inputs(cfg, work)
-    counts = _counts(images)
-    _require_faces(list(counts), faces, augmentation)
-    _check_origin(origin, augmentation)
-    with open_output(folder, _kind(images), "augment", cfg, parents) as out:
+    inputs = _open_inputs(cfg, work)
+    with open_output(folder, inputs.kind, "augment", cfg, inputs.parents) as out:
         if not out.finished:
-            make = _augment_shards if isinstance(images, TarSet) else _augment
-            added = make(cfg.seed, folder, images, faces, augmentation)
-            total = sum(counts.values()) + added
-            extra = dict(images.extra if isinstance(images, TarSet) else images.extra())
-            if augmentation.needs_faces:
-                extra[ADDED_FACES] = origin
-            out.finish({"images": total, "identities": len(counts), "added": added}, extra)
-        stated = out.header.extra.get(ADDED_FACES, UNKNOWN)
-        if augmentation.needs_faces and stated != origin:
-            log.warning(f"{folder} is finished and says that the faces in it are of origin {stated}; its header "
-                        f"keeps that, {origin} is not stored")
-        return Outcome(folder, {"augmentation": cfg.augmentation.name, **out.header.counts})
+            if isinstance(inputs.images, TarSet):
+                added, extra = _augment_shards(cfg.seed, folder, inputs.images, inputs), dict(inputs.images.extra)
+            else:
+                added, extra = _augment(cfg.seed, folder, inputs.images, inputs), dict(inputs.images.extra())
+            if inputs.augmentation.needs_faces:
+                extra[ADDED_FACES] = inputs.origin
+            total = sum(inputs.counts.values()) + added
+            out.finish({"images": total, "identities": len(inputs.counts), "added": added}, extra)
+    stated = out.header.extra.get(ADDED_FACES, UNKNOWN)
+    if inputs.augmentation.needs_faces and stated != inputs.origin:
+        log.warning(f"{folder} is finished and says that the faces in it are of origin {stated}; its header "
+                    f"keeps that, {inputs.origin} is not stored")
+    return Outcome(folder, {"augmentation": cfg.augmentation.name, **out.header.counts})
 
 
-def _kind(images: ImageSet | TarSet) -> str:
-    return "RecordSet" if isinstance(images, TarSet) else "ImageSet"
+@dataclass(frozen=True)
+class _Inputs:
+    augmentation: Augmentation
+    images: ImageSet | TarSet
+    counts: dict[str, int]  # images of each identity
+    faces: dict[str, Path | None]  # source face of each identity
+    origin: Origin  # of these faces
+    parents: dict[str, Parent]
+
+    @property
+    def kind(self) -> str:
+        return "RecordSet" if isinstance(self.images, TarSet) else "ImageSet"
+
+    @property
+    def num_additions(self) -> int:
+        return sum(map(self.augmentation.num_additions, self.counts.values()))
 
 
-def _counts(images: ImageSet | TarSet) -> dict[str, int]:
-    """Return how many images each identity has."""
-    if isinstance(images, TarSet):
-        return images.counts()
-    return {identity: len(group) for identity, group in images.by_identity().items()}
+def _folder(cfg: AugmentConfig, work: Work) -> Path:
+    return cfg.out or work.folder("augmented")
 
 
-def _open_inputs(
-    cfg: AugmentConfig, work: Work
-) -> tuple[Augmentation, ImageSet | TarSet, dict[str, Path | None], Origin, dict[str, Parent]]:
-    """Return the augmentation, the images, the source face of each identity, their origin, and the parents."""
+def _open_inputs(cfg: AugmentConfig, work: Work) -> _Inputs:
     augmentation: Augmentation = registry.build("augmentation", cfg.augmentation)
     path = cfg.images or work.folder("samples")
-    images = TarSet.open(path) if path.exists() and RecordSet.recognizes(path) else ImageSet.open(path)
-    if isinstance(images, ImageSet):
+    if path.exists() and RecordSet.recognizes(path):
+        images = TarSet.open(path)
+        counts = images.counts()
+    else:
+        images = ImageSet.open(path)
         warn_of_unclear_identities(images)
-        check_file_names(map(copied_location, images.entries), cfg.out or work.folder("augmented"))
+        check_file_names(map(copied_location, images.entries), _folder(cfg, work))
+        counts = {identity: len(group) for identity, group in images.by_identity().items()}
     parents = {"images": images.parent()}
     if not augmentation.needs_faces:
-        return augmentation, images, {}, UNKNOWN, parents
+        return _Inputs(augmentation, images, counts, {}, UNKNOWN, parents)
     if cfg.faces is not None:
-        faces = ImageSet.open(cfg.faces)
-        origin = origin_of(faces.named_in or faces.path, cfg.faces_origin)
-        return augmentation, images, _numbered_faces(faces), origin, {**parents, "faces": faces.parent()}
-    contexts = ContextSet.open(cfg.contexts or work.folder("contexts"))
-    parents["contexts"] = contexts.parent()
-    origin = agreed_origin(contexts.face_origin, cfg.faces_origin, str(contexts.path))
-    return augmentation, images, dict(zip(contexts.identities, contexts.faces, strict=True)), origin, parents
+        given = ImageSet.open(cfg.faces)
+        parents["faces"] = given.parent()
+        faces, origin = _numbered_faces(given), origin_of(given.named_in or given.path, cfg.faces_origin)
+    else:
+        contexts = ContextSet.open(cfg.contexts or work.folder("contexts"))
+        parents["contexts"] = contexts.parent()
+        faces = dict(zip(contexts.identities, contexts.faces, strict=True))
+        origin = agreed_origin(contexts.face_origin, cfg.faces_origin, str(contexts.path))
+    _require_faces(list(counts), faces)
+    _check_origin(origin, augmentation)
+    return _Inputs(augmentation, images, counts, faces, origin, parents)
 
 
 def _numbered_faces(faces: ImageSet) -> dict[str, Path | None]:
@@ -139,10 +150,8 @@ def _numbered_faces(faces: ImageSet) -> dict[str, Path | None]:
     return {str(number): faces.path / location for number, location in enumerate(locations)}
 
 
-def _require_faces(identities: list[str], faces: dict[str, Path | None], augmentation: Augmentation) -> None:
-    """Join images and contexts by identity; every identity needs a context with a face where faces are used."""
-    if not augmentation.needs_faces:
-        return
+def _require_faces(identities: list[str], faces: dict[str, Path | None]) -> None:
+    """Join images and contexts by identity; every identity needs a context with a face."""
     unknown = [identity for identity in identities if identity not in faces]
     if unknown:
         raise UserError(
@@ -163,43 +172,35 @@ def _check_origin(origin: Origin, augmentation: Augmentation) -> None:
     Raises:
         UserError: The source faces are photos.
     """
-    if not augmentation.needs_faces or origin == GENERATED:
-        return
     if origin == UNKNOWN:
         log.warning("the source faces are of unknown origin, and so are the added images; faces_origin=generated "
                     "states that no photo of a real person is among them")
-    elif not augmentation.allow_real:
+    elif origin != GENERATED and not augmentation.allow_real:
         raise UserError(
             "the source faces are photos of real people; adding them would put real people into the set "
             "(augmentation.allow_real=true allows it, and the set's header and card say so)"
         )
-    else:
+    elif origin != GENERATED:
         log.warning("photos of real people are added to the set; its header and card say so")
 
 
-def _augment(
-    seed: int, folder: Path, images: ImageSet, faces: dict[str, Path | None], augmentation: Augmentation
-) -> int:
+def _augment(seed: int, folder: Path, images: ImageSet, inputs: _Inputs) -> int:
     """Link the images and write the missing additions, each by rename; return the number of additions."""
-    added, groups = 0, images.by_identity()
-    total = len(images.entries) + sum(augmentation.num_additions(len(group)) for group in groups.values())
-    with progress("augment", total) as bar:
-        for identity, entries in groups.items():
+    added = 0
+    with progress("augment", len(images.entries) + inputs.num_additions) as bar:
+        for identity, entries in images.by_identity().items():
             signals.check()
             for entry in entries:
                 link_entry(images, entry, folder)
-            made = 0
-            for addition in augmentation.additions(identity, entries, images.read, faces.get(identity), seed):
+            face, before = inputs.faces.get(identity), added
+            for addition in inputs.augmentation.additions(identity, entries, images.read, face, seed):
                 _make(addition, folder / identity / f"{addition.sample}{addition.suffix}")
-                made += 1
-            added += made
-            bar.advance(len(entries) + made)
+                added += 1
+            bar.advance(len(entries) + added - before)
     return added
 
 
-def _augment_shards(
-    seed: int, folder: Path, images: TarSet, faces: dict[str, Path | None], augmentation: Augmentation
-) -> int:
+def _augment_shards(seed: int, folder: Path, images: TarSet, inputs: _Inputs) -> int:
     """Link the shards and write the missing shards of additions; return the number of additions."""
     for shard in images.shards:
         link_file(shard, folder / images.name / shard.name)
@@ -210,10 +211,12 @@ def _augment_shards(
     additions = (
         TarImage(identity, addition.sample, addition.suffix, partial(_encoded, addition))
         for identity, entries in images.groups()
-        for addition in augmentation.additions(identity, entries, images.read, faces.get(identity), seed)
+        for addition in inputs.augmentation.additions(
+            identity, entries, images.read, inputs.faces.get(identity), seed
+        )
     )
-    added, total = 0, sum(map(augmentation.num_additions, images.counts().values()))
-    with progress("augment", total) as bar:
+    added = 0
+    with progress("augment", inputs.num_additions) as bar:
         for number in count():
             part = list(islice(additions, _IMAGES_PER_SHARD))
             if not part:

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from facesyn_cli.artifacts.text_tables import aligned
 from facesyn_cli.bench.machine import Machine
 from facesyn_cli.bench.sample_bench import SampleBench
 from facesyn_cli.bench.settings import SMALL, SUBJECTS, BenchConfig
@@ -50,19 +51,11 @@ def render(result: dict[str, Any]) -> str:
     network = ", ".join(f"{name} {value}" for name, value in result["network"].items())
     lines += [network, ""]
     for title in ("options", "runs"):
-        rows = result.get(title) or []
-        if rows:
-            lines += [*_table(title, rows), ""]
+        if rows := result.get(title):
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            cells = [["" if row.get(name) is None else str(row[name]) for name in columns] for row in rows]
+            lines += [aligned([[title, *columns[1:]], *cells]), ""]  # the first column holds the names
     lines += [f"{name}: {value}" for name, value in result.items() if name.startswith("speedup")]
     if "seconds for 10,000 x 50" in result:
         lines.append(f"seconds for 10,000 x 50: {result['seconds for 10,000 x 50']:,}")
     return "\n".join(lines)
-
-
-def _table(title: str, rows: list[dict[str, Any]]) -> list[str]:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[title if c == "name" else c for c in columns]]
-    cells += [["" if row.get(c) is None else str(row[c]) for c in columns] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    return ["  ".join([line[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(line[1:], widths[1:], strict=True))])
-            for line in cells]

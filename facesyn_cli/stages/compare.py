@@ -47,14 +47,8 @@ class Threshold:
 
 
 def compare(
-    first: Path,
-    second: Path,
-    weights: Path,
-    table: Path | None = None,
-    benchmark: str | None = None,
-    resize: bool = False,
-    flip: bool = True,
-    device: str = "auto",
+    first: Path, second: Path, weights: Path, table: Path | None = None, benchmark: str | None = None,
+    resize: bool = False, flip: bool = True, device: str = "auto",
 ) -> dict[str, Any]:
     """Compare two photos or folders; either side may be either.
 
@@ -88,17 +82,7 @@ def compare(
 
 
 def read_threshold(table: Path | None, benchmark: str | None, digest: str, flip: bool) -> Threshold:
-    """Return the threshold of a table, or the uncalibrated one.
-
-    Args:
-        table: Folder or file; None: uncalibrated.
-        benchmark: Row to take; None: the mean of all that have one.
-        digest: Of the recognizer's weights.
-        flip: Whether embeddings are made with the flip test.
-
-    Raises:
-        UserError: No such row, or the table was measured with something else.
-    """
+    """Return the threshold of a table, or the uncalibrated one; `digest` is that of the recognizer's weights."""
     if table is None:
         if benchmark is not None:
             raise UserError("--benchmark names a row of --table; give that too")

@@ -37,8 +37,7 @@ class CutConfig(StageConfig):
 
 def plan(cfg: CutConfig, work: Work) -> Plan:
     """Return what `run` would do."""
-    images, chosen, parents = _open(cfg, work)
-    folder = _folder(cfg, work)
+    folder, (images, chosen, parents) = _folder(cfg, work), _open(cfg, work)
     return Plan(folder, check_output(folder, "ImageSet", cfg, parents), {"images": str(images.path)}, _counts(chosen))
 
 

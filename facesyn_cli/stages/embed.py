@@ -12,16 +12,16 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import field_validator
+from pydantic import BeforeValidator
 
 from facesyn_cli import distributed, signals
 from facesyn_cli.artifacts.atomic_files import write_atomically, write_text
 from facesyn_cli.artifacts.embedding_set import write_embedding_blocks
 from facesyn_cli.artifacts.header import Header, Parent
-from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.names import one_line
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, check_output, open_shared_output
@@ -34,7 +34,7 @@ from facesyn_cli.console import Progress, log, progress
 from facesyn_cli.data.alignment import DetectFaces, FaceAligner
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.data.squares import say_cut
-from facesyn_cli.distributed import check_device
+from facesyn_cli.distributed import choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder, current_fit
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
@@ -42,7 +42,7 @@ from facesyn_cli.models.yunet import Yunet
 from facesyn_cli.plugins.settings import PluginConfig, PluginSection
 from facesyn_cli.untrusted.arrays import read_archive
 
-UNREADABLE = "unreadable.txt"
+UNREADABLE = "unreadable.txt"  # one line `key, location, reason`, tabs between, for each image without an embedding
 _PARTS = "parts"
 
 
@@ -53,7 +53,7 @@ class EmbedConfig(StageConfig):
     weights: Path | None = input_path(None, "weights of the recognizer")
     backbone: PluginConfig | None = PluginSection("backbone", default=None)  # None: detected from the weights
     flip: bool = affects_result(False, "add the output for the mirrored image; the published embeddings do not")
-    fit: Literal["square", "refuse"] = affects_result(
+    fit: Annotated[Literal["square", "refuse"], BeforeValidator(current_fit)] = affects_result(
         "square", "square: the central square of images that are not square; refuse: list these as unreadable"
     )
     align: DetectFaces | None = affects_result(
@@ -63,11 +63,6 @@ class EmbedConfig(StageConfig):
     batch_size: int = batch_setting(64, "images a batch", ge=1)
     part_size: int = batch_setting(256, "images a part; a finished part is never computed again", ge=1)
     workers: int = runtime_only(4, "threads that read and decode, per process", ge=1)
-
-    @field_validator("fit", mode="before")
-    @classmethod
-    def _current_fit(cls, value: Any) -> Any:
-        return current_fit(value)
 
 
 @dataclass(frozen=True)
@@ -81,8 +76,7 @@ class _Inputs:
 
 def plan(cfg: EmbedConfig, work: Work) -> Plan:
     """Return what `run` would do: images, network evaluations, disk."""
-    if cfg.device != "auto":
-        check_device(cfg.device)
+    choose_device(cfg.device)  # an error here, not only in the run
     inputs = _open_inputs(cfg, work)
     state = check_output(inputs.folder, "EmbeddingSet", cfg, inputs.parents)
     images = len(inputs.images.entries)
@@ -106,8 +100,8 @@ def run(cfg: EmbedConfig, work: Work) -> Outcome:
     inputs = _open_inputs(cfg, work)
     with open_shared_output(processes, inputs.folder, "EmbeddingSet", "embed", cfg, inputs.parents) as output:
         if output.finished:
-            if processes.is_first:
-                _remove_parts(inputs.folder)  # a kill between the header and here leaves them
+            if processes.is_first:  # a kill after the header was written leaves them
+                shutil.rmtree(inputs.folder / _PARTS, ignore_errors=True)
             return _outcome(inputs.folder, output.header)
         embedder = FaceEmbedder.of(
             inputs.backbone, processes.device, cfg.batch_size, flip=cfg.flip, fit=cfg.fit, precision=cfg.precision,
@@ -224,28 +218,21 @@ def _join(inputs: _Inputs, parts: list[range], output: Output) -> Header | None:
         )
     blocks = (content["vectors"] for content in _finished_parts(inputs.folder, parts))
     write_embedding_blocks(inputs.folder, good, width, blocks)
-    _write_unreadable(inputs.folder / UNREADABLE, bad)
+    unreadable = inputs.folder / UNREADABLE
+    unreadable.unlink(missing_ok=True)
+    if bad:
+        write_text(unreadable, "".join(
+            f"{entry.key}\t{one_line(entry.location)}\t{' '.join(why.split())}\n" for entry, why in bad
+        ))
+        log.warning(f"{len(bad)} images could not be embedded; {unreadable} lists the reasons")
     say_cut(inputs.images.path, num_cut, len(entries))
     header = output.finish(
         counts={"images": len(entries), "embeddings": len(good), "unreadable": len(bad)},
         extra={"embedder": inputs.backbone.digest, "backbone": inputs.backbone.name, **inputs.images.extra(),
                **({"cut_to_square": num_cut} if num_cut else {})},
     )
-    _remove_parts(inputs.folder)
+    shutil.rmtree(inputs.folder / _PARTS, ignore_errors=True)
     return header
-
-
-def _remove_parts(folder: Path) -> None:
-    shutil.rmtree(folder / _PARTS, ignore_errors=True)
-
-
-def _write_unreadable(path: Path, bad: list[tuple[ImageEntry, str]]) -> None:
-    """One line `key, location, reason` (tabs between) for each image without an embedding."""
-    if not bad:
-        path.unlink(missing_ok=True)
-        return
-    write_text(path, "".join(f"{e.key}\t{one_line(e.location)}\t{' '.join(why.split())}\n" for e, why in bad))
-    log.warning(f"{len(bad)} images could not be embedded; {path} lists the reasons")
 
 
 def _outcome(folder: Path, header: Header | None) -> Outcome:

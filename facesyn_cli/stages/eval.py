@@ -37,7 +37,7 @@ from facesyn_cli.config.fields import (
 )
 from facesyn_cli.console import log, progress
 from facesyn_cli.data.sharding import share
-from facesyn_cli.distributed import check_device, processes
+from facesyn_cli.distributed import choose_device, processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.benchmarks import Part
 from facesyn_cli.evaluation.embedding import FaceEmbedder
@@ -80,8 +80,7 @@ class _Inputs:
 
 def plan(cfg: EvalConfig, work: Work) -> Plan:
     """Return what `run` would do; reads the benchmarks to count their images."""
-    if cfg.device != "auto":
-        check_device(cfg.device)
+    choose_device(cfg.device)  # an error here, not only in the run
     inputs = _open_inputs(cfg, work)
     state = check_output(inputs.folder, "BenchmarkTable", cfg, inputs.parents)
     about, counts, evaluations = {}, {"benchmarks": len(inputs.parts), "pairs": 0, "images": 0}, 0
@@ -95,7 +94,7 @@ def plan(cfg: EvalConfig, work: Work) -> Plan:
         evaluations += padded * (2 if _flips(cfg, content) else 1)
     return Plan(
         inputs.folder, state, {name: parent.path for name, parent in inputs.parents.items()}, counts,
-        {"backbone": 0 if state == "finished" else evaluations},
+        {"recognizer": 0 if state == "finished" else evaluations},
         chosen={"backbone": inputs.backbone.name, "benchmarks": about},
     )
 
@@ -121,9 +120,8 @@ def run(cfg: EvalConfig, work: Work) -> Outcome:
         rows = [_finished_row(folder, part.name) for part in inputs.parts]
         if any(row is None for row in rows):
             raise UserError(f"{folder}: a finished result has vanished; run the same command again")
-        table = BenchmarkTable(
-            backbone=inputs.backbone.name, weights=inputs.backbone.digest, flip=cfg.flip, rows=rows
-        )
+        backbone = inputs.backbone
+        table = BenchmarkTable(backbone=backbone.name, weights=backbone.digest, flip=cfg.flip, rows=rows)
         if workers.is_first:
             table.write(folder)
         failed = [row.problem for row in rows if row.problem]
@@ -149,8 +147,7 @@ def _open_inputs(cfg: EvalConfig, work: Work) -> _Inputs:
         raise UserError(f"{weights} does not exist; the weights of a recognizer were expected{hint}")
     parts = [*_benchmarks(cfg), *_pair_lists(cfg, work)]
     names = [part.name for part in parts]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
+    if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"two benchmarks are called {twice!r}; rename one of the files")
     backbone = load_backbone(weights, cfg.backbone)
     parents = {name: parent for part in parts for name, parent in part.parents.items()}
@@ -160,12 +157,10 @@ def _open_inputs(cfg: EvalConfig, work: Work) -> _Inputs:
 
 def _benchmarks(cfg: EvalConfig) -> list[Part]:
     """Return the parts of the named benchmarks."""
-    if not cfg.benchmarks:
-        return []
-    if cfg.data is None:
+    if cfg.benchmarks and cfg.data is None:
         names = ", ".join(settings.name for settings in cfg.benchmarks)
         raise UserError(f"benchmarks {names} need --data, the folder of their files")
-    if not cfg.data.is_dir():
+    if cfg.benchmarks and not cfg.data.is_dir():
         raise UserError(f"data: {cfg.data} is not a folder; the folder of the benchmarks' files was expected")
     return [part for settings in cfg.benchmarks
             for part in registry.build("benchmark", settings).parts(cfg.data, cfg.images)]
@@ -180,17 +175,12 @@ def _pair_lists(cfg: EvalConfig, work: Work) -> list[Part]:
         if is_bin(path):
             parts.append(Part(path.stem, parents, partial(read_bin, path, path.stem)))
             continue
-        images = images or _pair_images(cfg, work)
+        if images is None and cfg.images is None and not work.folder("images").exists():
+            raise UserError("a pair list names images: give their folder or zip with --images")
+        images = images or ImageSet.open(cfg.images or work.folder("images"))
         pairs = read_pairs(path, images, path.stem)
         parts.append(Part(path.stem, {**parents, "images": images.parent()}, lambda pairs=pairs: pairs))
     return parts
-
-
-def _pair_images(cfg: EvalConfig, work: Work) -> ImageSet:
-    path = cfg.images or work.folder("images")
-    if cfg.images is None and not path.exists():
-        raise UserError("a pair list names images: give their folder or zip with --images")
-    return ImageSet.open(path)
 
 
 def _flips(cfg: EvalConfig, content: EvaluationSet) -> bool:

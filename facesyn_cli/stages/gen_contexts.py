@@ -10,8 +10,6 @@ import dataclasses
 from collections import Counter
 from pathlib import Path
 
-import torch
-
 from facesyn_cli.artifacts.atomic_files import write_json, write_text
 from facesyn_cli.artifacts.context_set import FACES, ROWS, VECTORS, write_contexts
 from facesyn_cli.artifacts.digest import file_digest, json_digest
@@ -28,7 +26,7 @@ from facesyn_cli.contexts.open_resources import ContextInputs
 from facesyn_cli.contexts.selection import FOLDER, Progress, collect, in_order
 from facesyn_cli.contexts.source import ContextFilter, ContextSource
 from facesyn_cli.data.alignment import DetectFaces
-from facesyn_cli.distributed import check_device
+from facesyn_cli.distributed import choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig, PluginList, PluginSection
@@ -120,7 +118,7 @@ def _open(
         raise UserError(f"filters: {error}") from error
     names = ("images", "embeddings", "embedding_names", "known", "generator", "ldm", "autoencoder", "weights")
     inputs = ContextInputs(
-        {name: getattr(cfg, name) for name in names}, cfg.seed, cfg.batch_size, _device(cfg.device), cfg.backbone,
+        {name: getattr(cfg, name) for name in names}, cfg.seed, cfg.batch_size, choose_device(cfg.device), cfg.backbone,
         cfg.align,
     )
     _, parents = inputs.open(source, cfg.source.name, filters, work)
@@ -190,9 +188,3 @@ def _too_few(
         f"{why}: {seen}, {cfg.count} are wanted; --count {kept} finishes with these, "
         "more need another source or a filter with a higher r (and another --out)"
     )
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(check_device(name))
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

@@ -19,6 +19,7 @@ from facesyn_cli.models.loaded_network import load_network
 from facesyn_cli.models.self_check import check_autoencoder, check_backbone, check_denoiser, check_generator
 
 PULLED = Path("weights")  # default folder of downloads
+_KINDS = {"autoencoder": "autoencoder", "ldm": "denoiser", "embedder": "backbone"}  # of the starter's parts
 _USE = {
     "autoencoder": "default autoencoder of train-ldm", "ldm": "default LDM of sample and gen-contexts",
     "embedder": "default recognizer of embed and gen-contexts",
@@ -27,21 +28,15 @@ _USE = {
 
 def list_weights() -> dict[str, dict[str, Any]]:
     """Return the parts of the packaged starter, if any, and the catalog of published weights."""
-    known = {name: {key: value for key, value in asdict(entry).items() if value is not None}
-             for name, entry in CATALOG.items()}
-    return _starter_parts() | known
-
-
-def _starter_parts() -> dict[str, dict[str, Any]]:
-    if not is_packaged():
-        return {}
-    starter, found = find_starter(PACKAGED), {}
-    for part, kind in (("autoencoder", "autoencoder"), ("ldm", "denoiser"), ("embedder", "backbone")):
-        folder = starter.part(part)
+    found = {}
+    for part, kind in _KINDS.items() if is_packaged() else ():
+        folder = find_starter(PACKAGED).part(part)
         found[f"starter-{part}"] = {
             "kind": kind, "architecture": read_config(folder)[kind]["name"], "source": "facesyn, in the package",
             "license": f"research use; see {folder / CARD}", "where": str(folder), "use": _USE[part],
         }
+    for name, entry in CATALOG.items():
+        found[name] = {key: value for key, value in asdict(entry).items() if value is not None}
     return found
 
 

@@ -42,13 +42,8 @@ _FLAT = ("ir-", "iresnet", "mobilefacenet", "mbf")  # backbones with the publish
 
 
 def convert(
-    path: Path,
-    out: Path,
-    to: str = "safetensors",
-    parts: int | None = None,
-    dataset: str | None = None,
-    precision: str | None = None,
-    channel_order: str | None = None,
+    path: Path, out: Path, to: str = "safetensors", parts: int | None = None, dataset: str | None = None,
+    precision: str | None = None, channel_order: str | None = None,
 ) -> dict[str, Any]:
     """Write a network in another format into a new folder; the finished folder of an equal call is left unchanged.
 
@@ -70,7 +65,8 @@ def convert(
         raise UserError(f"--to {to}: expected one of {', '.join(FORMATS)}")
     if precision is not None and precision not in get_args(WeightsPrecision):
         raise UserError(f"--precision {precision}: expected one of {', '.join(get_args(WeightsPrecision))}")
-    if precision is not None and (to != "safetensors" or not _is_plain(path)):
+    is_network = not tface_head.is_head(path) and not (path / inspection.PIPELINE).is_file()
+    if precision is not None and (to != "safetensors" or not is_network):
         raise UserError(f"--precision belongs to networks that are written as safetensors; {path} --to {to} is not")
     if (parts is not None or dataset is not None) and not tface_head.is_head(path):
         raise UserError(f"--parts and --dataset belong to classifiers (HEAD files, head.safetensors); {path} is none")
@@ -80,10 +76,14 @@ def convert(
         "channel_order": channel_order,
     })
     begun = Header("Weights", "models convert", settings.to_json(), {"weights": Parent(str(path), _content(path))})
-    made = completed_directory(out, begun)
-    if made is not None:
+    if (made := completed_directory(out, begun)) is not None:
         return {"path": str(path), **made.extra}
-    write = _writer(path, to, parts, dataset, precision or "fp32", channel_order)
+    if to == "published" and (path / inspection.PIPELINE).is_file():
+        write = partial(_write_published_generator, published_tensors(path))
+    elif tface_head.is_head(path):
+        write = _head_writer(path, to, parts, dataset)
+    else:
+        write = partial(_write_network, load_network(path, channel_order), to, precision or "fp32")
     with atomic_directory(out) as folder:
         report = write(folder)
         write_header(folder, begun, {"files": len(report["files"])}, report, json_digest(report["files"]))
@@ -102,30 +102,18 @@ def _content(path: Path) -> str:
     return json_digest([[file.name, file_digest(file)] for file in files])
 
 
-def _writer(
-    path: Path, to: str, parts: int | None, dataset: str | None, precision: WeightsPrecision,
-    channel_order: str | None,
-) -> Callable[[Path], dict[str, Any]]:
-    """Load the input; return a function that writes it into a folder and returns a report."""
-    if to == "published" and (path / inspection.PIPELINE).is_file():
-        tensors = published_tensors(path)
+def _write_published_generator(tensors: dict[str, Tensor], folder: Path) -> dict[str, Any]:
+    _save(tensors, folder / "guided_diffusion.pt")
+    return _report(folder, inspection.GENERATOR, "guided-diffusion UNet", "published")
 
-        def write(folder: Path) -> dict[str, Any]:
-            _save(tensors, folder / "guided_diffusion.pt")
-            return _report(folder, inspection.GENERATOR, "guided-diffusion UNet", to)
 
-        return write
-    if tface_head.is_head(path):
-        return _head_writer(path, to, parts, dataset)
-    loaded = load_network(path, channel_order)
+def _write_network(loaded: LoadedNetwork, to: str, precision: WeightsPrecision, folder: Path) -> dict[str, Any]:
     ours = partial(_write_ours, precision=precision)
     write_as = {"safetensors": ours, "published": _write_published, "onnx": _write_onnx}[to]
-    return lambda folder: _report(folder, loaded.kind, loaded.name, to, **write_as(loaded, folder))
+    return _report(folder, loaded.kind, loaded.name, to, **write_as(loaded, folder))
 
 
-def _head_writer(
-    path: Path, to: str, parts: int | None, dataset: str | None
-) -> Callable[[Path], dict[str, Any]]:
+def _head_writer(path: Path, to: str, parts: int | None, dataset: str | None) -> Callable[[Path], dict[str, Any]]:
     """Join the parts of a TFace classifier into head.safetensors, or split head.safetensors as TFace does."""
     is_ours = path.suffix == ".safetensors"
     if to == "onnx" or is_ours == (to == "safetensors"):
@@ -137,8 +125,7 @@ def _head_writer(
 
     def write(folder: Path) -> dict[str, Any]:
         if is_ours:
-            contents = split_head(tensors, parts or 1, dataset or "facesyn")
-            for rank, content in enumerate(contents):
+            for rank, content in enumerate(split_head(tensors, parts or 1, dataset or "facesyn")):
                 _save(content, folder / part_name("HEAD", rank))
         else:
             write_tensors(folder / "head.safetensors", tensors)
@@ -146,11 +133,6 @@ def _head_writer(
         return _report(folder, inspection.HEAD, name, to, files_read=num_files)
 
     return write
-
-
-def _is_plain(path: Path) -> bool:
-    """True unless the path is a classifier or a pipeline, which are not one network with a config."""
-    return not tface_head.is_head(path) and not (path / inspection.PIPELINE).is_file()
 
 
 def _report(folder: Path, kind: str, architecture: str, to: str, **notes: Any) -> dict[str, Any]:
@@ -175,21 +157,17 @@ def _write_ours(loaded: LoadedNetwork, folder: Path, precision: WeightsPrecision
 
 
 def _write_published(loaded: LoadedNetwork, folder: Path) -> dict[str, Any]:
-    writers: dict[str, Callable[[LoadedNetwork, Path], None]] = {
-        "denoiser": _write_published_ldm, "autoencoder": _write_published_autoencoder,
-        "backbone": _write_published_backbone,
-    }
-    if loaded.kind not in writers:
+    if loaded.kind == "denoiser":
+        _write_published_ldm(loaded, folder)
+    elif loaded.kind == "autoencoder":
+        _write_published_autoencoder(loaded, folder)
+    elif loaded.kind != "backbone":
         raise UserError(f"{loaded} is already in its published layout")
-    writers[loaded.kind](loaded, folder)
-    return {}
-
-
-def _write_published_backbone(loaded: LoadedNetwork, folder: Path) -> None:
-    """A flat state dict as TFace, ElasticFace, arcface_torch or MagFace write it."""
-    if not loaded.name.startswith(_FLAT) or loaded.name in ("ir-tiny", "ir-lite"):
+    elif not loaded.name.startswith(_FLAT) or loaded.name in ("ir-tiny", "ir-lite"):
         raise UserError(f"{loaded} has no published layout")
-    _save(published_state(loaded.module), folder / "backbone.pth")
+    else:  # a flat state dict as TFace, ElasticFace, arcface_torch or MagFace write it
+        _save(published_state(loaded.module), folder / "backbone.pth")
+    return {}
 
 
 def _write_published_ldm(loaded: LoadedNetwork, folder: Path) -> None:
@@ -198,12 +176,10 @@ def _write_published_ldm(loaded: LoadedNetwork, folder: Path) -> None:
     if settings.latent_mean is not None and (any(settings.latent_mean) or any(s != 1 for s in settings.latent_std)):
         raise UserError("this LDM uses normalized latents (latent_mean, latent_std), which the published layout cannot "
                         "store; the published code would generate noise with it")
-    cfg = loaded.module.cfg
     # "linear": the buffers store any schedule
-    check_exportable(cfg, "linear", settings.prediction, is_normalized=False)
-    schedule = ldm_schedule(settings)
+    check_exportable(loaded.module.cfg, "linear", settings.prediction, is_normalized=False)
     tensors = {f"eps_model.{key}": value for key, value in loaded.module.state_dict().items()}
-    _save({**tensors, **schedule_buffers(schedule)}, folder / "ema_averaged_model.ckpt")
+    _save({**tensors, **schedule_buffers(ldm_schedule(settings))}, folder / "ema_averaged_model.ckpt")
 
 
 def _write_published_autoencoder(loaded: LoadedNetwork, folder: Path) -> None:

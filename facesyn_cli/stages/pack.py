@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import time
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +173,7 @@ def _pack(
     done = state.done
     writer = record_format.writer(out.folder, cfg.name, scratch, state.writer)
 
-    seen = _Seen(set(state.suffixes), state.cut)
+    suffixes, num_cut = set(state.suffixes), state.cut  # of the images, and how many were cut to a square
 
     def fit(item: PackItem) -> tuple[bytes, bool] | UnreadableImage:
         try:
@@ -186,9 +185,11 @@ def _pack(
 
     def commit() -> None:
         written = {"writer": writer.commit(), "records": rows.sync() // 8, "unreadable_bytes": unreadable.sync()}
-        write_json(journal, {**written, "done": done, "suffixes": sorted(seen.suffixes), "cut": seen.cut})
+        write_json(journal, {**written, "done": done, "suffixes": sorted(suffixes), "cut": num_cut})
 
-    workers = _default_workers() if cfg.workers is None else cfg.workers
+    cores = usable_cores()
+    default = min(cores, 16) if cores > 1 else 0  # on one core a thread of its own only costs
+    workers = default if cfg.workers is None else cfg.workers
     try:
         committed = time.monotonic()
         with progress("pack", len(items), done=done) as bar, warnings.catch_warnings():
@@ -199,7 +200,8 @@ def _pack(
                     unreadable.write(f"{escape_name(f'{item.identity}/{item.sample}', keep='/')}\t{fitted}\n".encode())
                 else:
                     data, is_cut = fitted
-                    seen.add(data, is_cut)
+                    suffixes.add(suffix_of(data))
+                    num_cut += is_cut
                     writer.append(item.identity, item.sample, data)
                     rows.write(done.to_bytes(8, "little"))
                 done += 1
@@ -210,32 +212,15 @@ def _pack(
                     committed = time.monotonic()
                     signals.check()
         commit()
-        _finish(cfg, sources, items, out, writer, seen)
+        _finish(cfg, sources, items, out, writer, suffixes, num_cut)
     finally:
         for file in (writer, rows, unreadable):
             file.close()
 
 
-@dataclass
-class _Seen:
-    """Suffixes of the images of a set, and how many were cut to a square."""
-
-    suffixes: set[str]
-    cut: int
-
-    def add(self, data: bytes, is_cut: bool) -> None:
-        self.suffixes.add(suffix_of(data))
-        self.cut += is_cut
-
-
-def _default_workers() -> int:
-    """Return one thread per usable core, up to 16; 0 on one core, where a thread of its own only costs."""
-    cores = usable_cores()
-    return min(cores, 16) if cores > 1 else 0
-
-
 def _finish(
-    cfg: PackConfig, sources: list[PackSource], items: list[PackItem], out: Output, writer: RecordWriter, seen: _Seen
+    cfg: PackConfig, sources: list[PackSource], items: list[PackItem], out: Output, writer: RecordWriter,
+    suffixes: set[str], num_cut: int,
 ) -> None:
     """Assign the labels: identities with at least one image, in natural order, so that no class is empty."""
     scratch = out.folder / _SCRATCH
@@ -250,16 +235,11 @@ def _finish(
     write_labels(out.folder / LABELS, identities, np.bincount(labels, minlength=len(identities)))
     write_bytes(out.folder / UNREADABLE, (scratch / "unreadable").read_bytes())
     counts = {"images": len(rows), "identities": len(identities), "unreadable": len(items) - len(rows)}
-    extra = {"format": cfg.format.name, "name": cfg.name, "suffixes": sorted(seen.suffixes)}
-    if seen.cut:
-        extra["cut_to_square"] = seen.cut
-    if left_out := _left_out(sources):
-        extra["left_out"] = left_out
+    extra = {"format": cfg.format.name, "name": cfg.name, "suffixes": sorted(suffixes)}
+    if num_cut:
+        extra["cut_to_square"] = num_cut
+    if left_out := {source.parent().path: dict(source.left_out) for source in sources if source.left_out}:
+        extra["left_out"] = left_out  # besides the images: path -> reason -> count
     has_photos = any(PHOTO in origins_of(Path(source.parent().path)) for source in sources)
     write_pack_card(out.folder, extra, counts["images"], counts["identities"], has_photos=has_photos)
     out.finish(counts, extra=extra)
-
-
-def _left_out(sources: list[PackSource]) -> dict[str, dict[str, int]]:
-    """Return what the inputs hold besides their images: path -> reason -> count."""
-    return {source.parent().path: dict(source.left_out) for source in sources if source.left_out}

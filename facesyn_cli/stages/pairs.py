@@ -5,8 +5,6 @@ A folder is finished when it has a header. A `.bin` has none, so it is made agai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +43,12 @@ def convert_pairs(
     counts = {
         "pairs": len(pairs), "genuine": int(pairs.is_same.sum()), "images": len(pairs.images), "folds": pairs.folds,
     }
-    with _progress(pairs) as advance:
+    with progress("pairs", len(pairs.images)) as bar:
+
+        def advance(count: int) -> None:
+            bar.advance(count)
+            signals.check()
+
         if out.suffix == ".bin":
             with atomic_file(out) as path:
                 write_bin(pairs, path, size, resize, advance)
@@ -56,17 +59,6 @@ def convert_pairs(
                     write_folder(pairs, out, size, resize, advance)
                     output.finish(counts)
     return {**counts, "out": str(out)}
-
-
-@contextmanager
-def _progress(pairs: PairSet) -> Iterator[Callable[[int], None]]:
-    with progress("pairs", len(pairs.images)) as bar:
-
-        def advance(count: int) -> None:
-            bar.advance(count)
-            signals.check()
-
-        yield advance
 
 
 def _parents(source: Path, images: ImageSet | None, cfp: str) -> dict[str, Parent]:

@@ -28,7 +28,7 @@ from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, growable, input_path, runtime_only
 from facesyn_cli.console import log
 from facesyn_cli.data.pixels import encode_jpeg, encode_png
-from facesyn_cli.distributed import Processes, check_device
+from facesyn_cli.distributed import Processes, choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.plugins import registry
@@ -149,8 +149,7 @@ class SampleConfig(StageConfig):
 
 def plan(cfg: SampleConfig, work: Work) -> Plan:
     """Return what `run` would do: images, network evaluations, disk, expected time of one process."""
-    name = check_device(cfg.device) if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    cfg, job, parents = _open_job(cfg, work, torch.device(name))
+    cfg, job, parents = _open_job(cfg, work, choose_device(cfg.device))
     layout, folder = job.layout, job.layout.folder
     state = check_output(folder, layout.kind, cfg, parents)
     done = layout.finished()
@@ -238,10 +237,8 @@ def _open_job(
     """
     inputs = open_inputs(
         existing_input(cfg.contexts, work, "contexts", "gen-contexts"),
-        existing_input(cfg.ldm, work, "ldm", "train-ldm"),
-        cfg.autoencoder or work.decoder_for(cfg.ldm),
-        cfg.ids,
-        cfg.assume_embedder,
+        existing_input(cfg.ldm, work, "ldm", "train-ldm"), cfg.autoencoder or work.decoder_for(cfg.ldm),
+        cfg.ids, cfg.assume_embedder,
     )
     guidance = registry.build("guidance", cfg.guidance)
     joint_guidance = device.type == "cpu" if cfg.joint_guidance is None else cfg.joint_guidance
@@ -269,9 +266,8 @@ def _open_job(
             sample_filter, FaceEmbedder.of(judge, device), inputs.vectors.numpy(), cfg.per_id, batch_size, layout.folder
         )
     # "All" becomes a number, so that this folder grows with the contexts.
-    cfg = cfg.model_copy(update={"ids": len(inputs.identities)})
-    if cfg.batch_size == "auto":
-        cfg = cfg.model_copy(update={"batch_size": batch_size})
+    numbers = {"ids": len(inputs.identities), "batch_size": batch_size if cfg.batch_size == "auto" else cfg.batch_size}
+    cfg = cfg.model_copy(update=numbers)
     workers = num_workers(cfg.workers, device, processes.world_size if processes else 1)
     return cfg, SamplingJob(inputs, pipeline, conditions, layout, batch_size, workers, rejection, cfg.part), parents
 

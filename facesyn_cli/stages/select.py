@@ -10,8 +10,6 @@ written anew and all others linked.
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,10 +29,11 @@ from facesyn_cli.artifacts.output import check_output, open_output
 from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.artifacts.record_set_images import RecordSetImages
+from facesyn_cli.artifacts.text_tables import to_csv
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, input_path
-from facesyn_cli.console import is_first_process, progress
+from facesyn_cli.console import Progress, is_first_process, progress
 from facesyn_cli.contexts.unique import Unique
 from facesyn_cli.data.record_images import suffix_of
 from facesyn_cli.data.tar_set import TarImage, TarSet, make_shard
@@ -43,6 +42,7 @@ from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 
 SELECTION = "selection.csv"  # one line per identity: name, kept / dropped / merged, identity it collides with, cosine
 _BLOCK = 1024                # identities compared at once
+_FATES = {"drop": "dropped", "merge": "merged"}
 
 
 class SelectConfig(StageConfig):
@@ -90,14 +90,11 @@ class _Kept:
 def plan(cfg: SelectConfig, work: Work) -> Plan:
     """Return what `run` would do: identities and images that are kept."""
     images, tars, selection, parents, folder = _open_inputs(cfg, work)
+    kept = len(_kept(images, selection, cfg.collisions, folder))
     return Plan(
-        folder,
-        check_output(folder, _kind(tars), cfg, parents),
+        folder, check_output(folder, _kind(tars), cfg, parents),
         {name: parent.path for name, parent in parents.items()},
-        {
-            "images": len(images.entries), "images_kept": len(_kept(images, selection, cfg.collisions, folder)),
-            **_counts(selection, cfg.collisions),
-        },
+        {"images": kept, "images_left_out": len(images.entries) - kept, **_counts(selection, cfg.collisions)},
     )
 
 
@@ -109,10 +106,14 @@ def run(cfg: SelectConfig, work: Work) -> Outcome:
     with open_output(folder, _kind(tars), "select", cfg, parents) as out:
         if not out.finished:
             kept = _kept(images, selection, cfg.collisions, folder)
-            if tars is not None:
-                _select_shards(tars, kept, folder)
-            else:
-                _link(images, kept, folder)
+            with progress("select", len(kept)) as bar:
+                if tars is not None:
+                    _select_shards(tars, kept, folder, bar)
+                else:
+                    for one in kept:
+                        link_image(images, one.entry, folder / one.identity / f"{one.sample}{one.suffix}")
+                        bar.advance()
+                        signals.check()
             write_text(folder / SELECTION, _table(selection, cfg.collisions))
             counts = {"images": len(kept), **_counts(selection, cfg.collisions)}
             out.finish(counts, tars.extra if tars is not None else images.extra())
@@ -123,27 +124,18 @@ def _kind(tars: TarSet | None) -> str:
     return "ImageSet" if tars is None else "RecordSet"
 
 
-def _link(images: ImageSet, kept: list[_Kept], folder: Path) -> None:
-    with progress("select", len(kept)) as bar:
-        for one in kept:
-            link_image(images, one.entry, folder / one.identity / f"{one.sample}{one.suffix}")
-            bar.advance()
-            signals.check()
-
-
-def _select_shards(tars: TarSet, kept: list[_Kept], folder: Path) -> None:
+def _select_shards(tars: TarSet, kept: list[_Kept], folder: Path, bar: Progress) -> None:
     """Link the shards without changes and write the others anew; shards without images are left out."""
     kept_of = {int(one.entry.location.split()[-1]): one for one in kept}
-    with progress("select", len(kept)) as bar:
-        for number, shard in enumerate(tars.shards):
-            signals.check()
-            rows = tars.rows_of(number).tolist()
-            stay = [(row, kept_of[row]) for row in rows if row in kept_of]
-            if len(stay) == len(rows) and not any(one.is_renamed for _, one in stay):
-                link_file(shard, folder / tars.name / shard.name)
-            elif stay:
-                make_shard(folder, tars.name, shard.name, [_tar_image(tars, row, one) for row, one in stay])
-            bar.advance(len(stay))
+    for number, shard in enumerate(tars.shards):
+        signals.check()
+        rows = tars.rows_of(number).tolist()
+        stay = [(row, kept_of[row]) for row in rows if row in kept_of]
+        if len(stay) == len(rows) and not any(one.is_renamed for _, one in stay):
+            link_file(shard, folder / tars.name / shard.name)
+        elif stay:
+            make_shard(folder, tars.name, shard.name, [_tar_image(tars, row, one) for row, one in stay])
+        bar.advance(len(stay))
 
 
 def _tar_image(tars: TarSet, row: int, kept: _Kept) -> TarImage:
@@ -214,16 +206,14 @@ def _kept(images: ImageSet, selection: _Selection, collisions: str, folder: Path
 
 def _counts(selection: _Selection, collisions: str) -> dict[str, int]:
     kept = int(selection.is_kept.sum())
-    return {"identities": kept, {"drop": "dropped", "merge": "merged"}[collisions]: len(selection.names) - kept}
+    return {"identities": kept, _FATES[collisions]: len(selection.names) - kept}
 
 
 def _table(selection: _Selection, collisions: str) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["identity", "fate", "collides_with", "cosine"])
-    fate = {"drop": "dropped", "merge": "merged"}[collisions]
-    for name, is_kept, into, cosine in zip(
-        selection.names, selection.is_kept, selection.into, selection.cosines, strict=True
-    ):
-        writer.writerow([name, "kept", "", ""] if is_kept else [name, fate, selection.names[into], f"{cosine:.6f}"])
-    return text.getvalue()
+    lines = [("identity", "fate", "collides_with", "cosine")]
+    for row, (name, into) in enumerate(zip(selection.names, selection.into, strict=True)):
+        if into == row:
+            lines.append((name, "kept", "", ""))
+        else:
+            lines.append((name, _FATES[collisions], selection.names[into], f"{selection.cosines[row]:.6f}"))
+    return to_csv(lines)

@@ -131,8 +131,7 @@ def pack(
         UserError: A part is missing, parts do not match, weights do not fit into fp16 or 15 MB, or the packed networks
             generate other faces or none.
     """
-    about = About.read(card)
-    sources = Sources.find(Work(work), given or {})
+    about, sources = About.read(card), Sources.find(Work(work), given or {})
     with atomic_directory(out) as folder:
         found = _pack(sources, folder, about, count)
     return {**found, "folder": str(out), "card": str(out / CARD)}
@@ -198,7 +197,8 @@ def _check_lineage(sources: Sources, embedder: str) -> str | None:
     fits = {file_digest(sources.tensors("autoencoder")), *latents_of(sources.folders["autoencoder"])}
     if trained_on is not None and trained_on not in fits:
         _refuse_or_warn(sources, "autoencoder", f"{sources.folders['ldm']} was trained on the latents of another one")
-    teacher = _teacher_of(sources.folders["embedder"])
+    header = read_header(sources.folders["embedder"])
+    teacher = header.extra.get("distilled_from") if header else None
     contexts = ContextSet.open(sources.folders["contexts"])
     if contexts.face_origin == PHOTO:
         raise UserError(f"{contexts.path} holds embeddings of photos of real people; a starter's contexts are of "
@@ -216,12 +216,6 @@ def _refuse_or_warn(sources: Sources, name: str, why: str) -> None:
     if name not in sources.given:
         raise UserError(f"{text}; --part {name}=FOLDER packs it anyway")
     log.warning(text)
-
-
-def _teacher_of(folder: Path) -> str | None:
-    """Return the digest of the teacher of this recognizer."""
-    header = read_header(folder)
-    return header.extra.get("distilled_from") if header else None
 
 
 def _write_ldm(sources: Sources, folder: Path, embedder: str) -> None:
@@ -264,16 +258,13 @@ def _settings_of(folder: Path, keys: tuple[str, ...]) -> dict[str, Any]:
         for key in keys:
             value = header.config.get(role, {}).get(key)
             if isinstance(value, list):
-                value = [item for item in value if not _needs_files("context_filter", item)]
+                value = [item for item in value
+                         if not registry.build("context_filter", registry.configure("context_filter", item)).needs]
             if isinstance(value, dict):
                 found[key] = {**found.get(key, {}), **value}
             elif value is not None:
                 found[key] = value
     return found
-
-
-def _needs_files(kind: str, section: dict[str, Any]) -> bool:
-    return bool(registry.build(kind, registry.configure(kind, section)).needs)
 
 
 def _write_cards(

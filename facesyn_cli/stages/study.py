@@ -28,7 +28,7 @@ from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, growable, input_path, runtime_only
 from facesyn_cli.console import Progress, log, progress
 from facesyn_cli.data.sharding import fixed_batches, share
-from facesyn_cli.distributed import check_device
+from facesyn_cli.distributed import choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.evaluation.study_table import StudyRow, figures_of, to_csv, to_markdown, to_text
@@ -84,8 +84,7 @@ class StudyConfig(StageConfig):
 
 def plan(cfg: StudyConfig, work: Work) -> Plan:
     """Return what `run` would do: rows, images, network evaluations without rejected draws."""
-    name = check_device(cfg.device) if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    study = _Study(cfg, work, torch.device(name))
+    study = _Study(cfg, work, choose_device(cfg.device))
     state = check_output(study.folder, "Study", cfg, study.parents)
     todo = [] if state == "finished" else [task for task in study.tasks() if study.read(*task) is None]
     images = len(todo) * study.num_images
@@ -112,10 +111,8 @@ def run(cfg: StudyConfig, work: Work) -> Outcome:
     with open_shared_output(processes, study.folder, "Study", "study", cfg, study.parents) as output:
         if not output.finished:
             tasks = study.tasks()
-            references = [task for task in tasks if task[0] is study.rows[0]]
-            others = [task for task in tasks if task[0] is not study.rows[0]]
             with progress("study", len(tasks) * study.num_images) as bar:
-                for part in (references, others):  # all rows are compared with the references
+                for part in (tasks[: cfg.seeds], tasks[cfg.seeds :]):  # all rows are compared with the reference
                     for row, seed in share(part, processes.rank, processes.world_size):
                         if study.read(row, seed) is None:
                             study.measure(row, seed, processes.world_size, bar)
@@ -186,13 +183,16 @@ class _Study:
         pixels, num_draws = self._sample(row, seed, num_processes, bar)
         seconds = time.perf_counter() - start
         vectors = FaceEmbedder.of(self._judge, self.device).embed(pixels)
-        reference = None if row is self.rows[0] else self._reference(seed)
+        reference = None
+        if row is not self.rows[0]:
+            stored = read_archive(self._reference_path(seed), "images of the reference", ("vectors", "pixels"))
+            reference = stored["vectors"], stored["pixels"]
         figures = figures_of(vectors, pixels, self.cfg.per_id, reference)
         figures["draws"] = num_draws
         if row is self.rows[0]:
             with write_atomically(self._reference_path(seed)) as temporary, open(temporary, "wb") as file:
                 np.savez(file, vectors=vectors, pixels=pixels)
-        write_json(self._speed_path(row, seed), {"images_per_second": len(pixels) / seconds})
+        write_json(self._path(row, seed, "speed"), {"images_per_second": len(pixels) / seconds})
         write_json(self._path(row, seed), figures)
 
     def read(self, row: RowSettings, seed: int) -> dict[str, float | None] | None:
@@ -222,7 +222,7 @@ class _Study:
             draws = np.mean([figures.pop("draws") for figures in found]) / self.num_images
             method = row.method.name if row.method else ""
             evaluations = float(draws * self.pipeline(row).evaluations)
-            speeds = [self._speed(row, self.cfg.seed + k) for k in range(self.cfg.seeds)]
+            speeds = (self._speed(row, self.cfg.seed + k) for k in range(self.cfg.seeds))
             known = [speed for speed in speeds if speed is not None]
             rows.append(StudyRow(row.scheduler.name, row.scheduler.steps, method, evaluations, found, known))
         return rows
@@ -280,21 +280,14 @@ class _Study:
         num_draws = rejection.join(str)["draws"] if rejection else self.num_images
         return np.stack([images[number] for number in range(self.num_images)]), num_draws
 
-    def _reference(self, seed: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        stored = read_archive(self._reference_path(seed), "images of the reference", ("vectors", "pixels"))
-        return stored["vectors"], stored["pixels"]
-
     def _reference_path(self, seed: int) -> Path:
         return self.folder / "reference" / f"seed-{seed}.npz"
 
-    def _speed_path(self, row: RowSettings, seed: int) -> Path:
-        return self.folder / "speed" / f"{row.name}-seed-{seed}.json"
-
     def _speed(self, row: RowSettings, seed: int) -> float | None:
         try:
-            return float(read_json(self._speed_path(row, seed))["images_per_second"])
+            return float(read_json(self._path(row, seed, "speed"))["images_per_second"])
         except (UserError, TypeError, ValueError, KeyError):
             return None  # a speed that is lost is not measured again
 
-    def _path(self, row: RowSettings, seed: int) -> Path:
-        return self.folder / "results" / f"{row.name}-seed-{seed}.json"
+    def _path(self, row: RowSettings, seed: int, folder: str = "results") -> Path:
+        return self.folder / folder / f"{row.name}-seed-{seed}.json"

@@ -205,7 +205,7 @@ def test_dry_run_and_second_run(run_cli, inputs, tmp_path, monkeypatch):
     plan = ran.json()["plan"]
     assert plan["chosen"]["benchmarks"] == {"lfw": "10 pairs of 10 images, 10 folds"} and plan["state"] == "new"
     assert plan["counts"] == {"benchmarks": 1, "pairs": 10, "images": 10}
-    assert plan["network_evaluations"] == {"backbone": 2 * 12}
+    assert plan["network_evaluations"] == {"recognizer": 2 * 12}
     assert not (tmp_path / "out").exists()
     first = run_cli(*arguments)
     import facesyn_cli.stages.eval as stage

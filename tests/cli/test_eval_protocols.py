@@ -87,7 +87,7 @@ def test_ijb(run_cli, network, tmp_path) -> None:
                   tmp_path / "crops", "--out", tmp_path / "c", "--json", "--dry-run", "--batch-size", "8")
     plan = ran.json()["plan"]
     assert plan["chosen"]["benchmarks"] == {"ijb-c": "28 pairs of 24 images"}
-    assert plan["network_evaluations"] == {"backbone": 24}
+    assert plan["network_evaluations"] == {"recognizer": 24}
 
 
 def test_tinyface(run_cli, network, tmp_path) -> None:

@@ -12,21 +12,23 @@ import typer
 from facesyn_cli.cli.main import app
 from facesyn_cli.cli.stage_command import OPTIONS
 from facesyn_cli.config.recipe import STAGES
+from facesyn_cli.pipelines.inputs import USERS
 from facesyn_cli.pipelines.published_tree import INPUTS
 from facesyn_cli.pipelines.stage import config_class_of
-from facesyn_cli.pipelines.starter_inputs import USERS
 
 needs_full_disk = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 
 
-def test_help_lists_every_command_once_under_four_headings(run_cli) -> None:
+def test_every_command_is_once_in_the_help_under_four_headings_or_in_that_of_another_one(run_cli) -> None:
     lines = run_cli("--help").out.splitlines()
     assert [line for line in lines if line.endswith(":") and line[0] != " "] == [
         "Options:", "Pipeline:", "Train parts:", "Judge:", "Tools:"
     ]
     start = lines.index("Pipeline:")
     listed = [line.split()[0] for line in lines[start:] if line.startswith("  ")]
-    assert sorted(listed) == sorted(typer.main.get_command(app).commands)
+    related = [line.split()[3].rstrip(".") for name in listed for line in run_cli(name, "--help").out.splitlines()
+               if line.startswith("  See also: facesyn ")]
+    assert sorted([*listed, *related]) == sorted(typer.main.get_command(app).commands) and len(listed) <= 21
     assert not [line for line in lines[start:] if len(line) > 80 or line.endswith("...")], "a summary is cut"
 
 

@@ -33,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def starter(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the starter as the packaged one, in a fresh working folder, where `--work` is not given."""
     monkeypatch.setattr(layout, "packaged_folder", lambda: made / "starter")
-    monkeypatch.setattr("facesyn_cli.pipelines.starter_inputs.packaged_folder", lambda: made / "starter")
+    monkeypatch.setattr("facesyn_cli.pipelines.inputs.packaged_folder", lambda: made / "starter")
     monkeypatch.chdir(tmp_path)
     return made / "starter"
 
@@ -301,7 +301,7 @@ def test_a_starter_is_refused_where_it_is_no_use_or_not_there(starter: Path, ass
 
 def test_without_a_packaged_one_the_missing_file_is_named(tmp_path: Path, monkeypatch, assert_refused) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("facesyn_cli.pipelines.starter_inputs.packaged_folder", lambda: tmp_path / "starter")
+    monkeypatch.setattr("facesyn_cli.pipelines.inputs.packaged_folder", lambda: tmp_path / "starter")
     ran = assert_refused("sample", "--ids", 2, says="does not exist")
     assert "none is packaged with this facesyn" in ran.err
 
