@@ -100,7 +100,7 @@ class Images(Result):
         """
         from facesyn_cli.report.contact_sheet import contact_sheet
 
-        return Image.fromarray(contact_sheet(self.images, identities, per_id, size)[0])
+        return Image.fromarray(contact_sheet(self.images, identities, per_id, size))
 
     @cached_property
     def _entry_of(self) -> dict[str, ImageEntry]:
