@@ -61,7 +61,7 @@ declare(
 )
 
 
-def vendi_section(rows: LabeledEmbeddings, set_name: str, seed: int) -> Section:
+def vendi_section(rows: LabeledEmbeddings, seed: int) -> Section:
     """Return the Vendi scores of the whole set, of the centers, and inside identities."""
     num_rows, num_identities = len(rows.keys), len(rows.identities)
     group = rows.groups(_GROUPS, seed)
@@ -90,7 +90,7 @@ def vendi_section(rows: LabeledEmbeddings, set_name: str, seed: int) -> Section:
     least = sorted(typical.tolist(), key=lambda identity: place[identity])[:_LISTED // 2]
     section.lists["diversity.least_varied"] = [
         Row(
-            [(set_name, rows.keys[row]) for row in range(rows.starts[c], min(rows.starts[c + 1], rows.starts[c] + 8))],
+            rows.images_of(c, 8),
             [rows.identities[c]], label=f"Vendi score {place[c]:.2f} of {rows.sizes[c]} images",
         )
         for c in least

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +122,7 @@ def group_section(
         if unknown:
             section.notes.append(f"{unknown:,} of {len(member):,} images have no value of {attribute}.")
         for value in sorted(set(member) - {""}):
-            part = _part(rows, member == value)
+            part = rows.part(member == value)
             label = f"{attribute}={value}"
             if len(part.identities) < _MIN_IDENTITIES:
                 section.notes.append(f"{label}: fewer than {_MIN_IDENTITIES} identities, no figures.")
@@ -129,8 +130,8 @@ def group_section(
             own = count_scores(part, max_pairs, seed)
             figures = [Figure("fairness.images", len(part.keys), len(part.keys), "images"),
                        Figure("fairness.identities", len(part.identities), len(part.identities), "identities")]
-            figures += _at_common(own, threshold) + [_renamed(figure) for figure in more(part, own)]
-            section.figures += [Figure(**{**vars(figure), "group": label}) for figure in figures]
+            figures += _at_common(own, threshold) + [replace(one, id=f"fairness.{one.id}") for one in more(part, own)]
+            section.figures += [replace(figure, group=label) for figure in figures]
         section.figures += _spreads(section.figures, attribute)
     return section
 
@@ -177,13 +178,6 @@ def _label(row: BenchmarkRow, name: str) -> str:
     return f"{name}={row.benchmark.removeprefix(f'{name}-')}"
 
 
-def _part(rows: LabeledEmbeddings, member: NDArray[np.bool_]) -> LabeledEmbeddings:
-    chosen = np.flatnonzero(member)
-    return LabeledEmbeddings.of(
-        [rows.keys[row] for row in chosen], [rows.identities[rows.owner[row]] for row in chosen], rows.vectors[chosen]
-    )
-
-
 def _at_common(counts: ScoreCounts, threshold: float | None) -> list[Figure]:
     """Return FMR and FNMR of a group at the threshold of the whole set."""
     if threshold is None or not counts.num_impostor or not counts.num_genuine:
@@ -203,10 +197,6 @@ def _at_common(counts: ScoreCounts, threshold: float | None) -> list[Figure]:
             is_exact, counts.error_of(figure), BOOTSTRAP, threshold,
         ))
     return figures
-
-
-def _renamed(figure: Figure) -> Figure:
-    return Figure(**{**vars(figure), "id": f"fairness.{figure.id}"})
 
 
 def _spreads(figures: list[Figure], attribute: str) -> list[Figure]:

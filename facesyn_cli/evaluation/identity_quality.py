@@ -130,12 +130,11 @@ def score_section(counts: ScoreCounts) -> Section:
     return section
 
 
-def center_section(rows: LabeledEmbeddings, set_name: str, r: float, keep: dict[float, KeepUnique]) -> Section:
+def center_section(rows: LabeledEmbeddings, r: float, keep: dict[float, KeepUnique]) -> Section:
     """Return the figures of class centers (unique, consistent, separate) and the most and least typical images.
 
     Args:
         rows: The set.
-        set_name: Its name, for lists of images.
         r: Cosine above which two embeddings match (DCFace: 0.3 with its own recognizer).
         keep: For r and 0.40, the greedy choice of unique centers: (C, D) -> (C,) bool.
     """
@@ -171,7 +170,7 @@ def center_section(rows: LabeledEmbeddings, set_name: str, r: float, keep: dict[
             f"for the usual {n:g} images, which is more than r = {r:g}. Use consistency and wrong labels instead."
         )
     section.curves.append(_unique_by_count(kept))
-    section.lists.update(_extremes(rows, set_name))
+    section.lists.update(_extremes(rows))
     return section
 
 
@@ -257,7 +256,7 @@ def _unique_by_count(kept: dict[float, NDArray[np.bool_]]) -> Curve:
     return Curve("identity.unique_by_count", "number of identities", "unique share", series, x_scale="log")
 
 
-def _extremes(rows: LabeledEmbeddings, set_name: str) -> dict[str, list[Row]]:
+def _extremes(rows: LabeledEmbeddings) -> dict[str, list[Row]]:
     """Return the images most and least similar to the other images of their identity, one per identity."""
     cosines = loo_cosines(rows)
     known = np.flatnonzero(np.isfinite(cosines))
@@ -268,7 +267,7 @@ def _extremes(rows: LabeledEmbeddings, set_name: str) -> dict[str, list[Row]]:
     ):
         _, first = np.unique(rows.owner[order], return_index=True)
         lists[name] = [
-            Row([(set_name, rows.keys[row])], [rows.identities[rows.owner[row]]], float(cosines[row]))
+            Row([rows.image(row)], [rows.identity_of(row)], float(cosines[row]))
             for row in order[np.sort(first)][:_LISTED]
         ]
     return lists

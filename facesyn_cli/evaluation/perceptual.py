@@ -88,18 +88,18 @@ class PerceptualSpace:
     seed: int                               # seed of the sample
     _seen: dict[str, Spread] = field(default_factory=dict)
 
-    def spread(self, set_name: str, rows: LabeledEmbeddings) -> Spread:
+    def spread(self, rows: LabeledEmbeddings) -> Spread:
         """Return the distances inside a set; computed at the first call."""
-        if set_name not in self._seen:
-            self._seen[set_name] = self._measure(set_name, rows)
-        return self._seen[set_name]
+        if rows.name not in self._seen:
+            self._seen[rows.name] = self._measure(rows)
+        return self._seen[rows.name]
 
-    def _measure(self, set_name: str, rows: LabeledEmbeddings) -> Spread:
+    def _measure(self, rows: LabeledEmbeddings) -> Spread:
         chosen = _choose(rows, self.max_images, self.seed)
         identities, within, between, num_pairs = [], [], [], 0
         for batch in _batches(chosen):
             signals.check()
-            maps, owner = self._maps(set_name, rows, batch)
+            maps, owner = self._maps(rows, batch)
             places = [np.flatnonzero(owner == identity) for identity in dict.fromkeys(owner.tolist())]
             for place in places:
                 if len(place) > 1:
@@ -118,13 +118,13 @@ class PerceptualSpace:
         )
 
     @torch.inference_mode()
-    def _maps(self, set_name: str, rows: LabeledEmbeddings, batch: Sample) -> tuple[list[Tensor], NDArray[np.int64]]:
+    def _maps(self, rows: LabeledEmbeddings, batch: Sample) -> tuple[list[Tensor], NDArray[np.int64]]:
         """Return the maps of a full batch, and the identity of each of its images that can be read."""
         pixels = torch.full((_BATCH, 3, self.size, self.size), -1.0)
         owner = []
         for identity, part in batch:
             for row in part:
-                pixels_u8 = self.read(set_name, rows.keys[row])
+                pixels_u8 = self.read(*rows.image(row))
                 if pixels_u8 is not None:
                     face = to_pixels(torch.tensor(fit_square(pixels_u8)))[None]  # a copy: some arrays are read-only
                     pixels[len(owner)] = resize_pixels(face, self.size, antialias=True)[0]
@@ -141,17 +141,16 @@ class PerceptualSpace:
 
 
 def perceptual_section(
-    rows: LabeledEmbeddings, set_name: str, reference: tuple[str, LabeledEmbeddings] | None, space: PerceptualSpace
+    rows: LabeledEmbeddings, reference: LabeledEmbeddings | None, space: PerceptualSpace
 ) -> Section:
     """Return the perceptual distances within and between identities.
 
     Args:
         rows: The set.
-        set_name: Its name.
-        reference: Name and rows of the real set, or None.
+        reference: The real set, or None.
         space: The network.
     """
-    own = space.spread(set_name, rows)
+    own = space.spread(rows)
     if not len(own.within):
         return Section(notes=["A perceptual distance needs identities with 2 images."])
     pairs = f"identities, {own.num_pairs:,} pairs"
@@ -164,7 +163,7 @@ def perceptual_section(
         ))
     series = {"identities": own.within}
     if reference is not None:
-        real = space.spread(*reference)
+        real = space.spread(reference)
         if len(real.within):
             figure = mean_over_identities(
                 f"{space.prefix}_real", real.within, f"real people, {real.num_pairs:,} pairs", exact=real.exact)
@@ -178,8 +177,7 @@ def perceptual_section(
     ))
     least = np.argsort(own.within, kind="stable")[:_LISTED]
     section.lists[f"{space.prefix}_least"] = [
-        Row([(set_name, key) for key in rows.keys[rows.rows_of(c)][:_SHOWN]], [rows.identities[c]],
-            label=f"mean distance {own.within[k]:.3f}")
+        Row(rows.images_of(c, _SHOWN), [rows.identities[c]], label=f"mean distance {own.within[k]:.3f}")
         for k, c in zip(least, own.identities[least], strict=True)
     ]
     return section

@@ -266,7 +266,7 @@ def _measure(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work: Wo
             maps = partial(feature_maps, judge.module)
             space = _space(cfg, "diversity.perceptual", maps, None, judge.input_size, pictures)
         training = faces.get(REFERENCE)
-        counts = count_scores(training.rows, cfg.max_pairs, cfg.seed) if training else None
+        counts = count_scores(training, cfg.max_pairs, cfg.seed) if training else None
         for held in inputs.sets:
             compute = partial(analyze, faces[held.name], training, counts, replace(how, perceptual=space))
             found = kept.of(held.name, judge_name, compute)
@@ -278,7 +278,7 @@ def _measure(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work: Wo
         judge.module.to("cpu")
         for held in inputs.all_sets:
             run_of = work if not cfg.sets and held is inputs.sets[0] else None
-            described.setdefault(held.name, describe_set(held, faces[held.name].rows, run_of))
+            described.setdefault(held.name, describe_set(held, faces[held.name], run_of))
     findings += [finding for held in inputs.sets for finding in about_origins(described[held.name])]
     names = [held.name for held in inputs.sets]
     results.sort(key=lambda result: names.index(result["set"]))
