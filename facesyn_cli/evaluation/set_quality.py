@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from facesyn_cli import signals
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.metrics import DCFACE, PRDC, RECALL, Metric, declare
-from facesyn_cli.evaluation.section import JACKKNIFE, Figure, Section, mean_over_identities
+from facesyn_cli.evaluation.section import JACKKNIFE, Figure, Section, jackknife_error, mean_over_identities
 from facesyn_cli.evaluation.set_distance import frechet_distance, kernel_distance, neighborhoods, recall_of_each
 
 MAX_ROWS = 10_000        # rows of each set
@@ -221,4 +221,4 @@ def _jackknife(
     for number in range(_GROUPS):
         values.append(frechet_distance(*(rows[group != number] for rows, group in zip((a, b), groups, strict=True))))
         signals.check()
-    return float(np.sqrt((_GROUPS - 1) / _GROUPS * np.square(np.array(values) - np.mean(values)).sum()))
+    return jackknife_error(values)
