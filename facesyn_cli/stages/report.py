@@ -69,7 +69,9 @@ class ReportConfig(StageConfig):
     """Settings of `facesyn report`."""
 
     sets: list[Path] = input_path([], "image sets: folders, zips or packed sets; none: 4-samples of the run")
-    reference: Path | None = input_path(None, "real training images, for leakage and quality; None: 0-images of the run")
+    reference: Path | None = input_path(
+        None, "real training images, for leakage and quality; None: 0-images of the run"
+    )
     judges: list[Path] = input_path([], "weights of judge recognizers, best not the one conditioned on")
     groups: Path | None = input_path(None, "CSV with a column `identity` or `key`, and one column an attribute")
     detector: Path | None = input_path(None, "YuNet, a face detector in .onnx format, for the spread of poses")
@@ -77,8 +79,12 @@ class ReportConfig(StageConfig):
     perceptual: list[Path] = input_path([], "the two files of LPIPS: torchvision's alexnet or vgg16, linear layers")
     table: Path | None = input_path(None, "benchmark table of `eval`, a folder or table.json; None: 8-table of the run")
     cache: Path | None = input_path(None, "folder for embeddings that several reports share; None: inside the report")
-    r: float = affects_result(0.3, "cosine above which two embeddings match, in U_class and C_intra", ge=-1, le=1)
-    max_images: int | None = affects_result(None, "images of a set to measure at most, whole identities; None: all", ge=1)
+    r: float = affects_result(
+        0.3, "cosine above which two embeddings match, in U_class and C_intra (DCFace)", ge=-1, le=1
+    )
+    max_images: int | None = affects_result(
+        None, "images of a set to measure at most, whole identities; None: all", ge=1
+    )
     max_pairs: int = affects_result(500_000_000, "pairs to compute at most for one figure; else a sample", ge=10_000)
     feature_images: int = affects_result(10_000, "images of a set that Inception sees at most, drawn at random", ge=10)
     perceptual_images: int = affects_result(1200, "images of a set for perceptual distances; 0: none", ge=0)
