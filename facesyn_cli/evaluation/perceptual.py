@@ -38,25 +38,21 @@ declare(
         "identity look, in the feature maps of the judge; near 0 they are near-duplicates. It is LPIPS's form "
         "without its learned weights, so compare it only within one judge.", formula=_FORMULA + ", w = 1",
         source=ZHANG, better="higher", headline=70),
-    Metric("diversity.perceptual_between", "Perceptual distance between identities", "The same for images of two "
-        "different identities, to compare.", formula=_FORMULA + ", w = 1", source=ZHANG),
-    Metric("diversity.perceptual_real", "Perceptual distance of real photos", "The same for real photos of one "
-        "person, to compare.", formula=_FORMULA + ", w = 1", source=ZHANG),
-    Metric("diversity.perceptual_per_identity", "Perceptual distance per identity", "Mean distance of the images of "
-        "every identity in the sample."),
-    Metric("diversity.perceptual_least", "Identities that look least varied", "Identities whose images look most "
-        "alike, by perceptual distance."),
     Metric("diversity.lpips", "LPIPS within an identity", "How different two images of one identity look, by a "
         "distance learned from people's judgments; near 0 they are near-duplicates.",
         formula=_FORMULA + ", w learned", source=ZHANG, better="higher", headline=80),
-    Metric("diversity.lpips_between", "LPIPS between identities", "The same for images of two different identities, "
-        "to compare.", formula=_FORMULA + ", w learned", source=ZHANG),
-    Metric("diversity.lpips_real", "LPIPS of real photos", "The same for real photos of one person, to compare.",
-        formula=_FORMULA + ", w learned", source=ZHANG),
-    Metric("diversity.lpips_per_identity", "LPIPS per identity", "Mean distance of the images of every identity that "
-        "in the sample."),
-    Metric("diversity.lpips_least", "Least varied identities by LPIPS", "Identities whose images look most alike."),
 )
+for _prefix, _name, _weights in (("perceptual", "Perceptual distance", "w = 1"), ("lpips", "LPIPS", "w learned")):
+    declare(
+        Metric(f"diversity.{_prefix}_between", f"{_name} between identities", "The same for images of two different "
+            "identities, to compare.", formula=f"{_FORMULA}, {_weights}", source=ZHANG),
+        Metric(f"diversity.{_prefix}_real", f"{_name} of real photos", "The same for real photos of one person, to "
+            "compare.", formula=f"{_FORMULA}, {_weights}", source=ZHANG),
+        Metric(f"diversity.{_prefix}_per_identity", f"{_name} per identity", "Mean distance of the images of every "
+            "identity in the sample."),
+        Metric(f"diversity.{_prefix}_least", f"{_name}: least varied identities", "Identities whose images look most "
+            "alike."),
+    )
 
 Read = Callable[[str, str], NDArray[np.uint8] | None]
 Sample = list[tuple[int, NDArray[np.int64]]]  # identity, rows of its images

@@ -85,13 +85,14 @@ def by_features(
     network.module.to(measurer.options.device)
     most = min(max_images, 2 * max(len(held.entries) for held in sets))
     real = measurer.features(reference, network, most, seed)
-    results = []
-    for held in sets:
+
+    def compute(held: NamedSet) -> dict[str, Section]:
         rows = measurer.features(held, network, max_images, seed)
         log.info(f"{held.name}: distances in the features of {network.name}")
         is_whole, is_reference_whole = len(held.entries) <= max_images, len(reference.entries) <= most
-        compute = partial(features_section, rows, real, seed, is_whole, is_reference_whole)
-        results.append(kept.of(held.name, network.name, lambda compute=compute: {"quality": compute()}))
+        return {"quality": features_section(rows, real, seed, is_whole, is_reference_whole)}
+
+    results = [kept.of(held.name, network.name, partial(compute, held)) for held in sets]
     network.module.to("cpu")
     about = f"The pooled 2048 features of {network.name}: {network.resize}; pixels in [-1, 1]."
     return NetworkResults(network.name, network.digest, "quality", about, results)
@@ -108,11 +109,12 @@ def by_lpips(
         space: The network, on its device.
     """
     real = _readable(reference, small) if reference else None
-    results = []
-    for held in sets:
+
+    def compute(held: NamedSet) -> dict[str, Section]:
         log.info(f"{held.name}: distances by {network.name}")
-        compute = partial(perceptual_section, _readable(held, small), real, space)
-        results.append(kept.of(held.name, network.name, lambda compute=compute: {"diversity": compute()}))
+        return {"diversity": perceptual_section(_readable(held, small), real, space)}
+
+    results = [kept.of(held.name, network.name, partial(compute, held)) for held in sets]
     about = f"{network.name} (version 0.1): images at {network.input_size} px, pixels in [-1, 1]."
     return NetworkResults(network.name, network.digest, "diversity", about, results)
 
