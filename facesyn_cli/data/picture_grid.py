@@ -1,4 +1,4 @@
-"""Grids of pictures for contact sheets, strips and previews; and the PNG that readers of image sets skip."""
+"""Grids of pictures: contact sheets, strips and previews; and the PNG that readers of image sets skip."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from facesyn_cli.artifacts.atomic_files import write_bytes
+from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.preview_pictures import MARK
-from facesyn_cli.data.pixels import resize_u8
+from facesyn_cli.data.pixels import decode_image, resize_u8
 
 GAP = 2  # pixels
 
@@ -33,6 +34,25 @@ def picture_grid(rows: Sequence[Sequence[NDArray[np.uint8] | None]], size: int, 
             if picture is not None:
                 canvas[top * step : top * step + size, left * step : left * step + size] = resize_u8(picture, size)
     return canvas
+
+
+def contact_sheet(images: ImageSet, identities: int = 8, per_id: int = 8, size: int = 112) -> NDArray[np.uint8]:
+    """Return the first images of identities spread evenly over the set, one row per identity.
+
+    Args:
+        images: The set.
+        identities: Rows at most.
+        per_id: Columns at most.
+        size: Side of one image on the sheet, in pixels.
+
+    Returns:
+        (rows * size, columns * size, 3) uint8 RGB.
+    """
+    groups = images.by_identity()
+    names = list(groups)
+    chosen = [names[i] for i in np.linspace(0, len(names) - 1, min(identities, len(names))).round().astype(int)]
+    rows = [[resize_u8(decode_image(images.read(entry)), size) for entry in groups[name][:per_id]] for name in chosen]
+    return picture_grid(rows, size, gap=0)
 
 
 def write_marked_png(path: Path, pixels_u8: NDArray[np.uint8], durable: bool = True) -> None:

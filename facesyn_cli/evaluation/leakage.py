@@ -124,7 +124,7 @@ def privacy_section(
         ("real-to-center", sample.near(training.vectors, training.owner, training.centers, people), "training images"),
         ("real-center", real_centers, "training identities"),
     ):
-        section.figures += _percentile_figures(name, near, of) + _share_figures(name, near, of, limits)
+        section.figures += _near_figures(name, near, of, limits)
     series = {"images": images.cosines, "centers": centers.cosines, "real strangers": strangers.cosines,
               "real strangers, centers": real_centers.cosines}
     section.histograms.append(_histogram(series, thresholds, images.is_exact and strangers.is_exact))
@@ -144,17 +144,13 @@ def _median(counts: NDArray) -> float | None:
     return float(GRID[np.searchsorted(np.cumsum(counts), counts.sum() / 2)]) if counts.sum() else None
 
 
-def _percentile_figures(name: str, near: Near, of: str) -> list[Figure]:
+def _near_figures(name: str, near: Near, of: str, limits: dict[str, float | None]) -> list[Figure]:
+    """Return the percentiles of the nearest scores, their maximum, and the shares of all that reach each limit."""
     values = near.cosines[np.isfinite(near.cosines)]
-    found = [(label, float(np.percentile(values, q)) if len(values) else None) for label, q in PERCENTILES.items()]
-    found.append(("max", float(values.max()) if len(values) else None))
-    return [
-        Figure(f"privacy.{name}_{label}", value, len(values), of, near.is_exact) for label, value in found
+    figures = [
+        Figure(f"privacy.{name}_{label}", float(np.percentile(values, q)) if len(values) else None, len(values), of,
+               near.is_exact) for label, q in (PERCENTILES | {"max": 100.0}).items()
     ]
-
-
-def _share_figures(name: str, near: Near, of: str, limits: dict[str, float | None]) -> list[Figure]:
-    figures = []
     for label, limit in limits.items():
         is_above = near.cosines >= limit if limit is not None else np.empty(0)
         figures.append(Figure(

@@ -27,14 +27,13 @@ from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, growable, input_path, runtime_only
 from facesyn_cli.console import log
-from facesyn_cli.data.picture_grid import write_marked_png
+from facesyn_cli.data.picture_grid import contact_sheet, write_marked_png
 from facesyn_cli.data.pixels import encode_jpeg, encode_png
 from facesyn_cli.distributed import Processes, check_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig, PluginSection
-from facesyn_cli.report.contact_sheet import contact_sheet
 from facesyn_cli.report.pack_card import write_pack_card
 from facesyn_cli.sampling.conditions import open_conditions
 from facesyn_cli.sampling.engine import measure
