@@ -42,7 +42,9 @@ declare(
         "distance learned from people's judgments; near 0 they are near-duplicates.",
         formula=_FORMULA + ", w learned", source=ZHANG, better="higher", headline=80),
 )
-for _prefix, _name, _weights in (("perceptual", "Perceptual distance", "w = 1"), ("lpips", "LPIPS", "w learned")):
+for _prefix, _name, _by, _weights in (
+    ("perceptual", "Perceptual distance", "perceptual distance", "w = 1"), ("lpips", "LPIPS", "LPIPS", "w learned"),
+):
     declare(
         Metric(f"diversity.{_prefix}_between", f"{_name} between identities", "The same for images of two different "
             "identities, to compare.", formula=f"{_FORMULA}, {_weights}", source=ZHANG),
@@ -50,7 +52,7 @@ for _prefix, _name, _weights in (("perceptual", "Perceptual distance", "w = 1"),
             "compare.", formula=f"{_FORMULA}, {_weights}", source=ZHANG),
         Metric(f"diversity.{_prefix}_per_identity", f"{_name} per identity", "Mean distance of the images of every "
             "identity in the sample."),
-        Metric(f"diversity.{_prefix}_least", f"{_name}: least varied identities", "Identities whose images look most "
+        Metric(f"diversity.{_prefix}_least", f"Least varied identities by {_by}", "Identities whose images look most "
             "alike."),
     )
 
