@@ -98,9 +98,9 @@ class Images(Result):
             per_id: Columns at most.
             size: Side of one image on the sheet, in pixels.
         """
-        from facesyn_cli.report.contact_sheet import contact_sheet
+        from facesyn_cli.data.picture_grid import contact_sheet
 
-        return Image.fromarray(contact_sheet(self.images, identities, per_id, size)[0])
+        return Image.fromarray(contact_sheet(self.images, identities, per_id, size))
 
     @cached_property
     def _entry_of(self) -> dict[str, ImageEntry]:

@@ -84,11 +84,8 @@ class PairBenchmark:
             parents = {f"benchmark {self.name}": Parent(str(path), file_digest(path))}
             return [Part(self.name, parents, lambda: self._checked(read_bin(path, self.name, self.folds), path))]
         is_cfp = self.cfp is not None and not path.exists() and has_cfp(data, self.cfp)
-        if not is_cfp and not path.is_file():
-            raise UserError(
-                f"benchmark {self.name}: {path} does not exist; the pairs as InsightFace packs them were expected"
-                + (", or CFP's own folders Protocol and Data" if self.cfp else "")
-            )
+        own = ", or CFP's own folders Protocol and Data," if self.cfp else ""
+        _require(is_cfp or path.is_file(), self.name, path, f"the pairs as InsightFace packs them{own} were")
         crops = ImageSet.open(images or (data / "Data" / "Images" if is_cfp else data))
         protocol = data / "Protocol" if is_cfp else path
         parents = {
@@ -156,9 +153,8 @@ class Rfw:
         parts = []
         for group in self.groups:
             path, name = data / f"{group}_test.bin", f"rfw-{group.lower()}"
-            if not path.is_file():
-                raise UserError(f"benchmark rfw: {path} does not exist; the four groups {', '.join(self.groups)} "
-                                "as `<group>_test.bin` were expected")
+            expected = f"the four groups {', '.join(self.groups)} as `<group>_test.bin` were"
+            _require(path.is_file(), "rfw", path, expected)
             parents = {f"benchmark {name}": Parent(str(path), file_digest(path))}
             parts.append(Part(name, parents, lambda path=path, name=name: read_bin(path, name, self.folds), "rfw"))
         return parts
@@ -189,9 +185,7 @@ class TemplateBenchmark:
         cfg, prefix = self.cfg, self.cfg.name.replace("-", "")  # ijbb
         files = [data / f"{prefix}_{name}.txt" for name in ("face_tid_mid", "template_pair_label")]
         for path in files:
-            if not path.is_file():
-                raise UserError(f"benchmark {cfg.name}: {path} does not exist; {files[0].name} and {files[1].name} "
-                                "were expected")
+            _require(path.is_file(), cfg.name, path, f"{files[0].name} and {files[1].name} were")
         crops = ImageSet.open(images or data)
         parents = {
             f"benchmark {cfg.name}": Parent(str(data), json_digest([file_digest(path) for path in files])),
@@ -225,8 +219,7 @@ class Tinyface:
     def parts(self, data: Path, images: Path | None) -> list[Part]:
         """Return the one row; see `Benchmark.parts`."""
         root, name, flip = data / self.cfg.file, self.cfg.name, self.cfg.flip
-        if not root.is_dir():
-            raise UserError(f"benchmark {name}: {root} does not exist; a folder with {', '.join(FOLDERS)} was expected")
+        _require(root.is_dir(), name, root, f"a folder with {', '.join(FOLDERS)} was")
         digest = json_digest([ImageSet.open(root / f).digest for f in FOLDERS if (root / f).is_dir()])
         parents = {f"benchmark {name}": Parent(str(root), digest)}
         return [Part(name, parents, lambda: read_identification(root, name, flip))]
@@ -237,3 +230,8 @@ class Tinyface:
 def build_tinyface(cfg: TinyfaceConfig) -> Tinyface:
     """Build the benchmark."""
     return Tinyface(cfg)
+
+
+def _require(exists: bool, name: str, path: Path, expected: str) -> None:
+    if not exists:
+        raise UserError(f"benchmark {name}: {path} does not exist; {expected} expected")

@@ -16,7 +16,7 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import write_atomically
 from facesyn_cli.artifacts.embedding_set import normalize
 from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
-from facesyn_cli.console import Progress, log, progress
+from facesyn_cli.console import log, progress
 from facesyn_cli.data.ordered_pool import ordered_map
 from facesyn_cli.data.pixels import UnreadableImage, decode_image
 from facesyn_cli.data.sharding import fixed_batches
@@ -116,34 +116,22 @@ def _joined(
     folder: Path, count: int, title: str, compute: Callable[[range], dict[str, NDArray]], names: tuple[str, ...]
 ) -> tuple[NDArray, ...]:
     """Return arrays over all images, from the parts on disk and those still to compute."""
-    parts = fixed_batches(count, PART_SIZE)
-    done = sum(len(part) for part in parts if _path(folder, part).is_file())
+    parts = {part: folder / f"{part.start:09d}-{part.stop:09d}.npz" for part in fixed_batches(count, PART_SIZE)}
     joined: list[NDArray] = []
-    with progress(title, count, done=done) as bar:
-        for part in parts:
-            content = _read(_path(folder, part))
+    with progress(title, count, done=sum(len(part) for part, path in parts.items() if path.is_file())) as bar:
+        for part, path in parts.items():
+            content = _read(path)
             if content is None or not content.keys() >= set(names):  # an earlier version kept less
-                content = _compute(folder, part, compute, bar)
+                content = compute(part)
+                with write_atomically(path, durable=False) as temporary, open(temporary, "wb") as file:
+                    np.savez(file, **content)
+                bar.advance(len(part))
             if not joined:
                 joined = [np.empty((count, *content[name].shape[1:]), content[name].dtype) for name in names]
             for whole, name in zip(joined, names, strict=True):
                 whole[part.start : part.stop] = content[name]
             signals.check()
     return tuple(joined)
-
-
-def _compute(
-    folder: Path, part: range, compute: Callable[[range], dict[str, NDArray]], bar: Progress
-) -> dict[str, NDArray]:
-    content = compute(part)
-    with write_atomically(_path(folder, part), durable=False) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **content)
-    bar.advance(len(part))
-    return content
-
-
-def _path(folder: Path, part: range) -> Path:
-    return folder / f"{part.start:09d}-{part.stop:09d}.npz"
 
 
 def _read(path: Path) -> dict[str, NDArray] | None:

@@ -7,7 +7,6 @@ cropped versions of the photos of that person.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,18 +35,9 @@ declare(
 Pixels = Callable[[str, str], NDArray[np.uint8] | None]
 
 
-@dataclass(frozen=True)
-class FaceSet:
-    """A set with the embeddings of one judge."""
-
-    name: str                      # its name in lists of images
-    rows: LabeledEmbeddings        # embeddings
-    thumbnails: NDArray[np.uint8]  # (N, 16, 16) gray values, row by row
-
-
 def find_copies(
-    own: FaceSet, training: FaceSet, images: Near, pixels: Pixels, thresholds: dict[str, float | None],
-    sample: Sample,
+    own: LabeledEmbeddings, training: LabeledEmbeddings, images: Near, pixels: Pixels,
+    thresholds: dict[str, float | None], sample: Sample,
 ) -> Section:
     """Return the copies among the images compared: by thumbnail, then by the pixels of the pairs nearest by cosine."""
     ours, theirs = descriptors(own.thumbnails), descriptors(training.thumbnails)
@@ -65,15 +55,15 @@ def find_copies(
     for k in near[:_MAX_COMPARED]:
         signals.check()
         row = int(images.queries[k])
-        for source in _photos_of(training, int(images.where[k]), own.rows.vectors[row]):
-            alike = _likeness(own, row, training, source, pixels)
+        for source in _photos_of(training, int(images.where[k]), own.vectors[row]):
+            alike = _likeness(own.image(row), training.image(source), pixels)
             if alike is not None and alike[0] >= COPY:
                 found[row] = (*alike, source)
                 looked.add(row)
                 break
     count = len(found)
     is_copy = np.array([row in found for row in sorted(looked)], dtype=float)
-    owner = own.rows.owner[sorted(looked)]
+    owner = own.owner[sorted(looked)]
     section = Section([
         Figure("privacy.copies", count, len(looked), "images", is_exact),
         Figure("privacy.copied_share", count / max(len(looked), 1), len(looked), "images", is_exact,
@@ -81,9 +71,8 @@ def find_copies(
     ])
     section.lists["privacy.copies"] = [
         Row(
-            [(own.name, own.rows.keys[row]), (training.name, training.rows.keys[theirs_row])],
-            [_name_of(own, row), _name_of(training, theirs_row)],
-            float(own.rows.vectors[row] @ training.rows.vectors[theirs_row]), value,
+            [own.image(row), training.image(theirs_row)], [own.identity_of(row), training.identity_of(theirs_row)],
+            float(own.vectors[row] @ training.vectors[theirs_row]), value,
             f"copy, {what}" if what else "copy",
         )
         for row, (value, what, theirs_row) in sorted(found.items(), key=lambda item: -item[1][0])[:4 * _LISTED]
@@ -96,14 +85,14 @@ def find_copies(
     return section
 
 
-def _photos_of(training: FaceSet, row: int, vector: NDArray[np.float32]) -> list[int]:
+def _photos_of(training: LabeledEmbeddings, row: int, vector: NDArray[np.float32]) -> list[int]:
     """Return the rows of the person of a training image, nearest to a vector first; a crop may be nearest to any."""
-    part = training.rows.rows_of(int(training.rows.owner[row]))
-    order = np.argsort(-(training.rows.vectors[part] @ vector), kind="stable")
+    part = training.rows_of(int(training.owner[row]))
+    order = np.argsort(-(training.vectors[part] @ vector), kind="stable")
     return [part.start + int(place) for place in order[:_PHOTOS]]
 
 
-def top_pairs(own: FaceSet, training: FaceSet, images: Near, pixels: Pixels) -> list[Row]:
+def top_pairs(own: LabeledEmbeddings, training: LabeledEmbeddings, images: Near, pixels: Pixels) -> list[Row]:
     """Return the nearest pairs, at most one of each identity of the set."""
     order = np.argsort(-images.cosines, kind="stable")
     _, first = np.unique(images.owner[order], return_index=True)
@@ -111,21 +100,15 @@ def top_pairs(own: FaceSet, training: FaceSet, images: Near, pixels: Pixels) -> 
     for k in order[np.sort(first)][:_LISTED]:
         signals.check()
         row, where = int(images.queries[k]), int(images.where[k])
-        alike = _likeness(own, row, training, where, pixels)
+        alike = _likeness(own.image(row), training.image(where), pixels)
         label = "" if alike is None or alike[0] < COPY else f"copy, {alike[1]}" if alike[1] else "copy"
         rows.append(Row(
-            [(own.name, own.rows.keys[row]), (training.name, training.rows.keys[where])],
-            [_name_of(own, row), _name_of(training, where)], float(images.cosines[k]),
-            None if alike is None else alike[0], label,
+            [own.image(row), training.image(where)], [own.identity_of(row), training.identity_of(where)],
+            float(images.cosines[k]), None if alike is None else alike[0], label,
         ))
     return rows
 
 
-def _likeness(own: FaceSet, row: int, training: FaceSet, where: int, pixels: Pixels) -> tuple[float, str] | None:
-    first = pixels(own.name, own.rows.keys[row])
-    second = pixels(training.name, training.rows.keys[where])
+def _likeness(one: tuple[str, str], other: tuple[str, str], pixels: Pixels) -> tuple[float, str] | None:
+    first, second = pixels(*one), pixels(*other)
     return None if first is None or second is None else likeness(first, second)
-
-
-def _name_of(faces: FaceSet, row: int) -> str:
-    return faces.rows.identities[faces.rows.owner[row]]

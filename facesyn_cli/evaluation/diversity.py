@@ -28,6 +28,7 @@ from facesyn_cli.evaluation.section import (
     Histogram,
     Row,
     Section,
+    jackknife_error,
     mean_over_identities,
 )
 from facesyn_cli.evaluation.set_distance import recall_of_each
@@ -61,7 +62,7 @@ declare(
 )
 
 
-def vendi_section(rows: LabeledEmbeddings, set_name: str, seed: int) -> Section:
+def vendi_section(rows: LabeledEmbeddings, seed: int) -> Section:
     """Return the Vendi scores of the whole set, of the centers, and inside identities."""
     num_rows, num_identities = len(rows.keys), len(rows.identities)
     group = rows.groups(_GROUPS, seed)
@@ -89,10 +90,7 @@ def vendi_section(rows: LabeledEmbeddings, set_name: str, seed: int) -> Section:
     place = {identity: score for identity, score in zip(chosen.tolist(), scores, strict=True)}
     least = sorted(typical.tolist(), key=lambda identity: place[identity])[:_LISTED // 2]
     section.lists["diversity.least_varied"] = [
-        Row(
-            [(set_name, rows.keys[row]) for row in range(rows.starts[c], min(rows.starts[c + 1], rows.starts[c] + 8))],
-            [rows.identities[c]], label=f"Vendi score {place[c]:.2f} of {rows.sizes[c]} images",
-        )
+        Row(rows.images_of(c, 8), [rows.identities[c]], label=f"Vendi score {place[c]:.2f} of {rows.sizes[c]} images")
         for c in least
     ]
     return section
@@ -134,10 +132,7 @@ def _vendi_figure(name: str, vectors: NDArray, group: NDArray, n: int, of: str) 
     """Return the score with a jackknife error over groups of identities."""
     num_groups = int(group.max()) + 1 if n else 0
     value, left = _vendi_and_left_out(vectors, group, num_groups) if n else (None, [])
-    error = None
-    if num_groups >= 5:
-        left = np.array(left)
-        error = float(np.sqrt((num_groups - 1) / num_groups * np.square(left - left.mean()).sum()))
+    error = jackknife_error(left) if num_groups >= 5 else None
     return Figure(name, value, n, of, error=error, error_from=JACKKNIFE)
 
 

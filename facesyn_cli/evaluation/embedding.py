@@ -89,7 +89,7 @@ class EmbeddedBatch:
 
 def load_face(
     data: bytes, size: int, fit: Fit, align: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None
-) -> Tensor:
+) -> tuple[Tensor, bool]:
     """Decode one image and bring it to the network's size.
 
     Args:
@@ -100,18 +100,11 @@ def load_face(
         align: See `EmbedOptions`.
 
     Returns:
-        (3, size, size) float32 in [-1, 1], RGB.
+        (3, size, size) float32 in [-1, 1], RGB; and whether it is the central square of an image that is not square.
 
     Raises:
         UnreadableImage: It cannot be decoded, does not fit or, to be aligned, has no face.
     """
-    return _to_network(_fitted(data, size, fit, align)[0], size)
-
-
-def _fitted(
-    data: bytes, size: int, fit: Fit, align: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None
-) -> tuple[NDArray[np.uint8], bool]:
-    """Return the pixels to be resized, and whether they are the central square of an image that is not square."""
     pixels_u8 = decode_image(data)
     if align is not None:
         pixels_u8 = align(pixels_u8)
@@ -121,12 +114,8 @@ def _fitted(
     if fit == "refuse" and height != width:
         raise UnreadableImage(f"{width} x {height} pixels are not square")
     is_cut = fit == "square" and height != width
-    return (fit_square(pixels_u8) if is_cut else pixels_u8), is_cut
-
-
-def _to_network(pixels_u8: NDArray[np.uint8], size: int) -> Tensor:
-    pixels = to_pixels(torch.tensor(pixels_u8))  # a copy: decoders hand out read-only arrays
-    return resize_pixels(pixels[None], size, antialias=True)[0]
+    pixels = to_pixels(torch.tensor(fit_square(pixels_u8) if is_cut else pixels_u8))  # a copy: some are read-only
+    return resize_pixels(pixels[None], size, antialias=True)[0], is_cut
 
 
 class FaceEmbedder:
@@ -159,15 +148,11 @@ class FaceEmbedder:
         """Return (N, D) embeddings of (N, S, S, 3) uint8 faces, N >= 1, not normalized."""
         rows = []
         for batch in fixed_batches(len(faces_u8), self.options.batch_size):
-            pixels = resize_pixels(
-                to_pixels(faces_u8[batch.start : batch.stop]), self.options.size, antialias=True
-            )
-            rows.append(self.batch(list(pixels)))
+            pixels = to_pixels(faces_u8[batch.start : batch.stop])
+            rows.append(self.batch(list(resize_pixels(pixels, self.options.size, antialias=True))))
         return np.concatenate(rows)
 
-    def files(
-        self, read: Callable[[int], bytes], batches: Sequence[Sequence[int]]
-    ) -> Iterator[EmbeddedBatch]:
+    def files(self, read: Callable[[int], bytes], batches: Sequence[Sequence[int]]) -> Iterator[EmbeddedBatch]:
         """Embed encoded images batch by batch, while threads read the next ones.
 
         Args:
@@ -178,8 +163,7 @@ class FaceEmbedder:
 
         def load(index: int) -> tuple[Tensor | str, bool]:
             try:
-                pixels_u8, is_cut = _fitted(read(index), options.size, options.fit, options.align)
-                return _to_network(pixels_u8, options.size), is_cut
+                return load_face(read(index), options.size, options.fit, options.align)
             except (UnreadableImage, UserError) as error:
                 return str(error), False
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +122,7 @@ def group_section(
         if unknown:
             section.notes.append(f"{unknown:,} of {len(member):,} images have no value of {attribute}.")
         for value in sorted(set(member) - {""}):
-            part = _part(rows, member == value)
+            part = rows.part(member == value)
             label = f"{attribute}={value}"
             if len(part.identities) < _MIN_IDENTITIES:
                 section.notes.append(f"{label}: fewer than {_MIN_IDENTITIES} identities, no figures.")
@@ -129,8 +130,8 @@ def group_section(
             own = count_scores(part, max_pairs, seed)
             figures = [Figure("fairness.images", len(part.keys), len(part.keys), "images"),
                        Figure("fairness.identities", len(part.identities), len(part.identities), "identities")]
-            figures += _at_common(own, threshold) + [_renamed(figure) for figure in more(part, own)]
-            section.figures += [Figure(**{**vars(figure), "group": label}) for figure in figures]
+            figures += _at_common(own, threshold) + [replace(one, id=f"fairness.{one.id}") for one in more(part, own)]
+            section.figures += [replace(figure, group=label) for figure in figures]
         section.figures += _spreads(section.figures, attribute)
     return section
 
@@ -141,29 +142,19 @@ def benchmark_groups(table: BenchmarkTable) -> Section:
     for name, (mean, deviation) in table.groups().items():
         rows = [row for row in table.rows if row.group == name]
         accuracies = [_accuracy(row, name) for row in rows]
-        section.figures += accuracies
-        section.figures += [
-            Figure("fairness.benchmark_eer", row.eer, row.pairs, "pairs", group=_label(row, name))
-            for row in rows
-        ]
+        rates = [Figure("fairness.benchmark_eer", row.eer, row.pairs, "pairs", group=_label(row, name)) for row in rows]
+        section.figures += accuracies + rates
         known = [figure for figure in accuracies if figure.value is not None]
         if mean is None or len(known) < 2:
             section.notes.append(f"{name}: figures over groups need every group of it.")
             continue
-        low, high = (choose(known, key=lambda figure: figure.value) for choose in (min, max))
-        errors = [figure.error for figure in (low, high)]
-        count = len(rows)
         section.figures += [
-            Figure("fairness.benchmark_mean", mean, count, "groups", group=name),
-            Figure("fairness.benchmark_std", deviation, count, "groups", group=name),
-            Figure("fairness.benchmark_accuracy_spread", high.value - low.value, count, "groups",
-                   error=None if None in errors else math.hypot(*errors), error_from=_FOLDS, group=name),
+            Figure("fairness.benchmark_mean", mean, len(rows), "groups", group=name),
+            Figure("fairness.benchmark_std", deviation, len(rows), "groups", group=name),
+            _spread(accuracies, "groups", name, _FOLDS),
         ]
-        rates = [row.eer for row in rows if row.eer is not None]
-        if len(rates) == count:
-            section.figures.append(Figure(
-                "fairness.benchmark_eer_spread", max(rates) - min(rates), count, "groups", group=name
-            ))
+        if all(rate.value is not None for rate in rates):
+            section.figures.append(_spread(rates, "groups", name, _FOLDS))
     return section
 
 
@@ -175,13 +166,6 @@ def _accuracy(row: BenchmarkRow, name: str) -> Figure:
 
 def _label(row: BenchmarkRow, name: str) -> str:
     return f"{name}={row.benchmark.removeprefix(f'{name}-')}"
-
-
-def _part(rows: LabeledEmbeddings, member: NDArray[np.bool_]) -> LabeledEmbeddings:
-    chosen = np.flatnonzero(member)
-    return LabeledEmbeddings.of(
-        [rows.keys[row] for row in chosen], [rows.identities[rows.owner[row]] for row in chosen], rows.vectors[chosen]
-    )
 
 
 def _at_common(counts: ScoreCounts, threshold: float | None) -> list[Figure]:
@@ -205,25 +189,20 @@ def _at_common(counts: ScoreCounts, threshold: float | None) -> list[Figure]:
     return figures
 
 
-def _renamed(figure: Figure) -> Figure:
-    return Figure(**{**vars(figure), "id": f"fairness.{figure.id}"})
-
-
 def _spreads(figures: list[Figure], attribute: str) -> list[Figure]:
     """Return the largest minus the smallest value over the groups of an attribute, except of counts."""
     by_name: dict[str, list[Figure]] = {}
     for figure in figures:
         if (figure.group or "").startswith(f"{attribute}=") and figure.value is not None and figure.unit != "count":
             by_name.setdefault(figure.id, []).append(figure)
-    spreads = []
-    for name, found in by_name.items():
-        if len(found) < 2:
-            continue
-        low, high = min(found, key=lambda f: f.value), max(found, key=lambda f: f.value)
-        errors = [figure.error for figure in (low, high)]
-        spreads.append(Figure(
-            f"{name}_spread", high.value - low.value, len(found), f"groups of {attribute}",
-            all(figure.exact for figure in found), None if None in errors else float(np.hypot(*errors)), SPREAD,
-            group=attribute,
-        ))
-    return spreads
+    return [_spread(found, f"groups of {attribute}", attribute, SPREAD) for found in by_name.values() if len(found) > 1]
+
+
+def _spread(found: list[Figure], of: str, group: str, error_from: str) -> Figure:
+    """Return the largest minus the smallest value of one figure over groups."""
+    low, high = (choose(found, key=lambda figure: figure.value) for choose in (min, max))
+    errors = [figure.error for figure in (low, high)]
+    return Figure(
+        f"{low.id}_spread", high.value - low.value, len(found), of, all(figure.exact for figure in found),
+        None if None in errors else float(np.hypot(*errors)), error_from, group=group,
+    )

@@ -16,6 +16,7 @@ cosine above r. Scores of pairs: `score_counts.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,12 +131,11 @@ def score_section(counts: ScoreCounts) -> Section:
     return section
 
 
-def center_section(rows: LabeledEmbeddings, set_name: str, r: float, keep: dict[float, KeepUnique]) -> Section:
+def center_section(rows: LabeledEmbeddings, r: float, keep: dict[float, KeepUnique]) -> Section:
     """Return the figures of class centers (unique, consistent, separate) and the most and least typical images.
 
     Args:
         rows: The set.
-        set_name: Its name, for lists of images.
         r: Cosine above which two embeddings match (DCFace: 0.3 with its own recognizer).
         keep: For r and 0.40, the greedy choice of unique centers: (C, D) -> (C,) bool.
     """
@@ -146,13 +146,14 @@ def center_section(rows: LabeledEmbeddings, set_name: str, r: float, keep: dict[
     kept = {radius: choose(rows.centers) for radius, choose in keep.items()}
     other, _ = nearest(rows.centers, rows.centers, np.arange(num_identities), np.arange(num_identities))
     consistent = np.add.reduceat((rows.to_center > r).astype(np.float64), rows.starts[:-1]) / rows.sizes
-    section.figures += [
-        _share("identity.unique_share", kept[r], "identities", threshold=r),
-        _share("identity.unique_040", kept[VEC2FACE_THRESHOLD], "identities", threshold=VEC2FACE_THRESHOLD),
-        _share("identity.separate_040", other <= VEC2FACE_THRESHOLD, "identities", threshold=VEC2FACE_THRESHOLD),
-        _with_threshold(mean_over_identities("identity.consistent_share", consistent), r),
-        mean_over_identities("identity.consistency", mean_genuine(rows), "identities with several images"),
-    ]
+    section.figures += [replace(mean_over_identities(name, values), threshold=at) for name, values, at in (
+        ("identity.unique_share", kept[r], r),
+        ("identity.unique_040", kept[VEC2FACE_THRESHOLD], VEC2FACE_THRESHOLD),
+        ("identity.separate_040", other <= VEC2FACE_THRESHOLD, VEC2FACE_THRESHOLD),
+        ("identity.consistent_share", consistent, r),
+    )]
+    several = "identities with several images"
+    section.figures.append(mean_over_identities("identity.consistency", mean_genuine(rows), several))
     if num_identities > 1:
         total = rows.centers.sum(axis=0, dtype=np.float64)
         lengths = np.square(rows.centers.astype(np.float64)).sum(1)
@@ -171,7 +172,7 @@ def center_section(rows: LabeledEmbeddings, set_name: str, r: float, keep: dict[
             f"for the usual {n:g} images, which is more than r = {r:g}. Use consistency and wrong labels instead."
         )
     section.curves.append(_unique_by_count(kept))
-    section.lists.update(_extremes(rows, set_name))
+    section.lists.update(_extremes(rows))
     return section
 
 
@@ -208,14 +209,6 @@ def _rate(name: str, counts: ScoreCounts, of: Callable[[NDArray, NDArray], tuple
         error=counts.error_of(value) if found else None, error_from=BOOTSTRAP,
         threshold=found[1] * STEP - 1 if found else None,
     )
-
-
-def _share(name: str, is_true: NDArray[np.bool_], of: str, threshold: float) -> Figure:
-    return _with_threshold(mean_over_identities(name, is_true.astype(np.float64), of), threshold)
-
-
-def _with_threshold(figure: Figure, threshold: float) -> Figure:
-    return Figure(**{**vars(figure), "threshold": threshold})
 
 
 def _score_histogram(counts: ScoreCounts) -> Histogram:
@@ -257,7 +250,7 @@ def _unique_by_count(kept: dict[float, NDArray[np.bool_]]) -> Curve:
     return Curve("identity.unique_by_count", "number of identities", "unique share", series, x_scale="log")
 
 
-def _extremes(rows: LabeledEmbeddings, set_name: str) -> dict[str, list[Row]]:
+def _extremes(rows: LabeledEmbeddings) -> dict[str, list[Row]]:
     """Return the images most and least similar to the other images of their identity, one per identity."""
     cosines = loo_cosines(rows)
     known = np.flatnonzero(np.isfinite(cosines))
@@ -268,7 +261,7 @@ def _extremes(rows: LabeledEmbeddings, set_name: str) -> dict[str, list[Row]]:
     ):
         _, first = np.unique(rows.owner[order], return_index=True)
         lists[name] = [
-            Row([(set_name, rows.keys[row])], [rows.identities[rows.owner[row]]], float(cosines[row]))
+            Row([rows.image(row)], [rows.identity_of(row)], float(cosines[row]))
             for row in order[np.sort(first)][:_LISTED]
         ]
     return lists

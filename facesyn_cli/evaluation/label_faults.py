@@ -23,7 +23,7 @@ from facesyn_cli import signals
 from facesyn_cli.evaluation.identity_quality import loo_cosines, mean_genuine
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.metrics import Metric, declare
-from facesyn_cli.evaluation.nearest import nearest, pairs_above
+from facesyn_cli.evaluation.nearest import Sample, nearest, pairs_above
 from facesyn_cli.evaluation.section import SPREAD, Figure, Finding, Row, Section, clustered_error
 
 _LISTED = 24
@@ -49,24 +49,20 @@ declare(
 )
 
 
-def wrong_labels(rows: LabeledEmbeddings, set_name: str, max_pairs: int, seed: int) -> Section:
+def wrong_labels(rows: LabeledEmbeddings, max_pairs: int, seed: int) -> Section:
     """Return the images that are nearer to another identity than to their own.
 
     Args:
         rows: The set.
-        set_name: Its name, for the list.
         max_pairs: Products of an image and a center to compute at most; beyond, images are drawn at random.
         seed: Seed of that.
     """
     own = loo_cosines(rows)
     known = np.flatnonzero(np.isfinite(own))
-    num_known = len(known)
-    if not num_known or len(rows.identities) < 2:
+    if not len(known) or len(rows.identities) < 2:
         return Section(notes=["No identity has two images (or there is only one identity): labels were not checked."])
-    most = max(1, max_pairs // len(rows.identities))
-    is_exact = num_known <= most
-    if not is_exact:
-        known = np.sort(np.random.default_rng(seed).choice(known, most, replace=False))
+    drawn, is_exact = Sample(max_pairs, seed).of(len(known), len(rows.identities))
+    known = known[drawn]
     identities = np.arange(len(rows.identities))
     other, others = nearest(rows.vectors[known], rows.centers, rows.owner[known], identities)
     is_wrong = other > own[known]
@@ -80,38 +76,28 @@ def wrong_labels(rows: LabeledEmbeddings, set_name: str, max_pairs: int, seed: i
     worst = worst[np.argsort(-(other - own[known])[worst], kind="stable")][:_LISTED]
     section.lists["identity.wrong_labels"] = [
         Row(
-            [(set_name, rows.keys[known[k]]), (set_name, _most_typical(rows, int(others[k])))],
-            [rows.identities[rows.owner[known[k]]], rows.identities[others[k]]], float(other[k]),
+            [rows.image(known[k]), rows.image(_most_typical(rows, int(others[k])))],
+            [rows.identity_of(known[k]), rows.identities[others[k]]], float(other[k]),
             label=f"{other[k]:.2f} to the other, {own[known[k]]:.2f} to its own identity",
         )
         for k in worst
     ]
+    counted = f"{is_wrong.sum():,} of {len(known):,}" if share <= _MANY_WRONG else f"{share:.1%} of the"
+    text = f"{counted} images are nearer to another identity than to their own."
     if share > _SHUFFLED:
-        section.findings.append(Finding(
-            "fault", f"The labels do not fit the faces: {share:.1%} of the images are nearer to another identity "
-            "than to their own. Possible causes: shuffled labels, or a generator that does not follow its contexts.",
-            ["identity.wrong_label_share"],
-            ["identity.wrong_labels"],
-        ))
-    elif share > _MANY_WRONG:
-        section.findings.append(Finding(
-            "warning", f"{share:.1%} of the images are nearer to another identity than to their own.",
-            ["identity.wrong_label_share"], ["identity.wrong_labels"],
-        ))
-    elif len(worst):
-        section.findings.append(Finding(
-            "note", f"{is_wrong.sum():,} of {len(known):,} images are nearer to another identity than to their own.",
-            ["identity.wrong_label_share"], ["identity.wrong_labels"],
-        ))
+        text = f"The labels do not fit the faces: {text} Possible causes: shuffled labels, or a generator that does " \
+               "not follow its contexts."
+    if len(worst):
+        level = "fault" if share > _SHUFFLED else "warning" if share > _MANY_WRONG else "note"
+        section.findings.append(Finding(level, text, ["identity.wrong_label_share"], ["identity.wrong_labels"]))
     return section
 
 
-def mixed_identities(rows: LabeledEmbeddings, set_name: str, t_within: float, t_between: float) -> Section:
+def mixed_identities(rows: LabeledEmbeddings, t_within: float, t_between: float) -> Section:
     """Return the labels that hold two people.
 
     Args:
         rows: The set.
-        set_name: Its name, for the list.
         t_within: Score at a false match rate of 1e-3.
         t_between: Score at a false match rate of 1e-2.
     """
@@ -143,7 +129,7 @@ def mixed_identities(rows: LabeledEmbeddings, set_name: str, t_within: float, t_
     )])
     section.lists["identity.mixed"] = [
         Row(
-            [(set_name, rows.keys[rows.starts[identity] + k]) for k in [*first[:5], *second[:5]]],
+            [rows.image(rows.starts[identity] + k) for k in [*first[:5], *second[:5]]],
             [rows.identities[identity]], float(between), label=f"{len(first)} and {len(second)} images",
         )
         for _, identity, first, second, between in found[:_LISTED]
@@ -157,12 +143,11 @@ def mixed_identities(rows: LabeledEmbeddings, set_name: str, t_within: float, t_
     return section
 
 
-def split_identities(rows: LabeledEmbeddings, set_name: str, threshold: float) -> Section:
+def split_identities(rows: LabeledEmbeddings, threshold: float) -> Section:
     """Return the pairs of labels that seem to be one person.
 
     Args:
         rows: The set.
-        set_name: Its name, for the list.
         threshold: Score at a false match rate of 1e-4.
     """
     num_identities = len(rows.identities)
@@ -177,10 +162,7 @@ def split_identities(rows: LabeledEmbeddings, set_name: str, threshold: float) -
         threshold=lowest,
     )])
     section.lists["identity.split"] = [
-        Row(
-            [(set_name, rows.keys[row]) for c in (i, j) for row in range(*rows.rows_of(c).indices(len(rows.keys)))[:5]],
-            [rows.identities[i], rows.identities[j]], float(score),
-        )
+        Row([*rows.images_of(i, 5), *rows.images_of(j, 5)], [rows.identities[i], rows.identities[j]], float(score))
         for (i, j), score in zip(pairs[:_LISTED], scores, strict=False)
     ]
     if total:
@@ -221,10 +203,10 @@ def _mean_score(scores: NDArray, part: NDArray[np.int64]) -> float:
     return float((inside.sum() - np.trace(inside)) / (len(part) * (len(part) - 1)))
 
 
-def _most_typical(rows: LabeledEmbeddings, identity: int) -> str:
-    """Return the key of the image nearest to the center of an identity."""
+def _most_typical(rows: LabeledEmbeddings, identity: int) -> int:
+    """Return the row of the image nearest to the center of an identity."""
     part = rows.rows_of(identity)
-    return rows.keys[part.start + int(np.argmax(rows.vectors[part] @ rows.centers[identity]))]
+    return part.start + int(np.argmax(rows.vectors[part] @ rows.centers[identity]))
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -1,9 +1,9 @@
-"""Embeddings with the identity of each row, sorted by identity."""
+"""Embeddings and thumbnails with the identity of each row, sorted by identity."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -12,31 +12,59 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class LabeledEmbeddings:
-    """Unit embeddings; the rows of one identity are adjacent."""
+    """Unit embeddings of the images of a set; the rows of one identity are adjacent."""
 
     keys: list[str]               # key of each row
     identities: list[str]         # name of each identity, C of them
     vectors: NDArray[np.float32]  # (N, D) float32 unit rows
     starts: NDArray[np.int64]     # (C + 1,) row at which each identity begins; the last one is N
+    name: str = "set"             # name of the set, in lists of images
+    thumbnails: NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 16, 16), np.uint8))  # (N, 16, 16) gray
+                                  # values; empty where they are not needed
 
     @staticmethod
-    def of(keys: Sequence[str], names: Sequence[str], vectors: NDArray) -> LabeledEmbeddings:
+    def of(
+        keys: Sequence[str], names: Sequence[str], vectors: NDArray, name: str = "set",
+        thumbnails: NDArray[np.uint8] | None = None,
+    ) -> LabeledEmbeddings:
         """Bring rows of any order together; identities keep the order of their first row.
 
         Args:
             keys: (N,) keys.
             names: (N,) identity of each row.
             vectors: (N, D) unit rows.
+            name: Name of the set.
+            thumbnails: (N, 16, 16) gray values, or None.
         """
         number: dict[str, int] = {}
-        owner = np.array([number.setdefault(name, len(number)) for name in names], dtype=np.int64)
+        owner = np.array([number.setdefault(one, len(number)) for one in names], dtype=np.int64)
         order = np.argsort(owner, kind="stable")
         starts = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(number)))])
-        if (order == np.arange(len(order))).all():
-            rows = np.ascontiguousarray(vectors, dtype=np.float32)
-            return LabeledEmbeddings(list(keys), list(number), rows, starts)
-        rows = np.asarray(vectors, dtype=np.float32)[order]
-        return LabeledEmbeddings([keys[row] for row in order], list(number), rows, starts)
+        rows = np.asarray(vectors, dtype=np.float32)
+        is_sorted = (order == np.arange(len(order))).all()
+        rows = np.ascontiguousarray(rows) if is_sorted else rows[order]  # no copy of millions of sorted rows
+        more = {} if thumbnails is None else {"thumbnails": thumbnails[order]}
+        return LabeledEmbeddings([keys[row] for row in order], list(number), rows, starts, name, **more)
+
+    def part(self, chosen: NDArray) -> LabeledEmbeddings:
+        """Return some rows, by a mask or by rising numbers, as a set of the same name."""
+        rows = np.arange(len(self.keys))[chosen]
+        return LabeledEmbeddings.of(
+            [self.keys[row] for row in rows], [self.identity_of(row) for row in rows], self.vectors[rows], self.name,
+            self.thumbnails[rows] if len(self.thumbnails) else None,
+        )
+
+    def image(self, row: int) -> tuple[str, str]:
+        """Return the name of the set and the key of a row."""
+        return self.name, self.keys[row]
+
+    def images_of(self, identity: int, most: int) -> list[tuple[str, str]]:
+        """Return the name of the set and the keys of the first images of an identity."""
+        return [(self.name, key) for key in self.keys[self.rows_of(identity)][:most]]
+
+    def identity_of(self, row: int) -> str:
+        """Return the name of the identity of a row."""
+        return self.identities[self.owner[row]]
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:

@@ -16,7 +16,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from facesyn_cli.evaluation.copies import FaceSet, Pixels, find_copies, top_pairs
+from facesyn_cli.evaluation.copies import Pixels, find_copies, top_pairs
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.metrics import UNVEILING, Metric, declare
 from facesyn_cli.evaluation.nearest import Near, Sample
 from facesyn_cli.evaluation.score_counts import GRID, ScoreCounts
@@ -94,7 +95,7 @@ for _queries, _words in _FAMILIES.items():
 
 
 def privacy_section(
-    own: FaceSet, training: FaceSet, real: ScoreCounts, pixels: Pixels, max_pairs: int, seed: int
+    own: LabeledEmbeddings, training: LabeledEmbeddings, real: ScoreCounts, pixels: Pixels, max_pairs: int, seed: int
 ) -> Section:
     """Return the leakage figures of a set against training images.
 
@@ -107,24 +108,23 @@ def privacy_section(
         seed: Seed of that.
     """
     sample = Sample(max_pairs, seed)
-    ours, theirs = own.rows, training.rows
-    everyone, people = np.arange(len(ours.identities)), np.arange(len(theirs.identities))
-    images = sample.near(ours.vectors, ours.owner, theirs.vectors)
-    centers = sample.near(ours.centers, everyone, theirs.centers)
-    strangers = sample.near(theirs.vectors, theirs.owner, theirs.vectors, theirs.owner)
-    real_centers = sample.near(theirs.centers, people, theirs.centers, people)
+    everyone, people = np.arange(len(own.identities)), np.arange(len(training.identities))
+    images = sample.near(own.vectors, own.owner, training.vectors)
+    centers = sample.near(own.centers, everyone, training.centers)
+    strangers = sample.near(training.vectors, training.owner, training.vectors, training.owner)
+    real_centers = sample.near(training.centers, people, training.centers, people)
 
     section = Section()
     thresholds = {name: real.threshold_at(rate) for name, rate in RATES.items()}
     limits = FIXED | thresholds | {"genuine": _median(real.genuine)}
     for name, near, of in (
         ("image", images, "images"), ("center", centers, "identities"), ("real", strangers, "training images"),
-        ("image-to-center", sample.near(ours.vectors, ours.owner, theirs.centers), "images"),
-        ("center-to-image", sample.near(ours.centers, everyone, theirs.vectors), "identities"),
-        ("real-to-center", sample.near(theirs.vectors, theirs.owner, theirs.centers, people), "training images"),
+        ("image-to-center", sample.near(own.vectors, own.owner, training.centers), "images"),
+        ("center-to-image", sample.near(own.centers, everyone, training.vectors), "identities"),
+        ("real-to-center", sample.near(training.vectors, training.owner, training.centers, people), "training images"),
         ("real-center", real_centers, "training identities"),
     ):
-        section.figures += _percentile_figures(name, near, of) + _share_figures(name, near, of, limits)
+        section.figures += _near_figures(name, near, of, limits)
     series = {"images": images.cosines, "centers": centers.cosines, "real strangers": strangers.cosines,
               "real strangers, centers": real_centers.cosines}
     section.histograms.append(_histogram(series, thresholds, images.is_exact and strangers.is_exact))
@@ -144,17 +144,13 @@ def _median(counts: NDArray) -> float | None:
     return float(GRID[np.searchsorted(np.cumsum(counts), counts.sum() / 2)]) if counts.sum() else None
 
 
-def _percentile_figures(name: str, near: Near, of: str) -> list[Figure]:
+def _near_figures(name: str, near: Near, of: str, limits: dict[str, float | None]) -> list[Figure]:
+    """Return the percentiles of the nearest scores, their maximum, and the shares of all that reach each limit."""
     values = near.cosines[np.isfinite(near.cosines)]
-    found = [(label, float(np.percentile(values, q)) if len(values) else None) for label, q in PERCENTILES.items()]
-    found.append(("max", float(values.max()) if len(values) else None))
-    return [
-        Figure(f"privacy.{name}_{label}", value, len(values), of, near.is_exact) for label, value in found
+    figures = [
+        Figure(f"privacy.{name}_{label}", float(np.percentile(values, q)) if len(values) else None, len(values), of,
+               near.is_exact) for label, q in (PERCENTILES | {"max": 100.0}).items()
     ]
-
-
-def _share_figures(name: str, near: Near, of: str, limits: dict[str, float | None]) -> list[Figure]:
-    figures = []
     for label, limit in limits.items():
         is_above = near.cosines >= limit if limit is not None else np.empty(0)
         figures.append(Figure(

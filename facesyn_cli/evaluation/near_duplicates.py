@@ -10,14 +10,17 @@ exceeds 0.89, copies cropped to 75 % of the side and more reach 0.98.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from facesyn_cli import signals
 from facesyn_cli.data.pixels import fit_square
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.metrics import Metric, declare
-from facesyn_cli.evaluation.nearest import nearest
+from facesyn_cli.evaluation.nearest import Sample, nearest
 from facesyn_cli.evaluation.section import SPREAD, Figure, Finding, Row, Section, clustered_error
 
 SIDE = 16
@@ -94,28 +97,17 @@ def likeness(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> tuple[float
     return best
 
 
-def duplicates_section(
-    thumbnails: NDArray[np.uint8], keys: list[str], owner: NDArray, names: list[str], set_name: str, max_pairs: int,
-    seed: int,
-) -> Section:
+def duplicates_section(faces: LabeledEmbeddings, max_pairs: int, seed: int) -> Section:
     """Return the near-duplicates within identities and between them.
 
     Args:
-        thumbnails: (N, 16, 16) gray values.
-        keys: (N,) keys.
-        owner: (N,) identity of each image, rising.
-        names: Names of the identities.
-        set_name: Name of the set, for the list.
+        faces: The set, with thumbnails.
         max_pairs: Pairs between identities to compute at most; beyond, images are drawn at random.
         seed: Seed of that.
     """
-    rows = descriptors(thumbnails)
-    within, partner, value = _repeats(rows, owner)
-    queries = np.arange(len(rows))
-    is_exact = 2 * len(rows) ** 2 <= max_pairs
-    if not is_exact:
-        count = max(1, max_pairs // (2 * len(rows)))
-        queries = np.sort(np.random.default_rng(seed).choice(len(rows), min(count, len(rows)), replace=False))
+    rows, owner = descriptors(faces.thumbnails), faces.owner
+    within, partner, value = _repeats(rows, faces.starts)
+    queries, is_exact = Sample(max_pairs, seed).of(len(rows), 2 * len(rows))
     best, where = nearest(rows[queries], rows, owner[queries], owner)
     flipped, flipped_where = nearest(mirror(rows[queries]), rows, owner[queries], owner)
     is_flipped = flipped > best
@@ -132,14 +124,14 @@ def duplicates_section(
     ]
     found.sort(key=lambda item: (-item[0], item[1]))
     section.lists["diversity.near_duplicates"] = [
-        Row([(set_name, keys[i]), (set_name, keys[j])], list(dict.fromkeys((names[owner[i]], names[owner[j]]))),
+        Row([faces.image(i), faces.image(j)], list(dict.fromkeys((faces.identity_of(i), faces.identity_of(j)))),
             likeness=float(score), label=label)
         for score, i, j, label in found[:_LISTED]
     ]
     for name, is_repeat, words in (("within", within, "their own identity"), ("between", between, "another identity")):
-        share = is_repeat.mean()
-        if not share:
+        if not is_repeat.any():
             continue
+        share = is_repeat.mean()
         level, some = ("fault", f"{share:.1%} of the images repeat") if share > _MANY_DUPLICATES else (
             "note", f"{is_repeat.sum():,} of {len(is_repeat):,} images repeat")
         section.findings.append(Finding(
@@ -149,15 +141,12 @@ def duplicates_section(
     return section
 
 
-def _repeats(
-    rows: NDArray, owner: NDArray
-) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64]]:
+def _repeats(rows: NDArray, starts: NDArray) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64]]:
     """Return which images repeat an earlier one of their identity, its row, and the correlation; (N,) each."""
     repeats = np.zeros(len(rows), dtype=bool)
     partner = np.full(len(rows), -1, dtype=np.int64)
     value = np.zeros(len(rows))
-    bounds = np.flatnonzero(np.diff(owner, prepend=-1, append=owner[-1] + 1)) if len(owner) else []
-    for number, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for number, (start, stop) in enumerate(itertools.pairwise(starts.tolist())):
         if number % 1000 == 0:
             signals.check()
         for first in range(start, stop, 4096):

@@ -30,7 +30,7 @@ from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.pair_folds import DEFAULT_FOLDS, checked_folds, cut_into_folds
 from facesyn_cli.evaluation.verification import benchmark_row, squared_distances, unit_rows
-from facesyn_cli.untrusted.input_files import GIB, check_input, read_bytes, read_start
+from facesyn_cli.untrusted.input_files import GIB, read_bytes, read_lines, read_start
 
 _MAX_BIN = 32 * GIB  # bytes
 
@@ -177,14 +177,8 @@ Lines = list[tuple[int, list[str]]]
 
 def _read_lines(path: Path) -> Lines:
     """Return the (line number, fields) of every line that is not empty."""
-    check_input(path, "a list of pairs")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file; a list of pairs was expected") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    lines = [(number, _fields(line)) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    numbered = enumerate(read_lines(path, "a list of pairs"), 1)
+    lines = [(number, _fields(line)) for number, line in numbered if line.strip()]
     if not lines:
         raise UserError(f"{path} is empty; a list of pairs was expected")
     return lines

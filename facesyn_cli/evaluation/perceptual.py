@@ -38,25 +38,23 @@ declare(
         "identity look, in the feature maps of the judge; near 0 they are near-duplicates. It is LPIPS's form "
         "without its learned weights, so compare it only within one judge.", formula=_FORMULA + ", w = 1",
         source=ZHANG, better="higher", headline=70),
-    Metric("diversity.perceptual_between", "Perceptual distance between identities", "The same for images of two "
-        "different identities, to compare.", formula=_FORMULA + ", w = 1", source=ZHANG),
-    Metric("diversity.perceptual_real", "Perceptual distance of real photos", "The same for real photos of one "
-        "person, to compare.", formula=_FORMULA + ", w = 1", source=ZHANG),
-    Metric("diversity.perceptual_per_identity", "Perceptual distance per identity", "Mean distance of the images of "
-        "every identity in the sample."),
-    Metric("diversity.perceptual_least", "Identities that look least varied", "Identities whose images look most "
-        "alike, by perceptual distance."),
     Metric("diversity.lpips", "LPIPS within an identity", "How different two images of one identity look, by a "
         "distance learned from people's judgments; near 0 they are near-duplicates.",
         formula=_FORMULA + ", w learned", source=ZHANG, better="higher", headline=80),
-    Metric("diversity.lpips_between", "LPIPS between identities", "The same for images of two different identities, "
-        "to compare.", formula=_FORMULA + ", w learned", source=ZHANG),
-    Metric("diversity.lpips_real", "LPIPS of real photos", "The same for real photos of one person, to compare.",
-        formula=_FORMULA + ", w learned", source=ZHANG),
-    Metric("diversity.lpips_per_identity", "LPIPS per identity", "Mean distance of the images of every identity that "
-        "in the sample."),
-    Metric("diversity.lpips_least", "Least varied identities by LPIPS", "Identities whose images look most alike."),
 )
+for _prefix, _name, _by, _weights in (
+    ("perceptual", "Perceptual distance", "perceptual distance", "w = 1"), ("lpips", "LPIPS", "LPIPS", "w learned"),
+):
+    declare(
+        Metric(f"diversity.{_prefix}_between", f"{_name} between identities", "The same for images of two different "
+            "identities, to compare.", formula=f"{_FORMULA}, {_weights}", source=ZHANG),
+        Metric(f"diversity.{_prefix}_real", f"{_name} of real photos", "The same for real photos of one person, to "
+            "compare.", formula=f"{_FORMULA}, {_weights}", source=ZHANG),
+        Metric(f"diversity.{_prefix}_per_identity", f"{_name} per identity", "Mean distance of the images of every "
+            "identity in the sample."),
+        Metric(f"diversity.{_prefix}_least", f"Least varied identities by {_by}", "Identities whose images look most "
+            "alike."),
+    )
 
 Read = Callable[[str, str], NDArray[np.uint8] | None]
 Sample = list[tuple[int, NDArray[np.int64]]]  # identity, rows of its images
@@ -88,18 +86,18 @@ class PerceptualSpace:
     seed: int                               # seed of the sample
     _seen: dict[str, Spread] = field(default_factory=dict)
 
-    def spread(self, set_name: str, rows: LabeledEmbeddings) -> Spread:
+    def spread(self, rows: LabeledEmbeddings) -> Spread:
         """Return the distances inside a set; computed at the first call."""
-        if set_name not in self._seen:
-            self._seen[set_name] = self._measure(set_name, rows)
-        return self._seen[set_name]
+        if rows.name not in self._seen:
+            self._seen[rows.name] = self._measure(rows)
+        return self._seen[rows.name]
 
-    def _measure(self, set_name: str, rows: LabeledEmbeddings) -> Spread:
+    def _measure(self, rows: LabeledEmbeddings) -> Spread:
         chosen = _choose(rows, self.max_images, self.seed)
         identities, within, between, num_pairs = [], [], [], 0
         for batch in _batches(chosen):
             signals.check()
-            maps, owner = self._maps(set_name, rows, batch)
+            maps, owner = self._maps(rows, batch)
             places = [np.flatnonzero(owner == identity) for identity in dict.fromkeys(owner.tolist())]
             for place in places:
                 if len(place) > 1:
@@ -118,13 +116,13 @@ class PerceptualSpace:
         )
 
     @torch.inference_mode()
-    def _maps(self, set_name: str, rows: LabeledEmbeddings, batch: Sample) -> tuple[list[Tensor], NDArray[np.int64]]:
+    def _maps(self, rows: LabeledEmbeddings, batch: Sample) -> tuple[list[Tensor], NDArray[np.int64]]:
         """Return the maps of a full batch, and the identity of each of its images that can be read."""
         pixels = torch.full((_BATCH, 3, self.size, self.size), -1.0)
         owner = []
         for identity, part in batch:
             for row in part:
-                pixels_u8 = self.read(set_name, rows.keys[row])
+                pixels_u8 = self.read(*rows.image(row))
                 if pixels_u8 is not None:
                     face = to_pixels(torch.tensor(fit_square(pixels_u8)))[None]  # a copy: some arrays are read-only
                     pixels[len(owner)] = resize_pixels(face, self.size, antialias=True)[0]
@@ -141,17 +139,16 @@ class PerceptualSpace:
 
 
 def perceptual_section(
-    rows: LabeledEmbeddings, set_name: str, reference: tuple[str, LabeledEmbeddings] | None, space: PerceptualSpace
+    rows: LabeledEmbeddings, reference: LabeledEmbeddings | None, space: PerceptualSpace
 ) -> Section:
     """Return the perceptual distances within and between identities.
 
     Args:
         rows: The set.
-        set_name: Its name.
-        reference: Name and rows of the real set, or None.
+        reference: The real set, or None.
         space: The network.
     """
-    own = space.spread(set_name, rows)
+    own = space.spread(rows)
     if not len(own.within):
         return Section(notes=["A perceptual distance needs identities with 2 images."])
     pairs = f"identities, {own.num_pairs:,} pairs"
@@ -164,7 +161,7 @@ def perceptual_section(
         ))
     series = {"identities": own.within}
     if reference is not None:
-        real = space.spread(*reference)
+        real = space.spread(reference)
         if len(real.within):
             figure = mean_over_identities(
                 f"{space.prefix}_real", real.within, f"real people, {real.num_pairs:,} pairs", exact=real.exact)
@@ -178,8 +175,7 @@ def perceptual_section(
     ))
     least = np.argsort(own.within, kind="stable")[:_LISTED]
     section.lists[f"{space.prefix}_least"] = [
-        Row([(set_name, key) for key in rows.keys[rows.rows_of(c)][:_SHOWN]], [rows.identities[c]],
-            label=f"mean distance {own.within[k]:.3f}")
+        Row(rows.images_of(c, _SHOWN), [rows.identities[c]], label=f"mean distance {own.within[k]:.3f}")
         for k, c in zip(least, own.identities[least], strict=True)
     ]
     return section

@@ -6,13 +6,17 @@ from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from facesyn_cli.artifacts.benchmark_table import BenchmarkRow
-from facesyn_cli.data.sharding import fixed_batches
+from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.data.squares import say_cut
+from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
+from facesyn_cli.evaluation.pairs import PairSet
+from facesyn_cli.evaluation.verification import roc_auc, squared_distances, unit_rows, verify_folds
 
 
 class EvaluationSet(Protocol):
@@ -75,3 +79,31 @@ def embed_images(
         advance(len(batch.indices))
     say_cut(images.name, num_cut, len(images.images))
     return vectors
+
+
+def verify_in_training(
+    embedder: FaceEmbedder, pairs: PairSet, embedding_size: int, processes: Processes
+) -> dict[str, float | None]:
+    """Return k-fold accuracy and AUC of a network in training. A collective: each process embeds a share.
+
+    Args:
+        embedder: The network, in eval mode.
+        pairs: The pairs.
+        embedding_size: Width of an embedding.
+        processes: All of them return the same.
+
+    Raises:
+        UserError: An image cannot be read, or the network returns NaN.
+    """
+    vectors, problem = torch.zeros(len(pairs.images), embedding_size), ""
+    batches = fixed_batches(len(pairs.images), embedder.options.batch_size)
+    for batch in embedder.files(pairs.read, share(batches, processes.rank, processes.world_size)):
+        vectors[list(batch.indices)] = torch.from_numpy(batch.vectors).float()
+        if batch.problems:
+            bad = min(batch.problems)
+            problem = problem or f"{pairs.name}: {pairs.images[bad]} cannot be used: {batch.problems[bad]}"
+    processes.raise_in_all(problem)
+    unit = unit_rows(processes.sum(vectors.to(embedder.options.device)).cpu().numpy())
+    distance = squared_distances(unit[pairs.first], unit[pairs.second])
+    accuracy = verify_folds(distance, pairs.is_same, pairs.folds).accuracy
+    return {"accuracy": float(accuracy.mean()), "auc": roc_auc(distance, pairs.is_same)}

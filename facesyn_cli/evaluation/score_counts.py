@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -255,13 +255,7 @@ def _gram_square(vectors: NDArray[np.float32]) -> float:
     return float(np.square(matrix.astype(np.float64)).sum())
 
 
-_UPPER: dict[int, tuple[NDArray, NDArray]] = {}
-
-
+@lru_cache(maxsize=200)
 def _upper(size: int) -> tuple[NDArray, NDArray]:
-    """Indices above the diagonal; identities of one set have few different sizes."""
-    if size not in _UPPER:
-        if len(_UPPER) > 200:
-            _UPPER.clear()
-        _UPPER[size] = np.triu_indices(size, k=1)
-    return _UPPER[size]
+    """Return the indices above the diagonal; identities of one set have few different sizes."""
+    return np.triu_indices(size, k=1)

@@ -184,6 +184,12 @@ def mean_over_identities(
     return Figure(name, float(values.mean()), len(values), of, exact, error, SPREAD)
 
 
+def jackknife_error(left_out: ArrayLike) -> float:
+    """Return the standard error of a figure from its (G,) values without each of G groups."""
+    values = np.asarray(left_out, dtype=np.float64)
+    return float(np.sqrt((len(values) - 1) / len(values) * np.square(values - values.mean()).sum()))
+
+
 def clustered_error(values: ArrayLike, owner: ArrayLike) -> float | None:
     """Return the standard error of a mean over images of which whole identities were drawn (cluster sampling).
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from facesyn_cli import signals
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.metrics import DCFACE, PRDC, RECALL, Metric, declare
-from facesyn_cli.evaluation.section import JACKKNIFE, Figure, Section, mean_over_identities
+from facesyn_cli.evaluation.section import JACKKNIFE, Figure, Section, jackknife_error, mean_over_identities
 from facesyn_cli.evaluation.set_distance import frechet_distance, kernel_distance, neighborhoods, recall_of_each
 
 MAX_ROWS = 10_000        # rows of each set
@@ -31,8 +31,8 @@ class Space:
     """A space of features."""
 
     prefix: str               # of the ids of its figures
-    has_unit_rows: bool       # its rows have length 1; they are scaled for the kernel
-    has_people: bool          # images of one person are neighbors; one image of each identity is used
+    is_of_people: bool        # a recognizer's: rows of length 1, scaled for the kernel; images of one person are
+                              # neighbors, so one image of each identity is used
     note: str                 # remark on its figures
 
 
@@ -75,18 +75,16 @@ declare(
 )
 
 JUDGE = Space(
-    "quality", True, True, "Distances are in the judge's feature space: unit embeddings of a face recognizer. They are "
+    "quality", True, "Distances are in the judge's feature space: unit embeddings of a face recognizer. They are "
     "not comparable with distances in Inception's space.",
 )
 NETWORK = Space(
-    "features", False, False, "Distances are comparable only between sets measured with the same network, resize "
+    "features", False, "Distances are comparable only between sets measured with the same network, resize "
     "filter, reference and number of images.",
 )
 
 
-def quality_section(
-    rows: LabeledEmbeddings, reference: LabeledEmbeddings, seed: int, space: Space = JUDGE
-) -> Section:
+def quality_section(rows: LabeledEmbeddings, reference: LabeledEmbeddings, seed: int, space: Space = JUDGE) -> Section:
     """Return the distances between a set and the reference, and between two halves of the reference.
 
     Both sides of a distance have the same number of rows: the Frechet distance grows as samples shrink.
@@ -108,24 +106,22 @@ def quality_section(
     a, b = reference.vectors[real], rows.vectors[ours]
     value = frechet_distance(a, b)
     error = _jackknife(a, b, reference.owner[real], rows.owner[ours], generator)
-    section.figures.append(Figure(
-        f"{space.prefix}.frechet", value, size, "images of each set", exact=is_exact, error=error,
-        error_from=JACKKNIFE,
-    ))
     floor = _floor(reference, size, generator, space)
-    section.figures.append(floor)
+    section.figures += [
+        Figure(f"{space.prefix}.frechet", value, size, "images of each set", is_exact, error, JACKKNIFE), floor
+    ]
     if floor.value is not None and floor.n < size:
         section.notes.append(f"The Frechet distance of real to real is of {floor.n:,} images, not {size:,} as that of "
                              "the set, and so is slightly too high for a comparison.")
-    scale = np.sqrt(a.shape[1]) if space.has_unit_rows else 1.0
+    scale = np.sqrt(a.shape[1]) if space.is_of_people else 1.0
     kernel, spread = kernel_distance(a * scale, b * scale, seed)
     section.figures.append(Figure(
         f"{space.prefix}.kernel", kernel, size, "images of each set", exact=is_exact and np.isnan(spread),
         error=spread, error_from="spread over subsets of 1,000",
     ))
-    if space.has_people:
+    if space.is_of_people:
         a, b = (_one_each(part, generator) for part in (reference, rows))
-    section.merge(_neighbors(a, b, is_exact and not space.has_people, space))
+    section.merge(_neighbors(a, b, is_exact and not space.is_of_people, space))
     section.notes.append(space.note)
     return section
 
@@ -172,7 +168,7 @@ def features_section(
 
 def _neighbors(real: NDArray, generated: NDArray, is_exact: bool, space: Space) -> Section:
     """Return precision, recall, density and coverage."""
-    what = "identities" if space.has_people else "images"
+    what = "identities" if space.is_of_people else "images"
     if min(len(real), len(generated)) <= _DENSITY_K:
         return Section(notes=[f"Precision, recall, density and coverage need {_DENSITY_K + 1} {what} in both sets."])
     narrow, wide = (neighborhoods(real, generated, k) for k in (_PRECISION_K, _DENSITY_K))
@@ -186,9 +182,7 @@ def _neighbors(real: NDArray, generated: NDArray, is_exact: bool, space: Space) 
     return section
 
 
-def _floor(
-    reference: LabeledEmbeddings, size: int, generator: np.random.Generator, space: Space
-) -> Figure:
+def _floor(reference: LabeledEmbeddings, size: int, generator: np.random.Generator, space: Space) -> Figure:
     """Return the Frechet distance of two halves of the reference with different people: the value of a perfect set."""
     order = generator.permutation(len(reference.identities))
     halves = [np.flatnonzero(np.isin(reference.owner, part)) for part in np.array_split(order, 2)]
@@ -197,9 +191,7 @@ def _floor(
     if rows >= 10:
         a, b = (reference.vectors[generator.choice(half, rows, replace=False)] for half in halves)
         value = frechet_distance(a, b)
-    return Figure(
-        f"{space.prefix}.frechet_floor", value, rows, "images of each half of the reference", exact=False
-    )
+    return Figure(f"{space.prefix}.frechet_floor", value, rows, "images of each half of the reference", exact=False)
 
 
 def _one_each(rows: LabeledEmbeddings, generator: np.random.Generator) -> NDArray[np.float32]:
@@ -221,4 +213,4 @@ def _jackknife(
     for number in range(_GROUPS):
         values.append(frechet_distance(*(rows[group != number] for rows, group in zip((a, b), groups, strict=True))))
         signals.check()
-    return float(np.sqrt((_GROUPS - 1) / _GROUPS * np.square(np.array(values) - np.mean(values)).sum()))
+    return jackknife_error(values)

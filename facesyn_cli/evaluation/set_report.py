@@ -10,7 +10,7 @@ import numpy as np
 
 from facesyn_cli import signals
 from facesyn_cli.console import log
-from facesyn_cli.evaluation.copies import FaceSet, Pixels
+from facesyn_cli.evaluation.copies import Pixels
 from facesyn_cli.evaluation.diversity import spread_section, vendi_section
 from facesyn_cli.evaluation.fairness import Groups, group_section
 from facesyn_cli.evaluation.identity_quality import VEC2FACE_THRESHOLD, KeepUnique, center_section, score_section
@@ -40,7 +40,7 @@ class Analysis:
 
 
 def analyze(
-    own: FaceSet, training: FaceSet | None, training_counts: ScoreCounts | None, how: Analysis
+    own: LabeledEmbeddings, training: LabeledEmbeddings | None, training_counts: ScoreCounts | None, how: Analysis
 ) -> dict[str, Section]:
     """Return the five sections of one set.
 
@@ -50,9 +50,8 @@ def analyze(
         training_counts: Scores of the reference.
         how: Settings.
     """
-    rows = own.rows
-    log.info(f"{own.name}: {len(rows.keys):,} images of {len(rows.identities):,} identities")
-    counts = count_scores(rows, how.max_pairs, how.seed)
+    log.info(f"{own.name}: {len(own.keys):,} images of {len(own.identities):,} identities")
+    counts = count_scores(own, how.max_pairs, how.seed)
     sections = {
         "identity": _identity(own, counts, training_counts, how),
         "diversity": _diversity(own, training, how),
@@ -61,17 +60,15 @@ def analyze(
         "fairness": Section(notes=["Figures by group need a table of groups (--groups)."]),
     }
     if training is not None and training_counts is not None:
-        sections["quality"] = quality_section(rows, training.rows, how.seed)
+        sections["quality"] = quality_section(own, training, how.seed)
         signals.check()
-        sections["privacy"] = privacy_section(
-            own, training, training_counts, how.pixels, how.max_pairs, how.seed
-        )
+        sections["privacy"] = privacy_section(own, training, training_counts, how.pixels, how.max_pairs, how.seed)
     if how.groups is not None:
 
         def more(part: LabeledEmbeddings, part_counts: ScoreCounts) -> list[Figure]:
-            return _fairness(own, part, part_counts, training, training_counts, how)
+            return _fairness(part, part_counts, training, training_counts, how)
 
-        sections["fairness"] = group_section(rows, *how.groups, counts, how.max_pairs, how.seed, more)
+        sections["fairness"] = group_section(own, *how.groups, counts, how.max_pairs, how.seed, more)
     return sections
 
 
@@ -112,12 +109,12 @@ def _figures(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _identity(own: FaceSet, counts: ScoreCounts, training: ScoreCounts | None, how: Analysis) -> Section:
+def _identity(own: LabeledEmbeddings, counts: ScoreCounts, training: ScoreCounts | None, how: Analysis) -> Section:
     section = score_section(counts)
     signals.check()
     keep = {radius: how.unique(radius) for radius in (how.r, VEC2FACE_THRESHOLD)}
-    section.merge(center_section(own.rows, own.name, how.r, keep))
-    section.merge(wrong_labels(own.rows, own.name, how.max_pairs, how.seed))
+    section.merge(center_section(own, how.r, keep))
+    section.merge(wrong_labels(own, how.max_pairs, how.seed))
     source = "the reference" if training is not None else "the set itself"
     section.notes += _about_thresholds(training or counts, how.r, source)
     limits = [(training or counts).threshold_at(rate) for rate in (1e-2, 1e-3, 1e-4)]
@@ -126,8 +123,8 @@ def _identity(own: FaceSet, counts: ScoreCounts, training: ScoreCounts | None, h
                              "labels that hold two people, or people with two labels.")
         return section
     loose, middle, strict = limits
-    section.merge(mixed_identities(own.rows, own.name, middle, loose))
-    section.merge(split_identities(own.rows, own.name, strict))
+    section.merge(mixed_identities(own, middle, loose))
+    section.merge(split_identities(own, strict))
     section.notes.append(f"Thresholds for faulty labels are those of {source}.")
     return section
 
@@ -142,34 +139,28 @@ def _about_thresholds(counts: ScoreCounts, r: float, source: str) -> list[str]:
             f"{source} reach them: compare figures that use them within one judge only."]
 
 
-def _diversity(own: FaceSet, training: FaceSet | None, how: Analysis) -> Section:
-    section = vendi_section(own.rows, own.name, how.seed)
-    section.merge(spread_section(own.rows, training.rows if training else None, how.seed))
-    section.merge(duplicates_section(
-        own.thumbnails, own.rows.keys, own.rows.owner, own.rows.identities, own.name, how.max_pairs, how.seed
-    ))
+def _diversity(own: LabeledEmbeddings, training: LabeledEmbeddings | None, how: Analysis) -> Section:
+    section = vendi_section(own, how.seed)
+    section.merge(spread_section(own, training, how.seed))
+    section.merge(duplicates_section(own, how.max_pairs, how.seed))
     if how.perceptual is None:
         section.notes.append("A perceptual distance needs a judge with feature maps (torch networks, not ONNX files), "
                              "or the two files of LPIPS (--perceptual).")
         return section
-    reference = (training.name, training.rows) if training else None
     section.notes.append("The perceptual distance is LPIPS on the judge's feature maps, without learned weights.")
-    return section.merge(perceptual_section(own.rows, own.name, reference, how.perceptual))
+    return section.merge(perceptual_section(own, training, how.perceptual))
 
 
 def _fairness(
-    own: FaceSet, part: LabeledEmbeddings, counts: ScoreCounts, training: FaceSet | None,
+    part: LabeledEmbeddings, counts: ScoreCounts, training: LabeledEmbeddings | None,
     training_counts: ScoreCounts | None, how: Analysis,
 ) -> list[Figure]:
     """Return every figure of one group, without those of label errors and of the reference itself."""
-    place = {key: row for row, key in enumerate(own.rows.keys)}
-    thumbnails = own.thumbnails[[place[key] for key in part.keys]]
-    group = FaceSet(own.name, part, thumbnails)
     section = score_section(counts)
-    section.merge(center_section(part, own.name, how.r, {r: how.unique(r) for r in (how.r, VEC2FACE_THRESHOLD)}))
-    section.merge(vendi_section(part, own.name, how.seed))
-    section.merge(spread_section(part, training.rows if training else None, how.seed))
+    section.merge(center_section(part, how.r, {r: how.unique(r) for r in (how.r, VEC2FACE_THRESHOLD)}))
+    section.merge(vendi_section(part, how.seed))
+    section.merge(spread_section(part, training, how.seed))
     if training is not None and training_counts is not None:
-        section.merge(quality_section(part, training.rows, how.seed))
-        section.merge(privacy_section(group, training, training_counts, lambda *_: None, how.max_pairs, how.seed))
+        section.merge(quality_section(part, training, how.seed))
+        section.merge(privacy_section(part, training, training_counts, lambda *_: None, how.max_pairs, how.seed))
     return [figure for figure in section.figures if not figure.id.startswith("privacy.real")]

@@ -1,4 +1,4 @@
-"""The parts of `report.json` beside the results: the sets with their origin, definitions, and the headline."""
+"""The parts of `report.json` beside the results: sets, training curves, benchmark table, definitions, headline."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from typing import Any
 import numpy as np
 
 from facesyn_cli.artifacts.atomic_files import read_json
+from facesyn_cli.artifacts.benchmark_table import TABLE_JSON, BenchmarkTable
 from facesyn_cli.artifacts.header import Header, read_header
 from facesyn_cli.artifacts.origins import origins_of
 from facesyn_cli.artifacts.work import FOLDERS, Work
 from facesyn_cli.evaluation.all_metrics import define
+from facesyn_cli.evaluation.fairness import benchmark_groups
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.report.set_pictures import NamedSet
 
 _OLD_ID = re.compile(r'("(?:fairness\.)?(?:identity|diversity|privacy)\.[a-z_-]*)centre')
+_TIMES = ("images_per_s", "seconds")
+_MAX_LINES = 500  # of a training curve
 _RANDOM, _STRIPS, _STRIP_IMAGES = 64, 12, 10
 
 
@@ -57,6 +61,35 @@ def describe_set(held: NamedSet, rows: LabeledEmbeddings, work: Work | None) -> 
              "context_face": bool(held.faces.get(names[c]))} for c in spread
         ],
     }
+
+
+def training_curves(logs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return the training curves of a run, thinned, without speeds (which differ from run to run).
+
+    Args:
+        logs: Lines of the metrics log of `ldm` and `fr`; empty where there is none.
+    """
+    curves: dict[str, Any] = {}
+    for name, log in logs.items():
+        lines = [{key: value for key, value in line.items() if key not in _TIMES} for line in log]
+        curves[name] = {"path": FOLDERS[name], "lines": _thinned(lines)} if lines else None
+    return curves
+
+
+def benchmark_results(path: Path | None, work: Work) -> dict[str, Any] | None:
+    """Return a benchmark table, by default that of the run, with its figures by group; None where there is none."""
+    folder = table_folder(path) if path else work.folder("table")
+    if not (folder / TABLE_JSON).is_file():
+        return None
+    table = BenchmarkTable.read(folder)
+    groups = benchmark_groups(table)
+    return {**table.to_json(), "path": str(path) if path else FOLDERS["table"],
+            "fairness": groups.to_json() if groups.figures else None}
+
+
+def table_folder(path: Path) -> Path:
+    """Return the folder of a benchmark table that is given as its folder or its `table.json`."""
+    return path.parent if path.name == TABLE_JSON else path
 
 
 def definitions_of(data: dict[str, Any]) -> dict[str, dict[str, str | None]]:
@@ -109,3 +142,12 @@ def _chain(work: Work) -> list[dict[str, Any]]:
         {"folder": folder, **_header_json(header), "digest": header.digest}
         for folder, header in headers.items() if header and header.kind != "Report"
     ]
+
+
+def _thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return every n-th line of each kind of lines, with the last one; rare lines, as of a validation, stay."""
+    kinds: dict[frozenset[str], list[int]] = {}
+    for number, line in enumerate(lines):
+        kinds.setdefault(frozenset(line), []).append(number)
+    kept = [number for numbers in kinds.values() for number in numbers[::-1][:: -(-len(numbers) // _MAX_LINES)]]
+    return [lines[number] for number in sorted(kept)]

@@ -15,7 +15,6 @@ from facesyn_cli.artifacts.image_set import ImageEntry
 from facesyn_cli.console import log
 from facesyn_cli.data.squares import say_cut
 from facesyn_cli.evaluation.cached_embeddings import embed_cached, thumbnails_cached
-from facesyn_cli.evaluation.copies import FaceSet
 from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.pixel_statistics import Find, pixel_section, pose_section
@@ -54,7 +53,7 @@ class Measurer:
             say_cut(held.name, int(is_cut.sum()), len(is_cut))
         return Small(small, is_readable)
 
-    def faces(self, held: NamedSet, name: str, judge: LoadedBackbone, small: Small) -> FaceSet:
+    def faces(self, held: NamedSet, name: str, judge: LoadedBackbone, small: Small) -> LabeledEmbeddings:
         """Return the embeddings and thumbnails of the images of a set that a judge can embed.
 
         Args:
@@ -73,9 +72,7 @@ class Measurer:
         keep = np.flatnonzero(good & small.is_readable)
         if len(keep) < len(good):
             log.warning(f"{held.name}: {len(good) - len(keep)} of {len(good)} images could not be embedded by {name}")
-        rows = _labeled(held.entries, vectors, keep)
-        place = {held.entries[row].key: row for row in keep}
-        return FaceSet(held.name, rows, small.thumbnails[[place[key] for key in rows.keys]])
+        return labeled(held.name, held.entries, keep, vectors, small.thumbnails)
 
     def features(self, held: NamedSet, network: LoadedFeatures, max_images: int, seed: int) -> LabeledEmbeddings:
         """Return the unscaled features of a set, of at most `max_images` images drawn at random.
@@ -97,7 +94,7 @@ class Measurer:
         folder = self.cache / f"{_short(content)}-{network.name}"
         title = f"{held.name}: features of {network.name}"
         vectors, good = embed_cached(held.images, entries, FaceEmbedder(network.module, options), folder, title, False)
-        return _labeled(entries, vectors, np.flatnonzero(good))
+        return labeled(held.name, entries, np.flatnonzero(good), vectors)
 
 
 def pixels_of(
@@ -122,10 +119,17 @@ def pixels_of(
     return section.merge(pose_section([entry.key for entry in held.entries], owner, read, find, seed))
 
 
-def _labeled(entries: list[ImageEntry], vectors: NDArray, keep: NDArray[np.int64]) -> LabeledEmbeddings:
+def labeled(
+    name: str, entries: list[ImageEntry], keep: NDArray[np.int64], vectors: NDArray,
+    thumbnails: NDArray[np.uint8] | None = None,
+) -> LabeledEmbeddings:
+    """Return the rows `keep` of a set, from its entries and the vectors and thumbnails of all of them."""
     some = [entries[row] for row in keep]
-    vectors = vectors if len(keep) == len(entries) else vectors[keep]
-    return LabeledEmbeddings.of([entry.key for entry in some], [entry.identity for entry in some], vectors)
+    if len(keep) < len(entries):
+        vectors, thumbnails = vectors[keep], None if thumbnails is None else thumbnails[keep]
+    return LabeledEmbeddings.of(
+        [entry.key for entry in some], [entry.identity for entry in some], vectors, name, thumbnails
+    )
 
 
 def _keys(entries: list[ImageEntry]) -> str:

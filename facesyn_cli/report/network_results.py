@@ -20,7 +20,7 @@ from facesyn_cli.evaluation.set_quality import features_section
 from facesyn_cli.models.inception import LoadedFeatures
 from facesyn_cli.models.lpips import LoadedLpips
 from facesyn_cli.report.contents import read_results
-from facesyn_cli.report.measured_sets import Measurer, Small
+from facesyn_cli.report.measured_sets import Measurer, Small, labeled
 from facesyn_cli.report.set_pictures import NamedSet
 
 
@@ -85,13 +85,14 @@ def by_features(
     network.module.to(measurer.options.device)
     most = min(max_images, 2 * max(len(held.entries) for held in sets))
     real = measurer.features(reference, network, most, seed)
-    results = []
-    for held in sets:
+
+    def compute(held: NamedSet) -> dict[str, Section]:
         rows = measurer.features(held, network, max_images, seed)
         log.info(f"{held.name}: distances in the features of {network.name}")
         is_whole, is_reference_whole = len(held.entries) <= max_images, len(reference.entries) <= most
-        compute = partial(features_section, rows, real, seed, is_whole, is_reference_whole)
-        results.append(kept.of(held.name, network.name, lambda compute=compute: {"quality": compute()}))
+        return {"quality": features_section(rows, real, seed, is_whole, is_reference_whole)}
+
+    results = [kept.of(held.name, network.name, partial(compute, held)) for held in sets]
     network.module.to("cpu")
     about = f"The pooled 2048 features of {network.name}: {network.resize}; pixels in [-1, 1]."
     return NetworkResults(network.name, network.digest, "quality", about, results)
@@ -107,18 +108,18 @@ def by_lpips(
         small: Thumbnails of all sets, with which images can be read.
         space: The network, on its device.
     """
-    real = (reference.name, _readable(reference, small[reference.name])) if reference else None
-    results = []
-    for held in sets:
+    real = _readable(reference, small) if reference else None
+
+    def compute(held: NamedSet) -> dict[str, Section]:
         log.info(f"{held.name}: distances by {network.name}")
-        compute = partial(perceptual_section, _readable(held, small[held.name]), held.name, real, space)
-        results.append(kept.of(held.name, network.name, lambda compute=compute: {"diversity": compute()}))
+        return {"diversity": perceptual_section(_readable(held, small), real, space)}
+
+    results = [kept.of(held.name, network.name, partial(compute, held)) for held in sets]
     about = f"{network.name} (version 0.1): images at {network.input_size} px, pixels in [-1, 1]."
     return NetworkResults(network.name, network.digest, "diversity", about, results)
 
 
-def _readable(held: NamedSet, small: Small) -> LabeledEmbeddings:
+def _readable(held: NamedSet, small: dict[str, Small]) -> LabeledEmbeddings:
     """Return the keys and identities of the images that can be read, with empty embeddings."""
-    some = [entry for entry, good in zip(held.entries, small.is_readable, strict=True) if good]
-    nothing = np.empty((len(some), 0), dtype=np.float32)
-    return LabeledEmbeddings.of([entry.key for entry in some], [entry.identity for entry in some], nothing)
+    keep = np.flatnonzero(small[held.name].is_readable)
+    return labeled(held.name, held.entries, keep, np.empty((len(held.entries), 0)))

@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, encode_jpeg, resize_u8
+from facesyn_cli.evaluation.leakage import REFERENCE
 from facesyn_cli.report.blocks import Pair, Pairs, Picture, Sheet, Strip, Strips
 
 SIZE = 112               # side in pixels
 QUALITY = 82             # of JPEG; about 4 kB a face
 MOST_BYTES = 6_500_000   # of all pictures of a page together, as written; the rest of a page is below 1 MB
-REFERENCE = "reference"
 _MOST_PER_ROW = 10
 
 Row = dict[str, Any]

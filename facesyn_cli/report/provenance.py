@@ -53,8 +53,16 @@ def about_origins(one: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a warning where a set of generated images holds images that may show real people."""
     if len(one["origins"]) == 1 or GENERATED not in one["origins"]:
         return []
-    return [{"level": "warning", "set": one["name"], "judge": "", "section": "privacy", "figures": [], "lists": [],
-             "text": origins_text(one)}]
+    return [_warning(one["name"], "", "privacy", origins_text(one))]
+
+
+def about_judge(set_name: str, judge_name: str, is_conditioned: bool) -> list[dict[str, Any]]:
+    """Return a warning where a set was made from embeddings of a judge: its figures are then too good."""
+    if not is_conditioned:
+        return []
+    text = f"{set_name} was conditioned on embeddings of {judge_name}, so figures measured with it are better than " \
+           "with any other recognizer. Use another judge: --judge WEIGHTS."
+    return [_warning(set_name, judge_name, "identity", text)]
 
 
 def stages_of(one: dict[str, Any]) -> list[dict[str, Any]]:
@@ -107,6 +115,11 @@ def settings_of(stage: dict[str, Any]) -> dict[str, Any]:
 def short(digest: str | None) -> str:
     """Return the first digits of a digest."""
     return digest.removeprefix("sha256:")[:12] if digest else UNKNOWN
+
+
+def _warning(set_name: str, judge_name: str, section: str, text: str) -> dict[str, Any]:
+    return {"level": "warning", "set": set_name, "judge": judge_name, "section": section, "text": text, "figures": [],
+            "lists": []}
 
 
 def _same(stage: dict[str, Any], own: dict[str, Any]) -> bool:

@@ -9,9 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from facesyn_cli.artifacts.context_set import ContextSet
+from facesyn_cli.artifacts.header import read_header
 from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
+from facesyn_cli.artifacts.record_set_images import open_images
+from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.data.pixels import UnreadableImage, decode_image
 from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.cached_embeddings import choose_identities
+from facesyn_cli.evaluation.leakage import REFERENCE
 from facesyn_cli.untrusted.input_files import MAX_IMAGE, read_bytes
 
 
@@ -28,10 +34,44 @@ class NamedSet:
     faces: dict[str, Path | None] = field(default_factory=dict)  # identity -> source face of its context, where there
                                                                  # is one
 
+    @staticmethod
+    def open(
+        name: str, path: Path, max_images: int | None, seed: int, contexts: ContextSet | None = None
+    ) -> NamedSet:
+        """Open an image set.
+
+        Args:
+            name: Its name; `REFERENCE` for the real set.
+            path: Its folder or file.
+            max_images: Images to measure at most, whole identities; None: all.
+            seed: Seed of that choice.
+            contexts: The contexts that it was made from, where known.
+        """
+        images = open_images(path)
+        if name != REFERENCE:
+            warn_of_unclear_identities(images)
+        header = read_header(path) if path.is_dir() else None
+        embedder = (header.extra.get("embedder") if header else None) or (contexts.embedder if contexts else None)
+        faces = dict(zip(contexts.identities, contexts.faces, strict=True)) if contexts else {}
+        return NamedSet(name, path, images, choose_identities(images, max_images, seed), embedder, faces)
+
     @cached_property
     def by_key(self) -> dict[str, ImageEntry]:
         """Entry of each key."""
         return {entry.key: entry for entry in self.entries}
+
+
+def short_names(paths: list[Path]) -> dict[str, Path]:
+    """Return each path under a short name: its last part without suffix, with a number where two are alike."""
+    names: dict[str, Path] = {}
+    for path in paths:
+        stem = (path.resolve().name if path.is_dir() else path.stem) or "set"
+        name, number = stem, 1
+        while name in (*names, REFERENCE):
+            number += 1
+            name = f"{stem}-{number}"
+        names[name] = path
+    return names
 
 
 class SetPictures:

@@ -6,7 +6,6 @@ rewrite it, so that no computation waits for it.
 
 from __future__ import annotations
 
-import io
 import threading
 import time
 from collections import OrderedDict
@@ -16,18 +15,15 @@ from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
-from facesyn_cli.artifacts.atomic_files import write_bytes
-from facesyn_cli.artifacts.preview_pictures import MARK
 from facesyn_cli.console import log
-from facesyn_cli.data.pixels import UnreadableImage, decode_image, fit_square, resize_u8
+from facesyn_cli.data.picture_grid import picture_grid, write_marked_png
+from facesyn_cli.data.pixels import UnreadableImage, decode_image, fit_square
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.input_files import MAX_IMAGE, read_bytes
 
 ROWS, COLUMNS = 8, 8
-_SIDE, _GAP = 64, 2  # pixels
+_SIDE = 64  # pixels
 
 
 class Strip:
@@ -81,31 +77,21 @@ class Strip:
     def _write(self) -> None:
         with self._lock:
             latest = {row: sorted(samples.items()) for row, samples in sorted(self._latest.items())}
-        buffer = io.BytesIO()
-        text = PngInfo()
-        text.add_text("Software", MARK)
-        Image.fromarray(self._picture(latest)).save(buffer, "PNG", pnginfo=text)
+        picture = self._picture(latest)
         with self._writing:
             try:
-                write_bytes(self._path, buffer.getvalue(), durable=False)
+                write_marked_png(self._path, picture, durable=False)
             except UserError as problem:  # does not end the run
                 log.warning(f"the strip of the latest images was not written: {problem}")
 
     def _picture(self, latest: dict[int, list[tuple[int, NDArray[np.uint8]]]]) -> NDArray[np.uint8]:
         """Return the strip on white: one row an identity, the face of its context first where any is known."""
-        faces = {row: self._face(row) for row in latest}
-        first = int(any(face is not None for face in faces.values()))
-        step = _SIDE + _GAP
-        columns = first + max(map(len, latest.values()))
-        canvas = np.full((len(latest) * step - _GAP, columns * step - _GAP, 3), 255, dtype=np.uint8)
-        for line, (row, samples) in enumerate(latest.items()):
-            cells = {first + column: pixels_u8 for column, (_, pixels_u8) in enumerate(samples)}
-            if faces[row] is not None:
-                cells[0] = faces[row]
-            for column, pixels_u8 in cells.items():
-                tile = resize_u8(pixels_u8, _SIDE)
-                canvas[line * step : line * step + _SIDE, column * step : column * step + _SIDE] = tile
-        return canvas
+        faces = [self._face(row) for row in latest]
+        has_faces = any(face is not None for face in faces)
+        return picture_grid([
+            [*([face] if has_faces else []), *(pixels_u8 for _, pixels_u8 in samples)]
+            for face, samples in zip(faces, latest.values(), strict=True)
+        ], _SIDE)
 
     def _face(self, row: int) -> NDArray[np.uint8] | None:
         path = self._faces[row]

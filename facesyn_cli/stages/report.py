@@ -14,30 +14,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import field_validator
 
 from facesyn_cli import __version__, signals
 from facesyn_cli.artifacts.atomic_files import update_json
-from facesyn_cli.artifacts.benchmark_table import TABLE_JSON, BenchmarkTable
+from facesyn_cli.artifacts.benchmark_table import BenchmarkTable
 from facesyn_cli.artifacts.context_set import ContextSet
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.header import Parent, read_header
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import check_output, open_output
 from facesyn_cli.artifacts.plan import Plan
-from facesyn_cli.artifacts.record_set_images import open_images
-from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
-from facesyn_cli.artifacts.work import FOLDERS, Work
+from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, input_path, runtime_only
 from facesyn_cli.console import is_first_process
 from facesyn_cli.contexts.unique import Unique
 from facesyn_cli.distributed import check_device, processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.all_metrics import headline
-from facesyn_cli.evaluation.cached_embeddings import choose_identities
 from facesyn_cli.evaluation.embedding import EmbedOptions, current_fit
-from facesyn_cli.evaluation.fairness import Groups, benchmark_groups, read_groups
+from facesyn_cli.evaluation.fairness import Groups, read_groups
 from facesyn_cli.evaluation.leakage import REFERENCE
 from facesyn_cli.evaluation.perceptual import PerceptualSpace
 from facesyn_cli.evaluation.score_counts import count_scores
@@ -49,17 +45,24 @@ from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.models.lpips import LoadedLpips, load_lpips
 from facesyn_cli.models.yunet import Yunet
 from facesyn_cli.report.card import write_card
-from facesyn_cli.report.contents import definitions_of, describe_set, headline_of, read_results, to_text
+from facesyn_cli.report.contents import (
+    benchmark_results,
+    definitions_of,
+    describe_set,
+    headline_of,
+    read_results,
+    table_folder,
+    to_text,
+    training_curves,
+)
 from facesyn_cli.report.measured_sets import Measurer, Small, pixels_of
 from facesyn_cli.report.network_results import CachedResults, NetworkResults, by_features, by_lpips
 from facesyn_cli.report.page import write_page
-from facesyn_cli.report.provenance import about_origins
-from facesyn_cli.report.set_pictures import NamedSet, SetPictures
+from facesyn_cli.report.provenance import about_judge, about_origins
+from facesyn_cli.report.set_pictures import NamedSet, SetPictures, short_names
 from facesyn_cli.training.metrics_log import read_lines
 
 REPORT = "report.json"
-_TIMES = ("images_per_s", "seconds")
-_MAX_LINES = 500  # of a training curve
 
 
 class ReportConfig(StageConfig):
@@ -84,9 +87,7 @@ class ReportConfig(StageConfig):
     )
     max_pairs: int = affects_result(500_000_000, "pairs to compute at most for one figure; else a sample", ge=10_000)
     feature_images: int = affects_result(10_000, "images of a set that Inception sees at most, drawn at random", ge=10)
-    perceptual_images: int = affects_result(
-        1200, "images of a set for perceptual distances; 0: none", ge=0
-    )
+    perceptual_images: int = affects_result(1200, "images of a set for perceptual distances; 0: none", ge=0)
     flip: bool = affects_result(True, "add the output for the mirrored image, as in verification")
     fit: Literal["square", "refuse"] = affects_result(
         "square", "images that are not square: square takes the central square, refuse leaves them out"
@@ -95,10 +96,7 @@ class ReportConfig(StageConfig):
     batch_size: int = batch_setting(64, "images a batch", ge=1)
     workers: int = runtime_only(4, "threads that read and decode", ge=1)
 
-    @field_validator("fit", mode="before")
-    @classmethod
-    def _current_fit(cls, value: Any) -> Any:
-        return current_fit(value)
+    _current_fit = field_validator("fit", mode="before")(current_fit)
 
     @field_validator("sets", "judges", "perceptual", mode="before")
     @classmethod
@@ -162,7 +160,8 @@ def run(cfg: ReportConfig, work: Work) -> Outcome:
     pictures = SetPictures(inputs.all_sets)
     with open_output(folder, "Report", "report", cfg, inputs.parents) as output:
         data = read_results(folder / REPORT) if output.finished else _measure(cfg, inputs, pictures, work)
-        data |= {"training": _training(work), "benchmark": _benchmark(cfg, work)}
+        logs = {name: read_lines(work.folder(name) / "metrics.jsonl") for name in ("ldm", "fr")}
+        data |= {"training": training_curves(logs), "benchmark": benchmark_results(cfg.table, work)}
         data["definitions"] = definitions_of(data)
         update_json(folder / REPORT, data)
         write_page(folder, data, pictures)
@@ -190,16 +189,13 @@ def _open_inputs(cfg: ReportConfig, work: Work) -> _Inputs:
     if not cfg.sets and read_header(work.folder("contexts")):
         contexts = ContextSet.open(work.folder("contexts"))
     sets = [
-        _open_set(name, path, cfg.max_images, cfg.seed, contexts)
-        for name, path in zip(_names(paths), paths, strict=True)
+        NamedSet.open(name, path, cfg.max_images, cfg.seed, contexts) for name, path in short_names(paths).items()
     ]
-    reference = _open_set(REFERENCE, reference_path, None, cfg.seed) if reference_path else None
-    names = _names(cfg.judges)
-    judges = {name: load_backbone(path) for name, path in zip(names, cfg.judges, strict=True)}
+    reference = NamedSet.open(REFERENCE, reference_path, None, cfg.seed) if reference_path else None
+    judge_paths = short_names(cfg.judges)
+    judges = {name: load_backbone(path) for name, path in judge_paths.items()}
     parents = {f"set {held.name}": held.images.parent() for held in sets}
-    parents |= {
-        f"judge {name}": Parent(str(path), judges[name].digest) for name, path in zip(names, cfg.judges, strict=True)
-    }
+    parents |= {f"judge {name}": Parent(str(path), judges[name].digest) for name, path in judge_paths.items()}
     if reference:
         parents["reference"] = reference.images.parent()
     if cfg.groups:
@@ -217,34 +213,9 @@ def _open_inputs(cfg: ReportConfig, work: Work) -> _Inputs:
     if lpips:
         parents["perceptual"] = Parent(", ".join(map(str, cfg.perceptual)), lpips.digest)
     if cfg.table:
-        BenchmarkTable.read(_table_folder(cfg.table))
+        BenchmarkTable.read(table_folder(cfg.table))
     folder = cfg.out or work.folder("report")
     return _Inputs(sets, reference, judges, groups, detector, features, lpips, parents, folder)
-
-
-def _open_set(
-    name: str, path: Path, max_images: int | None, seed: int, contexts: ContextSet | None = None
-) -> NamedSet:
-    images = open_images(path)
-    if name != REFERENCE:
-        warn_of_unclear_identities(images)
-    header = read_header(path) if path.is_dir() else None
-    embedder = (header.extra.get("embedder") if header else None) or (contexts.embedder if contexts else None)
-    faces = dict(zip(contexts.identities, contexts.faces, strict=True)) if contexts else {}
-    return NamedSet(name, path, images, choose_identities(images, max_images, seed), embedder, faces)
-
-
-def _names(paths: list[Path]) -> list[str]:
-    """Return a short name for each path: its last part without suffix, with a number where two are alike."""
-    names: list[str] = []
-    for path in paths:
-        stem = (path.resolve().name if path.is_dir() else path.stem) or "set"
-        name, number = stem, 1
-        while name in (*names, REFERENCE):
-            number += 1
-            name = f"{stem}-{number}"
-        names.append(name)
-    return names
 
 
 def _measure(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work: Work) -> dict[str, Any]:
@@ -253,6 +224,9 @@ def _measure(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work: Wo
     measurer = Measurer(cfg.cache or inputs.folder / "cache", EmbedOptions(
         0, cfg.batch_size, device, flip=cfg.flip, fit=cfg.fit, precision=cfg.precision, workers=cfg.workers
     ))
+    space_of = partial(
+        PerceptualSpace, device=device, read=pictures.pixels, max_images=cfg.perceptual_images, seed=cfg.seed
+    )
     small = {held.name: measurer.thumbnails(held) for held in inputs.all_sets}
     how = Analysis(
         cfg.r, cfg.max_pairs, cfg.seed, lambda radius: Unique(radius).select, pictures.pixels, inputs.groups
@@ -263,26 +237,25 @@ def _measure(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work: Wo
         faces = {held.name: measurer.faces(held, judge_name, judge, small[held.name]) for held in inputs.all_sets}
         space = None
         if cfg.perceptual_images and has_feature_maps(judge.module):
-            maps = partial(feature_maps, judge.module)
-            space = _space(cfg, "diversity.perceptual", maps, None, judge.input_size, pictures)
+            space = space_of("diversity.perceptual", partial(feature_maps, judge.module), None, judge.input_size)
         training = faces.get(REFERENCE)
-        counts = count_scores(training.rows, cfg.max_pairs, cfg.seed) if training else None
+        counts = count_scores(training, cfg.max_pairs, cfg.seed) if training else None
         for held in inputs.sets:
             compute = partial(analyze, faces[held.name], training, counts, replace(how, perceptual=space))
             found = kept.of(held.name, judge_name, compute)
             results.append({key: found[key] for key in ("set", "judge", "sections")})
             known = {(one["set"], one["text"]) for one in findings if one["section"] == "diversity"}
             findings += [one for one in found["findings"] if (one["set"], one["text"]) not in known]  # of pixels
-            findings += _about_judge(held, judge_name, judge)
+            findings += about_judge(held.name, judge_name, held.embedder == judge.digest)
             signals.check()
         judge.module.to("cpu")
         for held in inputs.all_sets:
             run_of = work if not cfg.sets and held is inputs.sets[0] else None
-            described.setdefault(held.name, describe_set(held, faces[held.name].rows, run_of))
+            described.setdefault(held.name, describe_set(held, faces[held.name], run_of))
     findings += [finding for held in inputs.sets for finding in about_origins(described[held.name])]
     names = [held.name for held in inputs.sets]
     results.sort(key=lambda result: names.index(result["set"]))
-    networks = _networks(cfg, inputs, small, measurer, pictures, kept)
+    networks = _networks(cfg, inputs, small, measurer, space_of, kept)
     others = [result for network in networks for result in network.results]
     findings += [finding for result in others for finding in result["findings"]]
     find = inputs.detector.find if inputs.detector else None
@@ -306,8 +279,8 @@ def _measure(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work: Wo
 
 
 def _networks(
-    cfg: ReportConfig, inputs: _Inputs, small: dict[str, Small], measurer: Measurer, pictures: SetPictures,
-    kept: CachedResults,
+    cfg: ReportConfig, inputs: _Inputs, small: dict[str, Small], measurer: Measurer,
+    space_of: Callable[..., PerceptualSpace], kept: CachedResults,
 ) -> list[NetworkResults]:
     """Return the results of Inception and LPIPS, where their weights are given."""
     found = []
@@ -316,61 +289,8 @@ def _networks(
             inputs.features, inputs.sets, inputs.reference, measurer, kept, cfg.feature_images, cfg.seed
         ))
     if inputs.lpips and cfg.perceptual_images:
-        device = processes(cfg.device).device
+        device = measurer.options.device
         weights = [weight.to(device) for weight in inputs.lpips.weights]
-        module, size = inputs.lpips.module.to(device), inputs.lpips.input_size
-        space = _space(cfg, "diversity.lpips", module, weights, size, pictures)
+        space = space_of("diversity.lpips", inputs.lpips.module.to(device), weights, inputs.lpips.input_size)
         found.append(by_lpips(inputs.lpips, inputs.sets, inputs.reference, small, space, kept))
     return found
-
-
-def _space(
-    cfg: ReportConfig, prefix: str, maps: Callable, weights: list[torch.Tensor] | None, size: int,
-    pictures: SetPictures,
-) -> PerceptualSpace:
-    device = processes(cfg.device).device
-    return PerceptualSpace(prefix, maps, weights, size, device, pictures.pixels, cfg.perceptual_images, cfg.seed)
-
-
-def _about_judge(held: NamedSet, judge_name: str, judge: LoadedBackbone) -> list[dict[str, Any]]:
-    """Return a warning where the set was made from embeddings of this judge: its figures are then too good."""
-    if held.embedder != judge.digest:
-        return []
-    text = f"{held.name} was conditioned on embeddings of {judge_name}, so figures measured with it are better than " \
-           "with any other recognizer. Use another judge: --judge WEIGHTS."
-    return [{"level": "warning", "set": held.name, "judge": judge_name, "section": "identity", "text": text,
-             "figures": [], "lists": []}]
-
-
-def _training(work: Work) -> dict[str, Any]:
-    """Return the training curves of the run, thinned, without speeds (which differ from run to run)."""
-    curves: dict[str, Any] = {}
-    for name in ("ldm", "fr"):
-        lines = read_lines(work.folder(name) / "metrics.jsonl")
-        lines = [{key: value for key, value in line.items() if key not in _TIMES} for line in lines]
-        curves[name] = {"path": FOLDERS[name], "lines": _thinned(lines)} if lines else None
-    return curves
-
-
-def _thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return every n-th line of each kind of lines, with the last one; rare lines, as of a validation, stay."""
-    kinds: dict[frozenset[str], list[int]] = {}
-    for number, line in enumerate(lines):
-        kinds.setdefault(frozenset(line), []).append(number)
-    kept = [number for numbers in kinds.values() for number in numbers[::-1][:: -(-len(numbers) // _MAX_LINES)]]
-    return [lines[number] for number in sorted(kept)]
-
-
-def _benchmark(cfg: ReportConfig, work: Work) -> dict[str, Any] | None:
-    """Return the benchmark table with its figures by group; None where there is none."""
-    folder = _table_folder(cfg.table) if cfg.table else work.folder("table")
-    if not (folder / TABLE_JSON).is_file():
-        return None
-    table = BenchmarkTable.read(folder)
-    groups = benchmark_groups(table)
-    return {**table.to_json(), "path": str(cfg.table) if cfg.table else FOLDERS["table"],
-            "fairness": groups.to_json() if groups.figures else None}
-
-
-def _table_folder(path: Path) -> Path:
-    return path.parent if path.name == TABLE_JSON else path

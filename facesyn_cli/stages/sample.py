@@ -27,13 +27,13 @@ from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, growable, input_path, runtime_only
 from facesyn_cli.console import log
+from facesyn_cli.data.picture_grid import contact_sheet, write_marked_png
 from facesyn_cli.data.pixels import encode_jpeg, encode_png
 from facesyn_cli.distributed import Processes, choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig, PluginSection
-from facesyn_cli.report.contact_sheet import write_contact_sheet
 from facesyn_cli.report.pack_card import write_pack_card
 from facesyn_cli.sampling.conditions import open_conditions
 from facesyn_cli.sampling.engine import measure
@@ -222,7 +222,7 @@ def _show(cfg: SampleConfig, folder: Path, num_images: int) -> None:
     sheet = picture_path(folder, SHEET)
     try:
         if lacks_sheet(cfg, folder, num_images):
-            write_contact_sheet(open_images(folder), sheet, identities=10, per_id=10)
+            write_marked_png(sheet, contact_sheet(open_images(folder), identities=10, per_id=10))
         log.info(f"contact sheet: {sheet}")
     except UserError as problem:  # the set is finished all the same
         log.warning(f"the contact sheet was not written: {problem}")

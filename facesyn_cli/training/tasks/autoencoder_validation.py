@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from facesyn_cli.artifacts.atomic_files import write_bytes
+from facesyn_cli.data.picture_grid import picture_grid
 from facesyn_cli.data.pixels import encode_png, to_pixels, to_u8
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.distributed import Processes
 from facesyn_cli.training.data_order import validation_places
 from facesyn_cli.training.tasks.feature_distance import FeatureDistance
-from facesyn_cli.training.tasks.previews import grid
 
 Coder = Callable[[Tensor], Tensor]
 
@@ -88,4 +88,5 @@ def write_reconstructions(
         device: Device of the networks.
     """
     made_u8 = to_u8(decode(encode(to_pixels(pixels_u8).to(device)))).cpu()
-    write_bytes(path, encode_png(grid(torch.stack([pixels_u8, made_u8]).numpy())))
+    pictures = torch.stack([pixels_u8, made_u8]).numpy()
+    write_bytes(path, encode_png(picture_grid(pictures, pictures.shape[2])))

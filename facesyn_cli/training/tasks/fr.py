@@ -23,9 +23,9 @@ from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.data.transforms import compose
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.embedding import EmbedOptions
+from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
 from facesyn_cli.evaluation.pairs import read_bin
-from facesyn_cli.evaluation.shared_verification import judge
+from facesyn_cli.evaluation.protocol import verify_in_training
 from facesyn_cli.models.heads.margin import build_head
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
@@ -140,15 +140,11 @@ class FrTask(Task):
     def _validate(self, network: nn.Module, step: int) -> dict[str, Any]:
         processes = self.processes
         copy_from_first(network, processes)
-        options = EmbedOptions(
-            network.input_size, self.order.group_size, processes.device, flip=True, fit="square"
-        )
+        options = EmbedOptions(network.input_size, self.order.group_size, processes.device, flip=True, fit="square")
+        embedder = FaceEmbedder(network, options)
         found = {}
         for pairs in self.pairs:
-            values = judge(
-                network, pairs, options, self.embedding_size, processes.rank, processes.world_size, processes.sum,
-                processes.raise_in_all,
-            )
+            values = verify_in_training(embedder, pairs, self.embedding_size, processes)
             found |= {f"val_{pairs.name}_{name}": value for name, value in values.items()}
         return found
 

@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from facesyn_cli.artifacts.atomic_files import write_bytes
+from facesyn_cli.data.picture_grid import picture_grid
 from facesyn_cli.data.pixels import encode_png, to_u8
 from facesyn_cli.diffusion.guidance import NoGuidanceConfig, build_none
 from facesyn_cli.diffusion.noise import image_noise
 from facesyn_cli.diffusion.reverse_chain import textbook_chain
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.sampling.pipeline import LdmPipeline
-
-GAP = 2  # pixels between the pictures of a grid
 
 
 @dataclass(frozen=True)
@@ -90,15 +88,4 @@ class Previews:
         samples = self.sampler.draw(denoiser, self.contexts, self.noise, self.steps)  # (rows * k, S, S, 3)
         samples = samples.unflatten(0, (len(self.real), self.samples_per_row))        # (rows, k, S, S, 3)
         rows = torch.cat([self.real[:, None], samples], dim=1)                        # (rows, 1 + k, S, S, 3)
-        write_bytes(path, encode_png(grid(rows.numpy())))
-
-
-def grid(pictures: np.ndarray) -> np.ndarray:
-    """Lay (rows, columns, S, S, 3) uint8 pictures on white, `GAP` pixels apart."""
-    rows, columns, size = pictures.shape[:3]
-    canvas = np.full((rows * (size + GAP) - GAP, columns * (size + GAP) - GAP, 3), 255, dtype=np.uint8)
-    for row in range(rows):
-        for column in range(columns):
-            top, left = row * (size + GAP), column * (size + GAP)
-            canvas[top : top + size, left : left + size] = pictures[row, column]
-    return canvas
+        write_bytes(path, encode_png(picture_grid(rows.numpy(), rows.shape[2])))

@@ -105,10 +105,10 @@ def test_other_sizes():
         load_face(encode_png(big), SIZE, "exact")
     with pytest.raises(UnreadableImage, match="24 x 8 pixels are not square"):
         load_face(encode_png(wide), SIZE, "refuse")
-    torch.testing.assert_close(load_face(encode_png(wide), SIZE, "square"), to_pixels(faces(1)[0]))
+    torch.testing.assert_close(load_face(encode_png(wide), SIZE, "square")[0], to_pixels(faces(1)[0]))
     gray = np.full((20, 20, 3), 200, dtype=np.uint8)
-    torch.testing.assert_close(load_face(encode_png(gray), SIZE, "square"), torch.full((3, 8, 8), 200 / 127.5 - 1))
-    assert load_face(encode_png(big), SIZE, "square").shape == (3, SIZE, SIZE)
+    torch.testing.assert_close(load_face(encode_png(gray), SIZE, "square")[0], torch.full((3, 8, 8), 200 / 127.5 - 1))
+    assert load_face(encode_png(big), SIZE, "square")[0].shape == (3, SIZE, SIZE)
     images = [encode_png(wide), encode_png(big), b"", encode_png(wide)]
     found = list(FaceEmbedder(Linear(), options(fit="square")).files(images.__getitem__, fixed_batches(4, 2)))
     assert [batch.num_cut for batch in found] == [1, 1]
@@ -121,7 +121,7 @@ def test_resize_is_that_of_torchvision():
     tensor = torch.from_numpy(big).permute(2, 0, 1).float() / 127.5 - 1
     expected = resize(tensor[None], SIZE, InterpolationMode.BILINEAR, antialias=True)[0]
     tolerance = rounding(16)  # four by four pixels around one
-    torch.testing.assert_close(load_face(encode_png(big), SIZE, "square"), expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(load_face(encode_png(big), SIZE, "square")[0], expected, rtol=0, atol=tolerance)
 
 
 def test_wrong_network_output_is_named():

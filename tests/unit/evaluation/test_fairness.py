@@ -7,7 +7,6 @@ import pytest
 from made_embeddings import people
 
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation import fairness
 from facesyn_cli.evaluation.fairness import group_section, read_groups
 from facesyn_cli.evaluation.identity_quality import mean_genuine
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
@@ -81,7 +80,7 @@ def test_the_common_threshold_is_that_of_the_whole_set(two_kinds):
     groups = {"kind": {name: name[0] for name in two_kinds.identities}}
     counts, section = section_of(two_kinds, groups)
     values = {(figure.id, figure.group): figure for figure in section.figures}
-    part = fairness._part(two_kinds, two_kinds.owner >= 60)
+    part = two_kinds.part(two_kinds.owner >= 60)
     own = count_scores(part, 10**9, 0)
     at = round((counts.threshold_at(1e-3) + 1) * 1e4)
     false_match, false_non_match = error_rates(own.genuine, own.impostor)

@@ -13,7 +13,7 @@ from facesyn_cli.evaluation.score_counts import count_scores
 
 def figures(rows, r: float = 0.5) -> dict[str, float]:
     keep = {radius: Unique(radius).select for radius in (r, 0.40)}
-    return {figure.id: figure.value for figure in center_section(rows, "set", r, keep).figures}
+    return {figure.id: figure.value for figure in center_section(rows, r, keep).figures}
 
 
 def test_unique_and_separate_people():
@@ -44,10 +44,10 @@ def test_consistent_images_of_chance_are_called_so():
     """Unrelated images lie at 1 / sqrt(n) from their own mean, above r = 0.3 up to n = 11."""
     keep = {radius: Unique(radius).select for radius in (0.3, 0.40)}
     few, many = (people(30, n, spread=100.0, size=512) for n in (10, 12))
-    section = center_section(few, "set", 0.3, keep)
+    section = center_section(few, 0.3, keep)
     assert section.value("identity.consistent_share") > 0.5 and abs(section.value("identity.consistency")) < 0.01
     assert any("1 / sqrt(n)" in note and "0.32" in note for note in section.notes)
-    assert not center_section(many, "set", 0.3, keep).notes
+    assert not center_section(many, 0.3, keep).notes
 
 
 def test_separability_is_the_mean_distance_of_centers():
@@ -71,14 +71,14 @@ def test_cosine_to_the_others_of_an_identity():
 
 def test_best_and_worst_images():
     rows = labeled(np.concatenate([angle(0, 1, 2, 40), angle(180, 180, 181)]), "aaaabbb")
-    section = center_section(rows, "set", 0.3, {0.3: Unique(0.3).select, 0.4: Unique(0.4).select})
+    section = center_section(rows, 0.3, {0.3: Unique(0.3).select, 0.4: Unique(0.4).select})
     worst = section.lists["identity.worst"][0]
     assert worst.images == [("set", "a/3")] and worst.score == pytest.approx(np.cos(np.deg2rad(39)), abs=1e-6)
     assert [row.identities for row in section.lists["identity.best"]] == [["b"], ["a"]]
 
 
 def test_curve_of_unique_people():
-    section = center_section(labeled(angle(0, 10, 90, 95), "abcd"), "set", 0.5,
+    section = center_section(labeled(angle(0, 10, 90, 95), "abcd"), 0.5,
                              {0.5: Unique(0.5).select, 0.4: Unique(0.4).select})
     n, share = section.curves[0].series["r = 0.5"]
     np.testing.assert_allclose(dict(zip(n, share, strict=True))[4], 0.5)

@@ -27,8 +27,8 @@ def relabeled(rows: LabeledEmbeddings, names: list[str]) -> LabeledEmbeddings:
 def faults(rows: LabeledEmbeddings) -> dict:
     counts = count_scores(rows, 10**9, 0)
     loose, middle, strict = (counts.threshold_at(rate) for rate in (1e-2, 1e-3, 1e-4))
-    section = wrong_labels(rows, "set", 10**9, 0)
-    section.merge(mixed_identities(rows, "set", middle, loose)).merge(split_identities(rows, "set", strict))
+    section = wrong_labels(rows, 10**9, 0)
+    section.merge(mixed_identities(rows, middle, loose)).merge(split_identities(rows, strict))
     return {"figures": {f.id.split(".")[1]: f.value for f in section.figures}, "lists": section.lists,
             "findings": section.findings}
 
@@ -76,7 +76,7 @@ def test_a_few_wrong_labels_are_listed(clean):
 
 def test_wrong_labels_of_a_sample(clean):
     names = list(np.random.default_rng(0).permutation(named(clean)))
-    section = wrong_labels(relabeled(clean, names), "set", max_pairs=60 * 100, seed=0)
+    section = wrong_labels(relabeled(clean, names), max_pairs=60 * 100, seed=0)
     figure = section.figures[0]
     assert figure.n == 100 and not figure.exact and figure.value > 0.9 and figure.error is not None
 
@@ -84,10 +84,10 @@ def test_wrong_labels_of_a_sample(clean):
 def test_mean_scores_decide_what_is_split():
     # every identity scores 1 with itself, a and b cos 30 = 0.866 with each other: below 0.9 of that
     rows = labeled(angle(0, 0, 30, 30, 90, 90), "aabbcc")
-    assert split_identities(rows, "set", threshold=0.3).figures[0].value == 0
+    assert split_identities(rows, threshold=0.3).figures[0].value == 0
     rows = labeled(angle(0, 0, 20, 20, 90, 90), "aabbcc")                      # cos 20 = 0.940
-    assert split_identities(rows, "set", threshold=0.3).figures[0].value == 1
-    assert split_identities(rows, "set", threshold=0.95).figures[0].value == 0
+    assert split_identities(rows, threshold=0.3).figures[0].value == 1
+    assert split_identities(rows, threshold=0.95).figures[0].value == 0
 
 
 def test_two_parts():
@@ -99,4 +99,4 @@ def test_two_parts():
 
 def test_sets_without_several_images(clean):
     lone = labeled(angle(0, 90), "ab")
-    assert not wrong_labels(lone, "set", 10**9, 0).figures and wrong_labels(lone, "set", 10**9, 0).notes
+    assert not wrong_labels(lone, 10**9, 0).figures and wrong_labels(lone, 10**9, 0).notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ from made_embeddings import labeled, people, picture, unit
 from PIL import Image
 
 from facesyn_cli.evaluation import copies
-from facesyn_cli.evaluation.copies import FaceSet
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.leakage import REFERENCE, privacy_section
 from facesyn_cli.evaluation.near_duplicates import thumbnail
@@ -43,11 +43,11 @@ class Faces:
     """A set of made-up people with a picture each row; some rows may be copies of another set's."""
 
     def __init__(self, name: str, rows: LabeledEmbeddings, first_picture: int) -> None:
-        self.name, self.rows = name, rows
+        self.name, self.rows = name, replace(rows, name=name)
         self.pictures = {key: picture(first_picture + k) for k, key in enumerate(rows.keys)}
 
-    def seen(self) -> FaceSet:
-        return FaceSet(self.name, self.rows, np.stack([thumbnail(self.pictures[key]) for key in self.rows.keys]))
+    def seen(self) -> LabeledEmbeddings:
+        return replace(self.rows, thumbnails=np.stack([thumbnail(self.pictures[key]) for key in self.rows.keys]))
 
 
 def report(own: Faces, training: Faces, max_pairs: int = ALL):
@@ -133,7 +133,7 @@ def test_figures_by_hand():
         [("set", key) for key in ours.keys] + [(REFERENCE, key) for key in real.keys])}
 
     def seen(name, rows):
-        return FaceSet(name, rows, np.stack([thumbnail(pictures[name, key]) for key in rows.keys]))
+        return replace(rows, name=name, thumbnails=np.stack([thumbnail(pictures[name, key]) for key in rows.keys]))
 
     section = privacy_section(seen("set", ours), seen(REFERENCE, real), count_scores(real, ALL, 0),
                               lambda *place: pictures[place], ALL, 0)
@@ -146,7 +146,7 @@ def test_figures_by_hand():
     assert section.value("privacy.real_max") == 0, "strangers only: no one is compared with himself"
     assert section.value("privacy.image_above_fmr1e-4") is None and section.verdict["level"] == "note"
     swapped = privacy_section(
-        FaceSet("set", real, seen(REFERENCE, real).thumbnails), FaceSet(REFERENCE, ours, seen("set", ours).thumbnails),
+        replace(seen(REFERENCE, real), name="set"), replace(seen("set", ours), name=REFERENCE),
         count_scores(ours, ALL, 0), lambda name, key: None, ALL, 0)
     assert swapped.value("privacy.image_above_030") == pytest.approx(2 / 6)
 
@@ -156,8 +156,8 @@ def test_nearest_images_and_nearest_identities_are_told_apart():
     axes = np.eye(6)
     real = labeled(axes[[0, 1, 2, 3]], "aabb")
     ours = labeled(np.stack([axes[0] + axes[1], axes[0], axes[4], axes[5]]), "xyzz")
-    blank = [np.zeros((4, 16, 16), np.uint8)] * 2
-    section = privacy_section(FaceSet("set", ours, blank[0]), FaceSet(REFERENCE, real, blank[1]),
+    blank = np.zeros((4, 16, 16), np.uint8)
+    section = privacy_section(replace(ours, thumbnails=blank), replace(real, name=REFERENCE, thumbnails=blank),
                               count_scores(real, ALL, 0), lambda *_: None, ALL, 0)
     half = np.sqrt(0.5)
     assert section.value("privacy.image_max") == pytest.approx(1)              # axes[0], the photo itself

@@ -159,7 +159,7 @@ def test_binary_list_is_refused(tmp_path):
     (tmp_path / "pairs.txt").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(UserError, match="not a text file"):
         read_pairs(tmp_path / "pairs.txt", images, "x")
-    with pytest.raises(UserError, match="No such file"):
+    with pytest.raises(UserError, match="does not exist"):
         read_pairs(tmp_path / "none.txt", images, "x")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,15 +12,16 @@ from made_embeddings import people, picture
 
 from facesyn_cli.contexts.unique import Unique
 from facesyn_cli.evaluation.all_metrics import define
-from facesyn_cli.evaluation.copies import FaceSet
+from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.leakage import REFERENCE
 from facesyn_cli.evaluation.near_duplicates import thumbnail
 from facesyn_cli.evaluation.score_counts import count_scores
 from facesyn_cli.evaluation.set_report import SECTIONS, Analysis, analyze, compare
 
 
-def faces(name: str, rows, first: int) -> FaceSet:
-    return FaceSet(name, rows, np.stack([thumbnail(picture(first + k, 32)) for k in range(len(rows.keys))]))
+def faces(name: str, rows, first: int) -> LabeledEmbeddings:
+    thumbnails = np.stack([thumbnail(picture(first + k, 32)) for k in range(len(rows.keys))])
+    return replace(rows, name=name, thumbnails=thumbnails)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def sections() -> dict:
     own, training = faces("set", people(40, 5), 0), faces(REFERENCE, people(100, 4, seed=1, prefix="r"), 5000)
     groups = ("identity", {"half": {f"p{i}": "first" if i < 20 else "second" for i in range(40)}})
     how = Analysis(0.3, 10**9, 0, lambda r: Unique(r).select, lambda name, key: None, groups)
-    return analyze(own, training, count_scores(training.rows, 10**9, 0), how)
+    return analyze(own, training, count_scores(training, 10**9, 0), how)
 
 
 def items(sections) -> list[dict]:

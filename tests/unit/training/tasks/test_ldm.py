@@ -17,7 +17,6 @@ from facesyn_cli.training.tasks.ldm import accumulate_gradients
 from facesyn_cli.training.tasks.ldm_batches import Batch, BatchPlan, Rows, training_batches
 from facesyn_cli.training.tasks.ldm_inputs import evenly
 from facesyn_cli.training.tasks.ldm_monitors import Validation
-from facesyn_cli.training.tasks.previews import grid
 
 SHAPE, BATCH, CPU = (3, 4, 4), 6, torch.device("cpu")
 SCHEDULE = build_schedule()
@@ -162,11 +161,3 @@ def test_validation_does_not_depend_on_batch_size_or_sharing():
 def test_evenly_spread_rows():
     assert evenly([4, 5, 6], 5) == [4, 5, 6]
     assert evenly(range(10), 4) == [0, 2, 5, 7]
-
-
-def test_grid_lays_rows_below_each_other():
-    pictures = torch.zeros(2, 3, 4, 4, 3, dtype=torch.uint8)
-    pictures[1, 2] = 7
-    canvas = grid(pictures.numpy())
-    assert canvas.shape == (10, 16, 3)
-    assert (canvas[6:, 12:] == 7).all() and (canvas[:4, :4] == 0).all() and (canvas[4:6] == 255).all()
