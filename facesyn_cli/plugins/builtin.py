@@ -57,10 +57,10 @@ BUILTIN["backbone"] = {
     "timm": f"{_MODELS}.timm_backbone",
 }
 BUILTIN["head"] = {
-    **{name: f"{_MODELS}.heads.{name}" for name in ("arcface", "cosface", "curricularface")},
-    **{name: f"{_MODELS}.heads.{name}" for name in ("adaface", "magface", "normface", "softmax")},
+    **{name: f"{_MODELS}.heads.{name}" for name in ("adaface", "curricularface", "magface")},
     **{f"elasticface-{kind}": f"{_MODELS}.heads.elasticface" for kind in ("arc", "arc-plus", "cos", "cos-plus")},
-    "combined-margin": f"{_MODELS}.heads.combined_margin",
+    **{name: f"{_MODELS}.heads.fixed_margin"
+       for name in ("arcface", "combined-margin", "cosface", "normface", "softmax")},
 }
 BUILTIN["denoiser"] = {"idiff-unet": f"{_MODELS}.idiff_unet", "residual-mlp": f"{_MODELS}.residual_mlp"}
 BUILTIN["autoencoder"] = {
