@@ -18,7 +18,7 @@ from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.onnx_files import OnnxFile, find_recognizer, first_line, missing_packages, nodes, read_graph
 from facesyn_cli.models.onnx_input import SYMMETRIC, read_input
-from facesyn_cli.models.recognizer_parts import check_pixels
+from facesyn_cli.models.recognizer import check_pixels
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -51,20 +51,11 @@ class OnnxConfig(PluginConfig):
          input="size and normalization from the graph, unless mean and std are set; aligned RGB faces, or BGR if set",
          license="see the weights' own card"),
 )
-def build_onnx(cfg: OnnxConfig) -> nn.Module:
-    """Load the network from `cfg.weights`.
+class OnnxBackbone(nn.Module):
+    """Run the ONNX network of `cfg.weights` on pixels in [-1, 1].
 
     Raises:
         UserError: onnxruntime is not installed, no file is given, or it is not a face recognizer in ONNX format.
-    """
-    return OnnxBackbone(cfg)
-
-
-class OnnxBackbone(nn.Module):
-    """Run an ONNX network on pixels in [-1, 1].
-
-    Args:
-        cfg: Settings.
 
     Attributes:
         file: The network file.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from facesyn_cli.config.fields import affects_result
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.recognizer_parts import check_pixels
+from facesyn_cli.models.recognizer import check_pixels
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -37,20 +37,11 @@ class TimmConfig(PluginConfig):
          input="RGB aligned to the ArcFace template, img_size, (x - 127.5) / 127.5",
          license="see the weights' own card"),
 )
-def build_timm(cfg: TimmConfig) -> nn.Module:
-    """Build the network with random weights.
+class TimmBackbone(nn.Module):
+    """Face pixels to an embedding that is not normalized, with random weights.
 
     Raises:
         UserError: timm is not installed, has no such network, or the network does not accept a setting.
-    """
-    return TimmBackbone(cfg)
-
-
-class TimmBackbone(nn.Module):
-    """Face pixels to an embedding that is not normalized.
-
-    Args:
-        cfg: Settings.
 
     Shapes: pixels (B, 3, img_size, img_size) in [-1, 1] -> (B, embedding_size).
     """

@@ -51,8 +51,7 @@ BUILTIN["backbone"] = {
     "iresnet": f"{_MODELS}.iresnet",
     "ir-tiny": f"{_MODELS}.ir",
     "ir-lite": f"{_MODELS}.ir",
-    "mobilefacenet": f"{_MODELS}.mobilefacenet",
-    **{name: f"{_MODELS}.mbf" for name in ("mbf", "mbf-large")},
+    **{name: f"{_MODELS}.mobilefacenet" for name in ("mobilefacenet", "mbf", "mbf-large")},
     "onnx": f"{_MODELS}.onnx_backbone",
     "timm": f"{_MODELS}.timm_backbone",
 }
