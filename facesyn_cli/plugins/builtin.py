@@ -73,12 +73,8 @@ BUILTIN["autoencoder"] = {
     "face-pca": f"{_MODELS}.face_pca",
 }
 BUILTIN["scheduler"] = {
-    **{
-        name: "facesyn_cli.diffusion.schedulers"
-        for name in ("ddim", "ddpm", "dpm-solver++", "unipc", "euler")
-    },
-    "ddim-admis": "facesyn_cli.diffusion.ddim_admis",
-    "lcm": "facesyn_cli.diffusion.lcm",
+    name: "facesyn_cli.diffusion.schedulers"
+    for name in ("ddim", "ddim-admis", "ddpm", "dpm-solver++", "euler", "lcm", "unipc")
 }
 BUILTIN["guidance"] = {
     **{name: "facesyn_cli.diffusion.guidance" for name in ("none", "cfg")},
