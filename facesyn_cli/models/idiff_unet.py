@@ -23,11 +23,12 @@ from facesyn_cli.models.attention_maps import AttentionMaps, Tap, TappedContext
 from facesyn_cli.models.idiff_blocks import (
     NORM_GROUPS,
     CrossAttentionBlock,
-    Downsample,
     ResidualBlock,
     SelfAttentionBlock,
     TimeEmbedding,
-    Upsample,
+    downsample,
+    upsample,
+    zeroed,
 )
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -168,7 +169,7 @@ class ConditionalUNet(nn.Module):
                 self.down.append(Block(cfg, width, channels, cfg.attention[level]))
                 skips.append(width := channels)
             if level + 1 < len(widths):
-                self.down.append(Downsample(channels))
+                self.down.append(downsample(channels))
                 skips.append(channels)
         self.middle = Middle(cfg, width)
         self.up = nn.ModuleList()
@@ -179,11 +180,9 @@ class ConditionalUNet(nn.Module):
                 self.up.append(Block(cfg, width + skips.pop(), channels, cfg.attention[level]))
                 width = channels
             if level:
-                self.up.append(Upsample(width))
+                self.up.append(upsample(width))
         self.norm = nn.GroupNorm(NORM_GROUPS, width)
-        self.final = nn.Conv2d(width, cfg.in_channels, 3, padding=1)
-        nn.init.zeros_(self.final.weight)
-        nn.init.zeros_(self.final.bias)
+        self.final = zeroed(nn.Conv2d(width, cfg.in_channels, 3, padding=1))
 
     def forward(
         self, x: Tensor, t: Tensor, context: Tensor | ContextState | None = None, drop_context: Tensor | None = None,

@@ -201,13 +201,8 @@ class IrBottleneck(nn.Module):
 
     Widths, blocks and the reduction of 4 are published. The stride in the last convolution, as in `IrUnit`, and the
     PReLU after each of the first two convolutions were not checked against a second source. Files with another order of
-    layers do not load; another place of the stride would go unnoticed.
-
-    Args:
-        before: Channels of the input.
-        width: Channels of the output.
-        stride: Stride of the unit; 2 halves the grid.
-        reduction: There are width // reduction channels between the 1x1 convolutions.
+    layers do not load; another place of the stride would go unnoticed. Arguments are those of `IrUnit`; there are width
+    // reduction channels between the 1x1 convolutions.
     """
 
     def __init__(self, before: int, width: int, stride: int, use_se: bool, reduction: int) -> None:

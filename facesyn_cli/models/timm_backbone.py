@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from facesyn_cli.config.fields import affects_result
-from facesyn_cli.errors import UserError
+from facesyn_cli.errors import UserError, first_line
 from facesyn_cli.models.recognizer import check_pixels
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -80,5 +80,4 @@ def _create(cfg: TimmConfig) -> nn.Module:
     try:
         return timm.create_model(cfg.model, pretrained=False, **settings)
     except (TypeError, ValueError, AssertionError) as error:
-        reason = str(error).split("\n")[0][:200]
-        raise UserError(f"backbone timm: {cfg.model} cannot be built with {settings}: {reason}") from error
+        raise UserError(f"backbone timm: {cfg.model} cannot be built with {settings}: {first_line(error)}") from error
