@@ -22,10 +22,6 @@ _PAPER = "Chen et al. 2018, arXiv:1804.07573"
 _INSIGHTFACE = "InsightFace weights: non-commercial research"
 
 
-class MobileFaceNetConfig(RecognizerConfig):
-    """Settings of `mobilefacenet`."""
-
-
 class MbfConfig(RecognizerConfig):
     """Settings of `mbf`."""
 
@@ -47,9 +43,7 @@ class MbfLargeConfig(MbfConfig):
 class MobileFaceNet(Recognizer):
     """TFace's network, with random weights; see `Recognizer`."""
 
-    first_weight = "conv1.conv.weight"
-
-    def __init__(self, cfg: MobileFaceNetConfig) -> None:
+    def __init__(self, cfg: RecognizerConfig) -> None:
         super().__init__(cfg.embedding_size)
         self.conv1 = _named_convolution(3, 64, 3, stride=2, padding=1)             # side 56
         self.conv2_dw = _named_convolution(64, 64, 3, padding=1, groups=64)
@@ -120,8 +114,6 @@ def _named_convolution(
 )
 class Mbf(Recognizer):
     """arcface_torch's network, with random weights; see `Recognizer`."""
-
-    first_weight = "layers.0.layers.0.weight"
 
     def __init__(self, cfg: MbfConfig) -> None:
         super().__init__(cfg.embedding_size)

@@ -27,11 +27,11 @@ class Recognizer(nn.Module):
         embedding_size: D, size of the embedding.
         channel_order: Channel order that the weights expect. Pixels are always RGB; "bgr" flips them.
 
-    Shapes: pixels (B, 3, 112, 112), RGB in [-1, 1] -> (B, D).
+    Shapes: pixels (B, 3, input_size, input_size), RGB in [-1, 1] -> (B, D).
     """
 
     input_size = INPUT_SIZE
-    first_weight: str  # name of the weight of the first convolution
+    first_weight: str  # name of the weight of the first convolution; of networks with a setting `channel_order`
 
     def __init__(self, embedding_size: int, channel_order: Literal["rgb", "bgr"] = "rgb") -> None:
         super().__init__()
@@ -41,9 +41,9 @@ class Recognizer(nn.Module):
         """Return embeddings (B, D).
 
         Raises:
-            ValueError: The pixels are not 112 x 112.
+            ValueError: The images have another size.
         """
-        check_pixels(pixels)
+        check_pixels(pixels, self.input_size)
         return self.embed(pixels.flip(1) if self.channel_order == "bgr" else pixels)
 
     def embed(self, pixels: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def published_state(network: nn.Module) -> dict[str, Tensor]:
     return network.state_in("rgb") if isinstance(network, Recognizer) else network.state_dict()
 
 
-def check_pixels(pixels: Tensor, side: int = INPUT_SIZE) -> None:
+def check_pixels(pixels: Tensor, side: int) -> None:
     """Check the shape of a batch of face images.
 
     Raises:
