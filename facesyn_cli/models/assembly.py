@@ -85,7 +85,12 @@ def assemble(kind: str, cfg: PluginConfig, tensors: dict[str, Tensor], path: Pat
 
 def _build_without_numbers(kind: str, cfg: PluginConfig, tensors: dict[str, Tensor], path: Path) -> nn.Module:
     """Build a network whose state dict will be overwritten; shapes are compared before memory is allocated."""
-    module = _on_meta(kind, cfg, tensors, path)
+    try:
+        module = build_on_meta(kind, cfg, len(tensors))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (NotImplementedError, RuntimeError):
+        module = None  # its builder depends on the values of its parameters
     if module is not None:
         state = _fitting_state(module, kind, cfg, tensors, path)
         # timm's networks may keep numbers outside their state dict
@@ -96,16 +101,6 @@ def _build_without_numbers(kind: str, cfg: PluginConfig, tensors: dict[str, Tens
             return registry.build(kind, cfg)
     except (RuntimeError, MemoryError, OverflowError) as error:
         raise UserError(f"{path}: {kind} {cfg.name} cannot be built with its settings: {first_line(error)}") from error
-
-
-def _on_meta(kind: str, cfg: PluginConfig, tensors: dict[str, Tensor], path: Path) -> nn.Module | None:
-    """Return the network on the meta device; None when its builder depends on the values of its parameters."""
-    try:
-        return build_on_meta(kind, cfg, len(tensors))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except (NotImplementedError, RuntimeError):
-        return None
 
 
 def _fitting_state(
