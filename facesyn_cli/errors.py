@@ -23,6 +23,11 @@ class UserError(Exception):
         return _LONG_WORD.sub(lambda m: f"{m[0][:_LONG // 4]}[...]{m[0][-_LONG // 4:]}", text)
 
 
+def first_line(error: Exception) -> str:
+    """Return the start of the message of another library's error, to quote in one of ours."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+
+
 class Stopped(Exception):
     """Raised after a stop signal, when the process has saved its work.
 

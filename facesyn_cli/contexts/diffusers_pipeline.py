@@ -21,7 +21,7 @@ from facesyn_cli.contexts.endless import generated_candidates
 from facesyn_cli.contexts.source import CandidateBatch, ContextSource, Resources
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.guided_diffusion_unet import load_guided_pipeline
+from facesyn_cli.models.convert.guided_diffusion import load_guided_pipeline
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from facesyn_cli.diffusion.guidance import Guidance, Step
-from facesyn_cli.diffusion.schedulers import Scheduler
+from facesyn_cli.diffusion.reverse_chain import Scheduler
 
 
 def sample_latents(
@@ -42,14 +42,15 @@ def sample_latents(
         predict = guidance.begin(
             _encode(denoiser, contexts, len(noise)), _encode(denoiser, negatives, len(noise)) if is_guided else None
         )
-        join = _Joined(denoiser)
+        network = _BatchNetwork(denoiser)
         x = scheduler.start(noise)
         for step, timestep in zip(steps, scheduler.timesteps, strict=True):
             if on_step is not None:
                 on_step()
             x_in = scheduler.model_input(x, step.index)
-            t = torch.full((len(noise),), timestep, device=noise.device, dtype=_timestep_dtype(timestep))
-            output = predict(_StepNetwork(denoiser, x_in, t, join), step)
+            dtype = torch.long if float(timestep).is_integer() else torch.float32
+            t = torch.full((len(noise),), timestep, device=noise.device, dtype=dtype)
+            output = predict(network.at(x_in, t), step)
             x = scheduler.step(output, step.index, x, draw_noise or _refuse_to_draw)
     return x
 
@@ -69,39 +70,30 @@ def _encode(denoiser: nn.Module, contexts: Tensor | None, batch: int) -> Any:
     return contexts if encode is None else encode(contexts, batch=batch)
 
 
-class _Joined:
-    """Joins two contexts of a batch, once for all steps."""
+class _BatchNetwork:
+    """The denoiser at the current step of a batch; see `guidance.Network`."""
 
     def __init__(self, denoiser: nn.Module) -> None:
+        self._denoiser = denoiser
         self._join = getattr(denoiser, "join_contexts", lambda first, second: None)
-        self._known: tuple[Any, Any, Any] | None = None
+        self._joined: tuple[Any, Any, Any] | None = None  # two contexts and their join, made once for all steps
 
-    def __call__(self, first: Any, second: Any) -> Any:
-        if self._known is None or self._known[0] is not first or self._known[1] is not second:
-            self._known = (first, second, self._join(first, second))
-        return self._known[2]
-
-
-class _StepNetwork:
-    """The denoiser at one step; see `guidance.Network`."""
-
-    def __init__(self, denoiser: nn.Module, x: Tensor, t: Tensor, join: _Joined) -> None:
-        self._denoiser, self._x, self._t, self._join = denoiser, x, t, join
+    def at(self, x: Tensor, t: Tensor) -> _BatchNetwork:
+        self._x, self._t = x, t
+        return self
 
     def __call__(self, context: Any) -> Tensor:
         return self._denoiser(self._x, self._t, context).float()
 
     def pair(self, first: Any, second: Any) -> tuple[Tensor, Tensor]:
-        both = self._join(first, second)
+        if self._joined is None or self._joined[0] is not first or self._joined[1] is not second:
+            self._joined = (first, second, self._join(first, second))
+        both = self._joined[2]
         if both is None:
             return self(first), self(second)
         output = self._denoiser(self._x.repeat(2, 1, 1, 1), self._t.repeat(2), both).float()
         one, other = output.chunk(2)
         return one, other
-
-
-def _timestep_dtype(timestep: float) -> torch.dtype:
-    return torch.long if float(timestep).is_integer() else torch.float32
 
 
 def _refuse_to_draw(index: int) -> Tensor:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from facesyn_cli.config.fields import affects_result
-from facesyn_cli.diffusion.guidance import Guidance, Network, Predict, Step
+from facesyn_cli.diffusion.guidance import Network, Predict, Step
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -46,12 +46,9 @@ class UifaceConfig(PluginConfig):
          " evaluations per step; needs an LDM with a learned empty context, trained with whole-context dropout",
          "UIFace, arXiv:2502.19803"),
 )
-def build_uiface(cfg: UifaceConfig) -> Guidance:
-    """Return two-stage sampling."""
-    return _Uiface(cfg)
+class Uiface:
+    """Two-stage sampling; see `Guidance`."""
 
-
-class _Uiface:
     negatives = None
     needs_attention = True
 

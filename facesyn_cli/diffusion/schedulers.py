@@ -1,10 +1,21 @@
-"""Schedulers (samplers) over trailing timesteps that end at alpha_bar 1.
+"""Schedulers (samplers); a builder returns a function `NoiseSchedule -> Scheduler`.
 
-A builder returns a function `NoiseSchedule -> Scheduler`; each batch needs its own scheduler, because multistep solvers
-have state. Latents are not clipped or thresholded. `ddim` and `ddpm` are in `diffusion/reverse_chain.py`, `unipc` in
-`diffusion/unipc.py`; these use diffusers, which is imported when they are built, as that takes seconds:
+Each batch needs its own scheduler, because multistep solvers have state. Latents are not clipped or thresholded. All
+but `ddim-admis` run over trailing timesteps and end at alpha_bar 1; `dpm-solver++` and `euler` use diffusers, which is
+imported when they are built, as that takes seconds:
 
+* DDIM, DDPM: `diffusion/reverse_chain.py`.
+* LCM, latent consistency models: Luo et al. 2023, arXiv:2310.04378, Alg. 3; multistep consistency sampling of Song et
+  al. 2023, arXiv:2303.01469. Each step predicts the latent, then adds noise of the next level. With a = ab_t,
+  p = ab_prev and x0 the prediction at x_t:
+
+    f      = c_skip x_t + c_out x0,    c_skip = s^2 / ((10 t)^2 + s^2),  c_out = 10 t / sqrt((10 t)^2 + s^2),  s = 1/2
+    x_prev = sqrt(p) f + sqrt(1 - p) z,    z ~ N(0, 1); the last step returns f
+
+  The scalings are those of the published models; they matter at t = 0 only. Meant for 1 to 8 steps of a distilled
+  network. Other networks predict the mean of the possible latents, so their images are smoother and less diverse.
 * DPM-Solver++ (2M): Lu et al. 2022, arXiv:2211.01095.
+* UniPC: `diffusion/unipc.py`.
 * Euler: Karras et al. 2022, arXiv:2206.00364, Alg. 1 without churn; equal to `ddim` with trailing timesteps, but not
   with spacing `karras` (Eq. 5, rho 7).
 """
@@ -19,14 +30,21 @@ import torch
 from torch import Tensor
 
 from facesyn_cli.config.fields import affects_result
-from facesyn_cli.diffusion.reverse_chain import ReverseChain, Scheduler, textbook_chain, trailing_timesteps
+from facesyn_cli.diffusion.reverse_chain import (
+    ReverseChain,
+    Scheduler,
+    clean_factors,
+    textbook_chain,
+    trailing_timesteps,
+)
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.diffusion.unipc import UniPc
+from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
 _KARRAS_RHO = 7.0
-
+_LCM_TIME_SCALE, _LCM_SIGMA = 10.0, 0.5
 
 MakeScheduler = Callable[[NoiseSchedule], Scheduler]
 
@@ -36,6 +54,18 @@ class DdimConfig(PluginConfig):
 
     steps: int = affects_result(50, "network evaluations", ge=1)
     eta: float = affects_result(0.0, "fraction of the ancestral noise; 0 is deterministic", ge=0, le=1)
+
+
+class DdimAdmisConfig(PluginConfig):
+    """Settings of `ddim-admis`."""
+
+    steps: int = affects_result(50, "network evaluations; must divide the LDM's timesteps (1000)", ge=1)
+
+
+class LcmConfig(PluginConfig):
+    """Settings of `lcm`."""
+
+    steps: int = affects_result(4, "network evaluations", ge=1)
 
 
 class DdpmConfig(PluginConfig):
@@ -63,13 +93,59 @@ class EulerConfig(SolverConfig):
 
 
 @register("scheduler", "ddim", Card("DDIM, deterministic at eta 0", "Song et al. 2021, arXiv:2010.02502"))
-def build_ddim(cfg: DdimConfig) -> Callable[[NoiseSchedule], ReverseChain]:
+def build_ddim(cfg: DdimConfig) -> MakeScheduler:
     """Return a function that builds a DDIM chain for a schedule."""
     return lambda schedule: textbook_chain(schedule, cfg.steps, cfg.eta)
 
 
+@register(
+    "scheduler", "ddim-admis",
+    Card("DDIM with the off-by-one chain of the published code", "Song et al. 2021, arXiv:2010.02502"),
+)
+def build_ddim_admis(cfg: DdimAdmisConfig) -> MakeScheduler:
+    """Return a function that builds the chain of the ADMIS and IDiff-Face code, with identical numbers.
+
+    Song et al. 2021, Eq. 12 at eta = 0, with two peculiarities of the published loop:
+
+    * the timesteps are (n - 1) k, ..., k, 0 with k = T / n, so the chain starts at t = 980 (T 1000, n 50) although x_T
+      is pure noise;
+    * the alpha_bar after a step is off by one: ab[t - k - 1] instead of ab[t - k], and 1 for t <= k. The step at t = k
+      already removes all noise, and the step at t = 0 denoises again, as if noise of ab[0] were left.
+
+    Raises:
+        UserError: From that function: the steps do not divide T, or the LDM does not predict eps.
+    """
+
+    def make(schedule: NoiseSchedule) -> ReverseChain:
+        if schedule.prediction != "epsilon":
+            raise UserError("scheduler ddim-admis is defined for eps prediction only; this LDM predicts "
+                            f"{schedule.prediction}: use ddim")
+        total = schedule.num_timesteps
+        if total % cfg.steps:
+            nearest = min((d for d in range(1, total + 1) if total % d == 0), key=lambda d: abs(d - cfg.steps))
+            raise UserError(f"scheduler ddim-admis needs a number of steps that divides {total}, got {cfg.steps}; the "
+                            f"nearest is {nearest}")
+        skip = total // cfg.steps
+        timesteps = np.arange(cfg.steps)[::-1] * skip
+        alpha_bars = schedule.alpha_bars.double().numpy()
+        shifted = np.append(1.0, alpha_bars)  # shifted[t] = ab[t - 1]
+        previous = np.where(timesteps > skip, shifted[np.maximum(timesteps - skip, 0)], 1.0)
+        return ReverseChain(timesteps.tolist(), alpha_bars[timesteps], previous)
+
+    return make
+
+
+@register(
+    "scheduler", "lcm",
+    Card("multistep consistency sampling, for few steps of a distilled LDM", "Luo et al. 2023, arXiv:2310.04378"),
+)
+def build_lcm(cfg: LcmConfig) -> MakeScheduler:
+    """Return a function that builds the chain for a schedule."""
+    return lambda schedule: _LcmChain(schedule, cfg.steps)
+
+
 @register("scheduler", "ddpm", Card("ancestral sampling", "Ho et al. 2020, arXiv:2006.11239"))
-def build_ddpm(cfg: DdpmConfig) -> Callable[[NoiseSchedule], ReverseChain]:
+def build_ddpm(cfg: DdpmConfig) -> MakeScheduler:
     """Return a function that builds an ancestral chain for a schedule."""
     return lambda schedule: textbook_chain(schedule, cfg.steps, 1.0, cfg.variance == "large")
 
@@ -85,11 +161,7 @@ def build_dpm_solver(cfg: SolverConfig) -> MakeScheduler:
 @register("scheduler", "unipc", Card("second-order predictor-corrector", "Zhao et al. 2023, arXiv:2302.04867"))
 def build_unipc(cfg: SolverConfig) -> MakeScheduler:
     """Return a function that builds a UniPC solver for a schedule."""
-
-    def make(schedule: NoiseSchedule) -> UniPc:
-        return UniPc(*_noise_levels(schedule, cfg), schedule.prediction)
-
-    return make
+    return lambda schedule: UniPc(*_noise_levels(schedule, cfg), schedule.prediction)
 
 
 @register("scheduler", "euler", Card("first-order solver in sigma", "Karras et al. 2022, arXiv:2206.00364"))
@@ -98,6 +170,21 @@ def build_euler(cfg: EulerConfig) -> MakeScheduler:
     from diffusers import EulerDiscreteScheduler
 
     return lambda schedule: _Euler(EulerDiscreteScheduler, schedule, cfg)
+
+
+class _LcmChain(ReverseChain):
+    def __init__(self, schedule: NoiseSchedule, steps: int) -> None:
+        timesteps = trailing_timesteps(steps, schedule.num_timesteps)
+        a = schedule.alpha_bars.double().numpy()[timesteps]
+        p = np.append(a[1:], 1.0)
+        super().__init__(timesteps, a, p, prediction=schedule.prediction)
+        scaled = _LCM_TIME_SCALE * np.array(timesteps, np.float64)
+        c_skip = _LCM_SIGMA**2 / (scaled**2 + _LCM_SIGMA**2)
+        c_out = scaled / np.sqrt(scaled**2 + _LCM_SIGMA**2)
+        of_x, of_output = clean_factors(a, schedule.prediction)
+        self._scale = np.sqrt(p) * (c_out * of_x + c_skip)
+        self._slope = np.sqrt(p) * c_out * of_output
+        self._sigma = np.sqrt(1 - p)
 
 
 class _Solver(Scheduler):

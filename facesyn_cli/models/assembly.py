@@ -13,8 +13,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.detect_architecture import differences
+from facesyn_cli.errors import UserError, first_line
+from facesyn_cli.models.convert.detect_architecture import check_finite, differences, shapes_of
 from facesyn_cli.models.convert.detected import DetectedNetwork
 from facesyn_cli.models.meta_networks import build_on_meta, limited_parameters
 from facesyn_cli.plugins import registry
@@ -78,16 +78,19 @@ def assemble(kind: str, cfg: PluginConfig, tensors: dict[str, Tensor], path: Pat
     if odd:
         found = str(tensors[odd[0]].dtype).removeprefix("torch.")
         raise UserError(f"{path} holds {found} in {len(odd)} tensors such as {odd[0]}; floating point was expected")
-    bad = [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
-    if bad:
-        raise UserError(f"{path} holds numbers that are not finite, in {len(bad)} tensors such as {bad[0]}")
+    check_finite(tensors, path)
     module.load_state_dict(tensors, strict=True)
     return module.eval()
 
 
 def _build_without_numbers(kind: str, cfg: PluginConfig, tensors: dict[str, Tensor], path: Path) -> nn.Module:
     """Build a network whose state dict will be overwritten; shapes are compared before memory is allocated."""
-    module = _on_meta(kind, cfg, tensors, path)
+    try:
+        module = build_on_meta(kind, cfg, len(tensors))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (NotImplementedError, RuntimeError):
+        module = None  # its builder depends on the values of its parameters
     if module is not None:
         state = _fitting_state(module, kind, cfg, tensors, path)
         # timm's networks may keep numbers outside their state dict
@@ -97,24 +100,13 @@ def _build_without_numbers(kind: str, cfg: PluginConfig, tensors: dict[str, Tens
         with torch.random.fork_rng(devices=[]), limited_parameters(len(tensors)):
             return registry.build(kind, cfg)
     except (RuntimeError, MemoryError, OverflowError) as error:
-        raise UserError(f"{path}: {kind} {cfg.name} cannot be built with its settings: "
-                        f"{str(error).split(chr(10))[0][:200]}") from error
-
-
-def _on_meta(kind: str, cfg: PluginConfig, tensors: dict[str, Tensor], path: Path) -> nn.Module | None:
-    """Return the network on the meta device; None when its builder depends on the values of its parameters."""
-    try:
-        return build_on_meta(kind, cfg, len(tensors))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except (NotImplementedError, RuntimeError):
-        return None
+        raise UserError(f"{path}: {kind} {cfg.name} cannot be built with its settings: {first_line(error)}") from error
 
 
 def _fitting_state(
     module: nn.Module, kind: str, cfg: PluginConfig, tensors: dict[str, Tensor], path: Path
 ) -> dict[str, Tensor]:
     state = module.state_dict()
-    if wrong := differences({key: (value.shape, value.dtype) for key, value in state.items()}, tensors):
+    if wrong := differences(shapes_of(state), tensors):
         raise UserError(f"{path} does not fit {kind} {cfg.name} with its settings: {wrong}")
     return state

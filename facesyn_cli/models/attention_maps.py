@@ -40,15 +40,14 @@ class AttentionMaps:
     def record(self, block: int) -> tuple[Tap, Tap]:
         """Return the taps (self, cross) of a block that record its maps."""
 
-        def record_self(q: Tensor, k: Tensor) -> Tensor:
-            self._self[block] = attention_map(q, k)
-            return self._self[block]
+        def recorder(maps: dict[int, Tensor]) -> Tap:
+            def tap(q: Tensor, k: Tensor) -> Tensor:
+                maps[block] = attention_map(q, k)
+                return maps[block]
 
-        def record_cross(q: Tensor, k: Tensor) -> Tensor:
-            self._cross[block] = attention_map(q, k)
-            return self._cross[block]
+            return tap
 
-        return record_self, record_cross
+        return recorder(self._self), recorder(self._cross)
 
     def inject(self, block: int, with_cross: bool) -> tuple[Tap, Tap]:
         """Return the taps (self, cross) of a block that replace its maps by the recorded ones.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.weights import read_config
 from facesyn_cli.config.fields import input_path
-from facesyn_cli.errors import UserError
+from facesyn_cli.errors import UserError, first_line
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -37,34 +37,23 @@ class DiffusersConfig(PluginConfig):
          input="RGB in [-1, 1], side divisible by the downscale of the network (often 8)",
          license="see the weights' own card"),
 )
-def build_diffusers_autoencoder(cfg: DiffusersConfig) -> nn.Module:
-    """Load the autoencoder from `cfg.path`.
+class DiffusersAutoencoder(nn.Module):
+    """The diffusers autoencoder at `cfg.path`, with the interface of `models.interfaces.Autoencoder`.
 
     Raises:
         UserError: No path, no such folder or hub id, another class, or weights that do not match the config.
-    """
-    if cfg.path is None:
-        raise UserError("autoencoder diffusers: path is not set; expected a folder in diffusers format or a hub id")
-    folder = _folder(cfg.path)
-    return DiffusersAutoencoder(_load(folder), folder)
-
-
-class DiffusersAutoencoder(nn.Module):
-    """A diffusers autoencoder with the interface of `models.interfaces.Autoencoder`.
-
-    Args:
-        model: The autoencoder.
-        folder: The folder it was loaded from.
 
     Shapes: pixels (B, 3, S, S) in [-1, 1] <-> latents (B, latent_channels, S/downscale, S/downscale).
     """
 
-    def __init__(self, model: nn.Module, folder: Path) -> None:
+    def __init__(self, cfg: DiffusersConfig) -> None:
         super().__init__()
-        self.model = model
-        self.folder = folder
-        settings = model.config
-        tiny = type(model).__name__ == "AutoencoderTiny"
+        if cfg.path is None:
+            raise UserError("autoencoder diffusers: path is not set; expected a folder in diffusers format or a hub id")
+        self.folder = _folder(cfg.path)
+        self.model = _load(self.folder)
+        settings = self.model.config
+        tiny = type(self.model).__name__ == "AutoencoderTiny"
         levels = settings.encoder_block_out_channels if tiny else settings.block_out_channels
         self.downscale = 2 ** (len(levels) - 1)
         self.latent_channels = getattr(settings, "vq_embed_dim", None) or settings.latent_channels
@@ -107,8 +96,8 @@ def _folder(path: str) -> Path:
     try:
         local = snapshot_download(path, allow_patterns=[*_FILES, *nested])
     except (OSError, ValueError) as error:  # errors of the hub, also when offline
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"autoencoder {path}: neither a local folder nor reachable on the hub ({reason})") from error
+        raise UserError(f"autoencoder {path}: neither a local folder nor reachable on the hub ({first_line(error)})"
+                        ) from error
     folder = resolve_path(local)
     if folder is None:
         raise UserError(f"autoencoder {path}: the hub repository has no config.json of an autoencoder")
@@ -129,8 +118,7 @@ def _load(folder: Path) -> nn.Module:
             folder, local_files_only=True, output_loading_info=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
         )
     except (OSError, ValueError, RuntimeError, TypeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{folder}: cannot load {name}: {reason}") from error
+        raise UserError(f"{folder}: cannot load {name}: {first_line(error)}") from error
     finally:
         diffusers.logging.set_verbosity(verbosity)
     wrong = {kind: sorted(map(str, info.get(kind) or [])) for kind in ("missing_keys", "unexpected_keys",

@@ -27,6 +27,7 @@ from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
 _LOG_VARIANCE = (-30.0, 20.0)  # as in the published code: its exponential stays finite
+_INPUT = "RGB in [-1, 1], side divisible by patch * 2^(levels - 1)"
 
 
 class FaceKlConfig(PluginConfig):
@@ -60,33 +61,6 @@ class FaceVqConfig(FaceKlConfig):
     codebook_size: int = affects_result(1024, "number of codes", ge=2)
 
 
-_INPUT = "RGB in [-1, 1], side divisible by patch * 2^(levels - 1)"
-
-
-@register(
-    "autoencoder", "face-kl",
-    Card("KL autoencoder for small faces, fast on a CPU; trained by train-autoencoder",
-         "Rombach et al. 2022, arXiv:2112.10752; Shi et al. 2016, arXiv:1609.05158", _INPUT),
-)
-def build_face_kl(cfg: FaceKlConfig) -> nn.Module:
-    """Build the autoencoder, or one half of it, with random weights."""
-    from diffusers import AutoencoderKL
-
-    return FaceKl(cfg, AutoencoderKL(**_settings(cfg)))
-
-
-@register(
-    "autoencoder", "face-vq",
-    Card("Vector-quantized autoencoder for small faces, fast on a CPU; trained by train-autoencoder",
-         "van den Oord et al. 2017, arXiv:1711.00937; Rombach et al. 2022, arXiv:2112.10752", _INPUT),
-)
-def build_face_vq(cfg: FaceVqConfig) -> nn.Module:
-    """Build the autoencoder, or one half of it, with random weights."""
-    from diffusers import VQModel
-
-    return FaceVq(cfg, VQModel(**_settings(cfg), num_vq_embeddings=cfg.codebook_size))
-
-
 class TrainingPass(NamedTuple):
     """The result of a forward pass in training."""
 
@@ -95,12 +69,10 @@ class TrainingPass(NamedTuple):
 
 
 class TrainableAutoencoder(nn.Module):
-    """Interface of autoencoders that `train-autoencoder` can train.
+    """What an autoencoder needs besides `models.interfaces.Autoencoder`, so that `train-autoencoder` can train it.
 
     Attributes:
         cfg: Settings.
-        latent_channels: c.
-        downscale: Image side over latent side.
 
     Shapes: B batch, S image side, c latent channels, s = S / downscale.
     """
@@ -108,22 +80,6 @@ class TrainableAutoencoder(nn.Module):
     cfg: PluginConfig
     latent_channels: int
     downscale: int
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Return the latents (B, c, s, s) of pixels (B, 3, S, S) in [-1, 1].
-
-        Raises:
-            UserError: Only the decoder is loaded.
-        """
-        raise NotImplementedError
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Return pixels (B, 3, S, S), about [-1, 1] and not clamped, of latents (B, c, s, s).
-
-        Raises:
-            UserError: Only the encoder is loaded.
-        """
-        raise NotImplementedError
 
     def training_pass(self, pixels: Tensor, noise: Tensor) -> TrainingPass:
         """Return differentiable reconstructions and penalties.
@@ -170,7 +126,11 @@ class FaceAutoencoder(TrainableAutoencoder):
             self.decoder = _BlockDecoder(parts.decoder, cfg.patch, cfg.smooth)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return pixels, see `TrainableAutoencoder.decode`."""
+        """Return pixels (B, 3, S, S), about [-1, 1] and not clamped, of latents (B, c, s, s).
+
+        Raises:
+            UserError: Only the encoder is loaded.
+        """
         if self.cfg.part == "encoder":
             raise UserError(f"{self.cfg.name}: only the encoder was given; decoding latents needs the decoder too")
         return self.decoder(self.post_quant_conv(latents))
@@ -189,11 +149,21 @@ class FaceAutoencoder(TrainableAutoencoder):
         return self.quant_conv(self.encoder(F.pixel_unshuffle(pixels, self.cfg.patch)))
 
 
+@register(
+    "autoencoder", "face-kl",
+    Card("KL autoencoder for small faces, fast on a CPU; trained by train-autoencoder",
+         "Rombach et al. 2022, arXiv:2112.10752; Shi et al. 2016, arXiv:1609.05158", _INPUT),
+)
 class FaceKl(FaceAutoencoder):
     """Autoencoder whose latent is drawn from a normal distribution in training, and its mean otherwise."""
 
+    def __init__(self, cfg: FaceKlConfig) -> None:
+        from diffusers import AutoencoderKL
+
+        super().__init__(cfg, AutoencoderKL(**_settings(cfg)))
+
     def encode(self, pixels: Tensor) -> Tensor:
-        """Return the mean of the latents, see `TrainableAutoencoder.encode`."""
+        """Return the mean (B, c, s, s) of the latents of pixels (B, 3, S, S) in [-1, 1]; needs the encoder."""
         return self._moments(pixels).chunk(2, dim=1)[0]
 
     def training_pass(self, pixels: Tensor, noise: Tensor) -> TrainingPass:
@@ -204,25 +174,28 @@ class FaceKl(FaceAutoencoder):
         return TrainingPass(self.decode(latents), {"kl": normal_divergence(mean, log_variance)})
 
 
+@register(
+    "autoencoder", "face-vq",
+    Card("Vector-quantized autoencoder for small faces, fast on a CPU; trained by train-autoencoder",
+         "van den Oord et al. 2017, arXiv:1711.00937; Rombach et al. 2022, arXiv:2112.10752", _INPUT),
+)
 class FaceVq(FaceAutoencoder):
-    """Autoencoder with a codebook.
+    """Autoencoder with a codebook."""
 
-    Args:
-        cfg: Settings.
-        parts: The diffusers `VQModel`.
-    """
+    def __init__(self, cfg: FaceVqConfig) -> None:
+        from diffusers import VQModel
 
-    def __init__(self, cfg: FaceVqConfig, parts: nn.Module) -> None:
+        parts = VQModel(**_settings(cfg), num_vq_embeddings=cfg.codebook_size)
         super().__init__(cfg, parts)
         if cfg.part != "encoder":
             self.quantize = parts.quantize
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Return the unquantized latents, see `TrainableAutoencoder.encode`."""
+        """Return the unquantized latents (B, c, s, s) of pixels (B, 3, S, S) in [-1, 1]; needs the encoder."""
         return self._moments(pixels)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return pixels of the quantized latents, see `TrainableAutoencoder.decode`."""
+        """Return pixels of the quantized latents, see `FaceAutoencoder.decode`."""
         return super().decode(latents if self.cfg.part == "encoder" else self.nearest(latents).to(latents.dtype))
 
     def nearest(self, latents: Tensor) -> Tensor:

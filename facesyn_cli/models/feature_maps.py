@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.ir import IrBackbone
 from facesyn_cli.models.iresnet import IresnetBackbone
-from facesyn_cli.models.mbf import Mbf
-from facesyn_cli.models.mobilefacenet import MobileFaceNet
+from facesyn_cli.models.mobilefacenet import Mbf, MobileFaceNet
 from facesyn_cli.models.onnx_torch import OnnxTorch
 from facesyn_cli.models.timm_backbone import TimmBackbone
 

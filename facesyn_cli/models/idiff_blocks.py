@@ -11,6 +11,7 @@ A heads, D width of one head.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -62,11 +63,8 @@ class ResidualBlock(nn.Module):
         self.scale_emb = nn.Linear(channels, channels)
         self.shift_emb = nn.Linear(channels, channels)
         self.norm2 = AdaptiveGroupNorm(channels)
-        self.conv2 = _zero(nn.Conv2d(channels, channels, 3, padding=1))
-        if in_channels != channels:
-            self.shortcut = nn.Conv2d(in_channels, channels, 1)
-        else:
-            self.shortcut = nn.Identity()
+        self.conv2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
+        self.shortcut = nn.Conv2d(in_channels, channels, 1) if in_channels != channels else nn.Identity()
 
     def encode_context(self, context: Tensor) -> Tensor | None:
         """Return the term (B, C) that the context (B, E) adds to the time embedding, or None."""
@@ -172,7 +170,7 @@ class CrossAttentionBlock(nn.Module):
         super().__init__()
         self.context_width = context_width
         self.x_proj_in = nn.Conv2d(channels, channels, 1)
-        self.x_proj_out = _zero(nn.Conv2d(channels, channels, 1))
+        self.x_proj_out = zeroed(nn.Conv2d(channels, channels, 1))
         self.self_attention = Attention(channels, channels, head_channels)
         self.c_proj_in = nn.Linear(context_width, context_width * head_channels)
         self.cross_attention = Attention(channels, context_width, head_channels)
@@ -199,26 +197,14 @@ class CrossAttentionBlock(nn.Module):
         return _rows(self.x_norm(_grid(y, x)))                                     # (B, L, C)
 
 
-class Downsample(nn.Module):
-    """Halve the grid with a strided 3x3 convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+def downsample(channels: int) -> nn.Module:
+    """Return a layer that halves the grid with a strided 3x3 convolution."""
+    return nn.Sequential(OrderedDict(conv=nn.Conv2d(channels, channels, 3, stride=2, padding=1)))
 
 
-class Upsample(nn.Module):
-    """Double the grid with a transposed 4x4 convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+def upsample(channels: int) -> nn.Module:
+    """Return a layer that doubles the grid with a transposed 4x4 convolution."""
+    return nn.Sequential(OrderedDict(conv=nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1)))
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -236,8 +222,8 @@ def _linear(layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
     return F.linear(x, layer.weight.flatten(1), layer.bias)
 
 
-def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    """Initialize the last layer of a residual branch to zero."""
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """Initialize a last layer, for example of a residual branch, to zero; return it."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

@@ -23,11 +23,12 @@ from facesyn_cli.models.attention_maps import AttentionMaps, Tap, TappedContext
 from facesyn_cli.models.idiff_blocks import (
     NORM_GROUPS,
     CrossAttentionBlock,
-    Downsample,
     ResidualBlock,
     SelfAttentionBlock,
     TimeEmbedding,
-    Upsample,
+    downsample,
+    upsample,
+    zeroed,
 )
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -78,18 +79,6 @@ class UnetConfig(PluginConfig):
         return [self.channels * math.prod(self.multipliers[: i + 1]) for i in range(len(self.multipliers))]
 
 
-@register(
-    "denoiser", "idiff-unet",
-    Card(about="Identity-conditioned UNet of IDiff-Face and ADMIS; 216 M parameters with its defaults",
-         paper="Boutros et al. 2023, arXiv:2308.04995",
-         input="latents whose side is divisible by 2^(levels-1), timesteps 0..999, face embedding of unit length",
-         license="published weights: CC BY-NC-SA 4.0 (IDiff-Face); none stated (ADMIS)"),
-)
-def build_idiff_unet(cfg: UnetConfig) -> nn.Module:
-    """Build the network with random weights."""
-    return ConditionalUNet(cfg)
-
-
 @dataclass(frozen=True)
 class ContextState:
     """The encoded contexts of a batch for all blocks, computed once for all steps of a sampler.
@@ -116,11 +105,16 @@ class ContextState:
 
     def where(self, condition: Tensor, other: ContextState) -> ContextState:
         """Return these contexts where `condition` (B,) is true, else those of `other`."""
-        return ContextState(self.batch, _choose(condition, self.per_block, other.per_block))
+
+        def choose(a: Tensor, b: Tensor) -> Tensor:
+            return torch.where(condition.view(-1, *[1] * (a.ndim - 1)), a, b)
+
+        return ContextState(self.batch, _by_tensor(choose, self.per_block, other.per_block))
 
     def joined(self, other: ContextState) -> ContextState:
         """Return the contexts of this batch followed by those of another."""
-        return ContextState(self.batch + other.batch, _follow(self.per_block, other.per_block))
+        per_block = _by_tensor(lambda a, b: torch.cat([a, b]), self.per_block, other.per_block)
+        return ContextState(self.batch + other.batch, per_block)
 
     def _tapped(self, taps: Callable[[int], tuple[Tap, Tap]]) -> ContextState:
         per_block = []
@@ -131,27 +125,22 @@ class ContextState:
         return ContextState(self.batch, tuple(per_block))
 
 
-def _choose(condition: Tensor, first: Any, other: Any) -> Any:
-    """Select rows of two nested tuples of tensors (B, ...)."""
+def _by_tensor(combine: Callable[[Tensor, Tensor], Tensor], first: Any, other: Any) -> Any:
+    """Combine the tensors of two equally nested tuples; None stays None."""
     if isinstance(first, tuple):
-        return tuple(_choose(condition, a, b) for a, b in zip(first, other, strict=True))
-    if first is None:
-        return None
-    return torch.where(condition.view(-1, *[1] * (first.ndim - 1)), first, other)
+        return tuple(_by_tensor(combine, a, b) for a, b in zip(first, other, strict=True))
+    return None if first is None else combine(first, other)
 
 
-def _follow(first: Any, other: Any) -> Any:
-    """Concatenate two nested tuples of tensors (B, ...) row by row."""
-    if isinstance(first, tuple):
-        return tuple(_follow(a, b) for a, b in zip(first, other, strict=True))
-    return None if first is None else torch.cat([first, other])
-
-
+@register(
+    "denoiser", "idiff-unet",
+    Card(about="Identity-conditioned UNet of IDiff-Face and ADMIS; 216 M parameters with its defaults",
+         paper="Boutros et al. 2023, arXiv:2308.04995",
+         input="latents whose side is divisible by 2^(levels-1), timesteps 0..999, face embedding of unit length",
+         license="published weights: CC BY-NC-SA 4.0 (IDiff-Face); none stated (ADMIS)"),
+)
 class ConditionalUNet(nn.Module):
-    """Predict the noise in a latent, given its timestep and a face embedding.
-
-    Args:
-        cfg: Settings.
+    """Predict the noise in a latent, given its timestep and a face embedding; with random weights.
 
     Shapes: B batch, C latent channels, H x W latent grid (sides divisible by `downscale`), E context width.
     """
@@ -180,7 +169,7 @@ class ConditionalUNet(nn.Module):
                 self.down.append(Block(cfg, width, channels, cfg.attention[level]))
                 skips.append(width := channels)
             if level + 1 < len(widths):
-                self.down.append(Downsample(channels))
+                self.down.append(downsample(channels))
                 skips.append(channels)
         self.middle = Middle(cfg, width)
         self.up = nn.ModuleList()
@@ -191,11 +180,9 @@ class ConditionalUNet(nn.Module):
                 self.up.append(Block(cfg, width + skips.pop(), channels, cfg.attention[level]))
                 width = channels
             if level:
-                self.up.append(Upsample(width))
+                self.up.append(upsample(width))
         self.norm = nn.GroupNorm(NORM_GROUPS, width)
-        self.final = nn.Conv2d(width, cfg.in_channels, 3, padding=1)
-        nn.init.zeros_(self.final.weight)
-        nn.init.zeros_(self.final.bias)
+        self.final = zeroed(nn.Conv2d(width, cfg.in_channels, 3, padding=1))
 
     def forward(
         self, x: Tensor, t: Tensor, context: Tensor | ContextState | None = None, drop_context: Tensor | None = None,

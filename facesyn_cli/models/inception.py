@@ -24,7 +24,7 @@ from torchvision.models import Inception3
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.detect_architecture import differences, fill_counters
+from facesyn_cli.models.convert.detect_architecture import check_finite, differences, fill_counters, shapes_of
 from facesyn_cli.untrusted.input_files import input_size
 
 SIZE = 2048
@@ -67,12 +67,11 @@ def load_features(path: Path) -> LoadedFeatures:
     has_head = any(key.startswith("AuxLogits.") for key in tensors)
     with torch.device("meta"):
         network = Inception3(num_classes=classes, aux_logits=has_head, init_weights=False)
-    expected = {key: (value.shape, value.dtype) for key, value in network.state_dict().items()}
+    expected = shapes_of(network.state_dict())
     complete = fill_counters(tensors, expected)
     if wrong := differences(expected, complete):
         raise UserError(f"{path} looks like Inception-v3, but does not fit: {wrong}")
-    if bad := [key for key, value in complete.items() if not value.isfinite().all()]:
-        raise UserError(f"{path} holds numbers that are not finite, in {len(bad)} tensors such as {bad[0]}")
+    check_finite(complete, path)
     complete = {key: value.to(expected[key][1]) for key, value in complete.items()}
     network.load_state_dict(complete, strict=True, assign=True)
     module = InceptionFeatures(network, classes == _FID_CLASSES).eval().requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,10 +17,15 @@ from facesyn_cli.artifacts.weights import CONFIG, is_safetensors, read_config, r
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import guided_diffusion, tface_head
 from facesyn_cli.models.convert.detect_architecture import detect_in_dicts
-from facesyn_cli.models.convert.detected import DetectedNetwork
 from facesyn_cli.models.meta_networks import build_on_meta
-from facesyn_cli.models.onnx_backbone import DYNAMIC_OPERATORS
-from facesyn_cli.models.onnx_files import OnnxFile, find_recognizer, is_pack, nodes, read_graph
+from facesyn_cli.models.onnx_files import (
+    OnnxFile,
+    find_recognizer,
+    inputs_and_outputs,
+    is_pack,
+    quantizes_dynamically,
+    read_graph,
+)
 from facesyn_cli.models.weights_files import HALVES, TENSORS, is_onnx
 from facesyn_cli.plugins import registry
 from facesyn_cli.untrusted.input_files import check_input
@@ -46,23 +52,16 @@ def inspect(path: Path) -> dict[str, Any]:
     path = Path(path)
     check_input(path, "a file or folder of weights")
     if path.is_dir():
-        return {"path": str(path), **_inspect_folder(path)}
-    if tface_head.is_head(path):
-        return {"path": str(path), **_inspect_head(path)}
-    if is_onnx(path) or is_pack(path):
-        return {"path": str(path), **_inspect_onnx(path)}
-    dicts = read_tensor_dicts(path)
-    found = {"path": str(path), "format": _format(path)}
-    return {**found, **_inspect_tensors(dicts, path), "digest": file_digest(path)}
-
-
-def kind_of_folder(folder: Path) -> str | None:
-    """Return backbone, denoiser or autoencoder for a Weights folder of ours, None for any other folder."""
-    if not (folder / CONFIG).is_file():
-        return None
-    config = read_config(folder)
-    return next((kind for kind in ("denoiser", "backbone", "autoencoder")
-                 if isinstance(config.get(kind), dict) and (folder / TENSORS).is_file()), None)
+        found = _inspect_folder(path)
+    elif tface_head.is_head(path):
+        found = _inspect_head(path)
+    elif is_onnx(path) or is_pack(path):
+        found = _inspect_onnx(path)
+    else:
+        dicts = read_tensor_dicts(path)
+        found = {"format": "safetensors" if is_safetensors(path) else "torch", **_inspect_tensors(dicts, path),
+                 "digest": file_digest(path)}
+    return {"path": str(path), **found}
 
 
 def _inspect_tensors(dicts: Mapping[str, Mapping[str, Tensor]], path: Path) -> dict[str, Any]:
@@ -73,12 +72,14 @@ def _inspect_tensors(dicts: Mapping[str, Mapping[str, Tensor]], path: Path) -> d
         network = detect_in_dicts(dicts, path)
     except UserError as error:
         return {"kind": "unknown", "nearest": str(error).removeprefix(f"{path} "), **_sizes(largest)}
+    cfg = registry.configure(network.kind, {"name": network.name, **network.settings})
+    parameters = sum(parameter.numel() for parameter in build_on_meta(network.kind, cfg).parameters())
     notes = {"place": network.place, "left_out": list(network.left_out), "undecided": network.undecided,
              "noise_schedule": network.schedule}
     return {
         "kind": network.kind, "architecture": network.name, "settings": network.settings,
         **{name: value for name, value in notes.items() if value},
-        "prefix": network.prefix, "parameters": _num_parameters(network), **_sizes(dicts[network.place]),
+        "prefix": network.prefix, "parameters": parameters, **_sizes(dicts[network.place]),
     }
 
 
@@ -101,11 +102,6 @@ def _inspect_head(path: Path) -> dict[str, Any]:
             "files": num_files, **_sizes(tensors)}
 
 
-def _num_parameters(network: DetectedNetwork) -> int:
-    cfg = registry.configure(network.kind, {"name": network.name, **network.settings})
-    return sum(parameter.numel() for parameter in build_on_meta(network.kind, cfg).parameters())
-
-
 def _inspect_folder(folder: Path) -> dict[str, Any]:
     if (folder / PIPELINE).is_file():
         index = read_json(folder / PIPELINE)
@@ -116,21 +112,21 @@ def _inspect_folder(folder: Path) -> dict[str, Any]:
     if all(half.is_file() for half in halves):
         tensors = {key: value for half in halves for key, value in read_tensors(half).items()}
         return {"format": "torch, in two files", **_inspect_tensors({"": tensors}, folder)}
-    kind = kind_of_folder(folder)
+    config = read_config(folder) if (folder / CONFIG).is_file() else {}
+    kind = next((kind for kind in ("denoiser", "backbone", "autoencoder")
+                 if isinstance(config.get(kind), dict) and (folder / TENSORS).is_file()), None)
     if kind is not None:
-        section = read_config(folder)[kind]
-        settings = {key: value for key, value in section.items() if key != "name"}
+        settings = {key: value for key, value in config[kind].items() if key != "name"}
         return {
-            "format": "facesyn weights", "kind": kind, "architecture": section.get("name"), "settings": settings,
+            "format": "facesyn weights", "kind": kind, "architecture": config[kind].get("name"), "settings": settings,
             **_sizes(read_tensors(folder / TENSORS)), "digest": file_digest(folder / TENSORS),
         }
-    if (folder / CONFIG).is_file():
-        name = read_config(folder).get("_class_name")
-        files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-        if name and files:
-            tensors = {key: value for file in files for key, value in read_tensors(file).items()}
-            kind = "autoencoder" if name.startswith(("Autoencoder", "VQ")) else "diffusers model"
-            return {"format": "diffusers model", "kind": kind, "architecture": name, **_sizes(tensors)}
+    name = config.get("_class_name")
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    if name and files:
+        tensors = {key: value for file in files for key, value in read_tensors(file).items()}
+        kind = "autoencoder" if name.startswith(("Autoencoder", "VQ")) else "diffusers model"
+        return {"format": "diffusers model", "kind": kind, "architecture": name, **_sizes(tensors)}
     if is_pack(folder):
         return _inspect_onnx(folder)
     raise UserError(f"{folder}: no weights are known in this folder; expected {CONFIG} with {TENSORS}, or a folder in "
@@ -146,25 +142,17 @@ def _inspect_onnx(path: Path) -> dict[str, Any]:
     from onnx import TensorProto
 
     for tensor in model.graph.initializer:
-        count = 1
-        for side in tensor.dims:
-            count *= side
-        precision[TensorProto.DataType.Name(tensor.data_type).lower()] += count
-    stored = {tensor.name for tensor in model.graph.initializer}
+        precision[TensorProto.DataType.Name(tensor.data_type).lower()] += math.prod(tensor.dims)
+    inputs, outputs = inputs_and_outputs(model)
     return {
         "format": "onnx" if is_single else "pack of ONNX networks", "kind": ONNX_KIND,
         **({} if is_single else {"recognizer": file.name}),
-        "inputs": {v.name: _onnx_shape(v) for v in model.graph.input if v.name not in stored},
-        "outputs": {v.name: _onnx_shape(v) for v in model.graph.output},
-        "values": sum(precision.values()), "tensors": len(stored), "precision": dict(precision),
-        "quantizes_dynamically": any(node.op_type in DYNAMIC_OPERATORS for node in nodes(model)),
+        "inputs": inputs, "outputs": outputs,
+        "values": sum(precision.values()), "tensors": len({tensor.name for tensor in model.graph.initializer}),
+        "precision": dict(precision), "quantizes_dynamically": quantizes_dynamically(model),
         "opset": max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0),
         "digest": file.digest(),
     }
-
-
-def _onnx_shape(value: Any) -> list[int | str]:
-    return [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in value.type.tensor_type.shape.dim]
 
 
 def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -172,7 +160,3 @@ def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     for value in tensors.values():
         precision[str(value.dtype).removeprefix("torch.")] += value.numel()
     return {"values": sum(precision.values()), "tensors": len(tensors), "precision": dict(precision)}
-
-
-def _format(path: Path) -> str:
-    return "safetensors" if is_safetensors(path) else "torch"

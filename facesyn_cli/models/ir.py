@@ -14,23 +14,34 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from facesyn_cli.config.fields import affects_result
-from facesyn_cli.models.recognizer_parts import ALIGNED_INPUT, INPUT_SIZE, check_pixels, initialize
+from facesyn_cli.models.recognizer import ALIGNED_INPUT, INPUT_SIZE, Recognizer, RecognizerConfig, initialize
 from facesyn_cli.plugins.registry import Card, register
-from facesyn_cli.plugins.settings import PluginConfig
 
 WIDTHS = (64, 128, 256, 512)
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 101: (3, 13, 30, 3)}
 BOTTLENECK_WIDTHS = (256, 512, 1024, 2048)
 BOTTLENECK_BLOCKS = {152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
-SE_REDUCTION, BOTTLENECK_REDUCTION = 16, 4
+SE_REDUCTION, _REDUCTION = 16, 4  # of squeeze and excitation, and of bottleneck units
 
 
-class IrBaseConfig(PluginConfig):
+class IrBaseConfig(RecognizerConfig):
     """Settings of all IR networks."""
 
-    embedding_size: int = affects_result(512, "size of an embedding", ge=1)
     dropout: float = affects_result(0.4, "dropout before the last linear layer, in training", ge=0, lt=1)
     channel_order: Literal["rgb", "bgr"] = affects_result("rgb", "channel order that the weights expect; AdaFace: bgr")
+
+    @model_validator(mode="after")
+    def _has_stages(self) -> IrBaseConfig:
+        if "widths" not in type(self).model_fields:
+            return self
+        widths, blocks = self.widths, self.blocks
+        if not widths or len(widths) != len(blocks):
+            raise ValueError(f"widths {list(widths)} and blocks {list(blocks)} must have the same length, at least 1")
+        if min(widths) < 1 or any(b <= a for a, b in itertools.pairwise(widths)):
+            raise ValueError(f"widths must increase from stage to stage, got {list(widths)}")
+        if min(blocks) < 1:
+            raise ValueError(f"blocks must be 1 or more, got {list(blocks)}")
+        return self
 
 
 class IrConfig(IrBaseConfig):
@@ -58,11 +69,6 @@ class IrTinyConfig(IrConfig):
     blocks: tuple[int, ...] = affects_result((1, 1, 1, 1), "residual units of each stage")
     stem_stride: int = affects_result(2, "stride of the first convolution, 1 or 2", ge=1, le=2)
 
-    @model_validator(mode="after")
-    def _agree(self) -> IrTinyConfig:
-        check_stages(self.widths, self.blocks)
-        return self
-
 
 class IrLiteConfig(IrBaseConfig):
     """Settings of `ir-lite`; the defaults cost 90 million multiply-adds per image and have 1.4 million parameters."""
@@ -70,25 +76,6 @@ class IrLiteConfig(IrBaseConfig):
     dropout: float = affects_result(0.0, "dropout before the last linear layer, in training", ge=0, lt=1)
     widths: tuple[int, ...] = affects_result((32, 80, 192), "channels of the stages, increasing; each halves the grid")
     blocks: tuple[int, ...] = affects_result((1, 1, 2), "residual units of each stage")
-
-    @model_validator(mode="after")
-    def _agree(self) -> IrLiteConfig:
-        check_stages(self.widths, self.blocks)
-        return self
-
-
-def check_stages(widths: tuple[int, ...], blocks: tuple[int, ...]) -> None:
-    """Check the stages of a network.
-
-    Raises:
-        ValueError: The lists differ in length or are empty, widths do not increase, or a stage has no unit.
-    """
-    if not widths or len(widths) != len(blocks):
-        raise ValueError(f"widths {list(widths)} and blocks {list(blocks)} must have the same length, at least 1")
-    if min(widths) < 1 or any(b <= a for a, b in itertools.pairwise(widths)):
-        raise ValueError(f"widths must increase from stage to stage, got {list(widths)}")
-    if min(blocks) < 1:
-        raise ValueError(f"blocks must be 1 or more, got {list(blocks)}")
 
 
 def _register_depths(build):
@@ -107,68 +94,54 @@ def build_ir(cfg: IrConfig) -> nn.Module:
     depth = int(cfg.name.rpartition("-")[2])
     use_se = cfg.name.startswith("ir-se-")
     if depth in BOTTLENECK_BLOCKS:
-        return IrBackbone(
-            BOTTLENECK_WIDTHS, BOTTLENECK_BLOCKS[depth], 1, use_se, cfg.embedding_size, cfg.dropout, cfg.channel_order,
-            reduction=BOTTLENECK_REDUCTION,
-        )
-    return IrBackbone(
-        WIDTHS, BLOCKS[depth], 1, use_se, cfg.embedding_size, cfg.dropout, cfg.channel_order, variant=cfg.variant
-    )
+        return IrBackbone(cfg, BOTTLENECK_WIDTHS, BOTTLENECK_BLOCKS[depth], use_se=use_se, reduction=_REDUCTION)
+    return IrBackbone(cfg, WIDTHS, BLOCKS[depth], use_se=use_se)
 
 
 @register("backbone", "ir-tiny", Card("Small IR network for demonstrations and tests", "this project", ALIGNED_INPUT))
 def build_ir_tiny(cfg: IrTinyConfig) -> nn.Module:
     """Build the network with random weights."""
-    return IrBackbone(
-        cfg.widths, cfg.blocks, cfg.stem_stride, False, cfg.embedding_size, cfg.dropout, cfg.channel_order,
-        variant=cfg.variant,
-    )
+    return IrBackbone(cfg, cfg.widths, cfg.blocks, cfg.stem_stride)
 
 
 @register("backbone", "ir-lite", Card("IR network for CPUs, as fast as EdgeFace-XXS", "this project", ALIGNED_INPUT))
 def build_ir_lite(cfg: IrLiteConfig) -> nn.Module:
     """Build the network with random weights."""
-    return IrBackbone(cfg.widths, cfg.blocks, 2, False, cfg.embedding_size, cfg.dropout, cfg.channel_order, True)
+    return IrBackbone(cfg, cfg.widths, cfg.blocks, stem_stride=2, is_lite=True)
 
 
-class IrBackbone(nn.Module):
-    """Face pixels to an embedding that is not normalized.
+class IrBackbone(Recognizer):
+    """Stages of residual units; see `Recognizer`.
 
     Args:
+        cfg: Settings. The variant "curricularface" has units without BatchNorm before their PReLU, "face-evolve" such
+            units and an affine last BatchNorm.
         widths: Channels of each stage.
         blocks: Residual units of each stage; the first unit halves the grid.
         stem_stride: Stride of the first convolution.
         use_se: End each unit with squeeze and excitation.
-        embedding_size: Size of the embedding.
-        dropout: Dropout before the last linear layer.
-        channel_order: Channel order that the weights expect. Pixels are always RGB; "bgr" flips them.
         is_lite: The fast layout: units have their stride in the first convolution, and a depthwise convolution over the
             last grid (Chen et al. 2018, arXiv:1804.07573, section 3.1) replaces the linear layer over it. The last
             BatchNorm is affine, so that embeddings can have any mean, such as that of a teacher.
         reduction: Above 1: bottleneck units, whose 3x3 convolution has width // reduction channels, as has the stem.
-        variant: "curricularface": units without BatchNorm before their PReLU; "face-evolve": such units, and an affine
-            last BatchNorm; None: as TFace. Not for bottleneck units.
-
-    Shapes: pixels (B, 3, 112, 112), RGB in [-1, 1] -> (B, embedding_size).
     """
 
-    input_size = INPUT_SIZE
+    first_weight = "input_layer.0.weight"
 
     def __init__(
-        self, widths: tuple[int, ...], blocks: tuple[int, ...], stem_stride: int, use_se: bool, embedding_size: int,
-        dropout: float, channel_order: str = "rgb", is_lite: bool = False, reduction: int = 1,
-        variant: str | None = None,
+        self, cfg: IrConfig | IrLiteConfig, widths: tuple[int, ...], blocks: tuple[int, ...], stem_stride: int = 1,
+        use_se: bool = False, is_lite: bool = False, reduction: int = 1,
     ) -> None:
-        super().__init__()
-        self.embedding_size, self.channel_order = embedding_size, channel_order
+        super().__init__(cfg.embedding_size, cfg.channel_order)
+        variant = getattr(cfg, "variant", None)
         before = widths[0] // reduction
         self.input_layer = nn.Sequential(
             nn.Conv2d(3, before, 3, stem_stride, 1, bias=False), nn.BatchNorm2d(before), nn.PReLU(before)
         )
         side = final_side(stem_stride, len(widths))
         self.output_layer = (
-            _lite_output_layer(widths[-1], side, embedding_size, dropout) if is_lite
-            else _output_layer(widths[-1], side, embedding_size, dropout, is_affine=variant == "face-evolve")
+            _lite_output_layer(widths[-1], side, cfg) if is_lite
+            else _output_layer(widths[-1], side, cfg, is_affine=variant == "face-evolve")
         )
         units: list[nn.Module] = []
         for width, count in zip(widths, blocks, strict=True):
@@ -184,22 +157,8 @@ class IrBackbone(nn.Module):
         if is_lite:
             nn.init.constant_(self.output_layer.pool.weight, 1 / side**2)  # initialized as an average
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return embeddings (B, embedding_size).
-
-        Raises:
-            ValueError: The pixels are not 112 x 112.
-        """
-        check_pixels(pixels)
-        pixels = pixels.flip(1) if self.channel_order == "bgr" else pixels
+    def embed(self, pixels: Tensor) -> Tensor:
         return self.output_layer(self.body(self.input_layer(pixels)))
-
-    def state_in(self, channel_order: str) -> dict[str, Tensor]:
-        """Return the state dict of an equal network with `channel_order` "rgb" or "bgr"."""
-        state = self.state_dict()
-        if channel_order != self.channel_order:
-            state["input_layer.0.weight"] = state["input_layer.0.weight"].flip(1)
-        return state
 
 
 class IrUnit(nn.Module):
@@ -209,7 +168,6 @@ class IrUnit(nn.Module):
         before: Channels of the input.
         width: Channels of the output.
         stride: Stride of the unit; 2 halves the grid.
-        use_se: End with squeeze and excitation.
         steps_first: The stride is in the first convolution, which is faster; published networks have it in the second.
         has_middle_norm: There is a BN between the first convolution and the PReLU; without it, the index names of the
             layers include squeeze and excitation.
@@ -243,34 +201,27 @@ class IrBottleneck(nn.Module):
 
     Widths, blocks and the reduction of 4 are published. The stride in the last convolution, as in `IrUnit`, and the
     PReLU after each of the first two convolutions were not checked against a second source. Files with another order of
-    layers do not load; another place of the stride would go unnoticed.
-
-    Args:
-        before: Channels of the input.
-        width: Channels of the output.
-        stride: Stride of the unit; 2 halves the grid.
-        use_se: End with squeeze and excitation.
-        reduction: There are width // reduction channels between the 1x1 convolutions.
+    layers do not load; another place of the stride would go unnoticed. Arguments are those of `IrUnit`; there are width
+    // reduction channels between the 1x1 convolutions.
     """
 
     def __init__(self, before: int, width: int, stride: int, use_se: bool, reduction: int) -> None:
         super().__init__()
         inner = width // reduction
         self.shortcut_layer = _shortcut(before, width, stride)
-        layers: list[tuple[str, nn.Module]] = [
-            ("0", nn.BatchNorm2d(before)),
-            ("1", nn.Conv2d(before, inner, 1, 1, 0, bias=False)),
-            ("2", nn.BatchNorm2d(inner)),
-            ("3", nn.PReLU(inner)),
-            ("4", nn.Conv2d(inner, inner, 3, 1, 1, bias=False)),
-            ("5", nn.BatchNorm2d(inner)),
-            ("6", nn.PReLU(inner)),
-            ("7", nn.Conv2d(inner, width, 1, stride, 0, bias=False)),
-            ("8", nn.BatchNorm2d(width)),
-        ]
+        self.res_layer = nn.Sequential(
+            nn.BatchNorm2d(before),
+            nn.Conv2d(before, inner, 1, 1, 0, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.PReLU(inner),
+            nn.Conv2d(inner, inner, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.PReLU(inner),
+            nn.Conv2d(inner, width, 1, stride, 0, bias=False),
+            nn.BatchNorm2d(width),
+        )
         if use_se:
-            layers.append(("se_block", SqueezeExcite(width)))
-        self.res_layer = nn.Sequential(OrderedDict(layers))
+            self.res_layer.add_module("se_block", SqueezeExcite(width))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut_layer(x) + self.res_layer(x)
@@ -294,24 +245,23 @@ class SqueezeExcite(nn.Module):
         return x * self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
 
 
-def _output_layer(width: int, side: int, embedding_size: int, dropout: float, is_affine: bool) -> nn.Sequential:
+def _output_layer(width: int, side: int, cfg: IrBaseConfig, is_affine: bool) -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm2d(width),
-                         nn.Dropout(dropout),
+                         nn.Dropout(cfg.dropout),
                          nn.Flatten(),
-                         nn.Linear(width * side * side, embedding_size),
-                         nn.BatchNorm1d(embedding_size, affine=is_affine))
+                         nn.Linear(width * side * side, cfg.embedding_size),
+                         nn.BatchNorm1d(cfg.embedding_size, affine=is_affine))
 
 
-def _lite_output_layer(width: int, side: int, embedding_size: int, dropout: float) -> nn.Sequential:
-    layers: list[tuple[str, nn.Module]] = [
-        ("pool", nn.Conv2d(width, width, side, groups=width, bias=False)),
-        ("norm", nn.BatchNorm2d(width)),
-        ("flatten", nn.Flatten()),
-        ("dropout", nn.Dropout(dropout)),
-        ("linear", nn.Linear(width, embedding_size, bias=False)),
-        ("embedding_norm", nn.BatchNorm1d(embedding_size)),
-    ]
-    return nn.Sequential(OrderedDict(layers))
+def _lite_output_layer(width: int, side: int, cfg: IrBaseConfig) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(
+        pool=nn.Conv2d(width, width, side, groups=width, bias=False),
+        norm=nn.BatchNorm2d(width),
+        flatten=nn.Flatten(),
+        dropout=nn.Dropout(cfg.dropout),
+        linear=nn.Linear(width, cfg.embedding_size, bias=False),
+        embedding_norm=nn.BatchNorm1d(cfg.embedding_size),
+    ))
 
 
 def final_side(stem_stride: int, num_stages: int) -> int:

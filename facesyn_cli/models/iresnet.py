@@ -13,9 +13,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from facesyn_cli.config.fields import affects_result
-from facesyn_cli.models.recognizer_parts import ALIGNED_INPUT, INPUT_SIZE, check_pixels, initialize
+from facesyn_cli.models.recognizer import ALIGNED_INPUT, INPUT_SIZE, Recognizer, RecognizerConfig, initialize
 from facesyn_cli.plugins.registry import Card, register
-from facesyn_cli.plugins.settings import PluginConfig
 
 WIDTHS = (64, 128, 256, 512)
 Blocks = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]  # units of each of four stages
@@ -23,10 +22,9 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30
 _MAGFACE_EPS = 2e-5  # of every BatchNorm
 
 
-class IresnetConfig(PluginConfig):
+class IresnetConfig(RecognizerConfig):
     """Settings of `iresnet-<depth>`."""
 
-    embedding_size: int = affects_result(512, "size of an embedding", ge=1)
     dropout: float = affects_result(0.0, "dropout before the last linear layer, in training", ge=0, lt=1)
     variant: Literal["magface"] | None = affects_result(
         None, "MagFace's network: BatchNorm eps 2e-5, pixels BGR in [0, 1]; None: ElasticFace's and InsightFace's"
@@ -58,41 +56,32 @@ def _card(title: str) -> Card:
 @_register_depths
 def build_iresnet(cfg: IresnetConfig) -> nn.Module:
     """Build `iresnet-<depth>` with random weights."""
-    return _build(BLOCKS[int(cfg.name.rpartition("-")[2])], cfg)
+    return IresnetBackbone(cfg, BLOCKS[int(cfg.name.rpartition("-")[2])])
 
 
 @register("backbone", "iresnet", _card("IResNet with any number of units per stage"))
 def build_iresnet_of_blocks(cfg: IresnetBlocksConfig) -> nn.Module:
     """Build an IResNet with any number of residual units per stage, with random weights."""
-    return _build(cfg.blocks, cfg)
+    return IresnetBackbone(cfg, cfg.blocks)
 
 
-def _build(blocks: tuple[int, ...], cfg: IresnetConfig) -> nn.Module:
-    return IresnetBackbone(blocks, cfg.embedding_size, cfg.dropout, cfg.variant == "magface", cfg.channel_order)
-
-
-class IresnetBackbone(nn.Module):
-    """Face pixels to an embedding that is not normalized.
+class IresnetBackbone(Recognizer):
+    """Four stages of residual units; see `Recognizer`.
 
     Args:
+        cfg: Settings.
         blocks: Residual units of the four stages; the first unit of each halves the grid.
-        embedding_size: Size of the embedding.
-        dropout: Dropout before the last linear layer.
-        is_magface: BatchNorms have eps 2e-5, and the weights expect pixels in [0, 1], by default BGR.
-        channel_order: Channel order that the weights expect; None: bgr for MagFace, else rgb.
 
-    Shapes: pixels (B, 3, 112, 112), always RGB in [-1, 1] -> (B, embedding_size).
+    Attributes:
+        is_magface: BatchNorms have eps 2e-5, and the weights expect pixels in [0, 1], by default BGR.
     """
 
-    input_size = INPUT_SIZE
+    first_weight = "conv1.weight"
 
-    def __init__(
-        self, blocks: tuple[int, ...], embedding_size: int, dropout: float, is_magface: bool = False,
-        channel_order: str | None = None,
-    ) -> None:
-        super().__init__()
-        self.embedding_size, self.is_magface = embedding_size, is_magface
-        self.channel_order = channel_order or ("bgr" if is_magface else "rgb")
+    def __init__(self, cfg: IresnetConfig, blocks: tuple[int, ...]) -> None:
+        is_magface = cfg.variant == "magface"
+        super().__init__(cfg.embedding_size, cfg.channel_order or ("bgr" if is_magface else "rgb"))
+        self.is_magface = is_magface
         self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         self.prelu = nn.PReLU(WIDTHS[0])
@@ -102,9 +91,9 @@ class IresnetBackbone(nn.Module):
             self.add_module(f"layer{stage}", nn.Sequential(*units))
             before = width
         self.bn2 = nn.BatchNorm2d(before)
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(before * (INPUT_SIZE // 16) ** 2, embedding_size)
-        self.features = nn.BatchNorm1d(embedding_size)
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.fc = nn.Linear(before * (INPUT_SIZE // 16) ** 2, cfg.embedding_size)
+        self.features = nn.BatchNorm1d(cfg.embedding_size)
         self.features.weight.requires_grad_(False)  # the scale of the embedding stays 1
         initialize(self)
         if is_magface:
@@ -112,25 +101,11 @@ class IresnetBackbone(nn.Module):
                 if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
                     layer.eps = _MAGFACE_EPS
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return embeddings (B, embedding_size).
-
-        Raises:
-            ValueError: The pixels are not 112 x 112.
-        """
-        check_pixels(pixels)
-        pixels = pixels.flip(1) if self.channel_order == "bgr" else pixels
+    def embed(self, pixels: Tensor) -> Tensor:
         pixels = (pixels + 1) / 2 if self.is_magface else pixels
         x = self.prelu(self.bn1(self.conv1(pixels)))                               # (B, 64, 112, 112)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))                  # (B, 512, 7, 7)
         return self.features(self.fc(self.dropout(self.bn2(x)).flatten(1)))
-
-    def state_in(self, channel_order: str) -> dict[str, Tensor]:
-        """Return the state dict of an equal network with `channel_order` "rgb" or "bgr"."""
-        state = self.state_dict()
-        if channel_order != self.channel_order:
-            state["conv1.weight"] = state["conv1.weight"].flip(1)
-        return state
 
 
 class IresnetUnit(nn.Module):

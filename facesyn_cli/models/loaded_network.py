@@ -12,7 +12,7 @@ from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import CONFIG, read_config
 from facesyn_cli.errors import UserError
 from facesyn_cli.models import inspection
-from facesyn_cli.models.guided_diffusion_unet import load_guided_pipeline
+from facesyn_cli.models.convert.guided_diffusion import load_guided_pipeline
 from facesyn_cli.models.loading import load_autoencoder, load_backbone, load_denoiser
 from facesyn_cli.plugins import registry
 
@@ -59,12 +59,16 @@ def load_network(path: Path, channel_order: str | None = None) -> LoadedNetwork:
         return LoadedNetwork("backbone", "onnx", loaded.module, {}, loaded.input_size)
     if kind == "unknown":
         raise UserError(f"{path} {description['nearest']}")
+    own_config = read_config(path) if (path / CONFIG).is_file() else {}  # of a Weights folder; true of a copy too
     if kind == "backbone":
-        section = _section(path, description)
+        section = own_config["backbone"] if path.is_dir() else {
+            "name": description["architecture"], **description["settings"]}
+        cfg = None
         if channel_order is not None:
             section = {**section, "channel_order": channel_order}
-        loaded = load_backbone(path, registry.configure("backbone", section) if channel_order is not None else None)
-        config = {**_config_of(path), "kind": kind, "backbone": section, "input_size": loaded.input_size}
+            cfg = registry.configure("backbone", section)
+        loaded = load_backbone(path, cfg)
+        config = {**own_config, "kind": kind, "backbone": section, "input_size": loaded.input_size}
         return LoadedNetwork(kind, loaded.name, loaded.module, config, loaded.input_size)
     if kind == "denoiser":
         loaded = load_denoiser(path)
@@ -74,7 +78,7 @@ def load_network(path: Path, channel_order: str | None = None) -> LoadedNetwork:
         part = description.get("settings", {}).get("part", "both")
         module = load_autoencoder(path, part=part)
         section = {"name": module.section["name"], **module.section["settings"], "part": part}
-        config = {**_config_of(path), "kind": kind, "autoencoder": section}
+        config = {**own_config, "kind": kind, "autoencoder": section}
         return LoadedNetwork(kind, module.section["name"], module, config, part=part)
     held = f"{description['format']} ({description['architecture']})"
     raise UserError(f"{path} is a {held}; a single network was expected")
@@ -86,14 +90,3 @@ def _check_channel_order(channel_order: str, description: dict[str, Any]) -> Non
     kind, name = description["kind"], description.get("architecture")
     if kind != "backbone" or "channel_order" not in registry.get(kind, name).config_class.model_fields:
         raise UserError(f"--channel-order belongs to IR and IResNet recognizers; {description['path']} is none")
-
-
-def _section(path: Path, description: dict[str, Any]) -> dict[str, Any]:
-    if path.is_dir():
-        return read_config(path)["backbone"]
-    return {"name": description["architecture"], **description["settings"]}
-
-
-def _config_of(path: Path) -> dict[str, Any]:
-    """Return the config.json of a Weights folder, which is true of a copy too; empty for any other file."""
-    return read_config(path) if (path / CONFIG).is_file() else {}

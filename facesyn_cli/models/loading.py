@@ -23,13 +23,8 @@ from facesyn_cli.models.convert import compvis
 from facesyn_cli.models.convert.detected import DetectedNetwork
 from facesyn_cli.models.diffusers_autoencoder import resolve_path
 from facesyn_cli.models.face_check import warn_if_unusable
-from facesyn_cli.models.weights_files import (
-    is_onnx,
-    is_onnx_pack,
-    is_our_autoencoder,
-    open_autoencoder_file,
-    open_weights,
-)
+from facesyn_cli.models.onnx_files import is_pack
+from facesyn_cli.models.weights_files import is_onnx, is_our_autoencoder, open_autoencoder_file, open_weights
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -75,7 +70,8 @@ def load_backbone(path: Path | str | None, cfg: PluginConfig | None = None) -> L
             raise UserError(f"{asked} needs a weights file; none was given")
         path = cfg.weights
     path = Path(path)
-    if is_onnx(path) or is_onnx_pack(path) or (cfg is not None and cfg.name == "onnx"):
+    is_onnx_pack = not (path / CONFIG).is_file() and is_pack(path)
+    if is_onnx(path) or is_onnx_pack or (cfg is not None and cfg.name == "onnx"):
         if cfg is not None and cfg.name != "onnx":
             raise UserError(f"{path} is an ONNX network; backbone {cfg.name} was asked for (use backbone onnx)")
         cfg = configure("backbone", {"name": "onnx"}, str(path)) if cfg is None else cfg

@@ -18,7 +18,7 @@ from torchvision.models import alexnet, vgg16
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.detect_architecture import differences
+from facesyn_cli.models.convert.detect_architecture import check_finite, differences, shapes_of
 from facesyn_cli.models.feature_maps import tapped
 
 _INPUT_SIZE = 112
@@ -74,15 +74,15 @@ def load_lpips(paths: Sequence[Path]) -> LoadedLpips:
         raise UserError(f"{linear} does not hold the linear layers of {trunk.name}, the network in {file}: {wrong}")
     with torch.device("meta"):
         network = trunk.build(weights=None)
-    expected = {key: (value.shape, value.dtype) for key, value in network.features.state_dict().items()}
+    expected = shapes_of(network.features.state_dict())
     used = {key.removeprefix("features."): value for key, value in found[file].items()
             if not key.startswith("classifier.")}  # layers after the maps are not used
     if wrong := differences(expected, used):
         raise UserError(f"{file} looks like torchvision's {trunk.build.__name__}, but does not fit: {wrong}")
     tensors = {key: value.to(expected[key][1]) for key, value in used.items()}
     weights = [found[linear][key].float().flatten() for key in shapes]
-    if not all(value.isfinite().all() for value in (*tensors.values(), *weights)):
-        raise UserError(f"{file} or {linear} holds numbers that are not finite")
+    check_finite(tensors, file)
+    check_finite(found[linear], linear)
     network.features.load_state_dict(tensors, strict=True, assign=True)
     module = LpipsMaps(network.features, trunk.taps).eval().requires_grad_(False)
     digest = json_digest([file_digest(file), file_digest(linear)])

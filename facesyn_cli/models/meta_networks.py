@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from facesyn_cli.errors import UserError
+from facesyn_cli.errors import UserError, first_line
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -35,8 +35,7 @@ def build_on_meta(kind: str, cfg: PluginConfig, num_tensors: int | None = None) 
         with torch.device("meta"), _SkipDraws(), limited_parameters(num_tensors):
             return registry.build(kind, cfg)
     except (TypeError, OverflowError, MemoryError) as error:  # sides beyond 64 bits
-        raise UserError(f"{kind} {cfg.name} cannot be built with its settings: {str(error).split(chr(10))[0][:200]}"
-                        ) from error
+        raise UserError(f"{kind} {cfg.name} cannot be built with its settings: {first_line(error)}") from error
 
 
 @contextmanager

@@ -15,17 +15,18 @@ from torch import Tensor, nn
 
 from facesyn_cli.config.fields import affects_result, input_path, runtime_only
 from facesyn_cli.console import log
-from facesyn_cli.errors import UserError
-from facesyn_cli.models.onnx_files import OnnxFile, find_recognizer, first_line, missing_packages, nodes, read_graph
+from facesyn_cli.errors import UserError, first_line
+from facesyn_cli.models.onnx_files import find_recognizer, nodes, open_session, quantizes_dynamically, read_graph
 from facesyn_cli.models.onnx_input import SYMMETRIC, read_input
-from facesyn_cli.models.recognizer_parts import check_pixels
+from facesyn_cli.models.recognizer import check_pixels
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
-DYNAMIC_OPERATORS = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"})
 _DEFAULT_SIDE = 112
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 _PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "ArgMax"})
+
+GrayLevels = float | tuple[float, float, float]  # of all channels, or of each
 
 
 class OnnxConfig(PluginConfig):
@@ -35,10 +36,10 @@ class OnnxConfig(PluginConfig):
     """
 
     weights: Path | None = input_path(None, "the .onnx file, or a folder or zip of several (InsightFace)")
-    mean: float | tuple[float, float, float] | None = affects_result(
+    mean: GrayLevels | None = affects_result(
         None, "subtracted from gray levels 0..255; None: derived from the graph, or 127.5"
     )
-    std: float | tuple[float, float, float] | None = affects_result(
+    std: GrayLevels | None = affects_result(
         None, "divisor of the difference; None: derived from the graph, or 127.5"
     )
     channel_order: Literal["rgb", "bgr"] = affects_result("rgb", "channel order that the network expects")
@@ -51,20 +52,11 @@ class OnnxConfig(PluginConfig):
          input="size and normalization from the graph, unless mean and std are set; aligned RGB faces, or BGR if set",
          license="see the weights' own card"),
 )
-def build_onnx(cfg: OnnxConfig) -> nn.Module:
-    """Load the network from `cfg.weights`.
+class OnnxBackbone(nn.Module):
+    """Run the ONNX network of `cfg.weights` on pixels in [-1, 1].
 
     Raises:
         UserError: onnxruntime is not installed, no file is given, or it is not a face recognizer in ONNX format.
-    """
-    return OnnxBackbone(cfg)
-
-
-class OnnxBackbone(nn.Module):
-    """Run an ONNX network on pixels in [-1, 1].
-
-    Args:
-        cfg: Settings.
 
     Attributes:
         file: The network file.
@@ -87,13 +79,13 @@ class OnnxBackbone(nn.Module):
         self.cfg = cfg
         self.file = find_recognizer(Path(cfg.weights))
         graph = read_graph(self.file)
-        self._session = _open(self.file, cfg.threads)
+        self._session = open_session(self.file, intra_op_num_threads=cfg.threads)
         self._input = _only_input(self._session, self.file.name)
         self.output = _embedding_of(self._session, graph, self.file.name)
         self.channels_last, self.input_size = _layout(self._input.shape, self.file.name)
         batch, name = self._input.shape[0], self.file.name
         self.fixed_batch: int | None = batch if isinstance(batch, int) and batch > 0 else None
-        if self.fixed_batch != 1 and any(node.op_type in DYNAMIC_OPERATORS for node in nodes(graph)):
+        if self.fixed_batch != 1 and quantizes_dynamically(graph):
             if self.fixed_batch is None:
                 self.fixed_batch = 1
                 log.info(f"{name}: quantizes dynamically, so results depend on the batch; running at batch size 1")
@@ -102,10 +94,7 @@ class OnnxBackbone(nn.Module):
                             "embedding depends on the other images")
         self.set_input(*_normalization(cfg, graph, self._input, self.channels_last, name), cfg.channel_order)
 
-    def set_input(
-        self, mean: float | tuple[float, float, float], std: float | tuple[float, float, float],
-        channel_order: Literal["rgb", "bgr"],
-    ) -> None:
+    def set_input(self, mean: GrayLevels, std: GrayLevels, channel_order: Literal["rgb", "bgr"]) -> None:
         """Set the normalization of the input; arguments as the settings of the same names."""
         self.channel_order = channel_order
         # [-1, 1] -> gray levels -> (level - mean) / std, as one multiplication and one addition
@@ -146,20 +135,6 @@ class OnnxBackbone(nn.Module):
         return rows.flatten(1)[:count]
 
 
-def _open(file: OnnxFile, threads: int) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError(missing_packages(error)) from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are reported below
-    options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(file.source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no base class
-        raise UserError(f"{file.name}: onnxruntime cannot run it: {first_line(error)}") from error
-
-
 def _only_input(session: Any, name: str) -> Any:
     """Return the only input of a network, which must be of a type for pixels."""
     inputs = session.get_inputs()
@@ -197,7 +172,7 @@ def _may_be_embedding(output: Any) -> bool:
 
 def _normalization(
     cfg: OnnxConfig, graph: Any, given: Any, channels_last: bool, name: str
-) -> tuple[float | tuple[float, float, float], float | tuple[float, float, float]]:
+) -> tuple[GrayLevels, GrayLevels]:
     """Return mean and std from the settings or the graph; log which."""
     read = read_input(graph, given.name, 3 if channels_last else 1, given.type == "tensor(uint8)")
     inside = "does not normalize inside" if read.is_plain else f"normalizes inside (x -> {read.describe()})"

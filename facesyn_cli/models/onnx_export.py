@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.onnx_files import OnnxFile, missing_packages, open_session
 
 OPSET = 17
 TOLERANCE = 1e-3  # largest allowed difference, relative to the standard deviation of the embeddings
@@ -38,10 +39,8 @@ def export_onnx(network: nn.Module, input_size: int, path: Path) -> float:
     """
     try:
         import onnx  # noqa: F401  needed by the exporter
-        import onnxruntime
     except ImportError as error:
-        raise UserError(f'convert --to onnx needs packages that are not installed ({error.name}): '
-                        'pip install "facesyn[onnx]"') from error
+        raise UserError(missing_packages(error)) from error
     example = torch.zeros(1, 3, input_size, input_size)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -51,7 +50,7 @@ def export_onnx(network: nn.Module, input_size: int, path: Path) -> float:
                               dynamic_axes={"pixels": {0: "batch"}, "embedding": {0: "batch"}})
     except (RuntimeError, torch.onnx.errors.OnnxExporterError, ValueError, TypeError) as error:
         raise UserError(f"the network cannot be exported to ONNX: {' '.join(str(error).split())[:200]}") from error
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = open_session(OnnxFile(str(path), path))
     worst = max(_difference(network, session, batch, input_size) for batch in _BATCHES)
     if not worst <= TOLERANCE:
         path.unlink()

@@ -17,9 +17,10 @@ from typing import Any
 
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.console import log
-from facesyn_cli.errors import UserError
+from facesyn_cli.errors import UserError, first_line
 from facesyn_cli.untrusted.input_files import check_input, input_size
 
+_DYNAMIC_OPERATORS = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
 _SIDE, _EMBEDDING_SIZE = 112, 512
 _SUFFIX = ".onnx"
 _MAX_BYTES = 2**30       # of a network in a zip
@@ -93,11 +94,6 @@ def missing_packages(error: ImportError) -> str:
     return f"ONNX networks need packages that are not installed ({error.name}): pip install \"facesyn[onnx]\""
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of the message of another library."""
-    return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
-
-
 def _graphs(model: Any) -> Iterator[Any]:
     """Yield the main graph, the model's functions and every graph nested in a node (If, Loop, ...)."""
     waiting = [model.graph, *model.functions]
@@ -113,6 +109,34 @@ def nodes(model: Any) -> Iterator[Any]:
     """Yield all nodes, nested ones included."""
     for graph in _graphs(model):
         yield from graph.node
+
+
+def quantizes_dynamically(model: Any) -> bool:
+    """Return whether results depend on the batch, because scales are derived from it."""
+    return any(node.op_type in _DYNAMIC_OPERATORS for node in nodes(model))
+
+
+def open_session(file: OnnxFile, **options: Any) -> Any:
+    """Open a network with onnxruntime, on the CPU.
+
+    Args:
+        file: The network.
+        options: Attributes of onnxruntime's `SessionOptions`.
+
+    Raises:
+        UserError: onnxruntime is not installed, or cannot run the network.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(missing_packages(error)) from error
+    settings = onnxruntime.SessionOptions()
+    for name, value in {"log_severity_level": 4, **options}.items():  # errors are reported below
+        setattr(settings, name, value)
+    try:
+        return onnxruntime.InferenceSession(file.source, settings, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise UserError(f"{file.name}: onnxruntime cannot run it: {first_line(error)}") from error
 
 
 def _tensors(model: Any) -> Iterator[Any]:
@@ -155,10 +179,11 @@ def find_recognizer(path: Path) -> OnnxFile:
     found, seen = [], []
     for file in files:
         opened = _read_member(path, file) if isinstance(file, zipfile.ZipInfo) else OnnxFile(str(file), file)
-        shapes = _shapes(opened)
-        if _is_recognizer(*shapes):
+        inputs, outputs = inputs_and_outputs(read_graph(opened))
+        taken, given = next(iter(inputs.values())), next(iter(outputs.values()))
+        if _is_recognizer(taken, given):
             found.append(opened)
-        seen.append(f"{Path(opened.name).name} ({_text(shapes[0])} -> {_text(shapes[1])})")
+        seen.append(f"{Path(opened.name).name} ({_text(taken)} -> {_text(given)})")
     if len(found) != 1:
         which = "none" if not found else "several"
         names = ", ".join(seen if not found else (Path(file.name).name for file in found))
@@ -197,12 +222,11 @@ def _read_member(path: Path, member: zipfile.ZipInfo) -> OnnxFile:
         raise UserError(f"{where}: cannot be read from the archive: {error}") from error
 
 
-def _shapes(file: OnnxFile) -> tuple[list[int | str], list[int | str]]:
-    """Return the shapes of the first input that is not an initializer, and of the first output."""
-    graph = read_graph(file).graph
-    stored = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in stored] or list(graph.input)
-    return _shape(inputs[0]), _shape(graph.output[0])
+def inputs_and_outputs(model: Any) -> tuple[dict[str, list[int | str]], dict[str, list[int | str]]]:
+    """Return the shapes of the inputs that are no initializers, and of the outputs, by name; "?" for a free side."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in stored] or list(model.graph.input)
+    return {value.name: _shape(value) for value in inputs}, {value.name: _shape(value) for value in model.graph.output}
 
 
 def _shape(value: Any) -> list[int | str]:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from facesyn_cli.errors import UserError
+from facesyn_cli.errors import UserError, first_line
 from facesyn_cli.models.onnx_backbone import OnnxBackbone
-from facesyn_cli.models.onnx_files import OnnxFile, first_line, missing_packages
+from facesyn_cli.models.onnx_files import OnnxFile, missing_packages, open_session
 
 _TOLERANCE = 1e-3  # relative to the standard deviation of the embedding; both sides compute in float32
 
@@ -93,11 +93,8 @@ def _as_modules(file: OnnxFile, output: str) -> nn.Module:
         raise UserError(missing_packages(error)) from error
     with tempfile.TemporaryDirectory() as folder:
         folded = Path(folder) / "folded.onnx"
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # errors are reported below
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # standard operators
-        options.optimized_model_filepath = str(folded)
-        onnxruntime.InferenceSession(file.source, options, providers=["CPUExecutionProvider"])
+        basic = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # standard operators only
+        open_session(file, graph_optimization_level=basic, optimized_model_filepath=str(folded))
         model = onnx.load(str(folded))
     kept = [value for value in model.graph.output if value.name == output]
     del model.graph.output[:]

@@ -24,25 +24,17 @@ class PixelConfig(PluginConfig):
     Card(about="No network: the latent is the image averaged over blocks",
          input="RGB in [-1, 1], side divisible by downscale"),
 )
-def build_pixel_autoencoder(cfg: PixelConfig) -> nn.Module:
-    """Build the autoencoder, which has no weights."""
-    return PixelAutoencoder(cfg.downscale)
-
-
 class PixelAutoencoder(nn.Module):
     """Average pooling over blocks of pixels, and bilinear interpolation back.
 
-    Args:
-        downscale: Side f of a block.
-
-    Shapes: pixels (B, 3, S, S) with S divisible by f <-> latents (B, 3, S/f, S/f), both in [-1, 1].
+    Shapes: pixels (B, 3, S, S) with S divisible by f <-> latents (B, 3, S/f, S/f), both in [-1, 1]; f: `downscale`.
     """
 
     latent_channels = 3
 
-    def __init__(self, downscale: int) -> None:
+    def __init__(self, cfg: PixelConfig) -> None:
         super().__init__()
-        self.downscale = downscale
+        self.downscale = cfg.downscale
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Return the mean of every block.

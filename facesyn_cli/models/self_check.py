@@ -8,15 +8,16 @@ recognizer, `x`, `t`, `context` and `eps_cond` or `eps` for a denoiser, `image` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.inspection import GENERATOR
+from facesyn_cli.models.loaded_network import LoadedNetwork
 from facesyn_cli.untrusted.arrays import read_archive
 
 # Largest difference from a fixture, relative to the spread of its outputs: float32 rounding explains 2.2e-4 of IR-101,
@@ -30,138 +31,112 @@ def fixed_pixels(side: int, count: int = 2) -> Tensor:
     return torch.from_numpy(np.random.RandomState(7).uniform(-1, 1, (count, 3, side, side)).astype(np.float32))
 
 
-def check_backbone(network: nn.Module, side: int, where: str, fixture: Path | None) -> dict[str, Any]:
-    """Return the results of the check.
+class _Fixture:
+    """The inputs and outputs of a fixture, by name; empty without a file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._arrays = {} if path is None else read_archive(path, "a .npz file of inputs and outputs")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
+
+    def __bool__(self) -> bool:
+        return bool(self._arrays)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._arrays:
+            raise UserError(f"{self._path} has no {name}; it holds {', '.join(self._arrays)}")
+        return torch.from_numpy(self._arrays[name])
+
+    def compare(self, found: dict[str, Tensor], where: str) -> dict[str, dict[str, float]]:
+        """Return the differences of the outputs that the fixture holds.
+
+        Raises:
+            UserError: One is too large, or the fixture holds none of the outputs.
+        """
+        if not self:
+            return {}
+        differences = {name: _distance(output, self[name]) for name, output in found.items() if name in self}
+        if not differences:
+            raise UserError(f"{self._path} does not fit: it holds {', '.join(self._arrays)}; one of "
+                            f"{', '.join(found) or 'none'} was expected for {where}")
+        for name, difference in differences.items():
+            if not difference <= TOLERANCE:
+                raise UserError(f"{where} does not give what {self._path} says: {name} is off by {difference:.2g} of "
+                                f"its spread (at most {TOLERANCE} was expected)")
+        return {"fixture_difference": differences}
+
+
+def check_network(loaded: LoadedNetwork, where: str, fixture: Path | None) -> dict[str, Any]:
+    """Return the sizes of a network and its differences from the fixture.
 
     Args:
-        network: pixels (B, 3, side, side) -> (B, D).
-        side: In pixels.
+        loaded: A recognizer, denoiser, autoencoder or unconditional generator.
         where: Name of the file, for messages.
         fixture: File to compare with; None: none.
 
     Raises:
-        UserError: The output is not finite, the same for different faces, depends on the batch, or is not
-            what the fixture holds.
+        UserError: An output is not finite, the same for different faces, depends on the batch, or differs from the
+            fixture.
     """
-    given = _read(fixture)
-    pixels = fixed_pixels(side)
+    check = {"backbone": _check_backbone, "denoiser": _check_denoiser, "autoencoder": _check_autoencoder,
+             GENERATOR: _check_generator}[loaded.kind]
+    given = _Fixture(fixture)
     with torch.inference_mode():
-        rows = _finite(network(pixels), where)
-        alone = _finite(network(pixels[:1]), where)
-        if _distance(rows[0], rows[1]) == 0:
-            raise UserError(f"{where}: gives the same embedding for different faces")
-        batch = _distance(alone[0], rows[0])
-        if batch > BATCH_TOLERANCE:
-            raise UserError(f"{where}: an embedding depends on its batch (by {batch:.2g} of the spread)")
-        seen = {"embedding_size": rows.shape[1], "finite": True, "batch_difference": batch}
-        if not given:
-            return seen
-        if "pixels" in given:
-            rows = network(_tensor(given, "pixels", fixture))
-        return {**seen, **_compare({"embedding": rows}, given, where, fixture)}
+        seen, found = check(loaded, where, given)
+        return {**seen, "finite": True, **given.compare(found, where)}
 
 
-def check_denoiser(network: nn.Module, sizes: tuple[int, int, int], where: str, fixture: Path | None) -> dict[str, Any]:
-    """Return the results of the check.
+def _check_backbone(loaded: LoadedNetwork, where: str, given: _Fixture) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what was found, and the outputs for the inputs of the fixture; likewise the functions below."""
+    pixels = fixed_pixels(loaded.input_size)
+    rows = _finite(loaded.module(pixels), where)
+    alone = _finite(loaded.module(pixels[:1]), where)
+    if _distance(rows[0], rows[1]) == 0:
+        raise UserError(f"{where}: gives the same embedding for different faces")
+    batch = _distance(alone[0], rows[0])
+    if batch > BATCH_TOLERANCE:
+        raise UserError(f"{where}: an embedding depends on its batch (by {batch:.2g} of the spread)")
+    found = loaded.module(given["pixels"]) if "pixels" in given else rows
+    return {"embedding_size": rows.shape[1], "batch_difference": batch}, {"embedding": found}
 
-    Args:
-        network: (x, t, context) -> predicted noise of the shape of x.
-        sizes: Channels and side of the latents, and length of a context.
-        where: Name of the file, for messages.
-        fixture: File to compare with; None: none.
 
-    Raises:
-        UserError: The output is not finite, or differs from the fixture.
-    """
-    channels, side, length = sizes
-    given = _read(fixture)
+def _check_denoiser(loaded: LoadedNetwork, where: str, given: _Fixture) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    latent = [loaded.ldm.latent_channels, loaded.ldm.latent_size, loaded.ldm.latent_size]
     generator = torch.Generator().manual_seed(0)
-    x, t = torch.randn(1, channels, side, side, generator=generator), torch.tensor([500])
-    context = torch.nn.functional.normalize(torch.randn(1, length, generator=generator))
-    with torch.inference_mode():
-        _finite(network(x, t, context), where)
-        seen = {"latent": [channels, side, side], "finite": True}
-        if not given:
-            return seen
-        x, t = _tensor(given, "x", fixture), _tensor(given, "t", fixture)
-        context = _tensor(given, "context", fixture)
-        found = network(x, t, context)
-        found = {"eps_cond": found, "eps": found}
+    x = torch.randn(1, *latent, generator=generator)
+    context = torch.nn.functional.normalize(torch.randn(1, loaded.ldm.embedding_size, generator=generator))
+    _finite(loaded.module(x, torch.tensor([500]), context), where)
+    found = {}
+    if given:
+        found["eps_cond"] = found["eps"] = loaded.module(given["x"], given["t"], given["context"])
         if "eps_uncond" in given or "eps_no_context" in given:
-            empty = network(x, t, None)
-            found |= {"eps_uncond": empty, "eps_no_context": empty}
-        return {**seen, **_compare(found, given, where, fixture)}
+            found["eps_uncond"] = found["eps_no_context"] = loaded.module(given["x"], given["t"], None)
+    return {"latent": latent}, found
 
 
-def check_generator(
-    network: Callable[[Tensor, Tensor], Tensor], sizes: tuple[int, int], where: str, fixture: Path | None
-) -> dict[str, Any]:
-    """Return the results of the check.
-
-    Args:
-        network: (x, t) -> predicted noise and, in as many channels again, where the variance lies.
-        sizes: Channels and side of a small image.
-        where: Name of the file, for messages.
-        fixture: File to compare with; None: none.
-
-    Raises:
-        UserError: The output is not finite, or differs from the fixture.
-    """
-    channels, side = sizes
-    given = _read(fixture)
-    with torch.inference_mode():
-        x = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0))
-        _finite(network(x, torch.tensor([500])), where)
-        if not given:
-            return {"finite": True}
-        out = network(_tensor(given, "x", fixture), _tensor(given, "t", fixture))
-        return {"finite": True, **_compare({"out": out}, given, where, fixture)}
+def _check_generator(loaded: LoadedNetwork, where: str, given: _Fixture) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    channels = loaded.module.config["in_channels"]
+    side = 2 * 2 ** (len(loaded.module.config["block_out_channels"]) - 1)  # of a small image
+    x = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0))
+    _finite(loaded.module(x, torch.tensor([500])).sample, where)
+    return {}, {"out": loaded.module(given["x"], given["t"]).sample} if given else {}
 
 
-def check_autoencoder(network: nn.Module, part: str, where: str, fixture: Path | None) -> dict[str, Any]:
-    """Return the results of the check.
-
-    Args:
-        network: With `encode`, `decode`, `latent_channels` and `downscale`.
-        part: What of it there is: encoder, decoder or both.
-        where: Name of the file, for messages.
-        fixture: File to compare with; None: none.
-
-    Raises:
-        UserError: An output is not finite, or differs from the fixture.
-    """
-    given = _read(fixture)
-    side = 8 * network.downscale
+def _check_autoencoder(loaded: LoadedNetwork, where: str, given: _Fixture) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    network, part = loaded.module, loaded.part
     latents = torch.randn(1, network.latent_channels, 8, 8, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        if part != "decoder":
-            latents = _finite(network.encode(fixed_pixels(side, 1)), where)
-        if part != "encoder":
-            _finite(network.decode(latents), where)
-        seen = {"latent_channels": network.latent_channels, "downscale": network.downscale, "finite": True}
-        if not given:
-            return seen
-        found = {}
-        if part != "decoder" and "latent" in given:
-            found["latent"] = network.encode(_tensor(given, "image", fixture))
-        if part != "encoder" and "decoded" in given:
-            found["decoded"] = network.decode(_tensor(given, "z", fixture))
-        return {**seen, **_compare(found, given, where, fixture)}
-
-
-def _compare(
-    found: dict[str, Tensor], given: dict[str, np.ndarray], where: str, fixture: Path
-) -> dict[str, dict[str, float]]:
-    common = [name for name in found if name in given]
-    if not common:
-        raise UserError(f"{fixture} does not fit: it holds {', '.join(given)}; one of {', '.join(found) or 'none'} was "
-                        f"expected for {where}")
-    differences = {name: _distance(found[name], _tensor(given, name, fixture)) for name in common}
-    for name, difference in differences.items():
-        if not difference <= TOLERANCE:
-            raise UserError(f"{where} does not give what {fixture} says: {name} is off by {difference:.2g} of its "
-                            f"spread (at most {TOLERANCE} was expected)")
-    return {"fixture_difference": differences}
+    found = {}
+    if part != "decoder":
+        latents = _finite(network.encode(fixed_pixels(8 * network.downscale, 1)), where)
+        if "latent" in given:
+            found["latent"] = network.encode(given["image"])
+    if part != "encoder":
+        _finite(network.decode(latents), where)
+        if "decoded" in given:
+            found["decoded"] = network.decode(given["z"])
+    return {"latent_channels": network.latent_channels, "downscale": network.downscale}, found
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:
@@ -175,15 +150,3 @@ def _finite(output: Tensor, where: str) -> Tensor:
     if not output.isfinite().all():
         raise UserError(f"{where}: its output is not finite")
     return output
-
-
-def _read(fixture: Path | None) -> dict[str, np.ndarray]:
-    if fixture is None:
-        return {}
-    return read_archive(fixture, "a .npz file of inputs and outputs")
-
-
-def _tensor(given: dict[str, np.ndarray], name: str, fixture: Path) -> Tensor:
-    if name not in given:
-        raise UserError(f"{fixture} has no {name}; it holds {', '.join(given)}")
-    return torch.from_numpy(given[name])

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from facesyn_cli.config.fields import affects_result
-from facesyn_cli.errors import UserError
-from facesyn_cli.models.recognizer_parts import check_pixels
+from facesyn_cli.errors import UserError, first_line
+from facesyn_cli.models.recognizer import Recognizer
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -37,36 +37,19 @@ class TimmConfig(PluginConfig):
          input="RGB aligned to the ArcFace template, img_size, (x - 127.5) / 127.5",
          license="see the weights' own card"),
 )
-def build_timm(cfg: TimmConfig) -> nn.Module:
-    """Build the network with random weights.
+class TimmBackbone(Recognizer):
+    """A network of timm with random weights; see `Recognizer`. Its images have the side `img_size`.
 
     Raises:
         UserError: timm is not installed, has no such network, or the network does not accept a setting.
     """
-    return TimmBackbone(cfg)
-
-
-class TimmBackbone(nn.Module):
-    """Face pixels to an embedding that is not normalized.
-
-    Args:
-        cfg: Settings.
-
-    Shapes: pixels (B, 3, img_size, img_size) in [-1, 1] -> (B, embedding_size).
-    """
 
     def __init__(self, cfg: TimmConfig) -> None:
-        super().__init__()
-        self.input_size, self.embedding_size = cfg.img_size, cfg.embedding_size
+        super().__init__(cfg.embedding_size)
+        self.input_size = cfg.img_size
         self.model = _create(cfg)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return embeddings (B, embedding_size).
-
-        Raises:
-            ValueError: The images have another size.
-        """
-        check_pixels(pixels, self.input_size)
+    def embed(self, pixels: Tensor) -> Tensor:
         return self.model(pixels)
 
 
@@ -89,5 +72,4 @@ def _create(cfg: TimmConfig) -> nn.Module:
     try:
         return timm.create_model(cfg.model, pretrained=False, **settings)
     except (TypeError, ValueError, AssertionError) as error:
-        reason = str(error).split("\n")[0][:200]
-        raise UserError(f"backbone timm: {cfg.model} cannot be built with {settings}: {reason}") from error
+        raise UserError(f"backbone timm: {cfg.model} cannot be built with {settings}: {first_line(error)}") from error

@@ -47,36 +47,29 @@ class VqConfig(CompvisConfig):
     quantize: bool = affects_result(True, "quantize latents before decoding")
 
 
-@register(
-    "autoencoder", "vq-f4",
-    Card(about="Vector-quantized autoencoder of the FFHQ latent diffusion model: 3 x S/4 x S/4 latents",
-         paper="Rombach et al. 2022, arXiv:2112.10752", input="RGB in [-1, 1], side divisible by 4; published use 128",
-         license="CompVis latent-diffusion weights: MIT; trained on FFHQ (non-commercial)"),
-)
-def build_vq_f4(cfg: VqConfig) -> nn.Module:
-    """Build the autoencoder, or one half of it, with random weights."""
-    return VqF4(cfg)
+class CompvisAutoencoder(nn.Module):
+    """Encoder and decoder with a 1x1 convolution behind the one and before the other.
 
-
-class VqF4(nn.Module):
-    """Pixels to continuous latents, and back over the codebook.
+    Args:
+        cfg: Settings.
+        inner: Channels between encoder and decoder and these convolutions.
+        moments: 2 where the encoder predicts mean and log variance, else 1.
 
     Shapes: B batch, S image side, c latent channels, s = S / downscale.
     """
 
-    def __init__(self, cfg: VqConfig) -> None:
+    def __init__(self, cfg: CompvisConfig, inner: int, moments: int) -> None:
         super().__init__()
         self.cfg = cfg
         self.latent_channels = c = cfg.latent_channels
         self.downscale = 2 ** (len(cfg.multipliers) - 1)
         widths = [cfg.channels * m for m in cfg.multipliers]
         if cfg.part != "decoder":
-            self.encoder = Encoder(widths, cfg.num_blocks, c)
-            self.quant_conv = nn.Conv2d(c, c, 1)
+            self.encoder = Encoder(widths, cfg.num_blocks, moments * inner)
+            self.quant_conv = nn.Conv2d(moments * inner, moments * c, 1)
         if cfg.part != "encoder":
-            self.decoder = Decoder(widths, cfg.num_blocks, c)
-            self.quantize = Codebook(cfg.codebook_size, c)
-            self.post_quant_conv = nn.Conv2d(c, c, 1)
+            self.decoder = Decoder(widths, cfg.num_blocks, inner)
+            self.post_quant_conv = nn.Conv2d(c, inner, 1)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Return the continuous latents (B, c, s, s) of pixels (B, 3, S, S) in [-1, 1].
@@ -85,7 +78,7 @@ class VqF4(nn.Module):
             UserError: Only the decoder is loaded.
         """
         if self.cfg.part == "decoder":
-            raise UserError("vq-f4: only the decoder was given; encoding images needs the encoder or the whole file")
+            raise UserError(f"{self.cfg.name}: only the decoder was given; encoding images needs the encoder too")
         return self.quant_conv(self.encoder(pixels))
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -95,10 +88,29 @@ class VqF4(nn.Module):
             UserError: Only the encoder is loaded.
         """
         if self.cfg.part == "encoder":
-            raise UserError("vq-f4: only the encoder was given; decoding latents needs the decoder or the whole file")
-        if self.cfg.quantize:
-            latents = self.quantize(latents)[0]
+            raise UserError(f"{self.cfg.name}: only the encoder was given; decoding latents needs the decoder too")
         return self.decoder(self.post_quant_conv(latents))
+
+
+@register(
+    "autoencoder", "vq-f4",
+    Card(about="Vector-quantized autoencoder of the FFHQ latent diffusion model: 3 x S/4 x S/4 latents",
+         paper="Rombach et al. 2022, arXiv:2112.10752", input="RGB in [-1, 1], side divisible by 4; published use 128",
+         license="CompVis latent-diffusion weights: MIT; trained on FFHQ (non-commercial)"),
+)
+class VqF4(CompvisAutoencoder):
+    """Pixels to continuous latents, and back over the codebook; with random weights."""
+
+    def __init__(self, cfg: VqConfig) -> None:
+        super().__init__(cfg, cfg.latent_channels, moments=1)
+        if cfg.part != "encoder":
+            self.quantize = Codebook(cfg.codebook_size, cfg.latent_channels)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the pixels of the quantized latents; see `CompvisAutoencoder.decode`."""
+        if self.cfg.quantize and self.cfg.part != "encoder":
+            latents = self.quantize(latents)[0]
+        return super().decode(latents)
 
 
 class Codebook(nn.Module):

@@ -14,7 +14,6 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert import edgeface
 from facesyn_cli.models.convert.detect_architecture import detect, detect_architecture, expected_shapes
 from facesyn_cli.models.convert.detected import DetectedNetwork
-from facesyn_cli.models.onnx_files import is_pack
 from facesyn_cli.plugins.settings import PluginConfig
 from facesyn_cli.untrusted.input_files import check_input, read_start
 
@@ -84,10 +83,6 @@ def _timm_tensors(path: Path, cfg: PluginConfig) -> dict[str, Tensor]:
 def _tell_origin(found: DetectedNetwork, path: Path) -> None:
     if origin := found.origin():
         log.info(f"{path}: {found.title}; {origin}")
-
-
-def is_onnx_pack(path: Path) -> bool:
-    return not (path / CONFIG).is_file() and is_pack(path)
 
 
 def _open_folder(folder: Path, kind: str) -> DetectedNetwork:

@@ -51,16 +51,15 @@ BUILTIN["backbone"] = {
     "iresnet": f"{_MODELS}.iresnet",
     "ir-tiny": f"{_MODELS}.ir",
     "ir-lite": f"{_MODELS}.ir",
-    "mobilefacenet": f"{_MODELS}.mobilefacenet",
-    **{name: f"{_MODELS}.mbf" for name in ("mbf", "mbf-large")},
+    **{name: f"{_MODELS}.mobilefacenet" for name in ("mobilefacenet", "mbf", "mbf-large")},
     "onnx": f"{_MODELS}.onnx_backbone",
     "timm": f"{_MODELS}.timm_backbone",
 }
 BUILTIN["head"] = {
-    **{name: f"{_MODELS}.heads.{name}" for name in ("arcface", "cosface", "curricularface")},
-    **{name: f"{_MODELS}.heads.{name}" for name in ("adaface", "magface", "normface", "softmax")},
+    **{name: f"{_MODELS}.heads.{name}" for name in ("adaface", "curricularface", "magface")},
     **{f"elasticface-{kind}": f"{_MODELS}.heads.elasticface" for kind in ("arc", "arc-plus", "cos", "cos-plus")},
-    "combined-margin": f"{_MODELS}.heads.combined_margin",
+    **{name: f"{_MODELS}.heads.fixed_margin"
+       for name in ("arcface", "combined-margin", "cosface", "normface", "softmax")},
 }
 BUILTIN["denoiser"] = {"idiff-unet": f"{_MODELS}.idiff_unet", "residual-mlp": f"{_MODELS}.residual_mlp"}
 BUILTIN["autoencoder"] = {
@@ -74,12 +73,8 @@ BUILTIN["autoencoder"] = {
     "face-pca": f"{_MODELS}.face_pca",
 }
 BUILTIN["scheduler"] = {
-    **{
-        name: "facesyn_cli.diffusion.schedulers"
-        for name in ("ddim", "ddpm", "dpm-solver++", "unipc", "euler")
-    },
-    "ddim-admis": "facesyn_cli.diffusion.ddim_admis",
-    "lcm": "facesyn_cli.diffusion.lcm",
+    name: "facesyn_cli.diffusion.schedulers"
+    for name in ("ddim", "ddim-admis", "ddpm", "dpm-solver++", "euler", "lcm", "unipc")
 }
 BUILTIN["guidance"] = {
     **{name: "facesyn_cli.diffusion.guidance" for name in ("none", "cfg")},

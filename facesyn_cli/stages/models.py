@@ -16,7 +16,7 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.models import inspection
 from facesyn_cli.models.catalog import CATALOG
 from facesyn_cli.models.loaded_network import load_network
-from facesyn_cli.models.self_check import check_autoencoder, check_backbone, check_denoiser, check_generator
+from facesyn_cli.models.self_check import check_network
 
 PULLED = Path("weights")  # default folder of downloads
 _KINDS = {"autoencoder": "autoencoder", "ldm": "denoiser", "embedder": "backbone"}  # of the starter's parts
@@ -61,18 +61,7 @@ def verify(path: Path, fixture: Path | None = None, channel_order: str | None = 
         UserError: It does not load, or its output is not the expected one.
     """
     loaded = load_network(path, channel_order)
-    if loaded.kind == inspection.GENERATOR:
-        unet = loaded.module
-        sizes = (unet.config["in_channels"], 2 * 2 ** (len(unet.config["block_out_channels"]) - 1))
-        seen = check_generator(lambda x, t: unet(x, t).sample, sizes, str(path), fixture)
-    elif loaded.kind == "backbone":
-        seen = check_backbone(loaded.module, loaded.input_size, str(path), fixture)
-    elif loaded.kind == "denoiser":
-        settings = loaded.ldm
-        sizes = (settings.latent_channels, settings.latent_size, settings.embedding_size)
-        seen = check_denoiser(loaded.module, sizes, str(path), fixture)
-    else:
-        seen = check_autoencoder(loaded.module, loaded.part, str(path), fixture)
+    seen = check_network(loaded, str(path), fixture)
     return {"path": str(path), "kind": loaded.kind, "architecture": loaded.name, "loads": "strictly", **seen}
 
 

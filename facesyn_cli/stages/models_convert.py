@@ -28,12 +28,12 @@ from facesyn_cli.diffusion.schedule import ldm_schedule
 from facesyn_cli.errors import UserError
 from facesyn_cli.models import inspection
 from facesyn_cli.models.convert import compvis, tface_head
+from facesyn_cli.models.convert.guided_diffusion import published_tensors
 from facesyn_cli.models.convert.tface_head import KERNEL, part_name, read_any_head, split_head
-from facesyn_cli.models.guided_diffusion_unet import published_tensors
 from facesyn_cli.models.loaded_network import LoadedNetwork, load_network
 from facesyn_cli.models.loading import LATENTS_OF
 from facesyn_cli.models.onnx_export import export_onnx
-from facesyn_cli.models.published_state import published_state
+from facesyn_cli.models.recognizer import published_state
 from facesyn_cli.models.weights_files import HALVES
 from facesyn_cli.training.published_export import check_exportable, schedule_buffers
 

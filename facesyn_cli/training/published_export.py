@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from facesyn_cli.artifacts.weights import write_torch
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.published_state import published_state
+from facesyn_cli.models.recognizer import published_state
 from facesyn_cli.plugins.settings import PluginConfig
 
 

@@ -20,7 +20,7 @@ from facesyn_cli.artifacts.atomic_files import host_tag
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
-from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
 
 UNET = {
     "name": "idiff-unet", "in_channels": 3, "channels": 32, "multipliers": [1], "attention": [False], "num_blocks": 1,
@@ -51,7 +51,7 @@ TABLE = {
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
-    unet = fill_state(build_idiff_unet(UnetConfig(**UNET)))
+    unet = fill_state(ConditionalUNet(UnetConfig(**UNET)))
     settings = LdmSettings(
         denoiser=UNET, latent_size=6, latent_mean=[0.0] * 3, latent_std=[0.003] * 3, image_size=24, output_size=112,
         autoencoder={"name": "pixels", "settings": {"downscale": 4}},

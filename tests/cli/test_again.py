@@ -20,7 +20,7 @@ from tiny_recognizer import write_faces, write_recognizer
 
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
-from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
 
 UNET = {
     "name": "idiff-unet", "in_channels": 3, "channels": 32, "multipliers": [1], "attention": [False], "num_blocks": 1,
@@ -95,7 +95,7 @@ def world(tmp_path_factory) -> Path:
         denoiser=UNET, latent_size=6, latent_mean=[0.0] * 3, latent_std=[0.003] * 3, image_size=24, output_size=112,
         autoencoder={"name": "pixels", "settings": {"downscale": 4}},
     )
-    write_weights(work / "2-ldm", fill_state(build_idiff_unet(UnetConfig(**UNET))).state_dict(),
+    write_weights(work / "2-ldm", fill_state(ConditionalUNet(UnetConfig(**UNET))).state_dict(),
                   settings.model_dump(mode="json"))
     for words in (
         ["gen-contexts", "--source", "sphere", "--count", 4, "--work", work],

@@ -22,7 +22,7 @@ from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.contexts.quality import Quality
 from facesyn_cli.data.pixels import decode_image, encode_jpeg, encode_png
-from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
 from facesyn_cli.plugins import registry
 
 UNET = {
@@ -58,7 +58,7 @@ def faces(tmp_path_factory) -> Path:
 
 def write_ldm(folder: Path, **settings) -> Path:
     torch.manual_seed(0)
-    unet = build_idiff_unet(UnetConfig(**UNET))
+    unet = ConditionalUNet(UnetConfig(**UNET))
     torch.nn.init.normal_(unet.final.weight, std=0.1)
     values = {"latent_size": 8, "image_size": 32, "output_size": 28,
               "autoencoder": {"name": "pixels", "settings": {"downscale": 4}}, **settings}

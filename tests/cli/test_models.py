@@ -22,7 +22,7 @@ from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.diffusion.schedule import build_schedule, ldm_schedule
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.catalog import CATALOG
-from facesyn_cli.models.guided_diffusion_unet import load_guided_pipeline
+from facesyn_cli.models.convert.guided_diffusion import load_guided_pipeline
 from facesyn_cli.models.loading import latents_of, load_autoencoder, load_backbone, load_denoiser
 from facesyn_cli.stages.models import list_weights
 from facesyn_cli.training.published_export import schedule_buffers

@@ -27,7 +27,7 @@ from facesyn_cli.artifacts.weights import read_config, read_tensors, write_weigh
 from facesyn_cli.data.pixels import decode_image
 from facesyn_cli.diffusion.noise import image_noise
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
 from facesyn_cli.sampling.inputs import choose_identities
 from facesyn_cli.sampling.pipeline import finish_pixels
 
@@ -41,7 +41,7 @@ EMBEDDER, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 @pytest.fixture(scope="session")
 def ldm(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ldm")
-    unet = fill_state(build_idiff_unet(UnetConfig(**TINY)))
+    unet = fill_state(ConditionalUNet(UnetConfig(**TINY)))
     settings = LdmSettings(
         denoiser=TINY, latent_size=6, latent_mean=[0.1, 0.0, -0.1], latent_std=[0.003, 0.003, 0.003], image_size=24,
         output_size=21, autoencoder={"name": "pixels", "settings": {"downscale": 4}}, embedder=EMBEDDER,
@@ -115,7 +115,7 @@ def test_images_of_every_identity_and_a_header(sample, tmp_path):
 def test_the_numbers_are_those_of_the_formula(sample, ldm, contexts, tmp_path):
     """One image by hand: normalized context, its noise, three DDIM steps, statistics, decoder, 21 pixels."""
     sample("--scheduler", "ddim", "--per-id", 2, "--seed", 7)
-    unet = build_idiff_unet(UnetConfig(**TINY)).eval()
+    unet = ConditionalUNet(UnetConfig(**TINY)).eval()
     unet.load_state_dict(read_tensors(ldm / "model.safetensors"))
     context = torch.from_numpy(np.load(contexts)[3:4])
     context = context / context.norm()
@@ -393,7 +393,7 @@ def test_wrong_inputs(assert_refused, ldm, contexts, tmp_path):
     refused("--autoencoder", tmp_path / "text.ckpt", says="text.ckpt")
     unconditional = {**TINY, "conditioning": "unconditional"}
     write_weights(
-        tmp_path / "unconditional", build_idiff_unet(UnetConfig(**unconditional)).state_dict(),
+        tmp_path / "unconditional", ConditionalUNet(UnetConfig(**unconditional)).state_dict(),
         {**read_config(ldm), "denoiser": unconditional},
     )
     refused(ldm=tmp_path / "unconditional", says="unconditional LDM")
@@ -412,7 +412,7 @@ def test_given_noise_that_is_not_finite_is_named(assert_refused, ldm, contexts, 
 def test_contexts_that_have_grown_make_the_images_grow(run_cli, ldm, tmp_path):
     """Also without --ids: all contexts means those that are there now."""
     wide = {**TINY, "context_size": 512}
-    unet = fill_state(build_idiff_unet(UnetConfig(**wide)))
+    unet = fill_state(ConditionalUNet(UnetConfig(**wide)))
     write_weights(tmp_path / "2-ldm", unet.state_dict(), {**read_config(ldm), "denoiser": wide, "embedding_size": 512})
     for count in (2, 3):
         assert run_cli("gen-contexts", "--source", "sphere", "--count", count, "--work", tmp_path).code == 0

@@ -20,7 +20,7 @@ from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.data.pixels import decode_image
 from facesyn_cli.evaluation.embedding import FaceEmbedder
-from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
 from facesyn_cli.models.loading import load_backbone
 
 TINY = {
@@ -42,7 +42,7 @@ METHODS = {
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
-    unet = fill_state(build_idiff_unet(UnetConfig(**TINY)))
+    unet = fill_state(ConditionalUNet(UnetConfig(**TINY)))
     settings = LdmSettings(
         denoiser=TINY, latent_size=6, latent_mean=[0.0] * 3, latent_std=[0.003] * 3, image_size=24, output_size=21,
         autoencoder={"name": "pixels", "settings": {"downscale": 4}}, embedding_size=8,
@@ -266,7 +266,7 @@ def test_mistakes_are_one_line(assert_refused, inputs, tmp_path, words, says):
 
 def test_uiface_needs_a_denoiser_with_attention_to_contexts(assert_refused, inputs, tmp_path):
     adagn = {**TINY, "conditioning": "adagn"}
-    unet = fill_state(build_idiff_unet(UnetConfig(**adagn)))
+    unet = fill_state(ConditionalUNet(UnetConfig(**adagn)))
     settings = LdmSettings(
         denoiser=adagn, latent_size=6, latent_mean=[0.0] * 3, latent_std=[0.003] * 3, image_size=24, output_size=21,
         autoencoder={"name": "pixels", "settings": {"downscale": 4}}, embedding_size=8,

@@ -16,7 +16,7 @@ from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.data.sharding import fixed_batches
-from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
 from facesyn_cli.sampling.tar_shards import TarShards, shard_tasks
 
 DENOISER = {"name": "idiff-unet", "channels": 32, "multipliers": [1, 1], "attention": [False, True], "num_blocks": 1,
@@ -26,7 +26,7 @@ DENOISER = {"name": "idiff-unet", "channels": 32, "multipliers": [1, 1], "attent
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> tuple:
     folder = tmp_path_factory.mktemp("inputs")
-    unet = fill_state(build_idiff_unet(UnetConfig(**DENOISER)))
+    unet = fill_state(ConditionalUNet(UnetConfig(**DENOISER)))
     settings = LdmSettings(
         denoiser=DENOISER, latent_size=4, latent_mean=[0.0] * 3, latent_std=[0.003] * 3, image_size=16, output_size=16,
         autoencoder={"name": "pixels", "settings": {"downscale": 4}}, embedding_size=8,

@@ -17,7 +17,7 @@ from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.data.pixels import decode_image
-from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
 
 TINY = {
     "name": "idiff-unet", "in_channels": 3, "channels": 32, "multipliers": [1, 1], "attention": [False, True],
@@ -29,7 +29,7 @@ IDS, PER_ID = 3, 4
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
-    unet = fill_state(build_idiff_unet(UnetConfig(**TINY)))
+    unet = fill_state(ConditionalUNet(UnetConfig(**TINY)))
     settings = LdmSettings(
         denoiser=TINY, latent_size=6, latent_mean=[0.0] * 3, latent_std=[0.003] * 3, image_size=24, output_size=21,
         autoencoder={"name": "pixels", "settings": {"downscale": 4}}, embedding_size=8,

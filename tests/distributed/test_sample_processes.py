@@ -12,7 +12,7 @@ from fill import fill_state
 
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
-from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
 
 pytestmark = pytest.mark.dist
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.dist
 def test_two_processes_equal_one(tmp_path, run_cli):
     denoiser = {"name": "idiff-unet", "channels": 32, "multipliers": [1, 1], "attention": [False, True],
                 "num_blocks": 1, "context_size": 8, "context_width": 32}
-    unet = fill_state(build_idiff_unet(UnetConfig(**denoiser)))
+    unet = fill_state(ConditionalUNet(UnetConfig(**denoiser)))
     settings = LdmSettings(
         denoiser=denoiser, latent_size=6, latent_mean=[0.0] * 3, latent_std=[0.003] * 3, image_size=24, output_size=24,
         autoencoder={"name": "pixels", "settings": {"downscale": 4}}, embedding_size=8,

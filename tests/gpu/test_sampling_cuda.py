@@ -14,9 +14,9 @@ from tolerance import products_of, rounding
 
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.diffusion.guidance import CfgConfig, build_cfg
-from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
 from facesyn_cli.models.loading import LoadedLdm
-from facesyn_cli.models.vq_f4 import VqConfig, build_vq_f4
+from facesyn_cli.models.vq_f4 import VqConfig, VqF4
 from facesyn_cli.plugins import registry
 from facesyn_cli.sampling.conditions import Conditions
 from facesyn_cli.sampling.engine import BatchEngine, measure
@@ -35,8 +35,8 @@ BATCH = 4
 
 @pytest.fixture(scope="module")
 def networks():
-    unet = fill_state(build_idiff_unet(UnetConfig(**DENOISER)))
-    vq = fill_state(build_vq_f4(VqConfig(
+    unet = fill_state(ConditionalUNet(UnetConfig(**DENOISER)))
+    vq = fill_state(VqF4(VqConfig(
         name="vq-f4", channels=32, multipliers=(1, 2, 2), num_blocks=1, codebook_size=64, part="decoder"
     )))
     return unet, vq

@@ -25,7 +25,7 @@ from tiny_tars import write_tar_set
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.data.pixels import encode_png
-from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
 
 PEOPLE, PHOTOS = 16, 8
 AUTOENCODER = (
@@ -84,7 +84,7 @@ def write_inputs(folder: Path) -> Path:
     _write_ldm(folder / "ldm", 0.003)
     _write_ldm(folder / "plain", 1.0)
     write_small(folder / "guided.pt")
-    torch.save(fill_state(build_idiff_unet(UnetConfig(**UNET))).state_dict(), folder / "unet.ckpt")
+    torch.save(fill_state(ConditionalUNet(UnetConfig(**UNET))).state_dict(), folder / "unet.ckpt")
     np.save(folder / "contexts.npy", np.random.RandomState(0).standard_normal((40, 512)).astype(np.float32))
     tiny_ldm.write_faces(folder / "drawn")
     tiny_embedder.write_taught_faces(folder / "taught")
@@ -141,7 +141,7 @@ def _write_ldm(folder: Path, std: float) -> None:
         denoiser=UNET, latent_size=6, latent_mean=[0.0] * 3, latent_std=[std] * 3, image_size=24, output_size=112,
         autoencoder={"name": "pixels", "settings": {"downscale": 4}}, embedding_size=512,
     )
-    write_weights(folder, fill_state(build_idiff_unet(UnetConfig(**UNET))).state_dict(),
+    write_weights(folder, fill_state(ConditionalUNet(UnetConfig(**UNET))).state_dict(),
                   settings.model_dump(mode="json"))
 
 

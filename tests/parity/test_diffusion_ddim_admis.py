@@ -10,10 +10,10 @@ import torch
 from fill import golden_normal, golden_unet, load_golden
 from tolerance import products_of, rounding
 
-from facesyn_cli.diffusion.ddim_admis import DdimAdmisConfig, build_ddim_admis
 from facesyn_cli.diffusion.denoising_loop import sample_latents
 from facesyn_cli.diffusion.guidance import NoGuidanceConfig, build_none
 from facesyn_cli.diffusion.schedule import build_schedule
+from facesyn_cli.diffusion.schedulers import DdimAdmisConfig, build_ddim_admis
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 X_T = golden_normal(77, (2, 3, 32, 32))

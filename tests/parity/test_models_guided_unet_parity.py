@@ -8,8 +8,7 @@ from fill import golden_normal, load_golden
 from guided_checkpoint import published_tensors
 from tolerance import products_of, rounding
 
-from facesyn_cli.models.convert.guided_diffusion import from_diffusers, read_settings, to_diffusers
-from facesyn_cli.models.guided_diffusion_unet import build_pipeline
+from facesyn_cli.models.convert.guided_diffusion import build_pipeline, from_diffusers, read_settings, to_diffusers
 
 
 @torch.inference_mode()

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from facesyn_cli.models import mbf
 from facesyn_cli.models.convert.detected import RGB_BY_DEFAULT, DetectedNetwork, indices
 from facesyn_cli.models.convert.wrappers import MAGFACE, View
 from facesyn_cli.models.iresnet import BLOCKS
+from facesyn_cli.models.mobilefacenet import MBF_BLOCKS
 
 
 def read(view: View) -> DetectedNetwork | None:
@@ -47,7 +47,7 @@ def _read_mbf(tensors: dict[str, Tensor]) -> DetectedNetwork:
     scale = tensors["layers.0.layers.0.weight"].shape[0] // 64
     stem = 1 if "layers.1.layers.0.weight" in tensors else len(indices(tensors, "layers.1.layers."))
     blocks = (stem, *(len(indices(tensors, f"layers.{stage}.layers.")) for stage in (3, 5, 7)))
-    name = next((name for name, known in mbf.BLOCKS.items() if known == (blocks, scale)), None)
+    name = next((name for name, known in MBF_BLOCKS.items() if known == (blocks, scale)), None)
     settings: dict = {"embedding_size": tensors["features.layers.2.weight"].shape[0]}
     if name is None:
         settings |= {"blocks": list(blocks), "scale": scale}

@@ -26,6 +26,8 @@ from facesyn_cli.models.meta_networks import build_on_meta
 from facesyn_cli.plugins import registry
 from facesyn_cli.untrusted.input_files import read_text
 
+Shapes = Mapping[str, tuple[torch.Size, torch.dtype]]  # of a state dict, by name
+
 _SOURCES = (idiff_face, compvis, tface, arcface_torch, edgeface)
 _LOOKS = "looks like "
 _SHOWN = 2  # names listed of each sort of difference
@@ -172,9 +174,7 @@ def _color_space(path: Path) -> str | None:
     return match[1].lower()
 
 
-def expected_shapes(
-    kind: str, settings: dict[str, Any], num_tensors: int | None = None
-) -> dict[str, tuple[torch.Size, torch.dtype]]:
+def expected_shapes(kind: str, settings: dict[str, Any], num_tensors: int | None = None) -> Shapes:
     """Return name -> (shape, dtype) of a plugin's state dict, without making its weights.
 
     Args:
@@ -182,11 +182,25 @@ def expected_shapes(
         settings: Its name and settings.
         num_tensors: Of the file that the settings are of; see `build_on_meta`.
     """
-    module = build_on_meta(kind, registry.configure(kind, settings), num_tensors)
-    return {key: (value.shape, value.dtype) for key, value in module.state_dict().items()}
+    return shapes_of(build_on_meta(kind, registry.configure(kind, settings), num_tensors).state_dict())
 
 
-def differences(expected: Mapping[str, tuple[torch.Size, torch.dtype]], tensors: Mapping[str, Tensor]) -> str:
+def shapes_of(state: Mapping[str, Tensor]) -> Shapes:
+    """Return name -> (shape, dtype) of a state dict."""
+    return {key: (value.shape, value.dtype) for key, value in state.items()}
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: object) -> None:
+    """Check the numbers of a file.
+
+    Raises:
+        UserError: One is not finite.
+    """
+    if bad := [key for key, value in tensors.items() if not value.isfinite().all()]:
+        raise UserError(f"{where} holds numbers that are not finite, in {len(bad)} tensors such as {bad[0]}")
+
+
+def differences(expected: Shapes, tensors: Mapping[str, Tensor]) -> str:
     """Return one line on the tensors that are missing, unexpected or of another shape; empty when there are none."""
     missing = [key for key in expected if key not in tensors]
     unexpected = [key for key in tensors if key not in expected]
@@ -199,9 +213,7 @@ def differences(expected: Mapping[str, tuple[torch.Size, torch.dtype]], tensors:
     return "; ".join(f"{len(found)} {what} ({_some(found)})" for what, found in lists if found)
 
 
-def fill_counters(
-    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[torch.Size, torch.dtype]]
-) -> dict[str, Tensor]:
+def fill_counters(tensors: Mapping[str, Tensor], expected: Shapes) -> dict[str, Tensor]:
     """Add the batch counters of batch norms where a file has none at all; nothing computes with them."""
     ending = "num_batches_tracked"
     if any(key.endswith(ending) for key in tensors):
@@ -232,7 +244,7 @@ def _nearest(tensors: Mapping[str, Tensor]) -> str:
 
 
 @functools.cache
-def _known_shapes() -> list[dict[str, tuple[torch.Size, torch.dtype]]]:
+def _known_shapes() -> list[Shapes]:
     return [expected_shapes(kind, {"name": name, **settings}) for kind, name, settings in _KNOWN]
 
 

@@ -13,27 +13,26 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from facesyn_cli.config.fields import affects_result
-from facesyn_cli.models.heads.margin import MarginHead, cos_of_sum
+from facesyn_cli.models.heads.margin import MarginHead, ScaleConfig, cos_of_sum
 from facesyn_cli.plugins.registry import Card, register
-from facesyn_cli.plugins.settings import PluginConfig
 
 NORM_RANGE = (1e-3, 100.0)
 MIN_ANGLE = 1e-3
 _MIN_DEVIATION = 1e-3
 
 
-class AdaFaceConfig(PluginConfig):
+class AdaFaceConfig(ScaleConfig):
     """Settings of `adaface`."""
 
-    scale: float = affects_result(64.0, "s, factor of all logits", gt=0)
     margin: float = affects_result(0.4, "m, radians and cosine", ge=0, lt=1)
     concentration: float = affects_result(0.333, "h, width of the quality scale in standard deviations is 1 / h", gt=0)
     rate: float = affects_result(0.01, "t_alpha, weight of the newest mean and deviation", gt=0, le=1)
 
 
+@register("head", "adaface", Card("Margin that adapts to image quality.", "Kim et al. 2022, arXiv:2204.00964"))
 class AdaFace(MarginHead):
     """Margin that adapts to the norm of an embedding; `margin` is both an angle and a cosine.
 
@@ -46,7 +45,7 @@ class AdaFace(MarginHead):
 
     def __init__(self, cfg: AdaFaceConfig) -> None:
         super().__init__(cfg.scale, cfg.margin)
-        self.concentration, self.rate = cfg.concentration, cfg.rate
+        self.cfg = cfg
         self.register_buffer("norm_mean", torch.zeros(1))
         self.register_buffer("norm_deviation", torch.ones(1))
         self.register_buffer("num_observed", torch.zeros((), dtype=torch.int64))
@@ -59,14 +58,14 @@ class AdaFace(MarginHead):
     def observe(self, sums: Tensor, count: int) -> None:
         mean = sums[:1] / count
         variance = (sums[1:] - count * mean.square()) / max(count - 1, 1)
-        rate = torch.where(self.num_observed == 0, 1.0, self.rate)
+        rate = torch.where(self.num_observed == 0, 1.0, self.cfg.rate)
         self.norm_mean.lerp_(mean.to(self.norm_mean), rate.to(self.norm_mean))
         self.norm_deviation.lerp_(variance.clamp(min=0).sqrt().to(self.norm_deviation), rate.to(self.norm_deviation))
         self.num_observed += 1
 
     def quality(self, embeddings: Tensor) -> Tensor:
         """Return z (B, 1) in [-1, 1], without gradient."""
-        unit = self.norm_deviation.clamp(min=_MIN_DEVIATION) / self.concentration
+        unit = self.norm_deviation.clamp(min=_MIN_DEVIATION) / self.cfg.concentration
         return ((_norms(embeddings) - self.norm_mean) / unit).clamp(-1, 1)[:, None]
 
     def changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
@@ -82,9 +81,3 @@ class AdaFace(MarginHead):
 @torch.no_grad()
 def _norms(embeddings: Tensor) -> Tensor:
     return embeddings.norm(dim=1).clamp(*NORM_RANGE)
-
-
-@register("head", "adaface", Card("Margin that adapts to image quality.", "Kim et al. 2022, arXiv:2204.00964"))
-def build_adaface(cfg: AdaFaceConfig) -> nn.Module:
-    """Build the AdaFace head."""
-    return AdaFace(cfg)

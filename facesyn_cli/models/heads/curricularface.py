@@ -7,10 +7,10 @@ the mean target cosine.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from facesyn_cli.config.fields import affects_result
-from facesyn_cli.models.heads.arcface import AngularConfig
+from facesyn_cli.models.heads.fixed_margin import AngularConfig
 from facesyn_cli.models.heads.margin import MarginHead, angular_target, cos_of_sum
 from facesyn_cli.plugins.registry import Card, register
 
@@ -21,6 +21,10 @@ class CurricularFaceConfig(AngularConfig):
     rate: float = affects_result(0.1, "alpha, weight of the newest mean in t", gt=0, le=1)
 
 
+@register(
+    "head", "curricularface",
+    Card("Angular margin; the weight of hard negatives grows during training.", "Huang et al. 2020, arXiv:2004.00288"),
+)
 class CurricularFace(MarginHead):
     """Angular margin with a weight of hard negatives that grows during training; `margin` in radians.
 
@@ -32,7 +36,7 @@ class CurricularFace(MarginHead):
 
     def __init__(self, cfg: CurricularFaceConfig) -> None:
         super().__init__(cfg.scale, cfg.margin)
-        self.rate = cfg.rate
+        self.cfg = cfg
         self.register_buffer("t", torch.zeros(1))
 
     def statistics(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -40,18 +44,9 @@ class CurricularFace(MarginHead):
 
     @torch.no_grad()
     def observe(self, sums: Tensor, count: int) -> None:
-        self.t.lerp_((sums / count).to(self.t), self.rate)
+        self.t.lerp_((sums / count).to(self.t), self.cfg.rate)
 
     def _apply_margin(self, cosines: Tensor, target: Tensor, is_target: Tensor, embeddings: Tensor) -> Tensor:
         is_hard = cosines > cos_of_sum(target, self.margin)
         others = torch.where(is_hard, cosines * (self.t + cosines), cosines)
         return torch.where(is_target, angular_target(target, self.margin), others)
-
-
-@register(
-    "head", "curricularface",
-    Card("Angular margin; the weight of hard negatives grows during training.", "Huang et al. 2020, arXiv:2004.00288"),
-)
-def build_curricularface(cfg: CurricularFaceConfig) -> nn.Module:
-    """Build the CurricularFace head."""
-    return CurricularFace(cfg)

@@ -16,17 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from facesyn_cli.config.fields import affects_result
-from facesyn_cli.models.heads.margin import MarginHead, angular_target
+from facesyn_cli.models.heads.margin import MarginHead, ScaleConfig, angular_target
 from facesyn_cli.plugins.registry import Card, register
-from facesyn_cli.plugins.settings import PluginConfig
 
 _PAPER = "Boutros et al. 2022, arXiv:2109.09416"
 
 
-class ElasticArcConfig(PluginConfig):
+class ElasticArcConfig(ScaleConfig):
     """Settings of `elasticface-arc`."""
 
-    scale: float = affects_result(64.0, "s, factor of all logits", gt=0)
     margin: float = affects_result(0.5, "m, mean of the margins, radians", ge=0, lt=math.pi / 2)
     deviation: float = affects_result(0.05, "sigma of the margins", ge=0, lt=1)
 
@@ -37,10 +35,9 @@ class ElasticArcPlusConfig(ElasticArcConfig):
     deviation: float = affects_result(0.0175, "sigma of the margins", ge=0, lt=1)
 
 
-class ElasticCosConfig(PluginConfig):
+class ElasticCosConfig(ScaleConfig):
     """Settings of `elasticface-cos`."""
 
-    scale: float = affects_result(64.0, "s, factor of all logits", gt=0)
     margin: float = affects_result(0.35, "m, mean of the margins, a cosine", ge=0, lt=1)
     deviation: float = affects_result(0.05, "sigma of the margins", ge=0, lt=1)
 
@@ -66,13 +63,14 @@ class ElasticFace(MarginHead):
 
     def __init__(self, cfg: ElasticArcConfig | ElasticCosConfig, is_angular: bool, is_sorted: bool) -> None:
         super().__init__(cfg.scale, cfg.margin)
-        self.deviation, self.is_angular, self.is_sorted = cfg.deviation, is_angular, is_sorted
+        self.cfg = cfg
+        self.is_angular, self.is_sorted = is_angular, is_sorted
 
     def draw_margins(self, target: Tensor) -> Tensor:
         """Return the margins (B, 1) of images whose target cosines are (B, 1); without gradient."""
         if not self.training:
             return torch.full_like(target, self.margin)
-        margins = self.margin + self.deviation * torch.randn_like(target)
+        margins = self.margin + self.cfg.deviation * torch.randn_like(target)
         margins = margins.clamp(0, math.pi / 2 - 1e-6)
         if self.is_sorted:
             order = target.detach().argsort(dim=0, descending=True, stable=True)
@@ -81,8 +79,7 @@ class ElasticFace(MarginHead):
 
     def changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
         margins = self.draw_margins(target)
-        changed = angular_target(target, margins) if self.is_angular else target - margins
-        return changed
+        return angular_target(target, margins) if self.is_angular else target - margins
 
 
 @register("head", "elasticface-arc", Card("ArcFace with a random margin for each image.", _PAPER))

@@ -13,18 +13,16 @@ from __future__ import annotations
 import math
 
 from pydantic import model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from facesyn_cli.config.fields import affects_result
-from facesyn_cli.models.heads.margin import MarginHead, angular_target
+from facesyn_cli.models.heads.margin import MarginHead, ScaleConfig, angular_target
 from facesyn_cli.plugins.registry import Card, register
-from facesyn_cli.plugins.settings import PluginConfig
 
 
-class MagFaceConfig(PluginConfig):
+class MagFaceConfig(ScaleConfig):
     """Settings of `magface`."""
 
-    scale: float = affects_result(64.0, "s, factor of all logits", gt=0)
     margin: float = affects_result(0.45, "l_m, margin at the smallest norm, radians", ge=0, lt=math.pi / 2)
     max_margin: float = affects_result(0.8, "u_m, margin at the largest norm, radians", ge=0, lt=math.pi / 2)
     min_norm: float = affects_result(10.0, "l_a, smallest norm", gt=0)
@@ -38,35 +36,29 @@ class MagFaceConfig(PluginConfig):
         return self
 
 
+@register(
+    "head", "magface",
+    Card("Margin that grows with the feature norm, a measure of quality.", "Meng et al. 2021, arXiv:2103.06627"),
+)
 class MagFace(MarginHead):
     """Angular margin that grows with the norm, and a loss term that favors large norms; margins in radians."""
 
     def __init__(self, cfg: MagFaceConfig) -> None:
         super().__init__(cfg.scale, cfg.margin)
-        self.max_margin, self.min_norm, self.max_norm = cfg.max_margin, cfg.min_norm, cfg.max_norm
-        self.norm_weight = cfg.norm_weight
+        self.cfg = cfg
 
     def extra_losses(self, embeddings: Tensor) -> Tensor | None:
         """Return lambda g(a), (B,)."""
         norms = self._norms(embeddings.to(self.kernel.dtype))
-        return self.norm_weight * (1 / norms + norms / self.max_norm**2)
+        return self.cfg.norm_weight * (1 / norms + norms / self.cfg.max_norm**2)
 
     def margins(self, embeddings: Tensor) -> Tensor:
         """Return m(a), (B, 1)."""
-        slope = (self.max_margin - self.margin) / (self.max_norm - self.min_norm)
-        return self.margin + slope * (self._norms(embeddings) - self.min_norm)[:, None]
+        slope = (self.cfg.max_margin - self.margin) / (self.cfg.max_norm - self.cfg.min_norm)
+        return self.margin + slope * (self._norms(embeddings) - self.cfg.min_norm)[:, None]
 
     def _norms(self, embeddings: Tensor) -> Tensor:
-        return embeddings.norm(dim=1).clamp(self.min_norm, self.max_norm)
+        return embeddings.norm(dim=1).clamp(self.cfg.min_norm, self.cfg.max_norm)
 
     def changed_target(self, target: Tensor, embeddings: Tensor) -> Tensor:
         return angular_target(target, self.margins(embeddings))
-
-
-@register(
-    "head", "magface",
-    Card("Margin that grows with the feature norm, a measure of quality.", "Meng et al. 2021, arXiv:2103.06627"),
-)
-def build_magface(cfg: MagFaceConfig) -> nn.Module:
-    """Build the MagFace head."""
-    return MagFace(cfg)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from facesyn_cli.config.fields import affects_result
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
@@ -77,6 +78,12 @@ class Head(nn.Module):
         return None
 
 
+class ScaleConfig(PluginConfig):
+    """The setting that all heads with a margin share."""
+
+    scale: float = affects_result(64.0, "s, factor of all logits", gt=0)
+
+
 class MarginHead(Head):
     """Base class of heads with a margin: logits s * changed(cos).
 
@@ -102,7 +109,6 @@ class MarginHead(Head):
         """Return the (B, K) cosines with margin; most heads change only the cosine of the target class.
 
         Args:
-            cosines: (B, K).
             target: (B, 1), cosine of the target class of each image.
             is_target: (B, K) bool.
             embeddings: (B, E), for margins that depend on their norm.

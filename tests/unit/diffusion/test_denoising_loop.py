@@ -8,7 +8,7 @@ from torch import nn
 
 from facesyn_cli.diffusion.denoising_loop import count_evaluations, sample_latents
 from facesyn_cli.diffusion.schedule import build_schedule
-from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
 from facesyn_cli.plugins import registry
 
 
@@ -106,7 +106,7 @@ def test_number_of_evaluations_is_what_the_network_sees():
 @pytest.mark.parametrize("scheduler", ["ddim", "unipc", "euler"])
 def test_the_unet_gives_the_same_with_and_without_encoded_contexts(scheduler):
     """Batch by batch, image by image, encoded once or at every step: the same latents."""
-    unet = fill_state(build_idiff_unet(UnetConfig(
+    unet = fill_state(ConditionalUNet(UnetConfig(
         name="idiff-unet", in_channels=3, channels=32, multipliers=(1, 1), attention=(False, True), num_blocks=1,
         context_size=8, context_width=32,
     )))

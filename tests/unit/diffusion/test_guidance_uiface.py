@@ -11,7 +11,7 @@ from facesyn_cli.diffusion.denoising_loop import count_evaluations, sample_laten
 from facesyn_cli.diffusion.guidance import Step
 from facesyn_cli.diffusion.guidance_uiface import scaled_maps
 from facesyn_cli.diffusion.schedule import build_schedule
-from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
 from facesyn_cli.plugins import registry
 
 
@@ -98,7 +98,7 @@ def test_defaults_are_the_published_ones():
 
 @pytest.mark.parametrize("settled", [0.0, 10.0])
 def test_on_the_unet_batches_do_not_matter_and_all_passes_are_counted(settled):
-    unet = fill_state(build_idiff_unet(UnetConfig(
+    unet = fill_state(ConditionalUNet(UnetConfig(
         name="idiff-unet", channels=32, multipliers=(1, 1), attention=(False, True), num_blocks=1, context_size=8,
         context_width=32, learn_empty_context=True,
     )))

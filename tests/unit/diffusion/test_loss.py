@@ -7,7 +7,7 @@ from torch import nn
 
 from facesyn_cli.diffusion.loss import diffusion_loss, training_noise
 from facesyn_cli.diffusion.schedule import build_schedule
-from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
 
 SETTINGS = {
     "shape": (2, 4, 4), "num_timesteps": 1000, "context_dropout": 0.3, "component_dropout": 0.25, "context_width": 16,
@@ -82,7 +82,7 @@ def test_a_perfect_denoiser_has_no_loss():
 def test_gradient_does_not_depend_on_how_a_batch_is_split(conditioning):
     """The same global batch in one piece and in two, in float64, through the real network and its masks."""
     torch.manual_seed(0)
-    unet = fill_state(build_idiff_unet(UnetConfig(
+    unet = fill_state(ConditionalUNet(UnetConfig(
         name="idiff-unet", in_channels=2, channels=32, multipliers=(1,), attention=(True,), num_blocks=1,
         context_size=8, context_width=32, conditioning=conditioning,
     ))).double()

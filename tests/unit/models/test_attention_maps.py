@@ -8,12 +8,12 @@ from fill import fill_state
 from tolerance import products_of, rounding
 
 from facesyn_cli.models.attention_maps import attention_map
-from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
 
 
 @pytest.fixture(scope="module")
 def unet():
-    return fill_state(build_idiff_unet(UnetConfig(
+    return fill_state(ConditionalUNet(UnetConfig(
         name="idiff-unet", channels=32, multipliers=(1, 2), attention=(False, True), num_blocks=1, context_size=8,
         context_width=32,
     )))

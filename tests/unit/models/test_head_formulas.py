@@ -10,8 +10,7 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from facesyn_cli.models.heads.adaface import AdaFace, AdaFaceConfig
-from facesyn_cli.models.heads.arcface import ArcFace
-from facesyn_cli.models.heads.cosface import CosFace
+from facesyn_cli.models.heads.fixed_margin import AngularConfig, ArcFace, CosFace, CosFaceConfig
 from facesyn_cli.plugins import registry
 
 ANGLES = torch.tensor([0.3, 1.0, 1.8, 2.6, 3.1], dtype=torch.float64)
@@ -39,8 +38,8 @@ def test_adaface_reaches_from_arcface_over_cosface_to_an_angle_that_gives_way():
     head.observe(torch.tensor([200.0, 10 * 400 + 9 * 25.0]), 10)  # mean 20, deviation 5: one unit is 15.015
     inside = slice(0, 4)                                          # theta + m below pi
     for norm, expected in (
-        (0.01, ArcFace(64.0, 0.4).with_classes(2, 2)),         # z = -1
-        (20.0, CosFace(64.0, 0.4).with_classes(2, 2)),         # z = 0
+        (0.01, ArcFace(AngularConfig(margin=0.4)).with_classes(2, 2)),         # z = -1
+        (20.0, CosFace(CosFaceConfig(margin=0.4)).with_classes(2, 2)),         # z = 0
     ):
         expected.kernel.data = torch.eye(2)
         got = head(_on_circle(norm), LABELS)[inside]
@@ -107,17 +106,19 @@ def test_magface_pulls_norms_up_to_the_largest_and_its_margin_holds_against_it()
 
 def test_magface_with_one_margin_is_arcface():
     head = _head("magface", margin=0.5, max_margin=0.5, norm_weight=0.0)
-    arcface = ArcFace(64.0, 0.5).with_classes(2, 2).double()
+    arcface = ArcFace(AngularConfig(margin=0.5)).with_classes(2, 2).double()
     arcface.kernel.data = torch.eye(2, dtype=torch.float64)
     torch.testing.assert_close(head(_on_circle(60.0), LABELS), arcface(_on_circle(60.0), LABELS))
     assert not head.extra_losses(_on_circle(60.0)).any()
 
 
-@pytest.mark.parametrize(("kind", "like"), [("arc", ArcFace), ("cos", CosFace)])
+@pytest.mark.parametrize(
+    ("kind", "like"), [("arc", ArcFace(AngularConfig(margin=0.5))), ("cos", CosFace(CosFaceConfig(margin=0.35)))]
+)
 @pytest.mark.parametrize("plus", ["", "-plus"])
 def test_elasticface_without_deviation_is_the_head_it_grew_from(kind, like, plus):
     head = _head(f"elasticface-{kind}{plus}", deviation=0.0)
-    expected = like(64.0, {"arc": 0.5, "cos": 0.35}[kind]).with_classes(2, 2).double()
+    expected = like.with_classes(2, 2).double()
     expected.kernel.data = torch.eye(2, dtype=torch.float64)
     torch.testing.assert_close(head.train()(_on_circle(2.0), LABELS), expected(_on_circle(2.0), LABELS))
     moving = _head(f"elasticface-{kind}{plus}").eval()
@@ -171,9 +172,9 @@ def test_combined_margin_by_hand_and_beyond_pi():
 @pytest.mark.parametrize(
     ("settings", "like"),
     [
-        ({"angle": 0.5, "cosine": 0.0}, ArcFace(64.0, 0.5).with_classes(2, 2)),
-        ({"angle": 0.0, "cosine": 0.4}, CosFace(64.0, 0.4).with_classes(2, 2)),
-        ({"angle": 0.0, "cosine": 0.0}, CosFace(64.0, 0.0).with_classes(2, 2)),
+        ({"angle": 0.5, "cosine": 0.0}, ArcFace(AngularConfig(margin=0.5)).with_classes(2, 2)),
+        ({"angle": 0.0, "cosine": 0.4}, CosFace(CosFaceConfig(margin=0.4)).with_classes(2, 2)),
+        ({"angle": 0.0, "cosine": 0.0}, CosFace(CosFaceConfig(margin=0.0)).with_classes(2, 2)),
     ],
 )
 def test_combined_margin_reduces_to_its_parts_below_pi(settings, like):

@@ -9,9 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from facesyn_cli.models.heads.arcface import ArcFace
-from facesyn_cli.models.heads.cosface import CosFace
-from facesyn_cli.models.heads.curricularface import CurricularFace, CurricularFaceConfig
+from facesyn_cli.models.heads.fixed_margin import AngularConfig, ArcFace
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.builtin import BUILTIN
 
@@ -20,7 +18,7 @@ NAMES = tuple(BUILTIN["head"])
 
 def test_arcface_is_the_cosine_of_the_wider_angle_and_falls_beyond_pi():
     cosines, labels = _cosines()
-    logits = _head_on(ArcFace, cosines, scale=16.0, margin=0.5)(torch.eye(6, dtype=torch.float64), labels)
+    logits = _head_on("arcface", cosines, scale=16.0, margin=0.5)(torch.eye(6, dtype=torch.float64), labels)
     expected = cosines.copy()
     for row, label in enumerate(labels.tolist()):
         theta = math.acos(cosines[row, label])
@@ -31,7 +29,7 @@ def test_arcface_is_the_cosine_of_the_wider_angle_and_falls_beyond_pi():
 
 def test_cosface_subtracts_the_margin_from_the_target_alone():
     cosines, labels = _cosines()
-    logits = _head_on(CosFace, cosines, scale=16.0, margin=0.35)(torch.eye(6, dtype=torch.float64), labels)
+    logits = _head_on("cosface", cosines, scale=16.0, margin=0.35)(torch.eye(6, dtype=torch.float64), labels)
     expected = cosines.copy()
     expected[np.arange(6), labels.numpy()] -= 0.35
     np.testing.assert_allclose(logits.detach().numpy(), 16 * expected, rtol=0, atol=1e-12)
@@ -39,7 +37,7 @@ def test_cosface_subtracts_the_margin_from_the_target_alone():
 
 def test_curricularface_weighs_hard_negatives_by_the_moving_mean():
     cosines, labels = _cosines()
-    head = _head_on(CurricularFace, cosines, cfg=CurricularFaceConfig(scale=16.0, margin=0.5))
+    head = _head_on("curricularface", cosines, scale=16.0, margin=0.5)
     embeddings = torch.eye(6, dtype=torch.float64)
     for _ in range(2):
         head.observe(head.statistics(embeddings, labels), len(labels))
@@ -62,7 +60,7 @@ def test_curricularface_weighs_hard_negatives_by_the_moving_mean():
 def test_target_gradient_is_the_true_one():
     """cos 0.3, scale 16, margin 0.5: in-place implementations give -16.000, the formula -16.453."""
     cosine = torch.tensor([[0.3]], dtype=torch.float64, requires_grad=True)
-    head = ArcFace(16.0, 0.5).with_classes(1, 1)
+    head = ArcFace(AngularConfig(scale=16.0, margin=0.5)).with_classes(1, 1)
     logits = head.scale * head._apply_margin(cosine, cosine, torch.tensor([[True]]), cosine)
     (-logits).sum().backward()
     true = -16 * (math.cos(0.5) + math.sin(0.5) * 0.3 / math.sqrt(1 - 0.3**2))
@@ -166,8 +164,9 @@ def _cosines() -> tuple[np.ndarray, torch.Tensor]:
     return cosines, labels
 
 
-def _head_on(kind, cosines: np.ndarray, **settings):
+def _head_on(name: str, cosines: np.ndarray, **settings):
     """A head in float64 that sees exactly these cosines for embeddings = identity matrix."""
-    head = kind(**settings).with_classes(cosines.shape[1], cosines.shape[0]).double()
+    built = registry.build("head", registry.configure("head", {"name": name, **settings}))
+    head = built.with_classes(cosines.shape[1], cosines.shape[0]).double()
     head.cosines = lambda embeddings: torch.from_numpy(cosines)
     return head

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tolerance import layers_of, products_of, rounding
 
 from facesyn_cli.models.idiff_blocks import Attention, TimeEmbedding
-from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
 
 SMALL = {
     "name": "idiff-unet", "in_channels": 4, "channels": 32, "multipliers": (1, 2), "attention": (False, True),
@@ -20,7 +20,7 @@ SMALL = {
 
 
 def _small(**settings):
-    return fill_state(build_idiff_unet(UnetConfig(**{**SMALL, **settings})))
+    return fill_state(ConditionalUNet(UnetConfig(**{**SMALL, **settings})))
 
 
 def _tolerance(unet) -> float:
@@ -130,7 +130,7 @@ def test_recomputed_activations_give_the_same_gradients():
 
 def test_a_new_network_starts_by_predicting_zero():
     x, t, context = _inputs()
-    assert build_idiff_unet(UnetConfig(**SMALL))(x, t, context).abs().max() == 0
+    assert ConditionalUNet(UnetConfig(**SMALL))(x, t, context).abs().max() == 0
 
 
 @pytest.mark.parametrize("cross", [False, True])

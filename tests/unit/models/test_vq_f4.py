@@ -9,13 +9,13 @@ from pydantic import ValidationError
 
 from facesyn_cli.errors import UserError
 from facesyn_cli.models import vq_f4
-from facesyn_cli.models.vq_f4 import Codebook, VqConfig, build_vq_f4
+from facesyn_cli.models.vq_f4 import Codebook, VqConfig, VqF4
 
 SMALL = {"name": "vq-f4", "channels": 32, "multipliers": (1, 2, 2), "num_blocks": 1, "codebook_size": 16}
 
 
 def _small(**settings):
-    return fill_state(build_vq_f4(VqConfig(**{**SMALL, **settings})))
+    return fill_state(VqF4(VqConfig(**{**SMALL, **settings})))
 
 
 def test_nearest_code_by_hand_and_first_of_equals():

@@ -65,7 +65,7 @@ def test_third_party_plugins_are_found_by_entry_point(entry_points, tmp_path, mo
 
 def test_duplicates_name_both_owners(entry_points) -> None:
     entry_points("head", ("arcface", "their_heads"))
-    with pytest.raises(UserError, match="facesyn_cli.models.heads.arcface and their_heads"):
+    with pytest.raises(UserError, match="facesyn_cli.models.heads.fixed_margin and their_heads"):
         registry.get("head", "arcface")
 
 

@@ -14,8 +14,8 @@ from facesyn_cli.diffusion.guidance import CfgConfig, build_cfg
 from facesyn_cli.diffusion.schedule import build_schedule
 from facesyn_cli.diffusion.schedulers import SolverConfig, build_dpm_solver
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
-from facesyn_cli.models.vq_f4 import VqConfig, build_vq_f4
+from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
+from facesyn_cli.models.vq_f4 import VqConfig, VqF4
 from facesyn_cli.sampling.inference import FastAutoencoder, FastDenoiser, InferenceOptions, _mapped, _tensors, fuse_qkv
 
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ CONTEXTS, NOISE = golden_normal(1, (3, 8)), golden_normal(2, (3, 3, 8, 8))
 
 @pytest.fixture
 def unet():
-    return fill_state(build_idiff_unet(UnetConfig(
+    return fill_state(ConditionalUNet(UnetConfig(
         name="idiff-unet", in_channels=3, channels=32, multipliers=(1, 1), attention=(False, True), num_blocks=1,
         context_size=8, context_width=32,
     )))
@@ -33,7 +33,7 @@ def unet():
 
 @pytest.fixture
 def vq():
-    return fill_state(build_vq_f4(VqConfig(
+    return fill_state(VqF4(VqConfig(
         name="vq-f4", channels=32, multipliers=(1, 2), num_blocks=1, codebook_size=64, part="decoder"
     )))
 
@@ -108,7 +108,7 @@ def test_options_of_cuda_are_refused_elsewhere(option):
 @pytest.mark.parametrize("conditioning", ["ca", "adagn"])
 @pytest.mark.parametrize("inference_options", [InferenceOptions(joint_guidance=True), InferenceOptions(fused_qkv=True)])
 def test_joint_guidance_and_fused_projections_keep_the_latents(conditioning, inference_options):
-    unet = fill_state(build_idiff_unet(UnetConfig(
+    unet = fill_state(ConditionalUNet(UnetConfig(
         name="idiff-unet", channels=32, multipliers=(1, 1), attention=(False, True), num_blocks=1, context_size=8,
         context_width=32, conditioning=conditioning,
     )))

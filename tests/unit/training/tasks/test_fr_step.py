@@ -82,15 +82,13 @@ def test_weights_scale_the_loss_of_their_images():
 
 
 def test_extra_losses_of_a_head_reach_loss_and_gradients_with_the_images_weights():
-    plain, extra = _recognizer("magface"), _recognizer("magface")
-    plain.head.norm_weight, extra.head.norm_weight = 0.0, 35.0
+    plain, extra = _recognizer("magface", norm_weight=0.0), _recognizer("magface", norm_weight=35.0)
     groups = _groups()
     for recognizer in (plain, extra):
         recognizer.backbone[-1].weight.data *= 100  # norms between the ends of MagFace's range
     difference = extra.accumulate(groups, 0)[0] - plain.accumulate(groups, 0)[0]
     expected = 0.0
-    replica = copy.deepcopy(plain)
-    replica.head.norm_weight = 35.0
+    replica = copy.deepcopy(extra)
     for group in groups:
         embeddings = replica.backbone(group.pixels_u8.movedim(-1, 1).float() / 127.5 - 1)
         expected = expected + (group.weights * replica.head.extra_losses(embeddings)).sum() / 12
@@ -126,13 +124,13 @@ def _tolerance(recognizer: Recognizer, gradients: list[torch.Tensor]) -> float:
     return rounding(products, recognizer.head.scale * max(gradient.abs().max() for gradient in gradients))
 
 
-def _recognizer(head: str = "arcface", dropout: float = 0.0, all_reduce=lambda x: x) -> Recognizer:
+def _recognizer(name: str = "arcface", dropout: float = 0.0, all_reduce=lambda x: x, **settings) -> Recognizer:
     torch.manual_seed(0)
     backbone = nn.Sequential(
         nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.PReLU(4), nn.Flatten(), nn.Dropout(dropout), nn.Linear(36, 8)
     )
-    built = build_head(registry.configure("head", {"name": head, "scale": 8.0})).with_classes(5, 8, seed=1)
-    return Recognizer(backbone, built, 0, 12, torch.float32, all_reduce)
+    head = build_head(registry.configure("head", {"name": name, "scale": 8.0, **settings}))
+    return Recognizer(backbone, head.with_classes(5, 8, seed=1), 0, 12, torch.float32, all_reduce)
 
 
 def _groups() -> list[Group]:

@@ -10,7 +10,7 @@ from torch import nn
 from facesyn_cli.diffusion.loss import diffusion_loss
 from facesyn_cli.diffusion.schedule import build_schedule
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.idiff_unet import UnetConfig, build_idiff_unet
+from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
 from facesyn_cli.training.data_order import local_share, validation_places
 from facesyn_cli.training.precision import autocast, check_precision, loss_scaler
 from facesyn_cli.training.tasks.ldm import accumulate_gradients
@@ -24,7 +24,7 @@ SCHEDULE = build_schedule()
 
 def _denoiser(**settings) -> nn.Module:
     torch.manual_seed(1)
-    denoiser = build_idiff_unet(UnetConfig(
+    denoiser = ConditionalUNet(UnetConfig(
         name="idiff-unet", channels=32, multipliers=(1,), attention=(False,), num_blocks=1, context_size=8,
         context_width=32, **settings,
     ))
