@@ -32,7 +32,7 @@ from pydantic import Field
 from facesyn_cli.artifacts.atomic_files import write_atomically
 from facesyn_cli.artifacts.header import Header
 from facesyn_cli.artifacts.names import escape_name, unescape_name
-from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
+from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.console import log
 from facesyn_cli.data.append_files import Spool, SpooledRecord
 from facesyn_cli.data.pixels import UnreadableImage
@@ -66,13 +66,11 @@ class ParquetConfig(PassthroughConfig):
 
 @register("record_format", "parquet", Card("Parquet with image and label columns, as Hugging Face datasets reads it.",
                                            "Hugging Face datasets"))
-def build_parquet(cfg: ParquetConfig) -> RecordFormat:
-    """Build the format."""
-    return ParquetFormat(cfg)
-
-
 class ParquetFormat(PassthroughFormat):
     """Reads and writes Parquet sets; see the module docstring."""
+
+    def __init__(self, cfg: ParquetConfig) -> None:
+        self.cfg = cfg
 
     def writer(self, folder: Path, name: str, scratch: Path, state: dict[str, Any]) -> ParquetWriter:
         """Open a set for writing at the state of its last commit.

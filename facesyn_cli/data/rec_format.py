@@ -31,7 +31,7 @@ from PIL import Image
 from facesyn_cli.artifacts.atomic_files import write_atomically, write_text
 from facesyn_cli.artifacts.header import Header
 from facesyn_cli.artifacts.names import escape_folder, escape_name
-from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
+from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.console import log
 from facesyn_cli.data.append_files import AppendFile, RecordAppender, fill_in
 from facesyn_cli.data.rec_index import (
@@ -54,19 +54,13 @@ _LABEL_PLACE = 8 + 4                   # of the header's label, from the start o
 _FIRST_LABELS_PLACE = 8 + HEADER.size  # of the labels after the header
 
 
-class RecConfig(PassthroughConfig):
-    """Settings of `rec`."""
-
-
 @register("record_format", "rec", Card("MXNet RecordIO as InsightFace and DCFace use it: .rec, .idx, .lst, property.",
                                        "InsightFace; DCFace"))
-def build_rec(cfg: RecConfig) -> RecordFormat:
-    """Build the format."""
-    return RecFormat(cfg)
-
-
 class RecFormat(PassthroughFormat):
     """Reads and writes RecordIO sets; see the module docstring."""
+
+    def __init__(self, cfg: PassthroughConfig) -> None:
+        self.cfg = cfg
 
     def writer(self, folder: Path, name: str, scratch: Path, state: dict[str, Any]) -> RecWriter:
         """Open a set for writing at the state of its last commit."""

@@ -23,7 +23,7 @@ from facesyn_cli.artifacts.atomic_files import write_atomically
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.header import Header
 from facesyn_cli.artifacts.names import escape_name
-from facesyn_cli.artifacts.record_set import LABELS, RecordFormat, RecordSet
+from facesyn_cli.artifacts.record_set import LABELS, RecordSet
 from facesyn_cli.data.append_files import RecordAppender
 from facesyn_cli.data.pixels import JPEG_QUALITY
 from facesyn_cli.data.record_files import FileRecords, LeftOut, RecordFiles, visible_files
@@ -56,11 +56,6 @@ class TfrecordConfig(PluginConfig):
     Card("TFRecord shards with the index files of ADMIS (3 columns) and TFace (4 columns).",
          "Tencent TFace; FRCSyn 2024, ADMIS"),
 )
-def build_tfrecord(cfg: TfrecordConfig) -> RecordFormat:
-    """Build the format."""
-    return TfrecordFormat(cfg)
-
-
 class TfrecordFormat:
     """Reads and writes TFRecord sets; see the module docstring."""
 

@@ -30,7 +30,7 @@ from pydantic import Field
 from facesyn_cli.artifacts.header import Header
 from facesyn_cli.artifacts.image_formats import HEAD_BYTES, suffix_of_content
 from facesyn_cli.artifacts.names import escape_folder, escape_stem, key_part, unescape_name
-from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
+from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.console import log
 from facesyn_cli.data.append_files import RecordAppender, fill_in
 from facesyn_cli.data.record_files import (
@@ -62,13 +62,11 @@ class WebdatasetConfig(PassthroughConfig):
 
 
 @register("record_format", "webdataset", Card("Tar shards of images and .cls labels, as the webdataset package reads."))
-def build_webdataset(cfg: WebdatasetConfig) -> RecordFormat:
-    """Build the format."""
-    return WebdatasetFormat(cfg)
-
-
 class WebdatasetFormat(PassthroughFormat):
     """Reads and writes tar shards; see the module docstring."""
+
+    def __init__(self, cfg: WebdatasetConfig) -> None:
+        self.cfg = cfg
 
     def writer(self, folder: Path, name: str, scratch: Path, state: dict[str, Any]) -> WebdatasetWriter:
         """Open a set for writing at the state of its last commit."""
