@@ -136,6 +136,11 @@ class Header:
 _ADAPTER = TypeAdapter(Header)
 
 
+def is_ours(path: Path) -> bool:
+    """Return whether a path is a folder that a stage has finished or begun."""
+    return path.is_dir() and any((path / name).is_file() for name in (HEADER, BEGUN))
+
+
 def read_header(folder: Path) -> Header | None:
     """Return the header of a finished folder; None for any other folder."""
     path = folder / HEADER

@@ -78,6 +78,16 @@ def unescape_name(name: str) -> str:
     return _ESCAPED.sub(lambda m: chr(int(m[1], 16)), name)
 
 
+def numbered(name: str, taken: set[str]) -> str:
+    """Return a name that is not among `taken`, with a number where needed (`a-2`), and add it there."""
+    free, count = name, 1
+    while free in taken:
+        count += 1
+        free = f"{name}-{count}"
+    taken.add(free)
+    return free
+
+
 def is_file_name(name: str) -> bool:
     """Return whether a name is a visible file name as it is, without escaping."""
     return bool(name) and not name.startswith(".") and not any(c in name for c in "/\\\0")

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from facesyn_cli.artifacts.atomic_files import as_user_error, read_json, write_json
+from facesyn_cli.artifacts.atomic_files import read_json, write_json, writing
 from facesyn_cli.errors import UserError
 
 _BUFFER_BYTES = 1 << 20
@@ -41,7 +41,7 @@ class AppendFile:
     def __init__(self, path: Path, size: int = 0) -> None:
         self.path = path
         self.size = size
-        try:
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "r+b" if path.exists() else "x+b", buffering=_BUFFER_BYTES)
             found = os.fstat(self._file.fileno()).st_size
@@ -52,8 +52,6 @@ class AppendFile:
                 )
             self._file.truncate(size)
             self._file.seek(size)
-        except OSError as error:
-            raise as_user_error(error, path) from error
 
     def write(self, data: bytes) -> int:
         """Append bytes and return the offset at which they start.
@@ -62,10 +60,8 @@ class AppendFile:
             UserError: No space left.
         """
         offset = self.size
-        try:
+        with writing(self.path):
             self._file.write(data)
-        except OSError as error:
-            raise as_user_error(error, self.path) from error
         self.size += len(data)
         return offset
 
@@ -75,19 +71,15 @@ class AppendFile:
         Raises:
             UserError: No space left.
         """
-        try:
+        with writing(self.path):
             self._file.flush()
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise as_user_error(error, self.path) from error
         return self.size
 
     def close(self) -> None:
         """Close the file; bytes after the last `sync` may be lost when the disk is full."""
-        try:
+        with writing(self.path):
             self._file.close()
-        except OSError as error:
-            raise as_user_error(error, self.path) from error
 
     def __del__(self) -> None:
         """Close a file that an error has left open; bytes after the last `sync` are cut off on resume anyway."""
@@ -207,13 +199,11 @@ def fill_in(path: Path, fields: Iterable[tuple[int, bytes]]) -> None:
         path: The file.
         fields: Offset and new bytes of each.
     """
-    try:
+    with writing(path):
         with open(path, "r+b", buffering=0) as file:
             for offset, data in fields:
                 os.pwrite(file.fileno(), data, offset)
             os.fsync(file.fileno())
-    except OSError as error:
-        raise as_user_error(error, path) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +284,5 @@ class Spool:
 
 
 def _rename(old: Path, new: Path) -> None:
-    try:
+    with writing(new):
         os.replace(old, new)
-    except OSError as error:
-        raise as_user_error(error, new) from error
