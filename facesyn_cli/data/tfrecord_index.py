@@ -18,7 +18,7 @@ import numpy as np
 
 from facesyn_cli.artifacts.names import unescape_name
 from facesyn_cli.artifacts.record_set import LABELS, natural_labels
-from facesyn_cli.data.record_files import stem_of
+from facesyn_cli.data.record_files import parsed_lines, stem_of
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.input_files import read_byte_lines, read_start
 
@@ -77,15 +77,9 @@ def read_index(path: Path, identities: list[str] | None = None) -> RecordIndex:
     names: dict[bytes, int] = {}
     places: dict[tuple[bytes, int], int] = {}
     file_of, offsets, name_of = array("i"), array("q"), array("i")
-    for number, line in enumerate(read_byte_lines(path, "an index of records", _MAX_LINE), 1):
-        try:
-            owner, shard, offset, name = _columns(line)
-            offsets.append(offset)
-        except (ValueError, OverflowError) as error:
-            raise UserError(
-                f"{path}, line {number}: `path/identity/image, shard, offset` or `set, shard, offset, label` "
-                f"was expected, separated by tabs, found {line[:80].decode('utf-8', 'replace').strip()!r}"
-            ) from error
+    expected = "`path/identity/image, shard, offset` or `set, shard, offset, label`"
+    for owner, shard, offset, name in parsed_lines(path, _columns, expected, max_line=_MAX_LINE):
+        offsets.append(offset)
         file_of.append(places.setdefault((owner, shard), len(places)))
         name_of.append(names.setdefault(name, len(names)))
     if not names:
@@ -128,8 +122,8 @@ def _columns(line: bytes) -> tuple[bytes, int, int, bytes]:
     if len(columns) not in (3, 4):
         raise ValueError("number of columns")
     shard, offset = int(columns[1]), int(columns[2])
-    if shard < 0 or offset < 0:
-        raise ValueError("negative number")
+    if shard < 0 or not 0 <= offset < 2**63:
+        raise ValueError("negative number, or too large")
     if len(columns) == 4:
         # With slashes in the first column ADMIS, too, takes the set's name from the index file.
         owner = b"" if b"/" in columns[0] else columns[0]

@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -76,10 +77,8 @@ def open_input(path: Path | str, limit: int | None = None, expected: str = "a fi
     """
     input_size(path, limit, expected)  # before opening, which can have effects on a device
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
-    try:
+    with _reading(path, expected):
         descriptor = os.open(path, flags)  # does not block if the file was replaced by a FIFO in between
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
     try:
         _check(path, os.fstat(descriptor), limit, expected)
         return os.fdopen(descriptor, "rb")
@@ -94,11 +93,8 @@ def read_bytes(path: Path | str, limit: int, expected: str = "a file") -> bytes:
     Raises:
         UserError: As `open_input`, or reading fails.
     """
-    with open_input(path, limit, expected) as file:
-        try:
-            data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)  # allocates what is requested
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
+    with open_input(path, limit, expected) as file, _reading(path, expected):
+        data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)  # allocates what is requested
     if len(data) > limit:
         raise UserError(_too_large(path, len(data), limit, expected))
     return data
@@ -110,11 +106,8 @@ def read_start(path: Path | str, size: int, expected: str = "a file") -> bytes:
     Raises:
         UserError: As `open_input`, or reading fails.
     """
-    with open_input(path, expected=expected) as file:
-        try:
-            return file.read(size)
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
+    with open_input(path, expected=expected) as file, _reading(path, expected):
+        return file.read(size)
 
 
 def read_text(path: Path | str, limit: int = 64 * MIB, expected: str = "a text file") -> str:
@@ -143,15 +136,9 @@ def read_byte_lines(path: Path | str, expected: str = "a text list", max_line: i
         UserError: As `open_input`, or a line is too long.
         Stopped: A stop signal was received.
     """
-    with open_input(path, expected=expected) as file:
-        number = 0
-        while True:
-            try:
-                line = file.readline(max_line + 3)  # with a line end of two bytes
-            except OSError as error:
-                raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
-            if not line:
-                return
+    number = 0
+    with open_input(path, expected=expected) as file, _reading(path, expected):
+        while line := file.readline(max_line + 3):  # with a line end of two bytes
             number += 1
             if len(line) > max_line and len(line.rstrip(b"\r\n")) > max_line:
                 raise UserError(f"{path}, line {number}: a line of more than {max_line} bytes; {expected} was expected")
@@ -240,12 +227,21 @@ def too_deep(root: Path, path: str) -> str:
 
 def _stat(path: Path | str, expected: str) -> os.stat_result | None:
     """Return the status of a path, following links; None if it does not exist."""
+    with _reading(path, expected):
+        try:
+            return os.stat(path)
+        except FileNotFoundError:
+            return None
+
+
+@contextmanager
+def _reading(path: Path | str, expected: str) -> Iterator[None]:
+    """Turn an error of the system in the block into a UserError."""
     try:
-        return os.stat(path)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
+        yield
+    except (OSError, ValueError) as error:  # ValueError: an invalid name
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise UserError(f"cannot read {path}: {reason}; {expected} was expected") from error
 
 
 def _check(path: Path | str, info: os.stat_result, limit: int | None, expected: str) -> None:
@@ -264,7 +260,3 @@ def _not_utf8(data: bytes) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "not UTF-8 text, or not a text file at all (it begins as UTF-16 does; save it as UTF-8)"
     return "not UTF-8 text, or not a text file at all"
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
