@@ -25,10 +25,6 @@ from facesyn_cli.errors import UserError
 def completed_directory(out: Path, expected: Header) -> Header | None:
     """Return the header of a folder made by the same command with the same settings; None if there is no folder yet.
 
-    Args:
-        out: The folder.
-        expected: Command, inputs and settings of the folder to make.
-
     Raises:
         UserError: The folder has other content; the message shows the differences.
     """

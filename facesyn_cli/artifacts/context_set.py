@@ -132,8 +132,6 @@ def write_contexts(
     """Write the vectors and the rows; the caller writes face files into `faces/`.
 
     Args:
-        folder: Output folder.
-        identities: Name of each identity.
         vectors: (N, D); normalized to length 1.
         origins: Source of each context.
         faces: File name inside `faces/`, or None.

@@ -89,13 +89,7 @@ class EmbeddingSet:
 
 
 def write_embeddings(folder: Path, keys: list[str], vectors: np.ndarray) -> None:
-    """Write the two files; rows are normalized to length 1.
-
-    Args:
-        folder: Output folder.
-        keys: Key of each row.
-        vectors: (N, D), not zero.
-    """
+    """Write the two files; (N, D) vectors, not zero, are normalized to length 1."""
     write_embedding_blocks(folder, keys, vectors.shape[1], [vectors])
 
 
@@ -103,8 +97,6 @@ def write_embedding_blocks(folder: Path, keys: list[str], width: int, blocks: It
     """Write the two files like `write_embeddings`, with one block of rows in memory at a time.
 
     Args:
-        folder: Output folder.
-        keys: Key of each row.
         width: D, length of a row.
         blocks: Arrays (n, D), not zero, with one row per key in all.
     """

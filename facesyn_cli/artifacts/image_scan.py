@@ -13,7 +13,7 @@ import os
 import stat
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -201,17 +201,6 @@ class FolderScan:
 def is_image_file(path: Path) -> bool:
     """Return whether a file is taken for an image, by its suffix or its first bytes."""
     return path.suffix.lower() in SUFFIXES or suffix_of_content(_head(str(path))) is not None
-
-
-def check_depth(locations: Iterable[str], path: Path) -> None:
-    """Check the depth of images.
-
-    Raises:
-        UserError: An image is nested in more than `MAX_FOLDER_DEPTH` folders.
-    """
-    deep = next((location for location in locations if location.count("/") > MAX_FOLDER_DEPTH), None)
-    if deep is not None:
-        raise UserError(too_deep(path, deep))
 
 
 def is_hidden(name: str) -> bool:

@@ -32,14 +32,14 @@ from typing import Any
 
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.header import Parent, is_ours, require_header
-from facesyn_cli.artifacts.image_scan import FolderScan, check_depth
+from facesyn_cli.artifacts.image_scan import FolderScan
 from facesyn_cli.artifacts.image_zip import READ_ERRORS, scan_zip
 from facesyn_cli.artifacts.listed_images import scan_list
 from facesyn_cli.artifacts.name_lists import read_name_list
 from facesyn_cli.artifacts.names import SUFFIXES, key_part, natural_key, nfc, split_suffix, without_suffix
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.input_files import MAX_IMAGE, check_input, read_bytes
+from facesyn_cli.untrusted.input_files import MAX_FOLDER_DEPTH, MAX_IMAGE, check_input, read_bytes, too_deep
 
 __all__ = ["MAX_FILE_BYTES", "SUFFIXES", "ImageEntry", "ImageSet", "natural_key"]
 
@@ -113,7 +113,8 @@ class ImageSet:
         sizes = found.sizes
         if not sizes:
             raise UserError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))} were looked for){found.rest()}")
-        check_depth(sizes, path)
+        if deep := next((location for location in sizes if location.count("/") > MAX_FOLDER_DEPTH), None):
+            raise UserError(too_deep(path, deep))
         found.report(given, header is not None)
         entries = _entries(list(sizes), header is not None, identity_of)
         _report_spellings(path, list(sizes))

@@ -50,12 +50,7 @@ def key_part(name: str) -> str:
 
 
 def escape_name(name: str, keep: str = "") -> str:
-    """Return a name as one word: `%`, slashes and control characters are escaped.
-
-    Args:
-        name: Name of a sample or an identity.
-        keep: Characters that are not escaped.
-    """
+    """Return a name as one word: `%`, slashes and control characters are escaped, except those in `keep`."""
     return _NOT_ONE_WORD.sub(lambda m: m[0] if m[0] in keep else _escaped(m), name)
 
 
@@ -105,11 +100,7 @@ def without_suffix(name: str) -> str:
 
 
 def check_file_names(paths: Iterable[str], folder: Path) -> None:
-    """Refuse names that no file can have, before any work.
-
-    Args:
-        paths: Files that are going to be written, relative to `folder`, with `/`.
-        folder: Where to.
+    """Refuse files, relative to `folder` and with `/`, whose names no file can have, before any work.
 
     Raises:
         UserError: A part of one is longer than 255 bytes, or the whole path longer than 4095.

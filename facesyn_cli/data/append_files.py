@@ -143,12 +143,7 @@ class RecordAppender:
         self._file = GrowingFile(path_of(self._number), size)
 
     def append(self, record: bytes, place: int = 0) -> None:
-        """Append one record.
-
-        Args:
-            record: Its bytes.
-            place: Offset within the record that is noted as its place.
-        """
+        """Append one record; the offset `place` within it is noted as its place."""
         is_full = self._max_records is not None and self.num_records == (self._number + 1) * self._max_records
         has_no_room = self._max_bytes is not None and self._file.size + len(record) > self._max_bytes
         if self._file.size and (is_full or has_no_room):
@@ -193,12 +188,7 @@ class RecordAppender:
 
 
 def fill_in(path: Path, fields: Iterable[tuple[int, bytes]]) -> None:
-    """Overwrite fields of a finished file, for values that are known only at the end.
-
-    Args:
-        path: The file.
-        fields: Offset and new bytes of each.
-    """
+    """Overwrite fields (offset, new bytes) of a finished file, for values that are known only at the end."""
     with writing(path):
         with open(path, "r+b", buffering=0) as file:
             for offset, data in fields:
@@ -252,11 +242,7 @@ class Spool:
         return np.bincount(self._places["file"]).tolist()
 
     def identities(self, labels: np.ndarray) -> list[str]:
-        """Return the name of every label; call `finish` before.
-
-        Args:
-            labels: (N,) label of every record.
-        """
+        """Return the name of every label, from the (N,) labels of all records; call `finish` before."""
         noted = self._scratch / "identities.json"  # the parts that hold the names may be removed
         if not noted.is_file():
             firsts = self._places[np.unique(labels, return_index=True)[1]]

@@ -265,11 +265,7 @@ class ParquetReader:
 
 
 def _open(paths: list[Path], is_ours: bool) -> tuple[ParquetReader, np.ndarray, list[str] | None]:
-    """Open the files of a set and read their labels.
-
-    Args:
-        paths: The files.
-        is_ours: Sample names are escaped as we write them.
+    """Open the files of a set and read their labels; the sample names of our sets are unescaped.
 
     Returns:
         The reader, (N,) int64 labels, and the names of the labels 0, 1, ... where the set has names.

@@ -103,11 +103,7 @@ def read_labels(
 
 
 def listed_identities(path: Path, keys: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Return labels and identities from the folders of the paths in a list.
-
-    Args:
-        path: The list.
-        keys: (N,) numbers of the records.
+    """Return labels and identities of the records with (N,) numbers from the folders of the paths in a list.
 
     Raises:
         UserError: A record is not in the list.

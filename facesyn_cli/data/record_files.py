@@ -112,13 +112,7 @@ class LeftOut:
         self._first: dict[str, str] = {}
 
     def add(self, reason: str, name: str, count: int = 1) -> None:
-        """Count something that is not used.
-
-        Args:
-            reason: Its kind, as a plural: `links`.
-            name: Its name; the first one of each kind is shown.
-            count: How many there are.
-        """
+        """Count something that is not used: its kind as a plural (`links`); the first name of each kind is shown."""
         reason = one_line(reason)
         if reason not in self.counts and len(self.counts) >= _MAX_REASONS:
             reason = _OTHERS
@@ -126,12 +120,7 @@ class LeftOut:
         self._first.setdefault(reason, name)
 
     def say(self, where: object, used: int) -> None:
-        """Warn in one line, unless everything is used.
-
-        Args:
-            where: The set or file.
-            used: Images that are used.
-        """
+        """Warn in one line, with the number of images that are used, unless everything is used."""
         if not self.counts:
             return
         parts = [f"{count} {reason} (first {one_line(self._first[reason])!r})"
@@ -207,12 +196,7 @@ def parsed_lines(
 
 
 def content_digest(paths: list[Path], *places: np.ndarray) -> str:
-    """Return the digest of a set without a header of ours: names and sizes of its files, places and labels.
-
-    Args:
-        paths: The files.
-        places: Arrays of offsets and labels.
-    """
+    """Return the digest of a set without a header of ours: names and sizes of its files, offsets and labels."""
     hashes = [hashlib.sha256(np.ascontiguousarray(array)).hexdigest() for array in places]
     return json_digest([[[path.name, path.stat().st_size] for path in paths], hashes])
 

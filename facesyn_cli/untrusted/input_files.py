@@ -12,6 +12,8 @@ files of users, are opened or checked here before another library opens them.
     check_input(path)       the check for a file or folder
     inside(folder, name)    the path of a file that another file names, restricted to its folder
     files_below(folder)     all files below a folder
+
+Links are followed. `limit` is the largest size in bytes, None any; `expected` is what the file should be, for messages.
 """
 
 from __future__ import annotations
@@ -38,11 +40,6 @@ _KINDS = ((stat.S_ISFIFO, "a FIFO (named pipe)"), (stat.S_ISSOCK, "a socket"), (
 def input_size(path: Path | str, limit: int | None = None, expected: str = "a file") -> int:
     """Return the size of a regular file in bytes; the file is not opened.
 
-    Args:
-        path: The file; links are followed.
-        limit: Largest size in bytes; None: any.
-        expected: What the file should be, for the message.
-
     Raises:
         UserError: It does not exist, is not a regular file, or is larger than the limit.
     """
@@ -66,11 +63,6 @@ def check_input(path: Path | str, expected: str = "a file or folder") -> None:
 
 def open_input(path: Path | str, limit: int | None = None, expected: str = "a file") -> BinaryIO:
     """Open a regular file for reading bytes.
-
-    Args:
-        path: The file; links are followed.
-        limit: Largest size in bytes; None: any.
-        expected: What the file should be, for the message.
 
     Raises:
         UserError: It cannot be opened, is not a regular file, or is larger than the limit.
@@ -127,11 +119,6 @@ def read_text(path: Path | str, limit: int = 64 * MIB, expected: str = "a text f
 def read_byte_lines(path: Path | str, expected: str = "a text list", max_line: int = MAX_LINE) -> Iterator[bytes]:
     """Yield the lines of a list of any length, with their line ends, one in memory at a time.
 
-    Args:
-        path: The list.
-        expected: What the file should be, for the message.
-        max_line: Longest line in bytes.
-
     Raises:
         UserError: As `open_input`, or a line is too long.
         Stopped: A stop signal was received.
@@ -149,11 +136,6 @@ def read_byte_lines(path: Path | str, expected: str = "a text list", max_line: i
 
 def read_lines(path: Path | str, expected: str = "a text list", max_line: int = MAX_LINE) -> Iterator[str]:
     """Yield the lines of a UTF-8 list without line ends (LF or CRLF) and without a byte-order mark.
-
-    Args:
-        path: The list.
-        expected: What the file should be, for the message.
-        max_line: Longest line in bytes.
 
     Raises:
         UserError: As `read_byte_lines`, or a line is not UTF-8 or holds a NUL byte.
@@ -177,12 +159,8 @@ def read_lines(path: Path | str, expected: str = "a text list", max_line: int = 
 def inside(folder: Path, name: str, where: Path | str) -> Path:
     """Return the path of a file that another file names; it must be below a folder.
 
-    Only the name is checked. Links are followed: download caches consist of links.
-
-    Args:
-        folder: The folder.
-        name: Relative name, with `/` or the system's separator.
-        where: The file that names it, for the message.
+    Only the name is checked, which is relative, with `/` or the system's separator. Links are followed: download caches
+    consist of links.
 
     Raises:
         UserError: The name is absolute, leads out of the folder (`..`), or is not a valid file name.
@@ -194,11 +172,7 @@ def inside(folder: Path, name: str, where: Path | str) -> Path:
 
 
 def files_below(folder: Path, suffix: str = "") -> Iterator[Path]:
-    """Yield all files below a folder; links to folders are not followed.
-
-    Args:
-        folder: The folder.
-        suffix: Ending of the names, with its dot; "" for any.
+    """Yield all files below a folder whose names end with `suffix`; links to folders are not followed.
 
     Raises:
         UserError: A folder cannot be listed, or they are nested more than `MAX_FOLDER_DEPTH` deep.
