@@ -164,8 +164,6 @@ class ParquetWriter:
 
 def _parquet_files(folder: Path) -> list[Path]:
     """Return the files of a folder or of its `data`; when some are of a split `train`, only those."""
-    if not folder.is_dir():
-        return []
     files = visible_files(folder, ".parquet") or visible_files(folder / "data", ".parquet")
     return [p for p in files if p.name.startswith("train")] or files
 

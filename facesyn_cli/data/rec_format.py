@@ -68,7 +68,8 @@ class RecFormat(PassthroughFormat):
 
     def recognizes(self, path: Path) -> bool:
         """True for a .rec file, the .idx beside one, and a folder that holds one."""
-        files = [path.with_suffix(".rec") if path.suffix == ".idx" else path] if path.is_file() else _rec_files(path)
+        file = path.with_suffix(".rec") if path.suffix == ".idx" else path
+        files = [file] if path.is_file() else visible_files(path, ".rec")
         return any(first_bytes(file, 4) == MAGIC_BYTES for file in files)
 
     def open(self, path: Path, header: Header | None) -> RecordSet:
@@ -82,7 +83,7 @@ class RecFormat(PassthroughFormat):
         elif path.is_file():
             file = path.with_suffix(".rec")
         else:
-            files = _rec_files(path)
+            files = visible_files(path, ".rec")
             if len(files) != 1:
                 found = ", ".join(p.name for p in files) or "none"
                 raise UserError(f"{path}: one .rec file was expected, found {found}; name the file itself")
@@ -172,7 +173,3 @@ class RecWriter:
         """Close the open files."""
         self._records.close()
         self._names.close()
-
-
-def _rec_files(folder: Path) -> list[Path]:
-    return visible_files(folder, ".rec") if folder.is_dir() else []

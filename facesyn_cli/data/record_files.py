@@ -202,7 +202,7 @@ def content_digest(paths: list[Path], *places: np.ndarray) -> str:
 
 
 def visible_files(path: Path, suffix: str) -> list[Path]:
-    """Return the files of a folder that have a suffix, in either case, by name; none when it cannot be listed."""
+    """Return the visible files of a folder with a suffix, in either case, by name; none when it cannot be listed."""
     try:
         return sorted(
             p for p in path.iterdir()
