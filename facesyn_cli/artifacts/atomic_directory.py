@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from facesyn_cli.artifacts.atomic_files import TEMPORARY_PREFIX, as_user_error, remove_temporaries, write_atomically
+from facesyn_cli.artifacts.atomic_files import TEMPORARY_PREFIX, remove_temporaries, write_atomically, writing
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.header import HEADER, Header, read_header
 from facesyn_cli.artifacts.lock import Lock
@@ -24,10 +24,6 @@ from facesyn_cli.errors import UserError
 
 def completed_directory(out: Path, expected: Header) -> Header | None:
     """Return the header of a folder made by the same command with the same settings; None if there is no folder yet.
-
-    Args:
-        out: The folder.
-        expected: Command, inputs and settings of the folder to make.
 
     Raises:
         UserError: The folder has other content; the message shows the differences.
@@ -46,12 +42,10 @@ def require_new(out: Path) -> None:
     Raises:
         UserError: There is something else.
     """
-    if not out.exists():
+    if out.is_dir() and ((out / HEADER).is_file() or not _held(out)):
         return
-    if out.is_dir():
-        if (out / HEADER).is_file() or not _held(out):
-            return
-    raise UserError(f"{out} exists and was not made by facesyn; give a new folder with --out")
+    if out.exists():
+        raise UserError(f"{out} exists and was not made by facesyn; give a new folder with --out")
 
 
 @contextmanager
@@ -64,7 +58,7 @@ def atomic_directory(out: Path) -> Iterator[Path]:
         UserError: It exists with other content, another process is writing it, or it cannot be written.
     """
     temporary = out.parent / f"{TEMPORARY_PREFIX}{out.name}"
-    try:
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with Lock(out.parent, f"convert-{out.name}"):
             shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
@@ -80,8 +74,6 @@ def atomic_directory(out: Path) -> Iterator[Path]:
                 os.replace(temporary, out)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise as_user_error(error, out) from error
 
 
 @contextmanager
@@ -95,7 +87,7 @@ def atomic_file(out: Path) -> Iterator[Path]:
     """
     if out.exists() and not out.is_file():
         raise UserError(f"{out} exists and is not a file; choose another --out")
-    try:
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with Lock(out.parent, f"file-{out.name}"):
             for left in out.parent.iterdir():
@@ -114,8 +106,6 @@ def atomic_file(out: Path) -> Iterator[Path]:
                     os.replace(made, temporary)
             finally:
                 made.unlink(missing_ok=True)
-    except OSError as error:
-        raise as_user_error(error, out) from error
 
 
 def _held(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 import socket
 import threading
 import zlib
@@ -39,19 +40,26 @@ def write_atomically(path: Path, durable: bool = True) -> Iterator[Path]:
         UserError: No space left, read-only folder or no permission.
     """
     temporary = path.parent / temporary_name(path.name)
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if durable:
+                with open(temporary, "rb+") as file:
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            _remove(temporary)
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise a UserError where the block, which writes `path`, fails with an OSError that a user can act on."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if durable:
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield
     except OSError as error:
-        _remove(temporary)
         raise as_user_error(error, path) from error
-    except BaseException:
-        _remove(temporary)
-        raise
 
 
 def as_user_error(error: OSError, path: Path) -> Exception:
@@ -92,11 +100,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def update_text(path: Path, text: str) -> None:
     """Write a text file like `write_text`, unless its content is the same."""
-    try:
+    with suppress(OSError):  # missing or unreadable
         if path.read_bytes() == text.encode("utf-8", "backslashreplace"):
             return
-    except OSError:
-        pass  # missing or unreadable
     write_text(path, text)
 
 
@@ -143,8 +149,6 @@ def host_tag() -> str:
 
 def _remove(path: Path) -> None:
     if os.path.isdir(path) and not path.is_symlink():
-        import shutil
-
         shutil.rmtree(path, ignore_errors=True)
     else:
         try:

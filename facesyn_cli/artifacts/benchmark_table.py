@@ -9,11 +9,11 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from facesyn_cli.artifacts import text_tables
 from facesyn_cli.artifacts.atomic_files import read_json, write_json, write_text
-from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.parsing import validated
 
 TABLE_JSON = "table.json"
 NOT_AVAILABLE = "n/a"
@@ -97,13 +97,10 @@ class BenchmarkTable(BaseModel):
         Raises:
             UserError: There is no table, or it is damaged.
         """
-        path = folder / TABLE_JSON
-        content = read_json(path)
-        try:
-            derived = ("average_accuracy", "groups")
-            return BenchmarkTable.model_validate({k: v for k, v in content.items() if k not in derived})
-        except (ValidationError, AttributeError) as error:
-            raise UserError(f"{path} is not a benchmark table: {' '.join(str(error).split())[:200]}") from error
+        value = read_json(folder / TABLE_JSON)
+        if isinstance(value, dict):
+            value = {key: item for key, item in value.items() if key not in ("average_accuracy", "groups")}  # derived
+        return validated(BenchmarkTable, value, folder / TABLE_JSON, "a benchmark table")
 
     def to_csv(self) -> str:
         """Return the table as comma-separated values with a header line."""

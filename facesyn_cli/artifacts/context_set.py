@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict
 
 from facesyn_cli.artifacts.atomic_files import write_atomically, write_text
 from facesyn_cli.artifacts.embedding_set import is_published
-from facesyn_cli.artifacts.header import Parent, require_header
+from facesyn_cli.artifacts.header import NameInside, Parent, require_header
 from facesyn_cli.artifacts.names import nfc
 from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.artifacts.origins import FACE_ORIGIN, GENERATED, PHOTO, UNKNOWN, Origin
@@ -39,14 +39,7 @@ class _Row(BaseModel):
 
     identity: str
     origin: dict[str, Any] = {}
-    face: str | None = Field(None, pattern=r"^[^/\\\x00]*$")  # name of a file in `faces/`
-
-    @field_validator("face")
-    @classmethod
-    def _is_inside(cls, face: str | None) -> str | None:
-        if face in (".", ".."):
-            raise ValueError(f"the name of a file in {FACES}/ was expected")
-        return face
+    face: NameInside | None = None  # of a file in `faces/`
 
 
 @dataclass(frozen=True)
@@ -132,8 +125,6 @@ def write_contexts(
     """Write the vectors and the rows; the caller writes face files into `faces/`.
 
     Args:
-        folder: Output folder.
-        identities: Name of each identity.
         vectors: (N, D); normalized to length 1.
         origins: Source of each context.
         faces: File name inside `faces/`, or None.

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from facesyn_cli.artifacts.atomic_files import write_atomically, write_text
-from facesyn_cli.artifacts.header import BEGUN, HEADER, Parent, require_header
+from facesyn_cli.artifacts.header import Parent, is_ours, require_header
 from facesyn_cli.artifacts.name_lists import keys_of
 from facesyn_cli.artifacts.names import nfc
 from facesyn_cli.artifacts.npy_file import write_npy_blocks
@@ -89,13 +89,7 @@ class EmbeddingSet:
 
 
 def write_embeddings(folder: Path, keys: list[str], vectors: np.ndarray) -> None:
-    """Write the two files; rows are normalized to length 1.
-
-    Args:
-        folder: Output folder.
-        keys: Key of each row.
-        vectors: (N, D), not zero.
-    """
+    """Write the two files; (N, D) vectors, not zero, are normalized to length 1."""
     write_embedding_blocks(folder, keys, vectors.shape[1], [vectors])
 
 
@@ -103,8 +97,6 @@ def write_embedding_blocks(folder: Path, keys: list[str], width: int, blocks: It
     """Write the two files like `write_embeddings`, with one block of rows in memory at a time.
 
     Args:
-        folder: Output folder.
-        keys: Key of each row.
         width: D, length of a row.
         blocks: Arrays (n, D), not zero, with one row per key in all.
     """
@@ -128,9 +120,7 @@ def read_keys(path: Path) -> list[str]:
 
 def is_published(path: Path) -> bool:
     """Return whether a path is a file, or a folder of `.npy` files that facesyn did not write."""
-    if path.is_dir():
-        return not any((path / name).exists() for name in (HEADER, BEGUN)) and holds_vectors(path)
-    return path.exists()
+    return not is_ours(path) and (holds_vectors(path) if path.is_dir() else path.exists())
 
 
 def _open_published(path: Path, names: Path | None) -> EmbeddingSet:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr, TypeAdapter, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr, TypeAdapter
 
 from facesyn_cli import __version__
 from facesyn_cli.artifacts.atomic_files import read_json, write_json
@@ -19,6 +19,15 @@ BEGUN = "facesyn.begun.json"   # the same without counts; written first
 FORMAT_VERSION = 1
 
 
+def _checked_name(name: str) -> str:
+    if name in (".", "..") or any(character in name for character in "/\\\0"):
+        raise ValueError("the name of a file or folder inside was expected")
+    return name
+
+
+NameInside = Annotated[str, AfterValidator(_checked_name)]
+
+
 class _Extra(BaseModel):
     """The entries of `extra` that readers of a folder use; any others are informative."""
 
@@ -26,14 +35,7 @@ class _Extra(BaseModel):
 
     embedder: str | None = None
     format: str | None = None
-    name: str | None = Field(None, pattern=r"^[^/\\\x00]+$")  # of a folder inside the folder of the header
-
-    @field_validator("name")
-    @classmethod
-    def _is_inside(cls, name: str | None) -> str | None:
-        if name in (".", ".."):
-            raise ValueError("the name of a folder inside was expected")
-        return name
+    name: NameInside | None = Field(None, min_length=1)  # of a folder inside the folder of the header
 
 
 def _checked_extra(extra: dict[str, Any]) -> dict[str, Any]:
@@ -134,6 +136,11 @@ class Header:
 
 
 _ADAPTER = TypeAdapter(Header)
+
+
+def is_ours(path: Path) -> bool:
+    """Return whether a path is a folder that a stage has finished or begun."""
+    return path.is_dir() and any((path / name).is_file() for name in (HEADER, BEGUN))
 
 
 def read_header(folder: Path) -> Header | None:

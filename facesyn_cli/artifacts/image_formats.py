@@ -21,9 +21,5 @@ _SIGNATURES = (
 
 
 def suffix_of_content(head: bytes) -> str | None:
-    """Return the file suffix of the format of an encoded image; None if the format is not supported.
-
-    Args:
-        head: Its first `HEAD_BYTES` bytes, or more.
-    """
+    """Return the file suffix of an image format by the first `HEAD_BYTES` bytes or more; None if not supported."""
     return next((suffix for signature, suffix in _SIGNATURES if signature.match(head[:HEAD_BYTES])), None)

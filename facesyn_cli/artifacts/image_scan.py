@@ -13,7 +13,7 @@ import os
 import stat
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -121,33 +121,30 @@ class ScanResult:
                          for reason, where in sorted(self.left_out.items()))
 
 
-def scan_folder(path: Path) -> ScanResult:
-    """Find the images below a folder; the result does not depend on the order of directory listings.
-
-    Raises:
-        UserError: The folder cannot be listed, a disk fails, or folders are nested more than `MAX_FOLDER_DEPTH` deep.
-        Stopped: A stop signal was received.
-    """
-    return _FolderScan(path).run()
-
-
-class _FolderScan:
+class FolderScan:
     """Scan of a folder: real folders first, then links to folders, level by level."""
 
     def __init__(self, root: Path) -> None:
-        self._root, self._found, self._files = root, ScanResult(), _Inodes()
+        self._root, self._found = root, ScanResult()
+        self._files, self._linked = array("q"), array("q")  # hash of each file, and of the file behind each link
         self._visited: set[tuple[int, int]] = set()
         self._links: list[tuple[str, str]] = []  # location with a final `/`, path
 
     def run(self) -> ScanResult:
-        """Return the images and all other files."""
+        """Find the images below the folder; the result does not depend on the order of directory listings.
+
+        Raises:
+            UserError: The folder cannot be listed, a disk fails, or folders are nested more than `MAX_FOLDER_DEPTH`
+                deep.
+            Stopped: A stop signal was received.
+        """
         level = [("", str(self._root))]
         while level:
             self._links = []
             for prefix, folder in level:
                 self._scan_tree(prefix, folder)
             level = sorted(self._links, key=lambda link: natural_key(link[0]))
-        self._found.second_names = self._files.links_to_known()
+        self._found.second_names = len(self._linked) - len(set(self._linked).difference(self._files))
         return self._found
 
     def _scan_tree(self, prefix: str, folder: str) -> None:
@@ -170,7 +167,7 @@ class _FolderScan:
                     self._found.leave_out(f"{special_kind(info.st_mode)} instead of files", location)
                 elif self._found.classify(location, partial(_head, item.path)):
                     self._found.sizes[location] = info.st_size
-                    self._files.add(info, item.is_symlink())
+                    (self._linked if item.is_symlink() else self._files).append(hash((info.st_dev, info.st_ino)))
 
     def _list(self, prefix: str, folder: str) -> list[os.DirEntry]:
         """Return the entries of a folder in the order of their names; none if the folder is left out."""
@@ -201,37 +198,9 @@ class _FolderScan:
             return None
 
 
-class _Inodes:
-    """The files behind the names of images, eight bytes each."""
-
-    def __init__(self) -> None:
-        self._real, self._linked = array("q"), array("q")
-
-    def add(self, info: os.stat_result, is_link: bool) -> None:
-        (self._linked if is_link else self._real).append(hash((info.st_dev, info.st_ino)))
-
-    def links_to_known(self) -> int:
-        """Return the number of links to a file that has another name in the set."""
-        if not self._linked:
-            return 0
-        targets = set(self._linked)
-        return len(self._linked) - len(targets) + len(targets.intersection(self._real))
-
-
 def is_image_file(path: Path) -> bool:
     """Return whether a file is taken for an image, by its suffix or its first bytes."""
     return path.suffix.lower() in SUFFIXES or suffix_of_content(_head(str(path))) is not None
-
-
-def check_depth(locations: Iterable[str], path: Path) -> None:
-    """Check the depth of images.
-
-    Raises:
-        UserError: An image is nested in more than `MAX_FOLDER_DEPTH` folders.
-    """
-    deep = next((location for location in locations if location.count("/") > MAX_FOLDER_DEPTH), None)
-    if deep is not None:
-        raise UserError(too_deep(path, deep))
 
 
 def is_hidden(name: str) -> bool:

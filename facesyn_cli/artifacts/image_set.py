@@ -31,15 +31,15 @@ from sys import intern
 from typing import Any
 
 from facesyn_cli.artifacts.digest import json_digest
-from facesyn_cli.artifacts.header import Parent, read_header, require_header
-from facesyn_cli.artifacts.image_scan import check_depth, scan_folder
+from facesyn_cli.artifacts.header import Parent, is_ours, require_header
+from facesyn_cli.artifacts.image_scan import FolderScan
 from facesyn_cli.artifacts.image_zip import READ_ERRORS, scan_zip
 from facesyn_cli.artifacts.listed_images import scan_list
 from facesyn_cli.artifacts.name_lists import read_name_list
 from facesyn_cli.artifacts.names import SUFFIXES, key_part, natural_key, nfc, split_suffix, without_suffix
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.input_files import MAX_IMAGE, check_input, read_bytes
+from facesyn_cli.untrusted.input_files import MAX_FOLDER_DEPTH, MAX_IMAGE, check_input, read_bytes, too_deep
 
 __all__ = ["MAX_FILE_BYTES", "SUFFIXES", "ImageEntry", "ImageSet", "natural_key"]
 
@@ -98,10 +98,10 @@ class ImageSet:
         check_input(path, "a folder or zip of images")
         if not path.exists():
             raise UserError(f"{path} does not exist; a folder or zip of images was expected")
-        given, header, is_listed, identity_of = path, None, False, {}
+        given, is_listed, identity_of = path, False, {}
+        header = require_header(path, "ImageSet") if is_ours(path) else None
         if path.is_dir():
-            header = require_header(path, "ImageSet") if _is_ours(path) else None
-            found = scan_folder(path)
+            found = FolderScan(path).run()
         elif zipfile.is_zipfile(path):
             found = scan_zip(path)
         elif path.suffix == ".txt":
@@ -113,14 +113,14 @@ class ImageSet:
         sizes = found.sizes
         if not sizes:
             raise UserError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))} were looked for){found.rest()}")
-        check_depth(sizes, path)
-        is_ours = header is not None
-        found.report(given, is_ours)
-        entries = _entries(list(sizes), is_ours, identity_of)
+        if deep := next((location for location in sizes if location.count("/") > MAX_FOLDER_DEPTH), None):
+            raise UserError(too_deep(path, deep))
+        found.report(given, header is not None)
+        entries = _entries(list(sizes), header is not None, identity_of)
         _report_spellings(path, list(sizes))
         digest = header.digest if header else _digest(entries, sizes, identity_of)
         named_in = None if given == path else given
-        return ImageSet(path, entries, digest, named_in, found.members, is_listed, found.counts(is_ours))
+        return ImageSet(path, entries, digest, named_in, found.members, is_listed, found.counts(header is not None))
 
     def read(self, entry: ImageEntry) -> bytes:
         """Return the encoded bytes of one image.
@@ -218,10 +218,6 @@ class ImageFinder:
             except ValueError:
                 return name
         return PurePosixPath(nfc(name).replace("\\", "/")).as_posix()
-
-
-def _is_ours(path: Path) -> bool:
-    return read_header(path) is not None or (path / "facesyn.begun.json").is_file()
 
 
 def _digest(entries: list[ImageEntry], sizes: Mapping[str, int], identity_of: Mapping[str, str]) -> str:

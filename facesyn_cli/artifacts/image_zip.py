@@ -7,6 +7,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -53,10 +54,8 @@ def _zip_location(info: zipfile.ZipInfo, path: Path) -> str | None:
     """Return the location of a member; None for a folder."""
     name = info.filename
     if not info.flag_bits & _UTF8 and not name.isascii():
-        try:
+        with suppress(UnicodeError):  # it is CP437, as zipfile has read it
             name = name.encode("cp437").decode("utf-8")
-        except UnicodeError:
-            pass  # it is CP437, as zipfile has read it
     name = name.replace("\\", "/")
     if name.endswith("/"):
         return None

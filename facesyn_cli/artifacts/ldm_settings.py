@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.parsing import describe_errors
+from facesyn_cli.untrusted.parsing import validated
 
 
 class _Autoencoder(BaseModel):
@@ -92,7 +91,4 @@ class LdmSettings(BaseModel):
     @staticmethod
     def from_json(value: Any, where: str) -> LdmSettings:
         """Validate a `config.json`; `where` is named in the error."""
-        try:
-            return LdmSettings.model_validate(value)
-        except ValidationError as error:
-            raise UserError(f"{where} does not describe a latent diffusion model: {describe_errors(error)}") from error
+        return validated(LdmSettings, value, where, "the config.json of a latent diffusion model")

@@ -6,6 +6,7 @@ import os
 import stat
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -101,11 +102,9 @@ class _Folder:
     def _listing(self, folder: str) -> dict[str, list[str]]:
         if folder not in self._names:
             names: dict[str, list[str]] = {}
-            try:
+            with suppress(OSError):  # its images are counted as missing
                 for name in sorted(os.listdir(self.root / folder)):
                     names.setdefault(nfc(name), []).append(name)
-            except OSError:
-                pass  # its images are counted as missing
             self._names[folder] = names
         return self._names[folder]
 

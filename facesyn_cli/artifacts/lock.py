@@ -138,15 +138,10 @@ def _create_in_place(path: Path, text: str) -> bool:
 
 def _start_time(process: int) -> str:
     """Return the start time of a process, which is unlike that of a later one with the same id; "" if ended."""
-    try:
-        stat = Path(f"/proc/{process}/stat").read_text()
-        return stat.rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        pass
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
     if not Path("/proc/self/stat").exists():
-        try:
+        with suppress(OSError, OverflowError):
             os.kill(process, 0)
             return "alive"
-        except (OSError, OverflowError):
-            return ""
     return ""

@@ -50,12 +50,7 @@ def key_part(name: str) -> str:
 
 
 def escape_name(name: str, keep: str = "") -> str:
-    """Return a name as one word: `%`, slashes and control characters are escaped.
-
-    Args:
-        name: Name of a sample or an identity.
-        keep: Characters that are not escaped.
-    """
+    """Return a name as one word: `%`, slashes and control characters are escaped, except those in `keep`."""
     return _NOT_ONE_WORD.sub(lambda m: m[0] if m[0] in keep else _escaped(m), name)
 
 
@@ -78,6 +73,16 @@ def unescape_name(name: str) -> str:
     return _ESCAPED.sub(lambda m: chr(int(m[1], 16)), name)
 
 
+def numbered(name: str, taken: set[str]) -> str:
+    """Return a name that is not among `taken`, with a number where needed (`a-2`), and add it there."""
+    free, count = name, 1
+    while free in taken:
+        count += 1
+        free = f"{name}-{count}"
+    taken.add(free)
+    return free
+
+
 def is_file_name(name: str) -> bool:
     """Return whether a name is a visible file name as it is, without escaping."""
     return bool(name) and not name.startswith(".") and not any(c in name for c in "/\\\0")
@@ -95,11 +100,7 @@ def without_suffix(name: str) -> str:
 
 
 def check_file_names(paths: Iterable[str], folder: Path) -> None:
-    """Refuse names that no file can have, before any work.
-
-    Args:
-        paths: Files that are going to be written, relative to `folder`, with `/`.
-        folder: Where to.
+    """Refuse files, relative to `folder` and with `/`, whose names no file can have, before any work.
 
     Raises:
         UserError: A part of one is longer than 255 bytes, or the whole path longer than 4095.

@@ -15,11 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 
 
 def write_npy(file: BinaryIO, array: NDArray) -> None:
-    """Write one array.
-
-    Args:
-        file: A file opened for writing, at its beginning.
-        array: Any array without Python objects.
+    """Write one array without Python objects to a file opened for writing, at its beginning.
 
     Raises:
         OSError: The file cannot be written; with `errno`.

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from facesyn_cli.artifacts.atomic_files import as_user_error, remove_temporaries, write_json
+from facesyn_cli.artifacts.atomic_files import remove_temporaries, write_json, writing
 from facesyn_cli.artifacts.config_changes import Comparison, compare_configs
 from facesyn_cli.artifacts.header import BEGUN, HEADER, Header, Parent, read_header, read_started, write_header
 from facesyn_cli.artifacts.lock import Lock, remove_abandoned
@@ -144,10 +144,8 @@ def open_output(
         yield output
         return
     _refuse_foreign_content(folder, kind)
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise as_user_error(error, folder) from error
     with Lock(folder, f"{part[0]}-of-{part[1]}" if part else "all"):
         before = read_started(folder) or read_header(folder)
         comparison = None if before is None else check_same(folder, _upgraded(before, cfg), started)

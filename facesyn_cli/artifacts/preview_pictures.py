@@ -45,10 +45,5 @@ def move_pictures_out(folder: Path) -> None:
 
 
 def is_strip(name: str, head: Callable[[], bytes]) -> bool:
-    """Return whether a file is a preview picture.
-
-    Args:
-        name: File name without folders.
-        head: Reads the first `HEAD_BYTES` bytes; called only if the name matches.
-    """
+    """Return whether a file is a preview picture; `head` reads its first `HEAD_BYTES` bytes if the name matches."""
     return _NAME.fullmatch(name) is not None and MARK.encode() in head()

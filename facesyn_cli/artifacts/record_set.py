@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from facesyn_cli.artifacts.header import BEGUN, HEADER, Header, Parent, require_header
+from facesyn_cli.artifacts.header import BEGUN, HEADER, Header, Parent, is_ours, require_header
 from facesyn_cli.artifacts.image_set import natural_key
 from facesyn_cli.artifacts.names import nfc
 from facesyn_cli.errors import UserError
@@ -114,14 +114,17 @@ class RecordSet:
             raise UserError(f"{path} does not exist; a set of records was expected")
         check_input(path, "a set of records")
         header = None
-        if path.is_dir() and ((path / HEADER).exists() or (path / BEGUN).exists()):
+        if is_ours(path):
             header = require_header(path, "RecordSet")
             format_name = str(header.extra.get("format"))
         for name in [format_name] if format_name else registry.available("record_format"):
             plugin = build_format(name)
             if format_name or plugin.recognizes(path):
                 records = plugin.open(path, header)
-                _check_count(records, header)
+                stated = header.counts.get("images") if header else None
+                if stated is not None and stated != len(records):
+                    raise UserError(f"{path} was written with {stated} images and holds {len(records)}; is a file "
+                                    "gone?")
                 return records
         raise UserError(f"{path} holds no records of any known format; an index file with its records was expected")
 
@@ -130,9 +133,8 @@ class RecordSet:
         """True when `open` would find a set of records here (it may still turn out to be damaged)."""
         path = Path(path)
         check_input(path, "images or a set of records")
-        for name in (HEADER, BEGUN):
-            if path.is_dir() and (path / name).is_file():
-                return _kind_of(path / name) == "RecordSet"
+        if is_ours(path):
+            return Header.read(path / (HEADER if (path / HEADER).is_file() else BEGUN)).kind == "RecordSet"
         return any(build_format(name).recognizes(path) for name in registry.available("record_format"))
 
     @property
@@ -179,13 +181,3 @@ def natural_labels(names: list[str]) -> tuple[list[str], np.ndarray]:
     identities = sorted(set(normal), key=natural_key)
     label_of = {name: label for label, name in enumerate(identities)}
     return identities, np.array([label_of[name] for name in normal], dtype=np.int32)
-
-
-def _check_count(records: RecordSet, header: Header | None) -> None:
-    stated = header.counts.get("images") if header else None
-    if stated is not None and stated != len(records):
-        raise UserError(f"{records.path} was written with {stated} images and holds {len(records)}; is a file gone?")
-
-
-def _kind_of(header: Path) -> str:
-    return Header.read(header).kind

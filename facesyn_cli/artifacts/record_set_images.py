@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet, natural_key
-from facesyn_cli.artifacts.names import key_part
+from facesyn_cli.artifacts.names import key_part, numbered
 from facesyn_cli.artifacts.record_set import RecordSet
 
 _RECORD = "record "
@@ -22,14 +22,9 @@ class RecordSetImages(ImageSet):
         taken: set[str] = set()
         entries = []
         for row, (identity, sample) in enumerate(records.keys()):
-            identity, sample = key_part(identity), key_part(sample)
-            name, count = sample, 1
-            while f"{identity}/{name}" in taken:
-                count += 1
-                name = f"{sample}-{count}"
-            key = f"{identity}/{name}"
-            taken.add(key)
-            entries.append(ImageEntry(key, identity, name, f"{_RECORD}{row}"))
+            identity = key_part(identity)
+            key = numbered(f"{identity}/{key_part(sample)}", taken)
+            entries.append(ImageEntry(key, identity, key[len(identity) + 1 :], f"{_RECORD}{row}"))
         entries.sort(key=lambda e: natural_key(e.key))
         super().__init__(records.path, entries, records.digest, has_listed_identities=True, left_out=records.left_out)
         self.records = records

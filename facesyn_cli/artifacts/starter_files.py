@@ -85,10 +85,8 @@ class Starter:
             if digest != self.digests[name]:
                 raise UserError(f"{self.part(name) / files[0]} has changed: it is {digest[:19]}, but"
                                 f" {self.digests[name][:19]} was packed")
-            size = sum(path.stat().st_size for path in self.part(name).rglob("*") if path.is_file())
-            parts[name] = {"bytes": size, "digest": digest, "card": str(self.part(name) / CARD)}
-        total = num_bytes(self.folder)
-        return {"folder": str(self.folder), "bytes": total, "settings": self.settings, "parts": parts}
+            parts[name] = {"bytes": num_bytes(self.part(name)), "digest": digest, "card": str(self.part(name) / CARD)}
+        return {"folder": str(self.folder), "bytes": num_bytes(self.folder), "settings": self.settings, "parts": parts}
 
 
 def packaged_folder() -> Path:

@@ -80,10 +80,6 @@ def forbidden_name(error: Exception) -> str | None:
 def check_unpacked_size(source: Path | BinaryIO, where: Path) -> None:
     """Refuse a torch file with compressed members that grow; torch itself stores members uncompressed.
 
-    Args:
-        source: The file, or an open one.
-        where: Its name, for the message.
-
     Raises:
         UserError: It unpacks to much more than its own size.
     """
@@ -102,10 +98,6 @@ def check_unpacked_size(source: Path | BinaryIO, where: Path) -> None:
 
 def check_plain(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Refuse tensors of a torch file that are not dense, or that expand few stored numbers into many.
-
-    Args:
-        tensors: All tensors taken from the file.
-        path: The file.
 
     Raises:
         UserError: One is sparse, quantized or without numbers, or they are far larger than the file.
@@ -167,12 +159,10 @@ def _inert_objects(path: Path) -> AbstractContextManager:
     except (ValueError, RuntimeError, OSError, EOFError, KeyError, IndexError, pickle.UnpicklingError):
         return nullcontext()  # damaged: torch.load raises
     replaced = [(OrderedDict if name.endswith(".AttributeDict") else InertObject, name)  # filled like a dict
-                for name in names if _is_skipped(name)]
+                for name in names
+                if name.partition(".")[0] in LIGHTNING_PACKAGES or name in _SKIPPED_NAMES
+                or name.startswith("numpy.dtypes.")]
     return torch.serialization.safe_globals(replaced) if replaced else nullcontext()
-
-
-def _is_skipped(name: str) -> bool:
-    return (name.partition(".")[0] in LIGHTNING_PACKAGES or name in _SKIPPED_NAMES or name.startswith("numpy.dtypes."))
 
 
 def _referenced_names(path: Path) -> set[str]:

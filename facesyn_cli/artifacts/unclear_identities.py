@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from facesyn_cli.artifacts.header import BEGUN, HEADER
+from facesyn_cli.artifacts.header import is_ours
 from facesyn_cli.artifacts.image_set import ImageEntry, ImageFinder, ImageSet
 from facesyn_cli.artifacts.name_lists import read_name_list
 from facesyn_cli.artifacts.names import natural_key
@@ -30,7 +30,7 @@ def warn_of_unclear_identities(images: ImageSet) -> None:
     Args:
         images: A folder, zip file or list of images; identities from the labels of a list are not questioned.
     """
-    if _is_ours(images.path):
+    if is_ours(images.path):
         return
     identities = list(dict.fromkeys(entry.identity for entry in images.entries))
     doubts = [] if images.has_listed_identities else list(_doubts(images.entries, identities))
@@ -66,10 +66,6 @@ def _doubts(entries: list[ImageEntry], identities: list[str]) -> Iterator[str]:
         one, two = (f"{parent}/{last}".lstrip("/") for parent in above[:2])
         yield (f"folder names under several folders, each a separate identity: {len(shared)}, first {one!r} and "
                f"{two!r}")
-
-
-def _is_ours(path: Path) -> bool:
-    return path.is_dir() and any((path / name).is_file() for name in (HEADER, BEGUN))
 
 
 def _list_beside(images: ImageSet) -> Path | None:

@@ -104,12 +104,7 @@ def read_vector_file(path: Path, names: Path | None = None) -> VectorFile:
 
 
 def unnamed_rows(path: Path, consequence: str) -> str:
-    """Return the message for an array without names of its rows.
-
-    Args:
-        path: The array.
-        consequence: Last part of the message.
-    """
+    """Return the message for an array without names of its rows."""
     return f"{path} has no row-order list (no {' or '.join(ORDER_FILES)} beside it); {consequence}"
 
 

@@ -166,12 +166,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def section_of(config: dict[str, Any], kind: str, where: Path | str) -> dict[str, Any] | None:
-    """Return the plugin section (name and settings) of a `config.json`; None without one.
-
-    Args:
-        config: Content of the file.
-        kind: Kind of plugin; also the key of the section.
-        where: The file, for the message.
+    """Return the section (name and settings) of a plugin of the given kind in a `config.json`; None without one.
 
     Raises:
         UserError: The section's name is not a string.

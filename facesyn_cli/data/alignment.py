@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -197,13 +198,10 @@ def align_face(pixels_u8: NDArray[np.uint8], faces: Sequence[Face], choice: Face
     """
     found = []
     for face in faces:
-        try:
+        with suppress(ValueError):
             matrix = similarity_transform(face.landmarks, template(side))
-        except ValueError:
-            continue
-        if explained_share(face.landmarks) < MIN_EXPLAINED:
-            continue
-        found.append((face, matrix, side / math.hypot(matrix[0, 0], matrix[1, 0])))
+            if explained_share(face.landmarks) >= MIN_EXPLAINED:
+                found.append((face, matrix, side / math.hypot(matrix[0, 0], matrix[1, 0])))
     if not found:
         raise NoFace("no_face", "no face was found" if not faces else "the landmarks do not form a face")
     large = [item for item in found if item[2] >= choice.min_size]

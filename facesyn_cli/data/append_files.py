@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from facesyn_cli.artifacts.atomic_files import as_user_error, read_json, write_json
+from facesyn_cli.artifacts.atomic_files import read_json, write_json, writing
 from facesyn_cli.errors import UserError
 
 _BUFFER_BYTES = 1 << 20
@@ -41,7 +41,7 @@ class AppendFile:
     def __init__(self, path: Path, size: int = 0) -> None:
         self.path = path
         self.size = size
-        try:
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "r+b" if path.exists() else "x+b", buffering=_BUFFER_BYTES)
             found = os.fstat(self._file.fileno()).st_size
@@ -52,8 +52,6 @@ class AppendFile:
                 )
             self._file.truncate(size)
             self._file.seek(size)
-        except OSError as error:
-            raise as_user_error(error, path) from error
 
     def write(self, data: bytes) -> int:
         """Append bytes and return the offset at which they start.
@@ -62,10 +60,8 @@ class AppendFile:
             UserError: No space left.
         """
         offset = self.size
-        try:
+        with writing(self.path):
             self._file.write(data)
-        except OSError as error:
-            raise as_user_error(error, self.path) from error
         self.size += len(data)
         return offset
 
@@ -75,19 +71,15 @@ class AppendFile:
         Raises:
             UserError: No space left.
         """
-        try:
+        with writing(self.path):
             self._file.flush()
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise as_user_error(error, self.path) from error
         return self.size
 
     def close(self) -> None:
         """Close the file; bytes after the last `sync` may be lost when the disk is full."""
-        try:
+        with writing(self.path):
             self._file.close()
-        except OSError as error:
-            raise as_user_error(error, self.path) from error
 
     def __del__(self) -> None:
         """Close a file that an error has left open; bytes after the last `sync` are cut off on resume anyway."""
@@ -151,12 +143,7 @@ class RecordAppender:
         self._file = GrowingFile(path_of(self._number), size)
 
     def append(self, record: bytes, place: int = 0) -> None:
-        """Append one record.
-
-        Args:
-            record: Its bytes.
-            place: Offset within the record that is noted as its place.
-        """
+        """Append one record; the offset `place` within it is noted as its place."""
         is_full = self._max_records is not None and self.num_records == (self._number + 1) * self._max_records
         has_no_room = self._max_bytes is not None and self._file.size + len(record) > self._max_bytes
         if self._file.size and (is_full or has_no_room):
@@ -201,19 +188,12 @@ class RecordAppender:
 
 
 def fill_in(path: Path, fields: Iterable[tuple[int, bytes]]) -> None:
-    """Overwrite fields of a finished file, for values that are known only at the end.
-
-    Args:
-        path: The file.
-        fields: Offset and new bytes of each.
-    """
-    try:
+    """Overwrite fields (offset, new bytes) of a finished file, for values that are known only at the end."""
+    with writing(path):
         with open(path, "r+b", buffering=0) as file:
             for offset, data in fields:
                 os.pwrite(file.fileno(), data, offset)
             os.fsync(file.fileno())
-    except OSError as error:
-        raise as_user_error(error, path) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,11 +242,7 @@ class Spool:
         return np.bincount(self._places["file"]).tolist()
 
     def identities(self, labels: np.ndarray) -> list[str]:
-        """Return the name of every label; call `finish` before.
-
-        Args:
-            labels: (N,) label of every record.
-        """
+        """Return the name of every label, from the (N,) labels of all records; call `finish` before."""
         noted = self._scratch / "identities.json"  # the parts that hold the names may be removed
         if not noted.is_file():
             firsts = self._places[np.unique(labels, return_index=True)[1]]
@@ -294,7 +270,5 @@ class Spool:
 
 
 def _rename(old: Path, new: Path) -> None:
-    try:
+    with writing(new):
         os.replace(old, new)
-    except OSError as error:
-        raise as_user_error(error, new) from error

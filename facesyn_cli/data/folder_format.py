@@ -11,27 +11,21 @@ import numpy as np
 from facesyn_cli.artifacts.atomic_files import write_bytes
 from facesyn_cli.artifacts.header import Header
 from facesyn_cli.artifacts.names import is_file_name
-from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
+from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.data.record_images import fit_any, suffix_of
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
 
-class FolderConfig(PluginConfig):
-    """The format has no settings."""
-
-
 @register("record_format", "folder", Card("One folder per identity, one file per image; written, read as images."))
-def build_folder_format(cfg: FolderConfig) -> RecordFormat:
-    """Build the format."""
-    return FolderFormat()
-
-
 class FolderFormat:
     """Writes `<identity>/<sample>.<suffix>`; images of the right size keep their bytes."""
 
     kind = "ImageSet"
+
+    def __init__(self, cfg: PluginConfig) -> None:
+        """Do nothing: the format has no settings."""
 
     def fit(self, data: bytes, size: int | None) -> bytes:
         """Return the image untouched when it has the right size, else resized as PNG."""

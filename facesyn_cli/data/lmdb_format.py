@@ -27,7 +27,7 @@ from facesyn_cli.artifacts.atomic_files import write_atomically
 from facesyn_cli.artifacts.header import Header
 from facesyn_cli.artifacts.image_set import MAX_FILE_BYTES
 from facesyn_cli.artifacts.names import escape_name, unescape_name
-from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
+from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.data.append_files import Spool
 from facesyn_cli.data.lmdb_file import HEAD_BYTES, OPEN, encode_datum, is_lmdb, read_datum, scan
 from facesyn_cli.data.record_files import NameList, content_digest, first_bytes, formats_package, stem_of
@@ -45,19 +45,13 @@ _MAX_OPEN = 8
 Stamp = tuple[int, int]  # size and time of the last change of a file
 
 
-class LmdbConfig(PassthroughConfig):
-    """Settings of `lmdb`."""
-
-
 @register("record_format", "lmdb", Card("LMDB of Caffe Datum messages (encoded image and label), by running number.",
                                         "Caffe convert_imageset"))
-def build_lmdb(cfg: LmdbConfig) -> RecordFormat:
-    """Build the format."""
-    return LmdbFormat(cfg)
-
-
 class LmdbFormat(PassthroughFormat):
     """Reads and writes LMDB sets; see the module docstring."""
+
+    def __init__(self, cfg: PassthroughConfig) -> None:
+        self.cfg = cfg
 
     def writer(self, folder: Path, name: str, scratch: Path, state: dict[str, Any]) -> LmdbWriter:
         """Open a set for writing at the state of its last commit.

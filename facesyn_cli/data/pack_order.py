@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.image_set import ImageSet, natural_key
+from facesyn_cli.artifacts.names import numbered
 from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.data.pixels import UnreadableImage
@@ -142,13 +143,6 @@ def _without_first(group: list[PackItem]) -> list[PackItem]:
 def _distinct(group: list[PackItem]) -> list[PackItem]:
     """Number later images of the same name: published indexes may hold `a.jpg` and `a.png`."""
     taken: set[str] = set()
-    distinct = []
-    for item in group:
-        sample, count = item.sample, 1
-        while sample in taken:
-            count += 1
-            sample = f"{item.sample}-{count}"
-        taken.add(sample)
-        same = sample == item.sample
-        distinct.append(item if same else PackItem(item.identity, sample, item.file_name, item.source, item.place))
-    return distinct
+    samples = [numbered(item.sample, taken) for item in group]
+    return [item if item.sample == sample else replace(item, sample=sample)
+            for item, sample in zip(group, samples, strict=True)]

@@ -32,7 +32,7 @@ from pydantic import Field
 from facesyn_cli.artifacts.atomic_files import write_atomically
 from facesyn_cli.artifacts.header import Header
 from facesyn_cli.artifacts.names import escape_name, unescape_name
-from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
+from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.console import log
 from facesyn_cli.data.append_files import Spool, SpooledRecord
 from facesyn_cli.data.pixels import UnreadableImage
@@ -66,13 +66,11 @@ class ParquetConfig(PassthroughConfig):
 
 @register("record_format", "parquet", Card("Parquet with image and label columns, as Hugging Face datasets reads it.",
                                            "Hugging Face datasets"))
-def build_parquet(cfg: ParquetConfig) -> RecordFormat:
-    """Build the format."""
-    return ParquetFormat(cfg)
-
-
 class ParquetFormat(PassthroughFormat):
     """Reads and writes Parquet sets; see the module docstring."""
+
+    def __init__(self, cfg: ParquetConfig) -> None:
+        self.cfg = cfg
 
     def writer(self, folder: Path, name: str, scratch: Path, state: dict[str, Any]) -> ParquetWriter:
         """Open a set for writing at the state of its last commit.
@@ -166,8 +164,6 @@ class ParquetWriter:
 
 def _parquet_files(folder: Path) -> list[Path]:
     """Return the files of a folder or of its `data`; when some are of a split `train`, only those."""
-    if not folder.is_dir():
-        return []
     files = visible_files(folder, ".parquet") or visible_files(folder / "data", ".parquet")
     return [p for p in files if p.name.startswith("train")] or files
 
@@ -267,11 +263,7 @@ class ParquetReader:
 
 
 def _open(paths: list[Path], is_ours: bool) -> tuple[ParquetReader, np.ndarray, list[str] | None]:
-    """Open the files of a set and read their labels.
-
-    Args:
-        paths: The files.
-        is_ours: Sample names are escaped as we write them.
+    """Open the files of a set and read their labels; the sample names of our sets are unescaped.
 
     Returns:
         The reader, (N,) int64 labels, and the names of the labels 0, 1, ... where the set has names.

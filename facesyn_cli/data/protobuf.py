@@ -27,13 +27,9 @@ def length_delimited(number: int, size: int) -> bytes:
 
 
 def read_fields(data: bytes | memoryview, place: Place) -> Iterator[tuple[int, int | Place]]:
-    """Yield (number, value) of the fields of a message: an integer, or the place of a length-delimited value.
+    """Yield (number, value) of the fields of the message at a place in the data.
 
-    Fields of four or eight bytes are skipped.
-
-    Args:
-        data: The bytes.
-        place: Where the message lies among them.
+    A value is an integer, or the place of a length-delimited value; fields of four or eight bytes are skipped.
 
     Raises:
         ValueError: The bytes are no message.

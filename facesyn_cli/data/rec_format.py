@@ -31,7 +31,7 @@ from PIL import Image
 from facesyn_cli.artifacts.atomic_files import write_atomically, write_text
 from facesyn_cli.artifacts.header import Header
 from facesyn_cli.artifacts.names import escape_folder, escape_name
-from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
+from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.console import log
 from facesyn_cli.data.append_files import AppendFile, RecordAppender, fill_in
 from facesyn_cli.data.rec_index import (
@@ -54,19 +54,13 @@ _LABEL_PLACE = 8 + 4                   # of the header's label, from the start o
 _FIRST_LABELS_PLACE = 8 + HEADER.size  # of the labels after the header
 
 
-class RecConfig(PassthroughConfig):
-    """Settings of `rec`."""
-
-
 @register("record_format", "rec", Card("MXNet RecordIO as InsightFace and DCFace use it: .rec, .idx, .lst, property.",
                                        "InsightFace; DCFace"))
-def build_rec(cfg: RecConfig) -> RecordFormat:
-    """Build the format."""
-    return RecFormat(cfg)
-
-
 class RecFormat(PassthroughFormat):
     """Reads and writes RecordIO sets; see the module docstring."""
+
+    def __init__(self, cfg: PassthroughConfig) -> None:
+        self.cfg = cfg
 
     def writer(self, folder: Path, name: str, scratch: Path, state: dict[str, Any]) -> RecWriter:
         """Open a set for writing at the state of its last commit."""
@@ -74,7 +68,8 @@ class RecFormat(PassthroughFormat):
 
     def recognizes(self, path: Path) -> bool:
         """True for a .rec file, the .idx beside one, and a folder that holds one."""
-        files = [path.with_suffix(".rec") if path.suffix == ".idx" else path] if path.is_file() else _rec_files(path)
+        file = path.with_suffix(".rec") if path.suffix == ".idx" else path
+        files = [file] if path.is_file() else visible_files(path, ".rec")
         return any(first_bytes(file, 4) == MAGIC_BYTES for file in files)
 
     def open(self, path: Path, header: Header | None) -> RecordSet:
@@ -88,7 +83,7 @@ class RecFormat(PassthroughFormat):
         elif path.is_file():
             file = path.with_suffix(".rec")
         else:
-            files = _rec_files(path)
+            files = visible_files(path, ".rec")
             if len(files) != 1:
                 found = ", ".join(p.name for p in files) or "none"
                 raise UserError(f"{path}: one .rec file was expected, found {found}; name the file itself")
@@ -178,7 +173,3 @@ class RecWriter:
         """Close the open files."""
         self._records.close()
         self._names.close()
-
-
-def _rec_files(folder: Path) -> list[Path]:
-    return visible_files(folder, ".rec") if folder.is_dir() else []

@@ -10,11 +10,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from facesyn_cli.artifacts.names import unescape_name
-from facesyn_cli.data.record_files import LeftOut, first_bytes, stem_of
+from facesyn_cli.data.record_files import LeftOut, first_bytes, parsed_lines, stem_of
 from facesyn_cli.data.record_labels import MAX_LABEL, named_labels
 from facesyn_cli.data.recordio import count_unlisted, read_heads, scan_offsets
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.input_files import read_byte_lines
 
 MAX_RECORDS = 2**24  # the last integer before 32-bit floats leave some out
 
@@ -104,11 +103,7 @@ def read_labels(
 
 
 def listed_identities(path: Path, keys: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Return labels and identities from the folders of the paths in a list.
-
-    Args:
-        path: The list.
-        keys: (N,) numbers of the records.
+    """Return labels and identities of the records with (N,) numbers from the folders of the paths in a list.
 
     Raises:
         UserError: A record is not in the list.
@@ -126,25 +121,21 @@ def listed_identities(path: Path, keys: np.ndarray) -> tuple[np.ndarray, list[st
 
 def _read_idx(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return (N,) keys in ascending order and their offsets."""
-    keys, offsets = array("q"), array("q")
-    for number, line in enumerate(read_byte_lines(path, "an index of records"), 1):
-        try:
-            key, offset = line.split()
-            keys.append(int(key))
-            offsets.append(int(offset))
-        except (ValueError, OverflowError) as error:
-            found = line[:60].decode("utf-8", "replace").strip()
-            raise UserError(
-                f"{path}, line {number}: `record, tab, byte offset` was expected, found {found!r}"
-            ) from error
-    if not keys:
+    def parse(line: bytes) -> array:
+        key, offset = line.split()
+        return array("q", (int(key), int(offset)))
+
+    rows = array("q")
+    for row in parsed_lines(path, parse, "`record, byte offset`"):
+        rows += row
+    if not rows:
         raise UserError(f"{path} is empty")
-    order = np.argsort(np.frombuffer(keys, np.int64), kind="stable")
-    sorted_keys = np.frombuffer(keys, np.int64)[order]
-    twice = np.flatnonzero(np.diff(sorted_keys) == 0)
+    keys, offsets = np.frombuffer(rows, np.int64).reshape(-1, 2).T
+    order = np.argsort(keys, kind="stable")
+    twice = np.flatnonzero(np.diff(keys[order]) == 0)
     if len(twice):
-        raise UserError(f"{path} lists record {sorted_keys[twice[0]]} twice")
-    return sorted_keys, np.frombuffer(offsets, np.int64)[order]
+        raise UserError(f"{path} lists record {keys[order][twice[0]]} twice")
+    return keys[order], offsets[order]
 
 
 def _has_two_columns(path: Path) -> bool:
@@ -154,13 +145,8 @@ def _has_two_columns(path: Path) -> bool:
 
 def _listed(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (record, path of the image) of every line of a list."""
-    for number, data in enumerate(read_byte_lines(path, "a list of records"), 1):
-        line = data.decode("utf-8", "replace").rstrip("\r\n")
-        columns = line.split("\t")
-        try:
-            yield int(columns[0]), columns[1:][-1].replace("\\", "/")
-        except (ValueError, IndexError) as error:
-            raise UserError(
-                f"{path}, line {number}: `record, ..., path of the image` was expected, separated by tabs, "
-                f"found {line[:60].strip()!r}"
-            ) from error
+    def parse(line: bytes) -> tuple[int, str]:
+        columns = line.decode("utf-8", "replace").rstrip("\r\n").split("\t")
+        return int(columns[0]), columns[1:][-1].replace("\\", "/")
+
+    return parsed_lines(path, parse, "`record, ..., path of the image`", "a list of records")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,9 @@ from facesyn_cli.artifacts.image_set import MAX_FILE_BYTES
 from facesyn_cli.artifacts.names import one_line
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
-from facesyn_cli.untrusted.input_files import input_size, read_start
+from facesyn_cli.untrusted.input_files import MAX_LINE, input_size, read_byte_lines, read_start
+
+T = TypeVar("T")
 
 _REASONS_SHOWN = 8
 _MAX_REASONS = 50        # counted separately: a set may have as many endings as files
@@ -110,13 +112,7 @@ class LeftOut:
         self._first: dict[str, str] = {}
 
     def add(self, reason: str, name: str, count: int = 1) -> None:
-        """Count something that is not used.
-
-        Args:
-            reason: Its kind, as a plural: `links`.
-            name: Its name; the first one of each kind is shown.
-            count: How many there are.
-        """
+        """Count something that is not used: its kind as a plural (`links`); the first name of each kind is shown."""
         reason = one_line(reason)
         if reason not in self.counts and len(self.counts) >= _MAX_REASONS:
             reason = _OTHERS
@@ -124,12 +120,7 @@ class LeftOut:
         self._first.setdefault(reason, name)
 
     def say(self, where: object, used: int) -> None:
-        """Warn in one line, unless everything is used.
-
-        Args:
-            where: The set or file.
-            used: Images that are used.
-        """
+        """Warn in one line, with the number of images that are used, unless everything is used."""
         if not self.counts:
             return
         parts = [f"{count} {reason} (first {one_line(self._first[reason])!r})"
@@ -148,7 +139,8 @@ class FileRecords:
         file_of: (N,) int32, number of the file of each record.
         offsets: (N,) int64, its first byte.
         names: Sample name of every record; may be iterated several times.
-        read_at: Returns the image of the record at (files, number of the file, offset); None: `sizes` bytes from there.
+        read_at: Returns the image of the record at (files, number of the file, offset), or raises ValueError; None:
+            `sizes` bytes from there.
         sizes: (N,) int64, number of bytes, where the image lies in one piece.
     """
 
@@ -167,7 +159,10 @@ class FileRecords:
         """
         number, offset = int(self.file_of[index]), int(self.offsets[index])
         if self.read_at is not None:
-            return self.read_at(self.files, number, offset)
+            try:
+                return self.read_at(self.files, number, offset)
+            except ValueError as error:
+                raise UserError(f"{self.files.paths[number]}, record at byte {offset}: {error}") from error
         size = int(self.sizes[index])
         if size > MAX_FILE_BYTES:
             raise UserError(f"{self.files.paths[number]}, byte {offset}: an image of {size} bytes; "
@@ -182,19 +177,32 @@ class FileRecords:
         return iter(self.names)
 
 
-def content_digest(paths: list[Path], *places: np.ndarray) -> str:
-    """Return the digest of a set without a header of ours: names and sizes of its files, places and labels.
+def parsed_lines(
+    path: Path, parse: Callable[[bytes], T], expected: str, kind: str = "an index of records", max_line: int = MAX_LINE
+) -> Iterator[T]:
+    """Yield `parse(line)` for every line of a list; `expected` and `kind` describe a line and the file in messages.
 
-    Args:
-        paths: The files.
-        places: Arrays of offsets and labels.
+    Raises:
+        UserError: The file cannot be read, or `parse` raises ValueError, IndexError or OverflowError.
     """
+    for number, line in enumerate(read_byte_lines(path, kind, max_line), 1):
+        try:
+            value = parse(line)
+        except (ValueError, IndexError, OverflowError) as error:
+            found = line[:80].decode("utf-8", "replace").strip()
+            raise UserError(f"{path}, line {number}: {expected} was expected, separated by tabs, found {found!r}"
+                            ) from error
+        yield value
+
+
+def content_digest(paths: list[Path], *places: np.ndarray) -> str:
+    """Return the digest of a set without a header of ours: names and sizes of its files, offsets and labels."""
     hashes = [hashlib.sha256(np.ascontiguousarray(array)).hexdigest() for array in places]
     return json_digest([[[path.name, path.stat().st_size] for path in paths], hashes])
 
 
 def visible_files(path: Path, suffix: str) -> list[Path]:
-    """Return the files of a folder that have a suffix, in either case, by name; none when it cannot be listed."""
+    """Return the visible files of a folder with a suffix, in either case, by name; none when it cannot be listed."""
     try:
         return sorted(
             p for p in path.iterdir()

@@ -31,9 +31,7 @@ class PassthroughFormat:
     """Base of record formats that keep the bytes of images that fit."""
 
     kind = "RecordSet"
-
-    def __init__(self, cfg: PassthroughConfig) -> None:
-        self.cfg = cfg
+    cfg: PassthroughConfig
 
     def fit(self, data: bytes, size: int | None) -> bytes:
         """Return an image untouched when it has the right size and stands upright, else its central square resized.

@@ -86,12 +86,10 @@ def read_image(files: RecordFiles, number: int, offset: int) -> bytes:
     """Return the image of the record that starts at byte `offset` of a file.
 
     Raises:
-        UserError: As `read_record`, or the record is shorter than its header announces.
+        UserError: As `read_record`.
+        ValueError: The record is shorter than its header announces.
     """
-    try:
-        return split_payload(read_record(files, number, offset))[2]
-    except ValueError as error:
-        raise UserError(f"{files.paths[number]}, record at byte {offset}: {error}") from error
+    return split_payload(read_record(files, number, offset))[2]
 
 
 def split_payload(payload: bytes) -> tuple[int, np.ndarray, bytes]:

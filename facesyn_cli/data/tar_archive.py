@@ -68,11 +68,7 @@ def tar_entry(name: str, data: bytes) -> bytes:
 
 
 def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    """Write an archive; it appears whole, by rename.
-
-    Args:
-        path: The archive.
-        files: Name and content of each file, taken one at a time.
+    """Write an archive of files (name, content), taken one at a time; it appears whole, by rename.
 
     Raises:
         UserError: The archive cannot be written.
@@ -83,11 +79,7 @@ def write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
 
 
 def read_members(path: Path, file: BinaryIO) -> Iterator[TarMember]:
-    """Yield every entry of an archive, in order.
-
-    Args:
-        path: Name of the archive for messages.
-        file: The archive, opened for reading; may be read and moved between two members.
+    """Yield every entry of an open archive, in order; the file may be read and moved between two members.
 
     Raises:
         UserError: The archive is damaged or truncated, or has a sparse file.

@@ -60,12 +60,7 @@ class TarSample:
 
 
 def read_samples(path: Path, file: BinaryIO, left_out: LeftOut) -> Iterator[TarSample]:
-    """Yield every image of a shard with its label.
-
-    Args:
-        path: Name of the shard for messages.
-        file: The shard, opened for reading.
-        left_out: Counts everything that is not used.
+    """Yield every image of an open shard with its label; everything that is not used is counted in `left_out`.
 
     Raises:
         UserError: The archive is damaged, a sample has one field twice, or a label is none.
@@ -169,7 +164,7 @@ def _head(file: BinaryIO, member: TarMember) -> bytes:
     return file.read(min(member.size, HEAD_BYTES))
 
 
-def _content(path: Path, member: TarMember, file: BinaryIO, suffix: str) -> bytes | None:
+def _content(member: TarMember, file: BinaryIO, suffix: str) -> bytes | None:
     if member.size > _MAX_LABEL_FILE[suffix]:
         return None
     file.seek(member.offset)
@@ -178,7 +173,7 @@ def _content(path: Path, member: TarMember, file: BinaryIO, suffix: str) -> byte
 
 def _number(path: Path, member: TarMember, file: BinaryIO) -> int:
     """Return the label of a .cls."""
-    text = (_content(path, member, file, "cls") or b"").strip()
+    text = (_content(member, file, "cls") or b"").strip()
     if not _is_label(text):
         raise UserError(f"{path}: {member.name} holds {text!r}; a whole number from 0 to {MAX_LABEL} was expected")
     return int(text)
@@ -186,7 +181,7 @@ def _number(path: Path, member: TarMember, file: BinaryIO) -> int:
 
 def _weak_label(path: Path, member: TarMember, file: BinaryIO, suffix: str) -> Label | None:
     """Return the label that a .json or .txt holds, None where it holds something else."""
-    content = _content(path, member, file, suffix)
+    content = _content(member, file, suffix)
     if content is None:
         return None
     if suffix == "txt":

@@ -124,13 +124,7 @@ class TarImage:
 
 
 def make_shard(folder: Path, name: str, file: str, images: Sequence[TarImage]) -> None:
-    """Write a shard of a set, unless it exists with the same images; it appears whole, by rename.
-
-    Args:
-        folder: Of the set.
-        name: Name of the set.
-        file: Name of the shard, with `.tar`.
-        images: Its images, in order.
+    """Write the shard `file` (with `.tar`) of a set, unless it has these images already; it appears by rename.
 
     Raises:
         UserError: An image cannot be read, or the shard not be written.

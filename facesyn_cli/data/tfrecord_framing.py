@@ -95,14 +95,14 @@ def read_image(files: RecordFiles, number: int, offset: int) -> bytes:
     """Return the image of the record at a byte offset of a file.
 
     Raises:
-        UserError: As `read_frame`, or the record is no Example with an image.
+        UserError: As `read_frame`.
+        ValueError: The record is no Example with an image.
     """
     data = read_frame(files, number, offset)
     try:
         return decode_example(data)["image"]
     except (ValueError, KeyError) as error:
-        raise UserError(f"{files.paths[number]}, record at byte {offset}: no Example with the feature `image`: {error}"
-                        ) from error
+        raise ValueError(f"no Example with the feature `image`: {error}") from error
 
 
 def _entry_head(key: bytes, size: int) -> bytes:

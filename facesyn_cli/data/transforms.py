@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 from torchvision.transforms import functional as F
 
 from facesyn_cli.plugins.registry import Card, build, register
@@ -21,16 +23,25 @@ from facesyn_cli.plugins.settings import PluginConfig
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
+def _require_range(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < value[0] <= value[1]:
+        raise ValueError("two numbers 0 < smallest <= largest are expected")
+    return value
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_require_range)]  # smallest and largest
+
+
 def compose(configs: Sequence[PluginConfig]) -> Transform:
     """Return one transform that applies the plugins of `configs` in their order."""
     return Composed([build("transform", cfg) for cfg in configs])
 
 
+@dataclass(frozen=True)
 class Composed:
     """Several transforms in sequence, with one generator."""
 
-    def __init__(self, transforms: Sequence[Transform]) -> None:
-        self.transforms = list(transforms)
+    transforms: Sequence[Transform]
 
     def __call__(self, pixels_u8: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         for transform in self.transforms:
@@ -45,16 +56,11 @@ class FlipConfig(PluginConfig):
 
 
 @register("transform", "flip", Card("Mirrors the face left to right.", "Tencent TFace"))
-def build_flip(cfg: FlipConfig) -> Transform:
-    """Build a horizontal flip."""
-    return Flip(cfg)
-
-
+@dataclass(frozen=True)
 class Flip:
     """Mirror left to right with probability p."""
 
-    def __init__(self, cfg: FlipConfig) -> None:
-        self.cfg = cfg
+    cfg: FlipConfig
 
     def __call__(self, pixels_u8: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         if generator.random() < self.cfg.p:
@@ -66,14 +72,9 @@ class RandomResizedCropConfig(PluginConfig):
     """Settings of `random-resized-crop`."""
 
     p: float = Field(0.2, ge=0, le=1)                # probability
-    scale: tuple[float, float] = (0.2, 1.0)          # area of the crop over area of the image
-    ratio: tuple[float, float] = (0.75, 1.3333)      # width over height of the crop
+    scale: Range = (0.2, 1.0)                        # area of the crop over area of the image
+    ratio: Range = (0.75, 1.3333)                    # width over height of the crop
     size: int = Field(112, gt=0)                     # side of the result
-
-    @field_validator("scale", "ratio")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        return _require_range(value)
 
 
 @register(
@@ -81,11 +82,7 @@ class RandomResizedCropConfig(PluginConfig):
     Card("Cuts out a random part and enlarges it to the full size.",
          "Kim et al. 2022, AdaFace, arXiv:2204.00964, as changed by the ADMIS team of FRCSyn 2024"),
 )
-def build_random_resized_crop(cfg: RandomResizedCropConfig) -> Transform:
-    """Build a random resized crop."""
-    return RandomResizedCrop(cfg)
-
-
+@dataclass(frozen=True)
 class RandomResizedCrop:
     """With probability p, crop a random rectangle and resize it bilinearly (PIL) to size x size.
 
@@ -93,8 +90,7 @@ class RandomResizedCrop:
     rectangles that do not fit, the largest central one with an allowed ratio is taken.
     """
 
-    def __init__(self, cfg: RandomResizedCropConfig) -> None:
-        self.cfg = cfg
+    cfg: RandomResizedCropConfig
 
     def __call__(self, pixels_u8: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         if generator.random() >= self.cfg.p:
@@ -120,30 +116,20 @@ class RandomErasingConfig(PluginConfig):
     """Settings of `random-erasing`."""
 
     p: float = Field(0.5, ge=0, le=1)                # probability
-    scale: tuple[float, float] = (0.02, 0.33)        # area of the rectangle over area of the image
-    ratio: tuple[float, float] = (0.3, 3.3)          # height over width of the rectangle
+    scale: Range = (0.02, 0.33)                      # area of the rectangle over area of the image
+    ratio: Range = (0.3, 3.3)                        # height over width of the rectangle
     fill: int = Field(128, ge=0, le=255)             # gray level of the rectangle
-
-    @field_validator("scale", "ratio")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        return _require_range(value)
 
 
 @register(
     "transform", "random-erasing",
     Card("Fills a random rectangle with gray.", "Zhong et al. 2017, Random Erasing, arXiv:1708.04896"),
 )
-def build_random_erasing(cfg: RandomErasingConfig) -> Transform:
-    """Build random erasing."""
-    return RandomErasing(cfg)
-
-
+@dataclass(frozen=True)
 class RandomErasing:
     """With probability p, fill a random rectangle; after ten that do not fit, leave the image alone."""
 
-    def __init__(self, cfg: RandomErasingConfig) -> None:
-        self.cfg = cfg
+    cfg: RandomErasingConfig
 
     def __call__(self, pixels_u8: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         if generator.random() >= self.cfg.p:
@@ -173,29 +159,24 @@ class PhotometricConfig(PluginConfig):
     Card("Changes brightness, contrast and saturation, in random order.",
          "Kim et al. 2022, AdaFace, arXiv:2204.00964"),
 )
-def build_photometric(cfg: PhotometricConfig) -> Transform:
-    """Build the photometric transform."""
-    return Photometric(cfg)
-
-
+@dataclass(frozen=True)
 class Photometric:
     """With probability p, scale brightness, contrast and saturation by random factors in random order."""
 
-    def __init__(self, cfg: PhotometricConfig) -> None:
-        self.cfg = cfg
-        self._steps = (
-            (F.adjust_brightness, cfg.brightness),
-            (F.adjust_contrast, cfg.contrast),
-            (F.adjust_saturation, cfg.saturation),
-        )
+    cfg: PhotometricConfig
 
     def __call__(self, pixels_u8: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         if generator.random() >= self.cfg.p:
             return pixels_u8
         image = Image.fromarray(pixels_u8)
-        factors = generator.uniform(-1, 1, size=len(self._steps))
-        for i in generator.permutation(len(self._steps)):
-            adjust, strength = self._steps[i]
+        steps = (
+            (F.adjust_brightness, self.cfg.brightness),
+            (F.adjust_contrast, self.cfg.contrast),
+            (F.adjust_saturation, self.cfg.saturation),
+        )
+        factors = generator.uniform(-1, 1, size=len(steps))
+        for i in generator.permutation(len(steps)):
+            adjust, strength = steps[i]
             if strength:
                 image = adjust(image, 1 + strength * factors[i])
         return np.asarray(image)
@@ -208,9 +189,3 @@ def _random_sides(
     target = area * generator.uniform(*scale)
     aspect = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
     return round(math.sqrt(target / aspect)), round(math.sqrt(target * aspect))
-
-
-def _require_range(value: tuple[float, float]) -> tuple[float, float]:
-    if not 0 < value[0] <= value[1]:
-        raise ValueError("two numbers 0 < smallest <= largest are expected")
-    return value

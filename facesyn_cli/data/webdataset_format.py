@@ -30,7 +30,7 @@ from pydantic import Field
 from facesyn_cli.artifacts.header import Header
 from facesyn_cli.artifacts.image_formats import HEAD_BYTES, suffix_of_content
 from facesyn_cli.artifacts.names import escape_folder, escape_stem, key_part, unescape_name
-from facesyn_cli.artifacts.record_set import RecordFormat, RecordSet
+from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.console import log
 from facesyn_cli.data.append_files import RecordAppender, fill_in
 from facesyn_cli.data.record_files import (
@@ -62,21 +62,28 @@ class WebdatasetConfig(PassthroughConfig):
 
 
 @register("record_format", "webdataset", Card("Tar shards of images and .cls labels, as the webdataset package reads."))
-def build_webdataset(cfg: WebdatasetConfig) -> RecordFormat:
-    """Build the format."""
-    return WebdatasetFormat(cfg)
-
-
 class WebdatasetFormat(PassthroughFormat):
     """Reads and writes tar shards; see the module docstring."""
+
+    def __init__(self, cfg: WebdatasetConfig) -> None:
+        self.cfg = cfg
 
     def writer(self, folder: Path, name: str, scratch: Path, state: dict[str, Any]) -> WebdatasetWriter:
         """Open a set for writing at the state of its last commit."""
         return WebdatasetWriter(folder / name, name, scratch, self.cfg.records_per_shard, state)
 
     def recognizes(self, path: Path) -> bool:
-        """True for a tar file, and for a folder of tar files without sub-folders."""
-        return _is_shard_set(path)
+        """True for a tar file, and for a folder of tar files without sub-folders; compressed ones are refused later."""
+        if path.is_file():
+            return is_tar(first_bytes(path, BLOCK)) or _is_compressed(path)
+        files = visible_files(path, "")
+        shards = [file for file in files if file.suffix.lower() == ".tar"]
+        if not shards and not any(suffix_of_content(first_bytes(file, HEAD_BYTES)) for file in files):
+            shards = [file for file in files if _is_compressed(file)]
+        if not shards or not (is_tar(first_bytes(shards[0], BLOCK)) or _is_compressed(shards[0])):
+            return False
+        # Otherwise it is a folder of images that also holds an archive.
+        return not any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir())
 
     def open(self, path: Path, header: Header | None) -> RecordSet:
         """Open our own folder, a folder of tar shards, or one shard.
@@ -182,27 +189,13 @@ class _ShardContent:
                             "the others")
 
 
-def _is_shard_set(path: Path) -> bool:
-    """True for a tar file, and for a folder of tar files without sub-folders; compressed ones are refused later."""
-    if path.is_file():
-        return is_tar(first_bytes(path, BLOCK)) or _is_compressed(path)
-    files = _files(path)
-    shards = [file for file in files if file.suffix.lower() == ".tar"]
-    if not shards and not any(suffix_of_content(first_bytes(file, HEAD_BYTES)) for file in files):
-        shards = [file for file in files if _is_compressed(file)]
-    if not shards or not (is_tar(first_bytes(shards[0], BLOCK)) or _is_compressed(shards[0])):
-        return False
-    # Otherwise it is a folder of images that also holds an archive.
-    return not any(p.is_dir() and not p.name.startswith(".") for p in path.iterdir())
-
-
 def _find_shards(folder: Path, left_out: LeftOut) -> list[Path]:
     """Return the tar files of a folder, by name; other files beside them are counted.
 
     Raises:
         UserError: There are none, or there are archives that are no plain ones or have another ending.
     """
-    files = _files(folder)
+    files = visible_files(folder, "")
     shards = [file for file in files if file.suffix.lower() == ".tar"]
     for path in files:
         if _is_compressed(path):
@@ -218,10 +211,6 @@ def _find_shards(folder: Path, left_out: LeftOut) -> list[Path]:
     if not shards:
         raise UserError(f"{folder} holds no .tar files")
     return shards
-
-
-def _files(folder: Path) -> list[Path]:
-    return visible_files(folder, "") if folder.is_dir() else []
 
 
 def _is_compressed(path: Path) -> bool:

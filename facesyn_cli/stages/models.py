@@ -6,8 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from facesyn_cli.artifacts.download import fetch, file_name
-from facesyn_cli.artifacts.hub import fetch_from_hub, is_hub_name
+from facesyn_cli.artifacts.download import fetch, fetch_from_hub, file_name, is_hub_name
 from facesyn_cli.artifacts.starter_files import CARD, PACKAGED, find_starter, is_packaged
 from facesyn_cli.artifacts.weights import read_config
 from facesyn_cli.console import log

@@ -5,6 +5,7 @@ pickled objects are refused.
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
@@ -32,13 +33,7 @@ def read_array(path: Path, expected: str = "a plain array file (.npy)") -> np.nd
 
 
 def array_from(file: BinaryIO, size: int, where: Path | str, expected: str = "a plain array file (.npy)") -> np.ndarray:
-    """Return the array in an open `.npy` file.
-
-    Args:
-        file: Positioned at the start of the array.
-        size: Bytes from there to the end.
-        where: Name of the file, for the message.
-        expected: What the file should be, for the message.
+    """Return the array in a `.npy` file that is open at its start, with `size` bytes from there to the end.
 
     Raises:
         UserError: As `read_array`.
@@ -124,10 +119,7 @@ def _checked_header(
             raise ValueError(f"it holds {dtype}, not numbers")
         if not all(type(side) is int and side >= 0 for side in shape):
             raise ValueError(f"the shape {shape}")
-        count = 1
-        for side in shape:
-            count *= side
-        expected_size, actual_size = count * dtype.itemsize, size - (file.tell() - start)
+        expected_size, actual_size = math.prod(shape) * dtype.itemsize, size - (file.tell() - start)
         if expected_size != actual_size:
             raise ValueError(f"{dtype} of shape {' x '.join(map(str, shape)) or '()'} is {expected_size} bytes, "
                              f"but {actual_size} follow its header")

@@ -12,6 +12,8 @@ files of users, are opened or checked here before another library opens them.
     check_input(path)       the check for a file or folder
     inside(folder, name)    the path of a file that another file names, restricted to its folder
     files_below(folder)     all files below a folder
+
+Links are followed. `limit` is the largest size in bytes, None any; `expected` is what the file should be, for messages.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,11 +39,6 @@ _KINDS = ((stat.S_ISFIFO, "a FIFO (named pipe)"), (stat.S_ISSOCK, "a socket"), (
 
 def input_size(path: Path | str, limit: int | None = None, expected: str = "a file") -> int:
     """Return the size of a regular file in bytes; the file is not opened.
-
-    Args:
-        path: The file; links are followed.
-        limit: Largest size in bytes; None: any.
-        expected: What the file should be, for the message.
 
     Raises:
         UserError: It does not exist, is not a regular file, or is larger than the limit.
@@ -66,20 +64,13 @@ def check_input(path: Path | str, expected: str = "a file or folder") -> None:
 def open_input(path: Path | str, limit: int | None = None, expected: str = "a file") -> BinaryIO:
     """Open a regular file for reading bytes.
 
-    Args:
-        path: The file; links are followed.
-        limit: Largest size in bytes; None: any.
-        expected: What the file should be, for the message.
-
     Raises:
         UserError: It cannot be opened, is not a regular file, or is larger than the limit.
     """
     input_size(path, limit, expected)  # before opening, which can have effects on a device
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
-    try:
+    with _reading(path, expected):
         descriptor = os.open(path, flags)  # does not block if the file was replaced by a FIFO in between
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
     try:
         _check(path, os.fstat(descriptor), limit, expected)
         return os.fdopen(descriptor, "rb")
@@ -94,11 +85,8 @@ def read_bytes(path: Path | str, limit: int, expected: str = "a file") -> bytes:
     Raises:
         UserError: As `open_input`, or reading fails.
     """
-    with open_input(path, limit, expected) as file:
-        try:
-            data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)  # allocates what is requested
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
+    with open_input(path, limit, expected) as file, _reading(path, expected):
+        data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)  # allocates what is requested
     if len(data) > limit:
         raise UserError(_too_large(path, len(data), limit, expected))
     return data
@@ -110,11 +98,8 @@ def read_start(path: Path | str, size: int, expected: str = "a file") -> bytes:
     Raises:
         UserError: As `open_input`, or reading fails.
     """
-    with open_input(path, expected=expected) as file:
-        try:
-            return file.read(size)
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
+    with open_input(path, expected=expected) as file, _reading(path, expected):
+        return file.read(size)
 
 
 def read_text(path: Path | str, limit: int = 64 * MIB, expected: str = "a text file") -> str:
@@ -134,24 +119,13 @@ def read_text(path: Path | str, limit: int = 64 * MIB, expected: str = "a text f
 def read_byte_lines(path: Path | str, expected: str = "a text list", max_line: int = MAX_LINE) -> Iterator[bytes]:
     """Yield the lines of a list of any length, with their line ends, one in memory at a time.
 
-    Args:
-        path: The list.
-        expected: What the file should be, for the message.
-        max_line: Longest line in bytes.
-
     Raises:
         UserError: As `open_input`, or a line is too long.
         Stopped: A stop signal was received.
     """
-    with open_input(path, expected=expected) as file:
-        number = 0
-        while True:
-            try:
-                line = file.readline(max_line + 3)  # with a line end of two bytes
-            except OSError as error:
-                raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
-            if not line:
-                return
+    number = 0
+    with open_input(path, expected=expected) as file, _reading(path, expected):
+        while line := file.readline(max_line + 3):  # with a line end of two bytes
             number += 1
             if len(line) > max_line and len(line.rstrip(b"\r\n")) > max_line:
                 raise UserError(f"{path}, line {number}: a line of more than {max_line} bytes; {expected} was expected")
@@ -162,11 +136,6 @@ def read_byte_lines(path: Path | str, expected: str = "a text list", max_line: i
 
 def read_lines(path: Path | str, expected: str = "a text list", max_line: int = MAX_LINE) -> Iterator[str]:
     """Yield the lines of a UTF-8 list without line ends (LF or CRLF) and without a byte-order mark.
-
-    Args:
-        path: The list.
-        expected: What the file should be, for the message.
-        max_line: Longest line in bytes.
 
     Raises:
         UserError: As `read_byte_lines`, or a line is not UTF-8 or holds a NUL byte.
@@ -190,12 +159,8 @@ def read_lines(path: Path | str, expected: str = "a text list", max_line: int = 
 def inside(folder: Path, name: str, where: Path | str) -> Path:
     """Return the path of a file that another file names; it must be below a folder.
 
-    Only the name is checked. Links are followed: download caches consist of links.
-
-    Args:
-        folder: The folder.
-        name: Relative name, with `/` or the system's separator.
-        where: The file that names it, for the message.
+    Only the name is checked, which is relative, with `/` or the system's separator. Links are followed: download caches
+    consist of links.
 
     Raises:
         UserError: The name is absolute, leads out of the folder (`..`), or is not a valid file name.
@@ -207,11 +172,7 @@ def inside(folder: Path, name: str, where: Path | str) -> Path:
 
 
 def files_below(folder: Path, suffix: str = "") -> Iterator[Path]:
-    """Yield all files below a folder; links to folders are not followed.
-
-    Args:
-        folder: The folder.
-        suffix: Ending of the names, with its dot; "" for any.
+    """Yield all files below a folder whose names end with `suffix`; links to folders are not followed.
 
     Raises:
         UserError: A folder cannot be listed, or they are nested more than `MAX_FOLDER_DEPTH` deep.
@@ -240,12 +201,21 @@ def too_deep(root: Path, path: str) -> str:
 
 def _stat(path: Path | str, expected: str) -> os.stat_result | None:
     """Return the status of a path, following links; None if it does not exist."""
+    with _reading(path, expected):
+        try:
+            return os.stat(path)
+        except FileNotFoundError:
+            return None
+
+
+@contextmanager
+def _reading(path: Path | str, expected: str) -> Iterator[None]:
+    """Turn an error of the system in the block into a UserError."""
     try:
-        return os.stat(path)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {_reason(error)}; {expected} was expected") from error
+        yield
+    except (OSError, ValueError) as error:  # ValueError: an invalid name
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise UserError(f"cannot read {path}: {reason}; {expected} was expected") from error
 
 
 def _check(path: Path | str, info: os.stat_result, limit: int | None, expected: str) -> None:
@@ -264,7 +234,3 @@ def _not_utf8(data: bytes) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "not UTF-8 text, or not a text file at all (it begins as UTF-16 does; save it as UTF-8)"
     return "not UTF-8 text, or not a text file at all"
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split())[:200]

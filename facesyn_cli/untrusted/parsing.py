@@ -98,14 +98,9 @@ def read_json_lines(path: Path, expected: str = "a file of JSON lines") -> Itera
 def validated(model: type[T] | TypeAdapter, value: Any, where: Path | str, expected: str) -> T:
     """Return a parsed value as an instance of a pydantic model, or as validated by a type adapter.
 
-    Args:
-        model: The model or adapter.
-        value: The parsed value.
-        where: The file (and line), for the message.
-        expected: What the file should hold, for the message.
-
     Raises:
-        UserError: The value does not fit; the message names the first problems with their fields.
+        UserError: The value does not fit; the message names the file and line (`where`), the first problems with their
+            fields, and what the file should hold (`expected`).
     """
     try:
         return model.validate_python(value) if isinstance(model, TypeAdapter) else model.model_validate(value)

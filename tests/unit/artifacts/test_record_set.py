@@ -10,8 +10,8 @@ import pytest
 from facesyn_cli.artifacts.names import escape_name
 from facesyn_cli.artifacts.record_set import RecordSet, natural_labels
 from facesyn_cli.data.record_labels import read_labels, write_labels
+from facesyn_cli.data.tfrecord import find_index
 from facesyn_cli.data.tfrecord_framing import encode_example, frame
-from facesyn_cli.data.tfrecord_index import find_index
 from facesyn_cli.errors import UserError
 
 
