@@ -6,9 +6,20 @@ from collections.abc import Callable
 
 import numpy as np
 
+from facesyn_cli.artifacts.origins import StatedOrigin
+from facesyn_cli.config.fields import runtime_only
 from facesyn_cli.contexts.source import FACE_SIZE
 from facesyn_cli.data.pixels import decode_image, encode_png, fit_square, resize_u8
 from facesyn_cli.data.record_images import is_upright
+from facesyn_cli.plugins.settings import PluginConfig
+
+
+class GivenFacesConfig(PluginConfig):
+    """Settings of a source of given faces."""
+
+    origin: StatedOrigin | None = runtime_only(
+        None, "origin of the faces, photo (of real people) or generated; None: as in their headers, else unknown"
+    )
 
 
 def read_face(
