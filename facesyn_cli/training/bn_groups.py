@@ -52,12 +52,6 @@ def num_groups(batch_size: int, norm_batch_size: int, num_processes: int) -> int
     return count
 
 
-def shared_groups(count: int, index: int, num_processes: int) -> range:
-    """Return the groups of process `index`: a consecutive share of `count` groups."""
-    per_process = count // num_processes
-    return range(index * per_process, (index + 1) * per_process)
-
-
 def group_seed(seed: int, step: int, group: int) -> int:
     """Return the seed of the dropout of one group in one step; it does not depend on the process."""
     return int(np.random.SeedSequence([seed, step, group]).generate_state(1, np.uint64)[0] >> 1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from facesyn_cli.artifacts.embedder_match import require_same_embedder
@@ -22,6 +22,7 @@ from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import LoadedLdm, latents_of, load_denoiser
 from facesyn_cli.plugins import registry
+from facesyn_cli.plugins.settings import Settings
 from facesyn_cli.sampling.pipeline import LdmPipeline
 from facesyn_cli.training.data_order import batch_rows
 from facesyn_cli.training.tasks.ldm_inputs import evenly, is_conditional
@@ -30,10 +31,8 @@ _FILE = "drawn.safetensors"
 _BATCH = 256
 
 
-class DrawnSettings(BaseModel):
+class DrawnSettings(Settings):
     """How latents are sampled; `sample` should use the same settings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     count: int = Field(8192, ge=1)              # latents, sampled once and used in turn; at most one for each embedding
     scheduler: str = "unipc"                     # name of a scheduler

@@ -23,9 +23,9 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
 from facesyn_cli.plugins import registry
 from facesyn_cli.training.batch_loading import load_groups
-from facesyn_cli.training.bn_groups import copy_from_first, num_groups, shared_groups
+from facesyn_cli.training.bn_groups import copy_from_first, num_groups
 from facesyn_cli.training.checkpoint import check_total
-from facesyn_cli.training.data_order import EpochBatches
+from facesyn_cli.training.data_order import EpochBatches, local_share
 from facesyn_cli.training.initial_weights import open_initial_weights
 from facesyn_cli.training.optimization import decay_groups
 from facesyn_cli.training.precision import DTYPES
@@ -76,7 +76,7 @@ class EmbedderTask(Task):
         cfg, taught, self.processes = self.cfg, self.taught, processes
         self.network = build_student(cfg).to(processes.device).train()
         count = num_groups(cfg.batch_size, cfg.norm_batch_size, processes.world_size)
-        self.numbers = shared_groups(count, processes.rank, processes.world_size)
+        self.numbers = local_share(count, processes.rank, processes.world_size)
         self.order = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size // count)
         self.distiller = Distiller(
             self.network, cfg.seed, cfg.batch_size, DTYPES[cfg.precision], cfg.relational_weight

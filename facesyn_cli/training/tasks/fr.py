@@ -30,9 +30,9 @@ from facesyn_cli.models.heads.margin import build_head
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 from facesyn_cli.training.batch_loading import load_groups
-from facesyn_cli.training.bn_groups import copy_from_first, num_groups, shared_groups, use_global_norms
+from facesyn_cli.training.bn_groups import copy_from_first, num_groups, use_global_norms
 from facesyn_cli.training.checkpoint import check_total
-from facesyn_cli.training.data_order import EpochBatches
+from facesyn_cli.training.data_order import EpochBatches, local_share
 from facesyn_cli.training.initial_weights import open_initial_weights
 from facesyn_cli.training.optimization import decay_groups
 from facesyn_cli.training.precision import DTYPES
@@ -100,7 +100,7 @@ class FrTask(Task):
         if cfg.sync_batchnorm:
             use_global_norms(self.network, lambda total: processes.sum(total))
         count = groups_of_a_step(cfg, processes.world_size)
-        self.numbers = shared_groups(count, processes.rank, processes.world_size)
+        self.numbers = local_share(count, processes.rank, processes.world_size)
         self.order = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size // count)
         self.recognizer = Recognizer(
             self.network, self.head, cfg.seed, cfg.batch_size, DTYPES[cfg.precision], processes.sum
