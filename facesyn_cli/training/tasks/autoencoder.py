@@ -44,8 +44,8 @@ from facesyn_cli.training.tasks.autoencoder_validation import (
     write_reconstructions,
 )
 from facesyn_cli.training.tasks.drawn_latents import drawn_latents
+from facesyn_cli.training.tasks.ldm_batches import fill_cache
 from facesyn_cli.training.tasks.ldm_inputs import encoder, evenly
-from facesyn_cli.training.tasks.ldm_latents import fill_cache
 
 
 class AutoencoderTask(Task):
@@ -64,7 +64,7 @@ class AutoencoderTask(Task):
 
     def __init__(self, command: str, cfg: AutoencoderTrainingConfig, work: Work) -> None:
         self.command, self.cfg, self.total_steps = command, cfg, cfg.steps
-        self.folder, self.inputs = cfg.out or work.folder("autoencoder"), open_inputs(cfg, work)
+        self.folder, self.inputs = cfg.out or work.folder("autoencoder"), open_inputs(command, cfg, work)
         self.parents = self.inputs.parents
 
     def full_plan(self) -> Plan:

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from facesyn_cli.artifacts.header import Parent
-from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.face_autoencoder import FaceVq, TrainableAutoencoder
@@ -22,7 +21,7 @@ from facesyn_cli.training.checkpoint import check_total
 from facesyn_cli.training.tasks.autoencoder_settings import AutoencoderTrainingConfig, check_settings
 from facesyn_cli.training.tasks.drawn_latents import DrawingInputs, open_drawing
 from facesyn_cli.training.tasks.feature_distance import FeatureDistance
-from facesyn_cli.training.tasks.ldm_inputs import JoinedFaces, join_faces, latent_shape
+from facesyn_cli.training.tasks.ldm_inputs import JoinedFaces, join_faces, latent_shape, open_training_images
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,10 @@ class AutoencoderInputs:
         return self.joined.train_rows + self.joined.held_out_rows
 
 
-def open_inputs(cfg: AutoencoderTrainingConfig, work: Work) -> AutoencoderInputs:
+def open_inputs(command: str, cfg: AutoencoderTrainingConfig, work: Work) -> AutoencoderInputs:
     """Open and check all inputs."""
     check_total(cfg.out or work.folder("autoencoder"), cfg.steps, cfg.lr_schedule.name)
-    images_path = cfg.images or work.folder("images")
-    if cfg.images is None and not images_path.exists():
-        raise UserError(f"train-autoencoder needs faces: {images_path} does not exist; give --images a folder or zip")
+    images = open_training_images(command, cfg.images, work)
     check_settings(cfg)
     parents: dict[str, Parent] = {}
     teacher = open_teacher(cfg.teacher, cfg.image_size, parents) if cfg.teacher is not None else None
@@ -81,7 +78,6 @@ def open_inputs(cfg: AutoencoderTrainingConfig, work: Work) -> AutoencoderInputs
         judge = load_features(cfg.judge, None, "judge", {}, use_maps=False, use_embeddings=True)
     elif features is not None:
         judge = FeatureDistance(features.backbone, features.input_size, "features", use_maps=False)
-    images = open_images(images_path)
     parents["images"] = images.parent()
     joined = join_faces(images, None, cfg.image_size, cfg.validation_fraction, cfg.validation_images)
     return AutoencoderInputs(joined, autoencoder, teacher, features, judge, drawing, shape, parents)

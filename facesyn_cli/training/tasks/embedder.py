@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
-from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.console import log
@@ -21,17 +20,17 @@ from facesyn_cli.data.transforms import compose
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
-from facesyn_cli.plugins import registry
 from facesyn_cli.training.batch_loading import load_groups
 from facesyn_cli.training.bn_groups import copy_from_first, num_groups
 from facesyn_cli.training.checkpoint import check_total
 from facesyn_cli.training.data_order import EpochBatches, local_share
-from facesyn_cli.training.initial_weights import open_initial_weights
+from facesyn_cli.training.initial_weights import build_backbone, open_initial_weights
 from facesyn_cli.training.optimization import decay_groups
 from facesyn_cli.training.precision import DTYPES
 from facesyn_cli.training.task import Monitor, Task
 from facesyn_cli.training.tasks.embedder_data import join_teacher
 from facesyn_cli.training.tasks.embedder_step import Distiller, TaughtGroup, agreement
+from facesyn_cli.training.tasks.ldm_inputs import open_training_images
 
 
 class EmbedderTask(Task):
@@ -51,11 +50,8 @@ class EmbedderTask(Task):
         self.cfg, self.total_steps, self.folder = cfg, cfg.steps, cfg.out or work.folder("embedder")
         check_total(self.folder, cfg.steps, cfg.lr_schedule.name)
         with torch.device("meta"):
-            student = build_student(cfg)
-        images_path = cfg.images or work.folder("images")
-        if cfg.images is None and not images_path.exists():
-            raise UserError(f"train-embedder needs faces: {images_path} does not exist; give --images a folder or zip")
-        images = open_images(images_path)
+            student = build_backbone(cfg.backbone)
+        images = open_training_images(self.command, cfg.images, work)
         embeddings = EmbeddingSet.open(cfg.embeddings or work.folder("embeddings"), cfg.embedding_names)
         width = embeddings.vectors.shape[1]
         if student.embedding_size != width:
@@ -74,7 +70,7 @@ class EmbedderTask(Task):
     def build(self, processes: Processes) -> None:
         """Build the student and its batches."""
         cfg, taught, self.processes = self.cfg, self.taught, processes
-        self.network = build_student(cfg).to(processes.device).train()
+        self.network = build_backbone(cfg.backbone).to(processes.device).train()
         count = num_groups(cfg.batch_size, cfg.norm_batch_size, processes.world_size)
         self.numbers = local_share(count, processes.rank, processes.world_size)
         self.order = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size // count)
@@ -150,16 +146,3 @@ class EmbedderTask(Task):
             self.write(self.folder, network, self.total_steps)
         counts = {"steps": self.total_steps, "images": len(self.faces)}
         return counts, {"backbone": self.cfg.backbone.name, "distilled_from": self.teacher}
-
-
-def build_student(cfg: Any) -> nn.Module:
-    """Build the network; its random weights depend on the seed alone.
-
-    Raises:
-        UserError: It cannot be trained.
-    """
-    if cfg.backbone.name == "onnx":
-        raise UserError("backbone onnx has fixed weights and cannot be trained; choose ir-lite or another built-in one")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cfg.seed)
-        return registry.build("backbone", cfg.backbone)

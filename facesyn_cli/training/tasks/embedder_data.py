@@ -14,7 +14,7 @@ from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.data_order import is_held_out
-from facesyn_cli.training.tasks.ldm_inputs import evenly
+from facesyn_cli.training.tasks.ldm_inputs import evenly, having_embeddings
 
 
 class NumberedFaces:
@@ -69,13 +69,7 @@ def join_teacher(images: ImageSet, embeddings: EmbeddingSet, fraction: float, ma
     Raises:
         UserError: No photo has an embedding, or fewer than two are left to train on.
     """
-    known = set(embeddings.keys)
-    entries = [entry for entry in images.entries if entry.key in known]
-    if not entries:
-        raise UserError(
-            f"no image of {images.path} has an embedding in {embeddings.path}: keys look like "
-            f"{images.entries[0].key!r} there and {embeddings.keys[0] if embeddings.keys else 'nothing'!r} here"
-        )
+    entries = having_embeddings(images, embeddings)
     train = [entry for entry in entries if not is_held_out(entry.identity, fraction)]
     say_if_not_square(images.path, lambda row: images.read(entries[row]), len(entries))
     if len(train) < 2:

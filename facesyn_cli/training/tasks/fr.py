@@ -27,13 +27,11 @@ from facesyn_cli.evaluation.embedding import EmbedOptions
 from facesyn_cli.evaluation.pairs import read_bin
 from facesyn_cli.evaluation.shared_verification import judge
 from facesyn_cli.models.heads.margin import build_head
-from facesyn_cli.plugins import registry
-from facesyn_cli.plugins.settings import PluginConfig
 from facesyn_cli.training.batch_loading import load_groups
 from facesyn_cli.training.bn_groups import copy_from_first, num_groups, use_global_norms
 from facesyn_cli.training.checkpoint import check_total
 from facesyn_cli.training.data_order import EpochBatches, local_share
-from facesyn_cli.training.initial_weights import open_initial_weights
+from facesyn_cli.training.initial_weights import build_backbone, open_initial_weights
 from facesyn_cli.training.optimization import decay_groups
 from facesyn_cli.training.precision import DTYPES
 from facesyn_cli.training.published_export import export_recognizer
@@ -195,17 +193,6 @@ def groups_of_a_step(cfg: Any, num_processes: int) -> int:
     if cfg.batch_size % num_processes:
         raise UserError(f"batch_size {cfg.batch_size} does not divide over {num_processes} processes")
     return num_processes
-
-
-def build_backbone(cfg: PluginConfig) -> nn.Module:
-    """Build a network with random weights.
-
-    Raises:
-        UserError: It cannot be trained.
-    """
-    if cfg.name == "onnx":
-        raise UserError("backbone onnx has fixed weights and cannot be trained; choose ir-50 or another built-in one")
-    return registry.build("backbone", cfg)
 
 
 def embedding_size(backbone: nn.Module) -> int:

@@ -21,12 +21,13 @@ from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.distributed import Processes
 from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.models.loading import LoadedBackbone
+from facesyn_cli.sampling.pipeline import ChannelScale
 from facesyn_cli.training.data_order import validation_places
 from facesyn_cli.training.precision import DTYPES, autocast
 from facesyn_cli.training.task import Monitor
+from facesyn_cli.training.tasks.ldm_batches import CachedLatents, EncodedLatents
 from facesyn_cli.training.tasks.ldm_inputs import JoinedFaces, evenly
 from facesyn_cli.training.tasks.ldm_judging import IdentityJudging, judged_rows
-from facesyn_cli.training.tasks.ldm_latents import CachedLatents, ChannelScale, EncodedLatents
 from facesyn_cli.training.tasks.previews import Previews, PreviewSampler
 
 VALIDATION_STEP = -1  # no training step has this number, so its noise is not used in training
