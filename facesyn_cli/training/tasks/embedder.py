@@ -26,7 +26,6 @@ from facesyn_cli.training.checkpoint import check_total
 from facesyn_cli.training.data_order import EpochBatches, local_share
 from facesyn_cli.training.initial_weights import build_backbone, open_initial_weights
 from facesyn_cli.training.optimization import decay_groups
-from facesyn_cli.training.precision import DTYPES
 from facesyn_cli.training.task import Monitor, Task
 from facesyn_cli.training.tasks.embedder_data import join_teacher
 from facesyn_cli.training.tasks.embedder_step import Distiller, TaughtGroup, agreement
@@ -74,9 +73,7 @@ class EmbedderTask(Task):
         count = num_groups(cfg.batch_size, cfg.norm_batch_size, processes.world_size)
         self.numbers = local_share(count, processes.rank, processes.world_size)
         self.order = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size // count)
-        self.distiller = Distiller(
-            self.network, cfg.seed, cfg.batch_size, DTYPES[cfg.precision], cfg.relational_weight
-        )
+        self.distiller = Distiller(self.network, cfg.seed, cfg.batch_size, cfg.precision, cfg.relational_weight)
         self.modules, self.optimizers = {"model": self.network}, {}
         self.parameters = list(self.network.parameters())
         self.groups = decay_groups(self.network, cfg.optimizer.weight_decay, False)

@@ -33,7 +33,6 @@ from facesyn_cli.training.checkpoint import check_total
 from facesyn_cli.training.data_order import EpochBatches, local_share
 from facesyn_cli.training.initial_weights import build_backbone, open_initial_weights
 from facesyn_cli.training.optimization import decay_groups
-from facesyn_cli.training.precision import DTYPES
 from facesyn_cli.training.published_export import export_recognizer
 from facesyn_cli.training.task import Monitor, Task
 from facesyn_cli.training.tasks.fr_step import Group, Recognizer
@@ -101,7 +100,7 @@ class FrTask(Task):
         self.numbers = local_share(count, processes.rank, processes.world_size)
         self.order = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size // count)
         self.recognizer = Recognizer(
-            self.network, self.head, cfg.seed, cfg.batch_size, DTYPES[cfg.precision], processes.sum
+            self.network, self.head, cfg.seed, cfg.batch_size, cfg.precision, processes.sum
         )
         self.modules, self.optimizers = {"backbone": self.network, "head": self.head}, {}
         self.parameters = [*self.network.parameters(), *self.head.parameters()]

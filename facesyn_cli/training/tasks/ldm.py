@@ -112,8 +112,7 @@ class LdmTask(Task):
         """Fill the cache of latents, measure them, and build batches and monitors."""
         cfg, joined, device, self.processes = self.cfg, self.joined, processes.device, processes
         self._log_counts()
-        autoencoder = self.autoencoder.to(device)
-        cache, encode = self.latent_cache(), encoder(autoencoder, device)
+        cache, encode = self.latent_cache(), encoder(self.autoencoder.to(device), device)
         if cache is None:
             self.latents = EncodedLatents(joined.faces, encode, cfg.workers)
         else:
@@ -137,10 +136,7 @@ class LdmTask(Task):
             getattr(cfg.denoiser, "component_dropout", 0.0) if conditional else 0.0,
             getattr(cfg.denoiser, "context_width", 1),
         )
-        self.monitors = ldm_monitors(
-            cfg, joined, self.judge, self.schedule, self.latent_shape, autoencoder, self.latents, self.scale, processes,
-            self.folder,
-        )
+        self.monitors = ldm_monitors(self)
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Yield this process's latents, contexts and noise of every step."""

@@ -21,11 +21,9 @@ from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.distributed import Processes
 from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.models.loading import LoadedBackbone
-from facesyn_cli.sampling.pipeline import ChannelScale
 from facesyn_cli.training.data_order import validation_places
 from facesyn_cli.training.precision import DTYPES, autocast
 from facesyn_cli.training.task import Monitor
-from facesyn_cli.training.tasks.ldm_batches import CachedLatents, EncodedLatents
 from facesyn_cli.training.tasks.ldm_inputs import JoinedFaces, evenly
 from facesyn_cli.training.tasks.ldm_judging import IdentityJudging, judged_rows
 from facesyn_cli.training.tasks.previews import Previews, PreviewSampler
@@ -36,53 +34,38 @@ _JUDGED_AT_ONCE = 32  # previews, on each process
 Run = Callable[[nn.Module, int], dict[str, float]]
 
 
-def ldm_monitors(
-    cfg: Any, joined: JoinedFaces, judge: LoadedBackbone | None, schedule: NoiseSchedule,
-    latent_shape: tuple[int, int, int], autoencoder: nn.Module, latents: CachedLatents | EncodedLatents,
-    scale: ChannelScale, processes: Processes, folder: Path,
-) -> list[Monitor]:
-    """Return the monitors that are switched on.
-
-    Args:
-        cfg: Settings, a `TrainLdmConfig`.
-        joined: The faces.
-        judge: Recognizer that scores the identity of previews; None: none does.
-        schedule: Noise schedule.
-        latent_shape: (c, h, w).
-        autoencoder: On the device.
-        latents: Source of latents.
-        scale: Their normalization.
-        processes: Those of the training.
-        folder: Output folder.
-    """
+def ldm_monitors(task: Any) -> list[Monitor]:
+    """Return the monitors that are switched on; `task` is an `LdmTask` with its latents and networks."""
+    cfg, processes, autoencoder, scale = task.cfg, task.processes, task.autoencoder, task.scale
 
     @torch.no_grad()
     def decode(normalized: Tensor) -> Tensor:
         return torch.cat([autoencoder.decode(scale.restore(part)).float().cpu() for part in normalized.split(8)])
 
     monitors = []
-    if joined.held_out_rows and cfg.validate_every:
-        monitors.append(Monitor(cfg.validate_every, _validation(cfg, joined, schedule, latents, scale, processes)))
-    sampler = PreviewSampler(schedule, latent_shape, cfg.seed, decode, processes.device, DTYPES[cfg.precision])
+    if task.joined.held_out_rows and cfg.validate_every:
+        monitors.append(Monitor(cfg.validate_every, _validation(task)))
+    sampler = PreviewSampler(
+        task.schedule, task.latent_shape, cfg.seed, decode, processes.device, DTYPES[cfg.precision]
+    )
     if cfg.preview_every and processes.is_first:
-        monitors.append(Monitor(cfg.preview_every, _previews(cfg, joined, sampler, folder)))
-    if judge is not None:
-        monitors.append(Monitor(cfg.judge_every, _judging(cfg, joined, judge, sampler, processes)))
+        monitors.append(Monitor(cfg.preview_every, _previews(cfg, task.joined, sampler, task.folder)))
+    if task.judge is not None:
+        monitors.append(Monitor(cfg.judge_every, _judging(cfg, task.joined, task.judge, sampler, processes)))
     return monitors
 
 
-def _validation(
-    cfg: Any, joined: JoinedFaces, schedule: NoiseSchedule, latents: CachedLatents | EncodedLatents,
-    scale: ChannelScale, processes: Processes,
-) -> Run:
-    held_out, contexts = joined.held_out_rows, joined.contexts
+def _validation(task: Any) -> Run:
+    cfg, processes = task.cfg, task.processes
+    held_out, contexts = task.joined.held_out_rows, task.joined.contexts
     own_share = math.ceil(len(held_out) / processes.world_size)
     batch_size = max(1, min(math.ceil(cfg.batch_size / cfg.accumulate), own_share))
     places = validation_places(len(held_out), batch_size, processes.rank, processes.world_size)
     rows = [held_out[place] for place in places]
-    own = scale.normalize(latents.read(rows)) if rows else torch.zeros(0)
+    own = task.scale.normalize(task.latents.read(rows)) if rows else torch.zeros(0)
     validation = Validation(
-        own, None if contexts is None else contexts[rows], places, cfg.seed, schedule, batch_size, processes.device
+        own, None if contexts is None else contexts[rows], places, cfg.seed, task.schedule, batch_size,
+        processes.device,
     )
 
     def validate(network: nn.Module, step: int) -> dict[str, float]:
