@@ -35,9 +35,13 @@ from facesyn_cli.training.tasks.autoencoder_batches import (
     photos_of,
 )
 from facesyn_cli.training.tasks.autoencoder_inputs import open_inputs
-from facesyn_cli.training.tasks.autoencoder_loss import AutoencoderLoss, LossWeights
 from facesyn_cli.training.tasks.autoencoder_settings import AutoencoderTrainingConfig
-from facesyn_cli.training.tasks.autoencoder_step import accumulate_gradients, build_adversary
+from facesyn_cli.training.tasks.autoencoder_step import (
+    AutoencoderLoss,
+    LossWeights,
+    accumulate_gradients,
+    build_adversary,
+)
 from facesyn_cli.training.tasks.autoencoder_validation import (
     Coder,
     ReconstructionValidation,
