@@ -49,15 +49,7 @@ def read_face(
 
 
 def to_face(image_u8: np.ndarray, crop: float = 1.0) -> np.ndarray:
-    """Cut the central square out of an image and resize it to a face.
-
-    Args:
-        image_u8: (H, W, 3) uint8.
-        crop: Share of the square's side that is kept.
-
-    Returns:
-        (112, 112, 3) uint8.
-    """
+    """Return a face, (112, 112, 3) uint8: the center of an image (H, W, 3), `crop` of its square's side."""
     square_u8 = fit_square(image_u8)
     side = max(1, round(len(square_u8) * crop))
     first = (len(square_u8) - side) // 2

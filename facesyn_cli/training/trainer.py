@@ -82,12 +82,7 @@ def join_processes(cfg: TrainingConfig) -> Processes:
 
 
 class Trainer:
-    """The state of a training, and the loop over its steps.
-
-    Args:
-        task: What is trained.
-        processes: The processes of the training.
-    """
+    """The state of a training, and the loop over its steps."""
 
     def __init__(self, task: Task, processes: Processes) -> None:
         self.task, self.cfg, self.processes = task, task.cfg, processes

@@ -119,14 +119,16 @@ class AutoencoderTask(Task):
         self.images = open_faces(inputs.joined.faces, inputs.rows(), cfg.memory_gib, cfg.workers)
         self.drawn = None
         if inputs.drawing is not None:
-            self.drawn = drawn_latents(
-                inputs.drawing, cfg.drawn, cfg.seed, self.folder, device, processes.is_first
-            )
+            self.drawn = drawn_latents(inputs.drawing, cfg.drawn, cfg.seed, self.folder, device, processes.is_first)
             processes.barrier()
         features = inputs.features
         if features is not None:
             features = features.to(device, memory_format=torch.channels_last)
-        self.loss = AutoencoderLoss(_weights(cfg), features)
+        weights = LossWeights(
+            cfg.l1_weight, cfg.mse_weight, cfg.feature_weight, cfg.identity_weight, cfg.kl_weight, cfg.codebook_weight,
+            cfg.commitment_weight, cfg.drawn.identity_weight if cfg.ldm is not None else 0.0,
+        )
+        self.loss = AutoencoderLoss(weights, features)
         self._build_monitors()
 
     def _build_monitors(self) -> None:
@@ -229,10 +231,3 @@ def _interpolate(initial: dict[str, Tensor], trained: nn.Module, share: float) -
     """
     for name, weight in trained.named_parameters():
         weight.lerp_(initial[name].to(weight), 1.0 - share)
-
-
-def _weights(cfg: AutoencoderTrainingConfig) -> LossWeights:
-    return LossWeights(
-        cfg.l1_weight, cfg.mse_weight, cfg.feature_weight, cfg.identity_weight, cfg.kl_weight, cfg.codebook_weight,
-        cfg.commitment_weight, cfg.drawn.identity_weight if cfg.ldm is not None else 0.0,
-    )

@@ -148,14 +148,7 @@ class AutoencoderBatchPlan:
         self, images: DecodedFaces | StoredFaces, steps: range, latents: LatentCache | None = None,
         drawn: DrawnLatents | None = None,
     ) -> Iterator[AutoencoderBatch]:
-        """Yield the batches of some steps.
-
-        Args:
-            images: Source of the pixels.
-            steps: The steps.
-            latents: A teacher's; None without one.
-            drawn: Sampled from an LDM, one for every image; None without one.
-        """
+        """Yield the batches of some steps, with latents of a teacher and with sampled ones where there are any."""
         waiting: deque[tuple[int, list[int]]] = deque()
 
         def rows_ahead() -> Iterator[list[int]]:

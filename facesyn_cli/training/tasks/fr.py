@@ -95,7 +95,7 @@ class FrTask(Task):
         head = build_head(cfg.head).with_classes(num_classes, self.embedding_size, cfg.seed)
         self.head = head.to(processes.device).train()
         if cfg.sync_batchnorm:
-            use_global_norms(self.network, lambda total: processes.sum(total))
+            use_global_norms(self.network, processes.sum)
         count = groups_of_a_step(cfg, processes.world_size)
         self.numbers = local_share(count, processes.rank, processes.world_size)
         self.order = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size // count)

@@ -80,14 +80,7 @@ def held_out_pairs(labels: NDArray[np.integer], num_pairs: int, seed: int) -> ND
 
 
 def held_out_sets(held_out: Sequence[Relabeled], num_pairs: int, seed: int, is_wanted: bool) -> list[PairSet]:
-    """Return a pair set of the held-out identities of each input, without those that give no pairs.
-
-    Args:
-        held_out: Held-out rows of each input.
-        num_pairs: Most pairs of each kind.
-        seed: Seed of the pairs.
-        is_wanted: Warn of an input that gives no pairs.
-    """
+    """Return a pair set of the held-out identities of each input that gives pairs; `is_wanted`: warn of others."""
     sets = []
     for number, rest in enumerate(held_out, 1):
         pairs = held_out_pairs(rest.labels, num_pairs, seed) if len(rest.labels) else None

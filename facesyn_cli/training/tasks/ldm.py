@@ -48,8 +48,7 @@ from facesyn_cli.training.tasks.ldm_inputs import (
     latent_shape,
     open_training_images,
 )
-from facesyn_cli.training.tasks.ldm_judging import FIGURES, open_judge
-from facesyn_cli.training.tasks.ldm_monitors import ldm_monitors
+from facesyn_cli.training.tasks.ldm_monitors import FIGURES, ldm_monitors, open_judge
 
 _STATISTICS_IMAGES = 10_000
 

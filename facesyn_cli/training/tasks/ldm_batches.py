@@ -105,6 +105,7 @@ def training_batches(
         yield Batch(step_latents, None if contexts is None else contexts[rows], plan.draws(step))
 
 
+@dataclass(frozen=True)
 class CachedLatents:
     """Latents from the cache on disk.
 
@@ -112,8 +113,7 @@ class CachedLatents:
         cache: A complete cache.
     """
 
-    def __init__(self, cache: LatentCache) -> None:
-        self.cache = cache
+    cache: LatentCache
 
     def read(self, rows: Sequence[int]) -> Tensor:
         """Return the (n, c, h, w) latents of some rows, not mirrored."""
@@ -125,6 +125,7 @@ class CachedLatents:
             yield self.cache.read(choice.rows, choice.is_mirrored)
 
 
+@dataclass(frozen=True)
 class EncodedLatents:
     """Latents encoded when they are needed, from images that worker processes decode.
 
@@ -134,8 +135,9 @@ class EncodedLatents:
         workers: Processes that decode; 0 decodes in this one.
     """
 
-    def __init__(self, faces: FaceImages, encode: Callable[[Tensor], Tensor], workers: int) -> None:
-        self.faces, self.encode, self.workers = faces, encode, workers
+    faces: FaceImages
+    encode: Callable[[Tensor], Tensor]
+    workers: int
 
     def read(self, rows: Sequence[int]) -> Tensor:
         """Return the (n, c, h, w) latents of some rows, not mirrored."""
@@ -185,14 +187,7 @@ class _Statistics(BaseModel):
 def latent_statistics(
     path: Path, latents: CachedLatents | EncodedLatents, rows: Sequence[int], processes: Processes
 ) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of each channel, measured once and stored in a file. A collective.
-
-    Args:
-        path: The file.
-        latents: Where the latents come from.
-        rows: Images to measure.
-        processes: The first one measures.
-    """
+    """Return mean and standard deviation of each channel, measured once and stored in a file. A collective."""
 
     def measure() -> tuple[list[float], list[float]]:
         if not path.is_file():
