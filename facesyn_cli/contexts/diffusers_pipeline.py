@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from facesyn_cli.artifacts.origins import GENERATED
-from facesyn_cli.contexts.endless import generated_candidates
-from facesyn_cli.contexts.source import CandidateBatch, ContextSource, Resources
+from facesyn_cli.contexts.endless import GeneratedFaces
+from facesyn_cli.contexts.source import Resources
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert.guided_diffusion import load_guided_pipeline
@@ -41,7 +39,7 @@ class DiffusersConfig(PluginConfig):
         paper="DDPM, Ho et al. 2020, arXiv:2006.11239; as context source: ADMIS, FRCSyn at CVPR 2024",
     ),
 )
-class DiffusersPipeline(ContextSource):
+class DiffusersPipeline(GeneratedFaces):
     """Endless faces of a pipeline.
 
     Candidate k has a generator of its own, seeded with b + k modulo 2^32, where b follows from the seed:
@@ -52,10 +50,9 @@ class DiffusersPipeline(ContextSource):
     """
 
     needs = frozenset({"generator", "recognizer"})
-    face_origin = GENERATED
 
     def __init__(self, cfg: DiffusersConfig) -> None:
-        self._steps, self._crop = cfg.steps, cfg.crop
+        self._steps, self.crop = cfg.steps, cfg.crop
 
     def open(self, resources: Resources) -> None:
         """Take the pipeline and the recognizer from the resources."""
@@ -64,11 +61,8 @@ class DiffusersPipeline(ContextSource):
         default = inspect.signature(type(resources.generator).__call__).parameters.get("num_inference_steps")
         self.evaluations = {"generator": self._steps or (default.default if default else 1), "recognizer": 1}
 
-    def candidates(self, start: int) -> Iterator[CandidateBatch]:
-        """Yield one batch at a time."""
-        return generated_candidates(self.resources, start, self._draw, self._crop)
-
-    def _draw(self, numbers: list[int]) -> np.ndarray:
+    def draw(self, numbers: list[int]) -> np.ndarray:
+        """Return an image of each candidate number; see `GeneratedFaces.draw`."""
         generators = [torch.Generator("cpu").manual_seed((self._base + k) % 2**32) for k in numbers]
         steps = {} if self._steps is None else {"num_inference_steps": self._steps}
         images = self.resources.generator(

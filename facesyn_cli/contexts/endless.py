@@ -6,38 +6,43 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from facesyn_cli.artifacts.vector_files import EMBEDDING_SIZE
+from facesyn_cli.artifacts.origins import GENERATED
 from facesyn_cli.contexts.faces import to_face
-from facesyn_cli.contexts.source import CandidateBatch, Resources
+from facesyn_cli.contexts.source import CandidateBatch, ContextSource
 from facesyn_cli.data.pixels import UnreadableImage, encode_png
 
 BLOCK = 1024  # directions drawn from one generator; part of what a seed means, never change it
 
 
-def generated_candidates(
-    resources: Resources, start: int, draw: Callable[[list[int]], np.ndarray], crop: float = 1.0
-) -> Iterator[CandidateBatch]:
-    """Yield candidates with drawn faces, one batch of the networks at a time.
+class GeneratedFaces(ContextSource):
+    """Base class of sources that draw faces without end.
 
-    Args:
-        resources: Batch size, recognizer and, where faces are to be found first, the aligner.
-        start: Number of the first candidate.
-        draw: Numbers of N candidates -> (N, H, W, 3) uint8 images; each depends on its number alone.
+    Attributes:
         crop: Share of the central square that is the face, where there is no aligner.
     """
-    while True:
-        numbers = list(range(start, start + resources.batch_size))
-        stop = start + len(numbers)
-        faces_u8, origins, failed = [], [], []
-        for k, image_u8 in zip(numbers, draw(numbers), strict=True):
-            try:
-                faces_u8.append(resources.align(image_u8) if resources.align else to_face(image_u8, crop))
-                origins.append({"candidate": k})
-            except UnreadableImage as error:
-                failed.append((k, f"candidate {k}: {error}"))
-        vectors = resources.embed(np.stack(faces_u8)) if faces_u8 else np.empty((0, EMBEDDING_SIZE), np.float32)
-        yield CandidateBatch(start, stop, vectors, origins, [encode_png(face) for face in faces_u8], failed)
-        start = stop
+
+    face_origin = GENERATED
+    crop = 1.0
+
+    def draw(self, numbers: list[int]) -> np.ndarray:
+        """Return an image of each candidate number, (N, H, W, 3) uint8; it depends on that number alone."""
+        raise NotImplementedError
+
+    def candidates(self, start: int) -> Iterator[CandidateBatch]:
+        """Yield candidates with their faces, one batch of the networks at a time."""
+        align, size = self.resources.align, self.resources.batch_size
+        while True:
+            numbers = range(start, start + size)
+            faces_u8, origins, failed = [], [], []
+            for k, image_u8 in zip(numbers, self.draw(list(numbers)), strict=True):
+                try:
+                    faces_u8.append(align(image_u8) if align else to_face(image_u8, self.crop))
+                    origins.append({"candidate": k})
+                except UnreadableImage as error:
+                    failed.append((k, f"candidate {k}: {error}"))
+            vectors, faces = self.resources.embed(faces_u8), [encode_png(face_u8) for face_u8 in faces_u8]
+            yield CandidateBatch(start, numbers.stop, vectors, origins, faces, failed)
+            start = numbers.stop
 
 
 def directions(draw: Callable[[int], np.ndarray], start: int, at_once: int = BLOCK) -> Iterator[CandidateBatch]:

@@ -6,9 +6,20 @@ from collections.abc import Callable
 
 import numpy as np
 
+from facesyn_cli.artifacts.origins import StatedOrigin
+from facesyn_cli.config.fields import runtime_only
 from facesyn_cli.contexts.source import FACE_SIZE
 from facesyn_cli.data.pixels import decode_image, encode_png, fit_square, resize_u8
 from facesyn_cli.data.record_images import is_upright
+from facesyn_cli.plugins.settings import PluginConfig
+
+
+class GivenFacesConfig(PluginConfig):
+    """Settings of a source of given faces."""
+
+    origin: StatedOrigin | None = runtime_only(
+        None, "origin of the faces, photo (of real people) or generated; None: as in their headers, else unknown"
+    )
 
 
 def read_face(
@@ -38,15 +49,7 @@ def read_face(
 
 
 def to_face(image_u8: np.ndarray, crop: float = 1.0) -> np.ndarray:
-    """Cut the central square out of an image and resize it to a face.
-
-    Args:
-        image_u8: (H, W, 3) uint8.
-        crop: Share of the square's side that is kept.
-
-    Returns:
-        (112, 112, 3) uint8.
-    """
+    """Return a face, (112, 112, 3) uint8: the center of an image (H, W, 3), `crop` of its square's side."""
     square_u8 = fit_square(image_u8)
     side = max(1, round(len(square_u8) * crop))
     first = (len(square_u8) - side) // 2

@@ -7,26 +7,20 @@ from collections.abc import Iterator
 
 from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.artifacts.names import nfc
-from facesyn_cli.artifacts.origins import StatedOrigin, agreed_origin, origin_of
-from facesyn_cli.config.fields import runtime_only
+from facesyn_cli.artifacts.origins import agreed_origin, origin_of
 from facesyn_cli.contexts.embedding_files import GivenVectors
-from facesyn_cli.contexts.faces import read_face
+from facesyn_cli.contexts.faces import GivenFacesConfig, read_face
 from facesyn_cli.contexts.source import CandidateBatch, ContextSource, Resources
 from facesyn_cli.data.pixels import UnreadableImage
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
-from facesyn_cli.plugins.settings import PluginConfig
 from facesyn_cli.untrusted.input_files import MAX_IMAGE, read_bytes
 
 _BATCH = 1024
 
 
-class EmbeddingsConfig(PluginConfig):
+class EmbeddingsConfig(GivenFacesConfig):
     """Settings of the source `embeddings`; the file is `embeddings`, the faces are `images`."""
-
-    origin: StatedOrigin | None = runtime_only(
-        None, "origin of the faces, photo (of real people) or generated; None: as in their headers, else unknown"
-    )
 
 
 @register(

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
-from facesyn_cli.artifacts.origins import StatedOrigin, origin_of
-from facesyn_cli.artifacts.vector_files import EMBEDDING_SIZE
-from facesyn_cli.config.fields import runtime_only
-from facesyn_cli.contexts.faces import read_face
+from facesyn_cli.artifacts.origins import origin_of
+from facesyn_cli.contexts.faces import GivenFacesConfig, read_face
 from facesyn_cli.contexts.source import CandidateBatch, ContextSource, Resources
 from facesyn_cli.data.pixels import UnreadableImage
 from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.plugins.registry import Card, register
-from facesyn_cli.plugins.settings import PluginConfig
 
 
-class ImagesConfig(PluginConfig):
+class ImagesConfig(GivenFacesConfig):
     """Settings of the source `images`; the faces are `images`, the recognizer is `weights`."""
-
-    origin: StatedOrigin | None = runtime_only(
-        None, "origin of the faces, photo (of real people) or generated; None: as in their headers, else unknown"
-    )
 
 
 @register("contexts", "images", Card(about="Faces of a folder or zip, embedded; one candidate per image."))
@@ -68,7 +59,4 @@ class Images(ContextSource):
                 pixels.append(face_u8)
                 faces.append(face)
                 origins.append({"candidate": k, "name": entry.key})
-            vectors = np.empty((0, EMBEDDING_SIZE), dtype=np.float32)
-            if pixels:
-                vectors = self.resources.embed(np.stack(pixels))
-            yield CandidateBatch(first, stop, vectors, origins, faces, failed)
+            yield CandidateBatch(first, stop, self.resources.embed(pixels), origins, faces, failed)

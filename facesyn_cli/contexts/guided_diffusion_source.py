@@ -5,17 +5,14 @@ DCFace, Kim et al. 2023, arXiv:2304.07060; the sampler is in `diffusion/ancestra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from facesyn_cli import signals
-from facesyn_cli.artifacts.origins import GENERATED
-from facesyn_cli.contexts.endless import generated_candidates
-from facesyn_cli.contexts.source import CandidateBatch, ContextSource, Resources
+from facesyn_cli.contexts.endless import GeneratedFaces
+from facesyn_cli.contexts.source import Resources
 from facesyn_cli.data.pixels import to_u8
 from facesyn_cli.diffusion.ancestral import AncestralChain
 from facesyn_cli.diffusion.noise import image_noise, step_noise
@@ -45,14 +42,13 @@ class GuidedDiffusionConfig(PluginConfig):
         license="ffhq_10m.pt: none stated; trained on FFHQ (non-commercial)",
     ),
 )
-class GuidedDiffusion(ContextSource):
+class GuidedDiffusion(GeneratedFaces):
     """Endless faces of a guided-diffusion UNet."""
 
     needs = frozenset({"generator", "recognizer"})
-    face_origin = GENERATED
 
     def __init__(self, cfg: GuidedDiffusionConfig) -> None:
-        self._steps, self._crop = cfg.steps, cfg.crop
+        self._steps, self.crop = cfg.steps, cfg.crop
         self.evaluations = {"generator": cfg.steps, "recognizer": 1}
 
     def open(self, resources: Resources) -> None:
@@ -79,12 +75,9 @@ class GuidedDiffusion(ContextSource):
         betas = resources.generator.scheduler.betas
         self._chain = AncestralChain(NoiseSchedule(betas, torch.cumprod(1 - betas, dim=0)), self._steps)
 
-    def candidates(self, start: int) -> Iterator[CandidateBatch]:
-        """Yield one batch at a time."""
-        return generated_candidates(self.resources, start, self._draw, self._crop)
-
     @torch.inference_mode()
-    def _draw(self, numbers: list[int]) -> np.ndarray:
+    def draw(self, numbers: list[int]) -> np.ndarray:
+        """Return an image of each candidate number; see `GeneratedFaces.draw`."""
         config, seed = self._unet.config, self.resources.seed
         shape = (config["in_channels"], config["sample_size"], config["sample_size"])
         device = self._unet.device

@@ -9,6 +9,7 @@ is made again.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -56,10 +57,11 @@ class Block:
     def cut(self, room: int) -> Block:
         """Return this block ending with its accepted candidate number `room`, counted from 1."""
         stop = self.origins[room - 1]["candidate"] + 1
-        return Block(
-            self.start, stop, True, self.vectors[:room], self.origins[:room], self.faces[:room],
-            {name: [k for k in numbers if k < stop] for name, numbers in self.dropped.items()},
-            [(k, text) for k, text in self.failed if k < stop],
+        return replace(
+            self, stop=stop, is_cut=True,
+            vectors=self.vectors[:room], origins=self.origins[:room], faces=self.faces[:room],
+            dropped={name: [k for k in numbers if k < stop] for name, numbers in self.dropped.items()},
+            failed=[(k, text) for k, text in self.failed if k < stop],
         )
 
 
@@ -170,11 +172,10 @@ class Progress:
 
     def dropped(self) -> dict[str, int]:
         """Return the number of candidates that each filter dropped."""
-        totals: dict[str, int] = {}
+        totals: Counter[str] = Counter()
         for block in self.blocks:
-            for name, numbers in block.dropped.items():
-                totals[name] = totals.get(name, 0) + len(numbers)
-        return totals
+            totals.update({name: len(numbers) for name, numbers in block.dropped.items()})
+        return dict(totals)
 
     def add(self, block: Block) -> None:
         """Store the next block."""
@@ -231,10 +232,7 @@ def _write_face(folder: Path, row: int, face: bytes) -> str:
 
 
 def _write(path: Path, block: Block) -> None:
-    facts = {
-        "start": block.start, "stop": block.stop, "is_cut": block.is_cut, "origins": block.origins,
-        "faces": block.faces, "dropped": block.dropped, "failed": block.failed,
-    }
+    facts = {name: value for name, value in vars(block).items() if name != "vectors"}
     with write_atomically(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, vectors=block.vectors, facts=np.array(json.dumps(facts)))
 

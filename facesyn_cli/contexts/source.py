@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from facesyn_cli.artifacts.origins import UNKNOWN, Origin
-from facesyn_cli.artifacts.vector_files import normalize
+from facesyn_cli.artifacts.vector_files import EMBEDDING_SIZE, normalize
 
 if TYPE_CHECKING:
     import torch
@@ -76,9 +76,11 @@ class Resources:
     autoencoder: nn.Module | None = None
     device: torch.device | None = None
 
-    def embed(self, faces_u8: np.ndarray) -> np.ndarray:
-        """Return (N, 512) float32 unit rows of (N, 112, 112, 3) faces."""
-        return normalize(self.features(faces_u8))
+    def embed(self, faces_u8: list[np.ndarray]) -> np.ndarray:
+        """Return (N, 512) float32 unit rows of N faces, (112, 112, 3) each; N may be 0."""
+        if not faces_u8:
+            return np.empty((0, EMBEDDING_SIZE), dtype=np.float32)
+        return normalize(self.features(np.stack(faces_u8)))
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,14 @@ training set.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
+import numpy as np
 from pydantic import SerializeAsAny
 
-from facesyn_cli.artifacts.origins import GENERATED
-from facesyn_cli.contexts.endless import generated_candidates
+from facesyn_cli.contexts.endless import GeneratedFaces
 from facesyn_cli.contexts.ldm_faces import LdmFaces
-from facesyn_cli.contexts.source import CandidateBatch, ContextSource, Resources
+from facesyn_cli.contexts.source import Resources
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig, PluginSection
-
-_NOISE = "context"  # candidate k starts from the noise of (seed, "context", k)
 
 
 class TwoStageConfig(PluginConfig):
@@ -35,11 +31,10 @@ class TwoStageConfig(PluginConfig):
         paper="IDiff-Face, Boutros et al. 2023, arXiv:2308.04995",
     ),
 )
-class TwoStage(ContextSource):
+class TwoStage(GeneratedFaces):
     """Endless faces of the LDM under the empty context."""
 
     needs = frozenset({"ldm", "recognizer"})
-    face_origin = GENERATED
 
     def __init__(self, cfg: TwoStageConfig) -> None:
         self._scheduler = cfg.scheduler
@@ -47,9 +42,9 @@ class TwoStage(ContextSource):
     def open(self, resources: Resources) -> None:
         """Build the pipeline of the LDM; errors as of `LdmFaces`."""
         super().open(resources)
-        self._faces = LdmFaces(resources, "source two-stage", _NOISE, self._scheduler)
+        self._faces = LdmFaces(resources, "source two-stage", "context", self._scheduler)
         self.evaluations = self._faces.evaluations
 
-    def candidates(self, start: int) -> Iterator[CandidateBatch]:
-        """Yield one batch at a time."""
-        return generated_candidates(self.resources, start, lambda numbers: self._faces.draw(None, numbers))
+    def draw(self, numbers: list[int]) -> np.ndarray:
+        """Return a face of each candidate number; see `GeneratedFaces.draw`."""
+        return self._faces.draw(None, numbers)

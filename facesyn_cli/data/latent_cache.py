@@ -23,7 +23,7 @@ from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.console import Progress
 from facesyn_cli.data.face_images import FaceImages, image_batches
 from facesyn_cli.data.pixels import to_pixels
-from facesyn_cli.data.sharding import fixed_batches
+from facesyn_cli.data.sharding import fixed_batches, row_batches
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.arrays import map_array
 
@@ -93,7 +93,7 @@ class LatentCache:
             write_json(self.folder / "latents.json", self.content)
         for number in numbers:
             rows = self._parts[number]
-            batches = [[rows[place] for place in batch] for batch in fixed_batches(len(rows), ENCODE_BATCH)]
+            batches = row_batches(rows, ENCODE_BATCH)
             latents = np.empty((len(rows), self.num_views, *self.latent_shape), dtype=np.float32)
             start = 0
             for pixels_u8 in image_batches(self.faces, batches, workers):

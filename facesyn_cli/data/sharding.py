@@ -19,6 +19,11 @@ def fixed_batches(count: int, batch_size: int) -> list[range]:
     return [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
 
 
+def row_batches(rows: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Return the batches of some rows, in order."""
+    return [[rows[place] for place in batch] for batch in fixed_batches(len(rows), batch_size)]
+
+
 def share(items: Sequence[T], index: int, count: int) -> list[T]:
     """Return every `count`-th item from `index` on: the share of process `index` (0-based)."""
     if not 0 <= index < count:

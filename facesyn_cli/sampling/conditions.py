@@ -6,6 +6,7 @@ All of them depend on (seed, identity, sample) and the input files alone, never 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -38,6 +39,7 @@ class Variation(Protocol):
         """Return the starting noise of one image from its own independent noise."""
 
 
+@dataclass(frozen=True)
 class Conditions:
     """Contexts and noise by number of the image; number i is sample i % per_id of identity i // per_id.
 
@@ -49,70 +51,63 @@ class Conditions:
         latent_shape: (C, H, W).
         given_noise: (N, per_id, C, H, W) of any float type, or None: the noise is drawn from the seed.
         variation: Gives every image a context or noise of its own; None: those of its identity.
-        negatives: Chooses the negative context of each image; None: there are none.
+        negative_contexts: Chooses the negative context of each image; None: there are none.
 
     An image that a filter rejected is drawn again with an attempt number from 1: other noise, the same contexts.
     """
 
-    def __init__(
-        self,
-        identities: list[str],
-        vectors: Tensor,
-        per_id: int,
-        seed: int,
-        latent_shape: tuple[int, int, int],
-        given_noise: np.ndarray | None = None,
-        variation: Variation | None = None,
-        negatives: NegativeContexts | None = None,
-    ) -> None:
-        self.latent_shape = latent_shape
-        self._identities, self._vectors, self._per_id, self._seed = identities, vectors, per_id, seed
-        self._given_noise, self._negatives = given_noise, negatives
-        self.variation = variation
+    identities: list[str]
+    vectors: Tensor
+    per_id: int
+    seed: int
+    latent_shape: tuple[int, int, int]
+    given_noise: np.ndarray | None = None
+    variation: Variation | None = None
+    negative_contexts: NegativeContexts | None = None
 
     def key(self, image: int) -> str:
         """Return `identity/sample` of an image."""
-        row, sample = divmod(image, self._per_id)
-        return f"{self._identities[row]}/{sample}"
+        row, sample = divmod(image, self.per_id)
+        return f"{self.identities[row]}/{sample}"
 
     def contexts(self, images: Sequence[int]) -> Tensor:
         """Return the contexts of B images, (B, E) float32."""
         if self.variation is None:
-            return self._vectors[[image // self._per_id for image in images]]
-        varied = [self.variation.context(*divmod(image, self._per_id)) for image in images]
+            return self.vectors[[image // self.per_id for image in images]]
+        varied = [self.variation.context(*divmod(image, self.per_id)) for image in images]
         return torch.from_numpy(np.stack(varied))
 
     def negatives(self, images: Sequence[int]) -> Tensor | None:
         """Return the negative contexts of B images, (B, E) float32; None: there are none."""
-        if self._negatives is None:
+        if self.negative_contexts is None:
             return None
-        places = [divmod(image, self._per_id) for image in images]
+        places = [divmod(image, self.per_id) for image in images]
         return torch.stack([
-            self._negatives.context(self._vectors[row], self._identities[row], sample) for row, sample in places
+            self.negative_contexts.context(self.vectors[row], self.identities[row], sample) for row, sample in places
         ])
 
     def noise(self, images: Sequence[int], attempts: Sequence[int] | None = None) -> Tensor:
         """Return the starting noise of B images, (B, C, H, W) float32; `attempts` as in `BatchEngine.start`."""
         return torch.stack([
-            self._noise(*divmod(image, self._per_id), attempt)
+            self._noise(*divmod(image, self.per_id), attempt)
             for image, attempt in zip(images, attempts or [0] * len(images), strict=True)
         ])
 
     def step_noise(self, images: Sequence[int], step: int, attempts: Sequence[int] | None = None) -> Tensor:
         """Return the noise that a stochastic scheduler adds to B images after step `step`, (B, C, H, W) float32."""
-        places = [divmod(image, self._per_id) for image in images]
+        places = [divmod(image, self.per_id) for image in images]
         return torch.stack([
-            step_noise(self._seed, self._identities[row], sample, step, self.latent_shape, attempt)
+            step_noise(self.seed, self.identities[row], sample, step, self.latent_shape, attempt)
             for (row, sample), attempt in zip(places, attempts or [0] * len(images), strict=True)
         ])
 
     def _noise(self, row: int, sample: int, attempt: int) -> Tensor:
-        if self._given_noise is not None and attempt == 0:
-            own = torch.from_numpy(np.array(self._given_noise[row, sample], dtype=np.float32))
+        if self.given_noise is not None and attempt == 0:
+            own = torch.from_numpy(np.array(self.given_noise[row, sample], dtype=np.float32))
             if not own.isfinite().all():
-                raise UserError(f"noise.file: the noise of image {self._identities[row]}/{sample} is not finite")
+                raise UserError(f"noise.file: the noise of image {self.identities[row]}/{sample} is not finite")
         else:
-            own = image_noise(self._seed, self._identities[row], sample, self.latent_shape, attempt)
+            own = image_noise(self.seed, self.identities[row], sample, self.latent_shape, attempt)
         # A variation that shares noise between identities applies to the first attempt alone.
         return own if self.variation is None or attempt else self.variation.noise(own, row, sample)
 
@@ -126,7 +121,7 @@ def open_conditions(
     guidance_cfg: PluginConfig,
     noise_file: Path | None = None,
 ) -> tuple[Conditions, dict[str, Parent]]:
-    """Build the conditions of a set.
+    """Build the conditions of a set; return them and the files they depend on, for the header.
 
     Args:
         inputs: Contexts and LDM.
@@ -136,9 +131,6 @@ def open_conditions(
         guidance: Built from `guidance_cfg`.
         guidance_cfg: Settings of a `guidance` plugin.
         noise_file: Starting noise, `.npy`; None: drawn from the seed.
-
-    Returns:
-        The conditions, and the files they depend on for the header.
 
     Raises:
         UserError: A file is not what was expected, or belongs to another recognizer.

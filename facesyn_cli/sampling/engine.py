@@ -126,11 +126,6 @@ def measure(pipeline: LdmPipeline, context_size: int, batch_size: int) -> tuple[
     """Return the seconds of one evaluation of the denoiser and of one decoding, on a batch of zeros.
 
     Where guided steps evaluate two contexts in one pass, that pass is measured and counts as two.
-
-    Args:
-        pipeline: Its networks are measured.
-        context_size: E, numbers of a context.
-        batch_size: Images.
     """
     denoiser, device = pipeline.denoiser, pipeline.device
     contexts = torch.zeros(batch_size, context_size, device=device)

@@ -25,14 +25,7 @@ _BLOCK = 4096  # images whose contexts are in memory at once
 
 
 def write_image_contexts(folder: Path, conditions: Conditions, num_images: int, embedder: str | None) -> str:
-    """Write the contexts of all images of a set; return the digest of the vectors.
-
-    Args:
-        folder: Of the images.
-        conditions: Contexts of each image.
-        num_images: Images of the whole set.
-        embedder: Digest of the recognizer behind the contexts.
-    """
+    """Write the contexts of all images of the set in `folder`; return the digest of the vectors."""
     folder = folder / FOLDER
     (folder / HEADER).unlink(missing_ok=True)  # of a smaller set
     size = conditions.contexts([0]).shape[1]

@@ -5,9 +5,11 @@ None of them changes the output by more than rounding. `facesyn bench sample` me
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,7 +78,10 @@ class FastDenoiser:
         module.to(self._dtype)
         if options.compile:
             module.compile(dynamic=False)
-        self._evaluate = _GraphOfEachSize(module) if options.cuda_graphs else module
+        self._evaluate: Callable[..., Tensor] = module
+        if options.cuda_graphs:
+            graphs = defaultdict(partial(CudaGraph, module))  # of each batch size: guided steps may have twice as many
+            self._evaluate = lambda x, t, context: graphs[len(x)](x, t, context)
         if hasattr(module, "encode_context"):
             self.encode_context = self._encode_context
 
@@ -133,19 +138,6 @@ def exact_convolutions(dtype: torch.dtype) -> AbstractContextManager:
     if dtype is not torch.float32:
         return nullcontext()
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-
-
-class _GraphOfEachSize:
-    """One CUDA graph for each batch size: guided steps may have twice as many images as others."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._of_size: dict[int, CudaGraph] = {}
-
-    def __call__(self, x: Tensor, t: Tensor, context: Any) -> Tensor:
-        if len(x) not in self._of_size:
-            self._of_size[len(x)] = CudaGraph(self._module)
-        return self._of_size[len(x)](x, t, context)
 
 
 class CudaGraph:

@@ -93,13 +93,7 @@ def open_inputs(
 
 
 def existing_input(path: Path | None, work: Work, name: str, made_by: str) -> Path:
-    """Return a path of the settings, or else the folder of an earlier stage.
-
-    Args:
-        path: As the settings name it; None: the folder of --work.
-        work: Folder of the run.
-        name: Name of setting and folder.
-        made_by: The stage that writes it.
+    """Return a path of the settings, or else the folder `name` of the run, which the stage `made_by` writes.
 
     Raises:
         UserError: It does not exist.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -95,10 +95,6 @@ class SamplingJob:
         made = 0
         if mine:
             is_alone = self.part is None and processes.world_size == 1
-            options = WriteOptions(
-                encode, self.pipeline.device, self.workers, writers, max(2 * self.batch_size, 256),
-                len(done) if is_alone else 0,
-            )
             engine = BatchEngine(self.pipeline, self.conditions, self.batch_size)
 
             def draw(unit: range, following: range | None) -> PixelsOf:
@@ -107,7 +103,10 @@ class SamplingJob:
                 return engine.start(unit, then=following)
 
             with self._strip(strip_every) if processes.is_first and strip_every else nullcontext() as strip:
-                options = replace(options, show=strip.show if strip else None)
+                options = WriteOptions(
+                    encode, self.pipeline.device, self.workers, writers, max(2 * self.batch_size, 256),
+                    len(done) if is_alone else 0, strip.show if strip else None,
+                )
                 made = self.layout.write(mine, self.units, draw, done, options)
         return int(processes.sum(torch.tensor([made], device=processes.device)).item())  # waits for all
 

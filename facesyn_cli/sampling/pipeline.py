@@ -170,6 +170,35 @@ class LdmPipeline:
         return tensor.to(self.device, non_blocking=self.device.type == "cuda")  # does not wait for earlier batches
 
 
+@dataclass(frozen=True)
+class ChannelScale:
+    """Normalizes latents to mean 0 and standard deviation 1 in each channel, and back.
+
+    Args:
+        mean: (1, c, 1, 1), on the device.
+        std: (1, c, 1, 1), on the device.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, mean: list[float] | None, std: list[float] | None, device: torch.device) -> ChannelScale:
+        """Return the scale of measured statistics; None: the identity."""
+        return cls(*(
+            torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+            for values in (mean or [0.0], std or [1.0])
+        ))
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """Return (B, c, h, w) latents as the denoiser takes them, on the device they are on."""
+        return (latents - self.mean.to(latents.device)) / self.std.to(latents.device)
+
+    def restore(self, latents: Tensor) -> Tensor:
+        """Return normalized (B, c, h, w) latents as the autoencoder takes them."""
+        return latents * self.std + self.mean
+
+
 class LatentDecoder:
     """Turns normalized latents into images; nothing leaves the device on the way.
 
@@ -184,13 +213,12 @@ class LatentDecoder:
         self, autoencoder: nn.Module | FastAutoencoder, settings: LdmSettings, size: int, device: torch.device
     ) -> None:
         self.autoencoder, self.size = autoencoder, size
-        self._mean = torch.tensor(settings.latent_mean or [0.0], device=device).view(1, -1, 1, 1)
-        self._std = torch.tensor(settings.latent_std or [1.0], device=device).view(1, -1, 1, 1)
+        self._scale = ChannelScale.of(settings.latent_mean, settings.latent_std, device)
 
     @torch.inference_mode()
     def __call__(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Return (B, size, size, 3) uint8 images, and (B,) bool: all numbers of the image were finite."""
-        pixels = self.autoencoder.decode(latents * self._std + self._mean)
+        pixels = self.autoencoder.decode(self._scale.restore(latents))
         is_finite = pixels.isfinite().flatten(1).all(dim=1)
         return finish_pixels(pixels.nan_to_num(), self.size), is_finite
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import write_atomically, write_bytes
 from facesyn_cli.artifacts.header import Parent
-from facesyn_cli.data.sharding import fixed_batches
+from facesyn_cli.data.sharding import fixed_batches, row_batches
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
@@ -192,7 +192,7 @@ def open_filter(
 
 def _draw_images(engine: BatchEngine, images: Sequence[int], attempt: int) -> NDArray[np.uint8]:
     """Return (n, S, S, 3) images, batch by batch."""
-    batches = [[images[i] for i in part] for part in fixed_batches(len(images), engine.batch_size)]
+    batches = row_batches(images, engine.batch_size)
     started = []
     for batch, then in zip_longest(batches, batches[1:]):
         signals.check()

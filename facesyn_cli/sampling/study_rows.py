@@ -52,14 +52,7 @@ def study_rows(
     schedulers: list[str], steps: list[int], methods: list[Method], method_scheduler: tuple[str, int],
     reference_steps: int,
 ) -> list[RowSettings]:
-    """Return the reference, the grid and the methods, each once.
-
-    Args:
-        schedulers: Names, of the grid.
-        steps: Of the grid.
-        methods: One row each, beside one without any.
-        method_scheduler: Name and steps of those rows.
-        reference_steps: DDIM steps of the reference, which comes first.
+    """Return each row once: the reference (DDIM), the grid of schedulers and steps, the methods beside none.
 
     Raises:
         UserError: A scheduler or its steps are wrong, or two methods have one name.

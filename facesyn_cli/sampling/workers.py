@@ -17,8 +17,6 @@ from facesyn_cli.errors import UserError
 
 _LARGEST = 512           # images; a GPU is saturated long before
 _SHARE_OF_MEMORY = 0.8   # that the search may take, so that a batch still fits when memory is fragmented
-_DEFAULT_BATCH = {"cpu": 8}
-_DEFAULT_BATCH_OF_GPU = 64
 
 
 def num_workers(wanted: int | None, device: torch.device, num_processes: int) -> int:
@@ -55,7 +53,7 @@ def choose_batch_size(
     Raises:
         UserError: A GPU has no memory for one image.
     """
-    default = _DEFAULT_BATCH.get(device.type, _DEFAULT_BATCH_OF_GPU)
+    default = 8 if device.type == "cpu" else 64
     if wanted != "auto" or device.type == "cpu":
         return min(default if wanted in (None, "auto") else int(wanted), num_images)
     found = largest_batch(try_batch, device, num_images)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from facesyn_cli.data.pixels import to_pixels
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
+from facesyn_cli.training.precision import autocast
 
 
 def num_groups(batch_size: int, norm_batch_size: int, num_processes: int) -> int:
@@ -52,12 +54,6 @@ def num_groups(batch_size: int, norm_batch_size: int, num_processes: int) -> int
     return count
 
 
-def shared_groups(count: int, index: int, num_processes: int) -> range:
-    """Return the groups of process `index`: a consecutive share of `count` groups."""
-    per_process = count // num_processes
-    return range(index * per_process, (index + 1) * per_process)
-
-
 def group_seed(seed: int, step: int, group: int) -> int:
     """Return the seed of the dropout of one group in one step; it does not depend on the process."""
     return int(np.random.SeedSequence([seed, step, group]).generate_state(1, np.uint64)[0] >> 1)
@@ -80,22 +76,35 @@ def running_statistics(module: nn.Module, is_updated: bool) -> Iterator[None]:
             layer.track_running_stats = True
 
 
+@dataclass(frozen=True)
+class ImageGroup:
+    """Images that BatchNorm normalizes together.
+
+    Args:
+        number: Place in the global batch, 0-based.
+        pixels_u8: (N, side, side, 3) uint8.
+    """
+
+    number: int
+    pixels_u8: Tensor
+
+
 def embed_group(
-    network: nn.Module, pixels_u8: Tensor, dtype: torch.dtype, seed: int, is_updated: bool
+    network: nn.Module, group: ImageGroup, precision: str, seed: int, step: int, is_updated: bool
 ) -> Tensor:
-    """Return the float32 embeddings of a group of images.
+    """Return the (N, E) float32 embeddings of a group of images.
 
     Args:
         network: Backbone in training mode.
-        pixels_u8: (N, side, side, 3) uint8, on its device.
-        dtype: Data type of autocast; float32: none.
-        seed: Seed of dropout, from `group_seed`.
+        group: The images, on its device.
+        precision: fp32, bf16 or fp16.
+        seed: Seed of the training; with step and group it decides the dropout.
+        step: Number of the step, 0-based.
         is_updated: Running statistics are updated.
     """
-    torch.manual_seed(seed)
-    autocast = torch.autocast(pixels_u8.device.type, dtype, enabled=dtype != torch.float32)
-    pixels = to_pixels(pixels_u8).contiguous()  # channels-last convolutions of few channels crash oneDNN
-    with running_statistics(network, is_updated), autocast:
+    torch.manual_seed(group_seed(seed, step, group.number))
+    pixels = to_pixels(group.pixels_u8).contiguous()  # channels-last convolutions of few channels crash oneDNN
+    with running_statistics(network, is_updated), autocast(precision, pixels.device):
         return network(pixels).float()
 
 

@@ -133,10 +133,6 @@ def latest_checkpoint(folder: Path, processes: Processes) -> Checkpoint | None:
 
     A damaged one is skipped with a warning that names it and the one that is used instead.
 
-    Args:
-        folder: The `checkpoints` folder.
-        processes: Those of the training; the first one reads.
-
     Raises:
         UserError: There are checkpoints, and all are damaged.
     """

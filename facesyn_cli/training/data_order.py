@@ -85,7 +85,7 @@ class EpochBatches:
 
 
 def local_share(batch_size: int, index: int, count: int) -> range:
-    """Return the places of the global batch that process `index` of `count` works on.
+    """Return the places (or groups) of the global batch that process `index` of `count` works on.
 
     Shares differ by at most one example; they are contiguous, so joined in process order they are the batch.
     """

@@ -9,18 +9,17 @@ The decay grows with the number n of updates made so far, as published for diffu
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from facesyn_cli.plugins.settings import Settings
 
-class EmaSettings(BaseModel):
+
+class EmaSettings(Settings):
     """Decay of the average of the weights."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     inv_gamma: float = Field(1.0, gt=0)                   # updates after which the decay begins to rise
     power: float = Field(0.75, gt=0)                      # how fast it rises; 2/3 for more than 1M steps
@@ -66,14 +65,6 @@ class Ema:
         torch._foreach_lerp_(self._averages, [value.detach().float() for value in averaged], share)
         for ours, theirs in zip(self._copies, copied, strict=True):
             ours.copy_(theirs)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the averaged weights under the module's own names."""
-        return self.module.state_dict()
-
-    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore the averaged weights; names and shapes must match."""
-        self.module.load_state_dict(tensors, strict=True)
 
 
 def _averaged_and_copied(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

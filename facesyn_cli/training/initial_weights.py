@@ -1,4 +1,4 @@
-"""Initial weights of a recognizer's training: a trained backbone, a classifier, or both."""
+"""Networks of a recognizer's training: built with random weights, or with those of a trained backbone or classifier."""
 
 from __future__ import annotations
 
@@ -13,9 +13,19 @@ from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert.tface_head import find_files, read_head
 from facesyn_cli.models.loading import load_backbone
+from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 
-_OURS = ".safetensors"
+
+def build_backbone(cfg: PluginConfig) -> nn.Module:
+    """Build a network with random weights.
+
+    Raises:
+        UserError: It cannot be trained.
+    """
+    if cfg.name == "onnx":
+        raise UserError("backbone onnx has fixed weights and cannot be trained; choose ir-50 or another built-in one")
+    return registry.build("backbone", cfg)
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ def open_initial_weights(
         _check(tensors, backbone, backbone_path, is_complete=True)
         parents["initial_backbone"] = Parent(str(backbone_path), loaded.digest)
     if head_path is not None:
-        if head_path.suffix == _OURS:
+        if head_path.suffix == ".safetensors":
             classifier, digest = read_tensors(head_path), file_digest(head_path)
         else:
             classifier = read_head(head_path)

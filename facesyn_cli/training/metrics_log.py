@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
@@ -23,7 +22,6 @@ from facesyn_cli.untrusted.parsing import parse_json
 
 METRICS = "metrics.jsonl"  # in the output folder of a training
 _PACKAGES = {"tensorboard": "facesyn[tracking]"}  # tracker -> what to install, where it is not the tracker's name
-_TENSORBOARD = "tensorboard"
 
 
 def known_trackers() -> list[str]:
@@ -72,18 +70,12 @@ class MetricsLog:
         except OSError as error:
             raise as_user_error(error, self.path) from error
 
-    def close(self) -> None:
-        """Close the trackers."""
-        for tracker in self._trackers:
-            tracker.finish()
-
     def __enter__(self) -> MetricsLog:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def __exit__(self, *error: object) -> None:
+        for tracker in self._trackers:
+            tracker.finish()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -108,7 +100,7 @@ def _start(name: str, folder: Path, step: int, lines: list[dict[str, Any]], run_
     ignores them. Other trackers start a new run, which is complete.
     """
     tracker_class, options, is_new = LOGGER_TYPE_TO_CLASS[name], {}, True
-    if name == _TENSORBOARD:
+    if name == "tensorboard":
         is_new = not any((folder / name).glob("events.out.tfevents.*"))
         run_name, options = name, {"purge_step": step + 1}
     elif name == "wandb":

@@ -24,24 +24,19 @@ def check_exportable(denoiser: PluginConfig, beta_schedule: str, prediction: str
     """
     if is_normalized:
         raise UserError("export_published needs latent_statistics=identity; the published file cannot hold statistics")
-    if beta_schedule != "linear":
-        raise UserError(f"export_published needs beta_schedule linear, this one is {beta_schedule}")
-    if prediction != "epsilon":
-        raise UserError(f"export_published needs prediction epsilon, this one is {prediction}")
-    if denoiser.name != "idiff-unet":
-        raise UserError(f"export_published needs the denoiser idiff-unet, this one is {denoiser.name}")
+    for what, needed, found in (
+        ("beta_schedule", "linear", beta_schedule), ("prediction", "epsilon", prediction),
+        ("the denoiser", "idiff-unet", denoiser.name),
+    ):
+        if found != needed:
+            raise UserError(f"export_published needs {what} {needed}, this one is {found}")
 
 
 def export_ldm(folder: Path, step: int, weights: Mapping[str, Tensor], schedule: NoiseSchedule) -> Path:
     """Write `ema_averaged_model_<step>.ckpt` and return its path.
 
-    It is a flat `torch.save` of `eps_model.*` and eight buffers of the noise schedule, in the published order.
-
-    Args:
-        folder: Where to.
-        step: Finished optimizer steps.
-        weights: Averaged weights of an `idiff-unet`.
-        schedule: Noise schedule of the training.
+    It is a flat `torch.save` of the weights of an `idiff-unet` as `eps_model.*` and of eight buffers of the noise
+    schedule, in the published order.
     """
     path = folder / f"ema_averaged_model_{step}.ckpt"
     tensors = {f"eps_model.{key}": value.detach().cpu().float().clone() for key, value in weights.items()}

@@ -15,7 +15,7 @@ from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.output import check_output
 from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.distributed import Processes
-from facesyn_cli.training.shared_settings import TrainingConfig
+from facesyn_cli.training.shared_settings import StepsConfig, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ class Task(ABC):
 
     def kept_folder(self, step: int) -> str | None:
         """Return the folder in which the weights after `step` are kept, None when they are not."""
-        return f"weights/step-{step:08d}" if step in self.cfg.save_steps else None  # type: ignore[attr-defined]
+        is_kept = isinstance(self.cfg, StepsConfig) and step in self.cfg.save_steps
+        return f"weights/step-{step:08d}" if is_kept else None
 
     @abstractmethod
     def finish(self, network: nn.Module) -> tuple[dict[str, int], dict[str, Any]]:

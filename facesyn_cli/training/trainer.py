@@ -24,12 +24,18 @@ from facesyn_cli.console import log, progress
 from facesyn_cli.distributed import Processes, check_device
 from facesyn_cli.errors import Stopped, UserError
 from facesyn_cli.training.bn_groups import group_seed
-from facesyn_cli.training.checkpoint import latest_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
+from facesyn_cli.training.checkpoint import (
+    Checkpoint,
+    latest_checkpoint,
+    pack_optimizer,
+    save_checkpoint,
+    unpack_optimizer,
+)
 from facesyn_cli.training.ema import Ema
 from facesyn_cli.training.metrics_log import METRICS, MetricsLog, check_trackers, read_lines
 from facesyn_cli.training.optimization import build_optimizer, reduce_gradients, set_lr
 from facesyn_cli.training.precision import check_precision, loss_scaler
-from facesyn_cli.training.shared_settings import TrainingConfig
+from facesyn_cli.training.shared_settings import CompiledConfig, TrainingConfig
 from facesyn_cli.training.task import Monitor, Task
 
 
@@ -68,7 +74,7 @@ def join_processes(cfg: TrainingConfig) -> Processes:
     check_environment(cfg)
     processes = distributed.processes(cfg.device)
     check_precision(cfg.precision, processes.device.type)
-    if getattr(cfg, "compile", False) and processes.device.type != "cuda":
+    if isinstance(cfg, CompiledConfig) and cfg.compile and processes.device.type != "cuda":
         raise UserError(f"compile=true needs a CUDA device, this run is on {processes.device.type}")
     if processes.world_size > cfg.batch_size:
         raise UserError(f"batch_size {cfg.batch_size} cannot be shared by {processes.world_size} processes")
@@ -76,12 +82,7 @@ def join_processes(cfg: TrainingConfig) -> Processes:
 
 
 class Trainer:
-    """The state of a training, and the loop over its steps.
-
-    Args:
-        task: What is trained.
-        processes: The processes of the training.
-    """
+    """The state of a training, and the loop over its steps."""
 
     def __init__(self, task: Task, processes: Processes) -> None:
         self.task, self.cfg, self.processes = task, task.cfg, processes
@@ -89,11 +90,17 @@ class Trainer:
         task.build(processes)
         self.optimizer = build_optimizer(task.groups, self.cfg.optimizer)
         self.scaler = loss_scaler(self.cfg.precision, processes.device)
-        self.ema: Ema | None = None
         self.step = 0
         self.window: dict[str, list[float]] = {}  # metric -> [sum, number of steps] since the last line
-        self._restore()
-        if getattr(self.cfg, "compile", False):
+        checkpoint = latest_checkpoint(task.folder / "checkpoints", processes)
+        if checkpoint is None:
+            task.initialize()
+        self.ema = None if self.cfg.ema is None else Ema(task.network, self.cfg.ema)
+        self.modules = task.modules if self.ema is None else {**task.modules, "ema": self.ema.module}
+        self.optimizers = {"optimizer": self.optimizer, **task.optimizers}
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        if isinstance(self.cfg, CompiledConfig) and self.cfg.compile:
             import torch._inductor.config as inductor
 
             inductor.fallback_random = True  # the random numbers of eager mode
@@ -117,7 +124,7 @@ class Trainer:
         ):
             while self.step < total:
                 batch = self._next(batches)
-                lr = self._lr()
+                lr = cfg.optimizer.lr * cfg.lr_schedule.factor(self.step, total, task.epoch_steps or 1)
                 loss = self._take_step(batch, lr)
                 bar.advance(1, loss=loss, lr=lr)
                 step, is_last = self.step, self.step == total
@@ -158,11 +165,6 @@ class Trainer:
             problem = str(error)
         self.processes.raise_in_all(problem)
         return batch
-
-    def _lr(self) -> float:
-        """Return the learning rate of the step about to be taken."""
-        schedule, task = self.cfg.lr_schedule, self.task
-        return self.cfg.optimizer.lr * schedule.factor(self.step, task.total_steps, task.epoch_steps or 1)
 
     def _take_step(self, batch: Any, lr: float) -> float:
         """Take one optimizer step and update the average; return the loss of the global batch.
@@ -215,38 +217,23 @@ class Trainer:
 
     def _save(self) -> None:
         """Write a checkpoint. A collective."""
-        task = self.task
         if self.processes.is_first:
-            tensors = {name: module.state_dict() for name, module in task.modules.items()}
-            tensors["optimizer"] = pack_optimizer(self.optimizer)
-            tensors |= {name: pack_optimizer(optimizer) for name, optimizer in task.optimizers.items()}
-            if self.ema is not None:
-                tensors["ema"] = self.ema.state_dict()
+            tensors = {name: module.state_dict() for name, module in self.modules.items()}
+            tensors |= {name: pack_optimizer(optimizer) for name, optimizer in self.optimizers.items()}
             state = {"metrics": self.window, "scaler": self.scaler.state_dict()}
-            save_checkpoint(task.folder / "checkpoints", self.step, tensors, state, self.cfg.keep_checkpoints)
+            save_checkpoint(self.task.folder / "checkpoints", self.step, tensors, state, self.cfg.keep_checkpoints)
         self.processes.barrier()
 
-    def _restore(self) -> None:
-        """Resume from the newest checkpoint, or initialize the weights. A collective."""
-        task = self.task
-        checkpoint = latest_checkpoint(task.folder / "checkpoints", self.processes)
-        if checkpoint is None:
-            task.initialize()
-        else:
-            with checkpoint.fitting():
-                for name, module in task.modules.items():
-                    module.load_state_dict(checkpoint.tensors(name), strict=True)
-                unpack_optimizer(self.optimizer, checkpoint.tensors("optimizer"))
-                for name, optimizer in task.optimizers.items():
-                    unpack_optimizer(optimizer, checkpoint.tensors(name))
-                state = checkpoint.state()
-                if self.scaler.is_enabled():
-                    self.scaler.load_state_dict(state["scaler"])
-                self.window = dict(state.get("metrics", {}))  # earlier releases counted in another way
-            self.step = checkpoint.step
-            log.info(f"resuming from step {self.step} of {task.total_steps}")
-        if self.cfg.ema is not None:
-            self.ema = Ema(task.network, self.cfg.ema)
-            if checkpoint is not None:
-                with checkpoint.fitting():
-                    self.ema.load_state_dict(checkpoint.tensors("ema"))
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Resume from a checkpoint."""
+        with checkpoint.fitting():
+            for name, module in self.modules.items():
+                module.load_state_dict(checkpoint.tensors(name), strict=True)
+            for name, optimizer in self.optimizers.items():
+                unpack_optimizer(optimizer, checkpoint.tensors(name))
+            state = checkpoint.state()
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict(state["scaler"])
+            self.window = dict(state.get("metrics", {}))  # earlier releases counted in another way
+        self.step = checkpoint.step
+        log.info(f"resuming from step {self.step} of {self.task.total_steps}")

@@ -35,17 +35,21 @@ from facesyn_cli.training.tasks.autoencoder_batches import (
     photos_of,
 )
 from facesyn_cli.training.tasks.autoencoder_inputs import open_inputs
-from facesyn_cli.training.tasks.autoencoder_loss import AutoencoderLoss, LossWeights
 from facesyn_cli.training.tasks.autoencoder_settings import AutoencoderTrainingConfig
-from facesyn_cli.training.tasks.autoencoder_step import accumulate_gradients, build_adversary
+from facesyn_cli.training.tasks.autoencoder_step import (
+    AutoencoderLoss,
+    LossWeights,
+    accumulate_gradients,
+    build_adversary,
+)
 from facesyn_cli.training.tasks.autoencoder_validation import (
     Coder,
     ReconstructionValidation,
     write_reconstructions,
 )
 from facesyn_cli.training.tasks.drawn_latents import drawn_latents
+from facesyn_cli.training.tasks.ldm_batches import fill_cache
 from facesyn_cli.training.tasks.ldm_inputs import encoder, evenly
-from facesyn_cli.training.tasks.ldm_latents import fill_cache
 
 
 class AutoencoderTask(Task):
@@ -64,7 +68,7 @@ class AutoencoderTask(Task):
 
     def __init__(self, command: str, cfg: AutoencoderTrainingConfig, work: Work) -> None:
         self.command, self.cfg, self.total_steps = command, cfg, cfg.steps
-        self.folder, self.inputs = cfg.out or work.folder("autoencoder"), open_inputs(cfg, work)
+        self.folder, self.inputs = cfg.out or work.folder("autoencoder"), open_inputs(command, cfg, work)
         self.parents = self.inputs.parents
 
     def full_plan(self) -> Plan:
@@ -115,14 +119,16 @@ class AutoencoderTask(Task):
         self.images = open_faces(inputs.joined.faces, inputs.rows(), cfg.memory_gib, cfg.workers)
         self.drawn = None
         if inputs.drawing is not None:
-            self.drawn = drawn_latents(
-                inputs.drawing, cfg.drawn, cfg.seed, self.folder, device, processes.is_first
-            )
+            self.drawn = drawn_latents(inputs.drawing, cfg.drawn, cfg.seed, self.folder, device, processes.is_first)
             processes.barrier()
         features = inputs.features
         if features is not None:
             features = features.to(device, memory_format=torch.channels_last)
-        self.loss = AutoencoderLoss(_weights(cfg), features)
+        weights = LossWeights(
+            cfg.l1_weight, cfg.mse_weight, cfg.feature_weight, cfg.identity_weight, cfg.kl_weight, cfg.codebook_weight,
+            cfg.commitment_weight, cfg.drawn.identity_weight if cfg.ldm is not None else 0.0,
+        )
+        self.loss = AutoencoderLoss(weights, features)
         self._build_monitors()
 
     def _build_monitors(self) -> None:
@@ -225,10 +231,3 @@ def _interpolate(initial: dict[str, Tensor], trained: nn.Module, share: float) -
     """
     for name, weight in trained.named_parameters():
         weight.lerp_(initial[name].to(weight), 1.0 - share)
-
-
-def _weights(cfg: AutoencoderTrainingConfig) -> LossWeights:
-    return LossWeights(
-        cfg.l1_weight, cfg.mse_weight, cfg.feature_weight, cfg.identity_weight, cfg.kl_weight, cfg.codebook_weight,
-        cfg.commitment_weight, cfg.drawn.identity_weight if cfg.ldm is not None else 0.0,
-    )

@@ -15,7 +15,7 @@ from facesyn_cli.console import log, progress
 from facesyn_cli.data.face_images import FaceImages, image_batches
 from facesyn_cli.data.latent_cache import LatentCache
 from facesyn_cli.data.pixels import to_pixels
-from facesyn_cli.data.sharding import fixed_batches
+from facesyn_cli.data.sharding import row_batches
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.training.data_order import batch_rows
 from facesyn_cli.training.tasks.drawn_latents import DrawnLatents
@@ -53,10 +53,9 @@ class DecodedFaces:
     def __init__(self, faces: FaceImages, rows: Sequence[int], workers: int) -> None:
         self._place = {row: place for place, row in enumerate(rows)}
         self._pixels_u8 = torch.empty(len(rows), faces.size, faces.size, 3, dtype=torch.uint8)
-        batches = [[rows[place] for place in batch] for batch in fixed_batches(len(rows), _DECODE_BATCH)]
         start = 0
         with progress("decode", len(rows), "images", 0) as bar:
-            for part in image_batches(faces, batches, workers):
+            for part in image_batches(faces, row_batches(rows, _DECODE_BATCH), workers):
                 self._pixels_u8[start : start + len(part)] = part
                 start += len(part)
                 bar.advance(len(part))
@@ -83,8 +82,7 @@ class StoredFaces:
 
     def read(self, rows: Sequence[int]) -> Tensor:
         """Return (n, S, S, 3) uint8."""
-        batches = [[rows[place] for place in batch] for batch in fixed_batches(len(rows), _DECODE_BATCH)]
-        return torch.cat(list(image_batches(self._faces, batches, self._workers)))
+        return torch.cat(list(self.stream(row_batches(rows, _DECODE_BATCH))))
 
     def stream(self, choices: Iterable[Sequence[int]]) -> Iterator[Tensor]:
         """Yield the images of each choice of rows; choices may be endless."""
@@ -113,8 +111,7 @@ def photos_of(
     """Return a function that yields the photos of some rows, in order, as (B, 3, S, S) in [-1, 1] on a device."""
 
     def photos() -> Iterator[Tensor]:
-        choices = [[rows[place] for place in batch] for batch in fixed_batches(len(rows), _DECODE_BATCH)]
-        for pixels_u8 in images.stream(choices):
+        for pixels_u8 in images.stream(row_batches(rows, _DECODE_BATCH)):
             yield to_pixels(pixels_u8.to(device))
 
     return photos
@@ -151,14 +148,7 @@ class AutoencoderBatchPlan:
         self, images: DecodedFaces | StoredFaces, steps: range, latents: LatentCache | None = None,
         drawn: DrawnLatents | None = None,
     ) -> Iterator[AutoencoderBatch]:
-        """Yield the batches of some steps.
-
-        Args:
-            images: Source of the pixels.
-            steps: The steps.
-            latents: A teacher's; None without one.
-            drawn: Sampled from an LDM, one for every image; None without one.
-        """
+        """Yield the batches of some steps, with latents of a teacher and with sampled ones where there are any."""
         waiting: deque[tuple[int, list[int]]] = deque()
 
         def rows_ahead() -> Iterator[list[int]]:

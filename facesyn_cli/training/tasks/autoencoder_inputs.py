@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from facesyn_cli.artifacts.header import Parent
-from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.face_autoencoder import FaceVq, TrainableAutoencoder
@@ -17,12 +15,11 @@ from facesyn_cli.models.face_pca import FacePca
 from facesyn_cli.models.loading import load_autoencoder, load_backbone
 from facesyn_cli.models.onnx_torch import OnnxTorch
 from facesyn_cli.plugins import registry
-from facesyn_cli.plugins.settings import PluginConfig
 from facesyn_cli.training.checkpoint import check_total
 from facesyn_cli.training.tasks.autoencoder_settings import AutoencoderTrainingConfig, check_settings
 from facesyn_cli.training.tasks.drawn_latents import DrawingInputs, open_drawing
 from facesyn_cli.training.tasks.feature_distance import FeatureDistance
-from facesyn_cli.training.tasks.ldm_inputs import JoinedFaces, join_faces, latent_shape
+from facesyn_cli.training.tasks.ldm_inputs import JoinedFaces, join_faces, latent_shape, open_training_images
 
 
 @dataclass(frozen=True)
@@ -54,22 +51,26 @@ class AutoencoderInputs:
         return self.joined.train_rows + self.joined.held_out_rows
 
 
-def open_inputs(cfg: AutoencoderTrainingConfig, work: Work) -> AutoencoderInputs:
+def open_inputs(command: str, cfg: AutoencoderTrainingConfig, work: Work) -> AutoencoderInputs:
     """Open and check all inputs."""
     check_total(cfg.out or work.folder("autoencoder"), cfg.steps, cfg.lr_schedule.name)
-    images_path = cfg.images or work.folder("images")
-    if cfg.images is None and not images_path.exists():
-        raise UserError(f"train-autoencoder needs faces: {images_path} does not exist; give --images a folder or zip")
+    images = open_training_images(command, cfg.images, work)
     check_settings(cfg)
     parents: dict[str, Parent] = {}
-    teacher = open_teacher(cfg.teacher, cfg.image_size, parents) if cfg.teacher is not None else None
-    autoencoder = build_autoencoder(cfg.autoencoder, cfg.seed, cfg.initial, teacher, parents)
+    teacher = None
+    if cfg.teacher is not None:
+        teacher = load_autoencoder(cfg.teacher, part="encoder").requires_grad_(False)
+        latent_shape(teacher, cfg.image_size)
+        parents["teacher"] = Parent(cfg.teacher, teacher.section["digest"])
+    autoencoder = _open_autoencoder(cfg, teacher, parents)
     shape = latent_shape(autoencoder, cfg.image_size)
     features = judge = None
     if cfg.features is not None:
-        features = load_features(
-            cfg.features, cfg.features_model, "features", parents,
-            use_maps=cfg.feature_weight > 0,
+        backbone = load_backbone(cfg.features, cfg.features_model)
+        parents["features"] = Parent(str(cfg.features), backbone.digest)
+        module = OnnxTorch(backbone.module) if backbone.name == "onnx" else backbone.module  # it is differentiated
+        features = FeatureDistance(
+            module, backbone.input_size, f"features {cfg.features}", use_maps=cfg.feature_weight > 0,
             use_embeddings=cfg.identity_weight > 0 or (cfg.ldm is not None and cfg.drawn.identity_weight > 0),
         )
     drawing = None
@@ -78,62 +79,37 @@ def open_inputs(cfg: AutoencoderTrainingConfig, work: Work) -> AutoencoderInputs
         embeddings = cfg.embeddings or work.folder("embeddings")
         drawing = open_drawing(cfg.ldm, embeddings, cfg.initial, cfg.drawn, compared, parents)
     if cfg.judge is not None:
-        judge = load_features(cfg.judge, None, "judge", {}, use_maps=False, use_embeddings=True)
+        backbone = load_backbone(cfg.judge)
+        judge = FeatureDistance(backbone.module, backbone.input_size, f"judge {cfg.judge}", use_maps=False)
     elif features is not None:
         judge = FeatureDistance(features.backbone, features.input_size, "features", use_maps=False)
-    images = open_images(images_path)
     parents["images"] = images.parent()
     joined = join_faces(images, None, cfg.image_size, cfg.validation_fraction, cfg.validation_images)
     return AutoencoderInputs(joined, autoencoder, teacher, features, judge, drawing, shape, parents)
 
 
-def build_autoencoder(
-    cfg: PluginConfig, seed: int, initial: Path | None, teacher: nn.Module | None, parents: dict[str, Parent]
-) -> nn.Module:
-    """Build an autoencoder whose random weights depend on the seed alone, or load one to fine-tune.
+def _open_autoencoder(
+    cfg: AutoencoderTrainingConfig, teacher: nn.Module | None, parents: dict[str, Parent]
+) -> TrainableAutoencoder:
+    """Load the initial autoencoder, or build one whose random weights depend on the seed alone.
 
-    Args:
-        cfg: Which autoencoder.
-        seed: Seed of its weights.
-        initial: Folder of a trained one with these settings; None: random weights.
-        teacher: Autoencoder whose latents are to be decoded: only a decoder for them is built; None: both halves.
-        parents: Gets an entry for `initial`.
-
-    Raises:
-        UserError: It cannot be trained here, `initial` is something else, or it does not fit the teacher's latents.
+    With a teacher it is only a decoder, for the teacher's latents.
     """
-    part = "both" if teacher is None else "decoder"
-    if initial is not None:
-        autoencoder = load_autoencoder(initial, cfg, part)
-        parents["initial"] = Parent(str(initial), autoencoder.section["digest"])
+    section, part = cfg.autoencoder, "both" if teacher is None else "decoder"
+    if cfg.initial is not None:
+        autoencoder = load_autoencoder(cfg.initial, section, part)
+        parents["initial"] = Parent(str(cfg.initial), autoencoder.section["digest"])
     else:
-        if "part" in type(cfg).model_fields:
-            cfg = cfg.model_copy(update={"part": part})
+        if "part" in type(section).model_fields:
+            section = section.model_copy(update={"part": part})
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            autoencoder = registry.build("autoencoder", cfg)
+            torch.manual_seed(cfg.seed)
+            autoencoder = registry.build("autoencoder", section)
     if not isinstance(autoencoder, TrainableAutoencoder):
-        raise UserError(f"autoencoder {cfg.name} cannot be trained here; face-kl, face-vq and face-pca can")
+        raise UserError(f"autoencoder {section.name} cannot be trained here; face-kl, face-vq and face-pca can")
     if teacher is not None:
         _check_student(autoencoder, teacher)
     return autoencoder
-
-
-def open_teacher(path: str, image_size: int, parents: dict[str, Parent]) -> nn.Module:
-    """Load the autoencoder whose latents a decoder is trained for.
-
-    Args:
-        path: Whatever `load_autoencoder` takes; its encoder suffices.
-        image_size: Side of the images it will see.
-        parents: Gets an entry for it.
-
-    Raises:
-        UserError: It is none, or cannot take images of that size.
-    """
-    teacher = load_autoencoder(path, part="encoder")
-    latent_shape(teacher, image_size)
-    parents["teacher"] = Parent(path, teacher.section["digest"])
-    return teacher.requires_grad_(False)
 
 
 def _check_student(autoencoder: nn.Module, teacher: nn.Module) -> None:
@@ -146,26 +122,3 @@ def _check_student(autoencoder: nn.Module, teacher: nn.Module) -> None:
     if autoencoder.downscale != teacher.downscale:
         raise UserError(f"the teacher's latents have 1/{teacher.downscale} of the image's side, the decoder is for "
                         f"1/{autoencoder.downscale}; change autoencoder.patch or the number of autoencoder.channels")
-
-
-def load_features(
-    path: Path, cfg: PluginConfig | None, key: str, parents: dict[str, Parent], use_maps: bool, use_embeddings: bool
-) -> FeatureDistance:
-    """Load a recognizer that compares images.
-
-    Args:
-        path: Whatever `load_backbone` takes.
-        cfg: Plugin and its settings; None: those in the file.
-        key: Setting that named it.
-        parents: Gets an entry for it.
-        use_maps: Whether its feature maps are compared.
-        use_embeddings: Whether its embeddings are compared.
-
-    Raises:
-        UserError: It is none, or it lacks the gradients or feature maps that are needed.
-    """
-    loaded = load_backbone(path, cfg)
-    is_differentiated = loaded.name == "onnx" and key == "features"
-    module = OnnxTorch(loaded.module) if is_differentiated else loaded.module
-    parents[key] = Parent(str(path), loaded.digest)
-    return FeatureDistance(module, loaded.input_size, f"{key} {path}", use_maps, use_embeddings)

@@ -1,17 +1,21 @@
-"""Loss and gradients of autoencoder training, and the step of its discriminator."""
+"""Loss and gradients of autoencoder training, and the step of its discriminator.
+
+The loss is reconstruction in pixels and in features of a recognizer, and penalties of the latents. Every term is one
+number per image; a batch's loss is the mean over its images of the weighted sum.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facesyn_cli.distributed import Processes
 from facesyn_cli.training.optimization import OptimizerSettings, build_optimizer, reduce_gradients
 from facesyn_cli.training.precision import autocast
 from facesyn_cli.training.tasks.autoencoder_batches import AutoencoderBatch
-from facesyn_cli.training.tasks.autoencoder_loss import AutoencoderLoss
 from facesyn_cli.training.tasks.discriminator import (
     AdversarialSettings,
     PatchDiscriminator,
@@ -19,6 +23,103 @@ from facesyn_cli.training.tasks.discriminator import (
     discriminator_loss,
     generator_loss,
 )
+from facesyn_cli.training.tasks.feature_distance import FeatureDistance
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weight of every term; a term whose weight is 0 is not computed.
+
+    Args:
+        l1: Mean absolute difference of pixels in [-1, 1].
+        mse: Mean squared difference of pixels in [-1, 1].
+        feature: Distance of the recognizer's feature maps.
+        identity: 1 - cosine of its embeddings.
+        kl: Divergence from the standard normal, mean over the elements of a latent.
+        codebook: Squared distance that moves codes to latents.
+        commitment: Squared distance that moves latents to their codes.
+        drawn_identity: 1 - cosine of the recognizer's embedding of a face of a sampled latent, to its context.
+    """
+
+    l1: float
+    mse: float
+    feature: float
+    identity: float
+    kl: float
+    codebook: float
+    commitment: float
+    drawn_identity: float = 0.0
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The loss of a batch, term by term.
+
+    Args:
+        reconstruction: (B,) weighted terms that depend on the reconstruction.
+        drawn: (D,) weighted terms of the faces decoded from sampled latents.
+        penalty: (B,) weighted penalties of the latents.
+        each: Every term that was computed, by name, (B,) or (D,), not weighted, without gradient.
+    """
+
+    reconstruction: Tensor
+    drawn: Tensor
+    penalty: Tensor
+    each: dict[str, Tensor]
+
+
+class AutoencoderLoss:
+    """The terms without weights of their own; the adversarial one is `discriminator.py`.
+
+    Args:
+        weights: Weight of each term.
+        features: The recognizer that computes `feature` and `identity`; None without one.
+    """
+
+    def __init__(self, weights: LossWeights, features: FeatureDistance | None = None) -> None:
+        self.weights, self.features = weights, features
+
+    def __call__(
+        self, made: Tensor, real: Tensor, penalties: dict[str, Tensor], contexts: Tensor | None = None,
+        coarse: float = 1.0,
+    ) -> LossTerms:
+        """Return the terms of reconstructions of `real` pixels and of faces decoded from sampled latents.
+
+        Args:
+            made: (B + D, 3, S, S), not clamped: the reconstructions, then the faces of sampled latents.
+            real: (B, 3, S, S), the images in [-1, 1].
+            penalties: Of the autoencoder's training pass, by name.
+            contexts: (D, E) contexts of the sampled latents; None: D is 0.
+            coarse: Share of the side to which the recognizer's input is resized.
+        """
+        weights, count = self.weights, len(real)
+        difference = made[:count].float() - real.float()
+        rest: dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {}
+        drawn: dict[str, Tensor] = {}
+        if weights.l1:
+            terms["l1"] = difference.abs().mean(dim=(1, 2, 3))
+        if weights.mse:
+            terms["mse"] = (difference**2).mean(dim=(1, 2, 3))
+        if self.features is not None:
+            with torch.no_grad():
+                real_features = self.features.extract(real, coarse)
+            made_features = self.features.extract(made, coarse)
+            terms.update(self.features.distances(made_features.first(count), real_features))
+            terms = {name: term for name, term in terms.items() if getattr(weights, name)}
+            if contexts is not None and weights.drawn_identity:
+                vectors = made_features.embeddings[count:].float()
+                drawn["drawn_identity"] = 1.0 - F.cosine_similarity(vectors, contexts.float())
+        for name, penalty in penalties.items():
+            if getattr(weights, name):
+                rest[name] = penalty
+        zero = torch.zeros(count, device=real.device)
+        return LossTerms(
+            sum((getattr(weights, name) * term for name, term in terms.items()), zero),
+            weights.drawn_identity * drawn.get("drawn_identity", zero[:0]),
+            sum((getattr(weights, name) * term for name, term in rest.items()), zero),
+            {name: term.detach() for name, term in {**terms, **drawn, **rest}.items()},
+        )
 
 
 @dataclass
@@ -39,14 +140,7 @@ class Adversary:
 def build_adversary(
     settings: AdversarialSettings, optimizer: OptimizerSettings, seed: int, device: torch.device
 ) -> Adversary | None:
-    """Build the discriminator, or return None where its weight is 0; its weights depend on the seed alone.
-
-    Args:
-        settings: Its settings.
-        optimizer: Settings of its optimizer, those of the autoencoder's.
-        seed: Seed of the training.
-        device: Its device.
-    """
+    """Build the discriminator, or return None where its weight is 0; its weights depend on the seed alone."""
     if not settings.weight:
         return None
     with torch.random.fork_rng(devices=[]):
@@ -79,7 +173,10 @@ def accumulate_gradients(
     """
     pixels = batch.pixels(processes.device)
     with autocast(precision, pixels.device):
-        made, penalties = _reconstruct(autoencoder, batch, pixels)
+        if batch.latents is not None:
+            made, penalties = autoencoder.decode(batch.latents.to(pixels.device)), {}
+        else:
+            made, penalties = autoencoder.training_pass(pixels, batch.noise.to(pixels.device))
         contexts = None
         if batch.drawn is not None:
             drawn, contexts = (part.to(pixels.device) for part in batch.drawn)
@@ -97,9 +194,12 @@ def accumulate_gradients(
         adversarial_gradient = torch.autograd.grad(scaler.scale(figures["adversarial"].sum()), made)[0]
         factor = torch.full((), adversary.settings.weight, device=pixels.device)
         if adversary.settings.adaptive:
-            gradients = gradient, adversarial_gradient  # the scale cancels in their ratio
-            largest = adversary.settings.largest_factor
-            factor = factor * _adaptive(made, gradients, autoencoder.last_layer(), processes, largest)
+            at_weight = [
+                torch.autograd.grad(made, autoencoder.last_layer(), part, retain_graph=True)[0]
+                for part in (gradient, adversarial_gradient)
+            ]
+            sums = [processes.sum(part.float()) for part in at_weight]  # the scale of fp16 cancels in their ratio
+            factor = factor * adaptive_factor(*sums, adversary.settings.largest_factor)
         figures["adversarial_factor"] = factor.expand(len(made))
         gradient = gradient + factor.to(gradient.dtype) * adversarial_gradient
     ends: list[tuple[Tensor, Tensor | None]] = [(made, gradient / batch_size)]
@@ -112,20 +212,6 @@ def accumulate_gradients(
         name: values.detach().double().sum() / (len(values) // len(pixels) * batch_size)
         for name, values in figures.items()
     }
-
-
-def _reconstruct(autoencoder: nn.Module, batch: AutoencoderBatch, pixels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    if batch.latents is not None:
-        return autoencoder.decode(batch.latents.to(pixels.device)), {}
-    return autoencoder.training_pass(pixels, batch.noise.to(pixels.device))
-
-
-def _adaptive(
-    made: Tensor, gradients: tuple[Tensor, Tensor], weight: nn.Parameter, processes: Processes, largest: float
-) -> Tensor:
-    """Return Eq. 7 of the global batch from the gradients that both losses of this process's share have at `made`."""
-    at_weight = [torch.autograd.grad(made, weight, part, retain_graph=True)[0] for part in gradients]
-    return adaptive_factor(*(processes.sum(part.float()) for part in at_weight), largest)
 
 
 def _teach(

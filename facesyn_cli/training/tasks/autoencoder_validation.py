@@ -78,15 +78,7 @@ def psnr(made_u8: Tensor, real_u8: Tensor) -> Tensor:
 def write_reconstructions(
     path: Path, encode: Coder, decode: Coder, pixels_u8: Tensor, device: torch.device
 ) -> None:
-    """Write a PNG: a row of originals over the row of their reconstructions.
-
-    Args:
-        path: The file.
-        encode: Pixels -> latents.
-        decode: Latents -> pixels.
-        pixels_u8: (n, S, S, 3) uint8.
-        device: Device of the networks.
-    """
+    """Write a PNG: a row of originals, (n, S, S, 3) uint8, over the row of their reconstructions."""
     made_u8 = to_u8(decode(encode(to_pixels(pixels_u8).to(device)))).cpu()
     pictures = torch.stack([pixels_u8, made_u8]).numpy()
     write_bytes(path, encode_png(picture_grid(pictures, pictures.shape[2])))

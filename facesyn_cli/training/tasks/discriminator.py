@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
+
+from facesyn_cli.plugins.settings import Settings
 
 _DELTA = 1e-6  # Eq. 7
 
 
-class AdversarialSettings(BaseModel):
+class AdversarialSettings(Settings):
     """The adversarial part of a loss; off while `weight` is 0."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weight: float = Field(0.0, ge=0)             # weight of the adversarial loss; 0: no discriminator
     start: int = Field(0, ge=0)                  # steps in which only the discriminator itself learns

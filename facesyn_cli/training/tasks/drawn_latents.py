@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from facesyn_cli.artifacts.embedder_match import require_same_embedder
@@ -22,7 +22,8 @@ from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import LoadedLdm, latents_of, load_denoiser
 from facesyn_cli.plugins import registry
-from facesyn_cli.sampling.pipeline import LdmPipeline
+from facesyn_cli.plugins.settings import Settings
+from facesyn_cli.sampling.pipeline import ChannelScale, LdmPipeline
 from facesyn_cli.training.data_order import batch_rows
 from facesyn_cli.training.tasks.ldm_inputs import evenly, is_conditional
 
@@ -30,10 +31,8 @@ _FILE = "drawn.safetensors"
 _BATCH = 256
 
 
-class DrawnSettings(BaseModel):
+class DrawnSettings(Settings):
     """How latents are sampled; `sample` should use the same settings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     count: int = Field(8192, ge=1)              # latents, sampled once and used in turn; at most one for each embedding
     scheduler: str = "unipc"                     # name of a scheduler
@@ -156,13 +155,12 @@ def _draw(
 ) -> Tensor:
     """Return the latents (N, c, h, w) on the CPU, in the units of the autoencoder."""
     pipeline = _pipeline(ldm, settings, device)
-    mean = torch.tensor(ldm.config.latent_mean or [0.0]).view(1, -1, 1, 1)
-    std = torch.tensor(ldm.config.latent_std or [1.0]).view(1, -1, 1, 1)
+    scale = ChannelScale.of(ldm.config.latent_mean, ldm.config.latent_std, torch.device("cpu"))
     latents = torch.empty(len(keys), *pipeline.latent_shape)
     with progress("sample latents", len(keys), "latents", 0) as bar:
         for batch in fixed_batches(len(keys), _BATCH):
             part = slice(batch.start, batch.stop)
             noise, step_noise = pipeline.keyed_noise(seed, [(key, 0) for key in keys[part]])
-            latents[part] = pipeline.latents(contexts[part], noise, step_noise=step_noise).cpu() * std + mean
+            latents[part] = scale.restore(pipeline.latents(contexts[part], noise, step_noise=step_noise).cpu())
             bar.advance(len(batch))
     return latents

@@ -2,36 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
-from facesyn_cli.artifacts.record_set_images import open_images
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.console import log
 from facesyn_cli.data.datasets import TrainingFaces, WeightedSet
 from facesyn_cli.data.sharding import fixed_batches, share
+from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.data.transforms import compose
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
-from facesyn_cli.plugins import registry
 from facesyn_cli.training.batch_loading import load_groups
-from facesyn_cli.training.bn_groups import copy_from_first, num_groups, shared_groups
+from facesyn_cli.training.bn_groups import copy_from_first, num_groups
 from facesyn_cli.training.checkpoint import check_total
-from facesyn_cli.training.data_order import EpochBatches
-from facesyn_cli.training.initial_weights import open_initial_weights
+from facesyn_cli.training.data_order import EpochBatches, is_held_out, local_share
+from facesyn_cli.training.initial_weights import build_backbone, open_initial_weights
 from facesyn_cli.training.optimization import decay_groups
-from facesyn_cli.training.precision import DTYPES
 from facesyn_cli.training.task import Monitor, Task
-from facesyn_cli.training.tasks.embedder_data import join_teacher
 from facesyn_cli.training.tasks.embedder_step import Distiller, TaughtGroup, agreement
+from facesyn_cli.training.tasks.ldm_inputs import evenly, having_embeddings, open_training_images
+
+
+class NumberedFaces:
+    """Photos for training whose label is their own number, which is the row of their target.
+
+    Args:
+        images: The set they belong to.
+        entries: The photos.
+    """
+
+    def __init__(self, images: ImageSet, entries: Sequence[ImageEntry]) -> None:
+        self._images, self.entries = images, list(entries)
+        self.labels, self.num_classes = np.arange(len(self.entries), dtype=np.int32), len(self.entries)
+
+    def read(self, index: int) -> bytes:
+        """Return one encoded image."""
+        return self._images.read(self.entries[index])
+
+    def name_of(self, index: int) -> str:
+        """Return the location of an image, for messages."""
+        return f"{self.entries[index].location} in {self._images.path}"
+
+
+@dataclass(frozen=True)
+class TaughtFaces:
+    """Photos and the teacher's embeddings of them.
+
+    Args:
+        train: Photos to train on.
+        train_targets: (N, E) float32, their unit embeddings.
+        held_out: Photos of other people, to validate with.
+        held_out_targets: (M, E) float32, their unit embeddings.
+        num_without: Photos that have no embedding and are left out.
+    """
+
+    train: NumberedFaces
+    train_targets: Tensor
+    held_out: NumberedFaces
+    held_out_targets: Tensor
+    num_without: int
+
+
+def join_teacher(images: ImageSet, embeddings: EmbeddingSet, fraction: float, max_held_out: int) -> TaughtFaces:
+    """Join photos and embeddings by key and hold some identities out.
+
+    Args:
+        images: The photos.
+        embeddings: The teacher's, of these photos and possibly of others.
+        fraction: About this share of the identities is held out; which ones depends on their names only.
+        max_held_out: Most photos to validate with; photos of held-out identities beyond that are not used.
+
+    Raises:
+        UserError: No photo has an embedding, or fewer than two are left to train on.
+    """
+    entries = having_embeddings(images, embeddings)
+    train = [entry for entry in entries if not is_held_out(entry.identity, fraction)]
+    say_if_not_square(images.path, lambda row: images.read(entries[row]), len(entries))
+    if len(train) < 2:
+        raise UserError(
+            f"{len(train)} of {len(entries)} images are left to train on, at least 2 are needed; lower "
+            f"validation_fraction={fraction:g}"
+        )
+    held_out = evenly([entry for entry in entries if is_held_out(entry.identity, fraction)], max_held_out)
+    targets = [torch.from_numpy(embeddings.join([entry.key for entry in part])) for part in (train, held_out)]
+    return TaughtFaces(
+        NumberedFaces(images, train), targets[0], NumberedFaces(images, held_out), targets[1],
+        len(images.entries) - len(entries),
+    )
 
 
 class EmbedderTask(Task):
@@ -51,11 +120,8 @@ class EmbedderTask(Task):
         self.cfg, self.total_steps, self.folder = cfg, cfg.steps, cfg.out or work.folder("embedder")
         check_total(self.folder, cfg.steps, cfg.lr_schedule.name)
         with torch.device("meta"):
-            student = build_student(cfg)
-        images_path = cfg.images or work.folder("images")
-        if cfg.images is None and not images_path.exists():
-            raise UserError(f"train-embedder needs faces: {images_path} does not exist; give --images a folder or zip")
-        images = open_images(images_path)
+            student = build_backbone(cfg.backbone)
+        images = open_training_images(self.command, cfg.images, work)
         embeddings = EmbeddingSet.open(cfg.embeddings or work.folder("embeddings"), cfg.embedding_names)
         width = embeddings.vectors.shape[1]
         if student.embedding_size != width:
@@ -74,13 +140,11 @@ class EmbedderTask(Task):
     def build(self, processes: Processes) -> None:
         """Build the student and its batches."""
         cfg, taught, self.processes = self.cfg, self.taught, processes
-        self.network = build_student(cfg).to(processes.device).train()
+        self.network = build_backbone(cfg.backbone).to(processes.device).train()
         count = num_groups(cfg.batch_size, cfg.norm_batch_size, processes.world_size)
-        self.numbers = shared_groups(count, processes.rank, processes.world_size)
+        self.numbers = local_share(count, processes.rank, processes.world_size)
         self.order = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size // count)
-        self.distiller = Distiller(
-            self.network, cfg.seed, cfg.batch_size, DTYPES[cfg.precision], cfg.relational_weight
-        )
+        self.distiller = Distiller(self.network, cfg.seed, cfg.batch_size, cfg.precision, cfg.relational_weight)
         self.modules, self.optimizers = {"model": self.network}, {}
         self.parameters = list(self.network.parameters())
         self.groups = decay_groups(self.network, cfg.optimizer.weight_decay, False)
@@ -150,16 +214,3 @@ class EmbedderTask(Task):
             self.write(self.folder, network, self.total_steps)
         counts = {"steps": self.total_steps, "images": len(self.faces)}
         return counts, {"backbone": self.cfg.backbone.name, "distilled_from": self.teacher}
-
-
-def build_student(cfg: Any) -> nn.Module:
-    """Build the network; its random weights depend on the seed alone.
-
-    Raises:
-        UserError: It cannot be trained.
-    """
-    if cfg.backbone.name == "onnx":
-        raise UserError("backbone onnx has fixed weights and cannot be trained; choose ir-lite or another built-in one")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cfg.seed)
-        return registry.build("backbone", cfg.backbone)

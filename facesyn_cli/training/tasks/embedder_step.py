@@ -19,23 +19,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facesyn_cli.training.bn_groups import embed_group, group_seed
+from facesyn_cli.training.bn_groups import ImageGroup, embed_group
 
 _ROWS = 1024  # of a block of cosines
 
 
 @dataclass(frozen=True)
-class TaughtGroup:
-    """Images that BatchNorm normalizes together, with their targets.
+class TaughtGroup(ImageGroup):
+    """A group of images with their targets.
 
     Args:
-        number: Place in the global batch, 0-based.
-        pixels_u8: (N, side, side, 3) uint8.
         targets: (N, E) unit embeddings of the teacher.
     """
 
-    number: int
-    pixels_u8: Tensor
     targets: Tensor
 
 
@@ -47,14 +43,14 @@ class Distiller:
         student: Pixels (N, 3, side, side) to embeddings (N, E).
         seed: Seed of its dropout.
         batch_size: Images of the global batch; the loss is a mean over them.
-        dtype: Number format of autocast; float32 is none.
+        precision: fp32, bf16 or fp16.
         relational_weight: Factor of the relational term.
     """
 
     student: nn.Module
     seed: int
     batch_size: int
-    dtype: torch.dtype
+    precision: str
     relational_weight: float
 
     def accumulate(self, groups: Sequence[TaughtGroup], step: int, scale: float | Tensor = 1.0) -> Tensor:
@@ -71,7 +67,9 @@ class Distiller:
         figures = torch.zeros(3, device=groups[0].targets.device)
         for group in groups:
             share = len(group.targets) / self.batch_size
-            embeddings = F.normalize(self._embed(group, step), dim=1)
+            is_first = group.number == 0  # it alone updates the running statistics
+            embeddings = embed_group(self.student, group, self.precision, self.seed, step, is_first)
+            embeddings = F.normalize(embeddings, dim=1)
             cosine = (embeddings * group.targets).sum(1).mean()
             loss = 1 - cosine
             relational = torch.zeros_like(loss)
@@ -81,11 +79,6 @@ class Distiller:
             (loss * share * scale).backward()
             figures += share * torch.stack([loss.detach(), cosine.detach(), relational.detach()])
         return figures
-
-    def _embed(self, group: TaughtGroup, step: int) -> Tensor:
-        """Return embeddings (N, E); only the first group of the batch updates the running statistics."""
-        seed = group_seed(self.seed, step, group.number)
-        return embed_group(self.student, group.pixels_u8, self.dtype, seed, group.number == 0)
 
 
 def relational_loss(embeddings: Tensor, targets: Tensor) -> Tensor:

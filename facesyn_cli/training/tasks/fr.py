@@ -27,15 +27,12 @@ from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
 from facesyn_cli.evaluation.pairs import read_bin
 from facesyn_cli.evaluation.protocol import verify_in_training
 from facesyn_cli.models.heads.margin import build_head
-from facesyn_cli.plugins import registry
-from facesyn_cli.plugins.settings import PluginConfig
 from facesyn_cli.training.batch_loading import load_groups
-from facesyn_cli.training.bn_groups import copy_from_first, num_groups, shared_groups, use_global_norms
+from facesyn_cli.training.bn_groups import copy_from_first, num_groups, use_global_norms
 from facesyn_cli.training.checkpoint import check_total
-from facesyn_cli.training.data_order import EpochBatches
-from facesyn_cli.training.initial_weights import open_initial_weights
+from facesyn_cli.training.data_order import EpochBatches, local_share
+from facesyn_cli.training.initial_weights import build_backbone, open_initial_weights
 from facesyn_cli.training.optimization import decay_groups
-from facesyn_cli.training.precision import DTYPES
 from facesyn_cli.training.published_export import export_recognizer
 from facesyn_cli.training.task import Monitor, Task
 from facesyn_cli.training.tasks.fr_step import Group, Recognizer
@@ -98,12 +95,12 @@ class FrTask(Task):
         head = build_head(cfg.head).with_classes(num_classes, self.embedding_size, cfg.seed)
         self.head = head.to(processes.device).train()
         if cfg.sync_batchnorm:
-            use_global_norms(self.network, lambda total: processes.sum(total))
+            use_global_norms(self.network, processes.sum)
         count = groups_of_a_step(cfg, processes.world_size)
-        self.numbers = shared_groups(count, processes.rank, processes.world_size)
+        self.numbers = local_share(count, processes.rank, processes.world_size)
         self.order = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size // count)
         self.recognizer = Recognizer(
-            self.network, self.head, cfg.seed, cfg.batch_size, DTYPES[cfg.precision], processes.sum
+            self.network, self.head, cfg.seed, cfg.batch_size, cfg.precision, processes.sum
         )
         self.modules, self.optimizers = {"backbone": self.network, "head": self.head}, {}
         self.parameters = [*self.network.parameters(), *self.head.parameters()]
@@ -191,17 +188,6 @@ def groups_of_a_step(cfg: Any, num_processes: int) -> int:
     if cfg.batch_size % num_processes:
         raise UserError(f"batch_size {cfg.batch_size} does not divide over {num_processes} processes")
     return num_processes
-
-
-def build_backbone(cfg: PluginConfig) -> nn.Module:
-    """Build a network with random weights.
-
-    Raises:
-        UserError: It cannot be trained.
-    """
-    if cfg.name == "onnx":
-        raise UserError("backbone onnx has fixed weights and cannot be trained; choose ir-50 or another built-in one")
-    return registry.build("backbone", cfg)
 
 
 def embedding_size(backbone: nn.Module) -> int:

@@ -9,22 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facesyn_cli.training.bn_groups import embed_group, group_seed
+from facesyn_cli.training.bn_groups import ImageGroup, embed_group
 
 
 @dataclass(frozen=True)
-class Group:
-    """Images that BatchNorm normalizes together.
+class Group(ImageGroup):
+    """A group of labeled images.
 
     Args:
-        number: Place in the global batch, 0-based.
-        pixels_u8: (N, 112, 112, 3) uint8.
         labels: (N,) integers.
         weights: (N,) factor of each image's loss.
     """
 
-    number: int
-    pixels_u8: Tensor
     labels: Tensor
     weights: Tensor
 
@@ -38,7 +34,7 @@ class Recognizer:
         head: Embeddings and labels to logits; see `models/heads/margin.py`.
         seed: Seed of the dropout.
         batch_size: Images of the global batch; the loss is a mean over them.
-        dtype: Number format of the backbone's autocast; float32 is none.
+        precision: Number format of the backbone: fp32, bf16 or fp16.
         all_reduce: Returns the sum of a tensor over all processes.
     """
 
@@ -46,7 +42,7 @@ class Recognizer:
     head: nn.Module
     seed: int
     batch_size: int
-    dtype: torch.dtype
+    precision: str
     all_reduce: Callable[[Tensor], Tensor]
 
     def accumulate(self, groups: Sequence[Group], step: int, scale: float | Tensor = 1.0) -> Tensor:
@@ -61,9 +57,7 @@ class Recognizer:
             (2,) this process's part of the mean loss, and of the share of images whose class center is the
             nearest one.
         """
-        kept: Tensor | None = None
-        if self.head.num_statistics:
-            kept = self._observe(groups, step)
+        kept = self._observe(groups, step) if self.head.num_statistics else None
         figures = torch.zeros(2, device=groups[0].labels.device)
         for group in groups:
             embeddings = self._embed(group, step, group.number == 0) if kept is None else kept
@@ -94,6 +88,4 @@ class Recognizer:
         return embeddings if is_single else None
 
     def _embed(self, group: Group, step: int, is_updated: bool) -> Tensor:
-        """Return embeddings (N, E); the seed of dropout depends on step and group."""
-        seed = group_seed(self.seed, step, group.number)
-        return embed_group(self.backbone, group.pixels_u8, self.dtype, seed, is_updated)
+        return embed_group(self.backbone, group, self.precision, self.seed, step, is_updated)

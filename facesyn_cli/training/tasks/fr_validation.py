@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -56,22 +54,7 @@ def split_identities(
     return Relabeled(examples, np.flatnonzero(~rows)), Relabeled(examples, np.flatnonzero(rows))
 
 
-@dataclass(frozen=True)
-class RowPairs:
-    """Pairs of rows of a set, genuine and impostor by turns.
-
-    Args:
-        first: (N,) rows.
-        second: (N,) rows.
-        is_same: (N,) True where both rows show one identity.
-    """
-
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
-    is_same: NDArray[np.bool_]
-
-
-def held_out_pairs(labels: NDArray[np.integer], num_pairs: int, seed: int) -> RowPairs | None:
+def held_out_pairs(labels: NDArray[np.integer], num_pairs: int, seed: int) -> NDArray[np.int64] | None:
     """Draw genuine pairs (neighbors among the rows of an identity) and as many impostor pairs.
 
     Args:
@@ -80,7 +63,8 @@ def held_out_pairs(labels: NDArray[np.integer], num_pairs: int, seed: int) -> Ro
         seed: Seed of the draw.
 
     Returns:
-        The pairs, or None where there are fewer than two identities or none has two rows.
+        (N, 2) rows, genuine and impostor pairs by turns; None where there are fewer than two identities or none has
+        two rows.
     """
     order = np.argsort(labels, kind="stable")
     rows = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
@@ -92,19 +76,11 @@ def held_out_pairs(labels: NDArray[np.integer], num_pairs: int, seed: int) -> Ro
     for a, b in generator.permutation(genuine)[:num_pairs]:
         one, other = generator.choice(len(rows), 2, replace=False)
         pairs += [(a, b), (generator.choice(rows[one]), generator.choice(rows[other]))]
-    first, second = np.array(pairs).T
-    return RowPairs(first, second, np.arange(len(pairs)) % 2 == 0)
+    return np.array(pairs)
 
 
 def held_out_sets(held_out: Sequence[Relabeled], num_pairs: int, seed: int, is_wanted: bool) -> list[PairSet]:
-    """Return a pair set of the held-out identities of each input, without those that give no pairs.
-
-    Args:
-        held_out: Held-out rows of each input.
-        num_pairs: Most pairs of each kind.
-        seed: Seed of the pairs.
-        is_wanted: Warn of an input that gives no pairs.
-    """
+    """Return a pair set of the held-out identities of each input that gives pairs; `is_wanted`: warn of others."""
     sets = []
     for number, rest in enumerate(held_out, 1):
         pairs = held_out_pairs(rest.labels, num_pairs, seed) if len(rest.labels) else None
@@ -112,13 +88,10 @@ def held_out_sets(held_out: Sequence[Relabeled], num_pairs: int, seed: int, is_w
             if is_wanted:
                 log.warning(f"input {number}: {rest.num_classes} held-out identities give no pairs to validate with")
             continue
-        rows, places = np.unique(np.concatenate([pairs.first, pairs.second]), return_inverse=True)
+        rows, places = np.unique(pairs.T.ravel(), return_inverse=True)
         first, second = np.split(places, 2)
         name = "held-out" if len(held_out) == 1 else f"held-out-{number}"
-        names, folds = [rest.name_of(row) for row in rows], min(10, len(pairs.is_same))
-        sets.append(PairSet(name, first, second, pairs.is_same, folds, names, partial(_read_row, rest, rows)))
+        is_same, shown = np.arange(len(pairs)) % 2 == 0, Relabeled(rest, rows)
+        names = [shown.name_of(index) for index in range(len(rows))]
+        sets.append(PairSet(name, first, second, is_same, min(10, len(pairs)), names, shown.read))
     return sets
-
-
-def _read_row(examples: Relabeled, rows: NDArray[np.int64], index: int) -> bytes:
-    return examples.read(int(rows[index]))

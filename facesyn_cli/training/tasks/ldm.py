@@ -14,7 +14,6 @@ from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.header import Parent, require_header
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
-from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.console import log
@@ -24,13 +23,22 @@ from facesyn_cli.diffusion.schedule import NoiseSchedule, build_schedule
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import load_autoencoder
+from facesyn_cli.sampling.pipeline import ChannelScale
 from facesyn_cli.training.batch_loading import read_ahead
 from facesyn_cli.training.checkpoint import check_total
 from facesyn_cli.training.data_order import local_share
 from facesyn_cli.training.precision import autocast
 from facesyn_cli.training.published_export import check_exportable, export_ldm
 from facesyn_cli.training.task import Task
-from facesyn_cli.training.tasks.ldm_batches import Batch, BatchPlan, training_batches
+from facesyn_cli.training.tasks.ldm_batches import (
+    Batch,
+    BatchPlan,
+    CachedLatents,
+    EncodedLatents,
+    fill_cache,
+    latent_statistics,
+    training_batches,
+)
 from facesyn_cli.training.tasks.ldm_inputs import (
     build_denoiser,
     encoder,
@@ -38,10 +46,9 @@ from facesyn_cli.training.tasks.ldm_inputs import (
     is_conditional,
     join_faces,
     latent_shape,
+    open_training_images,
 )
-from facesyn_cli.training.tasks.ldm_judging import FIGURES, open_judge
-from facesyn_cli.training.tasks.ldm_latents import ChannelScale, latent_statistics, open_latents
-from facesyn_cli.training.tasks.ldm_monitors import ldm_monitors
+from facesyn_cli.training.tasks.ldm_monitors import FIGURES, ldm_monitors, open_judge
 
 _STATISTICS_IMAGES = 10_000
 
@@ -64,9 +71,7 @@ class LdmTask(Task):
         check_total(self.folder, cfg.steps, cfg.lr_schedule.name)
         if cfg.output_size > cfg.image_size:
             log.warning(f"output_size {cfg.output_size} exceeds image_size {cfg.image_size}: images will be blurred")
-        images_path = cfg.images or work.folder("images")
-        if cfg.images is None and not images_path.exists():
-            raise UserError(f"train-ldm needs faces: {images_path} does not exist; give --images a folder or zip")
+        images = open_training_images(self.command, cfg.images, work)
         path = _absolute(cfg.autoencoder)
         if path is None and cfg.autoencoder_model is None:
             path = _trained_autoencoder(work)
@@ -82,7 +87,6 @@ class LdmTask(Task):
         self.schedule = build_schedule(
             cfg.beta_schedule, cfg.num_timesteps, cfg.beta_start, cfg.beta_end, cfg.zero_terminal_snr, cfg.prediction
         )
-        images = open_images(images_path)
         section = autoencoder.section
         digest = section["digest"] or json_digest([section["name"], section["settings"]])
         self.parents = {"images": images.parent(), "autoencoder": Parent(section["path"] or section["name"], digest)}
@@ -107,9 +111,12 @@ class LdmTask(Task):
         """Fill the cache of latents, measure them, and build batches and monitors."""
         cfg, joined, device, self.processes = self.cfg, self.joined, processes.device, processes
         self._log_counts()
-        autoencoder = self.autoencoder.to(device)
-        cache = self.latent_cache()
-        self.latents = open_latents(cache, joined.faces, encoder(autoencoder, device), cfg.workers, processes)
+        cache, encode = self.latent_cache(), encoder(self.autoencoder.to(device), device)
+        if cache is None:
+            self.latents = EncodedLatents(joined.faces, encode, cfg.workers)
+        else:
+            fill_cache(cache, encode, cfg.workers, processes)
+            self.latents = CachedLatents(cache)
         mean = std = None
         if self.is_normalized:
             rows = evenly(joined.train_rows, _STATISTICS_IMAGES)
@@ -128,10 +135,7 @@ class LdmTask(Task):
             getattr(cfg.denoiser, "component_dropout", 0.0) if conditional else 0.0,
             getattr(cfg.denoiser, "context_width", 1),
         )
-        self.monitors = ldm_monitors(
-            cfg, joined, self.judge, self.schedule, self.latent_shape, autoencoder, self.latents, self.scale, processes,
-            self.folder,
-        )
+        self.monitors = ldm_monitors(self)
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Yield this process's latents, contexts and noise of every step."""

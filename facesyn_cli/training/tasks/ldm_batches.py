@@ -1,16 +1,31 @@
-"""Batches of LDM training: latents, contexts and everything random, as functions of (seed, step)."""
+"""Batches of LDM training: latents from a cache or the encoder, contexts and everything random of each (seed, step)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from pydantic import BaseModel
 from torch import Tensor
 
+from facesyn_cli.artifacts.atomic_files import read_json, write_json
+from facesyn_cli.console import progress
+from facesyn_cli.data.face_images import FaceImages, image_batches
+from facesyn_cli.data.latent_cache import ENCODE_BATCH, LatentCache, channel_statistics
+from facesyn_cli.data.pixels import to_pixels
+from facesyn_cli.data.sharding import row_batches, share
 from facesyn_cli.diffusion.loss import TrainingNoise, training_noise
 from facesyn_cli.diffusion.noise import keyed_random
+from facesyn_cli.distributed import Processes
+from facesyn_cli.errors import UserError
 from facesyn_cli.training.data_order import batch_rows
+from facesyn_cli.untrusted.parsing import validated
+
+_STATISTICS_BATCH = 512
 
 
 class Rows(NamedTuple):
@@ -88,3 +103,97 @@ def training_batches(
     for step, step_latents in zip(steps, latents, strict=False):
         rows = plan.rows(step).rows
         yield Batch(step_latents, None if contexts is None else contexts[rows], plan.draws(step))
+
+
+@dataclass(frozen=True)
+class CachedLatents:
+    """Latents from the cache on disk.
+
+    Args:
+        cache: A complete cache.
+    """
+
+    cache: LatentCache
+
+    def read(self, rows: Sequence[int]) -> Tensor:
+        """Return the (n, c, h, w) latents of some rows, not mirrored."""
+        return self.cache.read(rows, [False] * len(rows))
+
+    def stream(self, choices: Iterable[Rows]) -> Iterator[Tensor]:
+        """Yield the latents of each choice of rows."""
+        for choice in choices:
+            yield self.cache.read(choice.rows, choice.is_mirrored)
+
+
+@dataclass(frozen=True)
+class EncodedLatents:
+    """Latents encoded when they are needed, from images that worker processes decode.
+
+    Args:
+        faces: The images.
+        encode: Pixels (B, 3, S, S) in [-1, 1] on the CPU -> latents (B, c, h, w) on the CPU.
+        workers: Processes that decode; 0 decodes in this one.
+    """
+
+    faces: FaceImages
+    encode: Callable[[Tensor], Tensor]
+    workers: int
+
+    def read(self, rows: Sequence[int]) -> Tensor:
+        """Return the (n, c, h, w) latents of some rows, not mirrored."""
+        batches = image_batches(self.faces, row_batches(rows, ENCODE_BATCH), self.workers)
+        return torch.cat([self.encode(to_pixels(pixels_u8)) for pixels_u8 in batches])
+
+    def stream(self, choices: Iterable[Rows]) -> Iterator[Tensor]:
+        """Yield the latents of each choice of rows; choices may be endless."""
+        waiting: deque[list[bool]] = deque()
+
+        def rows_ahead() -> Iterator[list[int]]:
+            for choice in choices:
+                waiting.append(choice.is_mirrored)
+                yield choice.rows
+
+        for pixels_u8 in image_batches(self.faces, rows_ahead(), self.workers):
+            pixels = to_pixels(pixels_u8)
+            is_mirrored = torch.tensor(waiting.popleft())[:, None, None, None]
+            pixels = torch.where(is_mirrored, pixels.flip(-1), pixels)
+            yield torch.cat([self.encode(part) for part in pixels.split(ENCODE_BATCH)])
+
+
+def fill_cache(
+    cache: LatentCache, encode: Callable[[Tensor], Tensor], workers: int, processes: Processes
+) -> None:
+    """Encode what is missing, spread over the processes; returns when the cache is complete. A collective."""
+    missing = cache.missing()
+    processes.barrier()  # all processes have listed the same missing parts
+    if not missing:
+        return
+    numbers, problem = share(missing, processes.rank, processes.world_size), ""
+    try:
+        with progress("encode", len(cache.faces), "images", cache.num_done()) as bar:
+            cache.fill(numbers, encode, bar, workers)
+    except UserError as error:
+        problem = str(error)
+    processes.raise_in_all(problem)
+
+
+class _Statistics(BaseModel):
+    """Content of the file of channel statistics."""
+
+    mean: list[float]
+    std: list[float]
+
+
+def latent_statistics(
+    path: Path, latents: CachedLatents | EncodedLatents, rows: Sequence[int], processes: Processes
+) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of each channel, measured once and stored in a file. A collective."""
+
+    def measure() -> tuple[list[float], list[float]]:
+        if not path.is_file():
+            mean, std = channel_statistics(latents.read(part) for part in row_batches(rows, _STATISTICS_BATCH))
+            write_json(path, {"mean": mean, "std": std, "images": len(rows)})
+        measured = validated(_Statistics, read_json(path), path, "mean and std of the latents' channels")
+        return measured.mean, measured.std
+
+    return processes.from_first(measure)

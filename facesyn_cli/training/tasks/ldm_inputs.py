@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +12,26 @@ from torch import Tensor, nn
 
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
+from facesyn_cli.artifacts.record_set_images import open_images
+from facesyn_cli.artifacts.work import Work
 from facesyn_cli.data.face_images import FaceImages
 from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 from facesyn_cli.training.data_order import is_held_out
+
+
+def open_training_images(command: str, path: Path | None, work: Work) -> ImageSet:
+    """Open the faces to train on; `path` None: those of the run.
+
+    Raises:
+        UserError: There are none.
+    """
+    found = path or work.folder("images")
+    if path is None and not found.exists():
+        raise UserError(f"{command} needs faces: {found} does not exist; give --images a folder or zip")
+    return open_images(found)
 
 
 @dataclass(frozen=True)
@@ -51,7 +66,7 @@ def join_faces(
     Raises:
         UserError: No image has an embedding, or none is left to train on.
     """
-    entries = images.entries if embeddings is None else _having_embeddings(images, embeddings)
+    entries = images.entries if embeddings is None else having_embeddings(images, embeddings)
     say_if_not_square(images.path, lambda row: images.read(entries[row]), len(entries))
     rows = range(len(entries))
     held_out_rows = [row for row in rows if is_held_out(entries[row].key, held_out)]
@@ -139,7 +154,12 @@ def encoder(autoencoder: Any, device: torch.device) -> Callable[[Tensor], Tensor
     return encode
 
 
-def _having_embeddings(images: ImageSet, embeddings: EmbeddingSet) -> list[ImageEntry]:
+def having_embeddings(images: ImageSet, embeddings: EmbeddingSet) -> list[ImageEntry]:
+    """Return the images that have an embedding.
+
+    Raises:
+        UserError: None has.
+    """
     known = set(embeddings.keys)
     entries = [entry for entry in images.entries if entry.key in known]
     if not entries:

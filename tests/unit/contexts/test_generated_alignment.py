@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 
 from facesyn_cli.artifacts.vector_files import EMBEDDING_SIZE
-from facesyn_cli.contexts.endless import generated_candidates
+from facesyn_cli.contexts.endless import GeneratedFaces
 from facesyn_cli.contexts.source import Resources
 from facesyn_cli.data.alignment import NoFace
 from facesyn_cli.data.pixels import decode_image
-
-
-def draw(numbers: list[int]) -> np.ndarray:
-    return np.stack([np.full((150, 150, 3), k, np.uint8) for k in numbers])
 
 
 def embed(faces_u8: np.ndarray) -> np.ndarray:
@@ -28,9 +25,18 @@ def align(image_u8: np.ndarray) -> np.ndarray:
     return image_u8[:112, :112] + 100
 
 
+class Drawn(GeneratedFaces):
+    """Draws gray images."""
+
+    def __init__(self, **resources: Any) -> None:
+        self.open(Resources(batch_size=2, features=embed, **resources))
+
+    def draw(self, numbers: list[int]) -> np.ndarray:
+        return np.stack([np.full((150, 150, 3), k, np.uint8) for k in numbers])
+
+
 def test_images_without_a_face_are_left_out() -> None:
-    resources = Resources(batch_size=2, features=embed, align=align)
-    batches = list(itertools.islice(generated_candidates(resources, 1, draw), 3))
+    batches = list(itertools.islice(Drawn(align=align).candidates(1), 3))
     assert [(b.start, b.stop) for b in batches] == [(1, 3), (3, 5), (5, 7)]
     assert [[o["candidate"] for o in b.origins] for b in batches] == [[1], [4], [5]]
     assert [b.failed for b in batches] == [[(k, f"candidate {k}: no face was found")] for k in (2, 3, 6)]
@@ -39,11 +45,12 @@ def test_images_without_a_face_are_left_out() -> None:
 
 
 def test_a_batch_without_any_face() -> None:
-    resources = Resources(batch_size=2, features=embed, align=align)
-    first = next(generated_candidates(resources, 2, draw))
+    first = next(Drawn(align=align).candidates(2))
     assert first.vectors.shape == (0, EMBEDDING_SIZE) and first.faces == [] and len(first.failed) == 2
 
 
 def test_without_an_aligner_the_center_is_the_face() -> None:
-    first = next(generated_candidates(Resources(batch_size=2, features=embed), 2, draw, crop=0.8))
+    source = Drawn()
+    source.crop = 0.8
+    first = next(source.candidates(2))
     assert [o["candidate"] for o in first.origins] == [2, 3] and first.failed == []

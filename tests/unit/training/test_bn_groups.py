@@ -15,14 +15,14 @@ from facesyn_cli.training.bn_groups import (
     group_seed,
     num_groups,
     running_statistics,
-    shared_groups,
     use_global_norms,
 )
+from facesyn_cli.training.data_order import local_share
 
 
 def test_published_batch_is_eight_groups_on_one_two_four_or_eight_processes():
     assert [num_groups(512, 64, n) for n in (1, 2, 4, 8)] == [8, 8, 8, 8]
-    assert [list(shared_groups(8, i, 4)) for i in range(4)] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert [list(local_share(8, i, 4)) for i in range(4)] == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
 def test_a_group_is_no_larger_than_the_batch():

@@ -161,11 +161,11 @@ def test_fp16_leaves_out_overflowing_steps_until_the_scale_is_below_one(tmp_path
     task = ToyTask(tmp_path, ema={})
     trainer = _trainer(task)
     trainer.scaler = _OverflowingScaler(2.0)
-    before, batches = copy.deepcopy(trainer.ema.state_dict()), task.batches(0)
+    before, batches = copy.deepcopy(trainer.ema.module.state_dict()), task.batches(0)
     for _ in range(2):
         trainer._take_step(next(batches), 0.05)
     assert trainer.step == trainer.scaler.steps == 2 and "grad_norm" not in trainer.window
-    assert all(torch.equal(value, before[key]) for key, value in trainer.ema.state_dict().items())
+    assert all(torch.equal(value, before[key]) for key, value in trainer.ema.module.state_dict().items())
     with pytest.raises(UserError, match="not finite"):
         trainer._take_step(next(batches), 0.05)
 

@@ -35,7 +35,7 @@ def _groups(count: int = 3, size: int = 4) -> list[TaughtGroup]:
 
 
 def _distiller(student: nn.Module, weight: float = 0.0) -> Distiller:
-    return Distiller(student, 7, 12, torch.float32, weight)
+    return Distiller(student, 7, 12, "fp32", weight)
 
 
 def _tolerance(gradients: list[torch.Tensor]) -> float:

@@ -130,7 +130,7 @@ def _recognizer(name: str = "arcface", dropout: float = 0.0, all_reduce=lambda x
         nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.PReLU(4), nn.Flatten(), nn.Dropout(dropout), nn.Linear(36, 8)
     )
     head = build_head(registry.configure("head", {"name": name, "scale": 8.0, **settings}))
-    return Recognizer(backbone, head.with_classes(5, 8, seed=1), 0, 12, torch.float32, all_reduce)
+    return Recognizer(backbone, head.with_classes(5, 8, seed=1), 0, 12, "fp32", all_reduce)
 
 
 def _groups() -> list[Group]:

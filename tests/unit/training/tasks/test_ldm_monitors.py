@@ -11,7 +11,7 @@ import torch
 
 from facesyn_cli.artifacts.image_set import ImageEntry
 from facesyn_cli.errors import UserError
-from facesyn_cli.training.tasks.ldm_judging import IdentityJudging, identity_figures, judged_rows
+from facesyn_cli.training.tasks.ldm_monitors import IdentityJudging, identity_figures, judged_rows
 
 ROOT = 0.5**0.5
 

@@ -12,7 +12,7 @@ from tolerance import products_of, rounding
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.feature_maps import feature_maps, perceptual_distance
 from facesyn_cli.plugins import registry
-from facesyn_cli.training.tasks.autoencoder_loss import AutoencoderLoss, LossWeights
+from facesyn_cli.training.tasks.autoencoder_step import AutoencoderLoss, LossWeights
 from facesyn_cli.training.tasks.discriminator import (
     PatchDiscriminator,
     adaptive_factor,

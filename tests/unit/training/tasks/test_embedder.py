@@ -11,7 +11,7 @@ import torch
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.errors import UserError
-from facesyn_cli.training.tasks.embedder_data import join_teacher
+from facesyn_cli.training.tasks.embedder import join_teacher
 
 KEYS = [f"p{person}/{photo}" for person in range(40) for photo in range(3)]
 
