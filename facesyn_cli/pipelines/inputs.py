@@ -96,7 +96,7 @@ def _parts(request: Request, work: Work, own: dict[str, Any], has_ldm: bool) -> 
 
 def _parts_for_contexts(request: Request, work: Work, own: dict[str, Any], has_ldm: bool) -> dict[str, str]:
     """Return what the source and the filters of contexts need and do not have."""
-    section = {} if has_ldm else {key: own[key] for key in ("source", "filters") if key in own}
+    section: dict[str, Any] = {} if has_ldm else {key: own[key] for key in ("source", "filters") if key in own}
     section |= {key: request.section[key] for key in ("source", "filters") if key in request.section}
     about = [w for w in request.overrides if w.partition("=")[0].partition(".")[0] in ("source", "filters")]
     cfg: Any = resolve_stage("gen-contexts", section, about, {"source.name": request.flags.get("source.name")})
