@@ -132,7 +132,7 @@ def test_the_plain_loop_is_the_textbook_chain(tmp_path):
     paths = sorted(tmp_path.rglob("*.png"))
     assert [p.relative_to(tmp_path).as_posix() for p in paths] == ["0/0.png", "0/1.png", "1/0.png", "1/1.png"]
     for path in paths:
-        assert (plain_loops._read(path) - answer[0]).abs().max() < 1.01 / 127.5
+        assert (plain_loops._read_batch([path])[0] - answer[0]).abs().max() < 1.01 / 127.5
 
 
 def test_clock():
