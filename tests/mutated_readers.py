@@ -18,7 +18,7 @@ import numpy as np
 import tiny_starter
 import torch
 from PIL import Image
-from tiny_records import tiny_images, write_set
+from tiny_records import FORMATS, tiny_images, write_set
 from tiny_tars import write_tar_set
 
 from facesyn_cli import console
@@ -179,7 +179,7 @@ def _sets(root: Path) -> dict[str, Reader]:
 def _records(root: Path) -> dict[str, Reader]:
     images = tiny_images((2, 2), side=8)
     readers = {}
-    for name in ("tfrecord", "rec", "webdataset", "lmdb", "parquet"):
+    for name in FORMATS:
         folder = write_set(name, root / name, images)
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             is_text = path.suffix in (".txt", ".index", ".idx", ".lst", ".csv", ".json")

@@ -8,10 +8,12 @@ import numpy as np
 
 from facesyn_cli.artifacts.record_set import RecordSet, build_format, natural_labels
 from facesyn_cli.data.pixels import encode_jpeg, encode_png
+from facesyn_cli.plugins.builtin import BUILTIN
 
 SIZE = 16
 NAME = "TFR-set"
-FORMATS = ("tfrecord", "rec", "webdataset", "lmdb", "parquet")
+FORMATS = tuple(name for name in BUILTIN["record_format"] if name != "folder")  # folder: no files of many records
+PASSTHROUGH = tuple(name for name in FORMATS if name != "tfrecord")              # keep the bytes of any image
 
 
 def encoded(seed: int, side: int = SIZE) -> bytes:

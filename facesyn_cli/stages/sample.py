@@ -28,7 +28,7 @@ from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, growable, input_path, runtime_only
 from facesyn_cli.console import log
 from facesyn_cli.data.picture_grid import contact_sheet, write_marked_png
-from facesyn_cli.data.pixels import encode_jpeg, encode_png
+from facesyn_cli.data.pixels import JPEG_QUALITY, encode_jpeg, encode_png
 from facesyn_cli.distributed import Processes, choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
@@ -50,7 +50,7 @@ from facesyn_cli.sampling.workers import choose_batch_size, num_workers
 
 _SUFFIXES = {"png": ".png", "jpeg": ".jpg"}
 _FEW = 400  # images; smaller sets get a contact sheet by default
-_BYTES_PER_PIXEL = {"png": 1.8, "jpeg": 0.5}  # of a face, measured; jpeg at quality 95
+_BYTES_PER_PIXEL = {"png": 1.8, "jpeg": 0.5}  # of a face, measured; jpeg at the default quality
 
 
 class NoiseSection(BaseModel):
@@ -99,7 +99,7 @@ class SampleConfig(StageConfig):
         None, "folder: one file per image; tar: WebDataset shards, for millions of images; None: folder"
     )
     images_per_shard: int | None = affects_result(None, "images of a tar shard; None: 10,000", ge=1)
-    jpeg_quality: int | None = affects_result(None, "quality of format jpeg; None: 95", ge=1, le=100)
+    jpeg_quality: int | None = affects_result(None, f"quality of format jpeg; None: {JPEG_QUALITY}", ge=1, le=100)
     assume_embedder: str | None = runtime_only(
         None, "name or digest of the recognizer behind published files that carry none; without it they get a warning"
     )
@@ -186,7 +186,7 @@ def run(cfg: SampleConfig, work: Work) -> Outcome:
         log.info("computing in fp32; precision=bf16 decoder_precision=bf16 compile=true is faster on a GPU, and "
                  "`facesyn bench sample` measures by how much")
     folder = job.layout.folder
-    encode = encode_png if cfg.format == "png" else partial(encode_jpeg, quality=cfg.jpeg_quality or 95)
+    encode = encode_png if cfg.format == "png" else partial(encode_jpeg, quality=cfg.jpeg_quality or JPEG_QUALITY)
     made = 0
     with open_shared_output(processes, folder, job.layout.kind, "sample", cfg, parents, cfg.part) as output:
         if processes.is_first:

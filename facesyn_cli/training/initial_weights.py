@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.header import Parent
-from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.tface_head import find_files, read_head
+from facesyn_cli.models.convert.tface_head import find_files, read_any_head
 from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
@@ -78,11 +77,9 @@ def open_initial_weights(
         _check(tensors, backbone, backbone_path, is_complete=True)
         parents["initial_backbone"] = Parent(str(backbone_path), loaded.digest)
     if head_path is not None:
-        if head_path.suffix == ".safetensors":
-            classifier, digest = read_tensors(head_path), file_digest(head_path)
-        else:
-            classifier = read_head(head_path)
-            digest = json_digest([file_digest(file) for file in find_files(head_path)])
+        classifier, _ = read_any_head(head_path)
+        is_ours = head_path.suffix == ".safetensors"
+        digest = file_digest(head_path) if is_ours else json_digest([file_digest(f) for f in find_files(head_path)])
         _check(classifier, head, head_path, is_complete=False)
         parents["initial_head"] = Parent(str(head_path), digest)
     return InitialWeights(tensors, classifier, parents)

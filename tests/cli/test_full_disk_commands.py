@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 from test_again import COMMANDS, _content, world  # noqa: F401  the fixture
 
-FORMATS = ("tfrecord", "rec", "webdataset", "parquet", "lmdb", "folder")
-PACKS = {f"pack {name}": ["pack", "--in", "{}/faces", "--to", name, "name=tiny", "size=112"] for name in FORMATS}
+from facesyn_cli.plugins.builtin import BUILTIN
+
+PACKS = {
+    f"pack {name}": ["pack", "--in", "{}/faces", "--to", name, "name=tiny", "size=112"]
+    for name in BUILTIN["record_format"]
+}
 DATA = ("align", "embed", "gen-contexts", "sample", "augment", "eval", "report")
 PAIRS = ["pairs", "{}/pairs.txt", "--images", "{}/faces"]
 TABLE = {**{name: [*COMMANDS[name][0], "--device", "cpu"] for name in DATA}, **PACKS, "pairs": PAIRS}

@@ -385,7 +385,7 @@ def test_a_name_that_tface_ignores_is_pointed_out(pack, faces: Path):
         (["--in", "{tmp}/text.jpg"], "neither a folder nor a zip"),
         (["--in", "{tmp}/empty"], "holds no images"),
         (["--in", "{faces}", "--to", "tfrecords"], "did you mean 'tfrecord'?"),
-        (["--in", "{faces}", "--from", "hdf5"], "one of auto, folder, lmdb, parquet, rec, tfrecord, webdataset"),
+        (["--in", "{faces}", "--from", "hdf5"], "one of auto, folder, lmdb, parquet"),
         (["--in", "{faces}", "--from", "tfrecord"], "one index file was expected, found none"),
         (["--in", "{faces}", "shufle=true"], "did you mean 'shuffle'?"),
         (["--in", "{faces}", "name=a/b"], "file name"),

@@ -11,6 +11,7 @@ from fill import fill_state, skeleton
 from tiny_fr import NUM_IDENTITIES, train_arguments, write_faces
 
 from facesyn_cli.artifacts.weights import read_tensors, write_weights
+from facesyn_cli.plugins.builtin import BUILTIN
 
 BACKBONE = {"name": "ir-tiny", "widths": [8, 16], "blocks": [1, 1], "embedding_size": 32}
 # a step that changes nothing a float32 can show
@@ -91,8 +92,8 @@ def test_weights_that_do_not_fit_are_refused_at_once(faces: Path, tmp_path: Path
     assert not (tmp_path / "fr").exists()
 
 
-@pytest.mark.parametrize("head", ["adaface", "magface", "elasticface-arc-plus", "softmax"])
-def test_new_heads_learn_and_keep_their_state(faces: Path, tmp_path: Path, run_cli, head: str):
+@pytest.mark.parametrize("head", BUILTIN["head"])
+def test_heads_learn_and_keep_their_state(faces: Path, tmp_path: Path, run_cli, head: str):
     ran = run_cli(*train_arguments(faces, tmp_path / "fr", epochs=4), "--head", head)
     assert ran.code == 0, ran.err
     lines = [json.loads(line) for line in (tmp_path / "fr" / "metrics.jsonl").read_text().splitlines()]

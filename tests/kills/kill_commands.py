@@ -26,6 +26,7 @@ from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.data.pixels import encode_png
 from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
+from facesyn_cli.plugins.builtin import BUILTIN
 
 PEOPLE, PHOTOS = 16, 8
 AUTOENCODER = (
@@ -249,7 +250,7 @@ COMMANDS = [
         ["augment", "--in", i / "faces", "augmentation=photometric", "--out", out]]),
     Command("augment-tars", lambda i, out: [
         ["augment", "--in", i / "tars", "augmentation=photometric", "--out", out]]),
-    *map(_pack, ("tfrecord", "rec", "webdataset", "lmdb", "parquet", "folder")),
+    *map(_pack, BUILTIN["record_format"]),
     Command("train-fr", lambda i, out: [tiny_fr.train_arguments(i / "fr", out, "checkpoint_every=3", epochs=6)]),
     Command("eval", lambda i, out: [
         ["eval", "--weights", i / "judge", "--benchmarks", "lfw,cfp-fp,agedb-30", "--data", i / "bins", "--device",

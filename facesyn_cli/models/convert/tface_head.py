@@ -19,6 +19,7 @@ from torch import Tensor
 from facesyn_cli.artifacts.torch_files import read_torch
 from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.convert.wrappers import unwrapped
 from facesyn_cli.untrusted.input_files import input_size
 
 KERNEL = "kernel"
@@ -108,7 +109,7 @@ def read_any_head(path: Path, dataset: str | None = None) -> tuple[dict[str, Ten
         return read_head(path, dataset), len(find_files(path))
     if dataset is not None:
         raise UserError(f"{path} is one classifier of no data set; leave out --dataset")
-    tensors = read_tensors(path)
+    tensors = unwrapped(read_tensors(path))
     if KERNEL not in tensors or tensors[KERNEL].ndim != 2:
         raise UserError(f"{path} holds no classifier; a tensor {KERNEL} (embedding, classes) was expected")
     return tensors, 1
@@ -143,7 +144,7 @@ def _has_kernel(path: Path) -> bool:
     try:
         input_size(path)
         with safe_open(path, "pt") as file:
-            return KERNEL in file.keys()  # noqa: SIM118
+            return KERNEL in unwrapped(dict.fromkeys(file.keys()))
     except (SafetensorError, UserError, OSError, ValueError):
         return False  # reading it gives the error
 
@@ -156,6 +157,8 @@ def _read_part(file: Path, dataset: str | None) -> dict[str, Tensor]:
     content = read_torch(file)
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{file} holds a {type(content).__name__}; a classifier of TFace was expected")
+    if all(isinstance(value, Tensor) for value in content.values()):
+        content = unwrapped(content)
     if KERNEL not in content:
         names = ", ".join(map(str, content))
         if dataset is None and len(content) > 1:
@@ -165,6 +168,8 @@ def _read_part(file: Path, dataset: str | None) -> dict[str, Tensor]:
         content = content[dataset] if dataset is not None else next(iter(content.values()))
     if isinstance(content, Tensor):  # PartialFC
         content = {KERNEL: content}
+    elif isinstance(content, Mapping):
+        content = unwrapped(content)
     is_head = isinstance(content, Mapping) and all(isinstance(value, Tensor) for value in content.values())
     if not is_head or KERNEL not in content or content[KERNEL].ndim != 2:
         raise UserError(f"{file} holds no classifier of TFace; a tensor {KERNEL} (embedding, classes) was expected")

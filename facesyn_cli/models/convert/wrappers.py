@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from torch import Tensor
+
+T = TypeVar("T")
 
 # Wrappers that also identify the source of a network.
 MAGFACE, CVLFACE, LIGHTNING, DIFFUSION = "features", "net", "model", "eps_model"
@@ -80,9 +83,9 @@ def views(tensors: Mapping[str, Tensor], color_space: str | None = None) -> Iter
         yield View(prefix, inside, around, color_space)
 
 
-def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unwrapped(tensors: Mapping[str, T]) -> dict[str, T]:
     """Return the tensors without the wrappers that all of their names share, for files whose content is known."""
-    names = list(tensors)
+    names = [str(name) for name in tensors]
     while names and (first := names[0].partition(".")[0]) in WRAPPERS and all(n.startswith(f"{first}.") for n in names):
         names = [name[len(first) + 1 :] for name in names]
     return dict(zip(names, tensors.values(), strict=True))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_records import FORMATS, NAME, encoded, read_all, tiny_images, write_set
+from tiny_records import FORMATS, NAME, PASSTHROUGH, encoded, read_all, tiny_images, write_set
 
 from facesyn_cli.artifacts.record_set import RecordSet, build_format
 from facesyn_cli.artifacts.record_set_images import RecordSetImages, open_images
@@ -71,7 +71,7 @@ def test_a_packed_set_is_an_image_set(tmp_path: Path, name: str):
     assert images.parent().digest == images.digest
 
 
-@pytest.mark.parametrize("name", ["rec", "webdataset", "lmdb", "parquet"])
+@pytest.mark.parametrize("name", PASSTHROUGH)
 def test_fit_keeps_bytes_and_resizes_only_what_must_be(name: str):
     data = encoded(1)
     assert build_format(name).fit(data, 16) is data and build_format(name).fit(data, None) is data

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_records import tiny_images, write_set
+from tiny_records import PASSTHROUGH, tiny_images, write_set
 
 from facesyn_cli.artifacts.record_set import RecordSet
 from facesyn_cli.data.recordio import HEADER, frame_record
 from facesyn_cli.errors import UserError
 
-FORMATS = ("rec", "webdataset", "lmdb", "parquet")
 IMAGES = tiny_images((4, 3), side=24)
 TURNS = 40
 MEMORY = 24 * 2**20     # bytes a reader may hold at once, whatever a file of some kB says
@@ -27,7 +26,7 @@ MEMORY = 24 * 2**20     # bytes a reader may hold at once, whatever a file of so
 def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Whole sets; the data file of each is the largest."""
     root = tmp_path_factory.mktemp("sets")
-    return {name: write_set(name, root / name, IMAGES) for name in FORMATS}
+    return {name: write_set(name, root / name, IMAGES) for name in PASSTHROUGH}
 
 
 def data_file(folder: Path) -> Path:
@@ -55,7 +54,7 @@ def check(line: str, folder: Path) -> None:
     assert str(folder) in line, f"the message does not name the file: {line}"
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", PASSTHROUGH)
 def test_truncated_anywhere(sets: dict[str, Path], tmp_path: Path, name: str):
     whole = data_file(sets[name]).read_bytes()
     sizes = {0, 1, 3, 4, 7, 8, 100, 511, 512, 513, 4096, 8191, len(whole) // 2, len(whole) - 600, len(whole) - 1025}
@@ -69,7 +68,7 @@ def test_truncated_anywhere(sets: dict[str, Path], tmp_path: Path, name: str):
         check(line, folder)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", PASSTHROUGH)
 def test_flipped_bits(sets: dict[str, Path], tmp_path: Path, name: str):
     """Half of the flips hit the structure: the first and last kB of the file and all pages that begin at 4 kB."""
     whole = data_file(sets[name]).read_bytes()
@@ -93,11 +92,11 @@ def test_flipped_bits(sets: dict[str, Path], tmp_path: Path, name: str):
     assert refused > TURNS // 20
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", PASSTHROUGH)
 def test_wrong_kind(sets: dict[str, Path], tmp_path: Path, name: str):
     zeros = bytes(9000)
     contents = [b"", b"\x89PNG\r\n\x1a\n" + zeros, zeros, b"PK\x03\x04" + zeros, b"label\tname\n" * 900]
-    contents += [data_file(sets[other]).read_bytes() for other in FORMATS if other != name]
+    contents += [data_file(sets[other]).read_bytes() for other in PASSTHROUGH if other != name]
     for number, content in enumerate(contents):
         folder = tmp_path / str(number)
         shutil.copytree(sets[name], folder)
@@ -107,7 +106,7 @@ def test_wrong_kind(sets: dict[str, Path], tmp_path: Path, name: str):
         check(line, folder)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", PASSTHROUGH)
 def test_nothing_there(tmp_path: Path, name: str):
     (tmp_path / "empty").mkdir()
     assert "empty" in outcome(tmp_path / "empty", name)

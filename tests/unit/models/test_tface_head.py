@@ -10,7 +10,8 @@ import torch
 
 from facesyn_cli.artifacts.weights import read_tensors, write_tensors
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.tface_head import find_files, read_head, split_head
+from facesyn_cli.models.convert.tface_head import find_files, is_head, read_any_head, read_head, split_head
+from facesyn_cli.models.convert.wrappers import WRAPPERS
 
 KERNEL = torch.arange(7 * 4, dtype=torch.float32).reshape(7, 4).t().contiguous()  # (4, 7): 7 classes
 
@@ -46,6 +47,18 @@ def test_every_content_tface_writes(tmp_path):
         assert torch.equal(read_head(tmp_path / name)["kernel"], KERNEL)
     torch.save({"kernel": KERNEL}, tmp_path / "flat.pth")
     assert torch.equal(read_head(tmp_path / "flat.pth")["kernel"], KERNEL)
+
+
+@pytest.mark.parametrize("wrapper", [*WRAPPERS, "module._orig_mod"])
+def test_wrappers_are_taken_off_a_classifier(tmp_path, wrapper):
+    state = {f"{wrapper}.kernel": KERNEL, f"{wrapper}.t": torch.tensor([0.3])}
+    torch.save(state, tmp_path / "HEAD_Epoch_1_checkpoint.pth")
+    torch.save({"Syn_10k": state}, tmp_path / "HEAD_Epoch_2_checkpoint.pth")
+    write_tensors(tmp_path / "head.safetensors", state)
+    for name in ("HEAD_Epoch_1", "HEAD_Epoch_2", "head.safetensors"):
+        tensors, _ = read_any_head(tmp_path / name)
+        assert tensors.keys() == {"kernel", "t"} and torch.equal(tensors["kernel"], KERNEL)
+    assert is_head(tmp_path / "head.safetensors")
 
 
 def test_several_data_sets(tmp_path):
