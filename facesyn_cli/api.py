@@ -1,4 +1,4 @@
-"""facesyn from Python: one function per command, for notebooks and scripts.
+"""facesyn from Python: one function per stage, for notebooks and scripts.
 
     import facesyn_cli.api as facesyn
 
