@@ -39,13 +39,14 @@ def resolve(
     """
     settings = config_class.with_new_names(section)
     problems: list[str] = []
+    warned: set[str] = set()
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:
             problems.append(f"{word!r} is not key=value")
             continue
         try:
-            _set(settings, _new_name(config_class, key), parse_yaml(text) if text else None, config_class)
+            _set(settings, _new_name(config_class, key, warned), parse_yaml(text) if text else None, config_class)
         except UserError as error:
             problems.append(f"{word!r}: {' '.join(str(error).split())}")
     for key, value in flags.items():
@@ -87,11 +88,19 @@ def describe_problems(error: ValidationError, config_class: type[BaseModel], set
     return problems
 
 
-def _new_name(config_class: type[StageConfig], key: str) -> str:
-    """Return the present name of a dotted key, which may be renamed or inside a renamed section."""
+def _new_name(config_class: type[StageConfig], key: str, warned: set[str]) -> str:
+    """Return the present name of a dotted key, which may be renamed or inside a renamed section.
+
+    Args:
+        config_class: The stage's config class.
+        key: Dotted key.
+        warned: Old names of which a warning was logged; gets those of this key.
+    """
     for old, new in config_class.renamed.items():
         if key == old or key.startswith(f"{old}."):
-            config_class.with_new_names({old.split(".")[0]: _nested(old.split(".")[1:])})  # logs the warning
+            if old not in warned:
+                warned.add(old)
+                config_class.with_new_names({old.split(".")[0]: _nested(old.split(".")[1:])})  # logs the warning
             return new + key[len(old):]
     return key
 

@@ -124,9 +124,10 @@ def test_an_old_name_works_with_a_warning(said):
     ]
 
 
-def test_an_override_inside_a_renamed_section_reaches_it():
-    cfg = resolve(RenamedConfig, "thing", {"optimizer": {"width": 3}}, ["optimiser.width=4"], {})
-    assert cfg.optimizer.width == 4
+def test_overrides_inside_a_renamed_section_reach_it_with_one_warning(said):
+    words = ["optimiser.width=4", "optimiser.depth=2"]
+    cfg = resolve(RenamedConfig, "thing", {"optimizer": {"width": 3}}, words, {})
+    assert (cfg.optimizer.width, cfg.optimizer.depth) == (4, 2) and len(said) == 1
 
 
 def test_a_header_of_an_earlier_release_equals_the_same_settings_now():
