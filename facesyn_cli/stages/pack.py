@@ -114,9 +114,9 @@ def run(cfg: PackConfig, work: Work) -> Outcome:
             _pack(cfg, sources, items, record_format, out)
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
         counts, extra = out.header.counts, out.header.extra
-        unreadable = out.header.count("unreadable")
+        num_images, unreadable = out.header.count("images"), out.header.count("unreadable")
     inputs = ", ".join(parent.path for parent in _parents(sources).values())
-    say_cut(inputs, extra.get("cut_to_square", 0), counts["images"])
+    say_cut(inputs, extra.get("cut_to_square", 0), num_images)
     if unreadable:
         log.warning(f"{unreadable} unreadable images were left out; they are listed in {folder / UNREADABLE}")
     if cfg.format.name == "tfrecord" and "TFR" not in cfg.name:

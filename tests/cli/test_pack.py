@@ -490,3 +490,14 @@ def test_names_too_long_for_files_are_refused_before_any_work(assert_refused, tm
     assert_refused("pack", "--in", tmp_path / "long.zip", "--to", "folder", "--out", tmp_path / "out",
                    says=("1 files cannot be written", "names of at most 255 bytes"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("count", ["images", "unreadable"])
+def test_a_finished_set_whose_header_lacks_a_count_is_refused(pack, assert_refused, faces, tmp_path: Path, count: str):
+    pack("--in", faces)
+    path = tmp_path / "out" / "facesyn.json"
+    header = json.loads(path.read_text())
+    del header["counts"][count]
+    path.write_text(json.dumps(header))
+    says = f"the header of a RecordSet that `facesyn pack` made has no number '{count}'"
+    assert_refused("pack", "--out", tmp_path / "out", f"size={SIZE}", "--in", faces, says=says)
