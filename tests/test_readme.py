@@ -72,3 +72,8 @@ def test_every_command_is_in_the_readme() -> None:
 def test_length_and_no_leftovers() -> None:
     assert len(TEXT.splitlines()) <= 300
     assert "MEASURED" not in TEXT and "TODO" not in TEXT
+
+
+def test_the_test_files_it_names_exist() -> None:
+    missing = sorted(name for name in set(re.findall(r"tests/[\w/]+\.py", TEXT)) if not (ROOT / name).is_file())
+    assert not missing

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from facesyn_cli.artifacts.atomic_files import read_json
 from facesyn_cli.artifacts.benchmark_table import TABLE_JSON, BenchmarkTable
 from facesyn_cli.artifacts.header import Header
 from facesyn_cli.artifacts.starter_files import PARTS
 from facesyn_cli.artifacts.work import Work
+from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.report.contents import headline_of
 from facesyn_cli.report.rendering import render_markdown
@@ -39,6 +40,14 @@ class About(BaseModel):
     license: str = "research use only"
     figures: dict[str, dict[str, Any]] = {}  # part -> name -> figure
     notes: dict[str, str] = {}               # part -> text
+
+    @model_validator(mode="before")
+    @classmethod
+    def _american_spelling(cls, value: Any) -> Any:
+        if not (isinstance(value, dict) and "licence" in value):
+            return value
+        log.warning("licence is now license; the old spelling will be refused in the next release")
+        return {"license": value["licence"]} | {key: text for key, text in value.items() if key != "licence"}
 
     @field_validator("figures", "notes")
     @classmethod

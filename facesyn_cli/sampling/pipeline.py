@@ -34,7 +34,7 @@ class LdmPipeline:
     """Draws faces with an LDM; built from networks by `LdmPipeline.of`.
 
     Args:
-        denoiser: `denoiser(x, t, context)` in eval mode, on `device`; see `diffusion.sampling.sample_latents`.
+        denoiser: `denoiser(x, t, context)` in eval mode, on `device`; see `diffusion.denoising_loop.sample_latents`.
         schedule: Noise schedule the denoiser was trained with.
         make_scheduler: Noise schedule -> a fresh scheduler; every batch has its own.
         guidance: How outputs under several contexts are combined.

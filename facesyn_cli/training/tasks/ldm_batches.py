@@ -100,7 +100,7 @@ def training_batches(
         contexts: (N, E) context of every image of the set; None for an unconditional denoiser.
         steps: The steps.
     """
-    for step, step_latents in zip(steps, latents, strict=False):
+    for step, step_latents in zip(steps, latents, strict=True):
         rows = plan.rows(step).rows
         yield Batch(step_latents, None if contexts is None else contexts[rows], plan.draws(step))
 
