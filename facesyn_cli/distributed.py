@@ -70,6 +70,22 @@ class Processes:
         torch.distributed.all_reduce(total)
         return total
 
+    def max(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the largest value over all processes, element by element. A collective."""
+        if self.world_size == 1:
+            return values
+        largest = values.clone()
+        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+        return largest
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the tensors of all processes, which have one shape, joined along their first axis. A collective."""
+        if self.world_size == 1:
+            return values
+        joined = values.new_empty((self.world_size * len(values), *values.shape[1:]))
+        torch.distributed.all_gather_into_tensor(joined, values.contiguous())
+        return joined
+
     def raise_in_all(self, problem: str) -> None:
         """Raise in every process when any of them has a problem. A collective.
 

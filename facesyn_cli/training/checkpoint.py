@@ -3,6 +3,9 @@
     checkpoints/step-00001000/<name>.safetensors   one file per group of tensors
     checkpoints/step-00001000/state.json           numbers: step, metrics not yet logged, loss scaler; and checksums
 
+A tensor of which every process holds some columns is written whole, so that a training resumes on any number of
+processes; each reads its own columns.
+
 `state.json` lists the size and the CRC-32C of every tensor file, and holds a digest of itself. Both are verified before
 a training resumes: a damaged checkpoint is skipped, with a warning, for the one before it.
 """
@@ -15,6 +18,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,7 @@ from facesyn_cli.console import log
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.optimization import depends_on_total
+from facesyn_cli.training.sharded_tensors import Columns, read_columns
 
 STATE = "state.json"
 _OLD_NAMES = {"optimizer": "optimiser"}  # in checkpoints of train-fr
@@ -48,11 +53,17 @@ class Checkpoint:
     path: Path
     step: int
 
-    def tensors(self, name: str) -> dict[str, torch.Tensor]:
-        """Read one group of tensors."""
+    def tensors(self, name: str, columns: Columns | None = None) -> dict[str, torch.Tensor]:
+        """Read one group of tensors.
+
+        Args:
+            name: Its name.
+            columns: Returns the columns to read of a tensor by the names of group and tensor, None: all of it.
+        """
         path = self.path / f"{name}.safetensors"
         old = path.with_stem(_OLD_NAMES.get(name, name))  # of an earlier release
-        return read_tensors(old if old.is_file() and not path.exists() else path)
+        path = old if old.is_file() and not path.exists() else path
+        return read_tensors(path) if columns is None else read_columns(path, partial(columns, name))
 
     def state(self) -> dict[str, Any]:
         """Read the plain numbers."""
@@ -63,7 +74,7 @@ class Checkpoint:
         """Turn errors of modules and optimizers that do not accept this state into a UserError."""
         try:
             yield
-        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        except (RuntimeError, LookupError, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{self.path} does not fit this training; remove it: {reason}") from error
 
@@ -151,10 +162,17 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, packed: dict[str, torch.Tensor]) -> None:
-    """Load tensors of `pack_optimizer`; hyperparameters stay those that the optimizer was built with."""
+    """Load tensors of `pack_optimizer`; hyperparameters stay those that the optimizer was built with.
+
+    Tensors of the shape of their parameter get its memory layout, as those of a new optimizer have.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in packed.items():
         number, _, name = key.partition(".")
+        like = parameters[int(number)]
+        if value.shape == like.shape and value.stride() != like.stride():
+            value = torch.empty_like(like, dtype=value.dtype, device=value.device).copy_(value)
         state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

@@ -166,6 +166,38 @@ def reduce_gradients(parameters: Sequence[nn.Parameter], processes: Processes) -
             gradient.copy_(part.view_as(gradient))
 
 
+@torch.no_grad()
+def gradient_norm(
+    parameters: Sequence[nn.Parameter], sharded: Sequence[nn.Parameter], processes: Processes
+) -> torch.Tensor:
+    """Return the norm of the whole gradient, a scalar. A collective where there are sharded parameters.
+
+    Args:
+        parameters: Parameters with the same gradients in all processes.
+        sharded: Parameters of which every process holds another part.
+        processes: The processes.
+    """
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if not sharded:
+        return norm
+    own = nn.utils.get_total_norm([p.grad for p in sharded if p.grad is not None])
+    return torch.hypot(norm, processes.sum(own.square()).sqrt())
+
+
+@torch.no_grad()
+def share_overflow(
+    parameters: Sequence[nn.Parameter], sharded: Sequence[nn.Parameter], processes: Processes
+) -> None:
+    """Make an overflow of sharded gradients in one process one in all, so that all leave out the step. A collective.
+
+    Arguments as of `gradient_norm`; the gradients are those of the scaled loss (fp16).
+    """
+    own = nn.utils.get_total_norm([p.grad for p in sharded if p.grad is not None])
+    total = processes.sum(own)
+    gradient = next(p.grad for p in parameters if p.grad is not None)
+    gradient.add_(torch.where(total.isfinite(), torch.zeros_like(total), total).to(gradient.dtype))
+
+
 def _buckets(gradients: list[Any]) -> Iterator[list[torch.Tensor]]:
     bucket: list[torch.Tensor] = []
     for gradient in gradients:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.output import check_output
 from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.distributed import Processes
+from facesyn_cli.models.heads.class_range import ClassRange
 from facesyn_cli.training.shared_settings import StepsConfig, TrainingConfig
 
 
@@ -46,8 +48,10 @@ class Task(ABC):
             the end of each, milestones in epochs); None: it is counted in steps.
         summary: Names of metrics whose last value goes into the header, beside those that begin with `val_`.
         network: The network that is averaged, monitored and written.
-        parameters: What the optimizer updates, in the order in which norms are computed.
-        groups: The same as parameter groups of torch.
+        parameters: What the optimizer updates, in the order in which norms are computed; the same in all processes.
+        sharded_parameters: What the optimizer updates as well, and of which every process holds another part: their
+            gradients are not summed over processes, and `columns` tells the part.
+        groups: Both as parameter groups of torch.
         modules: Trained modules by their name in a checkpoint.
         optimizers: Optimizers besides the main one, likewise.
         monitors: Validation, previews and the like.
@@ -63,6 +67,7 @@ class Task(ABC):
 
     network: nn.Module
     parameters: list[nn.Parameter]
+    sharded_parameters: Sequence[nn.Parameter] = ()
     groups: list[dict[str, Any]]
     modules: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
@@ -107,9 +112,25 @@ class Task(ABC):
             This process's part of `loss` and other means over the global batch, scalars.
         """
 
+    def updating(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
+        """Return the context of the optimizer's step, which fp16 may leave out."""
+        return nullcontext()
+
+    def columns(self, group: str, name: str) -> ClassRange | None:
+        """Return the columns that this process holds of a tensor of a checkpoint; None: all of it.
+
+        Args:
+            group: Name of the module or optimizer.
+            name: Name of the tensor in it. Tensors without columns, such as a count of steps, are never divided.
+        """
+        return None
+
     @abstractmethod
     def write(self, folder: Path, network: nn.Module, step: int) -> None:
         """Write the weights of `network` as a finished training has them; the first process calls it."""
+
+    def write_shards(self, step: int) -> None:  # noqa: B027
+        """Write what every process holds a part of, after a step whose weights are kept. A collective."""
 
     def kept_folder(self, step: int) -> str | None:
         """Return the folder in which the weights after `step` are kept, None when they are not."""

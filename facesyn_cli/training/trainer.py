@@ -33,8 +33,15 @@ from facesyn_cli.training.checkpoint import (
 )
 from facesyn_cli.training.ema import Ema
 from facesyn_cli.training.metrics_log import METRICS, MetricsLog, check_trackers, read_lines
-from facesyn_cli.training.optimization import build_optimizer, reduce_gradients, set_lr
+from facesyn_cli.training.optimization import (
+    build_optimizer,
+    gradient_norm,
+    reduce_gradients,
+    set_lr,
+    share_overflow,
+)
 from facesyn_cli.training.precision import check_precision, loss_scaler
+from facesyn_cli.training.sharded_tensors import join_columns
 from facesyn_cli.training.shared_settings import CompiledConfig, TrainingConfig
 from facesyn_cli.training.task import Monitor, Task
 
@@ -148,6 +155,8 @@ class Trainer:
                 kept = task.kept_folder(step) or (f"weights/step-{step:08d}" if is_stopping else None)
                 if kept and self.processes.is_first:  # a stopped training can be used
                     task.write(task.folder / kept, self.network, step)
+                if kept:
+                    task.write_shards(step)
                 is_due = cfg.checkpoint_every and step % cfg.checkpoint_every == 0
                 if is_due or is_epoch_end or is_last or is_stopping:
                     self._save()
@@ -178,9 +187,10 @@ class Trainer:
         torch.manual_seed(group_seed(cfg.seed, self.step, self.processes.rank))  # for layers without a seed
         parts = task.step(batch, self.step, lr, self.scaler)
         reduce_gradients(task.parameters, self.processes)
+        if task.sharded_parameters and self.scaler.is_enabled():
+            share_overflow(task.parameters, task.sharded_parameters, self.processes)
         self.scaler.unscale_(self.optimizer)
-        parameters = [p for p in task.parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters])
+        norm = gradient_norm(task.parameters, task.sharded_parameters, self.processes)
         wide = torch.float32 if norm.device.type == "mps" else torch.float64
         means = self.processes.sum(torch.stack([part.to(wide) for part in parts.values()]))
         *values, length = torch.cat([means, norm.to(wide)[None]]).tolist()  # here the CPU waits for the device
@@ -195,8 +205,9 @@ class Trainer:
                 f"or precision=fp32"
             )
         if cfg.clip is not None:
-            nn.utils.clip_grads_with_norm_(parameters, cfg.clip, norm)
-        self.scaler.step(self.optimizer)
+            nn.utils.clip_grads_with_norm_([*task.parameters, *task.sharded_parameters], cfg.clip, norm)
+        with task.updating(self.optimizer):
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
         if is_finite:
@@ -217,9 +228,10 @@ class Trainer:
 
     def _save(self) -> None:
         """Write a checkpoint. A collective."""
+        tensors = {name: module.state_dict() for name, module in self.modules.items()}
+        tensors |= {name: pack_optimizer(optimizer) for name, optimizer in self.optimizers.items()}
+        tensors = join_columns(tensors, self.task.columns, self.processes)
         if self.processes.is_first:
-            tensors = {name: module.state_dict() for name, module in self.modules.items()}
-            tensors |= {name: pack_optimizer(optimizer) for name, optimizer in self.optimizers.items()}
             state = {"metrics": self.window, "scaler": self.scaler.state_dict()}
             save_checkpoint(self.task.folder / "checkpoints", self.step, tensors, state, self.cfg.keep_checkpoints)
         self.processes.barrier()
@@ -228,9 +240,9 @@ class Trainer:
         """Resume from a checkpoint."""
         with checkpoint.fitting():
             for name, module in self.modules.items():
-                module.load_state_dict(checkpoint.tensors(name), strict=True)
+                module.load_state_dict(checkpoint.tensors(name, self.task.columns), strict=True)
             for name, optimizer in self.optimizers.items():
-                unpack_optimizer(optimizer, checkpoint.tensors(name))
+                unpack_optimizer(optimizer, checkpoint.tensors(name, self.task.columns))
             state = checkpoint.state()
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict(state["scaler"])
