@@ -50,7 +50,7 @@ class AdaFace(MarginHead):
         self.register_buffer("norm_deviation", torch.ones(1))
         self.register_buffer("num_observed", torch.zeros((), dtype=torch.int64))
 
-    def statistics(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def statistics(self, embeddings: Tensor, target: Tensor) -> Tensor:
         norms = _norms(embeddings)
         return torch.stack([norms.sum(), norms.square().sum()])
 

@@ -52,8 +52,8 @@ class ElasticFace(MarginHead):
     """A random margin for each image in training; the mean margin in eval mode.
 
     Margins are drawn from torch's default generator of the device, which a training step seeds for each group of
-    images: they depend on seed, step and group only. Draws are clamped to [0, pi / 2), with the published settings 10
-    deviations away.
+    images right before the head: they depend on seed, step and group only. Draws are clamped to [0, pi / 2), with the
+    published settings 10 deviations away.
 
     Args:
         cfg: Settings.

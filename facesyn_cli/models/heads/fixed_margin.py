@@ -82,6 +82,10 @@ class Softmax(Head):
         """Return the logits (B, K) of embeddings (B, E); labels are not used."""
         return self.scores(embeddings)
 
+    def logits_and_scores(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self(embeddings, labels)
+        return logits, logits.detach()
+
     def scores(self, embeddings: Tensor) -> Tensor:
         with torch.autocast(embeddings.device.type, enabled=False):
             return embeddings.to(self.kernel.dtype) @ self.kernel + self.bias

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from pydantic import model_validator
 from torch import Tensor
 
@@ -49,7 +50,7 @@ class MagFace(MarginHead):
 
     def extra_losses(self, embeddings: Tensor) -> Tensor | None:
         """Return lambda g(a), (B,)."""
-        norms = self._norms(embeddings.to(self.kernel.dtype))
+        norms = self._norms(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))
         return self.cfg.norm_weight * (1 / norms + norms / self.cfg.max_norm**2)
 
     def margins(self, embeddings: Tensor) -> Tensor:

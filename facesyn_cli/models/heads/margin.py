@@ -10,6 +10,7 @@ The builder of a head plugin takes its settings and returns a `Head`. The number
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,11 @@ from torch.nn import functional as F
 
 from facesyn_cli.config.fields import affects_result
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.heads.class_range import ClassRange
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
+
+_ROWS = 16  # rows of a kernel that are drawn together
 
 
 class Head(nn.Module):
@@ -44,8 +48,8 @@ class Head(nn.Module):
             embedding_size: Width E of an embedding.
             seed: Seed of the kernel's initial values, N(0, 0.01) as published.
         """
-        generator = torch.Generator().manual_seed(seed)
-        self.kernel = nn.Parameter(torch.randn(embedding_size, num_classes, generator=generator) * 0.01)
+        self.kernel = nn.Parameter(torch.empty(embedding_size, num_classes))
+        draw_centers(self.kernel.data, seed)
         return self
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -56,18 +60,32 @@ class Head(nn.Module):
         """Return (B, K) class scores of embeddings (B, E), without a margin; the largest is the predicted class."""
         return self.cosines(embeddings)
 
+    def logits_and_scores(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `forward` and, without gradient, `scores` return; the built-in heads share one product."""
+        logits = self(embeddings, labels)
+        with torch.no_grad():
+            return logits, self.scores(embeddings)
+
     def cosines(self, embeddings: Tensor) -> Tensor:
         """Return the (B, K) cosines between embeddings (B, E) and class centers."""
         embeddings = embeddings.to(self.kernel.dtype)
         return (F.normalize(embeddings, dim=1) @ F.normalize(self.kernel, dim=0)).clamp(-1, 1)
 
     def target_cosines(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return the (B,) cosines between embeddings (B, E) and the centers of their own classes."""
-        with torch.autocast(embeddings.device.type, enabled=False):
-            return self.cosines(embeddings).gather(1, labels[:, None])[:, 0]
+        """Return the (B,) cosines between embeddings (B, E) and the centers of their own classes.
 
-    def statistics(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Return (num_statistics,) sums over these images, which are summed over the global batch for `observe`."""
+        Only these centers are read; the cosines equal those of `cosines` up to rounding.
+        """
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return paired_cosines(embeddings, self.kernel[:, labels].t())
+
+    def statistics(self, embeddings: Tensor, target: Tensor) -> Tensor:
+        """Return (num_statistics,) sums over these images, which are summed over the global batch for `observe`.
+
+        Args:
+            embeddings: (B, E).
+            target: (B,), cosine of the target class of each image.
+        """
         return embeddings.new_zeros(self.num_statistics)
 
     def observe(self, sums: Tensor, count: int) -> None:
@@ -76,6 +94,30 @@ class Head(nn.Module):
     def extra_losses(self, embeddings: Tensor) -> Tensor | None:
         """Return (B,) terms that are added to the cross-entropy of each image, or None."""
         return None
+
+
+def paired_cosines(embeddings: Tensor, centers: Tensor) -> Tensor:
+    """Return the (B,) cosines between embeddings (B, E) and class centers (B, E), row by row."""
+    embeddings = embeddings.to(centers.dtype)
+    return (F.normalize(embeddings, dim=1) * F.normalize(centers, dim=1)).sum(1).clamp(-1, 1)
+
+
+def draw_centers(kernel: Tensor, seed: int, classes: ClassRange | None = None) -> None:
+    """Fill class centers with N(0, 0.01), as published.
+
+    Args:
+        kernel: (E, K), or the (E, `classes.width`) columns of some of the classes; they get the numbers that they have
+            in the whole kernel.
+        seed: Seed of the numbers.
+        classes: These classes; None: all.
+    """
+    classes = classes or ClassRange(0, kernel.shape[1], kernel.shape[1])
+    generator, size = torch.Generator().manual_seed(seed), kernel.shape[0]
+    # torch.randn fills 16 numbers at a time, so blocks of 16 rows hold the numbers of one call for all rows
+    starts = list(range(0, max(size - _ROWS + 1, 1), _ROWS))
+    for start, stop in pairwise([*starts, size]):
+        rows = torch.randn(stop - start, classes.total, generator=generator)
+        kernel[start:stop] = rows[:, classes.columns] * 0.01
 
 
 class ScaleConfig(PluginConfig):
@@ -98,18 +140,37 @@ class MarginHead(Head):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the logits (B, K), of embeddings (B, E) not normalized and labels (B,) in [0, K)."""
+        return self._logits_and_cosines(embeddings, labels)[0]
+
+    def logits_and_scores(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """As of `Head`; the scores are the cosines that the logits were computed from."""
+        if self.overrides("forward", "scores"):  # a plugin
+            return super().logits_and_scores(embeddings, labels)
+        logits, cosines = self._logits_and_cosines(embeddings, labels)
+        return logits, cosines.detach()
+
+    def overrides(self, *methods: str) -> bool:
+        """Return True if the subclass replaces one of these methods of `MarginHead`."""
+        return any(getattr(type(self), method) is not getattr(MarginHead, method) for method in methods)
+
+    def _logits_and_cosines(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = embeddings.to(self.kernel.dtype)
             cosines = self.cosines(embeddings)                                # (B, K)
             target = cosines.gather(1, labels[:, None])                       # (B, 1)
-            is_target = F.one_hot(labels, cosines.shape[1]).bool()            # (B, K)
-            return self.scale * self._apply_margin(cosines, target, is_target, embeddings)
+            is_target = torch.zeros_like(cosines, dtype=torch.bool).scatter_(1, labels[:, None], True)
+            return self.logits(cosines, target, is_target, embeddings), cosines
+
+    def logits(self, cosines: Tensor, target: Tensor, is_target: Tensor, embeddings: Tensor) -> Tensor:
+        """Return the (B, K) logits of the cosines; arguments as of `_apply_margin`."""
+        return self.scale * self._apply_margin(cosines, target, is_target, embeddings)
 
     def _apply_margin(self, cosines: Tensor, target: Tensor, is_target: Tensor, embeddings: Tensor) -> Tensor:
         """Return the (B, K) cosines with margin; most heads change only the cosine of the target class.
 
         Args:
-            target: (B, 1), cosine of the target class of each image.
+            cosines: (B, K); K may be a part of the classes, for example those that one process holds.
+            target: (B, 1), cosine of the target class of each image, which need not be among the K.
             is_target: (B, K) bool.
             embeddings: (B, E), for margins that depend on their norm.
         """

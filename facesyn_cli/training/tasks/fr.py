@@ -30,12 +30,13 @@ from facesyn_cli.models.heads.margin import build_head
 from facesyn_cli.training.batch_loading import load_groups
 from facesyn_cli.training.bn_groups import copy_from_first, num_groups, use_global_norms
 from facesyn_cli.training.checkpoint import check_total
+from facesyn_cli.training.classifier import Group, WholeClassifier
 from facesyn_cli.training.data_order import EpochBatches, local_share
 from facesyn_cli.training.initial_weights import build_backbone, open_initial_weights
 from facesyn_cli.training.optimization import decay_groups
 from facesyn_cli.training.published_export import export_recognizer
 from facesyn_cli.training.task import Monitor, Task
-from facesyn_cli.training.tasks.fr_step import Group, Recognizer
+from facesyn_cli.training.tasks.fr_step import Recognizer
 from facesyn_cli.training.tasks.fr_validation import held_out_sets, split_identities
 
 IDENTITIES = "identities.json"    # [number of the input, identity] of every class of the head
@@ -100,7 +101,7 @@ class FrTask(Task):
         self.numbers = local_share(count, processes.rank, processes.world_size)
         self.order = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size // count)
         self.recognizer = Recognizer(
-            self.network, self.head, cfg.seed, cfg.batch_size, cfg.precision, processes.sum
+            self.network, WholeClassifier(self.head, cfg.seed), cfg.seed, cfg.batch_size, cfg.precision, processes.sum
         )
         self.modules, self.optimizers = {"backbone": self.network, "head": self.head}, {}
         self.parameters = [*self.network.parameters(), *self.head.parameters()]

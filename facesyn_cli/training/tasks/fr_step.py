@@ -7,22 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from facesyn_cli.training.bn_groups import ImageGroup, embed_group
-
-
-@dataclass(frozen=True)
-class Group(ImageGroup):
-    """A group of labeled images.
-
-    Args:
-        labels: (N,) integers.
-        weights: (N,) factor of each image's loss.
-    """
-
-    labels: Tensor
-    weights: Tensor
+from facesyn_cli.models.heads.margin import Head
+from facesyn_cli.training.bn_groups import embed_group
+from facesyn_cli.training.classifier import Classifier, Group
 
 
 @dataclass(frozen=True)
@@ -31,7 +19,7 @@ class Recognizer:
 
     Args:
         backbone: Pixels (N, 3, 112, 112) to embeddings (N, E).
-        head: Embeddings and labels to logits; see `models/heads/margin.py`.
+        classifier: Embeddings and labels to losses.
         seed: Seed of the dropout.
         batch_size: Images of the global batch; the loss is a mean over them.
         precision: Number format of the backbone: fp32, bf16 or fp16.
@@ -39,36 +27,37 @@ class Recognizer:
     """
 
     backbone: nn.Module
-    head: nn.Module
+    classifier: Classifier
     seed: int
     batch_size: int
     precision: str
     all_reduce: Callable[[Tensor], Tensor]
+
+    @property
+    def head(self) -> Head:
+        """The head of the classifier."""
+        return self.classifier.head
 
     def accumulate(self, groups: Sequence[Group], step: int, scale: float | Tensor = 1.0) -> Tensor:
         """Add this process's part of the gradient of the global batch's mean loss to all `.grad`.
 
         Args:
             groups: The groups of this process.
-            step: Number of the step, 0-based; seeds the dropout.
+            step: Number of the step, 0-based; seeds the dropout and random margins.
             scale: Factor of the gradient (fp16).
 
         Returns:
             (2,) this process's part of the mean loss, and of the share of images whose class center is the
             nearest one.
         """
+        self.classifier.begin(groups, step)
         kept = self._observe(groups, step) if self.head.num_statistics else None
         figures = torch.zeros(2, device=groups[0].labels.device)
-        for group in groups:
+        for place, group in enumerate(groups):
             embeddings = self._embed(group, step, group.number == 0) if kept is None else kept
-            losses = F.cross_entropy(self.head(embeddings, group.labels), group.labels, reduction="none")
-            if (extra := self.head.extra_losses(embeddings)) is not None:
-                losses = losses + extra
-            loss = (group.weights * losses).sum() / self.batch_size
-            (loss * scale).backward()
-            with torch.no_grad():
-                is_right = self.head.scores(embeddings.detach()).argmax(1) == group.labels
-            figures += torch.stack([loss.detach(), is_right.sum() / self.batch_size])
+            found = self.classifier.loss(embeddings, place)
+            (found.objective / self.batch_size * scale).backward()
+            figures += torch.stack([found.loss, found.num_right.to(found.loss)]) / self.batch_size
         return figures
 
     def _observe(self, groups: Sequence[Group], step: int) -> Tensor | None:
@@ -79,11 +68,12 @@ class Recognizer:
         """
         is_single = len(groups) == 1
         total = torch.zeros(self.head.num_statistics, device=groups[0].labels.device)
-        for group in groups:
+        for place, group in enumerate(groups):
             with torch.set_grad_enabled(is_single):
                 embeddings = self._embed(group, step, is_single and group.number == 0)
+            target = self.classifier.target_cosines(embeddings.detach(), place)
             with torch.no_grad():
-                total += self.head.statistics(embeddings.detach(), group.labels)
+                total += self.head.statistics(embeddings.detach(), target)
         self.head.observe(self.all_reduce(total), self.batch_size)
         return embeddings if is_single else None
 

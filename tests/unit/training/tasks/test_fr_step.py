@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from facesyn_cli.models.heads.margin import build_head
 from facesyn_cli.plugins import registry
-from facesyn_cli.training.tasks.fr_step import Group, Recognizer
+from facesyn_cli.training.classifier import Group, WholeClassifier
+from facesyn_cli.training.tasks.fr_step import Recognizer
 
 
 def test_step_is_data_parallel_training_with_one_process_a_group():
@@ -118,6 +119,15 @@ def test_dropout_follows_step_and_group_only():
     assert figures[0] == figures[1] != figures[2]
 
 
+@pytest.mark.parametrize("head", ["elasticface-arc", "elasticface-cos-plus"])
+def test_random_margins_follow_seed_step_and_group_only(head):
+    """Not what the backbone drew: a network with dropout at rate 0 gets the margins of one without."""
+    losses = []
+    for dropout, step in ((0.0, 1), (1e-12, 1), (0.0, 2)):
+        losses.append(_recognizer(head, dropout=dropout, deviation=0.3).accumulate(_groups(), step)[0].item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and abs(losses[0] - losses[2]) > 1e-3
+
+
 def _tolerance(recognizer: Recognizer, gradients: list[torch.Tensor]) -> float:
     """Return what rounding may change of gradients: an error of a logit is a relative error of the softmax."""
     products = products_of(recognizer.backbone, recognizer.head)
@@ -130,7 +140,8 @@ def _recognizer(name: str = "arcface", dropout: float = 0.0, all_reduce=lambda x
         nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.PReLU(4), nn.Flatten(), nn.Dropout(dropout), nn.Linear(36, 8)
     )
     head = build_head(registry.configure("head", {"name": name, "scale": 8.0, **settings}))
-    return Recognizer(backbone, head.with_classes(5, 8, seed=1), 0, 12, "fp32", all_reduce)
+    classifier = WholeClassifier(head.with_classes(5, 8, seed=1), 0)
+    return Recognizer(backbone, classifier, 0, 12, "fp32", all_reduce)
 
 
 def _groups() -> list[Group]:
