@@ -83,7 +83,7 @@ class Processes:
         if self.world_size == 1:
             return values
         joined = values.new_empty((self.world_size * len(values), *values.shape[1:]))
-        torch.distributed.all_gather_into_tensor(joined, values.contiguous())
+        torch.distributed.all_gather(list(joined.chunk(self.world_size)), values.contiguous())
         return joined
 
     def raise_in_all(self, problem: str) -> None:
