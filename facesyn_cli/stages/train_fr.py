@@ -1,7 +1,7 @@
 """Train a face recognizer on packed records or folders of faces (`7-fr`).
 
 The defaults are the published recipe (TFace as configured by ADMIS); see `configs/admis.yaml` for the quirks that are
-off by default. The head is a full softmax over all classes, held by every process.
+off by default. The head is a softmax over all classes, which every process holds, or which are divided over processes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from pydantic import model_validator
+from pydantic import Field, field_validator, model_validator
 
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.plan import Plan
@@ -24,10 +24,32 @@ from facesyn_cli.config.fields import (
     runtime_only,
 )
 from facesyn_cli.distributed import launched_processes
+from facesyn_cli.plugins.settings import Settings
 from facesyn_cli.training.optimization import LrSchedule, OptimizerSettings
 from facesyn_cli.training.shared_settings import CompiledConfig, TrainingConfig
 from facesyn_cli.training.tasks.fr import FrTask, groups_of_a_step
 from facesyn_cli.training.trainer import check_environment, join_processes, run_training
+
+
+class ClassifierSettings(Settings):
+    """How the classes of the head are held and used."""
+
+    # divided over processes, of which each holds its share of the class centers and of their optimizer state; the
+    # result is the same up to rounding, so it can change when a training resumes
+    sharded: bool = runtime_only(False, "divide the classes over processes, for many identities; heads on cosines only")
+    # Partial FC: share of the classes that a step uses, those of its own images included; None or 1: all
+    sample_rate: float | None = Field(None, gt=0, le=1)
+
+    @field_validator("sample_rate")
+    @classmethod
+    def _all_is_no_sample(cls, rate: float | None) -> float | None:
+        return None if rate == 1 else rate
+
+    @model_validator(mode="after")
+    def _samples_are_sharded(self) -> ClassifierSettings:
+        if self.sample_rate is not None and not self.sharded:
+            raise ValueError("sample_rate needs sharded=true, which works in one process too")
+        return self
 
 
 class TrainFrConfig(CompiledConfig):
@@ -45,6 +67,9 @@ class TrainFrConfig(CompiledConfig):
     input_weights: tuple[float, ...] = affects_result((), "factor of the loss of each input's images; empty: 1 each")
     backbone: PluginConfig = PluginSection("backbone", default="ir-50")
     head: PluginConfig = PluginSection("head", default="arcface")
+    classifier: ClassifierSettings = affects_result(
+        ClassifierSettings(), "sharded: divide the classes over processes; sample_rate: Partial FC with this share"
+    )
     initial_backbone: Path | None = input_path(None, "weights of a recognizer to start from; empty: random weights")
     initial_head: Path | None = input_path(
         None, "classifier to start from: head.safetensors, or TFace's HEAD_Epoch_<E>"
@@ -75,7 +100,10 @@ class TrainFrConfig(CompiledConfig):
     log_every: int = runtime_only(100, "steps between lines of metrics.jsonl; every epoch ends with one", ge=1)
     checkpoint_every: int = runtime_only(0, "steps between checkpoints; every epoch ends with one; 0: no others", ge=0)
     save_epochs: tuple[int, ...] = runtime_only((), "epochs after which the weights are kept, in epoch-E/")
-    export_published: bool = runtime_only(False, "also write Backbone_Epoch_E_checkpoint.pth, which TFace reads")
+    export_published: bool = runtime_only(
+        False, "also write what TFace reads: Backbone_Epoch_E_checkpoint.pth and, of heads that TFace has a place for, "
+        "HEAD_Epoch_E_checkpoint.pth, or with classifier.sharded=true HEAD_Epoch_E_Split_R_checkpoint.pth per process"
+    )
 
     @model_validator(mode="after")
     def _weights_fit(self) -> TrainFrConfig:

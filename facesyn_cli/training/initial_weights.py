@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.convert.tface_head import find_files, read_any_head
+from facesyn_cli.models.convert.tface_head import KERNEL, HeadFiles, open_any_head
+from facesyn_cli.models.heads.class_range import ClassRange
 from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
@@ -29,24 +31,30 @@ def build_backbone(cfg: PluginConfig) -> nn.Module:
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Initial tensors, read and validated.
+    """Initial weights, validated.
 
     Args:
         backbone: State dict of the backbone; None: random.
-        head: Tensors of the head: its kernel and what else the file holds; None: random.
+        head: Files of the head, which are read by `put_into`; None: random.
         parents: The files, for the header.
     """
 
     backbone: dict[str, Tensor] | None
-    head: dict[str, Tensor] | None
+    head: HeadFiles | None
     parents: dict[str, Parent]
 
-    def put_into(self, backbone: nn.Module, head: nn.Module) -> None:
-        """Load the tensors; buffers of the head that the file lacks keep their values."""
+    def put_into(self, backbone: nn.Module, head: nn.Module, classes: ClassRange | None = None) -> None:
+        """Load the tensors; buffers of the head that the file lacks keep their values.
+
+        Args:
+            backbone: The backbone to be trained.
+            head: The head to be trained.
+            classes: The classes that the head holds; None: all.
+        """
         if self.backbone is not None:
             backbone.load_state_dict(self.backbone)
         if self.head is not None:
-            head.load_state_dict({**head.state_dict(), **self.head})
+            head.load_state_dict({**head.state_dict(), **self.head.read(classes)})
 
 
 def open_initial_weights(
@@ -74,25 +82,25 @@ def open_initial_weights(
                             "MagFace's network, which takes pixels in [0, 1] (backbone.variant=magface)")
         order = getattr(backbone, "channel_order", "rgb")
         tensors = loaded.module.state_in(order) if hasattr(loaded.module, "state_in") else loaded.module.state_dict()
-        _check(tensors, backbone, backbone_path, is_complete=True)
+        _check({key: value.shape for key, value in tensors.items()}, backbone, backbone_path, is_complete=True)
         parents["initial_backbone"] = Parent(str(backbone_path), loaded.digest)
     if head_path is not None:
-        classifier, _ = read_any_head(head_path)
+        classifier = open_any_head(head_path)
         is_ours = head_path.suffix == ".safetensors"
-        digest = file_digest(head_path) if is_ours else json_digest([file_digest(f) for f in find_files(head_path)])
-        _check(classifier, head, head_path, is_complete=False)
+        digest = file_digest(head_path) if is_ours else json_digest([file_digest(f) for f in classifier.files])
+        _check(classifier.shapes, head, head_path, is_complete=False)
         parents["initial_head"] = Parent(str(head_path), digest)
     return InitialWeights(tensors, classifier, parents)
 
 
-def _check(tensors: dict[str, Tensor], module: nn.Module, path: Path, is_complete: bool) -> None:
+def _check(shapes: dict[str, torch.Size], module: nn.Module, path: Path, is_complete: bool) -> None:
     state = module.state_dict()
-    for key, value in tensors.items():
+    for key, shape in shapes.items():
         if key not in state:
             raise UserError(f"{path} holds {key}, which the network to be trained does not have")
-        if value.shape != state[key].shape:
-            raise UserError(f"{path}: {key} is {list(value.shape)}; {list(state[key].shape)} was expected"
+        if shape != state[key].shape:
+            raise UserError(f"{path}: {key} is {list(shape)}; {list(state[key].shape)} was expected"
                             + ("" if is_complete else " (embedding size, identities in the training set)"))
-    missing = [key for key in state if key not in tensors]
-    if missing and (is_complete or "kernel" in missing):
+    missing = [key for key in state if key not in shapes]
+    if missing and (is_complete or KERNEL in missing):
         raise UserError(f"{path} holds no {missing[0]}")

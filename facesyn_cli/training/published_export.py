@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from facesyn_cli.artifacts.weights import write_torch
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.convert.tface_head import part_name
 from facesyn_cli.models.recognizer import published_state
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -78,4 +79,24 @@ def export_recognizer(backbone: nn.Module, folder: Path, epoch: int) -> Path:
     path = folder / published_name(epoch)
     tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in published_state(backbone).items()}
     write_torch(path, tensors)
+    return path
+
+
+def export_classifier(tensors: Mapping[str, Tensor], folder: Path, epoch: int, rank: int | None, count: int) -> Path:
+    """Write a classifier, or this process's part of it, as TFace does; files of another division are removed.
+
+    Args:
+        tensors: State of the head, with `kernel` (E, classes of this process).
+        folder: Where to write.
+        epoch: Number of finished epochs, part of the file name.
+        rank: Rank of this process among those that write a part each; None: the classifier is not divided.
+        count: Number of processes that write.
+    """
+    prefix = f"HEAD_Epoch_{epoch}"
+    wanted = {part_name(prefix, None)} if rank is None else {part_name(prefix, other) for other in range(count)}
+    for stale in folder.glob(f"{prefix}_*checkpoint.pth"):
+        if stale.name not in wanted:
+            stale.unlink(missing_ok=True)
+    path = folder / part_name(prefix, rank)
+    write_torch(path, {"facesyn": {name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}})
     return path

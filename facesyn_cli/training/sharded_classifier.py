@@ -73,13 +73,14 @@ class ShardedClassifier:
         self.classes = class_ranges(num_classes, processes.world_size)[processes.rank]
         centers = torch.empty(self.classes.width, embedding_size)
         draw_centers(centers.t(), seed, self.classes)
-        self._centers = centers.to(processes.device)  # (K_r, E)
-        head.kernel = nn.Parameter(self._centers.t())
-        self._sampled: Tensor | None = None           # rows of `_centers` that the kernel holds; None: all
+        head.kernel = nn.Parameter(centers.to(processes.device).t())
+        self._sampled: Tensor | None = None  # rows of `_centers` that the kernel holds; None: all
 
     def begin(self, groups: Sequence[Group], step: int) -> None:
         """Gather the labels and weights of all processes; with a sample rate, put the sampled centers into the head."""
         processes, classes = self.processes, self.classes
+        if self._sampled is None:
+            self._centers = self.head.kernel.data.t()                                               # (K_r, E)
         self._step, self._first_number, self._num_groups = step, groups[0].number, len(groups)
         labels = processes.gather(torch.stack([group.labels for group in groups])[None])            # (n, G, N)
         self._weights = processes.gather(torch.stack([group.weights for group in groups])[None])    # (n, G, N)

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from facesyn_cli.artifacts.torch_files import read_torch
-from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert.wrappers import unwrapped
+from facesyn_cli.models.heads.class_range import ClassRange, class_ranges
 from facesyn_cli.untrusted.input_files import input_size
 
 KERNEL = "kernel"
+PUBLISHED = frozenset((KERNEL, "t"))  # tensors of a head for which TFace's files have a place
 _ENDING = "_checkpoint.pth"
 _SPLIT = re.compile(r"(?P<prefix>.+)_Split_(?P<rank>\d{1,4})_checkpoint\.pth")
 
@@ -55,36 +59,81 @@ def find_files(path: Path) -> list[Path]:
     return [by_rank[rank] for rank in sorted(by_rank)]
 
 
-def read_head(path: Path, dataset: str | None = None) -> dict[str, Tensor]:
-    """Read a classifier and join its parts.
+@dataclass(frozen=True)
+class HeadFiles:
+    """The validated files of a classifier; class centers are read when they are needed.
+
+    Args:
+        files: In the order of their classes.
+        dataset: Name of the data set of the classifier; None when the files hold only one.
+        embedding_size: Rows of the kernel.
+        widths: Classes in each file.
+        others: What else the head keeps (`t`, (1,)).
+    """
+
+    files: tuple[Path, ...]
+    dataset: str | None
+    embedding_size: int
+    widths: tuple[int, ...]
+    others: dict[str, Tensor]
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Name of every tensor -> its shape."""
+        kernel = torch.Size((self.embedding_size, sum(self.widths)))
+        return {**{name: value.shape for name, value in self.others.items()}, KERNEL: kernel}
+
+    def read(self, classes: ClassRange | None = None) -> dict[str, Tensor]:
+        """Read `kernel` (embedding size, classes), and what else the head keeps.
+
+        Args:
+            classes: Classes to read, from the files that hold some of them; None: all.
+        """
+        parts, start = [], 0
+        for file, width in zip(self.files, self.widths, strict=True):
+            first, last = (0, width) if classes is None else (classes.start - start, classes.stop - start)
+            columns, start = slice(max(first, 0), max(min(last, width), 0)), start + width
+            if columns.start < columns.stop:
+                parts.append(_read_columns(file, self.dataset, columns))
+        return {**self.others, KERNEL: parts[0] if len(parts) == 1 else torch.cat(parts, 1)}
+
+
+def open_head(path: Path, dataset: str | None = None) -> HeadFiles:
+    """Validate a classifier of TFace; parts are read one after the other.
 
     Args:
         path: As for `find_files`.
         dataset: Name of the data set of the classifier; None when the file holds only one.
 
-    Returns:
-        `kernel` (embedding size, classes), float32, and what else the head keeps (`t`, (1,)).
-
     Raises:
         UserError: Missing, damaged, no classifier, or parts that do not belong together.
     """
-    files = find_files(path)
-    parts = [_read_part(file, dataset) for file in files]
-    first = parts[0]
-    for file, part in zip(files, parts, strict=True):
-        if part.keys() != first.keys() or part[KERNEL].shape[0] != first[KERNEL].shape[0]:
+    files, shapes, others = find_files(path), [], []
+    for file in files:
+        part = _read_part(file, dataset)
+        shapes.append({key: list(value.shape) for key, value in part.items()})
+        others.append({key: value for key, value in part.items() if key != KERNEL})
+        if shapes[-1].keys() != shapes[0].keys() or shapes[-1][KERNEL][0] != shapes[0][KERNEL][0]:
             raise UserError(f"{file} and {files[0]} are no parts of one classifier: "
-                            f"{_describe(part)} and {_describe(first)}")
-        if any(not torch.equal(part[key], first[key]) for key in part if key != KERNEL):
-            others = ", ".join(sorted(part.keys() - {KERNEL}))
-            raise UserError(f"{file} and {files[0]} are of different moments: {others} differ")
-    widths = [part[KERNEL].shape[1] for part in parts]
-    num_classes, count = sum(widths), len(parts)
-    expected = [num_classes // count + (rank < num_classes % count) for rank in range(count)]
+                            f"{_describe(shapes[-1])} and {_describe(shapes[0])}")
+        if any(not torch.equal(value, others[0][key]) for key, value in others[-1].items()):
+            raise UserError(f"{file} and {files[0]} are of different moments: {', '.join(sorted(others[0]))} differ")
+    widths = [shape[KERNEL][1] for shape in shapes]
+    num_classes, count = sum(widths), len(files)
+    expected = [part.width for part in class_ranges(num_classes, count)]
     if widths != expected:
         raise UserError(f"{path}: parts of {', '.join(map(str, widths))} classes; {num_classes} classes in {count} "
                         f"parts would be {', '.join(map(str, expected))}: one is missing or of another run")
-    return {**first, KERNEL: torch.cat([part[KERNEL] for part in parts], 1)}
+    return HeadFiles(tuple(files), dataset, shapes[0][KERNEL][0], tuple(widths), others[0])
+
+
+def read_head(path: Path, dataset: str | None = None) -> dict[str, Tensor]:
+    """Read a classifier of TFace and join its parts; arguments and errors as of `open_head`.
+
+    Returns:
+        `kernel` (embedding size, classes), float32, and what else the head keeps (`t`, (1,)).
+    """
+    return open_head(path, dataset).read()
 
 
 def is_head(path: Path) -> bool:
@@ -96,23 +145,28 @@ def is_head(path: Path) -> bool:
     return any(path.parent.glob(f"{glob.escape(path.name)}_Split_*{_ENDING}")) or _single(path).is_file()
 
 
+def open_any_head(path: Path, dataset: str | None = None) -> HeadFiles:
+    """Validate a classifier of TFace or the `head.safetensors` of ours; arguments and errors as of `open_head`."""
+    if path.suffix != ".safetensors":
+        return open_head(path, dataset)
+    if dataset is not None:
+        raise UserError(f"{path} is one classifier of no data set; leave out --dataset")
+    with _opened(path) as (file, stored):
+        shape = file.get_slice(stored[KERNEL]).get_shape() if KERNEL in stored else []
+        if len(shape) != 2:
+            raise UserError(f"{path} holds no classifier; a tensor {KERNEL} (embedding, classes) was expected")
+        others = {name: file.get_tensor(own) for name, own in stored.items() if name != KERNEL}
+    return HeadFiles((path,), None, shape[0], (shape[1],), others)
+
+
 def read_any_head(path: Path, dataset: str | None = None) -> tuple[dict[str, Tensor], int]:
-    """Read a classifier of TFace or the `head.safetensors` of ours.
+    """Read a classifier of TFace or the `head.safetensors` of ours; arguments and errors as of `open_head`.
 
     Returns:
         As `read_head`, and the number of files.
-
-    Raises:
-        UserError: As `read_head`.
     """
-    if path.suffix != ".safetensors":
-        return read_head(path, dataset), len(find_files(path))
-    if dataset is not None:
-        raise UserError(f"{path} is one classifier of no data set; leave out --dataset")
-    tensors = unwrapped(read_tensors(path))
-    if KERNEL not in tensors or tensors[KERNEL].ndim != 2:
-        raise UserError(f"{path} holds no classifier; a tensor {KERNEL} (embedding, classes) was expected")
-    return tensors, 1
+    head = open_any_head(path, dataset)
+    return head.read(), len(head.files)
 
 
 def split_head(tensors: Mapping[str, Tensor], parts: int, dataset: str) -> list[dict[str, dict[str, Tensor]]]:
@@ -126,18 +180,36 @@ def split_head(tensors: Mapping[str, Tensor], parts: int, dataset: str) -> list[
     Raises:
         UserError: There are fewer classes than parts, or the head has weights that TFace has no place for.
     """
-    if odd := sorted(tensors.keys() - {KERNEL, "t"}):
+    if odd := sorted(tensors.keys() - PUBLISHED):
         raise UserError(f"this head keeps {', '.join(odd)}, for which TFace's files have no place")
     num_classes = tensors[KERNEL].shape[1]
     if not 1 <= parts <= num_classes:
         raise UserError(f"--parts {parts}: from 1 to {num_classes}, the number of classes, was expected")
-    widths = [num_classes // parts + (rank < num_classes % parts) for rank in range(parts)]
-    return [{dataset: {**tensors, KERNEL: part}} for part in tensors[KERNEL].split(widths, 1)]
+    ranges = class_ranges(num_classes, parts)
+    return [{dataset: {**tensors, KERNEL: tensors[KERNEL][:, part.columns]}} for part in ranges]
 
 
-def part_name(prefix: str, rank: int) -> str:
-    """Return the name of the file of one rank."""
-    return f"{prefix}_Split_{rank}{_ENDING}"
+def part_name(prefix: str, rank: int | None) -> str:
+    """Return the name of the file of one rank; None: of a classifier that is not divided."""
+    return f"{prefix}{_ENDING}" if rank is None else f"{prefix}_Split_{rank}{_ENDING}"
+
+
+def _read_columns(file: Path, dataset: str | None, columns: slice) -> Tensor:
+    if file.suffix != ".safetensors":
+        return _read_part(file, dataset)[KERNEL][:, columns]
+    with _opened(file) as (tensors, stored):
+        return tensors.get_slice(stored[KERNEL])[:, columns]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """Open a safetensors file; also yield the names of its tensors by their names without wrappers."""
+    input_size(path, expected="a weights file")
+    try:
+        with safe_open(path, "pt") as file:
+            yield file, unwrapped({name: name for name in file.keys()})
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is a damaged safetensors file: {' '.join(str(error).split())[:200]}") from error
 
 
 def _has_kernel(path: Path) -> bool:
@@ -150,7 +222,7 @@ def _has_kernel(path: Path) -> bool:
 
 
 def _single(prefix: Path) -> Path:
-    return prefix.parent / f"{prefix.name}{_ENDING}"
+    return prefix.with_name(part_name(prefix.name, None))
 
 
 def _read_part(file: Path, dataset: str | None) -> dict[str, Tensor]:
@@ -179,5 +251,5 @@ def _read_part(file: Path, dataset: str | None) -> dict[str, Tensor]:
     return tensors
 
 
-def _describe(part: Mapping[str, Tensor]) -> str:
-    return ", ".join(f"{key} {list(value.shape)}" for key, value in part.items())
+def _describe(shapes: Mapping[str, list[int]]) -> str:
+    return ", ".join(f"{key} {shape}" for key, shape in shapes.items())

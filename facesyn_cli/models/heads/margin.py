@@ -49,7 +49,8 @@ class Head(nn.Module):
             seed: Seed of the kernel's initial values, N(0, 0.01) as published.
         """
         self.kernel = nn.Parameter(torch.empty(embedding_size, num_classes))
-        draw_centers(self.kernel.data, seed)
+        if not self.kernel.is_meta:
+            draw_centers(self.kernel.data, seed)
         return self
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
 from facesyn_cli.evaluation.pairs import read_bin
 from facesyn_cli.evaluation.protocol import verify_in_training
+from facesyn_cli.models.convert.tface_head import PUBLISHED
+from facesyn_cli.models.heads.class_range import ClassRange
 from facesyn_cli.models.heads.margin import build_head
 from facesyn_cli.training.batch_loading import load_groups
 from facesyn_cli.training.bn_groups import copy_from_first, num_groups, use_global_norms
@@ -34,7 +36,9 @@ from facesyn_cli.training.classifier import Group, WholeClassifier
 from facesyn_cli.training.data_order import EpochBatches, local_share
 from facesyn_cli.training.initial_weights import build_backbone, open_initial_weights
 from facesyn_cli.training.optimization import decay_groups
-from facesyn_cli.training.published_export import export_recognizer
+from facesyn_cli.training.published_export import export_classifier, export_recognizer
+from facesyn_cli.training.sharded_classifier import ShardedClassifier, check_shardable
+from facesyn_cli.training.sharded_tensors import join_columns
 from facesyn_cli.training.task import Monitor, Task
 from facesyn_cli.training.tasks.fr_step import Recognizer
 from facesyn_cli.training.tasks.fr_validation import held_out_sets, split_identities
@@ -78,8 +82,11 @@ class FrTask(Task):
             )
         self.faces = TrainingFaces(sets, compose(cfg.transforms), cfg.seed, backbone.input_size)
         self.weights = list(cfg.input_weights) or [1.0] * len(paths)
-        head = build_head(cfg.head)
-        head = head.with_classes(len(self.identities), size) if cfg.initial_head else None
+        with torch.device("meta"):
+            head = build_head(cfg.head)
+            if cfg.classifier.sharded:
+                check_shardable(head, cfg.head.name)
+            head = head.with_classes(len(self.identities), size) if cfg.initial_head else None
         self.initial = open_initial_weights(cfg.initial_backbone, cfg.initial_head, cfg.backbone, backbone, head)
         self.parents |= self.initial.parents
         self.pairs = held_out_sets(held_out, cfg.validation_pairs, cfg.seed, cfg.validation_fraction > 0)
@@ -93,18 +100,20 @@ class FrTask(Task):
         cfg, self.processes = self.cfg, processes
         self.network = build_backbone(cfg.backbone).to(processes.device).train()
         num_classes = self.faces.num_classes
-        head = build_head(cfg.head).with_classes(num_classes, self.embedding_size, cfg.seed)
-        self.head = head.to(processes.device).train()
+        self._build_head(processes)
         if cfg.sync_batchnorm:
             use_global_norms(self.network, processes.sum)
         count = groups_of_a_step(cfg, processes.world_size)
         self.numbers = local_share(count, processes.rank, processes.world_size)
         self.order = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size // count)
         self.recognizer = Recognizer(
-            self.network, WholeClassifier(self.head, cfg.seed), cfg.seed, cfg.batch_size, cfg.precision, processes.sum
+            self.network, self.classifier, cfg.seed, cfg.batch_size, cfg.precision, processes.sum
         )
         self.modules, self.optimizers = {"backbone": self.network, "head": self.head}, {}
-        self.parameters = [*self.network.parameters(), *self.head.parameters()]
+        head_parameters = list(self.head.parameters())
+        is_sharded = isinstance(self.classifier, ShardedClassifier)
+        self.parameters = [*self.network.parameters(), *([] if is_sharded else head_parameters)]
+        self.sharded_parameters = head_parameters if is_sharded else []
         head_group = {"params": list(self.head.parameters()), "weight_decay": cfg.optimizer.weight_decay}
         self.groups = [*decay_groups(self.network, cfg.optimizer.weight_decay, cfg.decay_norms), head_group]
         self.monitors = [Monitor(cfg.validate_every * self.epoch_steps, self._validate)] if self.pairs else []
@@ -115,9 +124,32 @@ class FrTask(Task):
         if len(self.faces) < cfg.batch_size:
             log.warning(f"{len(self.faces)} images are fewer than batch_size {cfg.batch_size}; it repeats them")
 
+    def _build_head(self, processes: Processes) -> None:
+        cfg, num_classes, head = self.cfg, self.faces.num_classes, build_head(self.cfg.head)
+        self.classifier: WholeClassifier | ShardedClassifier
+        if cfg.classifier.sharded:
+            rate = cfg.classifier.sample_rate
+            self.classifier = ShardedClassifier(head, num_classes, self.embedding_size, cfg.seed, processes, rate)
+        else:
+            self.classifier = WholeClassifier(head.with_classes(num_classes, self.embedding_size, cfg.seed), cfg.seed)
+        self.head = head.to(processes.device).train()
+
     def initialize(self) -> None:
         """Load the initial weights, if any were given."""
-        self.initial.put_into(self.network, self.head)
+        self.initial.put_into(self.network, self.head, self.columns("head", "kernel"))
+
+    def updating(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
+        """See `ShardedClassifier.updating`."""
+        classifier = self.classifier
+        return classifier.updating(optimizer) if isinstance(classifier, ShardedClassifier) else nullcontext()
+
+    def columns(self, group: str, name: str) -> ClassRange | None:
+        """Return the classes of this process for a sharded kernel and its optimizer state."""
+        if not isinstance(self.classifier, ShardedClassifier):
+            return None
+        number = sum(len(parameters["params"]) for parameters in self.groups) - 1  # the kernel is the last one
+        is_kernel = (group, name) == ("head", "kernel") or (group == "optimizer" and name.startswith(f"{number}."))
+        return self.classifier.classes if is_kernel else None
 
     def batches(self, start: int) -> Iterator[list[Group]]:
         """Yield this process's groups of every step."""
@@ -159,8 +191,25 @@ class FrTask(Task):
             "epochs": epoch,
         }
         write_weights(folder, network.state_dict(), config)
-        if cfg.export_published and step % self.epoch_steps == 0 and epoch in (*cfg.save_epochs, cfg.epochs):
+        if self._is_exported(step):
             export_recognizer(network, self.folder, epoch)
+
+    def write_shards(self, step: int) -> None:
+        """Write the classifier in TFace's form, where set: every process its own part, or the first one all."""
+        if not self._is_exported(step):
+            return
+        processes, tensors = self.processes, self.head.state_dict()
+        is_sharded = isinstance(self.classifier, ShardedClassifier)
+        if odd := sorted(tensors.keys() - PUBLISHED):
+            log.warning(f"TFace's files have no place for {', '.join(odd)} of this head; only the backbone is exported")
+        elif is_sharded or processes.is_first:
+            rank = processes.rank if is_sharded else None
+            export_classifier(tensors, self.folder, step // self.epoch_steps, rank, processes.world_size)
+        processes.barrier()
+
+    def _is_exported(self, step: int) -> bool:
+        epoch, rest = divmod(step, self.epoch_steps)
+        return self.cfg.export_published and rest == 0 and epoch in (*self.cfg.save_epochs, self.cfg.epochs)
 
     def kept_folder(self, step: int) -> str | None:
         """Return `epoch-E` after an epoch whose weights are kept."""
@@ -169,9 +218,11 @@ class FrTask(Task):
 
     def finish(self, network: nn.Module) -> tuple[dict[str, int], dict[str, Any]]:
         """Write backbone, head and the identities of its classes."""
+        joined = join_columns({"head": self.head.state_dict()}, self.columns, self.processes)
+        self.write_shards(self.total_steps)
         if self.processes.is_first:
             self.write(self.folder, network, self.total_steps)
-            write_tensors(self.folder / "head.safetensors", self.head.state_dict())
+            write_tensors(self.folder / "head.safetensors", joined["head"])
             write_json(self.folder / IDENTITIES, self.identities)
         counts = {"epochs": self.cfg.epochs, "steps": self.total_steps, "identities": self.faces.num_classes,
                   "images": len(self.faces)}
