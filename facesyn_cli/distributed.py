@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -55,12 +56,16 @@ class Processes:
             self.accelerator.wait_for_everyone()
 
     def any(self, flag: bool) -> bool:
-        """Return True in every process when `flag` is true in any. A collective."""
+        """Return True in every process when `flag` is true in any. A collective, which waits for no GPU."""
+        return self.any_of([flag])[0]
+
+    def any_of(self, flags: Sequence[bool]) -> list[bool]:
+        """Return `any` of each of some flags, as many in every process. A collective, which waits for no GPU."""
         if self.world_size == 1:
-            return flag
-        total = torch.tensor([float(flag)], device=self.device)
-        torch.distributed.all_reduce(total, op=torch.distributed.ReduceOp.MAX)
-        return bool(total.item())
+            return list(flags)
+        total = torch.tensor(flags, dtype=torch.uint8)
+        torch.distributed.all_reduce(total, op=torch.distributed.ReduceOp.MAX, group=_host_group())
+        return total.bool().tolist()
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum of a tensor over all processes; the argument is not changed. A collective."""
@@ -69,6 +74,13 @@ class Processes:
         total = values.clone()
         torch.distributed.all_reduce(total)
         return total
+
+    def begin_sum(self, values: torch.Tensor) -> torch.distributed.Work:
+        """Begin to replace the values of a tensor by their sums over all processes; `wait` of the result ends it.
+
+        A collective: all processes begin their sums in the same order. There must be two processes or more.
+        """
+        return torch.distributed.all_reduce(values, async_op=True)
 
     def max(self, values: torch.Tensor) -> torch.Tensor:
         """Return the largest value over all processes, element by element. A collective."""
@@ -169,8 +181,22 @@ def build_accelerator(device: str = "auto", precision: str = "fp32", **options: 
 
 def _leave_group() -> None:
     """End the threads of gloo before the interpreter ends: one that is left can abort a process that is done."""
-    if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
-        torch.distributed.destroy_process_group()
+    if torch.distributed.is_initialized():
+        if torch.distributed.get_backend() == "gloo":
+            torch.distributed.destroy_process_group()
+        elif _host_group.cache_info().currsize:
+            torch.distributed.destroy_process_group(_host_group())
+
+
+@cache
+def _host_group() -> torch.distributed.ProcessGroup | None:
+    """Return the group of all processes for tensors on the CPU; None: the default group. First called by all together.
+
+    Collectives of NCCL wait for the work that the GPU has still to do, those of gloo do not.
+    """
+    if torch.distributed.get_backend() == "gloo":
+        return None
+    return torch.distributed.new_group(backend="gloo", timeout=_LONGEST_WAIT)
 
 
 def check_device(device: str) -> str:

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules by settings, and the reduction of gradients over processes.
+"""Optimizers and learning-rate schedules by settings, and norms of gradients.
 
 Learning rates are pure functions of the step, so that resuming needs nothing but the step. Every function returns a
 factor of the base learning rate for the optimizer step that is about to be taken (0-based). Cosine with warm restarts:
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -23,7 +23,7 @@ from facesyn_cli.distributed import Processes
 from facesyn_cli.plugins.settings import Settings
 
 _NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
-_BUCKET = 1 << 24  # gradients that are reduced together, 64 MiB of float32
+_FUSED = ("cpu", "cuda")  # devices with fused optimizers
 
 
 class OptimizerSettings(Settings):
@@ -121,11 +121,31 @@ def drops(step: int, milestones: Sequence[int], gamma: float = 0.1) -> float:
 
 
 def build_optimizer(parameters: Iterable[Any], cfg: OptimizerSettings) -> torch.optim.Optimizer:
-    """Return the optimizer that `cfg` names over parameters, or over parameter groups of torch."""
+    """Return the optimizer that `cfg` names over parameters, or over parameter groups of torch.
+
+    On a CPU and on CUDA devices one fused kernel updates all parameters; elsewhere torch chooses.
+    """
+    groups = list(parameters)
+    tensors = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
+    common: dict[str, Any] = {"lr": cfg.lr, "weight_decay": cfg.weight_decay}
+    if all(p.device.type in _FUSED for p in tensors):
+        common["fused"] = True
+    optimizer: torch.optim.Optimizer
     if cfg.name == "sgd":
-        return torch.optim.SGD(parameters, lr=cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay)
-    optimizer_class = torch.optim.AdamW if cfg.name == "adamw" else torch.optim.Adam
-    return optimizer_class(parameters, lr=cfg.lr, betas=cfg.betas, eps=cfg.eps, weight_decay=cfg.weight_decay)
+        optimizer = torch.optim.SGD(groups, momentum=cfg.momentum, **common)
+    else:
+        optimizer_class = torch.optim.AdamW if cfg.name == "adamw" else torch.optim.Adam
+        optimizer = optimizer_class(groups, betas=cfg.betas, eps=cfg.eps, **common)
+    optimizer.register_step_pre_hook(_lay_out_gradients)
+    return optimizer
+
+
+def _lay_out_gradients(optimizer: torch.optim.Optimizer, *arguments: Any) -> None:
+    """Give gradients the memory layout of their parameters: fused kernels on a CPU pair elements by their address."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.grad is not None and p.grad.stride() != p.stride():
+                p.grad = torch.empty_like(p).copy_(p.grad)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -143,27 +163,6 @@ def decay_groups(module: nn.Module, weight_decay: float, decay_norms: bool) -> l
     without = [p for p in module.parameters() if id(p) in free]
     groups = [{"params": with_decay, "weight_decay": weight_decay}]
     return groups + ([{"params": without, "weight_decay": 0.0}] if without else [])
-
-
-@torch.no_grad()
-def reduce_gradients(parameters: Sequence[nn.Parameter], processes: Processes) -> None:
-    """Replace the gradients by their sums over all processes. A collective.
-
-    Flat buckets in the order of the parameters, rather than DistributedDataParallel: its buckets change order after
-    the first step, so a resumed run would not repeat the roundings of an uninterrupted one. A parameter without a
-    gradient in this process gets zeros where another process has one.
-    """
-    if processes.world_size == 1:
-        return
-    has_gradient = torch.tensor([float(p.grad is not None) for p in parameters], device=processes.device)
-    used = [p for p, count in zip(parameters, processes.sum(has_gradient).tolist(), strict=True) if count]
-    for parameter in used:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    for bucket in _buckets([p.grad for p in used]):
-        total = processes.sum(torch.cat([gradient.flatten() for gradient in bucket]))
-        for gradient, part in zip(bucket, total.split([g.numel() for g in bucket]), strict=True):
-            gradient.copy_(part.view_as(gradient))
 
 
 @torch.no_grad()
@@ -196,17 +195,6 @@ def share_overflow(
     total = processes.sum(own)
     gradient = next(p.grad for p in parameters if p.grad is not None)
     gradient.add_(torch.where(total.isfinite(), torch.zeros_like(total), total).to(gradient.dtype))
-
-
-def _buckets(gradients: list[Any]) -> Iterator[list[torch.Tensor]]:
-    bucket: list[torch.Tensor] = []
-    for gradient in gradients:
-        if bucket and sum(g.numel() for g in bucket) + gradient.numel() > _BUCKET:
-            yield bucket
-            bucket = []
-        bucket.append(gradient)
-    if bucket:
-        yield bucket
 
 
 def _half_cosine(part: float, minimum: float) -> float:

@@ -17,6 +17,7 @@ from facesyn_cli.artifacts.output import check_output
 from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.distributed import Processes
 from facesyn_cli.models.heads.class_range import ClassRange
+from facesyn_cli.training.gradient_sums import GradientSums
 from facesyn_cli.training.shared_settings import StepsConfig, TrainingConfig
 
 
@@ -31,6 +32,10 @@ class Monitor:
 
     every: int
     run: Callable[[nn.Module, int], dict[str, float]]
+
+    def is_due(self, step: int, is_last: bool) -> bool:
+        """Return whether it runs after a step."""
+        return bool(self.every) and (step % self.every == 0 or is_last)
 
 
 class Task(ABC):
@@ -54,7 +59,8 @@ class Task(ABC):
         groups: Both as parameter groups of torch.
         modules: Trained modules by their name in a checkpoint.
         optimizers: Optimizers besides the main one, likewise.
-        monitors: Validation, previews and the like.
+        monitors: Validation, previews and the like; the same in all processes.
+        gradients: Sums of the gradients of `parameters` over processes, made by the trainer after `build`.
     """
 
     cfg: TrainingConfig
@@ -72,6 +78,7 @@ class Task(ABC):
     modules: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
     monitors: list[Monitor]
+    gradients: GradientSums
 
     def plan(
         self, counts: dict[str, int], network_evaluations: dict[str, int], num_bytes: int, **chosen: Any
@@ -101,6 +108,8 @@ class Task(ABC):
     @abstractmethod
     def step(self, batch: Any, step: int, lr: float, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
         """Add the gradient of this process's share of the global batch's mean loss to `.grad`.
+
+        The last backward pass runs in `self.gradients.last_pass()`, so that the sums over processes begin in it.
 
         Args:
             batch: From `batches`.

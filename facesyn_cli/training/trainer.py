@@ -3,14 +3,19 @@
 Whatever is random is a function of (seed, step, place in the global batch), so neither a kill nor, up to rounding, the
 number of processes changes the weights. A training that is resumed on a CPU with the same number of processes ends with
 the bits of an uninterrupted one.
+
+The host does not wait for the device in every step: metrics stay on it until a line, a monitor, weights or a checkpoint
+needs them. A loss or a gradient that is not finite is found then, before anything that follows from it is written.
 """
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,11 +37,11 @@ from facesyn_cli.training.checkpoint import (
     unpack_optimizer,
 )
 from facesyn_cli.training.ema import Ema
+from facesyn_cli.training.gradient_sums import GradientSums
 from facesyn_cli.training.metrics_log import METRICS, MetricsLog, check_trackers, read_lines
 from facesyn_cli.training.optimization import (
     build_optimizer,
     gradient_norm,
-    reduce_gradients,
     set_lr,
     share_overflow,
 )
@@ -44,6 +49,8 @@ from facesyn_cli.training.precision import check_precision, loss_scaler
 from facesyn_cli.training.sharded_tensors import join_columns
 from facesyn_cli.training.shared_settings import CompiledConfig, TrainingConfig
 from facesyn_cli.training.task import Monitor, Task
+
+_MOST_PENDING = 100  # steps between two looks at the metrics, at most
 
 
 def run_training(task: Task, processes: Processes) -> Outcome:
@@ -88,6 +95,25 @@ def join_processes(cfg: TrainingConfig) -> Processes:
     return processes
 
 
+@dataclass(frozen=True)
+class StepMetrics:
+    """Metrics of one step that are still on the device.
+
+    Args:
+        number: Of the step, 1-based.
+        lr: Its learning rate.
+        names: Of the values that the task returned.
+        values: (len(names) + 1,) this process's parts of them, and the norm of the gradient.
+        is_left_out: The gradient overflowed (fp16) and the optimizer's step was left out.
+    """
+
+    number: int
+    lr: float
+    names: tuple[str, ...]
+    values: torch.Tensor
+    is_left_out: bool
+
+
 class Trainer:
     """The state of a training, and the loop over its steps."""
 
@@ -98,7 +124,11 @@ class Trainer:
         self.optimizer = build_optimizer(task.groups, self.cfg.optimizer)
         self.scaler = loss_scaler(self.cfg.precision, processes.device)
         self.step = 0
+        self.gradients = task.gradients = GradientSums(task.parameters, processes)
         self.window: dict[str, list[float]] = {}  # metric -> [sum, number of steps] since the last line
+        self.pending: list[StepMetrics] = []      # of steps that are not in the window yet
+        self.most_pending = 1 if processes.device.type == "cpu" else _MOST_PENDING
+        self.shown: dict[str, float] = {}         # beside the progress
         checkpoint = latest_checkpoint(task.folder / "checkpoints", processes)
         if checkpoint is None:
             task.initialize()
@@ -132,13 +162,17 @@ class Trainer:
             while self.step < total:
                 batch = self._next(batches)
                 lr = cfg.optimizer.lr * cfg.lr_schedule.factor(self.step, total, task.epoch_steps or 1)
-                loss = self._take_step(batch, lr)
-                bar.advance(1, loss=loss, lr=lr)
+                self._take_step(batch, lr)
                 step, is_last = self.step, self.step == total
                 is_epoch_end = task.epoch_steps is not None and step % task.epoch_steps == 0
                 epoch = {} if task.epoch_steps is None else {"epoch": -(-step // task.epoch_steps)}
+                is_line = step % cfg.log_every == 0 or is_epoch_end or is_last
+                due = [monitor for monitor in task.monitors if monitor.is_due(step, is_last)]
+                if is_line or due or len(self.pending) >= self.most_pending:
+                    self._fetch()
+                bar.advance(1, **self.shown, lr=lr)
 
-                if step % cfg.log_every == 0 or is_epoch_end or is_last:
+                if is_line:
                     speed = (step - logged) * cfg.batch_size / max(time.monotonic() - started, 1e-9)
                     means = {name: value / count for name, (value, count) in self.window.items()}
                     self.window, logged, started = {}, step, time.monotonic()
@@ -146,19 +180,21 @@ class Trainer:
                         metrics.add(step, **epoch, **means, lr=lr, images_per_s=round(speed, 2))
 
                 paused = time.monotonic()  # images_per_s counts training alone
-                for monitor in task.monitors:
-                    if monitor.every and (step % monitor.every == 0 or is_last):
-                        found = self._look(monitor)
-                        if metrics is not None and found:
-                            metrics.add(step, **epoch, **found)
+                for monitor in due:
+                    found = self._look(monitor)
+                    if metrics is not None and found:
+                        metrics.add(step, **epoch, **found)
                 is_stopping = self.processes.any(signals.received() is not None) and not is_last
                 kept = task.kept_folder(step) or (f"weights/step-{step:08d}" if is_stopping else None)
+                is_due = cfg.checkpoint_every and step % cfg.checkpoint_every == 0
+                is_saved = is_due or is_epoch_end or is_last or is_stopping
+                if kept or is_saved:
+                    self._fetch()
                 if kept and self.processes.is_first:  # a stopped training can be used
                     task.write(task.folder / kept, self.network, step)
                 if kept:
                     task.write_shards(step)
-                is_due = cfg.checkpoint_every and step % cfg.checkpoint_every == 0
-                if is_due or is_epoch_end or is_last or is_stopping:
+                if is_saved:
                     self._save()
                 if is_stopping:
                     raise Stopped(signals.received() or signal.SIGTERM)
@@ -175,49 +211,58 @@ class Trainer:
         self.processes.raise_in_all(problem)
         return batch
 
-    def _take_step(self, batch: Any, lr: float) -> float:
-        """Take one optimizer step and update the average; return the loss of the global batch.
-
-        Raises:
-            UserError: Loss or gradient is not finite; no weight was changed.
-        """
+    def _take_step(self, batch: Any, lr: float) -> None:
+        """Take one optimizer step and update the average. Only fp16 waits for the device."""
         cfg, task = self.cfg, self.task
         set_lr(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(group_seed(cfg.seed, self.step, self.processes.rank))  # for layers without a seed
         parts = task.step(batch, self.step, lr, self.scaler)
-        reduce_gradients(task.parameters, self.processes)
+        self.gradients.finish()
         if task.sharded_parameters and self.scaler.is_enabled():
             share_overflow(task.parameters, task.sharded_parameters, self.processes)
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(task.parameters, task.sharded_parameters, self.processes)
-        wide = torch.float32 if norm.device.type == "mps" else torch.float64
-        means = self.processes.sum(torch.stack([part.to(wide) for part in parts.values()]))
-        *values, length = torch.cat([means, norm.to(wide)[None]]).tolist()  # here the CPU waits for the device
-        named = dict(zip(parts, values, strict=True))
-        is_finite = length - length == 0
-        is_overflow = self.scaler.is_enabled() and self.scaler.get_scale() >= 1  # fp16: the scaler leaves out the step
-        if named["loss"] != named["loss"] or not (is_finite or is_overflow):
-            raise UserError(
-                f"training stopped before step {self.step + 1} of {task.total_steps}: loss {named['loss']:.4g}, "
-                f"gradient norm {length:.4g} is not finite; no weight was changed and checkpoints are intact. Train in "
-                f"another --out with a smaller optimizer.lr (it is {lr:g} here), clip=1, more lr_schedule.warmup_steps "
-                f"or precision=fp32"
-            )
+        is_left_out = self.scaler.is_enabled() and self.scaler.get_scale() >= 1 and not bool(norm.isfinite())
         if cfg.clip is not None:
             nn.utils.clip_grads_with_norm_([*task.parameters, *task.sharded_parameters], cfg.clip, norm)
         with task.updating(self.optimizer):
-            self.scaler.step(self.optimizer)
+            self.scaler.step(self.optimizer)  # fp16: leaves out a step that overflows
         self.scaler.update()
         self.step += 1
-        if is_finite:
-            named["grad_norm"] = length
-            if self.ema is not None:
-                self.ema.update(task.network, self.step)
-        for name, value in named.items():
-            total, count = self.window.get(name, (0.0, 0))
-            self.window[name] = [total + value, count + 1]
-        return named["loss"]
+        if self.ema is not None and not is_left_out:
+            self.ema.update(task.network, self.step)
+        wide = torch.float32 if norm.device.type == "mps" else torch.float64
+        values = torch.stack([*(part.to(wide) for part in parts.values()), norm.to(wide)])
+        self.pending.append(StepMetrics(self.step, lr, tuple(parts), values, is_left_out))
+
+    def _fetch(self) -> None:
+        """Add the metrics of the pending steps to the window. A collective; the host waits for the device.
+
+        Raises:
+            UserError: Loss or gradient of a step is not finite. Nothing was written since.
+        """
+        if not self.pending:
+            return
+        pending, self.pending = self.pending, []
+        values = self.processes.gather(torch.cat([step.values for step in pending])[None]).tolist()
+        columns = iter(list(zip(*values, strict=True)))
+        for step in pending:
+            named = {name: sum(next(columns)) for name in step.names}  # of ranks in their order, so resumes are exact
+            length = next(columns)[0]
+            if named["loss"] != named["loss"] or not (math.isfinite(length) or step.is_left_out):
+                raise UserError(
+                    f"training stopped in step {step.number} of {self.task.total_steps}: loss {named['loss']:.4g}, "
+                    f"gradient norm {length:.4g} is not finite; no weights of this or a later step were written and "
+                    f"checkpoints are intact. Train in another --out with a smaller optimizer.lr (it is {step.lr:g} "
+                    f"here), clip=1, more lr_schedule.warmup_steps or precision=fp32"
+                )
+            if not step.is_left_out:
+                named["grad_norm"] = length
+            for name, value in named.items():
+                total, count = self.window.get(name, (0.0, 0))
+                self.window[name] = [total + value, count + 1]
+            self.shown = {"loss": named["loss"]}
 
     def _look(self, monitor: Monitor) -> dict[str, float]:
         network, was_training = self.network, self.network.training

@@ -201,7 +201,7 @@ WRONG = {
     "old name of milestones": (["stages=[3,2]"], "lr_schedule.milestones"),
     "epochs": (["--epochs", "0"], "greater than or equal to 1"),
     "fp16 on CPU": (["precision=fp16"], "CUDA device only"),
-    "diverging": (["optimizer.lr=1e30"], "no weight was changed"),
+    "diverging": (["optimizer.lr=1e30"], "no weights of this or a later step were written"),
     "no such bin": (["validation_bins=[{missing}]"], "missing"),
     "margin": (["head.margin=2"], "head.margin"),
 }

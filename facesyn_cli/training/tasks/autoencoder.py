@@ -109,7 +109,7 @@ class AutoencoderTask(Task):
         self.initial = deepcopy(self.network.state_dict()) if cfg.interpolation < 1 else {}
         self.groups = [{"params": self.parameters}]
         self.modules, self.optimizers = {"model": self.network}, {}
-        self.adversary = build_adversary(cfg.adversarial, cfg.optimizer, cfg.seed, device)
+        self.adversary = build_adversary(cfg.adversarial, cfg.optimizer, cfg.seed, processes)
         if self.adversary is not None:
             self.modules["discriminator"] = self.adversary.network
             self.optimizers["discriminator_optimizer"] = self.adversary.optimizer
@@ -168,7 +168,8 @@ class AutoencoderTask(Task):
         if self.adversary is not None:
             set_lr(self.adversary.optimizer, lr * cfg.adversarial.lr_factor)
         return accumulate_gradients(
-            self.network, self.adversary, batch, self.loss, step, cfg.batch_size, cfg.precision, scaler, self.processes
+            self.network, self.adversary, batch, self.loss, step, cfg.batch_size, cfg.precision, scaler, self.processes,
+            self.gradients.last_pass,
         )
 
     def _validate(self, network: nn.Module) -> dict[str, float]:

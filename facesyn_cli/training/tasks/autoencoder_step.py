@@ -6,6 +6,8 @@ number per image; a batch's loss is the mean over its images of the weighted sum
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facesyn_cli.distributed import Processes
-from facesyn_cli.training.optimization import OptimizerSettings, build_optimizer, reduce_gradients
+from facesyn_cli.training.gradient_sums import GradientSums
+from facesyn_cli.training.optimization import OptimizerSettings, build_optimizer
 from facesyn_cli.training.precision import autocast
 from facesyn_cli.training.tasks.autoencoder_batches import AutoencoderBatch
 from facesyn_cli.training.tasks.discriminator import (
@@ -130,15 +133,17 @@ class Adversary:
         settings: Its settings.
         network: The discriminator.
         optimizer: Over its parameters.
+        gradients: Their sums over processes.
     """
 
     settings: AdversarialSettings
     network: PatchDiscriminator
     optimizer: torch.optim.Optimizer
+    gradients: GradientSums
 
 
 def build_adversary(
-    settings: AdversarialSettings, optimizer: OptimizerSettings, seed: int, device: torch.device
+    settings: AdversarialSettings, optimizer: OptimizerSettings, seed: int, processes: Processes
 ) -> Adversary | None:
     """Build the discriminator, or return None where its weight is 0; its weights depend on the seed alone."""
     if not settings.weight:
@@ -146,13 +151,15 @@ def build_adversary(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
         network = PatchDiscriminator(settings.channels, settings.layers)
-    network = network.to(device, memory_format=torch.channels_last).train()
-    return Adversary(settings, network, build_optimizer(network.parameters(), optimizer))
+    network = network.to(processes.device, memory_format=torch.channels_last).train()
+    parameters = list(network.parameters())
+    return Adversary(settings, network, build_optimizer(parameters, optimizer), GradientSums(parameters, processes))
 
 
 def accumulate_gradients(
     autoencoder: nn.Module, adversary: Adversary | None, batch: AutoencoderBatch, loss: AutoencoderLoss, step: int,
     batch_size: int, precision: str, scaler: torch.amp.GradScaler, processes: Processes,
+    last_pass: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> dict[str, Tensor]:
     """Add the gradient of a process's part of the global batch's mean loss, and take a step of the discriminator.
 
@@ -167,6 +174,7 @@ def accumulate_gradients(
         precision: fp32, bf16 or fp16.
         scaler: Scales the losses.
         processes: Those that share the batch.
+        last_pass: Context of the backward pass to the weights of the autoencoder.
 
     Returns:
         This process's part of the mean of `loss` and of every term.
@@ -205,9 +213,10 @@ def accumulate_gradients(
     ends: list[tuple[Tensor, Tensor | None]] = [(made, gradient / batch_size)]
     if terms.penalty.requires_grad:
         ends.append((scaler.scale(terms.penalty.sum() / batch_size), None))
-    torch.autograd.backward(*zip(*ends, strict=True))
+    with last_pass():
+        torch.autograd.backward(*zip(*ends, strict=True))
     if adversary is not None:
-        figures["discriminator"] = _teach(adversary, scaler, pixels, made.detach(), batch_size, precision, processes)
+        figures["discriminator"] = _teach(adversary, scaler, pixels, made.detach(), batch_size, precision)
     return {
         name: values.detach().double().sum() / (len(values) // len(pixels) * batch_size)
         for name, values in figures.items()
@@ -216,15 +225,15 @@ def accumulate_gradients(
 
 def _teach(
     adversary: Adversary, scaler: torch.amp.GradScaler, pixels: Tensor, made: Tensor, batch_size: int, precision: str,
-    processes: Processes,
 ) -> Tensor:
     """Take a step of the discriminator and return its losses."""
     adversary.network.requires_grad_(True)
     adversary.optimizer.zero_grad(set_to_none=True)
     with autocast(precision, pixels.device):
         losses = discriminator_loss(adversary.network(pixels), adversary.network(made))
-    scaler.scale(losses.sum() / batch_size).backward()
-    reduce_gradients(list(adversary.network.parameters()), processes)
+    with adversary.gradients.last_pass():
+        scaler.scale(losses.sum() / batch_size).backward()
+    adversary.gradients.finish()
     scaler.unscale_(adversary.optimizer)
     scaler.step(adversary.optimizer)
     return losses

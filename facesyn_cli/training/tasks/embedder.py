@@ -176,7 +176,8 @@ class EmbedderTask(Task):
     def step(self, batch: list[TaughtGroup], step: int, lr: float, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
         """Add the gradient; return `loss`, the mean `cosine` to the teacher and the `relational` term."""
         scale = scaler.scale(torch.ones((), device=self.processes.device))
-        return dict(zip(("loss", "cosine", "relational"), self.distiller.accumulate(batch, step, scale), strict=True))
+        figures = self.distiller.accumulate(batch, step, scale, self.gradients.last_pass)
+        return dict(zip(("loss", "cosine", "relational"), figures, strict=True))
 
     def _validate(self, network: nn.Module, step: int) -> dict[str, float]:
         """Compare the embeddings of held-out photos with the teacher's."""

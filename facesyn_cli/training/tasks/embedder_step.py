@@ -12,7 +12,8 @@ arXiv:1904.05068, Eq. 2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -53,13 +54,17 @@ class Distiller:
     precision: str
     relational_weight: float
 
-    def accumulate(self, groups: Sequence[TaughtGroup], step: int, scale: float | Tensor = 1.0) -> Tensor:
+    def accumulate(
+        self, groups: Sequence[TaughtGroup], step: int, scale: float | Tensor = 1.0,
+        last_pass: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Tensor:
         """Add this process's part of the gradient of the global batch's loss to all `.grad`.
 
         Args:
             groups: The groups of this process.
             step: Number of the step, 0-based; seeds the dropout.
             scale: Factor of the gradient (fp16).
+            last_pass: Context of the last backward pass.
 
         Returns:
             (3,) this process's part of the loss, of the mean cosine and of the relational term.
@@ -76,7 +81,8 @@ class Distiller:
             if self.relational_weight:
                 relational = relational_loss(embeddings, group.targets)
                 loss = loss + self.relational_weight * relational
-            (loss * share * scale).backward()
+            with last_pass() if group is groups[-1] else nullcontext():
+                (loss * share * scale).backward()
             figures += share * torch.stack([loss.detach(), cosine.detach(), relational.detach()])
         return figures
 

@@ -165,7 +165,8 @@ class FrTask(Task):
     def step(self, batch: list[Group], step: int, lr: float, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
         """Add the gradient; return `loss` and `top1`, the share of images nearest to their own class center."""
         scale = scaler.scale(torch.ones((), device=self.processes.device))
-        return dict(zip(("loss", "top1"), self.recognizer.accumulate(batch, step, scale), strict=True))
+        figures = self.recognizer.accumulate(batch, step, scale, self.gradients.last_pass)
+        return dict(zip(("loss", "top1"), figures, strict=True))
 
     def _validate(self, network: nn.Module, step: int) -> dict[str, Any]:
         processes = self.processes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -38,13 +39,17 @@ class Recognizer:
         """The head of the classifier."""
         return self.classifier.head
 
-    def accumulate(self, groups: Sequence[Group], step: int, scale: float | Tensor = 1.0) -> Tensor:
+    def accumulate(
+        self, groups: Sequence[Group], step: int, scale: float | Tensor = 1.0,
+        last_pass: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Tensor:
         """Add this process's part of the gradient of the global batch's mean loss to all `.grad`.
 
         Args:
             groups: The groups of this process.
             step: Number of the step, 0-based; seeds the dropout and random margins.
             scale: Factor of the gradient (fp16).
+            last_pass: Context of the last backward pass.
 
         Returns:
             (2,) this process's part of the mean loss, and of the share of images whose class center is the
@@ -56,7 +61,8 @@ class Recognizer:
         for place, group in enumerate(groups):
             embeddings = self._embed(group, step, group.number == 0) if kept is None else kept
             found = self.classifier.loss(embeddings, place)
-            (found.objective / self.batch_size * scale).backward()
+            with last_pass() if group is groups[-1] else nullcontext():
+                (found.objective / self.batch_size * scale).backward()
             figures += torch.stack([found.loss, found.num_right.to(found.loss)]) / self.batch_size
         return figures
 

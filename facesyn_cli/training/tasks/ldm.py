@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -148,13 +149,13 @@ class LdmTask(Task):
         """Add the gradient; return `loss`."""
         cfg, device = self.cfg, self.processes.device
         batch = Batch(
-            self.scale.normalize(batch.latents.to(device)),
-            None if batch.contexts is None else batch.contexts.to(device),
+            self.scale.normalize(batch.latents.to(device, non_blocking=True)),
+            None if batch.contexts is None else batch.contexts.to(device, non_blocking=True),
             batch.draws.to(device),
         )
         loss = accumulate_gradients(
             self.network, self.schedule, batch, cfg.batch_size, cfg.accumulate, cfg.precision, scaler,
-            cfg.min_snr_gamma,
+            cfg.min_snr_gamma, self.gradients.last_pass,
         )
         return {"loss": loss}
 
@@ -205,6 +206,7 @@ class LdmTask(Task):
 def accumulate_gradients(
     denoiser: nn.Module, schedule: NoiseSchedule, batch: Batch, batch_size: int, passes: int, precision: str,
     scaler: torch.amp.GradScaler, min_snr_gamma: float | None = None,
+    last_pass: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Tensor:
     """Add the gradient of a process's part of the global batch's mean loss; return that part of the loss.
 
@@ -217,6 +219,7 @@ def accumulate_gradients(
         precision: fp32, bf16 or fp16.
         scaler: Scales the losses.
         min_snr_gamma: Weight of the loss by signal-to-noise ratio; None: none.
+        last_pass: Context of the last backward pass.
     """
     count = len(batch.latents)
     size = math.ceil(count / passes)
@@ -227,7 +230,8 @@ def accumulate_gradients(
         contexts = None if batch.contexts is None else batch.contexts[part]
         with autocast(precision, batch.latents.device):
             losses = diffusion_loss(denoiser, schedule, batch.latents[part], contexts, draws, min_snr_gamma)
-        scaler.scale(losses.sum() * (1 / batch_size)).backward()
+        with last_pass() if start + size >= count else nullcontext():
+            scaler.scale(losses.sum() * (1 / batch_size)).backward()
         total += losses.detach().double().sum()
     return total / batch_size
 

@@ -63,8 +63,9 @@ def ldm_monitors(task: Any) -> list[Monitor]:
     sampler = PreviewSampler(
         task.schedule, task.latent_shape, cfg.seed, decode, processes.device, DTYPES[cfg.precision]
     )
-    if cfg.preview_every and processes.is_first:
-        monitors.append(Monitor(cfg.preview_every, _previews(cfg, task.joined, sampler, task.folder)))
+    if cfg.preview_every:
+        preview = _previews(cfg, task.joined, sampler, task.folder) if processes.is_first else lambda *_: {}
+        monitors.append(Monitor(cfg.preview_every, preview))
     if task.judge is not None:
         monitors.append(Monitor(cfg.judge_every, _judging(cfg, task.joined, task.judge, sampler, processes)))
     return monitors

@@ -1,16 +1,14 @@
-"""Learning rates against closed forms and torch's own schedulers; optimizers and sums of gradients."""
+"""Learning rates against closed forms and torch's own schedulers; and optimizers."""
 
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
 
-from facesyn_cli.training import optimization
 from facesyn_cli.training.optimization import (
     LrSchedule,
     OptimizerSettings,
@@ -20,7 +18,6 @@ from facesyn_cli.training.optimization import (
     decay_groups,
     depends_on_total,
     drops,
-    reduce_gradients,
     set_lr,
     warmup,
 )
@@ -100,32 +97,31 @@ def test_optimizers_are_those_of_torch():
         assert built.param_groups[0]["lr"] == 0.125
 
 
-def test_gradients_of_processes_are_added_up_in_buckets(monkeypatch):
-    monkeypatch.setattr(optimization, "_BUCKET", 5)
-    ours, theirs = ([torch.nn.Parameter(torch.zeros(n)) for n in (3, 2, 7, 4, 1)] for _ in range(2))
-    for number, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
-        mine.grad = torch.rand(len(mine)) if number not in (2, 4) else None    # one process lacks the gradient of 2,
-        other.grad = torch.rand(len(other)) if number not in (1, 4) else None  # the other that of 1, both that of 4
-    expected = [sum(p.grad for p in pair if p.grad is not None) for pair in list(zip(ours, theirs, strict=True))[:4]]
-    sent = [torch.tensor([float(p.grad is not None) for p in theirs])]
-    sizes = []
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_fused_steps_are_those_of_the_plain_loop_in_any_memory_layout(name: str):
+    """Gradients come in another layout than the weights; fused kernels would pair elements by their address."""
+    settings = OptimizerSettings(name=name, lr=0.01, weight_decay=0.1)
+    start = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    ours = torch.nn.Parameter(start.clone(memory_format=torch.channels_last))
+    plain = torch.nn.Parameter(start.clone())
+    optimizer = build_optimizer([ours], settings)
+    assert optimizer.defaults["fused"] is True
+    expected = {
+        "adam": lambda: torch.optim.Adam([plain], 0.01, weight_decay=0.1, foreach=False),
+        "adamw": lambda: torch.optim.AdamW([plain], 0.01, weight_decay=0.1, foreach=False),
+        "sgd": lambda: torch.optim.SGD([plain], 0.01, momentum=0.9, weight_decay=0.1, foreach=False),
+    }[name]()
+    for step in range(3):
+        gradient = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(step + 1))
+        ours.grad, plain.grad = gradient.clone(), gradient.clone()
+        optimizer.step()
+        expected.step()
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
 
-    def add_theirs(mine: torch.Tensor) -> torch.Tensor:
-        if not sizes:
-            sizes.append(len(mine))
-            return mine + sent[0]
-        at = sum(sizes[1:])
-        sizes.append(len(mine))
-        flat = torch.cat([torch.zeros(len(p)) if p.grad is None else p.grad for p in theirs[:4]])
-        return mine + flat[at : at + len(mine)]
 
-    device = torch.device("cpu")
-    reduce_gradients(ours, SimpleNamespace(world_size=2, device=device, sum=add_theirs))
-    assert sizes == [5, 5, 7, 4] and ours[4].grad is None
-    for parameter, total in zip(ours[:4], expected, strict=True):
-        assert torch.equal(parameter.grad, total)
-    reduce_gradients(ours, SimpleNamespace(world_size=1))
-    assert torch.equal(ours[0].grad, expected[0])
+def test_devices_without_fused_kernels_leave_the_choice_to_torch():
+    optimizer = build_optimizer([torch.nn.Parameter(torch.zeros(2, device="meta"))], OptimizerSettings())
+    assert not optimizer.defaults["fused"]
 
 
 def test_norms_are_free_of_decay_unless_published():

@@ -109,25 +109,49 @@ def test_a_longer_training_extends_a_finished_one(tmp_path: Path) -> None:
     assert (tmp_path / "grown" / "model.safetensors").stat().st_mtime_ns == before
 
 
+_NEVER = 100
+_FIRST_USE = {  # what needs the metrics first, in step 4
+    "line": {"log_every": 4}, "monitor": {"validate_every": 4}, "checkpoint": {"checkpoint_every": 4},
+    "weights": {"save_steps": (4,)}, "stop": {}, "end": {}, "every step": {},
+}
+
+
+@pytest.mark.parametrize("use", _FIRST_USE)
 @pytest.mark.parametrize("clip", [None, 1.0])
-def test_a_step_that_is_not_finite_changes_nothing(tmp_path: Path, clip: float | None) -> None:
-    task = ToyTask(tmp_path, clip=clip, ema={})
+def test_nothing_is_written_after_a_step_that_is_not_finite(tmp_path: Path, clip: float | None, use: str) -> None:
+    """The step is named, however much later the metrics are read."""
+    settings = {"log_every": _NEVER, "validate_every": _NEVER, "checkpoint_every": _NEVER, **_FIRST_USE[use]}
+    task = ToyTask(tmp_path, clip=clip, ema={}, **settings)
     task.broken_batch = 1
+    task.after = {3: lambda: signals._remember(signal.SIGTERM, None)} if use == "stop" else {}
     trainer = _trainer(task)
-    batches = task.batches(0)
-    trainer._take_step(next(batches), 0.05)
-    networks = {"weights": [p for p in task.network.parameters()], "average": list(trainer.ema.module.parameters())}
-    before = copy.deepcopy(networks)
-    with pytest.raises(UserError, match="before step 2 of 6: loss nan, gradient norm nan is not finite.*optimizer.lr"):
-        trainer._take_step(next(batches), 0.05)
-    assert trainer.step == 1
-    assert all(torch.equal(a, b) for name in before for a, b in zip(before[name], networks[name], strict=True))
+    trainer.most_pending = 1 if use == "every step" else _NEVER
+    trainer._save()
+    with pytest.raises(UserError, match="in step 2 of 6: loss nan, gradient norm nan is not finite.*optimizer.lr"):
+        trainer.run()
+    signals.reset()
+    assert trainer.step == {"every step": 2, "end": 6}.get(use, 4)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000000"]
+    assert not task.monitored and not read_lines(tmp_path / "metrics.jsonl")
+    assert not (tmp_path / "weights").exists() and not (tmp_path / "model.safetensors").exists()
+
+
+def test_metrics_that_are_read_late_are_the_same(tmp_path: Path) -> None:
+    for most_pending in (1, 100):
+        trainer = _trainer(ToyTask(tmp_path / str(most_pending), steps=7, log_every=3, checkpoint_every=2))
+        trainer.most_pending = most_pending
+        trainer.run()
+        assert trainer.step == 7
+    assert _same(tmp_path / "1", tmp_path / "100")
+    for name in ("loss", "grad_norm", "val_loss"):
+        assert _values(tmp_path / "1", name) == _values(tmp_path / "100", name) != []
 
 
 def test_clipping_bounds_the_gradient_and_reports_the_norm_before_it(tmp_path: Path) -> None:
     task = ToyTask(tmp_path, clip=0.01)
     trainer = _trainer(task)
     trainer._take_step(next(task.batches(0)), 0.05)
+    trainer._fetch()
     clipped = torch.nn.utils.get_total_norm([p.grad for p in task.parameters])
     assert clipped.item() == pytest.approx(0.01, rel=1e-3) and trainer.window["grad_norm"][0] > 0.1
 
@@ -164,10 +188,12 @@ def test_fp16_leaves_out_overflowing_steps_until_the_scale_is_below_one(tmp_path
     before, batches = copy.deepcopy(trainer.ema.module.state_dict()), task.batches(0)
     for _ in range(2):
         trainer._take_step(next(batches), 0.05)
+    trainer._fetch()
     assert trainer.step == trainer.scaler.steps == 2 and "grad_norm" not in trainer.window
     assert all(torch.equal(value, before[key]) for key, value in trainer.ema.module.state_dict().items())
+    trainer._take_step(next(batches), 0.05)
     with pytest.raises(UserError, match="not finite"):
-        trainer._take_step(next(batches), 0.05)
+        trainer._fetch()
 
 
 def test_the_average_is_what_is_validated_and_written(tmp_path: Path) -> None:
@@ -192,6 +218,7 @@ def test_weights_are_initialized_once_and_checkpoints_win_afterwards(tmp_path: P
     trainer = _trainer(task)
     assert (task.network[0].bias == 0.5).all()
     trainer._take_step(next(task.batches(0)), 0.05)
+    trainer._fetch()
     trainer._save()
     other = ToyTask(tmp_path)
     other.initialize = lambda: pytest.fail("initialized although there is a checkpoint")
@@ -203,6 +230,7 @@ def test_weights_are_initialized_once_and_checkpoints_win_afterwards(tmp_path: P
 def test_a_checkpoint_of_an_earlier_release_is_resumed_without_its_metrics(tmp_path: Path) -> None:
     trainer = _trainer(ToyTask(tmp_path, ema={}))
     trainer._take_step(next(trainer.task.batches(0)), 0.05)
+    trainer._fetch()
     trainer._save()
     folder = tmp_path / "checkpoints" / "step-00000001"
     (folder / "optimizer.safetensors").rename(folder / "optimiser.safetensors")
