@@ -10,6 +10,7 @@ Configs are grouped by the role of their fields (`StageConfig.to_json`):
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,22 +21,31 @@ class Comparison:
 
     Args:
         problems: Differences that forbid a resume, one phrase each.
+        changes: Differences of changeable settings, which unfinished work may resume with.
         warnings: Differences that are allowed with a warning.
         grown: A growable setting was raised.
     """
 
     problems: list[str]
+    changes: list[str]
     warnings: list[str]
     grown: bool
 
 
-def compare_configs(before: dict[str, Any], now: dict[str, Any]) -> Comparison:
-    """Compare two configs in the grouped form of `StageConfig.to_json`."""
-    problems, warnings, grown = [], [], False
+def compare_configs(before: dict[str, Any], now: dict[str, Any], changeable: Collection[str] = ()) -> Comparison:
+    """Compare two configs in the grouped form of `StageConfig.to_json`.
+
+    Args:
+        before: Of the folder.
+        now: Of the present run.
+        changeable: Settings of the group `identity` that may change while there is work to do.
+    """
+    problems, changes, warnings, grown = [], [], [], False
     old, new = flatten(before.get("identity", {})), flatten(now.get("identity", {}))
     for key in sorted(set(old) | set(new)):
         if old.get(key) != new.get(key):  # an option that is off equals one that did not exist yet
-            problems.append(f"{key}: was {_show(old, key)}, is {_show(new, key)}")
+            kind = changes if key in changeable else problems
+            kind.append(f"{key}: was {_show(old, key)}, is {_show(new, key)}")
     old, new = flatten(before.get("growing", {})), flatten(now.get("growing", {}))
     for key in sorted(set(old) | set(new)):
         was, now_is = _limit(old.get(key)), _limit(new.get(key))
@@ -46,7 +56,7 @@ def compare_configs(before: dict[str, Any], now: dict[str, Any]) -> Comparison:
     for key in sorted(set(old) & set(new)):
         if old[key] != new[key]:
             warnings.append(f"{key} was {old[key]}, is {new[key]}; results may differ in rounding")
-    return Comparison(problems, warnings, grown)
+    return Comparison(problems, changes, warnings, grown)
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,11 +14,11 @@ header, so a partly grown folder never looks finished.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from facesyn_cli.artifacts.atomic_files import remove_temporaries, write_json, writing
 from facesyn_cli.artifacts.config_changes import Comparison, compare_configs
@@ -30,7 +30,13 @@ from facesyn_cli.errors import UserError
 
 
 class Config(Protocol):
-    """The interface of a stage config that this module uses."""
+    """The interface of a stage config that this module uses.
+
+    Attributes:
+        changeable: Settings that affect the result and may change while there is work to do.
+    """
+
+    changeable: ClassVar[Collection[str]]
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings grouped by role; see `artifacts/config_changes.py`."""
@@ -46,6 +52,8 @@ class FixedConfig:
     Args:
         values: JSON values by name.
     """
+
+    changeable: ClassVar[Collection[str]] = ()
 
     values: dict[str, Any]
 
@@ -148,7 +156,7 @@ def open_output(
         folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder, f"{part[0]}-of-{part[1]}" if part else "all"):
         before = read_started(folder) or read_header(folder)
-        comparison = None if before is None else check_same(folder, _upgraded(before, cfg), started)
+        comparison = None if before is None else check_same(folder, _upgraded(before, cfg), started, cfg.changeable)
         if comparison is not None:
             output.resumed = True
             if read_header(folder) is not None and not comparison.grown:
@@ -223,14 +231,14 @@ def check_output(folder: Path, kind: str, cfg: Config, parents: dict[str, Parent
     if before is None:
         return "new"
     now = Header(kind, before.command, cfg.to_json(), parents)
-    comparison = check_same(folder, _upgraded(before, cfg), now)
+    comparison = check_same(folder, _upgraded(before, cfg), now, cfg.changeable)
     if read_header(folder) is None:
         return "unfinished"
     return "grows" if comparison.grown else "finished"
 
 
-def check_same(folder: Path, before: Header, now: Header) -> Comparison:
-    """Compare the header that a folder was started with to the present one.
+def check_same(folder: Path, before: Header, now: Header, changeable: Collection[str] = ()) -> Comparison:
+    """Compare the header that a folder was started with to the present one; `changeable` as of `Config`.
 
     Raises:
         UserError: They differ in what may not change; the message lists the differences.
@@ -244,11 +252,15 @@ def check_same(folder: Path, before: Header, now: Header) -> Comparison:
         old, new = before.parents.get(name), now.parents.get(name)
         if old is None or new is None or old.digest != new.digest:
             problems.append(f"input {name}: was {_describe(old)}, is {_describe(new)}")
-    comparison = compare_configs(before.config, now.config)
+    comparison = compare_configs(before.config, now.config, changeable)
     problems += comparison.problems
+    has_work = comparison.grown or read_header(folder) is None
+    problems += [] if has_work else comparison.changes
     if problems:
         raise UserError(f"{folder} was started with other settings ({'; '.join(problems)}); use the same settings, "
                         "another --out, or remove the folder")
+    for change in comparison.changes:
+        log.warning(f"{folder}: {change}; it holds from here on")
     for warning in comparison.warnings:
         log.warning(f"{folder}: {warning}")
     return comparison

@@ -6,7 +6,7 @@ are compared by the digest of their content, not by path.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,9 +55,12 @@ class StageConfig(Settings):
 
     Attributes:
         renamed: Dotted key of an earlier release -> present key. The old key works with a warning.
+        changeable: Settings that affect the result and may change while there is work to do, with a warning; the stage
+            records the change.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}
+    changeable: ClassVar[Collection[str]] = ()
 
     seed: int = affects_result(0, "seed of everything random", ge=0)
     out: Path | None = input_path(None, "folder to write; None: the stage's folder in --work")

@@ -21,6 +21,8 @@ class TrainingConfig(StageConfig):
         "optimiser": "optimizer", "optimizer.clip": "clip", "lr_schedule.drop": "lr_schedule.gamma",
     }
 
+    changeable: ClassVar[tuple[str, ...]] = ("precision",)
+
     batch_size: int = affects_result(64, "images of one optimizer step, over all processes", ge=1)
     optimizer: OptimizerSettings = affects_result(OptimizerSettings(), "the optimizer and its base learning rate")
     lr_schedule: LrSchedule = affects_result(
@@ -30,7 +32,9 @@ class TrainingConfig(StageConfig):
     ema: EmaSettings | None = affects_result(
         None, "moving average of the weights, which is validated and written; None: the last weights are"
     )
-    precision: Precision = affects_result("fp32", "fp32, bf16 or fp16 (CUDA only) by autocast; weights stay float32")
+    precision: Precision = affects_result(
+        "fp32", "fp32, bf16 or fp16 (CUDA only) by autocast; weights stay float32; may change on resume, with a warning"
+    )
     validation_fraction: float = affects_result(0.01, "share of the data held out for validation", ge=0, lt=1)
     validate_every: int = runtime_only(1000, "steps between validations; 0: none", ge=0)
     log_every: int = runtime_only(50, "steps between lines of metrics.jsonl", ge=1)

@@ -2,7 +2,11 @@
 
 Whatever is random is a function of (seed, step, place in the global batch), so neither a kill nor, up to rounding, the
 number of processes changes the weights. A training that is resumed on a CPU with the same number of processes ends with
-the bits of an uninterrupted one.
+the bits of an uninterrupted one. Resumed with another number of processes or on another device it differs by rounding,
+as sums are computed in another order, and with another precision by the rounding of that format: as much as a training
+that had it from the start. Batches, learning rates, noise and dropout are the same. Two settings depend on the number
+of processes, by more than rounding: sync_batchnorm, under which each process draws the dropout of its share, and random
+layers without a seed in a denoiser. The header lists the parts of a training that ran in different ways.
 
 The host does not wait for the device in every step: metrics stay on it until a line, a monitor, weights or a checkpoint
 needs them. A loss or a gradient that is not finite is found then, before anything that follows from it is written.
@@ -129,6 +133,7 @@ class Trainer:
         self.pending: list[StepMetrics] = []      # of steps that are not in the window yet
         self.most_pending = 1 if processes.device.type == "cpu" else _MOST_PENDING
         self.shown: dict[str, float] = {}         # beside the progress
+        self.parts: list[dict[str, Any]] = []     # of the training, by how they ran
         checkpoint = latest_checkpoint(task.folder / "checkpoints", processes)
         if checkpoint is None:
             task.initialize()
@@ -137,6 +142,9 @@ class Trainer:
         self.optimizers = {"optimizer": self.optimizer, **task.optimizers}
         if checkpoint is not None:
             self._restore(checkpoint)
+        part = {"precision": self.cfg.precision, "processes": processes.world_size, "device": processes.device.type}
+        if not self.parts or {**self.parts[-1], **part} != self.parts[-1]:
+            self.parts.append({"from_step": self.step, **part})
         if isinstance(self.cfg, CompiledConfig) and self.cfg.compile:
             import torch._inductor.config as inductor
 
@@ -199,7 +207,8 @@ class Trainer:
                 if is_stopping:
                     raise Stopped(signals.received() or signal.SIGTERM)
                 started += time.monotonic() - paused
-        return task.finish(self.network)
+        counts, extra = task.finish(self.network)
+        return counts, extra | ({"parts": self.parts} if len(self.parts) > 1 else {})
 
     def _next(self, batches: Iterator[Any]) -> Any:
         """Return the next batch; an input that one process cannot read is an error in all of them."""
@@ -277,7 +286,7 @@ class Trainer:
         tensors |= {name: pack_optimizer(optimizer) for name, optimizer in self.optimizers.items()}
         tensors = join_columns(tensors, self.task.columns, self.processes)
         if self.processes.is_first:
-            state = {"metrics": self.window, "scaler": self.scaler.state_dict()}
+            state = {"metrics": self.window, "scaler": self.scaler.state_dict(), "parts": self.parts}
             save_checkpoint(self.task.folder / "checkpoints", self.step, tensors, state, self.cfg.keep_checkpoints)
         self.processes.barrier()
 
@@ -289,8 +298,9 @@ class Trainer:
             for name, optimizer in self.optimizers.items():
                 unpack_optimizer(optimizer, checkpoint.tensors(name, self.task.columns))
             state = checkpoint.state()
-            if self.scaler.is_enabled():
+            if self.scaler.is_enabled() and state["scaler"]:  # empty after steps of another precision
                 self.scaler.load_state_dict(state["scaler"])
+            self.parts = list(state.get("parts", []))
             self.window = dict(state.get("metrics", {}))  # earlier releases counted in another way
         self.step = checkpoint.step
         log.info(f"resuming from step {self.step} of {self.task.total_steps}")

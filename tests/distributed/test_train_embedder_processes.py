@@ -1,4 +1,4 @@
-"""train-embedder in two processes trains what one process trains, and resumes bit for bit."""
+"""train-embedder in two processes trains what one trains, and resumes: bit for bit, or on another number of them."""
 
 from __future__ import annotations
 
@@ -42,6 +42,13 @@ def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path):
         assert ran.code == 0, ran.err
     c = read_tensors(grown / "model.safetensors")
     assert all((b[name] == c[name]).all() for name in b)
+    elastic = tmp_path / "elastic"
+    for steps, processes in ((1, 2), (2, 1), (3, 2)):
+        ran = finish(spawn(*train_arguments(taught, elastic, *MORE, steps=steps), processes=processes))
+        assert ran.code == 0, ran.err
+    c = read_tensors(elastic / "model.safetensors")
+    for name in b:
+        assert (b[name].double() - c[name].double()).abs().max() <= 1e-3 * max(b[name].double().abs().max(), 1e-4), name
 
 
 def test_all_processes_resume_from_the_older_checkpoint_when_the_newest_is_damaged(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""train-fr in two processes trains what one process trains, and resumes bit for bit."""
+"""train-fr in two processes trains what one process trains, and resumes: bit for bit, or on another number of them."""
 
 from __future__ import annotations
 
@@ -59,6 +59,11 @@ def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path):
         ran = _launch(*train_arguments(faces, grown, *MORE, epochs=epochs))
         assert ran.code == 0, ran.err
     assert _difference(together, grown) == 0
+    elastic = tmp_path / "elastic"
+    for epochs, processes in ((1, 2), (2, 1), (3, 2)):
+        ran = finish(spawn(*train_arguments(faces, elastic, *MORE, epochs=epochs), processes=processes))
+        assert ran.code == 0, ran.err
+    assert 0 < _difference(together, elastic) < TOLERANCE
 
 
 def test_curricularface_sees_the_mean_of_all_processes(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""train-ldm in two processes learns what one process learns, and resumes bit for bit."""
+"""train-ldm in two processes learns what one process learns, and resumes: bit for bit, or on another number of them."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path):
     write_faces(tmp_path)
     judge = write_recognizer(tmp_path / "judge")
     more = (*MORE, f"judge={judge}", "judge_every=4", "judge_identities=4", "judge_images=12", "judge_steps=2")
-    alone, together, grown = tmp_path / "alone", tmp_path / "together", tmp_path / "grown"
-    for out, steps, processes in ((alone, 8, 1), (together, 8, 2), (grown, 5, 2), (grown, 8, 2)):
+    alone, together, grown, elastic = (tmp_path / name for name in ("alone", "together", "grown", "elastic"))
+    runs = [(alone, 8, 1), (together, 8, 2), (grown, 5, 2), (grown, 8, 2), (elastic, 3, 2), (elastic, 5, 1)]
+    for out, steps, processes in (*runs, (elastic, 8, 2)):
         ran = finish(spawn(*train_arguments(tmp_path, out, *more, steps=steps), "--json", processes=processes))
         assert ran.code == 0, ran.err
         assert ("2 processes" in ran.err) == (processes == 2)
@@ -42,12 +43,16 @@ def test_two_processes_equal_one_and_resume_exactly(tmp_path: Path):
         assert summary["steps"] == steps
         assert ran.err.count("images to train on") == 1, ran.err
     assert _largest_difference(alone, together) < 1e-5
+    assert _largest_difference(elastic, together) < 1e-5
+    parts = json.loads((elastic / "facesyn.json").read_text())["extra"]["parts"]
+    assert [(part["from_step"], part["processes"]) for part in parts] == [(0, 2), (3, 1), (5, 2)]
     # of previews one gray level may differ
     for names, tolerance in ((("loss", "val_loss"), 1e-5), (("consistency", "to_photo", "to_other"), 5e-3)):
         figures = _figures(together, *names)
         assert figures == [(step, pytest.approx(value, abs=tolerance)) for step, value in _figures(alone, *names)]
     assert [step for step, _ in _figures(together, "nearest")] == [4, 8]
     assert _largest_difference(together, grown) == 0
+    assert "parts" not in json.loads((grown / "facesyn.json").read_text())["extra"]
     cache = {path.name: path.read_bytes() for path in (alone / "latents").rglob("part-*.npy")}
     assert cache == {path.name: path.read_bytes() for path in (together / "latents").rglob("part-*.npy")}
 

@@ -20,9 +20,13 @@ from facesyn_cli.training.checkpoint import check_total
 class Config:
     """A config as output folders see it."""
 
-    def __init__(self, ids: int | None = 5, lr: float = 0.1, batch: int = 4, workers: int = 1) -> None:
+    changeable = ("precision",)
+
+    def __init__(
+        self, ids: int | None = 5, lr: float = 0.1, batch: int = 4, workers: int = 1, precision: str = "fp32"
+    ) -> None:
         self.values = {
-            "identity": {"lr": lr}, "growing": {"ids": ids}, "recorded": {"batch_size": batch},
+            "identity": {"lr": lr, "precision": precision}, "growing": {"ids": ids}, "recorded": {"batch_size": batch},
             "runtime": {"workers": workers},
         }
 
@@ -90,6 +94,20 @@ def test_changes_are_refused_with_the_difference(tmp_path: Path, change: dict, f
 def test_runtime_and_batch_size_may_change(tmp_path: Path) -> None:
     go(tmp_path / "o", finish=False)
     assert go(tmp_path / "o", Config(batch=8, workers=9)) == (False, True)
+
+
+def test_a_changeable_setting_changes_while_there_is_work_to_do(tmp_path: Path, caplog) -> None:
+    folder = tmp_path / "o"
+    go(folder, finish=False)
+    assert go(folder, Config(precision="bf16")) == (False, True)
+    assert "precision: was 'fp32', is 'bf16'; it holds from here on" in caplog.text
+    assert read_header(folder).config["identity"]["precision"] == "bf16"
+    with pytest.raises(UserError, match="precision: was 'bf16', is 'fp32'"):  # all of it is done
+        go(folder, Config())
+    with pytest.raises(UserError, match="precision: was 'bf16', is 'fp32'"):
+        check_output(folder, "Thing", Config(), PARENTS)
+    assert check_output(folder, "Thing", Config(ids=9), PARENTS) == "grows"
+    assert go(folder, Config(ids=9)) == (False, True)
 
 
 def test_growing_takes_the_header_away_until_finished(tmp_path: Path) -> None:
