@@ -9,6 +9,7 @@ images encoded in fixed batches, so a killed run resumes, and the files do not d
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from facesyn_cli.untrusted.arrays import map_array
 
 PART_ROWS = 1024
 ENCODE_BATCH = 32
+_MARGIN = 1 << 30  # bytes that stay free on a disk
 
 
 class LatentCache:
@@ -69,6 +71,15 @@ class LatentCache:
     def num_bytes(self) -> int:
         """Size of the whole cache on disk."""
         return len(self.faces) * self.num_views * int(np.prod(self.latent_shape)) * 4
+
+    def fits(self, reserve: int = 0) -> bool:
+        """Return whether what is missing fits on the disk.
+
+        Args:
+            reserve: Bytes that something else will take there; `_MARGIN` is left free besides.
+        """
+        needed = self.num_bytes * (len(self.faces) - self.num_done()) / len(self.faces)
+        return needed == 0 or needed + reserve + _MARGIN <= free_bytes(self.folder)
 
     def missing(self) -> list[int]:
         """Return the numbers of the parts that are not on disk yet."""
@@ -133,6 +144,13 @@ class LatentCache:
         if part.shape != expected or part.dtype != np.float32:
             raise UserError(f"{path} holds {part.dtype} {part.shape}, expected float32 {expected}; remove it")
         return part
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free bytes of the disk on which a folder is or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def channel_statistics(batches: Iterable[Tensor]) -> tuple[list[float], list[float]]:

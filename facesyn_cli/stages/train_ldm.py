@@ -76,7 +76,9 @@ class TrainLdmConfig(StepsConfig, CompiledConfig):
         0.0, "probability of training an image under the empty context, for guidance", ge=0, le=1
     )
 
-    latents: Literal["cache", "fly"] = batch_setting("cache", "cache: encode all once, to disk; fly: at every step")
+    latents: Literal["auto", "cache", "fly"] = batch_setting(
+        "auto", "cache: encode all once, to disk; fly: at every step; auto: cache where it fits on the disk"
+    )
     latent_cache: Path | None = runtime_only(
         None, "folder of the cache, may be shared by runs; None: latents/ in the output"
     )
@@ -113,7 +115,9 @@ def plan(cfg: TrainLdmConfig, work: Work) -> Plan:
     check_environment(cfg)
     task = LdmTask(cfg, work)
     num_values, num_train = sum(p.numel() for p in task.denoiser.parameters()), len(task.joined.train_rows)
-    cache_bytes = cache.num_bytes if (cache := task.latent_cache()) else 0
+    cache = task.latent_cache()
+    is_cached = task.uses_cache(cache)
+    cache_bytes = cache.num_bytes if is_cached else 0
     times = cfg.steps // cfg.judge_every + (cfg.steps % cfg.judge_every > 0) if task.judge else 0
     judged = times * cfg.judge_identities * cfg.judge_images * min(cfg.judge_steps, cfg.num_timesteps)
     return task.plan(
@@ -122,9 +126,9 @@ def plan(cfg: TrainLdmConfig, work: Work) -> Plan:
             "validation_images": len(task.joined.held_out_rows), "steps": cfg.steps, "parameters": num_values,
         },
         {"denoiser": cfg.steps * cfg.batch_size} | ({"denoiser_for_judge": judged} if judged else {}),
-        (cfg.keep_checkpoints + 1) * 16 * num_values + cache_bytes,
+        task.checkpoint_bytes + cache_bytes,
         latent="x".join(map(str, task.latent_shape)), epochs=round(cfg.steps * cfg.batch_size / num_train, 2),
-        latent_cache_mib=round(cache_bytes / 2**20, 1),
+        latents="cache" if is_cached else "fly", latent_cache_mib=round(cache_bytes / 2**20, 1),
         memory_mib=round(20 * num_values / 2**20),  # weights, gradients, moments, average
     )
 

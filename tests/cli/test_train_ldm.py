@@ -20,6 +20,7 @@ from tiny_recognizer import write_recognizer
 from facesyn_cli import signals
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.weights import read_tensors
+from facesyn_cli.data import latent_cache
 from facesyn_cli.models.loading import load_backbone, load_denoiser
 from facesyn_cli.training.trainer import Trainer
 
@@ -306,7 +307,26 @@ def test_dry_run_writes_nothing(faces: Path, tmp_path: Path, run_cli):
     assert counts["images_without_embedding"] == 0 and counts["steps"] == 100
     assert plan["network_evaluations"] == {"denoiser": 800} and plan["chosen"]["latent"] == "3x8x8"
     assert plan["chosen"]["epochs"] == pytest.approx(800 / counts["images"], abs=0.01)
+    assert plan["chosen"]["latents"] == "cache"
     assert not (tmp_path / "ldm").exists()
+
+
+def test_latents_are_cached_where_they_fit_on_the_disk(faces: Path, tmp_path: Path, run_cli, monkeypatch):
+    more, cache = ("optimizer.eps=0.001", f"latent_cache={tmp_path / 'cache'}"), tmp_path / "cache"
+    monkeypatch.setattr(latent_cache, "free_bytes", lambda folder: 0)
+    ran = run_cli(*train_arguments(faces, tmp_path / "full", *more, steps=4), "--dry-run", "--json")
+    assert ran.json()["plan"]["chosen"]["latents"] == "fly" and ran.json()["plan"]["chosen"]["latent_cache_mib"] == 0
+    ran = run_cli(*train_arguments(faces, tmp_path / "full", *more, steps=4))
+    assert ran.code == 0 and not cache.exists()
+    assert "latents are encoded at every step" in ran.err and f"the disk of {cache}" in ran.err
+    monkeypatch.undo()
+    ran = run_cli(*train_arguments(faces, tmp_path / "cached", *more, steps=4))
+    assert ran.code == 0 and len(list(cache.glob("*/part-*.npy"))) == 1 and "at every step" not in ran.err
+    assert _largest_difference(tmp_path / "full", tmp_path / "cached") < 1e-5
+    monkeypatch.setattr(latent_cache, "free_bytes", lambda folder: 0)  # the cache exists, and is used
+    ran = run_cli(*train_arguments(faces, tmp_path / "again", *more, steps=4))
+    assert ran.code == 0 and "at every step" not in ran.err
+    assert _largest_difference(tmp_path / "again", tmp_path / "cached") == 0
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights(faces: Path, tmp_path: Path, assert_refused):

@@ -113,11 +113,15 @@ class LdmTask(Task):
         cfg, joined, device, self.processes = self.cfg, self.joined, processes.device, processes
         self._log_counts()
         cache, encode = self.latent_cache(), encoder(self.autoencoder.to(device), device)
-        if cache is None:
-            self.latents = EncodedLatents(joined.faces, encode, cfg.workers)
-        else:
+        if processes.from_first(lambda: self.uses_cache(cache)):
             fill_cache(cache, encode, cfg.workers, processes)
             self.latents = CachedLatents(cache)
+        else:
+            self.latents = EncodedLatents(joined.faces, encode, cfg.workers)
+            if cfg.latents == "auto":
+                size = f"{cache.num_bytes / 2**20:.0f} MiB"
+                log.info(f"latents are encoded at every step: a cache of {size} does not fit on the disk of "
+                         f"{cache.folder.parent}; latent_cache sets another folder")
         mean = std = None
         if self.is_normalized:
             rows = evenly(joined.train_rows, _STATISTICS_IMAGES)
@@ -143,7 +147,10 @@ class LdmTask(Task):
         steps = range(start, self.total_steps)
         stream = self.latents.stream(self.plan.rows(step) for step in steps)
         batches = training_batches(self.plan, stream, self.joined.contexts, steps)
-        return read_ahead(batches) if self.cfg.latents == "cache" else batches  # workers read ahead themselves
+        if self.processes.device.type == "cuda":
+            batches = (batch.pinned() for batch in batches)
+        is_cached = isinstance(self.latents, CachedLatents)
+        return read_ahead(batches) if is_cached else batches  # workers read ahead themselves
 
     def step(self, batch: Batch, step: int, lr: float, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
         """Add the gradient; return `loss`."""
@@ -172,12 +179,20 @@ class LdmTask(Task):
         counts = {"steps": self.total_steps, "images": len(self.joined.train_rows)}
         return counts, {"denoiser": self.cfg.denoiser.name}
 
-    def latent_cache(self) -> LatentCache | None:
-        """Return the cache of latents; None where they are encoded at every step."""
-        if self.cfg.latents == "fly":
-            return None
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Most bytes of the checkpoints on disk, one that is being written included."""
+        return (self.cfg.keep_checkpoints + 1) * 16 * sum(p.numel() for p in self.denoiser.parameters())
+
+    def latent_cache(self) -> LatentCache:
+        """Return the cache of latents, which may be empty."""
         place, digest = self.cfg.latent_cache or self.folder / "latents", self.parents["autoencoder"].digest
         return LatentCache(place, self.joined.faces, digest, self.latent_shape, has_mirror=self.cfg.flip > 0)
+
+    def uses_cache(self, cache: LatentCache) -> bool:
+        """Return whether to train on cached latents; False: they are encoded at every step."""
+        is_auto = self.cfg.latents == "auto"
+        return self.cfg.latents == "cache" or (is_auto and cache.fits(self.checkpoint_bytes))
 
     def _settings(self, mean: list[float] | None, std: list[float] | None) -> LdmSettings:
         cfg, contexts = self.cfg, self.joined.contexts

@@ -42,6 +42,12 @@ class Batch(NamedTuple):
     contexts: Tensor | None   # (b, E); None for an unconditional denoiser
     draws: TrainingNoise
 
+    def pinned(self) -> Batch:
+        """Return the same in pinned memory, from which it is copied to a GPU while the host continues."""
+        latents, contexts, draws = self
+        pinned = TrainingNoise(*(None if part is None else part.pin_memory() for part in draws))
+        return Batch(latents.pin_memory(), None if contexts is None else contexts.pin_memory(), pinned)
+
 
 @dataclass(frozen=True)
 class BatchPlan:

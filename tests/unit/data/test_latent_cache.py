@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,22 @@ def test_damage_and_latents_that_are_not_finite_are_told(tmp_path: Path):
     np.save(cache.folder / "part-00001.npy", np.zeros((4, 2, 3, 2, 2), dtype=np.float32))
     with pytest.raises(UserError, match="part-00001.npy"):
         _cache(tmp_path, images).read([0], [False])
+
+
+def test_what_is_missing_must_fit_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cache = _cache(tmp_path, _images(tmp_path / "faces"))
+    assert latent_cache.free_bytes(cache.folder) == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+    free = cache.num_bytes + latent_cache._MARGIN
+    monkeypatch.setattr(latent_cache, "free_bytes", lambda folder: free)
+    assert cache.fits() and not cache.fits(reserve=1)
+    free = cache.num_bytes * 6 // COUNT + latent_cache._MARGIN  # 4 of the 10 images are in the first part
+    assert not cache.fits()
+    _fill(cache, [0])
+    assert cache.fits() and not cache.fits(reserve=1)
+    free = 0
+    assert not cache.fits()
+    _fill(cache, [1, 2])
+    assert cache.fits(reserve=1)  # nothing is missing
 
 
 def test_channel_statistics_equal_numpy():
