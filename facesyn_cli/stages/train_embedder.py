@@ -25,12 +25,12 @@ from facesyn_cli.config.fields import (
 from facesyn_cli.distributed import launched_processes
 from facesyn_cli.training.bn_groups import num_groups
 from facesyn_cli.training.optimization import LrSchedule, OptimizerSettings
-from facesyn_cli.training.shared_settings import CompiledConfig, StepsConfig, TrainingConfig
+from facesyn_cli.training.shared_settings import GroupsConfig, StepsConfig, TrainingConfig
 from facesyn_cli.training.tasks.embedder import EmbedderTask
 from facesyn_cli.training.trainer import check_environment, join_processes, run_training
 
 
-class TrainEmbedderConfig(StepsConfig, CompiledConfig):
+class TrainEmbedderConfig(StepsConfig, GroupsConfig):
     """Settings of `facesyn train-embedder`."""
 
     renamed = {
@@ -61,7 +61,7 @@ class TrainEmbedderConfig(StepsConfig, CompiledConfig):
 
     batch_size: int = affects_result(64, "images of one optimizer step, over all processes", ge=2)
     norm_batch_size: int = affects_result(
-        64, "images that BatchNorm and the relational term see together; one forward pass of a process", ge=2
+        64, "images that BatchNorm and the relational term see together; see groups_per_pass", ge=2
     )
     optimizer: OptimizerSettings = affects_result(
         OptimizerSettings(name="adamw", lr=1e-3, weight_decay=0.05),

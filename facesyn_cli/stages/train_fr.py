@@ -26,7 +26,7 @@ from facesyn_cli.config.fields import (
 from facesyn_cli.distributed import launched_processes
 from facesyn_cli.plugins.settings import Settings
 from facesyn_cli.training.optimization import LrSchedule, OptimizerSettings
-from facesyn_cli.training.shared_settings import CompiledConfig, TrainingConfig
+from facesyn_cli.training.shared_settings import GroupsConfig, TrainingConfig
 from facesyn_cli.training.tasks.fr import FrTask, groups_of_a_step
 from facesyn_cli.training.trainer import check_environment, join_processes, run_training
 
@@ -52,7 +52,7 @@ class ClassifierSettings(Settings):
         return self
 
 
-class TrainFrConfig(CompiledConfig):
+class TrainFrConfig(GroupsConfig):
     """Settings of `facesyn train-fr`."""
 
     renamed = {
@@ -78,7 +78,7 @@ class TrainFrConfig(CompiledConfig):
     epochs: int = growable(40, "passes over the data", ge=1)
     batch_size: int = affects_result(512, "images of one optimizer step, over all processes", ge=2)
     norm_batch_size: int = affects_result(
-        64, "images that BatchNorm normalizes together; one forward pass of a process", ge=2
+        64, "images that BatchNorm normalizes together; see groups_per_pass", ge=2
     )
     sync_batchnorm: bool = affects_result(
         False, "BatchNorm over the whole global batch; norm_batch_size is then unused"

@@ -1,9 +1,10 @@
 """Groups of images that BatchNorm normalizes together, divided over processes.
 
 The global batch of B images is cut into consecutive groups of N. Every process runs its consecutive share of the
-groups, one forward and backward pass each, and accumulates the gradients. So the result does not depend on the number
-of processes: the published 8 processes x 64 images are 8 groups of 64 on 1, 2, 4 or 8 processes. Running statistics
-are updated by the first group of each step alone, as in data-parallel training that broadcasts the buffers of rank 0.
+groups, one or several in a forward and backward pass (see `group_passes`), and accumulates the gradients. So the result
+does not depend on the number of processes: the published 8 processes x 64 images are 8 groups of 64 on 1, 2, 4 or 8
+processes. Running statistics are updated by the first group of each step alone, as in data-parallel training that
+broadcasts the buffers of rank 0.
 
 Ioffe and Szegedy 2015, arXiv:1502.03167 (batch normalization).
 """
@@ -20,10 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from facesyn_cli.data.pixels import to_pixels
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
-from facesyn_cli.training.precision import autocast
 
 
 def num_groups(batch_size: int, norm_batch_size: int, num_processes: int) -> int:
@@ -87,25 +86,6 @@ class ImageGroup:
 
     number: int
     pixels_u8: Tensor
-
-
-def embed_group(
-    network: nn.Module, group: ImageGroup, precision: str, seed: int, step: int, is_updated: bool
-) -> Tensor:
-    """Return the (N, E) float32 embeddings of a group of images.
-
-    Args:
-        network: Backbone in training mode.
-        group: The images, on its device.
-        precision: fp32, bf16 or fp16.
-        seed: Seed of the training; with step and group it decides the dropout.
-        step: Number of the step, 0-based.
-        is_updated: Running statistics are updated.
-    """
-    torch.manual_seed(group_seed(seed, step, group.number))
-    pixels = to_pixels(group.pixels_u8).contiguous()  # channels-last convolutions of few channels crash oneDNN
-    with running_statistics(network, is_updated), autocast(precision, pixels.device):
-        return network(pixels).float()
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import field_validator
 
-from facesyn_cli.config.fields import StageConfig, affects_result, growable, runtime_only
+from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, growable, runtime_only
 from facesyn_cli.console import log
 from facesyn_cli.training.ema import EmaSettings
 from facesyn_cli.training.metrics_log import known_trackers
@@ -84,3 +84,12 @@ class CompiledConfig(TrainingConfig):
     """Settings of a training whose network can be compiled."""
 
     compile: bool = runtime_only(False, "torch.compile the network (CUDA only): slow to start, then faster")
+
+
+class GroupsConfig(CompiledConfig):
+    """Settings of a training over groups of images that BatchNorm normalizes together."""
+
+    groups_per_pass: int | None = batch_setting(
+        None, "groups of norm_batch_size images in one forward and backward pass; more need more memory; None: 1 on a "
+        "CPU, on a GPU as many as hold 128 images", ge=1
+    )

@@ -28,6 +28,7 @@ from facesyn_cli.training.batch_loading import load_groups
 from facesyn_cli.training.bn_groups import copy_from_first, num_groups
 from facesyn_cli.training.checkpoint import check_total
 from facesyn_cli.training.data_order import EpochBatches, is_held_out, local_share
+from facesyn_cli.training.group_passes import groups_of_a_pass
 from facesyn_cli.training.initial_weights import build_backbone, open_initial_weights
 from facesyn_cli.training.optimization import decay_groups
 from facesyn_cli.training.task import Monitor, Task
@@ -144,7 +145,12 @@ class EmbedderTask(Task):
         count = num_groups(cfg.batch_size, cfg.norm_batch_size, processes.world_size)
         self.numbers = local_share(count, processes.rank, processes.world_size)
         self.order = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size // count)
-        self.distiller = Distiller(self.network, cfg.seed, cfg.batch_size, cfg.precision, cfg.relational_weight)
+        size = groups_of_a_pass(
+            cfg.groups_per_pass, self.network, self.order.group_size, len(self.numbers), processes.device
+        )
+        self.distiller = Distiller(
+            self.network, cfg.seed, cfg.batch_size, cfg.precision, cfg.relational_weight, size
+        )
         self.modules, self.optimizers = {"model": self.network}, {}
         self.parameters = list(self.network.parameters())
         self.groups = decay_groups(self.network, cfg.optimizer.weight_decay, False)
@@ -170,7 +176,8 @@ class EmbedderTask(Task):
                 groups = []
                 for number in self.numbers:
                     pixels_u8, labels, _ = next(loaded)
-                    groups.append(TaughtGroup(number, pixels_u8.to(device), targets[labels].to(device)))
+                    pixels_u8 = pixels_u8.to(device, non_blocking=True)
+                    groups.append(TaughtGroup(number, pixels_u8, targets[labels].to(device)))
                 yield groups
 
     def step(self, batch: list[TaughtGroup], step: int, lr: float, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facesyn_cli.training.bn_groups import ImageGroup, embed_group
+from facesyn_cli.training.bn_groups import ImageGroup
+from facesyn_cli.training.group_passes import GroupPasses
 
 _ROWS = 1024  # of a block of cosines
 
@@ -36,7 +37,7 @@ class TaughtGroup(ImageGroup):
     targets: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass
 class Distiller:
     """A student in training.
 
@@ -46,6 +47,7 @@ class Distiller:
         batch_size: Images of the global batch; the loss is a mean over them.
         precision: fp32, bf16 or fp16.
         relational_weight: Factor of the relational term.
+        groups_per_pass: Most groups of a forward and backward pass.
     """
 
     student: nn.Module
@@ -53,6 +55,10 @@ class Distiller:
     batch_size: int
     precision: str
     relational_weight: float
+    groups_per_pass: int = 1
+
+    def __post_init__(self) -> None:
+        self.passes = GroupPasses(self.student, self.groups_per_pass)
 
     def accumulate(
         self, groups: Sequence[TaughtGroup], step: int, scale: float | Tensor = 1.0,
@@ -70,20 +76,24 @@ class Distiller:
             (3,) this process's part of the loss, of the mean cosine and of the relational term.
         """
         figures = torch.zeros(3, device=groups[0].targets.device)
-        for group in groups:
-            share = len(group.targets) / self.batch_size
-            is_first = group.number == 0  # it alone updates the running statistics
-            embeddings = embed_group(self.student, group, self.precision, self.seed, step, is_first)
-            embeddings = F.normalize(embeddings, dim=1)
-            cosine = (embeddings * group.targets).sum(1).mean()
-            loss = 1 - cosine
-            relational = torch.zeros_like(loss)
-            if self.relational_weight:
-                relational = relational_loss(embeddings, group.targets)
-                loss = loss + self.relational_weight * relational
-            with last_pass() if group is groups[-1] else nullcontext():
-                (loss * share * scale).backward()
-            figures += share * torch.stack([loss.detach(), cosine.detach(), relational.detach()])
+        for places in self.passes.cut(len(groups)):
+            part = [groups[place] for place in places]
+            total = torch.zeros((), device=figures.device)
+            for group, embeddings in zip(
+                part, self.passes.embed(part, self.precision, self.seed, step), strict=True
+            ):
+                share = len(group.targets) / self.batch_size
+                embeddings = F.normalize(embeddings, dim=1)
+                cosine = (embeddings * group.targets).sum(1).mean()
+                loss = 1 - cosine
+                relational = torch.zeros_like(loss)
+                if self.relational_weight:
+                    relational = relational_loss(embeddings, group.targets)
+                    loss = loss + self.relational_weight * relational
+                total = total + loss * share
+                figures += share * torch.stack([loss.detach(), cosine.detach(), relational.detach()])
+            with last_pass() if places.stop == len(groups) else nullcontext():
+                (total * scale).backward()
         return figures
 
 

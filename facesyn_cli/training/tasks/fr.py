@@ -34,6 +34,7 @@ from facesyn_cli.training.bn_groups import copy_from_first, num_groups, use_glob
 from facesyn_cli.training.checkpoint import check_total
 from facesyn_cli.training.classifier import Group, WholeClassifier
 from facesyn_cli.training.data_order import EpochBatches, local_share
+from facesyn_cli.training.group_passes import groups_of_a_pass
 from facesyn_cli.training.initial_weights import build_backbone, open_initial_weights
 from facesyn_cli.training.optimization import decay_groups
 from facesyn_cli.training.published_export import export_classifier, export_recognizer
@@ -106,8 +107,11 @@ class FrTask(Task):
         count = groups_of_a_step(cfg, processes.world_size)
         self.numbers = local_share(count, processes.rank, processes.world_size)
         self.order = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size // count)
+        size = groups_of_a_pass(
+            cfg.groups_per_pass, self.network, self.order.group_size, len(self.numbers), processes.device
+        )
         self.recognizer = Recognizer(
-            self.network, self.classifier, cfg.seed, cfg.batch_size, cfg.precision, processes.sum
+            self.network, self.classifier, cfg.seed, cfg.batch_size, cfg.precision, processes.sum, size
         )
         self.modules, self.optimizers = {"backbone": self.network, "head": self.head}, {}
         head_parameters = list(self.head.parameters())

@@ -34,8 +34,17 @@ def _groups(count: int = 3, size: int = 4) -> list[TaughtGroup]:
     ]
 
 
-def _distiller(student: nn.Module, weight: float = 0.0) -> Distiller:
-    return Distiller(student, 7, 12, "fp32", weight)
+def _distiller(student: nn.Module, weight: float = 0.0, groups_per_pass: int = 1) -> Distiller:
+    return Distiller(student, 7, 12, "fp32", weight, groups_per_pass)
+
+
+def test_several_groups_in_a_pass_are_a_pass_for_each():
+    alone, together = _distiller(_student(0.3), 2.0), _distiller(_student(0.3), 2.0, groups_per_pass=2)
+    torch.testing.assert_close(together.accumulate(_groups(), 5), alone.accumulate(_groups(), 5))
+    gradients = [p.grad for p in alone.student.parameters()]
+    atol = rounding(products_of(alone.student), max(gradient.abs().max() for gradient in gradients))
+    for parameter, gradient in zip(together.student.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=atol)
 
 
 def _tolerance(gradients: list[torch.Tensor]) -> float:

@@ -134,14 +134,28 @@ def _tolerance(recognizer: Recognizer, gradients: list[torch.Tensor]) -> float:
     return rounding(products, recognizer.head.scale * max(gradient.abs().max() for gradient in gradients))
 
 
-def _recognizer(name: str = "arcface", dropout: float = 0.0, all_reduce=lambda x: x, **settings) -> Recognizer:
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("head", ["arcface", "curricularface", "elasticface-arc", "magface"])
+def test_several_groups_in_a_pass_are_a_pass_for_each(head, size):
+    alone, together = _recognizer(head, dropout=0.3), _recognizer(head, dropout=0.3, groups_per_pass=size)
+    torch.testing.assert_close(together.accumulate(_groups(), step=5), alone.accumulate(_groups(), step=5))
+    gradients = [p.grad for p in _parameters(alone)]
+    for parameter, gradient in zip(_parameters(together), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=_tolerance(alone, gradients))
+    for name, buffer in alone.backbone.named_buffers():
+        torch.testing.assert_close(together.backbone.get_buffer(name), buffer)
+
+
+def _recognizer(
+    name: str = "arcface", dropout: float = 0.0, all_reduce=lambda x: x, groups_per_pass: int = 1, **settings
+) -> Recognizer:
     torch.manual_seed(0)
     backbone = nn.Sequential(
         nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.PReLU(4), nn.Flatten(), nn.Dropout(dropout), nn.Linear(36, 8)
     )
     head = build_head(registry.configure("head", {"name": name, "scale": 8.0, **settings}))
     classifier = WholeClassifier(head.with_classes(5, 8, seed=1), 0)
-    return Recognizer(backbone, classifier, 0, 12, "fp32", all_reduce)
+    return Recognizer(backbone, classifier, 0, 12, "fp32", all_reduce, groups_per_pass)
 
 
 def _groups() -> list[Group]:
