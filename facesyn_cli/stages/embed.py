@@ -111,8 +111,8 @@ def run(cfg: EmbedConfig, work: Work) -> Outcome:
         parts = fixed_batches(len(entries), cfg.part_size)
         mine = share(parts, processes.rank, processes.world_size)
         todo = [part for part in mine if _read_part(inputs.folder, part) is None]
-        done = sum(len(part) for part in mine if part not in todo)
-        with progress("embed", sum(len(part) for part in mine), done=done) as bar:
+        total, left = (sum(map(len, some)) for some in (mine, todo))
+        with progress("embed", total, done=total - left) as bar:
             for part, vectors, problems, num_cut in _embed_parts(embedder, inputs.images, todo, bar):
                 _write_part(inputs.folder, part, vectors, problems, num_cut)
                 signals.check()
