@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import read_json, write_json
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.embedding_set import write_embedding_blocks
@@ -178,8 +179,17 @@ def _measure(step: _Step, logs: Path) -> dict[str, Any]:
     usage_path = log_path.with_suffix(".json")
     words = [str(usage_path), str(step.stop_at or ""), sys.executable, "-m", "facesyn_cli", *step.command]
     start = time.perf_counter()
-    with open(log_path, "a", encoding="utf-8") as output:
-        subprocess.run([sys.executable, "-I", measured_process.__file__, *words], stdout=output, stderr=output)
+    with open(log_path, "a", encoding="utf-8") as output, signals.interruptible():
+        process = subprocess.Popen(
+            [sys.executable, "-I", measured_process.__file__, *words], stdout=output, stderr=output
+        )
+        try:
+            process.wait()
+        except BaseException:
+            process.terminate()  # which it passes on; the stage finishes its step
+            process.wait()
+            raise
+    signals.check()
     wall, usage = time.perf_counter() - start, read_json(usage_path)
     if usage["code"] not in (0, STOPPED if step.stop_at else 0):
         last = log_path.read_text(encoding="utf-8").splitlines()[-1:]
