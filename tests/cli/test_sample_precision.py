@@ -1,4 +1,4 @@
-"""`facesyn sample precision=auto`: the choice, who follows it, and warnings of a slow format; nothing is timed."""
+"""`precision=auto` of `sample` and others: the choice, who follows it, warnings of a slow format; nothing is timed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fill import fill_state
+from tiny_recognizer import write_recognizer, write_run_inputs
 
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
@@ -124,3 +125,24 @@ def test_a_format_that_does_not_pay_is_told_once(run_cli, inputs, machine, tmp_p
     assert again.code == 0 and words not in again.err  # once in a process
     machine(1.4)
     assert words not in run_cli(*inputs, "--precision", "bf16", "--per-id", 1, "--out", tmp_path / "fast").err
+
+
+def test_embed_eval_and_report_take_auto_as_well(run_cli, machine, tmp_path):
+    machine(2.0)
+    pairs, held_out = write_run_inputs(tmp_path / "work", people=3, photos=2)
+    weights = write_recognizer(tmp_path / "recognizer")
+    common = ("--work", tmp_path / "work", "precision=auto", "--device", "cpu", "--json")
+    embed = ("embed", *common, "--weights", weights, "--batch-size", 4)
+    assert run_cli(*embed, "--out", tmp_path / "auto").code == 0
+    machine(0.5)
+    assert run_cli(*embed, "--out", tmp_path / "auto").code == 0 and recorded(tmp_path / "auto") == "bf16"
+    assert run_cli(*embed, "precision=bf16", "--out", tmp_path / "stated").code == 0
+    first, second = (np.load(tmp_path / name / "embeddings.npy") for name in ("auto", "stated"))
+    assert np.array_equal(first, second)
+    for command in (
+        ("eval", *common, "--weights", weights, "--pairs", pairs, "--images", held_out),
+        ("report", tmp_path / "work" / "0-images", *common, "--judge", weights),
+    ):
+        assert run_cli(*command, "--dry-run").json()["plan"]["chosen"]["precision"] == "fp32"
+        assert run_cli(*command, "--out", tmp_path / command[0]).code == 0
+        assert recorded(tmp_path / command[0]) == "fp32"
