@@ -36,7 +36,15 @@ from facesyn_cli.artifacts.image_scan import FolderScan
 from facesyn_cli.artifacts.image_zip import READ_ERRORS, scan_zip
 from facesyn_cli.artifacts.listed_images import scan_list
 from facesyn_cli.artifacts.name_lists import read_name_list
-from facesyn_cli.artifacts.names import SUFFIXES, key_part, natural_key, nfc, split_suffix, without_suffix
+from facesyn_cli.artifacts.names import (
+    SUFFIXES,
+    key_part,
+    natural_key,
+    nfc,
+    sort_naturally,
+    split_suffix,
+    without_suffix,
+)
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.input_files import MAX_FOLDER_DEPTH, MAX_IMAGE, check_input, read_bytes, too_deep
@@ -229,7 +237,7 @@ def _digest(entries: list[ImageEntry], sizes: Mapping[str, int], identity_of: Ma
 
 def _entries(locations: list[str], is_ours: bool, identity_of: Mapping[str, str]) -> list[ImageEntry]:
     entries = _named(locations, 0 if is_ours else _shared_top(locations), identity_of)
-    entries.sort(key=lambda e: natural_key(e.key))
+    sort_naturally(entries, lambda entry: entry.key)
     clash = next((one.key for one, other in pairwise(entries) if one.key == other.key), None)
     if clash is not None:
         where = " and ".join(ascii(e.location) for e in entries if e.key == clash)

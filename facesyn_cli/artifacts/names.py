@@ -16,11 +16,15 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 from facesyn_cli.errors import UserError
+
+T = TypeVar("T")
 
 SUFFIXES = frozenset((  # of images that are read
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif",
@@ -131,6 +135,16 @@ def natural_key(text: str) -> list[int | str]:
             is_number = part.isdecimal() and part.isascii() and len(part) <= 600
             key += (0, int(part), part) if is_number else (1, 0, part)
     return key
+
+
+def sort_naturally(items: list[T], text_of: Callable[[T], str]) -> None:
+    """Sort a list by the natural key of a text of each item.
+
+    Keys take several times the memory of the texts, so a list that is in order already, such as that of a set of
+    facesyn, is only checked.
+    """
+    if any(before > after for before, after in pairwise(natural_key(text_of(item)) for item in items)):
+        items.sort(key=lambda item: natural_key(text_of(item)))
 
 
 def _escaped(match: re.Match[str]) -> str:

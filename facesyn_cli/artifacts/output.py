@@ -5,6 +5,7 @@ Files with a meaning:
     facesyn.json           the header; written last, so a folder without it is unfinished
     facesyn.begun.json     the same without counts; written first, records what the unfinished work is
     shard-i-of-n.json      one part of a sharded run is finished
+    .agreed-*.json         a setting that parts of an unfinished folder agreed on; see `agreed_setting.py`
     .lock-*                a process is writing
 
 While `facesyn.begun.json` exists, the folder is unfinished: the file appears before any other one, survives every
@@ -27,6 +28,8 @@ from facesyn_cli.artifacts.lock import Lock, remove_abandoned
 from facesyn_cli.console import is_first_process, log
 from facesyn_cli.distributed import CollectiveError, Processes
 from facesyn_cli.errors import UserError
+
+AGREED = ".agreed-"  # start of the names of files with an agreed setting
 
 
 class Config(Protocol):
@@ -151,7 +154,7 @@ def open_output(
             output.header = header
         yield output
         return
-    _refuse_foreign_content(folder, kind)
+    refuse_foreign_content(folder, kind)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder, f"{part[0]}-of-{part[1]}" if part else "all"):
@@ -226,7 +229,7 @@ def check_output(folder: Path, kind: str, cfg: Config, parents: dict[str, Parent
     Raises:
         UserError: As `open_output`.
     """
-    _refuse_foreign_content(folder, kind)
+    refuse_foreign_content(folder, kind)
     before = read_started(folder) or read_header(folder)
     if before is None:
         return "new"
@@ -271,12 +274,13 @@ def _describe(parent: Parent | None) -> str:
 
 
 def _remove_parts(folder: Path) -> None:
-    """Remove the files that mark parts as finished."""
-    for path in folder.glob("shard-*-of-*.json"):
-        path.unlink(missing_ok=True)
+    """Remove the files that mark parts as finished, and those that the header replaces."""
+    for pattern in ("shard-*-of-*.json", f"{AGREED}*.json"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
-def _refuse_foreign_content(folder: Path, kind: str) -> None:
+def refuse_foreign_content(folder: Path, kind: str) -> None:
     """Refuse a folder with files that facesyn did not write."""
     if not folder.exists() or (folder / HEADER).exists() or (folder / BEGUN).exists():
         return

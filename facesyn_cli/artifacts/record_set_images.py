@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet, natural_key
-from facesyn_cli.artifacts.names import key_part, numbered
+from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
+from facesyn_cli.artifacts.names import key_part, numbered, sort_naturally
 from facesyn_cli.artifacts.record_set import RecordSet
 
 _RECORD = "record "
@@ -25,7 +25,7 @@ class RecordSetImages(ImageSet):
             identity = key_part(identity)
             key = numbered(f"{identity}/{key_part(sample)}", taken)
             entries.append(ImageEntry(key, identity, key[len(identity) + 1 :], f"{_RECORD}{row}"))
-        entries.sort(key=lambda e: natural_key(e.key))
+        sort_naturally(entries, lambda entry: entry.key)
         super().__init__(records.path, entries, records.digest, has_listed_identities=True, left_out=records.left_out)
         self.records = records
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from facesyn_cli.config.fields import StageConfig, runtime_only
@@ -37,6 +38,10 @@ class BenchConfig(StageConfig):
     )
     precision: Literal["fp32", "bf16", "fp16"] | None = runtime_only(
         None, "number format of facesyn's run; None: bf16 where its matrix rate is higher"
+    )
+    sizes: tuple[int, ...] = runtime_only((500, 5_000, 50_000), "scale: images of each set, in increasing order")
+    folder: Path | None = runtime_only(
+        None, "scale: where sets and results lie, which the same command continues; None: a temporary folder"
     )
     rounds: int = runtime_only(3, "timed rounds, of which the fastest is reported", ge=1)
     cores: int | None = runtime_only(None, "cores of a CPU; None: all this process may use", ge=1)

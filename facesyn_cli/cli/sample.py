@@ -22,7 +22,7 @@ def command(
     # before steps: another name resets the other settings of the plugin
     scheduler: Annotated[str | None, typer.Option(help="Scheduler; see `facesyn plugins scheduler`.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the scheduler.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16, fp16 or auto.")] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Generate part I of N, counted from 1.")] = None,
     contact_sheet: Annotated[
         bool | None,

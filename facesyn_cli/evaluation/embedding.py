@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,8 +27,10 @@ from facesyn_cli.artifacts.vector_files import normalize
 from facesyn_cli.console import log
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, fit_square, resize_pixels, to_pixels
 from facesyn_cli.data.sharding import fixed_batches
+from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import LoadedBackbone
+from facesyn_cli.models.precision import DTYPES, Config, Precision, with_precision
 
 Fit = Literal["exact", "square", "refuse"]
 
@@ -40,8 +43,8 @@ def current_fit(value: Any) -> Any:
     return "square"
 
 
-Precision = Literal["fp32", "bf16", "fp16"]
 _BATCHES_AHEAD = 3
+_FEW = 2  # images of a measured batch on a CPU, where the speed does not depend on them
 
 
 @dataclass(frozen=True)
@@ -212,8 +215,7 @@ class FaceEmbedder:
         if options.precision == "fp32":  # no TF32: its rounding is as coarse as that of fp16
             context = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         else:
-            dtype = torch.bfloat16 if options.precision == "bf16" else torch.float16
-            context = torch.autocast(options.device.type, dtype=dtype)
+            context = torch.autocast(options.device.type, dtype=DTYPES[options.precision])
         with context:
             vectors = self._network(pixels)                                       # (B, D)
         if vectors.ndim != 2 or len(vectors) != len(pixels):
@@ -221,3 +223,19 @@ class FaceEmbedder:
                 f"the network returned {tuple(vectors.shape)} for {len(pixels)} faces; a row each was expected"
             )
         return vectors.cpu().double()
+
+
+def settle_precision(
+    cfg: Config, folder: Path, kind: str, backbone: LoadedBackbone, device: torch.device,
+    processes: Processes | None = None,
+) -> Config:
+    """Return the settings of a stage with a number format in place of `precision=auto`, measured with a recognizer.
+
+    `with_precision` describes the arguments; `cfg` has a `batch_size` as well.
+    """
+    count = min(cfg.batch_size, _FEW) if device.type == "cpu" else cfg.batch_size
+
+    def once(precision: str) -> None:
+        FaceEmbedder.of(backbone, device, count, precision=precision).batch([])
+
+    return with_precision(cfg, folder, kind, device, once, processes)

@@ -13,6 +13,7 @@ from typing import Any
 from facesyn_cli.artifacts.text_tables import aligned
 from facesyn_cli.bench.machine import Machine
 from facesyn_cli.bench.sample_bench import SampleBench
+from facesyn_cli.bench.scale_bench import SCALE, bench_scale
 from facesyn_cli.bench.settings import SMALL, SUBJECTS, BenchConfig
 from facesyn_cli.bench.stage_bench import RunStage, bench_stage
 from facesyn_cli.errors import UserError
@@ -34,10 +35,12 @@ def bench(subject: str, cfg: BenchConfig, run_stage: RunStage) -> dict[str, Any]
     Raises:
         UserError: There is no such subject or device.
     """
-    if subject not in SUBJECTS:
-        raise UserError(f"unknown subject {subject!r}; one of {', '.join(SUBJECTS)} was expected")
+    if subject not in (*SUBJECTS, SCALE):
+        raise UserError(f"unknown subject {subject!r}; one of {', '.join((*SUBJECTS, SCALE))} was expected")
     machine = Machine(cfg)
     with tempfile.TemporaryDirectory(prefix="facesyn-bench-") as folder:
+        if subject == SCALE:
+            return bench_scale(cfg, machine, cfg.folder or Path(folder))
         if subject == "sample":
             return SampleBench(cfg, machine, Path(folder)).result()
         return bench_stage(subject, cfg, machine, Path(folder), run_stage)

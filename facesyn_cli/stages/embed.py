@@ -36,8 +36,9 @@ from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.data.squares import say_cut
 from facesyn_cli.distributed import choose_device
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.embedding import FaceEmbedder, current_fit
+from facesyn_cli.evaluation.embedding import FaceEmbedder, current_fit, settle_precision
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
+from facesyn_cli.models.precision import PrecisionOrAuto
 from facesyn_cli.models.yunet import Yunet
 from facesyn_cli.plugins.settings import PluginConfig, PluginSection
 from facesyn_cli.untrusted.arrays import read_archive
@@ -59,7 +60,9 @@ class EmbedConfig(StageConfig):
     align: DetectFaces | None = affects_result(
         None, "align.detector=FILE: the images are photos; find and align their faces"
     )
-    precision: Literal["fp32", "bf16", "fp16"] = affects_result("fp32", "number format of the network")
+    precision: PrecisionOrAuto = affects_result(
+        "fp32", "number format of the network; auto: bf16 where a measurement at the start pays"
+    )
     batch_size: int = batch_setting(64, "images a batch", ge=1)
     part_size: int = batch_setting(256, "images a part; a finished part is never computed again", ge=1)
     workers: int = runtime_only(4, "threads that read and decode, per process", ge=1)
@@ -76,8 +79,9 @@ class _Inputs:
 
 def plan(cfg: EmbedConfig, work: Work) -> Plan:
     """Return what `run` would do: images, network evaluations, disk."""
-    choose_device(cfg.device)  # an error here, not only in the run
+    device = choose_device(cfg.device)  # an error here, not only in the run
     inputs = _open_inputs(cfg, work)
+    cfg = settle_precision(cfg, inputs.folder, "EmbeddingSet", inputs.backbone, device)
     state = check_output(inputs.folder, "EmbeddingSet", cfg, inputs.parents)
     images = len(inputs.images.entries)
     parts = fixed_batches(images, cfg.part_size)
@@ -90,7 +94,7 @@ def plan(cfg: EmbedConfig, work: Work) -> Plan:
         {"images": images, "images_left": sum(len(part) for part in todo)},
         {"recognizer": num_batches * cfg.batch_size * (2 if cfg.flip else 1)},
         2 * 4 * 512 * images / 2**20,
-        chosen={"backbone": inputs.backbone.name},
+        chosen={"backbone": inputs.backbone.name, "precision": cfg.precision},
     )
 
 
@@ -98,6 +102,7 @@ def run(cfg: EmbedConfig, work: Work) -> Outcome:
     """Embed all images; see the module docstring."""
     processes = distributed.processes(cfg.device)
     inputs = _open_inputs(cfg, work)
+    cfg = settle_precision(cfg, inputs.folder, "EmbeddingSet", inputs.backbone, processes.device, processes)
     with open_shared_output(processes, inputs.folder, "EmbeddingSet", "embed", cfg, inputs.parents) as output:
         if output.finished:
             if processes.is_first:  # a kill after the header was written leaves them
@@ -111,8 +116,8 @@ def run(cfg: EmbedConfig, work: Work) -> Outcome:
         parts = fixed_batches(len(entries), cfg.part_size)
         mine = share(parts, processes.rank, processes.world_size)
         todo = [part for part in mine if _read_part(inputs.folder, part) is None]
-        done = sum(len(part) for part in mine if part not in todo)
-        with progress("embed", sum(len(part) for part in mine), done=done) as bar:
+        total, left = (sum(map(len, some)) for some in (mine, todo))
+        with progress("embed", total, done=total - left) as bar:
             for part, vectors, problems, num_cut in _embed_parts(embedder, inputs.images, todo, bar):
                 _write_part(inputs.folder, part, vectors, problems, num_cut)
                 signals.check()

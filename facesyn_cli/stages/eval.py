@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,10 +40,11 @@ from facesyn_cli.data.sharding import share
 from facesyn_cli.distributed import choose_device, processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.benchmarks import Part
-from facesyn_cli.evaluation.embedding import FaceEmbedder
+from facesyn_cli.evaluation.embedding import FaceEmbedder, settle_precision
 from facesyn_cli.evaluation.pairs import PairSet, is_bin, read_bin, read_pairs
 from facesyn_cli.evaluation.protocol import EvaluationSet, embed_images
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
+from facesyn_cli.models.precision import PrecisionOrAuto
 from facesyn_cli.plugins import registry
 
 
@@ -60,7 +61,9 @@ class EvalConfig(StageConfig):
     )
     flip: bool = affects_result(True, "flip test, as published")
     resize: bool = affects_result(False, "resize images of another size (their central squares); published: never")
-    precision: Literal["fp32", "bf16", "fp16"] = affects_result("fp32", "number format of the network")
+    precision: PrecisionOrAuto = affects_result(
+        "fp32", "number format of the network; auto: bf16 where a measurement at the start pays"
+    )
     batch_size: int = batch_setting(64, "images a batch", ge=1)
     workers: int = runtime_only(4, "threads that read and decode, per process", ge=1)
 
@@ -80,8 +83,9 @@ class _Inputs:
 
 def plan(cfg: EvalConfig, work: Work) -> Plan:
     """Return what `run` would do; reads the benchmarks to count their images."""
-    choose_device(cfg.device)  # an error here, not only in the run
+    device = choose_device(cfg.device)  # an error here, not only in the run
     inputs = _open_inputs(cfg, work)
+    cfg = settle_precision(cfg, inputs.folder, "BenchmarkTable", inputs.backbone, device)
     state = check_output(inputs.folder, "BenchmarkTable", cfg, inputs.parents)
     about, counts, evaluations = {}, {"benchmarks": len(inputs.parts), "pairs": 0, "images": 0}, 0
     for part in inputs.parts:
@@ -95,7 +99,7 @@ def plan(cfg: EvalConfig, work: Work) -> Plan:
     return Plan(
         inputs.folder, state, {name: parent.path for name, parent in inputs.parents.items()}, counts,
         {"recognizer": 0 if state == "finished" else evaluations},
-        chosen={"backbone": inputs.backbone.name, "benchmarks": about},
+        chosen={"backbone": inputs.backbone.name, "precision": cfg.precision, "benchmarks": about},
     )
 
 
@@ -108,6 +112,7 @@ def run(cfg: EvalConfig, work: Work) -> Outcome:
     workers = processes(cfg.device)
     inputs = _open_inputs(cfg, work)
     folder = inputs.folder
+    cfg = settle_precision(cfg, folder, "BenchmarkTable", inputs.backbone, workers.device, workers)
     with open_shared_output(workers, folder, "BenchmarkTable", "eval", cfg, inputs.parents) as output:
         if output.finished:
             return _outcome(folder)

@@ -29,10 +29,10 @@ from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, input_path, runtime_only
 from facesyn_cli.console import is_first_process
 from facesyn_cli.contexts.unique import Unique
-from facesyn_cli.distributed import check_device, processes
+from facesyn_cli.distributed import choose_device, processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.all_metrics import headline
-from facesyn_cli.evaluation.embedding import EmbedOptions, current_fit
+from facesyn_cli.evaluation.embedding import EmbedOptions, current_fit, settle_precision
 from facesyn_cli.evaluation.fairness import Groups, read_groups
 from facesyn_cli.evaluation.leakage import REFERENCE
 from facesyn_cli.evaluation.perceptual import PerceptualSpace
@@ -43,6 +43,7 @@ from facesyn_cli.models.feature_maps import feature_maps, has_feature_maps
 from facesyn_cli.models.inception import LoadedFeatures, load_features
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.models.lpips import LoadedLpips, load_lpips
+from facesyn_cli.models.precision import PrecisionOrAuto
 from facesyn_cli.models.yunet import Yunet
 from facesyn_cli.report.card import write_card
 from facesyn_cli.report.contents import (
@@ -92,7 +93,9 @@ class ReportConfig(StageConfig):
     fit: Literal["square", "refuse"] = affects_result(
         "square", "images that are not square: square takes the central square, refuse leaves them out"
     )
-    precision: Literal["fp32", "bf16", "fp16"] = affects_result("fp32", "number format of the judges")
+    precision: PrecisionOrAuto = affects_result(
+        "fp32", "number format of the judges; auto: bf16 where a measurement at the start pays"
+    )
     batch_size: int = batch_setting(64, "images a batch", ge=1)
     workers: int = runtime_only(4, "threads that read and decode", ge=1)
 
@@ -117,6 +120,11 @@ class _Inputs:
     folder: Path
 
     @property
+    def first_judge(self) -> LoadedBackbone:
+        """The judge with which `precision=auto` is measured."""
+        return next(iter(self.judges.values()))
+
+    @property
     def all_sets(self) -> list[NamedSet]:
         """The sets and the reference."""
         return [*self.sets, *([self.reference] if self.reference else [])]
@@ -124,9 +132,9 @@ class _Inputs:
 
 def plan(cfg: ReportConfig, work: Work) -> Plan:
     """Return what `run` would do."""
-    if cfg.device != "auto":
-        check_device(cfg.device)
+    device = choose_device(cfg.device)  # an error here, not only in the run
     inputs = _open_inputs(cfg, work)
+    cfg = settle_precision(cfg, inputs.folder, "Report", inputs.first_judge, device)
     state = check_output(inputs.folder, "Report", cfg, inputs.parents)
     sizes = [len(held.entries) for held in inputs.all_sets]
     perceptual = sum(min(size, cfg.perceptual_images) for size in sizes)
@@ -146,7 +154,7 @@ def plan(cfg: ReportConfig, work: Work) -> Plan:
         chosen={
             "sets": {held.name: f"{len(held.entries)} of {len(held.images.entries)} images"
                      for held in inputs.all_sets},
-            "judges": {name: judge.name for name, judge in inputs.judges.items()},
+            "judges": {name: judge.name for name, judge in inputs.judges.items()}, "precision": cfg.precision,
         },
     )
 
@@ -157,6 +165,7 @@ def run(cfg: ReportConfig, work: Work) -> Outcome:
     folder = inputs.folder
     if not is_first_process():
         return Outcome(folder, {})
+    cfg = settle_precision(cfg, folder, "Report", inputs.first_judge, processes(cfg.device).device)
     pictures = SetPictures(inputs.all_sets)
     with open_output(folder, "Report", "report", cfg, inputs.parents) as output:
         data = read_results(folder / REPORT) if output.finished else _measure(cfg, inputs, pictures, work)

@@ -32,11 +32,13 @@ from facesyn_cli.data.pixels import JPEG_QUALITY, encode_jpeg, encode_png
 from facesyn_cli.distributed import Processes, choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
+from facesyn_cli.models.precision import Precision, PrecisionOrAuto, with_precision
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig, PluginSection
 from facesyn_cli.report.pack_card import write_pack_card
 from facesyn_cli.sampling.conditions import open_conditions
 from facesyn_cli.sampling.engine import measure
+from facesyn_cli.sampling.evaluate_once import evaluation_of
 from facesyn_cli.sampling.image_contexts import FOLDER as IMAGE_CONTEXTS
 from facesyn_cli.sampling.image_contexts import write_image_contexts
 from facesyn_cli.sampling.image_folder import ImageFolder
@@ -80,8 +82,10 @@ class SampleConfig(StageConfig):
     guidance: PluginConfig = PluginSection("guidance", default="none")
     variation: PluginConfig | None = PluginSection("context_variation", default=None)  # None: one context per identity
     filter: PluginConfig | None = PluginSection("sample_filter", default=None)  # None: none is drawn again
-    precision: Literal["fp32", "bf16", "fp16"] = affects_result("fp32", "number format of the denoiser")
-    decoder_precision: Literal["fp32", "bf16", "fp16"] | None = affects_result(
+    precision: PrecisionOrAuto = affects_result(
+        "fp32", "number format of the denoiser; auto: bf16 where a measurement of it at the start of the set pays"
+    )
+    decoder_precision: Precision | None = affects_result(
         None, "number format of the decoder; None: fp32. The codebook is always looked up in fp32"
     )
     compile: bool = batch_setting(False, "fuse kernels, CUDA only; a minute or two at the start")
@@ -171,7 +175,7 @@ def plan(cfg: SampleConfig, work: Work) -> Plan:
         left * _BYTES_PER_PIXEL[cfg.format] * job.pipeline.decoder.size**2 / 2**20,
         job.expected_seconds(batches) if todo else 0.0,
         {
-            "batch_size": job.batch_size, "batches_at_once": job.workers,
+            "batch_size": job.batch_size, "batches_at_once": job.workers, "precision": cfg.precision,
             "evaluations_per_image": job.pipeline.evaluations, "draws_per_image_at_most": draws,
             "disk_free_mib": round(shutil.disk_usage(existing).free / 2**20),
         },
@@ -242,6 +246,9 @@ def _open_job(
     )
     guidance = registry.build("guidance", cfg.guidance)
     joint_guidance = device.type == "cpu" if cfg.joint_guidance is None else cfg.joint_guidance
+    folder, shape = cfg.out or work.folder("samples"), TarShards if cfg.layout == "tar" else ImageFolder
+    size = cfg.batch_size if isinstance(cfg.batch_size, int) else 64
+    cfg = with_precision(cfg, folder, shape.kind, device, evaluation_of(inputs.ldm, device, size), processes)
     options = InferenceOptions(
         cfg.precision, cfg.decoder_precision or "fp32", compile=cfg.compile, cuda_graphs=cfg.cuda_graphs,
         fused_qkv=cfg.fused_qkv, joint_guidance=joint_guidance,
@@ -254,8 +261,8 @@ def _open_job(
     parents = {**inputs.parents, **read}
     if cfg.noise.file:
         parents["noise"] = Parent(str(cfg.noise.file), file_digest(cfg.noise.file))
-    place = (cfg.out or work.folder("samples"), inputs.identities, cfg.per_id, _SUFFIXES[cfg.format])
-    check_file_names((f"{name}/{cfg.per_id}{place[-1]}" for name in inputs.identities), place[0])
+    place = (folder, inputs.identities, cfg.per_id, _SUFFIXES[cfg.format])
+    check_file_names((f"{name}/{cfg.per_id}{place[-1]}" for name in inputs.identities), folder)
     layout = TarShards(*place, cfg.images_per_shard or 10_000) if cfg.layout == "tar" else ImageFolder(*place)
     try_batch = partial(measure, pipeline, inputs.ldm.config.embedding_size)
     batch_size = choose_batch_size(cfg.batch_size, device, layout.num_images, try_batch, processes)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from facesyn_cli.artifacts.image_set import ImageSet
-from facesyn_cli.artifacts.names import natural_key
+from facesyn_cli.artifacts.names import natural_key, sort_naturally
 
 COUNT, PER_IDENTITY = 4000, 40
 HELD, PEAK = 400, 1000          # bytes an image: three texts and an entry; and while they are named and sorted
@@ -61,6 +61,20 @@ def test_natural_keys_keep_their_order() -> None:
     names = ["", "0", "00", "007", "07", "7", "7a", "10", "a", "a-b/1", "a/1", "a/01", "a/2", "a/10", "a10", "a2", "b"]
     old = {name: [(0, int(p), p) if p.isdecimal() else (1, 0, p) for p in _parts(name)] for name in names}
     assert sorted(names, key=natural_key) == sorted(names, key=old.get)
+
+
+def test_a_list_in_order_is_not_sorted_and_any_other_is() -> None:
+    names = [f"id{k // PER_IDENTITY}/{k % PER_IDENTITY}" for k in range(COUNT)]
+    tracemalloc.start()
+    try:
+        sort_naturally(names, str)
+        peak = tracemalloc.get_traced_memory()[1] / COUNT
+    finally:
+        tracemalloc.stop()
+    assert names[11] == "id0/11" and peak < 20, f"{peak:.0f} bytes an image"
+    for shuffled in (names[::-1], names[5:] + names[:5]):
+        sort_naturally(shuffled, str)
+        assert shuffled == names
 
 
 def _parts(name: str) -> list[str]:

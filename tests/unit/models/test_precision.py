@@ -1,0 +1,54 @@
+"""Which number formats pay; the speeds are given, not measured, but for one that must be a number."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from facesyn_cli.config.fields import StageConfig, affects_result
+from facesyn_cli.models import precision as formats
+from facesyn_cli.models.precision import PrecisionOrAuto, computes, gain, matrix_gain, with_precision
+
+CPU = torch.device("cpu")
+
+
+class _Config(StageConfig):
+    precision: PrecisionOrAuto = affects_result("auto", "a format")
+
+
+def test_the_fastest_round_counts(monkeypatch):
+    clock = {"now": 0.0}
+    seconds = {"fp32": iter([9.0, 3.0]), "bf16": iter([8.0, 2.0])}  # the first of each loads kernels
+
+    def evaluate(precision: str) -> None:
+        clock["now"] += next(seconds[precision])
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock["now"])
+    assert gain(evaluate, "bf16") == pytest.approx(1.5)
+
+
+def test_products_in_every_format_are_measured_on_this_machine():
+    threads = torch.get_num_threads()
+    matrix_gain.cache_clear()
+    assert 0 < matrix_gain("bf16", CPU) < 100
+    assert torch.get_num_threads() == threads and computes("bf16", CPU)
+
+
+def test_other_processes_take_what_the_first_one_chose(tmp_path):
+    class Processes:
+        def from_first(self, compute):
+            return "bf16"
+
+    def never(precision: str) -> None:
+        pytest.fail("measured in another process than the first")
+
+    found = with_precision(_Config(), tmp_path / "out", "ImageSet", CPU, never, Processes())
+    assert found.precision == "bf16" and not (tmp_path / "out").exists()
+
+
+def test_fp32_is_never_measured(monkeypatch, tmp_path):
+    monkeypatch.setattr(formats, "gain", lambda *_: pytest.fail("measured"))
+    cfg = _Config(precision="fp32")
+    assert with_precision(cfg, tmp_path, "ImageSet", CPU, lambda precision: pytest.fail("evaluated")) is cfg
