@@ -143,6 +143,10 @@ class ImageSet:
         except READ_ERRORS as error:
             raise UserError(f"cannot read {entry.location} in {self.path}: {error}") from error
 
+    def files(self) -> list[Path]:
+        """Return the files that hold the images: of a folder one for each entry, in order, of a zip file itself."""
+        return [self.path / entry.location for entry in self.entries] if self.path.is_dir() else [self.path]
+
     def by_identity(self) -> dict[str, list[ImageEntry]]:
         """Return the entries grouped by identity, in order."""
         groups: dict[str, list[ImageEntry]] = {}

@@ -24,7 +24,13 @@ LABELS = "labels.txt"      # our sets: one line `label \t identity \t number of 
 
 
 class RecordReader(Protocol):
-    """Random access to the images of a set; picklable, usable from several processes and threads."""
+    """Random access to the images of a set; picklable, usable from several processes and threads.
+
+    Attributes:
+        paths: The files that hold the images; where a reader lacks it, the path of the set stands for them.
+    """
+
+    paths: list[Path]
 
     def read(self, index: int) -> bytes:
         """Return one encoded image."""
@@ -152,6 +158,10 @@ class RecordSet:
             UserError: The record is damaged or its file is gone.
         """
         return self.reader.read(index)
+
+    def files(self) -> list[Path]:
+        """Return the files that hold the images."""
+        return list(getattr(self.reader, "paths", [self.path]))
 
     def keys(self) -> Iterator[tuple[str, str]]:
         """Yield (identity, sample) of every record, in order."""

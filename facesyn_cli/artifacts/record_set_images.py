@@ -37,6 +37,10 @@ class RecordSetImages(ImageSet):
         """
         return self.records.read(int(entry.location.removeprefix(_RECORD)))
 
+    def files(self) -> list[Path]:
+        """Return the files that hold the records."""
+        return self.records.files()
+
     def __reduce__(self) -> tuple:
         return RecordSetImages, (self.records,)
 

@@ -8,10 +8,12 @@ Example (epoch, row) depends on (seed, epoch, row) only, not on the number of wo
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,8 +22,11 @@ from torch.utils.data import Dataset
 
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.record_set import RecordSet, natural_labels
+from facesyn_cli.console import log
+from facesyn_cli.data.decoded_cache import CacheChoice, CachePlan, DecodedCache, file_stamps, plan_caches
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, fit_square, resize_u8
 from facesyn_cli.data.transforms import Transform
+from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 
 
@@ -42,6 +47,9 @@ class LabeledSet(Protocol):
     def name_of(self, index: int) -> str:
         """Return the name of an image, for messages."""
 
+    def content(self) -> Any:
+        """Return a JSON value that names the images, in order; it changes when a file of theirs is written again."""
+
 
 class LabeledRecords:
     """A packed set for training, all of it or some of its rows."""
@@ -58,6 +66,10 @@ class LabeledRecords:
     def name_of(self, index: int) -> str:
         """Return the name of an image."""
         return f"record {self._rows[index]} of {self._records.path}"
+
+    def content(self) -> Any:
+        """Return a JSON value that names the images."""
+        return [self._records.digest, file_stamps(self._records.files()), rows_digest(self._rows)]
 
 
 class LabeledImages:
@@ -77,6 +89,10 @@ class LabeledImages:
     def name_of(self, index: int) -> str:
         """Return the name of an image."""
         return f"{self._images.entries[self._rows[index]].location} in {self._images.path}"
+
+    def content(self) -> Any:
+        """Return a JSON value that names the images."""
+        return [self._images.digest, file_stamps(self._images.files()), rows_digest(self._rows)]
 
 
 @dataclass(frozen=True)
@@ -118,6 +134,7 @@ class TrainingFaces(Dataset):
         self, sets: Sequence[WeightedSet], transform: Transform | None = None, seed: int = 0, size: int = 112
     ) -> None:
         self.sets, self.transform, self.seed, self.size = list(sets), transform, seed, size
+        self.caches: Sequence[DecodedCache] = []
         self._row_ends = np.cumsum([s.epoch_length for s in self.sets])
         self._label_starts = np.cumsum([0] + [s.examples.num_classes for s in self.sets])
 
@@ -125,6 +142,39 @@ class TrainingFaces(Dataset):
     def num_classes(self) -> int:
         """Number of identities of all sets together."""
         return int(self._label_starts[-1])
+
+    def plan_caches(self, choice: CacheChoice, given: Path | None, out: Path, num_reads: float) -> CachePlan:
+        """Decide whether decoded faces are cached; see `decoded_cache.plan_caches`.
+
+        Args:
+            choice: cache, fly or auto.
+            given: Folder of the caches, which may be shared by runs; None: `decoded` in the output, until its end.
+            out: Output folder.
+            num_reads: Number of times that an image is read.
+        """
+        folder = given or out / "decoded"
+
+        def build() -> list[DecodedCache]:
+            return [DecodedCache(folder, s.examples.content(), len(s.examples.labels), self.size) for s in self.sets]
+
+        return replace(plan_caches(build, choice, num_reads), scratch=folder if given is None else None)
+
+    def use(self, plan: CachePlan, processes: Processes) -> None:
+        """Log what a plan says, and read faces from its caches if it says so; faces they lack are put into them.
+
+        A collective: all processes do what the plan of the first one says.
+
+        Raises:
+            UserError: A cache cannot be written.
+        """
+        is_used, reason = processes.broadcast((plan.is_used, plan.reason))
+        log.info(reason)
+        problem = ""
+        try:
+            self.caches = [cache.open() for cache in plan.caches] if is_used else []
+        except UserError as error:
+            problem = str(error)
+        processes.raise_in_all(problem)
 
     def __len__(self) -> int:
         """Number of examples per epoch."""
@@ -144,15 +194,36 @@ class TrainingFaces(Dataset):
         """
         epoch, row = int(item[0]), int(item[1])
         number, index = self.locate(epoch, row)
+        pixels_u8 = self.face(number, index)
+        if self.transform is not None:
+            pixels_u8 = self.transform(pixels_u8, self.generator(epoch, row))
+        return torch.tensor(pixels_u8), self.label(number, index)
+
+    def face(self, number: int, index: int) -> np.ndarray:
+        """Return image `index` of set `number` before any random change, (size, size, 3) uint8 RGB, maybe read-only.
+
+        Raises:
+            UserError: The image is unreadable.
+        """
+        if self.caches and (cached := self.caches[number].read(index)) is not None:
+            return cached
         examples = self.sets[number].examples
         try:
             pixels_u8 = resize_u8(fit_square(decode_image(examples.read(index))), self.size)
         except UnreadableImage as error:
             name = examples.name_of(index)
             raise UserError(f"{name} is unreadable: {error}; `facesyn pack` leaves such images out") from error
-        if self.transform is not None:
-            pixels_u8 = self.transform(pixels_u8, np.random.default_rng([self.seed, epoch, row]))
-        return torch.tensor(pixels_u8), int(self._label_starts[number] + examples.labels[index])
+        if self.caches:
+            self.caches[number].write(index, pixels_u8)
+        return pixels_u8
+
+    def label(self, number: int, index: int) -> int:
+        """Return the label of image `index` of set `number` among the identities of all sets."""
+        return int(self._label_starts[number] + self.sets[number].examples.labels[index])
+
+    def generator(self, epoch: int, row: int) -> np.random.Generator:
+        """Return the generator of the random changes of one example."""
+        return np.random.default_rng([self.seed, epoch, row])
 
     def locate(self, epoch: int, row: int) -> tuple[int, int]:
         """Return the number of the set and the index of the image that a row of an epoch shows."""
@@ -166,6 +237,11 @@ class TrainingFaces(Dataset):
         if place < whole:
             return number, place % count
         return number, int(_shuffled(self.seed, epoch, number, count)[place - whole])
+
+
+def rows_digest(rows: np.ndarray) -> str:
+    """Return a digest of row numbers."""
+    return hashlib.sha256(np.ascontiguousarray(rows, np.int64)).hexdigest()
 
 
 @lru_cache(maxsize=16)

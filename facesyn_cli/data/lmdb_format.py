@@ -105,6 +105,11 @@ class LmdbReader:
     keys: NameList
     is_escaped: bool
 
+    @property
+    def paths(self) -> list[Path]:
+        """The file, in a list."""
+        return [self.path]
+
     def read(self, index: int) -> bytes:
         """Return the encoded image of record `index`.
 

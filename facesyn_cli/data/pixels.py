@@ -119,8 +119,10 @@ def to_pixels(pixels_u8: np.ndarray | torch.Tensor) -> torch.Tensor:
     """
     if isinstance(pixels_u8, np.ndarray):
         pixels_u8 = torch.from_numpy(np.ascontiguousarray(pixels_u8))
-    channels_first = pixels_u8.movedim(-1, -3).contiguous()  # channels-last strides would reach the network
-    return (channels_first.to(torch.float32) - 127.5) / 127.5
+    channels_first = pixels_u8.movedim(-1, -3)
+    # Channels-last strides would reach the network.
+    pixels = channels_first.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    return pixels.sub_(127.5).div_(127.5)
 
 
 def to_u8(pixels: torch.Tensor) -> torch.Tensor:

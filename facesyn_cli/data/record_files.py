@@ -151,6 +151,11 @@ class FileRecords:
     read_at: Callable[[RecordFiles, int, int], bytes] | None = None
     sizes: np.ndarray | None = None
 
+    @property
+    def paths(self) -> list[Path]:
+        """The files."""
+        return self.files.paths
+
     def read(self, index: int) -> bytes:
         """Return the encoded image of record `index`.
 

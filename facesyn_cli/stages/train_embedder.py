@@ -91,8 +91,8 @@ def plan(cfg: TrainEmbedderConfig, work: Work) -> Plan:
             "parameters": task.num_parameters, "processes": launched_processes(),
         },
         {"backbone": cfg.steps * cfg.batch_size},
-        4 * task.num_parameters * (copies * (cfg.keep_checkpoints + 1) + 1),
-        embedding_size=task.taught.train_targets.shape[1], teacher=task.teacher,
+        4 * task.num_parameters * (copies * (cfg.keep_checkpoints + 1) + 1) + task.cache_plan.num_bytes,
+        **task.cache_plan.chosen(), embedding_size=task.taught.train_targets.shape[1], teacher=task.teacher,
         epochs=round(cfg.steps * cfg.batch_size / len(task.faces), 2), groups_per_step=count,
         images_per_group=cfg.batch_size // count,
     )

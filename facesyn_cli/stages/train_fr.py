@@ -127,8 +127,8 @@ def plan(cfg: TrainFrConfig, work: Work) -> Plan:
             "steps": task.total_steps, "parameters": task.num_parameters, "processes": launched_processes(),
         },
         {"backbone": task.total_steps * cfg.batch_size},
-        4 * num_values * (2 * (cfg.keep_checkpoints + 1) + 1 + len(cfg.save_epochs)),
-        groups_per_step=count, images_per_group=cfg.batch_size // count,
+        4 * num_values * (2 * (cfg.keep_checkpoints + 1) + 1 + len(cfg.save_epochs)) + task.cache_plan.num_bytes,
+        **task.cache_plan.chosen(), groups_per_step=count, images_per_group=cfg.batch_size // count,
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import field_validator
 
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, growable, runtime_only
 from facesyn_cli.console import log
+from facesyn_cli.data.decoded_cache import CacheChoice
 from facesyn_cli.training.ema import EmaSettings
 from facesyn_cli.training.metrics_log import known_trackers
 from facesyn_cli.training.optimization import LrSchedule, OptimizerSettings
@@ -87,9 +89,15 @@ class CompiledConfig(TrainingConfig):
 
 
 class GroupsConfig(CompiledConfig):
-    """Settings of a training over groups of images that BatchNorm normalizes together."""
+    """Settings of a training over groups of faces that BatchNorm normalizes together."""
 
     groups_per_pass: int | None = batch_setting(
         None, "groups of norm_batch_size images in one forward and backward pass; more need more memory; None: 1 on a "
         "CPU, on a GPU as many as hold 128 images", ge=1
+    )
+    decoded: CacheChoice = runtime_only(
+        "auto", "cache: decode each image once, to disk; fly: at every read; auto: cache where it pays and fits"
+    )
+    decoded_cache: Path | None = runtime_only(
+        None, "folder of the decoded images, may be shared by runs; None: decoded/ in the output, until its end"
     )

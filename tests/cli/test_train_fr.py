@@ -120,9 +120,12 @@ def test_batch_larger_than_the_set_repeats_it(faces: Path, tmp_path: Path, run_c
 
 def test_number_of_workers_and_more_epochs_change_nothing_before(faces: Path, tmp_path: Path, run_cli):
     straight, grown = tmp_path / "straight", tmp_path / "grown"
-    assert run_cli(*train_arguments(faces, straight, "workers=3")).code == 0
-    assert run_cli(*train_arguments(faces, grown, "workers=0", epochs=2)).code == 0
-    assert run_cli(*train_arguments(faces, grown, "workers=0", epochs=3)).code == 0
+    shared = f"decoded_cache={tmp_path / 'decoded'}"
+    assert run_cli(*train_arguments(faces, straight, "workers=3", "decoded=fly")).code == 0
+    assert run_cli(*train_arguments(faces, grown, "workers=0", shared, epochs=2)).code == 0
+    ran = run_cli(*train_arguments(faces, grown, "workers=0", shared, epochs=3))
+    assert ran.code == 0 and "images are decoded once, into a cache of 0.00 GiB" in ran.err
+    assert len(list((tmp_path / "decoded").rglob("faces.u8"))) == 1 and not (grown / "decoded").exists()
     assert _same_weights(straight, grown)
     assert _lines(straight, "loss") == _lines(grown, "loss")
     before = (grown / "model.safetensors").stat().st_mtime_ns
@@ -172,7 +175,10 @@ def test_dry_run_plans_and_writes_nothing(faces: Path, tmp_path: Path, run_cli):
     counts = plan["counts"]
     assert (counts["images"], counts["identities"], counts["steps"], counts["steps_per_epoch"]) == (24, 6, 9, 3)
     assert plan["network_evaluations"] == {"backbone": 72} and plan["state"] == "new"
-    assert plan["chosen"] == {"groups_per_step": 2, "images_per_group": 4} and plan["disk_mib"] > 0
+    assert plan["chosen"] == {
+        "groups_per_step": 2, "images_per_group": 4, "decoded": "cache", "decoded_cache_mib": 0.9
+    }
+    assert plan["disk_mib"] > 0.9
     assert plan["inputs"] == {"input-1": str(faces)}
     assert not (tmp_path / "fr").exists()
 

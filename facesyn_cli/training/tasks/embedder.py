@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.console import log
 from facesyn_cli.data.datasets import TrainingFaces, WeightedSet
+from facesyn_cli.data.decoded_cache import file_stamps
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.data.transforms import compose
@@ -55,6 +57,11 @@ class NumberedFaces:
     def name_of(self, index: int) -> str:
         """Return the location of an image, for messages."""
         return f"{self.entries[index].location} in {self._images.path}"
+
+    def content(self) -> Any:
+        """Return a JSON value that names the images; see `LabeledSet`."""
+        images = self._images
+        return [images.digest, file_stamps(images.files()), json_digest([entry.location for entry in self.entries])]
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,8 @@ class EmbedderTask(Task):
         self.taught = join_teacher(images, embeddings, cfg.validation_fraction, cfg.validation_images)
         sets = [WeightedSet(self.taught.train)]
         self.faces = TrainingFaces(sets, compose(cfg.transforms), cfg.seed, student.input_size)
+        num_reads = cfg.steps * cfg.batch_size / len(self.faces)
+        self.cache_plan = self.faces.plan_caches(cfg.decoded, cfg.decoded_cache, self.folder, num_reads)
         self.initial = open_initial_weights(cfg.initial_backbone, None, cfg.backbone, student, None)
         self.parents = {"images": images.parent(), "embeddings": embeddings.parent(), **self.initial.parents}
         self.teacher, self.input_size = embeddings.embedder, student.input_size
@@ -141,6 +150,7 @@ class EmbedderTask(Task):
     def build(self, processes: Processes) -> None:
         """Build the student and its batches."""
         cfg, taught, self.processes = self.cfg, self.taught, processes
+        self.faces.use(self.cache_plan, processes)
         self.network = build_backbone(cfg.backbone).to(processes.device).train()
         count = num_groups(cfg.batch_size, cfg.norm_batch_size, processes.world_size)
         self.numbers = local_share(count, processes.rank, processes.world_size)
@@ -171,12 +181,11 @@ class EmbedderTask(Task):
         """Yield this process's groups of every step."""
         rows = self.order.groups(start, self.total_steps, self.numbers)
         targets, device = self.taught.train_targets, self.processes.device
-        with closing(load_groups(self.faces, [1.0], rows, self.order.group_size, self.cfg.workers)) as loaded:
+        with closing(load_groups(self.faces, [1.0], rows, self.cfg.workers, device)) as loaded:
             for _ in range(start, self.total_steps):
                 groups = []
                 for number in self.numbers:
                     pixels_u8, labels, _ = next(loaded)
-                    pixels_u8 = pixels_u8.to(device, non_blocking=True)
                     groups.append(TaughtGroup(number, pixels_u8, targets[labels].to(device)))
                 yield groups
 
@@ -220,5 +229,6 @@ class EmbedderTask(Task):
         """Write the student."""
         if self.processes.is_first:
             self.write(self.folder, network, self.total_steps)
+            self.cache_plan.remove_scratch()
         counts = {"steps": self.total_steps, "images": len(self.faces)}
         return counts, {"backbone": self.cfg.backbone.name, "distilled_from": self.teacher}

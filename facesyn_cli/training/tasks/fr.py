@@ -82,6 +82,7 @@ class FrTask(Task):
                 f"(validation_fraction {cfg.validation_fraction:g}); at least 2 are needed"
             )
         self.faces = TrainingFaces(sets, compose(cfg.transforms), cfg.seed, backbone.input_size)
+        self.cache_plan = self.faces.plan_caches(cfg.decoded, cfg.decoded_cache, self.folder, cfg.epochs)
         self.weights = list(cfg.input_weights) or [1.0] * len(paths)
         with torch.device("meta"):
             head = build_head(cfg.head)
@@ -99,6 +100,7 @@ class FrTask(Task):
     def build(self, processes: Processes) -> None:
         """Build backbone, head and batches."""
         cfg, self.processes = self.cfg, processes
+        self.faces.use(self.cache_plan, processes)
         self.network = build_backbone(cfg.backbone).to(processes.device).train()
         num_classes = self.faces.num_classes
         self._build_head(processes)
@@ -157,9 +159,8 @@ class FrTask(Task):
 
     def batches(self, start: int) -> Iterator[list[Group]]:
         """Yield this process's groups of every step."""
-        rows = self.order.groups(start, self.total_steps, self.numbers)
-        size, device = self.order.group_size, self.processes.device
-        with closing(load_groups(self.faces, self.weights, rows, size, self.cfg.workers)) as loaded:
+        rows, device = self.order.groups(start, self.total_steps, self.numbers), self.processes.device
+        with closing(load_groups(self.faces, self.weights, rows, self.cfg.workers, device)) as loaded:
             for _ in range(start, self.total_steps):
                 yield [
                     Group(number, *(part.to(device, non_blocking=True) for part in next(loaded)))
@@ -229,6 +230,7 @@ class FrTask(Task):
             self.write(self.folder, network, self.total_steps)
             write_tensors(self.folder / "head.safetensors", joined["head"])
             write_json(self.folder / IDENTITIES, self.identities)
+            self.cache_plan.remove_scratch()
         counts = {"epochs": self.cfg.epochs, "steps": self.total_steps, "identities": self.faces.num_classes,
                   "images": len(self.faces)}
         return counts, {}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facesyn_cli.console import log
-from facesyn_cli.data.datasets import LabeledSet
+from facesyn_cli.data.datasets import LabeledSet, rows_digest
 from facesyn_cli.evaluation.pairs import PairSet
 from facesyn_cli.training.data_order import is_held_out
 
@@ -34,6 +35,10 @@ class Relabeled:
     def name_of(self, index: int) -> str:
         """Return the location of an image, for messages."""
         return self._examples.name_of(int(self._rows[index]))
+
+    def content(self) -> Any:
+        """Return a JSON value that names the images; see `LabeledSet`."""
+        return [self._examples.content(), rows_digest(self._rows)]
 
 
 def split_identities(

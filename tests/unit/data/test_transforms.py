@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageEnhance
 from pydantic import ValidationError
 
-from facesyn_cli.data.transforms import compose
+from facesyn_cli.data.transforms import DrawnTransform, compose
 from facesyn_cli.plugins.registry import build, configure
 
 NAMES = ("flip", "random-resized-crop", "random-erasing", "photometric")
@@ -152,6 +152,63 @@ def test_composition_applies_in_order_with_one_generator(face: np.ndarray):
     expected = make("random-erasing", p=1.0)(make("flip", p=1.0)(face, generator), generator)
     assert np.array_equal(compose(configs)(face, np.random.default_rng(9)), expected)
     assert compose([])(face, np.random.default_rng(9)) is face
+
+
+def faces_of(count: int, side: int = 112) -> np.ndarray:
+    """Smooth pictures with noise and a saturated corner, (count, side, side, 3) uint8."""
+    random = np.random.default_rng(4)
+    coarse = [Image.fromarray(random.integers(0, 256, (9, 9, 3), dtype=np.uint8)) for _ in range(count)]
+    smooth = np.stack([np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)) for image in coarse])
+    noisy = np.clip(smooth.astype(np.int16) + random.integers(-20, 21, smooth.shape), 0, 255).astype(np.uint8)
+    noisy[:, :20, :20], noisy[:, -20:, -20:] = 255, 0
+    return noisy
+
+
+@pytest.mark.parametrize(
+    ("name", "gray_levels"), [("flip", 0), ("random-resized-crop", 1), ("random-erasing", 0), ("photometric", 2)]
+)
+def test_a_batch_equals_its_images_one_by_one(name: str, gray_levels: int):
+    """PIL rounds to whole gray levels between the directions of a resize; a product may round across a level."""
+    transform, faces = compose([configure("transform", {"name": name, "p": 0.7})]), faces_of(40)
+    expected = [transform(face, np.random.default_rng(i)) for i, face in enumerate(faces)]
+    drawn = [transform.draw(112, np.random.default_rng(i)) for i in range(len(faces))]
+    actual = transform.change_batch(torch.tensor(faces), drawn).numpy()
+    difference = np.abs(actual.astype(int) - np.stack(expected))
+    assert difference.max() <= gray_levels and actual.dtype == np.uint8
+    changed = [own[0] is not None for own in drawn]
+    assert 15 < sum(changed) < 40
+    for i, is_changed in enumerate(changed):
+        assert is_changed != np.array_equal(actual[i], faces[i]) or name == "random-erasing"
+    assert (difference > 0).mean() < (0.3 if name == "random-resized-crop" else 1e-3)
+
+
+@pytest.mark.parametrize(
+    "rectangle", [(0, 0, 1, 1), (111, 0, 1, 112), (50, 60, 7, 3), (0, 0, 112, 112), (5, 0, 90, 111)]
+)
+def test_crops_of_a_batch_see_nothing_beyond_their_rectangle(rectangle: tuple[int, int, int, int]):
+    crop, faces = make("random-resized-crop"), faces_of(3)
+    actual = crop.change_batch(torch.tensor(faces), [rectangle] * 3).numpy()
+    expected = np.stack([crop.change(face, rectangle) for face in faces])
+    assert np.abs(actual.astype(int) - expected).max() <= 1
+
+
+def test_composition_of_a_batch_draws_what_the_images_draw():
+    configs = [configure("transform", {"name": n, "p": 0.5}) for n in ("flip", "random-resized-crop", "photometric")]
+    transform, faces = compose(configs), faces_of(30)
+    expected = np.stack([transform(face, np.random.default_rng(i)) for i, face in enumerate(faces)])
+    drawn = [transform.draw(112, np.random.default_rng(i)) for i in range(len(faces))]
+    difference = np.abs(transform.change_batch(torch.tensor(faces), drawn).numpy().astype(int) - expected)
+    assert difference.max() <= 6, "one level of the crop, times factors of contrast, saturation and brightness"
+    assert difference.mean() < 0.2
+
+
+def test_a_list_has_a_batch_form_when_all_of_its_transforms_do():
+    flip, crop = (configure("transform", {"name": name}) for name in ("flip", "random-resized-crop"))
+    both = compose([flip, crop])
+    assert both.has_batch_form(112) and compose([]).has_batch_form(112)
+    assert not both.has_batch_form(160), "crops of 112 pixels do not fit images of 160"
+    theirs = type(both)([*both.transforms, lambda pixels_u8, generator: pixels_u8])
+    assert not theirs.has_batch_form(112) and not isinstance(theirs.transforms[-1], DrawnTransform)
 
 
 @pytest.mark.parametrize(
