@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,7 +59,10 @@ class Clock:
         return min(self.seconds(work) for _ in range(rounds))
 
     def _now(self) -> float:
-        return time.process_time() / self.cores if self.use_cpu_time else time.perf_counter()
+        if not self.use_cpu_time:
+            return time.perf_counter()
+        ended = os.times()  # of worker processes that have ended
+        return (time.process_time() + ended.children_user + ended.children_system) / self.cores
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -92,6 +96,10 @@ class Machine:
         """bf16 where its matrix rate is higher than that of fp32, else fp32."""
         return "bf16" if self.rates["bf16"] > self.rates["fp32"] else "fp32"
 
+    def workers(self, cfg: BenchConfig) -> int:
+        """Return the number of workers that read images."""
+        return self.cores if cfg.workers is None else cfg.workers
+
     def to_json(self) -> dict[str, Any]:
         """Return name, rates and clock as JSON values."""
         return {
@@ -123,15 +131,20 @@ class Machine:
             row["share of ceiling"] = four_digits(speed * flop / rate)
         return {**row, "peak memory MiB": memory["MiB"]}
 
-    @contextmanager
-    def all_cores(self) -> Iterator[None]:
+    def all_cores(self) -> AbstractContextManager[None]:
         """Let torch use `cores` threads."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.cores)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+        return torch_threads(self.cores)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use some threads for one operation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def four_digits(value: float) -> float:

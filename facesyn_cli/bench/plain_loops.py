@@ -7,6 +7,7 @@ loop, results copied to the host where published code does.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
 
 from facesyn_cli.data.tfrecord_framing import frame
+
+SIDE = 112  # pixels, of the faces that recognizers read
 
 
 def sample(
@@ -78,19 +84,32 @@ def verify(
     return float(np.mean(accuracies))
 
 
+def face_loader(folder: Path, batch_size: int, workers: int, device: torch.device) -> DataLoader:
+    """Return shuffled batches of float32 pixels in [-1, 1] and labels, changed at random as in ADMIS."""
+    crop = transforms.RandomResizedCrop(SIDE, scale=(0.2, 1.0), ratio=(0.75, 1.3333))
+    change = transforms.Compose([
+        transforms.RandomHorizontalFlip(), transforms.RandomApply([crop], p=0.2), transforms.ToTensor(),
+        transforms.Normalize([0.5] * 3, [0.5] * 3),
+    ])
+    is_pinned = device.type == "cuda"
+    return DataLoader(
+        ImageFolder(str(folder), change), batch_size, shuffle=True, num_workers=workers, pin_memory=is_pinned,
+        drop_last=True,
+    )
+
+
 def train_recognizer(
-    network: nn.Module, num_classes: int, paths: Sequence[Path], labels: Sequence[int], batch_size: int,
-    steps: int, device: torch.device,
+    network: nn.Module, num_classes: int, folder: Path, batch_size: int, epochs: int, workers: int,
+    device: torch.device,
 ) -> None:
-    """Train with an ArcFace head (arXiv:1801.07698, s 64, m 0.5), batches in order, read in the loop."""
-    width = network(torch.zeros(2, 3, 112, 112, device=device)).shape[1]
+    """Train with an ArcFace head (arXiv:1801.07698, s 64, m 0.5) on a folder of identities, as TFace and ADMIS."""
+    width = network(torch.zeros(2, 3, SIDE, SIDE, device=device)).shape[1]
     centers = nn.Parameter(0.01 * torch.randn(num_classes, width, device=device))
     network.train().requires_grad_(True)
     optimizer = torch.optim.SGD([*network.parameters(), centers], lr=0.01, momentum=0.9, weight_decay=5e-4)
-    for step in range(steps):
-        chosen = [(step * batch_size + i) % len(paths) for i in range(batch_size)]
-        pixels = _read_batch([paths[i] for i in chosen]).to(device)
-        target = torch.tensor([labels[i] for i in chosen], device=device)
+    loader = face_loader(folder, batch_size, workers, device)
+    for pixels, target in chain.from_iterable(loader for _ in range(epochs)):
+        pixels, target = pixels.to(device, non_blocking=True), target.to(device, non_blocking=True)
         cosines = F.linear(F.normalize(network(pixels)), F.normalize(centers)).clamp(-1 + 1e-6, 1 - 1e-6)
         angle = torch.acos(cosines.gather(1, target[:, None])) + 0.5
         logits = 64 * cosines.scatter(1, target[:, None], torch.cos(angle))

@@ -1,4 +1,4 @@
-"""Input files of benchmarks: smooth random images, embeddings, pairs, weights."""
+"""Input files of benchmarks: given faces or smooth random images, embeddings, pairs, weights."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from facesyn_cli.artifacts.embedding_set import write_embeddings
 from facesyn_cli.artifacts.header import Header
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.weights import write_weights
+from facesyn_cli.bench.settings import BenchConfig
 from facesyn_cli.data.pixels import encode_jpeg
 
 _SIZE = 112  # pixels, as recognizers read them
@@ -33,6 +34,30 @@ def write_faces(folder: Path, count: int, per_id: int) -> tuple[list[Path], list
         paths.append(folder / str(row) / f"{sample}.jpg")
         labels.append(row)
         write_bytes(paths[-1], encode_jpeg(pixels), durable=False)
+    return paths, labels
+
+
+def faces_for(cfg: BenchConfig, folder: Path, batch_size: int = 1) -> tuple[list[Path], list[int]]:
+    """Write the images of a benchmark, those of `cfg.faces` or random ones; return their paths and labels.
+
+    Images that do not fill a batch are left out, if there is at least one batch: of the loops that are compared, one
+    would skip them and the other repeat some.
+
+    Raises:
+        UserError: `cfg.faces` is no folder or zip of images.
+    """
+    images = None if cfg.faces is None else ImageSet.open(cfg.faces)
+    count = cfg.images or 256 if images is None else len(images.entries[: cfg.images])
+    count -= count % batch_size if count > batch_size else 0
+    if images is None:
+        return write_faces(folder, count, cfg.per_id)
+    paths, labels = [], []
+    numbers: dict[str, int] = {}
+    for row, entry in enumerate(images.entries[:count]):
+        label = numbers.setdefault(entry.identity, len(numbers))
+        paths.append(folder / str(label) / f"{row}{Path(entry.location).suffix}")
+        labels.append(label)
+        write_bytes(paths[-1], images.read(entry), durable=False)
     return paths, labels
 
 

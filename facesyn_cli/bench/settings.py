@@ -8,7 +8,7 @@ from typing import Any, Literal
 from facesyn_cli.config.fields import StageConfig, runtime_only
 from facesyn_cli.plugins.settings import PluginConfig, PluginSection
 
-SUBJECTS = ("sample", "embed", "train-ldm", "train-fr", "pack", "eval")
+SUBJECTS = ("sample", "embed", "train-ldm", "train-fr", "pack", "eval", "reading")
 SMALL: dict[str, Any] = {
     "denoiser": {"channels": 32, "multipliers": [1, 2], "attention": [False, True], "num_blocks": 1},
     "autoencoder": {"channels": 32, "multipliers": [1, 2, 2], "num_blocks": 1},
@@ -27,8 +27,17 @@ class BenchConfig(StageConfig):
     backbone: PluginConfig = PluginSection("backbone", default="ir-50")
     image_size: int = runtime_only(128, "side of the images the autoencoder makes, in pixels", ge=8)
     images: int | None = runtime_only(
-        None, "images of a timed run; None: for sample a batch per core, 20 on a GPU; 256 for the others", ge=1
+        None, "images of a timed run; None: for sample a batch per core, 20 on a GPU; 256 for the others, or all of "
+        "`faces`", ge=1
     )
+    faces: Path | None = runtime_only(
+        None, "folder or zip of faces by identity, for all subjects but sample; None: random images"
+    )
+    workers: int | None = runtime_only(
+        None, "train-fr, reading: workers that read, processes of the plain loop and threads of facesyn; None: one per "
+        "core", ge=0
+    )
+    epochs: int = runtime_only(1, "train-fr: passes over the images", ge=1)
     per_id: int = runtime_only(
         50, "images of an identity; the plain loop draws one identity per batch, as published", ge=1
     )

@@ -25,10 +25,11 @@ def bench_stage(
     subject: str, cfg: BenchConfig, machine: Machine, folder: Path, run_stage: RunStage
 ) -> dict[str, Any]:
     """Run a whole stage, its start and end included, and the plain loop on the same files; return JSON values."""
-    images = cfg.images or 256
-    batch_size = min(cfg.batch_size or (32 if machine.device.type == "cpu" else 256), images)
+    batch_size = cfg.batch_size or (32 if machine.device.type == "cpu" else 256)
+    paths, labels = random_inputs.faces_for(cfg, folder / "faces", batch_size if subject == "train-fr" else 1)
+    images = len(paths)
+    batch_size = min(batch_size, images)
     steps = cfg.steps or 10
-    paths, labels = random_inputs.write_faces(folder / "faces", images, cfg.per_id)
     backbone = cfg.backbone.model_dump(mode="json")
     common = {"device": str(machine.device)}
     num_images, network_of, flop = images, None, 0  # operations an image
@@ -79,14 +80,13 @@ def bench_stage(
             plain = partial(plain_loops.verify, on_device, paths, is_same, batch_size, machine.device)
             settings |= {"weights": weights, "pairs": [folder / "pairs.txt"], "images": folder / "faces"}
         else:
-            steps = max(1, images // batch_size)
-            num_images = steps * batch_size
+            num_images, workers = images * cfg.epochs, machine.workers(cfg)
             plain = partial(
-                plain_loops.train_recognizer, copy.deepcopy(on_device), max(labels) + 1, paths, labels, batch_size,
-                steps, machine.device,
+                plain_loops.train_recognizer, copy.deepcopy(on_device), max(labels) + 1, folder / "faces", batch_size,
+                cfg.epochs, workers, machine.device,
             )
             settings |= {
-                "inputs": (folder / "faces",), "backbone": backbone, "epochs": 1,
+                "inputs": (folder / "faces",), "backbone": backbone, "epochs": cfg.epochs, "workers": workers,
                 "norm_batch_size": min(64, batch_size),
             }
     rate = machine.rates["fp32"]

@@ -1,7 +1,7 @@
 """`facesyn bench`: the speed of the stages on this machine, beside the plain loop that published code runs.
 
-Both run on the same networks with random weights and on the same random images. `sample` also measures each
-inference option alone, and all of them together.
+Both run on the same networks with random weights and on the same images, random ones or given ones. `sample` also
+measures each inference option alone, and all of them together; `reading` has no network.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from typing import Any
 
 from facesyn_cli.artifacts.text_tables import aligned
 from facesyn_cli.bench.machine import Machine
+from facesyn_cli.bench.reading_bench import bench_reading
 from facesyn_cli.bench.sample_bench import SampleBench
 from facesyn_cli.bench.scale_bench import SCALE, bench_scale
 from facesyn_cli.bench.settings import SMALL, SUBJECTS, BenchConfig
 from facesyn_cli.bench.stage_bench import RunStage, bench_stage
 from facesyn_cli.errors import UserError
+from facesyn_cli.training.batch_loading import load_groups
 
 __all__ = ["SMALL", "SUBJECTS", "BenchConfig", "bench", "render"]
 
@@ -30,7 +32,8 @@ def bench(subject: str, cfg: BenchConfig, run_stage: RunStage) -> dict[str, Any]
         run_stage: Runs a stage; stages do not import each other.
 
     Returns:
-        JSON values: `machine`, `network`, `runs` (the plain loop first), `speedup` and, for sample, `options`.
+        JSON values: `machine`, `network`, `runs` (the plain loop first), `speedup` and, for sample, `options`; of
+        reading `network` holds the sizes of batches and workers.
 
     Raises:
         UserError: There is no such subject or device.
@@ -43,6 +46,8 @@ def bench(subject: str, cfg: BenchConfig, run_stage: RunStage) -> dict[str, Any]
             return bench_scale(cfg, machine, cfg.folder or Path(folder))
         if subject == "sample":
             return SampleBench(cfg, machine, Path(folder)).result()
+        if subject == "reading":
+            return bench_reading(cfg, machine, Path(folder), load_groups)
         return bench_stage(subject, cfg, machine, Path(folder), run_stage)
 
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from tiny_fr import write_faces
 from tolerance import products_of, rounding
 
 from facesyn_cli.bench import plain_loops
@@ -21,7 +22,7 @@ TINY = (
     "denoiser.context_size=16", "denoiser.context_width=32", "autoencoder.channels=32",
     "autoencoder.multipliers=[1,2]", "autoencoder.num_blocks=1", "autoencoder.codebook_size=32",
     "backbone.name=ir-tiny", "backbone.widths=[4,8]", "backbone.blocks=[1,1]", "backbone.embedding_size=16",
-    "image_size=16", "per_id=4", "rounds=1", "cores=1", "device=cpu",
+    "image_size=16", "per_id=4", "rounds=1", "cores=1", "device=cpu", "workers=0",
 )
 UNET = {"name": "idiff-unet", "channels": 32, "multipliers": [1, 1], "attention": [False, True], "num_blocks": 1,
         "context_size": 16, "context_width": 32}
@@ -33,8 +34,14 @@ def test_both_sides_are_measured(run_cli, subject):
     ran = run_cli("bench", subject, "--images", 20, "--batch-size", 4, "--steps", 2, *TINY, "--json")
     assert ran.code == 0, ran.err
     result = ran.json()
-    plain, ours = result["runs"]
-    assert plain["name"] == "plain loop, fp32" and ours["name"].startswith("facesyn")
+    if subject == "reading":
+        plain, first, ours = result["runs"]
+        assert plain["name"] == "ImageFolder, DataLoader" and first["name"] == "facesyn, first epoch"
+        assert result["speedup of the first epoch"] == pytest.approx(first["images/s"] / plain["images/s"], rel=2e-3)
+        assert ours["images/s per core"] == ours["images/s"], "one core"
+    else:
+        plain, ours = result["runs"]
+        assert plain["name"] == "plain loop, fp32" and ours["name"].startswith("facesyn")
     expected = {"sample": (20, 20), "train-ldm": (8, 8)}.get(subject, (20, 20))
     assert (plain["images"], ours["images"]) == expected
     for row in (plain, ours):
@@ -42,7 +49,7 @@ def test_both_sides_are_measured(run_cli, subject):
     assert result["speedup"] == pytest.approx(ours["images/s"] / plain["images/s"], rel=2e-3)
     assert 0 < result["machine"]["matrix rate"]["fp32"] < 10_000
     assert json.dumps(result) and render(result).count("images/s") >= 1
-    assert all((subject != "pack") == (row.get("share of ceiling", 0) > 0) for row in (plain, ours))
+    assert all((subject not in ("pack", "reading")) == (row.get("share of ceiling", 0) > 0) for row in (plain, ours))
     if subject == "sample":
         names = [row["name"] for row in result["options"]]
         assert names[0] == "as published" and "all, fp32" in names
@@ -50,6 +57,18 @@ def test_both_sides_are_measured(run_cli, subject):
         assert result["seconds for 10,000 x 50"] == pytest.approx(500_000 / ours["images/s"], rel=1e-2)
     else:
         assert "options" not in result
+
+
+def test_given_faces_of_whole_batches(run_cli, tmp_path):
+    """22 images in batches of 4: both loops read the first 20, whose last identity is the fifth."""
+    faces = write_faces(tmp_path / "faces")
+    for subject in ("train-fr", "reading"):
+        words = ("--images", 22, "--batch-size", 4, "epochs=2", *TINY, "--json")
+        ran = run_cli("bench", subject, f"faces={faces}", *words)
+        assert ran.code == 0, ran.err
+        images = [row["images"] for row in ran.json()["runs"]]
+        assert images == ([40, 40] if subject == "train-fr" else [20, 20, 20])
+    assert len(list(faces.rglob("*.png"))) == 24, "the given faces stay"
 
 
 def test_every_core_has_a_batch_and_few_steps_are_compared_with_many(run_cli):
