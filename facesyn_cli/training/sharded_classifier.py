@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.heads.class_centers import draw_centers, paired_cosines
 from facesyn_cli.models.heads.class_range import class_ranges
-from facesyn_cli.models.heads.margin import Head, MarginHead, draw_centers, paired_cosines
+from facesyn_cli.models.heads.margin import Head, MarginHead
 from facesyn_cli.training.classifier import Group, GroupLoss, seed_margins
 
 
