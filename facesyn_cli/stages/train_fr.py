@@ -26,6 +26,7 @@ from facesyn_cli.config.fields import (
 from facesyn_cli.distributed import launched_processes
 from facesyn_cli.plugins.settings import Settings
 from facesyn_cli.training.optimization import LrSchedule, OptimizerSettings
+from facesyn_cli.training.sharded_classifier import classifier_memory
 from facesyn_cli.training.shared_settings import CompiledConfig, TrainingConfig
 from facesyn_cli.training.tasks.fr import FrTask, groups_of_a_step
 from facesyn_cli.training.trainer import check_environment, join_processes, run_training
@@ -128,7 +129,10 @@ def plan(cfg: TrainFrConfig, work: Work) -> Plan:
         },
         {"backbone": task.total_steps * cfg.batch_size},
         4 * num_values * (2 * (cfg.keep_checkpoints + 1) + 1 + len(cfg.save_epochs)),
-        groups_per_step=count, images_per_group=cfg.batch_size // count,
+        groups_per_step=count, images_per_group=cfg.batch_size // count, **classifier_memory(
+            task.faces.num_classes, task.embedding_size, cfg.batch_size // count, launched_processes(), cfg.optimizer,
+            cfg.classifier.sharded, cfg.classifier.sample_rate,
+        ),
     )
 
 
