@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.plan import Plan
@@ -35,11 +35,14 @@ from facesyn_cli.training.trainer import check_environment, join_processes, run_
 class ClassifierSettings(Settings):
     """How the classes of the head are held and used."""
 
-    # divided over processes, of which each holds its share of the class centers and of their optimizer state; the
-    # result is the same up to rounding, so it can change when a training resumes
-    sharded: bool = runtime_only(False, "divide the classes over processes, for many identities; heads on cosines only")
-    # Partial FC: share of the classes that a step uses, those of its own images included; None or 1: all
-    sample_rate: float | None = Field(None, gt=0, le=1)
+    sharded: bool = runtime_only(
+        False, "divide the classes with their optimizer state over the processes, for heads on cosines only; the result "
+        "is the same up to rounding"
+    )
+    sample_rate: float | None = affects_result(
+        None, "Partial FC: share of the classes that a step uses, those of its own images included; top1 is then among "
+        "these; None or 1: all", gt=0, le=1
+    )
 
     @field_validator("sample_rate")
     @classmethod
