@@ -36,8 +36,7 @@ class ClassifierSettings(Settings):
     """How the classes of the head are held and used."""
 
     sharded: bool = runtime_only(
-        False, "divide the classes with their optimizer state over the processes, for heads on cosines only; the result "
-        "is the same up to rounding"
+        False, "divide the classes with their optimizer state over the processes; for heads on cosines only"
     )
     sample_rate: float | None = affects_result(
         None, "Partial FC: share of the classes that a step uses, those of its own images included; top1 is then among "
@@ -72,7 +71,8 @@ class TrainFrConfig(CompiledConfig):
     backbone: PluginConfig = PluginSection("backbone", default="ir-50")
     head: PluginConfig = PluginSection("head", default="arcface")
     classifier: ClassifierSettings = affects_result(
-        ClassifierSettings(), "sharded: divide the classes over processes; sample_rate: Partial FC with this share"
+        ClassifierSettings(), "sharded: divide the classes over processes, for many identities; the same result up to "
+        "rounding; sample_rate: share of the classes that a step uses (Partial FC), None: all"
     )
     initial_backbone: Path | None = input_path(None, "weights of a recognizer to start from; empty: random weights")
     initial_head: Path | None = input_path(
