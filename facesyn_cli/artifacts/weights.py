@@ -127,7 +127,13 @@ def to_half(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write one safetensors file atomically; tensors that share memory are copied."""
-    ready = {key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()}
+    ready: dict[str, torch.Tensor] = {}
+    storages: set[int] = set()
+    for key, value in tensors.items():
+        value = value.detach().to("cpu").contiguous()
+        storage = value.untyped_storage().data_ptr()
+        ready[key] = value.clone() if storage in storages else value
+        storages.add(storage)
     with write_atomically(path) as temporary, os_errors():
         save_file(ready, temporary)
 

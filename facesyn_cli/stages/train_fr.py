@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.plan import Plan
@@ -26,6 +26,7 @@ from facesyn_cli.config.fields import (
 from facesyn_cli.distributed import launched_processes
 from facesyn_cli.plugins.settings import Settings
 from facesyn_cli.training.optimization import LrSchedule, OptimizerSettings
+from facesyn_cli.training.sharded_classifier import classifier_memory
 from facesyn_cli.training.shared_settings import GroupsConfig, TrainingConfig
 from facesyn_cli.training.tasks.fr import FrTask, groups_of_a_step
 from facesyn_cli.training.trainer import check_environment, join_processes, run_training
@@ -34,11 +35,13 @@ from facesyn_cli.training.trainer import check_environment, join_processes, run_
 class ClassifierSettings(Settings):
     """How the classes of the head are held and used."""
 
-    # divided over processes, of which each holds its share of the class centers and of their optimizer state; the
-    # result is the same up to rounding, so it can change when a training resumes
-    sharded: bool = runtime_only(False, "divide the classes over processes, for many identities; heads on cosines only")
-    # Partial FC: share of the classes that a step uses, those of its own images included; None or 1: all
-    sample_rate: float | None = Field(None, gt=0, le=1)
+    sharded: bool = runtime_only(
+        False, "divide the classes with their optimizer state over the processes; for heads on cosines only"
+    )
+    sample_rate: float | None = affects_result(
+        None, "Partial FC: share of the classes that a step uses, those of its own images included; top1 is then among "
+        "these; None or 1: all", gt=0, le=1
+    )
 
     @field_validator("sample_rate")
     @classmethod
@@ -68,7 +71,8 @@ class TrainFrConfig(GroupsConfig):
     backbone: PluginConfig = PluginSection("backbone", default="ir-50")
     head: PluginConfig = PluginSection("head", default="arcface")
     classifier: ClassifierSettings = affects_result(
-        ClassifierSettings(), "sharded: divide the classes over processes; sample_rate: Partial FC with this share"
+        ClassifierSettings(), "sharded: divide the classes over processes, for many identities; the same result up to "
+        "rounding; sample_rate: share of the classes that a step uses (Partial FC), None: all"
     )
     initial_backbone: Path | None = input_path(None, "weights of a recognizer to start from; empty: random weights")
     initial_head: Path | None = input_path(
@@ -129,6 +133,10 @@ def plan(cfg: TrainFrConfig, work: Work) -> Plan:
         {"backbone": task.total_steps * cfg.batch_size},
         4 * num_values * (2 * (cfg.keep_checkpoints + 1) + 1 + len(cfg.save_epochs)) + task.cache_plan.num_bytes,
         **task.cache_plan.chosen(), groups_per_step=count, images_per_group=cfg.batch_size // count,
+        **classifier_memory(
+            task.faces.num_classes, task.embedding_size, cfg.batch_size // count, launched_processes(), cfg.optimizer,
+            cfg.classifier.sharded, cfg.classifier.sample_rate,
+        ),
     )
 
 

@@ -17,6 +17,7 @@ state change.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -27,9 +28,11 @@ from torch import Tensor, nn
 
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.heads.class_centers import draw_centers, paired_cosines
 from facesyn_cli.models.heads.class_range import class_ranges
-from facesyn_cli.models.heads.margin import Head, MarginHead, draw_centers, paired_cosines
+from facesyn_cli.models.heads.margin import Head, MarginHead
 from facesyn_cli.training.classifier import Group, GroupLoss, seed_margins
+from facesyn_cli.training.optimization import OptimizerSettings
 
 
 def check_shardable(head: Head, name: str) -> None:
@@ -152,6 +155,24 @@ class ShardedClassifier:
     def _number(self, rank: int, place: int) -> int:
         """Return the number in the global batch of a group of another process."""
         return self._first_number + place + (rank - self.processes.rank) * self._num_groups
+
+
+def classifier_memory(
+    num_classes: int, embedding_size: int, group_size: int, num_processes: int, optimizer: OptimizerSettings,
+    is_sharded: bool, sample_rate: float | None,
+) -> dict[str, float]:
+    """Return an estimate of what the classifier takes in one process, for a plan.
+
+    Returns:
+        `classes_per_process`, and `classifier_mib`: centers and optimizer state, and during a step the sampled ones of
+        both, the gradient and two tensors of its size, and six of the size of the logits.
+    """
+    width = class_ranges(num_classes, num_processes)[0].width if is_sharded else num_classes
+    moments = int(optimizer.momentum > 0) if optimizer.name == "sgd" else 2
+    active, copies = (width, 0) if sample_rate is None else (math.ceil(width * sample_rate), 1 + moments)
+    values = embedding_size * ((1 + moments) * width + (3 + copies) * active)
+    values += 6 * active * group_size * (num_processes if is_sharded else 1)
+    return {"classes_per_process": width, "classifier_mib": round(4 * values / 2**20, 1)}
 
 
 def sampled_classes(

@@ -17,7 +17,10 @@ from tiny_fr import train_arguments, write_faces
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.weights import read_tensors
+from facesyn_cli.models.convert.tface_head import read_head
 from facesyn_cli.models.loading import load_backbone
+from facesyn_cli.training.optimization import OptimizerSettings
+from facesyn_cli.training.sharded_classifier import classifier_memory
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +179,8 @@ def test_dry_run_plans_and_writes_nothing(faces: Path, tmp_path: Path, run_cli):
     assert (counts["images"], counts["identities"], counts["steps"], counts["steps_per_epoch"]) == (24, 6, 9, 3)
     assert plan["network_evaluations"] == {"backbone": 72} and plan["state"] == "new"
     assert plan["chosen"] == {
-        "groups_per_step": 2, "images_per_group": 4, "decoded": "cache", "decoded_cache_mib": 0.9
+        "groups_per_step": 2, "images_per_group": 4, "classes_per_process": 6, "classifier_mib": 0.0,
+        "decoded": "cache", "decoded_cache_mib": 0.9,
     }
     assert plan["disk_mib"] > 0.9
     assert plan["inputs"] == {"input-1": str(faces)}
@@ -256,3 +260,47 @@ def test_tensorboard_shows_the_figures_of_the_log(faces: Path, tmp_path: Path, r
     refused = train_arguments(faces, tmp_path / "other", "tracking.name=tensorboard")
     assert_refused(*refused, says='pip install "facesyn[tracking]"')
     assert not (tmp_path / "other").exists()
+
+
+def test_a_sharded_classifier_in_one_process_is_the_whole_one(faces: Path, tmp_path: Path, run_cli):
+    for name, more in (("whole", ()), ("sharded", ("classifier.sharded=true",)), ("all", (
+            "classifier={sharded: true, sample_rate: 1}",))):
+        ran = run_cli(*train_arguments(faces, tmp_path / name, *more, "export_published=true", epochs=1))
+        assert ran.code == 0, ran.err
+    whole = read_tensors(tmp_path / "whole" / "head.safetensors")["kernel"]
+    for name in ("sharded", "all"):
+        found = read_tensors(tmp_path / name / "head.safetensors")["kernel"]
+        torch.testing.assert_close(found, whole, rtol=0, atol=1e-3 * whole.abs().max().item())
+        assert _header(tmp_path / name)["config"]["identity"] == _header(tmp_path / "whole")["config"]["identity"]
+        assert torch.equal(read_head(tmp_path / name / "HEAD_Epoch_1")["kernel"], found)
+        assert [p.name for p in (tmp_path / name).glob("HEAD*")] == ["HEAD_Epoch_1_Split_0_checkpoint.pth"]
+    assert torch.equal(read_head(tmp_path / "whole" / "HEAD_Epoch_1_checkpoint.pth")["kernel"], whole)
+
+
+def test_classes_that_cannot_be_sharded_or_sampled_are_refused(faces: Path, tmp_path: Path, assert_refused):
+    arguments = train_arguments(faces, tmp_path / "fr", "--dry-run")
+    assert_refused(*arguments, "classifier.sharded=true", "head.name=softmax", says="softmax computes its logits in")
+    assert_refused(*arguments, "classifier.sample_rate=0.1", says="sample_rate needs sharded=true")
+    assert_refused(*arguments, "classifier={sharded: true, sample_rate: 0}", says="sample_rate")
+
+
+def test_the_plan_tells_the_memory_of_the_classifier(faces: Path, tmp_path: Path, run_cli, monkeypatch):
+    """6 classes of 32 numbers, groups of 4 images, SGD with momentum; 3 classes in each of two processes."""
+    def chosen(*more: str) -> dict:
+        ran = run_cli(*train_arguments(faces, tmp_path / "fr", *more), "--dry-run", "--json")
+        assert ran.code == 0, ran.err
+        return ran.json()["plan"]["chosen"]
+
+    assert chosen()["classes_per_process"] == 6
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert chosen()["classes_per_process"] == 6 and chosen("classifier.sharded=true")["classes_per_process"] == 3
+    settings = OptimizerSettings(name="sgd", momentum=0.9)
+    whole = classifier_memory(1_000_000, 512, 64, 8, settings, False, None)
+    sharded = classifier_memory(1_000_000, 512, 64, 8, settings, True, None)
+    sampled = classifier_memory(1_000_000, 512, 64, 8, settings, True, 0.1)
+    assert whole == {"classes_per_process": 1_000_000, "classifier_mib": round(
+        4 * (512 * 5 + 6 * 64) * 1e6 / 2**20, 1)}
+    assert sharded == {"classes_per_process": 125_000, "classifier_mib": round(
+        4 * (512 * 5 + 6 * 512) * 125_000 / 2**20, 1)}
+    assert sampled == {"classes_per_process": 125_000, "classifier_mib": round(
+        4 * (512 * (2 + 0.5) + 6 * 51.2) * 125_000 / 2**20, 1)}

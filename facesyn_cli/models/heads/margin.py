@@ -10,19 +10,15 @@ The builder of a head plugin takes its settings and returns a `Head`. The number
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from facesyn_cli.config.fields import affects_result
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.heads.class_range import ClassRange
+from facesyn_cli.models.heads.class_centers import center_cosines, draw_centers, paired_cosines
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
-
-_ROWS = 16  # rows of a kernel that are drawn together
 
 
 class Head(nn.Module):
@@ -69,8 +65,7 @@ class Head(nn.Module):
 
     def cosines(self, embeddings: Tensor) -> Tensor:
         """Return the (B, K) cosines between embeddings (B, E) and class centers."""
-        embeddings = embeddings.to(self.kernel.dtype)
-        return (F.normalize(embeddings, dim=1) @ F.normalize(self.kernel, dim=0)).clamp(-1, 1)
+        return center_cosines(embeddings.to(self.kernel.dtype), self.kernel)
 
     def target_cosines(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the (B,) cosines between embeddings (B, E) and the centers of their own classes.
@@ -95,30 +90,6 @@ class Head(nn.Module):
     def extra_losses(self, embeddings: Tensor) -> Tensor | None:
         """Return (B,) terms that are added to the cross-entropy of each image, or None."""
         return None
-
-
-def paired_cosines(embeddings: Tensor, centers: Tensor) -> Tensor:
-    """Return the (B,) cosines between embeddings (B, E) and class centers (B, E), row by row."""
-    embeddings = embeddings.to(centers.dtype)
-    return (F.normalize(embeddings, dim=1) * F.normalize(centers, dim=1)).sum(1).clamp(-1, 1)
-
-
-def draw_centers(kernel: Tensor, seed: int, classes: ClassRange | None = None) -> None:
-    """Fill class centers with N(0, 0.01), as published.
-
-    Args:
-        kernel: (E, K), or the (E, `classes.width`) columns of some of the classes; they get the numbers that they have
-            in the whole kernel.
-        seed: Seed of the numbers.
-        classes: These classes; None: all.
-    """
-    classes = classes or ClassRange(0, kernel.shape[1], kernel.shape[1])
-    generator, size = torch.Generator().manual_seed(seed), kernel.shape[0]
-    # torch.randn fills 16 numbers at a time, so blocks of 16 rows hold the numbers of one call for all rows
-    starts = list(range(0, max(size - _ROWS + 1, 1), _ROWS))
-    for start, stop in pairwise([*starts, size]):
-        rows = torch.randn(stop - start, classes.total, generator=generator)
-        kernel[start:stop] = rows[:, classes.columns] * 0.01
 
 
 class ScaleConfig(PluginConfig):

@@ -84,10 +84,10 @@ class FrTask(Task):
         self.faces = TrainingFaces(sets, compose(cfg.transforms), cfg.seed, backbone.input_size)
         self.cache_plan = self.faces.plan_caches(cfg.decoded, cfg.decoded_cache, self.folder, cfg.epochs)
         self.weights = list(cfg.input_weights) or [1.0] * len(paths)
-        with torch.device("meta"):
-            head = build_head(cfg.head)
-            if cfg.classifier.sharded:
-                check_shardable(head, cfg.head.name)
+        head = build_head(cfg.head)
+        if cfg.classifier.sharded:
+            check_shardable(head, cfg.head.name)
+        with torch.device("meta" if cfg.classifier.sharded else "cpu"):  # only shapes are compared
             head = head.with_classes(len(self.identities), size) if cfg.initial_head else None
         self.initial = open_initial_weights(cfg.initial_backbone, cfg.initial_head, cfg.backbone, backbone, head)
         self.parents |= self.initial.parents

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from tolerance import rounding
+from torch.nn import functional as F
 
+from facesyn_cli.models.heads.class_centers import center_cosines, draw_centers
 from facesyn_cli.models.heads.class_range import ClassRange, class_ranges
 from facesyn_cli.models.heads.fixed_margin import AngularConfig, ArcFace
-from facesyn_cli.models.heads.margin import Head, draw_centers
+from facesyn_cli.models.heads.margin import Head
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.builtin import BUILTIN
 
@@ -75,3 +77,21 @@ def test_parts_of_the_centers_are_drawn_as_the_whole(size, num_classes):
 def test_the_first_processes_hold_one_class_more():
     assert class_ranges(7, 3) == [ClassRange(0, 3, 7), ClassRange(3, 5, 7), ClassRange(5, 7, 7)]
     assert [part.width for part in class_ranges(8, 4)] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_cosines_and_their_gradients_are_those_of_normalized_centers(is_sharded):
+    """For both memory layouts of a kernel; a center of zeros has cosines and no gradient of its direction."""
+    kernel = (torch.randn(7, 8).t() if is_sharded else torch.randn(8, 7)).double().requires_grad_()
+    embeddings = torch.randn(4, 8, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(4, 7, dtype=torch.float64)
+    expected = F.normalize(embeddings, dim=1) @ F.normalize(kernel, dim=0)
+    found = center_cosines(embeddings, kernel)
+    torch.testing.assert_close(found, expected)
+    for got, wanted in zip(*(torch.autograd.grad((c * weights).sum(), [embeddings, kernel]) for c in (found, expected)),
+                           strict=True):
+        torch.testing.assert_close(got, wanted)
+        assert got.stride() == wanted.stride()
+    kernel.data[:, 2] = 0
+    cosines = center_cosines(embeddings, kernel)
+    assert not cosines[:, 2].any() and torch.autograd.grad(cosines.sum(), kernel)[0].isfinite().all()
