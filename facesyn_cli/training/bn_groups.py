@@ -111,6 +111,7 @@ class _GlobalNorm:
 
     def __init__(self, layer: _BatchNorm, all_reduce: Callable[[Tensor], Tensor]) -> None:
         self.layer, self.all_reduce = layer, all_reduce
+        self.num_processes = 0.0  # not known yet
 
     def __call__(self, x: Tensor) -> Tensor:
         layer = self.layer
@@ -120,7 +121,9 @@ class _GlobalNorm:
             wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
             axes = [axis for axis in range(x.ndim) if axis != 1]
             shape = [1, -1] + [1] * (x.ndim - 2)
-            count = self.all_reduce(x.new_tensor(x.numel() / x.shape[1], dtype=torch.float64)).item()
+            if not self.num_processes:  # asked once: it waits for the device
+                self.num_processes = self.all_reduce(torch.ones((), device=x.device)).item()
+            count = self.num_processes * x.numel() / x.shape[1]
             mean = _AllReduce.apply(wide.sum(axes), self.all_reduce) / count                      # (C,)
             centered = wide - mean.view(shape)
             variance = _AllReduce.apply(centered.square().sum(axes), self.all_reduce) / count      # (C,)

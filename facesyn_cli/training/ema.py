@@ -63,8 +63,8 @@ class Ema:
         averaged, copied = _averaged_and_copied(module)
         share = 1.0 - ema_decay(num_updates, self.settings)
         torch._foreach_lerp_(self._averages, [value.detach().float() for value in averaged], share)
-        for ours, theirs in zip(self._copies, copied, strict=True):
-            ours.copy_(theirs)
+        if copied:
+            torch._foreach_copy_(self._copies, copied)
 
 
 def _averaged_and_copied(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

@@ -15,6 +15,7 @@ from facesyn_cli.bench import plain_loops
 from facesyn_cli.bench.machine import Clock, matrix_rate
 from facesyn_cli.bench.published_layers import as_published
 from facesyn_cli.bench.random_networks import flops, random_network
+from facesyn_cli.data.latent_cache import LatentCache
 from facesyn_cli.stages.bench import SUBJECTS, render
 
 TINY = (
@@ -40,7 +41,7 @@ def test_both_sides_are_measured(run_cli, subject):
         assert result["speedup of the first epoch"] == pytest.approx(first["images/s"] / plain["images/s"], rel=2e-3)
         assert ours["images/s per core"] == ours["images/s"], "one core"
     else:
-        plain, ours = result["runs"]
+        plain, *once, ours = result["runs"]
         assert plain["name"] == "plain loop, fp32" and ours["name"].startswith("facesyn")
     expected = {"sample": (20, 20), "train-ldm": (8, 8)}.get(subject, (20, 20))
     assert (plain["images"], ours["images"]) == expected
@@ -69,6 +70,17 @@ def test_given_faces_of_whole_batches(run_cli, tmp_path):
         images = [row["images"] for row in ran.json()["runs"]]
         assert images == ([40, 40] if subject == "train-fr" else [20, 20, 20])
     assert len(list(faces.rglob("*.png"))) == 24, "the given faces stay"
+
+
+def test_latents_of_train_ldm_are_encoded_once_and_counted_apart(run_cli, monkeypatch):
+    fills, fill = [], LatentCache.fill
+    monkeypatch.setattr(LatentCache, "fill", lambda cache, numbers, *rest: fills.append(numbers) or fill(
+        cache, numbers, *rest))
+    ran = run_cli("bench", "train-ldm", "--images", 20, "--batch-size", 4, "--steps", 2, *TINY, "--json")
+    assert ran.code == 0, ran.err
+    _, encoding, _ = ran.json()["runs"]
+    assert encoding["name"] == "facesyn, fp32, latents encoded once" and encoding["images"] == 2 * 20  # and mirrored
+    assert fills == [[0]]  # the stage finds the cache
 
 
 def test_every_core_has_a_batch_and_few_steps_are_compared_with_many(run_cli):

@@ -115,6 +115,18 @@ def test_bfloat16_stays_near_float32(faces: Path, tmp_path: Path, run_cli):
     assert all(v.dtype != torch.bfloat16 for v in read_tensors(tmp_path / "bf16" / "model.safetensors").values())
 
 
+def test_several_groups_in_a_pass_train_as_one_after_the_other(faces: Path, tmp_path: Path, run_cli):
+    more = ("optimizer.lr=0.01", "head.scale=8", "seed=1")
+    for name in ("1", "2"):
+        ran = run_cli(*train_arguments(faces, tmp_path / name, *more, f"groups_per_pass={name}", epochs=2))
+        assert ran.code == 0, ran.err
+    assert not _same_weights(tmp_path / "1", tmp_path / "2")  # sums over the images are rounded in another order
+    alone, together = (read_tensors(tmp_path / name / "model.safetensors") for name in ("1", "2"))
+    for key, value in alone.items():
+        scale = value.double().abs().max().clamp(min=1e-4)
+        assert (together[key].double() - value.double()).abs().max() < 1e-3 * scale, key
+
+
 def test_batch_larger_than_the_set_repeats_it(faces: Path, tmp_path: Path, run_cli):
     ran = run_cli(*train_arguments(faces, tmp_path / "fr", "norm_batch_size=32", "batch_size=32", epochs=1))
     assert ran.code == 0, ran.err

@@ -28,7 +28,7 @@ from facesyn_cli.sampling.pipeline import ChannelScale
 from facesyn_cli.training.batch_loading import read_ahead
 from facesyn_cli.training.checkpoint import check_total
 from facesyn_cli.training.data_order import local_share
-from facesyn_cli.training.precision import autocast
+from facesyn_cli.training.precision import autocast, convolution_layout
 from facesyn_cli.training.published_export import check_exportable, export_ldm
 from facesyn_cli.training.task import Task
 from facesyn_cli.training.tasks.ldm_batches import (
@@ -128,7 +128,7 @@ class LdmTask(Task):
             mean, std = latent_statistics(self.folder / "latent_statistics.json", self.latents, rows, processes)
         self.settings = self._settings(mean, std)
         self.scale = ChannelScale.of(mean, std, device)
-        self.network = self.denoiser.to(device).train()
+        self.network = self.denoiser.to(device, memory_format=convolution_layout(device)).train()
         self.modules, self.optimizers = {"model": self.network}, {}
         self.parameters = list(self.network.parameters())
         self.groups = [{"params": self.parameters}]
