@@ -27,7 +27,7 @@ PrecisionOrAuto = Literal["fp32", "bf16", "fp16", "auto"]
 Config = TypeVar("Config", bound=StageConfig)
 Evaluate = Callable[[str], Any]  # computes once in a number format and waits for the device
 
-_WORTH = 1.1                           # speed of bf16 against fp32 from which `auto` takes it
+WORTH = 1.1                           # speed of bf16 against fp32 from which `auto` takes it
 _SIDES = {"cpu": 256}                  # of the matrices
 _GPU_SIDE = 4096
 _LEAST, _MOST, _SECONDS = 2, 5, 0.1    # rounds of a measurement, and the time after which no more are started
@@ -89,6 +89,16 @@ def matrix_gain(precision: str, device: torch.device) -> float:
         torch.set_num_threads(threads)
 
 
+def products_that_pay(device: torch.device) -> tuple[str, dict[str, float]]:
+    """Return the number format whose matrix products are fastest on a device, fp32 where none is clearly faster.
+
+    And, of each other format that it computes, how many times as fast as in fp32 they are.
+    """
+    gains = {name: matrix_gain(name, device) for name in DTYPES if name != "fp32" and computes(name, device)}
+    fastest = max(gains, key=lambda name: gains[name], default="fp32")
+    return fastest if gains.get(fastest, 0) >= WORTH else "fp32", gains
+
+
 def computes(precision: str, device: torch.device) -> bool:
     """Return whether a device has products in a number format at all."""
     try:
@@ -113,7 +123,7 @@ def _choose(evaluate: Evaluate, device: torch.device) -> str:
     if not computes("bf16", device):
         return "fp32"
     speed = gain(evaluate, "bf16")
-    chosen = "bf16" if speed >= _WORTH else "fp32"
+    chosen = "bf16" if speed >= WORTH else "fp32"
     log.info(f"precision=auto: {chosen}; the network is {speed:.2f} times as fast in bf16 as in fp32 on this "
              f"{device.type}")
     return chosen
