@@ -40,7 +40,7 @@ def machine(monkeypatch):
     measured: list[str] = []
 
     def be(speed: float) -> list[str]:
-        def gain(evaluate, precision: str) -> float:
+        def gain(evaluate, precision: str, device: object) -> float:
             evaluate(precision)
             measured.append(precision)
             return speed
