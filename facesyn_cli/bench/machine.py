@@ -21,8 +21,8 @@ from facesyn_cli.console import log
 from facesyn_cli.data.ordered_pool import usable_cores
 from facesyn_cli.distributed import choose_device
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.precision import DTYPES, WORTH
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SIDES = {"cpu": (128, 1024), "cuda": (1024, 8192)}  # of the matrices: for an estimate, and for the measurement
 _PATIENCE = 0.5                                      # seconds a product may take
 _SLACK = 8.0                                         # MiB by which a peak that was reset may exceed what is used
@@ -93,8 +93,8 @@ class Machine:
 
     @property
     def best_precision(self) -> str:
-        """bf16 where its matrix rate is higher than that of fp32, else fp32."""
-        return "bf16" if self.rates["bf16"] > self.rates["fp32"] else "fp32"
+        """bf16 where its matrix rate is clearly higher than that of fp32, else fp32."""
+        return "bf16" if self.rates["bf16"] >= WORTH * self.rates["fp32"] else "fp32"
 
     def workers(self, cfg: BenchConfig) -> int:
         """Return the number of workers that read images."""
@@ -108,6 +108,7 @@ class Machine:
                 else f"{_cpu_name()}, {self.cores} {'core' if self.cores == 1 else 'cores'}"
             ),
             "matrix rate": {name: four_digits(rate / 1e12) for name, rate in self.rates.items()},
+            "precision that pays": self.best_precision,
             "clock": "processor time" if self.clock.use_cpu_time else "wall",
             "torch": torch.__version__,
         }

@@ -21,6 +21,7 @@ from facesyn_cli.console import log
 from facesyn_cli.data.pixels import encode_png
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.models.loading import LoadedLdm
+from facesyn_cli.models.precision import WORTH
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 from facesyn_cli.sampling.conditions import Conditions
@@ -62,7 +63,8 @@ class SampleBench:
         """Measure everything; return JSON values."""
         machine, cfg = self.machine, self.cfg
         options = self._options() if cfg.each_option else None
-        precision = cfg.precision or machine.best_precision
+        pays = self._fastest(options) if options else machine.best_precision
+        precision = cfg.precision or pays
         images = cfg.images or self.batch_size * (20 if machine.is_gpu else machine.cores)
         flop = self.steps * self.evaluation_flops + self.decoding_flops
         ids = -(-images // cfg.per_id)
@@ -109,6 +111,7 @@ class SampleBench:
                 "steps": self.steps, "batch": self.batch_size,
             },
             "options": options,
+            "precision that pays": pays,
             "runs": runs,
             **speedups,
             "seconds for 10,000 x 50": round(_SET / second["images/s"]),
@@ -157,6 +160,12 @@ class SampleBench:
             if len(table) == 1:
                 self._plain_seconds = total
         return table
+
+    def _fastest(self, table: list[dict[str, Any]]) -> str:
+        """Return the number format whose row with all options is clearly the fastest, else fp32."""
+        speeds = {name: row["speedup"] for row in table for name in self.machine.rates if row["name"] == f"all, {name}"}
+        fastest = max(speeds, key=lambda name: speeds[name])
+        return fastest if speeds[fastest] >= WORTH * speeds["fp32"] else "fp32"
 
     @torch.inference_mode()
     def _measure(self, options: InferenceOptions, is_published: bool, is_encoded: bool) -> tuple[float, float]:

@@ -46,7 +46,7 @@ class BenchConfig(StageConfig):
         None, "steps of the scheduler, 50 on a GPU and 5 on a CPU; of training, 10", ge=1
     )
     precision: Literal["fp32", "bf16", "fp16"] | None = runtime_only(
-        None, "number format of facesyn's run; None: bf16 where its matrix rate is higher"
+        None, "number format of facesyn's run; None: the one that pays here"
     )
     sizes: tuple[int, ...] = runtime_only((500, 5_000, 50_000), "scale: images of each set, in increasing order")
     folder: Path | None = runtime_only(

@@ -16,6 +16,7 @@ _PACKAGES = {
     "timm": ("timm",),
     "tracking": ("tensorboard",),
 }
+_WORKS = "works"
 
 
 def command(
@@ -54,6 +55,7 @@ def examine(work: Path) -> dict:
                 if group == "core":
                     problems.append(f"{name} is not installed: pip install facesyn")
     devices = _devices(problems)
+    working = [name for name, about in devices.items() if about.endswith(_WORKS)]
     at = next(folder for folder in (work.resolve(), *work.resolve().parents) if folder.exists())
     if not os.access(at, os.W_OK):
         problems.append(f"{at} is not writable; choose another --work")
@@ -64,6 +66,7 @@ def examine(work: Path) -> dict:
         "python": sys.version.split()[0],
         "packages": versions,
         "devices": devices,
+        "precision": {name: _precision(name) for name in working},
         "starter": starter,
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(memory / 2**30, 1),
@@ -106,10 +109,20 @@ def _devices(problems: list[str]) -> dict[str, str]:
             is_right = bool((product == 8).all())
         except RuntimeError as error:
             is_right, about = False, str(error).split("\n")[0]
-        found[name] = f"{about}, {'works' if is_right else 'DOES NOT WORK'}"
+        found[name] = f"{about}, {_WORKS if is_right else 'DOES NOT WORK'}"
         if not is_right:
             problems.append(f"device {name} does not work: {about}")
     return found
+
+
+def _precision(device: str) -> dict[str, Any]:
+    """Return which number format pays in matrix products on a device, and how fast the others are against fp32."""
+    import torch
+
+    from facesyn_cli.models.precision import products_that_pay
+
+    pays, gains = products_that_pay(torch.device(device))
+    return {"pays": pays, "times_as_fast_as_fp32": {name: float(f"{gain:.2g}") for name, gain in gains.items()}}
 
 
 def _render(report: dict) -> str:
@@ -117,6 +130,10 @@ def _render(report: dict) -> str:
     for group, versions in report["packages"].items():
         lines.append(f"{group}: " + ", ".join(f"{name} {number}" for name, number in versions.items()))
     lines += [f"device {name}: {about}" for name, about in report["devices"].items()]
+    for name, found in report["precision"].items():
+        gains = ", ".join(f"{other} {gain:g}" for other, gain in found["times_as_fast_as_fp32"].items())
+        lines.append(f"precision {name}: {found['pays']} pays; matrix products, times as fast as in fp32: {gains} "
+                     "(small networks gain less; precision=auto measures the network)")
     lines.append(
         f"{report['cpus']} cpus, {report['memory_gib']} GiB memory, "
         f"{report['disk_free_gib']} GiB free on the disk of --work"

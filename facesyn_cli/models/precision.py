@@ -1,8 +1,8 @@
 """Number formats of inference: which are faster than fp32 on a device, and the choice behind `precision=auto`.
 
-On a processor without instructions for bf16 a product in bf16 takes longer than in fp32. Even where it is faster,
-small networks may be slower in bf16, since most of their time is not spent in products. So `auto` measures the network
-itself, while a warning and `facesyn doctor` rely on the product of two matrices, which takes milliseconds.
+On a processor without instructions for bf16 a product in bf16 takes longer than in fp32. Where it is faster, small
+networks gain less, since they spend little of their time in products. So `auto` measures the network itself, in some
+seconds at most, while a warning and `facesyn doctor` rely on the product of two matrices, which takes milliseconds.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ PrecisionOrAuto = Literal["fp32", "bf16", "fp16", "auto"]
 Config = TypeVar("Config", bound=StageConfig)
 Evaluate = Callable[[str], Any]  # computes once in a number format and waits for the device
 
-_WORTH = 1.1                           # speed of bf16 against fp32 from which `auto` takes it
+WORTH = 1.1                            # speed of bf16 against fp32 from which `auto` takes it
 _SIDES = {"cpu": 256}                  # of the matrices
 _GPU_SIDE = 4096
-_LEAST, _MOST, _SECONDS = 2, 5, 0.1    # rounds of a measurement, and the time after which no more are started
+_LEAST, _MOST, _SECONDS = 2, 20, 0.1   # rounds of a measurement, and the time after which no more are started
 
 
 def with_precision(
@@ -67,26 +67,40 @@ def with_precision(
     return cfg.model_copy(update={"precision": found})
 
 
-def gain(evaluate: Evaluate, precision: str) -> float:
-    """Return how many times as fast as in fp32 something is computed in another number format."""
-    return _fastest(partial(evaluate, "fp32")) / _fastest(partial(evaluate, precision))
+def gain(evaluate: Evaluate, precision: str, device: torch.device) -> float:
+    """Return how many times as fast as in fp32 something is computed in another number format.
+
+    On a CPU one core computes, and its processor time counts, so that other programs do not disturb the measurement.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        clock = time.process_time if device.type == "cpu" else time.perf_counter
+        return _fastest(partial(evaluate, "fp32"), clock) / _fastest(partial(evaluate, precision), clock)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @lru_cache
 def matrix_gain(precision: str, device: torch.device) -> float:
-    """Return how many times as fast as in fp32 a product of square matrices is; on a CPU, on one core.
+    """Return how many times as fast as in fp32 a product of square matrices is.
 
     Measured once in a process, in some tens of milliseconds; float32 is not rounded to TF32.
     """
     side = _SIDES.get(device.type, _GPU_SIDE)
     numbers = torch.randn(side, side, device=device)
     matrices = {name: numbers.to(dtype) for name, dtype in DTYPES.items() if name in ("fp32", precision)}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return gain(lambda name: (matrices[name] @ matrices[name])[0, 0].item(), precision)
-    finally:
-        torch.set_num_threads(threads)
+    return gain(lambda name: (matrices[name] @ matrices[name])[0, 0].item(), precision, device)
+
+
+def products_that_pay(device: torch.device) -> tuple[str, dict[str, float]]:
+    """Return the number format whose matrix products are fastest on a device, fp32 where none is clearly faster.
+
+    And, of each other format that it computes, how many times as fast as in fp32 they are.
+    """
+    gains = {name: matrix_gain(name, device) for name in DTYPES if name != "fp32" and computes(name, device)}
+    fastest = max(gains, key=lambda name: gains[name], default="fp32")
+    return fastest if gains.get(fastest, 0) >= WORTH else "fp32", gains
 
 
 def computes(precision: str, device: torch.device) -> bool:
@@ -112,18 +126,18 @@ def warn_if_slow(precision: str, device: torch.device) -> None:
 def _choose(evaluate: Evaluate, device: torch.device) -> str:
     if not computes("bf16", device):
         return "fp32"
-    speed = gain(evaluate, "bf16")
-    chosen = "bf16" if speed >= _WORTH else "fp32"
+    speed = gain(evaluate, "bf16", device)
+    chosen = "bf16" if speed >= WORTH else "fp32"
     log.info(f"precision=auto: {chosen}; the network is {speed:.2f} times as fast in bf16 as in fp32 on this "
              f"{device.type}")
     return chosen
 
 
-def _fastest(work: Callable[[], Any]) -> float:
+def _fastest(work: Callable[[], Any], clock: Callable[[], float]) -> float:
     """Return the seconds of the fastest of some rounds, of which the first may load kernels."""
     times: list[float] = []
     while len(times) < _LEAST or (len(times) < _MOST and sum(times) < _SECONDS):
-        start = time.perf_counter()
+        start = clock()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(max(clock() - start, 1e-9))
     return min(times)

@@ -10,7 +10,6 @@ import torch
 
 from facesyn_cli.models.loading import LoadedLdm
 from facesyn_cli.sampling.inference import FastDenoiser, InferenceOptions
-from facesyn_cli.sampling.workers import one_core_each
 
 _FEW = 2  # images of a batch on a CPU, where the speed does not depend on them; an evaluation of eight takes seconds
 
@@ -20,7 +19,7 @@ def evaluation_of(ldm: LoadedLdm, device: torch.device, batch_size: int) -> Call
 
     Args:
         ldm: Denoiser and its settings; not modified.
-        device: Where; a CPU uses one core, as for the batches of a set.
+        device: Where.
         batch_size: Images of a batch on a GPU.
     """
     facts, count = ldm.config, min(batch_size, _FEW) if device.type == "cpu" else batch_size
@@ -38,13 +37,9 @@ def evaluation_of(ldm: LoadedLdm, device: torch.device, batch_size: int) -> Call
         return FastDenoiser(copy.deepcopy(ldm.module).to(device), InferenceOptions(precision))
 
     @torch.inference_mode()
-    def once(precision: str) -> None:
+    def evaluate(precision: str) -> None:
         network, (latents, t, contexts) = denoiser(precision), inputs()
         encode = getattr(network, "encode_context", None)
         network(latents, t, encode(contexts, batch=count) if encode else contexts)[0, 0, 0, 0].item()
-
-    def evaluate(precision: str) -> None:
-        with one_core_each(1, device) as pool:
-            pool.submit(once, precision).result()
 
     return evaluate

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.attention_maps import Tap
 from facesyn_cli.models.idiff_blocks import Attention, CrossAttentionBlock, SelfAttentionBlock
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from facesyn_cli.models.precision import DTYPES
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,9 @@ def render(result: dict[str, Any]) -> str:
     machine = result["machine"]
     rates = ", ".join(f"{name} {rate:.3g} TFLOP/s" for name, rate in machine["matrix rate"].items())
     lines = [f"{machine['device']}; matrix rate: {rates}; clock: {machine['clock']}"]
+    pays = result.get("precision that pays")
+    lines.append(f"precision that pays: {machine['precision that pays']} in matrix products"
+                 + (f", {pays} for this network" if pays else ""))
     network = ", ".join(f"{name} {value}" for name, value in result["network"].items())
     lines += [network, ""]
     for title in ("options", "runs"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from facesyn_cli.bench import plain_loops
 from facesyn_cli.bench.machine import Clock, matrix_rate
 from facesyn_cli.bench.published_layers import as_published
 from facesyn_cli.bench.random_networks import flops, random_network
+from facesyn_cli.bench.sample_bench import SampleBench
 from facesyn_cli.data.latent_cache import LatentCache
 from facesyn_cli.stages.bench import SUBJECTS, render
 
@@ -28,6 +30,14 @@ TINY = (
 UNET = {"name": "idiff-unet", "channels": 32, "multipliers": [1, 1], "attention": [False, True], "num_blocks": 1,
         "context_size": 16, "context_width": 32}
 CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("bf16", "pays"), [(2.0, "bf16"), (1.02, "fp32"), (0.5, "fp32"), (None, "fp32")])
+def test_a_format_pays_where_all_options_together_are_clearly_faster_in_it(bf16, pays):
+    rows = [{"name": "as published", "speedup": 1.0}, {"name": "all, fp32", "speedup": 3.0}]
+    rows += [{"name": "all, bf16", "speedup": 3.0 * bf16}] if bf16 else []  # slow products are not measured further
+    bench = SimpleNamespace(machine=SimpleNamespace(rates={"fp32": 1.0, "bf16": 2.0}))
+    assert SampleBench._fastest(bench, rows) == pays
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
@@ -55,6 +65,7 @@ def test_both_sides_are_measured(run_cli, subject):
         names = [row["name"] for row in result["options"]]
         assert names[0] == "as published" and "all, fp32" in names
         assert {"positions in rows, fused attention", "contexts encoded once", "channels last"} <= set(names)
+        assert result["precision that pays"] in ("fp32", "bf16") and "for this network" in render(result)
         assert result["seconds for 10,000 x 50"] == pytest.approx(500_000 / ours["images/s"], rel=1e-2)
     else:
         assert "options" not in result

@@ -40,7 +40,7 @@ def machine(monkeypatch):
     measured: list[str] = []
 
     def be(speed: float) -> list[str]:
-        def gain(evaluate, precision: str) -> float:
+        def gain(evaluate, precision: str, device: object) -> float:
             evaluate(precision)
             measured.append(precision)
             return speed
@@ -146,3 +146,12 @@ def test_embed_eval_and_report_take_auto_as_well(run_cli, machine, tmp_path):
         assert run_cli(*command, "--dry-run").json()["plan"]["chosen"]["precision"] == "fp32"
         assert run_cli(*command, "--out", tmp_path / command[0]).code == 0
         assert recorded(tmp_path / command[0]) == "fp32"
+
+
+def test_doctor_says_which_format_pays(run_cli, machine):
+    for speed, pays in ((0.6, "fp32"), (2.25, "bf16")):
+        machine(speed)
+        ran = run_cli("doctor")
+        assert f"precision cpu: {pays} pays; matrix products, times as fast as in fp32: bf16 {speed:.2g}" in ran.out
+    found = run_cli("doctor", "--json").json()["precision"]["cpu"]
+    assert found["pays"] == "bf16" and found["times_as_fast_as_fp32"]["bf16"] in (2.2, 2.3)

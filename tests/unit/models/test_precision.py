@@ -9,7 +9,14 @@ import torch
 
 from facesyn_cli.config.fields import StageConfig, affects_result
 from facesyn_cli.models import precision as formats
-from facesyn_cli.models.precision import PrecisionOrAuto, computes, gain, matrix_gain, with_precision
+from facesyn_cli.models.precision import (
+    PrecisionOrAuto,
+    computes,
+    gain,
+    matrix_gain,
+    products_that_pay,
+    with_precision,
+)
 
 CPU = torch.device("cpu")
 
@@ -25,8 +32,8 @@ def test_the_fastest_round_counts(monkeypatch):
     def evaluate(precision: str) -> None:
         clock["now"] += next(seconds[precision])
 
-    monkeypatch.setattr(time, "perf_counter", lambda: clock["now"])
-    assert gain(evaluate, "bf16") == pytest.approx(1.5)
+    monkeypatch.setattr(time, "process_time", lambda: clock["now"])
+    assert gain(evaluate, "bf16", CPU) == pytest.approx(1.5)
 
 
 def test_products_in_every_format_are_measured_on_this_machine():
@@ -52,3 +59,15 @@ def test_fp32_is_never_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(formats, "gain", lambda *_: pytest.fail("measured"))
     cfg = _Config(precision="fp32")
     assert with_precision(cfg, tmp_path, "ImageSet", CPU, lambda precision: pytest.fail("evaluated")) is cfg
+
+
+@pytest.mark.parametrize(("gains", "pays"), [
+    ({"bf16": 2.2, "fp16": 0.01}, "bf16"), ({"bf16": 0.6, "fp16": 0.01}, "fp32"), ({"bf16": 1.02, "fp16": 0.9}, "fp32"),
+    ({"bf16": 7.0, "fp16": 9.0}, "fp16"),
+])
+def test_a_format_pays_where_its_products_are_clearly_faster(monkeypatch, gains, pays):
+    monkeypatch.setattr(formats, "matrix_gain", lambda name, device: gains[name])
+    monkeypatch.setattr(formats, "computes", lambda name, device: True)
+    assert products_that_pay(CPU) == (pays, gains)
+    monkeypatch.setattr(formats, "computes", lambda name, device: name == "fp32")
+    assert products_that_pay(CPU) == ("fp32", {})
