@@ -30,9 +30,9 @@ DEFAULT_WORK = Path("work")
 # but not shown by the other stages. A test compares this table with the config classes and with what trees and starters
 # hold, which are not imported here: that takes seconds.
 OPTIONS = {
-    "align": "",
+    "align": "shard",
     "augment": "tree seed",
-    "embed": "tree starter batch_size device",
+    "embed": "tree starter batch_size shard device",
     "eval": "tree batch_size device",
     "gen-contexts": "tree starter seed batch_size device",
     "pack": "tree seed",
