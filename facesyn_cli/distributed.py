@@ -70,17 +70,19 @@ class Processes:
         torch.distributed.all_reduce(total)
         return total
 
-    def raise_in_all(self, problem: str) -> None:
+    def raise_in_all(self, problem: str, place: int = 0) -> None:
         """Raise in every process when any of them has a problem. A collective.
 
         Args:
             problem: What went wrong in this process; empty when nothing did.
+            place: Where in the whole work it did; the first of several problems is raised.
 
         Raises:
-            CollectiveError: With the problem of the lowest rank that has one.
+            CollectiveError: With the first problem, of the lowest rank among equals.
         """
         if self.any(bool(problem)):
-            raise CollectiveError(next(text for text in gather_object([problem]) if text))
+            found = [one for one in gather_object([(place, self.rank, problem)]) if one[-1]]
+            raise CollectiveError(min(found)[-1])
 
     def from_first(self, compute: Callable[[], T]) -> T:
         """Return in every process what `compute` returns in the process of rank 0. A collective.

@@ -47,7 +47,6 @@ from facesyn_cli.untrusted.parsing import read_json_lines
 LANDMARKS = "landmarks.csv"     # of every photo with a crop; itself a file for --landmarks
 LEFT_OUT = "left-out.txt"       # `location \t reason \t more` of every photo without one
 _ROWS = ".unfinished"           # a file per part, JSON lines
-_PART_SIZE = 64                 # photos
 _BYTES_PER_PIXEL = 2.2          # of a crop as PNG, about
 
 Cut = Callable[[ImageEntry, np.ndarray], AlignedFace]
@@ -63,6 +62,7 @@ class AlignConfig(FaceChoice, ShardedConfig):
     origin: StatedOrigin | None = runtime_only(
         None, "photo (of real people) or generated: what the images are; None: as their headers say, else photo"
     )
+    part_size: int = runtime_only(64, "photos a part; a finished part is never done again", ge=1)
     workers: int = runtime_only(2, "threads, per process", ge=0)
 
 
@@ -101,7 +101,7 @@ def run(cfg: AlignConfig, work: Work) -> Outcome:
     with open_shared_output(processes, folder, "ImageSet", "align", cfg, inputs.parents, cfg.part) as output:
         if not output.finished:
             _align(cfg, inputs, processes)
-            parts = _parts(images)
+            parts = _parts(cfg, images)
             output.header = processes.from_first(lambda: output.join(
                 lambda: sum(not _rows_path(folder, part).is_file() for part in parts), "blocks of photos",
                 lambda: _finish(images, parts, PHOTO if origin == UNKNOWN else origin, output),
@@ -167,15 +167,15 @@ def _join(path: Path, images: ImageSet) -> dict[str, list[Face]]:
     return found
 
 
-def _parts(images: ImageSet) -> list[range]:
+def _parts(cfg: AlignConfig, images: ImageSet) -> list[range]:
     """Return the parts of the whole set."""
-    return fixed_batches(len(images.entries), _PART_SIZE)
+    return fixed_batches(len(images.entries), cfg.part_size)
 
 
 def _parts_of_run(cfg: AlignConfig, images: ImageSet) -> list[range]:
     """Return the parts that this run makes: its share with `--shard`, else all."""
     index, count = cfg.part or (1, 1)
-    return share(_parts(images), index - 1, count)
+    return share(_parts(cfg, images), index - 1, count)
 
 
 def _rows_path(folder: Path, part: range) -> Path:

@@ -193,19 +193,16 @@ def test_interrupted_run_does_only_the_rest(run_cli, photos, listed, tmp_path, m
         return original(*arguments)
 
     monkeypatch.setattr(stage, "align_face", count)
-    monkeypatch.setattr(stage, "_PART_SIZE", 2)
-    arguments = ("align", "--images", photos, "--landmarks", listed, "--out", tmp_path / "a", "workers=0")
+    arguments = ("align", "--images", photos, "--landmarks", listed, "--out", tmp_path / "a", "workers=0",
+                 "part_size=2")
     with pytest.raises(RuntimeError):
         run_cli(*arguments)
     assert run_cli(*arguments).code == 0
     assert len(calls) == 4, "ann/0, ann/1, bob/x (fails), bob/x"
 
 
-def test_shards_in_any_order_join_what_one_run_writes(run_cli, photos, listed, tmp_path, monkeypatch) -> None:
-    import facesyn_cli.stages.align as stage
-
-    monkeypatch.setattr(stage, "_PART_SIZE", 1)
-    arguments = ("align", "--images", photos, "--landmarks", listed, "--json", "--out")
+def test_shards_in_any_order_join_what_one_run_writes(run_cli, photos, listed, tmp_path) -> None:
+    arguments = ("align", "--images", photos, "--landmarks", listed, "part_size=1", "--json", "--out")
     whole = run_cli(*arguments, tmp_path / "whole").json()
     plan = run_cli(*arguments, tmp_path / "a", "--shard", "2/3", "--dry-run").json()["plan"]
     assert plan["counts"] == {"photos": 2, "photos_left": 2}
