@@ -32,7 +32,7 @@ from facesyn_cli.artifacts.vector_files import normalize
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import affects_result, batch_setting, input_path, runtime_only
 from facesyn_cli.config.shard import ShardedConfig
-from facesyn_cli.console import Progress, log, progress
+from facesyn_cli.console import log, progress
 from facesyn_cli.data.alignment import DetectFaces, FaceAligner
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.data.squares import say_cut
@@ -152,35 +152,15 @@ def _embed(cfg: EmbedConfig, inputs: _Inputs, processes: Processes) -> None:
         workers=cfg.workers, align=inputs.align,
     )
     with progress("embed", sum(map(len, mine))) as bar:
-        for part, vectors, problems, num_cut in _embed_parts(embedder, inputs.images, mine, bar):
-            _write_part(folder, part, vectors, problems, num_cut)
+        found = embedder.parts(lambda index: inputs.images.read(inputs.images.entries[index]), mine, bar.advance)
+        for part, batches in zip(mine, found, strict=True):
+            problems = {index: why for batch in batches for index, why in batch.problems.items()}
+            vectors = np.concatenate([batch.vectors for batch in batches])
+            _write_part(folder, part, vectors, problems, sum(batch.num_cut for batch in batches))
             signals.check()
     num_turned = inputs.align.num_turned if inputs.align is not None else 0
     if num_turned := int(processes.sum(torch.tensor([num_turned], device=processes.device)).item()):  # waits for all
         log.info(f"{num_turned} photos lie on their side or upside down; their faces were found after rotation")
-
-
-def _embed_parts(
-    embedder: FaceEmbedder, images: ImageSet, parts: list[range], bar: Progress
-) -> Iterator[tuple[range, np.ndarray, dict[int, str], int]]:
-    """Yield each part with its (n, D) vectors, the reason per unusable image, and how many images were not square.
-
-    Batches never span parts.
-    """
-    batches, last_of = [], {}
-    for part in parts:
-        batches += [part[batch.start : batch.stop] for batch in fixed_batches(len(part), embedder.options.batch_size)]
-        last_of[len(batches) - 1] = part
-    vectors, problems, num_cut = [], {}, 0
-    found = embedder.files(lambda index: images.read(images.entries[index]), batches)
-    for number, batch in enumerate(found):
-        vectors.append(batch.vectors)
-        problems.update(batch.problems)
-        num_cut += batch.num_cut
-        bar.advance(len(batch.indices))
-        if number in last_of:
-            yield last_of[number], np.concatenate(vectors), problems, num_cut
-            vectors, problems, num_cut = [], {}, 0
 
 
 def _part_path(folder: Path, part: range) -> Path:

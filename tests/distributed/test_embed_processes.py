@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Ran, finish, spawn
-from tiny_detector import landmarks, photo
+from tiny_detector import landmarks, photo, write_detector
 from tiny_recognizer import face, write_faces, write_recognizer
 
 from facesyn_cli.data.pixels import encode_png
@@ -80,3 +80,21 @@ def test_eval(tmp_path):
     assert files(tmp_path / "1").keys() == files(tmp_path / "2").keys()
     for name in ("table.csv", "table.json"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+def test_report(tmp_path):
+    """Embeddings in two parts, perceptual distances in batches, poses in turn; one line where a set is of no use."""
+    weights, detector = write_recognizer(tmp_path / "judge"), write_detector(tmp_path / "red.onnx")
+    images = write_faces(tmp_path / "faces", people=65, photos=4)
+    (images / "p2" / "1.png").write_bytes(b"broken")
+    real = write_faces(tmp_path / "more" / "real", people=6, photos=3)
+    arguments = ("report", images, "--judge", weights, f"detector={detector}", "--device", "cpu", "--json",
+                 "perceptual_images=100")
+    one, two = (run_in(number, *arguments, "--reference", real, "--out", tmp_path / str(number)) for number in (1, 2))
+    assert {**one.json(), "folder": ""} == {**two.json(), "folder": ""}
+    assert files(tmp_path / "1") == files(tmp_path / "2")
+    assert two.err.count("1 of 260 images could not be embedded") == 1 == two.err.count("faces: poses")
+    for path in real.rglob("*.png"):
+        path.write_bytes(b"broken")
+    ran = run_in(2, *arguments, "--reference", real, "--out", tmp_path / "3", code=2)
+    assert "none of the 18 images" in ran.err
