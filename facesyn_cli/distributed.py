@@ -70,7 +70,7 @@ class Processes:
         torch.distributed.all_reduce(total)
         return total
 
-    def gather(self, value: T) -> list[T]:
+    def gather_objects(self, value: T) -> list[T]:
         """Return in every process the values of all of them, by rank. A collective."""
         return gather_object([value])
 
@@ -85,7 +85,7 @@ class Processes:
             CollectiveError: With the first problem, of the lowest rank among equals.
         """
         if self.any(bool(problem)):
-            found = [one for one in self.gather((place, self.rank, problem)) if one[-1]]
+            found = [one for one in self.gather_objects((place, self.rank, problem)) if one[-1]]
             raise CollectiveError(min(found)[-1])
 
     def from_first(self, compute: Callable[[], T]) -> T:

@@ -123,7 +123,7 @@ class PerceptualSpace:
         batches, is_whole = processes.from_first(choose)
         mine = share(range(len(batches)), processes.rank, processes.world_size)
         found: dict[int, _Distances] = {}
-        for part in processes.gather({number: self._inside(name, batches[number]) for number in mine}):
+        for part in processes.gather_objects({number: self._inside(name, batches[number]) for number in mine}):
             found |= part
         each = [found[number] for number in range(len(batches))]
         self._seen[name] = Spread(

@@ -114,7 +114,7 @@ def measure_poses(
         faces = [] if pixels_u8 is None else find(pixels_u8)
         mine.append(pose_of(faces[0][0]) if faces else (np.nan, np.nan))
         signals.check()
-    shares = processes.gather(mine)
+    shares = processes.gather_objects(mine)
     poses = np.empty((sum(map(len, shares)), 2))
     for rank, part in enumerate(shares):
         poses[rank::len(shares)] = np.reshape(part, (-1, 2))
