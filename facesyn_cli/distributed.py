@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
 from facesyn_cli.console import log
-from facesyn_cli.errors import UserError
+from facesyn_cli.errors import Stopped, UserError
 
 T = TypeVar("T")
 _LONGEST_WAIT = timedelta(days=1)  # of a process that is done for the others; torch's 10 to 30 minutes end in an error
@@ -93,18 +93,23 @@ class Processes:
 
         Raises:
             UserError: As `compute`, in every process.
+            Stopped: The same.
         """
         if self.world_size == 1:
             return compute()
-        computed: tuple[list[T], str] = [], ""
+        computed: tuple[list[T], str, int] = [], "", 0
         if self.is_first:
             try:
-                computed = [compute()], ""
+                computed = [compute()], "", 0
             except UserError as error:
-                computed = [], str(error)
-        values, problem = self.broadcast(computed)
+                computed = [], str(error), 0
+            except Stopped as stop:
+                computed = [], "", stop.signum
+        values, problem, signum = self.broadcast(computed)
         if problem:
             raise CollectiveError(problem)
+        if signum:
+            raise Stopped(signum)
         return values[0]
 
     def broadcast(self, value: T) -> T:

@@ -208,7 +208,11 @@ COMMANDS = [
         ["align", "--images", i / "photos", "--landmarks", i / "landmarks.txt", "--out", out, "workers=1"]]),
     Command("align-detector", lambda i, out: [
         ["align", "--images", i / "photos", "--detector", i / "red.onnx", "--out", out, "workers=1"]]),
+    Command("align-shards", lambda i, out: [
+        ["align", "--images", i / "photos", "--landmarks", i / "landmarks.txt", "--out", out, "workers=1",
+         "part_size=4", "--shard", f"{k}/3"] for k in (2, 3, 1)]),
     Command("embed", lambda i, out: [_embed(i, out)]),
+    Command("embed-shards", lambda i, out: [_embed(i, out, "--shard", f"{k}/3") for k in (2, 3, 1)]),
     Command("embed-aligning", lambda i, out: [_embed(i, out, f"images={i / 'photos'}",
                                                      f"align.detector={i / 'red.onnx'}")]),
     Command("train-embedder", lambda i, out: [tiny_embedder.train_arguments(i / "taught", out, steps=20)]),
