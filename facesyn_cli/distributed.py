@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -16,8 +18,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
+from facesyn_cli import signals
 from facesyn_cli.console import log
-from facesyn_cli.errors import UserError
+from facesyn_cli.errors import Stopped, UserError
 
 T = TypeVar("T")
 _LONGEST_WAIT = timedelta(days=1)  # of a process that is done for the others; torch's 10 to 30 minutes end in an error
@@ -98,35 +101,67 @@ class Processes:
         torch.distributed.all_gather(list(joined.chunk(self.world_size)), values.contiguous())
         return joined
 
-    def raise_in_all(self, problem: str) -> None:
+    def gather_objects(self, value: T) -> list[T]:
+        """Return in every process the values of all of them, by rank. A collective."""
+        return gather_object([value])
+
+    def raise_in_all(self, problem: str, place: int = 0) -> None:
         """Raise in every process when any of them has a problem. A collective.
 
         Args:
             problem: What went wrong in this process; empty when nothing did.
+            place: Where in the whole work it did; the first of several problems is raised.
 
         Raises:
-            CollectiveError: With the problem of the lowest rank that has one.
+            CollectiveError: With the first problem, of the lowest rank among equals.
         """
         if self.any(bool(problem)):
-            raise CollectiveError(next(text for text in gather_object([problem]) if text))
+            found = [one for one in self.gather_objects((place, self.rank, problem)) if one[-1]]
+            raise CollectiveError(min(found)[-1])
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Run the block in every process; an error or a stop signal in one of them ends it in all. A collective.
+
+        Raises:
+            UserError: As the block, in every process.
+            Stopped: In every process, when any of them received a stop signal.
+        """
+        problem: UserError | None = None
+        try:
+            yield
+        except UserError as error:
+            problem = error
+        except Stopped:
+            pass  # raised below, in all
+        if problem is not None and self.world_size == 1:
+            raise problem
+        self.raise_in_all(str(problem or ""))
+        if self.any(signals.received() is not None):
+            raise Stopped(signals.received() or signal.SIGTERM)
 
     def from_first(self, compute: Callable[[], T]) -> T:
         """Return in every process what `compute` returns in the process of rank 0. A collective.
 
         Raises:
             UserError: As `compute`, in every process.
+            Stopped: The same.
         """
         if self.world_size == 1:
             return compute()
-        computed: tuple[list[T], str] = [], ""
+        computed: tuple[list[T], str, int] = [], "", 0
         if self.is_first:
             try:
-                computed = [compute()], ""
+                computed = [compute()], "", 0
             except UserError as error:
-                computed = [], str(error)
-        values, problem = self.broadcast(computed)
+                computed = [], str(error), 0
+            except Stopped as stop:
+                computed = [], "", stop.signum
+        values, problem, signum = self.broadcast(computed)
         if problem:
             raise CollectiveError(problem)
+        if signum:
+            raise Stopped(signum)
         return values[0]
 
     def broadcast(self, value: T) -> T:

@@ -95,6 +95,9 @@ class WarmProcess:
             os.close(self._status)
 
 
+_GRACE_SECONDS = 3  # in which the others of a group may print the same error and end by themselves
+
+
 class WarmGroup:
     """One command in several processes that know of each other as `accelerate launch` tells them; one fails, all end.
 
@@ -115,13 +118,16 @@ class WarmGroup:
         ]
         self.pid = self._members[0].pid
         self.returncode: int | None = None
+        self._failed: float | None = None
 
     def poll(self) -> int | None:
         """Return the first exit code that is not 0, or 0 when all are; None while one runs."""
         codes = [member.poll() for member in self._members]
         if any(codes):  # neither None nor 0
-            for member in self._members:
-                member.kill()
+            self._failed = self._failed or time.monotonic()
+            if time.monotonic() > self._failed + _GRACE_SECONDS:
+                for member in self._members:
+                    member.kill()
         if None not in codes and self.returncode is None:
             self.returncode = next((code for code in codes if code), 0)
         return self.returncode

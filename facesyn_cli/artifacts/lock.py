@@ -20,7 +20,12 @@ HEARTBEAT_SECONDS = 30
 STALE_SECONDS = 300
 TORN_SECONDS = 5  # age at which a lock file without an owner, left by a kill, is stale
 
+_PART = re.compile(r"^\.lock-(?:all|\d+-of-\d+)$")  # locks of writers; others are held for a moment
 _WRITER = re.compile(r"-([0-9a-f]{8})-(\d+)-\d+$")  # host, process and thread at the end of a temporary name
+
+
+class LockedError(UserError):
+    """Another process holds the lock."""
 
 
 class Lock:
@@ -54,23 +59,13 @@ class Lock:
         self.path.unlink(missing_ok=True)
 
     def _take_over_or_refuse(self) -> None:
-        try:
-            text, touched = self.path.read_text(encoding="utf-8"), self.path.stat().st_mtime
-        except FileNotFoundError:
+        holder = _holder(self.path)
+        if holder is None:
             return
-        try:
-            owner = json.loads(text)
-            host, process, started = owner["host"], int(owner["process"]), owner["started"]
-        except (ValueError, KeyError, TypeError):
-            host, process, started = "unknown", 0, ""
-        age = time.time() - touched
-        if host == socket.gethostname():
-            is_stale = _start_time(process) != started
-        else:
-            is_stale = age > (STALE_SECONDS if process else TORN_SECONDS)
+        host, process, is_stale = holder
         if not is_stale:
-            raise UserError(f"{self.path.parent} is being written by process {process} on {host}; "
-                            f"wait for it, or remove {self.path} if it has ended")
+            raise LockedError(f"{self.path.parent} is being written by process {process} on {host}; "
+                              f"wait for it, or remove {self.path} if it has ended")
         log.info(f"taking over {self.path.parent} from process {process} on {host}, which has ended")
         discarded = self.path.with_name(f"{TEMPORARY_PREFIX}{self.path.name}-stale-{os.getpid()}")
         try:
@@ -85,6 +80,26 @@ class Lock:
                 os.utime(self.path)
             except FileNotFoundError:
                 return
+
+
+def refuse_other_division(folder: Path, part: tuple[int, int] | None) -> None:
+    """Refuse to write a folder while another process writes it as a whole, or as parts of another number of parts.
+
+    Args:
+        folder: The folder, locked by this process for `part`.
+        part: (i, n); None: the whole.
+
+    Raises:
+        LockedError: Another process does.
+    """
+    for path in folder.glob(".lock-*"):
+        if not _PART.match(path.name) or path.name.endswith(f"-of-{part[1]}" if part else "-all"):
+            continue
+        holder = _holder(path)
+        if holder is not None and not holder[2]:
+            theirs = path.name.removeprefix(".lock-").replace("-of-", "/").replace("all", "a whole")
+            raise LockedError(f"{folder} is being written by process {holder[1]} on {holder[0]} as {theirs}; wait for "
+                              f"it, or remove {path} if it has ended")
 
 
 def remove_abandoned(folder: Path, start: str = "", below: bool = False) -> None:
@@ -105,6 +120,22 @@ def remove_abandoned(folder: Path, start: str = "", below: bool = False) -> None
                     Path(place, name).unlink()
         if not below:
             return
+
+
+def _holder(path: Path) -> tuple[str, int, bool] | None:
+    """Return host and process that hold a lock, and whether it is stale; None where the file is gone."""
+    try:
+        text, touched = path.read_text(encoding="utf-8"), path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    try:
+        owner = json.loads(text)
+        host, process, started = owner["host"], int(owner["process"]), owner["started"]
+    except (ValueError, KeyError, TypeError):
+        host, process, started = "unknown", 0, ""
+    if host == socket.gethostname():
+        return host, process, _start_time(process) != started
+    return host, process, time.time() - touched > (STALE_SECONDS if process else TORN_SECONDS)
 
 
 def _create(path: Path, text: str) -> bool:

@@ -15,7 +15,7 @@ header, so a partly grown folder never looks finished.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Protocol
 from facesyn_cli.artifacts.atomic_files import remove_temporaries, write_json, writing
 from facesyn_cli.artifacts.config_changes import Comparison, compare_configs
 from facesyn_cli.artifacts.header import BEGUN, HEADER, Header, Parent, read_header, read_started, write_header
-from facesyn_cli.artifacts.lock import Lock, remove_abandoned
+from facesyn_cli.artifacts.lock import Lock, LockedError, refuse_other_division, remove_abandoned
 from facesyn_cli.console import is_first_process, log
 from facesyn_cli.distributed import CollectiveError, Processes
 from facesyn_cli.errors import UserError
@@ -95,8 +95,41 @@ class Output:
         """True if this run is one part of a sharded run and that part is complete."""
         return self.part is not None and self._part_path(self.part[0]).is_file()
 
+    def join(self, num_missing: Callable[[], int], unit: str, finish: Callable[[], Header | None]) -> Header | None:
+        """Finish a set whose pieces lie on disk, whichever sharded runs made them; one run does, in its first process.
+
+        Args:
+            num_missing: Returns how many pieces are not there; an unsharded run has made all.
+            unit: Name of the pieces, for messages.
+            finish: Joins the pieces and calls `finish` with `is_whole`.
+
+        Returns:
+            The header, also where another run has finished meanwhile; None where pieces are missing or another run
+            joins them.
+        """
+        with self.joining(num_missing, unit) as is_mine:
+            return finish() if is_mine else self.header
+
+    @contextmanager
+    def joining(self, num_missing: Callable[[], int], unit: str) -> Iterator[bool]:
+        """As `join`, as a block: yield True in the run that is to join the pieces, False in the others."""
+        if self.part is not None and (missing := num_missing()) and read_header(self.folder) is None:
+            log.info(f"part {self.part[0]} of {self.part[1]} is finished; {missing} {unit} of other parts are missing")
+            yield False
+            return
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(Lock(self.folder, "join"))
+            except LockedError as error:
+                log.info(f"another run joins the parts: {error}")
+                yield False
+                return
+            self.header = read_header(self.folder)  # of a run that has just joined them
+            yield self.header is None
+
     def finish(
-        self, counts: dict[str, int], extra: dict[str, Any] | None = None, digest: str | None = None
+        self, counts: dict[str, int], extra: dict[str, Any] | None = None, digest: str | None = None,
+        is_whole: bool = False,
     ) -> Header | None:
         """Mark the work as complete: write the header, or of a sharded run the part, and the header after the last.
 
@@ -104,13 +137,16 @@ class Output:
             counts: Numbers of items in the folder; of a sharded run: in the whole set.
             extra: Further facts for readers of the folder.
             digest: Digest of the content; by default that of config, parents and counts, which determine the content.
+            is_whole: The whole set is there, also in a sharded run.
 
         Returns:
             The header, or None when parts are missing or another process writes it.
         """
         if not is_first_process():
             return None
-        if self.part is not None:
+        if self.part is not None and is_whole:
+            remove_temporaries(self.folder)  # of parts killed on other hosts; all are finished
+        elif self.part is not None:
             write_json(self._part_path(self.part[0]), {"part": self.part[0], "of": self.part[1]})
             missing = [i for i in range(1, self.part[1] + 1) if not self._part_path(i).is_file()]
             if missing and read_header(self.folder) is not None:
@@ -118,7 +154,7 @@ class Output:
             if missing:
                 log.info(f"part {self.part[0]} of {self.part[1]} is finished; still missing: {missing}")
                 return None
-            remove_temporaries(self.folder)  # of parts killed on other hosts; all are finished
+            remove_temporaries(self.folder)
         self.header = write_header(self.folder, self._started, counts, extra, digest)
         (self.folder / BEGUN).unlink(missing_ok=True)
         _remove_parts(self.folder)
@@ -158,6 +194,7 @@ def open_output(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder, f"{part[0]}-of-{part[1]}" if part else "all"):
+        refuse_other_division(folder, part)
         before = read_started(folder) or read_header(folder)
         comparison = None if before is None else check_same(folder, _upgraded(before, cfg), started, cfg.changeable)
         if comparison is not None:
@@ -173,8 +210,10 @@ def open_output(
             remove_temporaries(folder)
         else:
             remove_abandoned(folder, below=True)
-        write_json(folder / BEGUN, asdict(started))
-        (folder / HEADER).unlink(missing_ok=True)
+        is_begun = part is not None and comparison is not None and not comparison.grown
+        if not is_begun:  # else another part may finish the set at this moment
+            write_json(folder / BEGUN, asdict(started))
+            (folder / HEADER).unlink(missing_ok=True)
         if comparison is not None and comparison.grown:
             _remove_parts(folder)
         yield output
@@ -202,14 +241,15 @@ def open_shared_output(
         try:
             output = opened.__enter__()
         except UserError as error:
-            processes.broadcast(str(error))
+            processes.broadcast((str(error), None))
             raise
-        processes.broadcast("")
+        processes.broadcast(("", output.header))
     else:
-        problem = processes.broadcast("")
+        problem, header = processes.broadcast(("", None))
         if problem:
             raise CollectiveError(problem)
         output = opened.__enter__()
+        output.header = header  # the folder may have been finished since, by another part
     with ExitStack() as stack:
         stack.push(opened.__exit__)
         try:

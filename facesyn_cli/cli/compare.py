@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from facesyn_cli.cli.stage_command import Json, print_result, start
-from facesyn_cli.console import log
+from facesyn_cli.console import is_first_process, log
 
 
 def command(
@@ -24,6 +24,8 @@ def command(
 ) -> None:
     """Compare two photos or folders: same person or not."""
     start()
+    if not is_first_process():
+        return
     from facesyn_cli.stages.compare import compare
 
     result = compare(first, second, weights or _of_starter(), table, benchmark, resize, flip, device)

@@ -23,7 +23,6 @@ def command(
     scheduler: Annotated[str | None, typer.Option(help="Scheduler; see `facesyn plugins scheduler`.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the scheduler.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16, fp16 or auto.")] = None,
-    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Generate part I of N, counted from 1.")] = None,
     contact_sheet: Annotated[
         bool | None,
         typer.Option(help="Write OUT.contact_sheet.png, 10 x 10 faces; default: for up to 400 images."),

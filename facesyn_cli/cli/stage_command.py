@@ -30,14 +30,14 @@ DEFAULT_WORK = Path("work")
 # but not shown by the other stages. A test compares this table with the config classes and with what trees and starters
 # hold, which are not imported here: that takes seconds.
 OPTIONS = {
-    "align": "",
+    "align": "shard",
     "augment": "tree seed",
-    "embed": "tree starter batch_size device",
+    "embed": "tree starter batch_size shard device",
     "eval": "tree batch_size device",
-    "gen-contexts": "tree starter seed batch_size device",
-    "pack": "tree seed",
+    "gen-contexts": "tree starter seed batch_size shard device",
+    "pack": "tree seed shard",
     "report": "tree seed batch_size device",
-    "sample": "tree starter seed batch_size device",
+    "sample": "tree starter seed batch_size shard device",
     "select": "tree",
     "study": "tree starter seed batch_size device",
     "train-autoencoder": "tree seed batch_size device",
@@ -46,7 +46,7 @@ OPTIONS = {
     "train-fr": "tree seed batch_size device",
     "train-ldm": "tree starter seed batch_size device",
 }
-_OPTIONAL = {"tree", "starter", "batch_size"}
+_OPTIONAL = {"tree", "starter", "batch_size", "shard"}
 Config = Annotated[str | None, typer.Option(help="Recipe: a YAML file or the name of a built-in one.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
@@ -68,6 +68,7 @@ _COMMON: dict[str, Any] = {
     "out": Annotated[Path | None, typer.Option(help="Write here instead of the stage's folder in --work.")],
     "seed": Annotated[int | None, typer.Option(help="Seed of everything random.")],
     "batch_size": Annotated[str | None, typer.Option(metavar="N", help="Images per batch; sample also takes auto.")],
+    "shard": Annotated[str | None, typer.Option(metavar="I/N", help="Make part I of N, counted from 1.")],
     "device": Device,
     "dry_run": Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved config and the plan, and exit.")
@@ -127,7 +128,7 @@ def _execute(name: str, flags: dict[str, Any], common: SimpleNamespace) -> None:
     from facesyn_cli.pipelines.inputs import configure
     from facesyn_cli.pipelines.stage import Request, plan_stage, run_stage
 
-    flags = flags | {key: getattr(common, key) for key in ("out", "seed", "device", "batch_size")}
+    flags = flags | {key: getattr(common, key) for key in ("out", "seed", "device", "batch_size", "shard")}
     request = Request(name, section_of(common.config, name), common.overrides or [], flags)
     work = Work(common.work or DEFAULT_WORK)
     is_bare = common.work is None and common.config is None  # a mistyped folder never yields faces of the starter

@@ -1,12 +1,15 @@
 """Cached embeddings and thumbnails of an image set, computed and written part by part.
 
-A part holds a fixed number of images in the set's order. A killed run loses at most one part. The caller names the
-folder after the content of the set, the network and the settings.
+A part holds a fixed number of images in the set's order, so what is computed does not depend on the number of
+processes that divide the parts. A killed run loses at most one part of each. The caller names the folder after the
+content of the set, the network and the settings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +22,82 @@ from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.console import log, progress
 from facesyn_cli.data.ordered_pool import ordered_map
 from facesyn_cli.data.pixels import UnreadableImage, decode_image
-from facesyn_cli.data.sharding import fixed_batches
+from facesyn_cli.data.sharding import fixed_batches, share
+from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
-from facesyn_cli.evaluation.embedding import FaceEmbedder
+from facesyn_cli.evaluation.embedding import EmbeddedBatch, FaceEmbedder
 from facesyn_cli.evaluation.near_duplicates import SIDE, thumbnail
 from facesyn_cli.untrusted.arrays import read_archive
 
-PART_SIZE = 1024  # images
+PART_SIZE = 256  # images
+
+
+@dataclass(frozen=True)
+class CachedArrays:
+    """Arrays over the images of a set, in parts on disk.
+
+    Args:
+        folder: Where the parts lie.
+        count: N, number of images.
+        title: Of the progress bar.
+        compute: Parts (ranges of images) -> for each of them in order, array by name, with a row per image; its second
+            argument is called with the number of images finished since the last call.
+        names: Names of the arrays.
+        check: Called with the whole arrays, in the order of `names`; raises a UserError where they are of no use.
+    """
+
+    folder: Path
+    count: int
+    title: str
+    compute: Callable[[Sequence[range], Callable[[int], None]], Iterator[dict[str, NDArray]]]
+    names: tuple[str, ...]
+    check: Callable[..., None] = lambda *arrays: None
+
+    def fill(self, processes: Processes) -> None:
+        """Compute the missing parts, divided over processes. A collective."""
+        missing = processes.from_first(lambda: [part for part in self._parts() if not self._path(part).is_file()])
+        mine = share(missing, processes.rank, processes.world_size)
+        for _ in self._computed(mine):
+            pass
+        processes.barrier()
+
+    def read(self) -> tuple[NDArray, ...]:
+        """Return the whole arrays; missing and damaged parts are computed.
+
+        Raises:
+            UserError: As `check`.
+        """
+        joined: list[NDArray] = []
+        for part in self._parts():
+            content = _read(self._path(part))
+            if content is None or not content.keys() >= set(self.names):  # an earlier version kept less
+                [content] = self._computed([part])
+            if not joined:
+                joined = [np.empty((self.count, *content[name].shape[1:]), content[name].dtype) for name in self.names]
+            for whole, name in zip(joined, self.names, strict=True):
+                whole[part.start : part.stop] = content[name]
+            signals.check()
+        self.check(*joined)
+        return tuple(joined)
+
+    def _parts(self) -> list[range]:
+        return fixed_batches(self.count, PART_SIZE)
+
+    def _path(self, part: range) -> Path:
+        return self.folder / f"{part.start:09d}-{part.stop:09d}.npz"
+
+    def _computed(self, parts: list[range]) -> Iterator[dict[str, NDArray]]:
+        """Yield the arrays of each part, computed and written."""
+        with progress(self.title, sum(map(len, parts))) as bar:
+
+            def advance(count: int) -> None:
+                bar.advance(count)
+                signals.check()
+
+            for part, content in zip(parts, self.compute(parts, advance), strict=True):
+                with write_atomically(self._path(part), durable=False) as temporary, open(temporary, "wb") as file:
+                    np.savez(file, **content)
+                yield content
 
 
 def choose_identities(images: ImageSet, max_images: int | None, seed: int) -> list[ImageEntry]:
@@ -51,8 +123,9 @@ def choose_identities(images: ImageSet, max_images: int | None, seed: int) -> li
 def embed_cached(
     images: ImageSet, entries: Sequence[ImageEntry], embedder: FaceEmbedder, folder: Path, title: str,
     has_unit_rows: bool = True,
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return the embeddings of images.
+) -> CachedArrays:
+    """Return the cache of the embeddings of images: (N, D) float32, zero rows where an image could not be embedded; and
+    (N,) whether it could. It is of no use where none could.
 
     Args:
         images: The set.
@@ -61,39 +134,36 @@ def embed_cached(
         folder: Where the parts lie.
         title: Of the progress bar.
         has_unit_rows: Make them unit length; False leaves them as the network gives them.
-
-    Returns:
-        (N, D) float32, zero rows where an image could not be embedded; (N,) whether it could.
-
-    Raises:
-        UserError: None could.
     """
 
-    def compute(part: range) -> dict[str, NDArray]:
-        batches = [part[b.start : b.stop] for b in fixed_batches(len(part), embedder.options.batch_size)]
-        vectors, good = [], []
-        for batch in embedder.files(lambda index: images.read(entries[index]), batches):
-            signals.check()
-            lengths = np.linalg.norm(batch.vectors, axis=1)
-            is_good = np.isfinite(lengths) & (lengths > 0) & [index not in batch.problems for index in batch.indices]
-            rows = np.zeros(batch.vectors.shape, dtype=np.float32)
-            rows[is_good] = normalize(batch.vectors[is_good]) if has_unit_rows else batch.vectors[is_good]
-            vectors.append(rows)
-            good.append(is_good)
-        return {"vectors": np.concatenate(vectors), "good": np.concatenate(good)}
+    def compute(parts: Sequence[range], advance: Callable[[int], None]) -> Iterator[dict[str, NDArray]]:
+        for batches in embedder.parts(lambda index: images.read(entries[index]), parts, advance):
+            found = [_usable_rows(batch, has_unit_rows) for batch in batches]
+            yield {"vectors": np.concatenate([rows for rows, _ in found]),
+                   "good": np.concatenate([is_good for _, is_good in found])}
 
-    vectors, good = _joined(folder, len(entries), title, compute, ("vectors", "good"))
-    if not good.any():
-        raise UserError(f"none of the {len(entries)} images in {images.path} can be embedded, first "
-                        f"{entries[0].location}; readable faces were expected")
-    return vectors, good
+    def check(vectors: NDArray, good: NDArray) -> None:
+        if not good.any():
+            raise UserError(f"none of the {len(entries)} images in {images.path} can be embedded, first "
+                            f"{entries[0].location}; readable faces were expected")
+
+    return CachedArrays(folder, len(entries), title, compute, ("vectors", "good"), check)
+
+
+def _usable_rows(batch: EmbeddedBatch, has_unit_rows: bool) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the rows of a batch, zero where there is no embedding; and where there is one."""
+    lengths = np.linalg.norm(batch.vectors, axis=1)
+    is_good = np.isfinite(lengths) & (lengths > 0) & [index not in batch.problems for index in batch.indices]
+    rows = np.zeros(batch.vectors.shape, dtype=np.float32)
+    rows[is_good] = normalize(batch.vectors[is_good]) if has_unit_rows else batch.vectors[is_good]
+    return rows, is_good
 
 
 def thumbnails_cached(
     images: ImageSet, entries: Sequence[ImageEntry], folder: Path, workers: int, title: str
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return the thumbnails of images, (N, 16, 16), black where one cannot be read; (N,) whether it can; (N,) whether
-    it is not square.
+) -> CachedArrays:
+    """Return the cache of the thumbnails of images: (N, 16, 16) uint8, black where one cannot be read; (N,) whether it
+    can; and (N,) whether it is not square.
     """
 
     def small(entry: ImageEntry) -> tuple[NDArray[np.uint8] | None, bool]:
@@ -103,35 +173,16 @@ def thumbnails_cached(
         except (UnreadableImage, UserError):
             return None, False
 
-    def compute(part: range) -> dict[str, NDArray]:
-        found = list(ordered_map(small, [entries[index] for index in part], workers))
+    def compute(parts: Sequence[range], advance: Callable[[int], None]) -> Iterator[dict[str, NDArray]]:
         black = np.zeros((SIDE, SIDE), dtype=np.uint8)
-        return {"thumbnails": np.stack([black if one is None else one for one, _ in found]),
-                "good": np.array([one is not None for one, _ in found]), "cut": np.array([cut for _, cut in found])}
+        results = ordered_map(small, (entries[index] for part in parts for index in part), workers)
+        for part in parts:
+            found = list(islice(results, len(part)))
+            advance(len(part))
+            yield {"thumbnails": np.stack([black if one is None else one for one, _ in found]),
+                   "good": np.array([one is not None for one, _ in found]), "cut": np.array([cut for _, cut in found])}
 
-    return _joined(folder, len(entries), title, compute, ("thumbnails", "good", "cut"))
-
-
-def _joined(
-    folder: Path, count: int, title: str, compute: Callable[[range], dict[str, NDArray]], names: tuple[str, ...]
-) -> tuple[NDArray, ...]:
-    """Return arrays over all images, from the parts on disk and those still to compute."""
-    parts = {part: folder / f"{part.start:09d}-{part.stop:09d}.npz" for part in fixed_batches(count, PART_SIZE)}
-    joined: list[NDArray] = []
-    with progress(title, count, done=sum(len(part) for part, path in parts.items() if path.is_file())) as bar:
-        for part, path in parts.items():
-            content = _read(path)
-            if content is None or not content.keys() >= set(names):  # an earlier version kept less
-                content = compute(part)
-                with write_atomically(path, durable=False) as temporary, open(temporary, "wb") as file:
-                    np.savez(file, **content)
-                bar.advance(len(part))
-            if not joined:
-                joined = [np.empty((count, *content[name].shape[1:]), content[name].dtype) for name in names]
-            for whole, name in zip(joined, names, strict=True):
-                whole[part.start : part.stop] = content[name]
-            signals.check()
-    return tuple(joined)
+    return CachedArrays(folder, len(entries), title, compute, ("thumbnails", "good", "cut"))
 
 
 def _read(path: Path) -> dict[str, NDArray] | None:

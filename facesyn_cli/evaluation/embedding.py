@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -188,6 +189,25 @@ class FaceEmbedder:
                 yield EmbeddedBatch(batch, self.batch(faces), problems, num_cut)
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def parts(
+        self, read: Callable[[int], bytes], parts: Sequence[range], advance: Callable[[int], None]
+    ) -> Iterator[list[EmbeddedBatch]]:
+        """Yield the batches of each part of encoded images; a batch never spans two parts.
+
+        Args:
+            read: As of `files`.
+            parts: The numbers of the images of each part.
+            advance: Called after every batch with the number of its images.
+        """
+        cuts = [fixed_batches(len(part), self.options.batch_size) for part in parts]
+        found = self.files(read, [part[b.start : b.stop] for part, cut in zip(parts, cuts, strict=True) for b in cut])
+        for cut in cuts:
+            batches = []
+            for batch in islice(found, len(cut)):
+                batches.append(batch)
+                advance(len(batch.indices))
+            yield batches
 
     def batch(self, faces: Sequence[Tensor | None]) -> NDArray[np.float64]:
         """Embed up to `batch_size` faces in one full batch.

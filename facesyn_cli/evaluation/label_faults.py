@@ -24,6 +24,7 @@ from facesyn_cli.evaluation.identity_quality import loo_cosines, mean_genuine
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.metrics import Metric, declare
 from facesyn_cli.evaluation.nearest import Sample, nearest, pairs_above
+from facesyn_cli.evaluation.score_counts import above_diagonal
 from facesyn_cli.evaluation.section import SPREAD, Figure, Finding, Row, Section, clustered_error
 
 _LISTED = 24
@@ -109,7 +110,7 @@ def mixed_identities(rows: LabeledEmbeddings, t_within: float, t_between: float)
             continue
         vectors = rows.vectors[rows.rows_of(identity)][:_MAX_LOOKED]
         scores = (vectors @ vectors.T).astype(np.float64)
-        upper = scores[np.triu_indices(len(scores), 1)]
+        upper = scores[above_diagonal(len(scores))]
         if (upper < t_within).mean() < _MIN_BELOW:
             continue
         parts = two_parts(scores)

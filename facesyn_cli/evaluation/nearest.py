@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 from facesyn_cli import signals
 
 _QUERY_ROWS, _BANK_ROWS = 2048, 8192
+_PRODUCTS = _QUERY_ROWS * _BANK_ROWS  # held at once: 64 MB
+
+
+def rows_at_once(num_columns: int) -> int:
+    """Return how many rows of a product with so many columns are computed at once; memory stays flat."""
+    return max(1, min(4096, _PRODUCTS // max(num_columns, 1)))
 
 
 def nearest(
@@ -61,19 +67,22 @@ def pairs_above(
         (P, 2) rows i < j; (P,) products; the number of all such pairs.
     """
     pairs, products, total = np.empty((0, 2), np.int64), np.empty(0, np.float32), 0
+    lowest = threshold  # of the pairs that may still be returned
     for first in range(0, len(vectors), _QUERY_ROWS):
         block = vectors[first : first + _QUERY_ROWS]
         for start in range(first, len(vectors), _BANK_ROWS):
             cosines = block @ vectors[start : start + _BANK_ROWS].T
-            i, j = np.nonzero(cosines >= threshold)
-            is_upper = j + start > i + first
-            i, j = i[is_upper], j[is_upper]
-            total += len(i)
+            if start < first + len(block):  # only i < j
+                below = np.arange(start, start + cosines.shape[1]) <= np.arange(first, first + len(block))[:, None]
+                cosines[below] = -np.inf
+            total += int(np.count_nonzero(cosines >= threshold))
+            i, j = np.nonzero(cosines >= lowest)
             pairs = np.concatenate([pairs, np.stack([i + first, j + start], 1)])
             products = np.concatenate([products, cosines[i, j]])
             if len(products) > most:
                 keep = np.argsort(-products, kind="stable")[:most]
                 pairs, products = pairs[keep], products[keep]
+                lowest = np.nextafter(products[-1], np.float32(np.inf))  # of equal ones the first are returned
         signals.check()
     order = np.argsort(-products, kind="stable")
     return pairs[order], products[order], total

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from facesyn_cli import signals
 from facesyn_cli.data.pixels import fit_square, resize_pixels, to_pixels
+from facesyn_cli.data.sharding import share
+from facesyn_cli.distributed import Processes
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.metrics import ZHANG, Metric, declare
 from facesyn_cli.evaluation.section import Figure, Finding, Histogram, Row, Section, mean_over_identities
@@ -57,7 +59,7 @@ for _prefix, _name, _by, _weights in (
     )
 
 Read = Callable[[str, str], NDArray[np.uint8] | None]
-Sample = list[tuple[int, NDArray[np.int64]]]  # identity, rows of its images
+Sample = list[tuple[int, list[str]]]  # number of an identity, keys of its images
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,16 @@ class Spread:
     between: NDArray[np.float64]   # (P,) distances of pairs of images of two identities
     num_pairs: int                 # pairs within identities
     exact: bool                    # all pairs within all identities
+
+
+@dataclass
+class _Distances:
+    """Those inside one batch; as of `Spread`."""
+
+    identities: list[int] = field(default_factory=list)
+    within: list[float] = field(default_factory=list)
+    between: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    num_pairs: int = 0
 
 
 @dataclass
@@ -86,43 +98,67 @@ class PerceptualSpace:
     seed: int                               # seed of the sample
     _seen: dict[str, Spread] = field(default_factory=dict)
 
-    def spread(self, rows: LabeledEmbeddings) -> Spread:
-        """Return the distances inside a set; computed at the first call."""
-        if rows.name not in self._seen:
-            self._seen[rows.name] = self._measure(rows)
-        return self._seen[rows.name]
+    def spread(self, name: str) -> Spread:
+        """Return the distances inside a set that `measure` has computed."""
+        return self._seen[name]
 
-    def _measure(self, rows: LabeledEmbeddings) -> Spread:
-        chosen = _choose(rows, self.max_images, self.seed)
-        identities, within, between, num_pairs = [], [], [], 0
-        for batch in _batches(chosen):
-            signals.check()
-            maps, owner = self._maps(rows, batch)
-            places = [np.flatnonzero(owner == identity) for identity in dict.fromkeys(owner.tolist())]
-            for place in places:
-                if len(place) > 1:
-                    a, b = np.triu_indices(len(place), 1)
-                    distances = self._distances(maps, place[a], place[b])
-                    identities.append(owner[place[0]])
-                    within.append(distances.mean())
-                    num_pairs += len(distances)
-            if len(places) > 1:
-                first = np.array([place[0] for place in places])
-                between.append(self._distances(maps, first[:-1], first[1:]))
-        is_whole = sum(len(part) for _, part in chosen) == rows.sizes[rows.sizes > 1].sum()
-        return Spread(
-            np.array(identities, dtype=np.int64), np.array(within, dtype=np.float64),
-            np.concatenate(between) if between else np.empty(0), num_pairs, bool(is_whole),
+    def measure(self, name: str, rows_of: Callable[[], LabeledEmbeddings], processes: Processes) -> None:
+        """Compute the distances inside a set, divided over processes. A collective.
+
+        Args:
+            name: Name of the set.
+            rows_of: Returns the set; called in the first process only.
+            processes: Those of the run.
+        """
+        if name in self._seen:
+            return
+
+        def choose() -> tuple[list[Sample], bool]:
+            rows = rows_of()
+            chosen = _choose(rows, self.max_images, self.seed)
+            is_whole = sum(len(part) for _, part in chosen) == rows.sizes[rows.sizes > 1].sum()
+            named = [(identity, [rows.keys[row] for row in part]) for identity, part in chosen]
+            return list(_batches(named)), bool(is_whole)
+
+        batches, is_whole = processes.from_first(choose)
+        mine = share(range(len(batches)), processes.rank, processes.world_size)
+        found: dict[int, _Distances] = {}
+        for part in processes.gather_objects({number: self._inside(name, batches[number]) for number in mine}):
+            found |= part
+        each = [found[number] for number in range(len(batches))]
+        self._seen[name] = Spread(
+            np.array([identity for one in each for identity in one.identities], dtype=np.int64),
+            np.array([mean for one in each for mean in one.within], dtype=np.float64),
+            np.concatenate([one.between for one in each]) if each else np.empty(0),
+            sum(one.num_pairs for one in each), is_whole,
         )
 
+    def _inside(self, name: str, batch: Sample) -> _Distances:
+        """Return the distances inside one batch."""
+        signals.check()
+        maps, owner = self._maps(name, batch)
+        found = _Distances()
+        places = [np.flatnonzero(owner == identity) for identity in dict.fromkeys(owner.tolist())]
+        for place in places:
+            if len(place) > 1:
+                a, b = np.triu_indices(len(place), 1)
+                distances = self._distances(maps, place[a], place[b])
+                found.identities.append(int(owner[place[0]]))
+                found.within.append(float(distances.mean()))
+                found.num_pairs += len(distances)
+        if len(places) > 1:
+            first = np.array([place[0] for place in places])
+            found.between = self._distances(maps, first[:-1], first[1:])
+        return found
+
     @torch.inference_mode()
-    def _maps(self, rows: LabeledEmbeddings, batch: Sample) -> tuple[list[Tensor], NDArray[np.int64]]:
+    def _maps(self, name: str, batch: Sample) -> tuple[list[Tensor], NDArray[np.int64]]:
         """Return the maps of a full batch, and the identity of each of its images that can be read."""
         pixels = torch.full((_BATCH, 3, self.size, self.size), -1.0)
         owner = []
         for identity, part in batch:
-            for row in part:
-                pixels_u8 = self.read(*rows.image(row))
+            for key in part:
+                pixels_u8 = self.read(name, key)
                 if pixels_u8 is not None:
                     face = to_pixels(torch.tensor(fit_square(pixels_u8)))[None]  # a copy: some arrays are read-only
                     pixels[len(owner)] = resize_pixels(face, self.size, antialias=True)[0]
@@ -146,9 +182,9 @@ def perceptual_section(
     Args:
         rows: The set.
         reference: The real set, or None.
-        space: The network.
+        space: The network, with which both are measured.
     """
-    own = space.spread(rows)
+    own = space.spread(rows.name)
     if not len(own.within):
         return Section(notes=["A perceptual distance needs identities with 2 images."])
     pairs = f"identities, {own.num_pairs:,} pairs"
@@ -161,7 +197,7 @@ def perceptual_section(
         ))
     series = {"identities": own.within}
     if reference is not None:
-        real = space.spread(reference)
+        real = space.spread(reference.name)
         if len(real.within):
             figure = mean_over_identities(
                 f"{space.prefix}_real", real.within, f"real people, {real.num_pairs:,} pairs", exact=real.exact)
@@ -193,7 +229,7 @@ def _little(own: Figure, real: Figure) -> list[Finding]:
     )]
 
 
-def _choose(rows: LabeledEmbeddings, max_images: int, seed: int) -> Sample:
+def _choose(rows: LabeledEmbeddings, max_images: int, seed: int) -> list[tuple[int, NDArray[np.int64]]]:
     """Return (identity, rows of its images) of randomly drawn identities with several images.
 
     All images of all of them where these are no more than `max_images` and two identities fit into a batch, else

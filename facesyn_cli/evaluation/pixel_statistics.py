@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesyn_cli import signals
+from facesyn_cli.data.sharding import share
+from facesyn_cli.distributed import Processes
 from facesyn_cli.evaluation.metrics import Metric, declare
 from facesyn_cli.evaluation.section import SPREAD, Figure, Histogram, Section, clustered_error, mean_over_identities
 
@@ -92,10 +94,11 @@ def pose_of(points: NDArray[np.float64]) -> tuple[float, float]:
     return float(nose @ u) / width, float(nose @ v) / height if height else float("nan")
 
 
-def pose_section(
-    keys: Sequence[str], owner: NDArray, read: Callable[[str], NDArray[np.uint8] | None], find: Find, seed: int
-) -> Section:
-    """Return the spread of yaw and pitch over a set and inside identities.
+def measure_poses(
+    keys: Sequence[str], owner: NDArray, read: Callable[[str], NDArray[np.uint8] | None], find: Find, seed: int,
+    processes: Processes,
+) -> NDArray[np.float64]:
+    """Return yaw and pitch of the faces of a sample of a set, (n, 2), NaN where there is none. A collective.
 
     Args:
         keys: (N,) keys of the images.
@@ -103,18 +106,32 @@ def pose_section(
         read: From a key to (H, W, 3) uint8, or None where it cannot be read.
         find: Finds the faces of an image, best first; see `models.yunet.Yunet.find`.
         seed: Seed of the sample of whole identities, where there are more than `MAX_IMAGES` images.
+        processes: Those that divide the images.
     """
-    chosen = _whole_identities(owner, seed)
-    poses = np.full((len(chosen), 2), np.nan)
-    for row, index in enumerate(chosen):
-        pixels_u8 = read(keys[index])
+    mine = []
+    for row in share(sample_of_poses(owner, seed).tolist(), processes.rank, processes.world_size):
+        pixels_u8 = read(keys[row])
         faces = [] if pixels_u8 is None else find(pixels_u8)
-        if faces:
-            poses[row] = pose_of(faces[0][0])
-        if row % 64 == 0:
-            signals.check()
+        mine.append(pose_of(faces[0][0]) if faces else (np.nan, np.nan))
+        signals.check()
+    shares = processes.gather_objects(mine)
+    poses = np.empty((sum(map(len, shares)), 2))
+    for rank, part in enumerate(shares):
+        poses[rank::len(shares)] = np.reshape(part, (-1, 2))
+    return poses
+
+
+def pose_section(poses: NDArray[np.float64], owner: NDArray, seed: int) -> Section:
+    """Return the spread of yaw and pitch over a set and inside identities.
+
+    Args:
+        poses: What `measure_poses` returned.
+        owner: (N,) identity of each image of the set.
+        seed: Seed of the sample.
+    """
+    chosen = sample_of_poses(owner, seed)
     found = np.isfinite(poses).all(axis=1)
-    is_exact, people = len(chosen) == len(keys), owner[chosen]
+    is_exact, people = len(chosen) == len(owner), owner[chosen]
     section = Section([Figure(
         "pixels.faces_found", float(found.mean()), len(chosen), "images", is_exact,
         clustered_error(found, people), SPREAD,
@@ -135,7 +152,7 @@ def pose_section(
     return section
 
 
-def _whole_identities(owner: NDArray, seed: int) -> NDArray[np.int64]:
+def sample_of_poses(owner: NDArray, seed: int) -> NDArray[np.int64]:
     """Return the rows of randomly drawn identities, up to `MAX_IMAGES`, in order; all rows where there are no more."""
     if len(owner) <= MAX_IMAGES:
         return np.arange(len(owner))

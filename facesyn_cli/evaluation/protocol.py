@@ -18,6 +18,8 @@ from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.evaluation.pairs import PairSet
 from facesyn_cli.evaluation.verification import roc_auc, squared_distances, unit_rows, verify_folds
 
+_GATHERED_ROWS = 65536
+
 
 class EvaluationSet(Protocol):
     """The images of one row of the table, and how to score them; its length is the number of comparisons.
@@ -50,35 +52,70 @@ class EvaluationSet(Protocol):
 
 
 def embed_images(
-    embedder: FaceEmbedder, images: EvaluationSet, advance: Callable[[int], None] = lambda count: None
-) -> NDArray[np.float64]:
-    """Return the (images, D) embeddings of a benchmark, not normalized.
+    embedder: FaceEmbedder, images: EvaluationSet, processes: Processes,
+    advance: Callable[[int], None] = lambda count: None,
+) -> NDArray[np.float64] | None:
+    """Return in the first process the (images, D) embeddings of a benchmark, not normalized, elsewhere None.
+
+    A collective: each process embeds a share of the batches.
 
     Args:
         embedder: The recognizer; its option `flip` is the published flip test.
         images: The benchmark.
-        advance: Called with the number of images finished since the last call.
+        processes: Those of the run.
+        advance: Called with the number of images of this process finished since the last call.
 
     Raises:
-        UserError: An image cannot be read or has another size.
+        UserError: An image cannot be read or has another size; the same for any number of processes.
     """
-    batches = fixed_batches(len(images.images), embedder.options.batch_size)
+    batches = share(
+        fixed_batches(len(images.images), embedder.options.batch_size), processes.rank, processes.world_size
+    )
+    rows = np.array([index for batch in batches for index in batch], dtype=np.int64)
     vectors: NDArray[np.float64] | None = None
-    num_cut = 0
-    for batch in embedder.files(images.read, batches):
-        if batch.problems:
-            first = min(batch.problems)
-            raise UserError(
-                f"{images.name}: {len(batch.problems)} of the first {batch.indices[-1] + 1} images cannot be used, "
-                f"{images.images[first]}: {batch.problems[first]}"
-            )
-        if vectors is None:  # in one piece: IJB-C's are 1.9 GB
-            vectors = np.empty((len(images.images), batch.vectors.shape[1]))
-        vectors[list(batch.indices)] = batch.vectors
-        num_cut += batch.num_cut
-        advance(len(batch.indices))
-    say_cut(images.name, num_cut, len(images.images))
-    return vectors
+    done, num_cut, problem, place = 0, 0, "", 0
+    try:
+        for batch in embedder.files(images.read, batches):
+            if batch.problems:
+                first, place = min(batch.problems), batch.indices[0]
+                problem = (f"{images.name}: {len(batch.problems)} of the first {batch.indices[-1] + 1} images cannot "
+                           f"be used, {images.images[first]}: {batch.problems[first]}")
+                break
+            if vectors is None:  # in one piece: IJB-C's are 1.9 GB
+                vectors = np.empty((len(rows), batch.vectors.shape[1]))
+            vectors[done : done + len(batch.indices)] = batch.vectors
+            done, num_cut = done + len(batch.indices), num_cut + batch.num_cut
+            advance(len(batch.indices))
+    except UserError as error:
+        problem = str(error)
+    processes.raise_in_all(problem, place)
+    say_cut(images.name, int(processes.sum(torch.tensor([num_cut], device=processes.device)).item()),
+            len(images.images))
+    return vectors if processes.world_size == 1 else _gathered(rows, vectors, len(images.images), processes)
+
+
+def _gathered(
+    rows: NDArray[np.int64], vectors: NDArray[np.float64] | None, num_rows: int, processes: Processes
+) -> NDArray[np.float64] | None:
+    """Return in the first process the rows of all processes, (num_rows, D), elsewhere None. A collective.
+
+    Args:
+        rows: (n,) numbers of the rows of this process, rising.
+        vectors: (n, D); None: it has none. The first process has some.
+        num_rows: Rows of all processes.
+        processes: See above.
+    """
+    width = processes.broadcast(None if vectors is None else vectors.shape[1])
+    whole = np.empty((num_rows, width)) if processes.is_first else None
+    for part in fixed_batches(num_rows, _GATHERED_ROWS):
+        block = torch.zeros(len(part), width, dtype=torch.float64)
+        here = slice(*np.searchsorted(rows, (part.start, part.stop)))
+        if vectors is not None:
+            block[rows[here] - part.start] = torch.from_numpy(vectors[here])
+        total = processes.sum(block.to(processes.device))  # of one row and zeros
+        if whole is not None:
+            whole[part.start : part.stop] = total.cpu().numpy()
+    return whole
 
 
 def verify_in_training(

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from facesyn_cli import signals
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
+from facesyn_cli.evaluation.nearest import rows_at_once
 
 STEP = 1e-4
 NUM_BINS = 20001                                  # scores -1, -0.9999, ..., 1
@@ -115,7 +116,7 @@ def count_scores(rows: LabeledEmbeddings, max_pairs: int, seed: int) -> ScoreCou
         if size > _MAX_ROWS:
             vectors, genuine_exact = vectors[generator.choice(size, _MAX_ROWS, replace=False)], False
         if size > 1:
-            scores = (vectors @ vectors.T)[_upper(len(vectors))]
+            scores = (vectors @ vectors.T)[above_diagonal(len(vectors))]
             by_group[group[identity]] += count(scores)
         if identity % 1000 == 0:
             signals.check()
@@ -206,8 +207,10 @@ def _count_impostors(
         vectors, owner = rows.vectors[first], rows.owner[first]
         for b in range(a, num_groups):
             counts = np.zeros(NUM_BINS, dtype=np.int64)
-            for block in np.array_split(np.arange(len(first)), max(1, len(first) // 4096)):
-                scores = vectors[block] @ rows.vectors[parts[b]].T
+            others, size = rows.vectors[parts[b]], rows_at_once(len(parts[b]))
+            for start in range(0, len(first), size):
+                block = np.arange(start, min(start + size, len(first)))
+                scores = vectors[block] @ others.T
                 if a == b:
                     later = (owner[None] != owner[block, None]) & (np.arange(len(first)) > block[:, None])
                     scores = scores[later]
@@ -255,7 +258,7 @@ def _gram_square(vectors: NDArray[np.float32]) -> float:
     return float(np.square(matrix.astype(np.float64)).sum())
 
 
-@lru_cache(maxsize=200)
-def _upper(size: int) -> tuple[NDArray, NDArray]:
-    """Return the indices above the diagonal; identities of one set have few different sizes."""
-    return np.triu_indices(size, k=1)
+@lru_cache(maxsize=32)
+def above_diagonal(size: int) -> NDArray[np.bool_]:
+    """Return which entries of a square matrix are above its diagonal; identities of one set have few sizes."""
+    return ~np.tri(size, dtype=bool)

@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesyn_cli import signals
+from facesyn_cli.evaluation.nearest import rows_at_once
 
 KERNEL_SUBSET = 1000
 KERNEL_ROUNDS = 50
-_BLOCK = 2048
 
 
 def frechet_distance(real: NDArray, generated: NDArray) -> float:
@@ -93,8 +93,9 @@ def neighborhoods(real: NDArray, generated: NDArray, k: int) -> dict[str, float]
     in_real = np.zeros(len(generated), dtype=np.int64)     # number of real balls each generated row lies in
     is_covered = np.zeros(len(real), dtype=bool)           # real rows with a generated row in their ball
     is_recalled = np.zeros(len(real), dtype=bool)          # real rows in the ball of a generated one
-    for start in range(0, len(real), _BLOCK):
-        block = slice(start, start + _BLOCK)
+    size = rows_at_once(len(generated))
+    for start in range(0, len(real), size):
+        block = slice(start, start + size)
         distance = _squared(real[block], generated)
         inside = distance <= radius_real[block, None]
         in_real += inside.sum(axis=0)
@@ -117,10 +118,15 @@ def recall_of_each(real: NDArray, parts: list[NDArray], k: int) -> NDArray[np.fl
         parts: (n_c, D) features each, more than k rows each.
         k: Neighbor, within the part, whose distance is the radius.
     """
-    values = []
+    values, real = [], real.astype(np.float32)
     for part in parts:
-        radius = _radii(part.astype(np.float32), k)
-        values.append((_squared(real.astype(np.float32), part.astype(np.float32)) <= radius[None]).any(1).mean())
+        part = part.astype(np.float32)
+        radius, size = _radii(part, k), rows_at_once(len(real))
+        is_inside = np.zeros(len(real), dtype=bool)
+        for start in range(0, len(part), size):
+            block = slice(start, start + size)
+            is_inside |= (_squared(real, part[block]) <= radius[None, block]).any(axis=1)
+        values.append(is_inside.mean())
     return np.array(values, dtype=np.float64)
 
 
@@ -144,11 +150,12 @@ def _kernel(a: NDArray, b: NDArray) -> NDArray[np.float64]:
 def _radii(rows: NDArray[np.float32], k: int) -> NDArray[np.float32]:
     """Return the squared distance of each row to its k-th nearest other row; (N,)."""
     radius = np.empty(len(rows), dtype=np.float32)
-    for start in range(0, len(rows), _BLOCK):
-        distance = _squared(rows[start : start + _BLOCK], rows)
+    size = rows_at_once(len(rows))
+    for start in range(0, len(rows), size):
+        distance = _squared(rows[start : start + size], rows)
         here = np.arange(len(distance))
         distance[here, here + start] = -1                                      # itself comes first
-        radius[start : start + _BLOCK] = np.partition(distance, k, axis=1)[:, k]
+        radius[start : start + size] = np.partition(distance, k, axis=1)[:, k]
     return radius
 
 

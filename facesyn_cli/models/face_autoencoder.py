@@ -98,11 +98,12 @@ class TrainableAutoencoder(nn.Module):
         """Return the parameters that define the latent space: training the others keeps latents valid."""
         raise NotImplementedError
 
-    def fit(self, photos: Callable[[], Iterator[Tensor]]) -> None:
+    def fit(self, photos: Callable[[], Iterator[Tensor]], total: Callable[[Tensor], Tensor]) -> None:
         """Fit parameters with a closed form before the first step; by default none.
 
         Args:
-            photos: Returns an iterator over all training photos in batches (B, 3, S, S) in [-1, 1].
+            photos: Returns an iterator over this process's share of the photos, in batches (B, 3, S, S) in [-1, 1].
+            total: Sums a tensor over the processes.
         """
 
 

@@ -141,16 +141,20 @@ class FacePca(TrainableAutoencoder):
         """Return no parameters: the encoder is fitted, not trained."""
         return []
 
-    def fit(self, photos: Callable[[], Iterator[Tensor]]) -> None:
+    def fit(
+        self, photos: Callable[[], Iterator[Tensor]], total: Callable[[Tensor], Tensor] = lambda share: share
+    ) -> None:
         """Fit the transform to photos and their mirror images; deterministic for the same photos in the same batches.
 
         Args:
-            photos: Returns an iterator over batches (B, 3, S, S) in [-1, 1]; called twice.
+            photos: Returns an iterator over this process's share of the photos, in batches (B, 3, S, S) in [-1, 1];
+                called twice.
+            total: Sums a tensor over the processes.
 
         Raises:
             UserError: There are fewer photos than components.
         """
-        self.transform.fit(photos)
+        self.transform.fit(photos, total)
 
 
 class _Transform(nn.Module):
@@ -180,17 +184,19 @@ class _Transform(nn.Module):
         return _from_blocks(blocks, self.cfg.patch)
 
     @torch.no_grad()
-    def fit(self, photos: Callable[[], Iterator[Tensor]]) -> None:
+    def fit(self, photos: Callable[[], Iterator[Tensor]], total: Callable[[Tensor], Tensor]) -> None:
         """See `FacePca.fit`."""
         moments = _Moments(len(self.patch_mean))
         for pixels in photos():
             moments.add(_to_blocks(pixels, self.cfg.patch).flatten(0, 1))
+        moments.share(total)
         self.patch_mean.copy_(moments.mean())
         self.patch_basis.copy_(moments.components(self.cfg.patch_components)[0])
         moments = _Moments(len(self.mean))
         for pixels in photos():
             for seen in (pixels, pixels.flip(-1)):
                 moments.add(self._coefficients(seen))
+        moments.share(total)
         if moments.count < 2 * self.cfg.latent_channels:
             raise UserError(f"face-pca: {moments.count // 2} photos are too few for "
                             f"latent_channels={self.cfg.latent_channels}; give more photos or fewer channels")
@@ -218,6 +224,11 @@ class _Moments:
         self.count += len(vectors)
         self._sum += vectors.sum(0, dtype=torch.float64).cpu()
         self._products += (vectors.T @ vectors).double().cpu()
+
+    def share(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Add the vectors of other processes."""
+        self.count = int(total(torch.tensor(self.count)))
+        self._sum, self._products = total(self._sum), total(self._products)
 
     def mean(self) -> Tensor:
         return self._sum / self.count

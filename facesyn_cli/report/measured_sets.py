@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.image_set import ImageEntry
 from facesyn_cli.console import log
 from facesyn_cli.data.squares import say_cut
-from facesyn_cli.evaluation.cached_embeddings import embed_cached, thumbnails_cached
+from facesyn_cli.evaluation.cached_embeddings import CachedArrays, embed_cached, thumbnails_cached
 from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
-from facesyn_cli.evaluation.pixel_statistics import Find, pixel_section, pose_section
+from facesyn_cli.evaluation.pixel_statistics import pixel_section, pose_section
 from facesyn_cli.evaluation.section import Section
 from facesyn_cli.models.inception import LoadedFeatures
 from facesyn_cli.models.loading import LoadedBackbone
@@ -36,7 +35,7 @@ class Small:
 
 @dataclass(frozen=True)
 class Measurer:
-    """Runs networks over image sets, with a cache.
+    """What networks compute of image sets, in caches.
 
     Folders of the cache are named after the content of a set, so that a set and a reference share them.
     """
@@ -44,38 +43,46 @@ class Measurer:
     cache: Path               # folder of the cache
     options: EmbedOptions     # preprocessing; the size is that of each network
 
-    def thumbnails(self, held: NamedSet) -> Small:
-        """Return the thumbnails of a set."""
+    def thumbnails(self, held: NamedSet) -> CachedArrays:
+        """Return the cache of the thumbnails of a set."""
         folder = self.cache / f"{_short([held.images.digest, _keys(held.entries)])}-thumbnails"
-        title = f"{held.name}: pixels"
-        small, is_readable, is_cut = thumbnails_cached(held.images, held.entries, folder, self.options.workers, title)
+        return thumbnails_cached(held.images, held.entries, folder, self.options.workers, f"{held.name}: pixels")
+
+    def small(self, held: NamedSet) -> Small:
+        """Return the thumbnails of a set."""
+        small, is_readable, is_cut = self.thumbnails(held).read()
         if self.options.fit == "square":
             say_cut(held.name, int(is_cut.sum()), len(is_cut))
         return Small(small, is_readable)
 
-    def faces(self, held: NamedSet, name: str, judge: LoadedBackbone, small: Small) -> LabeledEmbeddings:
-        """Return the embeddings and thumbnails of the images of a set that a judge can embed.
+    def embeddings(self, held: NamedSet, name: str, judge: LoadedBackbone) -> CachedArrays:
+        """Return the cache of the embeddings of a set.
 
         Args:
             held: The set.
             name: Name of the judge.
             judge: The judge, on the device already.
-            small: Thumbnails of the set.
         """
         options = replace(self.options, size=judge.input_size)
         fit = _FIT_KEYS[options.fit]
         content = [held.images.digest, _keys(held.entries), judge.digest, options.flip, fit, options.precision]
-        folder = self.cache / f"{_short(content)}-{name}"
-        vectors, good = embed_cached(
-            held.images, held.entries, FaceEmbedder(judge.module, options), folder, f"{held.name}: embed with {name}"
-        )
+        folder, title = self.cache / f"{_short(content)}-{name}", f"{held.name}: embed with {name}"
+        return embed_cached(held.images, held.entries, FaceEmbedder(judge.module, options), folder, title)
+
+    def faces(self, held: NamedSet, name: str, judge: LoadedBackbone, small: Small) -> LabeledEmbeddings:
+        """Return the embeddings and thumbnails of the images of a set that a judge can embed; `small` are all
+        thumbnails of the set, other arguments as of `embeddings`.
+        """
+        vectors, good = self.embeddings(held, name, judge).read()
         keep = np.flatnonzero(good & small.is_readable)
         if len(keep) < len(good):
             log.warning(f"{held.name}: {len(good) - len(keep)} of {len(good)} images could not be embedded by {name}")
         return labeled(held.name, held.entries, keep, vectors, small.thumbnails)
 
-    def features(self, held: NamedSet, network: LoadedFeatures, max_images: int, seed: int) -> LabeledEmbeddings:
-        """Return the unscaled features of a set, of at most `max_images` images drawn at random.
+    def features(
+        self, held: NamedSet, network: LoadedFeatures, max_images: int, seed: int
+    ) -> tuple[CachedArrays, list[ImageEntry]]:
+        """Return the cache of the unscaled features of a set, and its images: at most `max_images` drawn at random.
 
         Computed in fp32 and without flip, as for published distances.
 
@@ -93,30 +100,36 @@ class Measurer:
         content = [held.images.digest, _keys(entries), network.digest, _FIT_KEYS[options.fit]]
         folder = self.cache / f"{_short(content)}-{network.name}"
         title = f"{held.name}: features of {network.name}"
-        vectors, good = embed_cached(held.images, entries, FaceEmbedder(network.module, options), folder, title, False)
+        return embed_cached(held.images, entries, FaceEmbedder(network.module, options), folder, title, False), entries
+
+    def feature_rows(self, held: NamedSet, network: LoadedFeatures, max_images: int, seed: int) -> LabeledEmbeddings:
+        """Return the unscaled features of a set; arguments as of `features`."""
+        cache, entries = self.features(held, network, max_images, seed)
+        vectors, good = cache.read()
         return labeled(held.name, entries, np.flatnonzero(good), vectors)
 
 
-def pixels_of(
-    held: NamedSet, small: Small, read: Callable[[str], NDArray[np.uint8] | None], find: Find | None, seed: int
-) -> Section:
+def pixels_of(held: NamedSet, small: Small, poses: NDArray[np.float64] | None, seed: int) -> Section:
     """Return the figures of a set that need no judge: brightness, contrast and, with a detector, pose.
 
     Args:
         held: The set.
         small: Its thumbnails.
-        read: From a key to pixels, or None.
-        find: Detects faces; None: no detector.
+        poses: What `measure_poses` returned; None: no detector.
         seed: Seed of the sample of poses.
     """
-    names = {name: number for number, name in enumerate(dict.fromkeys(entry.identity for entry in held.entries))}
-    owner = np.array([names[entry.identity] for entry in held.entries])
+    owner = owners(held)
     section = pixel_section(small.thumbnails[small.is_readable], owner[small.is_readable])
-    if find is None:
+    if poses is None:
         section.notes.append("The spread of poses needs a face detector (detector=FILE, YuNet).")
         return section
-    log.info(f"{held.name}: poses")
-    return section.merge(pose_section([entry.key for entry in held.entries], owner, read, find, seed))
+    return section.merge(pose_section(poses, owner, seed))
+
+
+def owners(held: NamedSet) -> NDArray[np.int64]:
+    """Return the number of the identity of each image of a set, (N,)."""
+    names = {name: number for number, name in enumerate(dict.fromkeys(entry.identity for entry in held.entries))}
+    return np.array([names[entry.identity] for entry in held.entries])
 
 
 def labeled(

@@ -38,12 +38,8 @@ class CachedResults:
             network: Name of the judge or other network.
             compute: Returns the sections; called when they are not on disk.
         """
-        path = self.folder / set_name / f"{network}.json"
-        if path.is_file():
-            try:
-                return read_results(path)
-            except UserError:
-                log.warning(f"{path} is damaged; computing it again")
+        if (kept := self.read(set_name, network)) is not None:
+            return kept
         sections = compute()
         findings = [
             {**vars(finding), "set": set_name, "judge": network, "section": name}
@@ -51,8 +47,20 @@ class CachedResults:
         ]
         contents = {name: section.to_json() for name, section in sections.items()}
         found = {"set": set_name, "judge": network, "sections": contents, "findings": findings}
-        write_json(path, found)
+        write_json(self._path(set_name, network), found)
         return found
+
+    def read(self, set_name: str, network: str) -> dict[str, Any] | None:
+        """Return the result of one network on one set; None where it is not on disk, or damaged."""
+        path = self._path(set_name, network)
+        try:
+            return read_results(path) if path.is_file() else None
+        except UserError:
+            log.warning(f"{path} is damaged; computing it again")
+            return None
+
+    def _path(self, set_name: str, network: str) -> Path:
+        return self.folder / set_name / f"{network}.json"
 
 
 @dataclass(frozen=True)
@@ -78,16 +86,15 @@ def by_features(
     """Return the distances of sets to the reference in the features of a network.
 
     Args:
-        max_images: Images of a set to use. The reference needs twice as many as the largest set has: its halves are
-            compared as well.
+        max_images: Images of a set to use.
         seed: Seed of all samples.
     """
     network.module.to(measurer.options.device)
-    most = min(max_images, 2 * max(len(held.entries) for held in sets))
-    real = measurer.features(reference, network, most, seed)
+    most = reference_size(sets, max_images)
+    real = measurer.feature_rows(reference, network, most, seed)
 
     def compute(held: NamedSet) -> dict[str, Section]:
-        rows = measurer.features(held, network, max_images, seed)
+        rows = measurer.feature_rows(held, network, max_images, seed)
         log.info(f"{held.name}: distances in the features of {network.name}")
         is_whole, is_reference_whole = len(held.entries) <= max_images, len(reference.entries) <= most
         return {"quality": features_section(rows, real, seed, is_whole, is_reference_whole)}
@@ -98,6 +105,11 @@ def by_features(
     return NetworkResults(network.name, network.digest, "quality", about, results)
 
 
+def reference_size(sets: list[NamedSet], max_images: int) -> int:
+    """Return the images of the reference to use: twice as many as the largest set has, as its halves are compared."""
+    return min(max_images, 2 * max(len(held.entries) for held in sets))
+
+
 def by_lpips(
     network: LoadedLpips, sets: list[NamedSet], reference: NamedSet | None, small: dict[str, Small],
     space: PerceptualSpace, kept: CachedResults,
@@ -106,20 +118,19 @@ def by_lpips(
 
     Args:
         small: Thumbnails of all sets, with which images can be read.
-        space: The network, on its device.
+        space: The network, with which all sets are measured.
     """
-    real = _readable(reference, small) if reference else None
+    real = readable(reference, small[reference.name]) if reference else None
 
     def compute(held: NamedSet) -> dict[str, Section]:
         log.info(f"{held.name}: distances by {network.name}")
-        return {"diversity": perceptual_section(_readable(held, small), real, space)}
+        return {"diversity": perceptual_section(readable(held, small[held.name]), real, space)}
 
     results = [kept.of(held.name, network.name, partial(compute, held)) for held in sets]
     about = f"{network.name} (version 0.1): images at {network.input_size} px, pixels in [-1, 1]."
     return NetworkResults(network.name, network.digest, "diversity", about, results)
 
 
-def _readable(held: NamedSet, small: dict[str, Small]) -> LabeledEmbeddings:
+def readable(held: NamedSet, small: Small) -> LabeledEmbeddings:
     """Return the keys and identities of the images that can be read, with empty embeddings."""
-    keep = np.flatnonzero(small[held.name].is_readable)
-    return labeled(held.name, held.entries, keep, np.empty((len(held.entries), 0)))
+    return labeled(held.name, held.entries, np.flatnonzero(small.is_readable), np.empty((len(held.entries), 0)))

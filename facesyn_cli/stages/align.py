@@ -1,54 +1,58 @@
 """`facesyn align`: photos -> face crops on the ArcFace template, the `0-images` of a run.
 
-Threads cut the faces out. One row per photo, in the order of the set, holds the result; a photo's crop is on disk
-before its row, so a killed run resumes after the last whole row.
+The photos, in the order of the set, are cut into parts. One row per photo holds its result, and the rows of a part are
+written when all its crops are, so a finished part is never done again. Runs with `--shard i/n` and the processes of
+each take parts in turn, and whichever run finds all of them joins their rows.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from facesyn_cli import signals
+from facesyn_cli import distributed, signals
 from facesyn_cli.artifacts.atomic_files import write_bytes, write_text
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.artifacts.header import Header, Parent, read_header
 from facesyn_cli.artifacts.image_set import ImageEntry, ImageFinder, ImageSet
 from facesyn_cli.artifacts.names import check_file_names, one_line
 from facesyn_cli.artifacts.origins import FACE_ORIGIN, PHOTO, UNKNOWN, Origin, StatedOrigin, origin_of
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import Output, check_output, open_output
+from facesyn_cli.artifacts.output import Output, check_output, open_shared_output
 from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
-from facesyn_cli.config.fields import StageConfig, affects_result, input_path, runtime_only
-from facesyn_cli.console import is_first_process, log, progress
+from facesyn_cli.config.fields import affects_result, input_path, runtime_only
+from facesyn_cli.config.shard import ShardedConfig
+from facesyn_cli.console import log, progress
 from facesyn_cli.data.alignment import REASONS, AlignedFace, Face, FaceAligner, FaceChoice, NoFace, align_face
-from facesyn_cli.data.append_files import AppendFile
 from facesyn_cli.data.landmarks import read_landmarks, write_landmarks
 from facesyn_cli.data.ordered_pool import ordered_map
 from facesyn_cli.data.pixels import UnreadableImage, decode_image, encode_png
+from facesyn_cli.data.sharding import fixed_batches, share
+from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.yunet import Yunet
 from facesyn_cli.untrusted.parsing import read_json_lines
 
 LANDMARKS = "landmarks.csv"     # of every photo with a crop; itself a file for --landmarks
 LEFT_OUT = "left-out.txt"       # `location \t reason \t more` of every photo without one
-_ROWS = "rows.jsonl"
-_SYNC_EVERY = 200
+_ROWS = ".unfinished"           # a file per part, JSON lines
 _BYTES_PER_PIXEL = 2.2          # of a crop as PNG, about
 
 Cut = Callable[[ImageEntry, np.ndarray], AlignedFace]
 
 
-class AlignConfig(FaceChoice, StageConfig):
+class AlignConfig(FaceChoice, ShardedConfig):
     """Settings of `facesyn align`."""
 
     images: Path | None = input_path(None, "folder or zip of photos")
@@ -58,7 +62,8 @@ class AlignConfig(FaceChoice, StageConfig):
     origin: StatedOrigin | None = runtime_only(
         None, "photo (of real people) or generated: what the images are; None: as their headers say, else photo"
     )
-    workers: int = runtime_only(2, "threads", ge=0)
+    part_size: int = runtime_only(64, "photos a part; a finished part is never done again", ge=1)
+    workers: int = runtime_only(2, "threads, per process", ge=0)
 
 
 @dataclass(frozen=True)
@@ -72,36 +77,47 @@ class _Inputs:
 def plan(cfg: AlignConfig, work: Work) -> Plan:
     """Return what `run` would do."""
     inputs = _open_inputs(cfg, work)
-    count = len(inputs.images.entries)
+    state = check_output(inputs.folder, "ImageSet", cfg, inputs.parents)
+    mine = _parts_of_run(cfg, inputs.images)
+    todo = [] if state == "finished" else [part for part in mine if not _rows_path(inputs.folder, part).is_file()]
+    photos = sum(map(len, mine))
     return Plan(
-        inputs.folder, check_output(inputs.folder, "ImageSet", cfg, inputs.parents),
-        {name: parent.path for name, parent in inputs.parents.items()}, {"photos": count},
-        disk_mib=_BYTES_PER_PIXEL * cfg.size**2 * count / 2**20,
+        inputs.folder, state, {name: parent.path for name, parent in inputs.parents.items()},
+        {"photos": photos, "photos_left": sum(map(len, todo))},
+        disk_mib=_BYTES_PER_PIXEL * cfg.size**2 * photos / 2**20,
     )
 
 
 def run(cfg: AlignConfig, work: Work) -> Outcome:
-    """Cut the faces out; only the first of several processes works.
+    """Cut the faces out; see the module docstring.
 
     Raises:
         UserError: An input is missing or wrong, or no photo has a face.
     """
-    folder = _folder(cfg, work)
-    if not is_first_process():
-        return Outcome(folder, {})
+    processes = distributed.processes(cfg.device)
     inputs = _open_inputs(cfg, work)
-    origin = origin_of(inputs.images.named_in or inputs.images.path, cfg.origin)
-    with open_output(folder, "ImageSet", "align", cfg, inputs.parents) as out:
-        if not out.finished:
-            _align(cfg, inputs, folder)
-            _finish(inputs.images, PHOTO if origin == UNKNOWN else origin, out)
-    num_photos, num_images = out.header.count("photos"), out.header.count("images")
-    if turned := out.header.counts.get("turned"):
+    folder, images = inputs.folder, inputs.images
+    origin = origin_of(images.named_in or images.path, cfg.origin)
+    with open_shared_output(processes, folder, "ImageSet", "align", cfg, inputs.parents, cfg.part) as output:
+        if not output.finished:
+            _align(cfg, inputs, processes)
+            parts = _parts(cfg, images)
+            output.header = processes.from_first(lambda: output.join(
+                lambda: sum(not _rows_path(folder, part).is_file() for part in parts), "blocks of photos",
+                lambda: _finish(images, parts, PHOTO if origin == UNKNOWN else origin, output),
+            ))
+        header = output.header
+        if header is None:
+            return Outcome(folder, {"part": cfg.shard})
+        if processes.is_first:
+            shutil.rmtree(folder / _ROWS, ignore_errors=True)  # after the header, so a kill loses nothing
+    num_photos, num_images = header.count("photos"), header.count("images")
+    if turned := header.counts.get("turned"):
         log.info(f"{turned} of {num_photos} photos lie on their side or upside down; their faces were found in the "
                  "turned photo")
     if missing := num_photos - num_images:
         log.warning(f"{missing} of {num_photos} photos have no crop; {folder / LEFT_OUT} says why")
-    return Outcome(folder, dict(out.header.counts))
+    return Outcome(folder, dict(header.counts))
 
 
 def _open_inputs(cfg: AlignConfig, work: Work) -> _Inputs:
@@ -151,15 +167,32 @@ def _join(path: Path, images: ImageSet) -> dict[str, list[Face]]:
     return found
 
 
-def _align(cfg: AlignConfig, inputs: _Inputs, folder: Path) -> None:
-    """Write the crop and the row of every photo."""
-    entries = inputs.images.entries
-    earlier = (folder / _ROWS).read_bytes() if (folder / _ROWS).is_file() else b""
-    done, size = earlier.count(b"\n"), earlier.rfind(b"\n") + 1  # whole rows
+def _parts(cfg: AlignConfig, images: ImageSet) -> list[range]:
+    """Return the parts of the whole set."""
+    return fixed_batches(len(images.entries), cfg.part_size)
+
+
+def _parts_of_run(cfg: AlignConfig, images: ImageSet) -> list[range]:
+    """Return the parts that this run makes: its share with `--shard`, else all."""
+    index, count = cfg.part or (1, 1)
+    return share(_parts(cfg, images), index - 1, count)
+
+
+def _rows_path(folder: Path, part: range) -> Path:
+    return folder / _ROWS / f"{part.start:09d}-{part.stop:09d}.jsonl"
+
+
+def _align(cfg: AlignConfig, inputs: _Inputs, processes: Processes) -> None:
+    """Write the crops and rows of the missing parts of this run, divided over its processes. A collective."""
+    images, folder = inputs.images, inputs.folder
+
+    def unfinished() -> list[range]:
+        todo = [part for part in _parts_of_run(cfg, images) if not _rows_path(folder, part).is_file()]
+        return [] if read_header(folder) else todo  # else another run has just joined the parts and removed them
 
     def work_on(entry: ImageEntry) -> dict[str, Any]:
         try:
-            aligned = inputs.cut(entry, decode_image(inputs.images.read(entry)))
+            aligned = inputs.cut(entry, decode_image(images.read(entry)))
         except NoFace as error:
             return {"reason": error.reason, "more": str(error)}
         except (UnreadableImage, UserError) as error:
@@ -170,42 +203,56 @@ def _align(cfg: AlignConfig, inputs: _Inputs, folder: Path) -> None:
             "faces": aligned.num_faces, "turned": aligned.quarter_turns > 0,
         }
 
-    rows = AppendFile(folder / _ROWS, size)
-    try:
-        with progress("align", len(entries), done=done) as bar:
-            for number, row in enumerate(ordered_map(work_on, entries[done:], cfg.workers), done + 1):
-                rows.write((json.dumps(row) + "\n").encode())
+    mine = share(processes.from_first(unfinished), processes.rank, processes.world_size)
+    rows = ordered_map(work_on, (images.entries[index] for part in mine for index in part), cfg.workers)
+    with progress("align", sum(map(len, mine))) as bar:
+        for part in mine:
+            lines = []
+            for row in islice(rows, len(part)):
+                lines.append(f"{json.dumps(row)}\n")
                 bar.advance()
-                if number % _SYNC_EVERY == 0 or signals.received():
-                    rows.sync()
-                    signals.check()
-        rows.sync()
-    finally:
-        rows.close()
+            write_text(_rows_path(folder, part), "".join(lines))
+            signals.check()
+    processes.barrier()
 
 
-def _finish(images: ImageSet, origin: Origin, out: Output) -> None:
-    rows = list(read_json_lines(out.folder / _ROWS))
-    pairs = list(zip(images.entries, rows, strict=True))
-    good = [(entry, row) for entry, row in pairs if "landmarks" in row]
-    bad = [(entry, row) for entry, row in pairs if "landmarks" not in row]
-    if not good:
-        entry, row = bad[0]
-        raise UserError(f"none of the {len(rows)} photos in {images.path} has a face that fits, first "
+def _results(images: ImageSet, parts: list[range], folder: Path) -> Iterator[tuple[ImageEntry, dict[str, Any]]]:
+    """Yield every photo with its row."""
+    for part in parts:
+        path = _rows_path(folder, part)
+        rows = list(read_json_lines(path))
+        if len(rows) != len(part):
+            raise UserError(f"{path} has {len(rows)} rows, {len(part)} were expected; remove it and run the command "
+                            "again without --shard")
+        yield from zip(images.entries[part.start : part.stop], rows, strict=True)
+
+
+def _finish(images: ImageSet, parts: list[range], origin: Origin, out: Output) -> Header | None:
+    """Write the lists of all photos, and the header."""
+    faces: list[tuple[str, Face]] = []
+    left_out: list[str] = []
+    identities, counts = set(), Counter({"several_faces": 0, "turned": 0})
+    for entry, row in _results(images, parts, out.folder):
+        if "landmarks" in row:
+            faces.append((entry.location, Face(np.array(row["landmarks"]).reshape(5, 2), row["score"])))
+            identities.add(entry.identity)
+            counts["several_faces"] += row["faces"] > 1
+            counts["turned"] += row.get("turned", False)
+        else:
+            left_out.append(f"{one_line(entry.location)}\t{row['reason']}\t{' '.join(row['more'].split())}\n")
+            counts[row["reason"]] += 1
+    if not faces:
+        entry, row = next(_results(images, parts, out.folder))
+        raise UserError(f"none of the {len(images.entries)} photos in {images.path} has a face that fits, first "
                         f"{entry.location}: {row['more']}")
-    write_text(out.folder / LANDMARKS, write_landmarks([
-        (entry.location, Face(np.array(row["landmarks"]).reshape(5, 2), row["score"])) for entry, row in good
-    ]))
-    if bad:
-        lines = (f"{one_line(e.location)}\t{row['reason']}\t{' '.join(row['more'].split())}\n" for e, row in bad)
-        write_text(out.folder / LEFT_OUT, "".join(lines))
-    reasons = Counter(row["reason"] for _, row in bad)
-    out.finish({
-        "photos": len(rows),
-        "images": len(good),
-        "identities": len({entry.identity for entry, _ in good}),
-        "several_faces": sum(row["faces"] > 1 for _, row in good),
-        "turned": sum(row.get("turned", False) for _, row in good),
-        **{reason: reasons[reason] for reason in (*REASONS, "unreadable")},
-    }, {FACE_ORIGIN: origin, **images.extra()})
-    (out.folder / _ROWS).unlink(missing_ok=True)
+    write_text(out.folder / LANDMARKS, write_landmarks(faces))
+    if left_out:
+        write_text(out.folder / LEFT_OUT, "".join(left_out))
+    return out.finish({
+        "photos": len(images.entries),
+        "images": len(faces),
+        "identities": len(identities),
+        "several_faces": counts["several_faces"],
+        "turned": counts["turned"],
+        **{reason: counts[reason] for reason in (*REASONS, "unreadable")},
+    }, {FACE_ORIGIN: origin, **images.extra()}, is_whole=True)

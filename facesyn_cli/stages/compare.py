@@ -21,7 +21,7 @@ from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.console import log, progress
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.data.squares import say_cut
-from facesyn_cli.distributed import processes
+from facesyn_cli.distributed import choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.evaluation.verification import unit_rows
@@ -68,7 +68,7 @@ def compare(
     backbone = load_backbone(weights)
     threshold = read_threshold(table, benchmark, backbone.digest, flip)
     embedder = FaceEmbedder.of(  # one photo a batch: a score does not depend on other photos of the folder
-        backbone, processes(device).device, batch_size=1, flip=flip, fit="square" if resize else "exact"
+        backbone, choose_device(device), batch_size=1, flip=flip, fit="square" if resize else "exact"
     )
     (one, num_one), (two, num_two) = (_embed(Path(path), embedder) for path in (first, second))
     score = float(one @ two)

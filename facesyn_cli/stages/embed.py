@@ -1,9 +1,9 @@
 """`facesyn embed`: a folder or zip of faces -> unit embeddings, joined by key.
 
-The images are cut, in their canonical order, into parts of fixed size. A part is written when its last
-batch is done, and never computed again; processes take parts in turn, and the first process joins them.
-Which images share a batch depends on that order alone, so the result is the same for any number of
-processes and after any number of kills.
+The images are cut, in their canonical order, into parts of fixed size. A part is written when its last batch is done,
+and never computed again. Runs with `--shard i/n` and the processes of each take parts in turn, and whichever run finds
+all of them joins them. Which images share a batch depends on that order alone, so the result is the same for any number
+of runs and processes and after any number of kills.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+import torch
 from pydantic import BeforeValidator
 
 from facesyn_cli import distributed, signals
 from facesyn_cli.artifacts.atomic_files import write_atomically, write_text
 from facesyn_cli.artifacts.embedding_set import write_embedding_blocks
-from facesyn_cli.artifacts.header import Header, Parent
+from facesyn_cli.artifacts.header import Header, Parent, read_header
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.names import one_line
 from facesyn_cli.artifacts.outcome import Outcome
@@ -29,12 +30,13 @@ from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.vector_files import normalize
 from facesyn_cli.artifacts.work import Work
-from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, input_path, runtime_only
-from facesyn_cli.console import Progress, log, progress
+from facesyn_cli.config.fields import affects_result, batch_setting, input_path, runtime_only
+from facesyn_cli.config.shard import ShardedConfig
+from facesyn_cli.console import log, progress
 from facesyn_cli.data.alignment import DetectFaces, FaceAligner
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.data.squares import say_cut
-from facesyn_cli.distributed import choose_device
+from facesyn_cli.distributed import Processes, choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder, current_fit, settle_precision
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
@@ -47,7 +49,7 @@ UNREADABLE = "unreadable.txt"  # one line `key, location, reason`, tabs between,
 _PARTS = "parts"
 
 
-class EmbedConfig(StageConfig):
+class EmbedConfig(ShardedConfig):
     """Settings of `facesyn embed`."""
 
     images: Path | None = input_path(None, "folder or zip of faces; None: 0-images of the run")
@@ -83,17 +85,16 @@ def plan(cfg: EmbedConfig, work: Work) -> Plan:
     inputs = _open_inputs(cfg, work)
     cfg = settle_precision(cfg, inputs.folder, "EmbeddingSet", inputs.backbone, device)
     state = check_output(inputs.folder, "EmbeddingSet", cfg, inputs.parents)
-    images = len(inputs.images.entries)
-    parts = fixed_batches(images, cfg.part_size)
-    todo = [] if state == "finished" else [p for p in parts if not _part_path(inputs.folder, p).is_file()]
+    mine = _parts_of_run(cfg, inputs)
+    todo = [] if state == "finished" else [part for part in mine if not _part_path(inputs.folder, part).is_file()]
     num_batches = sum(len(fixed_batches(len(part), cfg.batch_size)) for part in todo)
     return Plan(
         inputs.folder,
         state,
         {name: parent.path for name, parent in inputs.parents.items()},
-        {"images": images, "images_left": sum(len(part) for part in todo)},
+        {"images": sum(map(len, mine)), "images_left": sum(map(len, todo))},
         {"recognizer": num_batches * cfg.batch_size * (2 if cfg.flip else 1)},
-        2 * 4 * 512 * images / 2**20,
+        2 * 4 * 512 * sum(map(len, mine)) / 2**20,
         chosen={"backbone": inputs.backbone.name, "precision": cfg.precision},
     )
 
@@ -103,30 +104,18 @@ def run(cfg: EmbedConfig, work: Work) -> Outcome:
     processes = distributed.processes(cfg.device)
     inputs = _open_inputs(cfg, work)
     cfg = settle_precision(cfg, inputs.folder, "EmbeddingSet", inputs.backbone, processes.device, processes)
-    with open_shared_output(processes, inputs.folder, "EmbeddingSet", "embed", cfg, inputs.parents) as output:
-        if output.finished:
-            if processes.is_first:  # a kill after the header was written leaves them
-                shutil.rmtree(inputs.folder / _PARTS, ignore_errors=True)
-            return _outcome(inputs.folder, output.header)
-        embedder = FaceEmbedder.of(
-            inputs.backbone, processes.device, cfg.batch_size, flip=cfg.flip, fit=cfg.fit, precision=cfg.precision,
-            workers=cfg.workers, align=inputs.align,
-        )
-        entries = inputs.images.entries
-        parts = fixed_batches(len(entries), cfg.part_size)
-        mine = share(parts, processes.rank, processes.world_size)
-        todo = [part for part in mine if _read_part(inputs.folder, part) is None]
-        total, left = (sum(map(len, some)) for some in (mine, todo))
-        with progress("embed", total, done=total - left) as bar:
-            for part, vectors, problems, num_cut in _embed_parts(embedder, inputs.images, todo, bar):
-                _write_part(inputs.folder, part, vectors, problems, num_cut)
-                signals.check()
-        if inputs.align is not None and inputs.align.num_turned:
-            log.info(f"{inputs.align.num_turned} photos lie on their side or upside down; their faces were found after "
-                     "rotation")
-        processes.barrier()
-        header = processes.from_first(lambda: _join(inputs, parts, output))
-        return _outcome(inputs.folder, header)
+    folder = inputs.folder
+    with open_shared_output(processes, folder, "EmbeddingSet", "embed", cfg, inputs.parents, cfg.part) as output:
+        if not output.finished:
+            _embed(cfg, inputs, processes)
+            parts = _parts(cfg, inputs)
+            output.header = processes.from_first(lambda: output.join(
+                lambda: sum(not _part_path(folder, part).is_file() for part in parts), "blocks of images",
+                lambda: _join(inputs, parts, output),
+            ))
+        if output.header and processes.is_first:
+            shutil.rmtree(folder / _PARTS, ignore_errors=True)  # after the header, so a kill loses nothing
+        return _outcome(cfg, folder, output.header)
 
 
 def _open_inputs(cfg: EmbedConfig, work: Work) -> _Inputs:
@@ -143,27 +132,40 @@ def _open_inputs(cfg: EmbedConfig, work: Work) -> _Inputs:
     return _Inputs(images, backbone, parents, cfg.out or work.folder("embeddings"), align)
 
 
-def _embed_parts(
-    embedder: FaceEmbedder, images: ImageSet, parts: list[range], bar: Progress
-) -> Iterator[tuple[range, np.ndarray, dict[int, str], int]]:
-    """Yield each part with its (n, D) vectors, the reason per unusable image, and how many images were not square.
+def _parts(cfg: EmbedConfig, inputs: _Inputs) -> list[range]:
+    """Return the parts of the whole set."""
+    return fixed_batches(len(inputs.images.entries), cfg.part_size)
 
-    Batches never span parts.
-    """
-    batches, last_of = [], {}
-    for part in parts:
-        batches += [part[batch.start : batch.stop] for batch in fixed_batches(len(part), embedder.options.batch_size)]
-        last_of[len(batches) - 1] = part
-    vectors, problems, num_cut = [], {}, 0
-    found = embedder.files(lambda index: images.read(images.entries[index]), batches)
-    for number, batch in enumerate(found):
-        vectors.append(batch.vectors)
-        problems.update(batch.problems)
-        num_cut += batch.num_cut
-        bar.advance(len(batch.indices))
-        if number in last_of:
-            yield last_of[number], np.concatenate(vectors), problems, num_cut
-            vectors, problems, num_cut = [], {}, 0
+
+def _parts_of_run(cfg: EmbedConfig, inputs: _Inputs) -> list[range]:
+    """Return the parts that this run makes: its share with `--shard`, else all."""
+    index, count = cfg.part or (1, 1)
+    return share(_parts(cfg, inputs), index - 1, count)
+
+
+def _embed(cfg: EmbedConfig, inputs: _Inputs, processes: Processes) -> None:
+    """Write the missing parts of this run, divided over its processes. A collective."""
+    folder = inputs.folder
+
+    def unfinished() -> list[range]:
+        todo = [part for part in _parts_of_run(cfg, inputs) if _read_part(folder, part) is None]
+        return [] if read_header(folder) else todo  # else another run has just joined the parts and removed them
+
+    mine = share(processes.from_first(unfinished), processes.rank, processes.world_size)
+    embedder = FaceEmbedder.of(
+        inputs.backbone, processes.device, cfg.batch_size, flip=cfg.flip, fit=cfg.fit, precision=cfg.precision,
+        workers=cfg.workers, align=inputs.align,
+    )
+    with progress("embed", sum(map(len, mine))) as bar:
+        found = embedder.parts(lambda index: inputs.images.read(inputs.images.entries[index]), mine, bar.advance)
+        for part, batches in zip(mine, found, strict=True):
+            problems = {index: why for batch in batches for index, why in batch.problems.items()}
+            vectors = np.concatenate([batch.vectors for batch in batches])
+            _write_part(folder, part, vectors, problems, sum(batch.num_cut for batch in batches))
+            signals.check()
+    num_turned = inputs.align.num_turned if inputs.align is not None else 0
+    if num_turned := int(processes.sum(torch.tensor([num_turned], device=processes.device)).item()):  # waits for all
+        log.info(f"{num_turned} photos lie on their side or upside down; their faces were found after rotation")
 
 
 def _part_path(folder: Path, part: range) -> Path:
@@ -203,7 +205,7 @@ def _finished_parts(folder: Path, parts: list[range]) -> Iterator[dict[str, np.n
     for part in parts:
         content = _read_part(folder, part)
         if content is None:
-            raise UserError(f"{folder}: a finished part is missing; run the same command again")
+            raise UserError(f"{_part_path(folder, part)} is missing or damaged; run the command again without --shard")
         yield content
 
 
@@ -231,17 +233,16 @@ def _join(inputs: _Inputs, parts: list[range], output: Output) -> Header | None:
         ))
         log.warning(f"{len(bad)} images could not be embedded; {unreadable} lists the reasons")
     say_cut(inputs.images.path, num_cut, len(entries))
-    header = output.finish(
+    return output.finish(
         counts={"images": len(entries), "embeddings": len(good), "unreadable": len(bad)},
         extra={"embedder": inputs.backbone.digest, "backbone": inputs.backbone.name, **inputs.images.extra(),
                **({"cut_to_square": num_cut} if num_cut else {})},
+        is_whole=True,
     )
-    shutil.rmtree(inputs.folder / _PARTS, ignore_errors=True)
-    return header
 
 
-def _outcome(folder: Path, header: Header | None) -> Outcome:
-    if header is None:  # of a folder that was finished before, in other processes than the first
-        return Outcome(folder, {})
+def _outcome(cfg: EmbedConfig, folder: Path, header: Header | None) -> Outcome:
+    if header is None:
+        return Outcome(folder, {"part": cfg.shard})
     recognizer = {name: header.extra.get(name) for name in ("backbone", "embedder")}
     return Outcome(folder, {**header.counts, **recognizer})

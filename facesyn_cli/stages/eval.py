@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import ValidationError, field_validator
 
-from facesyn_cli import signals
+from facesyn_cli import distributed, signals
 from facesyn_cli.artifacts.atomic_files import read_json, write_atomically, write_json
 from facesyn_cli.artifacts.benchmark_table import BenchmarkRow, BenchmarkTable
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import check_output, open_shared_output
+from facesyn_cli.artifacts.output import Output, check_output, open_shared_output
 from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import (
@@ -36,8 +35,7 @@ from facesyn_cli.config.fields import (
     runtime_only,
 )
 from facesyn_cli.console import log, progress
-from facesyn_cli.data.sharding import share
-from facesyn_cli.distributed import choose_device, processes
+from facesyn_cli.distributed import Processes, choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.benchmarks import Part
 from facesyn_cli.evaluation.embedding import FaceEmbedder, settle_precision
@@ -109,35 +107,34 @@ def run(cfg: EvalConfig, work: Work) -> Outcome:
     Raises:
         UserError: An input is missing or wrong, or a benchmark failed (after the others were evaluated).
     """
-    workers = processes(cfg.device)
+    processes = distributed.processes(cfg.device)
     inputs = _open_inputs(cfg, work)
     folder = inputs.folder
-    cfg = settle_precision(cfg, folder, "BenchmarkTable", inputs.backbone, workers.device, workers)
-    with open_shared_output(workers, folder, "BenchmarkTable", "eval", cfg, inputs.parents) as output:
-        if output.finished:
-            return _outcome(folder)
-        inputs.backbone.module.to(workers.device)
-        for part in share(inputs.parts, workers.rank, workers.world_size):
-            row = _finished_row(folder, part.name)
-            if row is None or row.problem:
-                _evaluate(part, cfg, inputs, workers.device)
-        workers.barrier()
-        rows = [_finished_row(folder, part.name) for part in inputs.parts]
-        if any(row is None for row in rows):
-            raise UserError(f"{folder}: a finished result has vanished; run the same command again")
-        backbone = inputs.backbone
-        table = BenchmarkTable(backbone=backbone.name, weights=backbone.digest, flip=cfg.flip, rows=rows)
-        if workers.is_first:
-            table.write(folder)
-        failed = [row.problem for row in rows if row.problem]
-        if failed:
-            if len(failed) < len(rows):
-                log.info(table.to_text())
-            raise UserError(f"{len(failed)} of {len(rows)} benchmarks failed; {'; '.join(failed)}")
-        if workers.is_first:
-            output.finish(counts={"benchmarks": len(rows), "pairs": sum(row.pairs for row in rows)})
-        workers.barrier()
-        return _outcome(folder)
+    cfg = settle_precision(cfg, folder, "BenchmarkTable", inputs.backbone, processes.device, processes)
+    with open_shared_output(processes, folder, "BenchmarkTable", "eval", cfg, inputs.parents) as output:
+        if not output.finished:
+            finished = processes.from_first(lambda: [_finished_row(folder, part.name) for part in inputs.parts])
+            for part, row in zip(inputs.parts, finished, strict=True):
+                if row is None or row.problem:
+                    _evaluate(part, cfg, inputs, processes)
+            processes.from_first(lambda: _finish(cfg, inputs, output))
+        return processes.from_first(lambda: _outcome(folder))
+
+
+def _finish(cfg: EvalConfig, inputs: _Inputs, output: Output) -> None:
+    """Write the table and, when no benchmark failed, the header."""
+    rows = [_finished_row(inputs.folder, part.name) for part in inputs.parts]
+    if any(row is None for row in rows):
+        raise UserError(f"{inputs.folder}: a finished result has vanished; run the same command again")
+    backbone = inputs.backbone
+    table = BenchmarkTable(backbone=backbone.name, weights=backbone.digest, flip=cfg.flip, rows=rows)
+    table.write(inputs.folder)
+    failed = [row.problem for row in rows if row.problem]
+    if failed:
+        if len(failed) < len(rows):
+            log.info(table.to_text())
+        raise UserError(f"{len(failed)} of {len(rows)} benchmarks failed; {'; '.join(failed)}")
+    output.finish(counts={"benchmarks": len(rows), "pairs": sum(row.pairs for row in rows)})
 
 
 def _open_inputs(cfg: EvalConfig, work: Work) -> _Inputs:
@@ -192,29 +189,50 @@ def _flips(cfg: EvalConfig, content: EvaluationSet) -> bool:
     return cfg.flip if content.flip is None else content.flip
 
 
-def _evaluate(part: Part, cfg: EvalConfig, inputs: _Inputs, device: torch.device) -> None:
-    """Evaluate one benchmark and write its row, and the scores behind it."""
+def _evaluate(part: Part, cfg: EvalConfig, inputs: _Inputs, processes: Processes) -> None:
+    """Evaluate one benchmark and write its row, and the scores behind it. A collective."""
+    scores: dict[str, np.ndarray] = {}
+
+    def evaluate() -> BenchmarkRow:
+        row, found = content.evaluate(vectors)
+        scores.update(found)
+        return row.model_copy(update={"group": part.group})
+
     try:
-        content = part.load()
-        with progress(part.name, len(content.images)) as bar:
+        content = _load(part, processes)
+        with progress(part.name, -(-len(content.images) // processes.world_size)) as bar:
 
             def advance(count: int) -> None:
                 bar.advance(count)
                 signals.check()  # an unfinished benchmark starts again; waiting for its end could take minutes
 
             embedder = FaceEmbedder.of(
-                inputs.backbone, device, cfg.batch_size, flip=_flips(cfg, content),
+                inputs.backbone, processes.device, cfg.batch_size, flip=_flips(cfg, content),
                 fit="square" if cfg.resize else "exact", precision=cfg.precision, workers=cfg.workers,
             )
-            row, scores = content.evaluate(embed_images(embedder, content, advance))
+            vectors = embed_images(embedder, content, processes, advance)
+        row = processes.from_first(evaluate)
     except UserError as error:
         row = BenchmarkRow(benchmark=part.name, problem=str(error))
-    else:
-        row = row.model_copy(update={"group": part.group})
-        path = inputs.folder / "scores" / f"{part.name}.npz"
-        with write_atomically(path) as temporary, open(temporary, "wb") as file:
+    processes.from_first(lambda: _write(inputs.folder, part.name, row, scores))
+
+
+def _load(part: Part, processes: Processes) -> EvaluationSet:
+    """Return the content of a benchmark; an error in one process is raised in all. A collective."""
+    content, problem = None, ""
+    try:
+        content = part.load()
+    except UserError as error:
+        problem = str(error)
+    processes.raise_in_all(problem)
+    return content
+
+
+def _write(folder: Path, name: str, row: BenchmarkRow, scores: dict[str, np.ndarray]) -> None:
+    if not row.problem:
+        with write_atomically(folder / "scores" / f"{name}.npz") as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **scores)
-    write_json(_row_path(inputs.folder, part.name), row.model_dump())
+    write_json(_row_path(folder, name), row.model_dump())
 
 
 def _row_path(folder: Path, name: str) -> Path:

@@ -8,41 +8,38 @@ page and cards are written again, at every run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import field_validator
 
-from facesyn_cli import __version__, signals
+from facesyn_cli import __version__, distributed, signals
 from facesyn_cli.artifacts.atomic_files import update_json
 from facesyn_cli.artifacts.benchmark_table import BenchmarkTable
 from facesyn_cli.artifacts.context_set import ContextSet
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.header import Parent, read_header
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import check_output, open_output
+from facesyn_cli.artifacts.output import Output, check_output, open_shared_output
 from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, input_path, runtime_only
-from facesyn_cli.console import is_first_process
 from facesyn_cli.contexts.unique import Unique
-from facesyn_cli.distributed import choose_device, processes
+from facesyn_cli.distributed import choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.all_metrics import headline
 from facesyn_cli.evaluation.embedding import EmbedOptions, current_fit, settle_precision
-from facesyn_cli.evaluation.fairness import Groups, read_groups
+from facesyn_cli.evaluation.fairness import read_groups
 from facesyn_cli.evaluation.leakage import REFERENCE
-from facesyn_cli.evaluation.perceptual import PerceptualSpace
 from facesyn_cli.evaluation.score_counts import count_scores
 from facesyn_cli.evaluation.section import LEVELS
 from facesyn_cli.evaluation.set_report import Analysis, analyze, compare
-from facesyn_cli.models.feature_maps import feature_maps, has_feature_maps
-from facesyn_cli.models.inception import LoadedFeatures, load_features
-from facesyn_cli.models.loading import LoadedBackbone, load_backbone
-from facesyn_cli.models.lpips import LoadedLpips, load_lpips
+from facesyn_cli.models.feature_maps import has_feature_maps
+from facesyn_cli.models.inception import load_features
+from facesyn_cli.models.loading import load_backbone
+from facesyn_cli.models.lpips import load_lpips
 from facesyn_cli.models.precision import PrecisionOrAuto
 from facesyn_cli.models.yunet import Yunet
 from facesyn_cli.report.card import write_card
@@ -56,7 +53,8 @@ from facesyn_cli.report.contents import (
     to_text,
     training_curves,
 )
-from facesyn_cli.report.measured_sets import Measurer, Small, pixels_of
+from facesyn_cli.report.measured_sets import Measurer, pixels_of
+from facesyn_cli.report.network_passes import Passes, ReportInputs, Samples, run_networks
 from facesyn_cli.report.network_results import CachedResults, NetworkResults, by_features, by_lpips
 from facesyn_cli.report.page import write_page
 from facesyn_cli.report.provenance import about_judge, about_origins
@@ -97,7 +95,7 @@ class ReportConfig(StageConfig):
         "fp32", "number format of the judges; auto: bf16 where a measurement at the start pays"
     )
     batch_size: int = batch_setting(64, "images a batch", ge=1)
-    workers: int = runtime_only(4, "threads that read and decode", ge=1)
+    workers: int = runtime_only(4, "threads that read and decode, per process", ge=1)
 
     _current_fit = field_validator("fit", mode="before")(current_fit)
 
@@ -105,29 +103,6 @@ class ReportConfig(StageConfig):
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return [value] if isinstance(value, (str, Path)) else value
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    sets: list[NamedSet]
-    reference: NamedSet | None
-    judges: dict[str, LoadedBackbone]
-    groups: tuple[str, Groups] | None
-    detector: Yunet | None
-    features: LoadedFeatures | None
-    lpips: LoadedLpips | None
-    parents: dict[str, Parent]
-    folder: Path
-
-    @property
-    def first_judge(self) -> LoadedBackbone:
-        """The judge with which `precision=auto` is measured."""
-        return next(iter(self.judges.values()))
-
-    @property
-    def all_sets(self) -> list[NamedSet]:
-        """The sets and the reference."""
-        return [*self.sets, *([self.reference] if self.reference else [])]
 
 
 def plan(cfg: ReportConfig, work: Work) -> Plan:
@@ -160,30 +135,49 @@ def plan(cfg: ReportConfig, work: Work) -> Plan:
 
 
 def run(cfg: ReportConfig, work: Work) -> Outcome:
-    """Measure the sets and write the report, in the first process only."""
+    """Measure the sets and write the report: networks run in all processes, the analyses in the first one."""
+    processes = distributed.processes(cfg.device)
     inputs = _open_inputs(cfg, work)
-    folder = inputs.folder
-    if not is_first_process():
-        return Outcome(folder, {})
-    cfg = settle_precision(cfg, folder, "Report", inputs.first_judge, processes(cfg.device).device)
-    pictures = SetPictures(inputs.all_sets)
-    with open_output(folder, "Report", "report", cfg, inputs.parents) as output:
-        data = read_results(folder / REPORT) if output.finished else _measure(cfg, inputs, pictures, work)
-        logs = {name: read_lines(work.folder(name) / "metrics.jsonl") for name in ("ldm", "fr")}
-        data |= {"training": training_curves(logs), "benchmark": benchmark_results(cfg.table, work)}
-        data["definitions"] = definitions_of(data)
-        update_json(folder / REPORT, data)
-        write_page(folder, data, pictures)
-        for number, held in enumerate(inputs.sets):
-            write_card(folder / "cards" / held.name if number else folder, data, held.name)
+    cfg = settle_precision(cfg, inputs.folder, "Report", inputs.first_judge, processes.device, processes)
+    pictures, kept = SetPictures(inputs.all_sets), CachedResults(inputs.folder / "results")
+    measurer = Measurer(cfg.cache or inputs.folder / "cache", EmbedOptions(
+        0, cfg.batch_size, processes.device, flip=cfg.flip, fit=cfg.fit, precision=cfg.precision, workers=cfg.workers
+    ))
+    with open_shared_output(processes, inputs.folder, "Report", "report", cfg, inputs.parents) as output:
+        passes = None
         if not output.finished:
-            num_images = sum(len(held.entries) for held in inputs.sets)
-            output.finish({"sets": len(inputs.sets), "judges": len(inputs.judges), "images": num_images})
+            samples = Samples(cfg.feature_images, cfg.perceptual_images, cfg.seed)
+            passes = run_networks(inputs, measurer, kept, pictures, samples, processes)
+
+        def write() -> Outcome:
+            data = _analyze(cfg, inputs, pictures, work, measurer, kept, passes) if passes else None
+            return _write(cfg, inputs, pictures, work, output, data)
+
+        return processes.from_first(write)
+
+
+def _write(
+    cfg: ReportConfig, inputs: ReportInputs, pictures: SetPictures, work: Work, output: Output,
+    data: dict[str, Any] | None,
+) -> Outcome:
+    """Write all files of the report from its data, None: those of a finished report, and what is read again."""
+    folder = inputs.folder
+    data = read_results(folder / REPORT) if data is None else data
+    logs = {name: read_lines(work.folder(name) / "metrics.jsonl") for name in ("ldm", "fr")}
+    data |= {"training": training_curves(logs), "benchmark": benchmark_results(cfg.table, work)}
+    data["definitions"] = definitions_of(data)
+    update_json(folder / REPORT, data)
+    write_page(folder, data, pictures)
+    for number, held in enumerate(inputs.sets):
+        write_card(folder / "cards" / held.name if number else folder, data, held.name)
+    if not output.finished:
+        num_images = sum(len(held.entries) for held in inputs.sets)
+        output.finish({"sets": len(inputs.sets), "judges": len(inputs.judges), "images": num_images})
     summary = {"summary": data["summary"], "figures": headline_of(data), "comparison": data["comparison"]}
     return Outcome(folder, summary, f"{to_text(data)}\npage: {folder / 'report.html'}")
 
 
-def _open_inputs(cfg: ReportConfig, work: Work) -> _Inputs:
+def _open_inputs(cfg: ReportConfig, work: Work) -> ReportInputs:
     """Open and check every input."""
     if not cfg.judges:
         raise UserError("report needs a judge recognizer, other than the one conditioned on: --judge WEIGHTS")
@@ -224,33 +218,28 @@ def _open_inputs(cfg: ReportConfig, work: Work) -> _Inputs:
     if cfg.table:
         BenchmarkTable.read(table_folder(cfg.table))
     folder = cfg.out or work.folder("report")
-    return _Inputs(sets, reference, judges, groups, detector, features, lpips, parents, folder)
+    return ReportInputs(sets, reference, judges, groups, detector, features, lpips, parents, folder)
 
 
-def _measure(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work: Work) -> dict[str, Any]:
+def _analyze(
+    cfg: ReportConfig, inputs: ReportInputs, pictures: SetPictures, work: Work, measurer: Measurer,
+    kept: CachedResults, passes: Passes,
+) -> dict[str, Any]:
     """Return the content of `report.json` without what is read again at each run."""
-    device, kept = processes(cfg.device).device, CachedResults(inputs.folder / "results")
-    measurer = Measurer(cfg.cache or inputs.folder / "cache", EmbedOptions(
-        0, cfg.batch_size, device, flip=cfg.flip, fit=cfg.fit, precision=cfg.precision, workers=cfg.workers
-    ))
-    space_of = partial(
-        PerceptualSpace, device=device, read=pictures.pixels, max_images=cfg.perceptual_images, seed=cfg.seed
-    )
-    small = {held.name: measurer.thumbnails(held) for held in inputs.all_sets}
     how = Analysis(
         cfg.r, cfg.max_pairs, cfg.seed, lambda radius: Unique(radius).select, pictures.pixels, inputs.groups
     )
     results, findings, described = [], [], {}
     for judge_name, judge in inputs.judges.items():
-        judge.module.to(device)
-        faces = {held.name: measurer.faces(held, judge_name, judge, small[held.name]) for held in inputs.all_sets}
-        space = None
-        if cfg.perceptual_images and has_feature_maps(judge.module):
-            space = space_of("diversity.perceptual", partial(feature_maps, judge.module), None, judge.input_size)
+        judge.module.to(measurer.options.device)  # for parts of the cache that are damaged
+        faces = {
+            held.name: measurer.faces(held, judge_name, judge, passes.small[held.name]) for held in inputs.all_sets
+        }
         training = faces.get(REFERENCE)
         counts = count_scores(training, cfg.max_pairs, cfg.seed) if training else None
+        with_space = replace(how, perceptual=passes.spaces.get(judge_name))
         for held in inputs.sets:
-            compute = partial(analyze, faces[held.name], training, counts, replace(how, perceptual=space))
+            compute = partial(analyze, faces[held.name], training, counts, with_space)
             found = kept.of(held.name, judge_name, compute)
             results.append({key: found[key] for key in ("set", "judge", "sections")})
             known = {(one["set"], one["text"]) for one in findings if one["section"] == "diversity"}
@@ -264,10 +253,9 @@ def _measure(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work: Wo
     findings += [finding for held in inputs.sets for finding in about_origins(described[held.name])]
     names = [held.name for held in inputs.sets]
     results.sort(key=lambda result: names.index(result["set"]))
-    networks = _networks(cfg, inputs, small, measurer, space_of, kept)
+    networks = _networks(cfg, inputs, measurer, kept, passes)
     others = [result for network in networks for result in network.results]
     findings += [finding for result in others for finding in result["findings"]]
-    find = inputs.detector.find if inputs.detector else None
     return {
         "schema": 1, "facesyn": __version__, "command": "report", "title": ", ".join(names), "seed": cfg.seed,
         "sets": [described[name] for name in names],
@@ -280,7 +268,7 @@ def _measure(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work: Wo
         "headline": headline(), "results": results,
         "networks": [network.to_json() for network in networks],
         "pixels": {
-            held.name: pixels_of(held, small[held.name], partial(pictures.pixels, held.name), find, cfg.seed).to_json()
+            held.name: pixels_of(held, passes.small[held.name], passes.poses.get(held.name), cfg.seed).to_json()
             for held in inputs.sets
         },
         "comparison": compare(results + others, names),
@@ -288,8 +276,7 @@ def _measure(cfg: ReportConfig, inputs: _Inputs, pictures: SetPictures, work: Wo
 
 
 def _networks(
-    cfg: ReportConfig, inputs: _Inputs, small: dict[str, Small], measurer: Measurer,
-    space_of: Callable[..., PerceptualSpace], kept: CachedResults,
+    cfg: ReportConfig, inputs: ReportInputs, measurer: Measurer, kept: CachedResults, passes: Passes
 ) -> list[NetworkResults]:
     """Return the results of Inception and LPIPS, where their weights are given."""
     found = []
@@ -298,8 +285,6 @@ def _networks(
             inputs.features, inputs.sets, inputs.reference, measurer, kept, cfg.feature_images, cfg.seed
         ))
     if inputs.lpips and cfg.perceptual_images:
-        device = measurer.options.device
-        weights = [weight.to(device) for weight in inputs.lpips.weights]
-        space = space_of("diversity.lpips", inputs.lpips.module.to(device), weights, inputs.lpips.input_size)
-        found.append(by_lpips(inputs.lpips, inputs.sets, inputs.reference, small, space, kept))
+        space = passes.spaces[inputs.lpips.name]
+        found.append(by_lpips(inputs.lpips, inputs.sets, inputs.reference, passes.small, space, kept))
     return found

@@ -25,7 +25,8 @@ from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.preview_pictures import SHEET, move_pictures_out, picture_path
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.work import Work
-from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, growable, input_path, runtime_only
+from facesyn_cli.config.fields import affects_result, batch_setting, growable, input_path, runtime_only
+from facesyn_cli.config.shard import ShardedConfig
 from facesyn_cli.console import log
 from facesyn_cli.data.picture_grid import contact_sheet, write_marked_png
 from facesyn_cli.data.pixels import JPEG_QUALITY, encode_jpeg, encode_png
@@ -63,7 +64,7 @@ class NoiseSection(BaseModel):
     file: Path | None = input_path(None, ".npy of shape ids x per_id x C x H x W; None: drawn per image from the seed")
 
 
-class SampleConfig(StageConfig):
+class SampleConfig(ShardedConfig):
     """Settings of `facesyn sample`."""
 
     renamed = {"filter.centre_images": "filter.center_images"}
@@ -107,7 +108,6 @@ class SampleConfig(StageConfig):
     assume_embedder: str | None = runtime_only(
         None, "name or digest of the recognizer behind published files that carry none; without it they get a warning"
     )
-    shard: str | None = runtime_only(None, "i/n, i from 1: make part i of n; the run that finds all parts finishes")
     workers: int | None = runtime_only(None, "batches computed at once on a CPU, one core each; None: all cores", ge=1)
     writers: int = runtime_only(4, "threads that encode and write images, per process", ge=1)
     contact_sheet: bool | None = runtime_only(
@@ -126,15 +126,6 @@ class SampleConfig(StageConfig):
             return value
         raise ValueError("a number of images from 1, or auto, is expected")
 
-    @field_validator("shard")
-    @classmethod
-    def _is_part(cls, value: str | None) -> str | None:
-        if value is not None:
-            index, slash, count = value.partition("/")
-            if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-                raise ValueError("i/n with 1 <= i <= n is expected, for example 2/8")
-        return value
-
     @model_validator(mode="after")
     def _settings_fit(self) -> SampleConfig:
         if self.jpeg_quality is not None and self.format != "jpeg":
@@ -144,11 +135,6 @@ class SampleConfig(StageConfig):
         if self.shard is not None and self.batch_size == "auto":
             raise ValueError("all parts of a set need the same batch_size: auto cannot be used with shard")
         return self
-
-    @property
-    def part(self) -> tuple[int, int] | None:
-        """(i, n) of `shard`."""
-        return tuple(map(int, self.shard.split("/"))) if self.shard else None
 
 
 def plan(cfg: SampleConfig, work: Work) -> Plan:

@@ -232,6 +232,53 @@ def test_finished_parts_are_not_done_again(run_cli, inputs, tmp_path, monkeypatc
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
+def test_shards_of_any_number_in_any_order_give_the_same_bytes(run_cli, inputs, tmp_path, monkeypatch):
+    """A part that is on disk is not computed again by a run of another number of parts."""
+    images, weights = inputs
+    sizes = ("part_size=2", "batch_size=2")
+    run_cli("embed", "--images", images, "--weights", weights, "--out", tmp_path / "whole", *sizes)
+    original, seen = FaceEmbedder.files, []
+
+    def counted(self, read, batches):
+        seen.extend(i for batch in batches for i in batch)
+        return original(self, read, batches)
+
+    monkeypatch.setattr(FaceEmbedder, "files", counted)
+    arguments = ("embed", "--images", images, "--weights", weights, "--out", tmp_path / "out", *sizes, "--json")
+    plan = run_cli(*arguments, "--shard", "2/3", "--dry-run").json()["plan"]
+    assert plan["counts"] == {"images": 4, "images_left": 4} and plan["network_evaluations"] == {"recognizer": 4}
+    ran = run_cli(*arguments, "--shard", "2/3")
+    assert ran.json() == {"part": "2/3", "folder": str(tmp_path / "out")} and seen == [2, 3, 8, 9]
+    assert "part 2 of 3 is finished; 4 blocks of images of other parts are missing" in ran.err
+    assert run_cli(*arguments, "--shard", "1/2").json()["part"] == "1/2" and seen[4:] == [0, 1, 4, 5]
+    (tmp_path / "out" / "parts" / f".tmp-x-{'0' * 8}-1-1").write_bytes(b"of a run killed on another host")
+    assert run_cli(*arguments, "--shard", "2/2").json()["embeddings"] == 12 and seen[8:] == [6, 7, 10, 11]
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    again = run_cli(*arguments, "--shard", "1/2")
+    assert again.json()["embeddings"] == 12 and len(seen) == 12 and files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_a_run_that_another_one_overtakes_computes_nothing_again(run_cli, inputs, tmp_path, monkeypatch):
+    """Another run joins and removes the parts while this one is between opening the folder and looking for parts."""
+    images, weights = inputs
+    arguments = ("embed", "--images", images, "--weights", weights, "--out", tmp_path / "out", "part_size=2", "--json")
+    run_cli(*arguments, "--shard", "1/2")
+    original, is_first = stage._parts_of_run, True
+
+    def overtaken(cfg, inputs):
+        nonlocal is_first
+        if cfg.shard == "1/2" and is_first:
+            is_first = False
+            assert finish(spawn(*arguments, "--shard", "2/2")).json()["embeddings"] == 12
+        return original(cfg, inputs)
+
+    monkeypatch.setattr(stage, "_parts_of_run", overtaken)
+    monkeypatch.setattr(FaceEmbedder, "files", lambda *args: iter(pytest.fail("again") if args[2] else ()))
+    ran = run_cli(*arguments, "--shard", "1/2")
+    assert ran.json()["embeddings"] == 12, ran.err
+    assert sorted(files(tmp_path / "out")) == ["embeddings.npy", "keys.txt"]
+
+
 def test_killed_at_any_moment(run_cli, inputs, tmp_path):
     """SIGKILL once the first part is on disk; the same command finishes, bit for bit."""
     images, weights = write_faces(tmp_path / "faces", people=8, photos=8), inputs[1]

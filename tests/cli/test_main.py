@@ -35,10 +35,11 @@ def test_every_command_is_once_in_the_help_under_four_headings_or_in_that_of_ano
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_has_the_options_that_it_can_use(stage: str, run_cli) -> None:
     options = OPTIONS[stage].split()
-    assert ("batch_size" in options) == ("batch_size" in config_class_of(stage).model_fields)
+    for name in ("batch_size", "shard"):
+        assert (name in options) == (name in config_class_of(stage).model_fields), name
     assert ("tree" in options) == (stage in INPUTS) and ("starter" in options) == (stage in USERS)
     text = run_cli(stage, "--help").out
-    for name in ("tree", "starter", "seed", "batch_size", "device"):
+    for name in ("tree", "starter", "seed", "batch_size", "shard", "device"):
         assert (f"--{name.replace('_', '-')} " in text) == (name in options), name
 
 

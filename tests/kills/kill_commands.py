@@ -208,7 +208,11 @@ COMMANDS = [
         ["align", "--images", i / "photos", "--landmarks", i / "landmarks.txt", "--out", out, "workers=1"]]),
     Command("align-detector", lambda i, out: [
         ["align", "--images", i / "photos", "--detector", i / "red.onnx", "--out", out, "workers=1"]]),
+    Command("align-shards", lambda i, out: [
+        ["align", "--images", i / "photos", "--landmarks", i / "landmarks.txt", "--out", out, "workers=1",
+         "part_size=4", "--shard", f"{k}/3"] for k in (2, 3, 1)]),
     Command("embed", lambda i, out: [_embed(i, out)]),
+    Command("embed-shards", lambda i, out: [_embed(i, out, "--shard", f"{k}/3") for k in (2, 3, 1)]),
     Command("embed-aligning", lambda i, out: [_embed(i, out, f"images={i / 'photos'}",
                                                      f"align.detector={i / 'red.onnx'}")]),
     Command("train-embedder", lambda i, out: [tiny_embedder.train_arguments(i / "taught", out, steps=20)]),
@@ -236,6 +240,9 @@ COMMANDS = [
     Command("gen-contexts-grown", lambda i, out: [
         _contexts(i, out, "guided-diffusion", "--generator", i / "guided.pt", "--weights", i / "judge",
                   "source.steps=2", "filters=[]", "--count", count) for count in (6, 14)]),
+    Command("gen-contexts-shards", lambda i, out: [
+        _contexts(i, out, "images", "--images", i / "faces", "--weights", i / "judge",
+                  "filters=[{name: unique, r: 0.9999}]", "--shard", f"{k}/3") for k in (2, 3, 1)]),
     Command("sample", lambda i, out: [_sample(i, out, "--ids", 20)]),
     Command("sample-redrawn", lambda i, out: [
         _sample(i, out, "--ids", 10, "filter.name=consistency", f"filter.judge={i / 'judge'}",
@@ -251,6 +258,9 @@ COMMANDS = [
     Command("augment-tars", lambda i, out: [
         ["augment", "--in", i / "tars", "augmentation=photometric", "--out", out]]),
     *map(_pack, BUILTIN["record_format"]),
+    Command("pack-shards", lambda i, out: [
+        ["pack", "--in", i / "faces", "--in", i / "real", "--out", out, "workers=1", "size=96", "--shard", f"{k}/2"]
+        for k in (2, 1)]),
     Command("train-fr", lambda i, out: [tiny_fr.train_arguments(i / "fr", out, "checkpoint_every=3", epochs=6)]),
     Command("eval", lambda i, out: [
         ["eval", "--weights", i / "judge", "--benchmarks", "lfw,cfp-fp,agedb-30", "--data", i / "bins", "--device",

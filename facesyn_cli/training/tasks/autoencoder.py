@@ -116,11 +116,10 @@ class AutoencoderTask(Task):
         self.latents = self.teacher_latents()
         if self.latents is not None:
             fill_cache(self.latents, encoder(inputs.teacher.to(device), device), cfg.workers, processes)
-        self.images = open_faces(inputs.joined.faces, inputs.rows(), cfg.memory_gib, cfg.workers)
+        self.images = open_faces(inputs.joined.faces, inputs.rows(), cfg.memory_gib, cfg.workers, processes)
         self.drawn = None
         if inputs.drawing is not None:
-            self.drawn = drawn_latents(inputs.drawing, cfg.drawn, cfg.seed, self.folder, device, processes.is_first)
-            processes.barrier()
+            self.drawn = drawn_latents(inputs.drawing, cfg.drawn, cfg.seed, self.folder, processes)
         features = inputs.features
         if features is not None:
             features = features.to(device, memory_format=torch.channels_last)
@@ -146,9 +145,14 @@ class AutoencoderTask(Task):
         )
 
     def initialize(self) -> None:
-        """Compute weights that have a closed form from the training images."""
+        """Compute weights that have a closed form from the training images, divided over processes."""
         if self.cfg.initial is None:
-            self.network.fit(photos_of(self.images, self.inputs.joined.train_rows, self.processes.device))
+            self.network.fit(photos_of(self.images, self.inputs.joined.train_rows, self.processes), self._total)
+
+    def _total(self, share: Tensor) -> Tensor:
+        """Return the sum over processes of a tensor on the CPU. A collective."""
+        processes = self.processes
+        return share if processes.world_size == 1 else processes.sum(share.to(processes.device)).cpu()
 
     def batches(self, start: int) -> Iterator[AutoencoderBatch]:
         """Yield this process's images, noise and latents of every step."""

@@ -15,8 +15,10 @@ from facesyn_cli.console import log, progress
 from facesyn_cli.data.face_images import FaceImages, image_batches
 from facesyn_cli.data.latent_cache import LatentCache
 from facesyn_cli.data.pixels import to_pixels
-from facesyn_cli.data.sharding import row_batches
+from facesyn_cli.data.sharding import fixed_batches, row_batches, share
 from facesyn_cli.diffusion.noise import keyed_random
+from facesyn_cli.distributed import Processes
+from facesyn_cli.errors import UserError
 from facesyn_cli.training.data_order import batch_rows
 from facesyn_cli.training.tasks.drawn_latents import DrawnLatents
 
@@ -42,23 +44,35 @@ class AutoencoderBatch(NamedTuple):
 
 
 class DecodedFaces:
-    """Images decoded once and held in memory.
+    """Images decoded once, each in one of the processes, and held in the memory of all of them. Built by all together.
 
     Args:
         faces: The images.
         rows: Which of them are needed.
-        workers: Processes that decode; 0 decodes in this one.
+        workers: Worker processes that decode; 0 decodes in this one.
+        processes: Those of the training.
+
+    Raises:
+        UserError: An image cannot be read.
     """
 
-    def __init__(self, faces: FaceImages, rows: Sequence[int], workers: int) -> None:
+    def __init__(self, faces: FaceImages, rows: Sequence[int], workers: int, processes: Processes) -> None:
         self._place = {row: place for place, row in enumerate(rows)}
-        self._pixels_u8 = torch.empty(len(rows), faces.size, faces.size, 3, dtype=torch.uint8)
-        start = 0
-        with progress("decode", len(rows), "images", 0) as bar:
-            for part in image_batches(faces, row_batches(rows, _DECODE_BATCH), workers):
-                self._pixels_u8[start : start + len(part)] = part
-                start += len(part)
-                bar.advance(len(part))
+        self._pixels_u8 = torch.zeros(len(rows), faces.size, faces.size, 3, dtype=torch.uint8)
+        places, problem = fixed_batches(len(rows), _DECODE_BATCH), ""
+        mine = share(places, processes.rank, processes.world_size)
+        try:
+            with progress("decode", sum(map(len, mine)), "images", 0) as bar:
+                batches = image_batches(faces, [[rows[place] for place in part] for part in mine], workers)
+                for part, pixels_u8 in zip(mine, batches, strict=True):
+                    self._pixels_u8[part.start : part.stop] = pixels_u8
+                    bar.advance(len(part))
+        except UserError as error:
+            problem = str(error)
+        processes.raise_in_all(problem)
+        if processes.world_size > 1:
+            for part in self._pixels_u8.split(_DECODE_BATCH * processes.world_size):
+                part.copy_(processes.sum(part.to(processes.device)))  # of one image and zeros
 
     def read(self, rows: Sequence[int]) -> Tensor:
         """Return (n, S, S, 3) uint8."""
@@ -94,25 +108,28 @@ def num_bytes(num_images: int, size: int) -> int:
     return num_images * 3 * size**2
 
 
-def open_faces(faces: FaceImages, rows: Sequence[int], memory_gib: float, workers: int) -> DecodedFaces | StoredFaces:
-    """Return the images, decoded to memory where they take at most `memory_gib`, and log which."""
+def open_faces(
+    faces: FaceImages, rows: Sequence[int], memory_gib: float, workers: int, processes: Processes
+) -> DecodedFaces | StoredFaces:
+    """Return the images, decoded to memory where they take at most `memory_gib`, and log which. A collective."""
     size = num_bytes(len(rows), faces.size)
     if size <= memory_gib * 2**30:
         log.info(f"images are decoded once, to memory: {size / 2**20:.0f} MiB")
-        return DecodedFaces(faces, rows, workers)
+        return DecodedFaces(faces, rows, workers, processes)
     log.info(f"images are decoded at every step: in memory they would take {size / 2**30:.1f} GiB, more than "
              f"memory_gib={memory_gib:g}")
     return StoredFaces(faces, workers)
 
 
 def photos_of(
-    images: DecodedFaces | StoredFaces, rows: Sequence[int], device: torch.device
+    images: DecodedFaces | StoredFaces, rows: Sequence[int], processes: Processes
 ) -> Callable[[], Iterator[Tensor]]:
-    """Return a function that yields the photos of some rows, in order, as (B, 3, S, S) in [-1, 1] on a device."""
+    """Return a function that yields this process's share of the photos of some rows, as (B, 3, S, S) in [-1, 1]."""
+    mine = share(row_batches(rows, _DECODE_BATCH), processes.rank, processes.world_size)
 
     def photos() -> Iterator[Tensor]:
-        for pixels_u8 in images.stream(row_batches(rows, _DECODE_BATCH)):
-            yield to_pixels(pixels_u8.to(device))
+        for pixels_u8 in images.stream(mine):
+            yield to_pixels(pixels_u8.to(processes.device))
 
     return photos
 

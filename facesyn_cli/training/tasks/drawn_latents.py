@@ -18,7 +18,8 @@ from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.weights import read_tensors, write_tensors
 from facesyn_cli.console import progress
-from facesyn_cli.data.sharding import fixed_batches
+from facesyn_cli.data.sharding import fixed_batches, share
+from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import LoadedLdm, latents_of, load_denoiser
 from facesyn_cli.plugins import registry
@@ -110,17 +111,16 @@ def open_drawing(
 
 
 def drawn_latents(
-    inputs: DrawingInputs, settings: DrawnSettings, seed: int, folder: Path, device: torch.device, is_first: bool
+    inputs: DrawingInputs, settings: DrawnSettings, seed: int, folder: Path, processes: Processes
 ) -> DrawnLatents:
-    """Sample the latents, or read those of an interrupted training.
+    """Sample the latents, divided over processes, or read those of an interrupted training. A collective.
 
     Args:
         inputs: LDM and contexts.
         settings: How they are sampled.
         seed: Seed of the noise.
         folder: Folder of their file.
-        device: Device of the LDM.
-        is_first: This process writes the file; every process samples them if there is none.
+        processes: Those of the training; the LDM moves to their devices.
 
     Raises:
         UserError: A latent is not finite.
@@ -129,14 +129,13 @@ def drawn_latents(
     rows = evenly(range(len(keys)), settings.count)
     contexts = torch.from_numpy(inputs.embeddings.vectors[rows])
     path = folder / _FILE
-    if path.is_file():
+    if processes.from_first(path.is_file):
         return DrawnLatents(read_tensors(path)["latents"], contexts)
-    latents = _draw(inputs.ldm, settings, seed, [keys[row] for row in rows], contexts, device)
+    latents = _draw(inputs.ldm, settings, seed, [keys[row] for row in rows], contexts, processes)
     if not latents.isfinite().all():
-        raise UserError("the LDM gave numbers that are not finite; its weights are damaged, or it was not trained to "
-                        "its end")
-    if is_first:
-        write_tensors(path, {"latents": latents})
+        processes.raise_in_all("the LDM gave numbers that are not finite; its weights are damaged, or it was not "
+                               "trained to its end")
+    processes.from_first(lambda: write_tensors(path, {"latents": latents}))
     return DrawnLatents(latents, contexts)
 
 
@@ -151,16 +150,17 @@ def _pipeline(ldm: LoadedLdm, settings: DrawnSettings, device: torch.device | No
 
 
 def _draw(
-    ldm: LoadedLdm, settings: DrawnSettings, seed: int, keys: list[str], contexts: Tensor, device: torch.device
+    ldm: LoadedLdm, settings: DrawnSettings, seed: int, keys: list[str], contexts: Tensor, processes: Processes
 ) -> Tensor:
-    """Return the latents (N, c, h, w) on the CPU, in the units of the autoencoder."""
-    pipeline = _pipeline(ldm, settings, device)
+    """Return the latents (N, c, h, w) on the CPU, in the units of the autoencoder; each process samples a share."""
+    pipeline = _pipeline(ldm, settings, processes.device)
     scale = ChannelScale.of(ldm.config.latent_mean, ldm.config.latent_std, torch.device("cpu"))
-    latents = torch.empty(len(keys), *pipeline.latent_shape)
-    with progress("sample latents", len(keys), "latents", 0) as bar:
-        for batch in fixed_batches(len(keys), _BATCH):
+    latents = torch.zeros(len(keys), *pipeline.latent_shape)
+    batches = share(fixed_batches(len(keys), _BATCH), processes.rank, processes.world_size)
+    with progress("sample latents", sum(map(len, batches)), "latents", 0) as bar:
+        for batch in batches:
             part = slice(batch.start, batch.stop)
             noise, step_noise = pipeline.keyed_noise(seed, [(key, 0) for key in keys[part]])
             latents[part] = scale.restore(pipeline.latents(contexts[part], noise, step_noise=step_noise).cpu())
             bar.advance(len(batch))
-    return latents
+    return processes.sum(latents.to(processes.device)).cpu()  # of one latent and zeros

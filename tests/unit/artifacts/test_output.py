@@ -177,6 +177,55 @@ def test_a_second_writer_is_refused_but_another_part_is_not(tmp_path: Path) -> N
         go(folder, part=(2, 2))
 
 
+@pytest.mark.parametrize(("first", "second"), [((1, 2), (1, 3)), ((1, 2), None), (None, (2, 2))])
+def test_a_folder_is_not_written_in_two_divisions_at_once(tmp_path: Path, first, second) -> None:
+    folder = tmp_path / "o"
+    with open_output(folder, "Thing", "make", Config(), PARENTS, part=first):
+        with pytest.raises(UserError, match=f"process {os.getpid()} on .* as {'1/2' if first else 'a whole'}; wait"):
+            go(folder, part=second)
+        assert [path.name for path in folder.glob(".lock-*")] == [".lock-1-of-2" if first else ".lock-all"]
+    owner = {"host": socket.gethostname(), "process": GONE, "started": "1"}
+    (folder / ".lock-1-of-2").write_text(json.dumps(owner))
+    go(folder, part=second)
+
+
+def join(folder: Path, part: tuple[int, int] | None, missing: int, between=lambda: None):
+    """Finish a set of pieces, as one of several runs."""
+    with open_output(folder, "Thing", "make", Config(), PARENTS, part=part) as out:
+        between()
+        joined = []
+
+        def finish():
+            joined.append(1)
+            return out.finish({"things": 3}, is_whole=True)
+
+        return out.join(lambda: missing, "pieces", finish), len(joined)
+
+
+def test_the_run_that_finds_all_pieces_joins_them(tmp_path: Path) -> None:
+    folder = tmp_path / "o"
+    assert join(folder, (1, 2), missing=3) == (None, 0) and read_header(folder) is None
+    header, joined = join(folder, (2, 3), missing=0)
+    assert joined == 1 and header == read_header(folder) and [p.name for p in folder.iterdir()] == [HEADER]
+    assert join(folder, (1, 2), missing=3) == (header, 0), "another run has finished: its pieces are gone"
+
+
+def test_a_run_that_opened_the_folder_before_another_finished_it_leaves_it_finished(tmp_path: Path) -> None:
+    folder = tmp_path / "o"
+    join(folder, (1, 2), missing=1)
+    header, joined = join(folder, (1, 2), 3, between=lambda: join(folder, (2, 2), missing=0))
+    assert joined == 0 and header == read_header(folder) and [p.name for p in folder.iterdir()] == [HEADER]
+
+
+def test_one_run_joins_at_a_time(tmp_path: Path, said: list[str]) -> None:
+    folder = tmp_path / "o"
+    join(folder, (1, 2), missing=1)
+    with Lock(folder, "join"):
+        assert join(folder, (2, 2), missing=0) == (None, 0)
+    assert any(line.startswith("another run joins the parts") for line in said)
+    assert join(folder, (2, 2), missing=0)[1] == 1
+
+
 def test_a_stale_lock_is_taken_over(tmp_path: Path) -> None:
     owner = {"host": socket.gethostname(), "process": 2**22 + 1, "started": "1"}
     (tmp_path / ".lock-all").write_text(json.dumps(owner))

@@ -38,13 +38,13 @@ def images(tmp_path) -> ImageSet:
 def test_finished_parts_are_not_computed_again(images, tmp_path, monkeypatch):
     monkeypatch.setattr(cached_embeddings, "PART_SIZE", 4)
     network = Means()
-    first = embed_cached(images, images.entries, FaceEmbedder(network, OPTIONS), tmp_path / "cache", "embed")
+    first = embed_cached(images, images.entries, FaceEmbedder(network, OPTIONS), tmp_path / "cache", "embed").read()
     calls = network.calls
     assert calls == 2 + 2 + 1
-    again = embed_cached(images, images.entries, FaceEmbedder(network, OPTIONS), tmp_path / "cache", "embed")
+    again = embed_cached(images, images.entries, FaceEmbedder(network, OPTIONS), tmp_path / "cache", "embed").read()
     assert network.calls == calls
     (tmp_path / "cache" / "000000004-000000008.npz").write_bytes(b"damaged")
-    repaired = embed_cached(images, images.entries, FaceEmbedder(network, OPTIONS), tmp_path / "cache", "embed")
+    repaired = embed_cached(images, images.entries, FaceEmbedder(network, OPTIONS), tmp_path / "cache", "embed").read()
     assert network.calls == calls + 2
     for other in (again, repaired):
         np.testing.assert_array_equal(other[0], first[0])
@@ -52,10 +52,11 @@ def test_finished_parts_are_not_computed_again(images, tmp_path, monkeypatch):
 
 
 def test_rows_are_unit_and_unreadable_ones_are_marked(images, tmp_path):
-    vectors, good = embed_cached(images, images.entries, FaceEmbedder(Means(), OPTIONS), tmp_path / "cache", "embed")
+    embedder = FaceEmbedder(Means(), OPTIONS)
+    vectors, good = embed_cached(images, images.entries, embedder, tmp_path / "cache", "embed").read()
     assert good.tolist() == [entry.key != "p1/1" for entry in images.entries]
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), good.astype(float), atol=1e-6)
-    small, readable, cut = thumbnails_cached(images, images.entries, tmp_path / "small", 1, "pixels")
+    small, readable, cut = thumbnails_cached(images, images.entries, tmp_path / "small", 1, "pixels").read()
     assert not cut.any()
     assert (readable == good).all() and not small[4].any()
     np.testing.assert_array_equal(small[0], thumbnail(decode_image(images.read(images.entries[0]))))
@@ -63,12 +64,12 @@ def test_rows_are_unit_and_unreadable_ones_are_marked(images, tmp_path):
 
 def test_thumbnails_say_which_images_are_not_square(images, tmp_path):
     (images.path / "p1" / "1.png").write_bytes(encode_png(np.zeros((8, 9, 3), np.uint8)))
-    cut = thumbnails_cached(images, images.entries, tmp_path / "small", 1, "pixels")[2]
+    cut = thumbnails_cached(images, images.entries, tmp_path / "small", 1, "pixels").read()[2]
     assert cut.tolist() == [entry.key == "p1/1" for entry in images.entries]
     path, = (tmp_path / "small").iterdir()
     with np.load(path) as stored:
         np.savez(path, thumbnails=stored["thumbnails"], good=stored["good"])  # as an earlier version left it
-    assert thumbnails_cached(images, images.entries, tmp_path / "small", 1, "pixels")[2].sum() == 1
+    assert thumbnails_cached(images, images.entries, tmp_path / "small", 1, "pixels").read()[2].sum() == 1
 
 
 def test_nothing_to_embed_is_one_line(tmp_path):
@@ -76,7 +77,7 @@ def test_nothing_to_embed_is_one_line(tmp_path):
     (tmp_path / "a" / "0.png").write_bytes(b"no image")
     images = ImageSet.open(tmp_path / "a")
     with pytest.raises(UserError, match="none of the 1 images"):
-        embed_cached(images, images.entries, FaceEmbedder(Means(), OPTIONS), tmp_path / "cache", "embed")
+        embed_cached(images, images.entries, FaceEmbedder(Means(), OPTIONS), tmp_path / "cache", "embed").read()
 
 
 def test_identities_are_chosen_whole(images):

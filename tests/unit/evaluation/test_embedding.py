@@ -10,6 +10,7 @@ from torch import nn
 
 from facesyn_cli.data.pixels import UnreadableImage, encode_png, to_pixels
 from facesyn_cli.data.sharding import fixed_batches
+from facesyn_cli.distributed import processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder, load_face
 from facesyn_cli.evaluation.pairs import PairSet
@@ -152,7 +153,7 @@ def face_pairs(broken: int | None = None) -> PairSet:
 
 def test_benchmark_from_images_to_row():
     pairs, network, chosen = face_pairs(), Linear(), options(flip=True)
-    row, scores = pairs.evaluate(embed_images(FaceEmbedder(network, chosen), pairs))
+    row, scores = pairs.evaluate(embed_images(FaceEmbedder(network, chosen), pairs, processes("cpu")))
     vectors, _ = embed_all(network, [pairs.read(i) for i in range(24)], chosen)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosine = np.sum(unit[pairs.first] * unit[pairs.second], axis=1)
@@ -181,13 +182,13 @@ class MeanColor(nn.Module):
 
 def test_unusable_images_and_networks_end_a_benchmark():
     with pytest.raises(UserError, match="noisy: 1 of the first 4 images cannot be used, photo 3: not an image in a"):
-        embed_images(FaceEmbedder(Linear(), options()), face_pairs(broken=3))
+        embed_images(FaceEmbedder(Linear(), options()), face_pairs(broken=3), processes("cpu"))
     with pytest.raises(UserError, match="photo 0: 8 x 8 pixels, 9 x 9 were expected"):
-        embed_images(FaceEmbedder(MeanColor(), options(size=9)), face_pairs())
+        embed_images(FaceEmbedder(MeanColor(), options(size=9)), face_pairs(), processes("cpu"))
     network = Linear()
     network.weights[0, 0] = float("nan")
     with pytest.raises(UserError, match="noisy: 24 of 24 pair distances are not finite"):
-        face_pairs().evaluate(embed_images(FaceEmbedder(network, options()), face_pairs()))
+        face_pairs().evaluate(embed_images(FaceEmbedder(network, options()), face_pairs(), processes("cpu")))
 
 
 def test_pixels_give_the_embeddings_of_their_files():

@@ -11,6 +11,7 @@ import torch
 from made_embeddings import people, picture
 
 from facesyn_cli.data.pixels import to_pixels
+from facesyn_cli.distributed import processes
 from facesyn_cli.evaluation import perceptual
 from facesyn_cli.evaluation.all_metrics import define
 from facesyn_cli.evaluation.perceptual import PerceptualSpace, perceptual_section
@@ -43,6 +44,13 @@ def copies(set_name: str, key: str) -> np.ndarray:
     return picture(_number(set_name, key) // 1000, SIDE)
 
 
+def measured(rows, reference, one: PerceptualSpace):
+    """Measure the sets with one process, and return the section."""
+    for part in (rows, reference) if reference is not None else (rows,):
+        one.measure(part.name, lambda part=part: part, processes("cpu"))
+    return perceptual_section(rows, reference, one)
+
+
 def values(section) -> dict:
     return {figure.id.split(".")[1]: figure for figure in section.figures}
 
@@ -53,7 +61,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_every_pair_of_an_identity_counts():
     rows = people(5, 3)
-    section = perceptual_section(rows, None, space(unlike))
+    section = measured(rows, None, space(unlike))
     own = [np.mean([distance(unlike("set", f"p{c}/{a}"), unlike("set", f"p{c}/{b}"))
                     for a, b in itertools.combinations(range(3), 2)]) for c in range(5)]
     found = values(section)
@@ -67,33 +75,33 @@ def test_every_pair_of_an_identity_counts():
 
 
 def test_copies_are_at_zero_and_other_people_are_not():
-    found = values(perceptual_section(people(20, 4), None, space(copies)))
+    found = values(measured(people(20, 4), None, space(copies)))
     assert found["perceptual"].value == 0 and found["perceptual_between"].value > 0.1
     assert found["perceptual_between"].n == 20 - 3  # neighbors in each of three batches of 8 identities
 
 
 def test_weights_count():
     weights = [torch.tensor([1.0, 0.0, 0.0]), torch.zeros(3)]
-    plain, weighted = (values(perceptual_section(people(3, 2), None, space(unlike, weights=w)))["perceptual"]
+    plain, weighted = (values(measured(people(3, 2), None, space(unlike, weights=w)))["perceptual"]
                        for w in (None, weights))
     assert 0 < weighted.value < plain.value
 
 
 def test_a_sample_is_near_the_whole_and_says_so():
     rows = people(60, 8)
-    whole = values(perceptual_section(rows, None, space(unlike)))["perceptual"]
-    part = values(perceptual_section(rows, None, space(unlike, max_images=80)))["perceptual"]
+    whole = values(measured(rows, None, space(unlike)))["perceptual"]
+    part = values(measured(rows, None, space(unlike, max_images=80)))["perceptual"]
     assert whole.exact and not part.exact and part.n == 20 and part.of == "identities, 120 pairs"
     assert abs(part.value - whole.value) < 4 * part.error
 
 
 def test_little_variety_is_called_out_against_real_photos():
     real = replace(people(12, 3, prefix="r"), name="reference")
-    alike = perceptual_section(people(20, 4), real, space(copies_of_set))
+    alike = measured(people(20, 4), real, space(copies_of_set))
     assert values(alike)["perceptual_real"].n == 12
     assert [finding.level for finding in alike.findings] == ["warning"] and "look alike" in alike.findings[0].text
     assert set(alike.histograms[0].series) == {"identities", "real people"}
-    varied = perceptual_section(people(20, 4), real, space(unlike))
+    varied = measured(people(20, 4), real, space(unlike))
     assert not varied.findings
 
 
@@ -110,16 +118,16 @@ def test_a_set_is_looked_at_once_and_images_that_cannot_be_read_are_left_out(mon
 
     one = space(read)
     rows = people(4, 2)
-    first, second = (values(perceptual_section(rows, None, one)) for _ in range(2))
+    first, second = (values(measured(rows, None, one)) for _ in range(2))
     assert len(asked) == 8 and first == second and first["perceptual"].n == 3
     monkeypatch.setattr(perceptual, "_PAIRS", 1)
-    assert values(perceptual_section(people(4, 4), None, space(unlike)))["perceptual"].n == 4
+    assert values(measured(people(4, 4), None, space(unlike)))["perceptual"].n == 4
 
 
 def test_single_images_have_no_distance_and_everything_is_defined():
-    assert perceptual_section(people(5, 1), None, space(unlike)).notes
+    assert measured(people(5, 1), None, space(unlike)).notes
     for prefix in ("diversity.perceptual", "diversity.lpips"):
-        found = perceptual_section(people(4, 3), replace(people(4, 3, prefix="r"), name="reference"),
+        found = measured(people(4, 3), replace(people(4, 3, prefix="r"), name="reference"),
                                    space(unlike, prefix=prefix)).to_json()
         names = {item["id"] for kind in ("figures", "histograms", "lists") for item in found[kind]}
         assert len(names) == 5 and set(define(names)) == names

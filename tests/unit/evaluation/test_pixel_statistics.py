@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from facesyn_cli.distributed import processes
 from facesyn_cli.evaluation import pixel_statistics
 from facesyn_cli.evaluation.all_metrics import define
-from facesyn_cli.evaluation.pixel_statistics import pose_of, pose_section
+from facesyn_cli.evaluation.pixel_statistics import measure_poses, pose_of, pose_section
 
 # eyes, nose, mouth of a head in units of the distance of its eyes; z points to the viewer, y downwards
 HEAD = np.array([[-0.5, 0, 0], [0.5, 0, 0], [0, 0.55, 0.4], [-0.35, 1.1, 0.05], [0.35, 1.1, 0.05]])
@@ -55,7 +56,8 @@ def section_of(yaws, owner):
     def read(key):
         return None if key == "2" and yaws[2] == "unreadable" else np.full((2, 2, 3), int(key), np.uint8)
 
-    return pose_section(list(faces), np.array(owner), read, find, 0)
+    poses = measure_poses(list(faces), np.array(owner), read, find, 0, processes("cpu"))
+    return pose_section(poses, np.array(owner), 0)
 
 
 def test_spread_over_images_and_within_people():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facesyn_cli.evaluation import set_distance
+from facesyn_cli.evaluation import nearest, set_distance
 from facesyn_cli.evaluation.set_distance import frechet_distance, kernel_distance, neighborhoods, recall_of_each
 
 
@@ -75,7 +75,7 @@ def test_neighborhoods_by_hand(monkeypatch):
     generator = np.random.default_rng(1)
     real, generated = generator.normal(size=(30, 3)), generator.normal(size=(25, 3)) * 0.7 + 0.4
     expected = by_hand(real, generated, 3)
-    monkeypatch.setattr(set_distance, "_BLOCK", 7)
+    monkeypatch.setattr(nearest, "_PRODUCTS", 7 * 25)
     assert neighborhoods(real, generated, 3) == pytest.approx(expected)
     assert 0 < expected["precision"] < 1 and 0 < expected["recall"] < 1
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pydantic
 import pytest
 import torch
@@ -75,6 +78,28 @@ def test_the_order_of_batches_does_not_matter_much_and_the_same_batches_give_the
     other = build()
     other.fit(lambda: iter(pixels.flip(0).split(7)))
     assert (other.encode(pixels) - first.encode(pixels)).abs().max() < 1e-3, "signs are fixed"
+
+
+def test_processes_that_share_the_photos_fit_what_one_fits():
+    """Two of them, as threads that add their moments."""
+    pixels, meet, shares = faces(), threading.Barrier(2), [torch.zeros(())] * 2
+    models = [build(), build()]
+
+    def fit(rank: int) -> None:
+        def total(share: torch.Tensor) -> torch.Tensor:
+            shares[rank] = share
+            meet.wait(60)
+            found = shares[0] + shares[1]
+            meet.wait(60)
+            return found
+
+        models[rank].fit(lambda: iter(pixels.split(10)[rank::2]), total)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(fit, (0, 1)))
+    for a, b in zip(models[0].state_dict().values(), models[1].state_dict().values(), strict=True):
+        assert a.equal(b)
+    assert (models[0].encode(pixels) - fitted(pixels).encode(pixels)).abs().max() < 1e-3, "signs are fixed"
 
 
 def test_halves_have_what_they_need():

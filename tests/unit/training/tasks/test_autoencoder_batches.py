@@ -9,13 +9,22 @@ import numpy as np
 import pytest
 import torch
 from fill import golden_uniform
+from one_of_several import one_of
 from PIL import Image
 from tiny_ldm import SIZE, write_faces
 
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.data.face_images import FaceImages
+from facesyn_cli.data.pixels import to_pixels
 from facesyn_cli.distributed import processes
-from facesyn_cli.training.tasks.autoencoder_batches import AutoencoderBatchPlan, DecodedFaces, StoredFaces, open_faces
+from facesyn_cli.training.tasks import autoencoder_batches
+from facesyn_cli.training.tasks.autoencoder_batches import (
+    AutoencoderBatchPlan,
+    DecodedFaces,
+    StoredFaces,
+    open_faces,
+    photos_of,
+)
 from facesyn_cli.training.tasks.autoencoder_validation import ReconstructionValidation, psnr, write_reconstructions
 
 
@@ -32,7 +41,7 @@ def plan(places: range, **changes) -> AutoencoderBatchPlan:
 
 
 def test_shares_of_processes_join_to_the_batch(faces):
-    images = DecodedFaces(faces, list(range(2, 17)), 0)
+    images = DecodedFaces(faces, list(range(2, 17)), 0, processes("cpu"))
     whole = list(plan(range(6)).batches(images, range(4)))
     parts = [list(plan(places).batches(images, range(4))) for places in (range(2), range(2, 6))]
     for step, batch in enumerate(whole):
@@ -45,7 +54,7 @@ def test_shares_of_processes_join_to_the_batch(faces):
 
 
 def test_how_coarsely_a_step_is_seen_is_the_same_for_all_processes(faces):
-    images = DecodedFaces(faces, list(range(2, 17)), 0)
+    images = DecodedFaces(faces, list(range(2, 17)), 0, processes("cpu"))
     parts = [[batch.coarse for batch in plan(places, coarsest=0.4).batches(images, range(30))]
              for places in (range(2), range(2, 6))]
     assert parts[0] == parts[1] and min(parts[0]) > 0.4 and max(parts[0]) < 1 and np.std(parts[0]) > 0.1
@@ -53,7 +62,7 @@ def test_how_coarsely_a_step_is_seen_is_the_same_for_all_processes(faces):
 
 
 def test_every_image_comes_once_an_epoch_and_about_half_are_mirrored(faces):
-    images = DecodedFaces(faces, list(range(2, 17)), 0)
+    images = DecodedFaces(faces, list(range(2, 17)), 0, processes("cpu"))
     steps = plan(range(6))
     rows = [row for step in range(5) for row in steps.rows(step)]
     assert sorted(rows) == sorted(2 * list(range(2, 17)))
@@ -74,12 +83,23 @@ def test_pixels_are_the_images_or_their_mirror_images(faces):
 
 def test_images_lie_in_memory_where_they_fit(faces):
     rows = list(range(4))
-    kept, stored = open_faces(faces, rows, 1.0, 0), open_faces(faces, rows, 0.0, 0)
+    kept, stored = (open_faces(faces, rows, gib, 0, processes("cpu")) for gib in (1.0, 0.0))
     assert isinstance(kept, DecodedFaces) and isinstance(stored, StoredFaces)
     assert torch.equal(kept.read([3, 1]), stored.read([3, 1]))
     choices = [[0, 2], [3, 3]]
     for a, b in zip(kept.stream(choices), stored.stream(choices), strict=True):
         assert torch.equal(a, b)
+
+
+def test_processes_decode_a_share_each(faces, monkeypatch):
+    monkeypatch.setattr(autoencoder_batches, "_DECODE_BATCH", 4)
+    rows = list(range(2, 17))
+    whole = DecodedFaces(faces, rows, 0, processes("cpu")).read(rows)
+    shares = [DecodedFaces(faces, rows, 0, one_of(5, rank)).read(rows) for rank in range(5)]
+    assert not shares[1][:4].any() and torch.equal(sum(shares), whole)
+    stored = StoredFaces(faces, 0)
+    photos = [torch.cat(list(photos_of(stored, rows, one_of(2, rank))())) for rank in (0, 1)]
+    assert torch.equal(photos[1], to_pixels(whole[[4, 5, 6, 7, 12, 13, 14]])) and sum(map(len, photos)) == len(rows)
 
 
 def test_psnr_by_hand():

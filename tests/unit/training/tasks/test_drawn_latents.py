@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from one_of_several import one_of
 from torch import nn
 
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.diffusion.noise import image_noise
+from facesyn_cli.distributed import processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import LoadedLdm
 from facesyn_cli.training.tasks.drawn_latents import DrawingInputs, DrawnLatents, DrawnSettings, drawn_latents
@@ -42,7 +44,7 @@ def inputs(**settings) -> DrawingInputs:
 
 
 def draw(folder: Path, found: DrawingInputs, seed: int = 0, **settings) -> DrawnLatents:
-    return drawn_latents(found, DrawnSettings(**settings), seed, folder, torch.device("cpu"), is_first=True)
+    return drawn_latents(found, DrawnSettings(**settings), seed, folder, processes("cpu"))
 
 
 def test_latents_are_those_of_guided_sampling_in_units_of_the_autoencoder(tmp_path):
@@ -63,6 +65,14 @@ def test_noise_depends_on_seed_and_key_alone(tmp_path, monkeypatch):
     monkeypatch.setattr("facesyn_cli.training.tasks.drawn_latents._BATCH", 2)
     whole = draw(tmp_path / "b", inputs(), seed=5, count=99)
     assert len(whole.latents) == len(KEYS) and torch.equal(whole.latents[[0, 2]], seen[0])
+
+
+def test_processes_draw_a_share_each(tmp_path, monkeypatch):
+    monkeypatch.setattr("facesyn_cli.training.tasks.drawn_latents._BATCH", 2)
+    whole = draw(tmp_path / "whole", inputs(), steps=2).latents
+    shares = [drawn_latents(inputs(), DrawnSettings(steps=2), 0, tmp_path / f"{rank}", one_of(2, rank)).latents
+              for rank in (0, 1)]
+    assert not shares[0][2:4].any() and not shares[1][[0, 1, 4]].any() and torch.equal(sum(shares), whole)
 
 
 def test_they_are_drawn_once_and_read_again(tmp_path, monkeypatch):
