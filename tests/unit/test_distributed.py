@@ -1,11 +1,21 @@
-"""What one process does for all, as each of two processes sees it; with real ones: tests/distributed."""
+"""Joining the launched processes, and what one process does for all; with real ones: tests/distributed."""
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
+from facesyn_cli import distributed as module
 from facesyn_cli.distributed import CollectiveError, Processes, processes
 from facesyn_cli.errors import Stopped, UserError
+
+
+def test_those_that_are_done_wait_a_day_for_the_others(monkeypatch):
+    seen, build = {}, module.Accelerator
+    monkeypatch.setattr(module, "Accelerator", lambda **options: seen.update(options) or build(**options))
+    module.processes("cpu")
+    assert [handler.timeout for handler in seen["kwargs_handlers"]] == [timedelta(days=1)]
 
 
 class OfTwo(Processes):
