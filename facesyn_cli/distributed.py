@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -15,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
+from facesyn_cli import signals
 from facesyn_cli.console import log
 from facesyn_cli.errors import Stopped, UserError
 
@@ -87,6 +90,27 @@ class Processes:
         if self.any(bool(problem)):
             found = [one for one in self.gather_objects((place, self.rank, problem)) if one[-1]]
             raise CollectiveError(min(found)[-1])
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Run the block in every process; an error or a stop signal in one of them ends it in all. A collective.
+
+        Raises:
+            UserError: As the block, in every process.
+            Stopped: In every process, when any of them received a stop signal.
+        """
+        problem: UserError | None = None
+        try:
+            yield
+        except UserError as error:
+            problem = error
+        except Stopped:
+            pass  # raised below, in all
+        if problem is not None and self.world_size == 1:
+            raise problem
+        self.raise_in_all(str(problem or ""))
+        if self.any(signals.received() is not None):
+            raise Stopped(signals.received() or signal.SIGTERM)
 
     def from_first(self, compute: Callable[[], T]) -> T:
         """Return in every process what `compute` returns in the process of rank 0. A collective.

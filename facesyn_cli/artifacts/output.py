@@ -96,17 +96,25 @@ class Output:
             The header, also where another run has finished meanwhile; None where pieces are missing or another run
             joins them.
         """
+        with self.joining(num_missing, unit) as is_mine:
+            return finish() if is_mine else self.header
+
+    @contextmanager
+    def joining(self, num_missing: Callable[[], int], unit: str) -> Iterator[bool]:
+        """As `join`, as a block: yield True in the run that is to join the pieces, False in the others."""
         if self.part is not None and (missing := num_missing()) and read_header(self.folder) is None:
             log.info(f"part {self.part[0]} of {self.part[1]} is finished; {missing} {unit} of other parts are missing")
-            return None
+            yield False
+            return
         with ExitStack() as stack:
             try:
                 stack.enter_context(Lock(self.folder, "join"))
             except LockedError as error:
                 log.info(f"another run joins the parts: {error}")
-                return None
+                yield False
+                return
             self.header = read_header(self.folder)  # of a run that has just joined them
-            return self.header or finish()
+            yield self.header is None
 
     def finish(
         self, counts: dict[str, int], extra: dict[str, Any] | None = None, digest: str | None = None,

@@ -34,7 +34,7 @@ OPTIONS = {
     "augment": "tree seed",
     "embed": "tree starter batch_size shard device",
     "eval": "tree batch_size device",
-    "gen-contexts": "tree starter seed batch_size device",
+    "gen-contexts": "tree starter seed batch_size shard device",
     "pack": "tree seed",
     "report": "tree seed batch_size device",
     "sample": "tree starter seed batch_size shard device",

@@ -45,7 +45,7 @@ class GeneratedFaces(ContextSource):
             start = numbers.stop
 
 
-def directions(draw: Callable[[int], np.ndarray], start: int, at_once: int = BLOCK) -> Iterator[CandidateBatch]:
+def directions(draw: Callable[[int], np.ndarray], start: int, at_once: int) -> Iterator[CandidateBatch]:
     """Yield candidates without a face, drawn in blocks so that candidate k does not depend on `start`.
 
     Args:

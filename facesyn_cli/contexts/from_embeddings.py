@@ -16,8 +16,6 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.untrusted.input_files import MAX_IMAGE, read_bytes
 
-_BATCH = 1024
-
 
 class EmbeddingsConfig(GivenFacesConfig):
     """Settings of the source `embeddings`; the file is `embeddings`, the faces are `images`."""
@@ -69,9 +67,9 @@ class Embeddings(ContextSource):
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
         """Yield the rows; a row whose face cannot be read keeps its vector without a face."""
-        given = self.resources.embeddings
-        for first in range(start, len(given.names), _BATCH):
-            stop = min(first + _BATCH, len(given.names))
+        given, size = self.resources.embeddings, self.resources.batch_size
+        for first in range(start, len(given.names), size):
+            stop = min(first + size, len(given.names))
             origins, faces, failed = [], [], []
             for k in range(first, stop):
                 origins.append({"candidate": k, "name": given.names[k]})

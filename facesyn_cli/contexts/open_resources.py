@@ -17,6 +17,7 @@ from facesyn_cli.artifacts.work import Work
 from facesyn_cli.console import log
 from facesyn_cli.contexts.diffusers_pipeline import find_pipeline, load_pipeline
 from facesyn_cli.contexts.embedding_files import read_given_vectors
+from facesyn_cli.contexts.endless import BLOCK
 from facesyn_cli.contexts.source import NEEDS, ContextFilter, ContextSource, Resources
 from facesyn_cli.data.alignment import DetectFaces, FaceAligner
 from facesyn_cli.errors import UserError
@@ -34,6 +35,7 @@ _HOW = {
     "ldm": "--ldm, or run train-ldm, or --starter packaged; the source sphere needs no network",
     "recognizer": "--weights, or run embed, or --starter packaged",
 }
+_NETWORKS = {"generator", "ldm", "recognizer"}
 _SETTINGS = {"weights": "recognizer", "autoencoder": "ldm"}  # settings called otherwise than what they are needed for
 
 
@@ -73,7 +75,8 @@ class ContextInputs:
             wanted = ", ".join(f"{NEEDS[need]} ({_HOW[need]})" for need in missing)
             raise UserError(f"source {source_name} with {names}: give {wanted}")
         self._warn_of_unused(source_name, needs | source.may_use)
-        values: dict[str, Any] = {"seed": self.seed, "batch_size": self.batch_size, "device": self.device}
+        batch_size = self.batch_size if needs & _NETWORKS else BLOCK
+        values: dict[str, Any] = {"seed": self.seed, "batch_size": batch_size, "device": self.device}
         parents: dict[str, Parent] = {}
         for need in sorted(needs | {need for need in source.may_use if paths[need] is not None}):
             values |= getattr(self, f"_open_{need}")(paths[need], parents, work)

@@ -1,9 +1,9 @@
-"""From candidates to accepted contexts, block by block, so that a killed run resumes with the next block.
+"""The accepted contexts, block by block, so that a killed run resumes with the next block.
 
-Every batch of a source becomes one file `progress/block-<start>.npz` with the candidates that the filters accepted and
-those they dropped. The files are written in order and whole, so together they are the state of an uninterrupted run at
-that point. The block in which the wanted number is reached is cut there; when more are wanted later, that block alone
-is made again.
+Every batch of candidates becomes one file `progress/block-<start>.npz` with the candidates that the filters accepted
+and those they dropped. The files are written in order and whole, so together they are the state of an uninterrupted run
+at that point. The block in which the wanted number is reached is cut there; its candidates stay on disk, and when more
+are wanted later, that block is made again from them.
 """
 
 from __future__ import annotations
@@ -17,17 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from facesyn_cli import signals
-from facesyn_cli.artifacts.atomic_files import write_atomically, write_bytes
-from facesyn_cli.artifacts.image_formats import suffix_of_content
+from facesyn_cli.artifacts.atomic_files import write_atomically
 from facesyn_cli.artifacts.vector_files import EMBEDDING_SIZE
-from facesyn_cli.console import progress
-from facesyn_cli.contexts.source import CandidateBatch, ContextFilter, ContextSource
+from facesyn_cli.contexts.source import ContextFilter
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.arrays import read_archive
 from facesyn_cli.untrusted.parsing import parse_json
 
 FOLDER = "progress"
+CANDIDATES = "candidates"  # folder inside, of batches that wait for their turn
 
 
 @dataclass(frozen=True)
@@ -65,32 +63,6 @@ class Block:
         )
 
 
-def apply_filters(
-    batch: CandidateBatch, filters: Sequence[tuple[str, ContextFilter]]
-) -> tuple[Block, list[bytes | None]]:
-    """Run a batch through the filters.
-
-    Args:
-        batch: The candidates.
-        filters: Names and filters, in the order in which they act.
-
-    Returns:
-        The block, without names of faces, and the encoded faces of accepted candidates.
-    """
-    numbers = np.array([origin["candidate"] for origin in batch.origins], dtype=np.int64)
-    rows = np.arange(len(numbers))
-    dropped = {}
-    for name, context_filter in filters:
-        keep = context_filter.select(batch.vectors[rows])
-        dropped[name] = numbers[rows[~keep]].tolist()
-        rows = rows[keep]
-    origins = [batch.origins[row] for row in rows]
-    block = Block(
-        batch.start, batch.stop, False, batch.vectors[rows], origins, [None] * len(rows), dropped, batch.failed
-    )
-    return block, [batch.faces[row] for row in rows]
-
-
 def in_order(filters: Sequence[tuple[str, ContextFilter]]) -> list[tuple[str, ContextFilter]]:
     """Return the filters with those that remember last.
 
@@ -112,17 +84,26 @@ class Progress:
 
     Args:
         folder: Where they lie.
+
+    Attributes:
         blocks: In order and without gaps; at most the last one is cut.
+        num_kept: Contexts accepted so far.
     """
 
     folder: Path
-    blocks: list[Block] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list, init=False)
+    num_kept: int = field(default=0, init=False)
 
     @staticmethod
-    def open(folder: Path, count: int | None) -> Progress:
+    def open(folder: Path, count: int | None, is_reader: bool = False) -> Progress:
         """Read the blocks of earlier runs that `count` contexts need.
 
         Blocks after a gap, a damaged one or the wanted number are deleted, and a cut one where more are wanted.
+
+        Args:
+            folder: Where they lie.
+            count: Contexts wanted; None: all.
+            is_reader: Change nothing on disk, since another run may.
         """
         progress = Progress(folder)
         paths = sorted(folder.glob("block-*.npz"))
@@ -135,17 +116,13 @@ class Progress:
                 break
             if room is not None and len(block.origins) >= room and not block.is_cut:
                 block = block.cut(room)
-                _write(paths[0], block)
-            progress.blocks.append(block)
+                if not is_reader:
+                    _write(paths[0], block)
+            progress._append(block)
             paths.pop(0)
-        for path in reversed(paths):
+        for path in reversed([] if is_reader else paths):
             path.unlink()
         return progress
-
-    @property
-    def num_kept(self) -> int:
-        """Contexts accepted so far."""
-        return sum(len(block.origins) for block in self.blocks)
 
     @property
     def next_candidate(self) -> int:
@@ -180,55 +157,11 @@ class Progress:
     def add(self, block: Block) -> None:
         """Store the next block."""
         _write(self.folder / f"block-{block.start:012d}.npz", block)
+        self._append(block)
+
+    def _append(self, block: Block) -> None:
         self.blocks.append(block)
-
-
-def collect(
-    source: ContextSource,
-    filters: Sequence[tuple[str, ContextFilter]],
-    found: Progress,
-    faces: Path,
-    count: int | None,
-    patience: int,
-) -> None:
-    """Filter candidates until there are enough or the source ends.
-
-    Args:
-        source: Yields candidates.
-        filters: Names and filters, in the order in which they act.
-        found: Blocks of earlier runs; gets the new ones.
-        faces: Folder for the face images of accepted candidates.
-        count: Contexts wanted; None: all of a source that ends.
-        patience: An endless source is given up after so many dropped candidates in a row.
-    """
-    if found.has(count):
-        return
-    for _, context_filter in filters:
-        context_filter.restore(found.vectors)
-    total = count if count is not None else source.num_candidates
-    with progress("gen-contexts", total, unit="contexts", done=found.num_kept) as bar:
-        for batch in source.candidates(found.next_candidate):
-            block, images = apply_filters(batch, filters)
-            room = found.room(count)
-            if room is not None and len(block.origins) >= room:
-                block = block.cut(room)
-            names = [
-                image and _write_face(faces, found.num_kept + row, image)
-                for row, image in enumerate(images[: len(block.origins)])
-            ]
-            found.add(replace(block, faces=names))
-            bar.advance(len(block.origins), candidates=found.next_candidate)
-            is_hopeless = source.num_candidates is None and found.next_candidate - 1 - found.last_kept() >= patience
-            if found.has(count) or is_hopeless:
-                return
-            signals.check()
-
-
-def _write_face(folder: Path, row: int, face: bytes) -> str:
-    """Write the face of a context; padded names sort like the rows, as published tools expect."""
-    name = f"{row:07d}{suffix_of_content(face) or '.png'}"
-    write_bytes(folder / name, face, durable=False)
-    return name
+        self.num_kept += len(block.origins)
 
 
 def _write(path: Path, block: Block) -> None:

@@ -48,7 +48,7 @@ class Resources:
 
     Args:
         seed: Seed of everything random.
-        batch_size: How many faces the networks see at once.
+        batch_size: Candidates in a batch: as many faces as the networks see at once, 1024 where there are none.
         images: Faces of the user.
         embeddings: Given embeddings.
         known: (M, 512) float32 unit embeddings of known people.
@@ -136,7 +136,11 @@ class ContextSource:
         return self.resources.embedder
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
-        """Yield all candidates from number `start` on, without gaps."""
+        """Yield all candidates from number `start` on, without gaps.
+
+        Processes and runs that divide the work take single batches from any `start`; batches of
+        `resources.batch_size` candidates are taken as they are, others are cut and joined.
+        """
         raise NotImplementedError
 
 
@@ -146,7 +150,8 @@ class ContextFilter:
     Attributes:
         needs: Names from `NEEDS` that must be in the resources.
         evaluations: Network evaluations per candidate it sees, by network; known after `open`.
-        remembers: Decisions depend on earlier accepted candidates; such a filter acts last.
+        remembers: Decisions depend on earlier accepted candidates; such a filter acts last, in one process. That of
+            any other filter depends on the candidate alone, and is made in the process that made the candidate.
     """
 
     needs: frozenset[str] = frozenset()

@@ -41,8 +41,8 @@ class Sphere(ContextSource):
         pass
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
-        """Yield directions in blocks."""
-        return directions(self._block, start)
+        """Yield directions in batches of the size that the networks of a filter take."""
+        return directions(self._block, start, self.resources.batch_size)
 
     def _block(self, number: int) -> np.ndarray:
         return keyed_random("sphere", self.resources.seed, number).standard_normal((BLOCK, EMBEDDING_SIZE))

@@ -1,29 +1,37 @@
 """`facesyn gen-contexts`: a source of candidate identities -> the contexts that filters accept.
 
 Candidates come in a fixed order; the first `count` that pass the filters become the identities `0`, `1`, ... Every
-batch is written when it is finished, so a killed run resumes with the next one and a larger `count` extends the folder.
+process, and every run with `--shard i/n`, makes batches of its own; one process accepts them in their order, so the set
+is the same for any number of them. A finished batch is on disk: a killed run resumes with the next one, and a larger
+`count` extends the folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
+import torch
+
+from facesyn_cli import distributed
 from facesyn_cli.artifacts.atomic_files import write_json, write_text
 from facesyn_cli.artifacts.context_set import FACES, ROWS, VECTORS, write_contexts
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.header import BEGUN, Header, Parent
 from facesyn_cli.artifacts.origins import FACE_ORIGIN, PHOTO, UNKNOWN, Origin
 from facesyn_cli.artifacts.outcome import Outcome
-from facesyn_cli.artifacts.output import Output, check_output, open_output
+from facesyn_cli.artifacts.output import Output, check_output, open_shared_output
 from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config import fields
-from facesyn_cli.config.fields import StageConfig
-from facesyn_cli.console import is_first_process, log
+from facesyn_cli.config.shard import ShardedConfig
+from facesyn_cli.console import log
+from facesyn_cli.contexts.candidate_files import CandidateFiles
+from facesyn_cli.contexts.collect import Acceptance, CandidateMaker, collect
 from facesyn_cli.contexts.open_resources import ContextInputs
-from facesyn_cli.contexts.selection import FOLDER, Progress, collect, in_order
+from facesyn_cli.contexts.selection import CANDIDATES, FOLDER, Progress, in_order
 from facesyn_cli.contexts.source import ContextFilter, ContextSource
 from facesyn_cli.data.alignment import DetectFaces
 from facesyn_cli.distributed import choose_device
@@ -34,7 +42,7 @@ from facesyn_cli.plugins.settings import PluginConfig, PluginList, PluginSection
 FAILED = "failed.txt"  # faces that could not be read, one line each
 
 
-class GenContextsConfig(StageConfig):
+class GenContextsConfig(ShardedConfig):
     """Settings of `facesyn gen-contexts`."""
 
     source: PluginConfig = PluginSection("contexts", default="two-stage")
@@ -53,6 +61,10 @@ class GenContextsConfig(StageConfig):
         None, "align.detector=FILE: given or drawn images are photos; find and align their faces"
     )
     batch_size: int = fields.batch_setting(32, "faces the networks see at once", ge=1)
+    shard: str | None = fields.runtime_only(
+        None, "i/n, i from 1: make part i of n of as many candidates as contexts are missing; the run that finds all "
+        "parts accepts them, and makes more candidates where that leaves too few contexts"
+    )
     patience: int = fields.runtime_only(
         5000, "dropped candidates in a row after which an endless source is given up", ge=1
     )
@@ -61,10 +73,16 @@ class GenContextsConfig(StageConfig):
 def plan(cfg: GenContextsConfig, work: Work) -> Plan:
     """Return what `run` would do, with the network evaluations where every candidate is accepted."""
     folder = cfg.out or work.folder("contexts")
-    source, filters, parents = _open(cfg, work)
+    source, filters, parents, batch_size = _open(cfg, work, choose_device(cfg.device))
     state = check_output(folder, "ContextSet", cfg, parents)
     wanted = min(n for n in (cfg.count, source.num_candidates) if n is not None)
+    counts = {"contexts": wanted, **({} if source.num_candidates is None else {"candidates": source.num_candidates})}
     left = 0 if state == "finished" else wanted
+    if cfg.part is not None and left:
+        files = CandidateFiles(folder / FOLDER / CANDIDATES, batch_size, source.num_candidates)
+        batches = files.of_part(cfg.part, *_first_candidates(cfg, folder))
+        counts["candidates_of_part"] = sum(len(numbers) for numbers, _ in batches)
+        left = sum(len(numbers) for numbers, is_finished in batches if not is_finished)
     evaluations: Counter[str] = Counter()  # of one candidate
     for part in (source, *(context_filter for _, context_filter in filters)):
         evaluations.update(part.evaluations)
@@ -73,7 +91,7 @@ def plan(cfg: GenContextsConfig, work: Work) -> Plan:
         folder,
         state,
         {name: parent.path for name, parent in parents.items()},
-        {"contexts": wanted, **({} if source.num_candidates is None else {"candidates": source.num_candidates})},
+        counts,
         {network: number * left for network, number in evaluations.items()},
         left * (2 * 2048 + (25_000 if has_faces else 0)) / 2**20,
         chosen={
@@ -84,33 +102,71 @@ def plan(cfg: GenContextsConfig, work: Work) -> Plan:
 
 
 def run(cfg: GenContextsConfig, work: Work) -> Outcome:
-    """Accept candidates until there are `count` contexts; only the first of several processes works.
+    """Accept candidates until there are `count` contexts; see the module docstring.
 
     Raises:
         UserError: An input is missing or not what was expected, or the source ended before there were enough.
     """
     folder = cfg.out or work.folder("contexts")
-    if not is_first_process():
-        return Outcome(folder, {})
-    source, filters, parents = _open(cfg, work)
-    with open_output(folder, "ContextSet", "gen-contexts", cfg, parents) as out:
+    processes = distributed.processes(cfg.device)
+    source, filters, parents, batch_size = _open(cfg, work, processes.device)
+    files = CandidateFiles(folder / FOLDER / CANDIDATES, batch_size, source.num_candidates)
+    maker = CandidateMaker(source, filters, files, processes)
+    with open_shared_output(processes, folder, "ContextSet", "gen-contexts", cfg, parents, cfg.part) as out:
         if not out.finished:
-            found = Progress.open(folder / FOLDER, cfg.count)
-            collect(source, filters, found, folder / FACES, cfg.count, cfg.patience)
-            if not found.num_kept or (cfg.count is not None and not found.has(cfg.count)):
-                raise _too_few(cfg, source, found, out, parents)
-            _finish(cfg, source, found, out)
+            _collect(cfg, maker, out, parents)
         header = out.header
+    if header is None:
+        return Outcome(folder, {"part": cfg.shard})
     _log_origin(cfg, source, header, folder)
     if failed := header.count("failed"):
         log.warning(f"{failed} faces could not be read; they are listed in {folder / FAILED}")
     return Outcome(folder, {"source": cfg.source.name, **header.counts, "dropped": header.extra.get("dropped")})
 
 
+def _collect(cfg: GenContextsConfig, maker: CandidateMaker, out: Output, parents: dict[str, Parent]) -> None:
+    """Make the candidates of this run; accept them, and finish, if those of all other runs are there. A collective."""
+    files, processes = maker.files, maker.processes
+    progress_folder = out.folder / FOLDER
+    if cfg.part is not None:
+        maker.make_part(cfg.part, *processes.from_first(lambda: _first_candidates(cfg, out.folder)))
+
+    def num_missing() -> int:
+        """Return how many batches of candidates other runs have not made yet."""
+        start, num_wanted = _first_candidates(cfg, out.folder)
+        return sum(not is_finished for _, is_finished in files.of_part((1, 1), start, num_wanted))
+
+    with ExitStack() as stack:
+        joining = out.joining(num_missing, "batches of candidates")
+        if not processes.from_first(lambda: stack.enter_context(joining)):
+            return
+        found = Progress.open(progress_folder, cfg.count) if processes.is_first else Progress(progress_folder)
+        collect(maker, Acceptance(
+            [(name, f) for name, f in maker.filters if f.remembers], found, out.folder / FACES, cfg.count,
+            cfg.patience if maker.source.num_candidates is None else None,
+        ))
+
+        def finish() -> Header | None:
+            if not found.num_kept or (cfg.count is not None and not found.has(cfg.count)):
+                raise _too_few(cfg, maker.source, found, out, parents)
+            return _finish(cfg, maker.source, found, out)
+
+        out.header = processes.from_first(finish)
+
+
+def _first_candidates(cfg: GenContextsConfig, folder: Path) -> tuple[int, int | None]:
+    """Return the first candidate that sharded runs make, and how many they make: one for each context that is missing.
+
+    None: all of a source that ends.
+    """
+    found = Progress.open(folder / FOLDER, cfg.count, is_reader=True)
+    return found.next_candidate, found.room(cfg.count)
+
+
 def _open(
-    cfg: GenContextsConfig, work: Work
-) -> tuple[ContextSource, list[tuple[str, ContextFilter]], dict[str, Parent]]:
-    """Build source and filters and open their inputs."""
+    cfg: GenContextsConfig, work: Work, device: torch.device
+) -> tuple[ContextSource, list[tuple[str, ContextFilter]], dict[str, Parent], int]:
+    """Build source and filters and open their inputs; return them, the inputs and the number of candidates a batch."""
     source: ContextSource = registry.build("contexts", cfg.source)
     try:
         filters = in_order([(f.name, registry.build("context_filter", f)) for f in cfg.filters])
@@ -118,16 +174,15 @@ def _open(
         raise UserError(f"filters: {error}") from error
     names = ("images", "embeddings", "embedding_names", "known", "generator", "ldm", "autoencoder", "weights")
     inputs = ContextInputs(
-        {name: getattr(cfg, name) for name in names}, cfg.seed, cfg.batch_size, choose_device(cfg.device), cfg.backbone,
-        cfg.align,
+        {name: getattr(cfg, name) for name in names}, cfg.seed, cfg.batch_size, device, cfg.backbone, cfg.align
     )
-    _, parents = inputs.open(source, cfg.source.name, filters, work)
+    resources, parents = inputs.open(source, cfg.source.name, filters, work)
     if cfg.count is None and source.num_candidates is None:
         raise UserError(f"source {cfg.source.name} is endless; say how many contexts with --count")
-    return source, filters, parents
+    return source, filters, parents, resources.batch_size
 
 
-def _finish(cfg: GenContextsConfig, source: ContextSource, found: Progress, out: Output) -> None:
+def _finish(cfg: GenContextsConfig, source: ContextSource, found: Progress, out: Output) -> Header | None:
     blocks = found.blocks
     origins = [{"source": cfg.source.name, **origin} for block in blocks for origin in block.origins]
     faces = [face for block in blocks for face in block.faces]
@@ -145,7 +200,7 @@ def _finish(cfg: GenContextsConfig, source: ContextSource, found: Progress, out:
     extra = {"embedder": source.embedder, "dropped": found.dropped()}
     if counts["faces"]:
         extra[FACE_ORIGIN] = _face_origin(source)
-    out.finish(counts, extra=extra, digest=digest)
+    return out.finish(counts, extra=extra, digest=digest, is_whole=True)
 
 
 def _log_origin(cfg: GenContextsConfig, source: ContextSource, header: Header, folder: Path) -> None:

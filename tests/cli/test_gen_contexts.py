@@ -20,6 +20,7 @@ from facesyn_cli.artifacts.atomic_files import write_bytes
 from facesyn_cli.artifacts.context_set import ContextSet
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
+from facesyn_cli.contexts.from_images import Images
 from facesyn_cli.contexts.quality import Quality
 from facesyn_cli.data.pixels import decode_image, encode_jpeg, encode_png
 from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
@@ -212,6 +213,9 @@ def test_pca_of_known_people_filtered_by_what_the_ldm_draws(
     assert [origin["candidate"] for origin in strict.origins] == expected.tolist()
     assert np.array_equal(strict.vectors, lenient[expected])
     assert set(header(tmp_path / "strict")["parents"]) == {"known", "ldm", "autoencoder", "weights"}
+    for part in ("3/3", "1/3", "2/3"):
+        gen(*arguments, f"filters=[{quality % threshold}]", "--count", len(expected), "--shard", part, out="parts")
+    assert content(tmp_path / "parts") == content(tmp_path / "strict")
     other = write_recognizer(tmp_path / "stranger", seed=1)
     write_ldm(tmp_path / "any")
     ran = run_cli("gen-contexts", "--work", tmp_path / "work", *arguments, f"filters=[{quality % 0}]", "--count", 5,
@@ -299,6 +303,44 @@ def test_killed_at_any_moment_and_finished(gen, faces, recognizer, tmp_path):
     ran = finish(spawn(*command))
     assert ran.code == 0, ran.err
     assert content(out) == content(tmp_path / "straight") and header(out) == header(tmp_path / "straight")
+
+
+def test_parts_grow_like_one_run_and_draw_nothing_twice(gen, run_cli, faces, recognizer, tmp_path, monkeypatch):
+    drawn = []
+    candidates = Images.candidates
+
+    def counting(self, start):
+        for batch in candidates(self, start):
+            drawn.append(batch.start)
+            yield batch
+
+    monkeypatch.setattr(Images, "candidates", counting)
+    for count in (6, 13):
+        gen(*images(faces, recognizer), "--count", count, out="straight")
+        plan = gen(*images(faces, recognizer), "--count", count, "--shard", "2/2", "--dry-run", out="parts")["plan"]
+        batches = {6: 1, 13: 1}[count]  # of 2, and of 2 after the two (one of them cut) that are there
+        assert plan["counts"]["candidates_of_part"] == 4 * batches
+        assert plan["network_evaluations"] == {"recognizer": 4 * batches}
+        drawn.clear()
+        for part in ("2/2", "1/2"):
+            gen(*images(faces, recognizer), "--count", count, "--shard", part, out="parts")
+        assert len(set(drawn)) == len(drawn)
+        assert content(tmp_path / "parts") == content(tmp_path / "straight")
+        assert header(tmp_path / "parts") == header(tmp_path / "straight")
+    assert 4 not in drawn, "the batch in which 6 contexts were reached was drawn again"
+
+
+def test_parts_of_a_source_that_ends_too_early_say_so(gen, run_cli, faces, recognizer, tmp_path):
+    most = gen(*images(faces, recognizer), out="all")["contexts"]
+    command = ["gen-contexts", "--work", tmp_path / "work", "--out", tmp_path / "out", "--device", "cpu",
+               *images(faces, recognizer), "--count"]
+    for _ in range(2):
+        assert run_cli(*command, most + 1, "--shard", "1/2").code in (0, 2)
+        ran = run_cli(*command, most + 1, "--shard", "2/2")
+        assert ran.code == 2 and f"--count {most} finishes" in ran.err
+    assert run_cli(*command, most, "--shard", "1/2").code == 0
+    assert content(tmp_path / "out") == content(tmp_path / "all")
+    assert run_cli(*command, most, "--shard", "3/2").code == 2
 
 
 def test_lost_blocks_are_made_again(gen, faces, recognizer, tmp_path):
@@ -453,7 +495,7 @@ def test_a_write_that_the_system_refuses_is_one_line(assert_refused, run_cli, li
     assert_refused(*command, says="cannot write")
     assert not (tmp_path / "out" / "facesyn.json").exists()
     assert not list((tmp_path / "out").rglob("embeddings.npy")) and not list((tmp_path / "out").glob(".tmp-*"))
-    limited_files(1_000_000)
+    limited_files(4_000_000)
     assert run_cli(*command).code == 0
     assert ContextSet.open(tmp_path / "out").vectors.shape == (20, 512)
 

@@ -240,6 +240,9 @@ COMMANDS = [
     Command("gen-contexts-grown", lambda i, out: [
         _contexts(i, out, "guided-diffusion", "--generator", i / "guided.pt", "--weights", i / "judge",
                   "source.steps=2", "filters=[]", "--count", count) for count in (6, 14)]),
+    Command("gen-contexts-shards", lambda i, out: [
+        _contexts(i, out, "images", "--images", i / "faces", "--weights", i / "judge",
+                  "filters=[{name: unique, r: 0.9999}]", "--shard", f"{k}/3") for k in (2, 3, 1)]),
     Command("sample", lambda i, out: [_sample(i, out, "--ids", 20)]),
     Command("sample-redrawn", lambda i, out: [
         _sample(i, out, "--ids", 10, "filter.name=consistency", f"filter.judge={i / 'judge'}",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facesyn_cli.contexts.selection import Block, Progress, apply_filters, in_order
+from facesyn_cli.contexts.candidate_files import FilteredBatch, apply_filters
+from facesyn_cli.contexts.selection import Block, Progress, in_order
 from facesyn_cli.contexts.source import CandidateBatch, Resources
 from facesyn_cli.plugins import registry
 
@@ -86,7 +87,7 @@ def test_the_order_of_filters_does_not_matter():
         for _, one in chosen:
             if one.needs:
                 one.open(Resources(known=np.eye(1, 512, dtype=np.float32) * np.float32(0.8)))  # cosines 0.8, 0.48, 0.48
-        result, faces = apply_filters(batch, chosen)
-        assert faces == [b"1", b"2"] and result.dropped == {"novel": [0], "unique": []}
+        result = apply_filters(FilteredBatch(batch, {}), chosen)
+        assert result.batch.faces == [b"1", b"2"] and result.dropped == {"novel": [0], "unique": []}
     with pytest.raises(ValueError, match="unique and unique both"):
         in_order(filters("unique", "novel", "unique"))

@@ -12,7 +12,7 @@ from facesyn_cli.plugins import registry
 
 def sphere(seed: int = 0):
     source = registry.build("contexts", registry.configure("contexts", {"name": "sphere"}))
-    source.open(Resources(seed=seed))
+    source.open(Resources(seed=seed, batch_size=1024))
     return source
 
 
