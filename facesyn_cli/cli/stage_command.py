@@ -35,7 +35,7 @@ OPTIONS = {
     "embed": "tree starter batch_size shard device",
     "eval": "tree batch_size device",
     "gen-contexts": "tree starter seed batch_size shard device",
-    "pack": "tree seed",
+    "pack": "tree seed shard",
     "report": "tree seed batch_size device",
     "sample": "tree starter seed batch_size shard device",
     "select": "tree",

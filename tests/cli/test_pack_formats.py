@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import signal
 import tarfile
 import time
@@ -22,7 +23,8 @@ from tiny_records import FORMATS, PASSTHROUGH, SIZE, encoded
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.header import read_header
 from facesyn_cli.artifacts.image_set import ImageSet
-from facesyn_cli.artifacts.record_set import RecordSet
+from facesyn_cli.artifacts.record_set import RecordSet, build_format
+from facesyn_cli.data import pack_blocks
 from facesyn_cli.data.pixels import encode_png
 from facesyn_cli.stages import pack as stage
 
@@ -56,6 +58,60 @@ def pack(run_cli):
         return out
 
     return run
+
+
+@pytest.mark.parametrize("target", [*FORMATS, "folder"])
+def test_parts_in_any_order_equal_one_run(run_cli, target: str, faces: Path, tmp_path: Path, monkeypatch) -> None:
+    """Blocks of two images; the run that writes the set is stopped in between and goes on."""
+    source = shutil.copytree(faces, tmp_path / "in")
+    (source / "id9" / "s.7.png").write_bytes(b"no image")
+    (source / "b" / "wide.png").write_bytes(encode_png(np.zeros((14, 20, 3), np.uint8)))
+    monkeypatch.setattr(pack_blocks, "BLOCK_SIZE", 2)
+    monkeypatch.setattr(stage, "_COMMIT_EVERY", 3)
+    words = ("pack", "--in", source, "--to", target, *SETTINGS.get(target, []), f"size={SIZE}", "--json", "workers=1")
+    assert run_cli(*words, "--out", tmp_path / "one").code == 0
+    out = tmp_path / "parts"
+    for part in ("3/3", "1/3"):
+        ran = run_cli(*words, "--out", out, "--shard", part)
+        assert ran.code == 0 and ran.json()["part"] == part and "blocks of images of other parts" in ran.err
+    plan = run_cli(*words, "--out", out, "--shard", "2/3", "--dry-run").json()["plan"]
+    assert plan["counts"]["images"] == 13 and plan["counts"]["images_of_part"] == 4 and plan["state"] == "unfinished"
+    write_json = stage.write_json
+
+    def stop(path: Path, value: dict) -> None:
+        if value["done"] >= 6:
+            raise KeyboardInterrupt
+        write_json(path, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "write_json", stop)
+        assert run_cli(*words, "--out", out, "--shard", "2/3").code != 0
+    with monkeypatch.context() as patch:  # all are encoded, and none is encoded again
+        patch.setattr(type(build_format(target)), "fit", None)
+        assert run_cli(*words, "--out", out, "--shard", "1/3").code == 0
+    assert contents(out) == contents(tmp_path / "one")
+    assert read_header(out).count("unreadable") == 1 and read_header(out).extra["cut_to_square"] == 1
+    assert not list(out.rglob(".*"))
+
+
+def test_a_run_without_parts_takes_over(run_cli, faces: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(pack_blocks, "BLOCK_SIZE", 2)
+    words = ("pack", "--in", faces, f"size={SIZE}", "workers=1")
+    assert run_cli(*words, "--out", tmp_path / "one").code == 0
+    assert run_cli(*words, "--out", tmp_path / "parts", "--shard", "2/3").code == 0
+    assert run_cli(*words, "--out", tmp_path / "parts").code == 0
+    assert contents(tmp_path / "parts") == contents(tmp_path / "one")
+
+
+def test_a_damaged_block_is_named(run_cli, assert_refused, faces: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(pack_blocks, "BLOCK_SIZE", 2)
+    words = ("pack", "--in", faces, f"size={SIZE}", "--out", tmp_path / "out")
+    assert run_cli(*words, "--shard", "1/2").code == 0
+    block = sorted((tmp_path / "out").rglob("blocks/*"))[1]
+    block.write_bytes(block.read_bytes()[:-1])
+    assert_refused(*words, "--shard", "2/2", says=(str(block), "is damaged"))
+    block.unlink()
+    assert run_cli(*words, "--shard", "1/2").code == 0
 
 
 def by_key(images: ImageSet) -> dict[str, bytes]:
