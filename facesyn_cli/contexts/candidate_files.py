@@ -123,8 +123,16 @@ class CandidateFiles:
         stop = None if num_wanted is None else start + num_wanted
         return share(list(self.batches(start, stop)), index - 1, count)
 
-    def missing(self, start: int, most: int) -> list[range]:
-        """Return the first batches from candidate `start` on that are not finished, up to `most` of them."""
+    def missing(self, start: int, most: int, num_wanted: int | None) -> list[range]:
+        """Return the first batches from candidate `start` on that are not finished.
+
+        Args:
+            start: Number of a first candidate.
+            most: How many batches at most.
+            num_wanted: Candidates that are enough; None: no limit.
+        """
+        if num_wanted is not None:
+            most = min(most, -(-num_wanted // self._batch_size))
         return list(islice((numbers for numbers, is_finished in self.batches(start) if not is_finished), most))
 
     def write(self, found: FilteredBatch) -> None:

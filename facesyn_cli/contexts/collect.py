@@ -1,12 +1,14 @@
 """Candidates are made by all processes, or by separate runs; one process accepts them in their order.
 
-Every process of a run makes one batch at a time. A run that is part i of n makes batches i, i + n, ... of as many
+Every process of a run makes one batch at a time on a GPU, and on a CPU one on each core, since the last bits of a face
+depend on the number of cores that compute it. A run that is part i of n makes batches i, i + n, ... of as many
 candidates as contexts are missing, and the run that joins the parts makes more where these were too few.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,25 +32,32 @@ class CandidateMaker:
         filters: Names and filters, in the order in which they act; those that remember are last.
         files: Where finished batches go.
         processes: Those of the run.
+        pool: Threads that make batches.
+        num_at_once: Batches that all processes make at once.
     """
 
     source: ContextSource
     filters: Sequence[tuple[str, ContextFilter]]
     files: CandidateFiles
     processes: Processes
+    pool: Executor
+    num_at_once: int
 
     def make(self, batches: list[range]) -> None:
-        """Make up to one batch in each process. A collective.
+        """Make batches, divided over all processes. A collective.
 
         Raises:
             UserError: In every process, if any of them fails.
             Stopped: In every process, if any of them received a stop signal.
         """
         alone = [(name, context_filter) for name, context_filter in self.filters if not context_filter.remembers]
+
+        def make_one(numbers: range) -> None:
+            signals.check()
+            self.files.write(make(self.source, alone, numbers))
+
         with self.processes.together():
-            for numbers in share(batches, self.processes.rank, self.processes.world_size):
-                signals.check()
-                self.files.write(make(self.source, alone, numbers))
+            list(self.pool.map(make_one, share(batches, self.processes.rank, self.processes.world_size)))
 
     def make_part(self, part: tuple[int, int], start: int, num_wanted: int | None) -> None:
         """Make the missing batches of part i of n. A collective.
@@ -63,7 +72,7 @@ class CandidateMaker:
         self.processes.barrier()  # every process has looked before any of them writes
         total = sum(len(numbers) for numbers, _ in mine)
         with progress("gen-contexts", total, "candidates", total - sum(map(len, todo))) as bar:
-            for some in row_batches(range(len(todo)), self.processes.world_size):
+            for some in row_batches(range(len(todo)), self.num_at_once):
                 self.make([todo[place] for place in some])
                 bar.advance(sum(len(todo[place]) for place in some))
 
@@ -135,7 +144,8 @@ def collect(maker: CandidateMaker, acceptance: Acceptance) -> None:
             if not block.is_cut:
                 files.remove(numbers)
             bar.advance(len(block.origins), candidates=found.next_candidate)
-        return [] if acceptance.is_over else files.missing(found.next_candidate, processes.world_size)
+        room = found.room(acceptance.count)
+        return [] if acceptance.is_over else files.missing(found.next_candidate, maker.num_at_once, room)
 
     total = acceptance.count or maker.source.num_candidates or 0
     with progress("gen-contexts", total, "contexts", found.num_kept) as bar:

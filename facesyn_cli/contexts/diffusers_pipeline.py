@@ -6,6 +6,7 @@ works (DDPM, DDIM, LDM, ...).
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from pathlib import Path
@@ -65,7 +66,9 @@ class DiffusersPipeline(GeneratedFaces):
         """Return an image of each candidate number; see `GeneratedFaces.draw`."""
         generators = [torch.Generator("cpu").manual_seed((self._base + k) % 2**32) for k in numbers]
         steps = {} if self._steps is None else {"num_inference_steps": self._steps}
-        images = self.resources.generator(
+        pipeline = copy.copy(self.resources.generator)  # a scheduler has a state, and batches may be drawn in threads
+        pipeline.scheduler = copy.deepcopy(pipeline.scheduler)
+        images = pipeline(
             batch_size=len(numbers), generator=generators, output_type="np", **steps
         ).images                                                       # (N, H, W, C) in [0, 1]
         images_u8 = (np.asarray(images) * 255).round().astype(np.uint8)

@@ -139,7 +139,8 @@ class ContextSource:
         """Yield all candidates from number `start` on, without gaps.
 
         Processes and runs that divide the work take single batches from any `start`; batches of
-        `resources.batch_size` candidates are taken as they are, others are cut and joined.
+        `resources.batch_size` candidates are taken as they are, others are cut and joined. On a CPU several
+        threads take batches at once.
         """
         raise NotImplementedError
 

@@ -38,6 +38,7 @@ from facesyn_cli.distributed import choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig, PluginList, PluginSection
+from facesyn_cli.sampling.workers import num_workers, one_core_each
 
 FAILED = "failed.txt"  # faces that could not be read, one line each
 
@@ -60,7 +61,12 @@ class GenContextsConfig(ShardedConfig):
     align: DetectFaces | None = fields.affects_result(
         None, "align.detector=FILE: given or drawn images are photos; find and align their faces"
     )
-    batch_size: int = fields.batch_setting(32, "faces the networks see at once", ge=1)
+    batch_size: int | None = fields.batch_setting(
+        None, "faces the networks see at once; None: 32 on a GPU, 8 on a CPU", ge=1
+    )
+    workers: int | None = fields.runtime_only(
+        None, "batches made at once on a CPU, one core each; None: all cores", ge=1
+    )
     shard: str | None = fields.runtime_only(
         None, "i/n, i from 1: make part i of n of as many candidates as contexts are missing; the run that finds all "
         "parts accepts them, and makes more candidates where that leaves too few contexts"
@@ -73,7 +79,9 @@ class GenContextsConfig(ShardedConfig):
 def plan(cfg: GenContextsConfig, work: Work) -> Plan:
     """Return what `run` would do, with the network evaluations where every candidate is accepted."""
     folder = cfg.out or work.folder("contexts")
-    source, filters, parents, batch_size = _open(cfg, work, choose_device(cfg.device))
+    device = choose_device(cfg.device)
+    cfg = _with_batch_size(cfg, device)
+    source, filters, parents, batch_size = _open(cfg, work, device)
     state = check_output(folder, "ContextSet", cfg, parents)
     wanted = min(n for n in (cfg.count, source.num_candidates) if n is not None)
     counts = {"contexts": wanted, **({} if source.num_candidates is None else {"candidates": source.num_candidates})}
@@ -109,12 +117,15 @@ def run(cfg: GenContextsConfig, work: Work) -> Outcome:
     """
     folder = cfg.out or work.folder("contexts")
     processes = distributed.processes(cfg.device)
+    cfg = _with_batch_size(cfg, processes.device)
     source, filters, parents, batch_size = _open(cfg, work, processes.device)
     files = CandidateFiles(folder / FOLDER / CANDIDATES, batch_size, source.num_candidates)
-    maker = CandidateMaker(source, filters, files, processes)
     with open_shared_output(processes, folder, "ContextSet", "gen-contexts", cfg, parents, cfg.part) as out:
         if not out.finished:
-            _collect(cfg, maker, out, parents)
+            workers = processes.from_first(lambda: num_workers(cfg.workers, processes.device, processes.world_size))
+            with one_core_each(workers, processes.device) as pool:
+                maker = CandidateMaker(source, filters, files, processes, pool, workers * processes.world_size)
+                _collect(cfg, maker, out, parents)
         header = out.header
     if header is None:
         return Outcome(folder, {"part": cfg.shard})
@@ -161,6 +172,11 @@ def _first_candidates(cfg: GenContextsConfig, folder: Path) -> tuple[int, int | 
     """
     found = Progress.open(folder / FOLDER, cfg.count, is_reader=True)
     return found.next_candidate, found.room(cfg.count)
+
+
+def _with_batch_size(cfg: GenContextsConfig, device: torch.device) -> GenContextsConfig:
+    default = 8 if device.type == "cpu" else 32
+    return cfg.model_copy(update={"batch_size": cfg.batch_size or default})
 
 
 def _open(

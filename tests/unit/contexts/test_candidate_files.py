@@ -50,12 +50,13 @@ def test_a_batch_does_not_depend_on_the_batches_of_the_source(numbers: range) ->
 
 def test_a_batch_survives_the_disk_and_a_damaged_one_is_made_again(tmp_path: Path, said: list[str]) -> None:
     files = CandidateFiles(tmp_path, 4, None)
-    assert files.missing(0, 2) == [range(0, 4), range(4, 8)]
+    assert files.missing(0, 2, None) == [range(0, 4), range(4, 8)]
+    assert files.missing(0, 9, 5) == [range(0, 4), range(4, 8)], "more than could be needed"
     found = make(Numbers(), [("odd", Odd())], range(4, 8))
     files.write(found)
     read = files.read(range(4, 8))
     assert state(read) == state(found) and read.batch.vectors.dtype == np.float32
-    assert files.missing(0, 2) == [range(0, 4), range(8, 12)]
+    assert files.missing(0, 2, None) == [range(0, 4), range(8, 12)]
     empty = make(Numbers(), [], range(0, 1))
     files.write(empty)
     assert state(files.read(range(0, 1))) == state(empty) == (0, 1, [], [], [(0, "bad 0")], {})
