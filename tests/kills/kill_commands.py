@@ -258,6 +258,9 @@ COMMANDS = [
     Command("augment-tars", lambda i, out: [
         ["augment", "--in", i / "tars", "augmentation=photometric", "--out", out]]),
     *map(_pack, BUILTIN["record_format"]),
+    Command("pack-shards", lambda i, out: [
+        ["pack", "--in", i / "faces", "--in", i / "real", "--out", out, "workers=1", "size=96", "--shard", f"{k}/2"]
+        for k in (2, 1)]),
     Command("train-fr", lambda i, out: [tiny_fr.train_arguments(i / "fr", out, "checkpoint_every=3", epochs=6)]),
     Command("eval", lambda i, out: [
         ["eval", "--weights", i / "judge", "--benchmarks", "lfw,cfp-fp,agedb-30", "--data", i / "bins", "--device",
