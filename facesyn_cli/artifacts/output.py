@@ -16,7 +16,7 @@ header, so a partly grown folder never looks finished.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -30,6 +30,7 @@ from facesyn_cli.distributed import CollectiveError, Processes
 from facesyn_cli.errors import UserError
 
 AGREED = ".agreed-"  # start of the names of files with an agreed setting
+_JOIN = "join"  # the lock of the run that joins the parts of others
 
 
 class Config(Protocol):
@@ -119,7 +120,7 @@ class Output:
             return
         with ExitStack() as stack:
             try:
-                stack.enter_context(Lock(self.folder, "join"))
+                stack.enter_context(Lock(self.folder, _JOIN))
             except LockedError as error:
                 log.info(f"another run joins the parts: {error}")
                 yield False
@@ -203,6 +204,9 @@ def open_output(
                 output.header = read_header(folder)
                 remove_abandoned(folder)
                 _remove_parts(folder)  # of a run killed in between
+                if (folder / f".lock-{_JOIN}").exists():  # the same, or of a run that has just finished it
+                    with suppress(LockedError), Lock(folder, _JOIN):
+                        pass
                 log.info(f"{folder} is finished already")
                 yield output
                 return

@@ -67,9 +67,8 @@ class CandidateMaker:
             start: Number of the first candidate of all parts.
             num_wanted: How many candidates all parts make, rounded up to whole batches; None: all of the source.
         """
-        mine = self.files.of_part(part, start, num_wanted)
+        mine = self.processes.from_first(lambda: self.files.of_part(part, start, num_wanted))
         todo = [numbers for numbers, is_finished in mine if not is_finished]
-        self.processes.barrier()  # every process has looked before any of them writes
         total = sum(len(numbers) for numbers, _ in mine)
         with progress("gen-contexts", total, "candidates", total - sum(map(len, todo))) as bar:
             for some in row_batches(range(len(todo)), self.num_at_once):

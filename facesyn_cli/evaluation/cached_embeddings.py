@@ -43,7 +43,7 @@ class CachedArrays:
         compute: Parts (ranges of images) -> for each of them in order, array by name, with a row per image; its second
             argument is called with the number of images finished since the last call.
         names: Names of the arrays.
-        check: Called with the whole arrays, in the order of `names`; raises a UserError where they are of no use.
+        check: Called with the array of the last name; raises a UserError where the set is of no use.
     """
 
     folder: Path
@@ -51,7 +51,7 @@ class CachedArrays:
     title: str
     compute: Callable[[Sequence[range], Callable[[int], None]], Iterator[dict[str, NDArray]]]
     names: tuple[str, ...]
-    check: Callable[..., None] = lambda *arrays: None
+    check: Callable[[NDArray], None] = lambda last: None
 
     def fill(self, processes: Processes) -> None:
         """Compute the missing parts, divided over processes. A collective."""
@@ -62,22 +62,29 @@ class CachedArrays:
         processes.barrier()
 
     def read(self) -> tuple[NDArray, ...]:
-        """Return the whole arrays; missing and damaged parts are computed.
+        """Return the whole arrays, in the order of their names; missing and damaged parts are computed.
 
         Raises:
             UserError: As `check`.
         """
+        return self._read(self.names)
+
+    def last(self) -> NDArray:
+        """Return the array of the last name only; as `read`, with less memory."""
+        return self._read(self.names[-1:])[0]
+
+    def _read(self, names: tuple[str, ...]) -> tuple[NDArray, ...]:
         joined: list[NDArray] = []
         for part in self._parts():
             content = _read(self._path(part))
             if content is None or not content.keys() >= set(self.names):  # an earlier version kept less
                 [content] = self._computed([part])
             if not joined:
-                joined = [np.empty((self.count, *content[name].shape[1:]), content[name].dtype) for name in self.names]
-            for whole, name in zip(joined, self.names, strict=True):
+                joined = [np.empty((self.count, *content[name].shape[1:]), content[name].dtype) for name in names]
+            for whole, name in zip(joined, names, strict=True):
                 whole[part.start : part.stop] = content[name]
             signals.check()
-        self.check(*joined)
+        self.check(joined[-1])
         return tuple(joined)
 
     def _parts(self) -> list[range]:
@@ -142,7 +149,7 @@ def embed_cached(
             yield {"vectors": np.concatenate([rows for rows, _ in found]),
                    "good": np.concatenate([is_good for _, is_good in found])}
 
-    def check(vectors: NDArray, good: NDArray) -> None:
+    def check(good: NDArray) -> None:
         if not good.any():
             raise UserError(f"none of the {len(entries)} images in {images.path} can be embedded, first "
                             f"{entries[0].location}; readable faces were expected")

@@ -45,7 +45,7 @@ class Measurer:
 
     def thumbnails(self, held: NamedSet) -> CachedArrays:
         """Return the cache of the thumbnails of a set."""
-        folder = self.cache / f"{_short([held.images.digest, _keys(held.entries)])}-thumbnails"
+        folder = self.cache / f"{_short([held.images.digest, held.keys_digest])}-thumbnails"
         return thumbnails_cached(held.images, held.entries, folder, self.options.workers, f"{held.name}: pixels")
 
     def small(self, held: NamedSet) -> Small:
@@ -65,7 +65,7 @@ class Measurer:
         """
         options = replace(self.options, size=judge.input_size)
         fit = _FIT_KEYS[options.fit]
-        content = [held.images.digest, _keys(held.entries), judge.digest, options.flip, fit, options.precision]
+        content = [held.images.digest, held.keys_digest, judge.digest, options.flip, fit, options.precision]
         folder, title = self.cache / f"{_short(content)}-{name}", f"{held.name}: embed with {name}"
         return embed_cached(held.images, held.entries, FaceEmbedder(judge.module, options), folder, title)
 
@@ -97,7 +97,8 @@ class Measurer:
             drawn = np.random.default_rng(seed).choice(len(entries), max_images, replace=False)
             entries = [entries[row] for row in np.sort(drawn)]
         options = replace(self.options, size=network.input_size, flip=False, precision="fp32")
-        content = [held.images.digest, _keys(entries), network.digest, _FIT_KEYS[options.fit]]
+        keys = json_digest([entry.key for entry in entries])
+        content = [held.images.digest, keys, network.digest, _FIT_KEYS[options.fit]]
         folder = self.cache / f"{_short(content)}-{network.name}"
         title = f"{held.name}: features of {network.name}"
         return embed_cached(held.images, entries, FaceEmbedder(network.module, options), folder, title, False), entries
@@ -143,10 +144,6 @@ def labeled(
     return LabeledEmbeddings.of(
         [entry.key for entry in some], [entry.identity for entry in some], vectors, name, thumbnails
     )
-
-
-def _keys(entries: list[ImageEntry]) -> str:
-    return json_digest([entry.key for entry in entries])
 
 
 def _short(values: list[Any]) -> str:

@@ -141,5 +141,5 @@ def _embeddable(
     measurer: Measurer, name: str, judge: LoadedBackbone, small: dict[str, Small], held: NamedSet
 ) -> LabeledEmbeddings:
     """Return the keys and identities of the images that a judge can embed, with empty embeddings."""
-    is_good = measurer.embeddings(held, name, judge).read()[1] & small[held.name].is_readable
+    is_good = measurer.embeddings(held, name, judge).last() & small[held.name].is_readable
     return labeled(held.name, held.entries, np.flatnonzero(is_good), np.empty((len(held.entries), 0)))

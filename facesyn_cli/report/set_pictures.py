@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesyn_cli.artifacts.context_set import ContextSet
+from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.header import read_header
 from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.artifacts.record_set_images import open_images
@@ -59,6 +60,11 @@ class NamedSet:
     def by_key(self) -> dict[str, ImageEntry]:
         """Entry of each key."""
         return {entry.key: entry for entry in self.entries}
+
+    @cached_property
+    def keys_digest(self) -> str:
+        """Digest of the keys of the images in the report."""
+        return json_digest([entry.key for entry in self.entries])
 
 
 def short_names(paths: list[Path]) -> dict[str, Path]:

@@ -174,7 +174,7 @@ WRONG = {
     "groups": (["norm_batch_size=5"], "not a multiple of norm_batch_size 5"),
     "fp16 on CPU": (["precision=fp16"], "CUDA device only"),
     "precision of files": (["weights_precision=bf16"], "weights_precision"),
-    "diverging": (["optimizer.lr=1e30", "clip=null"], "training stopped before"),
+    "diverging": (["optimizer.lr=1e30", "clip=null"], "training stopped"),
     "initial weights of another width": (["initial_backbone={small}"], "widths"),
 }
 

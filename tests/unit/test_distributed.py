@@ -1,4 +1,4 @@
-"""What one process does for all, as each of two processes sees it; with real ones: tests/distributed."""
+"""Joining the launched processes, and what one process does for all; with real ones: tests/distributed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ import pytest
 from facesyn_cli import distributed as module
 from facesyn_cli.distributed import CollectiveError, Processes, processes
 from facesyn_cli.errors import Stopped, UserError
+
+
+def test_those_that_are_done_wait_a_day_for_the_others(monkeypatch):
+    seen, build = {}, module.Accelerator
+    monkeypatch.setattr(module, "Accelerator", lambda **options: seen.update(options) or build(**options))
+    module.processes("cpu")
+    assert [handler.timeout for handler in seen["kwargs_handlers"]] == [timedelta(days=1)]
 
 
 class OfTwo(Processes):
@@ -55,10 +62,3 @@ def test_the_first_problem_in_the_order_of_the_work_is_raised(monkeypatch: pytes
     monkeypatch.setattr(group, "gather_objects", lambda value: found)
     with pytest.raises(CollectiveError, match="^at 4$"):
         group.raise_in_all("at 9", 9)
-
-
-def test_those_that_are_done_wait_a_day_for_the_others(monkeypatch):
-    seen, build = {}, module.Accelerator
-    monkeypatch.setattr(module, "Accelerator", lambda **options: seen.update(options) or build(**options))
-    module.processes("cpu")
-    assert [handler.timeout for handler in seen["kwargs_handlers"]] == [timedelta(days=1)]

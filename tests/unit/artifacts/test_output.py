@@ -224,6 +224,11 @@ def test_one_run_joins_at_a_time(tmp_path: Path, said: list[str]) -> None:
         assert join(folder, (2, 2), missing=0) == (None, 0)
     assert any(line.startswith("another run joins the parts") for line in said)
     assert join(folder, (2, 2), missing=0)[1] == 1
+    killed = json.dumps({"host": socket.gethostname(), "process": GONE, "started": "1"})
+    for part in ((1, 2), None):
+        (folder / ".lock-join").write_text(killed)
+        assert go(folder, part=part) == (True, True)
+        assert [p.name for p in folder.iterdir()] == [HEADER], "the lock of a run that was killed after the header"
 
 
 def test_a_stale_lock_is_taken_over(tmp_path: Path) -> None:

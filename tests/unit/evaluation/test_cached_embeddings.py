@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from one_of_several import one_of
 from tiny_recognizer import write_faces
 
 from facesyn_cli.artifacts.image_set import ImageSet
@@ -49,6 +50,18 @@ def test_finished_parts_are_not_computed_again(images, tmp_path, monkeypatch):
     for other in (again, repaired):
         np.testing.assert_array_equal(other[0], first[0])
         np.testing.assert_array_equal(other[1], first[1])
+
+
+def test_processes_compute_a_share_each(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(cached_embeddings, "PART_SIZE", 2)
+    for rank, firsts in ((0, [0, 4, 8]), (1, [2, 6])):
+        folder = tmp_path / str(rank)
+        embed_cached(images, images.entries, FaceEmbedder(Means(), OPTIONS), folder, "embed").fill(one_of(2, rank))
+        assert sorted(int(path.name[:9]) for path in folder.iterdir()) == firsts
+    whole = embed_cached(images, images.entries, FaceEmbedder(Means(), OPTIONS), tmp_path / "0", "embed").read()
+    alone = embed_cached(images, images.entries, FaceEmbedder(Means(), OPTIONS), tmp_path / "alone", "embed")
+    np.testing.assert_array_equal(whole[0], alone.read()[0])
+    np.testing.assert_array_equal(whole[1], alone.last())
 
 
 def test_rows_are_unit_and_unreadable_ones_are_marked(images, tmp_path):

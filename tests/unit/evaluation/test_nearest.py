@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from made_embeddings import people
 from tolerance import rounding
 
 from facesyn_cli.evaluation import nearest as module
+from facesyn_cli.evaluation.near_duplicates import duplicates_section
 from facesyn_cli.evaluation.nearest import nearest, pairs_above
+from facesyn_cli.evaluation.score_counts import count_scores
+from facesyn_cli.evaluation.set_distance import recall_of_each
 
 
 def test_blocks_change_nothing(monkeypatch):
@@ -45,3 +50,29 @@ def test_pairs_above(monkeypatch):
     assert total_again == total
     np.testing.assert_allclose(highest, np.sort(product.ravel())[::-1][:3], rtol=0, atol=rounding(terms=64))
     assert len(few) == 3
+
+
+def test_equal_pairs_are_counted_and_the_first_returned(monkeypatch):
+    """A collapsed set: every pair is above the threshold."""
+    monkeypatch.setattr(module, "_QUERY_ROWS", 4)
+    monkeypatch.setattr(module, "_BANK_ROWS", 8)
+    rows = np.tile(np.float32([[0.6, 0.8]]), (20, 1))
+    pairs, scores, total = pairs_above(rows, 0.5, most=5)
+    assert total == 190 and pairs.tolist() == [[0, 1], [0, 2], [0, 3], [0, 4], [0, 5]] and len(scores) == 5
+    rows[19] = [1, 0]
+    rows[18] = [0.8, 0.6]
+    pairs, scores, total = pairs_above(rows, 0.5, most=1)
+    assert total == 190 and pairs.tolist() == [[0, 1]]
+
+
+def test_memory_bounds_change_no_figure(monkeypatch):
+    rows = replace(people(6, 5, spread=0.5), thumbnails=np.random.RandomState(0).randint(0, 99, (30, 16, 16), np.uint8))
+    rows.thumbnails[7] = rows.thumbnails[5]
+    before = count_scores(rows, 10_000, 0), duplicates_section(rows, 10_000, 0).to_json()
+    recall = recall_of_each(rows.vectors[:20], [rows.vectors[:9], rows.vectors[12:]], 3)
+    monkeypatch.setattr(module, "_PRODUCTS", 25)
+    counts, section = count_scores(rows, 10_000, 0), duplicates_section(rows, 10_000, 0).to_json()
+    np.testing.assert_array_equal(counts.impostor, before[0].impostor)
+    np.testing.assert_array_equal(counts.genuine, before[0].genuine)
+    assert section == before[1] and section["figures"][0]["value"] > 0
+    np.testing.assert_array_equal(recall_of_each(rows.vectors[:20], [rows.vectors[:9], rows.vectors[12:]], 3), recall)
