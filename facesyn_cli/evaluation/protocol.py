@@ -132,14 +132,14 @@ def verify_in_training(
     Raises:
         UserError: An image cannot be read, or the network returns NaN.
     """
-    vectors, problem = torch.zeros(len(pairs.images), embedding_size), ""
+    vectors, problem, place = torch.zeros(len(pairs.images), embedding_size), "", 0
     batches = fixed_batches(len(pairs.images), embedder.options.batch_size)
     for batch in embedder.files(pairs.read, share(batches, processes.rank, processes.world_size)):
         vectors[list(batch.indices)] = torch.from_numpy(batch.vectors).float()
-        if batch.problems:
-            bad = min(batch.problems)
-            problem = problem or f"{pairs.name}: {pairs.images[bad]} cannot be used: {batch.problems[bad]}"
-    processes.raise_in_all(problem)
+        if batch.problems and not problem:
+            place = min(batch.problems)
+            problem = f"{pairs.name}: {pairs.images[place]} cannot be used: {batch.problems[place]}"
+    processes.raise_in_all(problem, place)
     unit = unit_rows(processes.sum(vectors.to(embedder.options.device)).cpu().numpy())
     distance = squared_distances(unit[pairs.first], unit[pairs.second])
     accuracy = verify_folds(distance, pairs.is_same, pairs.folds).accuracy
