@@ -39,13 +39,12 @@ SCALE = "scale"                  # the subject
 _SIDE, _LATENT = 32, 8           # pixels of an image, and side of its latent
 _DENOISER = {"name": "residual-mlp", "in_channels": 3, "grid": _LATENT, "width": 8, "blocks": 1, "modulation": 8,
              "context_width": 8}
-_AUTOENCODER = {"name": "pixels", "downscale": _SIDE // _LATENT}
 _BACKBONE = {"name": "ir-tiny", "widths": [4, 8], "blocks": [1, 1], "embedding_size": 32}
 _EMBEDDING_SIZE = 512            # of contexts and of known people
 _KNOWN_ROWS = 5                  # known people for each context, for the filter `novel`
 _REFERENCE_SHARE = 10            # images of the set for each image of the reference
 _RESULTS = "scale.jsonl"         # one line for each measured stage
-STOPPED = 128 + signal.SIGTERM    # exit code of a stage that was stopped
+_STOPPED = 128 + signal.SIGTERM  # exit code of a stage that was stopped
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ def _measure(step: _Step, logs: Path) -> dict[str, Any]:
             raise
     signals.check()
     wall, usage = time.perf_counter() - start, read_json(usage_path)
-    if usage["code"] not in (0, STOPPED if step.stop_at else 0):
+    if usage["code"] not in (0, _STOPPED if step.stop_at else 0):
         last = log_path.read_text(encoding="utf-8").splitlines()[-1:]
         raise UserError(f"{step.name} ended with exit code {usage['code']}: {' '.join(last)}; see {log_path}")
     seconds = usage["processor s"]
@@ -213,8 +212,8 @@ def _disk_bytes(folder: Path) -> int:
 def _with_growth(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add to the rows of the largest set how time and memory grow: the p of count^p.
 
-    Of three sizes or more p is taken between the differences of the last three, so that what a stage costs without any
-    images cancels out; of two sizes between the values.
+    Of three sizes or more p is taken between the differences of the last three: what a stage costs without any images
+    cancels out, and p is 1 where the rest is linear. Of two sizes it is taken between the values.
     """
     for row in rows:
         of_stage = sorted((r for r in rows if r["name"] == row["name"]), key=lambda r: r["count"])

@@ -1,7 +1,8 @@
 """`facesyn bench`: the speed of the stages on this machine, beside the plain loop that published code runs.
 
 Both run on the same networks with random weights and on the same images, random ones or given ones. `sample` also
-measures each inference option alone, and all of them together; `reading` has no network.
+measures each inference option alone, and all of them together; `reading` has no network. `scale` measures every stage,
+without a plain loop, on growing sets.
 """
 
 from __future__ import annotations
