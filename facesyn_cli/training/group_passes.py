@@ -17,7 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from facesyn_cli.data.pixels import to_pixels
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.bn_groups import ImageGroup, group_seed, running_statistics
-from facesyn_cli.training.precision import autocast
+from facesyn_cli.training.precision import autocast, backbone_layout
 
 _IMAGES = 128  # of a pass on a GPU, unless set otherwise
 
@@ -69,9 +69,8 @@ class GroupPasses:
             self.groups.updated = [True]
 
     def _run(self, pixels_u8: Tensor, precision: str) -> Tensor:
-        pixels = to_pixels(pixels_u8)
-        if pixels.device.type == "cpu":
-            pixels = pixels.contiguous()  # channels-last convolutions of few channels crash oneDNN
+        layout = backbone_layout(pixels_u8.device, self.network)
+        pixels = to_pixels(pixels_u8).contiguous(memory_format=layout)
         with autocast(precision, pixels.device):
             return self.network(pixels).float()
 

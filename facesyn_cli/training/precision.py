@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from torch import nn
 
 from facesyn_cli.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_WIDE = 16  # output channels of a convolution
 
 
 def check_precision(precision: str, device_type: str) -> None:
@@ -41,9 +43,16 @@ def loss_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
 
 
 def convolution_layout(device: torch.device) -> torch.memory_format:
-    """Return the memory format of a network with convolutions.
+    """Return the memory format of a network with convolutions: channels-last on CUDA, for tensor cores."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
-    Channels-last on CUDA, where tensor cores read it without a copy; unchanged elsewhere. On a CPU oneDNN crashes in
-    channels-last convolutions of few channels.
+
+def backbone_layout(device: torch.device, backbone: nn.Module) -> torch.memory_format:
+    """Return the memory format of a recognizer.
+
+    Channels-last on a CPU too, where the backward passes of BatchNorm and PReLU are faster in it; not with convolutions
+    of few channels, in which oneDNN was seen to crash.
     """
-    return torch.channels_last if device.type == "cuda" else torch.preserve_format
+    widths = [layer.out_channels for layer in backbone.modules() if isinstance(layer, nn.Conv2d)]
+    is_wide = device.type == "cpu" and min(widths, default=0) >= _WIDE
+    return torch.channels_last if is_wide else convolution_layout(device)

@@ -33,7 +33,7 @@ from facesyn_cli.training.data_order import EpochBatches, is_held_out, local_sha
 from facesyn_cli.training.group_passes import groups_of_a_pass
 from facesyn_cli.training.initial_weights import build_backbone, open_initial_weights
 from facesyn_cli.training.optimization import decay_groups
-from facesyn_cli.training.precision import convolution_layout
+from facesyn_cli.training.precision import backbone_layout
 from facesyn_cli.training.task import Monitor, Task
 from facesyn_cli.training.tasks.embedder_step import Distiller, TaughtGroup, agreement
 from facesyn_cli.training.tasks.ldm_inputs import evenly, having_embeddings, open_training_images
@@ -152,8 +152,8 @@ class EmbedderTask(Task):
         """Build the student and its batches."""
         cfg, taught, self.processes = self.cfg, self.taught, processes
         self.faces.use(self.cache_plan, processes)
-        layout = convolution_layout(processes.device)
-        self.network = build_backbone(cfg.backbone).to(processes.device, memory_format=layout).train()
+        self.network = build_backbone(cfg.backbone).train()
+        self.network.to(processes.device, memory_format=backbone_layout(processes.device, self.network))
         count = num_groups(cfg.batch_size, cfg.norm_batch_size, processes.world_size)
         self.numbers = local_share(count, processes.rank, processes.world_size)
         self.order = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size // count)

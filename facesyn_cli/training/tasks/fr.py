@@ -37,7 +37,7 @@ from facesyn_cli.training.data_order import EpochBatches, local_share
 from facesyn_cli.training.group_passes import groups_of_a_pass
 from facesyn_cli.training.initial_weights import build_backbone, open_initial_weights
 from facesyn_cli.training.optimization import decay_groups
-from facesyn_cli.training.precision import convolution_layout
+from facesyn_cli.training.precision import backbone_layout
 from facesyn_cli.training.published_export import export_classifier, export_recognizer
 from facesyn_cli.training.sharded_classifier import ShardedClassifier, check_shardable
 from facesyn_cli.training.sharded_tensors import join_columns
@@ -102,8 +102,8 @@ class FrTask(Task):
         """Build backbone, head and batches."""
         cfg, self.processes = self.cfg, processes
         self.faces.use(self.cache_plan, processes)
-        layout = convolution_layout(processes.device)
-        self.network = build_backbone(cfg.backbone).to(processes.device, memory_format=layout).train()
+        self.network = build_backbone(cfg.backbone).train()
+        self.network.to(processes.device, memory_format=backbone_layout(processes.device, self.network))
         num_classes = self.faces.num_classes
         self._build_head(processes)
         if cfg.sync_batchnorm:
