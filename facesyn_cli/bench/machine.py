@@ -188,6 +188,11 @@ def peak_memory(device: torch.device) -> Iterator[dict[str, float | None]]:
         found["MiB"] = _status_mib("VmHWM")
 
 
+def used_memory(device: torch.device) -> float | None:
+    """Return the MiB in use: on a GPU by tensors, on a CPU by the whole process; None: the system does not say."""
+    return torch.cuda.memory_allocated(device) / 2**20 if device.type == "cuda" else _status_mib("VmRSS")
+
+
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
@@ -206,7 +211,8 @@ def _reset_peak() -> bool:
 
 
 def _status_mib(field: str) -> float | None:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.is_file() else []:
         if line.startswith(field + ":"):
             return round(int(line.split()[1]) / 1024, 1)
     return None

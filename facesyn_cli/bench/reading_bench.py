@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ from facesyn_cli.data.pixels import to_pixels
 from facesyn_cli.data.transforms import compose
 from facesyn_cli.distributed import processes
 from facesyn_cli.plugins import registry
+from facesyn_cli.training.batch_loading import load_groups
 
-LoadGroups = Callable[..., Iterator[Sequence[Any]]]  # training.batch_loading.load_groups
 
-
-def bench_reading(cfg: BenchConfig, machine: Machine, folder: Path, load_groups: LoadGroups) -> dict[str, Any]:
+def bench_reading(cfg: BenchConfig, machine: Machine, folder: Path) -> dict[str, Any]:
     """Read an epoch with torchvision, then two with facesyn: one that decodes, one from the cache of decoded faces.
 
     The transforms are the published ones: flip, and with probability 0.2 a random resized crop. Both end with a batch

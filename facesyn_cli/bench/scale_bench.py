@@ -35,7 +35,6 @@ from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.parsing import parse_json
 
-SCALE = "scale"                  # the subject
 _SIDE, _LATENT = 32, 8           # pixels of an image, and side of its latent
 _DENOISER = {"name": "residual-mlp", "in_channels": 3, "grid": _LATENT, "width": 8, "blocks": 1, "modulation": 8,
              "context_width": 8}

@@ -8,7 +8,9 @@ from typing import Any, Literal
 from facesyn_cli.config.fields import StageConfig, runtime_only
 from facesyn_cli.plugins.settings import PluginConfig, PluginSection
 
-SUBJECTS = ("sample", "embed", "train-ldm", "train-fr", "pack", "eval", "reading")
+SUBJECTS = ("sample", "embed", "train-ldm", "train-fr", "pack", "eval", "reading")  # each beside a plain loop
+ALONE = ("classifier", "scale")                                                     # without one
+SAMPLE_RATE = 0.1                                                                   # of Partial FC
 SMALL: dict[str, Any] = {
     "denoiser": {"channels": 32, "multipliers": [1, 2], "attention": [False, True], "num_blocks": 1},
     "autoencoder": {"channels": 32, "multipliers": [1, 2, 2], "num_blocks": 1},
@@ -47,6 +49,10 @@ class BenchConfig(StageConfig):
     )
     precision: Literal["fp32", "bf16", "fp16"] | None = runtime_only(
         None, "number format of facesyn's run; None: the one that pays here"
+    )
+    classes: tuple[int, ...] = runtime_only((10_000, 100_000), "classifier: numbers of identities")
+    classifiers: tuple[Literal["whole", "sharded", "sampled"], ...] = runtime_only(
+        ("whole", "sharded", "sampled"), "classifier: what is measured; sampled: sharded, with sample_rate=0.1"
     )
     sizes: tuple[int, ...] = runtime_only((500, 5_000, 50_000), "scale: images of each set, in increasing order")
     folder: Path | None = runtime_only(

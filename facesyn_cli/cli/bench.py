@@ -9,7 +9,9 @@ from facesyn_cli.cli.stage_command import Device, Json, LogFile, print_result, s
 
 
 def command(
-    subject: Annotated[str, typer.Argument(help="sample, embed, train-ldm, train-fr, pack, eval, reading or scale.")],
+    subject: Annotated[
+        str, typer.Argument(help="sample, embed, train-ldm, train-fr, pack, eval, reading, classifier or scale.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, for example denoiser.channels=64.")
     ] = None,

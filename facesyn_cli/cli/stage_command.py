@@ -200,7 +200,9 @@ def merge_groups(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def print_result(value: Any, as_json: bool, render: Callable[[Any], str]) -> None:
-    """Print a result to stdout, as JSON or as the text that `render` makes of it."""
+    """Print a result to stdout, as JSON or as the text that `render` makes of it; only the first process does."""
+    if not console.is_first_process():
+        return
     if as_json:
         print_json(value)
     else:

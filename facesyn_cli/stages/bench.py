@@ -2,7 +2,7 @@
 
 Both run on the same networks with random weights and on the same images, random ones or given ones. `sample` also
 measures each inference option alone, and all of them together; `reading` has no network. `scale` measures every stage,
-without a plain loop, on growing sets.
+without a plain loop, on growing sets; `classifier` measures steps of recognition training with many identities.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from facesyn_cli.artifacts.text_tables import aligned
+from facesyn_cli.bench.classifier_bench import bench_classifier
 from facesyn_cli.bench.machine import Machine
 from facesyn_cli.bench.reading_bench import bench_reading
 from facesyn_cli.bench.sample_bench import SampleBench
-from facesyn_cli.bench.scale_bench import SCALE, bench_scale
-from facesyn_cli.bench.settings import SMALL, SUBJECTS, BenchConfig
+from facesyn_cli.bench.scale_bench import bench_scale
+from facesyn_cli.bench.settings import ALONE, SMALL, SUBJECTS, BenchConfig
 from facesyn_cli.bench.stage_bench import RunStage, bench_stage
 from facesyn_cli.errors import UserError
-from facesyn_cli.training.batch_loading import load_groups
 
-__all__ = ["SMALL", "SUBJECTS", "BenchConfig", "bench", "render"]
+__all__ = ["ALONE", "SMALL", "SUBJECTS", "BenchConfig", "bench", "render"]
 
 
 def bench(subject: str, cfg: BenchConfig, run_stage: RunStage) -> dict[str, Any]:
     """Measure one stage.
 
     Args:
-        subject: One of `SUBJECTS`.
+        subject: One of `SUBJECTS` or `ALONE`.
         cfg: Settings.
         run_stage: Runs a stage; stages do not import each other.
 
@@ -39,16 +39,18 @@ def bench(subject: str, cfg: BenchConfig, run_stage: RunStage) -> dict[str, Any]
     Raises:
         UserError: There is no such subject or device.
     """
-    if subject not in (*SUBJECTS, SCALE):
-        raise UserError(f"unknown subject {subject!r}; one of {', '.join((*SUBJECTS, SCALE))} was expected")
+    if subject not in (*SUBJECTS, *ALONE):
+        raise UserError(f"unknown subject {subject!r}; one of {', '.join((*SUBJECTS, *ALONE))} was expected")
     machine = Machine(cfg)
     with tempfile.TemporaryDirectory(prefix="facesyn-bench-") as folder:
-        if subject == SCALE:
+        if subject == "classifier":
+            return bench_classifier(cfg, machine)
+        if subject == "scale":
             return bench_scale(cfg, machine, cfg.folder or Path(folder))
         if subject == "sample":
             return SampleBench(cfg, machine, Path(folder)).result()
         if subject == "reading":
-            return bench_reading(cfg, machine, Path(folder), load_groups)
+            return bench_reading(cfg, machine, Path(folder))
         return bench_stage(subject, cfg, machine, Path(folder), run_stage)
 
 

@@ -21,13 +21,8 @@ from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.builtin import BUILTIN
 from facesyn_cli.training.classifier import Group, WholeClassifier
 from facesyn_cli.training.data_order import local_share
-from facesyn_cli.training.optimization import (
-    OptimizerSettings,
-    build_optimizer,
-    gradient_norm,
-    reduce_gradients,
-    share_overflow,
-)
+from facesyn_cli.training.gradient_sums import GradientSums
+from facesyn_cli.training.optimization import OptimizerSettings, build_optimizer, gradient_norm, share_overflow
 from facesyn_cli.training.sharded_classifier import ShardedClassifier
 from facesyn_cli.training.sharded_tensors import join_columns
 from facesyn_cli.training.tasks.fr_step import Recognizer
@@ -67,13 +62,13 @@ def run_steps(
         return joined["a"]["b"].detach().clone() if processes.is_first else value
 
     kept: dict[str, torch.Tensor] = {}
-    figures = []
+    figures, gradients = [], GradientSums(parameters, processes)
     for step in range(NUM_STEPS):
         updater.zero_grad(set_to_none=True)
         own = local_share(NUM_GROUPS, processes.rank, processes.world_size)
-        part = recognizer.accumulate([_groups(step)[number] for number in own], step)
+        part = recognizer.accumulate([_groups(step)[number] for number in own], step, last_pass=gradients.last_pass)
         figures.append(processes.sum(part))
-        reduce_gradients(parameters, processes)
+        gradients.finish()
         norm = gradient_norm(parameters, divided, processes)
         if step == 0:
             kept |= {"norm": norm, "backbone_gradient": backbone[1].weight.grad.clone()}

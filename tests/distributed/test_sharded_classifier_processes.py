@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import finish, spawn
 from sharded_steps import GROUP_SIZE, HEADS, NUM_CLASSES, NUM_GROUPS, NUM_STEPS, SCALE, SIZE, run_steps
 from tolerance import rounding
 
@@ -73,3 +74,17 @@ def test_moments_of_sampled_classes_alone_change(found) -> None:
 def test_an_overflow_in_one_process_is_one_in_all(found) -> None:
     for count in (1, 2, 4):
         assert not found[count]["overflow"]["gradient"].isfinite().all()
+
+
+def test_bench_measures_what_a_process_holds(run_cli) -> None:
+    """Two processes hold half of a sharded classifier each, and all of a whole one."""
+    words = ("bench", "classifier", "classes=[100]", "rounds=1", "device=cpu", "--json")
+    one, two = run_cli(*words), finish(spawn(*words, processes=2))
+    assert one.code == two.code == 0, one.err + two.err
+    for ran, share in ((one, 1), (two, 2)):
+        rows = ran.json()["runs"]
+        assert [row["name"] for row in rows] == [f"{kind}, 100 classes" for kind in ("whole", "sharded", "sampled")]
+        centers_and_momentum = 2 * 100 * 512 * 4 / 2**20
+        held = [row["centers and state MiB"] for row in rows]
+        assert held == pytest.approx([centers_and_momentum] + 2 * [centers_and_momentum / share], abs=0.06)
+        assert all(row["seconds a step"] > 0 for row in rows)
