@@ -77,7 +77,10 @@ def export_recognizer(backbone: nn.Module, folder: Path, epoch: int) -> Path:
         epoch: Number of finished epochs, part of the file name.
     """
     path = folder / published_name(epoch)
-    tensors = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in published_state(backbone).items()}
+    layout = torch.contiguous_format  # channels-last ones too
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=layout) for name, tensor in published_state(backbone).items()
+    }
     write_torch(path, tensors)
     return path
 
