@@ -52,7 +52,7 @@ def make(
         filters: Names and filters that act.
         numbers: Of the candidates.
     """
-    vectors, origins, faces, failed = [np.empty((0, EMBEDDING_SIZE), np.float32)], [], [], []
+    vectors, origins, faces, failed = [], [], [], []
     for batch in source.candidates(numbers.start):
         rows = [row for row, origin in enumerate(batch.origins) if origin["candidate"] < numbers.stop]
         vectors.append(batch.vectors[rows])
@@ -61,8 +61,10 @@ def make(
         failed += [(k, text) for k, text in batch.failed if k < numbers.stop]
         if batch.stop >= numbers.stop:
             break
-    joined = CandidateBatch(numbers.start, numbers.stop, np.concatenate(vectors), origins, faces, failed)
-    return apply_filters(FilteredBatch(joined, {}), filters)
+    found = [rows for rows in vectors if len(rows)]  # a batch that failed as a whole has no known width
+    joined = np.concatenate(found) if found else np.empty((0, EMBEDDING_SIZE), np.float32)
+    batch = CandidateBatch(numbers.start, numbers.stop, joined, origins, faces, failed)
+    return apply_filters(FilteredBatch(batch, {}), filters)
 
 
 def apply_filters(found: FilteredBatch, filters: Sequence[tuple[str, ContextFilter]]) -> FilteredBatch:

@@ -48,6 +48,16 @@ def test_a_batch_does_not_depend_on_the_batches_of_the_source(numbers: range) ->
         [k for k in good if k % 2], {"odd": [k for k in good if not k % 2]})
 
 
+def test_contexts_may_have_another_width_and_batches_of_the_source_may_fail_whole() -> None:
+    class Narrow(ContextSource):
+        def candidates(self, start: int) -> Iterator[CandidateBatch]:
+            yield CandidateBatch(0, 2, np.empty((0, 512), np.float32), [], [], [(0, "bad"), (1, "bad")])
+            yield CandidateBatch(2, 3, np.ones((1, 32), np.float32), [{"candidate": 2}], [None])
+
+    assert make(Narrow(), [], range(3)).batch.vectors.shape == (1, 32)
+    assert make(Narrow(), [], range(2)).batch.vectors.shape == (0, 512)
+
+
 def test_a_batch_survives_the_disk_and_a_damaged_one_is_made_again(tmp_path: Path, said: list[str]) -> None:
     files = CandidateFiles(tmp_path, 4, None)
     assert files.missing(0, 2, None) == [range(0, 4), range(4, 8)]
