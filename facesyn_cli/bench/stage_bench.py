@@ -21,6 +21,7 @@ from facesyn_cli.data.face_images import FaceImages
 from facesyn_cli.data.latent_cache import LatentCache
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import load_autoencoder
+from facesyn_cli.training.metrics_log import METRICS, read_lines
 
 _PASSES_OF_TRAINING = 3  # forward, and about two of the same cost backward
 
@@ -107,20 +108,27 @@ def bench_stage(
                 "inputs": (folder / "faces",), "backbone": backbone, "epochs": cfg.epochs, "workers": workers,
                 "norm_batch_size": min(64, batch_size),
             }
-    rate = machine.rates["fp32"]
+    rate, found = machine.rates["fp32"], list[Path]()
     with machine.all_cores():
         in_the_loop = encoder_flop if subject == "train-ldm" else 0
         first = machine.timed("plain loop, fp32", num_images, plain, flop + in_the_loop, rate)
         second = machine.timed(
-            "facesyn, fp32", num_images, lambda: run_stage(subject, settings, folder / "work"), flop, rate
+            "facesyn, fp32", num_images, lambda: found.append(run_stage(subject, settings, folder / "work").folder),
+            flop, rate
         )
     size = {} if network_of is None else {"parameters": sum(p.numel() for p in network_of.parameters())}
+    steps_alone = {}
+    if subject.startswith("train-"):  # without start, checkpoint and end, in wall time; the plain loop has none of them
+        second["images/s of the steps"] = read_lines(found[0] / METRICS)[-1]["images_per_s"]
+        if not machine.clock.use_cpu_time:
+            steps_alone["speedup of the steps"] = four_digits(second["images/s of the steps"] / first["images/s"])
     return {
         "subject": subject,
         "machine": machine.to_json(),
         "network": {**size, "batch": batch_size},
         "runs": [first, *encoding, second],
         "speedup": four_digits(second["images/s"] / first["images/s"]),
+        **steps_alone,
     }
 
 

@@ -42,6 +42,7 @@ from facesyn_cli.training.checkpoint import (
 )
 from facesyn_cli.training.ema import Ema
 from facesyn_cli.training.gradient_sums import GradientSums
+from facesyn_cli.training.host_memory import freed_memory_is_kept
 from facesyn_cli.training.metrics_log import METRICS, MetricsLog, check_trackers, read_lines
 from facesyn_cli.training.optimization import (
     build_optimizer,
@@ -59,7 +60,10 @@ _MOST_PENDING = 100  # steps between two looks at the metrics, at most
 
 def run_training(task: Task, processes: Processes) -> Outcome:
     """Train, or resume, and write the header. A collective."""
-    with open_shared_output(processes, task.folder, "Weights", task.command, task.cfg, task.parents) as out:
+    with (
+        open_shared_output(processes, task.folder, "Weights", task.command, task.cfg, task.parents) as out,
+        freed_memory_is_kept(processes.device),
+    ):
         if not out.finished:
             counts, extra = Trainer(task, processes).run()
             if processes.is_first:
