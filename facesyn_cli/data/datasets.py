@@ -200,7 +200,7 @@ class TrainingFaces(Dataset):
         return torch.tensor(pixels_u8), self.label(number, index)
 
     def face(self, number: int, index: int) -> np.ndarray:
-        """Return image `index` of set `number` before any random change, (size, size, 3) uint8 RGB, maybe read-only.
+        """Return image `index` of set `number` before any random change, (size, size, 3) uint8 RGB.
 
         Raises:
             UserError: The image is unreadable.

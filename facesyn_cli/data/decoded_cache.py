@@ -87,7 +87,7 @@ class DecodedCache:
         return self
 
     def read(self, row: int) -> np.ndarray | None:
-        """Return one face, (side, side, 3) uint8, read-only; None when it is not in the cache, or damaged there."""
+        """Return one face, (side, side, 3) uint8; None when it is not in the cache, or damaged there."""
         if self._descriptor is None:
             return None
         try:
@@ -97,7 +97,7 @@ class DecodedCache:
         face = data[:-_CHECKSUM]
         if len(data) != self._row_bytes or _checksum(face) != data[-_CHECKSUM:]:
             return None
-        return np.frombuffer(face, np.uint8).reshape(self.side, self.side, 3)
+        return np.frombuffer(face, np.uint8).reshape(self.side, self.side, 3).copy()  # transforms may write to it
 
     def write(self, row: int, pixels_u8: np.ndarray) -> None:
         """Keep one decoded face. When the disk is full, a warning is logged once and nothing more is written."""

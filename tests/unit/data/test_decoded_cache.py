@@ -86,6 +86,23 @@ def test_faces_are_the_same_with_and_without_it_and_each_image_is_decoded_once(i
     assert not examples.reads, "another run reads the same cache"
 
 
+def test_a_transform_may_write_to_the_face_it_is_given(images: Path, tmp_path: Path):
+    """A plugin of others may; the cache keeps its own pixels."""
+    faces, _ = opened(images, tmp_path / "cache")
+
+    def blacken(pixels_u8: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        pixels_u8[:] = 0
+        return pixels_u8
+
+    faces.transform = blacken
+    for epoch in (0, 1):
+        assert not faces[epoch, 3][0].any()
+    faces.transform = None
+    plain, _ = opened(images, None)
+    plain.transform = None
+    assert torch.equal(faces[2, 3][0], plain[2, 3][0])
+
+
 def test_a_killed_run_goes_on_and_finished_rows_are_not_decoded_again(images: Path, tmp_path: Path):
     faces, _ = opened(images, tmp_path / "cache")
     for row in (4, 0, 7):
