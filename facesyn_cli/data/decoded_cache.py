@@ -148,7 +148,7 @@ class CachePlan:
         return {"decoded": "cache" if self.is_used else "fly", "decoded_cache_mib": round(self.num_bytes / 2**20, 1)}
 
     def remove_scratch(self) -> None:
-        """Remove caches that no other run can use. A training that goes on after all makes them again."""
+        """Remove caches that no other run can use. A training that is resumed later makes them again."""
         if self.scratch is not None:
             shutil.rmtree(self.scratch, ignore_errors=True)  # NFS keeps a file that another process has open
 

@@ -121,7 +121,7 @@ class _GlobalNorm:
             wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
             axes = [axis for axis in range(x.ndim) if axis != 1]
             shape = [1, -1] + [1] * (x.ndim - 2)
-            if not self.num_processes:  # asked once: it waits for the device
+            if not self.num_processes:  # counted once: the sum waits for the device
                 self.num_processes = self.all_reduce(torch.ones((), device=x.device)).item()
             count = self.num_processes * x.numel() / x.shape[1]
             mean = _AllReduce.apply(wide.sum(axes), self.all_reduce) / count                      # (C,)

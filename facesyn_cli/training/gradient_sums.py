@@ -1,14 +1,14 @@
-"""Sums of gradients over processes, computed while the backward pass goes on.
+"""Sums of gradients over processes, computed while the backward pass runs.
 
 Parameters are divided into buckets once, in reverse order, which is about the order in which a backward pass finishes
 their gradients. The sum of a bucket begins as soon as the last of its gradients has arrived, and bucket after bucket
 in all processes. A step of several backward passes sums once, in the last one.
 
-Why not DistributedDataParallel: it changes its buckets after the first step (or searches the graph in every step), so
-that a resumed training rounds differently from an uninterrupted one; it needs one wrapping module, while a step of ours
-runs a network, a head and a loss in several passes; it averages. Here buckets are a function of the parameters, and a
-step says only which backward pass is its last. A compiled network hands over all gradients at the end of its backward
-pass; there nothing overlaps.
+DistributedDataParallel does not fit: it changes its buckets after the first step (or searches the graph in every one),
+so that a resumed training rounds differently from an uninterrupted one; it needs one wrapping module, while a step of
+ours runs a network, a head and a loss in several passes; it averages. Here buckets are a function of the parameters,
+and a step says only which backward pass is its last. A compiled network hands over all gradients at the end of its
+backward pass; there nothing overlaps.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class Task(ABC):
         network: The network that is averaged, monitored and written.
         parameters: What the optimizer updates, in the order in which norms are computed; the same in all processes.
         sharded_parameters: What the optimizer updates as well, and of which every process holds another part: their
-            gradients are not summed over processes, and `columns` tells the part.
+            gradients are not summed over processes, and `columns` returns the part.
         groups: Both as parameter groups of torch.
         modules: Trained modules by their name in a checkpoint.
         optimizers: Optimizers besides the main one, likewise.
