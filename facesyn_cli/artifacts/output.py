@@ -96,20 +96,26 @@ class Output:
         """True if this run is one part of a sharded run and that part is complete."""
         return self.part is not None and self._part_path(self.part[0]).is_file()
 
-    def join(self, num_missing: Callable[[], int], unit: str, finish: Callable[[], Header | None]) -> Header | None:
-        """Finish a set whose pieces lie on disk, whichever sharded runs made them; one run does, in its first process.
+    def join(
+        self, processes: Processes, num_missing: Callable[[], int], unit: str, finish: Callable[[], Header | None]
+    ) -> None:
+        """Finish a set whose pieces lie on disk, whichever sharded runs made them; one run does. A collective.
+
+        `header` is set in every process, also where another run has finished meanwhile; it is None where pieces are
+        missing or another run joins them.
 
         Args:
+            processes: Those of the run; the first one joins.
             num_missing: Returns how many pieces are not there; an unsharded run has made all.
             unit: Name of the pieces, for messages.
             finish: Joins the pieces and calls `finish` with `is_whole`.
-
-        Returns:
-            The header, also where another run has finished meanwhile; None where pieces are missing or another run
-            joins them.
         """
-        with self.joining(num_missing, unit) as is_mine:
-            return finish() if is_mine else self.header
+
+        def join_in_first() -> Header | None:
+            with self.joining(num_missing, unit) as is_mine:
+                return finish() if is_mine else self.header
+
+        self.header = processes.from_first(join_in_first)
 
     @contextmanager
     def joining(self, num_missing: Callable[[], int], unit: str) -> Iterator[bool]:

@@ -164,7 +164,7 @@ def split_identities(rows: LabeledEmbeddings, threshold: float) -> Section:
     )])
     section.lists["identity.split"] = [
         Row([*rows.images_of(i, 5), *rows.images_of(j, 5)], [rows.identities[i], rows.identities[j]], float(score))
-        for (i, j), score in zip(pairs[:_LISTED], scores, strict=False)
+        for (i, j), score in zip(pairs[:_LISTED], scores[:_LISTED], strict=True)
     ]
     if total:
         i, j = pairs[0]

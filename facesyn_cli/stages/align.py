@@ -102,10 +102,10 @@ def run(cfg: AlignConfig, work: Work) -> Outcome:
         if not output.finished:
             _align(cfg, inputs, processes)
             parts = _parts(cfg, images)
-            output.header = processes.from_first(lambda: output.join(
-                lambda: sum(not _rows_path(folder, part).is_file() for part in parts), "blocks of photos",
+            output.join(
+                processes, lambda: sum(not _rows_path(folder, part).is_file() for part in parts), "blocks of photos",
                 lambda: _finish(images, parts, PHOTO if origin == UNKNOWN else origin, output),
-            ))
+            )
         header = output.header
         if header is None:
             return Outcome(folder, {"part": cfg.shard})

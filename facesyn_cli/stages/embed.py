@@ -109,10 +109,10 @@ def run(cfg: EmbedConfig, work: Work) -> Outcome:
         if not output.finished:
             _embed(cfg, inputs, processes)
             parts = _parts(cfg, inputs)
-            output.header = processes.from_first(lambda: output.join(
-                lambda: sum(not _part_path(folder, part).is_file() for part in parts), "blocks of images",
+            output.join(
+                processes, lambda: sum(not _part_path(folder, part).is_file() for part in parts), "blocks of images",
                 lambda: _join(inputs, parts, output),
-            ))
+            )
         if output.header and processes.is_first:
             shutil.rmtree(folder / _PARTS, ignore_errors=True)  # after the header, so a kill loses nothing
         return _outcome(cfg, folder, output.header)

@@ -129,9 +129,7 @@ def run(cfg: PackConfig, work: Work) -> Outcome:
         if not out.finished:
             if cfg.part is not None or processes.world_size > 1:
                 images.make(processes.from_first(lambda: missing(cfg.part)), processes)
-            out.header = processes.from_first(lambda: out.join(
-                lambda: len(missing(None)), "blocks of images", lambda: _pack(packing, images, out)
-            ))
+            out.join(processes, lambda: len(missing(None)), "blocks of images", lambda: _pack(packing, images, out))
         header = out.header
         if header is None:
             return Outcome(folder, {"part": cfg.shard})

@@ -41,11 +41,25 @@ def _assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
         assert found[name].shape == value.shape and difference <= tolerance, (name, difference, tolerance)
 
 
+def _differences(
+    found: dict[int, dict[str, dict[str, torch.Tensor]]], head: str, expected: dict[str, torch.Tensor]
+) -> list[str]:
+    """Return the largest relative differences on 1, 2 and 4 processes: loss, gradients and weights."""
+
+    def largest(count: int, name: str) -> float:
+        value = expected[name].double()
+        return ((found[count][head][name].double() - value).abs().max() / value.abs().max()).item()
+
+    names = ("loss", "gradient", "kernel", "backbone_gradient", "backbone")
+    return [" / ".join(f"{largest(count, name):.1e}" for count in (1, 2, 4)) for name in names if name in expected]
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_a_sharded_classifier_is_the_whole_one(found, head: str) -> None:
     expected = run_steps(head, processes("cpu"), sharded=False)
     for count in (1, 2, 4):
         _assert_same(found[count][head], expected)
+    print(f"| {head} | {' | '.join(_differences(found, head, expected))} |")  # the table of configs/README.md
     assert expected["loss"].std() > 1e-3 and expected["kernel"].shape == (SIZE, NUM_CLASSES)
 
 
@@ -60,6 +74,7 @@ def test_moments_of_adam_are_divided_with_the_classes(found) -> None:
 def test_a_sample_of_the_classes_does_not_depend_on_the_number_of_processes(found, training: str) -> None:
     for count in (2, 4):
         _assert_same(found[count][training], found[1][training])
+    print(f"| {training} | {' | '.join(_differences(found, training, found[1][training]))} |")
     whole = found[1][training.split(",")[0]]
     assert (found[1][training]["kernel"] - whole["kernel"]).abs().max() > 100 * TOLERANCE
 

@@ -13,6 +13,7 @@ from facesyn_cli.artifacts.atomic_files import host_tag, write_atomically, write
 from facesyn_cli.artifacts.header import BEGUN, HEADER, Parent, read_header, require_header
 from facesyn_cli.artifacts.lock import Lock
 from facesyn_cli.artifacts.output import check_output, open_output
+from facesyn_cli.distributed import processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.checkpoint import check_total
 
@@ -199,7 +200,8 @@ def join(folder: Path, part: tuple[int, int] | None, missing: int, between=lambd
             joined.append(1)
             return out.finish({"things": 3}, is_whole=True)
 
-        return out.join(lambda: missing, "pieces", finish), len(joined)
+        out.join(processes("cpu"), lambda: missing, "pieces", finish)
+        return out.header, len(joined)
 
 
 def test_the_run_that_finds_all_pieces_joins_them(tmp_path: Path) -> None:
