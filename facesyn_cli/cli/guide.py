@@ -1,0 +1,148 @@
+"""`facesyn guide`: the guides that come with the package, in the terminal."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import os
+import re
+import shutil
+import sys
+from importlib import resources
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from facesyn_cli.cli.stage_command import start
+from facesyn_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.markdown import Markdown
+
+EXAMPLES = ("facesyn guide", "facesyn guide first-hour", "facesyn guide resume")
+FOLDER = resources.files("facesyn_cli") / "guide"
+_WIDEST = 100  # characters of a line of text that are still easy to read
+_INDEX_ROW = re.compile(r"^\| \[[\w-]+\]\(([\w-]+)\.md\) \| (.+) \|$", re.MULTILINE)
+_LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:)([^)]+)\)")
+_IMAGE = re.compile(r"!\[([^\]]*)\]\([^)]+\)")
+
+
+def topics() -> dict[str, str]:
+    """Return what each topic answers, by topic, in the order of the index `README.md`."""
+    return dict(_INDEX_ROW.findall(_text("README")))
+
+
+def _complete(incomplete: str) -> list[tuple[str, str]]:
+    return [(topic, about) for topic, about in topics().items() if topic.startswith(incomplete)]
+
+
+def command(
+    topic: Annotated[
+        str | None, typer.Argument(help="A topic, or a word to find in all of them.", autocompletion=_complete)
+    ] = None,
+) -> None:
+    """List the guides, show one, or find a word in all of them."""
+    start()
+    known = topics()
+    if topic is None:
+        _print_table("topic", "what it answers", rows=[(name, about.replace("`", "")) for name, about in known.items()])
+        typer.echo("facesyn guide TOPIC shows one of them; facesyn guide WORD finds a word in all", err=True)
+    elif topic in known:
+        _show(_text(topic))
+    else:
+        _print_places(topic, list(known))
+
+
+def _text(topic: str) -> str:
+    return (FOLDER / f"{topic}.md").read_text(encoding="utf-8")
+
+
+def _print_table(*titles: str, rows: list[tuple[str, ...]]) -> None:
+    from facesyn_cli.cli.terminal import Column, render_table, terminal_width
+
+    typer.echo(render_table([Column(title, is_text=True) for title in titles], rows, terminal_width()))
+
+
+def _print_places(word: str, known: list[str]) -> None:
+    """Print every section of the guides in which a word stands, with the first line that has it."""
+    rows = [(topic, section, line) for topic in known for section, line in _places(word, _text(topic))]
+    nearest = difflib.get_close_matches(word, known, n=1)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    if not rows:
+        raise UserError(f"no guide is called {word!r}, and no guide has this word; {hint}topics are {', '.join(known)}")
+    _print_table("topic", "section", "first line there", rows=rows)
+    typer.echo(f"{word!r} is no topic; this is where the guides have the word. {hint}".rstrip(), err=True)
+
+
+def _places(word: str, text: str) -> list[tuple[str, str]]:
+    """Return heading and first line of every section of a Markdown text that has a word, in any case."""
+    found: dict[str, str] = {}
+    heading, is_code = "", False
+    for line in text.splitlines():
+        is_code ^= line.startswith("```")
+        if line.startswith("#") and not is_code:
+            heading = line.lstrip("# ").replace("`", "")
+        if word.lower() in line.lower() and heading not in found:
+            found[heading] = _LINK.sub(r"\1", line).replace("`", "").strip("|#*- ")
+    return list(found.items())
+
+
+def _show(text: str) -> None:
+    """Print Markdown: as it stands without a terminal, else formatted, through a pager where it is longer than it."""
+    if not sys.stdout.isatty():
+        typer.echo(text, nl=False)
+        return
+    columns, lines = shutil.get_terminal_size()
+    shown = formatted(text, columns)
+    if shown.count("\n") < lines:
+        typer.echo(shown, nl=False)
+        return
+    import pydoc  # its pager honors PAGER and works without `less`
+
+    os.environ.setdefault("LESS", "FRX")  # as git sets it: -R keeps the colors
+    pydoc.pager(shown)
+
+
+def formatted(text: str, width: int) -> str:
+    """Return Markdown as text for a terminal, with escape codes.
+
+    A line of code is neither indented, framed nor broken, so that it can be copied. A link to another guide becomes the
+    command that shows it.
+
+    Args:
+        text: Markdown.
+        width: Characters of a line of the terminal.
+    """
+    from rich.console import Console
+
+    target = io.StringIO()
+    console = Console(file=target, width=min(width, _WIDEST), force_terminal=True, highlight=False)
+    console.print(_markdown(_LINK.sub(_as_command, _IMAGE.sub(r"*(picture: \1)*", text))), crop=False)
+    return target.getvalue()
+
+
+def _as_command(link: re.Match[str]) -> str:
+    text, target = link.groups()
+    topic = target.partition("#")[0].removesuffix(".md")
+    return f"{text} (`facesyn guide {topic}`)" if topic in topics() else text
+
+
+def _markdown(text: str) -> Markdown:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.markdown import CodeBlock, Heading, Markdown
+    from rich.text import Text
+
+    class PlainHeading(Heading):
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            self.text.justify = "left"
+            self.text.stylize("bold underline" if self.tag == "h1" else "bold")
+            yield self.text
+
+    class PlainCode(CodeBlock):
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            yield Text(str(self.text).rstrip(), style="cyan", no_wrap=True, overflow="ignore")
+
+    class PlainMarkdown(Markdown):
+        elements = {**Markdown.elements, "heading_open": PlainHeading, "fence": PlainCode, "code_block": PlainCode}
+
+    return PlainMarkdown(text, hyperlinks=False)
