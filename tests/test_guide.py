@@ -23,7 +23,7 @@ FOLDER = ROOT / "facesyn_cli/guide"
 TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.md"))}
 COMMANDS_HERE = [(topic, words) for topic, text in TEXTS.items() for words in in_markdown(text)]
 UNWRITTEN = {"first-hour", "published-files", "cluster", "methods", "report", "privacy", "measurements",
-             "recipes", "plugins", "python", "formats", "code"}
+             "plugins", "formats", "code"}
 _BLOCK = re.compile(r"^```(\w+) ?([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#([^)]+))?\)")
 
@@ -37,6 +37,7 @@ def _blocks(topic: str, language: str = r"\w+", mark: str = ".*") -> list[tuple[
 def test_the_index_names_every_guide() -> None:
     named, written = set(guide.topics()), set(TEXTS) - {"README"}
     assert written <= named and named - written <= UNWRITTEN
+    assert max(map(len, guide.topics().values())) <= 61, "beside the longest topic, one line of 80 characters"
 
 
 @pytest.mark.parametrize("topic", TEXTS)

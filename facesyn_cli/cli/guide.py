@@ -118,7 +118,7 @@ def formatted(text: str, width: int) -> str:
     target = io.StringIO()
     console = Console(file=target, width=min(width, _WIDEST), force_terminal=True, highlight=False)
     console.print(_markdown(_LINK.sub(_as_command, _IMAGE.sub(r"*(picture: \1)*", text))), crop=False)
-    return target.getvalue()
+    return "".join(f"{line.rstrip()}\n" for line in target.getvalue().splitlines())
 
 
 def _as_command(link: re.Match[str]) -> str:
