@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 EXAMPLES = ("facesyn guide", "facesyn guide first-hour", "facesyn guide resume")
 FOLDER = resources.files("facesyn_cli") / "guide"
 _WIDEST = 100  # characters of a line of text that are still easy to read
+_GAP = 2  # spaces between two columns of a table
 _INDEX_ROW = re.compile(r"^\| \[[\w-]+\]\(([\w-]+)\.md\) \| (.+) \|$", re.MULTILINE)
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:)([^)]+)\)")
 _IMAGE = re.compile(r"!\[([^\]]*)\]\([^)]+\)")
@@ -114,10 +115,12 @@ def formatted(text: str, width: int) -> str:
         width: Characters of a line of the terminal.
     """
     from rich.console import Console
+    from rich.theme import Theme
 
-    target = io.StringIO()
-    console = Console(file=target, width=min(width, _WIDEST), force_terminal=True, highlight=False)
-    console.print(_markdown(_LINK.sub(_as_command, _IMAGE.sub(r"*(picture: \1)*", text))), crop=False)
+    target, theme = io.StringIO(), Theme({"markdown.code": "cyan"})  # readable on dark and light backgrounds
+    console = Console(file=target, width=width, force_terminal=True, highlight=False, theme=theme)
+    markdown = _markdown(_LINK.sub(_as_command, _IMAGE.sub(r"*(picture: \1)*", text)))
+    console.print(markdown, width=min(width, _WIDEST), crop=False)
     return "".join(f"{line.rstrip()}\n" for line in target.getvalue().splitlines())
 
 
@@ -129,20 +132,32 @@ def _as_command(link: re.Match[str]) -> str:
 
 def _markdown(text: str) -> Markdown:
     from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.markdown import CodeBlock, Heading, Markdown
+    from rich.markdown import CodeBlock, Heading, Markdown, TableElement
+    from rich.table import Table
     from rich.text import Text
 
     class PlainHeading(Heading):
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-            self.text.justify = "left"
-            self.text.stylize("bold underline" if self.tag == "h1" else "bold")
-            yield self.text
+            yield Text(self.text.plain, style="bold underline" if self.tag == "h1" else "bold")
 
     class PlainCode(CodeBlock):
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
             yield Text(str(self.text).rstrip(), style="cyan", no_wrap=True, overflow="ignore")
 
+    class PlainTable(TableElement):
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            header, *rows = ([cell.content for cell in row.cells] for row in (self.header.row, *self.body.rows))
+            widths = [max(cell.cell_len for cell in column) + _GAP for column in zip(header, *rows, strict=True)]
+            is_wrapped = sum(widths) - _GAP > console.width  # an empty line then separates the rows
+            table = Table(box=None, padding=(0, _GAP, int(is_wrapped), 0), pad_edge=False, header_style="bold")
+            for title in header:
+                table.add_column(title, overflow="fold")
+            for row in rows:
+                table.add_row(*row)
+            yield from console.render(table, options.update(max_width=console.width))
+
     class PlainMarkdown(Markdown):
-        elements = {**Markdown.elements, "heading_open": PlainHeading, "fence": PlainCode, "code_block": PlainCode}
+        elements = {**Markdown.elements, "heading_open": PlainHeading, "fence": PlainCode, "code_block": PlainCode,
+                    "table_open": PlainTable}
 
     return PlainMarkdown(text, hyperlinks=False)

@@ -28,6 +28,11 @@ facesyn sample --work runs/a --ids 10000 --per-id 50 scheduler.name=unipc schedu
 ```
 
 - `resume` is no setting
+
+| setting | meaning |
+|---|---|
+| `name` | words |
+| `other` | more words than fit beside `a_name_that_is_longer_than_a_column.png` |
 """
 
 
@@ -66,6 +71,16 @@ def test_a_terminal_shows_code_that_can_be_copied_and_commands_for_links() -> No
     assert lines[0] == "Stages" and "\x1b[1" in guide.formatted(STAGES, 40)
     assert next(line for line in STAGES.splitlines() if line.startswith("facesyn")) in lines
     assert "Networks (facesyn guide networks)" in " ".join(lines) and "a.png" not in plain
+
+
+def test_a_table_keeps_every_character_and_separates_rows_of_several_lines() -> None:
+    for width, num_empty in ((100, 0), (30, 1)):
+        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in guide.formatted(STAGES, width).splitlines()]
+        table = lines[next(k for k, line in enumerate(lines) if line.startswith("setting")) :]
+        text = "".join(line[9:] for line in table).replace(" ", "")
+        assert text == "meaningwordsmorewordsthanfitbesidea_name_that_is_longer_than_a_column.png"
+        names = [line.partition(" ")[0] for line in table]
+        assert names.index("other") - names.index("name") == 1 + num_empty
 
 
 def test_only_what_is_longer_than_the_screen_goes_through_the_pager(monkeypatch, capsys) -> None:
