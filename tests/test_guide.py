@@ -21,7 +21,7 @@ from facesyn_cli.plugins import registry
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "facesyn_cli/guide"
 TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.md"))}
-UNWRITTEN = {"first-hour", "published-files", "cluster", "methods", "report", "privacy", "measurements"}
+UNWRITTEN = {"first-hour", "published-files", "cluster", "methods", "starter", "report", "privacy", "measurements"}
 _BLOCK = re.compile(r"^```(\w+) ?([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 COMMANDS_HERE = [(topic, words) for topic, text in TEXTS.items()
                  for words in in_markdown(_BLOCK.sub(lambda block: "" if block[2] == "run" else block[0], text))]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 EXAMPLES = ("facesyn guide", "facesyn guide first-hour", "facesyn guide resume")
 FOLDER = resources.files("facesyn_cli") / "guide"
 _WIDEST = 100  # characters of a line of text that are still easy to read
+_EXCERPT = 90  # characters of a line that are shown around a word
 _GAP = 2  # spaces between two columns of a table
 _INDEX_ROW = re.compile(r"^\| \[[\w-]+\]\(([\w-]+)\.md\) \| (.+) \|$", re.MULTILINE)
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:)([^)]+)\)")
@@ -65,27 +66,36 @@ def _print_table(*titles: str, rows: list[tuple[str, ...]]) -> None:
 
 
 def _print_places(word: str, known: list[str]) -> None:
-    """Print every section of the guides in which a word stands, with the first line that has it."""
+    """Print every section of the guides in which a word stands, with an excerpt."""
     rows = [(topic, section, line) for topic in known for section, line in _places(word, _text(topic))]
     nearest = difflib.get_close_matches(word, known, n=1)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     if not rows:
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         raise UserError(f"no guide is called {word!r}, and no guide has this word; {hint}topics are {', '.join(known)}")
-    _print_table("topic", "section", "first line there", rows=rows)
-    typer.echo(f"{word!r} is no topic; this is where the guides have the word. {hint}".rstrip(), err=True)
+    _print_table("topic", "section", "first place there", rows=rows)
+    hint = f"; the nearest topic is {nearest[0]}" if nearest else ""
+    typer.echo(f"no guide is called {word!r}; this is where the guides have the word{hint}", err=True)
 
 
 def _places(word: str, text: str) -> list[tuple[str, str]]:
-    """Return heading and first line of every section of a Markdown text that has a word, in any case."""
+    """Return heading and excerpt of every section of a Markdown text that has a word, in any case."""
     found: dict[str, str] = {}
     heading, is_code = "", False
     for line in text.splitlines():
         is_code ^= line.startswith("```")
+        plain = _LINK.sub(r"\1", line).replace("`", "").replace("**", "").strip("|#- ")
         if line.startswith("#") and not is_code:
-            heading = line.lstrip("# ").replace("`", "")
-        if word.lower() in line.lower() and heading not in found:
-            found[heading] = _LINK.sub(r"\1", line).replace("`", "").strip("|#*- ")
+            heading = plain
+        if word.lower() in plain.lower() and heading not in found:
+            found[heading] = _excerpt(plain, plain.lower().index(word.lower()))
     return list(found.items())
+
+
+def _excerpt(line: str, place: int) -> str:
+    """Return the part of a line around a place."""
+    start = max(0, min(place - _EXCERPT // 3, len(line) - _EXCERPT))
+    stop = start + _EXCERPT
+    return f"{'...' if start else ''}{line[start:stop].strip()}{'...' if stop < len(line) else ''}"
 
 
 def _show(text: str) -> None:

@@ -56,8 +56,13 @@ def test_without_a_terminal_a_topic_is_its_file(run_cli) -> None:
 def test_a_word_is_found_once_in_each_section(run_cli) -> None:
     ran = run_cli("guide", "RESUME")
     assert ran.code == 0 and [line.split("  ")[0] for line in ran.out.splitlines()] == ["topic", "stages", "stages"]
-    assert "Stages    A stage **resumes**. See Networks and the picture." in ran.out
+    assert "Stages    A stage resumes. See Networks and the picture." in ran.out
     assert "Commands  resume is no setting" in ran.out
+
+
+def test_of_a_long_line_the_part_around_the_word_is_shown(run_cli) -> None:
+    line = run_cli("guide", "unipc").out.splitlines()[-1]
+    assert line.startswith("stages  Commands  ...") and line.endswith("guidance.name=cfg") and "=unipc" in line
 
 
 def test_what_is_nowhere_is_refused_with_the_nearest_topic(assert_refused) -> None:
