@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import sys
-from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.markdown import Markdown
 
 EXAMPLES = ("facesyn guide", "facesyn guide first-hour", "facesyn guide resume")
-FOLDER = resources.files("facesyn_cli") / "guide"
+FOLDER = Path(__file__).resolve().parents[1] / "guide"
 _WIDEST = 100  # characters of a line of text that are still easy to read
 _EXCERPT = 90  # characters of a line that are shown around a word
 _GAP = 2  # spaces between two columns of a table
