@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from command_lines import check, in_markdown
+from test_arrows import LEVELS
 
 from facesyn_cli.cli import guide
 from facesyn_cli.plugins import registry
@@ -72,6 +73,12 @@ def test_links_and_test_files_exist(topic: str) -> None:
     missing = {name for name in re.findall(r"tests/[\w/]+\.py|facesyn_cli/[\w/]+\.\w+", TEXTS[topic])
                if not (ROOT / name).is_file()}
     assert not missing
+
+
+def test_the_layers_are_those_of_the_imports() -> None:
+    block = TEXTS["code"].partition("## Layers")[2].split("```")[1]
+    names = [set(re.findall(r"\w+", line.partition("   ")[0])) for line in block.strip().splitlines()]
+    assert names == [level - {"__main__", "__init__"} for level in LEVELS]
 
 
 def _anchors(text: str) -> set[str]:

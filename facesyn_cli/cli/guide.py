@@ -46,7 +46,7 @@ def command(
     """List the guides, show one, or find a word in all of them."""
     start()
     known = topics()
-    if topic is None:
+    if not topic:
         _print_table("topic", "what it answers", rows=[(name, about.replace("`", "")) for name, about in known.items()])
         typer.echo("facesyn guide TOPIC shows one of them; facesyn guide WORD finds a word in all", err=True)
     elif topic in known:
