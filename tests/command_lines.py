@@ -19,7 +19,7 @@ _STARTS = ("facesyn", ".venv/bin/facesyn", "facesyn_cli")
 
 def in_markdown(text: str) -> list[list[str]]:
     """Return the words after `facesyn` of every command in the blocks of shell code of a Markdown text."""
-    blocks = re.findall(r"^```(?:bash|sh|shell)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```(?:bash|sh|shell)\b[^\n]*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     return in_lines(line for block in blocks for line in block.replace("\\\n", " ").splitlines())
 
 

@@ -25,7 +25,7 @@ _PANELS = {  # heading of the help -> commands; command x-y is cli/x_y.py
     ),
     "Train parts": ("train-embedder", "train-autoencoder", "train-decoder"),
     "Judge": ("report", "compare", "pairs", "study", "ablate"),
-    "Tools": ("models", "starter", "plugins", "config", "doctor", "bench"),
+    "Tools": ("guide", "models", "starter", "plugins", "config", "doctor", "bench"),
 }
 _NAMED_BY = {  # command that the list leaves out -> command whose help names it
     "train-decoder": "train-autoencoder", "pairs": "eval", "ablate": "study", "starter": "models", "bench": "doctor",
