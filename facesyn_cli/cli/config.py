@@ -7,11 +7,19 @@ import typer
 
 from facesyn_cli.cli.stage_command import Json, merge_groups, print_json, print_result, section_of, start
 
+EXAMPLES = (
+    "facesyn config",
+    "facesyn config --stage sample",
+    "facesyn config small --copy mine.yaml",
+)
+
 
 def command(
-    recipe: Annotated[str | None, typer.Argument(help="Recipe to show: a YAML file or a built-in name.")] = None,
-    stage: Annotated[str | None, typer.Option(help="Show every setting of one stage.")] = None,
-    copy: Annotated[Path | None, typer.Option(help="Copy the recipe to this file.")] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="Recipe to show: a YAML file or a built-in name.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(metavar="STAGE", help="Show every setting of one stage.")] = None,
+    copy: Annotated[Path | None, typer.Option(metavar="FILE", help="Copy the recipe to this file.")] = None,
     json: Json = False,
 ) -> None:
     """Show recipes and the settings of stages."""

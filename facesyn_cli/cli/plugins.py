@@ -6,10 +6,16 @@ import typer
 
 from facesyn_cli.cli.stage_command import Json, print_result, start
 
+EXAMPLES = (
+    "facesyn plugins",
+    "facesyn plugins scheduler",
+    "facesyn plugins scheduler unipc",
+)
+
 
 def command(
-    kind: Annotated[str | None, typer.Argument(help="A kind of plugin.")] = None,
-    name: Annotated[str | None, typer.Argument(help="One plugin of that kind.")] = None,
+    kind: Annotated[str | None, typer.Argument(metavar="KIND", help="A kind of plugin.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One plugin of that kind.")] = None,
     json: Json = False,
 ) -> None:
     """List plugins, or show the settings of one."""
