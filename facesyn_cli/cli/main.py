@@ -47,8 +47,8 @@ class _Panels(GroupHelp):
     """Lists the commands under the headings of `_PANELS`."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        panels = {panel: summaries(self, names) for panel, names in _PANELS.items()}
-        write_sections(formatter, {**panels, **parameters_of(self, ctx)})
+        write_sections(formatter, {panel: summaries(self, names) for panel, names in _PANELS.items()})
+        write_sections(formatter, parameters_of(self, ctx))
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         formatter.write("\n" + "".join(f"{line}\n" for line in _NEXT))
@@ -87,10 +87,39 @@ def _print_version(is_given: bool) -> None:
         raise typer.Exit()
 
 
+def _print_script(is_given: bool) -> None:
+    if is_given:
+        from facesyn_cli.cli import completion
+
+        typer.echo(completion.script(completion.current_shell()), nl=False)
+        raise typer.Exit()
+
+
+def _install_completion(is_given: bool) -> None:
+    if is_given:
+        from facesyn_cli.cli import completion
+
+        shell = completion.current_shell()
+        path, start = completion.install(shell)
+        where = f"{path}, loaded by {start}" if start else path
+        typer.echo(f"Completion for {shell}: {where}. It works in the next shell that you open.")
+        raise typer.Exit()
+
+
 @app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+    install_completion: Annotated[
+        bool,
+        typer.Option("--install-completion", is_eager=True, callback=_install_completion,
+                     help="Install completion with the Tab key for the current shell (bash, zsh or fish)."),
+    ] = False,
+    show_completion: Annotated[
+        bool,
+        typer.Option("--show-completion", is_eager=True, callback=_print_script,
+                     help="Print the completion script of the current shell."),
     ] = False,
 ) -> None:
     pass
@@ -100,6 +129,11 @@ def run_command_line(arguments: list[str]) -> int:
     """Run one command and return its exit code; messages go to stderr, from the first process only."""
     console.configure()
     try:
+        if "_FACESYN_COMPLETE" in os.environ:
+            from facesyn_cli.cli import completion
+
+            typer.echo(completion.answer(typer.main.get_command(app)))
+            return 0
         if not arguments:
             _print_first_steps()
             return 0

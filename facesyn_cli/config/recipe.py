@@ -37,6 +37,13 @@ def recipe_names() -> list[str]:
     return sorted(p.relative_to(recipe_folder()).with_suffix("").as_posix() for p in recipe_folder().rglob("*.yaml"))
 
 
+def recipe_about(name: str) -> str:
+    """Return the comment in the first line of a recipe; empty if there is none."""
+    with find_recipe(name).open(encoding="utf-8") as file:
+        first = file.readline()
+    return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
 def find_recipe(name: str) -> Path:
     """Return the path of a recipe given by its path or the name of a built-in one."""
     path = Path(name)
