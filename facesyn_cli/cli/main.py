@@ -172,10 +172,21 @@ def _log_usage_error(error: Any) -> None:
         name = context.command_path
         console.log.info(context.get_usage())
         if hasattr(error, "possibilities"):  # an unknown option
-            shown = [parameter for parameter in context.command.get_params(context) if not parameter.hidden]
-            options = [option for parameter in shown for option in parameter.opts if option.startswith("--")]
-            message = f"No such option: {error.option_name}{did_you_mean(error.option_name, options)}"
+            message = f"No such option: {error.option_name}{_instead_of(error.option_name, context)}"
     _log_error(f"{message} ({name} --help)")
+
+
+def _instead_of(option: str, context: Any) -> str:
+    """Return what may have been meant by an option that a command does not have: a setting, or another option."""
+    from facesyn_cli.config.setting_table import setting_table
+
+    name = option.lstrip("-").replace("-", "_")
+    keys = setting_table()["stages"].get(context.info_name, {})
+    near = [key for key in keys if key == name or key.endswith(f".{name}")]
+    if near:
+        return f"; it is a setting: {near[0]}=VALUE"
+    shown = [parameter for parameter in context.command.get_params(context) if not getattr(parameter, "hidden", False)]
+    return did_you_mean(option, [name for parameter in shown for name in parameter.opts if name.startswith("--")])
 
 
 def _print_first_steps() -> None:

@@ -103,7 +103,7 @@ def type_text(annotation: Any) -> str:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return SECTION
     words = {bool: "true | false", str: "text", Path: "path", dict: "mapping", Any: "any"}
-    return words.get(origin or annotation) or getattr(annotation, "__name__", str(annotation))
+    return str(words.get(origin or annotation) or getattr(annotation, "__name__", annotation))
 
 
 def choices_of(annotation: Any) -> tuple[str, ...]:

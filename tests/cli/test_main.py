@@ -89,6 +89,38 @@ def test_a_stage_has_the_options_that_it_can_use(stage: str, run_cli) -> None:
         assert (f"--{name.replace('_', '-')} " in text) == (name in options), name
 
 
+@pytest.mark.parametrize(("arguments", "usage", "error"), [
+    (["smaple"], "Usage: facesyn [OPTIONS] COMMAND", "No such command 'smaple'. Did you mean 'sample'?"),
+    (["sample", "--step", "3"], "Usage: facesyn sample [OPTIONS] [KEY=VALUE]...",
+     "No such option: --step, did you mean '--steps'? (facesyn sample --help)"),
+    (["train-fr", "--lr", "0.1"], "Usage: facesyn train-fr",
+     "No such option: --lr; it is a setting: optimizer.lr=VALUE (facesyn train-fr --help)"),
+    (["models", "convrt"], "Usage: facesyn models", "No such command 'convrt'. Did you mean 'convert'?"),
+    (["sample", "--ids", "many"], "Usage: facesyn sample", "'--ids'"),
+])
+def test_a_typo_shows_the_usage_line_and_the_nearest_name(arguments, usage, error, run_cli) -> None:
+    ran = run_cli(*arguments)
+    assert ran.code == 2 and ran.out == ""
+    lines = ran.err.splitlines()
+    assert len(lines) == 2 and lines[0].startswith(usage)
+    assert lines[1].startswith("error: ") and error in lines[1] and lines[1].endswith("--help)")
+
+
+@pytest.mark.parametrize(("arguments", "error"), [
+    (["sample", "idss=3"], "unknown setting 'idss', did you mean 'ids'? (facesyn config --stage sample lists all)"),
+    (["sample", "scheduler.step=3"], "unknown setting 'scheduler.step', did you mean 'steps'?"),
+    (["train-fr", "--head", "arcfac"], "unknown head 'arcfac', did you mean 'arcface'? (facesyn plugins head"),
+    (["eval", "--benchmarks", "lwf"], "did you mean 'lfw'? (facesyn plugins benchmark lists all)"),
+    (["run", "--config", "smal"], "did you mean 'small'? (facesyn config lists all)"),
+    (["run", "--config", "small", "--from", "sampel"], "unknown stage 'sampel', did you mean 'sample'?"),
+    (["run", "--config", "small", "sampel.ids=3"], "unknown stage 'sampel', did you mean 'sample'?"),
+    (["config", "--stage", "zzz"], "unknown stage 'zzz'; known are align, embed,"),
+    (["plugins", "schedulr"], "did you mean 'scheduler'?"), (["bench", "smple"], "did you mean 'sample'?"),
+])
+def test_an_unknown_name_shows_the_nearest_one(arguments, error, assert_refused) -> None:
+    assert_refused(*arguments, says=error)
+
+
 @needs_full_disk
 def test_stdout_on_a_full_disk_is_one_line() -> None:
     with open("/dev/full", "w") as full:

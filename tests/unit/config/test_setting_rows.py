@@ -13,6 +13,7 @@ from facesyn_cli.config.recipe import STAGES, load_recipe
 from facesyn_cli.config.setting_rows import ROLES, SECTION, plugin_rows, setting_rows, type_text, yaml_section
 from facesyn_cli.pipelines.stage import resolve_stage
 from facesyn_cli.plugins import registry
+from facesyn_cli.plugins.builtin import BUILTIN
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -55,6 +56,14 @@ def test_types_are_words() -> None:
 
 def test_a_plugin_has_rows_without_its_name() -> None:
     assert [row.key for row in plugin_rows(registry.get("head", "arcface"))] == ["scale", "margin"]
+
+
+def test_every_setting_inside_a_section_or_plugin_says_what_it_is() -> None:
+    rows = {f"{stage} {row.key}": row for stage in STAGES for row in setting_rows(resolve_stage(stage, {}, [], {}))}
+    for kind, names in BUILTIN.items():
+        for name in names:
+            rows |= {f"{kind} {name} {row.key}": row for row in plugin_rows(registry.get(kind, name))}
+    assert not [key for key, row in rows.items() if not row.doc]
 
 
 def test_the_table_of_settings_is_that_of_the_config_classes() -> None:
