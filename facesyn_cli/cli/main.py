@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import sys
 from contextlib import suppress
@@ -64,8 +63,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _name in itertools.chain.from_iterable(_PANELS.values()):
-    _module = import_module(f"facesyn_cli.cli.{_name.replace('-', '_')}")
+_MODULES = {name: import_module(f"facesyn_cli.cli.{name.replace('-', '_')}")
+            for names in _PANELS.values() for name in names}
+
+for _name, _module in _MODULES.items():
     _examples = "\n".join(_module.EXAMPLES)
     if hasattr(_module, "app"):
         for _command in _module.app.registered_commands:
