@@ -162,14 +162,15 @@ def run_command_line(arguments: list[str]) -> int:
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        _log_usage_error(error)
+        _log_usage_error(error, arguments[0])
         return 2
 
 
-def _log_usage_error(error: Any) -> None:
-    """Print the usage line of the command and what the option parser did not accept."""
-    message, context, name = error.format_message(), getattr(error, "ctx", None), "facesyn"
-    if context is not None:
+def _log_usage_error(error: Any, first: str) -> None:
+    """Print the usage line of the command and what the option parser did not accept; `first` is the first word."""
+    message, context = error.format_message(), getattr(error, "ctx", None)
+    name = f"facesyn {first}" if first in _MODULES else "facesyn"
+    if context is not None:  # a missing value comes without
         name = context.command_path
         console.log.info(context.get_usage())
         if hasattr(error, "possibilities"):  # an unknown option

@@ -43,7 +43,7 @@ def resolve(
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            problems.append(f"{word!r} is not key=value")
+            problems.append(f"{word!r} is not key=value, for example seed=1")
             continue
         try:
             _set(settings, _new_name(config_class, key, warned), parse_yaml(text) if text else None, config_class)
