@@ -187,6 +187,8 @@ def _values(command: str, option: str, word: str) -> Candidates:
             yield from ((start + value, about) for value, about in _plugins(kind) if value not in start.split(","))
     elif option == "--config":
         yield from _recipes(word)
+    elif option == "--starter":
+        yield from (("packaged", "the starter that comes with the package"), *_paths(word, ()))
     elif option == "--device":
         yield from ((device, "") for device in ("auto", "cpu", "cuda", "cuda:0", "mps"))
     elif (command, option) in _WORDS:
@@ -220,12 +222,17 @@ def _plugins(kind: str) -> Candidates:
 
 
 def _recipes(word: str) -> Candidates:
-    """Yield built-in recipes, and YAML files and folders whose path begins with a word."""
+    """Yield built-in recipes, and YAML files and folders."""
     yield from ((name, recipe_about(name)) for name in recipe_names())
+    yield from _paths(word, (".yaml", ".yml"))
+
+
+def _paths(word: str, suffixes: tuple[str, ...]) -> Candidates:
+    """Yield folders, and files with one of the suffixes, whose path begins with a word."""
     folder = word[: word.rfind("/") + 1]
     for path in Path(folder or ".").iterdir() if Path(folder or ".").is_dir() else ():
         is_hidden = path.name.startswith(".") and not word.removeprefix(folder).startswith(".")
-        if (path.is_dir() or path.suffix in (".yaml", ".yml")) and not is_hidden:
+        if (path.is_dir() or path.suffix in suffixes) and not is_hidden:
             yield f"{folder}{path.name}{'/' if path.is_dir() else ''}", ""
 
 

@@ -47,7 +47,7 @@ class _Panels(GroupHelp):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         write_sections(formatter, {panel: summaries(self, names) for panel, names in _PANELS.items()})
-        write_sections(formatter, parameters_of(self, ctx))
+        write_sections(formatter, {"Options": [row for rows in parameters_of(self, ctx).values() for row in rows]})
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         formatter.write("\n" + "".join(f"{line}\n" for line in _NEXT))

@@ -85,7 +85,7 @@ _COMMON: dict[str, Any] = {
     ],
     "batch_size": Annotated[
         str | None,
-        typer.Option(metavar="N", help="Images per batch; sample also takes auto.", rich_help_panel=COMMON),
+        typer.Option(metavar="N", help="Images per batch; for sample also auto.", rich_help_panel=COMMON),
     ],
     "shard": Annotated[
         str | None, typer.Option(metavar="I/N", help="Make part I of N, counted from 1.", rich_help_panel=COMMON)

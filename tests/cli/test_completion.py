@@ -77,6 +77,7 @@ def test_a_recipe_can_be_a_file(tmp_path, monkeypatch) -> None:
     assert values("facesyn run --config mine/") == ["mine/one.yml"]
     assert "small" in values("facesyn run --config ") and ".hidden.yaml" not in values("facesyn run --config ")
     assert values("facesyn run --config absent/") == []
+    assert values("facesyn sample --starter ") == ["mine/", "packaged"]
 
 
 def test_a_plugin_of_another_package_is_completed(monkeypatch) -> None:

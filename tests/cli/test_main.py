@@ -33,7 +33,7 @@ def test_the_help_lists_every_command_once_with_its_whole_summary_in_80_columns(
     monkeypatch.setenv("COLUMNS", "80")
     lines = run_cli("--help").out.splitlines()
     assert [line for line in lines if line.endswith(":") and line[0] != " "] == [
-        "Pipeline:", "Train parts:", "Judge:", "Tools:", "Options:", "Common options:"
+        "Pipeline:", "Train parts:", "Judge:", "Tools:", "Options:"
     ]
     listed = lines[lines.index("Pipeline:"):lines.index("Options:")]
     rows = [line.split(maxsplit=1) for line in listed if line.startswith("  ")]
