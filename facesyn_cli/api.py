@@ -32,7 +32,7 @@ from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.ablation_rows import merge_settings
 from facesyn_cli.config.fields import StageConfig
-from facesyn_cli.config.recipe import STAGES, load_recipe
+from facesyn_cli.config.recipe import STAGES, check_stage, load_recipe
 from facesyn_cli.errors import Stopped, UserError
 from facesyn_cli.pipelines.inputs import configure
 from facesyn_cli.pipelines.stage import Request, plan_stage, run_stage
@@ -144,9 +144,7 @@ def plan(stage: str, work: PathLike = "work", **settings: Any) -> Plan:
     Raises:
         UserError: A setting or an input is wrong.
     """
-    name = stage.replace("_", "-")
-    if name not in STAGES:
-        raise UserError(f"unknown stage {stage!r}; stages are {', '.join(STAGES)}")
+    name = check_stage(stage.replace("_", "-"))
     return plan_stage(name, _config(name, Work(Path(work)), settings), Work(Path(work)))
 
 
@@ -166,9 +164,7 @@ def run(recipe: str, work: PathLike = "work", **settings: dict[str, Any]) -> dic
     """
     sections = load_recipe(recipe)
     for name, section in settings.items():
-        stage = name.replace("_", "-")
-        if stage not in STAGES:
-            raise UserError(f"unknown stage {name!r}; stages are {', '.join(STAGES)}")
+        stage = check_stage(name.replace("_", "-"))
         sections[stage] = merge_settings(sections.get(stage, {}), section)
     configs = {name: Request(name, sections[name]).resolve() for name in STAGES if name in sections}
     return {name: _run_config(name, cfg, _RESULTS[name], Work(Path(work))) for name, cfg in configs.items()}

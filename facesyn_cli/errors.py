@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 _LONG = 400
+_MOST_LISTED = 30
 _LONG_WORD = re.compile(rf"\S{{{_LONG + 1},}}")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -21,6 +24,15 @@ class UserError(Exception):
     def __str__(self) -> str:
         text = _CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode("ascii"), super().__str__())
         return _LONG_WORD.sub(lambda m: f"{m[0][:_LONG // 4]}[...]{m[0][-_LONG // 4:]}", text)
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown word: the closest known one, or all where none is close."""
+    known = list(known)
+    near = difflib.get_close_matches(str(word), known, n=1)
+    if near:
+        return f", did you mean {near[0]!r}?"
+    return f"; known are {', '.join(known)}" if known and len(known) <= _MOST_LISTED else ""
 
 
 def first_line(error: Exception) -> str:

@@ -28,9 +28,9 @@ class PhotometricVariantsConfig(PluginConfig):
     """Settings of `photometric`; factors are uniform in 1 - value .. 1 + value."""
 
     copies: int = growable(1, "variants of every image", ge=1)
-    brightness: float = Field(0.5, ge=0, le=1)
-    contrast: float = Field(0.5, ge=0, le=1)
-    saturation: float = Field(0.5, ge=0, le=1)
+    brightness: float = Field(0.5, ge=0, le=1, description="brightness is multiplied by 1 - value to 1 + value")
+    contrast: float = Field(0.5, ge=0, le=1, description="contrast is multiplied by 1 - value to 1 + value")
+    saturation: float = Field(0.5, ge=0, le=1, description="saturation is multiplied by 1 - value to 1 + value")
 
 
 @register(

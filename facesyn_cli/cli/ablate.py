@@ -8,6 +8,12 @@ import typer
 from facesyn_cli.cli.stage_command import DEFAULT_WORK, Device, Json, LogFile, print_result, split_names, start
 from facesyn_cli.errors import UserError
 
+EXAMPLES = (
+    "facesyn ablate --config table1 --dry-run",
+    "facesyn ablate --config table1 --real faces/ --pairs lfw.bin --work runs/a",
+    "facesyn ablate --config table2 --rows images-10 --seeds 1 train-fr.epochs=5",
+)
+
 
 def command(
     overrides: Annotated[

@@ -7,6 +7,12 @@ import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
+EXAMPLES = (
+    "facesyn align --images photos/ --detector yunet.onnx --work runs/a",
+    "facesyn align --images celeba.zip --landmarks landmarks.txt --out faces/",
+    "facesyn align --images photos/ --detector yunet.onnx pick=central size=160",
+)
+
 
 @stage_command("align")
 def command(

@@ -7,6 +7,12 @@ import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
+EXAMPLES = (
+    "facesyn augment --work runs/a --copies 5",
+    "facesyn augment --in faces/ --out bright/ augmentation.name=photometric",
+    "facesyn augment --work runs/a --dry-run",
+)
+
 
 @stage_command("augment", {"copies": "augmentation.copies"})
 def command(

@@ -7,10 +7,19 @@ import typer
 
 from facesyn_cli.cli.stage_command import Device, Json, LogFile, print_result, start
 
+EXAMPLES = (
+    "facesyn bench sample --small",
+    "facesyn bench sample --device cuda --batch-size 256 precision=bf16",
+    "facesyn bench reading --images 5000 --json",
+)
+
 
 def command(
     subject: Annotated[
-        str, typer.Argument(help="sample, embed, train-ldm, train-fr, pack, eval, reading, classifier or scale.")
+        str,
+        typer.Argument(
+            metavar="SUBJECT", help="sample, embed, train-ldm, train-fr, pack, eval, reading, classifier or scale."
+        ),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, for example denoiser.channels=64.")

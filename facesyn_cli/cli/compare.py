@@ -8,10 +8,18 @@ import typer
 from facesyn_cli.cli.stage_command import Json, print_result, start
 from facesyn_cli.console import is_first_process, log
 
+EXAMPLES = (
+    "facesyn compare anna-1.jpg anna-2.jpg",
+    "facesyn compare anna/ berta/ --weights w600k_mbf.onnx --resize",
+    "facesyn compare a.jpg b.jpg --weights runs/a/7-fr --table runs/a/8-table",
+)
+
 
 def command(
-    first: Annotated[Path, typer.Argument(help="Photo, or folder or zip of one person: aligned crops, 112 x 112.")],
-    second: Annotated[Path, typer.Argument(help="The other one.")],
+    first: Annotated[
+        Path, typer.Argument(metavar="FIRST", help="Photo, or folder or zip of one person: aligned crops, 112 x 112.")
+    ],
+    second: Annotated[Path, typer.Argument(metavar="SECOND", help="The other one.")],
     weights: Annotated[
         Path | None, typer.Option(help="Weights of the recognizer; default: the packaged starter's.")
     ] = None,

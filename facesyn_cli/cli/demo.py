@@ -9,6 +9,12 @@ import typer
 from facesyn_cli.cli.stage_command import Device, Json, LogFile, print_result, start
 from facesyn_cli.console import is_first_process
 
+EXAMPLES = (
+    "facesyn demo",
+    "facesyn demo --work runs/demo --seed 1",
+    "facesyn demo --device cuda --json",
+)
+
 
 def command(
     work: Annotated[Path, typer.Option(help="Folder of the demo.")] = Path("facesyn-demo"),

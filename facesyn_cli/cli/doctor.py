@@ -8,6 +8,12 @@ import typer
 from facesyn_cli.cli.stage_command import Json, print_result, start
 from facesyn_cli.errors import UserError
 
+EXAMPLES = (
+    "facesyn doctor",
+    "facesyn doctor --work /scratch/runs/a",
+    "facesyn doctor --json",
+)
+
 _PACKAGES = {
     "core": ("torch", "torchvision", "accelerate", "diffusers", "safetensors", "numpy", "pillow", "pydantic"),
     "onnx": ("onnxruntime", "onnx", "onnx2torch"),

@@ -7,6 +7,12 @@ import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
+EXAMPLES = (
+    "facesyn embed --images faces/ --weights w600k_r50.onnx --work runs/a",
+    "facesyn embed --weights backbone.pth --backbone iresnet-100 precision=bf16",
+    "facesyn embed --images faces.zip --weights r50.onnx --out emb/ --shard 1/4",
+)
+
 
 @stage_command("embed", {"backbone": "backbone.name"})
 def command(

@@ -8,12 +8,18 @@ import typer
 from facesyn_cli.cli.stage_command import split_names, stage_command
 from facesyn_cli.plugins.builtin import BUILTIN
 
+EXAMPLES = (
+    "facesyn eval --work runs/a --benchmarks lfw,cfp-fp,agedb-30 --data bins/",
+    "facesyn eval --weights w600k_mbf.onnx --pairs pairs.txt --images lfw/",
+    "facesyn eval --weights r50.pth --backbone ir-50 --benchmarks lfw --data bins/",
+)
+
 
 @stage_command("eval", {"backbone": "backbone.name"})
 def command(
     weights: Annotated[Path | None, typer.Option(help="Weights of the recognizer; default 7-fr.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Architecture; default: detected from the weights.")] = None,
-    benchmarks: Annotated[str | None, typer.Option(help=f"Any of {','.join(BUILTIN['benchmark'])}.")] = None,
+    benchmarks: Annotated[str | None, typer.Option(help=f"Comma-separated: {', '.join(BUILTIN['benchmark'])}.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the benchmarks' files.")] = None,
     pairs: Annotated[
         list[Path] | None,

@@ -7,6 +7,12 @@ import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
+EXAMPLES = (
+    "facesyn gen-contexts --count 100",
+    "facesyn gen-contexts --source two-stage --count 10000 --work runs/a",
+    "facesyn gen-contexts --source images --images faces/ --weights r50.onnx",
+)
+
 
 @stage_command("gen-contexts", {"source": "source.name", "backbone": "backbone.name"})
 def command(

@@ -8,9 +8,15 @@ import typer
 
 from facesyn_cli.cli.stage_command import Json, print_result, start
 
+EXAMPLES = (
+    "facesyn models",
+    "facesyn models inspect ema_averaged_model_200000.ckpt",
+    "facesyn models convert runs/a/7-fr --to onnx --out deploy/",
+)
+
 app = typer.Typer(help="List, inspect, convert, verify or download weights.")
 
-_File = Annotated[Path, typer.Argument(help="File or folder of weights.", show_default=False)]
+_File = Annotated[Path, typer.Argument(metavar="PATH", help="File or folder of weights.", show_default=False)]
 _ChannelOrder = Annotated[str | None, typer.Option(help="rgb or bgr, where a recognizer's file does not tell.")]
 
 
@@ -20,7 +26,7 @@ def _bare(context: typer.Context, json: Json = False) -> None:
         list_(json)
 
 
-@app.command("list")
+@app.command("list", epilog="facesyn models list --json")
 def list_(json: Json = False) -> None:
     """List known weights and the parts of the packaged starter."""
     start()
@@ -29,7 +35,7 @@ def list_(json: Json = False) -> None:
     print_result(models.list_weights(), json, lambda weights: "\n\n".join(starmap(_entry, weights.items())))
 
 
-@app.command()
+@app.command(epilog="facesyn models inspect ema_averaged_model_200000.ckpt")
 def inspect(file: _File, json: Json = False) -> None:
     """Show what a file contains: architecture, settings, format."""
     start()
@@ -38,7 +44,8 @@ def inspect(file: _File, json: Json = False) -> None:
     _print(models.inspect(file), json)
 
 
-@app.command()
+@app.command(epilog="facesyn models convert runs/a/7-fr --to onnx --out deploy/\n"
+                    "facesyn models convert backbone.pth --out converted/ --precision fp16")
 def convert(
     file: _File,
     out: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
@@ -57,7 +64,7 @@ def convert(
     print_result(result, json, _render_converted)
 
 
-@app.command()
+@app.command(epilog="facesyn models verify backbone.pth --channel-order rgb")
 def verify(
     file: _File,
     fixture: Annotated[Path | None, typer.Option(help=".npz of inputs and expected outputs.")] = None,
@@ -71,9 +78,11 @@ def verify(
     _print(models.verify(file, fixture, channel_order), json)
 
 
-@app.command()
+@app.command(epilog="facesyn models pull taesd3 --out weights/")
 def pull(
-    name: Annotated[str, typer.Argument(help="Name in the list, hub id or https address.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name in the list, hub id or https address.", show_default=False)
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder to write; default ./weights.")] = None,
     sha256: Annotated[str | None, typer.Option(help="Checksum that the file must have.")] = None,
     json: Json = False,

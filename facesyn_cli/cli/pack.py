@@ -7,6 +7,12 @@ import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
+EXAMPLES = (
+    "facesyn pack --work runs/a --to tfrecord",
+    "facesyn pack --in faces/ --in more-faces.zip --to rec --out records/",
+    "facesyn pack --in records/ --to folder --out images/",
+)
+
 
 @stage_command("pack", {"target_format": "format.name"})
 def command(

@@ -7,10 +7,19 @@ import typer
 
 from facesyn_cli.cli.stage_command import Json, print_result, start
 
+EXAMPLES = (
+    "facesyn pairs pairs.txt --images lfw/ --out lfw.bin",
+    "facesyn pairs lfw.bin --out lfw/",
+    "facesyn pairs cfp-dataset/ --cfp FF --resize --out cfp_ff.bin",
+)
+
 
 def command(
     source: Annotated[
-        Path, typer.Argument(help="A .bin, a pair list (LFW, CALFW, CPLFW, or path path 0/1), or the folder of CFP.")
+        Path,
+        typer.Argument(
+            metavar="PATH", help="A .bin, a pair list (LFW, CALFW, CPLFW, or path path 0/1), or the folder of CFP."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Output: a .bin file, or a folder for images and a list.")],
     images: Annotated[Path | None, typer.Option(help="Folder or zip with the images of a pair list.")] = None,

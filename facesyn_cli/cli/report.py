@@ -7,12 +7,18 @@ import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
+EXAMPLES = (
+    "facesyn report --work runs/a --judge edgeface_xxs.onnx",
+    "facesyn report synthetic/ other.zip --reference faces/ --judge edgeface.onnx",
+    "facesyn report --work runs/a --max-images 2000 --device cuda",
+)
+
 
 @stage_command("report")
 def command(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SET|KEY=VALUE", help="Folders, zips or packed sets; any key of the recipe."),
+        typer.Argument(metavar="SET|KEY=VALUE", help="Folders, zips or packed sets; settings."),
     ] = None,
     reference: Annotated[
         Path | None, typer.Option(help="Real training images, the reference of leakage and quality.")

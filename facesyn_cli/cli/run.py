@@ -10,6 +10,12 @@ from facesyn_cli import console
 from facesyn_cli.cli.stage_command import DEFAULT_WORK, Config, Device, Json, LogFile, print_result, section_text, start
 from facesyn_cli.errors import UserError
 
+EXAMPLES = (
+    "facesyn run --config admis --work runs/a",
+    "facesyn run --config admis --work runs/a --from sample --to train-fr",
+    "facesyn run --config small --work runs/b --dry-run sample.ids=100",
+)
+
 
 def command(
     overrides: Annotated[

@@ -7,6 +7,12 @@ import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
+EXAMPLES = (
+    "facesyn sample --ids 100 --per-id 10",
+    "facesyn sample --work runs/a --ids 10000 --per-id 50 --precision bf16",
+    "facesyn sample --work runs/a --shard 1/8 guidance.name=cfg guidance.scale=1.5",
+)
+
 
 @stage_command("sample", {"scheduler": "scheduler.name", "steps": "scheduler.steps"})
 def command(
@@ -20,7 +26,9 @@ def command(
     ids: Annotated[int | None, typer.Option(help="Number of identities; default all.")] = None,
     per_id: Annotated[int | None, typer.Option(help="Images per identity.")] = None,
     # before steps: another name resets the other settings of the plugin
-    scheduler: Annotated[str | None, typer.Option(help="Scheduler; see `facesyn plugins scheduler`.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Diffusion sampler; `facesyn plugins scheduler` lists all.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the scheduler.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16, fp16 or auto.")] = None,
     contact_sheet: Annotated[

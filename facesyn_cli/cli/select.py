@@ -7,6 +7,12 @@ import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
+EXAMPLES = (
+    "facesyn select --work runs/a --embeddings embeddings/",
+    "facesyn select --in faces/ --embeddings emb/ --collisions merge --out kept/",
+    "facesyn select --work runs/a --embeddings embeddings/ --r 0.4 --dry-run",
+)
+
 
 @stage_command("select")
 def command(

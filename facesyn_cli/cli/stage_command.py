@@ -47,31 +47,53 @@ OPTIONS = {
     "train-ldm": "tree starter seed batch_size device",
 }
 _OPTIONAL = {"tree", "starter", "batch_size", "shard"}
-Config = Annotated[str | None, typer.Option(help="Recipe: a YAML file or the name of a built-in one.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-LogFile = Annotated[Path | None, typer.Option(help="Also write messages to this file.")]
+COMMON = "Common options"  # heading of the help
+Config = Annotated[
+    str | None,
+    typer.Option(metavar="RECIPE", help="Recipe: a YAML file, or the name of a built-in one.", rich_help_panel=COMMON),
+]
+Device = Annotated[
+    str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=COMMON)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=COMMON)]
+LogFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Also write messages to this file.", rich_help_panel=COMMON)
+]
 
 _COMMON: dict[str, Any] = {
-    "overrides": Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Any key of the recipe section.")
-    ],
+    "overrides": list[str] | None,  # the help names the stage
     "config": Config,
-    "work": Annotated[Path | None, typer.Option(help="Folder of the run; default ./work.")],
+    "work": Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the run; default ./work.", rich_help_panel=COMMON)
+    ],
     "tree": Annotated[
-        Path | None, typer.Option(help="Directory in the layout of ADMIS, for inputs not given otherwise.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Directory in the layout of ADMIS, for inputs not given otherwise.",
+                     rich_help_panel=COMMON),
     ],
     "starter": Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Starter with networks and contexts: a folder, or the word packaged."),
+        typer.Option(metavar="DIR", help="Starter with networks and contexts: a folder, or the word packaged.",
+                     rich_help_panel=COMMON),
     ],
-    "out": Annotated[Path | None, typer.Option(help="Write here instead of the stage's folder in --work.")],
-    "seed": Annotated[int | None, typer.Option(help="Seed of everything random.")],
-    "batch_size": Annotated[str | None, typer.Option(metavar="N", help="Images per batch; sample also takes auto.")],
-    "shard": Annotated[str | None, typer.Option(metavar="I/N", help="Make part I of N, counted from 1.")],
+    "out": Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write here instead of the stage's folder in --work.", rich_help_panel=COMMON),
+    ],
+    "seed": Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of everything random.", rich_help_panel=COMMON)
+    ],
+    "batch_size": Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Images per batch; for sample also auto.", rich_help_panel=COMMON),
+    ],
+    "shard": Annotated[
+        str | None, typer.Option(metavar="I/N", help="Make part I of N, counted from 1.", rich_help_panel=COMMON)
+    ],
     "device": Device,
     "dry_run": Annotated[
-        bool, typer.Option("--dry-run", help="Show the resolved config and the plan, and exit.")
+        bool,
+        typer.Option("--dry-run", help="Show the resolved settings and the plan, and exit.", rich_help_panel=COMMON),
     ],
     "json": Json,
     "log_file": LogFile,
@@ -97,10 +119,10 @@ def stage_command(
         options = OPTIONS[name].split()
         common = [key for key in _COMMON if key not in own and (key not in _OPTIONAL or key in options)]
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own.values()]
+        annotations = _annotations(name)
         parameters += [
             inspect.Parameter(
-                key, inspect.Parameter.KEYWORD_ONLY,
-                annotation=_HIDDEN[key] if key in _HIDDEN and key not in options else _COMMON[key],
+                key, inspect.Parameter.KEYWORD_ONLY, annotation=annotations[key],
                 default=False if key in ("dry_run", "json") else None,
             )
             for key in common
@@ -119,6 +141,14 @@ def stage_command(
         return command
 
     return decorate
+
+
+def _annotations(name: str) -> dict[str, Any]:
+    """Return the annotation of every common option, as the help of one stage shows it."""
+    text = f"A setting; `facesyn config --stage {name}` lists all."
+    settings = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help=text)]
+    hidden = {key: annotation for key, annotation in _HIDDEN.items() if key not in OPTIONS[name].split()}
+    return {**_COMMON, "overrides": settings, **hidden}
 
 
 def _execute(name: str, flags: dict[str, Any], common: SimpleNamespace) -> None:

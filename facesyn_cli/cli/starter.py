@@ -8,6 +8,12 @@ import typer
 from facesyn_cli.cli.stage_command import Json, print_result, start
 from facesyn_cli.errors import UserError
 
+EXAMPLES = (
+    "facesyn starter",
+    "facesyn starter show my-starter/",
+    "facesyn starter pack --work runs/a --out my-starter/",
+)
+
 app = typer.Typer(help="Show the packaged networks, or pack a run as a starter.")
 
 
@@ -17,9 +23,11 @@ def _bare(context: typer.Context, json: Json = False) -> None:
         show(json=json)
 
 
-@app.command()
+@app.command(epilog="facesyn starter show my-starter/")
 def show(
-    folder: Annotated[Path | None, typer.Argument(help="Starter to show; default: the packaged one.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="Starter to show; default: the packaged one.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show parts, sizes and digests of a starter, each file checked."""
@@ -29,7 +37,7 @@ def show(
     _print(starter.show(folder), json)
 
 
-@app.command()
+@app.command(epilog="facesyn starter pack --work runs/a --out my-starter/ --card card.yaml")
 def pack(
     work: Annotated[Path, typer.Option(help="Folder of the finished run.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],

@@ -7,6 +7,12 @@ import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
+EXAMPLES = (
+    "facesyn study --starter packaged --judge edgeface.onnx --ids 20 --per-id 4",
+    "facesyn study --judge edgeface.onnx --schedulers ddim,unipc --steps 8,20,50",
+    "facesyn study --config methods --judge edgeface.onnx --seeds 3",
+)
+
 
 @stage_command("study")
 def command(

@@ -7,6 +7,12 @@ import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
+EXAMPLES = (
+    "facesyn train-autoencoder --images faces/ --steps 20000 --work runs/a",
+    "facesyn train-autoencoder --features w600k_mbf.onnx autoencoder.name=face-vq",
+    "facesyn train-autoencoder --device cuda --batch-size 256 precision=bf16",
+)
+
 
 @stage_command("train-autoencoder")
 def command(

@@ -7,6 +7,12 @@ import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
+EXAMPLES = (
+    "facesyn train-decoder --work runs/a --features w600k_mbf.onnx",
+    "facesyn train-decoder --initial vae/ --ldm ldm/ --embeddings emb/",
+    "facesyn train-decoder --work runs/a --steps 5000 interpolation=0.5",
+)
+
 
 @stage_command("train-decoder")
 def command(

@@ -7,6 +7,12 @@ import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
+EXAMPLES = (
+    "facesyn train-fr --work runs/a --backbone ir-50 --head adaface --epochs 40",
+    "facesyn train-fr --in real/ --in synthetic/ --out fr/ head.scale=32",
+    "accelerate launch -m facesyn_cli train-fr --config admis --work runs/a",
+)
+
 
 @stage_command("train-fr", {"backbone": "backbone.name", "head": "head.name"})
 def command(
@@ -14,11 +20,15 @@ def command(
         list[str] | None,
         typer.Option(
             "--in", metavar="PATH[=WEIGHT]",
-            help="Records or a folder of faces, with a factor of its loss; may be repeated. Default 6-records.",
+            help="Records or a folder of faces, with a factor of its loss; repeatable; default 6-records.",
         ),
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="Network from face to embedding, for example ir-50.")] = None,
-    head: Annotated[str | None, typer.Option(help="arcface, cosface, curricularface.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Network, for example ir-50; `facesyn plugins backbone` lists all.")
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="Margin head, for example arcface; `facesyn plugins head` lists all.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
 ) -> dict[str, Any]:
     """Train a face recognizer on records or folders.

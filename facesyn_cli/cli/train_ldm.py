@@ -7,6 +7,12 @@ import typer
 
 from facesyn_cli.cli.stage_command import stage_command
 
+EXAMPLES = (
+    "facesyn train-ldm --config small --work runs/a",
+    "facesyn train-ldm --images faces/ --embeddings emb/ --autoencoder vae/",
+    "accelerate launch -m facesyn_cli train-ldm --config admis --work runs/a",
+)
+
 
 @stage_command("train-ldm")
 def command(

@@ -13,7 +13,6 @@ row overrides them, or those of a row above it that it names as its base:
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from facesyn_cli.config.fields import StageConfig, affects_result, growable, input_path
-from facesyn_cli.errors import UserError
+from facesyn_cli.errors import UserError, did_you_mean
 from facesyn_cli.untrusted.parsing import parse_yaml
 
 ROW_STAGES = ("gen-contexts", "sample", "augment")  # stages with settings of a row
@@ -119,9 +118,8 @@ def select_rows(rows: list[Row], names: str | None) -> list[Row]:
     known = [row.name for row in rows]
     unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
-        near = difflib.get_close_matches(unknown[0], known, n=1) if unknown else []
-        hint = f", did you mean {near[0]!r}?" if near else ";"
-        raise UserError(f"there is no row {', '.join(unknown) or repr(names)}{hint} rows are {', '.join(known)}")
+        missing = ", ".join(unknown) or repr(names)
+        raise UserError(f"there is no row {missing}{did_you_mean(unknown[0] if unknown else '', known)}")
     return [row for row in rows if row.name in wanted]
 
 
@@ -171,8 +169,7 @@ def _row(settings: dict[str, Any], base: dict[str, Settings], above: dict[str, R
     problems = []
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            problems.append(f"unknown setting {key!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+            problems.append(f"unknown setting {key!r}{did_you_mean(key, known)}")
     changes = {stage: settings[stage] for stage in ROW_STAGES if stage in settings}
     for stage, change in changes.items():
         if not (isinstance(change, dict) or change is None and stage == "augment"):

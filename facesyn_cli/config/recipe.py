@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
-from facesyn_cli.errors import UserError
+from facesyn_cli.errors import UserError, did_you_mean
 from facesyn_cli.untrusted.parsing import read_yaml
 
 STAGES = (
@@ -14,6 +13,17 @@ STAGES = (
     "augment", "pack", "train-fr", "eval", "report", "select", "study",
 )
 TABLE = "ablate"  # section with the rows of an ablation table; see `config/ablation_rows.py`
+
+
+def check_stage(name: str) -> str:
+    """Return the name of a stage.
+
+    Raises:
+        UserError: There is no such stage.
+    """
+    if name not in STAGES:
+        raise UserError(f"unknown stage {name!r}{did_you_mean(name, STAGES)}")
+    return name
 
 
 def recipe_folder() -> Path:
@@ -27,6 +37,13 @@ def recipe_names() -> list[str]:
     return sorted(p.relative_to(recipe_folder()).with_suffix("").as_posix() for p in recipe_folder().rglob("*.yaml"))
 
 
+def recipe_about(name: str) -> str:
+    """Return the comment in the first line of a recipe; empty if there is none."""
+    with find_recipe(name).open(encoding="utf-8") as file:
+        first = file.readline()
+    return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
 def find_recipe(name: str) -> Path:
     """Return the path of a recipe given by its path or the name of a built-in one."""
     path = Path(name)
@@ -35,11 +52,8 @@ def find_recipe(name: str) -> Path:
     built_in = recipe_folder() / f"{name}.yaml"
     if built_in.is_file() and ".." not in name:
         return built_in
-    near = difflib.get_close_matches(name, recipe_names(), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise UserError(
-        f"no recipe file {name} and no built-in recipe of that name{hint} Built in: {', '.join(recipe_names())}"
-    )
+    hint = did_you_mean(name, recipe_names())
+    raise UserError(f"no recipe file {name} and no built-in recipe of that name{hint} (facesyn config lists all)")
 
 
 def load_recipe(name: str) -> dict[str, dict[str, Any]]:
@@ -61,10 +75,9 @@ def load_sections(name: str) -> dict[str, dict[str, Any]]:
     problems = []
     for section, settings in content.items():
         if section not in (*STAGES, TABLE):
-            near = difflib.get_close_matches(str(section), (*STAGES, TABLE), n=1)
-            problems.append(f"unknown section {section!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+            problems.append(f"unknown section {section!r}{did_you_mean(section, (*STAGES, TABLE))}")
         elif settings is not None and not isinstance(settings, dict):
             problems.append(f"section {section!r} must hold settings, found {settings!r}")
     if problems:
-        raise UserError(f"recipe {path}: {'; '.join(problems)} Sections are {', '.join(STAGES)}")
+        raise UserError(f"recipe {path}: {'; '.join(problems)}")
     return {section: settings or {} for section, settings in content.items()}

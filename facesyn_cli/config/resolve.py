@@ -5,7 +5,6 @@ All problems are reported together, each with the key, the value and the closest
 
 from __future__ import annotations
 
-import difflib
 import typing
 from collections.abc import Iterator
 from pathlib import PurePath
@@ -14,7 +13,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from facesyn_cli.config.fields import StageConfig, plugin_of, role_of
-from facesyn_cli.errors import UserError
+from facesyn_cli.config.recipe import STAGES
+from facesyn_cli.errors import UserError, did_you_mean
 from facesyn_cli.plugins import registry
 from facesyn_cli.untrusted.input_files import check_input
 from facesyn_cli.untrusted.parsing import parse_yaml
@@ -43,7 +43,7 @@ def resolve(
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            problems.append(f"{word!r} is not key=value")
+            problems.append(f"{word!r} is not key=value, for example seed=1")
             continue
         try:
             _set(settings, _new_name(config_class, key, warned), parse_yaml(text) if text else None, config_class)
@@ -60,7 +60,9 @@ def resolve(
         problems += describe_problems(error, config_class, settings)
         cfg = None
     if problems or cfg is None:
-        raise UserError(f"{command}: " + "; ".join(problems))
+        has_unknown = any(problem.startswith("unknown setting") for problem in problems)
+        where = f" (facesyn config --stage {command} lists all)" if has_unknown and command in STAGES else ""
+        raise UserError(f"{command}: {'; '.join(problems)}{where}")
     return cfg
 
 
@@ -77,8 +79,7 @@ def describe_problems(error: ValidationError, config_class: type[BaseModel], set
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             known = _known_keys(config_class, settings, item["loc"][:-1])
-            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else f", known are {', '.join(known)}"
+            hint = did_you_mean(item["loc"][-1], known)
             problems.append(f"unknown setting {where!r}{hint}")
         elif item["type"] == "plugin":
             problems.append(f"{where}: {item['msg']}")

@@ -28,8 +28,8 @@ from facesyn_cli.plugins.settings import PluginConfig
 class DiffusersConfig(PluginConfig):
     """Settings of the source `diffusers`; the pipeline is `generator`, the recognizer is `weights`."""
 
-    steps: int | None = Field(None, ge=1)    # network evaluations per face; None: the pipeline's own default
-    crop: float = Field(1.0, gt=0, le=1)     # central share kept; 0.8 turns FFHQ framing into ArcFace framing
+    steps: int | None = Field(None, ge=1, description="network evaluations per face; None: the pipeline's own default")
+    crop: float = Field(1.0, gt=0, le=1, description="central share kept; 0.8 turns FFHQ framing into ArcFace framing")
 
 
 @register(

@@ -29,8 +29,8 @@ _IDENTITY = "guided-diffusion"  # candidate k starts from the noise of (seed, th
 class GuidedDiffusionConfig(PluginConfig):
     """Settings of the source `guided-diffusion`; the network is `generator`, the recognizer is `weights`."""
 
-    steps: int = Field(100, ge=1)            # network evaluations per face; published: 100
-    crop: float = Field(1.0, gt=0, le=1)     # central share kept; 0.8 turns FFHQ framing into ArcFace framing
+    steps: int = Field(100, ge=1, description="network evaluations per face; published: 100")
+    crop: float = Field(1.0, gt=0, le=1, description="central share kept; 0.8 turns FFHQ framing into ArcFace framing")
 
 
 @register(

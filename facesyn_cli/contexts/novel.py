@@ -18,7 +18,7 @@ from facesyn_cli.plugins.settings import PluginConfig
 class NovelConfig(PluginConfig):
     """Settings of the filter `novel`."""
 
-    r: float = Field(0.3, ge=-1, le=1)  # cosine from which a candidate counts as a known person
+    r: float = Field(0.3, ge=-1, le=1, description="cosine from which a candidate counts as a known person")
 
 
 @register(

@@ -22,7 +22,7 @@ BLOCK_ROWS = 1024  # candidates compared with each other at once
 class UniqueConfig(PluginConfig):
     """Settings of the filter `unique`."""
 
-    r: float = Field(0.3, ge=-1, le=1)  # cosine from which two candidates count as the same person
+    r: float = Field(0.3, ge=-1, le=1, description="cosine from which two candidates count as the same person")
 
 
 class Unique(ContextFilter):

@@ -61,7 +61,7 @@ _LARGE_GROUP = 20_000         # rows
 class ParquetConfig(PassthroughConfig):
     """Settings of `parquet`."""
 
-    shard_bytes: int = Field(500_000_000, gt=0)   # of images per file, about; as datasets writes
+    shard_bytes: int = Field(500_000_000, gt=0, description="bytes of images in a file, about; as datasets writes")
 
 
 @register("record_format", "parquet", Card("Parquet with image and label columns, as Hugging Face datasets reads it.",

@@ -24,7 +24,9 @@ _JPEG = b"\xff\xd8\xff"
 class PassthroughConfig(PluginConfig):
     """Settings of formats that store JPEG, PNG, WebP and BMP as they are."""
 
-    quality: int | None = Field(None, ge=1, le=100)  # JPEG quality of images that are encoded anew; None: PNG, no loss
+    quality: int | None = Field(
+        None, ge=1, le=100, description="JPEG quality of images that are encoded anew; None: PNG, no loss"
+    )
 
 
 class PassthroughFormat:

@@ -46,9 +46,13 @@ _MAX_LINE = 4096 + 96  # bytes of a path and of three numbers
 class TfrecordConfig(PluginConfig):
     """Settings of `tfrecord`."""
 
-    records_per_shard: int = Field(500_000, gt=0)                 # as published
-    quality: int = Field(JPEG_QUALITY, ge=1, le=100)              # of images that are not yet a JPEG of the right size
-    subsampling: Literal["4:4:4", "4:2:2", "4:2:0"] = "4:2:0"     # of their color; OpenCV's default
+    records_per_shard: int = Field(500_000, gt=0, description="records in a shard; the default is as published")
+    quality: int = Field(
+        JPEG_QUALITY, ge=1, le=100, description="JPEG quality of images that are not yet a JPEG of the right size"
+    )
+    subsampling: Literal["4:4:4", "4:2:2", "4:2:0"] = Field(
+        "4:2:0", description="chroma subsampling of these images; 4:2:0 is OpenCV's default"
+    )
 
     @field_validator("subsampling", mode="before")
     @classmethod

@@ -104,7 +104,7 @@ class Composed:
 class FlipConfig(PluginConfig):
     """Settings of `flip`."""
 
-    p: float = Field(0.5, ge=0, le=1)  # probability
+    p: float = Field(0.5, ge=0, le=1, description="probability of changing an image")
 
 
 @register("transform", "flip", Card("Mirrors the face left to right.", "Tencent TFace"))
@@ -133,10 +133,10 @@ class Flip(DrawnTransform):
 class RandomResizedCropConfig(PluginConfig):
     """Settings of `random-resized-crop`."""
 
-    p: float = Field(0.2, ge=0, le=1)                # probability
-    scale: Range = (0.2, 1.0)                        # area of the crop over area of the image
-    ratio: Range = (0.75, 1.3333)                    # width over height of the crop
-    size: int = Field(112, gt=0)                     # side of the result
+    p: float = Field(0.2, ge=0, le=1, description="probability of changing an image")
+    scale: Range = Field((0.2, 1.0), description="area of the crop over area of the image")
+    ratio: Range = Field((0.75, 1.3333), description="width over height of the crop")
+    size: int = Field(112, gt=0, description="side of the result")
 
 
 @register(
@@ -188,10 +188,10 @@ class RandomResizedCrop(DrawnTransform):
 class RandomErasingConfig(PluginConfig):
     """Settings of `random-erasing`."""
 
-    p: float = Field(0.5, ge=0, le=1)                # probability
-    scale: Range = (0.02, 0.33)                      # area of the rectangle over area of the image
-    ratio: Range = (0.3, 3.3)                        # height over width of the rectangle
-    fill: int = Field(128, ge=0, le=255)             # gray level of the rectangle
+    p: float = Field(0.5, ge=0, le=1, description="probability of changing an image")
+    scale: Range = Field((0.02, 0.33), description="area of the rectangle over area of the image")
+    ratio: Range = Field((0.3, 3.3), description="height over width of the rectangle")
+    fill: int = Field(128, ge=0, le=255, description="gray level of the rectangle")
 
 
 @register(
@@ -230,10 +230,10 @@ class RandomErasing(DrawnTransform):
 class PhotometricConfig(PluginConfig):
     """Settings of `photometric`; factors are uniform in 1 - value .. 1 + value."""
 
-    p: float = Field(0.2, ge=0, le=1)                # probability
-    brightness: float = Field(0.5, ge=0, le=1)
-    contrast: float = Field(0.5, ge=0, le=1)
-    saturation: float = Field(0.5, ge=0, le=1)
+    p: float = Field(0.2, ge=0, le=1, description="probability of changing an image")
+    brightness: float = Field(0.5, ge=0, le=1, description="brightness is multiplied by 1 - value to 1 + value")
+    contrast: float = Field(0.5, ge=0, le=1, description="contrast is multiplied by 1 - value to 1 + value")
+    saturation: float = Field(0.5, ge=0, le=1, description="saturation is multiplied by 1 - value to 1 + value")
 
 
 @register(

@@ -58,7 +58,9 @@ _COMPRESSIONS = re.compile(rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|\x04\x22\x4
 class WebdatasetConfig(PassthroughConfig):
     """Settings of `webdataset`."""
 
-    records_per_shard: int = Field(10_000, gt=0)   # about 80 MB of 112-pixel JPEGs
+    records_per_shard: int = Field(
+        10_000, gt=0, description="images in a shard; 10,000 are about 80 MB of 112-pixel JPEGs"
+    )
 
 
 @register("record_format", "webdataset", Card("Tar shards of images and .cls labels, as the webdataset package reads."))

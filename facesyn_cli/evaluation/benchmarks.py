@@ -63,8 +63,8 @@ class Benchmark(Protocol):
 class BenchmarkConfig(PluginConfig):
     """Settings of a benchmark of pairs."""
 
-    file: str | None = None             # .bin or pair list in the data folder; None: the usual .bin
-    folds: int = Field(10, ge=2)        # folds of a .bin; lists and protocol folders have their own
+    file: str | None = Field(None, description=".bin or pair list in the data folder; None: the usual .bin")
+    folds: int = Field(10, ge=2, description="folds of a .bin; lists and protocol folders have their own")
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ _declare_pairs("calfw", 6000, "Cross-Age LFW: 6,000 pairs that differ in age.", 
 class RfwConfig(PluginConfig):
     """Settings of `rfw`."""
 
-    folds: int = Field(10, ge=2)        # folds of each group
+    folds: int = Field(10, ge=2, description="folds of each group")
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,10 @@ def build_rfw(cfg: RfwConfig) -> Rfw:
 class TemplateConfig(PluginConfig):
     """Settings of `ijb-b` and `ijb-c`."""
 
-    flip: bool = False                                  # flip test; published: no
-    points: Literal["nearest", "exact"] = "nearest"     # TAR at the nearest FAR (published), or at a FAR of at most f
+    flip: bool = Field(False, description="average the embeddings of image and mirror image; published: no")
+    points: Literal["nearest", "exact"] = Field(
+        "nearest", description="TAR at the nearest FAR (published), or at a FAR of at most f"
+    )
 
 
 @dataclass(frozen=True)
@@ -206,8 +208,8 @@ def build_templates(cfg: TemplateConfig) -> TemplateBenchmark:
 class TinyfaceConfig(PluginConfig):
     """Settings of `tinyface`."""
 
-    file: str = "tinyface"              # folder in the data folder that holds gallery, probe and distractors
-    flip: bool = True                   # flip test
+    file: str = Field("tinyface", description="folder in the data folder that holds gallery, probe and distractors")
+    flip: bool = Field(True, description="average the embeddings of image and mirror image")
 
 
 @dataclass(frozen=True)

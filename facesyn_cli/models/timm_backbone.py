@@ -6,13 +6,12 @@ and for the weights of EdgeFace (George et al. 2023, arXiv:2307.01838), whose ne
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from torch import Tensor, nn
 
 from facesyn_cli.config.fields import affects_result
-from facesyn_cli.errors import UserError, first_line
+from facesyn_cli.errors import UserError, did_you_mean, first_line
 from facesyn_cli.models.recognizer import Recognizer
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
@@ -59,8 +58,7 @@ def _create(cfg: TimmConfig) -> nn.Module:
     except ImportError as error:
         raise UserError("backbone timm needs a package that is not installed: pip install \"facesyn[timm]\"") from error
     if "/" in cfg.model or ":" in cfg.model or not timm.is_model(cfg.model):
-        near = difflib.get_close_matches(cfg.model, timm.list_models(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(cfg.model, timm.list_models())
         raise UserError(f"backbone timm: timm {timm.__version__} has no network called {cfg.model!r}{hint}")
     settings: dict[str, Any] = {"num_classes": cfg.embedding_size}
     if getattr(timm.get_pretrained_cfg(cfg.model), "fixed_input_size", False):

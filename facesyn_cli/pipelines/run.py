@@ -7,9 +7,9 @@ from typing import Any
 
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig
-from facesyn_cli.config.recipe import STAGES
+from facesyn_cli.config.recipe import STAGES, check_stage
 from facesyn_cli.console import log
-from facesyn_cli.errors import UserError
+from facesyn_cli.errors import UserError, did_you_mean
 from facesyn_cli.pipelines.published_tree import INPUTS, PublishedTree
 from facesyn_cli.pipelines.stage import Request, plan_stage, run_stage
 from facesyn_cli.pipelines.tree_inputs import OUTPUTS, log_inputs, stages_left, tree_inputs
@@ -69,8 +69,8 @@ def run_recipe(
 
 def _stages_between(sections: dict[str, dict[str, Any]], first: str | None, last: str | None) -> list[str]:
     for name in (first, last):
-        if name is not None and name not in STAGES:
-            raise UserError(f"unknown stage {name!r}; stages are {', '.join(STAGES)}")
+        if name is not None:
+            check_stage(name)
     wanted = STAGES[STAGES.index(first) if first else 0 : STAGES.index(last) + 1 if last else None]
     names = [name for name in wanted if name in sections]
     if not names:
@@ -83,7 +83,8 @@ def _words_by_stage(overrides: list[str]) -> dict[str, list[str]]:
     for word in overrides:
         stage, _, rest = word.partition(".")
         if stage not in words or "=" not in rest:
-            raise UserError(f"{word!r} is not stage.key=value; stages are {', '.join(STAGES)}")
+            hint = "" if stage in words else f": unknown stage {stage!r}{did_you_mean(stage, STAGES)}"
+            raise UserError(f"{word!r} is not stage.key=value{hint}")
         words[stage].append(rest)
     return words
 

@@ -7,7 +7,6 @@ a plugin lives, and only that module is imported when the plugin is looked up. A
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import inspect
@@ -20,7 +19,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from facesyn_cli.console import log
-from facesyn_cli.errors import UserError
+from facesyn_cli.errors import UserError, did_you_mean
 from facesyn_cli.plugins.builtin import BUILTIN, KINDS
 
 
@@ -111,9 +110,8 @@ def get(kind: str, name: str) -> Plugin:
     if name not in addresses:
         if (kind, name) in _registered:
             return _registered[kind, name]
-        near = difflib.get_close_matches(name, addresses, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise UserError(f"unknown {kind} {name!r}{hint} Known: {', '.join(available(kind))}")
+        hint = did_you_mean(name, available(kind))
+        raise UserError(f"unknown {kind} {name!r}{hint} (facesyn plugins {kind} lists all)")
     owners = addresses[name]
     if len(owners) > 1:
         raise UserError(f"two plugins are called {kind} {name!r}: {' and '.join(owners)}")
@@ -152,9 +150,7 @@ def build(kind: str, cfg: NamedConfig) -> Any:
 def available(kind: str) -> list[str]:
     """Return the names of all plugins of a kind, sorted, without importing any."""
     if kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise UserError(f"unknown plugin kind {kind!r}{hint} Kinds: {', '.join(KINDS)}")
+        raise UserError(f"unknown plugin kind {kind!r}{did_you_mean(kind, KINDS)}")
     return sorted(set(_addresses(kind)) | {name for k, name in _registered if k == kind})
 
 

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
+from facesyn_cli.plugins.builtin import KINDS
 
 
 def PluginSection(kind: str, default: str | dict | None = None, doc: str = "", **extra: Any) -> Any:  # noqa: N802
@@ -25,13 +26,13 @@ def PluginSection(kind: str, default: str | dict | None = None, doc: str = "", *
         doc: Description of the field.
         extra: Further entries of the field's `json_schema_extra`.
     """
-    return _plugin_field(kind, _named(default), False, doc or f"a {kind} plugin and its settings", extra)
+    return _plugin_field(kind, _named(default), False, doc or KINDS[kind], extra)
 
 
 def PluginList(kind: str, default: list[str | dict], doc: str = "", **extra: Any) -> Any:  # noqa: N802
     """A field that holds a list of plugins of one kind, in the order of their application; see `PluginSection`."""
     return _plugin_field(
-        kind, [_named(item) for item in default], True, doc or f"{kind} plugins and their settings", extra
+        kind, [_named(item) for item in default], True, doc or f"{KINDS[kind]}; any number", extra
     )
 
 

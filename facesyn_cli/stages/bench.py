@@ -19,7 +19,7 @@ from facesyn_cli.bench.sample_bench import SampleBench
 from facesyn_cli.bench.scale_bench import bench_scale
 from facesyn_cli.bench.settings import ALONE, SMALL, SUBJECTS, BenchConfig
 from facesyn_cli.bench.stage_bench import RunStage, bench_stage
-from facesyn_cli.errors import UserError
+from facesyn_cli.errors import UserError, did_you_mean
 
 __all__ = ["ALONE", "SMALL", "SUBJECTS", "BenchConfig", "bench", "render"]
 
@@ -39,8 +39,9 @@ def bench(subject: str, cfg: BenchConfig, run_stage: RunStage) -> dict[str, Any]
     Raises:
         UserError: There is no such subject or device.
     """
-    if subject not in (*SUBJECTS, *ALONE):
-        raise UserError(f"unknown subject {subject!r}; one of {', '.join((*SUBJECTS, *ALONE))} was expected")
+    known = (*SUBJECTS, *ALONE)
+    if subject not in known:
+        raise UserError(f"unknown subject {subject!r}{did_you_mean(subject, known)}")
     machine = Machine(cfg)
     with tempfile.TemporaryDirectory(prefix="facesyn-bench-") as folder:
         if subject == "classifier":

@@ -21,10 +21,10 @@ from facesyn_cli.plugins.settings import Settings
 class EmaSettings(Settings):
     """Decay of the average of the weights."""
 
-    inv_gamma: float = Field(1.0, gt=0)                   # updates after which the decay begins to rise
-    power: float = Field(0.75, gt=0)                      # how fast it rises; 2/3 for more than 1M steps
-    minimum: float = Field(0.0, ge=0, le=1)               # lowest decay
-    maximum: float = Field(0.9999, ge=0, le=1)            # highest decay
+    inv_gamma: float = Field(1.0, gt=0, description="updates after which the decay begins to rise")
+    power: float = Field(0.75, gt=0, description="how fast it rises; 2/3 for more than 1M steps")
+    minimum: float = Field(0.0, ge=0, le=1, description="lowest decay")
+    maximum: float = Field(0.9999, ge=0, le=1, description="highest decay")
 
 
 def ema_decay(num_updates: int, settings: EmaSettings) -> float:

@@ -29,12 +29,14 @@ _FUSED = ("cpu", "cuda")  # devices with fused optimizers
 class OptimizerSettings(Settings):
     """The optimizer and its base learning rate."""
 
-    name: Literal["adam", "adamw", "sgd"] = "adam"        # adamw: with decoupled weight decay
-    lr: float = Field(1e-4, gt=0)                         # base learning rate
-    momentum: float = Field(0.9, ge=0, lt=1)              # of sgd
-    betas: tuple[float, float] = (0.9, 0.999)             # adam, adamw: decay of the averages of gradient and square
-    eps: float = Field(1e-8, gt=0)                        # adam, adamw: epsilon
-    weight_decay: float = Field(0.0, ge=0)                # weight decay
+    name: Literal["adam", "adamw", "sgd"] = Field("adam", description="adamw: with decoupled weight decay")
+    lr: float = Field(1e-4, gt=0, description="base learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd: momentum")
+    betas: tuple[float, float] = Field(
+        (0.9, 0.999), description="adam, adamw: decay of the averages of gradient and square"
+    )
+    eps: float = Field(1e-8, gt=0, description="adam, adamw: epsilon")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay")
 
     @field_validator("betas")
     @classmethod
@@ -47,13 +49,19 @@ class OptimizerSettings(Settings):
 class LrSchedule(Settings):
     """How the learning rate changes over training; `factor` returns it at one step."""
 
-    name: Literal["constant", "cosine", "cosine-warm-restarts", "milestones"] = "constant"
-    warmup_steps: int = Field(0, ge=0)                    # linear rise before the schedule's own value is reached
-    minimum: float = Field(0.0, ge=0, le=1)               # lowest factor of a cosine
-    first_cycle: int = Field(10_000, ge=1)                # cosine-warm-restarts: steps of the first cycle (T_0)
-    cycle_factor: int = Field(2, ge=1)                    # each cycle is so many times the one before (T_mult)
-    milestones: tuple[int, ...] = ()                      # steps at which the rate drops, rising; train-fr: epochs
-    gamma: float = Field(0.1, gt=0)                       # factor at each milestone
+    name: Literal["constant", "cosine", "cosine-warm-restarts", "milestones"] = Field(
+        "constant", description="shape of the schedule"
+    )
+    warmup_steps: int = Field(0, ge=0, description="linear rise before the schedule's own value is reached")
+    minimum: float = Field(0.0, ge=0, le=1, description="lowest factor of a cosine")
+    first_cycle: int = Field(10_000, ge=1, description="cosine-warm-restarts: steps of the first cycle (T_0)")
+    cycle_factor: int = Field(
+        2, ge=1, description="cosine-warm-restarts: length of a cycle over the one before (T_mult)"
+    )
+    milestones: tuple[int, ...] = Field(
+        (), description="milestones: steps at which the learning rate drops, increasing; train-fr: epochs"
+    )
+    gamma: float = Field(0.1, gt=0, description="milestones: factor of the learning rate at each")
 
     @field_validator("milestones")
     @classmethod

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import typer
+from command_lines import COMMANDS, check, in_lines
 
-from facesyn_cli.cli.main import app
+from facesyn_cli.artifacts.header import BEGUN, HEADER
 from facesyn_cli.cli.stage_command import OPTIONS
 from facesyn_cli.config.recipe import STAGES
 from facesyn_cli.pipelines.inputs import USERS
@@ -19,17 +20,61 @@ from facesyn_cli.pipelines.stage import config_class_of
 needs_full_disk = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 
 
-def test_every_command_is_once_in_the_help_under_four_headings_or_in_that_of_another_one(run_cli) -> None:
+def _all_commands() -> dict[str, typer.core.TyperCommand]:
+    """Return every command and sub-command by the words that call it."""
+    found = {}
+    for name, command in COMMANDS.items():
+        found[name] = command
+        found |= {f"{name} {inner}": sub for inner, sub in getattr(command, "commands", {}).items()}
+    return found
+
+
+def test_the_help_lists_every_command_once_with_its_whole_summary_in_80_columns(run_cli, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     lines = run_cli("--help").out.splitlines()
     assert [line for line in lines if line.endswith(":") and line[0] != " "] == [
-        "Options:", "Pipeline:", "Train parts:", "Judge:", "Tools:"
+        "Pipeline:", "Train parts:", "Judge:", "Tools:", "Options:"
     ]
-    start = lines.index("Pipeline:")
-    listed = [line.split()[0] for line in lines[start:] if line.startswith("  ")]
-    related = [line.split()[3].rstrip(".") for name in listed for line in run_cli(name, "--help").out.splitlines()
-               if line.startswith("  See also: facesyn ")]
-    assert sorted([*listed, *related]) == sorted(typer.main.get_command(app).commands) and len(listed) <= 22
-    assert not [line for line in lines[start:] if len(line) > 80 or line.endswith("...")], "a summary is cut"
+    listed = lines[lines.index("Pipeline:"):lines.index("Options:")]
+    rows = [line.split(maxsplit=1) for line in listed if line.startswith("  ")]
+    assert sorted(row[0] for row in rows) == sorted(COMMANDS)
+    for name, summary in rows:
+        assert summary == COMMANDS[name].help.strip().splitlines()[0] and summary.endswith("."), name
+    assert max(map(len, lines)) <= 80
+    assert "facesyn demo" in lines[-2] and "facesyn guide" in lines[-1]
+
+
+def test_without_arguments_the_first_steps_are_shown(run_cli, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    bare = run_cli()
+    assert bare.code == 0 and len(bare.out.splitlines()) < 10 and max(map(len, bare.out.splitlines())) <= 80
+    for line in ("facesyn demo", "facesyn init", "facesyn --help", "facesyn guide"):
+        assert f"  {line} " in bare.out
+    for name, files in (("1-embeddings", (BEGUN, HEADER)), ("4-samples", (BEGUN,))):
+        for file in files:
+            path = tmp_path / "work" / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    assert run_cli().out.splitlines()[-1].startswith("Not finished: work/4-samples. ")
+
+
+@pytest.mark.parametrize("name", _all_commands())
+def test_the_help_of_a_command_fits_80_columns_and_ends_with_real_examples(name: str, run_cli, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run_cli(*name.split(), "--help").out.splitlines()
+    assert max(map(len, lines)) <= 80 and not [line for line in lines if "<" in line]
+    examples = [line.strip() for line in lines[lines.index("Examples:") + 1:]]
+    called = in_lines(examples)
+    assert len(called) == len(examples) == len(set(examples)) >= (1 if " " in name else 3)
+    for words in called:
+        assert " ".join(words).startswith(name)
+        check(words)
+
+
+def test_the_own_options_of_a_command_are_before_those_of_all_commands(run_cli) -> None:
+    text = run_cli("sample", "--help").out
+    own, common = text.index("\nOptions:\n"), text.index("\nCommon options:\n")
+    assert own < text.index("--per-id N") < common < text.index("--work DIR") < text.index("-h, --help")
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -39,8 +84,41 @@ def test_a_stage_has_the_options_that_it_can_use(stage: str, run_cli) -> None:
         assert (name in options) == (name in config_class_of(stage).model_fields), name
     assert ("tree" in options) == (stage in INPUTS) and ("starter" in options) == (stage in USERS)
     text = run_cli(stage, "--help").out
+    text = text[:text.index("Examples:")]
     for name in ("tree", "starter", "seed", "batch_size", "shard", "device"):
         assert (f"--{name.replace('_', '-')} " in text) == (name in options), name
+
+
+@pytest.mark.parametrize(("arguments", "usage", "error"), [
+    (["smaple"], "Usage: facesyn [OPTIONS] COMMAND", "No such command 'smaple'. Did you mean 'sample'?"),
+    (["sample", "--step", "3"], "Usage: facesyn sample [OPTIONS] [KEY=VALUE]...",
+     "No such option: --step, did you mean '--steps'? (facesyn sample --help)"),
+    (["train-fr", "--lr", "0.1"], "Usage: facesyn train-fr",
+     "No such option: --lr; it is a setting: optimizer.lr=VALUE (facesyn train-fr --help)"),
+    (["models", "convrt"], "Usage: facesyn models", "No such command 'convrt'. Did you mean 'convert'?"),
+    (["sample", "--ids", "many"], "Usage: facesyn sample", "'--ids'"),
+])
+def test_a_typo_shows_the_usage_line_and_the_nearest_name(arguments, usage, error, run_cli) -> None:
+    ran = run_cli(*arguments)
+    assert ran.code == 2 and ran.out == ""
+    lines = ran.err.splitlines()
+    assert len(lines) == 2 and lines[0].startswith(usage)
+    assert lines[1].startswith("error: ") and error in lines[1] and lines[1].endswith("--help)")
+
+
+@pytest.mark.parametrize(("arguments", "error"), [
+    (["sample", "idss=3"], "unknown setting 'idss', did you mean 'ids'? (facesyn config --stage sample lists all)"),
+    (["sample", "scheduler.step=3"], "unknown setting 'scheduler.step', did you mean 'steps'?"),
+    (["train-fr", "--head", "arcfac"], "unknown head 'arcfac', did you mean 'arcface'? (facesyn plugins head"),
+    (["eval", "--benchmarks", "lwf"], "did you mean 'lfw'? (facesyn plugins benchmark lists all)"),
+    (["run", "--config", "smal"], "did you mean 'small'? (facesyn config lists all)"),
+    (["run", "--config", "small", "--from", "sampel"], "unknown stage 'sampel', did you mean 'sample'?"),
+    (["run", "--config", "small", "sampel.ids=3"], "unknown stage 'sampel', did you mean 'sample'?"),
+    (["config", "--stage", "zzz"], "unknown stage 'zzz'; known are align, embed,"),
+    (["plugins", "schedulr"], "did you mean 'scheduler'?"), (["bench", "smple"], "did you mean 'sample'?"),
+])
+def test_an_unknown_name_shows_the_nearest_one(arguments, error, assert_refused) -> None:
+    assert_refused(*arguments, says=error)
 
 
 @needs_full_disk

@@ -68,7 +68,7 @@ def test_the_readme_example_trains(tmp_path, install, run_cli):
     assert read_tensors(tmp_path / "fr" / "head.safetensors")["kernel"].shape == (32, 6)
     header = json.loads((tmp_path / "fr" / "facesyn.json").read_text())
     assert header["config"]["identity"]["head"] == {"name": name, "scale": 16.0}
-    assert name in run_cli("plugins", kind).out and "scale: 64.0" in run_cli("plugins", kind, name).out
+    assert name in run_cli("plugins", kind).out and "64.0" in run_cli("plugins", kind, name).out
 
 
 def test_a_head_that_is_none_is_refused_before_training(tmp_path, install, run_cli):

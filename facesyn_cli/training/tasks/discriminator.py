@@ -19,13 +19,13 @@ _DELTA = 1e-6  # Eq. 7
 class AdversarialSettings(Settings):
     """The adversarial part of a loss; off while `weight` is 0."""
 
-    weight: float = Field(0.0, ge=0)             # weight of the adversarial loss; 0: no discriminator
-    start: int = Field(0, ge=0)                  # steps in which only the discriminator itself learns
-    adaptive: bool = True                        # multiply `weight` by Eq. 7, which balances the gradients
-    largest_factor: float = Field(1e4, gt=0)     # bound of Eq. 7 while the discriminator's gradient is small
-    channels: int = Field(32, ge=8, multiple_of=8)  # width of the discriminator's first layer
-    layers: int = Field(3, ge=1)                 # its layers of stride 2
-    lr_factor: float = Field(1.0, gt=0)          # its learning rate over that of the autoencoder
+    weight: float = Field(0.0, ge=0, description="weight of the adversarial loss; 0: no discriminator")
+    start: int = Field(0, ge=0, description="steps in which only the discriminator itself learns")
+    adaptive: bool = Field(True, description="multiply `weight` by Eq. 7, which balances the gradients")
+    largest_factor: float = Field(1e4, gt=0, description="bound of Eq. 7 while the discriminator's gradient is small")
+    channels: int = Field(32, ge=8, multiple_of=8, description="width of the discriminator's first layer")
+    layers: int = Field(3, ge=1, description="layers of the discriminator with stride 2")
+    lr_factor: float = Field(1.0, gt=0, description="learning rate of the discriminator over that of the autoencoder")
 
 
 class PatchDiscriminator(nn.Module):

@@ -35,11 +35,13 @@ _BATCH = 256
 class DrawnSettings(Settings):
     """How latents are sampled; `sample` should use the same settings."""
 
-    count: int = Field(8192, ge=1)              # latents, sampled once and used in turn; at most one for each embedding
-    scheduler: str = "unipc"                     # name of a scheduler
-    steps: int = Field(20, ge=1)                 # of it
-    guidance: float = Field(1.5, ge=0)           # scale of classifier-free guidance; 1: none
-    identity_weight: float = Field(0.3, ge=0)    # with features: weight of 1 - cosine of a face to its context
+    count: int = Field(8192, ge=1, description="latents, sampled once and used in turn; at most one for each embedding")
+    scheduler: str = Field("unipc", description="name of a scheduler")
+    steps: int = Field(20, ge=1, description="steps of the scheduler")
+    guidance: float = Field(1.5, ge=0, description="scale of classifier-free guidance; 1: none")
+    identity_weight: float = Field(
+        0.3, ge=0, description="with features: weight of 1 - cosine of a face to its context"
+    )
 
 
 @dataclass(frozen=True)

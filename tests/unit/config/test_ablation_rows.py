@@ -79,7 +79,7 @@ def test_rows_are_picked_by_name() -> None:
     assert [row.name for row in select_rows(rows, "c, a")] == ["a", "c"]
     assert select_rows(rows, None) == rows
     for words in ("d", "", "a,,d"):
-        with pytest.raises(UserError, match="rows are a, b, c"):
+        with pytest.raises(UserError, match="known are a, b, c"):
             select_rows(rows, words)
 
 

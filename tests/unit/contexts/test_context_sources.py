@@ -371,7 +371,7 @@ def test_two_stage_brings_published_sizes_to_112():
 
 
 def test_two_stage_names_a_wrong_scheduler():
-    with pytest.raises(ValidationError, match="unknown scheduler 'dimm'; did you mean 'ddim'"):
+    with pytest.raises(ValidationError, match="unknown scheduler 'dimm', did you mean 'ddim'"):
         two_stage(1, scheduler="dimm")
 
 

@@ -165,7 +165,7 @@ def test_a_timm_network_learns():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": "vit_tiny_patch16_2242"}, "has no network called 'vit_tiny_patch16_2242'; did you mean vit_tiny"),
+        ({"model": "vit_tiny_patch16_2242"}, "has no network called 'vit_tiny_patch16_2242', did you mean 'vit_tiny"),
         ({"model": "hf_hub:someone/something"}, "has no network called"),
         ({"model": "resnet18", "patch_size": 8}, "resnet18 cannot be built with"),
     ],
