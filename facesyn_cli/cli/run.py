@@ -2,7 +2,7 @@
 
 from itertools import starmap
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,10 +33,25 @@ def command(
 
     start(log_file)
     if config is None:
-        raise UserError("run needs a recipe: --config NAME or FILE (facesyn config lists the built-in ones)")
+        raise UserError("run needs a recipe: `facesyn init` writes one for your photos; or --config NAME of a built-in "
+                        "one (`facesyn config` lists them)")
+    from facesyn_cli.pipelines.open_inputs import OpenInputs
     from facesyn_cli.pipelines.run import run_recipe
 
     flags = {"device": device, "seed": seed}
-    results = run_recipe(load_recipe(config), work, overrides or [], flags, first, last, dry_run, tree)
+    try:
+        results = run_recipe(load_recipe(config), work, overrides or [], flags, first, last, dry_run, tree)
+    except OpenInputs as error:
+        options = {"config": config, "work": work, "tree": tree, "from": first, "to": last, "device": device,
+                   "seed": seed}
+        raise OpenInputs(error.words, _command_line(options, [*(overrides or []), *error.words])) from error
     if console.is_first_process():
         print_result(results, json, lambda results: "\n".join(starmap(section_text, results.items())))
+
+
+def _command_line(options: dict[str, Any], overrides: list[str]) -> str:
+    """Return a call of this command as a line to paste."""
+    import shlex
+
+    given = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    return shlex.join(["facesyn", "run", *given, *overrides])

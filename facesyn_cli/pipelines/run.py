@@ -10,6 +10,7 @@ from facesyn_cli.config.fields import StageConfig
 from facesyn_cli.config.recipe import STAGES
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
+from facesyn_cli.pipelines.open_inputs import require_inputs
 from facesyn_cli.pipelines.published_tree import INPUTS, PublishedTree
 from facesyn_cli.pipelines.stage import Request, plan_stage, run_stage
 from facesyn_cli.pipelines.tree_inputs import OUTPUTS, log_inputs, stages_left, tree_inputs
@@ -57,6 +58,8 @@ def run_recipe(
         forced = {name for name in names if words[name] or name == first}
         configs, skipped = _with_tree(PublishedTree.open(tree), requests, configs, forced, Work(work))
         results = {name: {"state": "skipped", "reason": reason} for name, reason in skipped.items()}
+    if not dry_run:
+        require_inputs(configs, Work(work))
     for number, (name, cfg) in enumerate(configs.items(), 1):
         if dry_run:
             results[name] = _plan(requests[name], cfg, Work(work))
