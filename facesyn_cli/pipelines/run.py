@@ -49,13 +49,11 @@ def run_recipe(
     Raises:
         UserError: A stage name, setting or input is wrong; earlier stages keep their finished work.
     """
-    names = _stages_between(sections, first, last)
-    words = _words_by_stage(overrides)
-    requests = {name: Request(name, sections[name], words[name], flags) for name in names}
+    requests = _requests(sections, overrides, flags, first, last)
     configs = {name: request.resolve() for name, request in requests.items()}
     results: dict[str, dict[str, Any]] = {}
     if tree is not None:
-        forced = {name for name in names if words[name] or name == first}
+        forced = {name for name, request in requests.items() if request.overrides or name == first}
         configs, skipped = _with_tree(PublishedTree.open(tree), requests, configs, forced, Work(work))
         results = {name: {"state": "skipped", "reason": reason} for name, reason in skipped.items()}
     if not dry_run:
@@ -68,6 +66,24 @@ def run_recipe(
         outcome = run_stage(name, cfg, Work(work))
         results[name] = {**outcome.summary, "folder": str(outcome.folder)}
     return results
+
+
+def resolve_recipe(
+    sections: dict[str, dict[str, Any]], overrides: list[str], flags: dict[str, Any], first: str | None = None,
+    last: str | None = None,
+) -> dict[str, StageConfig]:
+    """Return the config of every stage that `run_recipe` would run, in order; see there."""
+    requests = _requests(sections, overrides, flags, first, last)
+    return {name: request.resolve() for name, request in requests.items()}
+
+
+def _requests(
+    sections: dict[str, dict[str, Any]], overrides: list[str], flags: dict[str, Any], first: str | None,
+    last: str | None,
+) -> dict[str, Request]:
+    words = _words_by_stage(overrides)
+    return {name: Request(name, sections[name], words[name], flags)
+            for name in _stages_between(sections, first, last)}
 
 
 def _stages_between(sections: dict[str, dict[str, Any]], first: str | None, last: str | None) -> list[str]:

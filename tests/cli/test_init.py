@@ -161,3 +161,15 @@ def test_a_part_of_the_starter_is_not_guessed(tmp_path: Path, assert_refused, mo
     write_faces(tmp_path / "faces", 1, 1)
     (tmp_path / "starter-embedder").mkdir()
     assert_refused("embed", "--images", "faces", "--weights", "starter-embedder", says="also a file or folder here")
+
+
+def test_run_draws_its_pipeline(tmp_path: Path, run_cli, assert_refused) -> None:
+    file = tmp_path / "p.svg"
+    ran = run_cli("run", "--config", "small", "--to", "sample", "--work", tmp_path / "none", "sample.per_id=3",
+                  "--draw", file)
+    assert ran.code == 0 and ran.out.strip() == str(file), ran.err
+    text = file.read_text(encoding="utf-8")
+    assert 'id="stage-sample"' in text and "stage-augment" not in text and "x 3 images" in text
+    assert "facesyn run --config small --to sample --draw p.svg sample.per_id=3" in text
+    assert not (tmp_path / "none").exists()
+    assert_refused("run", "--config", "small", "--draw", tmp_path / "p.png", says=".svg")
