@@ -98,7 +98,7 @@ def _choose(
     from facesyn_cli.pipelines import init_inputs as look
     from facesyn_cli.pipelines.init_recipe import COUNTS, Choices, proposed_size
 
-    found = asker.get(photos, "Folder or zip of face photos (empty: none, the packaged starter generates the set)",
+    found = asker.get(photos, "Face photos, a folder or zip (Enter: none, the starter generates the set)",
                       None, lambda path: look.look_at_photos(Path(path)) if path else None)
     _say(asker, f"found {found}" if found else "no photos: the packaged starter generates the set")
     if found is None:
@@ -113,7 +113,7 @@ def _choose(
                         "give --detector FILE (YuNet, of OpenCV's model zoo) to cut the faces out, or --no-align to "
                         "take them as they are")
     if found is not None and align is not False and (align or detector is not None or not found.is_aligned):
-        question = "YuNet face detector, an .onnx file (empty: the photos are aligned already)"
+        question = "YuNet face detector, an .onnx file (Enter: the photos are aligned already)"
         detector = asker.get(detector, question, None, _file)
         if align and detector is None:
             raise UserError("--align needs --detector FILE, YuNet of OpenCV's model zoo")
@@ -121,21 +121,23 @@ def _choose(
         detector = None
     embedding, weights = None, None
     if found is not None:
-        weights = asker.get(recognizer, "Recognizer whose embeddings condition the LDM: a file, or starter", "starter",
+        weights = asker.get(recognizer, "Recognizer that conditions the generator, a file or starter", "starter",
                             lambda text: None if text == "starter" or text is None else Path(text))
         if weights is None:
             look.require_starter()
         else:
             embedding = look.look_at_recognizer(weights)
             _say(asker, f"found {embedding.architecture}, embeddings of {embedding.size} numbers")
-        size = asker.get(size, f"Size: small, medium or full (here: {machine})", proposed_size(machine, found), _size)
+        _say(asker, f"found {machine}")
+        question = "Size: small (laptop), medium (one good GPU) or full"
+        size = asker.get(size, question, proposed_size(machine, found), _size)
     size = size or "small"
     if autoencoder is not None and size == "small":
         raise UserError("--autoencoder belongs to --size medium and full; small takes the packaged one")
     latents = look.look_at_autoencoder(autoencoder) if autoencoder else None
     ids = asker.get(ids, "Identities of the set", COUNTS[size][0], _count)
     per_id = asker.get(per_id, "Images of each identity", COUNTS[size][1], _count)
-    judge = asker.get(judge, "Independent recognizer that scores the set (empty: the starter's)", None, _file)
+    judge = asker.get(judge, "Independent recognizer that scores the set (Enter: the starter's)", None, _file)
     if judge is not None:
         look.look_at_recognizer(judge)
     return Choices(size, ids, per_id, found, detector is not None, detector, weights, embedding, autoencoder, latents,
@@ -148,7 +150,7 @@ def _choose_pairs(asker: _Asker, choices: "Choices", pairs: Path | None, images:
     from facesyn_cli.evaluation.pairs import is_bin
     from facesyn_cli.pipelines.init_inputs import check_pairs
 
-    pairs = asker.get(pairs, "Verification pairs of real faces, a list or a .bin (empty: no evaluation)", None, _file)
+    pairs = asker.get(pairs, "Verification pairs of real faces, a list or .bin (Enter: none)", None, _file)
     if pairs is None:
         return choices
     if images is None and asker.is_asking and not is_bin(pairs):

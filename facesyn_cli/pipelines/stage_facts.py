@@ -42,9 +42,9 @@ def _train_ldm(cfg: Any) -> list[str]:
 
 
 def _gen_contexts(cfg: Any) -> list[str]:
-    filters = ", ".join(one.name for one in cfg.filters)
+    filters = f"filter{'s' if len(cfg.filters) > 1 else ''} {', '.join(one.name for one in cfg.filters)}"
     count = "all identities" if cfg.count is None else f"{cfg.count:,} identities"
-    return [count, f"source {cfg.source.name}", f"filter {filters}" if filters else "no filter"]
+    return [count, f"source {cfg.source.name}", filters if cfg.filters else "no filter"]
 
 
 def _sample(cfg: Any) -> list[str]:

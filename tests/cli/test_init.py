@@ -95,7 +95,7 @@ def test_an_existing_file_stays(tmp_path: Path, run_cli, assert_refused) -> None
 
 def test_on_a_terminal_it_asks_again_after_a_wrong_answer(inputs: Path, tmp_path: Path, run_cli, monkeypatch) -> None:
     answers = {
-        "Folder or zip of face photos": ["nowhere", "0-images"], "Recognizer": ["starter"], "Size": ["huge", "small"],
+        "Face photos": ["nowhere", "0-images"], "Recognizer": ["starter"], "Size": ["huge", "small"],
         "Identities": ["0", "4"], "Images of each": ["3"], "Independent": [""], "Verification": ["0-test-pairs.txt"],
         "Folder or zip of the images": ["0-test"],
     }
