@@ -52,7 +52,7 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     json: Json = False,
 ) -> None:
-    """Write a commented recipe for your photos and this machine.
+    """Write a recipe for your photos and this machine.
 
     On a terminal it asks for what the options do not say. The recipe needs no further options: `facesyn run --config
     FILE` makes the set. Paths are kept as given, so a relative one counts from the folder in which facesyn is called.
