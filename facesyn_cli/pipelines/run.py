@@ -82,6 +82,8 @@ def _requests(
     last: str | None,
 ) -> dict[str, Request]:
     words = _words_by_stage(overrides)
+    if unused := [f"{name}.{word}" for name in words.keys() - sections.keys() for word in words[name]]:
+        raise UserError(f"the recipe has no section for {', '.join(sorted(unused))}, which would have no effect")
     return {name: Request(name, sections[name], words[name], flags)
             for name in _stages_between(sections, first, last)}
 

@@ -145,6 +145,7 @@ def test_the_recipe_runs_as_it_stands(inputs: Path, tmp_path: Path, run_cli) -> 
 
 def test_run_proposes_the_recognizer_of_the_starter(inputs: Path, tmp_path: Path, run_cli, assert_refused) -> None:
     assert_refused("run", says="facesyn init")
+    assert_refused("run", "--config", "small", "align.size=3", says="no section for align.size=3")
     assert_refused("run", "--config", "small", "--work", tmp_path / "w",
                    says="embed.weights=starter-embedder train-ldm.autoencoder=FILE")
     recipe = tmp_path / "r.yaml"
