@@ -40,7 +40,10 @@ _FACES = ("sample", "augment")    # stages whose sets are shown; their images ar
 
 
 class _Read(NamedTuple):
-    """One input of a stage: the setting that names it, the folder of the run otherwise, and its name for a reader."""
+    """One input of a stage: the setting that names it, the folder of the run otherwise, and its name for a reader.
+
+    Without a name it is optional: shown only where the setting is given or the recipe writes the folder.
+    """
 
     setting: str
     folder: str
@@ -63,7 +66,7 @@ _READS: dict[str, tuple[_Read, ...]] = {
     "train-fr": (_Read("inputs", "records", "records"),),
     "eval": (_Read("weights", "fr", "recognizer"),),
     "report": (_Read("sets", "samples", "images"), _Read("judges", "", "judge recognizer"),
-               _Read("table", "table", "")),
+               _Read("reference", "images", ""), _Read("table", "table", "")),
     "study": (_LDM, _CONTEXTS, _Read("judge", "", "judge recognizer")),
 }
 _NEEDED = {  # what a source or filter of contexts needs -> the input
