@@ -21,8 +21,8 @@ from facesyn_cli.errors import Stopped, UserError, did_you_mean
 
 _PANELS = {  # heading of the help -> commands; command x-y is cli/x_y.py
     "Pipeline": (
-        "demo", "run", "align", "embed", "train-ldm", "gen-contexts", "sample", "select", "augment", "pack", "train-fr",
-        "eval",
+        "demo", "init", "run", "align", "embed", "train-ldm", "gen-contexts", "sample", "select", "augment", "pack",
+        "train-fr", "eval",
     ),
     "Train parts": ("train-embedder", "train-autoencoder", "train-decoder"),
     "Judge": ("report", "compare", "pairs", "study", "ablate"),

@@ -2,7 +2,7 @@
 
 from itertools import starmap
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,6 +31,9 @@ def command(
     device: Device = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every stage.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan of each stage and exit.")] = False,
+    draw: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Draw a picture of the pipeline and exit.")
+    ] = None,
     json: Json = False,
     log_file: LogFile = None,
 ) -> None:
@@ -39,10 +42,49 @@ def command(
 
     start(log_file)
     if config is None:
-        raise UserError("run needs a recipe: --config NAME or FILE (facesyn config lists the built-in ones)")
+        raise UserError("run needs a recipe: `facesyn init` writes one for your photos; or --config NAME of a built-in "
+                        "one (`facesyn config` lists them)")
+    from facesyn_cli.pipelines.open_inputs import OpenInputs
     from facesyn_cli.pipelines.run import run_recipe
 
     flags = {"device": device, "seed": seed}
-    results = run_recipe(load_recipe(config), work, overrides or [], flags, first, last, dry_run, tree)
+    if draw is not None:
+        _draw(draw, config, work, overrides or [], flags, first, last)
+        return
+    try:
+        results = run_recipe(load_recipe(config), work, overrides or [], flags, first, last, dry_run, tree)
+    except OpenInputs as error:
+        options = {"config": config, "work": work, "tree": tree, "from": first, "to": last, "device": device,
+                   "seed": seed}
+        raise OpenInputs(error.words, _command_line(options, [*(overrides or []), *error.words])) from error
     if console.is_first_process():
         print_result(results, json, lambda results: "\n".join(starmap(section_text, results.items())))
+
+
+def _draw(
+    file: Path, config: str, work: Path, overrides: list[str], flags: dict[str, Any], first: str | None,
+    last: str | None,
+) -> None:
+    """Write the picture of the recipe's pipeline."""
+    from facesyn_cli.artifacts.atomic_files import write_text
+    from facesyn_cli.artifacts.work import Work
+    from facesyn_cli.config.recipe import find_recipe, load_recipe
+    from facesyn_cli.pipelines.picture import draw_recipe
+    from facesyn_cli.pipelines.run import resolve_recipe
+
+    if file.suffix.lower() != ".svg":
+        raise UserError(f"--draw writes SVG: name a file that ends in .svg, not {file}")
+    configs = resolve_recipe(load_recipe(config), overrides, flags, first, last)
+    options = {"config": config, "work": work if work.exists() else None, "from": first, "to": last, "draw": file.name}
+    picture = draw_recipe(find_recipe(config).stem, configs, Work(work), _command_line(options, overrides))
+    if console.is_first_process():
+        write_text(file, picture)
+        typer.echo(file)
+
+
+def _command_line(options: dict[str, Any], overrides: list[str]) -> str:
+    """Return a call of this command as a line to paste."""
+    import shlex
+
+    given = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    return shlex.join(["facesyn", "run", *given, *overrides])

@@ -145,7 +145,9 @@ def resize_pixels(pixels: torch.Tensor, size: int, antialias: bool) -> torch.Ten
     """
     if pixels.shape[-2:] == (size, size):
         return pixels
-    return F.interpolate(pixels, (size, size), mode="bilinear", align_corners=False, antialias=antialias)
+    wide = pixels if pixels.dtype.itemsize >= 4 else pixels.float()  # torch has no antialiasing of bf16 on a CPU
+    resized = F.interpolate(wide, (size, size), mode="bilinear", align_corners=False, antialias=antialias)
+    return resized.to(pixels.dtype)
 
 
 def resize_u8(pixels_u8: np.ndarray, size: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from facesyn_cli.config.fields import StageConfig
 from facesyn_cli.config.recipe import STAGES, check_stage
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError, did_you_mean
+from facesyn_cli.pipelines.open_inputs import require_inputs
 from facesyn_cli.pipelines.published_tree import INPUTS, PublishedTree
 from facesyn_cli.pipelines.stage import Request, plan_stage, run_stage
 from facesyn_cli.pipelines.tree_inputs import OUTPUTS, log_inputs, stages_left, tree_inputs
@@ -48,15 +49,15 @@ def run_recipe(
     Raises:
         UserError: A stage name, setting or input is wrong; earlier stages keep their finished work.
     """
-    names = _stages_between(sections, first, last)
-    words = _words_by_stage(overrides)
-    requests = {name: Request(name, sections[name], words[name], flags) for name in names}
+    requests = _requests(sections, overrides, flags, first, last)
     configs = {name: request.resolve() for name, request in requests.items()}
     results: dict[str, dict[str, Any]] = {}
     if tree is not None:
-        forced = {name for name in names if words[name] or name == first}
+        forced = {name for name, request in requests.items() if request.overrides or name == first}
         configs, skipped = _with_tree(PublishedTree.open(tree), requests, configs, forced, Work(work))
         results = {name: {"state": "skipped", "reason": reason} for name, reason in skipped.items()}
+    if not dry_run:
+        require_inputs(configs, Work(work))
     for number, (name, cfg) in enumerate(configs.items(), 1):
         if dry_run:
             results[name] = _plan(requests[name], cfg, Work(work))
@@ -65,6 +66,26 @@ def run_recipe(
         outcome = run_stage(name, cfg, Work(work))
         results[name] = {**outcome.summary, "folder": str(outcome.folder)}
     return results
+
+
+def resolve_recipe(
+    sections: dict[str, dict[str, Any]], overrides: list[str], flags: dict[str, Any], first: str | None = None,
+    last: str | None = None,
+) -> dict[str, StageConfig]:
+    """Return the config of every stage that `run_recipe` would run, in order; see there."""
+    requests = _requests(sections, overrides, flags, first, last)
+    return {name: request.resolve() for name, request in requests.items()}
+
+
+def _requests(
+    sections: dict[str, dict[str, Any]], overrides: list[str], flags: dict[str, Any], first: str | None,
+    last: str | None,
+) -> dict[str, Request]:
+    words = _words_by_stage(overrides)
+    if unused := [f"{name}.{word}" for name in words.keys() - sections.keys() for word in words[name]]:
+        raise UserError(f"the recipe has no section for {', '.join(sorted(unused))}, which would have no effect")
+    return {name: Request(name, sections[name], words[name], flags)
+            for name in _stages_between(sections, first, last)}
 
 
 def _stages_between(sections: dict[str, dict[str, Any]], first: str | None, last: str | None) -> list[str]:

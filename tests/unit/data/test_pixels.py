@@ -124,6 +124,17 @@ def test_published_resize(golden) -> None:
     torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
 
 
+def test_half_precision_is_resized_in_fp32():
+    pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for dtype in (torch.bfloat16, torch.float16):
+        half = pixels.to(dtype).requires_grad_()
+        resized = resize_pixels(half, 12, antialias=True)
+        assert resized.dtype == dtype
+        torch.testing.assert_close(resized, resize_pixels(half.float(), 12, antialias=True).to(dtype), rtol=0, atol=0)
+        resized.sum().backward()
+        assert half.grad is not None and half.grad.dtype == dtype
+
+
 def test_square_from_the_middle() -> None:
     wide = np.arange(6, dtype=np.uint8).reshape(1, 6, 1).repeat(2, axis=0).repeat(3, axis=2)
     assert fit_square(wide)[0, :, 0].tolist() == [2, 3]
