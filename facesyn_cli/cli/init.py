@@ -16,38 +16,48 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "facesyn init",
     "facesyn init --photos photos.zip --recognizer starter --size small --yes",
-    "facesyn init mine.yaml --photos photos/ --recognizer w600k.onnx --ids 1000 --per-id 20 --pairs lfw.bin --yes",
+    "facesyn init mine.yaml --photos photos/ --recognizer w600k.onnx --yes",
 )
 
 T = TypeVar("T")
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="Recipe to write.")] = Path("facesyn.yaml"),
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Recipe to write.")] = Path("facesyn.yaml"),
     photos: Annotated[
-        Path | None, typer.Option(help="Folder or zip of face photos to train on; none: the starter generates the set.")
+        Path | None,
+        typer.Option(metavar="PATH", help="Folder or zip of face photos to train on; none: the starter generates the "
+                     "set."),
     ] = None,
     align: Annotated[
         bool | None,
         typer.Option("--align/--no-align", help="Whether faces are cut out of the photos first; default: unless they "
                      "are 112 x 112."),
     ] = None,
-    detector: Annotated[Path | None, typer.Option(help="YuNet, the face detector for --align, an .onnx file.")] = None,
+    detector: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YuNet, the face detector for --align, an .onnx file.")
+    ] = None,
     recognizer: Annotated[
         str | None, typer.Option(metavar="FILE", help="Recognizer whose embeddings condition the LDM, or starter.")
     ] = None,
     size: Annotated[
         Literal["small", "medium", "full"] | None,
-        typer.Option(help="small: a laptop; medium: one good GPU; full: the numbers of ADMIS."),
+        typer.Option(metavar="SIZE", help="small: a laptop; medium: one good GPU; full: the numbers of ADMIS."),
     ] = None,
-    ids: Annotated[int | None, typer.Option(help="Identities of the set.", min=2)] = None,
-    per_id: Annotated[int | None, typer.Option(help="Images of each identity.", min=1)] = None,
+    ids: Annotated[int | None, typer.Option(metavar="N", help="Identities of the set.", min=2)] = None,
+    per_id: Annotated[int | None, typer.Option(metavar="N", help="Images of each identity.", min=1)] = None,
     autoencoder: Annotated[
-        Path | None, typer.Option(help="Autoencoder of sizes medium and full; default: one is trained.")
+        Path | None, typer.Option(metavar="PATH", help="Autoencoder of sizes medium and full; default: one is trained.")
     ] = None,
-    pairs: Annotated[Path | None, typer.Option(help="Verification pairs to evaluate on: a list or a .bin.")] = None,
-    pair_images: Annotated[Path | None, typer.Option(help="Folder or zip of the images that the list names.")] = None,
-    judge: Annotated[Path | None, typer.Option(help="Independent recognizer that scores the set.")] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Verification pairs to evaluate on: a list or a .bin.")
+    ] = None,
+    pair_images: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Folder or zip of the images that the list names.")
+    ] = None,
+    judge: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Independent recognizer that scores the set.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take the defaults.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     json: Json = False,
