@@ -105,6 +105,11 @@ class Table(Element):
     rows: Sequence[Row]
     caption: str = ""
 
+    @property
+    def width(self) -> str:
+        """Class of the style sheet for paper, by the number of columns."""
+        return "widest" if len(self.head) > 14 else "wide" if len(self.head) > 8 else "narrow"
+
 
 @dataclass(frozen=True)
 class Verdict:

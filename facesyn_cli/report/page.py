@@ -63,12 +63,14 @@ def render_page(data: dict[str, Any], pictures: PictureSource) -> str:
     made = [Section(anchor, name, heading, write(view)) for anchor, name, heading, write in _SECTIONS]
     first = data["sets"][0]
     keys = first["random"][:: max(1, len(first["random"]) // _BANNER)][:_BANNER]
-    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    style, paper, script = (
+        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "print.css", "page.js")
+    )
     return render_html(
         "page.html.j2", title=data["title"], version=data["facesyn"], lead=_lead(view),
         faces=[view.pictures.image(first["name"], key) for key in keys],
         sections=[section for section in made if section.blocks], definitions=view.definitions.items(),
-        style=Markup(style), script=Markup(script),
+        style=Markup(style + paper), script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
