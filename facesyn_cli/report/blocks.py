@@ -73,10 +73,28 @@ class Notes(Element):
 
 
 @dataclass(frozen=True)
-class Numbers(Element):
-    """A few large numbers: (name, value, error)."""
+class Advice:
+    """What to do about a figure or a finding: a sentence, and command lines."""
 
-    rows: Sequence[tuple[Term, str, str]]
+    text: str
+    commands: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Appraisal:
+    """A verdict on one number; `tone` is a class of the style sheet."""
+
+    tone: str
+    word: str
+    text: str
+    advice: Advice | None = None
+
+
+@dataclass(frozen=True)
+class Numbers(Element):
+    """A few large numbers: (name, value, error, verdict)."""
+
+    rows: Sequence[tuple[Term, str, str, Appraisal]]
 
 
 @dataclass(frozen=True)
@@ -122,6 +140,7 @@ class Verdict:
     anchor: str | None = None
     limits: str | None = None
     by: str | None = None
+    advice: Advice | None = None
 
 
 @dataclass(frozen=True)
@@ -175,7 +194,8 @@ class Pairs(Element):
 class Facts(Element):
     """Names and values."""
 
-    rows: Sequence[tuple[str, Text]]
+    rows: Sequence[tuple[Text, Text]]
+    css: str = ""
 
 
 @dataclass(frozen=True)

@@ -262,7 +262,7 @@ def _analyze(
         "reference": described.get(REFERENCE),
         "judges": [
             {"name": name, "backbone": judge.name, "digest": judge.digest, "input_size": judge.input_size,
-             "flip": cfg.flip} for name, judge in inputs.judges.items()
+             "flip": cfg.flip, "path": inputs.parents[f"judge {name}"].path} for name, judge in inputs.judges.items()
         ],
         "summary": sorted(findings, key=lambda finding: LEVELS.index(finding["level"])),
         "headline": headline(), "results": results,

@@ -98,8 +98,8 @@ def test_policy_admits_the_script_that_is_there_and_no_other(page: str) -> None:
 
 
 def test_every_section_is_there_and_one_without_content_is_not(page: str) -> None:
-    wanted = {"summary", "compare", "faces", "identity", "diversity", "quality", "privacy", "fairness", "training",
-              "benchmark", "origin"}
+    wanted = {"summary", "numbers", "compare", "faces", "identity", "diversity", "quality", "privacy", "fairness",
+              "training", "benchmark", "origin"}
     assert {a["id"] for tag, a in Reader(page).tags if tag == "section"} == wanted
     data = report(1)
     data["benchmark"], data["training"] = None, {"ldm": None, "fr": None}
