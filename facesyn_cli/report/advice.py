@@ -52,6 +52,7 @@ class _Places:
         networks: Options that name the run and its networks, to sample again; None where they are not known.
         scale: Scale of guidance in the run; 1 is none.
         is_conditioned: The judge is the recognizer behind the contexts.
+        gallery: Address of the gallery; None: there is none.
     """
 
     images: str
@@ -60,6 +61,7 @@ class _Places:
     networks: str | None
     scale: float
     is_conditioned: bool
+    gallery: str | None
 
     @property
     def independent_judge(self) -> str:
@@ -142,7 +144,7 @@ def _places(view: ReportView) -> _Places:
             networks = f"{work}{'' if is_own else ' --starter packaged'}"
         scale = settings_of(sampled).get("guidance.scale", scale)
     return _Places(_name(path), _name(judge.get("path") or judge["name"]), work, networks, scale,
-                   one["conditioned_on"] == judge["digest"])
+                   one["conditioned_on"] == judge["digest"], view.gallery)
 
 
 def _is_of_starter(sampled: dict[str, Any]) -> bool:
@@ -177,7 +179,7 @@ def _select_commands(places: _Places, collisions: str) -> Sequence[str]:
 
 def _draw_again(places: _Places) -> Advice:
     if places.networks is None:
-        return Advice("Look at the images with label doubts in the gallery, and take wrong ones out of the set.")
+        return _look(places, "Look at the images with a doubtful label", "#doubts=1")
     return Advice("Draw images again that are unlike their identity:",
                   [f"facesyn sample {places.networks} --out consistent filter.name=consistency "
                    f"filter.judge={places.independent_judge}"])
@@ -199,23 +201,29 @@ def _study(places: _Places) -> Advice | None:
 
 def _avoid_known(places: _Places) -> Advice:
     if places.networks is None:
-        return Advice("Look at the nearest training faces in the gallery, and take these images out of the set.")
+        return _look(places, "Look at the images nearest to training faces", "#sort=training")
     return Advice("Make contexts that are near to no training person, then sample from them:",
                   [f"facesyn gen-contexts {places.networks} --out novel-contexts 'filters=[unique, novel]'",
                    f"facesyn sample {places.networks} --contexts novel-contexts --out novel"])
 
 
-def _see_gallery(places: _Places) -> Advice:
-    return Advice("Look at these identities in the gallery, and take wrong images out of the set.")
+def _see_identities(places: _Places) -> Advice:
+    return _look(places, "Look at these identities", "")
+
+
+def _look(places: _Places, what: str, place: str) -> Advice:
+    if places.gallery is None:
+        return Advice(f"{what}, and take wrong ones out of the set.")
+    return Advice(f"{what} in the gallery, and take wrong ones out of the set.", link=places.gallery + place)
 
 
 _ADVICE: dict[str, Callable[[_Places], Advice | None]] = {
     "identity.eer": _guide_more, "identity.fdr": _guide_more, "identity.unique_share": _select,
     "identity.consistent_share": _draw_again, "identity.wrong_label_share": _draw_again,
-    "identity.mixed_identities": _see_gallery, "identity.split_identities": _merge,
+    "identity.mixed_identities": _see_identities, "identity.split_identities": _merge,
     "diversity.vendi": _vary_more, "diversity.d_intra": _vary_more, "diversity.perceptual": _vary_more,
     "diversity.lpips": _vary_more, "diversity.near_duplicates_within": _vary_more,
-    "diversity.near_duplicates_between": _see_gallery, "quality.frechet": _study, "features.frechet": _study,
+    "diversity.near_duplicates_between": _see_identities, "quality.frechet": _study, "features.frechet": _study,
     "privacy.copies": _avoid_known, "privacy.image_above_fmr1e-4": _avoid_known,
     "privacy.image_above_fmr1e-5": _avoid_known,
 }

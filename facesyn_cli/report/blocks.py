@@ -74,10 +74,11 @@ class Notes(Element):
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do about a figure or a finding: a sentence, and command lines."""
+    """What to do about a figure or a finding: a sentence, command lines, and the address of a page that helps."""
 
     text: str
     commands: Sequence[str] = ()
+    link: str | None = None
 
 
 @dataclass(frozen=True)

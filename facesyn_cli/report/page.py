@@ -45,25 +45,26 @@ _SECTIONS = (
 )
 
 
-def write_page(folder: Path, data: dict[str, Any], pictures: PictureSource) -> Path:
+def write_page(folder: Path, data: dict[str, Any], pictures: PictureSource, gallery: str | None = None) -> Path:
     """Write `report.html` into a folder.
 
     Args:
         folder: The report's folder.
         data: Content of `report.json`.
         pictures: Where the images come from.
+        gallery: Address of the gallery, relative to the page; None: there is none.
 
     Returns:
         Path of the page.
     """
     path = folder / FILE
-    update_text(path, render_page(data, pictures))
+    update_text(path, render_page(data, pictures, gallery))
     return path
 
 
-def render_page(data: dict[str, Any], pictures: PictureSource) -> str:
+def render_page(data: dict[str, Any], pictures: PictureSource, gallery: str | None = None) -> str:
     """Return the page as text; the same data and pictures give the same page."""
-    view = ReportView(data, pictures)
+    view = ReportView(data, pictures, gallery)
     made = [Section(anchor, name, heading, write(view)) for anchor, name, heading, write in _SECTIONS]
     made = [replace(section, blocks=[*glossary(view), *section.blocks]) if section.anchor == _WORDS_BEFORE else section
             for section in made]
@@ -73,7 +74,7 @@ def render_page(data: dict[str, Any], pictures: PictureSource) -> str:
         (TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "print.css", "page.js")
     )
     return render_html(
-        "page.html.j2", title=data["title"], version=data["facesyn"], lead=_lead(view),
+        "page.html.j2", title=data["title"], version=data["facesyn"], lead=_lead(view), gallery=gallery,
         faces=[view.pictures.image(first["name"], key) for key in keys],
         sections=[section for section in made if section.blocks], definitions=view.definitions.items(),
         style=Markup(style + paper), script=Markup(script),

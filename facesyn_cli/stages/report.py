@@ -58,6 +58,7 @@ from facesyn_cli.report.network_passes import Passes, ReportInputs, Samples, run
 from facesyn_cli.report.network_results import CachedResults, NetworkResults, by_features, by_lpips
 from facesyn_cli.report.page import write_page
 from facesyn_cli.report.provenance import about_judge, about_origins
+from facesyn_cli.report.report_gallery import add_gallery, gallery_link
 from facesyn_cli.report.set_pictures import NamedSet, SetPictures, short_names
 from facesyn_cli.training.metrics_log import read_lines
 
@@ -87,6 +88,9 @@ class ReportConfig(StageConfig):
     max_pairs: int = affects_result(500_000_000, "pairs to compute at most for one figure; else a sample", ge=10_000)
     feature_images: int = affects_result(10_000, "images of a set that Inception sees at most, drawn at random", ge=10)
     perceptual_images: int = affects_result(1200, "images of a set for perceptual distances; 0: none", ge=0)
+    gallery_images: int | None = runtime_only(
+        20_000, "images of a set in the gallery at most, as whole identities drawn at random; 0: none; None: all", ge=0
+    )
     flip: bool = affects_result(True, "add the output for the mirrored image, as in verification")
     fit: Literal["square", "refuse"] = affects_result(
         "square", "images that are not square: square takes the central square, refuse leaves them out"
@@ -151,13 +155,13 @@ def run(cfg: ReportConfig, work: Work) -> Outcome:
 
         def write() -> Outcome:
             data = _analyze(cfg, inputs, pictures, work, measurer, kept, passes) if passes else None
-            return _write(cfg, inputs, pictures, work, output, data)
+            return _write(cfg, inputs, pictures, work, output, measurer, data)
 
         return processes.from_first(write)
 
 
 def _write(
-    cfg: ReportConfig, inputs: ReportInputs, pictures: SetPictures, work: Work, output: Output,
+    cfg: ReportConfig, inputs: ReportInputs, pictures: SetPictures, work: Work, output: Output, measurer: Measurer,
     data: dict[str, Any] | None,
 ) -> Outcome:
     """Write all files of the report from its data, None: those of a finished report, and what is read again."""
@@ -167,7 +171,8 @@ def _write(
     data |= {"training": training_curves(logs), "benchmark": benchmark_results(cfg.table, work)}
     data["definitions"] = definitions_of(data)
     update_json(folder / REPORT, data)
-    write_page(folder, data, pictures)
+    add_gallery(inputs, pictures, measurer, data, cfg.gallery_images, cfg.max_pairs, cfg.seed)
+    write_page(folder, data, pictures, gallery_link(folder))
     for number, held in enumerate(inputs.sets):
         write_card(folder / "cards" / held.name if number else folder, data, held.name)
     if not output.finished:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -37,7 +39,7 @@ def num_pages(pdf: bytes) -> int:
 def ask(path: Path, script: str, width: int = 1400, height: int = 900) -> Any:
     """Return what a script returns that runs in a page after it has been loaded.
 
-    The page is copied beside itself without its content security policy, which forbids such a script.
+    The page is copied beside itself; its content security policy admits the script and is the same otherwise.
 
     Args:
         path: The page.
@@ -45,13 +47,18 @@ def ask(path: Path, script: str, width: int = 1400, height: int = 900) -> Any:
         width: Of the window, in CSS pixels.
         height: Of the window.
     """
-    text = re.sub(r'<meta http-equiv="Content-Security-Policy".*?/>', "", path.read_text(encoding="utf-8"))
-    before = "<script>const errors = []; addEventListener('error', (e) => errors.push(e.message));</script>"
-    after = (f"<script>addEventListener('load', async () => {{ const answer = await (async () => {{ {script} }})();"
-             "document.documentElement.setAttribute('data-answer', encodeURIComponent(JSON.stringify(answer))); })"
-             "</script>")
+    text = path.read_text(encoding="utf-8")
+    before = "const errors = []; addEventListener('error', (e) => errors.push(e.message));"
+    after = ("const until = async (is) => { for (let k = 0; k < 200 && !is(); k++) await new Promise((go) => "
+             f"setTimeout(go, 20)); }}; addEventListener('load', async () => {{ const answer = await (async () => "
+             f"{{ {script} }})(); document.documentElement.setAttribute('data-answer', "
+             "encodeURIComponent(JSON.stringify(answer))); });")
+    digests = "".join(f" 'sha256-{base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()}'"
+                      for one in (before, after))
     asked = path.with_name(f"asked-{path.name}")
-    asked.write_text(text.replace("<head>", "<head>" + before, 1) + after, encoding="utf-8")
+    text = text.replace("script-src", "script-src" + digests, 1)
+    text = text.replace('<meta name="viewport"', f'<script>{before}</script><meta name="viewport"', 1)
+    asked.write_text(f"{text}<script>{after}</script>", encoding="utf-8")
     dumped = _run(asked, "--virtual-time-budget=20000", f"--window-size={width},{height}", "--dump-dom")
     answer = re.search(r'data-answer="([^"]*)"', dumped)
     assert answer, f"the script did not end: {dumped[-500:]}"

@@ -218,8 +218,10 @@ def test_a_report_without_reference_or_several_judges_is_a_page() -> None:
 
 
 def _shown(*blocks) -> str:
-    return render_html("page.html.j2", title="t", version="1", lead="", faces=[], definitions=[], style="", script="",
-                       script_digest="", sections=[{"anchor": "a", "name": "n", "heading": "h", "blocks": blocks}])
+    return render_html(
+        "page.html.j2", title="t", version="1", lead="", gallery=None, faces=[], definitions=[], style="", script="",
+        script_digest="", sections=[{"anchor": "a", "name": "n", "heading": "h", "blocks": blocks}],
+    )
 
 
 def test_templates_escape_text_and_attributes() -> None:
