@@ -37,7 +37,8 @@ from facesyn_cli.report.rendering import TEMPLATES, printable, render_html
 FOLDER, PAGE = "gallery", "index.html"
 SIDE = 80                  # of a thumbnail in pixels; a multiple of 16, the blocks of JPEG
 _ACROSS, _DOWN = 16, 8     # thumbnails of a sprite
-_QUALITY = 80              # of JPEG; about 2 kB a face
+_QUALITY = 80              # of JPEG
+BYTES_PER_IMAGE = 1500     # on disk, with its figures: measured on aligned faces
 _MADE_FROM = "made-from.json"
 _EMPTY = np.full((SIDE, SIDE, 3), 128, np.uint8)
 

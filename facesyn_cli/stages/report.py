@@ -53,6 +53,7 @@ from facesyn_cli.report.contents import (
     to_text,
     training_curves,
 )
+from facesyn_cli.report.gallery import BYTES_PER_IMAGE
 from facesyn_cli.report.measured_sets import Measurer, pixels_of
 from facesyn_cli.report.network_passes import Passes, ReportInputs, Samples, run_networks
 from facesyn_cli.report.network_results import CachedResults, NetworkResults, by_features, by_lpips
@@ -89,7 +90,7 @@ class ReportConfig(StageConfig):
     feature_images: int = affects_result(10_000, "images of a set that Inception sees at most, drawn at random", ge=10)
     perceptual_images: int = affects_result(1200, "images of a set for perceptual distances; 0: none", ge=0)
     gallery_images: int | None = runtime_only(
-        20_000, "images of a set in the gallery at most, as whole identities drawn at random; 0: none; None: all", ge=0
+        50_000, "images of a set in the gallery at most, as whole identities drawn at random; 0: none; None: all", ge=0
     )
     flip: bool = affects_result(True, "add the output for the mirrored image, as in verification")
     fit: Literal["square", "refuse"] = affects_result(
@@ -125,11 +126,13 @@ def plan(cfg: ReportConfig, work: Work) -> Plan:
         evaluations[inputs.features.name] = sum(min(size, cfg.feature_images) for size in sizes)
     if inputs.lpips:
         evaluations[inputs.lpips.name] = perceptual
+    most = cfg.gallery_images
+    gallery = sum(len(held.entries) if most is None else min(len(held.entries), most) for held in inputs.sets)
     return Plan(
         inputs.folder, state, {name: parent.path for name, parent in inputs.parents.items()},
         {"sets": len(inputs.sets), "judges": len(inputs.judges), "images": sum(sizes)},
         {name: 0 if state == "finished" else count for name, count in evaluations.items()},
-        disk_mib=sum(sizes) * (512 * 4 * len(inputs.judges) + 256) / 2**20,
+        disk_mib=(sum(sizes) * (512 * 4 * len(inputs.judges) + 256) + gallery * BYTES_PER_IMAGE) / 2**20,
         chosen={
             "sets": {held.name: f"{len(held.entries)} of {len(held.images.entries)} images"
                      for held in inputs.all_sets},

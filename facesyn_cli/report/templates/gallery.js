@@ -159,7 +159,7 @@ function open(place) {
     return made;
   };
   const only = (one) => () => { byId("detail").close(); go({ is: String(one), identity: "", doubts: false }); };
-  byId("detail-name").textContent = `${name}, ${data.samples[image]}`;
+  byId("detail-name").textContent = `Identity ${name}, image ${data.samples[image]}`;
   document.querySelector("#detail .faces3").replaceChildren(...[
     figure(face(image), "This image", data.samples[image]), otherFigure(image), trainingFigure(image)].filter(Boolean));
   const facts = [["Score to its own identity", score(data.own[image])], ["Label", doubts.has(image) ? "doubtful: nearer to another identity than to its own" : "no doubt"]];
