@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from facesyn_cli.artifacts.origins import GENERATED
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.leakage import REFERENCE
 from facesyn_cli.report.gallery import FOLDER, PAGE, GallerySet, write_gallery
@@ -55,7 +56,7 @@ def add_gallery(
     described = {one["name"]: one for one in data["sets"]}
     sets = [
         GallerySet(
-            held.name, origins_text(described[held.name]), judge_name,
+            held.name, _about_origin(described[held.name]), judge_name,
             lambda: faces(inputs.reference).keys if inputs.reference else [], photos, partial(compute, held),
         ) for held in inputs.sets
     ]
@@ -66,6 +67,14 @@ def add_gallery(
     }
     write_gallery(inputs.folder, sets, made_from, pictures.pixels, options.workers)
     judge.module.to("cpu")
+
+
+def _about_origin(one: dict[str, Any]) -> str:
+    """Return where the images of a set are from, with a warning where they may show real people."""
+    text = origins_text(one)
+    if set(one["origins"]) <= {GENERATED}:
+        return text
+    return f"{text} The gallery holds a thumbnail of each: share it only where the people shown agree."
 
 
 def gallery_link(folder: Path) -> str | None:

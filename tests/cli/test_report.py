@@ -96,7 +96,7 @@ def test_a_gallery_lies_beside_the_page_and_can_be_added_later(report, inputs, t
     assert set(held["trainingKeys"]) <= {f"r{person}/{photo}" for person in range(50, 58) for photo in range(3)}
     assert (gallery.parent / "set-2.html").is_file() and len(list(gallery.parent.glob("thumbs-2/*.jpg"))) == 1
     report(inputs["faces"], inputs["real"], "--reference", inputs["real"], "gallery_images=9")
-    assert "8 of 24" in gallery.read_text()
+    assert "8 of 24" in gallery.read_text() and "where the people shown agree" in gallery.read_text()
 
 
 def test_sets_of_every_kind_give_the_same_figures(run_cli, report, inputs, tmp_path):
