@@ -108,12 +108,12 @@ def _against_reference(figure: Figure, other: Figure) -> tuple[tuple[str, str], 
     found = metric(figure["id"])
     is_strangers = figure["id"].startswith("privacy.")
     limit = _CLEAR_OF_STRANGERS if is_strangers else _CLEAR
-    who = "Real strangers" if is_strangers else "The reference"
+    than = "more than among real strangers" if is_strangers else "worse than the reference"
     worse = (figure["value"] - other["value"]) * (-1 if found.better == "higher" else 1)
     error = math.hypot(figure["error"] or 0.0, other["error"] or 0.0)
     if worse > limit * error and worse > 0:
-        return _LOOK, f"Clearly worse than real images: {who.lower()}: {value_text(other)}."
-    return _GOOD, f"No worse than real images. {who}: {value_text(other)}."
+        return _LOOK, f"Clearly {than}: {value_text(other)}."
+    return _GOOD, f"No {than}: {value_text(other)}."
 
 
 def _compare_with(view: ReportView, name: str) -> str:

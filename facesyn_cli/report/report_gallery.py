@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from facesyn_cli import __version__
 from facesyn_cli.artifacts.origins import GENERATED
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.leakage import REFERENCE
@@ -17,8 +18,6 @@ from facesyn_cli.report.network_passes import ReportInputs
 from facesyn_cli.report.pictures import data_uri
 from facesyn_cli.report.provenance import origins_text
 from facesyn_cli.report.set_pictures import NamedSet, SetPictures
-
-_FORMAT = 1
 
 
 def add_gallery(
@@ -61,7 +60,7 @@ def add_gallery(
         ) for held in inputs.sets
     ]
     made_from = {
-        "format": _FORMAT, "sets": [[held.name, held.images.digest, held.keys_digest] for held in inputs.all_sets],
+        "facesyn": __version__, "sets": [[held.name, held.images.digest, held.keys_digest] for held in inputs.all_sets],
         "judge": [judge_name, judge.digest, options.flip, options.fit, options.precision], "images": most,
         "max_pairs": max_pairs, "seed": seed, "photos": sorted(photos),
     }
