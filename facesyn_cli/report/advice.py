@@ -79,8 +79,8 @@ def appraise(view: ReportView, figure: Figure) -> Appraisal:
         tone, text = _against_reference(figure, other)
     elif (floor := _figure(view, _FLOORS.get(name))) is not None:
         tone = _OPEN
-        text = f"There is no published threshold. Two halves of the reference are {value_text(floor)} apart: that is " \
-               "the value of a perfect set."
+        text = f"There is no published threshold. Two halves of the reference are {value_text(floor)} apart: about " \
+               "that is the value of a perfect set."
     else:
         tone, text = _OPEN, f"There is no published threshold. {_PUBLISHED.get(name) or _compare_with(view, name)}"
     return Appraisal(*tone, text, None if tone is _GOOD else advise(view, name))
