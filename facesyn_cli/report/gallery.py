@@ -137,7 +137,8 @@ def _render(one: GallerySet, found: GalleryRows, thumbs: str, links: list[tuple[
     base = (TEMPLATES / "page.css").read_text(encoding="utf-8")
     return render_html(
         "gallery.html.j2", name=one.name, origin=one.origin, judge=one.judge, sets=links, page=page,
-        num_shown=len(found.rows.keys), num_images=found.num_images, num_identities=len(found.rows.identities),
+        num_shown=len(found.rows.keys), num_images=found.num_images,
+        num_compared=int((found.other >= 0).sum()), num_identities=len(found.rows.identities),
         style=Markup(base + style), script=Markup(script), data=_as_script(_data(one, found, thumbs)),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,17 @@ def add_gallery(
         judge.module.to(options.device)
         return measurer.faces(held, judge_name, judge, measurer.small(held))
 
+    @cache
+    def training() -> LabeledEmbeddings | None:
+        return faces(inputs.reference) if inputs.reference else None
+
     def compute(held: NamedSet) -> GalleryRows:
         lengths = measurer.embedding_lengths(held, judge_name, judge)
-        training = faces(inputs.reference) if inputs.reference else None
-        return gallery_rows(faces(held), lengths, training, most, max_pairs, seed)
+        return gallery_rows(faces(held), lengths, training(), most, max_pairs, seed)
+
+    def training_keys() -> list[str]:
+        found = training()
+        return found.keys if found else []
 
     keys = reference_images(data)
     uris = {key: data_uri(pictures.encoded(REFERENCE, key)) for key in keys}
@@ -56,7 +63,7 @@ def add_gallery(
     sets = [
         GallerySet(
             held.name, _about_origin(described[held.name]), judge_name,
-            lambda: faces(inputs.reference).keys if inputs.reference else [], photos, partial(compute, held),
+            training_keys, photos, partial(compute, held),
         ) for held in inputs.sets
     ]
     made_from = {

@@ -40,7 +40,9 @@ def rows_of(most: int | None = None, max_pairs: int = 10**9) -> GalleryRows:
     return gallery_rows(whole, lengths, people(["r0", "r1"], 1), most, max_pairs, 0)
 
 
-def write(folder: Path, made_from: Any = 1, names: tuple[str, ...] = ("set",), most: int | None = None) -> Path:
+def write(
+    folder: Path, made_from: Any = 1, names: tuple[str, ...] = ("set",), most: int | None = None, pairs: int = 10**9
+) -> Path:
     """Write a gallery in which every image has a gray value of its own."""
     reference = people(["r0", "r1"], 1).keys
     shown = next(reference[row] for row in rows_of().training)
@@ -51,7 +53,7 @@ def write(folder: Path, made_from: Any = 1, names: tuple[str, ...] = ("set",), m
         return np.full((20, 20, 3), people(_PEOPLE).keys.index(key) % 256, np.uint8)
 
     sets = [GallerySet(name, "Origin.", "judge", lambda: reference, {shown: "data:image/png;base64,AAAA"},
-                       lambda: rows_of(most)) for name in names]
+                       lambda: rows_of(most, pairs)) for name in names]
     write_gallery(folder, sets, made_from, gray, 2)
     return folder / FOLDER / PAGE
 
@@ -82,7 +84,9 @@ def test_a_bound_takes_whole_identities_and_keeps_their_neighbors() -> None:
     np.testing.assert_array_equal(found.quality, whole.quality[place])
 
 
-def test_neighbors_beyond_the_pairs_are_left_open() -> None:
+def test_neighbors_beyond_the_pairs_are_left_open_and_the_page_says_so(page: Path, tmp_path: Path) -> None:
+    assert "label doubts are known for 10 images" in write(tmp_path, pairs=300).read_text()
+    assert "are known for" not in page.read_text()
     found = rows_of(max_pairs=300)  # 30 identities: 10 images
     assert (found.other >= 0).sum() == 10 and np.isnan(found.to_other).sum() == 140
     assert not found.is_doubtful[found.other < 0].any()
