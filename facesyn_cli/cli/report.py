@@ -44,7 +44,8 @@ def command(
 ) -> dict[str, Any]:
     """Report quality, diversity and privacy of image sets.
 
-    Without sets, the report is about the run in --work.
+    Without sets, the report is about the run in --work. Beside its page report.html, the folder gallery shows all
+    images, to browse, filter and sort.
     """
     words = overrides or []
     sets = [word for word in words if "=" not in word or Path(word).exists()]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from facesyn_cli.evaluation import pixel_statistics, set_report
+from facesyn_cli.evaluation import pixel_statistics, set_report, verification
 from facesyn_cli.evaluation.metrics import Metric, declared, define, headline, metric
 
-ANALYSES = (pixel_statistics, set_report)  # set_report imports those of its sections
+ANALYSES = (pixel_statistics, set_report, verification)  # set_report imports those of its sections
 
 __all__ = ["ANALYSES", "Metric", "declared", "define", "headline", "metric"]

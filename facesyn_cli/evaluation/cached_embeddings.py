@@ -29,7 +29,8 @@ from facesyn_cli.evaluation.embedding import EmbeddedBatch, FaceEmbedder
 from facesyn_cli.evaluation.near_duplicates import SIDE, thumbnail
 from facesyn_cli.untrusted.arrays import read_archive
 
-PART_SIZE = 256  # images
+PART_SIZE = 256      # images
+LENGTHS = "lengths"  # array of the lengths of the embeddings before they were made unit rows, (N,) float32
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,17 @@ class CachedArrays:
     def last(self) -> NDArray:
         """Return the array of the last name only; as `read`, with less memory."""
         return self._read(self.names[-1:])[0]
+
+    def if_kept(self, name: str) -> NDArray | None:
+        """Return an array that earlier versions did not keep; None where any part lacks it. Computes nothing."""
+        parts = []
+        for part in self._parts():
+            content = _read(self._path(part))
+            if content is None or name not in content:
+                return None
+            parts.append(content[name])
+            signals.check()
+        return np.concatenate(parts)
 
     def _read(self, names: tuple[str, ...]) -> tuple[NDArray, ...]:
         joined: list[NDArray] = []
@@ -146,8 +158,8 @@ def embed_cached(
     def compute(parts: Sequence[range], advance: Callable[[int], None]) -> Iterator[dict[str, NDArray]]:
         for batches in embedder.parts(lambda index: images.read(entries[index]), parts, advance):
             found = [_usable_rows(batch, has_unit_rows) for batch in batches]
-            yield {"vectors": np.concatenate([rows for rows, _ in found]),
-                   "good": np.concatenate([is_good for _, is_good in found])}
+            vectors, good, lengths = (np.concatenate(columns) for columns in zip(*found, strict=True))
+            yield {"vectors": vectors, "good": good, LENGTHS: lengths}
 
     def check(good: NDArray) -> None:
         if not good.any():
@@ -157,13 +169,15 @@ def embed_cached(
     return CachedArrays(folder, len(entries), title, compute, ("vectors", "good"), check)
 
 
-def _usable_rows(batch: EmbeddedBatch, has_unit_rows: bool) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return the rows of a batch, zero where there is no embedding; and where there is one."""
+def _usable_rows(
+    batch: EmbeddedBatch, has_unit_rows: bool
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
+    """Return the rows of a batch, zero where there is no embedding; where there is one; and the lengths as computed."""
     lengths = np.linalg.norm(batch.vectors, axis=1)
     is_good = np.isfinite(lengths) & (lengths > 0) & [index not in batch.problems for index in batch.indices]
     rows = np.zeros(batch.vectors.shape, dtype=np.float32)
     rows[is_good] = normalize(batch.vectors[is_good]) if has_unit_rows else batch.vectors[is_good]
-    return rows, is_good
+    return rows, is_good, np.where(is_good, lengths, 0).astype(np.float32)
 
 
 def thumbnails_cached(

@@ -80,6 +80,14 @@ declare(
         better="higher", unit="cosine", by_group="chart"),
     Metric("identity.separability", "Separability", "Mean distance of an identity's center to the centers of the "
         "others.", formula="mean over pairs of classes of 1 - cos(c, c')", source=VIGFACE, better="higher"),
+    Metric("identity.real_eer", "Equal error rate of the reference", "The same for the real images of the reference, "
+        "by the same judge: the value to compare with.", formula="equal error rate of the reference", unit="share"),
+    Metric("identity.real_fdr", "Fisher discriminant ratio of the reference", "The same for the real images of the "
+        "reference, by the same judge: the value to compare with.",
+        formula="Fisher discriminant ratio of the reference"),
+    Metric("identity.real_unique_share", "Unique identities of the reference", "The same for as many real people of "
+        "the reference: the value to compare with. Differs from 100 % where the judge takes two people for one.",
+        formula="U_class of the first C identities of the reference", unit="share"),
     Metric("identity.scores", "Genuine and impostor scores", "How similar two images of one person are, and two "
         "images of different people. The less the two distributions overlap, the better the labels can be learned."),
     Metric("identity.nearest_center", "Nearest other identity", "For every identity, the score of the most similar "
@@ -129,6 +137,29 @@ def score_section(counts: ScoreCounts) -> Section:
     section.histograms.append(_score_histogram(counts))
     section.curves += _error_curves(counts)
     return section
+
+
+def reference_section(
+    training: LabeledEmbeddings, counts: ScoreCounts, num_identities: int, r: float, keep: KeepUnique
+) -> Section:
+    """Return the figures of the reference that those of a set are compared with.
+
+    Args:
+        training: The reference.
+        counts: Its scores.
+        num_identities: Identities of the set; the share of unique ones falls as sets grow, so that of the reference is
+            of as many, or of all where there are fewer.
+        r: See `center_section`.
+        keep: Greedy choice of unique centers at r.
+    """
+    unique = mean_over_identities("identity.real_unique_share", keep(training.centers[:num_identities]))
+    error = counts.error_of(lambda g, i: discriminability((*moments_of(g), *moments_of(i)))[0])
+    return Section([
+        _rate("identity.real_eer", counts, equal_error_rate),
+        Figure("identity.real_fdr", discriminability(counts.moments)[0], counts.num_genuine,
+               "genuine pairs, and all impostor pairs", error=error, error_from=BOOTSTRAP),
+        replace(unique, threshold=r),
+    ])
 
 
 def center_section(rows: LabeledEmbeddings, r: float, keep: dict[float, KeepUnique]) -> Section:

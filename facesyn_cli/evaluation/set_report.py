@@ -13,7 +13,13 @@ from facesyn_cli.console import log
 from facesyn_cli.evaluation.copies import Pixels
 from facesyn_cli.evaluation.diversity import spread_section, vendi_section
 from facesyn_cli.evaluation.fairness import Groups, group_section
-from facesyn_cli.evaluation.identity_quality import VEC2FACE_THRESHOLD, KeepUnique, center_section, score_section
+from facesyn_cli.evaluation.identity_quality import (
+    VEC2FACE_THRESHOLD,
+    KeepUnique,
+    center_section,
+    reference_section,
+    score_section,
+)
 from facesyn_cli.evaluation.label_faults import mixed_identities, split_identities, wrong_labels
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.leakage import privacy_section
@@ -53,7 +59,7 @@ def analyze(
     log.info(f"{own.name}: {len(own.keys):,} images of {len(own.identities):,} identities")
     counts = count_scores(own, how.max_pairs, how.seed)
     sections = {
-        "identity": _identity(own, counts, training_counts, how),
+        "identity": _identity(own, counts, training, training_counts, how),
         "diversity": _diversity(own, training, how),
         "quality": Section(notes=["Distances need a real reference set (--reference)."]),
         "privacy": Section(notes=["The leakage check needs the training images (--reference)."]),
@@ -109,11 +115,16 @@ def _figures(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _identity(own: LabeledEmbeddings, counts: ScoreCounts, training: ScoreCounts | None, how: Analysis) -> Section:
+def _identity(
+    own: LabeledEmbeddings, counts: ScoreCounts, reference: LabeledEmbeddings | None, training: ScoreCounts | None,
+    how: Analysis,
+) -> Section:
     section = score_section(counts)
     signals.check()
     keep = {radius: how.unique(radius) for radius in (how.r, VEC2FACE_THRESHOLD)}
     section.merge(center_section(own, how.r, keep))
+    if reference is not None and training is not None:
+        section.merge(reference_section(reference, training, len(own.identities), how.r, keep[how.r]))
     section.merge(wrong_labels(own, how.max_pairs, how.seed))
     source = "the reference" if training is not None else "the set itself"
     section.notes += _about_thresholds(training or counts, how.r, source)

@@ -26,10 +26,27 @@ from numpy.typing import NDArray
 
 from facesyn_cli.artifacts.benchmark_table import BenchmarkRow
 from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.metrics import IDIFF, Metric, declare
 
 THRESHOLDS = np.arange(0, 4, 0.01)
 FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)
 MIN_FALSE_ACCEPTS = 10  # a TAR is reported where FAR times the number of impostors reaches this
+
+_ARCFACE = "ArcFace, arXiv:1801.07698"
+declare(
+    Metric("benchmark.accuracy", "Accuracy", "Share of a benchmark's pairs that the trained recognizer decides "
+        "rightly: same person or not. Guessing gives 50 %.", formula="mean over the folds of the accuracy at the best "
+        "threshold of the other folds", source=_ARCFACE, better="higher", unit="share"),
+    Metric("benchmark.tar", "TAR at FAR", "Share of pairs of one person that are accepted (TAR) when the threshold "
+        "accepts at most the given share of pairs of different people (FAR).",
+        formula="max TAR(t) over the t with FAR(t) <= the given rate", source=_ARCFACE, better="higher", unit="share"),
+    Metric("benchmark.eer", "Equal error rate", "Share of wrong decisions on a benchmark at the threshold where "
+        "different people are accepted as often as the same person is rejected.",
+        formula="(FAR + FRR) / 2 at the t with the least |FAR - FRR|", source=IDIFF, better="lower", unit="share"),
+    Metric("benchmark.auc", "Area under the curve (AUC)", "Chance that a random pair of one person scores higher "
+        "than a random pair of different people. Guessing gives 50 %.", formula="P(genuine > impostor) + P(equal) / 2",
+        source="Mann-Whitney statistic", better="higher", unit="share"),
+)
 
 
 @dataclass(frozen=True)

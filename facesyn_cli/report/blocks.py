@@ -73,10 +73,29 @@ class Notes(Element):
 
 
 @dataclass(frozen=True)
-class Numbers(Element):
-    """A few large numbers: (name, value, error)."""
+class Advice:
+    """What to do about a figure or a finding: a sentence, command lines, and the address of a page that helps."""
 
-    rows: Sequence[tuple[Term, str, str]]
+    text: str
+    commands: Sequence[str] = ()
+    link: str | None = None
+
+
+@dataclass(frozen=True)
+class Appraisal:
+    """A verdict on one number; `tone` is a class of the style sheet."""
+
+    tone: str
+    word: str
+    text: str
+    advice: Advice | None = None
+
+
+@dataclass(frozen=True)
+class Numbers(Element):
+    """A few large numbers: (name, value, error, verdict)."""
+
+    rows: Sequence[tuple[Term, str, str, Appraisal]]
 
 
 @dataclass(frozen=True)
@@ -105,6 +124,11 @@ class Table(Element):
     rows: Sequence[Row]
     caption: str = ""
 
+    @property
+    def width(self) -> str:
+        """Class of the style sheet for paper, by the number of columns."""
+        return "widest" if len(self.head) > 14 else "wide" if len(self.head) > 8 else "narrow"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -117,6 +141,7 @@ class Verdict:
     anchor: str | None = None
     limits: str | None = None
     by: str | None = None
+    advice: Advice | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +195,8 @@ class Pairs(Element):
 class Facts(Element):
     """Names and values."""
 
-    rows: Sequence[tuple[str, Text]]
+    rows: Sequence[tuple[Text, Text]]
+    css: str = ""
 
 
 @dataclass(frozen=True)

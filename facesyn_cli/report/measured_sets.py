@@ -13,7 +13,7 @@ from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.image_set import ImageEntry
 from facesyn_cli.console import log
 from facesyn_cli.data.squares import say_cut
-from facesyn_cli.evaluation.cached_embeddings import CachedArrays, embed_cached, thumbnails_cached
+from facesyn_cli.evaluation.cached_embeddings import LENGTHS, CachedArrays, embed_cached, thumbnails_cached
 from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.pixel_statistics import pixel_section, pose_section
@@ -68,6 +68,15 @@ class Measurer:
         content = [held.images.digest, held.keys_digest, judge.digest, options.flip, fit, options.precision]
         folder, title = self.cache / f"{_short(content)}-{name}", f"{held.name}: embed with {name}"
         return embed_cached(held.images, held.entries, FaceEmbedder(judge.module, options), folder, title)
+
+    def embedding_lengths(self, held: NamedSet, name: str, judge: LoadedBackbone) -> dict[str, float]:
+        """Return the length of the embedding of each image, by key, as the judge gives it; empty where the cache of an
+        earlier version does not hold them. Arguments as of `embeddings`.
+        """
+        lengths = self.embeddings(held, name, judge).if_kept(LENGTHS)
+        if lengths is None:
+            return {}
+        return {entry.key: float(length) for entry, length in zip(held.entries, lengths, strict=True)}
 
     def faces(self, held: NamedSet, name: str, judge: LoadedBackbone, small: Small) -> LabeledEmbeddings:
         """Return the embeddings and thumbnails of the images of a set that a judge can embed; `small` are all

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from facesyn_cli.evaluation.all_metrics import declared, metric
+from facesyn_cli.evaluation.leakage import REFERENCE
 from facesyn_cli.report.blocks import Block, Box, Cell, Chart, Details, Heading, Notes, Paragraph, Row, Span, Table
 from facesyn_cli.report.charts import draw_curve, draw_histogram, draw_intervals, merge_curves
 from facesyn_cli.report.figure_text import MISSING, Figure, error_text, value_text
@@ -92,12 +93,27 @@ def image_list(view: ReportView, one: dict[str, Any], of: str = "") -> list[Bloc
         return []
     if found.show == "sheet":
         shown, draw = rows[:_MOST_SHEET], view.pictures.scored_sheet
-    elif found.show == "pairs" or all(len(row["images"]) == 2 for row in rows):
+    elif _is_of_pairs(one):
         shown, draw = rows[:_MOST_PAIRS], view.pictures.pairs
     else:
         shown, draw = rows[:_MOST_STRIPS], view.pictures.identities
     left = f" Shown are the first {len(shown)} of {len(rows)}." if len(shown) < len(rows) else ""
     return [Box([Heading(found.title + (f": {of}" if of else "")), Paragraph(found.text + left, "quiet"), draw(shown)])]
+
+
+def _is_of_pairs(one: dict[str, Any]) -> bool:
+    """Return whether a list is shown as pairs of images."""
+    return metric(one["id"]).show == "pairs" or all(len(row["images"]) == 2 for row in one["rows"])
+
+
+def reference_images(data: dict[str, Any]) -> list[str]:
+    """Return the keys of the images of the reference that the page shows: those in pairs, by the first judge."""
+    judge = data["results"][0]["judge"] if data["results"] else None
+    lists = [one for result in data["results"] if result["judge"] == judge
+             for section in result["sections"].values() for one in section["lists"]]
+    rows = [row for one in lists if _is_of_pairs(one) for row in one["rows"][:_MOST_PAIRS]]
+    shown = [image for row in rows for image in row["images"]]
+    return list(dict.fromkeys(image["key"] for image in shown if image["set"] == REFERENCE))
 
 
 def _of_network(view: ReportView, network: dict[str, Any]) -> list[Block]:

@@ -45,7 +45,7 @@ class Pictures:
     def image(self, set_name: str, key: str, label: str | None = None) -> Picture:
         """Return one image of a set; its label, shown on hover and read out, is its key by default."""
         if (set_name, key) not in self._known:
-            self._known[set_name, key] = _data_uri(self._source.encoded(set_name, key))
+            self._known[set_name, key] = data_uri(self._source.encoded(set_name, key))
         return self._place(self._known[set_name, key], label or key)
 
     def sheet(self, set_name: str, keys: Sequence[str]) -> Sheet:
@@ -82,7 +82,7 @@ class Pictures:
 
     def _context_face(self, set_name: str, strip: Row) -> Picture | None:
         identity = strip["identity"]
-        uri = _data_uri(self._source.context_face(set_name, identity)) if strip["context_face"] else None
+        uri = data_uri(self._source.context_face(set_name, identity)) if strip["context_face"] else None
         return self._place(uri, f"source face of the context of {identity}") if uri else None
 
     def _place(self, uri: str | None, label: str) -> Picture:
@@ -94,7 +94,7 @@ class Pictures:
         return Picture(uri, label)
 
 
-def _data_uri(data: bytes | None) -> str | None:
+def data_uri(data: bytes | None) -> str | None:
     """Return an image, square and small, as a data URI; it is re-encoded, so that only pixels enter the page."""
     if data is None:
         return None

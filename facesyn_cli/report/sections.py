@@ -6,6 +6,7 @@ from typing import Any
 
 from facesyn_cli.evaluation.all_metrics import metric
 from facesyn_cli.report import provenance
+from facesyn_cli.report.advice import advice_on, appraise, measure_more
 from facesyn_cli.report.blocks import (
     Block,
     Box,
@@ -36,7 +37,7 @@ _ARROW = " \N{RIGHTWARDS ARROW} "
 
 
 def summary(view: ReportView) -> list[Block]:
-    """Return the findings and the most important numbers."""
+    """Return the findings."""
     findings = view.data["summary"]
     counts = {level: sum(finding["level"] == level for finding in findings) for level in ("fault", "warning")}
     found = [f"{count} {level}{'' if count == 1 else 's'}" for level, count in counts.items() if count]
@@ -46,13 +47,20 @@ def summary(view: ReportView) -> list[Block]:
         section = view.of_judge(view.judge, name).get(view.first)
         if section is not None and (view.first, name) not in has_finding:
             cards.append(_state(view, name, section))
-    figures = [view.figure(view.first, view.judge, name) for name in view.data["headline"]]
     return [
-        Paragraph(f"{' and '.join(found)}." if found else "No fault was found.", "intro"),
-        Verdicts(cards), Heading(f"{view.first} in numbers" if len(view.set_names) > 1 else "In numbers"),
-        Numbers([(view.term(figure["id"]), value_text(figure), error_text(figure))
-                 for figure in figures if figure and figure["value"] is not None]),
+        Paragraph(f"{' and '.join(found)}." if found else "No fault was found.", "intro"), Verdicts(cards),
+        Paragraph("Commands name files and folders without the folders above them; words in capitals are yours to "
+                  "fill in.", "quiet"),
     ]
+
+
+def numbers(view: ReportView) -> list[Block]:
+    """Return the most important figures of the first set with a verdict each."""
+    figures = [view.figure(view.first, view.judge, name) for name in view.data["headline"]]
+    rows = [(view.term(figure["id"]), value_text(figure), error_text(figure), appraise(view, figure))
+            for figure in figures if figure and figure["value"] is not None]
+    about = [Paragraph(f"Of {view.first}.", "quiet")] if len(view.set_names) > 1 else []
+    return [*about, Numbers(rows)] if rows else []
 
 
 def comparison(view: ReportView) -> list[Block]:
@@ -122,8 +130,11 @@ def benchmark(view: ReportView) -> list[Block]:
         return []
     rates = list(dict.fromkeys(rate for row in content["rows"] for rate, tar in row["tar"].items() if tar is not None))
     ranks = list(dict.fromkeys(rank for row in content["rows"] for rank in row["rank"]))
-    words = ["Benchmark", "Pairs", "Accuracy", *(f"TAR at FAR {percent(float(rate))}".replace(" %", "\N{NBSP}%")
-                                                 for rate in rates), "EER", "AUC", *(f"Rank {rank}" for rank in ranks)]
+    tars = [f"TAR at FAR {percent(float(rate))}".replace(" %", "\N{NBSP}%") for rate in rates]
+    words: list[Text] = [
+        "Benchmark", "Pairs", view.term("benchmark.accuracy"), *(view.term("benchmark.tar", word) for word in tars),
+        view.term("benchmark.eer", "EER"), view.term("benchmark.auc", "AUC"), *(f"Rank {rank}" for rank in ranks),
+    ]
     rows = []
     for row in content["rows"]:
         values = [row["tar"].get(rate) for rate in rates] + [row["eer"], row["auc"]]
@@ -173,7 +184,8 @@ def _finding(view: ReportView, finding: dict[str, Any]) -> Verdict:
     limits = verdict["limits"] if verdict and verdict["text"] == finding["text"] else None
     anchor = finding["section"] if finding["section"] in TITLES else "diversity"
     title = _title(view, TITLES.get(finding["section"], "Pixels"), finding["set"])
-    return Verdict(*LEVELS[finding["level"]], title, finding["text"], anchor, limits, _by(view, finding["judge"]))
+    return Verdict(*LEVELS[finding["level"]], title, finding["text"], anchor, limits, _by(view, finding["judge"]),
+                   advice_on(view, finding))
 
 
 def _state(view: ReportView, name: str, section: dict[str, Any]) -> Verdict:
@@ -191,7 +203,8 @@ def _state(view: ReportView, name: str, section: dict[str, Any]) -> Verdict:
         text, anchor = f"Measured. There is no pass mark for these figures: {_NO_PASS_MARK[name]}.", name
     elif section["figures"]:
         level, text, anchor, by = "good", "No fault was found.", name, view.judge
-    return Verdict(*LEVELS[level], title, text, anchor, limits, _by(view, by))
+    more = None if section["figures"] or anchor else measure_more(view, name)
+    return Verdict(*LEVELS[level], title, text, anchor, limits, _by(view, by), more)
 
 
 def _title(view: ReportView, title: str, set_name: str) -> str:

@@ -22,6 +22,7 @@ class ReportView:
     Args:
         data: Content of `report.json`.
         source: Reads the images.
+        gallery: Address of the gallery, relative to the page; None: there is none.
 
     Attributes:
         first: Name of the set that the page is mainly about.
@@ -29,8 +30,9 @@ class ReportView:
         definitions: Anchor and metric of every term that was linked to, in order of first use.
     """
 
-    def __init__(self, data: dict[str, Any], source: PictureSource) -> None:
+    def __init__(self, data: dict[str, Any], source: PictureSource, gallery: str | None = None) -> None:
         self.data = data
+        self.gallery = gallery
         self.pictures = Pictures(source)
         self.set_names = [one["name"] for one in data["sets"]]
         self.first = self.set_names[0]

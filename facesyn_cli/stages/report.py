@@ -53,11 +53,13 @@ from facesyn_cli.report.contents import (
     to_text,
     training_curves,
 )
+from facesyn_cli.report.gallery import BYTES_PER_IMAGE
 from facesyn_cli.report.measured_sets import Measurer, pixels_of
 from facesyn_cli.report.network_passes import Passes, ReportInputs, Samples, run_networks
 from facesyn_cli.report.network_results import CachedResults, NetworkResults, by_features, by_lpips
 from facesyn_cli.report.page import write_page
 from facesyn_cli.report.provenance import about_judge, about_origins
+from facesyn_cli.report.report_gallery import add_gallery, gallery_link
 from facesyn_cli.report.set_pictures import NamedSet, SetPictures, short_names
 from facesyn_cli.training.metrics_log import read_lines
 
@@ -87,6 +89,9 @@ class ReportConfig(StageConfig):
     max_pairs: int = affects_result(500_000_000, "pairs to compute at most for one figure; else a sample", ge=10_000)
     feature_images: int = affects_result(10_000, "images of a set that Inception sees at most, drawn at random", ge=10)
     perceptual_images: int = affects_result(1200, "images of a set for perceptual distances; 0: none", ge=0)
+    gallery_images: int | None = runtime_only(
+        50_000, "images of a set in the gallery at most, as whole identities drawn at random; 0: none; None: all", ge=0
+    )
     flip: bool = affects_result(True, "add the output for the mirrored image, as in verification")
     fit: Literal["square", "refuse"] = affects_result(
         "square", "images that are not square: square takes the central square, refuse leaves them out"
@@ -121,11 +126,13 @@ def plan(cfg: ReportConfig, work: Work) -> Plan:
         evaluations[inputs.features.name] = sum(min(size, cfg.feature_images) for size in sizes)
     if inputs.lpips:
         evaluations[inputs.lpips.name] = perceptual
+    most = cfg.gallery_images
+    gallery = sum(len(held.entries) if most is None else min(len(held.entries), most) for held in inputs.sets)
     return Plan(
         inputs.folder, state, {name: parent.path for name, parent in inputs.parents.items()},
         {"sets": len(inputs.sets), "judges": len(inputs.judges), "images": sum(sizes)},
         {name: 0 if state == "finished" else count for name, count in evaluations.items()},
-        disk_mib=sum(sizes) * (512 * 4 * len(inputs.judges) + 256) / 2**20,
+        disk_mib=(sum(sizes) * (512 * 4 * len(inputs.judges) + 256) + gallery * BYTES_PER_IMAGE) / 2**20,
         chosen={
             "sets": {held.name: f"{len(held.entries)} of {len(held.images.entries)} images"
                      for held in inputs.all_sets},
@@ -151,13 +158,13 @@ def run(cfg: ReportConfig, work: Work) -> Outcome:
 
         def write() -> Outcome:
             data = _analyze(cfg, inputs, pictures, work, measurer, kept, passes) if passes else None
-            return _write(cfg, inputs, pictures, work, output, data)
+            return _write(cfg, inputs, pictures, work, output, measurer, data)
 
         return processes.from_first(write)
 
 
 def _write(
-    cfg: ReportConfig, inputs: ReportInputs, pictures: SetPictures, work: Work, output: Output,
+    cfg: ReportConfig, inputs: ReportInputs, pictures: SetPictures, work: Work, output: Output, measurer: Measurer,
     data: dict[str, Any] | None,
 ) -> Outcome:
     """Write all files of the report from its data, None: those of a finished report, and what is read again."""
@@ -167,7 +174,8 @@ def _write(
     data |= {"training": training_curves(logs), "benchmark": benchmark_results(cfg.table, work)}
     data["definitions"] = definitions_of(data)
     update_json(folder / REPORT, data)
-    write_page(folder, data, pictures)
+    add_gallery(inputs, pictures, measurer, data, cfg.gallery_images, cfg.max_pairs, cfg.seed)
+    write_page(folder, data, pictures, gallery_link(folder))
     for number, held in enumerate(inputs.sets):
         write_card(folder / "cards" / held.name if number else folder, data, held.name)
     if not output.finished:
@@ -262,7 +270,7 @@ def _analyze(
         "reference": described.get(REFERENCE),
         "judges": [
             {"name": name, "backbone": judge.name, "digest": judge.digest, "input_size": judge.input_size,
-             "flip": cfg.flip} for name, judge in inputs.judges.items()
+             "flip": cfg.flip, "path": inputs.parents[f"judge {name}"].path} for name, judge in inputs.judges.items()
         ],
         "summary": sorted(findings, key=lambda finding: LEVELS.index(finding["level"])),
         "headline": headline(), "results": results,

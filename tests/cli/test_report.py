@@ -84,6 +84,21 @@ def test_everything_is_written(report, inputs, tmp_path):
     assert json.loads((tmp_path / "out" / "facesyn.json").read_text())["kind"] == "Report"
 
 
+def test_a_gallery_lies_beside_the_page_and_can_be_added_later(report, inputs, tmp_path):
+    page, gallery = tmp_path / "out" / "report.html", tmp_path / "out" / "gallery" / "index.html"
+    report(inputs["faces"], inputs["real"], "--reference", inputs["real"], "gallery_images=0")
+    assert not gallery.parent.exists() and "gallery/index.html" not in page.read_text()
+    report(inputs["faces"], inputs["real"], "--reference", inputs["real"])
+    assert 'href="gallery/index.html"' in page.read_text()
+    held = json.loads(gallery.read_text().split('id="data">')[1].split("</script>")[0])
+    assert held["names"] == [f"p{k}" for k in range(6)] and held["starts"] == [0, 4, 8, 12, 16, 20, 24]
+    assert all(length > 0 for length in held["quality"]) and len(set(held["quality"])) > 1
+    assert set(held["trainingKeys"]) <= {f"r{person}/{photo}" for person in range(50, 58) for photo in range(3)}
+    assert (gallery.parent / "set-2.html").is_file() and len(list(gallery.parent.glob("thumbs-2/*.jpg"))) == 1
+    report(inputs["faces"], inputs["real"], "--reference", inputs["real"], "gallery_images=9")
+    assert "8 of 24" in gallery.read_text() and "where the people shown agree" in gallery.read_text()
+
+
 def test_sets_of_every_kind_give_the_same_figures(run_cli, report, inputs, tmp_path):
     with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:
         for path in sorted(inputs["faces"].rglob("*.png"), reverse=True):

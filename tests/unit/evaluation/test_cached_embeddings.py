@@ -9,7 +9,7 @@ from one_of_several import one_of
 from tiny_recognizer import write_faces
 
 from facesyn_cli.artifacts.image_set import ImageSet
-from facesyn_cli.data.pixels import decode_image, encode_png
+from facesyn_cli.data.pixels import decode_image, encode_png, to_pixels
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation import cached_embeddings
 from facesyn_cli.evaluation.cached_embeddings import choose_identities, embed_cached, thumbnails_cached
@@ -62,6 +62,20 @@ def test_processes_compute_a_share_each(images, tmp_path, monkeypatch):
     alone = embed_cached(images, images.entries, FaceEmbedder(Means(), OPTIONS), tmp_path / "alone", "embed")
     np.testing.assert_array_equal(whole[0], alone.read()[0])
     np.testing.assert_array_equal(whole[1], alone.last())
+
+
+def test_lengths_are_kept_and_missing_in_a_cache_of_an_earlier_version(images, tmp_path):
+    cache = embed_cached(images, images.entries, FaceEmbedder(Means(), OPTIONS), tmp_path / "cache", "embed")
+    assert cache.if_kept("lengths") is None
+    _, good = cache.read()
+    lengths = cache.if_kept("lengths")
+    first = to_pixels(decode_image(images.read(images.entries[0]))).mean((1, 2))
+    assert lengths[0] == pytest.approx(float(first.norm()), rel=1e-5) and ((lengths > 0) == good).all()
+    (path,) = (tmp_path / "cache").iterdir()
+    with np.load(path) as kept:
+        np.savez(path, vectors=kept["vectors"], good=kept["good"])
+    assert cache.if_kept("lengths") is None
+    np.testing.assert_array_equal(cache.read()[1], good)
 
 
 def test_rows_are_unit_and_unreadable_ones_are_marked(images, tmp_path):

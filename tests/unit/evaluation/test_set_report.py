@@ -68,7 +68,7 @@ def test_groups_have_the_figures_of_the_whole_set(sections):
     group = {f.id.removeprefix("fairness.") for f in sections["fairness"].figures if f.group == "half=first"}
     faults = {"wrong_label_share", "mixed_identities", "split_identities", "near_duplicates_within",
               "near_duplicates_between"}
-    yardsticks = {name for name in whole if name.startswith("privacy.real")}
+    yardsticks = {name for name in whole if name.startswith(("privacy.real", "identity.real"))}
     assert yardsticks and whole - group == yardsticks | {name for name in whole if name.split(".")[1] in faults}
 
 

@@ -98,8 +98,8 @@ def test_policy_admits_the_script_that_is_there_and_no_other(page: str) -> None:
 
 
 def test_every_section_is_there_and_one_without_content_is_not(page: str) -> None:
-    wanted = {"summary", "compare", "faces", "identity", "diversity", "quality", "privacy", "fairness", "training",
-              "benchmark", "origin"}
+    wanted = {"summary", "numbers", "compare", "faces", "identity", "diversity", "quality", "privacy", "fairness",
+              "training", "benchmark", "origin"}
     assert {a["id"] for tag, a in Reader(page).tags if tag == "section"} == wanted
     data = report(1)
     data["benchmark"], data["training"] = None, {"ldm": None, "fr": None}
@@ -218,8 +218,10 @@ def test_a_report_without_reference_or_several_judges_is_a_page() -> None:
 
 
 def _shown(*blocks) -> str:
-    return render_html("page.html.j2", title="t", version="1", lead="", faces=[], definitions=[], style="", script="",
-                       script_digest="", sections=[{"anchor": "a", "name": "n", "heading": "h", "blocks": blocks}])
+    return render_html(
+        "page.html.j2", title="t", version="1", lead="", gallery=None, faces=[], definitions=[], style="", script="",
+        script_digest="", sections=[{"anchor": "a", "name": "n", "heading": "h", "blocks": blocks}],
+    )
 
 
 def test_templates_escape_text_and_attributes() -> None:
