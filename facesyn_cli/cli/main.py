@@ -25,7 +25,7 @@ _PANELS = {  # heading of the help -> commands; command x-y is cli/x_y.py
     ),
     "Train parts": ("train-embedder", "train-autoencoder", "train-decoder"),
     "Judge": ("report", "compare", "pairs", "study", "ablate"),
-    "Tools": ("models", "starter", "plugins", "config", "doctor", "bench"),
+    "Tools": ("models", "push", "pull", "starter", "plugins", "config", "doctor", "bench"),
 }
 _NAMED_BY = {  # command that the list leaves out -> command whose help names it
     "train-decoder": "train-autoencoder", "pairs": "eval", "ablate": "study", "starter": "models", "bench": "doctor",
@@ -67,6 +67,8 @@ def _see_also(name: str) -> str | None:
     return None
 
 
+for _name in ("push", "pull"):  # the same commands under `facesyn models`
+    _MODULES["models"].app.command(_name)(_MODULES[_name].command)
 for _name, _module in _MODULES.items():
     if hasattr(_module, "app"):
         app.add_typer(_module.app, name=_name, epilog=_see_also(_name))
