@@ -40,12 +40,14 @@ from facesyn_cli.results import Benchmarks, Contexts, Embeddings, Images, Networ
 
 __all__ = [
     "Benchmarks", "Contexts", "Embeddings", "Images", "Network", "Plan", "Records", "Report", "Result", "Stopped",
-    "UserError", "align", "augment", "embed", "evaluate", "gen_contexts", "open", "pack", "plan", "report", "run",
-    "sample", "select", "study", "train_autoencoder", "train_decoder", "train_embedder", "train_fr", "train_ldm",
+    "UserError", "align", "augment", "embed", "evaluate", "gen_contexts", "open", "pack", "plan", "pull", "push",
+    "report", "run", "sample", "select", "study", "train_autoencoder", "train_decoder", "train_embedder", "train_fr",
+    "train_ldm",
 ]
 
 PathLike = str | os.PathLike[str]
 R = TypeVar("R", bound=Result)
+T = TypeVar("T")
 
 _RESULTS: dict[str, type[Result]] = {
     "align": Images, "embed": Embeddings, "train-embedder": Network, "train-autoencoder": Network,
@@ -191,6 +193,54 @@ def open(path: PathLike) -> Result:  # noqa: A001 (`facesyn.open`, as `PIL.Image
     return _foreign(path)
 
 
+def push(
+    folder: PathLike, repo: str, private: bool = True, revision: str | None = None, message: str | None = None,
+    license: str | None = None, allow_real: bool = False,
+) -> dict[str, Any]:
+    """Publish a finished folder on the Hugging Face Hub: `facesyn push`.
+
+    Args:
+        folder: A finished folder of a stage, or a starter.
+        repo: `owner/name`; made if there is none.
+        private: A new repository is for its owner only; an existing public one is refused.
+        revision: Branch; None: main.
+        message: Message of the commit.
+        license: Name of the hub for the license, for example `cc-by-nc-4.0`; None: that of the folder's card.
+        allow_real: Also push photos of real people, or faces of unknown origin.
+
+    Returns:
+        What `facesyn push --json` prints: `state`, `url`, `commit`, `files`, `bytes`, `left_out`, ...
+
+    Raises:
+        UserError: The folder is unfinished, damaged or shows real people; no token, no access, no connection.
+    """
+    from facesyn_cli.stages.push import push as push_folder
+
+    return _handled(lambda: push_folder(Path(folder), repo, private, revision, message, license, allow_real))
+
+
+def pull(name: str, out: PathLike | None = None, revision: str | None = None) -> Result:
+    """Download a pushed folder, or weights, and verify it: `facesyn pull`.
+
+    Args:
+        name: Repository `owner/name` or `datasets/owner/name`, a name in `facesyn models list`, or an https address.
+        out: Folder to write; None: the repository's name in the current folder, for weights of others `weights`.
+        revision: Branch, tag or commit; None: main.
+
+    Returns:
+        The result class of its kind, as of `open`.
+
+    Raises:
+        UserError: No such repository, no access, no connection, a damaged file, or `out` has other content.
+    """
+    from facesyn_cli.stages.pull import pull as pull_folder
+
+    found = _handled(lambda: pull_folder(name, None if out is None else Path(out), revision))
+    result = open(found["folder"] if "folder" in found else found["file"])
+    result.summary = found
+    return result
+
+
 def _foreign(path: Path) -> Result:
     """Open what facesyn did not write: the first kind whose reader accepts it."""
     from facesyn_cli.artifacts.context_set import ContextSet
@@ -232,8 +282,13 @@ def _config(name: str, work: Work, settings: dict[str, Any]) -> StageConfig:
 
 
 def _run_config(name: str, cfg: StageConfig, result: type[R], work: Work) -> R:
+    outcome = _handled(lambda: run_stage(name, cfg, work))
+    return result(outcome.folder, outcome.summary, outcome.text)
+
+
+def _handled(call: Callable[[], T]) -> T:
+    """Return what a call returns; messages go to stderr unless the caller handles them, and Ctrl-C ends it orderly."""
     if not console.log.handlers:
         console.configure()
     with signals.handled():
-        outcome = run_stage(name, cfg, work)
-    return result(outcome.folder, outcome.summary, outcome.text)
+        return call()

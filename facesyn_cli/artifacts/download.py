@@ -1,7 +1,6 @@
-"""Download weights: one file over HTTP, checked, complete or not there; or from the Hugging Face Hub.
+"""Download one file over HTTP: checked, complete or not there.
 
-The final name appears by rename after length and checksum are verified; an attempt that fails starts anew. The client
-of the hub resumes and checks on its own.
+The final name appears by rename after length and checksum are verified; an attempt that fails starts anew.
 """
 
 from __future__ import annotations
@@ -30,8 +29,6 @@ MAX_BYTES = 512 * GIB           # of a file whose length the server announces
 MAX_UNANNOUNCED = 2 * GIB       # of one whose length it does not
 _BLOCK = 1 << 20
 _MAX_NAME = 200                 # bytes of a file name
-_HUB_NAME = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w.-]+?)(@(?P<revision>[\w./-]+?))?(/(?P<file>[\w-][\w ./-]*\.\w+))?")
-_LEFT_OUT = ["*.msgpack", "*.h5", "*.ot", "*.tflite", "flax_*", "tf_*"]  # the same weights for other frameworks
 
 
 def fetch(url: str, path: Path, sha256: str | None = None) -> str:
@@ -46,7 +43,7 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> str:
         UserError: No connection, the server refuses, the connection breaks, the content is not the expected one, or
             no space is left. Nothing stays behind.
     """
-    address, expected = _address(url), _checksum(sha256)
+    address, expected = _address(url), parse_checksum(sha256)
     if path.exists():
         digest = file_digest(path)
         if expected not in (None, digest):
@@ -64,43 +61,6 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> str:
             with suppress(OSError):
                 path.parent.rmdir()  # succeeds only when it is empty
     return digest
-
-
-def is_hub_name(name: str) -> bool:
-    """True for `owner/name`, `owner/name@revision` and `owner/name/file.ending`."""
-    return _HUB_NAME.fullmatch(name) is not None and ".." not in name
-
-
-def fetch_from_hub(name: str, folder: Path, sha256: str | None = None) -> dict[str, Any]:
-    """Fetch a whole repository, or one file of it, into a folder.
-
-    Raises:
-        UserError: Not reachable, no such repository or file, no access, or another checksum.
-    """
-    match, expected = _HUB_NAME.fullmatch(name), _checksum(sha256)
-    repo, revision, file = match["repo"], match["revision"], match["file"]
-    if sha256 is not None and file is None:
-        raise UserError(f"--sha256 belongs to a single file; {name} is a whole repository (name a file: {name}/FILE)")
-    import huggingface_hub
-
-    try:
-        with signals.interruptible():
-            if file is None:
-                huggingface_hub.snapshot_download(repo, revision=revision, local_dir=folder, ignore_patterns=_LEFT_OUT)
-                # its client takes any folder that is there where it reaches nobody
-                if not any(p.is_file() and ".cache" not in p.relative_to(folder).parts for p in folder.rglob("*")):
-                    raise UserError(f"{name} does not come from the hub: nothing has arrived in {folder}; is this "
-                                    "machine online?")
-                return {"folder": str(folder), "hub": name}
-            path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision, local_dir=folder))
-    except (OSError, ValueError, RuntimeError) as error:  # the client's own errors are of these kinds
-        reason = _one_line(error) or type(error).__name__
-        raise UserError(f"{name} does not come from the hub: {reason}") from error
-    digest = file_digest(path)
-    if expected not in (None, digest):
-        path.unlink()
-        raise UserError(f"{name}: has checksum {digest}, expected {sha256}; the file is removed")
-    return {"file": str(path), "hub": name, "digest": digest}
 
 
 def file_name(url: str) -> str:
@@ -222,7 +182,12 @@ def _one_line(text: object) -> str:
     return "".join(c for c in " ".join(str(text).split()) if c.isprintable())[:200]
 
 
-def _checksum(text: str | None) -> str | None:
+def parse_checksum(text: str | None) -> str | None:
+    """Return a checksum as `sha256:<hex>`; None for None.
+
+    Raises:
+        UserError: It is none.
+    """
     if text is None:
         return None
     digits = text.strip().lower().removeprefix("sha256:")

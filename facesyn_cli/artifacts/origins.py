@@ -20,9 +20,10 @@ PHOTO: Origin = "photo"
 GENERATED: Origin = "generated"
 UNKNOWN: Origin = "unknown"
 
-FACE_ORIGIN = "face_origin"  # in the `extra` of the header of a ContextSet, of its faces, and of `align`
+FACE_ORIGIN = "face_origin"  # in the `extra` of the header of a ContextSet, of its faces; of `align`; of pushed sets
 ADDED_FACES = "added_faces"  # in the `extra` of the header of an augmented set: origin of the added faces
 _IMAGE_KINDS = ("ImageSet", "RecordSet")
+_FACE_ROLES = ("images", "embeddings", "reference")  # inputs of a stage whose faces its output shows or describes
 _MAX_STAGES = 20  # length of the chain of headers that is followed
 
 
@@ -69,6 +70,36 @@ def origins_of(path: Path, num_images: int | None = None) -> dict[Origin, int | 
     return _fit(_follow(Path(path), _MAX_STAGES), num_images)
 
 
+def origin_of_faces(folder: Path) -> Origin | None:
+    """Return the origin of the faces that a finished folder shows or describes; None for one without faces.
+
+    The faces of embeddings are those that were embedded, those of a report are in the sets and the reference that it
+    shows, those of contexts the face images, or the embedded faces where these are the contexts. Weights, tables and
+    studies hold no faces.
+    """
+    header = read_header(folder)
+    if header is None or header.kind in _IMAGE_KINDS:
+        return origin_of(folder)
+    if header.kind == "ContextSet" and FACE_ORIGIN not in header.extra:
+        source = (header.config.get("identity") or {}).get("source") or {}
+        if source.get("name") != "embeddings":
+            return None
+    elif header.kind not in ("ContextSet", "EmbeddingSet", "PairSet", "Report"):
+        return None
+    if FACE_ORIGIN in header.extra:
+        return _known(header.extra[FACE_ORIGIN])
+    shown = [parent for role, parent in header.parents.items() if role in _FACE_ROLES or role.startswith("set ")]
+    return overall_origin(dict.fromkeys((_origin_of_parent(parent) for parent in shown), None))
+
+
+def _origin_of_parent(parent: Parent) -> Origin:
+    path = Path(parent.path)
+    header = read_header(path) if path.is_dir() else None
+    if header is None or parent.digest not in (header.digest, header.lineage):
+        return UNKNOWN  # not a folder of a stage, or changed since
+    return origin_of_faces(path) or UNKNOWN
+
+
 def _follow(path: Path, stages_left: int) -> dict[Origin, int | None]:
     header = read_header(path) if path.is_dir() and stages_left else None
     if header is None or header.kind not in _IMAGE_KINDS:
@@ -81,7 +112,7 @@ def _follow(path: Path, stages_left: int) -> dict[Origin, int | None]:
         if role == "images" or role.startswith("input"):
             _add(found, parent, stages_left - 1)
     found = found or {UNKNOWN: None}
-    if header.command == "align" and overall_origin(found) == UNKNOWN:
+    if overall_origin(found) == UNKNOWN and (header.command == "align" or FACE_ORIGIN in header.extra):
         found = {_known(header.extra.get(FACE_ORIGIN, PHOTO)): total}
     added = _added_by(header)
     if added is not None and total is not None:

@@ -26,7 +26,7 @@ _PANELS = {  # heading of the help -> commands; command x-y is cli/x_y.py
     ),
     "Train parts": ("train-embedder", "train-autoencoder", "train-decoder"),
     "Judge": ("report", "compare", "pairs", "study", "ablate"),
-    "Tools": ("guide", "models", "starter", "plugins", "config", "doctor", "bench"),
+    "Tools": ("guide", "models", "push", "pull", "starter", "plugins", "config", "doctor", "bench"),
 }
 _NEXT = (
     "Start with `facesyn demo`; it needs no data of your own and no GPU.",
@@ -66,6 +66,9 @@ app = typer.Typer(
 _MODULES = {name: import_module(f"facesyn_cli.cli.{name.replace('-', '_')}")
             for names in _PANELS.values() for name in names}
 
+for _name in ("push", "pull"):  # the same commands under `facesyn models`
+    _example = _MODULES[_name].EXAMPLES[0].replace("facesyn", "facesyn models", 1)
+    _MODULES["models"].app.command(_name, epilog=_example)(_MODULES[_name].command)
 for _name, _module in _MODULES.items():
     _examples = "\n".join(_module.EXAMPLES)
     if hasattr(_module, "app"):

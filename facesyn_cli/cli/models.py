@@ -1,4 +1,4 @@
-"""`facesyn models`: list, inspect, convert, verify and pull weights."""
+"""`facesyn models`: list, inspect, convert and verify weights; `main` adds push and pull."""
 
 from itertools import starmap
 from pathlib import Path
@@ -14,7 +14,7 @@ EXAMPLES = (
     "facesyn models convert runs/a/7-fr --to onnx --out deploy/",
 )
 
-app = typer.Typer(help="List, inspect, convert, verify or download weights.")
+app = typer.Typer(help="List, inspect, convert, verify, push or pull weights.")
 
 _File = Annotated[Path, typer.Argument(metavar="PATH", help="File or folder of weights.", show_default=False)]
 _ChannelOrder = Annotated[str | None, typer.Option(help="rgb or bgr, where a recognizer's file does not tell.")]
@@ -76,22 +76,6 @@ def verify(
     from facesyn_cli.stages import models
 
     _print(models.verify(file, fixture, channel_order), json)
-
-
-@app.command(epilog="facesyn models pull taesd3 --out weights/")
-def pull(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Name in the list, hub id or https address.", show_default=False)
-    ],
-    out: Annotated[Path | None, typer.Option(help="Folder to write; default ./weights.")] = None,
-    sha256: Annotated[str | None, typer.Option(help="Checksum that the file must have.")] = None,
-    json: Json = False,
-) -> None:
-    """Download weights."""
-    start()
-    from facesyn_cli.stages import models
-
-    _print(models.pull(name, out, sha256), json)
 
 
 def _print(result: dict[str, Any], json: bool) -> None:

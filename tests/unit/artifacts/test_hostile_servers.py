@@ -14,7 +14,8 @@ import pytest
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts import download
-from facesyn_cli.artifacts.download import fetch, fetch_from_hub, file_name
+from facesyn_cli.artifacts.download import fetch, file_name
+from facesyn_cli.artifacts.hub import fetch_from_hub
 from facesyn_cli.errors import Stopped, UserError
 
 OK = b"HTTP/1.1 200 OK\r\n"
