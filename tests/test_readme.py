@@ -14,7 +14,7 @@ COMMANDS_HERE = in_markdown(TEXT)
 
 
 def test_there_are_commands() -> None:
-    assert len(COMMANDS_HERE) > 15
+    assert len(COMMANDS_HERE) > 10
 
 
 @pytest.mark.parametrize("words", COMMANDS_HERE, ids=" ".join)
@@ -22,16 +22,17 @@ def test_command_is_as_the_readme_says(words: list[str]) -> None:
     check(words)
 
 
-def test_every_command_is_in_the_readme() -> None:
-    missing = set(COMMANDS) - {words[0] for words in COMMANDS_HERE}
-    assert not missing - {"demo", "doctor", "guide"} and "facesyn demo" in TEXT and "facesyn doctor" in TEXT
+def test_every_command_is_in_the_readme_or_in_a_guide() -> None:
+    guides = (path.read_text(encoding="utf-8") for path in (ROOT / "facesyn_cli/guide").glob("*.md"))
+    shown = {words[0] for text in (TEXT, *guides) for words in in_markdown(text)}
+    assert set(COMMANDS) <= shown
 
 
 def test_length_and_no_leftovers() -> None:
-    assert len(TEXT.splitlines()) <= 300
+    assert len(TEXT.splitlines()) <= 150
     assert "MEASURED" not in TEXT and "TODO" not in TEXT
 
 
-def test_the_test_files_it_names_exist() -> None:
-    missing = sorted(name for name in set(re.findall(r"tests/[\w/]+\.py", TEXT)) if not (ROOT / name).is_file())
-    assert not missing
+def test_the_files_it_links_exist() -> None:
+    links = re.findall(r"\]\(((?!https?:)[^)#]+)", TEXT)
+    assert len(links) > 10 and not [link for link in links if not (ROOT / link).is_file()]

@@ -21,7 +21,8 @@ def command(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder to write; default: the repository's name, for other weights ./weights."),
+        typer.Option(metavar="DIR", help="Folder to write; default: the repository's name, for other weights "
+                     "./weights."),
     ] = None,
     revision: Annotated[
         str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of the repository; default main.")
