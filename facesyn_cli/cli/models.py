@@ -1,12 +1,17 @@
 """`facesyn models`: list, inspect, convert, verify and pull weights."""
 
-from itertools import starmap
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from facesyn_cli.cli.stage_command import Json, print_result, start
+from facesyn_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from facesyn_cli.artifacts.text_tables import Block
 
 app = typer.Typer(help="List, inspect, convert, verify or download weights.")
 
@@ -17,16 +22,25 @@ _ChannelOrder = Annotated[str | None, typer.Option(help="rgb or bgr, where a rec
 @app.callback(invoke_without_command=True)
 def _bare(context: typer.Context, json: Json = False) -> None:
     if context.invoked_subcommand is None:
-        list_(json)
+        list_(json=json)
 
 
 @app.command("list")
-def list_(json: Json = False) -> None:
+def list_(
+    name: Annotated[str | None, typer.Argument(help="Show everything about one of them.", show_default=False)] = None,
+    json: Json = False,
+) -> None:
     """List known weights and the parts of the packaged starter."""
     start()
     from facesyn_cli.stages import models
 
-    print_result(models.list_weights(), json, lambda weights: "\n\n".join(starmap(_entry, weights.items())))
+    found = models.list_weights()
+    if name is not None and name not in found:
+        raise UserError(f"{name} is not in the list; names are {', '.join(found)}")
+    if name is None:
+        print_result(found, json, _blocks)
+    else:
+        _print({"name": name, **found[name]}, json)
 
 
 @app.command()
@@ -98,6 +112,10 @@ def _render_converted(result: dict[str, Any]) -> str:
     return "\n".join([render_summary(result), *files])
 
 
-def _entry(name: str, entry: dict[str, Any]) -> str:
-    details = [f"  {key}: {value}" for key, value in entry.items() if key not in ("kind", "architecture")]
-    return "\n".join([f"{name}: {entry['kind']}, {entry['architecture']}", *details])
+def _blocks(weights: dict[str, dict[str, Any]]) -> list[Block]:
+    from facesyn_cli.artifacts.text_tables import Column, Table
+
+    columns = [Column("name", is_text=True), Column("kind", is_text=True), Column("use", is_text=True),
+               Column("license", is_text=True, rank=1)]
+    rows = [[name, *(entry[column.title] for column in columns[1:])] for name, entry in weights.items()]
+    return [Table(columns, rows), "facesyn models list NAME shows architecture, source and address of one of them"]

@@ -1,14 +1,17 @@
 """`facesyn run`: all stages of a recipe in order."""
 
-from itertools import starmap
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from facesyn_cli import console
 from facesyn_cli.cli.stage_command import DEFAULT_WORK, Config, Device, Json, LogFile, print_result, section_text, start
 from facesyn_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from facesyn_cli.artifacts.text_tables import Block
 
 
 def command(
@@ -38,5 +41,35 @@ def command(
 
     flags = {"device": device, "seed": seed}
     results = run_recipe(load_recipe(config), work, overrides or [], flags, first, last, dry_run, tree)
-    if console.is_first_process():
-        print_result(results, json, lambda results: "\n".join(starmap(section_text, results.items())))
+    print_result(results, json, _plans if dry_run else _blocks)
+
+
+def _plans(plans: dict[str, dict[str, Any]]) -> str:
+    return "\n".join(section_text(stage, plan) for stage, plan in plans.items())
+
+
+def _blocks(results: dict[str, dict[str, Any]]) -> list[Block]:
+    """Return one row for each stage, and the table of the benchmarks where there is one."""
+    from facesyn_cli.artifacts.benchmark_table import BenchmarkTable
+    from facesyn_cli.artifacts.text_tables import Column, Table
+
+    rows = [[stage, _figures(result), result.get("folder", result.get("reason", ""))]
+            for stage, result in results.items()]
+    blocks: list[Block] = [Table(
+        [Column("stage", is_text=True), Column("result", is_text=True), Column("folder", is_text=True, rank=1)], rows
+    )]
+    if (evaluated := results.get("eval", {})).get("rows"):
+        blocks.append(BenchmarkTable.model_validate(
+            {key: evaluated[key] for key in BenchmarkTable.model_fields}
+        ).to_table())
+    return blocks
+
+
+def _figures(result: dict[str, Any]) -> str:
+    """Return the counts and measured numbers of a stage in one line."""
+    from facesyn_cli.artifacts.outcome import show_value
+
+    numbers = {key.replace("_", " "): value for key, value in result.items()
+               if isinstance(value, (int, float)) and not isinstance(value, bool)}
+    return ", ".join(f"{show_value(value)} {name}" if isinstance(value, int) else f"{name} {show_value(value)}"
+                     for name, value in numbers.items()) or str(result.get("state", ""))

@@ -11,7 +11,7 @@ import inspect
 import json as json_format
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -19,9 +19,11 @@ from typing import Annotated, Any
 import typer
 
 from facesyn_cli import console, launch, signals
+from facesyn_cli.errors import UserError
 
 if typing.TYPE_CHECKING:
     from facesyn_cli.artifacts.plan import Plan
+    from facesyn_cli.artifacts.text_tables import Block
     from facesyn_cli.config.fields import StageConfig
 
 DEFAULT_WORK = Path("work")
@@ -33,23 +35,24 @@ OPTIONS = {
     "align": "shard",
     "augment": "tree seed",
     "embed": "tree starter batch_size shard device",
-    "eval": "tree batch_size device",
+    "eval": "tree batch_size device markdown",
     "gen-contexts": "tree starter seed batch_size shard device",
     "pack": "tree seed shard",
-    "report": "tree seed batch_size device",
+    "report": "tree seed batch_size device markdown",
     "sample": "tree starter seed batch_size shard device",
     "select": "tree",
-    "study": "tree starter seed batch_size device",
+    "study": "tree starter seed batch_size device markdown",
     "train-autoencoder": "tree seed batch_size device",
     "train-decoder": "seed batch_size device",
     "train-embedder": "tree seed batch_size device",
     "train-fr": "tree seed batch_size device",
     "train-ldm": "tree starter seed batch_size device",
 }
-_OPTIONAL = {"tree", "starter", "batch_size", "shard"}
+_OPTIONAL = {"tree", "starter", "batch_size", "shard", "markdown"}
 Config = Annotated[str | None, typer.Option(help="Recipe: a YAML file or the name of a built-in one.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")]
 LogFile = Annotated[Path | None, typer.Option(help="Also write messages to this file.")]
 
 _COMMON: dict[str, Any] = {
@@ -74,6 +77,7 @@ _COMMON: dict[str, Any] = {
         bool, typer.Option("--dry-run", help="Show the resolved config and the plan, and exit.")
     ],
     "json": Json,
+    "markdown": Markdown,
     "log_file": LogFile,
 }
 _HIDDEN: dict[str, Any] = {
@@ -101,7 +105,7 @@ def stage_command(
             inspect.Parameter(
                 key, inspect.Parameter.KEYWORD_ONLY,
                 annotation=_HIDDEN[key] if key in _HIDDEN and key not in options else _COMMON[key],
-                default=False if key in ("dry_run", "json") else None,
+                default=False if key in ("dry_run", "json", "markdown") else None,
             )
             for key in common
         ]
@@ -124,6 +128,7 @@ def stage_command(
 def _execute(name: str, flags: dict[str, Any], common: SimpleNamespace) -> None:
     """Resolve the config of one stage, then plan or run it and print the result."""
     start(common.log_file)
+    check_forms(common.json or common.dry_run, common.markdown)
     from facesyn_cli.artifacts.work import Work
     from facesyn_cli.pipelines.inputs import configure
     from facesyn_cli.pipelines.stage import Request, plan_stage, run_stage
@@ -137,9 +142,8 @@ def _execute(name: str, flags: dict[str, Any], common: SimpleNamespace) -> None:
         print_plan(cfg, plan_stage(name, cfg, work), common.json)
         return
     outcome = run_stage(name, cfg, work)
-    if console.is_first_process():
-        result = {**outcome.summary, "folder": str(outcome.folder)}
-        print_result(result, common.json, lambda result: f"{outcome.render()}\nfolder: {outcome.folder}")
+    result = {**outcome.summary, "folder": str(outcome.folder)}
+    print_result(result, common.json, lambda result: outcome.shown(), common.markdown)
 
 
 def start(log_file: Path | None = None) -> None:
@@ -199,14 +203,42 @@ def merge_groups(settings: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def print_result(value: Any, as_json: bool, render: Callable[[Any], str]) -> None:
-    """Print a result to stdout, as JSON or as the text that `render` makes of it; only the first process does."""
+def check_forms(is_other: bool, as_markdown: bool) -> None:
+    """Refuse `--markdown` beside `--json` and `--dry-run`, which print no table.
+
+    Raises:
+        UserError: Both are given.
+    """
+    if is_other and as_markdown:
+        raise UserError("--markdown prints the tables of a result; leave it out with --json or --dry-run")
+
+
+def print_result(
+    value: Any, as_json: bool, render: Callable[[Any], str | Sequence[Block]], as_markdown: bool = False
+) -> None:
+    """Print a result to stdout; only the first process does.
+
+    Args:
+        value: JSON values.
+        as_json: Print them as JSON.
+        render: Returns the text or the blocks for a person, drawn in the width of the terminal.
+        as_markdown: Print the blocks in Markdown.
+    """
+    from facesyn_cli.artifacts import text_tables
+    from facesyn_cli.cli import terminal
+
     if not console.is_first_process():
         return
     if as_json:
         print_json(value)
+        return
+    shown = render(value)
+    if isinstance(shown, str):
+        typer.echo(shown)
+    elif as_markdown:
+        typer.echo(text_tables.to_markdown(shown))
     else:
-        typer.echo(render(value))
+        typer.echo(terminal.draw(shown, terminal.terminal_width()), color=True)
 
 
 def print_json(value: Any) -> None:
