@@ -21,7 +21,9 @@ def command(
     start(log_file)
     check_forms(json, markdown)
     from facesyn_cli.artifacts.starter_files import PACKAGED, find_starter
+    from facesyn_cli.cli import next_step
     from facesyn_cli.pipelines.demo import blocks, run_demo
 
     results = run_demo(work, find_starter(starter or PACKAGED), seed, device)
     print_result(results, json, blocks, markdown)
+    next_step.show(next_step.after_page(Path(results["report"]["folder"])), json)

@@ -32,11 +32,15 @@ def command(
 
     The exit code is 2 when it is not.
     """
+    from facesyn_cli.cli import next_step
+
     start()
     report = examine(work)
     print_result(report, json, _blocks)
     if report["problems"]:
         raise typer.Exit(2)
+    if report["starter"]["packaged"]:
+        next_step.show(next_step.line(["demo"]), json)
 
 
 def examine(work: Path) -> dict:

@@ -65,10 +65,12 @@ def convert(
 ) -> None:
     """Write weights in another format."""
     start()
+    from facesyn_cli.cli import next_step
     from facesyn_cli.stages.models_convert import convert as convert_weights
 
     result = convert_weights(file, out, to, parts, dataset, precision, channel_order)
     print_result(result, json, _render_converted)
+    next_step.show(next_step.after_conversion(result["kind"], result["format"], out), json)
 
 
 @app.command()
@@ -108,8 +110,8 @@ def _print(result: dict[str, Any], json: bool) -> None:
 def _render_converted(result: dict[str, Any]) -> str:
     from facesyn_cli.artifacts.outcome import render_summary
 
-    files = [f"{name}: {digest}" for name, digest in result.pop("files").items()]
-    return "\n".join([render_summary(result), *files])
+    files = [f"{name}: {digest}" for name, digest in result["files"].items()]
+    return "\n".join([render_summary({key: value for key, value in result.items() if key != "files"}), *files])
 
 
 def _blocks(weights: dict[str, dict[str, Any]]) -> list[Block]:

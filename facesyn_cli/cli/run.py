@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from facesyn_cli.cli.stage_command import DEFAULT_WORK, Config, Device, Json, LogFile, print_result, section_text, start
+from facesyn_cli.cli.stage_command import (
+    DEFAULT_WORK,
+    OPTIONS,
+    Config,
+    Device,
+    Json,
+    LogFile,
+    print_result,
+    section_text,
+    start,
+)
 from facesyn_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,11 +47,17 @@ def command(
     start(log_file)
     if config is None:
         raise UserError("run needs a recipe: --config NAME or FILE (facesyn config lists the built-in ones)")
+    from facesyn_cli.artifacts.work import Work
+    from facesyn_cli.cli import next_step
     from facesyn_cli.pipelines.run import run_recipe
 
     flags = {"device": device, "seed": seed}
     results = run_recipe(load_recipe(config), work, overrides or [], flags, first, last, dry_run, tree)
     print_result(results, json, _plans if dry_run else _blocks)
+    made = {stage: Path(result["folder"]) for stage, result in results.items() if "folder" in result}
+    if made and not dry_run:
+        given = {"config": config, "work": None if work == DEFAULT_WORK else work, "tree": tree, **flags}
+        next_step.show(next_step.after_stage(*list(made.items())[-1], Work(work), given, OPTIONS), json)
 
 
 def _plans(plans: dict[str, dict[str, Any]]) -> str:

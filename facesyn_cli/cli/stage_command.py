@@ -130,6 +130,7 @@ def _execute(name: str, flags: dict[str, Any], common: SimpleNamespace) -> None:
     start(common.log_file)
     check_forms(common.json or common.dry_run, common.markdown)
     from facesyn_cli.artifacts.work import Work
+    from facesyn_cli.cli import next_step
     from facesyn_cli.pipelines.inputs import configure
     from facesyn_cli.pipelines.stage import Request, plan_stage, run_stage
 
@@ -144,6 +145,8 @@ def _execute(name: str, flags: dict[str, Any], common: SimpleNamespace) -> None:
     outcome = run_stage(name, cfg, work)
     result = {**outcome.summary, "folder": str(outcome.folder)}
     print_result(result, common.json, lambda result: outcome.shown(), common.markdown)
+    given = {**flags, **{key: getattr(common, key) for key in ("config", "work", "tree", "starter")}}
+    next_step.show(next_step.after_stage(name, outcome.folder, work, given, OPTIONS), common.json)
 
 
 def start(log_file: Path | None = None) -> None:

@@ -49,9 +49,11 @@ def pack(
 ) -> None:
     """Pack a finished run as a starter."""
     start()
+    from facesyn_cli.cli import next_step
     from facesyn_cli.stages import starter
 
     _print(starter.pack(work, out, card, count, dict(_named(word) for word in part or ())), json)
+    next_step.show(next_step.line(["sample", "--starter", out, "--ids", "10", "--per-id", "10"]), json)
 
 
 def _print(result: dict[str, Any], json: bool) -> None:
