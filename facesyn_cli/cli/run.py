@@ -69,7 +69,7 @@ def _blocks(results: dict[str, dict[str, Any]]) -> list[Block]:
     from facesyn_cli.artifacts.benchmark_table import BenchmarkTable
     from facesyn_cli.artifacts.text_tables import Column, Table
 
-    rows = [[stage, _figures(result), result.get("folder", result.get("reason", ""))]
+    rows = [[stage, _figures(stage, result), result.get("folder", result.get("reason", ""))]
             for stage, result in results.items()]
     blocks: list[Block] = [Table(
         [Column("stage", is_text=True), Column("result", is_text=True), Column("folder", is_text=True, rank=1)], rows
@@ -81,10 +81,15 @@ def _blocks(results: dict[str, dict[str, Any]]) -> list[Block]:
     return blocks
 
 
-def _figures(result: dict[str, Any]) -> str:
-    """Return the counts and measured numbers of a stage in one line."""
+def _figures(stage: str, result: dict[str, Any]) -> str:
+    """Return the counts and measured numbers of a stage in one line; of a table or report, how much it holds."""
     from facesyn_cli.artifacts.outcome import show_value
 
+    key, title = {"eval": ("rows", "benchmark"), "study": ("rows", "row"), "report": ("summary", "finding")}.get(
+        stage, ("", "")
+    )
+    if isinstance(result.get(key), list):
+        return f"{len(result[key])} {title}{'' if len(result[key]) == 1 else 's'}"
     numbers = {key.replace("_", " "): value for key, value in result.items()
                if isinstance(value, (int, float)) and not isinstance(value, bool)}
     return ", ".join(f"{show_value(value)} {name}" if isinstance(value, int) else f"{name} {show_value(value)}"

@@ -78,8 +78,12 @@ def blocks(result: dict[str, Any]) -> list[Block]:
     return ["\n".join(about), *tables, *(["\n".join(last)] if last else [])]
 
 
+def _rank(name: str) -> int:
+    return 0 if name.startswith("images/s at ") else _RANKS.get(name, 1)
+
+
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
     """Return the rows as a table; their names stand in the first column, under the title."""
     names = list(dict.fromkeys(key for row in rows for key in row))
-    columns = [Column(title, is_text=True), *(Column(name, rank=_RANKS.get(name, 1)) for name in names[1:])]
+    columns = [Column(title, is_text=True), *(Column(name, rank=_rank(name)) for name in names[1:])]
     return Table(columns, [["" if row.get(name) is None else str(row[name]) for name in names] for row in rows])
