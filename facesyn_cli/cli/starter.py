@@ -81,7 +81,7 @@ def _words(settings: dict[str, Any]) -> str:
         else:
             items = value if isinstance(value, list) else [value]
             names = [str(item.get("name")) if isinstance(item, dict) else str(item) for item in items]
-            words.append(f"{key}={','.join(names)}")
+            words.append(f"{key}=[{','.join(names)}]" if isinstance(value, list) else f"{key}={names[0]}")
     return " ".join(words)
 
 

@@ -146,6 +146,24 @@ def test_what_loads_converted_weights() -> None:
     assert next_step.after_conversion("backbone", "published", Path("w")) is None
 
 
+def test_converted_weights_are_loaded_by_the_command_of_the_line(run_cli, tmp_path: Path) -> None:
+    write_recognizer(tmp_path / "net")
+    write_faces(tmp_path / "faces", people=2, photos=2)
+    ran = run_cli("models", "convert", "net", "--out", "new net")
+    assert ran.code == 0, ran.err
+    last = ran.err.splitlines()[-1]
+    assert last == "next (FACES: folder or zip of aligned faces): facesyn embed --images FACES --weights 'new net'"
+    words = ["faces" if word == "FACES" else word for word in in_lines([last])[0]]
+    assert run_cli(*words).code == 0 and (tmp_path / "work" / "1-embeddings" / "facesyn.json").is_file()
+
+
+def test_after_doctor_comes_the_demo_where_a_starter_is_packaged(run_cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = run_cli("doctor")
+    is_packaged = next_step.is_packaged()
+    assert ran.code == 0 and ("next: facesyn demo" in ran.err.splitlines()) == is_packaged
+    assert "next" not in run_cli("doctor", "--json").err
+
+
 def test_it_is_on_stderr_only_and_not_for_programs(run_cli, tmp_path: Path) -> None:
     write_recognizer(tmp_path / "net")
     write_faces(tmp_path / "faces", people=2, photos=2)
