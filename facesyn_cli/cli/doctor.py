@@ -150,6 +150,7 @@ def _blocks(report: dict[str, Any]) -> list[Block]:
         Table([Column("packages", is_text=True), Column("versions", is_text=True)], packages),
         Table([Column("device", is_text=True), Column("state", is_text=True), Column("precision that pays"),
                Column("speed of matrix products, fp32 = 1", rank=1)], devices),
+        "precision: small networks gain less than matrix products; precision=auto measures the network",
         f"cpus: {report['cpus']}\nmemory: {report['memory_gib']} GiB\n"
         f"free on the disk of --work: {report['disk_free_gib']} GiB\nstarter: {_about_starter(report['starter'])}",
         "\n".join(state),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -17,6 +18,7 @@ from facesyn_cli.artifacts.text_tables import GAP, NOT_AVAILABLE, Block, Column,
 __all__ = ["Column", "Table", "draw", "render_table", "terminal_width"]
 
 _NARROWEST_TEXT = 24  # of a column of text that is wrapped; below this another column is dropped
+_KEY = re.compile(r"\s*[\w -]{1,40}: ")
 
 
 def terminal_width() -> int | None:
@@ -118,7 +120,7 @@ def _drawn(table: Table, width: int) -> str:
 
 
 def _wrapped(text: str, width: int | None) -> str:
-    """Return a text wrapped between words, with the indentation of each line.
+    """Return a text wrapped between words, with the indentation of each line, and more of it after `key: value`.
 
     Words, such as paths, stay whole, and so do lines of a key and one word.
     """
@@ -129,7 +131,7 @@ def _wrapped(text: str, width: int | None) -> str:
         if len(line.split()) == 2 and line.split()[0].endswith(":"):
             lines.append(line)
             continue
-        indent = line[: len(line) - len(line.lstrip())]
+        indent = line[: len(line) - len(line.lstrip())] + ("  " if _KEY.match(line) else "")
         lines += textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False,
                                break_on_hyphens=False) or [""]
     return "\n".join(lines)

@@ -108,6 +108,7 @@ def test_text_is_wrapped_between_words_and_paths_stay_whole() -> None:
     text = "warning: " + "a few words " * 10 + "\n  " + "indented " * 10 + "\npage: " + "x" * 50
     lines = terminal.draw([text], 40).splitlines()
     assert lines[-1] == "page: " + "x" * 50 and max(map(len, lines[:-1])) <= 40
+    assert lines[0].startswith("warning: a few") and lines[1].startswith("  ") and lines[1].strip()
     assert len([line for line in lines if line.startswith("  indented")]) == 3
     assert terminal.draw([text, text]) == f"{text}\n\n{text}"
 
