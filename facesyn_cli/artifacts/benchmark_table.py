@@ -7,16 +7,16 @@ On disk: `table.json` (fractions and distances in full precision), and the same 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from facesyn_cli.artifacts import text_tables
 from facesyn_cli.artifacts.atomic_files import read_json, write_json, write_text
+from facesyn_cli.artifacts.text_tables import NOT_AVAILABLE, Column, Table
 from facesyn_cli.untrusted.parsing import validated
 
 TABLE_JSON = "table.json"
-NOT_AVAILABLE = "n/a"
 
 
 class BenchmarkRow(BaseModel):
@@ -104,41 +104,44 @@ class BenchmarkTable(BaseModel):
 
     def to_csv(self) -> str:
         """Return the table as comma-separated values with a header line."""
-        return text_tables.to_csv(self._cells())
+        return self.to_table().to_csv()
 
     def to_markdown(self) -> str:
         """Return the table in Markdown, numbers right-aligned."""
-        cells = self._cells()
-        return text_tables.to_markdown(cells, (0, len(cells[0]) - 1))
+        return self.to_table().to_markdown()
 
-    def to_text(self) -> str:
-        """Return the table for a terminal, in aligned columns."""
-        cells = self._cells()
-        last = len(cells[0]) - 1
-        if not any(line[last] for line in cells[1:]):
-            cells = [line[:last] for line in cells]
-        return text_tables.aligned(cells, (0, last))
+    def to_table(self) -> Table:
+        """Return the table as text cells, rates in percent; what a narrow terminal shows comes first.
 
-    def _cells(self) -> list[list[str]]:
-        """Return the header and all rows as text; rates in percent."""
-        rates = list(dict.fromkeys(rate for row in self.rows for rate in row.tar))
-        header = ["benchmark", "pairs", "folds", "accuracy %", "std %", "distance", "cosine"]
+        Of the TAR, that at the strictest FAR with a value is shown first.
+        """
+        rates = sorted({rate for row in self.rows for rate in row.tar}, key=float)
+        known = [rate for rate in rates if any(row.tar.get(rate) is not None for row in self.rows)]
         ranks = list(dict.fromkeys(k for row in self.rows for k in row.rank))
-        header += [f"TAR@{rate} %" for rate in rates] + ["AUC %", "EER %"] + [f"rank-{k} %" for k in ranks] + ["note"]
-        cells = [header]
-        for row in self.rows:
-            cells.append([
-                row.benchmark, str(row.pairs or NOT_AVAILABLE), str(row.folds or NOT_AVAILABLE),
-                _percent(row.accuracy), _percent(row.accuracy_std),
-                _number(row.threshold), _number(row.threshold_cosine),
-                *(_percent(row.tar.get(rate)) for rate in rates),
-                _percent(row.auc), _percent(row.eer), *(_percent(row.rank.get(k)) for k in ranks), row.problem or "",
-            ])
-        for name, (mean, std) in self.groups().items():
-            cells.append([f"{name} (over groups)", "", "", _percent(mean), _percent(std)] + [""] * (len(header) - 5))
+        figures: list[tuple[Column, Callable[[BenchmarkRow], str]]] = [
+            (Column("accuracy %"), lambda row: _percent(row.accuracy)),
+            (Column("std %"), lambda row: _percent(row.accuracy_std)),
+            (Column("EER %"), lambda row: _percent(row.eer)),
+            (Column("AUC %"), lambda row: _percent(row.auc)),
+            *((Column(f"TAR@{rate} %", rank=0 if rate in known[:1] else 2), _share("tar", rate)) for rate in rates),
+            *((Column(f"rank-{k} %", rank=1), _share("rank", k)) for k in ranks),
+            (Column("pairs", rank=3), lambda row: str(row.pairs or NOT_AVAILABLE)),
+            (Column("folds", rank=4), lambda row: str(row.folds or NOT_AVAILABLE)),
+            (Column("distance", rank=5), lambda row: _number(row.threshold)),
+            (Column("cosine", rank=5), lambda row: _number(row.threshold_cosine)),
+            (Column("note", is_text=True), lambda row: row.problem or ""),
+        ]
+        rows = [[row.benchmark, *(cell(row) for _, cell in figures)] for row in self.rows]
+        rest = [""] * (len(figures) - 2)
+        rows += [[f"{name} (over groups)", _percent(mean), _percent(std), *rest]
+                 for name, (mean, std) in self.groups().items()]
         if len(self.rows) > 1:
-            cells.append(["average", "", "", _percent(self.average_accuracy)] + [""] * (len(header) - 4))
-        return cells
+            rows.append(["average", _percent(self.average_accuracy), "", *rest])
+        return Table([Column("benchmark", is_text=True), *(column for column, _ in figures)], rows)
+
+
+def _share(figures: str, key: str) -> Callable[[BenchmarkRow], str]:
+    return lambda row: _percent(getattr(row, figures).get(key))
 
 
 def _percent(value: float | None) -> str:

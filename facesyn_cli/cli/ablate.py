@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from facesyn_cli.cli.stage_command import DEFAULT_WORK, Device, Json, LogFile, print_result, split_names, start
+from facesyn_cli.cli.stage_command import (
+    DEFAULT_WORK,
+    Device,
+    Json,
+    LogFile,
+    Markdown,
+    check_forms,
+    print_result,
+    split_names,
+    start,
+)
 from facesyn_cli.errors import UserError
 
 EXAMPLES = (
@@ -38,6 +48,7 @@ def command(
     device: Device = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan of every row and exit.")] = False,
     json: Json = False,
+    markdown: Markdown = False,
     log_file: LogFile = None,
 ) -> None:
     """Compare whole pipelines by accuracy over seeds."""
@@ -46,6 +57,7 @@ def command(
     from facesyn_cli.pipelines.ablation import Ablation
 
     start(log_file)
+    check_forms(json or dry_run, markdown)
     if config is None:
         raise UserError("ablate needs a table: --config NAME or FILE, for example table1")
     flags = {"seeds": seeds, "seed": seed, "device": device, "real": real, "out": out}
@@ -61,6 +73,6 @@ def command(
         return
     failed = run.run()
     table = run.table()
-    print_result(run.to_json(table), json, lambda value: f"{table.to_text()}\n\nfolder: {run.folder}")
+    print_result(run.to_json(table), json, lambda value: [*table.blocks(), f"folder: {run.folder}"], markdown)
     if failed:
         raise UserError(f"{len(failed)} of {run.num_chains} runs failed: {'; '.join(failed)}")

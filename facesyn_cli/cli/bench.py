@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from facesyn_cli.cli.stage_command import Device, Json, LogFile, print_result, start
+from facesyn_cli.cli.stage_command import Device, Json, LogFile, Markdown, check_forms, print_result, start
 
 EXAMPLES = (
     "facesyn bench sample --small",
@@ -30,13 +30,15 @@ def command(
     steps: Annotated[int | None, typer.Option(help="Steps of the scheduler, or of training.")] = None,
     device: Device = None,
     json: Json = False,
+    markdown: Markdown = False,
     log_file: LogFile = None,
 ) -> None:
     """Measure the speed of a stage, with random weights."""
     start(log_file)
+    check_forms(json, markdown)
     from facesyn_cli.artifacts.work import Work
     from facesyn_cli.pipelines.stage import resolve_stage, run_stage
-    from facesyn_cli.stages.bench import SMALL, bench, render
+    from facesyn_cli.stages.bench import SMALL, bench, blocks
 
     flags = {"images": images, "batch_size": batch_size, "steps": steps, "device": device}
     cfg = resolve_stage("bench", SMALL if small else {}, overrides or [], flags)
@@ -44,4 +46,4 @@ def command(
     def run(name: str, settings: dict[str, Any], work: Path) -> Any:
         return run_stage(name, resolve_stage(name, settings, [], {}), Work(work))
 
-    print_result(bench(subject, cfg, run), json, render)
+    print_result(bench(subject, cfg, run), json, blocks, markdown)

@@ -42,7 +42,10 @@ def command(
 
 def _render(result: dict[str, Any]) -> str:
     verdict = "same person" if result["same"] else "different people"
-    return f"score: {result['score']:.4f}\nthreshold: {result['threshold']:.4f} ({result['threshold_from']})\n{verdict}"
+    photos = " and ".join(f"{count:,} {'photo' if count == 1 else 'photos'}" for count in result["photos"])
+    return (f"{verdict}\nscore: {result['score']:.4f} (cosine)\n"
+            f"threshold: {result['threshold']:.4f}, {result['threshold_from']}\n"
+            f"compared: {photos}, with {result['backbone']}")
 
 
 def _of_starter() -> Path:

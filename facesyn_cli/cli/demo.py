@@ -1,13 +1,11 @@
 """`facesyn demo`: from the packaged starter to faces, a trained recognizer and a report."""
 
-from operator import itemgetter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from facesyn_cli.cli.stage_command import Device, Json, LogFile, print_result, start
-from facesyn_cli.console import is_first_process
+from facesyn_cli.cli.stage_command import Device, Json, LogFile, Markdown, check_forms, print_result, start
 
 EXAMPLES = (
     "facesyn demo",
@@ -22,13 +20,16 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
     device: Device = None,
     json: Json = False,
+    markdown: Markdown = False,
     log_file: LogFile = None,
 ) -> None:
     """Sample faces, train a recognizer on them, write a report."""
     start(log_file)
+    check_forms(json, markdown)
     from facesyn_cli.artifacts.starter_files import PACKAGED, find_starter
-    from facesyn_cli.pipelines.demo import run_demo
+    from facesyn_cli.cli import next_step
+    from facesyn_cli.pipelines.demo import blocks, run_demo
 
     results = run_demo(work, find_starter(starter or PACKAGED), seed, device)
-    if is_first_process():
-        print_result(results, json, itemgetter("text"))
+    print_result(results, json, blocks, markdown)
+    next_step.show(next_step.after_page(Path(results["report"]["folder"])), json)

@@ -1,12 +1,17 @@
 """`facesyn doctor`: check packages, devices, disk and starter."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from facesyn_cli.cli.stage_command import Json, print_result, start
 from facesyn_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from facesyn_cli.artifacts.text_tables import Block
 
 EXAMPLES = (
     "facesyn doctor",
@@ -33,11 +38,15 @@ def command(
 
     The exit code is 2 when it is not.
     """
+    from facesyn_cli.cli import next_step
+
     start()
     report = examine(work)
-    print_result(report, json, _render)
+    print_result(report, json, _blocks)
     if report["problems"]:
         raise typer.Exit(2)
+    if report["starter"]["packaged"]:
+        next_step.show(next_step.line(["demo"]), json)
 
 
 def examine(work: Path) -> dict:
@@ -131,28 +140,33 @@ def _precision(device: str) -> dict[str, Any]:
     return {"pays": pays, "times_as_fast_as_fp32": {name: float(f"{gain:.2g}") for name, gain in gains.items()}}
 
 
-def _render(report: dict) -> str:
-    lines = [f"facesyn {report['facesyn']}, Python {report['python']}"]
-    for group, versions in report["packages"].items():
-        lines.append(f"{group}: " + ", ".join(f"{name} {number}" for name, number in versions.items()))
-    lines += [f"device {name}: {about}" for name, about in report["devices"].items()]
-    for name, found in report["precision"].items():
+def _blocks(report: dict[str, Any]) -> list[Block]:
+    from facesyn_cli.artifacts.text_tables import Column, Table
+
+    packages = [[group, ", ".join(f"{name} {number}" for name, number in versions.items())]
+                for group, versions in report["packages"].items()]
+    devices = []
+    for name, about in report["devices"].items():
+        found = report["precision"].get(name, {"pays": "", "times_as_fast_as_fp32": {}})
         gains = ", ".join(f"{other} {gain:g}" for other, gain in found["times_as_fast_as_fp32"].items())
-        lines.append(f"precision {name}: {found['pays']} pays; matrix products, times as fast as in fp32: {gains} "
-                     "(small networks gain less; precision=auto measures the network)")
-    lines.append(
-        f"{report['cpus']} cpus, {report['memory_gib']} GiB memory, "
-        f"{report['disk_free_gib']} GiB free on the disk of --work"
-    )
-    starter = report["starter"]
+        devices.append([name, about, found["pays"], gains])
+    state = [f"PROBLEM: {problem}" for problem in report["problems"]] or ["ready"]
+    return [
+        f"facesyn {report['facesyn']}, Python {report['python']}",
+        Table([Column("packages", is_text=True), Column("versions", is_text=True)], packages),
+        Table([Column("device", is_text=True), Column("state", is_text=True), Column("precision that pays"),
+               Column("speed of matrix products, fp32 = 1", rank=1)], devices),
+        "precision: small networks gain less than matrix products; precision=auto measures the network",
+        f"cpus: {report['cpus']}\nmemory: {report['memory_gib']} GiB\n"
+        f"free on the disk of --work: {report['disk_free_gib']} GiB\nstarter: {_about_starter(report['starter'])}",
+        "\n".join(state),
+    ]
+
+
+def _about_starter(starter: dict[str, Any]) -> str:
     if not starter["packaged"]:
-        lines.append(f"starter: not packaged ({', '.join(starter['missing'])} missing)")
-    elif "damaged" in starter:
-        lines.append("starter: damaged")
-    else:
-        parts = ", ".join(f"{name} {part['bytes'] / 1e6:.1f}" for name, part in starter["parts"].items())
-        lines.append(f"starter: packaged, {starter['bytes'] / 1e6:.1f} MB ({parts})")
-    lines += [f"PROBLEM: {problem}" for problem in report["problems"]]
-    if not report["problems"]:
-        lines.append("ready")
-    return "\n".join(lines)
+        return f"not packaged ({', '.join(starter['missing'])} missing)"
+    if "damaged" in starter:
+        return "damaged"
+    parts = ", ".join(f"{name} {part['bytes'] / 1e6:.1f}" for name, part in starter["parts"].items())
+    return f"packaged, {starter['bytes'] / 1e6:.1f} MB ({parts})"

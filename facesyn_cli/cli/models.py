@@ -1,12 +1,17 @@
 """`facesyn models`: list, inspect, convert and verify weights; `main` adds push and pull."""
 
-from itertools import starmap
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from facesyn_cli.cli.stage_command import Json, print_result, start
+from facesyn_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from facesyn_cli.artifacts.text_tables import Block
 
 EXAMPLES = (
     "facesyn models",
@@ -23,16 +28,25 @@ _ChannelOrder = Annotated[str | None, typer.Option(help="rgb or bgr, where a rec
 @app.callback(invoke_without_command=True)
 def _bare(context: typer.Context, json: Json = False) -> None:
     if context.invoked_subcommand is None:
-        list_(json)
+        list_(json=json)
 
 
 @app.command("list", epilog="facesyn models list --json")
-def list_(json: Json = False) -> None:
+def list_(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show everything about one of them.", show_default=False)] = None,
+    json: Json = False,
+) -> None:
     """List known weights and the parts of the packaged starter."""
     start()
     from facesyn_cli.stages import models
 
-    print_result(models.list_weights(), json, lambda weights: "\n\n".join(starmap(_entry, weights.items())))
+    found = models.list_weights()
+    if name is not None and name not in found:
+        raise UserError(f"{name} is not in the list; names are {', '.join(found)}")
+    if name is None:
+        print_result(found, json, _blocks)
+    else:
+        _print({"name": name, **found[name]}, json)
 
 
 @app.command(epilog="facesyn models inspect ema_averaged_model_200000.ckpt")
@@ -58,10 +72,12 @@ def convert(
 ) -> None:
     """Write weights in another format."""
     start()
+    from facesyn_cli.cli import next_step
     from facesyn_cli.stages.models_convert import convert as convert_weights
 
     result = convert_weights(file, out, to, parts, dataset, precision, channel_order)
     print_result(result, json, _render_converted)
+    next_step.show(next_step.after_conversion(result["kind"], result["format"], out), json)
 
 
 @app.command(epilog="facesyn models verify backbone.pth --channel-order rgb")
@@ -87,10 +103,14 @@ def _print(result: dict[str, Any], json: bool) -> None:
 def _render_converted(result: dict[str, Any]) -> str:
     from facesyn_cli.artifacts.outcome import render_summary
 
-    files = [f"{name}: {digest}" for name, digest in result.pop("files").items()]
-    return "\n".join([render_summary(result), *files])
+    files = [f"{name}: {digest}" for name, digest in result["files"].items()]
+    return "\n".join([render_summary({key: value for key, value in result.items() if key != "files"}), *files])
 
 
-def _entry(name: str, entry: dict[str, Any]) -> str:
-    details = [f"  {key}: {value}" for key, value in entry.items() if key not in ("kind", "architecture")]
-    return "\n".join([f"{name}: {entry['kind']}, {entry['architecture']}", *details])
+def _blocks(weights: dict[str, dict[str, Any]]) -> list[Block]:
+    from facesyn_cli.artifacts.text_tables import Column, Table
+
+    columns = [Column("name", is_text=True), Column("kind", is_text=True), Column("use", is_text=True),
+               Column("license", is_text=True, rank=1)]
+    rows = [[name, *(entry[column.title] for column in columns[1:])] for name, entry in weights.items()]
+    return [Table(columns, rows), "facesyn models list NAME shows architecture, source and address of one of them"]

@@ -34,6 +34,10 @@ def command(
     """
     start()
     from facesyn_cli.artifacts.outcome import render_summary
+    from facesyn_cli.cli import next_step
     from facesyn_cli.stages.pairs import convert_pairs
 
     print_result(convert_pairs(source, out, images, cfp, size, resize), json, render_summary)
+    if out.suffix == ".bin":
+        words = ["eval", "--weights", "RECOGNIZER", "--pairs", out]
+        next_step.show(next_step.line(words, ["RECOGNIZER: weights of a face recognizer"]), json)

@@ -11,7 +11,7 @@ import inspect
 import json as json_format
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -19,9 +19,11 @@ from typing import Annotated, Any
 import typer
 
 from facesyn_cli import console, launch, signals
+from facesyn_cli.errors import UserError
 
 if typing.TYPE_CHECKING:
     from facesyn_cli.artifacts.plan import Plan
+    from facesyn_cli.artifacts.text_tables import Block
     from facesyn_cli.config.fields import StageConfig
 
 DEFAULT_WORK = Path("work")
@@ -33,20 +35,20 @@ OPTIONS = {
     "align": "shard",
     "augment": "tree seed",
     "embed": "tree starter batch_size shard device",
-    "eval": "tree batch_size device",
+    "eval": "tree batch_size device markdown",
     "gen-contexts": "tree starter seed batch_size shard device",
     "pack": "tree seed shard",
-    "report": "tree seed batch_size device",
+    "report": "tree seed batch_size device markdown",
     "sample": "tree starter seed batch_size shard device",
     "select": "tree",
-    "study": "tree starter seed batch_size device",
+    "study": "tree starter seed batch_size device markdown",
     "train-autoencoder": "tree seed batch_size device",
     "train-decoder": "seed batch_size device",
     "train-embedder": "tree seed batch_size device",
     "train-fr": "tree seed batch_size device",
     "train-ldm": "tree starter seed batch_size device",
 }
-_OPTIONAL = {"tree", "starter", "batch_size", "shard"}
+_OPTIONAL = {"tree", "starter", "batch_size", "shard", "markdown"}
 COMMON = "Common options"  # heading of the help
 Config = Annotated[
     str | None,
@@ -56,6 +58,9 @@ Device = Annotated[
     str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=COMMON)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=COMMON)]
+Markdown = Annotated[
+    bool, typer.Option("--markdown", help="Print the tables in Markdown.", rich_help_panel=COMMON)
+]
 LogFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Also write messages to this file.", rich_help_panel=COMMON)
 ]
@@ -96,6 +101,7 @@ _COMMON: dict[str, Any] = {
         typer.Option("--dry-run", help="Show the resolved settings and the plan, and exit.", rich_help_panel=COMMON),
     ],
     "json": Json,
+    "markdown": Markdown,
     "log_file": LogFile,
 }
 _HIDDEN: dict[str, Any] = {
@@ -123,7 +129,7 @@ def stage_command(
         parameters += [
             inspect.Parameter(
                 key, inspect.Parameter.KEYWORD_ONLY, annotation=annotations[key],
-                default=False if key in ("dry_run", "json") else None,
+                default=False if key in ("dry_run", "json", "markdown") else None,
             )
             for key in common
         ]
@@ -154,7 +160,9 @@ def _annotations(name: str) -> dict[str, Any]:
 def _execute(name: str, flags: dict[str, Any], common: SimpleNamespace) -> None:
     """Resolve the config of one stage, then plan or run it and print the result."""
     start(common.log_file)
+    check_forms(common.json or common.dry_run, common.markdown)
     from facesyn_cli.artifacts.work import Work
+    from facesyn_cli.cli import next_step
     from facesyn_cli.pipelines.inputs import configure
     from facesyn_cli.pipelines.stage import Request, plan_stage, run_stage
 
@@ -167,9 +175,10 @@ def _execute(name: str, flags: dict[str, Any], common: SimpleNamespace) -> None:
         print_plan(cfg, plan_stage(name, cfg, work), common.json)
         return
     outcome = run_stage(name, cfg, work)
-    if console.is_first_process():
-        result = {**outcome.summary, "folder": str(outcome.folder)}
-        print_result(result, common.json, lambda result: f"{outcome.render()}\nfolder: {outcome.folder}")
+    result = {**outcome.summary, "folder": str(outcome.folder)}
+    print_result(result, common.json, lambda result: outcome.shown(), common.markdown)
+    given = {**flags, **{key: getattr(common, key) for key in ("config", "work", "tree", "starter")}}
+    next_step.show(next_step.after_stage(name, outcome.folder, work, given, OPTIONS), common.json)
 
 
 def start(log_file: Path | None = None) -> None:
@@ -229,14 +238,42 @@ def merge_groups(settings: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def print_result(value: Any, as_json: bool, render: Callable[[Any], str]) -> None:
-    """Print a result to stdout, as JSON or as the text that `render` makes of it; only the first process does."""
+def check_forms(is_other: bool, as_markdown: bool) -> None:
+    """Refuse `--markdown` beside `--json` and `--dry-run`, which print no table.
+
+    Raises:
+        UserError: Both are given.
+    """
+    if is_other and as_markdown:
+        raise UserError("--markdown prints the tables of a result; leave it out with --json or --dry-run")
+
+
+def print_result(
+    value: Any, as_json: bool, render: Callable[[Any], str | Sequence[Block]], as_markdown: bool = False
+) -> None:
+    """Print a result to stdout; only the first process does.
+
+    Args:
+        value: JSON values.
+        as_json: Print them as JSON.
+        render: Returns the text or the blocks for a person, drawn in the width of the terminal.
+        as_markdown: Print the blocks in Markdown.
+    """
+    from facesyn_cli.artifacts import text_tables
+    from facesyn_cli.cli import terminal
+
     if not console.is_first_process():
         return
     if as_json:
         print_json(value)
+        return
+    shown = render(value)
+    if isinstance(shown, str):
+        typer.echo(shown)
+    elif as_markdown:
+        typer.echo(text_tables.to_markdown(shown))
     else:
-        typer.echo(render(value))
+        typer.echo(terminal.draw(shown, terminal.terminal_width()), color=True)
 
 
 def print_json(value: Any) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from facesyn_cli.artifacts import text_tables
+from facesyn_cli.artifacts.text_tables import NOT_AVAILABLE, Block, Column, Table
 
 CONFIDENCE = 0.95
 FIGURES = ("accuracy", "auc", "images", "identities", "evaluations")
@@ -148,26 +149,27 @@ class AblationTable:
 
     def to_markdown(self) -> str:
         """Return the table in Markdown, what all rows share, and how to read it."""
-        cells = self._cells(False)
         facts = "".join(f"- {name}: {text}\n" for name, text in self.facts.items())
         reading = "".join(f"- {line}\n" for line in self._reading())
-        table = text_tables.to_markdown(cells, (0, len(cells[0]) - 1))
+        table = self._table(False).to_markdown()
         return f"{table}\n{facts}" + (f"\nRead seed by seed:\n\n{reading}" if reading else "")
 
-    def to_text(self) -> str:
-        """Return the table for a terminal, in aligned columns with the time that it took, and how to read it."""
-        cells = self._cells(True)
-        return "\n".join([text_tables.aligned(cells, (0, len(cells[0]) - 1)), "", *self._reading()]).rstrip()
+    def blocks(self) -> list[Block]:
+        """Return the table with the time that it took, and how to read it."""
+        return [self._table(True), *(["\n".join(reading)] if (reading := self._reading()) else [])]
 
     def times(self) -> dict[str, dict[str, float]]:
         """Return the minutes of every finished seed, by row."""
         return {row.name: {str(seed): minutes for seed, minutes in row.minutes.items()} for row in self.rows}
 
-    def _cells(self, has_minutes: bool) -> list[list[str]]:
-        lines = [[
-            "training set", "images", "identities", "accuracy %", "AUC %", "change, points", "network evaluations",
-            *(["minutes"] if has_minutes else []), "state",
-        ]]
+    def _table(self, has_minutes: bool) -> Table:
+        columns = [
+            Column("training set", is_text=True), Column("images", rank=2), Column("identities", rank=2),
+            Column("accuracy %"), Column("AUC %", rank=1), Column("change, points"),
+            Column("network evaluations", rank=4), *([Column("minutes", rank=3)] if has_minutes else []),
+            Column("state", is_text=True, rank=0 if any(row.problems for row in self.rows) else 1),
+        ]
+        lines = []
         for row in self.rows:
             difference = self.difference(row)
             lines.append([
@@ -175,7 +177,7 @@ class AblationTable:
                 _percent(row, "auc"), _points(difference) if difference else "", _count(row, "evaluations"),
                 *([_minutes(row)] if has_minutes else []), row.status,
             ])
-        return lines
+        return Table(columns, lines)
 
     def _reading(self) -> list[str]:
         titles = {row.name: row.title for row in self.rows}
@@ -232,7 +234,7 @@ def _central_half(angle: float, degrees: int) -> float:
 def _percent(row: AblationRow, figure: str) -> str:
     mean, error = row.mean_and_error(figure)
     if mean is None:
-        return "n/a" if row.figures else ""
+        return NOT_AVAILABLE if row.figures else ""
     return f"{100 * mean:.2f}" + ("" if error is None else f" +- {100 * error:.2f}")
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesyn_cli.artifacts import text_tables
+from facesyn_cli.artifacts.text_tables import NOT_AVAILABLE, Column, Table
 from facesyn_cli.evaluation.ablation import mean_and_error
 from facesyn_cli.evaluation.diversity import vendi_score
 from facesyn_cli.evaluation.identity_quality import loo_cosines
@@ -40,7 +41,7 @@ FIGURES: dict[str, tuple[str, str]] = {  # id -> (title of the column, format)
     "frechet": ("Frechet to reference", ".4f"),
 }
 _MAX_PAIRS = 20_000_000
-_LEFT = (0, 2)  # columns of words
+_RANKS = {"vendi_within": 1, "fdr": 3, "vendi": 3, "rms": 4, "frechet": 2}  # as of `Column`
 
 
 def figures_of(
@@ -99,16 +100,23 @@ class StudyRow:
         return {**settings, "figures": summary}
 
 
-def to_text(rows: list[StudyRow]) -> str:
-    """Return the table for a terminal, in aligned columns, with images per second."""
-    speeds = [f"{statistics.fmean(row.speeds):.3g}" if row.speeds else "n/a" for row in rows]
-    lines = [[*line, speed] for line, speed in zip(_cells(rows), ["images/s", *speeds], strict=True)]
-    return text_tables.aligned(lines, _LEFT)
-
-
-def to_markdown(rows: list[StudyRow]) -> str:
-    """Return the table in Markdown."""
-    return text_tables.to_markdown(_cells(rows), _LEFT)
+def to_table(rows: list[StudyRow], has_speeds: bool = False) -> Table:
+    """Return the table as text cells: mean and standard error of every figure, with images per second on request."""
+    columns = [Column("scheduler", is_text=True), Column("steps"), Column("method", is_text=True),
+               Column("evaluations", rank=2)]
+    columns += [Column(title, rank=_RANKS.get(name, 0)) for name, (title, _) in FIGURES.items()]
+    columns += [Column("images/s")] if has_speeds else []
+    lines = []
+    for row in rows:
+        figures = []
+        for name, (_, spec) in FIGURES.items():
+            mean, error = row.mean_and_error(name)
+            text = NOT_AVAILABLE if mean is None else format(mean, spec)
+            figures.append(text if error is None else f"{text} +- {format(error, '.1g')}")
+        speed = f"{statistics.fmean(row.speeds):.3g}" if row.speeds else NOT_AVAILABLE
+        lines.append([row.scheduler, str(row.steps), row.method, f"{row.evaluations:g}", *figures,
+                      *([speed] if has_speeds else [])])
+    return Table(columns, lines)
 
 
 def to_csv(rows: list[StudyRow]) -> str:
@@ -119,15 +127,3 @@ def to_csv(rows: list[StudyRow]) -> str:
         [row.scheduler, row.steps, row.method, row.evaluations, len(row.seeds),
          *(value for name in FIGURES for value in row.mean_and_error(name))] for row in rows
     )])
-
-
-def _cells(rows: list[StudyRow]) -> list[list[str]]:
-    lines = [["scheduler", "steps", "method", "evaluations", *(title for title, _ in FIGURES.values())]]
-    for row in rows:
-        figures = []
-        for name, (_, spec) in FIGURES.items():
-            mean, error = row.mean_and_error(name)
-            text = "n/a" if mean is None else format(mean, spec)
-            figures.append(text if error is None else f"{text} +- {format(error, '.1g')}")
-        lines.append([row.scheduler, str(row.steps), row.method, f"{row.evaluations:g}", *figures])
-    return lines

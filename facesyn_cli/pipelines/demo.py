@@ -16,11 +16,13 @@ import torch
 from pydantic import model_validator
 
 from facesyn_cli.artifacts.atomic_files import update_text
+from facesyn_cli.artifacts.benchmark_table import BenchmarkRow
 from facesyn_cli.artifacts.context_set import ROWS, VECTORS, ContextSet, write_contexts
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.output import open_output
 from facesyn_cli.artifacts.preview_pictures import SHEET, picture_path
 from facesyn_cli.artifacts.starter_files import Starter
+from facesyn_cli.artifacts.text_tables import NOT_AVAILABLE, Block, Column, Table, to_text
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result
@@ -36,10 +38,15 @@ TEST_FOLDER = "0-test"
 TEST_CONTEXTS = "0-test-contexts"
 UNTRAINED = "0-untrained"
 FOLDS = 10
+_RECOGNIZERS = (  # stage of the results, name, what its figures show
+    ("eval", "trained on the generated faces", "what generated faces alone teach a small network"),
+    ("eval of the untrained", "the same network, untrained", "what its random weights give, without any training"),
+    ("eval of the embedder", "the starter's recognizer", "how well the generator keeps an identity: it follows the "
+     "embeddings of this recognizer"),
+)
 _MEANING = (
-    "What this shows: whether a network trained on generated faces only can verify identities it has not seen.\n"
-    "What it does not show: its accuracy on photos. All identities come from one generator, and their faces differ\n"
-    "less than photos do; figures on pairs of real photos are in the README."
+    "These figures do not say how well a network does on photos: all people here come from one generator, and their "
+    "faces differ less than photos do."
 )
 
 
@@ -77,7 +84,7 @@ def run_demo(
         sizes: Settings of `DemoConfig`; None: its defaults.
 
     Returns:
-        The summary of every stage, `seconds`, and `text` for a person.
+        The summary of every stage, `seconds`, `test_identities`, `folder`, and `text` for a person.
 
     Raises:
         UserError: The starter has too few contexts, or a stage fails.
@@ -106,22 +113,30 @@ def run_demo(
         results[f"eval of the {name}"] = run_stage("eval", resolve_stage("eval", other, [], flags), work).summary
     results["seconds"] = round(time.monotonic() - begin, 1)
     if group.is_first:
-        results["text"] = _text(work, results, cfg)
+        results |= {"test_identities": cfg.test_identities, "folder": str(path)}
+        results["text"] = to_text(blocks(results))
     return results
 
 
-def _text(work: Work, results: dict[str, Any], cfg: DemoConfig) -> str:
-    folders = ("8-table", "8-table-untrained", "8-table-embedder")
-    tables = [(work.path / folder / "table.md").read_text(encoding="utf-8").strip() for folder in folders]
-    sampled = results["sample"]
-    return (
-        f"trained on {sampled['images']} generated faces of {sampled['identities']} identities only,"
-        f" verified on pairs of {cfg.test_identities} other generated identities (chance is 50 %):\n{tables[0]}\n\n"
-        f"the same network untrained:\n{tables[1]}\n\n"
-        f"the starter's recognizer, whose embeddings condition the generator:\n{tables[2]}\n\n{_MEANING}\n\n"
-        f"faces: {picture_path(work.folder('samples'), SHEET)}\nreport: {work.folder('report') / 'report.html'}\n"
-        f"everything is in {work.path}; {results['seconds']} s"
-    )
+def blocks(results: dict[str, Any]) -> list[Block]:
+    """Return the results of `run_demo` for a person: the three recognizers in a table, and where everything lies."""
+    sampled, work = results["sample"], Path(results["folder"])
+    columns = [Column("recognizer", is_text=True), Column("accuracy %"), Column("EER %"),
+               Column("what it shows", is_text=True, rank=1)]
+    rows = []
+    for stage, name, meaning in _RECOGNIZERS:
+        row = BenchmarkRow.model_validate(results[stage]["rows"][0])
+        cells = (NOT_AVAILABLE if value is None else f"{100 * value:.2f}" for value in (row.accuracy, row.eer))
+        rows.append([name, *cells, meaning])
+    return [
+        f"{sampled['images']:,} faces of {sampled['identities']:,} people who do not exist were generated, and a "
+        f"recognizer was trained on them. All three recognizers verify the same {row.pairs:,} pairs of "
+        f"{results['test_identities']:,} other generated people, half of them of one person:",
+        Table(columns, rows),
+        _MEANING,
+        f"faces: {picture_path(Path(sampled['folder']), SHEET)}\n"
+        f"report: {Path(results['report']['folder']) / 'report.html'}\nfolder: {work}\nseconds: {results['seconds']}",
+    ]
 
 
 def split_contexts(cfg: DemoConfig, bank: Path, work: Work) -> None:

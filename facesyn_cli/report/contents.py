@@ -13,10 +13,12 @@ from facesyn_cli.artifacts.atomic_files import read_json
 from facesyn_cli.artifacts.benchmark_table import TABLE_JSON, BenchmarkTable
 from facesyn_cli.artifacts.header import Header, read_header
 from facesyn_cli.artifacts.origins import origins_of
+from facesyn_cli.artifacts.text_tables import Block, Column, Table
 from facesyn_cli.artifacts.work import FOLDERS, Work
 from facesyn_cli.evaluation.all_metrics import define
 from facesyn_cli.evaluation.fairness import benchmark_groups
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
+from facesyn_cli.report.figure_text import value_text
 from facesyn_cli.report.set_pictures import NamedSet
 
 _OLD_ID = re.compile(r'("(?:fairness\.)?(?:identity|diversity|privacy)\.[a-z_-]*)centre')
@@ -106,27 +108,43 @@ def definitions_of(data: dict[str, Any]) -> dict[str, dict[str, str | None]]:
 
 def headline_of(data: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Return the most important figures of every set and judge."""
+    return {f"{name}, by {network}": {key: figure["value"] for key, figure in figures.items()}
+            for (name, network), figures in _headline_figures(data).items()}
+
+
+def blocks(data: dict[str, Any]) -> list[Block]:
+    """Return headline figures as a table, one column for each set and judge, and the findings."""
+    found = _headline_figures(data)
+    names = [name for name in data["headline"] if any(name in figures for figures in found.values())]
+    networks = {network for _, network in found}
+    titles = [name if len(networks) == 1 else f"{name}, by {network}" for name, network in found]
+    columns = [Column("figure", is_text=True), *(Column(title, rank=number) for number, title in enumerate(titles))]
+    rows = [[data["definitions"][name]["title"], *(_value(figures.get(name)) for figures in found.values()),
+             data["definitions"][name]["better"] or ""] for name in names]
+    findings = [f"{one['level']}: {one['text']}" if one["set"] in one["text"]
+                else f"{one['level']}: {one['set']}: {one['text']}" for one in data["summary"]]
+    table = Table([*columns, Column("better", is_text=True, rank=len(titles))], rows)
+    about = [f"measured by {network}" for network in networks if len(networks) == 1]
+    return [*about, table, *(["\n".join(findings)] if findings else [])]
+
+
+def _value(figure: dict[str, Any] | None) -> str:
+    return "" if figure is None else value_text(figure)
+
+
+def _headline_figures(data: dict[str, Any]) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
+    """Return the most important figures by (set, network that measured it)."""
     found = {
-        f"{result['set']}, by judge {result['judge']}": list(result["sections"].values()) for result in data["results"]
+        (result["set"], f"judge {result['judge']}"): list(result["sections"].values()) for result in data["results"]
     }
     for network in data["networks"]:
-        found |= {f"{name}, by {network['name']}": [section] for name, section in network["sets"].items()}
+        found |= {(name, network["name"]): [section] for name, section in network["sets"].items()}
     table = {}
-    for title, sections in found.items():
-        values = {figure["id"]: figure["value"] for section in sections for figure in section["figures"]
-                  if figure["group"] is None}
-        table[title] = {name: values[name] for name in data["headline"] if values.get(name) is not None}
+    for place, sections in found.items():
+        figures = {figure["id"]: figure for section in sections for figure in section["figures"]
+                   if figure["group"] is None and figure["value"] is not None}
+        table[place] = {name: figures[name] for name in data["headline"] if name in figures}
     return table
-
-
-def to_text(data: dict[str, Any]) -> str:
-    """Return headline figures and findings for a terminal."""
-    lines = []
-    for title, values in headline_of(data).items():
-        lines.append(title)
-        lines += [f"  {data['definitions'][name]['title']}: {value:.4g}" for name, value in values.items()]
-    lines += [f"{finding['level']}: {finding['set']}: {finding['text']}" for finding in data["summary"]]
-    return "\n".join(lines)
 
 
 def _header_json(header: Header) -> dict[str, Any]:

@@ -132,7 +132,8 @@ def _finish(cfg: EvalConfig, inputs: _Inputs, output: Output) -> None:
     failed = [row.problem for row in rows if row.problem]
     if failed:
         if len(failed) < len(rows):
-            log.info(table.to_text())
+            done = [f"{row.benchmark} {100 * row.accuracy:.2f} %" for row in rows if row.accuracy is not None]
+            log.info(f"accuracy of the others: {', '.join(done)}; {inputs.folder / 'table.md'} holds all figures")
         raise UserError(f"{len(failed)} of {len(rows)} benchmarks failed; {'; '.join(failed)}")
     output.finish(counts={"benchmarks": len(rows), "pairs": sum(row.pairs for row in rows)})
 
@@ -252,4 +253,4 @@ def _finished_row(folder: Path, name: str) -> BenchmarkRow | None:
 
 def _outcome(folder: Path) -> Outcome:
     table = BenchmarkTable.read(folder)
-    return Outcome(folder, table.to_json(), table.to_text())
+    return Outcome(folder, table.to_json(), [table.to_table()])

@@ -45,12 +45,12 @@ from facesyn_cli.models.yunet import Yunet
 from facesyn_cli.report.card import write_card
 from facesyn_cli.report.contents import (
     benchmark_results,
+    blocks,
     definitions_of,
     describe_set,
     headline_of,
     read_results,
     table_folder,
-    to_text,
     training_curves,
 )
 from facesyn_cli.report.gallery import BYTES_PER_IMAGE
@@ -182,7 +182,7 @@ def _write(
         num_images = sum(len(held.entries) for held in inputs.sets)
         output.finish({"sets": len(inputs.sets), "judges": len(inputs.judges), "images": num_images})
     summary = {"summary": data["summary"], "figures": headline_of(data), "comparison": data["comparison"]}
-    return Outcome(folder, summary, f"{to_text(data)}\npage: {folder / 'report.html'}")
+    return Outcome(folder, summary, [*blocks(data), f"page: {folder / 'report.html'}"])
 
 
 def _open_inputs(cfg: ReportConfig, work: Work) -> ReportInputs:

@@ -31,7 +31,7 @@ from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.distributed import choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
-from facesyn_cli.evaluation.study_table import StudyRow, figures_of, to_csv, to_markdown, to_text
+from facesyn_cli.evaluation.study_table import StudyRow, figures_of, to_csv, to_table
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.sampling.conditions import Conditions, open_conditions
 from facesyn_cli.sampling.consistency import SampleFilter
@@ -126,7 +126,7 @@ def run(cfg: StudyConfig, work: Work) -> Outcome:
             processes.barrier()
     rows = study.table()
     found = [{**row.to_json(), "images_per_second": row.speeds} for row in rows]
-    return Outcome(study.folder, {"rows": found}, to_text(rows))
+    return Outcome(study.folder, {"rows": found}, [to_table(rows, has_speeds=True)])
 
 
 class _Study:
@@ -236,7 +236,7 @@ class _Study:
         }
         write_json(self.folder / "study.json", {**facts, "rows": [row.to_json() for row in rows]})
         write_text(self.folder / "study.csv", to_csv(rows))
-        write_text(self.folder / "study.md", to_markdown(rows))
+        write_text(self.folder / "study.md", to_table(rows).to_markdown())
 
     def _check(self, row: RowSettings) -> dict[str, Parent]:
         """Build everything of a row once, so that mistakes show at once; return the files it reads."""

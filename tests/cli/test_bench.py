@@ -12,13 +12,14 @@ import torch
 from tiny_fr import write_faces
 from tolerance import products_of, rounding
 
+from facesyn_cli.artifacts.text_tables import to_text
 from facesyn_cli.bench import plain_loops
 from facesyn_cli.bench.machine import Clock, matrix_rate
 from facesyn_cli.bench.published_layers import as_published
 from facesyn_cli.bench.random_networks import flops, random_network
 from facesyn_cli.bench.sample_bench import SampleBench
 from facesyn_cli.data.latent_cache import LatentCache
-from facesyn_cli.stages.bench import SUBJECTS, render
+from facesyn_cli.stages.bench import SUBJECTS, blocks
 
 TINY = (
     "denoiser.channels=32", "denoiser.multipliers=[1,1]", "denoiser.attention=[false,true]", "denoiser.num_blocks=1",
@@ -59,13 +60,13 @@ def test_both_sides_are_measured(run_cli, subject):
         assert row["images/s"] == pytest.approx(row["images"] / row["seconds"], rel=2e-3)
     assert result["speedup"] == pytest.approx(ours["images/s"] / plain["images/s"], rel=2e-3)
     assert 0 < result["machine"]["matrix rate"]["fp32"] < 10_000
-    assert json.dumps(result) and render(result).count("images/s") >= 1
+    assert json.dumps(result) and to_text(blocks(result)).count("images/s") >= 1
     assert all((subject not in ("pack", "reading")) == (row.get("share of ceiling", 0) > 0) for row in (plain, ours))
     if subject == "sample":
         names = [row["name"] for row in result["options"]]
         assert names[0] == "as published" and "all, fp32" in names
         assert {"positions in rows, fused attention", "contexts encoded once", "channels last"} <= set(names)
-        assert result["precision that pays"] in ("fp32", "bf16") and "for this network" in render(result)
+        assert result["precision that pays"] in ("fp32", "bf16") and "for this network" in to_text(blocks(result))
         assert result["seconds for 10,000 x 50"] == pytest.approx(500_000 / ours["images/s"], rel=1e-2)
     else:
         assert "options" not in result
@@ -104,7 +105,7 @@ def test_every_core_has_a_batch_and_few_steps_are_compared_with_many(run_cli):
     assert (plain["images"], ours["images"], few["images"]) == (4, 4, 4)
     assert few["name"].endswith("unipc, 2 steps")
     assert result["speedup with few steps"] == pytest.approx(few["images/s"] / plain["images/s"], rel=2e-3)
-    assert "speedup with few steps: " in render(result)
+    assert "speedup with few steps: " in to_text(blocks(result))
     ran = run_cli(
         "bench", "sample", "--batch-size", 2, "--steps", 7, "few_steps=2", *TINY, "each_option=false", "--json"
     )
@@ -117,6 +118,8 @@ def test_table_for_people(run_cli):
     lines = ran.out.splitlines()
     assert any(line.startswith("runs ") and "images/s" in line for line in lines)
     assert lines[-1].startswith("speedup: ")
+    ran = run_cli("bench", "reading", "--images", 8, *TINY, "--markdown")
+    assert ran.code == 0 and any(line.startswith("| runs | images |") for line in ran.out.splitlines()), ran.err
 
 
 def test_wrong_words_are_one_line(assert_refused):

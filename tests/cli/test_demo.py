@@ -13,6 +13,7 @@ from facesyn_cli.artifacts.context_set import ContextSet
 from facesyn_cli.artifacts.header import read_header
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.starter_files import Starter
+from facesyn_cli.artifacts.text_tables import to_text
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.pairs import read_pairs
@@ -73,10 +74,14 @@ def test_pairs_are_balanced_and_distinct(finished) -> None:
 
 
 def test_it_says_what_the_figures_mean(finished) -> None:
-    text = finished[1]["text"]
-    for said in ("What it does not show", "network untrained", "whose embeddings condition", "contact_sheet.png",
-                 "report.html"):
-        assert said in text
+    results = finished[1]
+    assert results["text"] == to_text(demo.blocks(results))
+    table = next(block for block in demo.blocks(results) if not isinstance(block, str))
+    for row, folder in zip(table.rows, ("8-table", "8-table-untrained", "8-table-embedder"), strict=True):
+        measured = BenchmarkTable.read(finished[0] / folder).rows[0]
+        assert row[1] == f"{100 * measured.accuracy:.2f}" and row[2] == f"{100 * measured.eer:.2f}"
+    for said in ("18 faces of 6 people", "same 20 pairs of 5 other", "do not say", "contact_sheet.png", "report.html"):
+        assert said in results["text"]
 
 
 def test_again_it_changes_nothing(finished) -> None:

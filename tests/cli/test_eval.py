@@ -107,7 +107,7 @@ def test_list_and_bin_agree(run_cli, inputs, tmp_path):
     with one, two:
         np.testing.assert_allclose(one["distance"], two["distance"], rtol=0, atol=_tolerance(inputs))
     lines = ran.out.splitlines()
-    assert lines[0].split()[:3] == ["benchmark", "pairs", "folds"] and lines[3].split()[0] == "average"
+    assert lines[0].split()[:3] == ["benchmark", "accuracy", "%"] and lines[3].split()[0] == "average"
 
 
 def test_genuine_pairs_are_told_from_impostors_not_the_reverse(run_cli, inputs, tmp_path):

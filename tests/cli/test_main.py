@@ -85,7 +85,7 @@ def test_a_stage_has_the_options_that_it_can_use(stage: str, run_cli) -> None:
     assert ("tree" in options) == (stage in INPUTS) and ("starter" in options) == (stage in USERS)
     text = run_cli(stage, "--help").out
     text = text[:text.index("Examples:")]
-    for name in ("tree", "starter", "seed", "batch_size", "shard", "device"):
+    for name in ("tree", "starter", "seed", "batch_size", "shard", "device", "markdown"):
         assert (f"--{name.replace('_', '-')} " in text) == (name in options), name
 
 

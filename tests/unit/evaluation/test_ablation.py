@@ -8,6 +8,7 @@ import math
 
 import pytest
 
+from facesyn_cli.artifacts.text_tables import to_text
 from facesyn_cli.evaluation.ablation import FIGURES, AblationRow, AblationTable, Difference, student_quantile
 
 
@@ -105,8 +106,9 @@ def test_all_forms_of_a_table_say_the_same() -> None:
     assert "| a \\| b |  |  |  |  |  |  | not run |" in markdown
     assert "- benchmark: lfw" in markdown
     reading = "+ help, against plain: +3.33 +- 0.33 points (95 % interval +1.90 to +4.77): better"
-    assert f"- {reading}" in markdown and found.to_text().splitlines()[-1] == reading
-    assert "failed: seed 0: no | faces" in found.to_text()
+    text = to_text(found.blocks())
+    assert f"- {reading}" in markdown and text.splitlines()[-1] == reading
+    assert "failed: seed 0: no | faces" in text
     assert found.times() == {"plain": {"0": 1, "1": 2, "2": 3}, "helped": {}, "idle": {}, "failed": {}}
-    assert "minutes" in found.to_text() and "2.0" in found.to_text().splitlines()[1]
+    assert "minutes" in text and "2.0" in text.splitlines()[1]
     assert not any("minutes" in text for text in (found.to_csv(), *markdown, json.dumps(value)))
