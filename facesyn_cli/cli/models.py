@@ -33,7 +33,9 @@ def _bare(context: typer.Context, json: Json = False) -> None:
 
 @app.command("list", epilog="facesyn models list --json")
 def list_(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show everything about one of them.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Show everything about one of them.", show_default=False)
+    ] = None,
     json: Json = False,
 ) -> None:
     """List known weights and the parts of the packaged starter."""

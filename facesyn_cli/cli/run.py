@@ -18,6 +18,7 @@ from facesyn_cli.cli.stage_command import (
     section_text,
     start,
 )
+from facesyn_cli.console import is_first_process
 from facesyn_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _draw(
     configs = resolve_recipe(load_recipe(config), overrides, flags, first, last)
     options = {"config": config, "work": work if work.exists() else None, "from": first, "to": last, "draw": file.name}
     picture = draw_recipe(find_recipe(config).stem, configs, Work(work), _command_line(options, overrides))
-    if console.is_first_process():
+    if is_first_process():
         write_text(file, picture)
         typer.echo(file)
 
