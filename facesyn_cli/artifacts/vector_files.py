@@ -26,8 +26,8 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts.digest import bytes_digest, file_digest, json_digest
 from facesyn_cli.artifacts.name_lists import ORDER_FILES, order_file, read_name_list
 from facesyn_cli.artifacts.torch_files import check_unpacked_size, forbidden_name, load_tensors
-from facesyn_cli.console import progress
 from facesyn_cli.errors import UserError
+from facesyn_cli.progress import progress
 from facesyn_cli.untrusted.arrays import array_from_bytes, read_array
 from facesyn_cli.untrusted.input_files import files_below, input_size, read_bytes, read_start
 

@@ -8,10 +8,10 @@ from typing import Any
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig
 from facesyn_cli.config.recipe import STAGES
-from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.pipelines.published_tree import INPUTS, PublishedTree
-from facesyn_cli.pipelines.stage import Request, plan_stage, run_stage
+from facesyn_cli.pipelines.stage import Request, plan_stage
+from facesyn_cli.pipelines.stage_list import Step, run_steps
 from facesyn_cli.pipelines.tree_inputs import OUTPUTS, log_inputs, stages_left, tree_inputs
 
 
@@ -41,8 +41,8 @@ def run_recipe(
         tree: Directory in the published layout.
 
     Returns:
-        By stage, with `dry_run` the JSON values of its `Plan`, else its summary with `folder`. A stage that does not
-        run has `state` and `reason` instead: `skipped` where the tree holds its work; `waiting` in a plan, with its
+        By stage, with `dry_run` the JSON values of its `Plan`, else what `run_steps` returns. A stage that does not run
+        has `state` and `reason` instead: `skipped` where the tree holds its work; `waiting` in a plan, with its
         `settings`, where an earlier stage has yet to write an input.
 
     Raises:
@@ -52,19 +52,15 @@ def run_recipe(
     words = _words_by_stage(overrides)
     requests = {name: Request(name, sections[name], words[name], flags) for name in names}
     configs = {name: request.resolve() for name, request in requests.items()}
-    results: dict[str, dict[str, Any]] = {}
+    skipped: dict[str, str] = {}
     if tree is not None:
         forced = {name for name in names if words[name] or name == first}
         configs, skipped = _with_tree(PublishedTree.open(tree), requests, configs, forced, Work(work))
-        results = {name: {"state": "skipped", "reason": reason} for name, reason in skipped.items()}
-    for number, (name, cfg) in enumerate(configs.items(), 1):
-        if dry_run:
-            results[name] = _plan(requests[name], cfg, Work(work))
-            continue
-        log.info(f"[{number}/{len(configs)}] {name}")
-        outcome = run_stage(name, cfg, Work(work))
-        results[name] = {**outcome.summary, "folder": str(outcome.folder)}
-    return results
+    if dry_run:
+        plans = {name: {"state": "skipped", "reason": reason} for name, reason in skipped.items()}
+        return plans | {name: _plan(requests[name], cfg, Work(work)) for name, cfg in configs.items()}
+    steps = [Step(name, name, configs.get(name), skipped.get(name, "")) for name in names]
+    return run_steps(steps, Work(work))
 
 
 def _stages_between(sections: dict[str, dict[str, Any]], first: str | None, last: str | None) -> list[str]:

@@ -34,7 +34,7 @@ from facesyn_cli.config.fields import (
     input_path,
     runtime_only,
 )
-from facesyn_cli.console import log, progress
+from facesyn_cli.console import log
 from facesyn_cli.distributed import Processes, choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.benchmarks import Part
@@ -44,6 +44,7 @@ from facesyn_cli.evaluation.protocol import EvaluationSet, embed_images
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.models.precision import PrecisionOrAuto
 from facesyn_cli.plugins import registry
+from facesyn_cli.progress import progress
 
 
 class EvalConfig(StageConfig):

@@ -30,7 +30,7 @@ from facesyn_cli.artifacts.record_set import LABELS, RecordFormat, RecordWriter,
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import PluginConfig, PluginSection, affects_result, input_path, runtime_only
 from facesyn_cli.config.shard import ShardedConfig
-from facesyn_cli.console import log, progress
+from facesyn_cli.console import log
 from facesyn_cli.data.append_files import AppendFile
 from facesyn_cli.data.ordered_pool import usable_cores
 from facesyn_cli.data.pack_blocks import FittedImage, PackImages, blocks_of
@@ -41,6 +41,7 @@ from facesyn_cli.data.record_labels import write_labels
 from facesyn_cli.data.squares import is_square, say_cut
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
+from facesyn_cli.progress import progress
 from facesyn_cli.report.pack_card import write_pack_card
 from facesyn_cli.untrusted.parsing import validated
 
@@ -219,7 +220,7 @@ def _pack(packing: _Packing, images: PackImages, out: Output) -> Header | None:
     items, scratch, state = packing.items, packing.scratch, packing.journal()
     rows = AppendFile(scratch / "rows", 8 * state.records)
     unreadable = AppendFile(scratch / "unreadable", state.unreadable_bytes)
-    done = state.done
+    done, num_left_out = state.done, 0
     writer = packing.record_format.writer(out.folder, packing.cfg.name, scratch, state.writer)
     suffixes, num_cut = set(state.suffixes), state.cut  # of the images, and how many were cut to a square
     blocks = images.blocks()
@@ -239,6 +240,8 @@ def _pack(packing: _Packing, images: PackImages, out: Output) -> Header | None:
                 if image.data is None:
                     name = escape_name(f"{item.identity}/{item.sample}", keep="/")
                     unreadable.write(f"{name}\t{image.reason}\n".encode("utf-8", "backslashreplace"))
+                    num_left_out += 1
+                    bar.advance(0, left_out=num_left_out)
                 else:
                     suffixes.add(suffix_of(image.data))
                     num_cut += image.is_cut
