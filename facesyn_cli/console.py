@@ -34,23 +34,23 @@ def configure() -> None:
     log.addHandler(to_stderr)
 
 
-def set_verbosity(is_quiet: bool, is_verbose: bool) -> None:
+def set_verbosity(quiet: bool, verbose: bool) -> None:
     """Choose which messages are shown, after `configure`.
 
     Args:
-        is_quiet: Only warnings and errors go to stderr, and no progress; a log file gets everything.
-        is_verbose: Debug messages are shown as well.
+        quiet: Show only warnings and errors on stderr, and no progress; a log file still gets everything.
+        verbose: Show debug messages too, on stderr and in a log file.
 
     Raises:
-        UserError: Both were asked for.
+        UserError: Both are wanted, by this call or by an earlier one.
     """
-    if is_quiet and is_verbose:
-        raise UserError("--quiet and --verbose exclude each other; give one of them")
-    if is_quiet:
+    if quiet or is_quiet():
+        if verbose or log.level == logging.DEBUG:
+            raise UserError("--quiet and --verbose exclude each other; give one of them")
         for handler in log.handlers:
             if isinstance(handler, _ToStderr):
                 handler.setLevel(logging.WARNING)
-    if is_verbose and is_first_process():
+    if verbose and is_first_process():
         log.setLevel(logging.DEBUG)
 
 

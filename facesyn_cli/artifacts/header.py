@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, St
 from facesyn_cli import __version__
 from facesyn_cli.artifacts.atomic_files import read_json, write_json
 from facesyn_cli.artifacts.digest import json_digest
+from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.parsing import validated
 
@@ -184,4 +185,5 @@ def require_header(folder: Path, kind: str) -> Header:
         raise UserError(f"{folder} has no {HEADER}; a {kind} folder written by facesyn was expected")
     if header.kind != kind:
         raise UserError(f"{folder} is a {header.kind} made by `facesyn {header.command}`; a {kind} was expected")
+    log.debug(f"read {folder}: {header.kind} by `facesyn {header.command}`, {header.counts}, {header.digest}")
     return header

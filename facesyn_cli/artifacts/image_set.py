@@ -127,6 +127,7 @@ class ImageSet:
         entries = _entries(list(sizes), header is not None, identity_of)
         _report_spellings(path, list(sizes))
         digest = header.digest if header else _digest(entries, sizes, identity_of)
+        log.debug(f"read {path}: {len(entries)} images, {digest}")
         named_in = None if given == path else given
         return ImageSet(path, entries, digest, named_in, found.members, is_listed, found.counts(header is not None))
 

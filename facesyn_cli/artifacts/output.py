@@ -220,6 +220,7 @@ def open_output(
             remove_temporaries(folder)
         else:
             remove_abandoned(folder, below=True)
+        log.debug(f"write {folder}" + (", which is unfinished" if output.resumed else ""))
         is_begun = part is not None and comparison is not None and not comparison.grown
         if not is_begun:  # else another part may finish the set at this moment
             write_json(folder / BEGUN, asdict(started))

@@ -16,6 +16,7 @@ import typer
 import typer.core
 
 from facesyn_cli import __version__, console
+from facesyn_cli.cli.verbosity import Quiet, Verbose, with_verbosity
 from facesyn_cli.errors import Stopped, UserError
 
 _PANELS = {  # heading of the help -> commands; command x-y is cli/x_y.py
@@ -69,9 +70,11 @@ def _see_also(name: str) -> str | None:
 
 for _name, _module in _MODULES.items():
     if hasattr(_module, "app"):
+        for _command in _module.app.registered_commands:
+            _command.callback = with_verbosity(_command.callback)
         app.add_typer(_module.app, name=_name, epilog=_see_also(_name))
     else:
-        app.command(_name, epilog=_see_also(_name))(_module.command)
+        app.command(_name, epilog=_see_also(_name))(with_verbosity(_module.command))
 
 # Errors of the system that a user can fix; a stage that knows more reports it itself.
 _SYSTEM_ERRORS = (
@@ -91,8 +94,10 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
-    pass
+    console.set_verbosity(quiet, verbose)
 
 
 def run_command_line(arguments: list[str]) -> int:

@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.parsing import read_yaml
 
@@ -55,6 +56,7 @@ def load_sections(name: str) -> dict[str, dict[str, Any]]:
     """Read a recipe and return all its sections; see `load_recipe`."""
     path = find_recipe(name)
     content = read_yaml(path, "a recipe")
+    log.debug(f"recipe: {path}")
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise UserError(f"recipe {path} must be a mapping of stage names to settings, found {type(content).__name__}")

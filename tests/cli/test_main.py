@@ -11,6 +11,7 @@ import typer
 
 from facesyn_cli.cli.main import app
 from facesyn_cli.cli.stage_command import OPTIONS
+from facesyn_cli.config import recipe
 from facesyn_cli.config.recipe import STAGES
 from facesyn_cli.pipelines.inputs import USERS
 from facesyn_cli.pipelines.published_tree import INPUTS
@@ -41,6 +42,33 @@ def test_a_stage_has_the_options_that_it_can_use(stage: str, run_cli) -> None:
     text = run_cli(stage, "--help").out
     for name in ("tree", "starter", "seed", "batch_size", "shard", "device"):
         assert (f"--{name.replace('_', '-')} " in text) == (name in options), name
+
+
+@pytest.mark.parametrize("words", [("-q", "config", "admis"), ("config", "admis", "--quiet")])
+def test_quiet_works_on_both_sides_of_the_command(words: tuple[str, ...], run_cli, monkeypatch) -> None:
+    monkeypatch.setattr(recipe.log, "debug", recipe.log.info)
+    assert run_cli("config", "admis").err and run_cli(*words).err == ""
+
+
+@pytest.mark.parametrize("words", [("-v", "config", "admis"), ("config", "--verbose", "admis")])
+def test_verbose_works_on_both_sides_of_the_command(words: tuple[str, ...], run_cli) -> None:
+    assert run_cli("config", "admis").err == ""
+    assert run_cli(*words).err.splitlines() == [f"debug: recipe: {recipe.find_recipe('admis')}"]
+
+
+@pytest.mark.parametrize("words", [("-q", "config", "-v"), ("-v", "config", "-q"), ("config", "-q", "-v")])
+def test_quiet_and_verbose_are_refused_together(words: tuple[str, ...], assert_refused) -> None:
+    assert_refused(*words, says="--quiet and --verbose exclude each other")
+
+
+def test_every_command_can_be_quiet(run_cli) -> None:
+    def leaves(group, words: tuple[str, ...]):
+        for name, command in group.commands.items():
+            yield from leaves(command, (*words, name)) if hasattr(command, "commands") else [((*words, name), command)]
+
+    for words, command in leaves(typer.main.get_command(app), ()):
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {"-q", "--quiet", "-v", "--verbose"} <= options, words
 
 
 @needs_full_disk

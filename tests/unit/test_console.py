@@ -43,7 +43,7 @@ def test_verbosity(quiet: bool, verbose: bool, expected: list[str], capfd, tmp_p
 
 def test_quiet_and_verbose_exclude_each_other() -> None:
     with pytest.raises(UserError, match="exclude each other"):
-        console.set_verbosity(is_quiet=True, is_verbose=True)
+        console.set_verbosity(quiet=True, verbose=True)
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def test_a_dumb_terminal_and_quiet_get_no_redrawn_line(
         if setting == "TERM":
             monkeypatch.setenv("TERM", "dumb")
         else:
-            console.set_verbosity(is_quiet=True, is_verbose=False)
+            console.set_verbosity(quiet=True, verbose=False)
         with progress.progress("embed", 10) as counter:
             counter.advance(5)
     assert terminal.getvalue() == ""
