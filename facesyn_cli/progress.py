@@ -45,7 +45,7 @@ class Progress:
     def __init__(self, total: int, unit: str, done: int, title: str = "") -> None:
         self.total, self.unit, self.done, self.title = total, unit, done, title
         self.show: Callable[[Progress], None] | None = None
-        self._begin = time.monotonic()
+        self._begin, self._first = time.monotonic(), done
         self._marks = [(self._begin, done)]       # (time, items), the first one at the start of the window
         self._has_started = False                 # the time before the first item is no longer in the window
         self._info: dict[str, float | str] = {}
@@ -74,9 +74,14 @@ class Progress:
             self._marks = [(when + lost, done) for when, done in self._marks]
 
     @property
+    def _is_finished(self) -> bool:
+        return 0 < self.total <= self.done
+
+    @property
     def rate(self) -> float:
-        """Items per second; 0 while none is finished."""
-        (start, before), (end, done) = self._marks[0], self._marks[-1]
+        """Items per second, at the end of this whole run; 0 while none is finished."""
+        start, before = (self._begin, self._first) if self._is_finished else self._marks[0]
+        end, done = self._marks[-1]
         return (done - before) / max(end - start, 1e-9) if done > before else 0.0
 
     @property
@@ -93,7 +98,7 @@ class Progress:
         of, unit = "/" if is_short else " of ", self.unit
         show, unit = (str, unit) if unit != "bytes" else (_mebibytes, "MiB")
         parts = [f"{show(self.done)}{of}{show(self.total)} {unit}" if self.total else f"{show(self.done)} {unit}"]
-        if self.total and self.done >= self.total:
+        if self._is_finished:
             parts.append(f"took {format_seconds(self._marks[-1][0] - self._begin)}")
         elif self.seconds_left is not None:
             parts.append(f"{format_seconds(self.seconds_left)} left")

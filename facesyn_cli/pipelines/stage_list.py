@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,7 +32,9 @@ _MARKS: dict[State, tuple[str, str, str]] = {  # state -> mark, mark in ASCII, s
     "done earlier": ("\u2713", "+", "dim green"), "skipped": ("-", "-", "dim"), "failed": ("\u2717", "x", "bold red"),
     "stopped": ("\u25a0", "#", "yellow"),
 }
-_MAX_COUNTS = 3  # shown of what a stage made
+_COUNTS = (  # of what a stage made, in the order in which two are shown
+    "steps", "epochs", "images", "embeddings", "contexts", "identities", "benchmarks", "pairs", "rows", "photos",
+)
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,8 @@ class _Row:
             self.seconds = time.monotonic() - self.begin
         self.state = "done" if stamp is None or _stamp(outcome.folder) != stamp else "done earlier"
         header = read_header(outcome.folder)
-        counts = {name.replace("_", " "): count for name, count in (header.counts if header else {}).items() if count}
-        self.note = ", ".join(f"{count} {name}" for name, count in islice(counts.items(), _MAX_COUNTS))
+        counts = header.counts if header is not None else {}
+        self.note = ", ".join(f"{counts[name]} {name}" for name in [name for name in _COUNTS if name in counts][:2])
         facts = {"folder": str(outcome.folder), "state": self.state, "seconds": round(self.seconds, 1)}
         return {**outcome.summary, **facts}
 
