@@ -49,14 +49,15 @@ def shown(block: RenderableType, is_kept: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        _blocks.remove(block)
-        if _blocks:
+        if len(_blocks) > 1:
+            _blocks.remove(block)
             _live.refresh()
         else:
-            _live.stop()
+            live, _live = _live, None
+            live.stop()  # removes what it has drawn, which is the block
+            _blocks.clear()
             if is_kept:
-                _live.console.print(block)
-            _live = None
+                live.console.print(block)
 
 
 def write_line(text: str) -> bool:

@@ -189,6 +189,12 @@ def test_messages_are_printed_above_nested_lines_and_the_cursor_comes_back(termi
     assert Text.from_ansi(text).plain.splitlines()[-1].startswith("train-ldm ") and display._live is None
 
 
+def test_what_is_not_kept_is_removed_line_by_line(terminal: io.StringIO) -> None:
+    with redirect_stderr(terminal), display.shown(Text("one\ntwo\nthree"), is_kept=False):
+        pass
+    assert terminal.getvalue().rpartition("three")[2].count("\x1b[2K") == 3
+
+
 def test_an_error_restores_the_terminal(terminal: io.StringIO) -> None:
     with redirect_stderr(terminal), pytest.raises(KeyboardInterrupt), progress.progress("embed", 10) as counter:
         counter.advance(5)
