@@ -121,7 +121,7 @@ class Processes:
         """
         if self.any(bool(problem)):
             found = [one for one in self.gather_objects((place, self.rank, problem)) if one[-1]]
-            raise CollectiveError(min(found)[-1])
+            raise CollectiveError.of(min(found)[-1])
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -163,7 +163,7 @@ class Processes:
                 computed = [], "", stop.signum
         values, problem, signum = self.broadcast(computed)
         if problem:
-            raise CollectiveError(problem)
+            raise CollectiveError.of(problem)
         if signum:
             raise Stopped(signum)
         return values[0]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from facesyn_cli.artifacts.work import Work
+from facesyn_cli.artifacts.work import OUTPUTS, Work
 from facesyn_cli.config.fields import StageConfig
 from facesyn_cli.config.recipe import STAGES
 from facesyn_cli.errors import UserError
 from facesyn_cli.pipelines.published_tree import INPUTS, PublishedTree
 from facesyn_cli.pipelines.stage import Request, plan_stage
 from facesyn_cli.pipelines.stage_list import Step, run_steps
-from facesyn_cli.pipelines.tree_inputs import OUTPUTS, log_inputs, stages_left, tree_inputs
+from facesyn_cli.pipelines.tree_inputs import log_inputs, stages_left, tree_inputs
 
 
 def run_recipe(

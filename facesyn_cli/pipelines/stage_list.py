@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from facesyn_cli import console, display
 from facesyn_cli.artifacts.header import HEADER, read_header
-from facesyn_cli.artifacts.work import Work
+from facesyn_cli.artifacts.work import OUTPUTS, Work
 from facesyn_cli.config.fields import StageConfig
 from facesyn_cli.errors import Stopped
 from facesyn_cli.pipelines.stage import run_stage
-from facesyn_cli.pipelines.tree_inputs import OUTPUTS
 from facesyn_cli.progress import format_seconds
 
 if TYPE_CHECKING:

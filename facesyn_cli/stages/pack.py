@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from facesyn_cli import distributed, signals
 from facesyn_cli.artifacts.atomic_files import read_json, write_bytes, write_json
 from facesyn_cli.artifacts.header import Header, Parent
+from facesyn_cli.artifacts.missing_input import missing_input
 from facesyn_cli.artifacts.names import check_file_names, escape_name
 from facesyn_cli.artifacts.origins import PHOTO, origins_of
 from facesyn_cli.artifacts.outcome import Outcome
@@ -151,10 +152,7 @@ def _open_inputs(cfg: PackConfig, work: Work) -> list[PackSource]:
     if not paths:
         found = [work.folder(name) for name in ("augmented", "samples") if work.folder(name).exists()]
         if not found:
-            raise UserError(
-                f"nothing to pack: neither {work.folder('augmented')} nor {work.folder('samples')} exists; "
-                "name a folder, zip or packed set with --in"
-            )
+            raise missing_input(work.folder("samples"), "a set of images", "a folder, zip or packed set with --in")
         paths = found[:1]
     return [open_source(path, cfg.source_format) for path in paths]
 

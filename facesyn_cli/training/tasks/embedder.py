@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
+from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.console import log
@@ -36,7 +37,7 @@ from facesyn_cli.training.optimization import decay_groups
 from facesyn_cli.training.precision import backbone_layout
 from facesyn_cli.training.task import Monitor, Task
 from facesyn_cli.training.tasks.embedder_step import Distiller, TaughtGroup, agreement
-from facesyn_cli.training.tasks.ldm_inputs import evenly, having_embeddings, open_training_images
+from facesyn_cli.training.tasks.ldm_inputs import evenly, having_embeddings
 
 
 class NumberedFaces:
@@ -130,7 +131,7 @@ class EmbedderTask(Task):
         check_total(self.folder, cfg.steps, cfg.lr_schedule.name)
         with torch.device("meta"):
             student = build_backbone(cfg.backbone)
-        images = open_training_images(self.command, cfg.images, work)
+        images = open_images(cfg.images or work.folder("images"))
         embeddings = EmbeddingSet.open(cfg.embeddings or work.folder("embeddings"), cfg.embedding_names)
         width = embeddings.vectors.shape[1]
         if student.embedding_size != width:

@@ -14,11 +14,10 @@ from rich.text import Text
 
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import FixedConfig, open_output
-from facesyn_cli.artifacts.work import FOLDERS, Work
+from facesyn_cli.artifacts.work import FOLDERS, OUTPUTS, Work
 from facesyn_cli.errors import Stopped, UserError
 from facesyn_cli.pipelines import stage_list
 from facesyn_cli.pipelines.stage_list import Step, run_steps
-from facesyn_cli.pipelines.tree_inputs import OUTPUTS
 
 
 @dataclass
