@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Self
 
 _LONG = 400
 _LONG_WORD = re.compile(rf"\S{{{_LONG + 1},}}")
@@ -26,7 +25,7 @@ class UserError(Exception):
         super().__init__(*lines)
 
     @classmethod
-    def of(cls, message: str) -> Self:
+    def of(cls, message: str) -> UserError:
         """Return an error with the whole message of another one, of one or several lines."""
         return cls(*message.split("\n"))
 

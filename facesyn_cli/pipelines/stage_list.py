@@ -124,7 +124,7 @@ class _Row:
         self.state = "done" if stamp is None or _stamp(outcome.folder) != stamp else "done earlier"
         header = read_header(outcome.folder)
         counts = header.counts if header is not None else {}
-        self.note = ", ".join(f"{counts[name]} {name}" for name in [name for name in _COUNTS if name in counts][:2])
+        self.note = ", ".join(_counted(counts[name], name) for name in [name for name in _COUNTS if name in counts][:2])
         facts = {"folder": str(outcome.folder), "state": self.state, "seconds": round(self.seconds, 1)}
         return {**outcome.summary, **facts}
 
@@ -135,6 +135,11 @@ class _Row:
         shown = "earlier" if self.state == "done earlier" else shown
         state = "done" if self.state == "done earlier" else self.state
         return f"{_MARKS[self.state][is_ascii]} {self.step.title:{width}}  {state:7}  {shown:>7}  {self.note}".rstrip()
+
+
+def _counted(count: int, name: str) -> str:
+    singular = "identity" if name == "identities" else name.removesuffix("s")
+    return f"{count} {singular if count == 1 else name}"
 
 
 def _stamp(folder: Path) -> tuple[int, ...] | None:
