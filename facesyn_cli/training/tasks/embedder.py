@@ -27,6 +27,7 @@ from facesyn_cli.data.transforms import compose
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
+from facesyn_cli.progress import progress
 from facesyn_cli.training.batch_loading import load_groups
 from facesyn_cli.training.bn_groups import copy_from_first, num_groups
 from facesyn_cli.training.checkpoint import check_total
@@ -208,10 +209,12 @@ class EmbedderTask(Task):
         )
         embeddings, problem = torch.zeros_like(taught.held_out_targets), ""
         batches = share(fixed_batches(len(faces.entries), size), processes.rank, processes.world_size)
-        for batch in FaceEmbedder(network, options).files(faces.read, batches):
-            embeddings[list(batch.indices)] = torch.from_numpy(batch.vectors).float()
-            for index, reason in batch.problems.items():
-                problem = problem or f"{faces.name_of(index)} is unreadable: {reason}"
+        with progress("validate", sum(map(len, batches))) as bar:
+            for batch in FaceEmbedder(network, options).files(faces.read, batches):
+                embeddings[list(batch.indices)] = torch.from_numpy(batch.vectors).float()
+                for index, reason in batch.problems.items():
+                    problem = problem or f"{faces.name_of(index)} is unreadable: {reason}"
+                bar.advance(len(batch.indices))
         processes.raise_in_all(problem)
         found = agreement(processes.sum(embeddings.to(processes.device)).cpu(), taught.held_out_targets)
         return {f"val_{name}": value for name, value in found.items()}
