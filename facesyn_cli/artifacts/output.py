@@ -324,7 +324,8 @@ def _changed_inputs(before: dict[str, Parent], now: dict[str, Parent]) -> list[C
     for name in sorted(set(before) | set(now)):
         old, new = before.get(name), now.get(name)
         if old is None or new is None or old.digest != new.digest:
-            changes.append(Change(f"input {name}", *(one.digest[:19] if one else "absent" for one in (old, new))))
+            title = name if name.startswith("input") else f"input {name}"
+            changes.append(Change(title, *(one.digest[:19] if one else "absent" for one in (old, new))))
             changes.append(Change("", *(one.path if one else "" for one in (old, new))))
     return changes
 
