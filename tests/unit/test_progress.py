@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import sys
 from contextlib import redirect_stderr
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -172,6 +174,21 @@ def test_a_log_gets_a_line_now_and_then(clock: list[float], said: list[str]) -> 
             counter.advance(10, refused=3)
     assert said == [f"sample: {done} of 100 images, {left} left, 1.0 images/s, refused 3"
                     for done, left in ((30, "1:10"), (60, "0:40"), (90, "0:10"))]
+
+
+@pytest.mark.parametrize("is_used", [True, False])
+def test_the_memory_of_a_gpu_in_use_is_shown_last(clock: list[float], is_used: bool, monkeypatch) -> None:
+    """There is no GPU here: a stand-in for `torch.cuda` holds 12 of 80 GiB."""
+    cuda = SimpleNamespace(
+        is_initialized=lambda: is_used, memory_reserved=lambda: 12 * 2**30, current_device=lambda: 0,
+        get_device_properties=lambda device: SimpleNamespace(total_memory=80 * 2**30),
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    counter = progress.Progress(10, "steps", 0)
+    counter.show = lambda counter: None
+    clock[0] += 1
+    counter.advance(1, loss=0.5)
+    assert counter.parts()[-1] == ("GPU 12.0 of 80 GiB" if is_used else "loss 0.5")
 
 
 def test_messages_are_printed_above_nested_lines_and_the_cursor_comes_back(terminal: io.StringIO) -> None:
