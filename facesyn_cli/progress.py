@@ -139,8 +139,9 @@ class Progress:
         line = Table.grid(padding=(0, 1, 0, 0))
         cells = [Text(self.title, style="bold", no_wrap=True), Text(text, no_wrap=True, overflow="crop")]
         if columns:
-            is_known = self.total > 0
-            cells.insert(1, ProgressBar(self.total or None, self.done if is_known else 0, width=columns))
+            done = self.done if self.total else 0
+            styles = {"style": "dim", "complete_style": "cyan", "finished_style": "green"}
+            cells.insert(1, ProgressBar(self.total or None, done, width=columns, **styles))
         line.add_row(*cells)
         yield line
 
