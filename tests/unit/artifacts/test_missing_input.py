@@ -13,6 +13,7 @@ from facesyn_cli.artifacts.missing_input import missing_input, unfinished_input,
 from facesyn_cli.artifacts.output import FixedConfig, open_output
 from facesyn_cli.artifacts.work import FOLDERS
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.loading import load_backbone
 
 
 def test_a_folder_of_the_run_is_written_by_a_command_to_paste(tmp_path: Path) -> None:
@@ -20,6 +21,8 @@ def test_a_folder_of_the_run_is_written_by_a_command_to_paste(tmp_path: Path) ->
     with pytest.raises(UserError) as missing:
         require_header(path, "RecordSet")
     assert str(missing.value) == f"{path} does not exist; it is written by: facesyn pack --work {tmp_path}"
+    with pytest.raises(UserError, match=f"7-fr does not exist; it is written by: facesyn train-fr --work {tmp_path}$"):
+        load_backbone(tmp_path / "7-fr")
     assert str(missing_input(tmp_path / "2-ldm", "an LDM", "--ldm PATH")) == (
         f"{tmp_path / '2-ldm'} does not exist; give --ldm PATH, or write it with: facesyn train-ldm --work {tmp_path}"
     )
@@ -56,4 +59,8 @@ def test_an_unfinished_folder_names_the_command_that_finishes_it(tmp_path: Path)
         pass
     with pytest.raises(UserError, match=f"unfinished; .* begun with: facesyn sample --work {tmp_path}$"):
         ImageSet.open(path)
+    with open_output(tmp_path / "7-fr", "Weights", "train-fr", FixedConfig({}), {}):
+        pass
+    with pytest.raises(UserError, match=f"unfinished; .* begun with: facesyn train-fr --work {tmp_path}$"):
+        load_backbone(tmp_path / "7-fr")
     assert "the same `facesyn demo` command" in str(unfinished_input(tmp_path / "3-contexts", "demo"))
