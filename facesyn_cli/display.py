@@ -22,7 +22,7 @@ _live: Live | None = None
 
 def can_redraw() -> bool:
     """True when stderr is a terminal on which lines can be redrawn."""
-    return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+    return _is_capable_terminal(sys.stderr)
 
 
 def has_color(stream: TextIO) -> bool:
@@ -31,6 +31,10 @@ def has_color(stream: TextIO) -> bool:
         return False
     if os.environ.get("FORCE_COLOR"):
         return True
+    return _is_capable_terminal(stream)
+
+
+def _is_capable_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
 
 
