@@ -94,7 +94,7 @@ def test_the_running_stage_is_in_sight_on_a_low_terminal_of_any_encoding(
     encoding: str, stages: Stages, tmp_path: Path
 ) -> None:
     rows = [stage_list._Row(step(name), None, "done") for name in OUTPUTS]
-    rows[8].state = "running"
+    next(row for row in rows if row.step.title == "pack").state = "running"
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     screen = Console(file=file, width=30, height=8, force_terminal=True, no_color=True)
     screen.print(stage_list._List(rows))
