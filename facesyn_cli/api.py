@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 
 from facesyn_cli import console, signals
 from facesyn_cli.artifacts.header import read_header
+from facesyn_cli.artifacts.missing_input import missing_input
 from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.ablation_rows import merge_settings
@@ -186,7 +187,7 @@ def open(path: PathLike) -> Result:  # noqa: A001 (`facesyn.open`, as `PIL.Image
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"{path} does not exist; a folder of a run, images, embeddings or weights was expected")
+        raise missing_input(path, "a folder of a run, images, embeddings or weights")
     header = read_header(path) if path.is_dir() else None
     if header is not None:
         return _KINDS.get(header.kind, Result)(path)

@@ -1,4 +1,4 @@
-"""Messages and progress bars, both on stderr and from the first process only.
+"""Messages: on stderr and, where wanted, in a log file; from the first process only.
 
 It is at the bottom of the import order, so every package can use it. Only `cli` prints to stdout.
 """
@@ -8,15 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 
+from facesyn_cli import display
 from facesyn_cli.errors import UserError
 
-LINE_SECONDS = 30  # between two lines of progress
 log = logging.getLogger("facesyn")
 
 
@@ -25,97 +21,72 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def configure(log_file: Path | None = None) -> None:
-    """Send messages of level INFO and above to stderr, and to `log_file` with times when given.
-
-    Raises:
-        UserError: `log_file` cannot be written.
-    """
+def configure() -> None:
+    """Send messages of level INFO and above to stderr, and to no file."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name can hold bytes that are no text
     logging.getLogger("PIL").addHandler(logging.NullHandler())  # the reader of an image reports problems
     log.handlers.clear()
     log.propagate = False
     log.setLevel(logging.INFO if is_first_process() else logging.ERROR)
-    to_stderr = logging.StreamHandler(sys.stderr)
-    to_stderr.setFormatter(_LevelFormatter())
+    to_stderr = _ToStderr(sys.stderr)
+    to_stderr.setFormatter(_LevelFormatter(display.has_color(sys.stderr)))
     log.addHandler(to_stderr)
-    if log_file is not None and is_first_process():
-        try:
-            log_file.parent.mkdir(parents=True, exist_ok=True)
-            to_file = _LogFile(log_file, encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise UserError(f"cannot write the log file {log_file}: {error.strerror}") from error
-        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(to_file)
 
 
-class Progress:
-    """Counts finished items; made by `progress`.
+def set_verbosity(quiet: bool, verbose: bool) -> None:
+    """Choose which messages are shown, after `configure`.
 
     Args:
-        total: Number of items, including those of earlier runs; 0: not known.
-        unit: Name of the items.
-        done: Items of earlier runs; the rate does not include them.
+        quiet: Show only warnings and errors on stderr, and no progress; a log file still gets everything.
+        verbose: Show debug messages too, on stderr and in a log file.
+
+    Raises:
+        UserError: Both are wanted, by this call or by an earlier one.
     """
-
-    def __init__(self, total: int, unit: str, done: int) -> None:
-        self.total, self.unit, self.done = total, unit, done
-        self.show: Callable[[Progress], None] = lambda progress: None
-        self._first, self._start = done, time.monotonic()
-        self._info: dict[str, float | str] = {}
-
-    def advance(self, count: int = 1, **info: float | str) -> None:
-        """Count more finished items; `info` is shown beside them."""
-        self.done += count
-        self._info = info
-        self.show(self)
-
-    def __str__(self) -> str:
-        """Return one line: items, rate, remaining time, info."""
-        rate = (self.done - self._first) / max(time.monotonic() - self._start, 1e-9)
-        parts = [f"{self.done} of {self.total} {self.unit}" if self.total else f"{self.done} {self.unit}"]
-        parts.append(f"{rate:.1f} {self.unit}/s")
-        if self.total and rate > 0:
-            parts.append(f"{timedelta(seconds=round((self.total - self.done) / rate))} left")
-        parts += [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in self._info.items()]
-        return ", ".join(parts)
+    if quiet or is_quiet():
+        if verbose or log.level == logging.DEBUG:
+            raise UserError("--quiet and --verbose exclude each other; give one of them")
+        for handler in log.handlers:
+            if isinstance(handler, _ToStderr):
+                handler.setLevel(logging.WARNING)
+    if verbose and is_first_process():
+        log.setLevel(logging.DEBUG)
 
 
-@contextmanager
-def progress(title: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Progress]:
-    """Show rate and remaining time: a bar on a terminal, otherwise a line at most every 30 seconds.
+def is_quiet() -> bool:
+    """Return whether stderr gets only warnings and errors."""
+    return any(isinstance(handler, _ToStderr) and handler.level > logging.INFO for handler in log.handlers)
 
-    Args:
-        title: Name of the work, for example of the command.
-        total: As of `Progress`.
-        unit: As of `Progress`.
-        done: As of `Progress`.
+
+def is_redrawn() -> bool:
+    """Return whether this process shows progress that is redrawn: the first one, on a terminal, not quiet."""
+    return is_first_process() and not is_quiet() and display.can_redraw()
+
+
+def log_to(path: Path) -> None:
+    """Also write messages to a file, with times.
+
+    Raises:
+        UserError: It cannot be written.
     """
-    counter = Progress(total, unit, done)
     if not is_first_process():
-        yield counter
-    elif sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Bar
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        to_file = _LogFile(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise UserError(f"cannot write the log file {path}: {error.strerror}") from error
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(to_file)
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"))
-        with Bar(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(title, total=total or None, completed=done, line="")
-            counter.show = lambda counter: bar.update(task, completed=counter.done, line=str(counter))
-            yield counter
-    else:
-        last = time.monotonic()
 
-        def log_line(counter: Progress) -> None:
-            nonlocal last
-            if time.monotonic() - last >= LINE_SECONDS:
-                last = time.monotonic()
-                log.info(f"{title}: {counter}")
+class _ToStderr(logging.StreamHandler):
+    """Writes messages to stderr, above the progress where some is shown."""
 
-        counter.show = log_line
-        yield counter
+    def emit(self, record: logging.LogRecord) -> None:
+        if not display.write_line(self.format(record)):
+            super().emit(record)
 
 
 class _LogFile(logging.FileHandler):
@@ -135,8 +106,17 @@ class _LogFile(logging.FileHandler):
 
 
 class _LevelFormatter(logging.Formatter):
-    """Puts the level before warnings and errors, not before other messages."""
+    """Puts the level before debug messages, warnings and errors, in color where wanted; not before other messages."""
+
+    _COLORS = {logging.WARNING: "33", logging.ERROR: "1;31", logging.DEBUG: "2"}  # yellow, bold red, dim
+
+    def __init__(self, has_color: bool) -> None:
+        super().__init__()
+        self._has_color = has_color
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+        if record.levelno == logging.INFO:
+            return text
+        level, color = f"{record.levelname.lower()}:", self._COLORS.get(record.levelno)
+        return f"\x1b[{color}m{level}\x1b[0m {text}" if self._has_color and color else f"{level} {text}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import platform
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
-from facesyn_cli import signals
+from facesyn_cli import __version__, signals
 from facesyn_cli.console import log
 from facesyn_cli.errors import Stopped, UserError
 
@@ -49,9 +50,12 @@ class Processes:
         self.is_first = accelerator.is_main_process
 
     def announce(self) -> None:
-        """Log the number of processes when there are several."""
+        """Log the number of processes when there are several and, for debugging, where each one runs. A collective."""
         if self.world_size > 1:
             log.info(f"{self.world_size} processes")
+        log.debug(f"facesyn {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
+        for place in self.gather_objects(_place(self)):
+            log.debug(place)
 
     def barrier(self) -> None:
         """Wait for all processes. A collective."""
@@ -117,7 +121,7 @@ class Processes:
         """
         if self.any(bool(problem)):
             found = [one for one in self.gather_objects((place, self.rank, problem)) if one[-1]]
-            raise CollectiveError(min(found)[-1])
+            raise CollectiveError.of(min(found)[-1])
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -159,7 +163,7 @@ class Processes:
                 computed = [], "", stop.signum
         values, problem, signum = self.broadcast(computed)
         if problem:
-            raise CollectiveError(problem)
+            raise CollectiveError.of(problem)
         if signum:
             raise Stopped(signum)
         return values[0]
@@ -171,6 +175,15 @@ class Processes:
         box = [value]
         broadcast_object_list(box, from_process=0)
         return box[0]
+
+
+def _place(group: Processes) -> str:
+    """Return where a process runs: host, device, threads."""
+    device = str(group.device)
+    if group.device.type == "cuda":
+        device += f" ({torch.cuda.get_device_name(group.device)})"
+    return (f"process {group.rank} of {group.world_size}: host {platform.node()}, pid {os.getpid()}, device {device}, "
+            f"{torch.get_num_threads()} threads")
 
 
 def processes(device: str = "auto") -> Processes:

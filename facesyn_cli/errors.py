@@ -17,13 +17,28 @@ class UserError(Exception):
 
     The message states the problem, its place and what was expected. Quoted file content is sanitized: words of more
     than `_LONG` characters are shortened; line breaks and control characters are escaped.
+
+    Args:
+        lines: The message; further lines hold a table or advice.
     """
 
     exit_code = 2
 
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+
+    @classmethod
+    def of(cls, message: str) -> UserError:
+        """Return an error with the whole message of another one, of one or several lines."""
+        return cls(*message.split("\n"))
+
     def __str__(self) -> str:
-        text = _CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode("ascii"), super().__str__())
-        return _LONG_WORD.sub(lambda m: f"{m[0][:_LONG // 4]}[...]{m[0][-_LONG // 4:]}", text)
+        return "\n".join(_sanitized(str(line)) for line in self.args)
+
+
+def _sanitized(line: str) -> str:
+    text = _CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode("ascii"), line)
+    return _LONG_WORD.sub(lambda m: f"{m[0][:_LONG // 4]}[...]{m[0][-_LONG // 4:]}", text)
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:

@@ -89,17 +89,19 @@ def run_cli(capfd: pytest.CaptureFixture[str]):
 
 @pytest.fixture
 def assert_refused(run_cli):
-    """Return a function that runs a command and checks for exit code 2 and one clear line on stderr."""
+    """Return a function that runs a command and checks for exit code 2 and one clear message at the end of stderr.
+
+    The message may have further lines, for example a table; texts to find in it are given with single spaces.
+    """
 
     def check(*arguments: object, says: str | tuple[str, ...] = ()) -> Ran:
         ran = run_cli(*arguments)
-        lines = ran.err.strip().splitlines()
+        _, mark, message = f"\n{ran.err.strip()}".partition("\nerror: ")
         assert ran.code == 2, f"exit code {ran.code}\n{ran.err}"
-        errors = [line for line in lines if line.startswith("error: ")]
-        assert len(errors) == 1 and lines[-1] == errors[0], ran.err
+        assert mark and "\nerror: " not in message, ran.err
         assert "Traceback" not in ran.err
         for text in (says,) if isinstance(says, str) else says:
-            assert text in errors[0], f"{text!r} is not in {errors[0]!r}"
+            assert text in " ".join(message.split()), f"{text!r} is not in {message!r}"
         return ran
 
     return check

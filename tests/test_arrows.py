@@ -23,9 +23,12 @@ LEVELS = [
     {"plugins"},
     {"distributed"},
     {"untrusted"},
-    {"errors", "console", "signals", "launch", "__init__"},
+    {"errors", "display", "console", "progress", "signals", "launch", "__init__"},
 ]
-BESIDE = {("console", "errors"), ("signals", "errors"), ("launch", "console"), ("__main__", "cli")}
+BESIDE = {
+    ("console", "errors"), ("console", "display"), ("progress", "console"), ("progress", "display"),
+    ("signals", "errors"), ("launch", "console"), ("__main__", "cli"),
+}
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

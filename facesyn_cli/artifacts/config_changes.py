@@ -10,9 +10,31 @@ Configs are grouped by the role of their fields (`StageConfig.to_json`):
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+_WIDTH = 80          # of a table of changes, in columns
+_SETTING_WIDTH = 28  # of its first column, at most
+
+
+@dataclass(frozen=True)
+class Change:
+    """A difference between a folder and the present run.
+
+    Args:
+        setting: Dotted name of the setting; empty: another line about the one before.
+        before: Its value in the folder.
+        now: Its value now.
+    """
+
+    setting: str
+    before: str
+    now: str
+
+    def __str__(self) -> str:
+        return f"{self.setting}: was {self.before}, is {self.now}"
 
 
 @dataclass(frozen=True)
@@ -20,14 +42,14 @@ class Comparison:
     """The differences between two configs.
 
     Args:
-        problems: Differences that forbid a resume, one phrase each.
+        problems: Differences that forbid a resume.
         changes: Differences of changeable settings, which unfinished work may resume with.
         warnings: Differences that are allowed with a warning.
         grown: A growable setting was raised.
     """
 
-    problems: list[str]
-    changes: list[str]
+    problems: list[Change]
+    changes: list[Change]
     warnings: list[str]
     grown: bool
 
@@ -45,12 +67,12 @@ def compare_configs(before: dict[str, Any], now: dict[str, Any], changeable: Col
     for key in sorted(set(old) | set(new)):
         if old.get(key) != new.get(key):  # an option that is off equals one that did not exist yet
             kind = changes if key in changeable else problems
-            kind.append(f"{key}: was {_show(old, key)}, is {_show(new, key)}")
+            kind.append(Change(key, _show(old, key), _show(new, key)))
     old, new = flatten(before.get("growing", {})), flatten(now.get("growing", {}))
     for key in sorted(set(old) | set(new)):
         was, now_is = _limit(old.get(key)), _limit(new.get(key))
         if now_is < was:
-            problems.append(f"{key}: may only be raised, was {_show(old, key)}, is {_show(new, key)}")
+            problems.append(Change(key, _show(old, key), f"{_show(new, key)} (can only be raised)"))
         grown = grown or now_is > was
     old, new = flatten(before.get("recorded", {})), flatten(now.get("recorded", {}))
     for key in sorted(set(old) & set(new)):
@@ -75,4 +97,23 @@ def _limit(value: float | None) -> float:
 
 
 def _show(flat: dict[str, Any], key: str) -> str:
-    return repr(flat[key]) if key in flat else "absent"
+    value = flat.get(key, "absent")
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def change_table(changes: Sequence[Change]) -> list[str]:
+    """Return the lines of a table of changes, in columns that fit 80; long values are shortened in the middle."""
+    rows = [Change("setting", "in the folder", "now"), *changes]
+    first = min(_SETTING_WIDTH, max(len(row.setting) for row in rows))
+    most = (_WIDTH - first - 6) // 2
+    cells = [(_shortened(row.setting, first), _shortened(row.before, most), _shortened(row.now, most)) for row in rows]
+    second = max(len(before) for _, before, _ in cells)
+    return [f"  {setting:{first}}  {before:{second}}  {now}" for setting, before, now in cells]
+
+
+def _shortened(text: str, width: int) -> str:
+    """Return a text of at most `width` columns; a longer one loses its middle."""
+    if len(text) <= width:
+        return text
+    head = (width - 3) // 2
+    return f"{text[:head]}...{text[head + 3 - width :]}"

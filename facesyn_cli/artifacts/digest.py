@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.input_files import files_below, open_input
 
@@ -29,6 +30,7 @@ def file_digest(path: Path) -> str:
                 digest.update(block)
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
+    log.debug(f"read {path}: sha256:{digest.hexdigest()}")
     return "sha256:" + digest.hexdigest()
 
 

@@ -20,8 +20,8 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import write_atomically
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.lock import remove_abandoned
-from facesyn_cli.console import progress
 from facesyn_cli.errors import UserError
+from facesyn_cli.progress import progress
 from facesyn_cli.untrusted.input_files import GIB
 
 TIMEOUT_SECONDS = 30

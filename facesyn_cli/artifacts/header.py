@@ -11,6 +11,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, St
 from facesyn_cli import __version__
 from facesyn_cli.artifacts.atomic_files import read_json, write_json
 from facesyn_cli.artifacts.digest import json_digest
+from facesyn_cli.artifacts.missing_input import missing_input, unfinished_input
+from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.parsing import validated
 
@@ -175,13 +177,13 @@ def require_header(folder: Path, kind: str) -> Header:
         UserError: The folder is missing, unfinished, or of another kind.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} does not exist; a finished {kind} folder was expected")
+        raise missing_input(folder, f"a finished {kind} folder")
     header = read_header(folder)
     if header is None:
         if started := read_started(folder):
-            raise UserError(f"{folder} is unfinished; run the same `facesyn {started.command}` command again to finish "
-                            "it")
+            raise unfinished_input(folder, started.command)
         raise UserError(f"{folder} has no {HEADER}; a {kind} folder written by facesyn was expected")
     if header.kind != kind:
         raise UserError(f"{folder} is a {header.kind} made by `facesyn {header.command}`; a {kind} was expected")
+    log.debug(f"read {folder}: {header.kind} by `facesyn {header.command}`, {header.counts}, {header.digest}")
     return header

@@ -35,6 +35,7 @@ from facesyn_cli.artifacts.header import Parent, is_ours, require_header
 from facesyn_cli.artifacts.image_scan import FolderScan
 from facesyn_cli.artifacts.image_zip import READ_ERRORS, scan_zip
 from facesyn_cli.artifacts.listed_images import scan_list
+from facesyn_cli.artifacts.missing_input import missing_input
 from facesyn_cli.artifacts.name_lists import read_name_list
 from facesyn_cli.artifacts.names import (
     SUFFIXES,
@@ -105,7 +106,7 @@ class ImageSet:
         path = Path(path)
         check_input(path, "a folder or zip of images")
         if not path.exists():
-            raise UserError(f"{path} does not exist; a folder or zip of images was expected")
+            raise missing_input(path, "a folder or zip of images")
         given, is_listed, identity_of = path, False, {}
         header = require_header(path, "ImageSet") if is_ours(path) else None
         if path.is_dir():
@@ -127,6 +128,7 @@ class ImageSet:
         entries = _entries(list(sizes), header is not None, identity_of)
         _report_spellings(path, list(sizes))
         digest = header.digest if header else _digest(entries, sizes, identity_of)
+        log.debug(f"read {path}: {len(entries)} images, {digest}")
         named_in = None if given == path else given
         return ImageSet(path, entries, digest, named_in, found.members, is_listed, found.counts(header is not None))
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from facesyn_cli.artifacts.atomic_files import remove_temporaries, write_json, writing
-from facesyn_cli.artifacts.config_changes import Comparison, compare_configs
+from facesyn_cli.artifacts.config_changes import Change, Comparison, change_table, compare_configs
 from facesyn_cli.artifacts.header import BEGUN, HEADER, Header, Parent, read_header, read_started, write_header
 from facesyn_cli.artifacts.lock import Lock, LockedError, refuse_other_division, remove_abandoned
 from facesyn_cli.console import is_first_process, log
@@ -220,6 +220,7 @@ def open_output(
             remove_temporaries(folder)
         else:
             remove_abandoned(folder, below=True)
+        log.debug(f"write {folder}" + (", which is unfinished" if output.resumed else ""))
         is_begun = part is not None and comparison is not None and not comparison.grown
         if not is_begun:  # else another part may finish the set at this moment
             write_json(folder / BEGUN, asdict(started))
@@ -257,7 +258,7 @@ def open_shared_output(
     else:
         problem, header = processes.broadcast(("", None))
         if problem:
-            raise CollectiveError(problem)
+            raise CollectiveError.of(problem)
         output = opened.__enter__()
         output.header = header  # the folder may have been finished since, by another part
     with ExitStack() as stack:
@@ -300,18 +301,16 @@ def check_same(folder: Path, before: Header, now: Header, changeable: Collection
         raise UserError(f"{folder} is a {before.kind} made by `facesyn {before.command}`; choose another --out")
     if before.command != now.command:
         raise UserError(f"{folder} was made by `facesyn {before.command}`, not by {now.command}; choose another --out")
-    problems = []
-    for name in sorted(set(before.parents) | set(now.parents)):
-        old, new = before.parents.get(name), now.parents.get(name)
-        if old is None or new is None or old.digest != new.digest:
-            problems.append(f"input {name}: was {_describe(old)}, is {_describe(new)}")
     comparison = compare_configs(before.config, now.config, changeable)
-    problems += comparison.problems
     has_work = comparison.grown or read_header(folder) is None
-    problems += [] if has_work else comparison.changes
-    if problems:
-        raise UserError(f"{folder} was started with other settings ({'; '.join(problems)}); use the same settings, "
-                        "another --out, or remove the folder")
+    settings = comparison.problems + ([] if has_work else comparison.changes)
+    inputs = _changed_inputs(before.parents, now.parents)
+    if settings or inputs:
+        what = " and ".join(["settings"] * bool(settings) + ["inputs"] * bool(inputs))
+        raise UserError(
+            f"{folder} was started with other {what}:", *change_table([*settings, *inputs]),
+            f"Use the {what} of the folder, write to another one with --out, or remove {folder}.",
+        )
     for change in comparison.changes:
         log.warning(f"{folder}: {change}; it holds from here on")
     for warning in comparison.warnings:
@@ -319,8 +318,16 @@ def check_same(folder: Path, before: Header, now: Header, changeable: Collection
     return comparison
 
 
-def _describe(parent: Parent | None) -> str:
-    return f"{parent.path} ({parent.digest[:19]})" if parent else "absent"
+def _changed_inputs(before: dict[str, Parent], now: dict[str, Parent]) -> list[Change]:
+    """Return two lines for each input with another content: the digests and the paths."""
+    changes = []
+    for name in sorted(set(before) | set(now)):
+        old, new = before.get(name), now.get(name)
+        if old is None or new is None or old.digest != new.digest:
+            title = name if name.startswith("input") else f"input {name}"
+            changes.append(Change(title, *(one.digest[:19] if one else "absent" for one in (old, new))))
+            changes.append(Change("", *(one.path if one else "" for one in (old, new))))
+    return changes
 
 
 def _remove_parts(folder: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from facesyn_cli.artifacts.header import BEGUN, HEADER, Header, Parent, is_ours, require_header
 from facesyn_cli.artifacts.image_set import natural_key
+from facesyn_cli.artifacts.missing_input import missing_input
 from facesyn_cli.artifacts.names import nfc
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
@@ -117,7 +118,7 @@ class RecordSet:
         """
         path = Path(path)
         if not path.exists():
-            raise UserError(f"{path} does not exist; a set of records was expected")
+            raise missing_input(path, "a set of records")
         check_input(path, "a set of records")
         header = None
         if is_ours(path):

@@ -24,10 +24,11 @@ import torch
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.digest import bytes_digest, file_digest, json_digest
+from facesyn_cli.artifacts.missing_input import missing_input
 from facesyn_cli.artifacts.name_lists import ORDER_FILES, order_file, read_name_list
 from facesyn_cli.artifacts.torch_files import check_unpacked_size, forbidden_name, load_tensors
-from facesyn_cli.console import progress
 from facesyn_cli.errors import UserError
+from facesyn_cli.progress import progress
 from facesyn_cli.untrusted.arrays import array_from_bytes, read_array
 from facesyn_cli.untrusted.input_files import files_below, input_size, read_bytes, read_start
 
@@ -86,7 +87,7 @@ def read_vector_file(path: Path, names: Path | None = None) -> VectorFile:
             raise UserError(f"{path} holds several .npy files, {files[0].name} and others; name one of them")
         path = files[0]
     elif not path.exists():
-        raise UserError(f"{path} does not exist; {EXPECTED} was expected")
+        raise missing_input(path, EXPECTED)
     if read_start(path, 4, EXPECTED) in _TORCH:
         if names is not None:
             raise UserError(f"{path} is a dict of names already; the list {names} does not apply")

@@ -20,6 +20,11 @@ FOLDERS = {
     "table": "8-table",
     "report": "9-report",
 }
+OUTPUTS = {  # stage -> the folder that it writes; the other stages write outside of the run's folder
+    "align": "images", "embed": "embeddings", "train-embedder": "embedder", "train-autoencoder": "autoencoder",
+    "train-ldm": "ldm", "train-decoder": "decoder", "gen-contexts": "contexts", "sample": "samples",
+    "augment": "augmented", "pack": "records", "train-fr": "fr", "eval": "table", "report": "report",
+}
 
 
 @dataclass(frozen=True)

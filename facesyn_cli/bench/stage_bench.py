@@ -16,11 +16,11 @@ from facesyn_cli.bench import plain_loops, random_inputs
 from facesyn_cli.bench.machine import Machine, four_digits
 from facesyn_cli.bench.random_networks import flops, random_network
 from facesyn_cli.bench.settings import BenchConfig
-from facesyn_cli.console import Progress
 from facesyn_cli.data.face_images import FaceImages
 from facesyn_cli.data.latent_cache import LatentCache
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import load_autoencoder
+from facesyn_cli.progress import Progress
 from facesyn_cli.training.metrics_log import METRICS, read_lines
 
 _PASSES_OF_TRAINING = 3  # forward, and about two of the same cost backward

@@ -17,6 +17,7 @@ import typer
 from facesyn_cli import __version__, console
 from facesyn_cli.cli.help_page import CommandHelp, GroupHelp, parameters_of, summaries, write_sections
 from facesyn_cli.cli.stage_command import DEFAULT_WORK
+from facesyn_cli.cli.verbosity import Quiet, Verbose, with_verbosity
 from facesyn_cli.errors import Stopped, UserError, did_you_mean
 
 _PANELS = {  # heading of the help -> commands; command x-y is cli/x_y.py
@@ -74,9 +75,10 @@ for _name, _module in _MODULES.items():
     if hasattr(_module, "app"):
         for _command in _module.app.registered_commands:
             _command.cls = CommandHelp
+            _command.callback = with_verbosity(_command.callback)
         app.add_typer(_module.app, name=_name, cls=GroupHelp, epilog=_examples)
     else:
-        app.command(_name, cls=CommandHelp, epilog=_examples)(_module.command)
+        app.command(_name, cls=CommandHelp, epilog=_examples)(with_verbosity(_module.command))
 
 # Errors of the system that a user can fix; a stage that knows more reports it itself.
 _SYSTEM_ERRORS = (
@@ -125,8 +127,10 @@ def _root(
         typer.Option("--show-completion", is_eager=True, callback=_print_script,
                      help="Print the completion script of the current shell."),
     ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
-    pass
+    console.set_verbosity(quiet, verbose)
 
 
 def run_command_line(arguments: list[str]) -> int:

@@ -183,7 +183,8 @@ def _execute(name: str, flags: dict[str, Any], common: SimpleNamespace) -> None:
 
 def start(log_file: Path | None = None) -> None:
     """Set up messages and stop signals; every command calls it first."""
-    console.configure(log_file)
+    if log_file is not None:
+        console.log_to(log_file)
     signals.install()
     launch.stop_with_launcher()
 

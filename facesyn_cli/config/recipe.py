@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from facesyn_cli.console import log
 from facesyn_cli.errors import UserError, did_you_mean
 from facesyn_cli.untrusted.parsing import read_yaml
 
@@ -69,6 +70,7 @@ def load_sections(name: str) -> dict[str, dict[str, Any]]:
     """Read a recipe and return all its sections; see `load_recipe`."""
     path = find_recipe(name)
     content = read_yaml(path, "a recipe")
+    log.debug(f"recipe: {path}")
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise UserError(f"recipe {path} must be a mapping of stage names to settings, found {type(content).__name__}")

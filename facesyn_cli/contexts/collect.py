@@ -15,12 +15,12 @@ from pathlib import Path
 from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import write_bytes
 from facesyn_cli.artifacts.image_formats import suffix_of_content
-from facesyn_cli.console import progress
 from facesyn_cli.contexts.candidate_files import CandidateFiles, FilteredBatch, apply_filters, make
 from facesyn_cli.contexts.selection import Block, Progress
 from facesyn_cli.contexts.source import ContextFilter, ContextSource
 from facesyn_cli.data.sharding import row_batches, share
 from facesyn_cli.distributed import Processes
+from facesyn_cli.progress import progress
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class CandidateMaker:
         mine = self.processes.from_first(lambda: self.files.of_part(part, start, num_wanted))
         todo = [numbers for numbers, is_finished in mine if not is_finished]
         total = sum(len(numbers) for numbers, _ in mine)
-        with progress("gen-contexts", total, "candidates", total - sum(map(len, todo))) as bar:
+        with progress("candidates", total, "candidates", total - sum(map(len, todo))) as bar:
             for some in row_batches(range(len(todo)), self.num_at_once):
                 self.make([todo[place] for place in some])
                 bar.advance(sum(len(todo[place]) for place in some))
@@ -142,7 +142,7 @@ def collect(maker: CandidateMaker, acceptance: Acceptance) -> None:
             block = acceptance.accept(candidates)
             if not block.is_cut:
                 files.remove(numbers)
-            bar.advance(len(block.origins), candidates=found.next_candidate)
+            bar.advance(len(block.origins), dropped=found.next_candidate - found.num_kept)
         room = found.room(acceptance.count)
         return [] if acceptance.is_over else files.missing(found.next_candidate, maker.num_at_once, room)
 

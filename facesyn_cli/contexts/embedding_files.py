@@ -10,6 +10,7 @@ import numpy as np
 from facesyn_cli.artifacts.context_set import ContextSet
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet, is_published
 from facesyn_cli.artifacts.header import Parent, read_header
+from facesyn_cli.artifacts.missing_input import missing_input
 from facesyn_cli.artifacts.origins import UNKNOWN, Origin
 from facesyn_cli.artifacts.vector_files import EMBEDDING_SIZE, EXPECTED, read_vector_file, unnamed_rows
 from facesyn_cli.console import log
@@ -51,7 +52,7 @@ def read_given_vectors(path: Path, names: Path | None = None) -> GivenVectors:
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"{path} does not exist; an EmbeddingSet or ContextSet folder, {EXPECTED} was expected")
+        raise missing_input(path, f"an EmbeddingSet or ContextSet folder, {EXPECTED}")
     given = _published(path, names) if is_published(path) else _ours(path, names)
     if not len(given.vectors):
         raise UserError(f"{path} holds no embeddings")

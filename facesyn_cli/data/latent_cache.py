@@ -21,11 +21,11 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import write_atomically, write_json
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.npy_file import write_npy
-from facesyn_cli.console import Progress
 from facesyn_cli.data.face_images import FaceImages, image_batches
 from facesyn_cli.data.pixels import to_pixels
 from facesyn_cli.data.sharding import fixed_batches, row_batches
 from facesyn_cli.errors import UserError
+from facesyn_cli.progress import Progress
 from facesyn_cli.untrusted.arrays import map_array
 
 PART_ROWS = 1024

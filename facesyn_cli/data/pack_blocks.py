@@ -19,12 +19,12 @@ from pathlib import Path
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import write_atomically
-from facesyn_cli.console import progress
 from facesyn_cli.data.ordered_pool import ordered_map
 from facesyn_cli.data.pack_order import PackItem
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
+from facesyn_cli.progress import progress
 
 BLOCK_SIZE = 1024  # images
 _AHEAD, _CHUNK = 2, 8  # chunks per thread that may wait; images a thread takes at once

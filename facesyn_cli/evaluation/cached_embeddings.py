@@ -19,7 +19,7 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import write_atomically
 from facesyn_cli.artifacts.embedding_set import normalize
 from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
-from facesyn_cli.console import log, progress
+from facesyn_cli.console import log
 from facesyn_cli.data.ordered_pool import ordered_map
 from facesyn_cli.data.pixels import UnreadableImage, decode_image
 from facesyn_cli.data.sharding import fixed_batches, share
@@ -27,6 +27,7 @@ from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbeddedBatch, FaceEmbedder
 from facesyn_cli.evaluation.near_duplicates import SIDE, thumbnail
+from facesyn_cli.progress import progress
 from facesyn_cli.untrusted.arrays import read_archive
 
 PART_SIZE = 256      # images

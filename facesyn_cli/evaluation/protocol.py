@@ -17,6 +17,7 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.evaluation.pairs import PairSet
 from facesyn_cli.evaluation.verification import roc_auc, squared_distances, unit_rows, verify_folds
+from facesyn_cli.progress import progress
 
 _GATHERED_ROWS = 65536
 
@@ -134,11 +135,14 @@ def verify_in_training(
     """
     vectors, problem, place = torch.zeros(len(pairs.images), embedding_size), "", 0
     batches = fixed_batches(len(pairs.images), embedder.options.batch_size)
-    for batch in embedder.files(pairs.read, share(batches, processes.rank, processes.world_size)):
-        vectors[list(batch.indices)] = torch.from_numpy(batch.vectors).float()
-        if batch.problems and not problem:
-            place = min(batch.problems)
-            problem = f"{pairs.name}: {pairs.images[place]} cannot be used: {batch.problems[place]}"
+    mine = share(batches, processes.rank, processes.world_size)
+    with progress(f"verify {pairs.name}", sum(map(len, mine))) as bar:
+        for batch in embedder.files(pairs.read, mine):
+            vectors[list(batch.indices)] = torch.from_numpy(batch.vectors).float()
+            if batch.problems and not problem:
+                place = min(batch.problems)
+                problem = f"{pairs.name}: {pairs.images[place]} cannot be used: {batch.problems[place]}"
+            bar.advance(len(batch.indices))
     processes.raise_in_all(problem, place)
     unit = unit_rows(processes.sum(vectors.to(embedder.options.device)).cpu().numpy())
     distance = squared_distances(unit[pairs.first], unit[pairs.second])

@@ -15,6 +15,7 @@ from torch import nn
 
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
+from facesyn_cli.artifacts.missing_input import missing_input
 from facesyn_cli.artifacts.weights import CONFIG, read_config
 from facesyn_cli.console import is_first_process, log
 from facesyn_cli.errors import UserError
@@ -70,6 +71,8 @@ def load_backbone(path: Path | str | None, cfg: PluginConfig | None = None) -> L
             raise UserError(f"{asked} needs a weights file; none was given")
         path = cfg.weights
     path = Path(path)
+    if not path.exists():
+        raise missing_input(path, "a file or folder with the weights of a face recognizer")
     is_onnx_pack = not (path / CONFIG).is_file() and is_pack(path)
     if is_onnx(path) or is_onnx_pack or (cfg is not None and cfg.name == "onnx"):
         if cfg is not None and cfg.name != "onnx":

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from facesyn_cli.artifacts.digest import file_digest, json_digest
+from facesyn_cli.artifacts.header import read_started
+from facesyn_cli.artifacts.missing_input import missing_input, unfinished_input
 from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensor_dicts, read_tensors, section_of
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
@@ -42,11 +44,15 @@ def open_weights(path: Path, kind: str, cfg: PluginConfig | None = None) -> tupl
         cfg: Plugin and settings, where the user gives them; networks of timm are recognized by them alone.
 
     Raises:
-        UserError: It is damaged, or holds something else.
+        UserError: It does not exist, is unfinished or damaged, or holds something else.
     """
     wanted = _KIND_NAMES[kind]
+    if not path.exists():
+        raise missing_input(path, f"a weights file or folder of {wanted}")
     if path.is_dir():
         if not (path / CONFIG).is_file():
+            if started := read_started(path):
+                raise unfinished_input(path, started.command)
             raise UserError(f"{path} is a folder without {CONFIG}; expected a weights file or a folder with {CONFIG} "
                             f"and {TENSORS} of {wanted}")
         return _open_folder(path, kind), path / TENSORS

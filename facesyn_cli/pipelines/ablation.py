@@ -235,7 +235,7 @@ class Ablation:
                     names += [row.name] if row.name not in names else []
         if problems:
             lines = [f"row{'s' * (len(names) > 1)} {', '.join(names)}: {text}" for text, names in problems.items()]
-            raise UserError("; ".join(lines))
+            raise UserError.of("; ".join(lines))
 
 
 def _num_gflops(backbone: PluginConfig) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.image_set import ImageSet
+from facesyn_cli.artifacts.missing_input import missing_input
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.ablation_rows import SHARED_STAGES, AblateConfig, Row, Settings
 from facesyn_cli.config.fields import StageConfig
@@ -190,7 +191,7 @@ class Chains:
             raise UserError("the number of identities is missing: set sample.ids or gen-contexts.count")
         ldm = cfg.ldm or self._work.folder("ldm")
         if not ldm.exists():
-            raise UserError(f"{ldm} does not exist; name the LDM with --ldm")
+            raise missing_input(ldm, "an LDM", "--ldm PATH")
         return cfg.model_copy(update={"ids": ids, "ldm": ldm})
 
     def _additions(self, row: Row) -> Callable[[int], int]:

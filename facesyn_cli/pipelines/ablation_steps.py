@@ -23,6 +23,7 @@ from facesyn_cli.artifacts.atomic_files import read_json, write_json
 from facesyn_cli.artifacts.benchmark_table import BenchmarkTable
 from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
 from facesyn_cli.artifacts.header import BEGUN, Header, read_header
+from facesyn_cli.artifacts.missing_input import missing_input
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.ablation_rows import Row
 from facesyn_cli.config.fields import StageConfig, role_of
@@ -192,7 +193,7 @@ class Chain:
                 _note_cost(step, work)
             except UserError as error:
                 failed[step.address] = error
-                self.steps[-1].note(problem=str(error))
+                self.steps[-1].note(problem=" ".join(str(error).split()))
                 raise
 
     def _share(self, step: Step) -> float:
@@ -265,7 +266,7 @@ def content_of(named: Path | str) -> str:
     if not path.exists():
         if isinstance(named, str):
             return named  # a name, not a path
-        raise UserError(f"{path} does not exist")
+        raise missing_input(path, "a file or folder")
     if path.is_file():
         return file_digest(path)
     header = read_header(path)

@@ -26,12 +26,12 @@ from facesyn_cli.artifacts.text_tables import NOT_AVAILABLE, Block, Column, Tabl
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result
-from facesyn_cli.config.recipe import load_recipe
+from facesyn_cli.config.recipe import STAGES, load_recipe
 from facesyn_cli.console import log
 from facesyn_cli.distributed import processes
 from facesyn_cli.errors import UserError
-from facesyn_cli.pipelines.run import run_recipe
-from facesyn_cli.pipelines.stage import resolve_stage, run_stage
+from facesyn_cli.pipelines.stage import resolve_stage
+from facesyn_cli.pipelines.stage_list import Step, run_steps
 from facesyn_cli.plugins import registry
 
 TEST_FOLDER = "0-test"
@@ -103,14 +103,16 @@ def run_demo(
     sections["sample"] = {**starter.settings.get("sample", {}), **sections["sample"], **own}
     test = path / TEST_FOLDER
     held_out = {"per_id": cfg.test_samples, "contexts": str(path / TEST_CONTEXTS), "out": str(test)}
-    run_stage("sample", resolve_stage("sample", {**sections["sample"], **held_out}, [], flags), work)
     benchmark = {"pairs": [str(pairs_path(work))], "images": str(test)}
     sections["eval"] = {**sections["eval"], **benchmark}
     sections["report"] = {**sections["report"], "judges": [str(starter.part("embedder"))]}
-    results = run_recipe(sections, path, [], flags)
+    runs = [("sample of the held-out", "sample", {**sections["sample"], **held_out})]
+    runs += [(name, name, sections[name]) for name in STAGES if name in sections]
     for name, weights in (("untrained", path / UNTRAINED), ("embedder", starter.part("embedder"))):
         other = {**benchmark, "weights": str(weights), "out": str(path / f"8-table-{name}")}
-        results[f"eval of the {name}"] = run_stage("eval", resolve_stage("eval", other, [], flags), work).summary
+        runs.append((f"eval of the {name}", "eval", other))
+    steps = [Step(title, stage, resolve_stage(stage, section, [], flags)) for title, stage, section in runs]
+    results: dict[str, Any] = run_steps(steps, work)
     results["seconds"] = round(time.monotonic() - begin, 1)
     if group.is_first:
         results |= {"test_identities": cfg.test_identities, "folder": str(path)}

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from facesyn_cli.artifacts.work import Work
+from facesyn_cli.artifacts.work import OUTPUTS, Work
 from facesyn_cli.config.fields import StageConfig
 from facesyn_cli.config.recipe import STAGES, check_stage
-from facesyn_cli.console import log
 from facesyn_cli.errors import UserError, did_you_mean
 from facesyn_cli.pipelines.open_inputs import require_inputs
 from facesyn_cli.pipelines.published_tree import INPUTS, PublishedTree
-from facesyn_cli.pipelines.stage import Request, plan_stage, run_stage
-from facesyn_cli.pipelines.tree_inputs import OUTPUTS, log_inputs, stages_left, tree_inputs
+from facesyn_cli.pipelines.stage import Request, plan_stage
+from facesyn_cli.pipelines.stage_list import Step, run_steps
+from facesyn_cli.pipelines.tree_inputs import log_inputs, stages_left, tree_inputs
 
 
 def run_recipe(
@@ -42,8 +42,8 @@ def run_recipe(
         tree: Directory in the published layout.
 
     Returns:
-        By stage, with `dry_run` the JSON values of its `Plan`, else its summary with `folder`. A stage that does not
-        run has `state` and `reason` instead: `skipped` where the tree holds its work; `waiting` in a plan, with its
+        By stage, with `dry_run` the JSON values of its `Plan`, else what `run_steps` returns. A stage that does not run
+        has `state` and `reason` instead: `skipped` where the tree holds its work; `waiting` in a plan, with its
         `settings`, where an earlier stage has yet to write an input.
 
     Raises:
@@ -51,21 +51,16 @@ def run_recipe(
     """
     requests = _requests(sections, overrides, flags, first, last)
     configs = {name: request.resolve() for name, request in requests.items()}
-    results: dict[str, dict[str, Any]] = {}
+    skipped: dict[str, str] = {}
     if tree is not None:
         forced = {name for name, request in requests.items() if request.overrides or name == first}
         configs, skipped = _with_tree(PublishedTree.open(tree), requests, configs, forced, Work(work))
-        results = {name: {"state": "skipped", "reason": reason} for name, reason in skipped.items()}
-    if not dry_run:
-        require_inputs(configs, Work(work))
-    for number, (name, cfg) in enumerate(configs.items(), 1):
-        if dry_run:
-            results[name] = _plan(requests[name], cfg, Work(work))
-            continue
-        log.info(f"[{number}/{len(configs)}] {name}")
-        outcome = run_stage(name, cfg, Work(work))
-        results[name] = {**outcome.summary, "folder": str(outcome.folder)}
-    return results
+    if dry_run:
+        plans = {name: {"state": "skipped", "reason": reason} for name, reason in skipped.items()}
+        return plans | {name: _plan(requests[name], cfg, Work(work)) for name, cfg in configs.items()}
+    require_inputs(configs, Work(work))
+    steps = [Step(name, name, configs.get(name), skipped.get(name, "")) for name in requests]
+    return run_steps(steps, Work(work))
 
 
 def resolve_recipe(

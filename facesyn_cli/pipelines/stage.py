@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,6 +99,7 @@ def run_stage(name: str, cfg: StageConfig, work: Work) -> Outcome:
     Raises:
         UserError: An input is missing or wrong, or there is not enough memory.
     """
+    log.debug(f"{name}: work folder {work.path.absolute()}, settings {json.dumps(cfg.to_json(), default=str)}")
     with _memory_errors(name):
         return stage_module(name).run(cfg, work)
 

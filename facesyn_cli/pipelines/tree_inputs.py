@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facesyn_cli.artifacts.header import BEGUN, HEADER, read_header
-from facesyn_cli.artifacts.work import FOLDERS, Work
+from facesyn_cli.artifacts.work import FOLDERS, OUTPUTS, Work
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 from facesyn_cli.pipelines.published_tree import (
@@ -30,12 +30,6 @@ from facesyn_cli.plugins.settings import PluginConfig
 
 if TYPE_CHECKING:
     from facesyn_cli.config.fields import StageConfig
-
-OUTPUTS = {
-    "align": "images", "embed": "embeddings", "train-embedder": "embedder", "train-autoencoder": "autoencoder",
-    "train-ldm": "ldm", "gen-contexts": "contexts", "sample": "samples", "augment": "augmented", "pack": "records",
-    "train-fr": "fr", "eval": "table", "report": "report",
-}  # stage -> the folder of the run that it writes; the other stages write outside of it
 
 _LISTS = ("inputs", "sets")  # settings that hold several paths
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from facesyn_cli import signals
-from facesyn_cli.console import progress
 from facesyn_cli.data.image_writer import ImageWriter
 from facesyn_cli.data.sharding import share
+from facesyn_cli.progress import progress
 from facesyn_cli.sampling.workers import one_core_each
 
 _MAX_WAITING = 256  # images waiting to be written
@@ -40,6 +40,7 @@ class WriteOptions:
         max_waiting: Images that may wait to be written.
         shown_before: Images that the progress bar counts as done at the start.
         show: Called with the number and pixels of each image, in the threads that encode; None: nothing is shown.
+        info: Returns what the progress shows beside the images.
     """
 
     encode: Callable[[np.ndarray], bytes]
@@ -49,6 +50,7 @@ class WriteOptions:
     max_waiting: int = _MAX_WAITING
     shown_before: int = 0
     show: Callable[[int, np.ndarray], None] | None = None
+    info: Callable[[], dict[str, int]] = dict
 
     def pixels(self, pixels_of: PixelsOf, row: int, index: int) -> np.ndarray:
         """Return the pixels of a row of a unit, image number `index`, after they were shown."""
@@ -150,6 +152,6 @@ class ImageFolder:
             ):
                 for made in as_completed([pool.submit(make, *pair) for pair in zip_longest(todo, todo[1:])]):
                     made.result()
-                    bar.advance(before + writer.written - bar.done)
-            bar.advance(before + writer.written - bar.done)  # written after the last unit
+                    bar.advance(before + writer.written - bar.done, **options.info())
+            bar.advance(before + writer.written - bar.done, **options.info())  # written after the last unit
         return missing

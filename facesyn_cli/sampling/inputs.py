@@ -13,6 +13,7 @@ from facesyn_cli.artifacts.context_set import ContextSet
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.embedder_match import require_same_embedder
 from facesyn_cli.artifacts.header import BEGUN, HEADER, Parent, require_header
+from facesyn_cli.artifacts.missing_input import missing_input
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.console import is_first_process, log
 from facesyn_cli.errors import UserError
@@ -100,10 +101,7 @@ def existing_input(path: Path | None, work: Work, name: str, made_by: str) -> Pa
     """
     path = path or work.folder(name)
     if not path.exists():
-        raise UserError(
-            f"{path} does not exist; make it with `facesyn {made_by}`, name one with --{name}, or take the starter's"
-            " with --starter packaged"
-        )
+        raise missing_input(path, f"the output of `facesyn {made_by}`", f"--{name} PATH or --starter packaged")
     return path
 
 

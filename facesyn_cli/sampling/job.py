@@ -106,6 +106,7 @@ class SamplingJob:
                 options = WriteOptions(
                     encode, self.pipeline.device, self.workers, writers, max(2 * self.batch_size, 256),
                     len(done) if is_alone else 0, strip.show if strip else None,
+                    self.rejection.counts if self.rejection else dict,
                 )
                 made = self.layout.write(mine, self.units, draw, done, options)
         return int(processes.sum(torch.tensor([made], device=processes.device)).item())  # waits for all

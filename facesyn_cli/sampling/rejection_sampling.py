@@ -78,7 +78,12 @@ class RejectionSampling:
         self.filter = sample_filter
         self._judge, self._vectors, self._per_id, self._folder = judge, vectors, per_id, folder / _FOLDER
         ids = fixed_batches(len(vectors), max(1, _BATCHES_PER_BLOCK * batch_size // per_id))
+        self._refused: list[int] = []  # numbers of refused images; blocks are drawn in several threads
         self.blocks = [range(part.start * per_id, part.stop * per_id) for part in ids]
+
+    def counts(self) -> dict[str, int]:
+        """Return how many images the filter has refused so far in this process."""
+        return {"refused": sum(self._refused)}
 
     def judged(self) -> Callable[[range], bool]:
         """Return a function that tells whether all identities of some images were scored, as of now."""
@@ -127,12 +132,14 @@ class RejectionSampling:
         scores = self._scores(first, rows, first, block)
         attempts = np.zeros(len(block), dtype=np.int64)
         draws = np.ones(len(block), dtype=np.int64)
+        self._refused.append(int((scores < self.filter.lowest).sum()))
         for attempt in range(1, self.filter.attempts + 1):
             bad = np.flatnonzero(scores < self.filter.lowest)
             if not len(bad):
                 break
             again = _draw_images(engine, [block[row] for row in bad], attempt)
             found = self._scores(self._judge.embed(again), bad, first, block)
+            self._refused.append(int((found < self.filter.lowest).sum()))
             is_better = found > scores[bad]
             better = bad[is_better]
             pixels[better], scores[better], attempts[better] = again[is_better], found[is_better], attempt

@@ -20,9 +20,9 @@ from typing import Any
 from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import read_json, write_json
 from facesyn_cli.artifacts.names import escape_folder, escape_stem
-from facesyn_cli.console import progress
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.data.tar_archive import write_tar
+from facesyn_cli.progress import progress
 from facesyn_cli.sampling.image_folder import DrawUnit, ImageFolder, WriteOptions
 from facesyn_cli.sampling.workers import one_core_each
 
@@ -114,7 +114,7 @@ class TarShards(ImageFolder):
 
             stream = images()
             for shard in todo:
-                self._write_shard(shard, stream, bar.advance)
+                self._write_shard(shard, stream, lambda count: bar.advance(count, **options.info()))
         return count
 
     def _write_shard(self, shard: range, images: Encoded, advance: Callable[[int], None]) -> None:

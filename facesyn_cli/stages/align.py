@@ -33,7 +33,7 @@ from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import affects_result, input_path, runtime_only
 from facesyn_cli.config.shard import ShardedConfig
-from facesyn_cli.console import log, progress
+from facesyn_cli.console import log
 from facesyn_cli.data.alignment import REASONS, AlignedFace, Face, FaceAligner, FaceChoice, NoFace, align_face
 from facesyn_cli.data.landmarks import read_landmarks, write_landmarks
 from facesyn_cli.data.ordered_pool import ordered_map
@@ -42,6 +42,7 @@ from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.yunet import Yunet
+from facesyn_cli.progress import progress
 from facesyn_cli.untrusted.parsing import read_json_lines
 
 LANDMARKS = "landmarks.csv"     # of every photo with a crop; itself a file for --landmarks
@@ -205,12 +206,14 @@ def _align(cfg: AlignConfig, inputs: _Inputs, processes: Processes) -> None:
 
     mine = share(processes.from_first(unfinished), processes.rank, processes.world_size)
     rows = ordered_map(work_on, (images.entries[index] for part in mine for index in part), cfg.workers)
+    counts = {True: 0, False: 0}  # whether a face was found -> photos
     with progress("align", sum(map(len, mine))) as bar:
         for part in mine:
             lines = []
             for row in islice(rows, len(part)):
                 lines.append(f"{json.dumps(row)}\n")
-                bar.advance()
+                counts["landmarks" in row] += 1
+                bar.advance(found=counts[True], left_out=counts[False])
             write_text(_rows_path(folder, part), "".join(lines))
             signals.check()
     processes.barrier()

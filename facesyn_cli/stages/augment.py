@@ -34,10 +34,11 @@ from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.augmentations.addition import Addition, Augmentation
 from facesyn_cli.config.fields import PluginConfig, PluginSection, StageConfig, input_path, runtime_only
-from facesyn_cli.console import is_first_process, log, progress
+from facesyn_cli.console import is_first_process, log
 from facesyn_cli.data.tar_set import TarImage, TarSet, make_shard
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
+from facesyn_cli.progress import progress
 from facesyn_cli.untrusted.input_files import MAX_IMAGE, read_bytes
 
 _IMAGES_PER_SHARD = 10_000  # of additions

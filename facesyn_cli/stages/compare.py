@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from facesyn_cli import signals
 from facesyn_cli.artifacts.benchmark_table import TABLE_JSON, BenchmarkTable
 from facesyn_cli.artifacts.image_set import ImageSet
-from facesyn_cli.console import log, progress
+from facesyn_cli.console import log
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.data.squares import say_cut
 from facesyn_cli.distributed import choose_device
@@ -26,6 +26,7 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.evaluation.verification import unit_rows
 from facesyn_cli.models.loading import load_backbone
+from facesyn_cli.progress import progress
 from facesyn_cli.untrusted.input_files import MAX_IMAGE, check_input, read_bytes
 
 UNCALIBRATED = 0.3  # DCFace (arXiv:2304.07060) calls two faces of its own recognizer the same above this cosine

@@ -32,7 +32,7 @@ from facesyn_cli.artifacts.vector_files import normalize
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import affects_result, batch_setting, input_path, runtime_only
 from facesyn_cli.config.shard import ShardedConfig
-from facesyn_cli.console import log, progress
+from facesyn_cli.console import log
 from facesyn_cli.data.alignment import DetectFaces, FaceAligner
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.data.squares import say_cut
@@ -43,6 +43,7 @@ from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.models.precision import PrecisionOrAuto
 from facesyn_cli.models.yunet import Yunet
 from facesyn_cli.plugins.settings import PluginConfig, PluginSection
+from facesyn_cli.progress import progress
 from facesyn_cli.untrusted.arrays import read_archive
 
 UNREADABLE = "unreadable.txt"  # one line `key, location, reason`, tabs between, for each image without an embedding
@@ -156,12 +157,16 @@ def _embed(cfg: EmbedConfig, inputs: _Inputs, processes: Processes) -> None:
         inputs.backbone, processes.device, cfg.batch_size, flip=cfg.flip, fit=cfg.fit, precision=cfg.precision,
         workers=cfg.workers, align=inputs.align,
     )
+    num_left_out = 0
     with progress("embed", sum(map(len, mine))) as bar:
         found = embedder.parts(lambda index: inputs.images.read(inputs.images.entries[index]), mine, bar.advance)
         for part, batches in zip(mine, found, strict=True):
             problems = {index: why for batch in batches for index, why in batch.problems.items()}
             vectors = np.concatenate([batch.vectors for batch in batches])
             _write_part(folder, part, vectors, problems, sum(batch.num_cut for batch in batches))
+            num_left_out += len(problems)
+            if num_left_out:
+                bar.advance(0, left_out=num_left_out)
             signals.check()
     num_turned = inputs.align.num_turned if inputs.align is not None else 0
     if num_turned := int(processes.sum(torch.tensor([num_turned], device=processes.device)).item()):  # waits for all

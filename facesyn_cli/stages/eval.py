@@ -20,6 +20,7 @@ from facesyn_cli.artifacts.benchmark_table import BenchmarkRow, BenchmarkTable
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.image_set import ImageSet
+from facesyn_cli.artifacts.missing_input import missing_input
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, check_output, open_shared_output
 from facesyn_cli.artifacts.plan import Plan
@@ -34,7 +35,7 @@ from facesyn_cli.config.fields import (
     input_path,
     runtime_only,
 )
-from facesyn_cli.console import log, progress
+from facesyn_cli.console import log
 from facesyn_cli.distributed import Processes, choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.benchmarks import Part
@@ -44,6 +45,7 @@ from facesyn_cli.evaluation.protocol import EvaluationSet, embed_images
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
 from facesyn_cli.models.precision import PrecisionOrAuto
 from facesyn_cli.plugins import registry
+from facesyn_cli.progress import progress
 
 
 class EvalConfig(StageConfig):
@@ -146,8 +148,7 @@ def _open_inputs(cfg: EvalConfig, work: Work) -> _Inputs:
         )
     weights = cfg.weights or work.folder("fr")
     if not weights.exists():
-        hint = "" if cfg.weights else "; give --weights FILE, or run train-fr first"
-        raise UserError(f"{weights} does not exist; the weights of a recognizer were expected{hint}")
+        raise missing_input(weights, "a file or folder with the weights of a recognizer", "--weights FILE")
     parts = [*_benchmarks(cfg), *_pair_lists(cfg, work)]
     names = [part.name for part in parts]
     if twice := next((name for name in names if names.count(name) > 1), None):

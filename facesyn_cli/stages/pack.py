@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from facesyn_cli import distributed, signals
 from facesyn_cli.artifacts.atomic_files import read_json, write_bytes, write_json
 from facesyn_cli.artifacts.header import Header, Parent
+from facesyn_cli.artifacts.missing_input import missing_input
 from facesyn_cli.artifacts.names import check_file_names, escape_name
 from facesyn_cli.artifacts.origins import PHOTO, origins_of
 from facesyn_cli.artifacts.outcome import Outcome
@@ -30,7 +31,7 @@ from facesyn_cli.artifacts.record_set import LABELS, RecordFormat, RecordWriter,
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import PluginConfig, PluginSection, affects_result, input_path, runtime_only
 from facesyn_cli.config.shard import ShardedConfig
-from facesyn_cli.console import log, progress
+from facesyn_cli.console import log
 from facesyn_cli.data.append_files import AppendFile
 from facesyn_cli.data.ordered_pool import usable_cores
 from facesyn_cli.data.pack_blocks import FittedImage, PackImages, blocks_of
@@ -41,6 +42,7 @@ from facesyn_cli.data.record_labels import write_labels
 from facesyn_cli.data.squares import is_square, say_cut
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
+from facesyn_cli.progress import progress
 from facesyn_cli.report.pack_card import write_pack_card
 from facesyn_cli.untrusted.parsing import validated
 
@@ -150,10 +152,7 @@ def _open_inputs(cfg: PackConfig, work: Work) -> list[PackSource]:
     if not paths:
         found = [work.folder(name) for name in ("augmented", "samples") if work.folder(name).exists()]
         if not found:
-            raise UserError(
-                f"nothing to pack: neither {work.folder('augmented')} nor {work.folder('samples')} exists; "
-                "name a folder, zip or packed set with --in"
-            )
+            raise missing_input(work.folder("samples"), "a set of images", "a folder, zip or packed set with --in")
         paths = found[:1]
     return [open_source(path, cfg.source_format) for path in paths]
 
@@ -219,7 +218,7 @@ def _pack(packing: _Packing, images: PackImages, out: Output) -> Header | None:
     items, scratch, state = packing.items, packing.scratch, packing.journal()
     rows = AppendFile(scratch / "rows", 8 * state.records)
     unreadable = AppendFile(scratch / "unreadable", state.unreadable_bytes)
-    done = state.done
+    done, num_left_out = state.done, 0
     writer = packing.record_format.writer(out.folder, packing.cfg.name, scratch, state.writer)
     suffixes, num_cut = set(state.suffixes), state.cut  # of the images, and how many were cut to a square
     blocks = images.blocks()
@@ -239,6 +238,8 @@ def _pack(packing: _Packing, images: PackImages, out: Output) -> Header | None:
                 if image.data is None:
                     name = escape_name(f"{item.identity}/{item.sample}", keep="/")
                     unreadable.write(f"{name}\t{image.reason}\n".encode("utf-8", "backslashreplace"))
+                    num_left_out += 1
+                    bar.advance(0, left_out=num_left_out)
                 else:
                     suffixes.add(suffix_of(image.data))
                     num_cut += image.is_cut

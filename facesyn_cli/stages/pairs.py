@@ -14,11 +14,11 @@ from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
 from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.output import FixedConfig, open_output
-from facesyn_cli.console import progress
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.cfp import has_cfp, read_cfp
 from facesyn_cli.evaluation.pair_writers import write_bin, write_folder
 from facesyn_cli.evaluation.pairs import PairSet, is_bin, read_bin, read_pairs
+from facesyn_cli.progress import progress
 
 
 def convert_pairs(

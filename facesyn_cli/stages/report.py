@@ -21,6 +21,7 @@ from facesyn_cli.artifacts.benchmark_table import BenchmarkTable
 from facesyn_cli.artifacts.context_set import ContextSet
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.header import Parent, read_header
+from facesyn_cli.artifacts.missing_input import missing_input
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, check_output, open_shared_output
 from facesyn_cli.artifacts.plan import Plan
@@ -193,7 +194,7 @@ def _open_inputs(cfg: ReportConfig, work: Work) -> ReportInputs:
     if not cfg.sets:
         paths = [work.folder("samples")]
         if not paths[0].exists():
-            raise UserError(f"nothing to report on: {paths[0]} does not exist; name image sets, or a run with --work")
+            raise missing_input(paths[0], "a set of images", "the image sets to report on")
         if reference_path is None and work.folder("images").exists():
             reference_path = work.folder("images")
     contexts = None

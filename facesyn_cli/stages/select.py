@@ -33,12 +33,13 @@ from facesyn_cli.artifacts.text_tables import to_csv
 from facesyn_cli.artifacts.unclear_identities import warn_of_unclear_identities
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, input_path
-from facesyn_cli.console import Progress, is_first_process, progress
+from facesyn_cli.console import is_first_process
 from facesyn_cli.contexts.unique import Unique
 from facesyn_cli.data.record_images import suffix_of
 from facesyn_cli.data.tar_set import TarImage, TarSet, make_shard
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
+from facesyn_cli.progress import Progress, progress
 
 SELECTION = "selection.csv"  # one line per identity: name, kept / dropped / merged, identity it collides with, cosine
 _BLOCK = 1024                # identities compared at once

@@ -26,13 +26,14 @@ from facesyn_cli.artifacts.output import check_output, open_shared_output
 from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, growable, input_path, runtime_only
-from facesyn_cli.console import Progress, log, progress
+from facesyn_cli.console import log
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.distributed import choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.evaluation.study_table import StudyRow, figures_of, to_csv, to_table
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
+from facesyn_cli.progress import Progress, progress
 from facesyn_cli.sampling.conditions import Conditions, open_conditions
 from facesyn_cli.sampling.consistency import SampleFilter
 from facesyn_cli.sampling.engine import BatchEngine

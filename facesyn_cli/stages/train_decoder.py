@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from facesyn_cli.artifacts.missing_input import missing_input
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import PluginConfig, PluginSection, affects_result
-from facesyn_cli.errors import UserError
 from facesyn_cli.training.tasks.autoencoder import AutoencoderTask
 from facesyn_cli.training.tasks.autoencoder_settings import AutoencoderTrainingConfig
 from facesyn_cli.training.trainer import check_environment, join_processes, run_training
@@ -43,5 +43,5 @@ def _completed(cfg: TrainDecoderConfig, work: Work) -> TrainDecoderConfig:
     for key, name in {"initial": "autoencoder", "ldm": "ldm"}.items():
         found[key] = getattr(cfg, key) or work.folder(name)
         if not found[key].exists():
-            raise UserError(f"train-decoder needs --{key}: {found[key]} does not exist")
+            raise missing_input(found[key], f"the {name} to train for, --{key}", f"--{key} PATH")
     return cfg.model_copy(update=found)

@@ -52,6 +52,7 @@ class Task(ABC):
         epoch_steps: Steps of an epoch where the training is counted in epochs (a line of metrics and a checkpoint at
             the end of each, milestones in epochs); None: it is counted in steps.
         summary: Names of metrics whose last value goes into the header, beside those that begin with `val_`.
+        watched: Names of metrics that the progress shows.
         network: The network that is averaged, monitored and written.
         parameters: What the optimizer updates, in the order in which norms are computed; the same in all processes.
         sharded_parameters: What the optimizer updates as well, and of which every process holds another part: their
@@ -70,6 +71,7 @@ class Task(ABC):
     total_steps: int
     epoch_steps: int | None = None
     summary: tuple[str, ...] = ("loss",)
+    watched: tuple[str, ...] = ("loss",)
 
     network: nn.Module
     parameters: list[nn.Parameter]

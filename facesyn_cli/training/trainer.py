@@ -29,9 +29,10 @@ from facesyn_cli import distributed, signals
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import open_shared_output
-from facesyn_cli.console import log, progress
+from facesyn_cli.console import log
 from facesyn_cli.distributed import Processes, check_device
 from facesyn_cli.errors import Stopped, UserError
+from facesyn_cli.progress import progress
 from facesyn_cli.training.bn_groups import group_seed
 from facesyn_cli.training.checkpoint import (
     Checkpoint,
@@ -55,6 +56,7 @@ from facesyn_cli.training.sharded_tensors import join_columns
 from facesyn_cli.training.shared_settings import CompiledConfig, TrainingConfig
 from facesyn_cli.training.task import Monitor, Task
 
+_TITLES = {"top1": "top-1"}  # metric -> its name in the progress
 _MOST_PENDING = 100  # steps between two looks at the metrics, at most
 
 
@@ -191,9 +193,10 @@ class Trainer:
                     if metrics is not None:
                         metrics.add(step, **epoch, **means, lr=lr, images_per_s=round(speed, 2))
 
-                paused = time.monotonic()  # images_per_s counts training alone
+                paused = time.monotonic()  # images_per_s and the rate of the progress count training alone
                 for monitor in due:
-                    found = self._look(monitor)
+                    with bar.paused():
+                        found = self._look(monitor)
                     if metrics is not None and found:
                         metrics.add(step, **epoch, **found)
                 is_stopping = self.processes.any(signals.received() is not None) and not is_last
@@ -207,7 +210,8 @@ class Trainer:
                 if kept:
                     task.write_shards(step)
                 if is_saved:
-                    self._save()
+                    with bar.paused():
+                        self._save()
                 if is_stopping:
                     raise Stopped(signals.received() or signal.SIGTERM)
                 started += time.monotonic() - paused
@@ -275,7 +279,7 @@ class Trainer:
             for name, value in named.items():
                 total, count = self.window.get(name, (0.0, 0))
                 self.window[name] = [total + value, count + 1]
-            self.shown = {"loss": named["loss"]}
+            self.shown = {_TITLES.get(name, name): named[name] for name in self.task.watched}
 
     def _look(self, monitor: Monitor) -> dict[str, float]:
         network, was_training = self.network, self.network.training

@@ -416,7 +416,7 @@ def test_what_a_table_needs(assert_refused, inputs, tmp_path):
     assert_refused(*start, says="nothing to evaluate")
     pairs = ["--pairs", inputs / "pairs.txt", "--images", inputs / "test"]
     assert_refused(*start, *pairs, "--rows", "real", says="row real: give the folder of real faces with --real")
-    assert_refused(*start[:-2], *pairs, "--rows", "sphere", says="name the LDM with --ldm")
+    assert_refused(*start[:-2], *pairs, "--rows", "sphere", says="give --ldm PATH, or write it with: facesyn train-ldm")
     assert_refused(*start, *pairs, "--rows", "faces", says="--weights, or run embed")
 
 

@@ -135,7 +135,8 @@ def test_again(name: str, world: Path, tmp_path: Path, run_cli, assert_refused) 
     assert again.code == 0, again.err
     assert "is finished already" in again.err and _said(again.out) == _said(first.out)
     assert _state(out) == finished, "something was written"
-    assert_refused(*command, *(str(word).replace("{}", str(world)) for word in other), says=("was", "is"))
+    says = ("was started with other", "setting in the folder now", "another one with --out")
+    assert_refused(*command, *(str(word).replace("{}", str(world)) for word in other), says=says)
     assert _state(out) == finished
 
     unfinish(out, *last)

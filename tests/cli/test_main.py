@@ -12,6 +12,7 @@ from command_lines import COMMANDS, check, in_lines
 
 from facesyn_cli.artifacts.header import BEGUN, HEADER
 from facesyn_cli.cli.stage_command import OPTIONS
+from facesyn_cli.config import recipe
 from facesyn_cli.config.recipe import STAGES
 from facesyn_cli.pipelines.inputs import USERS
 from facesyn_cli.pipelines.published_tree import INPUTS
@@ -119,6 +120,29 @@ def test_a_typo_shows_the_usage_line_and_the_nearest_name(arguments, usage, erro
 ])
 def test_an_unknown_name_shows_the_nearest_one(arguments, error, assert_refused) -> None:
     assert_refused(*arguments, says=error)
+
+
+@pytest.mark.parametrize("words", [("-q", "config", "admis"), ("config", "admis", "--quiet")])
+def test_quiet_works_on_both_sides_of_the_command(words: tuple[str, ...], run_cli, monkeypatch) -> None:
+    monkeypatch.setattr(recipe.log, "debug", recipe.log.info)
+    assert run_cli("config", "admis").err and run_cli(*words).err == ""
+
+
+@pytest.mark.parametrize("words", [("-v", "config", "admis"), ("config", "--verbose", "admis")])
+def test_verbose_works_on_both_sides_of_the_command(words: tuple[str, ...], run_cli) -> None:
+    assert run_cli("config", "admis").err == ""
+    assert run_cli(*words).err.splitlines() == [f"debug: recipe: {recipe.find_recipe('admis')}"]
+
+
+@pytest.mark.parametrize("words", [("-q", "config", "-v"), ("-v", "config", "-q"), ("config", "-q", "-v")])
+def test_quiet_and_verbose_are_refused_together(words: tuple[str, ...], assert_refused) -> None:
+    assert_refused(*words, says="--quiet and --verbose exclude each other")
+
+
+def test_every_command_can_be_quiet(run_cli) -> None:
+    for name, command in _all_commands().items():
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert hasattr(command, "commands") or {"-q", "--quiet", "-v", "--verbose"} <= options, name
 
 
 @needs_full_disk

@@ -160,7 +160,7 @@ def test_the_same_command_again_is_finished_and_another_one_is_refused(
     again = run_cli(*command)
     assert again.code == 0 and again.out == first.out and "is finished already" in again.err
     assert _state(out.parent) == before
-    says = "size: was 112, is 56" if name == "out" else "out.bin exists with other content"
+    says = "size 112 56" if name == "out" else "out.bin exists with other content"
     assert_refused(*command, "--size", 56, "--resize", says=says)
     assert _state(out.parent) == before
 

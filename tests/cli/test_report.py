@@ -396,5 +396,5 @@ def test_wrong_inputs(assert_refused, inputs, tmp_path, arguments, says):
 def test_other_settings_or_sets_are_refused_with_the_difference(assert_refused, report, inputs, tmp_path):
     report(inputs["faces"])
     words = ("report", "--judge", inputs["judge"], "--out", tmp_path / "out")
-    assert_refused(*words, inputs["faces"], "r=0.5", says="r: was 0.3, is 0.5")
-    assert_refused(*words, inputs["faces"], inputs["real"], says="input set real: was absent")
+    assert_refused(*words, inputs["faces"], "r=0.5", says="r 0.3 0.5")
+    assert_refused(*words, inputs["faces"], inputs["real"], says="input set real absent sha256:")

@@ -223,6 +223,16 @@ def test_refused_images_are_drawn_again_and_the_best_draw_is_kept(sample, inputs
     assert extra["network_evaluations_per_image"] == STEPS * counts["draws"] / (NUM_IDS * PER_ID) > STEPS
 
 
+@pytest.mark.parametrize("layout", ["folder", "tar"])
+def test_the_progress_counts_refused_images(layout, sample, monkeypatch):
+    monkeypatch.setattr("facesyn_cli.progress.LINE_SECONDS", 0)
+    ran = sample(f"layout={layout}", method="consistency")
+    counts, lines = ran.json(), [line for line in ran.err.splitlines() if line.startswith("sample: ")]
+    refused = counts["draws"] - NUM_IDS * PER_ID + counts["below_filter"]
+    assert refused and lines[-1].startswith(f"sample: {NUM_IDS * PER_ID} of {NUM_IDS * PER_ID} images")
+    assert lines[-1].endswith(f", refused {refused}")
+
+
 def test_a_damaged_record_and_another_batch_size_cost_only_what_is_missing(sample, tmp_path):
     """What is known of finished identities does not depend on the blocks they were drawn in."""
     out = tmp_path / "out"

@@ -254,10 +254,10 @@ def test_other_settings_and_other_images_are_refused(faces: Path, tmp_path: Path
     shutil.copytree(faces, mine)
     out = tmp_path / "fr"
     assert run_cli(*train_arguments(mine, out, epochs=1)).code == 0
-    assert_refused(*train_arguments(mine, out, "optimizer.lr=0.5", epochs=1), says="optimizer.lr: was 0.02, is 0.5")
-    assert_refused(*train_arguments(mine, out, "batch_size=4", epochs=1), says="batch_size: was 8, is 4")
+    assert_refused(*train_arguments(mine, out, "optimizer.lr=0.5", epochs=1), says="optimizer.lr 0.02 0.5")
+    assert_refused(*train_arguments(mine, out, "batch_size=4", epochs=1), says="batch_size 8 4")
     (mine / "p0" / "0.png").unlink()
-    assert_refused(*train_arguments(mine, out, epochs=1), says="input input-1")
+    assert_refused(*train_arguments(mine, out, epochs=1), says="input-1 sha256:")
 
 
 def test_tensorboard_shows_the_figures_of_the_log(faces: Path, tmp_path: Path, run_cli, monkeypatch, assert_refused):

@@ -92,7 +92,7 @@ def test_the_command_skips_and_refuses(finished: Path, run_cli, assert_refused) 
     ran = run_cli("run", "--config", path, "--work", finished, "--json")
     assert ran.code == 0, ran.err
     assert set(ran.json()) == set(recipe(finished))
-    assert_refused("run", "--config", path, "--work", finished, "sample.scheduler.steps=3", says="was 2, is 3")
+    assert_refused("run", "--config", path, "--work", finished, "sample.scheduler.steps=3", says="scheduler.steps 2 3")
     assert_refused("run", "--config", path, "--work", finished, "nonsense=3", says="stage.key=value")
     assert_refused("run", "--config", path, "--work", finished, "--from", "smaple", says="unknown stage")
     assert_refused("run", "--work", finished, says="--config")

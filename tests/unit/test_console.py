@@ -1,37 +1,61 @@
-"""The line of progress: items, rate, remaining time."""
+"""Messages: what goes to stderr and to a log file, with and without color."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from facesyn_cli import console
+from facesyn_cli.errors import UserError
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [100.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
-    return now
+@pytest.fixture(autouse=True)
+def _no_handlers_are_left():
+    yield
+    for handler in console.log.handlers:
+        handler.close()
+    console.log.handlers.clear()
 
 
-def test_rate_and_remaining_time_are_of_this_run(clock: list[float]) -> None:
-    counter = console.Progress(total=1000, unit="images", done=400)
-    clock[0] += 10
-    counter.advance(100, loss=0.51234)
-    assert str(counter) == "500 of 1000 images, 10.0 images/s, 0:00:50 left, loss 0.5123"
+def say_all() -> None:
+    for level in ("debug", "info", "warning", "error"):
+        getattr(console.log, level)(f"one {level}")
 
 
-def test_without_a_total_no_remaining_time_is_shown(clock: list[float]) -> None:
-    counter = console.Progress(total=0, unit="bytes", done=0)
-    clock[0] += 2
-    counter.advance(100)
-    assert str(counter) == "100 bytes, 50.0 bytes/s"
+@pytest.mark.parametrize(
+    ("quiet", "verbose", "expected"),
+    [
+        (False, False, ["one info", "warning: one warning", "error: one error"]),
+        (True, False, ["warning: one warning", "error: one error"]),
+        (False, True, ["debug: one debug", "one info", "warning: one warning", "error: one error"]),
+    ],
+)
+def test_verbosity(quiet: bool, verbose: bool, expected: list[str], capfd, tmp_path: Path) -> None:
+    console.configure()
+    console.set_verbosity(quiet, verbose)
+    console.log_to(tmp_path / "logs" / "run.txt")
+    say_all()
+    assert capfd.readouterr().err.splitlines() == expected
+    logged = [line.split(" ", 2)[2] for line in (tmp_path / "logs" / "run.txt").read_text().splitlines()]
+    assert logged == ["DEBUG one debug"] * verbose + ["INFO one info", "WARNING one warning", "ERROR one error"]
 
 
-def test_a_log_gets_a_line_now_and_then(clock: list[float], said: list[str]) -> None:
-    with console.progress("sample", 100) as counter:
-        for _ in range(10):
-            clock[0] += 10
-            counter.advance(10)
-    assert said == [f"sample: {done} of 100 images, 1.0 images/s, {left} left"
-                    for done, left in ((30, "0:01:10"), (60, "0:00:40"), (90, "0:00:10"))]
+def test_quiet_and_verbose_exclude_each_other() -> None:
+    with pytest.raises(UserError, match="exclude each other"):
+        console.set_verbosity(quiet=True, verbose=True)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [({}, "error: no"), ({"FORCE_COLOR": "1"}, "\x1b[1;31merror:\x1b[0m no"),
+     ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, "error: no")],
+)
+def test_color_in_a_pipe_only_on_demand(variables: dict[str, str], expected: str, capfd, monkeypatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    console.configure()
+    console.log.error("no")
+    assert capfd.readouterr().err == f"{expected}\n"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from facesyn_cli.console import log, progress
+from facesyn_cli.console import log
 from facesyn_cli.data.face_images import FaceImages, image_batches
 from facesyn_cli.data.latent_cache import LatentCache
 from facesyn_cli.data.pixels import to_pixels
@@ -19,6 +19,7 @@ from facesyn_cli.data.sharding import fixed_batches, row_batches, share
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
+from facesyn_cli.progress import progress
 from facesyn_cli.training.data_order import batch_rows
 from facesyn_cli.training.tasks.drawn_latents import DrawnLatents
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.face_autoencoder import FaceVq, TrainableAutoencoder
@@ -19,7 +20,7 @@ from facesyn_cli.training.checkpoint import check_total
 from facesyn_cli.training.tasks.autoencoder_settings import AutoencoderTrainingConfig, check_settings
 from facesyn_cli.training.tasks.drawn_latents import DrawingInputs, open_drawing
 from facesyn_cli.training.tasks.feature_distance import FeatureDistance
-from facesyn_cli.training.tasks.ldm_inputs import JoinedFaces, join_faces, latent_shape, open_training_images
+from facesyn_cli.training.tasks.ldm_inputs import JoinedFaces, join_faces, latent_shape
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class AutoencoderInputs:
 def open_inputs(command: str, cfg: AutoencoderTrainingConfig, work: Work) -> AutoencoderInputs:
     """Open and check all inputs."""
     check_total(cfg.out or work.folder("autoencoder"), cfg.steps, cfg.lr_schedule.name)
-    images = open_training_images(command, cfg.images, work)
+    images = open_images(cfg.images or work.folder("images"))
     check_settings(cfg)
     parents: dict[str, Parent] = {}
     teacher = None

@@ -14,6 +14,7 @@ from facesyn_cli.data.picture_grid import picture_grid
 from facesyn_cli.data.pixels import encode_png, to_pixels, to_u8
 from facesyn_cli.data.sharding import fixed_batches
 from facesyn_cli.distributed import Processes
+from facesyn_cli.progress import progress
 from facesyn_cli.training.data_order import validation_places
 from facesyn_cli.training.tasks.feature_distance import FeatureDistance
 
@@ -52,14 +53,16 @@ class ReconstructionValidation:
         """
         device = self.processes.device
         total = torch.zeros(3, dtype=torch.float64, device=device)
-        for batch in fixed_batches(len(self.pixels_u8), self.batch_size):
-            real_u8 = self.pixels_u8[batch.start : batch.stop].to(device)
-            with autocast:
-                made_u8 = to_u8(decode(encode(to_pixels(real_u8))))
-            total[0] += psnr(made_u8, real_u8).sum()
-            if self.judge is not None:
-                total[1] += (1.0 - self.judge(to_pixels(made_u8), to_pixels(real_u8))["identity"]).double().sum()
-            total[2] += len(real_u8)
+        with progress("validate", len(self.pixels_u8)) as bar:
+            for batch in fixed_batches(len(self.pixels_u8), self.batch_size):
+                real_u8 = self.pixels_u8[batch.start : batch.stop].to(device)
+                with autocast:
+                    made_u8 = to_u8(decode(encode(to_pixels(real_u8))))
+                total[0] += psnr(made_u8, real_u8).sum()
+                if self.judge is not None:
+                    total[1] += (1.0 - self.judge(to_pixels(made_u8), to_pixels(real_u8))["identity"]).double().sum()
+                total[2] += len(real_u8)
+                bar.advance(len(batch))
         psnr_sum, cosine_sum, count = self.processes.sum(total).tolist()
         figures = {"val_psnr": psnr_sum / count}
         return figures if self.judge is None else {**figures, "val_cosine": cosine_sum / count}

@@ -17,13 +17,13 @@ from facesyn_cli.artifacts.embedder_match import require_same_embedder
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.weights import read_tensors, write_tensors
-from facesyn_cli.console import progress
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import LoadedLdm, latents_of, load_denoiser
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import Settings
+from facesyn_cli.progress import progress
 from facesyn_cli.sampling.pipeline import ChannelScale, LdmPipeline
 from facesyn_cli.training.data_order import batch_rows
 from facesyn_cli.training.tasks.ldm_inputs import evenly, is_conditional

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
+from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.console import log
@@ -26,6 +27,7 @@ from facesyn_cli.data.transforms import compose
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
+from facesyn_cli.progress import progress
 from facesyn_cli.training.batch_loading import load_groups
 from facesyn_cli.training.bn_groups import copy_from_first, num_groups
 from facesyn_cli.training.checkpoint import check_total
@@ -36,7 +38,7 @@ from facesyn_cli.training.optimization import decay_groups
 from facesyn_cli.training.precision import backbone_layout
 from facesyn_cli.training.task import Monitor, Task
 from facesyn_cli.training.tasks.embedder_step import Distiller, TaughtGroup, agreement
-from facesyn_cli.training.tasks.ldm_inputs import evenly, having_embeddings, open_training_images
+from facesyn_cli.training.tasks.ldm_inputs import evenly, having_embeddings
 
 
 class NumberedFaces:
@@ -130,7 +132,7 @@ class EmbedderTask(Task):
         check_total(self.folder, cfg.steps, cfg.lr_schedule.name)
         with torch.device("meta"):
             student = build_backbone(cfg.backbone)
-        images = open_training_images(self.command, cfg.images, work)
+        images = open_images(cfg.images or work.folder("images"))
         embeddings = EmbeddingSet.open(cfg.embeddings or work.folder("embeddings"), cfg.embedding_names)
         width = embeddings.vectors.shape[1]
         if student.embedding_size != width:
@@ -207,10 +209,12 @@ class EmbedderTask(Task):
         )
         embeddings, problem = torch.zeros_like(taught.held_out_targets), ""
         batches = share(fixed_batches(len(faces.entries), size), processes.rank, processes.world_size)
-        for batch in FaceEmbedder(network, options).files(faces.read, batches):
-            embeddings[list(batch.indices)] = torch.from_numpy(batch.vectors).float()
-            for index, reason in batch.problems.items():
-                problem = problem or f"{faces.name_of(index)} is unreadable: {reason}"
+        with progress("validate", sum(map(len, batches))) as bar:
+            for batch in FaceEmbedder(network, options).files(faces.read, batches):
+                embeddings[list(batch.indices)] = torch.from_numpy(batch.vectors).float()
+                for index, reason in batch.problems.items():
+                    problem = problem or f"{faces.name_of(index)} is unreadable: {reason}"
+                bar.advance(len(batch.indices))
         processes.raise_in_all(problem)
         found = agreement(processes.sum(embeddings.to(processes.device)).cpu(), taught.held_out_targets)
         return {f"val_{name}": value for name, value in found.items()}

@@ -60,6 +60,7 @@ class FrTask(Task):
     """
 
     command, summary = "train-fr", ("loss", "top1")
+    watched = summary
 
     def __init__(self, cfg: Any, work: Work) -> None:
         self.cfg, self.folder = cfg, cfg.out or work.folder("fr")

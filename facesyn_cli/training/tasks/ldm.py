@@ -15,6 +15,7 @@ from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.header import Parent, require_header
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
+from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.console import log
@@ -47,7 +48,6 @@ from facesyn_cli.training.tasks.ldm_inputs import (
     is_conditional,
     join_faces,
     latent_shape,
-    open_training_images,
 )
 from facesyn_cli.training.tasks.ldm_monitors import FIGURES, ldm_monitors, open_judge
 
@@ -72,7 +72,7 @@ class LdmTask(Task):
         check_total(self.folder, cfg.steps, cfg.lr_schedule.name)
         if cfg.output_size > cfg.image_size:
             log.warning(f"output_size {cfg.output_size} exceeds image_size {cfg.image_size}: images will be blurred")
-        images = open_training_images(self.command, cfg.images, work)
+        images = open_images(cfg.images or work.folder("images"))
         path = _absolute(cfg.autoencoder)
         if path is None and cfg.autoencoder_model is None:
             path = _trained_autoencoder(work)

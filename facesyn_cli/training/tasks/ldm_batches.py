@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from facesyn_cli.artifacts.atomic_files import read_json, write_json
-from facesyn_cli.console import progress
 from facesyn_cli.data.face_images import FaceImages, image_batches
 from facesyn_cli.data.latent_cache import ENCODE_BATCH, LatentCache, channel_statistics
 from facesyn_cli.data.pixels import to_pixels
@@ -22,6 +21,7 @@ from facesyn_cli.diffusion.loss import TrainingNoise, training_noise
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
+from facesyn_cli.progress import progress
 from facesyn_cli.training.data_order import batch_rows
 from facesyn_cli.untrusted.parsing import validated
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,26 +11,12 @@ from torch import Tensor, nn
 
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
-from facesyn_cli.artifacts.record_set_images import open_images
-from facesyn_cli.artifacts.work import Work
 from facesyn_cli.data.face_images import FaceImages
 from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 from facesyn_cli.training.data_order import is_held_out
-
-
-def open_training_images(command: str, path: Path | None, work: Work) -> ImageSet:
-    """Open the faces to train on; `path` None: those of the run.
-
-    Raises:
-        UserError: There are none.
-    """
-    found = path or work.folder("images")
-    if path is None and not found.exists():
-        raise UserError(f"{command} needs faces: {found} does not exist; give --images a folder or zip")
-    return open_images(found)
 
 
 @dataclass(frozen=True)

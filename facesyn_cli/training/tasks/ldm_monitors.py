@@ -35,6 +35,7 @@ from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.models.loading import LoadedBackbone, load_backbone
+from facesyn_cli.progress import progress
 from facesyn_cli.training.data_order import validation_places
 from facesyn_cli.training.precision import DTYPES, autocast
 from facesyn_cli.training.task import Monitor
@@ -152,17 +153,20 @@ class Validation:
     def loss_sum(self, denoiser: nn.Module, autocast: AbstractContextManager) -> Tensor:
         """Return [sum of the losses, number of images] of this process, float64, on the device."""
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for batch in fixed_batches(len(self.places), self.batch_size):
-            places = [self.places[i] for i in batch]
-            latents = self.latents[batch.start : batch.stop].to(self.device)
-            contexts = None if self.contexts is None else self.contexts[batch.start : batch.stop].to(self.device)
-            draws = training_noise(
-                self.seed, VALIDATION_STEP, places, tuple(latents.shape[1:]), self.schedule.num_timesteps, 0.0, 0.0, 1
-            )
-            with autocast:
-                losses = diffusion_loss(denoiser, self.schedule, latents, contexts, draws.to(self.device))
-            total[0] += losses.double().sum()
-            total[1] += len(places)
+        with progress("validate", len(self.places)) as bar:
+            for batch in fixed_batches(len(self.places), self.batch_size):
+                places = [self.places[i] for i in batch]
+                latents = self.latents[batch.start : batch.stop].to(self.device)
+                contexts = None if self.contexts is None else self.contexts[batch.start : batch.stop].to(self.device)
+                draws = training_noise(
+                    self.seed, VALIDATION_STEP, places, tuple(latents.shape[1:]), self.schedule.num_timesteps,
+                    0.0, 0.0, 1,
+                )
+                with autocast:
+                    losses = diffusion_loss(denoiser, self.schedule, latents, contexts, draws.to(self.device))
+                total[0] += losses.double().sum()
+                total[1] += len(places)
+                bar.advance(len(places))
         return total
 
 
@@ -220,8 +224,10 @@ class IdentityJudging:
             The figures; empty, with a warning, where the judge could not embed a preview.
         """
         vectors = torch.zeros(len(self._places), self._photos.shape[1])
-        for batch in self._batches:
-            vectors[batch.start : batch.stop] = self._judged(denoiser, batch)
+        with progress("score previews", sum(map(len, self._batches))) as bar:
+            for batch in self._batches:
+                vectors[batch.start : batch.stop] = self._judged(denoiser, batch)
+                bar.advance(len(batch))
         vectors = self._processes.sum(vectors.to(self._processes.device)).cpu().numpy()
         if not np.isfinite(vectors).all():
             log.warning("the judge has no embedding for some previews, so their identity is not scored at this step")

@@ -88,8 +88,26 @@ def test_unfinished_work_is_taken_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize("finished", [True, False])
 def test_changes_are_refused_with_the_difference(tmp_path: Path, change: dict, finished: bool) -> None:
     go(tmp_path / "o", finish=finished)
-    with pytest.raises(UserError, match="was "):
+    with pytest.raises(UserError, match="was started with other (settings|inputs):\n"):
         go(tmp_path / "o", **change)
+
+
+def test_a_refusal_shows_both_values_and_what_to_do(tmp_path: Path) -> None:
+    folder = tmp_path / "o"
+    go(folder)
+    with pytest.raises(UserError) as refused:
+        go(folder, Config(lr=0.2, ids=4), {"images": Parent("b", "sha256:2"), "weights": Parent("w", "sha256:3")})
+    assert str(refused.value).splitlines() == [
+        f"{folder} was started with other settings and inputs:",
+        "  setting        in the folder  now",
+        "  lr             0.1            0.2",
+        "  ids            5              4 (can only be raised)",
+        "  input images   sha256:1       sha256:2",
+        "                 a              b",
+        "  input weights  absent         sha256:3",
+        "                                w",
+        f"Use the settings and inputs of the folder, write to another one with --out, or remove {folder}.",
+    ]
 
 
 def test_runtime_and_batch_size_may_change(tmp_path: Path) -> None:
@@ -101,11 +119,11 @@ def test_a_changeable_setting_changes_while_there_is_work_to_do(tmp_path: Path, 
     folder = tmp_path / "o"
     go(folder, finish=False)
     assert go(folder, Config(precision="bf16")) == (False, True)
-    assert "precision: was 'fp32', is 'bf16'; it holds from here on" in caplog.text
+    assert "precision: was fp32, is bf16; it holds from here on" in caplog.text
     assert read_header(folder).config["identity"]["precision"] == "bf16"
-    with pytest.raises(UserError, match="precision: was 'bf16', is 'fp32'"):  # all of it is done
+    with pytest.raises(UserError, match="precision +bf16 +fp32"):  # all of it is done
         go(folder, Config())
-    with pytest.raises(UserError, match="precision: was 'bf16', is 'fp32'"):
+    with pytest.raises(UserError, match="precision +bf16 +fp32"):
         check_output(folder, "Thing", Config(), PARENTS)
     assert check_output(folder, "Thing", Config(ids=9), PARENTS) == "grows"
     assert go(folder, Config(ids=9)) == (False, True)
@@ -117,7 +135,7 @@ def test_growing_takes_the_header_away_until_finished(tmp_path: Path) -> None:
     assert check_output(folder, "Thing", Config(ids=9), PARENTS) == "grows"
     assert go(folder, Config(ids=9), finish=False) == (False, True)
     assert read_header(folder) is None
-    with pytest.raises(UserError, match="may only be raised, was 9"):
+    with pytest.raises(UserError, match=r"ids +9 +5 \(can only be raised\)"):
         go(folder, Config(ids=5))
     assert go(folder, Config(ids=9)) == (False, True)
     assert go(folder, Config(ids=None)) == (False, True), "None is without limit"

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from facesyn_cli.artifacts.atomic_files import write_bytes
 from facesyn_cli.artifacts.image_set import ImageSet
-from facesyn_cli.console import progress
 from facesyn_cli.data import latent_cache
 from facesyn_cli.data.face_images import FaceImages, image_batches
 from facesyn_cli.data.latent_cache import LatentCache, channel_statistics
 from facesyn_cli.data.pixels import encode_png, to_pixels
 from facesyn_cli.errors import UserError
+from facesyn_cli.progress import progress
 
 COUNT, SIZE = 10, 8
 

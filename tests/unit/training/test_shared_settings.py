@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from facesyn_cli.artifacts.config_changes import compare_configs
+from facesyn_cli.artifacts.config_changes import Change, compare_configs
 from facesyn_cli.errors import UserError
 from facesyn_cli.pipelines.stage import config_class_of, resolve_stage
 from facesyn_cli.training.shared_settings import TrainingConfig
@@ -97,7 +97,9 @@ def test_a_header_of_the_release_before_equals_one_of_today(caplog: pytest.LogCa
     found = compare_configs(cfg.upgraded(header), cfg.to_json())
     assert (found.problems, found.warnings, found.grown) == ([], [], False) and not caplog.text
     header["identity"]["stages"] = [3]
-    assert compare_configs(cfg.upgraded(header), cfg.to_json()).problems == ["lr_schedule.milestones: was [3], is [2]"]
+    assert compare_configs(cfg.upgraded(header), cfg.to_json()).problems == [
+        Change("lr_schedule.milestones", "[3]", "[2]")
+    ]
 
 
 @pytest.mark.parametrize(
