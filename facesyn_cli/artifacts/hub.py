@@ -20,8 +20,8 @@ from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import writing
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.download import parse_checksum
-from facesyn_cli.console import progress
 from facesyn_cli.errors import UserError
+from facesyn_cli.progress import progress
 from facesyn_cli.untrusted.input_files import read_bytes
 
 RepoType = Literal["model", "dataset"]

@@ -114,7 +114,7 @@ def _drawn(table: Table, width: int) -> str:
     for row in table.rows:
         drawing.add_row(*map(Text, row))
     target = io.StringIO()
-    console = Console(file=target, width=width, force_terminal=_is_styled(), no_color=True, highlight=False)
+    console = Console(file=target, width=width, force_terminal=display.has_color(sys.stdout), no_color=True, highlight=False)
     console.print(drawing)
     return "\n".join(line.rstrip() for line in target.getvalue().splitlines())
 
@@ -138,9 +138,4 @@ def _wrapped(text: str, width: int | None) -> str:
 
 
 def _bold(text: str) -> str:
-    return f"\x1b[1m{text}\x1b[0m" if _is_styled() else text
-
-
-def _is_styled() -> bool:
-    """True where stdout shows styles: a terminal, and no NO_COLOR (no-color.org)."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return f"\x1b[1m{text}\x1b[0m" if display.has_color(sys.stdout) else text

@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import TEMPORARY_PREFIX, read_json, write_json, writing
-from facesyn_cli.console import progress
 from facesyn_cli.data.ordered_pool import ordered_map
 from facesyn_cli.data.pixels import encode_jpeg, fit_square, resize_u8
 from facesyn_cli.errors import UserError
+from facesyn_cli.progress import progress
 from facesyn_cli.report.gallery_rows import GalleryRows
 from facesyn_cli.report.rendering import TEMPLATES, printable, render_html
 

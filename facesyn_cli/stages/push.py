@@ -10,8 +10,9 @@ from facesyn_cli.artifacts.file_manifest import CARD, MANIFEST, MAX_CARD, MAX_MA
 from facesyn_cli.artifacts.hub import HubName, RepoType, client, hub_errors, listed_files, read_file
 from facesyn_cli.artifacts.origins import PHOTO, UNKNOWN
 from facesyn_cli.artifacts.publication import Publication
-from facesyn_cli.console import log, progress
+from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
+from facesyn_cli.progress import progress
 from facesyn_cli.report.hub_card import card_of, license_of
 
 _FAILS = "cannot be pushed"
