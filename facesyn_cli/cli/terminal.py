@@ -13,6 +13,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from facesyn_cli import display
 from facesyn_cli.artifacts.text_tables import GAP, NOT_AVAILABLE, Block, Column, Table
 
 __all__ = ["Column", "Table", "draw", "render_table", "terminal_width"]
@@ -114,7 +115,8 @@ def _drawn(table: Table, width: int) -> str:
     for row in table.rows:
         drawing.add_row(*map(Text, row))
     target = io.StringIO()
-    console = Console(file=target, width=width, force_terminal=display.has_color(sys.stdout), no_color=True, highlight=False)
+    is_styled = display.has_color(sys.stdout)
+    console = Console(file=target, width=width, force_terminal=is_styled, no_color=True, highlight=False)
     console.print(drawing)
     return "\n".join(line.rstrip() for line in target.getvalue().splitlines())
 
