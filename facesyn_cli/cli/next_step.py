@@ -18,10 +18,9 @@ from typing import Any
 from facesyn_cli.artifacts.header import HEADER
 from facesyn_cli.artifacts.preview_pictures import SHEET, picture_path
 from facesyn_cli.artifacts.starter_files import PACKAGED, is_packaged
-from facesyn_cli.artifacts.work import Work
+from facesyn_cli.artifacts.work import OUTPUTS, Work
 from facesyn_cli.config.recipe import STAGES, load_recipe
 from facesyn_cli.console import is_first_process, log
-from facesyn_cli.pipelines.tree_inputs import OUTPUTS
 
 _NEXT = {
     "align": "embed", "embed": "train-ldm", "train-embedder": "train-ldm", "train-autoencoder": "train-ldm",
@@ -29,7 +28,6 @@ _NEXT = {
     "select": "pack", "augment": "pack", "pack": "train-fr", "train-fr": "eval", "eval": "report", "study": "sample",
 }
 _ASIDE = ("select", "study")  # no steps on the way of a recipe
-_FOLDERS = {**OUTPUTS, "train-decoder": "decoder"}
 _TAKES = {  # command -> finished stage -> option that names its folder
     "embed": {"align": "--images"},
     "train-embedder": {"align": "--images", "embed": "--embeddings"},
@@ -105,7 +103,7 @@ class _Finished:
     @property
     def is_in_work(self) -> bool:
         """True where the folder is the one that the next stages read without an option."""
-        return self.stage in _FOLDERS and self.folder == self.work.folder(_FOLDERS[self.stage])
+        return self.stage in OUTPUTS and self.folder == self.work.folder(OUTPUTS[self.stage])
 
 
 def after_stage(
@@ -200,7 +198,7 @@ def _following(done: _Finished) -> str | None:
         later.append(name)
     if not done.is_in_work:
         return later[0] if later else None
-    return next((name for name in later if not (done.work.folder(_FOLDERS[name]) / HEADER).is_file()), None)
+    return next((name for name in later if not (done.work.folder(OUTPUTS[name]) / HEADER).is_file()), None)
 
 
 def _sections(done: _Finished) -> dict[str, dict[str, Any]]:

@@ -59,7 +59,7 @@ def test_a_sharded_classifier_is_the_whole_one(found, head: str) -> None:
     expected = run_steps(head, processes("cpu"), sharded=False)
     for count in (1, 2, 4):
         _assert_same(found[count][head], expected)
-    print(f"| {head} | {' | '.join(_differences(found, head, expected))} |")  # the table of configs/README.md
+    print(f"| {head} | {' | '.join(_differences(found, head, expected))} |")  # the table of the guide measurements
     assert expected["loss"].std() > 1e-3 and expected["kernel"].shape == (SIZE, NUM_CLASSES)
 
 
