@@ -38,6 +38,7 @@ class Ran:
 def _still_random_and_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+    monkeypatch.delenv("COLUMNS", raising=False)  # exported by readline; tables would be cut to this width
 
     def refuse(self: socket.socket, address: object, *args: object) -> None:
         is_local = self.family == socket.AF_UNIX or (

@@ -149,7 +149,7 @@ def _folder(stage: str, cfg: Any, work: Work) -> Path | None:
 def _is_of(header: Header, cfg: Any) -> bool:
     """Return whether a folder was made with these settings; a number format that is measured may be any."""
     problems = compare_configs(header.config, cfg.to_json()).problems
-    return not [text for text in problems if not text.startswith("precision:") or cfg.precision != "auto"]
+    return not [change for change in problems if change.setting != "precision" or cfg.precision != "auto"]
 
 
 def _content(header: Header) -> str:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.image_set import ImageEntry
-from facesyn_cli.console import log
 from facesyn_cli.data.squares import say_cut
 from facesyn_cli.evaluation.cached_embeddings import LENGTHS, CachedArrays, embed_cached, thumbnails_cached
 from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
@@ -84,8 +83,6 @@ class Measurer:
         """
         vectors, good = self.embeddings(held, name, judge).read()
         keep = np.flatnonzero(good & small.is_readable)
-        if len(keep) < len(good):
-            log.warning(f"{held.name}: {len(good) - len(keep)} of {len(good)} images could not be embedded by {name}")
         return labeled(held.name, held.entries, keep, vectors, small.thumbnails)
 
     def features(

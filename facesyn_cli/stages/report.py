@@ -27,6 +27,7 @@ from facesyn_cli.artifacts.output import Output, check_output, open_shared_outpu
 from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, input_path, runtime_only
+from facesyn_cli.console import log
 from facesyn_cli.contexts.unique import Unique
 from facesyn_cli.distributed import choose_device
 from facesyn_cli.errors import UserError
@@ -244,6 +245,9 @@ def _analyze(
         faces = {
             held.name: measurer.faces(held, judge_name, judge, passes.small[held.name]) for held in inputs.all_sets
         }
+        for held in inputs.all_sets:
+            if lost := len(held.entries) - len(faces[held.name].keys):
+                log.warning(f"{held.name}: {lost} of {len(held.entries)} images could not be embedded by {judge_name}")
         training = faces.get(REFERENCE)
         counts = count_scores(training, cfg.max_pairs, cfg.seed) if training else None
         with_space = replace(how, perceptual=passes.spaces.get(judge_name))

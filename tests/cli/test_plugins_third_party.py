@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
-import re
 import sys
 from pathlib import Path
 
@@ -14,7 +12,6 @@ import tiny_ldm
 from tiny_fr import train_arguments, write_faces
 from tiny_recognizer import write_recognizer
 
-from facesyn_cli.artifacts.weights import read_tensors
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.builtin import INTERFACES, KINDS
 
@@ -47,28 +44,6 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         del registry._registered[key]
     for name in [name for name in sys.modules if name in _MODULES or name == "my_faces"]:
         del sys.modules[name]
-
-
-def _example() -> tuple[str, str, str, str]:
-    """Return the README's code, its kind, and its entry point's name and module."""
-    text = README.read_text(encoding="utf-8")
-    kind, name, module = re.search(
-        r'\[project\.entry-points\."facesyn\.(\w+)"\]`: `([\w-]+) = "([\w.]+)"`', text).groups()
-    block = next(b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "@register" in b)
-    return block, kind, name, module
-
-
-def test_the_readme_example_trains(tmp_path, install, run_cli):
-    code, kind, name, module = _example()
-    assert f"`{module.replace('.', '/')}.py`" in README.read_text(encoding="utf-8")
-    install(module, code, {kind: {name: module}})
-    faces = write_faces(tmp_path / "faces")
-    ran = run_cli(*train_arguments(faces, tmp_path / "fr", "--head", name, "head.scale=16", epochs=1))
-    assert ran.code == 0, ran.err
-    assert read_tensors(tmp_path / "fr" / "head.safetensors")["kernel"].shape == (32, 6)
-    header = json.loads((tmp_path / "fr" / "facesyn.json").read_text())
-    assert header["config"]["identity"]["head"] == {"name": name, "scale": 16.0}
-    assert name in run_cli("plugins", kind).out and "64.0" in run_cli("plugins", kind, name).out
 
 
 def test_a_head_that_is_none_is_refused_before_training(tmp_path, install, run_cli):
