@@ -54,6 +54,11 @@ def report(folder: Path, of: Path) -> Path:
     """Write a Report of one set as `report` does."""
     header = Header.read(of / "facesyn.json")
     write_text(folder / "report.html", "<p>all is well</p>")
+    for cache in ("cache", "results"):
+        (folder / cache).mkdir(parents=True)
+        write_text(folder / cache / "kept.json", "{}")
+    (folder / "gallery").mkdir()
+    write_text(folder / "gallery" / "index.html", "<p>faces</p>")
     write_json(folder / "report.json", {"sets": [{"name": "samples", "path": f"{HOME}/4-samples"}]})
     write_text(folder / "README.md", "---\nlicense: other\nlicense_name: unknown\ntags:\n- mine\n---\n\n# My report\n")
     write_bytes(folder / "cache" / "vectors.npz", b"vectors")

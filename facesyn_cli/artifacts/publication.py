@@ -32,7 +32,7 @@ STARTER = "Starter"             # the kind of a starter, which has no header of 
 _MODELS = ("Weights", STARTER)  # kinds that the hub lists as models; all others are data
 _LEFT_OUT = {                   # kind -> folder at the top that only the maker needs -> what it is
     "Weights": {"checkpoints": "checkpoints", "previews": "previews, which show training images", "latents": "a cache"},
-    "Report": {"cache": "a cache"},
+    "Report": {"cache": "a cache", "results": "a cache"},
     "ContextSet": {"progress": "unfinished work"},
 }
 # The hub's own limits: at most 10,000 entries in a folder (huggingface.co/docs/hub/storage-limits), and 25,000 large

@@ -73,7 +73,8 @@ class ContextInputs:
         missing = sorted(need for need in needs if paths[need] is None)
         if missing:
             wanted = ", ".join(f"{NEEDS[need]} ({_HOW[need]})" for need in missing)
-            raise UserError(f"source {source_name} with {names}: give {wanted}")
+            with_filters = f" with the filters {', '.join(names)}" if names else ""
+            raise UserError(f"source {source_name}{with_filters}: give {wanted}")
         self._warn_of_unused(source_name, needs | source.may_use)
         batch_size = self.batch_size if needs & _NETWORKS else BLOCK
         values: dict[str, Any] = {"seed": self.seed, "batch_size": batch_size, "device": self.device}

@@ -48,7 +48,8 @@ def test_weights_go_to_a_private_model_repository(run_cli, hub: Hub, tmp_path: P
 def test_no_path_of_this_machine_arrives(run_cli, hub: Hub, tmp_path: Path) -> None:
     done = run_cli("push", report(tmp_path / "r", sampled(tmp_path / "s")), "me/report", "--json").json()
     files = hub.repositories["datasets", "me/report"].files
-    assert done["without_local_paths"] == ["facesyn.json", "report.json"]
+    assert done["without_local_paths"] == ["facesyn.json", "report.json"] and done["left_out"] == {"a cache": 3}
+    assert "gallery/index.html" in files
     for name, data in files.items():
         assert HOME.encode() not in data and str(tmp_path).encode() not in data, name
     assert json.loads(files["report.json"])["sets"][0] == {"name": "samples", "path": "4-samples"}
