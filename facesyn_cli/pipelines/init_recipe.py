@@ -22,6 +22,8 @@ COUNTS: dict[str, tuple[int, int]] = {"small": (200, 10), "medium": (1000, 20), 
 STARTER_EMBEDDER, STARTER_LDM = "starter-embedder", "starter-ldm"
 _STARTER_CONTEXTS, _STARTER_AUTOENCODER = "starter-contexts", "starter-autoencoder"
 _ENOUGH_PHOTOS, _ENOUGH_GPU_GIB = 5000, 16  # from which on the published networks are proposed
+_PASSES = 60  # of `small` over the photos: with 5,900 photos the validation loss is lowest after 48, and rises later
+_FEWEST_STEPS = 300
 _CONTEXT_DROPOUT = 0.1  # guidance and two-stage contexts need an LDM that knows the empty context
 _LATENT_CHANNELS = 8    # of `face-kl`
 _BYTES_PER_FACE = 23_000  # a PNG of 112 x 112
@@ -117,8 +119,11 @@ def _of_photos(choices: Choices) -> dict[str, dict[str, Any]]:
     if choices.embedding is not None and choices.embedding.size != 512:
         denoiser["context_size"] = choices.embedding.size
     made["train-ldm"] |= {"denoiser": denoiser, "context_dropout": _CONTEXT_DROPOUT}
+    assert choices.photos is not None
     if is_small:
         made["train-ldm"]["autoencoder"] = _STARTER_AUTOENCODER
+        steps = choices.photos.images * _PASSES // made["train-ldm"]["batch_size"]
+        made["train-ldm"] |= {"steps": min(max(steps, _FEWEST_STEPS), made["train-ldm"]["steps"]), "preview_every": 200}
     else:
         made |= _own_autoencoder(choices, denoiser, made["train-ldm"])
     filters = [dict(one) for one in starter["gen-contexts"]["filters"] if one["name"] != "quality"]
@@ -131,7 +136,6 @@ def _of_photos(choices: Choices) -> dict[str, dict[str, Any]]:
     if choices.size == "full":
         made["gen-contexts"] = {"source": {"name": "two-stage"}, "filters": ["unique"], "count": choices.ids}
         del made["augment"]["faces_origin"]  # the contexts say it
-    assert choices.photos is not None
     _place_photos(choices, made)
     return made
 

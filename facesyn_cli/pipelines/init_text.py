@@ -45,7 +45,8 @@ _SETTINGS = {  # in place of the description of the setting, where a reader need
     "train-ldm.images": "your faces",
     "train-ldm.autoencoder": "turns faces into latents and back; the LDM belongs to it",
     "train-ldm.denoiser": "the network and its size; another size means another training",
-    "train-ldm.steps": "optimizer steps; more help as long as the validation loss in 2-ldm/metrics.jsonl falls",
+    "train-ldm.steps": "optimizer steps; more help as long as the validation loss in 2-ldm/metrics.jsonl falls; later "
+                       "the LDM learns its photos by heart",
     "train-ldm.batch_size": "images of one step, over all GPUs; where memory is short, add accumulate: 2 (or 4, 8) "
                             "instead of lowering it",
     "train-ldm.context_dropout": "share of the images trained without a context, which guidance and two-stage "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -71,6 +72,12 @@ def test_the_sizes_are_those_of_the_built_in_recipes() -> None:
     assert full["train-fr"] == published["train-fr"]
     small = make_sections(Choices("small", photos=PHOTOS))
     assert small["train-ldm"]["denoiser"] == load_recipe("starter")["train-ldm"]["denoiser"]
+
+
+@pytest.mark.parametrize(("photos", "steps"), [(40, 300), (6400, 1500), (10**6, 6000)])
+def test_few_photos_are_seen_about_sixty_times(photos: int, steps: int) -> None:
+    small = make_sections(Choices("small", photos=replace(PHOTOS, images=photos)))
+    assert small["train-ldm"]["batch_size"] == 256 and small["train-ldm"]["steps"] == steps
 
 
 def test_a_gpu_and_photos_get_the_published_networks() -> None:
