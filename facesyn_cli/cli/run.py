@@ -118,16 +118,23 @@ def _blocks(results: dict[str, dict[str, Any]]) -> list[Block]:
     from facesyn_cli.artifacts.benchmark_table import BenchmarkTable
     from facesyn_cli.artifacts.text_tables import Column, Table
 
-    rows = [[stage, _figures(stage, result), result.get("folder", result.get("reason", ""))]
+    columns = [Column("stage", is_text=True), Column("time"), Column("result", is_text=True),
+               Column("folder", is_text=True, rank=1)]
+    rows = [[stage, _time(result), _figures(stage, result), result.get("folder", result.get("reason", ""))]
             for stage, result in results.items()]
-    blocks: list[Block] = [Table(
-        [Column("stage", is_text=True), Column("result", is_text=True), Column("folder", is_text=True, rank=1)], rows
-    )]
+    blocks: list[Block] = [Table(columns, rows)]
     if (evaluated := results.get("eval", {})).get("rows"):
         blocks.append(BenchmarkTable.model_validate(
             {key: evaluated[key] for key in BenchmarkTable.model_fields}
         ).to_table())
     return blocks
+
+
+def _time(result: dict[str, Any]) -> str:
+    """Return the time of a stage of this run, or why there is none."""
+    from facesyn_cli.progress import format_seconds
+
+    return format_seconds(result["seconds"]) if result["state"] == "done" else result["state"].removeprefix("done ")
 
 
 def _figures(stage: str, result: dict[str, Any]) -> str:
@@ -140,6 +147,6 @@ def _figures(stage: str, result: dict[str, Any]) -> str:
     if isinstance(result.get(key), list):
         return f"{len(result[key])} {title}{'' if len(result[key]) == 1 else 's'}"
     numbers = {key.replace("_", " "): value for key, value in result.items()
-               if isinstance(value, (int, float)) and not isinstance(value, bool)}
+               if key != "seconds" and isinstance(value, (int, float)) and not isinstance(value, bool)}
     return ", ".join(f"{show_value(value)} {name}" if isinstance(value, int) else f"{name} {show_value(value)}"
-                     for name, value in numbers.items()) or str(result.get("state", ""))
+                     for name, value in numbers.items())

@@ -73,7 +73,7 @@ def proposed_size(machine: Machine, photos: Photos | None) -> Size:
 def make_sections(choices: Choices) -> dict[str, dict[str, Any]]:
     """Return the settings of each stage, in the order in which the stages run."""
     made = _of_starter(choices) if choices.photos is None else _of_photos(choices)
-    made["sample"] |= {"ids": choices.ids, "per_id": choices.per_id}
+    made["sample"] |= {"ids": choices.ids, "per_id": choices.per_id, "contact_sheet": True}
     made["pack"] = {**made["pack"], "name": "TFR-faces"}
     if choices.pairs is not None:
         made["eval"] = {"pairs": [str(choices.pairs)]}

@@ -61,6 +61,7 @@ _SETTINGS = {  # in place of the description of the setting, where a reader need
     "sample.ldm": "the LDM that generates the faces; starter-ldm is the packaged one",
     "sample.contexts": "who is generated; starter-contexts are 300 people who do not exist",
     "sample.ids": "identities of the set; can be raised later, a finished set grows",
+    "sample.contact_sheet": "write 4-samples.contact_sheet.png, 10 x 10 of the faces to look at",
     "sample.per_id": "images of each identity; can be raised later",
     "sample.scheduler": "how noise becomes a face; more steps take longer in proportion",
     "sample.guidance": "cfg: a higher scale makes the images of a person more alike and less varied; none: off",
