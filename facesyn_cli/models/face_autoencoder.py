@@ -73,6 +73,7 @@ class TrainableAutoencoder(nn.Module):
 
     Attributes:
         cfg: Settings.
+        hidden_layers: See `models/interfaces.py`.
 
     Shapes: B batch, S image side, c latent channels, s = S / downscale.
     """
@@ -80,6 +81,7 @@ class TrainableAutoencoder(nn.Module):
     cfg: PluginConfig
     latent_channels: int
     downscale: int
+    hidden_layers: tuple[str, ...] = ()
 
     def training_pass(self, pixels: Tensor, noise: Tensor) -> TrainingPass:
         """Return differentiable reconstructions and penalties.
@@ -122,9 +124,11 @@ class FaceAutoencoder(TrainableAutoencoder):
         self.downscale = cfg.patch * 2 ** (len(cfg.channels) - 1)
         if cfg.part != "decoder":
             self.encoder, self.quant_conv = parts.encoder, parts.quant_conv
+            self.hidden_layers += ("encoder.down_blocks", "encoder.mid_block")
         if cfg.part != "encoder":
             self.post_quant_conv = parts.post_quant_conv
             self.decoder = _BlockDecoder(parts.decoder, cfg.patch, cfg.smooth)
+            self.hidden_layers += ("decoder.network.mid_block", "decoder.network.up_blocks")
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return pixels (B, 3, S, S), about [-1, 1] and not clamped, of latents (B, c, s, s).

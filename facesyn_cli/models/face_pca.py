@@ -99,6 +99,7 @@ class FacePca(TrainableAutoencoder):
         self.transform = _Transform(cfg)
         if cfg.part != "encoder":
             self.decoder = _Refiner(cfg)
+            self.hidden_layers = ("decoder.before", "decoder.inner", "decoder.after")
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Return the latents (B, c, 1, 1) of pixels (B, 3, S, S) in [-1, 1].

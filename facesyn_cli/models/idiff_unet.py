@@ -145,6 +145,8 @@ class ConditionalUNet(nn.Module):
     Shapes: B batch, C latent channels, H x W latent grid (sides divisible by `downscale`), E context width.
     """
 
+    hidden_layers = ("down", "middle", "up")
+
     def __init__(self, cfg: UnetConfig) -> None:
         super().__init__()
         self.cfg = cfg

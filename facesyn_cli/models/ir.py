@@ -127,6 +127,7 @@ class IrBackbone(Recognizer):
     """
 
     first_weight = "input_layer.0.weight"
+    hidden_layers = ("body",)
 
     def __init__(
         self, cfg: IrConfig | IrLiteConfig, widths: tuple[int, ...], blocks: tuple[int, ...], stem_stride: int = 1,

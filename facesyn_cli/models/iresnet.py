@@ -77,6 +77,7 @@ class IresnetBackbone(Recognizer):
     """
 
     first_weight = "conv1.weight"
+    hidden_layers = ("layer1", "layer2", "layer3", "layer4")
 
     def __init__(self, cfg: IresnetConfig, blocks: tuple[int, ...]) -> None:
         is_magface = cfg.variant == "magface"

@@ -43,6 +43,8 @@ class MbfLargeConfig(MbfConfig):
 class MobileFaceNet(Recognizer):
     """TFace's network, with random weights; see `Recognizer`."""
 
+    hidden_layers = ("conv_23", "conv_3", "conv_34", "conv_4", "conv_45", "conv_5", "conv_6_sep")
+
     def __init__(self, cfg: RecognizerConfig) -> None:
         super().__init__(cfg.embedding_size)
         self.conv1 = _named_convolution(3, 64, 3, stride=2, padding=1)             # side 56
@@ -114,6 +116,8 @@ def _named_convolution(
 )
 class Mbf(Recognizer):
     """arcface_torch's network, with random weights; see `Recognizer`."""
+
+    hidden_layers = (*(f"layers.{place}" for place in range(1, 8)), "conv_sep")
 
     def __init__(self, cfg: MbfConfig) -> None:
         super().__init__(cfg.embedding_size)

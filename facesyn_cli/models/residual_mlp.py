@@ -59,6 +59,7 @@ class ResidualMlp(nn.Module):
     """
 
     is_conditional = True
+    hidden_layers = ("blocks",)
 
     def __init__(self, cfg: ResidualMlpConfig) -> None:
         super().__init__()
@@ -127,6 +128,7 @@ class _Block(nn.Module):
         super().__init__()
         hidden = round(cfg.expansion * cfg.width)
         self.modulate = _zeroed(nn.Linear(cfg.modulation, 3 * cfg.width))
+        self.modulate.fused_matrices = 3  # shift, scale and gate
         self.up = nn.Linear(cfg.width, hidden)
         self.dropout = nn.Dropout(cfg.dropout)
         self.down = nn.Linear(hidden, cfg.width)

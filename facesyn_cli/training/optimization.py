@@ -15,12 +15,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from facesyn_cli.distributed import Processes
 from facesyn_cli.plugins.settings import Settings
+from facesyn_cli.training.muon import Muon, hidden_matrices
 
 _NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 _FUSED = ("cpu", "cuda")  # devices with fused optimizers
@@ -29,14 +30,20 @@ _FUSED = ("cpu", "cuda")  # devices with fused optimizers
 class OptimizerSettings(Settings):
     """The optimizer and its base learning rate."""
 
-    name: Literal["adam", "adamw", "sgd"] = Field("adam", description="adamw: with decoupled weight decay")
-    lr: float = Field(1e-4, gt=0, description="base learning rate")
-    momentum: float = Field(0.9, ge=0, lt=1, description="sgd: momentum")
-    betas: tuple[float, float] = Field(
-        (0.9, 0.999), description="adam, adamw: decay of the averages of gradient and square"
+    name: Literal["adam", "adamw", "sgd", "muon"] = Field(
+        "adam", description="adamw: with decoupled weight decay; muon: Muon for the matrices of hidden layers, "
+        "AdamW for all other parameters"
     )
-    eps: float = Field(1e-8, gt=0, description="adam, adamw: epsilon")
-    weight_decay: float = Field(0.0, ge=0, description="weight decay")
+    lr: float = Field(1e-4, gt=0, description="base learning rate; muon: that of hidden layers, such as 0.02")
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd, muon: momentum; for muon such as 0.95")
+    betas: tuple[float, float] = Field(
+        (0.9, 0.999), description="adam, adamw, muon (its AdamW): decay of the averages of gradient and square"
+    )
+    eps: float = Field(1e-8, gt=0, description="adam, adamw, muon (its AdamW): epsilon")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay; muon: decoupled in both parts")
+    adamw_lr: float | None = Field(
+        None, gt=0, description="muon: base learning rate of the parameters that AdamW updates, such as 0.001"
+    )
 
     @field_validator("betas")
     @classmethod
@@ -44,6 +51,15 @@ class OptimizerSettings(Settings):
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError("both must be at least 0 and below 1")
         return betas
+
+    @model_validator(mode="after")
+    def _has_the_rates_of_its_name(self) -> OptimizerSettings:
+        if self.name == "muon" and self.adamw_lr is None:
+            raise ValueError("muon has two learning rates: set lr for hidden layers (such as 0.02) and adamw_lr for "
+                             "all other parameters (such as 0.001)")
+        if self.name != "muon" and self.adamw_lr is not None:
+            raise ValueError(f"adamw_lr belongs to muon; the learning rate of {self.name} is lr")
+        return self
 
 
 class LrSchedule(Settings):
@@ -128,19 +144,37 @@ def drops(step: int, milestones: Sequence[int], gamma: float = 0.1) -> float:
     return gamma ** bisect.bisect_right(milestones, step)
 
 
-def build_optimizer(parameters: Iterable[Any], cfg: OptimizerSettings) -> torch.optim.Optimizer:
+def build_optimizer(
+    parameters: Iterable[Any], cfg: OptimizerSettings, network: nn.Module | None = None
+) -> torch.optim.Optimizer:
     """Return the optimizer that `cfg` names over parameters, or over parameter groups of torch.
 
-    On a CPU and on CUDA devices one fused kernel updates all parameters; elsewhere torch chooses.
+    On a CPU and on CUDA devices one fused kernel updates all parameters, except those of Muon; elsewhere torch chooses.
+
+    Args:
+        parameters: Parameters or groups.
+        cfg: Settings.
+        network: The network whose hidden layers Muon updates; may be None for another optimizer.
+
+    Raises:
+        UserError: See `hidden_matrices`.
     """
     groups = list(parameters)
-    tensors = [p for group in groups for p in (group["params"] if isinstance(group, dict) else [group])]
+    if groups and not isinstance(groups[0], dict):
+        groups = [{"params": groups}]
+    tensors = [p for group in groups for p in group["params"]]
     common: dict[str, Any] = {"lr": cfg.lr, "weight_decay": cfg.weight_decay}
     if all(p.device.type in _FUSED for p in tensors):
         common["fused"] = True
     optimizer: torch.optim.Optimizer
     if cfg.name == "sgd":
         optimizer = torch.optim.SGD(groups, momentum=cfg.momentum, **common)
+    elif cfg.name == "muon":
+        assert network is not None and cfg.adamw_lr is not None
+        optimizer = Muon(
+            groups, hidden_matrices(network), adamw_lr=cfg.adamw_lr, momentum=cfg.momentum, betas=cfg.betas,
+            eps=cfg.eps, **common,
+        )
     else:
         optimizer_class = torch.optim.AdamW if cfg.name == "adamw" else torch.optim.Adam
         optimizer = optimizer_class(groups, betas=cfg.betas, eps=cfg.eps, **common)
@@ -157,9 +191,9 @@ def _lay_out_gradients(optimizer: torch.optim.Optimizer, *arguments: Any) -> Non
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of all parameter groups."""
+    """Set the learning rate of all parameter groups; that of AdamW beside Muon keeps its ratio to it."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_factor", 1.0)
 
 
 def decay_groups(module: nn.Module, weight_decay: float, decay_norms: bool) -> list[dict[str, Any]]:

@@ -131,7 +131,7 @@ class Trainer:
         self.task, self.cfg, self.processes = task, task.cfg, processes
         torch.manual_seed(self.cfg.seed)
         task.build(processes)
-        self.optimizer = build_optimizer(task.groups, self.cfg.optimizer)
+        self.optimizer = build_optimizer(task.groups, self.cfg.optimizer, task.network)
         self.scaler = loss_scaler(self.cfg.precision, processes.device)
         self.step = 0
         self.gradients = task.gradients = GradientSums(task.parameters, processes)

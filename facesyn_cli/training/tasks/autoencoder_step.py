@@ -153,7 +153,8 @@ def build_adversary(
         network = PatchDiscriminator(settings.channels, settings.layers)
     network = network.to(processes.device, memory_format=torch.channels_last).train()
     parameters = list(network.parameters())
-    return Adversary(settings, network, build_optimizer(parameters, optimizer), GradientSums(parameters, processes))
+    built = build_optimizer(parameters, optimizer, network)
+    return Adversary(settings, network, built, GradientSums(parameters, processes))
 
 
 def accumulate_gradients(

@@ -48,6 +48,7 @@ class PatchDiscriminator(nn.Module):
             network += [nn.Conv2d(width, wider, 4, stride, 1, bias=False), nn.GroupNorm(8, wider), nn.LeakyReLU(0.2)]
             width = wider
         self.network = nn.Sequential(*network, nn.Conv2d(width, 1, 4, 1, 1))
+        self.hidden_layers = tuple(f"network.{place}" for place in range(2, len(network)))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the logits; high is real."""
