@@ -4,8 +4,8 @@ Implementations subclass `torch.nn.Module`, not these protocols.
 
 A network that is trained with `optimizer.name=muon` has an attribute `hidden_layers`: the names of the submodules, as
 of `get_submodule`, whose linear layers and convolutions Muon updates. All other parameters, such as embeddings and
-first and last layers, are left to AdamW. A layer whose output is several vectors side by side, such as queries, keys and
-values, gives their number in an attribute `fused_matrices`, and each of these matrices is orthogonalized separately.
+first and last layers, are left to AdamW. A layer whose output is several vectors side by side, such as queries, keys
+and values, gives their number in an attribute `fused_matrices`; each of these matrices is orthogonalized separately.
 """
 
 from __future__ import annotations

@@ -124,6 +124,12 @@ def test_an_adversary_joins_late_and_lives_in_the_checkpoint(faces: Path, tmp_pa
     for steps in (4, 7):
         assert run_cli(*_arguments(faces, grown, *more, steps=steps)).code == 0
     assert _largest_difference(whole, grown) == 0 and _lines(whole, "discriminator") == _lines(grown, "discriminator")
+    muon = ("optimizer={name: muon, lr: 0.01, adamw_lr: 0.0004}",)  # of both networks
+    for name, runs in {"muon": (5,), "muon-grown": (3, 5)}.items():
+        for steps in runs:
+            ran = run_cli(*_arguments(faces, tmp_path / name, *more, *muon, "adversarial.layers=2", steps=steps))
+            assert ran.code == 0, ran.err
+    assert _largest_difference(tmp_path / "muon", tmp_path / "muon-grown") == 0
     assert run_cli(*_arguments(faces, tmp_path / "without", steps=7)).code == 0
     assert _largest_difference(whole, tmp_path / "without") > 0
     fixed = run_cli(*_arguments(faces, tmp_path / "fixed", *more, "adversarial.adaptive=false", steps=3))

@@ -289,6 +289,19 @@ def test_a_sharded_classifier_in_one_process_is_the_whole_one(faces: Path, tmp_p
     assert torch.equal(read_head(tmp_path / "whole" / "HEAD_Epoch_1_checkpoint.pth")["kernel"], whole)
 
 
+def test_muon_leaves_class_centers_to_adamw_so_that_they_can_be_sharded(faces: Path, tmp_path: Path, run_cli):
+    muon = ("optimizer={name: muon, lr: 0.01, adamw_lr: 0.001}", "optimizer.eps=0.001")
+    for name, more in (("whole", ()), ("sharded", ("classifier.sharded=true",)), ("all", (
+            "classifier={sharded: true, sample_rate: 1}",))):
+        for epochs in (1, 2):
+            ran = run_cli(*train_arguments(faces, tmp_path / name, *muon, *more, epochs=epochs))
+            assert ran.code == 0, ran.err
+    whole = read_tensors(tmp_path / "whole" / "head.safetensors")["kernel"]
+    for name in ("sharded", "all"):
+        found = read_tensors(tmp_path / name / "head.safetensors")["kernel"]
+        torch.testing.assert_close(found, whole, rtol=0, atol=1e-3 * whole.abs().max().item())
+
+
 def test_classes_that_cannot_be_sharded_or_sampled_are_refused(faces: Path, tmp_path: Path, assert_refused):
     arguments = train_arguments(faces, tmp_path / "fr", "--dry-run")
     assert_refused(*arguments, "classifier.sharded=true", "head.name=softmax", says="softmax computes its logits in")

@@ -151,6 +151,25 @@ def test_a_stop_signal_saves_and_the_next_run_ends_with_the_same_weights(
     assert _header(whole)["digest"] == _header(stopped)["digest"]
 
 
+def test_muon_trains_resumes_and_shows_the_rate_of_the_hidden_layers(
+    faces: Path, tmp_path: Path, run_cli, assert_refused
+):
+    muon = ("optimizer={name: muon, lr: 0.01, momentum: 0.9, weight_decay: 0.01, adamw_lr: 0.002}", "clip=1",
+            "lr_schedule={name: milestones, milestones: [6], gamma: 0.5, warmup_steps: 2}", "validate_every=0")
+    for name, runs in {"whole": (12,), "grown": (5, 12)}.items():
+        for steps in runs:
+            ran = run_cli(*train_arguments(faces, tmp_path / name, *muon, steps=steps))
+            assert ran.code == 0, ran.err
+    assert _largest_difference(tmp_path / "whole", tmp_path / "grown") == 0
+    losses = _lines(tmp_path / "whole", "loss")
+    assert losses == _lines(tmp_path / "grown", "loss") and np.mean(losses[-4:]) < np.mean(losses[:4])
+    assert _lines(tmp_path / "whole", "lr") == pytest.approx([0.005, *[0.01] * 5, *[0.005] * 6])
+    new = tmp_path / "new"
+    assert_refused(*train_arguments(faces, new, "optimizer.name=muon", "--dry-run"), says="muon has two learning rates")
+    assert_refused(*train_arguments(faces, new, "optimizer.adamw_lr=0.1", "--dry-run"), says="adamw_lr belongs to muon")
+    assert_refused(*train_arguments(faces, tmp_path / "whole", steps=12), says="optimizer.name")
+
+
 def test_killed_at_random_moments_it_ends_with_the_same_weights(faces: Path, tmp_path: Path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert finish(spawn(*train_arguments(faces, whole, steps=30))).code == 0
