@@ -289,7 +289,10 @@ def test_a_sharded_classifier_in_one_process_is_the_whole_one(faces: Path, tmp_p
     assert torch.equal(read_head(tmp_path / "whole" / "HEAD_Epoch_1_checkpoint.pth")["kernel"], whole)
 
 
-def test_muon_leaves_class_centers_to_adamw_so_that_they_can_be_sharded(faces: Path, tmp_path: Path, run_cli):
+def test_muon_leaves_class_centers_to_adamw_so_that_they_can_be_sharded(
+    faces: Path, tmp_path: Path, run_cli, monkeypatch
+):
+    monkeypatch.setattr("facesyn_cli.training.muon._format", lambda device_type: torch.float32)
     muon = ("optimizer={name: muon, lr: 0.01, adamw_lr: 0.001}", "optimizer.eps=0.001")
     for name, more in (("whole", ()), ("sharded", ("classifier.sharded=true",)), ("all", (
             "classifier={sharded: true, sample_rate: 1}",))):
