@@ -45,11 +45,11 @@ def hidden_matrices(network: nn.Module) -> dict[nn.Parameter, int]:
     Raises:
         UserError: The network does not name its hidden layers, or a layer does not divide into its matrices.
     """
-    names = getattr(network, "hidden_layers", None)
-    if names is None:
+    names = getattr(network, "hidden_layers", ())
+    if not names:
         raise UserError(
-            f"optimizer.name=muon needs to know the hidden layers of {type(network).__name__}, which has no attribute "
-            "`hidden_layers` with the names of these submodules; use adamw"
+            f"optimizer.name=muon needs to know the hidden layers of {type(network).__name__}, which does not name "
+            "them in an attribute `hidden_layers`; use adamw"
         )
     found: dict[nn.Parameter, int] = {}
     for name in names:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -42,7 +42,8 @@ class OptimizerSettings(Settings):
     eps: float = Field(1e-8, gt=0, description="adam, adamw, muon (its AdamW): epsilon")
     weight_decay: float = Field(0.0, ge=0, description="weight decay; muon: decoupled in both parts")
     adamw_lr: float | None = Field(
-        None, gt=0, description="muon: base learning rate of the parameters that AdamW updates, such as 0.001"
+        None, gt=0, validate_default=True,
+        description="muon: base learning rate of the parameters that AdamW updates, such as 0.001",
     )
 
     @field_validator("betas")
@@ -52,14 +53,16 @@ class OptimizerSettings(Settings):
             raise ValueError("both must be at least 0 and below 1")
         return betas
 
-    @model_validator(mode="after")
-    def _has_the_rates_of_its_name(self) -> OptimizerSettings:
-        if self.name == "muon" and self.adamw_lr is None:
+    @field_validator("adamw_lr")
+    @classmethod
+    def _muon_has_two_rates(cls, rate: float | None, info: ValidationInfo) -> float | None:
+        name = info.data.get("name")
+        if name == "muon" and rate is None:
             raise ValueError("muon has two learning rates: set lr for hidden layers (such as 0.02) and adamw_lr for "
                              "all other parameters (such as 0.001)")
-        if self.name != "muon" and self.adamw_lr is not None:
-            raise ValueError(f"adamw_lr belongs to muon; the learning rate of {self.name} is lr")
-        return self
+        if name in ("adam", "adamw", "sgd") and rate is not None:
+            raise ValueError(f"adamw_lr belongs to muon; the learning rate of {name} is lr")
+        return rate
 
 
 class LrSchedule(Settings):
