@@ -6,7 +6,7 @@ predictions of a noise schedule.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from facesyn_cli.console import log
 from facesyn_cli.diffusion.schedule import PREDICTIONS
@@ -50,26 +50,45 @@ def default_scheduler(prediction: str, otherwise: str, **settings: int) -> Plugi
     return registry.configure("scheduler", {"name": name, **settings})
 
 
-def with_default_scheduler(cfg: S, prediction: str) -> S:
-    """Return settings whose scheduler is `flow-euler` where the LDM predicts flow and no scheduler is stated.
-
-    Stated steps are kept. The choice is logged.
+def with_default_scheduler(cfg: S, prediction: str, is_silent: bool = False) -> S:
+    """Return settings that have `flow-euler` where the LDM predicts flow and no scheduler is stated; stated steps stay.
 
     Args:
-        cfg: Settings that may have a section `scheduler`.
+        cfg: Settings of a stage or plugin; sections `scheduler` of itself and of its plugins are looked at.
         prediction: What the LDM predicts.
+        is_silent: Do not log the choice.
     """
-    scheduler = getattr(cfg, "scheduler", None)
-    if prediction != "flow" or not isinstance(scheduler, PluginConfig):
+    if prediction != "flow":
         return cfg
-    stated = scheduler.model_fields_set if "scheduler" in cfg.model_fields_set else set()
+    changed: dict[str, Any] = {}
+    for name in type(cfg).model_fields:
+        value = getattr(cfg, name)
+        if name == "scheduler" and isinstance(value, PluginConfig):
+            found: Any = _chosen(value, name in cfg.model_fields_set, is_silent)
+        elif isinstance(value, list):
+            found = [_inside(item, prediction, is_silent) for item in value]
+        else:
+            found = _inside(value, prediction, is_silent)
+        if found != value:
+            changed[name] = found
+    return cfg.model_copy(update=changed) if changed else cfg
+
+
+def _inside(value: Any, prediction: str, is_silent: bool) -> Any:
+    return with_default_scheduler(value, prediction, is_silent) if isinstance(value, PluginConfig) else value
+
+
+def _chosen(scheduler: PluginConfig, is_stated: bool, is_silent: bool) -> PluginConfig:
+    """Return the scheduler itself where it is stated by name or with settings that `flow-euler` may not have."""
+    stated = scheduler.model_fields_set if is_stated else set()
     if not stated <= {"steps"}:
-        return cfg
+        return scheduler
     steps = {"steps": scheduler.steps} if stated else {}
-    chosen = default_scheduler(prediction, scheduler.name, **steps)
-    log.info(f"the LDM predicts flow and no scheduler is stated: {chosen.name} with {chosen.steps} steps is used in "
-             f"place of {scheduler.name}")
-    return cfg.model_copy(update={"scheduler": chosen})
+    chosen = default_scheduler("flow", scheduler.name, **steps)
+    if not is_silent:
+        log.info(f"the LDM predicts flow and no scheduler is stated: {chosen.name} with {chosen.steps} steps is used "
+                 f"in place of {scheduler.name}")
+    return chosen
 
 
 def _predictions(config_class: type) -> tuple[str, ...]:

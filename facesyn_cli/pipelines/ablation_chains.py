@@ -83,7 +83,8 @@ class Chains:
         if step.cfg.ldm not in self._ldms:
             self._ldms[step.cfg.ldm] = load_denoiser(step.cfg.ldm).config
         settings = self._ldms[step.cfg.ldm]
-        schedule, cfg = ldm_schedule(settings), with_default_scheduler(step.cfg, settings.prediction)
+        schedule = ldm_schedule(settings)
+        cfg = with_default_scheduler(step.cfg, settings.prediction, is_silent=True)
         scheduler = build_scheduler(cfg.scheduler, settings.prediction)(schedule)
         return count_evaluations(scheduler, registry.build("guidance", cfg.guidance), schedule.num_timesteps)
 

@@ -183,9 +183,7 @@ def _with_batch_size(cfg: GenContextsConfig, device: torch.device) -> GenContext
 
 def _with_schedulers(cfg: GenContextsConfig, work: Work) -> GenContextsConfig:
     """Return settings in which sources and filters that state no scheduler have one that fits the LDM."""
-    prediction = predicted_by(cfg.ldm or work.folder("ldm"))
-    filters = [with_default_scheduler(section, prediction) for section in cfg.filters]
-    return cfg.model_copy(update={"source": with_default_scheduler(cfg.source, prediction), "filters": filters})
+    return with_default_scheduler(cfg, predicted_by(cfg.ldm or work.folder("ldm")))
 
 
 def _open(
