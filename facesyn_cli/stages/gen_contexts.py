@@ -183,6 +183,8 @@ def _with_batch_size(cfg: GenContextsConfig, device: torch.device) -> GenContext
 
 def _with_schedulers(cfg: GenContextsConfig, work: Work) -> GenContextsConfig:
     """Return settings in which sources and filters that state no scheduler have one that fits the LDM."""
+    if not any("scheduler" in type(section).model_fields for section in (cfg.source, *cfg.filters)):
+        return cfg  # the LDM is not used, so nothing is read of it
     return with_default_scheduler(cfg, predicted_by(cfg.ldm or work.folder("ldm")))
 
 

@@ -62,8 +62,8 @@ class TrainLdmConfig(StepsConfig, CompiledConfig):
         "v; flow: the velocity of a rectified flow, which has no noise schedule"
     )
     flow: FlowTimes | None = affects_result(
-        None, "of prediction flow: times t = sigmoid(mean + std z) of the training, shifted; None: mean 0, std 1, "
-        "shift 1"
+        None, "times of the training with prediction flow: flow.mean and flow.std of logit(t), and flow.shift, which "
+        "moves t towards noise (above 1) and is the default shift of the schedulers; None: 0, 1 and 1"
     )
     min_snr_gamma: float | None = affects_result(
         None, "weigh the loss by min(SNR, gamma), 5 in the paper; None: no", gt=0
