@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from facesyn_cli.untrusted.parsing import validated
 
@@ -18,6 +26,24 @@ class _Autoencoder(BaseModel):
     settings: dict[str, Any] = {}
     path: str | None = None
     digest: str | None = None
+
+
+NOISE_SCHEDULE = ("num_timesteps", "beta_schedule", "beta_start", "beta_end", "zero_terminal_snr")
+
+
+class FlowTimes(BaseModel):
+    """Times t at which a rectified flow is trained; `diffusion/flow.py` has the formulas."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    mean: float = Field(
+        0.0, description="mean of logit(t) before the shift; above 0 trains more on noise", ge=-20, le=20
+    )
+    std: float = Field(1.0, description="standard deviation of logit(t)", gt=0, le=20)
+    shift: float = Field(
+        1.0, description="moves t towards noise (above 1) or towards the latents; also the default of the schedulers",
+        gt=0, le=1000,
+    )
 
 
 class LdmSettings(BaseModel):
@@ -36,7 +62,8 @@ class LdmSettings(BaseModel):
     beta_start: float = 1e-4
     beta_end: float = 0.02
     zero_terminal_snr: bool = False                         # rescale the schedule to end in pure noise
-    prediction: Literal["epsilon", "v", "x0"] = "epsilon"   # quantity that the denoiser predicts
+    prediction: Literal["epsilon", "v", "x0", "flow"] = "epsilon"   # quantity that the denoiser predicts
+    flow: FlowTimes | None = None                           # of prediction flow, in place of the noise schedule
     latent_channels: int = Field(3, ge=1, le=65_536)
     latent_size: int = Field(32, ge=1, le=8192)             # side of the latent grid
     latent_mean: list[float] | None = None                  # per channel; None: latents are not normalized
@@ -60,6 +87,24 @@ class LdmSettings(BaseModel):
         if section is not None:
             _Autoencoder.model_validate(section)
         return section
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_one_process(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        if given.get("prediction") != "flow":
+            if given.get("flow") is not None:
+                raise ValueError("flow belongs to prediction flow")
+            return given
+        if stated := [name for name in NOISE_SCHEDULE if name in given]:
+            raise ValueError(f"prediction flow has no noise schedule, but {', '.join(stated)} given")
+        return {**given, "flow": {} if given.get("flow") is None else given["flow"]}
+
+    @model_serializer(mode="wrap")
+    def _without_the_other_process(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        absent = NOISE_SCHEDULE if self.prediction == "flow" else ("flow",)
+        return {name: value for name, value in handler(self).items() if name not in absent}
 
     @model_validator(mode="after")
     def _betas_fit(self) -> LdmSettings:

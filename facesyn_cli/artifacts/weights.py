@@ -171,6 +171,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def predicted_by(ldm: Path) -> str:
+    """Return what an LDM predicts, `epsilon` for published files and where nothing is there; reads no weights."""
+    config = read_config(ldm) if (ldm / CONFIG).is_file() else {}
+    return str(config.get("prediction", "epsilon"))
+
+
 def section_of(config: dict[str, Any], kind: str, where: Path | str) -> dict[str, Any] | None:
     """Return the section (name and settings) of a plugin of the given kind in a `config.json`; None without one.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -31,12 +32,13 @@ def sample_latents(
         draw_noise: Step -> (B, C, H, W) noise to add after it; required by stochastic schedulers.
         on_step: Called before every step; can raise to end the loop, for example on a stop signal.
         negatives: (B, E) contexts to guide away from; None: the empty context.
-        num_timesteps: T of the noise schedule.
+        num_timesteps: T of the noise schedule; 1000 for a flow.
 
     Returns:
         (B, C, H, W) float32 latents.
     """
     steps = _steps(scheduler, num_timesteps)
+    is_continuous = getattr(scheduler, "is_continuous", False)
     with torch.inference_mode():
         is_guided = any(guidance.evaluations(step) > 1 for step in steps)
         predict = guidance.begin(
@@ -44,14 +46,14 @@ def sample_latents(
         )
         network = _BatchNetwork(denoiser)
         x = scheduler.start(noise)
-        for step, timestep in zip(steps, scheduler.timesteps, strict=True):
+        for index, (step, timestep) in enumerate(zip(steps, scheduler.timesteps, strict=True)):
             if on_step is not None:
                 on_step()
-            x_in = scheduler.model_input(x, step.index)
-            dtype = torch.long if float(timestep).is_integer() else torch.float32
+            x_in = scheduler.model_input(x, index)
+            dtype = torch.long if float(timestep).is_integer() and not is_continuous else torch.float32
             t = torch.full((len(noise),), timestep, device=noise.device, dtype=dtype)
             output = predict(network.at(x_in, t), step)
-            x = scheduler.step(output, step.index, x, draw_noise or _refuse_to_draw)
+            x = scheduler.step(output, index, x, draw_noise or _refuse_to_draw)
     return x
 
 
@@ -61,8 +63,10 @@ def count_evaluations(scheduler: Scheduler, guidance: Guidance, num_timesteps: i
 
 
 def _steps(scheduler: Scheduler, num_timesteps: int) -> list[Step]:
-    count = len(scheduler.timesteps)
-    return [Step(index, count, float(t) / num_timesteps) for index, t in enumerate(scheduler.timesteps)]
+    levels = [(float(t), len(list(same))) for t, same in itertools.groupby(scheduler.timesteps)]
+    return [
+        Step(index, len(levels), t / num_timesteps) for index, (t, count) in enumerate(levels) for _ in range(count)
+    ]
 
 
 def _encode(denoiser: nn.Module, contexts: Tensor | None, batch: int) -> Any:

@@ -6,7 +6,7 @@ Classifier-free guidance: Ho & Salimans 2022, arXiv:2207.12598,
 
 with pos the output under the context and neg the output under the empty context; s = 1 is the conditional model without
 guidance. (1 + w) pos - w neg (NegFaceDiff, AdaptDiff, UIFace) is s = 1 + w. The formula is the same for eps, v and x0,
-which are linear in each other.
+which are linear in each other, and for the velocity of a flow: the weights 1 - s and s add up to 1.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from facesyn_cli.plugins.settings import PluginConfig
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a sampler.
+    """One evaluation of a sampler.
 
     Args:
-        index: Number of the step, from 0.
+        index: Number of the step, from 0. Where a solver evaluates one time twice, as `flow-heun` does, both
+            evaluations have one number, so guidance depends on the time alone.
         num_steps: Number of steps.
-        time: t / T in [0, 1], decreasing from nearly 1 (noise) to 0 (image).
+        time: t / T in [0, 1], decreasing from 1 or nearly 1 (noise) to 0 (image); t of a flow.
     """
 
     index: int

@@ -63,18 +63,18 @@ class Uiface:
         """Return the prediction of both stages; see `Guidance.begin`. `negative` is the empty context."""
         empty, maps = negative.recording()
         by_identity = positive.injecting(maps, with_cross=True)
-        state: dict[str, Tensor] = {}
+        state: dict[str, Any] = {}
 
         def predict(network: Network, step: Step) -> Tensor:
             away = network(empty)
             if step.time < self._cfg.switch:
                 return away + self._cfg.scale * (network(by_identity) - away)
             scaled = scaled_maps(maps.cross)                                           # (B, K)
-            settled = torch.zeros(len(scaled), dtype=torch.bool, device=scaled.device)
-            if state:
+            settled = state["settled"] if state else torch.zeros(len(scaled), dtype=torch.bool, device=scaled.device)
+            if state and step.index != state["index"]:
                 change = (scaled - state["scaled"]).square().mean(dim=1).sqrt()        # (B,)
-                settled = state["settled"] | (change < self._cfg.settled)
-            state.update(scaled=scaled, settled=settled)
+                settled = settled | (change < self._cfg.settled)
+            state.update(scaled=scaled, settled=settled, index=step.index)
             return network(positive.where(settled, negative).injecting(maps, with_cross=False))
 
         return predict

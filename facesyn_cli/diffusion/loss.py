@@ -1,7 +1,8 @@
 """The training objective: mean squared error of the prediction.
 
 Ho et al. 2020, arXiv:2006.11239, Eq. 14: E || eps - eps_theta(sqrt(ab_t) x_0 + sqrt(1 - ab_t) eps, t) ||^2, or the
-same for v (`diffusion/schedule.py`) or x_0, optionally weighted by the signal-to-noise ratio.
+same for v (`diffusion/schedule.py`) or x_0, optionally weighted by the signal-to-noise ratio; or for the velocity of a
+rectified flow (`diffusion/flow.py`).
 
 Random numbers are drawn per image from (seed, step, index), so the loss of a global batch does not depend on the number
 of processes or the accumulation.
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from facesyn_cli.diffusion.flow import FlowSchedule
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 
@@ -26,7 +28,7 @@ class TrainingNoise(NamedTuple):
     Shapes: B images of this process, W components of the projected context.
     """
 
-    t: Tensor                       # (B,) int64 in [0, num_timesteps)
+    t: Tensor                       # (B,) int64 in [0, T); of a flow float32 in [0, 1000]
     noise: Tensor                   # (B, C, H, W) float32 N(0, 1)
     drop_context: Tensor | None     # (B,) bool, True: train without context; None if never
     component_mask: Tensor | None   # (B, W) bool, True: keep this component of the projected context; None at p = 0
@@ -37,8 +39,8 @@ class TrainingNoise(NamedTuple):
 
 
 def training_noise(
-    seed: int, step: int, indices: Sequence[int], shape: tuple[int, ...], num_timesteps: int, context_dropout: float,
-    component_dropout: float, context_width: int,
+    seed: int, step: int, indices: Sequence[int], shape: tuple[int, ...], schedule: NoiseSchedule | FlowSchedule,
+    context_dropout: float, component_dropout: float, context_width: int,
 ) -> TrainingNoise:
     """Draw timestep, noise and dropout masks of some images of one optimizer step.
 
@@ -47,7 +49,7 @@ def training_noise(
         step: Optimizer step.
         indices: Positions of the images in the global batch, each in one process.
         shape: (C, H, W) of one latent.
-        num_timesteps: T of the schedule.
+        schedule: Distribution of the timesteps.
         context_dropout: Probability that an image trains under the empty context (0 as published).
         component_dropout: p of CPD, the element-wise dropout of the projected context (Boutros et al.
             2023, arXiv:2308.04995); one mask per image and forward pass. The denoiser scales the kept components by
@@ -55,24 +57,24 @@ def training_noise(
         context_width: W, width of the projected context (256).
     """
 
-    def draw(index: int) -> tuple[int, np.ndarray, bool, np.ndarray]:
+    def draw(index: int) -> tuple[float, np.ndarray, bool, np.ndarray]:
         # One generator per image with a fixed order of draws: timesteps and noise do not depend on dropout.
         random = keyed_random("train", seed, step, index)
-        t, noise = int(random.randint(num_timesteps)), random.standard_normal(shape).astype(np.float32)
+        t, noise = schedule.draw_timestep(random), random.standard_normal(shape).astype(np.float32)
         drop_context = bool(random.random_sample() < context_dropout)
         mask_size = context_width if component_dropout > 0 else 0
         return t, noise, drop_context, random.random_sample(mask_size) >= component_dropout
 
     t, noise, drop_context, component_mask = zip(*map(draw, indices), strict=True)
-    return TrainingNoise(torch.tensor(t, dtype=torch.long),
+    return TrainingNoise(torch.tensor(t),  # int64 of integers, else float32
                          torch.from_numpy(np.stack(noise)),
                          torch.tensor(drop_context) if context_dropout > 0 else None,
                          torch.from_numpy(np.stack(component_mask)) if component_dropout > 0 else None)
 
 
 def diffusion_loss(
-    denoiser: nn.Module, schedule: NoiseSchedule, latents: Tensor, contexts: Tensor | None, draws: TrainingNoise,
-    min_snr_gamma: float | None = None,
+    denoiser: nn.Module, schedule: NoiseSchedule | FlowSchedule, latents: Tensor, contexts: Tensor | None,
+    draws: TrainingNoise, min_snr_gamma: float | None = None,
 ) -> Tensor:
     """Return the mean squared error per image, (B,) float32; its mean is the loss.
 
@@ -82,7 +84,7 @@ def diffusion_loss(
         latents: (B, C, H, W) clean latents.
         contexts: (B, E) contexts; None for an unconditional denoiser, which takes no masks.
         draws: From `training_noise`, on the device of the latents.
-        min_snr_gamma: Weight each image by `NoiseSchedule.min_snr_weight`; None: equal weights.
+        min_snr_gamma: Weight each image by `NoiseSchedule.min_snr_weight`; None: equal weights, as a flow needs.
     """
     x = schedule.add_noise(latents, draws.noise, draws.t)
     if contexts is None:

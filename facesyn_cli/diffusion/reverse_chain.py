@@ -35,6 +35,7 @@ class Scheduler(Protocol):
     """
 
     timesteps: Sequence[float]  # timestep of each network evaluation, one evaluation per step
+    is_continuous: bool = False  # the network takes all timesteps as float32; else integers as int64
 
     def start(self, noise: Tensor) -> Tensor:
         """Return x before the first step, from N(0, 1) noise; by default the noise."""
@@ -48,7 +49,7 @@ class Scheduler(Protocol):
         """Return x after step `index`.
 
         Args:
-            output: Network output at `model_input(x, index)` and `timesteps[index]`: eps, v or x_0.
+            output: Network output at `model_input(x, index)` and `timesteps[index]`: eps, v, x_0 or a velocity.
             index: Number of the step; steps are called in order, each once.
             x: Result of `start` or the step before.
             draw_noise: Step -> (B, C, H, W) noise; called by stochastic schedulers only.

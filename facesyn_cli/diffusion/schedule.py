@@ -18,10 +18,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
+from facesyn_cli.diffusion.flow import FlowSchedule
 from facesyn_cli.errors import UserError
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "cosine")
@@ -50,6 +52,10 @@ class NoiseSchedule:
     @property
     def num_timesteps(self) -> int:
         return len(self.betas)
+
+    def draw_timestep(self, random: np.random.RandomState) -> int:
+        """Return one timestep of training; all are equally likely."""
+        return int(random.randint(self.num_timesteps))
 
     def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return x_t = sqrt(ab_t) x_0 + sqrt(1 - ab_t) eps."""
@@ -146,12 +152,14 @@ def describe_betas(betas: Sequence[float]) -> str:
     return f"{len(betas)} betas from {min(betas):.4g} to {max(betas):.4g}"
 
 
-def ldm_schedule(settings: LdmSettings) -> NoiseSchedule:
-    """Return the schedule of a trained LDM.
+def ldm_schedule(settings: LdmSettings) -> NoiseSchedule | FlowSchedule:
+    """Return the noise schedule of a trained LDM, or its flow.
 
     Raises:
         UserError: The settings are not a valid schedule.
     """
+    if settings.flow is not None:
+        return FlowSchedule(settings.flow)
     return build_schedule(settings.beta_schedule, settings.num_timesteps, settings.beta_start, settings.beta_end,
                           settings.zero_terminal_snr, settings.prediction)
 

@@ -117,9 +117,10 @@ def _inspect_folder(folder: Path) -> dict[str, Any]:
                  if isinstance(config.get(kind), dict) and (folder / TENSORS).is_file()), None)
     if kind is not None:
         settings = {key: value for key, value in config[kind].items() if key != "name"}
+        prediction = {"prediction": config["prediction"]} if kind == "denoiser" and "prediction" in config else {}
         return {
             "format": "facesyn weights", "kind": kind, "architecture": config[kind].get("name"), "settings": settings,
-            **_sizes(read_tensors(folder / TENSORS)), "digest": file_digest(folder / TENSORS),
+            **prediction, **_sizes(read_tensors(folder / TENSORS)), "digest": file_digest(folder / TENSORS),
         }
     name = config.get("_class_name")
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))

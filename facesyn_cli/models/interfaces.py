@@ -34,7 +34,7 @@ class Backbone(Protocol):
 
 
 class Denoiser(Protocol):
-    """Predicts noise, velocity or latent; an `nn.Module`.
+    """Predicts noise, latent or a velocity; an `nn.Module`.
 
     The setting `context_size` and the attributes `in_channels` (of the latent) and `downscale` (divisor of the side of
     the latent), if present, are checked against the data. If there is a method `encode_context(context)`, samplers call
@@ -54,7 +54,8 @@ class Denoiser(Protocol):
 
         Args:
             x: (B, C, H, W) noisy latents.
-            t: (B,) timesteps, integers in training; samplers of continuous time give fractions.
+            t: (B,) timesteps, int64 in [0, T); solvers of continuous time give float32. Under prediction `flow` it is
+                1000 t, float32, with t from 0 (latents) to 1 (noise), in training and sampling.
             context: (B, E) face embeddings of unit length; None for the empty context.
             drop_context: (B,) bool, True trains this sample under the empty context; None: no sample.
             component_mask: (B, W) bool, components of the projected context to keep; None unless the plugin has a

@@ -77,13 +77,16 @@ class Chains:
         """
         from facesyn_cli.diffusion.denoising_loop import count_evaluations
         from facesyn_cli.diffusion.schedule import ldm_schedule
+        from facesyn_cli.diffusion.scheduler_choice import build_scheduler, with_default_scheduler
         from facesyn_cli.models.loading import load_denoiser
 
         if step.cfg.ldm not in self._ldms:
             self._ldms[step.cfg.ldm] = load_denoiser(step.cfg.ldm).config
         settings = self._ldms[step.cfg.ldm]
-        scheduler = registry.build("scheduler", step.cfg.scheduler)(ldm_schedule(settings))
-        return count_evaluations(scheduler, registry.build("guidance", step.cfg.guidance), settings.num_timesteps)
+        schedule = ldm_schedule(settings)
+        cfg = with_default_scheduler(step.cfg, settings.prediction, is_silent=True)
+        scheduler = build_scheduler(cfg.scheduler, settings.prediction)(schedule)
+        return count_evaluations(scheduler, registry.build("guidance", cfg.guidance), schedule.num_timesteps)
 
     def _resolve_shared(self) -> dict[str, StageConfig]:
         stages = {name: resolve_stage(name, self._sections.get(name, {}), [], self._flags()) for name in SHARED_STAGES}

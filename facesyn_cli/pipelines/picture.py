@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 from facesyn_cli.artifacts.config_changes import compare_configs
 from facesyn_cli.artifacts.header import Header, read_header
 from facesyn_cli.artifacts.record_set_images import open_images
+from facesyn_cli.artifacts.weights import predicted_by
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.data.pixels import decode_image, encode_jpeg, resize_u8
+from facesyn_cli.diffusion.scheduler_choice import with_default_scheduler
 from facesyn_cli.pipelines.stage_facts import stage_facts
 from facesyn_cli.plugins import registry
 from facesyn_cli.report.pipeline_picture import MOST_THUMBS, StageBox, draw_pipeline
@@ -87,7 +89,8 @@ def draw_recipe(name: str, configs: Mapping[str, Any], work: Work, command: str)
     """
     written = {_WRITES[stage]: stage for stage in configs if stage in _WRITES}
     boxes, foreign = [], False
-    for stage, cfg in configs.items():
+    for stage, stated in configs.items():
+        cfg = with_default_scheduler(stated, _prediction(stated, configs, work), is_silent=True)
         reads, inputs = _inputs(stage, cfg, written)
         folder, done, thumbs = _folder(stage, cfg, work), "", []
         header = read_header(folder) if folder is not None and folder.is_dir() else None
@@ -103,6 +106,14 @@ def draw_recipe(name: str, configs: Mapping[str, Any], work: Work, command: str)
         notes.append(f"The faces are from the folder {work.path}, made with other settings.")
     lead = "Each box is a stage, which is also a command of its own; at its foot is the folder that it writes."
     return draw_pipeline(f"Pipeline of the recipe {name}", lead, boxes, notes, command)
+
+
+def _prediction(cfg: Any, configs: Mapping[str, Any], work: Work) -> str:
+    """Return what the LDM predicts that a stage reads; `epsilon` of a stage without one."""
+    ldm = getattr(cfg, "ldm", None)
+    if ldm is None and "train-ldm" in configs:
+        return configs["train-ldm"].prediction
+    return predicted_by(ldm or work.folder("ldm"))
 
 
 def _inputs(stage: str, cfg: Any, written: Mapping[str, str]) -> tuple[list[str], list[str]]:

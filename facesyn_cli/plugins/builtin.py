@@ -73,8 +73,11 @@ BUILTIN["autoencoder"] = {
     "face-pca": f"{_MODELS}.face_pca",
 }
 BUILTIN["scheduler"] = {
-    name: "facesyn_cli.diffusion.schedulers"
-    for name in ("ddim", "ddim-admis", "ddpm", "dpm-solver++", "euler", "lcm", "unipc")
+    **{
+        name: "facesyn_cli.diffusion.schedulers"
+        for name in ("ddim", "ddim-admis", "ddpm", "dpm-solver++", "euler", "lcm", "unipc")
+    },
+    **{name: "facesyn_cli.diffusion.flow_schedulers" for name in ("flow-euler", "flow-heun")},
 }
 BUILTIN["guidance"] = {
     **{name: "facesyn_cli.diffusion.guidance" for name in ("none", "cfg")},

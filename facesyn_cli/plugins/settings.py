@@ -61,7 +61,10 @@ class Settings(BaseModel):
         kind, is_list = plugin
         if is_list:
             return [_configured(kind, item) for item in value] if isinstance(value, list | tuple) else value
-        return _configured(kind, _with_default(value, field.default))
+        config = _configured(kind, _with_default(value, field.default))
+        if isinstance(config, PluginConfig) and isinstance(value, dict) and "name" not in value:
+            config.model_fields_set.discard("name")  # the name is the default's, it was not stated
+        return config
 
 
 class PluginConfig(Settings):

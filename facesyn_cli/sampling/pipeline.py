@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.data.pixels import resize_pixels, to_u8
 from facesyn_cli.diffusion.denoising_loop import count_evaluations, sample_latents
+from facesyn_cli.diffusion.flow import FlowSchedule
 from facesyn_cli.diffusion.guidance import Guidance, NoGuidanceConfig, build_none
 from facesyn_cli.diffusion.noise import image_noise, step_noise
 from facesyn_cli.diffusion.schedule import NoiseSchedule, ldm_schedule
+from facesyn_cli.diffusion.scheduler_choice import build_scheduler
 from facesyn_cli.diffusion.schedulers import MakeScheduler
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import LoadedLdm
@@ -35,19 +37,20 @@ class LdmPipeline:
 
     Args:
         denoiser: `denoiser(x, t, context)` in eval mode, on `device`; see `diffusion.denoising_loop.sample_latents`.
-        schedule: Noise schedule the denoiser was trained with.
-        make_scheduler: Noise schedule -> a fresh scheduler; every batch has its own.
+        schedule: Noise schedule or flow the denoiser was trained with.
+        make_scheduler: Schedule -> a fresh scheduler; every batch has its own.
         guidance: How outputs under several contexts are combined.
         latent_shape: (C, H, W).
         decoder: Latents to images, such as a `LatentDecoder`; None: only `latents` can be called.
         device: Where the networks are.
 
     Raises:
-        UserError: The scheduler cannot make its steps, or the guidance does not work with the denoiser.
+        UserError: The scheduler does not fit the LDM or cannot make its steps, or the guidance does not work with the
+            denoiser.
     """
 
     denoiser: nn.Module | FastDenoiser
-    schedule: NoiseSchedule
+    schedule: NoiseSchedule | FlowSchedule
     make_scheduler: MakeScheduler
     guidance: Guidance
     latent_shape: tuple[int, int, int]
@@ -96,12 +99,13 @@ class LdmPipeline:
             autoencoder = None if autoencoder is None else FastAutoencoder(autoencoder, options, device)
         decoder = None if autoencoder is None else LatentDecoder(autoencoder, facts, size or facts.output_size, device)
         shape = (facts.latent_channels, facts.latent_size, facts.latent_size)
-        make_scheduler = registry.build("scheduler", scheduler)
+        make_scheduler = build_scheduler(scheduler, facts.prediction)
         return LdmPipeline(denoiser, ldm_schedule(facts), make_scheduler, _built(guidance), shape, decoder, device)
 
     def using(self, scheduler: PluginConfig, guidance: PluginConfig | Guidance | None = None) -> LdmPipeline:
         """Return a pipeline of the same networks with another scheduler and guidance; errors as of `LdmPipeline`."""
-        return replace(self, make_scheduler=registry.build("scheduler", scheduler), guidance=_built(guidance))
+        make_scheduler = build_scheduler(scheduler, self.schedule.prediction)
+        return replace(self, make_scheduler=make_scheduler, guidance=_built(guidance))
 
     @property
     def evaluations(self) -> int:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from facesyn_cli.diffusion.scheduler_choice import default_scheduler
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import LoadedLdm
 from facesyn_cli.plugins import registry
@@ -45,7 +46,7 @@ def check_same_faces(
         before: As trained.
         after: As packed.
         contexts: (N, E).
-        settings: `scheduler` and `guidance` sections; without them ddim and no guidance.
+        settings: `scheduler` and `guidance` sections; without them ddim, or flow-euler, and no guidance.
 
     Returns:
         `mean_gray_levels` and `largest_gray_levels` by which the faces differ, and `least_cosine` between the
@@ -77,7 +78,8 @@ def draw(networks: Networks, contexts: NDArray[np.float32], settings: dict[str, 
         guidance = {"name": "none"}
     pipeline = LdmPipeline.of(
         networks.ldm, networks.autoencoder,
-        registry.configure("scheduler", settings.get("scheduler", {"name": "ddim"})),
+        registry.configure("scheduler", settings["scheduler"]) if "scheduler" in settings
+        else default_scheduler(networks.ldm.config.prediction, "ddim"),
         registry.configure("guidance", guidance),
     )
     noise, step_noise = pipeline.keyed_noise(0, [("starter", k) for k in range(len(contexts))])

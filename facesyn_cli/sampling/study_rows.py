@@ -50,14 +50,14 @@ class RowSettings:
 
 def study_rows(
     schedulers: list[str], steps: list[int], methods: list[Method], method_scheduler: tuple[str, int],
-    reference_steps: int,
+    reference: tuple[str, int],
 ) -> list[RowSettings]:
-    """Return each row once: the reference (DDIM), the grid of schedulers and steps, the methods beside none.
+    """Return each row once: the reference, the grid of schedulers and steps, the methods beside none.
 
     Raises:
         UserError: A scheduler or its steps are wrong, or two methods have one name.
     """
-    rows = [RowSettings(_scheduler("ddim", reference_steps))]
+    rows = [RowSettings(_scheduler(*reference))]
     rows += [RowSettings(_scheduler(name, count)) for name in schedulers for count in steps]
     if methods:
         scheduler = _scheduler(*method_scheduler)

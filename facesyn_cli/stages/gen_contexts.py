@@ -24,6 +24,7 @@ from facesyn_cli.artifacts.origins import FACE_ORIGIN, PHOTO, UNKNOWN, Origin
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, check_output, open_shared_output
 from facesyn_cli.artifacts.plan import Plan
+from facesyn_cli.artifacts.weights import predicted_by
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config import fields
 from facesyn_cli.config.shard import ShardedConfig
@@ -34,6 +35,7 @@ from facesyn_cli.contexts.open_resources import ContextInputs
 from facesyn_cli.contexts.selection import CANDIDATES, FOLDER, Progress, in_order
 from facesyn_cli.contexts.source import ContextFilter, ContextSource
 from facesyn_cli.data.alignment import DetectFaces
+from facesyn_cli.diffusion.scheduler_choice import with_default_scheduler
 from facesyn_cli.distributed import choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
@@ -80,7 +82,7 @@ def plan(cfg: GenContextsConfig, work: Work) -> Plan:
     """Return what `run` would do, with the network evaluations where every candidate is accepted."""
     folder = cfg.out or work.folder("contexts")
     device = choose_device(cfg.device)
-    cfg = _with_batch_size(cfg, device)
+    cfg = _with_schedulers(_with_batch_size(cfg, device), work)
     source, filters, parents, batch_size = _open(cfg, work, device)
     state = check_output(folder, "ContextSet", cfg, parents)
     wanted = min(n for n in (cfg.count, source.num_candidates) if n is not None)
@@ -117,7 +119,7 @@ def run(cfg: GenContextsConfig, work: Work) -> Outcome:
     """
     folder = cfg.out or work.folder("contexts")
     processes = distributed.processes(cfg.device)
-    cfg = _with_batch_size(cfg, processes.device)
+    cfg = _with_schedulers(_with_batch_size(cfg, processes.device), work)
     source, filters, parents, batch_size = _open(cfg, work, processes.device)
     files = CandidateFiles(folder / FOLDER / CANDIDATES, batch_size, source.num_candidates)
     with open_shared_output(processes, folder, "ContextSet", "gen-contexts", cfg, parents, cfg.part) as out:
@@ -177,6 +179,13 @@ def _first_candidates(cfg: GenContextsConfig, folder: Path) -> tuple[int, int | 
 def _with_batch_size(cfg: GenContextsConfig, device: torch.device) -> GenContextsConfig:
     default = 8 if device.type == "cpu" else 32
     return cfg.model_copy(update={"batch_size": cfg.batch_size or default})
+
+
+def _with_schedulers(cfg: GenContextsConfig, work: Work) -> GenContextsConfig:
+    """Return settings in which sources and filters that state no scheduler have one that fits the LDM."""
+    if not any("scheduler" in type(section).model_fields for section in (cfg.source, *cfg.filters)):
+        return cfg  # the LDM is not used, so nothing is read of it
+    return with_default_scheduler(cfg, predicted_by(cfg.ldm or work.folder("ldm")))
 
 
 def _open(

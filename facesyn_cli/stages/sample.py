@@ -30,6 +30,7 @@ from facesyn_cli.config.shard import ShardedConfig
 from facesyn_cli.console import log
 from facesyn_cli.data.picture_grid import contact_sheet, write_marked_png
 from facesyn_cli.data.pixels import JPEG_QUALITY, encode_jpeg, encode_png
+from facesyn_cli.diffusion.scheduler_choice import with_default_scheduler
 from facesyn_cli.distributed import Processes, choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
@@ -230,6 +231,7 @@ def _open_job(
         existing_input(cfg.ldm, work, "ldm", "train-ldm"), cfg.autoencoder or work.decoder_for(cfg.ldm),
         cfg.ids, cfg.assume_embedder,
     )
+    cfg = with_default_scheduler(cfg, inputs.ldm.config.prediction)
     guidance = registry.build("guidance", cfg.guidance)
     joint_guidance = device.type == "cpu" if cfg.joint_guidance is None else cfg.joint_guidance
     folder, shape = cfg.out or work.folder("samples"), TarShards if cfg.layout == "tar" else ImageFolder

@@ -28,6 +28,7 @@ from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig, affects_result, batch_setting, growable, input_path, runtime_only
 from facesyn_cli.console import log
 from facesyn_cli.data.sharding import fixed_batches, share
+from facesyn_cli.diffusion.scheduler_choice import default_scheduler
 from facesyn_cli.distributed import choose_device
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
@@ -63,7 +64,10 @@ class StudyConfig(StageConfig):
     methods: list[Method] = affects_result([], "identity methods, one row each: plugin names, or sections with a name")
     method_scheduler: str = affects_result("ddim", "scheduler of the rows of methods")
     method_steps: int = affects_result(50, "steps of the rows of methods", ge=1)
-    reference_steps: int = affects_result(200, "DDIM steps of the images that all others are compared with", ge=1)
+    reference_steps: int = affects_result(
+        200, "steps of the images that all others are compared with; of ddim, or of flow-euler where the LDM predicts "
+        "flow", ge=1
+    )
     precision: Literal["fp32", "bf16", "fp16"] = affects_result("fp32", "number format of the denoiser")
     batch_size: int | None = batch_setting(None, "images a batch; None: 64 on a GPU, 8 on a CPU", ge=1)
     assume_embedder: str | None = runtime_only(None, "recognizer behind published files that carry none")
@@ -86,7 +90,7 @@ class StudyConfig(StageConfig):
 def plan(cfg: StudyConfig, work: Work) -> Plan:
     """Return what `run` would do: rows, images, network evaluations without rejected draws."""
     study = _Study(cfg, work, choose_device(cfg.device))
-    state = check_output(study.folder, "Study", cfg, study.parents)
+    state = check_output(study.folder, "Study", study.cfg, study.parents)
     todo = [] if state == "finished" else [task for task in study.tasks() if study.read(*task) is None]
     images = len(todo) * study.num_images
     return Plan(
@@ -109,7 +113,7 @@ def run(cfg: StudyConfig, work: Work) -> Outcome:
     """
     processes = distributed.processes(cfg.device)
     study = _Study(cfg, work, processes.device)
-    with open_shared_output(processes, study.folder, "Study", "study", cfg, study.parents) as output:
+    with open_shared_output(processes, study.folder, "Study", "study", study.cfg, study.parents) as output:
         if not output.finished:
             tasks = study.tasks()
             with progress("study", len(tasks) * study.num_images) as bar:
@@ -130,13 +134,23 @@ def run(cfg: StudyConfig, work: Work) -> Outcome:
     return Outcome(study.folder, {"rows": found}, [to_table(rows, has_speeds=True)])
 
 
+def _with_schedulers(cfg: StudyConfig, prediction: str) -> StudyConfig:
+    """Return settings with flow schedulers where none are stated and the LDM predicts flow."""
+    of_flow = {"schedulers": ["flow-euler", "flow-heun"], "method_scheduler": "flow-euler"}
+    missing = {name: value for name, value in of_flow.items() if name not in cfg.model_fields_set}
+    if prediction != "flow" or not missing:
+        return cfg
+    log.info(f"the LDM predicts flow: {', '.join(missing)} not stated, flow schedulers are used")
+    return cfg.model_copy(update=missing)
+
+
 class _Study:
     """The inputs, the rows, and the results so far."""
 
     def __init__(self, cfg: StudyConfig, work: Work, device: torch.device) -> None:
         if cfg.judge is None:
             raise UserError("study needs a judge, the weights of a face recognizer: --judge FILE")
-        self.cfg, self.device = cfg, device
+        self.device = device
         self.folder = cfg.out or work.path / "study"
         self.inputs: SampleInputs = open_inputs(
             existing_input(cfg.contexts, work, "contexts", "gen-contexts"),
@@ -145,12 +159,15 @@ class _Study:
             cfg.ids,
             cfg.assume_embedder,
         )
+        prediction = self.inputs.ldm.config.prediction
+        self.cfg = cfg = _with_schedulers(cfg, prediction)
+        self.reference = default_scheduler(prediction, "ddim").name, cfg.reference_steps
         self._judge: LoadedBackbone = load_backbone(cfg.judge)
         if self._judge.digest == self.inputs.embedder:
             log.warning(f"the judge {cfg.judge} is the recognizer behind the contexts: its scores are too favorable")
         self.parents = {**self.inputs.parents, "judge": Parent(str(cfg.judge), self._judge.digest)}
         self.rows = study_rows(
-            cfg.schedulers, cfg.steps, cfg.methods, (cfg.method_scheduler, cfg.method_steps), cfg.reference_steps
+            cfg.schedulers, cfg.steps, cfg.methods, (cfg.method_scheduler, cfg.method_steps), self.reference
         )
         self.batch_size = choose_batch_size(cfg.batch_size, device, self.num_images, lambda count: None)
         self._networks = LdmPipeline.of(
@@ -233,7 +250,7 @@ class _Study:
         rows = self.table()
         facts = {
             "identities": self.cfg.ids, "per_id": self.cfg.per_id, "seeds": self.cfg.seeds,
-            "reference": f"ddim {self.cfg.reference_steps} steps", "judge": self._judge.name,
+            "reference": "{} {} steps".format(*self.reference), "judge": self._judge.name,
         }
         write_json(self.folder / "study.json", {**facts, "rows": [row.to_json() for row in rows]})
         write_text(self.folder / "study.csv", to_csv(rows))

@@ -6,6 +6,9 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import model_validator
+
+from facesyn_cli.artifacts.ldm_settings import NOISE_SCHEDULE, FlowTimes
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.work import Work
@@ -54,8 +57,13 @@ class TrainLdmConfig(StepsConfig, CompiledConfig):
     zero_terminal_snr: bool = affects_result(
         False, "rescale the schedule to end in pure noise; needs prediction v or x0"
     )
-    prediction: Literal["epsilon", "v", "x0"] = affects_result(
-        "epsilon", "what the denoiser predicts; with few steps v learns more than epsilon, with very few x0 more than v"
+    prediction: Literal["epsilon", "v", "x0", "flow"] = affects_result(
+        "epsilon", "what the denoiser predicts; with few steps v learns more than epsilon, with very few x0 more than "
+        "v; flow: the velocity of a rectified flow, which has no noise schedule"
+    )
+    flow: FlowTimes | None = affects_result(
+        None, "times of the training with prediction flow: flow.mean and flow.std of logit(t), and flow.shift, which "
+        "moves t towards noise (above 1) and is the default shift of the schedulers; None: 0, 1 and 1"
     )
     min_snr_gamma: float | None = affects_result(
         None, "weigh the loss by min(SNR, gamma), 5 in the paper; None: no", gt=0
@@ -86,13 +94,35 @@ class TrainLdmConfig(StepsConfig, CompiledConfig):
     preview_every: int = runtime_only(2000, "steps between preview grids; 0: none", ge=0)
     preview_identities: int = runtime_only(6, "rows of a preview grid", ge=1)
     preview_samples: int = runtime_only(4, "samples a row", ge=1)
-    preview_steps: int = runtime_only(25, "DDIM steps of a preview", ge=1)
+    preview_steps: int = runtime_only(25, "steps of a preview, by DDIM or, with prediction flow, Euler", ge=1)
     judge: Path | None = runtime_only(None, "weights of a recognizer that scores the identity of previews; None: none")
     judge_every: int = runtime_only(2000, "steps between two scores; 0: none", ge=0)
     judge_identities: int = runtime_only(16, "people whose previews are scored, by held-out photos first", ge=2)
     judge_images: int = runtime_only(4, "previews of each of them", ge=2)
-    judge_steps: int = runtime_only(10, "DDIM steps of a scored preview", ge=1)
+    judge_steps: int = runtime_only(10, "steps of a scored preview, of the same sampler", ge=1)
     export_published: bool = runtime_only(False, "also write ema_averaged_model_<step>.ckpt for the published code")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_flow(cls, settings: Any) -> Any:
+        if not isinstance(settings, dict) or settings.get("prediction") != "flow" or settings.get("flow") is not None:
+            return settings
+        return {**settings, "flow": FlowTimes()}
+
+    @model_validator(mode="after")
+    def _prediction_fits(self) -> TrainLdmConfig:
+        if self.prediction != "flow":
+            if self.flow is not None:
+                raise ValueError(f"flow belongs to prediction flow, the prediction is {self.prediction}")
+            return self
+        # A recipe of all settings states defaults too, so these are not refused.
+        stated = [
+            name for name in (*NOISE_SCHEDULE, "min_snr_gamma")
+            if getattr(self, name) != type(self).model_fields[name].default
+        ]
+        if stated:
+            raise ValueError(f"prediction flow has no noise schedule: leave out {', '.join(stated)}")
+        return self
 
     @classmethod
     def with_new_names(cls, settings: dict[str, Any], is_silent: bool = False) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.header import Parent, require_header
-from facesyn_cli.artifacts.ldm_settings import LdmSettings
+from facesyn_cli.artifacts.ldm_settings import NOISE_SCHEDULE, LdmSettings
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.console import log
 from facesyn_cli.data.latent_cache import LatentCache
+from facesyn_cli.diffusion.flow import FlowSchedule
 from facesyn_cli.diffusion.loss import diffusion_loss
 from facesyn_cli.diffusion.schedule import NoiseSchedule, build_schedule
 from facesyn_cli.distributed import Processes
@@ -85,7 +86,7 @@ class LdmTask(Task):
         if cfg.export_published:
             check_exportable(cfg.denoiser, cfg.beta_schedule, cfg.prediction, self.is_normalized)
         self.latent_shape = latent_shape(autoencoder, cfg.image_size)
-        self.schedule = build_schedule(
+        self.schedule = FlowSchedule(cfg.flow) if cfg.prediction == "flow" else build_schedule(
             cfg.beta_schedule, cfg.num_timesteps, cfg.beta_start, cfg.beta_end, cfg.zero_terminal_snr, cfg.prediction
         )
         section = autoencoder.section
@@ -135,7 +136,7 @@ class LdmTask(Task):
         conditional = is_conditional(self.network)
         self.plan = BatchPlan(
             cfg.seed, cfg.batch_size, local_share(cfg.batch_size, processes.rank, processes.world_size),
-            joined.train_rows, cfg.flip, self.latent_shape, cfg.num_timesteps,
+            joined.train_rows, cfg.flip, self.latent_shape, self.schedule,
             cfg.context_dropout if conditional else 0.0,
             getattr(cfg.denoiser, "component_dropout", 0.0) if conditional else 0.0,
             getattr(cfg.denoiser, "context_width", 1),
@@ -196,11 +197,11 @@ class LdmTask(Task):
 
     def _settings(self, mean: list[float] | None, std: list[float] | None) -> LdmSettings:
         cfg, contexts = self.cfg, self.joined.contexts
+        names = ("flow",) if cfg.prediction == "flow" else NOISE_SCHEDULE
+        process = {name: getattr(cfg, name) for name in names}
         return LdmSettings(
             denoiser=cfg.denoiser.model_dump(mode="json"),
-            num_timesteps=cfg.num_timesteps, beta_schedule=cfg.beta_schedule,
-            beta_start=cfg.beta_start, beta_end=cfg.beta_end,
-            zero_terminal_snr=cfg.zero_terminal_snr, prediction=cfg.prediction,
+            prediction=cfg.prediction, **process,
             latent_channels=self.latent_shape[0], latent_size=self.latent_shape[1],
             latent_mean=mean, latent_std=std, image_size=cfg.image_size, output_size=cfg.output_size,
             autoencoder=self.autoencoder.section, embedder=self.embedder,
@@ -219,15 +220,15 @@ class LdmTask(Task):
 
 
 def accumulate_gradients(
-    denoiser: nn.Module, schedule: NoiseSchedule, batch: Batch, batch_size: int, passes: int, precision: str,
-    scaler: torch.amp.GradScaler, min_snr_gamma: float | None = None,
+    denoiser: nn.Module, schedule: NoiseSchedule | FlowSchedule, batch: Batch, batch_size: int, passes: int,
+    precision: str, scaler: torch.amp.GradScaler, min_snr_gamma: float | None = None,
     last_pass: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Tensor:
     """Add the gradient of a process's part of the global batch's mean loss; return that part of the loss.
 
     Args:
         denoiser: The network.
-        schedule: Noise schedule.
+        schedule: Noise schedule or flow.
         batch: This process's share, on the device, latents normalized.
         batch_size: Images of the global batch.
         passes: Forward and backward passes over the share.

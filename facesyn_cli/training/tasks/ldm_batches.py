@@ -17,8 +17,10 @@ from facesyn_cli.data.face_images import FaceImages, image_batches
 from facesyn_cli.data.latent_cache import ENCODE_BATCH, LatentCache, channel_statistics
 from facesyn_cli.data.pixels import to_pixels
 from facesyn_cli.data.sharding import row_batches, share
+from facesyn_cli.diffusion.flow import FlowSchedule
 from facesyn_cli.diffusion.loss import TrainingNoise, training_noise
 from facesyn_cli.diffusion.noise import keyed_random
+from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.progress import progress
@@ -60,7 +62,7 @@ class BatchPlan:
         train_rows: Rows of the images to train on.
         flip: Probability of training on the mirror image.
         latent_shape: (c, h, w).
-        num_timesteps: T.
+        schedule: Noise schedule or flow, which draws the timesteps.
         context_dropout: Probability that an image trains under the empty context.
         component_dropout: Probability of CPD.
         context_width: Width of the projected context.
@@ -72,7 +74,7 @@ class BatchPlan:
     train_rows: Sequence[int]
     flip: float
     latent_shape: tuple[int, int, int]
-    num_timesteps: int
+    schedule: NoiseSchedule | FlowSchedule
     context_dropout: float
     component_dropout: float
     context_width: int
@@ -88,7 +90,7 @@ class BatchPlan:
     def draws(self, step: int) -> TrainingNoise:
         """Return noise, timesteps and dropout masks of one step; `component_mask` is True where CPD keeps."""
         draws = training_noise(
-            self.seed, step, self.places, self.latent_shape, self.num_timesteps,
+            self.seed, step, self.places, self.latent_shape, self.schedule,
             self.context_dropout, self.component_dropout, self.context_width,
         )
         # The denoiser scales the kept components itself, so it takes a boolean mask.

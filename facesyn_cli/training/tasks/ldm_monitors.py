@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from facesyn_cli.artifacts.image_set import ImageEntry
 from facesyn_cli.console import log
 from facesyn_cli.data.sharding import fixed_batches, share
+from facesyn_cli.diffusion.flow import FlowSchedule
 from facesyn_cli.diffusion.loss import diffusion_loss, training_noise
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.distributed import Processes
@@ -136,7 +137,7 @@ class Validation:
         contexts: (n, E) or None.
         places: Place of each among all held-out images; it decides timestep and noise.
         seed: Seed of the training.
-        schedule: Noise schedule.
+        schedule: Noise schedule or flow.
         batch_size: Images per forward pass.
         device: Where the network lies.
     """
@@ -145,7 +146,7 @@ class Validation:
     contexts: Tensor | None
     places: list[int]
     seed: int
-    schedule: NoiseSchedule
+    schedule: NoiseSchedule | FlowSchedule
     batch_size: int
     device: torch.device
 
@@ -159,8 +160,7 @@ class Validation:
                 latents = self.latents[batch.start : batch.stop].to(self.device)
                 contexts = None if self.contexts is None else self.contexts[batch.start : batch.stop].to(self.device)
                 draws = training_noise(
-                    self.seed, VALIDATION_STEP, places, tuple(latents.shape[1:]), self.schedule.num_timesteps,
-                    0.0, 0.0, 1,
+                    self.seed, VALIDATION_STEP, places, tuple(latents.shape[1:]), self.schedule, 0.0, 0.0, 1
                 )
                 with autocast:
                     losses = diffusion_loss(denoiser, self.schedule, latents, contexts, draws.to(self.device))
@@ -197,7 +197,7 @@ class IdentityJudging:
         contexts: (K, E).
         keys: Keys of the photos; with the seed they decide the noise.
         num_images: M, previews of each person.
-        steps: DDIM steps.
+        steps: Steps of DDIM, or of Euler for a flow.
         batch_size: Previews of one batch.
         processes: Those that share the work.
 

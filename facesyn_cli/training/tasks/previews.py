@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,19 +12,20 @@ from torch import Tensor, nn
 from facesyn_cli.artifacts.atomic_files import write_bytes
 from facesyn_cli.data.picture_grid import picture_grid
 from facesyn_cli.data.pixels import encode_png, to_u8
+from facesyn_cli.diffusion.flow import FlowSchedule
 from facesyn_cli.diffusion.guidance import NoGuidanceConfig, build_none
 from facesyn_cli.diffusion.noise import image_noise
-from facesyn_cli.diffusion.reverse_chain import textbook_chain
 from facesyn_cli.diffusion.schedule import NoiseSchedule
+from facesyn_cli.diffusion.scheduler_choice import build_scheduler, default_scheduler
 from facesyn_cli.sampling.pipeline import LdmPipeline
 
 
 @dataclass(frozen=True)
 class PreviewSampler:
-    """Samples images by plain DDIM; the given noise is the only randomness.
+    """Samples images by plain DDIM, or Euler steps for a flow; the given noise is the only randomness.
 
     Args:
-        schedule: Noise schedule of the LDM.
+        schedule: Noise schedule or flow of the LDM.
         latent_shape: (c, h, w).
         seed: Seed of the noise.
         decode: Normalized latents (B, c, h, w) on the device -> pixels (B, 3, S, S) on the CPU.
@@ -33,7 +33,7 @@ class PreviewSampler:
         dtype: Autocast data type of the network.
     """
 
-    schedule: NoiseSchedule
+    schedule: NoiseSchedule | FlowSchedule
     latent_shape: tuple[int, int, int]
     seed: int
     decode: Callable[[Tensor], Tensor]
@@ -51,11 +51,13 @@ class PreviewSampler:
             denoiser: The network.
             contexts: (n, E); None for an unconditional denoiser.
             noise: (n, c, h, w).
-            steps: DDIM steps.
+            steps: Steps of DDIM, or of Euler for a flow.
         """
+        prediction = self.schedule.prediction
+        make_scheduler = build_scheduler(default_scheduler(prediction, "ddim", steps=steps), prediction)
         pipeline = LdmPipeline(
-            denoiser, self.schedule, partial(textbook_chain, steps=steps, eta=0.0),
-            build_none(NoGuidanceConfig(name="none")), self.latent_shape, device=self.device,
+            denoiser, self.schedule, make_scheduler, build_none(NoGuidanceConfig(name="none")), self.latent_shape,
+            device=self.device,
         )
         is_mixed = self.dtype is not torch.float32
         with torch.autocast(self.device.type, self.dtype if is_mixed else None, enabled=is_mixed):
@@ -72,7 +74,7 @@ class Previews:
         contexts: (rows, E); None for an unconditional denoiser.
         keys: Key of each row's image; with the seed it decides the noise.
         samples_per_row: Samples of each context.
-        steps: DDIM steps.
+        steps: Steps of DDIM, or of Euler for a flow.
     """
 
     def __init__(

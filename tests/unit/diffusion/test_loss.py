@@ -10,7 +10,8 @@ from facesyn_cli.diffusion.schedule import build_schedule
 from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
 
 SETTINGS = {
-    "shape": (2, 4, 4), "num_timesteps": 1000, "context_dropout": 0.3, "component_dropout": 0.25, "context_width": 16,
+    "shape": (2, 4, 4), "schedule": build_schedule(), "context_dropout": 0.3, "component_dropout": 0.25,
+    "context_width": 16,
 }
 
 
@@ -30,7 +31,8 @@ def test_step_seed_and_image_each_change_the_draws():
 
 def test_draws_have_their_distributions():
     n = 20000
-    draws = training_noise(0, 0, range(n), **{**SETTINGS, "shape": (1, 1, 1), "num_timesteps": 10})
+    ten = build_schedule("cosine", 10)
+    draws = training_noise(0, 0, range(n), **{**SETTINGS, "shape": (1, 1, 1), "schedule": ten})
     assert draws.t.bincount(minlength=10).sub(n / 10).abs().max() < 4 * (n * 0.09) ** 0.5
     assert abs(draws.noise.mean()) < 4 / n**0.5
     assert abs(draws.noise.var() - 1) < 4 * (2 / n) ** 0.5

@@ -8,14 +8,14 @@ import torch
 
 from facesyn_cli.diffusion.loss import TrainingNoise, diffusion_loss
 from facesyn_cli.diffusion.schedule import build_schedule
+from facesyn_cli.diffusion.scheduler_choice import fitting_schedulers
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
-from facesyn_cli.plugins.builtin import BUILTIN
 
 EPS = build_schedule()
 OTHERS = ["v", "x0"]
 MEAN, STD = 1.5, 0.5
-NAMES = sorted(set(BUILTIN["scheduler"]) - {"ddim-admis"})
+NAMES = sorted(set(fitting_schedulers("v")) - {"ddim-admis"})
 
 
 def make(name, schedule, **settings):

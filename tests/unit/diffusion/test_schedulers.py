@@ -11,16 +11,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from facesyn_cli.diffusion.reverse_chain import trailing_timesteps
 from facesyn_cli.diffusion.schedule import build_schedule
+from facesyn_cli.diffusion.scheduler_choice import fitting_schedulers
 from facesyn_cli.diffusion.schedulers import SolverConfig, _Solver
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
-from facesyn_cli.plugins.builtin import BUILTIN
 
 SCHEDULE = build_schedule()
 ALPHA_BARS = SCHEDULE.alpha_bars.double()
 LOGARITHM = 10  # of alpha_bar at the end: rounded to float32 and taken exp of, alpha_bar is off by 10 roundings
 MEAN, STD = 1.5, 0.5
-NAMES = sorted(BUILTIN["scheduler"])
+NAMES = fitting_schedulers("epsilon")
 DETERMINISTIC = [name for name in NAMES if name not in ("ddpm", "lcm")]
 
 

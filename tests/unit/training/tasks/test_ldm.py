@@ -42,7 +42,7 @@ def _accumulate(denoiser: nn.Module, batch: Batch, passes: int = 1, precision: s
 def _plan(places: range = range(BATCH), **more) -> BatchPlan:
     settings = {
         "seed": 0, "batch_size": BATCH, "places": places, "train_rows": list(range(20)), "flip": 0.5,
-        "latent_shape": SHAPE, "num_timesteps": 1000, "context_dropout": 0.0, "component_dropout": 0.25,
+        "latent_shape": SHAPE, "schedule": SCHEDULE, "context_dropout": 0.0, "component_dropout": 0.25,
         "context_width": 32,
     }
     return BatchPlan(**{**settings, **more})
