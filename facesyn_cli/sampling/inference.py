@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.attention_maps import Tap
-from facesyn_cli.models.dit import JointAttention
+from facesyn_cli.models.dit_blocks import JointAttention
 from facesyn_cli.models.idiff_blocks import Attention, CrossAttentionBlock, SelfAttentionBlock
 from facesyn_cli.models.precision import DTYPES
 

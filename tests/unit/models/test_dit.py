@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,10 +9,9 @@ from pydantic import ValidationError
 from tolerance import products_of, rounding
 from torch import Tensor
 
-from facesyn_cli.models.dit import Block, DiffusionTransformer, DitConfig, patchify, positions, unpatchify
+from facesyn_cli.models.dit import DiffusionTransformer, DitConfig
 from facesyn_cli.plugins import registry
 from facesyn_cli.sampling.inference import FastDenoiser, InferenceOptions, fuse_qkv
-from facesyn_cli.sampling.pipeline import LdmPipeline
 
 TINY = {"name": "dit", "in_channels": 3, "width": 24, "depth": 2, "heads": 3, "context_size": 5, "context_width": 7,
         "context_tokens": 2}
@@ -151,56 +148,6 @@ def test_half_precision_stays_near():
         assert (build().train()(X, T, C) - out).std() / out.std() < 10 * torch.finfo(torch.bfloat16).eps
 
 
-def test_a_block_is_its_formula_in_float64():
-    torch.manual_seed(1)
-    cfg = DitConfig(**TINY)
-    block = Block(cfg).double()
-    for parameter in block.parameters():
-        parameter.data.normal_(std=0.3)
-    h, modulation = torch.randn(2, 5, 24).double(), torch.randn(2, 6, 24).double()
-    tokens = torch.randn(2, 2, 24).double()
-    out = block(h, modulation, *block.attention.read(tokens))
-    w = dict(block.named_parameters())
-
-    def normed(x: Tensor) -> Tensor:
-        return (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-6).sqrt()
-
-    def rms(x: Tensor, scale: Tensor) -> Tensor:
-        return scale * x / ((x**2).mean(-1, keepdim=True) + 1e-6).sqrt()
-
-    for b in range(2):
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation[b] + w["table"]
-        x = normed(h[b]) * (1 + scale1) + shift1
-        read = []
-        for head in (slice(0, 8), slice(8, 16), slice(16, 24)):
-            q = rms((x @ w["attention.to_q.weight"].T)[:, head], w["attention.q_norm.weight"])
-            k = torch.cat([x @ w["attention.to_k.weight"].T, tokens[b] @ w["attention.context_k.weight"].T])[:, head]
-            v = torch.cat([x @ w["attention.to_v.weight"].T, tokens[b] @ w["attention.context_v.weight"].T])[:, head]
-            scores = q @ rms(k, w["attention.k_norm.weight"]).T / math.sqrt(8)
-            read.append((scores.exp() / scores.exp().sum(1, keepdim=True)) @ v)
-        y = torch.cat(read, 1) @ w["attention.proj_out.weight"].T + w["attention.proj_out.bias"]
-        mid = h[b] + gate1 * y
-        up = (normed(mid) * (1 + scale2) + shift2) @ w["up.weight"].T + w["up.bias"]
-        gelu = 0.5 * up * (1 + torch.tanh(math.sqrt(2 / math.pi) * (up + 0.044715 * up**3)))
-        expected = mid + gate2 * (gelu @ w["down.weight"].T + w["down.bias"])
-        torch.testing.assert_close(out[b], expected, rtol=0, atol=rounding(300, expected.std(), torch.float64))
-
-
-def test_patches_are_cut_row_by_row_and_put_back():
-    x = torch.arange(2 * 3 * 4 * 6.0).view(2, 3, 4, 6)
-    tokens = patchify(x, 2)
-    assert tokens.shape == (2, 6, 12)
-    assert torch.equal(tokens[1, 4], x[1, :, 2:4, 2:4].flatten()), "row 1, column 1 of 2 x 3 patches"
-    assert torch.equal(unpatchify(tokens, 2, 3, 2), x)
-
-
-def test_positions_are_sines_and_cosines_of_row_and_column():
-    grid = positions(3, 5, 16).view(3, 5, 16)
-    expected = [f(place / 10_000 ** (j / 4)) for place in (2, 3) for f in (math.sin, math.cos) for j in range(4)]
-    torch.testing.assert_close(grid[2, 3], torch.tensor(expected), rtol=0, atol=rounding(4))
-    assert len({tuple(row) for row in grid.flatten(0, 1).tolist()}) == 15
-
-
 @torch.no_grad()
 def test_any_size_that_is_divisible_by_the_patch_and_no_other():
     network = build()
@@ -218,3 +165,32 @@ def test_the_defaults_have_the_parameters_that_the_card_says():
     with torch.device("meta"):
         network = DiffusionTransformer(DitConfig(name="dit"))
     assert round(sum(p.numel() for p in network.parameters()) / 1e6) == 15
+
+
+def test_dropped_tokens_bypass_the_middle_blocks_in_training_only():
+    network = build(depth=4, token_drop=0.5)
+    seen = []
+    for block in network.blocks:
+        block.register_forward_hook(lambda _, inputs, out: seen.append((inputs[0].detach(), out.detach())))
+    out = network(X, T, C)
+    assert [x.shape[1] for x, _ in seen] == [9, 9, 9, 9]
+    torch.testing.assert_close(build(depth=4)(X, T, C), out, rtol=0, atol=0)
+    seen.clear()
+    network.train()
+    torch.manual_seed(3)
+    trained = network(X, T, C)
+    (_, first), (entered, _), (_, left), (last, _) = seen
+    assert entered.shape == left.shape == (4, 4, 24) and last.shape == (4, 9, 24)
+    for b in range(4):
+        kept = [[torch.equal(token, one) for one in first[b]].index(True) for token in entered[b]]
+        assert len(set(kept)) == 4
+        for place in range(9):
+            bypassed = first[b, place] if place not in kept else left[b, kept.index(place)]
+            assert torch.equal(last[b, place], bypassed)
+    torch.manual_seed(3)
+    assert torch.equal(network(X, T, C), trained) and not torch.equal(network(X, T, C), trained)
+    trained.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for name, p in network.named_parameters()
+               if name != "empty_context"), "gradient passes through the tokens that stay"
+    with pytest.raises(ValidationError, match="token_drop needs a depth of at least 3, got 2"):
+        build(token_drop=0.5)
