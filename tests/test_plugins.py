@@ -14,6 +14,7 @@ from facesyn_cli.plugins.builtin import BUILTIN
 NEED_A_FILE = {"onnx", "diffusers"}
 SMALL = {
     "idiff-unet": {"channels": 32, "multipliers": [1, 1], "attention": [False, True], "num_blocks": 1},
+    "dit": {"in_channels": 3, "width": 16, "depth": 2, "heads": 2},
     "residual-mlp": {"in_channels": 3, "grid": 8, "width": 16, "blocks": 2, "modulation": 8},
 }
 
@@ -56,7 +57,8 @@ def test_head_learns(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name, options",
-    [("idiff-unet", {"conditioning": "ca"}), ("idiff-unet", {"conditioning": "adagn"}), ("residual-mlp", {})],
+    [("idiff-unet", {"conditioning": "ca"}), ("idiff-unet", {"conditioning": "adagn"}), ("residual-mlp", {}),
+     ("dit", {}), ("dit", {"context_tokens": 0})],
 )
 def test_denoiser_learns(name: str, options: dict[str, str]) -> None:
     assert set(SMALL) == set(BUILTIN["denoiser"]), "every denoiser is tested"
@@ -65,7 +67,7 @@ def test_denoiser_learns(name: str, options: dict[str, str]) -> None:
         parameter.data.add_(0.02 * torch.randn_like(parameter))
     x = torch.randn(2, 3, 8, 8)
     out = denoiser(x, torch.tensor([3, 700]), torch.randn(2, 512))
-    if name == "residual-mlp":
+    if name in ("dit", "residual-mlp"):
         out = out + denoiser(x, torch.tensor([3, 700]))  # the empty context is learned
     assert out.shape == x.shape and torch.isfinite(out).all()
     assert_every_parameter_learns(denoiser, (out * torch.randn_like(out)).sum())

@@ -23,7 +23,7 @@ from facesyn_cli.plugins.settings import PluginConfig
 _UNDECIDED = {"channel_order": "rgb, or bgr for weights of AdaFace"}
 _FREE = {  # settings that change how a network runs or trains, not which tensors it has
     "dropout", "component_dropout", "drop_path", "checkpoint_activations", "quantize", "head_channels", "channel_order",
-    "latent_noise",
+    "latent_noise", "token_drop",
 }
 
 

@@ -61,7 +61,9 @@ BUILTIN["head"] = {
     **{name: f"{_MODELS}.heads.fixed_margin"
        for name in ("arcface", "combined-margin", "cosface", "normface", "softmax")},
 }
-BUILTIN["denoiser"] = {"idiff-unet": f"{_MODELS}.idiff_unet", "residual-mlp": f"{_MODELS}.residual_mlp"}
+BUILTIN["denoiser"] = {
+    "idiff-unet": f"{_MODELS}.idiff_unet", "dit": f"{_MODELS}.dit", "residual-mlp": f"{_MODELS}.residual_mlp",
+}
 BUILTIN["autoencoder"] = {
     "vq-f4": f"{_MODELS}.vq_f4",
     "kl-f4": f"{_MODELS}.kl_autoencoder",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.attention_maps import Tap
+from facesyn_cli.models.dit_blocks import JointAttention
 from facesyn_cli.models.idiff_blocks import Attention, CrossAttentionBlock, SelfAttentionBlock
 from facesyn_cli.models.precision import DTYPES
 
@@ -222,6 +223,9 @@ def fuse_qkv(network: nn.Module) -> int:
         name = {CrossAttentionBlock: "self_attention", SelfAttentionBlock: "attention"}.get(type(block))
         if name is not None and type(getattr(block, name)) is Attention:
             setattr(block, name, FusedSelfAttention(getattr(block, name)))
+            count += 1
+        elif isinstance(block, JointAttention):
+            block.fuse()
             count += 1
     return count
 

@@ -63,7 +63,7 @@ class LdmPipeline:
         if not getattr(self.denoiser, "has_attention_maps", False):
             raise UserError(
                 "the guidance records and injects attention to contexts, which this denoiser does not have"
-                " (conditioning ca is needed)"
+                " (denoiser idiff-unet with conditioning ca is needed)"
             )
         if getattr(self.denoiser, "is_traced", False):
             raise UserError("the guidance records and injects attention: it cannot run with compile or cuda_graphs")

@@ -99,7 +99,7 @@ def build_denoiser(cfg: PluginConfig, seed: int, latent_shape: tuple[int, int, i
     if side % downscale:
         raise UserError(
             f"the denoiser needs latents whose side is divisible by {downscale}, image_size gives {side}; "
-            "change image_size or the number of denoiser.multipliers"
+            "change image_size, or the number of denoiser.multipliers (idiff-unet) or denoiser.patch (dit)"
         )
     wanted = getattr(cfg, "context_size", context_size)
     if is_conditional(denoiser) and wanted != context_size:
