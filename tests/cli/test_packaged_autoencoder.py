@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_ldm import NUM_IDENTITIES, PER_IDENTITY, train_arguments, write_faces
 
+from facesyn_cli import api as facesyn
 from facesyn_cli.artifacts.image_set import ImageSet
 
 SIZE = 24  # latents of 3 x 3
@@ -63,6 +64,11 @@ def test_a_folder_of_its_name_is_refused(faces: Path, tmp_path: Path, assert_ref
     assert_refused(*train_arguments(faces, tmp_path / "ldm", *WORDS), says=said)
     assert_refused("models", "verify", "taesd3", says=said)
     assert not (tmp_path / "ldm").exists()
+
+
+def test_a_notebook_opens_it() -> None:
+    network = facesyn.open("taesd3")
+    assert isinstance(network, facesyn.Network) and network.load().latent_channels == 16
 
 
 def test_models_knows_it(run_cli, assert_refused, tmp_path: Path) -> None:
