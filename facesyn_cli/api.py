@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 from facesyn_cli import console, signals
 from facesyn_cli.artifacts.header import read_header
 from facesyn_cli.artifacts.missing_input import missing_input
+from facesyn_cli.artifacts.packaged_networks import packaged_path
 from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.ablation_rows import merge_settings
@@ -177,7 +178,8 @@ def open(path: PathLike) -> Result:  # noqa: A001 (`facesyn.open`, as `PIL.Image
     """Open what a stage wrote, or a published file or folder, by its content.
 
     Args:
-        path: A folder of a run, images, embeddings with names, contexts, records, or weights.
+        path: A folder of a run, images, embeddings with names, contexts, records, or weights; or the name of a packaged
+            network such as `taesd3` or `starter-embedder`.
 
     Returns:
         The result class of its kind; a plain `Result` for a kind without one.
@@ -185,7 +187,7 @@ def open(path: PathLike) -> Result:  # noqa: A001 (`facesyn.open`, as `PIL.Image
     Raises:
         UserError: It does not exist, is unfinished, or is of no known kind.
     """
-    path = Path(path)
+    path = packaged_path(str(path)) or Path(path)
     if not path.exists():
         raise missing_input(path, "a folder of a run, images, embeddings or weights")
     header = read_header(path) if path.is_dir() else None

@@ -8,7 +8,7 @@
 
 `facesyn starter pack` makes such a folder from a finished run; `--starter DIR` uses it instead of the packaged one.
 A recipe or command line names the parts of the packaged one as `starter-embedder`, `starter-ldm`, ... wherever a file
-or folder is expected.
+or folder is expected; see `packaged_networks`.
 """
 
 from __future__ import annotations
@@ -108,21 +108,6 @@ def find_starter(name: str | Path) -> Starter:
     if absent := missing(packaged_folder()):
         raise UserError(f"no starter is packaged with this facesyn ({', '.join(absent)} missing); name another folder")
     return Starter.open(packaged_folder())
-
-
-def named_part(name: str) -> Path | None:
-    """Return the folder of a part of the packaged starter by its name, `starter-<part>`; None: it is no such name.
-
-    Raises:
-        UserError: No starter is packaged, or a file in the current folder has this name.
-    """
-    part = name.removeprefix(PART_PREFIX)
-    if part == name or part not in PARTS:
-        return None
-    if Path(name).exists():
-        raise UserError(f"{name} is a part of the packaged starter and also a file or folder here; rename that, or give"
-                        " its whole path")
-    return find_starter(PACKAGED).part(part)
 
 
 def is_packaged() -> bool:

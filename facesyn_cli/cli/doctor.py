@@ -1,4 +1,4 @@
-"""`facesyn doctor`: check packages, devices, disk and starter."""
+"""`facesyn doctor`: check packages, devices, disk and packaged networks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def command(
 
 
 def examine(work: Path) -> dict:
-    """Return versions, devices, memory, disk and starter, and a list of problems in words."""
+    """Return versions, devices, memory, disk and packaged networks, and a list of problems in words."""
     import os
     import shutil
     import sys
@@ -83,6 +83,7 @@ def examine(work: Path) -> dict:
         "devices": devices,
         "precision": {name: _precision(name) for name in working},
         "starter": starter,
+        "autoencoders": _autoencoders(problems),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(memory / 2**30, 1),
         "disk_free_gib": round(shutil.disk_usage(at).free / 2**30, 1),
@@ -103,6 +104,21 @@ def _starter(problems: list[str]) -> dict[str, Any]:
         return {"packaged": True, "damaged": str(error)}
     parts = {name: {"bytes": part["bytes"], "digest": part["digest"]} for name, part in described["parts"].items()}
     return {"packaged": True, "bytes": described["bytes"], "parts": parts}
+
+
+def _autoencoders(problems: list[str]) -> dict[str, str]:
+    """Return the digest of each packaged autoencoder's weights, all its files checked, or what is wrong with it."""
+    from facesyn_cli.artifacts.packaged_networks import AUTOENCODERS, check_autoencoder
+
+    found = {}
+    for name, network in AUTOENCODERS.items():
+        try:
+            check_autoencoder(name)
+            found[name] = network.files["diffusion_pytorch_model.safetensors"]
+        except UserError as error:
+            problems.append(f"autoencoder {name}: {error}")
+            found[name] = str(error)
+    return found
 
 
 def _devices(problems: list[str]) -> dict[str, str]:
@@ -158,7 +174,8 @@ def _blocks(report: dict[str, Any]) -> list[Block]:
                Column("speed of matrix products, fp32 = 1", rank=1)], devices),
         "precision: small networks gain less than matrix products; precision=auto measures the network",
         f"cpus: {report['cpus']}\nmemory: {report['memory_gib']} GiB\n"
-        f"free on the disk of --work: {report['disk_free_gib']} GiB\nstarter: {_about_starter(report['starter'])}",
+        f"free on the disk of --work: {report['disk_free_gib']} GiB\nstarter: {_about_starter(report['starter'])}\n"
+        f"packaged autoencoders: {', '.join(report['autoencoders'])}",
         "\n".join(state),
     ]
 

@@ -47,7 +47,8 @@ def command(
     ids: Annotated[int | None, typer.Option(metavar="N", help="Identities of the set.", min=2)] = None,
     per_id: Annotated[int | None, typer.Option(metavar="N", help="Images of each identity.", min=1)] = None,
     autoencoder: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Autoencoder of sizes medium and full; default: one is trained.")
+        Path | None,
+        typer.Option(metavar="PATH", help="Autoencoder of sizes medium and full, or taesd3; default: one is trained."),
     ] = None,
     pairs: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Verification pairs to evaluate on: a list or a .bin.")

@@ -18,7 +18,9 @@ EXAMPLES = (
 def command(
     images: Annotated[Path | None, typer.Option(help="Folder or zip of faces; default 0-images.")] = None,
     embeddings: Annotated[Path | None, typer.Option(help="Embeddings of the images; default 1-embeddings.")] = None,
-    autoencoder: Annotated[str | None, typer.Option(help="Weights of the autoencoder: file, folder or hub id.")] = None,
+    autoencoder: Annotated[
+        str | None, typer.Option(help="Weights of the autoencoder: file, folder, hub id or taesd3.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
 ) -> None:
     """Train a latent diffusion model on faces and embeddings."""

@@ -70,8 +70,6 @@ CATALOG: dict[str, KnownWeights] = {
         "autoencoder", "diffusers AutoencoderKL, f = 8", "Stability AI", "see its page on the hub",
         "Hugging Face Hub", "train-ldm --autoencoder", hub="stabilityai/sd-vae-ft-mse",
     ),
-    "taesd3": KnownWeights("autoencoder", "diffusers AutoencoderTiny, f = 8, 16 channels", "TAESD", "MIT",
-                           "its author's page; folder in diffusers format", "train-ldm --autoencoder"),
     "dcface-stage1": KnownWeights("generator", "guided-diffusion UNet, 93,563,910 parameters, 256 px",
                                   "DCFace stage 1, arXiv:2304.07060: ffhq_10m.pt, trained on FFHQ",
                                   f"{_NONE} (FFHQ-derived: non-commercial)", f"linked from {_DCFACE}",

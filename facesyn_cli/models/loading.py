@@ -11,11 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.missing_input import missing_input
+from facesyn_cli.artifacts.packaged_networks import (
+    AUTOENCODERS,
+    autoencoder_folder,
+    check_autoencoder,
+    packaged_name,
+    packaged_path,
+)
 from facesyn_cli.artifacts.weights import CONFIG, read_config
 from facesyn_cli.console import is_first_process, log
 from facesyn_cli.errors import UserError
@@ -137,12 +145,14 @@ def _seen_from(folder: Path, section: dict[str, Any] | None) -> dict[str, Any] |
 def load_autoencoder(path: Path | str | None, cfg: PluginConfig | None = None, part: str = "both") -> nn.Module:
     """Load an autoencoder: a VQ or KL file (whole or a half), a diffusers folder or hub id, or one without weights.
 
+    The files of a packaged one are compared with their digests.
+
     The module has `encode`, `decode`, `latent_channels`, `downscale`, and `section`: the dict
     {name, settings, path, digest} from which `open_autoencoder` loads it again.
 
     Args:
-        path: Where it lies; a folder may also hold the two halves under their published names. None only for
-            a `cfg` that names its file itself (`diffusers`) or has none (`pixels`).
+        path: Where it lies, or the name of a packaged one; a folder may also hold the two halves under their
+            published names. None only for a `cfg` that names its file itself (`diffusers`) or has none (`pixels`).
         cfg: Expected plugin and settings; None takes what is there.
         part: What is needed: encoder, decoder or both.
 
@@ -155,13 +165,19 @@ def load_autoencoder(path: Path | str | None, cfg: PluginConfig | None = None, p
         if cfg.name in _FROM_TENSORS:
             raise UserError(f"autoencoder {cfg.name} needs a weights file; none was given")
         path = getattr(cfg, "path", None)
+    path = path and (packaged_path(str(path)) or path)
     is_ours = path is not None and is_our_autoencoder(Path(path))
     if path is not None and not is_ours and (
         cfg.name == "diffusers" if cfg is not None else _is_diffusers(str(path))
     ):
         cfg = cfg if cfg is not None else configure("autoencoder", {"name": "diffusers"}, str(path))
+        name = packaged_name(Path(path))
+        if name is not None:
+            check_autoencoder(name)
         module = registry.build("autoencoder", cfg.model_copy(update={"path": str(path)}))
-        return _with_section(module, cfg, str(path), module.digest())
+        if name is not None:  # others keep the layout, and the rounding, that they had
+            module = module.to(memory_format=torch.channels_last)  # encodes and decodes faster, on a CPU too
+        return _with_section(module, cfg, name or str(path), module.digest())
     if cfg is not None and cfg.name not in _FROM_TENSORS:
         if path is not None:
             raise UserError(f"autoencoder {cfg.name} takes no weights file; got {path}")
@@ -188,14 +204,16 @@ def open_autoencoder(section: dict[str, Any], part: str = "both") -> nn.Module:
     """Load the autoencoder that an LDM's settings name, and make sure that it is the same one.
 
     Args:
-        section: {name, settings, path, digest} as `load_autoencoder` left it.
+        section: {name, settings, path, digest} as `load_autoencoder` left it; the path is the name of a packaged
+            autoencoder, else absolute or a hub id.
         part: What is needed: encoder, decoder or both.
 
     Raises:
         UserError: It cannot be loaded, or its content has changed.
     """
     cfg = configure("autoencoder", {**section.get("settings", {}), "name": section["name"]}, "the LDM's settings")
-    module = load_autoencoder(section.get("path"), cfg, part)
+    path = section.get("path")
+    module = load_autoencoder(autoencoder_folder(path) if path in AUTOENCODERS else path, cfg, part)
     if section.get("digest") not in (None, module.section["digest"]):
         raise UserError(f"autoencoder {section.get('path')} has changed since the LDM was trained on its latents")
     return module

@@ -30,17 +30,17 @@ def config_class_of(name: str) -> type[StageConfig]:
 
 
 def resolve_stage(name: str, section: dict[str, Any], overrides: list[str], flags: dict[str, Any]) -> StageConfig:
-    """Return the validated config of a stage, with paths in place of names such as `starter-embedder`.
+    """Return the validated config of a stage, with paths in place of names such as `starter-embedder` and `taesd3`.
 
-    See `config.resolve.resolve` and `artifacts.starter_files.named_part`.
+    See `config.resolve.resolve` and `artifacts.packaged_networks.packaged_path`.
     """
     from facesyn_cli.config.resolve import resolve
 
-    return _with_starter_parts(resolve(config_class_of(name), name, section, overrides, flags))
+    return _with_packaged_paths(resolve(config_class_of(name), name, section, overrides, flags))
 
 
-def _with_starter_parts(cfg: StageConfig) -> StageConfig:
-    from facesyn_cli.artifacts.starter_files import named_part
+def _with_packaged_paths(cfg: StageConfig) -> StageConfig:
+    from facesyn_cli.artifacts.packaged_networks import packaged_path
     from facesyn_cli.config.fields import role_of
 
     found: dict[str, Any] = {}
@@ -49,9 +49,9 @@ def _with_starter_parts(cfg: StageConfig) -> StageConfig:
         if role_of(info) != "input" or not value:
             continue
         values = value if isinstance(value, list | tuple) else [value]
-        parts = [named_part(str(one)) for one in values]
-        if any(parts):
-            new = [type(one)(part) if part else one for part, one in zip(parts, values, strict=True)]
+        paths = [packaged_path(str(one)) for one in values]
+        if any(paths):
+            new = [type(one)(path) if path else one for path, one in zip(paths, values, strict=True)]
             found[name] = type(value)(new) if isinstance(value, list | tuple) else new[0]
     return cfg.model_copy(update=found)
 

@@ -16,6 +16,7 @@ from facesyn_cli.artifacts.atomic_directory import atomic_directory, completed_d
 from facesyn_cli.artifacts.digest import file_digest, json_digest, path_digest
 from facesyn_cli.artifacts.header import Header, Parent, write_header
 from facesyn_cli.artifacts.output import FixedConfig
+from facesyn_cli.artifacts.packaged_networks import packaged_path
 from facesyn_cli.artifacts.weights import (
     CONFIG,
     WeightsPrecision,
@@ -48,7 +49,8 @@ def convert(
     """Write a network in another format into a new folder; the finished folder of an equal call is left unchanged.
 
     Args:
-        path: File or Weights folder; one part of a classifier, or the HEAD_RESUME of TFace.
+        path: File or Weights folder, or the name of a packaged network; one part of a classifier, or the HEAD_RESUME
+            of TFace.
         out: New or empty folder.
         to: `safetensors` (with config.json, the own format), `published` (the files that the published code reads)
             or `onnx` (recognizers).
@@ -65,6 +67,7 @@ def convert(
         raise UserError(f"--to {to}: expected one of {', '.join(FORMATS)}")
     if precision is not None and precision not in get_args(WeightsPrecision):
         raise UserError(f"--precision {precision}: expected one of {', '.join(get_args(WeightsPrecision))}")
+    path = packaged_path(str(path)) or path
     is_network = not tface_head.is_head(path) and not (path / inspection.PIPELINE).is_file()
     if precision is not None and (to != "safetensors" or not is_network):
         raise UserError(f"--precision belongs to networks that are written as safetensors; {path} --to {to} is not")

@@ -15,6 +15,7 @@ from facesyn_cli.artifacts.file_manifest import CARD, MANIFEST, MAX_CARD, MAX_MA
 from facesyn_cli.artifacts.header import read_header
 from facesyn_cli.artifacts.hub import HubName, RepoType, download, fetch_from_hub, listed_files, read_file
 from facesyn_cli.artifacts.lock import Lock
+from facesyn_cli.artifacts.packaged_networks import AUTOENCODERS
 from facesyn_cli.artifacts.publication import check_finished
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
@@ -66,6 +67,9 @@ def pull(name: str, out: Path | None = None, revision: str | None = None, sha256
         if sha256 is None:
             log.warning(f"{file}: no checksum was given; compare {digest} with the one that its author publishes")
         return {"file": str(file), "digest": digest}
+    if name in AUTOENCODERS:
+        raise UserError(f"{name} comes with facesyn, so there is nothing to download: give it by this name, for example"
+                        f" train-ldm --autoencoder {name}")
     entry = CATALOG.get(name)
     hub = HubName.parse(name if entry is None else entry.hub or "")
     if entry is not None and hub is None:

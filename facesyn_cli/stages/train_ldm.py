@@ -38,7 +38,7 @@ class TrainLdmConfig(StepsConfig, CompiledConfig):
         None, "row-order list of a published array; None: image_names.* beside it"
     )
     autoencoder: str | None = input_path(
-        None, "weights of the autoencoder: file, folder or hub id; None: 2-autoencoder"
+        None, "weights of the autoencoder: file, folder, hub id, or taesd3, which is packaged; None: 2-autoencoder"
     )
     autoencoder_model: PluginConfig | None = PluginSection("autoencoder", default=None)  # None: read off the weights
     denoiser: PluginConfig = PluginSection("denoiser", default="idiff-unet")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from facesyn_cli.artifacts.packaged_networks import autoencoder_folder
 from facesyn_cli.artifacts.starter_files import packaged_folder
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.recipe import load_recipe
@@ -41,6 +42,12 @@ def test_parts_of_the_starter_have_names(stage: str, key: str, value: str) -> No
     given = resolve_stage(stage, {key: value}, [], {})
     assert Path(getattr(given, key)) == packaged_folder() / value.removeprefix("starter-")
     assert str(getattr(resolve_stage(stage, {key: "starter-other"}, [], {}), key)) == "starter-other"
+
+
+@pytest.mark.parametrize("stage", ["train-ldm", "gen-contexts", "sample", "study"])
+def test_packaged_autoencoders_have_names(stage: str) -> None:
+    given = resolve_stage(stage, {"autoencoder": "taesd3"}, [], {})
+    assert Path(given.autoencoder) == autoencoder_folder("taesd3")
 
 
 def test_names_work_inside_lists_too() -> None:
