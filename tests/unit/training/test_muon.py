@@ -168,7 +168,7 @@ def test_hidden_matrices_are_the_layers_of_the_blocks() -> None:
 
 
 NETWORKS = [
-    *(("denoiser", name) for name in ("idiff-unet", "residual-mlp")),
+    *(("denoiser", name) for name in ("idiff-unet", "residual-mlp", "dit")),
     *(("backbone", name) for name in ("ir-18", "ir-se-50", "ir-tiny", "ir-lite", "iresnet-18", "mobilefacenet", "mbf",
                                       "mbf-large")),
     *(("autoencoder", name) for name in ("face-kl", "face-vq", "face-pca")),
