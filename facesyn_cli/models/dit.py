@@ -103,6 +103,7 @@ class DiffusionTransformer(nn.Module):
     """
 
     is_conditional = True
+    hidden_layers = ("blocks",)  # whose matrices an optimizer such as Muon treats as hidden ones
 
     def __init__(self, cfg: DitConfig) -> None:
         super().__init__()
