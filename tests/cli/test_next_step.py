@@ -15,7 +15,7 @@ from facesyn_cli.cli.stage_command import OPTIONS
 from facesyn_cli.config.recipe import STAGES
 
 WORK = Path("my runs/a")
-FOLDER_OF = {stage: next_step._FOLDERS.get(stage, "") for stage in STAGES}
+FOLDER_OF = {stage: next_step.OUTPUTS.get(stage, "") for stage in STAGES}
 
 
 @pytest.fixture(autouse=True)
@@ -177,4 +177,4 @@ def test_it_is_on_stderr_only_and_not_for_programs(run_cli, tmp_path: Path) -> N
 
 
 def test_every_folder_of_a_run_has_a_stage() -> None:
-    assert set(next_step._FOLDERS.values()) == set(FOLDERS)
+    assert set(next_step.OUTPUTS.values()) == set(FOLDERS)
