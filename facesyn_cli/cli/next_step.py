@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from facesyn_cli.artifacts.header import HEADER
+from facesyn_cli.artifacts.header import HEADER, read_header
 from facesyn_cli.artifacts.preview_pictures import SHEET, picture_path
 from facesyn_cli.artifacts.starter_files import PACKAGED, is_packaged
 from facesyn_cli.artifacts.work import OUTPUTS, Work
@@ -174,6 +174,26 @@ def after_conversion(kind: str, form: str, folder: Path) -> str | None:
     if form != "safetensors" or kind not in words:
         return None
     return line(words[kind], [text for word, text in about.items() if word in words[kind]])
+
+
+def after_pull(kind: str, folder: Path) -> str | None:
+    """Return the line after a pushed folder was pulled: what takes the folder; None for a kind that nothing takes.
+
+    Args:
+        kind: Kind of the folder by its manifest.
+        folder: Where it is.
+    """
+    header = read_header(folder)
+    made_by = header.command if header is not None and kind == "Weights" else kind
+    options = {
+        "ImageSet": ("pack", "--in"), "RecordSet": ("train-fr", "--in"), "EmbeddingSet": ("train-ldm", "--embeddings"),
+        "ContextSet": ("sample", "--contexts"), "Starter": ("sample", "--starter"), "train-ldm": ("sample", "--ldm"),
+        "train-autoencoder": ("sample", "--autoencoder"), "train-decoder": ("sample", "--autoencoder"),
+        "train-fr": ("eval", "--weights"), "train-embedder": ("embed", "--weights"),
+    }
+    if kind == "Report":
+        return after_page(folder)
+    return line([*options[made_by], folder]) if made_by in options else None
 
 
 def line(words: Sequence[Any], notes: Sequence[str] = ()) -> str:

@@ -36,9 +36,13 @@ def command(
     resumes. A name without `models/` or `datasets/` in front is a model if there is one of that name, else a dataset.
     """
     start()
+    from facesyn_cli.cli import next_step
     from facesyn_cli.stages.pull import pull
 
-    print_result(pull(name, out, revision, sha256), json, _render)
+    result = pull(name, out, revision, sha256)
+    print_result(result, json, _render)
+    if "kind" in result:
+        next_step.show(next_step.after_pull(result["kind"], Path(result["folder"])), json)
 
 
 def _render(result: dict[str, Any]) -> str:

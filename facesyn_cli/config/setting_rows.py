@@ -92,7 +92,7 @@ def type_text(annotation: Any) -> str:
     if origin is typing.Annotated:
         return type_text(arguments[0])
     if origin is typing.Literal:
-        return " | ".join(map(str, arguments))
+        return " | ".join(choices_of(annotation))
     if origin in (typing.Union, types.UnionType):
         return " | ".join(type_text(part) for part in arguments if part is not type(None))
     if origin is tuple and Ellipsis not in arguments:
@@ -111,7 +111,8 @@ def choices_of(annotation: Any) -> tuple[str, ...]:
     if annotation is bool:
         return ("true", "false")
     if typing.get_origin(annotation) is typing.Literal:
-        return tuple(map(str, typing.get_args(annotation)))
+        return tuple(str(value).lower() if isinstance(value, bool) else str(value)
+                     for value in typing.get_args(annotation))
     if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
         return tuple(choice for part in typing.get_args(annotation) for choice in choices_of(part))
     return ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 from facesyn_cli.artifacts.atomic_files import TEMPORARY_PREFIX, writing
 from facesyn_cli.artifacts.download import fetch, file_name
 from facesyn_cli.artifacts.file_manifest import CARD, MANIFEST, MAX_CARD, MAX_MANIFEST, FileManifest, check_name
-from facesyn_cli.artifacts.header import read_header
 from facesyn_cli.artifacts.hub import HubName, RepoType, download, fetch_from_hub, listed_files, read_file
 from facesyn_cli.artifacts.lock import Lock
 from facesyn_cli.artifacts.packaged_networks import AUTOENCODERS
@@ -24,21 +22,6 @@ from facesyn_cli.models.catalog import CATALOG
 WEIGHTS = Path("weights")  # default folder of what facesyn did not push
 _SHOWN = 3                 # files that a message names
 _CACHE = ".cache"          # of the client, in a folder that it downloads to
-_USE = {                   # kind, or command that made weights -> what to do with the folder
-    "ImageSet": "facesyn pack --in {}",
-    "RecordSet": "facesyn train-fr --in {}",
-    "EmbeddingSet": "facesyn train-ldm --embeddings {}",
-    "ContextSet": "facesyn sample --contexts {}",
-    "Starter": "facesyn sample --starter {}",
-    "Report": "open {}/report.html",
-    "BenchmarkTable": "read {}/table.md",
-    "Study": "read {}/study.md",
-    "train-ldm": "facesyn sample --ldm {}",
-    "train-autoencoder": "facesyn sample --autoencoder {}",
-    "train-decoder": "facesyn sample --autoencoder {}",
-    "train-fr": "facesyn eval --weights {}",
-    "train-embedder": "facesyn embed --weights {}",
-}
 
 
 def pull(name: str, out: Path | None = None, revision: str | None = None, sha256: str | None = None) -> dict[str, Any]:
@@ -118,19 +101,10 @@ def _pull_pushed(hub: HubName, out: Path | None) -> dict[str, Any] | None:
     else:
         _fetch(hub, repo_type, commit, listed, manifest, folder)
         log.info(f"{folder} is complete ({manifest.kind}, {len(manifest.files)} files); every digest is verified")
-    if use := _use(folder, manifest.kind):
-        log.info(f"next: {use}")
     return {
         "folder": str(folder), "kind": manifest.kind, "state": "finished" if is_there else "new", "repo": hub.repo,
         "repo_type": repo_type, "commit": commit, "files": len(manifest.files), "bytes": manifest.num_bytes,
     }
-
-
-def _use(folder: Path, kind: str) -> str | None:
-    """Return the command that takes a folder, or what to open in it; None for a kind without one."""
-    header = read_header(folder)
-    words = _USE.get(header.command if header is not None and kind == "Weights" else kind)
-    return words.format(shlex.quote(str(folder))) if words else None
 
 
 def _is_there(folder: Path, manifest: FileManifest) -> bool:
