@@ -218,7 +218,7 @@ class Network(Result):
             return load_denoiser(self.folder).module
         if kind == "autoencoder":
             return load_autoencoder(self.folder)
-        return load_backbone(self.folder).module  # which refuses what is no recognizer
+        return load_backbone(self.folder, reads=None).module  # which refuses what is no recognizer
 
 
 class Benchmarks(Result):

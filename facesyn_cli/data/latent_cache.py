@@ -42,6 +42,7 @@ class LatentCache:
         autoencoder: Digest of the autoencoder.
         latent_shape: (c, h, w) of one latent.
         has_mirror: Whether the mirror images are cached too; without them it takes half the time and space.
+        precision: Number format of the encoder.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class LatentCache:
         autoencoder: str,
         latent_shape: tuple[int, int, int],
         has_mirror: bool = True,
+        precision: str = "fp32",
     ) -> None:
         self.faces, self.latent_shape = faces, latent_shape
         self.num_views = 2 if has_mirror else 1
@@ -62,6 +64,7 @@ class LatentCache:
             "keys": json_digest([entry.key for entry in faces.entries]),
             "latent_shape": list(latent_shape),
             "views": self.num_views,
+            **({} if precision == "fp32" else {"precision": precision}),
         }
         self.folder = folder / json_digest(self.content).removeprefix("sha256:")[:16]
         self._parts = fixed_batches(len(faces), PART_ROWS)

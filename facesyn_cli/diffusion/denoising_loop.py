@@ -38,7 +38,6 @@ def sample_latents(
         (B, C, H, W) float32 latents.
     """
     steps = _steps(scheduler, num_timesteps)
-    is_continuous = getattr(scheduler, "is_continuous", False)
     with torch.inference_mode():
         is_guided = any(guidance.evaluations(step) > 1 for step in steps)
         predict = guidance.begin(
@@ -46,20 +45,45 @@ def sample_latents(
         )
         network = _BatchNetwork(denoiser)
         x = scheduler.start(noise)
-        for index, (step, timestep) in enumerate(zip(steps, scheduler.timesteps, strict=True)):
+        for index, step in enumerate(steps):
             if on_step is not None:
                 on_step()
             x_in = scheduler.model_input(x, index)
-            dtype = torch.long if float(timestep).is_integer() and not is_continuous else torch.float32
-            t = torch.full((len(noise),), timestep, device=noise.device, dtype=dtype)
-            output = predict(network.at(x_in, t), step)
+            output = predict(network.at(x_in, _timesteps(scheduler, index, noise)), step)
             x = scheduler.step(output, index, x, draw_noise or _refuse_to_draw)
     return x
+
+
+@torch.no_grad()
+def denoised_to(
+    denoiser: nn.Module, scheduler: Scheduler, contexts: Tensor, noise: Tensor, count: int,
+) -> tuple[Tensor, Tensor]:
+    """Return what the network sees after `count` steps of a sampler without guidance: x_t (B, C, H, W) and t (B,).
+
+    Args:
+        denoiser: `denoiser(x, t, context)` -> prediction, in eval mode, on the device of `noise`.
+        scheduler: A fresh scheduler that adds no noise.
+        contexts: (B, E).
+        noise: (B, C, H, W) float32 N(0, 1).
+        count: Steps to take, fewer than the scheduler has.
+    """
+    x = scheduler.start(noise)
+    for index in range(count):
+        output = denoiser(scheduler.model_input(x, index), _timesteps(scheduler, index, noise), contexts).float()
+        x = scheduler.step(output, index, x, _refuse_to_draw)
+    return scheduler.model_input(x, count), _timesteps(scheduler, count, noise)
 
 
 def count_evaluations(scheduler: Scheduler, guidance: Guidance, num_timesteps: int = 1000) -> int:
     """Return the number of network evaluations per image."""
     return sum(guidance.evaluations(step) for step in _steps(scheduler, num_timesteps))
+
+
+def _timesteps(scheduler: Scheduler, index: int, noise: Tensor) -> Tensor:
+    """Return the timestep of a step as the denoiser takes it, (B,)."""
+    timestep = scheduler.timesteps[index]
+    is_whole = float(timestep).is_integer() and not getattr(scheduler, "is_continuous", False)
+    return torch.full((len(noise),), timestep, device=noise.device, dtype=torch.long if is_whole else torch.float32)
 
 
 def _steps(scheduler: Scheduler, num_timesteps: int) -> list[Step]:

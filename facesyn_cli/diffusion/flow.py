@@ -64,6 +64,10 @@ class FlowSchedule:
         """Return x_0 = x_t - t v, the latents that a predicted velocity leads to."""
         return x - self._times(x, timesteps) * velocity
 
+    def signal_share(self, timesteps: Tensor) -> Tensor:
+        """Return 1 - t, (B,) float32: 1 at the latents, 0 at pure noise."""
+        return 1 - timesteps.float() / self.num_timesteps
+
     def _times(self, like: Tensor, timesteps: Tensor) -> Tensor:
         t = timesteps.to(like.device, like.dtype) / self.num_timesteps
         return t.view(-1, *[1] * (like.ndim - 1))

@@ -76,7 +76,16 @@ def diffusion_loss(
     denoiser: nn.Module, schedule: NoiseSchedule | FlowSchedule, latents: Tensor, contexts: Tensor | None,
     draws: TrainingNoise, min_snr_gamma: float | None = None,
 ) -> Tensor:
-    """Return the mean squared error per image, (B,) float32; its mean is the loss.
+    """Return the mean squared error per image, (B,) float32; its mean is the loss. Arguments as of `predict`."""
+    _, output = predict(denoiser, schedule, latents, contexts, draws)
+    return squared_error(output, schedule, latents, draws, min_snr_gamma)
+
+
+def predict(
+    denoiser: nn.Module, schedule: NoiseSchedule | FlowSchedule, latents: Tensor, contexts: Tensor | None,
+    draws: TrainingNoise,
+) -> tuple[Tensor, Tensor]:
+    """Return the noisy latents and the denoiser's prediction, both (B, C, H, W), the latter float32.
 
     Args:
         denoiser: `denoiser(x, t, context, drop_context=..., component_mask=...)` -> its prediction.
@@ -84,12 +93,26 @@ def diffusion_loss(
         latents: (B, C, H, W) clean latents.
         contexts: (B, E) contexts; None for an unconditional denoiser, which takes no masks.
         draws: From `training_noise`, on the device of the latents.
-        min_snr_gamma: Weight each image by `NoiseSchedule.min_snr_weight`; None: equal weights, as a flow needs.
     """
     x = schedule.add_noise(latents, draws.noise, draws.t)
     if contexts is None:
-        output = denoiser(x, draws.t, None)
-    else:
-        output = denoiser(x, draws.t, contexts, drop_context=draws.drop_context, component_mask=draws.component_mask)
-    losses = (output.float() - schedule.target(latents, draws.noise, draws.t)).square().flatten(1).mean(dim=1)
+        return x, denoiser(x, draws.t, None).float()
+    output = denoiser(x, draws.t, contexts, drop_context=draws.drop_context, component_mask=draws.component_mask)
+    return x, output.float()
+
+
+def squared_error(
+    output: Tensor, schedule: NoiseSchedule | FlowSchedule, latents: Tensor, draws: TrainingNoise,
+    min_snr_gamma: float | None = None,
+) -> Tensor:
+    """Return the mean squared error per image, (B,) float32.
+
+    Args:
+        output: (B, C, H, W) prediction.
+        schedule: Prediction target.
+        latents: (B, C, H, W) clean latents.
+        draws: Noise and timesteps of the prediction.
+        min_snr_gamma: Weight each image by `NoiseSchedule.min_snr_weight`; None: equal weights, as a flow needs.
+    """
+    losses = (output - schedule.target(latents, draws.noise, draws.t)).square().flatten(1).mean(dim=1)
     return losses if min_snr_gamma is None else losses * schedule.min_snr_weight(draws.t, min_snr_gamma)

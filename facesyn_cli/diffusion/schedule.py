@@ -71,6 +71,18 @@ class NoiseSchedule:
         signal, spread = self._scales(latents, t)
         return signal * noise - spread * latents
 
+    def clean_latents(self, x: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """Return the x_0 that the network's output at x_t means."""
+        if self.prediction == "x0":
+            return output
+        signal, spread = self._scales(x, t)
+        return (x - spread * output) / signal if self.prediction == "epsilon" else signal * x - spread * output
+
+    def signal_share(self, t: Tensor) -> Tensor:
+        """Return sqrt(ab_t) / (sqrt(ab_t) + sqrt(1 - ab_t)), (B,) float32: 1 at the latents, 0 at pure noise."""
+        alpha_bars = self.alpha_bars.to(t.device)[t]
+        return alpha_bars.sqrt() / (alpha_bars.sqrt() + (1 - alpha_bars).sqrt())
+
     def min_snr_weight(self, t: Tensor, gamma: float) -> Tensor:
         """Return the weight of each image's squared error, (B,) float32.
 

@@ -10,13 +10,19 @@ and values, gives their number in an attribute `fused_matrices`; each of these m
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
+
+Reads = Literal["photos", "latents"]
 
 
 class Backbone(Protocol):
     """A face recognizer; an `nn.Module`.
+
+    One that reads latents has attributes `reads = "latents"` and `in_channels`, and a method `normalize_by(mean, std)`
+    that takes the (in_channels,) statistics of the latents; its `input_size` is the side of the latents. Only
+    `train-embedder` and `train-ldm` take it.
 
     Attributes:
         embedding_size: D, length of an embedding.
@@ -31,6 +37,11 @@ class Backbone(Protocol):
 
         A network that expects BGR or another range converts the pixels itself.
         """
+
+
+def what_it_reads(backbone: nn.Module) -> Reads:
+    """Return what a recognizer takes: photos, as nearly all do, or latents."""
+    return getattr(backbone, "reads", "photos")
 
 
 class Denoiser(Protocol):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from pydantic import model_validator
 from torch import Tensor, nn
@@ -24,6 +25,20 @@ BOTTLENECK_BLOCKS = {152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 SE_REDUCTION, _REDUCTION = 16, 4  # of squeeze and excitation, and of bottleneck units
 
 
+def check_stages(widths: Sequence[int], blocks: Sequence[int]) -> None:
+    """Check the channels and the residual units of the stages of a network.
+
+    Raises:
+        ValueError: They do not make stages of increasing width.
+    """
+    if not widths or len(widths) != len(blocks):
+        raise ValueError(f"widths {list(widths)} and blocks {list(blocks)} must have the same length, at least 1")
+    if min(widths) < 1 or any(b <= a for a, b in itertools.pairwise(widths)):
+        raise ValueError(f"widths must increase from stage to stage, got {list(widths)}")
+    if min(blocks) < 1:
+        raise ValueError(f"blocks must be 1 or more, got {list(blocks)}")
+
+
 class IrBaseConfig(RecognizerConfig):
     """Settings of all IR networks."""
 
@@ -32,15 +47,8 @@ class IrBaseConfig(RecognizerConfig):
 
     @model_validator(mode="after")
     def _has_stages(self) -> IrBaseConfig:
-        if "widths" not in type(self).model_fields:
-            return self
-        widths, blocks = self.widths, self.blocks
-        if not widths or len(widths) != len(blocks):
-            raise ValueError(f"widths {list(widths)} and blocks {list(blocks)} must have the same length, at least 1")
-        if min(widths) < 1 or any(b <= a for a, b in itertools.pairwise(widths)):
-            raise ValueError(f"widths must increase from stage to stage, got {list(widths)}")
-        if min(blocks) < 1:
-            raise ValueError(f"blocks must be 1 or more, got {list(blocks)}")
+        if "widths" in type(self).model_fields:
+            check_stages(self.widths, self.blocks)
         return self
 
 
@@ -141,7 +149,7 @@ class IrBackbone(Recognizer):
         )
         side = final_side(stem_stride, len(widths))
         self.output_layer = (
-            _lite_output_layer(widths[-1], side, cfg) if is_lite
+            lite_output_layer(widths[-1], side, cfg) if is_lite
             else _output_layer(widths[-1], side, cfg, is_affine=variant == "face-evolve")
         )
         units: list[nn.Module] = []
@@ -254,7 +262,8 @@ def _output_layer(width: int, side: int, cfg: IrBaseConfig, is_affine: bool) -> 
                          nn.BatchNorm1d(cfg.embedding_size, affine=is_affine))
 
 
-def _lite_output_layer(width: int, side: int, cfg: IrBaseConfig) -> nn.Sequential:
+def lite_output_layer(width: int, side: int, cfg: Any) -> nn.Sequential:
+    """Return the layers from a grid (B, width, side, side) to embeddings; `cfg` has `dropout` and `embedding_size`."""
     return nn.Sequential(OrderedDict(
         pool=nn.Conv2d(width, width, side, groups=width, bias=False),
         norm=nn.BatchNorm2d(width),

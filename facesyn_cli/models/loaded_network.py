@@ -67,7 +67,7 @@ def load_network(path: Path, channel_order: str | None = None) -> LoadedNetwork:
         if channel_order is not None:
             section = {**section, "channel_order": channel_order}
             cfg = registry.configure("backbone", section)
-        loaded = load_backbone(path, cfg)
+        loaded = load_backbone(path, cfg, reads=None)
         config = {**own_config, "kind": kind, "backbone": section, "input_size": loaded.input_size}
         return LoadedNetwork(kind, loaded.name, loaded.module, config, loaded.input_size)
     if kind == "denoiser":

@@ -32,6 +32,7 @@ from facesyn_cli.models.convert import compvis
 from facesyn_cli.models.convert.detected import DetectedNetwork
 from facesyn_cli.models.diffusers_autoencoder import resolve_path
 from facesyn_cli.models.face_check import warn_if_unusable
+from facesyn_cli.models.interfaces import Reads, what_it_reads
 from facesyn_cli.models.onnx_files import is_pack
 from facesyn_cli.models.weights_files import is_onnx, is_our_autoencoder, open_autoencoder_file, open_weights
 from facesyn_cli.plugins import registry
@@ -43,12 +44,15 @@ _FROM_TENSORS = ("vq-f4", "kl-f4", "kl-f8", "face-kl", "face-vq", "face-pca")  #
 
 @dataclass(frozen=True)
 class LoadedBackbone:
-    """A face recognizer: pixels (B, 3, input_size, input_size) in [-1, 1] -> embeddings (B, D), not normalized."""
+    """A face recognizer: pixels (B, 3, input_size, input_size) in [-1, 1] -> embeddings (B, D), not normalized.
+
+    Of latents: (B, in_channels, input_size, input_size) as the autoencoder gives them.
+    """
 
     module: nn.Module
     name: str        # plugin name
     digest: str      # of the weights file's content
-    input_size: int  # side of the images it takes, in pixels
+    input_size: int  # side of the images or latents it takes
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ class LoadedLdm:
     digest: str  # of the weights file's content
 
 
-def load_backbone(path: Path | str | None, cfg: PluginConfig | None = None) -> LoadedBackbone:
+def load_backbone(
+    path: Path | str | None, cfg: PluginConfig | None = None, reads: Reads | None = "photos"
+) -> LoadedBackbone:
     """Load a face recognizer from a Weights folder, a published file, an ONNX file or a pack of those.
 
     Networks from elsewhere are tried on the packaged faces, with a warning if they do not tell people apart.
@@ -69,9 +75,10 @@ def load_backbone(path: Path | str | None, cfg: PluginConfig | None = None) -> L
         path: Where it lies; None only for a `cfg` that names its file itself (`onnx`).
         cfg: Expected plugin and settings; None takes what the file holds. Settings given explicitly must
             agree with the file. A file of a `timm` network is read only where `cfg` names it, except EdgeFace's.
+        reads: What it must take; None: either.
 
     Raises:
-        UserError: Not there, damaged, something else, or not what `cfg` names.
+        UserError: Not there, damaged, something else, not what `cfg` names, or it reads something else.
     """
     if path is None:
         if cfg is None or getattr(cfg, "weights", None) is None:
@@ -94,6 +101,9 @@ def load_backbone(path: Path | str | None, cfg: PluginConfig | None = None) -> L
     if path.is_file() and getattr(cfg, "channel_order", "") == found.settings.get("channel_order") == "bgr":
         log.info(f"{path} is {found.title}: its channels are taken as BGR (backbone.channel_order=rgb if they are not)")
     module = assemble("backbone", cfg, found.tensors, path)
+    if reads not in (None, what_it_reads(module)):
+        raise UserError(f"{path} is a recognizer that reads {what_it_reads(module)} (backbone {cfg.name}); one that "
+                        f"reads {reads} was expected")
     loaded = LoadedBackbone(module, cfg.name, file_digest(file), getattr(module, "input_size", 112))
     return _tried(loaded, str(path)) if path.is_file() else loaded
 

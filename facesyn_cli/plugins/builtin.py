@@ -6,7 +6,7 @@ Only names; nothing is imported here, so listing plugins is fast.
 from __future__ import annotations
 
 KINDS: dict[str, str] = {
-    "backbone": "face pixels -> embedding",
+    "backbone": "face pixels, or their latents -> embedding",
     "head": "embedding and label -> logits with a margin",
     "denoiser": "noisy latent, timestep, context -> prediction of noise, v or x0",
     "autoencoder": "pixels <-> latents",
@@ -51,6 +51,7 @@ BUILTIN["backbone"] = {
     "iresnet": f"{_MODELS}.iresnet",
     "ir-tiny": f"{_MODELS}.ir",
     "ir-lite": f"{_MODELS}.ir",
+    "latent-ir": f"{_MODELS}.latent_ir",
     **{name: f"{_MODELS}.mobilefacenet" for name in ("mobilefacenet", "mbf", "mbf-large")},
     "onnx": f"{_MODELS}.onnx_backbone",
     "timm": f"{_MODELS}.timm_backbone",

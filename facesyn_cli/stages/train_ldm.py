@@ -25,6 +25,7 @@ from facesyn_cli.console import log
 from facesyn_cli.training.ema import EmaSettings
 from facesyn_cli.training.optimization import LrSchedule
 from facesyn_cli.training.shared_settings import CompiledConfig, StepsConfig
+from facesyn_cli.training.tasks.identity_loss import IdentitySettings
 from facesyn_cli.training.tasks.ldm import LdmTask
 from facesyn_cli.training.trainer import check_environment, join_processes, run_training
 
@@ -43,10 +44,26 @@ class TrainLdmConfig(StepsConfig, CompiledConfig):
     autoencoder_model: PluginConfig | None = PluginSection("autoencoder", default=None)  # None: read off the weights
     denoiser: PluginConfig = PluginSection("denoiser", default="idiff-unet")
 
+    initial_denoiser: Path | None = input_path(
+        None, "weights of an LDM to start from, of the same autoencoder and recognizer; None: random weights"
+    )
+    identity_recognizer: Path | None = input_path(
+        None, "recognizer of latents that train-embedder wrote, for the identity loss; None: no such loss"
+    )
+    identity_contexts: Path | None = input_path(
+        None, "contexts without photos for identity.images: a ContextSet or published embeddings"
+    )
+    identity: IdentitySettings = affects_result(
+        IdentitySettings(), "the identity loss on predicted latents, which needs identity_recognizer"
+    )
+
     image_size: int = affects_result(128, "side of the images the autoencoder sees, in pixels", ge=8)
     output_size: int = affects_result(112, "side of the images that `sample` will write, in pixels", ge=8)
     latent_statistics: Literal["auto", "measured", "identity"] = affects_result(
         "auto", "normalize latents by measured mean and std of each channel; auto: not for vq-f4, as published"
+    )
+    latent_precision: Literal["fp32", "bf16"] = affects_result(
+        "fp32", "number format of the encoder; bf16 takes half the time where the processor has it"
     )
     num_timesteps: int = affects_result(1000, "timesteps T of the noise schedule", ge=1)
     beta_schedule: Literal["linear", "scaled_linear", "cosine"] = affects_result(
@@ -122,6 +139,15 @@ class TrainLdmConfig(StepsConfig, CompiledConfig):
         ]
         if stated:
             raise ValueError(f"prediction flow has no noise schedule: leave out {', '.join(stated)}")
+        return self
+
+    @model_validator(mode="after")
+    def _identity_loss_is_whole(self) -> TrainLdmConfig:
+        if self.identity_recognizer is None and (self.identity != IdentitySettings() or self.identity_contexts):
+            raise ValueError("identity and identity_contexts belong to the identity loss: give identity_recognizer too")
+        if (self.identity_contexts is None) != (self.identity.images == 0):
+            raise ValueError("identity_contexts and identity.images, how many are drawn from them in each step, belong "
+                             "together: give both or none")
         return self
 
     @classmethod

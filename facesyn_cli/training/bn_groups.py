@@ -77,15 +77,15 @@ def running_statistics(module: nn.Module, is_updated: bool) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ImageGroup:
-    """Images that BatchNorm normalizes together.
+    """Images, or their latents, that BatchNorm normalizes together.
 
     Args:
         number: Place in the global batch, 0-based.
-        pixels_u8: (N, side, side, 3) uint8.
+        inputs: (N, side, side, 3) uint8 pixels, or (N, C, h, w) float32 latents.
     """
 
     number: int
-    pixels_u8: Tensor
+    inputs: Tensor
 
 
 @torch.no_grad()

@@ -60,19 +60,19 @@ class GroupPasses:
         if len(groups) == 1:
             torch.manual_seed(seeds[0])
             with running_statistics(self.network, updated[0]):
-                return (self._run(groups[0].pixels_u8, precision),)
-        pixels_u8 = torch.cat([group.pixels_u8 for group in groups])
-        self.groups.begin(seeds, updated, pixels_u8.device)
+                return (self._run(groups[0].inputs, precision),)
+        inputs = torch.cat([group.inputs for group in groups])
+        self.groups.begin(seeds, updated, inputs.device)
         try:
-            return self._run(pixels_u8, precision).chunk(len(groups))
+            return self._run(inputs, precision).chunk(len(groups))
         finally:
             self.groups.updated = [True]
 
-    def _run(self, pixels_u8: Tensor, precision: str) -> Tensor:
-        layout = backbone_layout(pixels_u8.device, self.network)
-        pixels = to_pixels(pixels_u8).contiguous(memory_format=layout)
-        with autocast(precision, pixels.device):
-            return self.network(pixels).float()
+    def _run(self, inputs: Tensor, precision: str) -> Tensor:
+        layout = backbone_layout(inputs.device, self.network)
+        values = to_pixels(inputs) if inputs.dtype == torch.uint8 else inputs
+        with autocast(precision, inputs.device):
+            return self.network(values.contiguous(memory_format=layout)).float()
 
 
 def groups_of_a_pass(
@@ -165,7 +165,8 @@ def _draws_outside_dropout(network: nn.Module, device: torch.device) -> bool:
     generator, was_training = _generator(device), network.training
     before = generator.get_rng_state()
     with running_statistics(network.train(), False):
-        network(torch.zeros(2, 3, network.input_size, network.input_size, device=device))
+        channels, side = getattr(network, "in_channels", 3), network.input_size
+        network(torch.zeros(2, channels, side, side, device=device))
     after = generator.get_rng_state()
     generator.set_rng_state(before)
     network.train(was_training)

@@ -13,20 +13,29 @@ from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.convert.tface_head import KERNEL, HeadFiles, open_any_head
 from facesyn_cli.models.heads.class_range import ClassRange
+from facesyn_cli.models.interfaces import Reads, what_it_reads
 from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 
 
-def build_backbone(cfg: PluginConfig) -> nn.Module:
+def build_backbone(cfg: PluginConfig, reads: Reads = "photos") -> nn.Module:
     """Build a network with random weights.
 
+    Args:
+        cfg: Which one.
+        reads: What it will be trained on.
+
     Raises:
-        UserError: It cannot be trained.
+        UserError: It cannot be trained, or not on that.
     """
     if cfg.name == "onnx":
         raise UserError("backbone onnx has fixed weights and cannot be trained; choose ir-50 or another built-in one")
-    return registry.build("backbone", cfg)
+    backbone = registry.build("backbone", cfg)
+    if what_it_reads(backbone) != reads:
+        hint = "take latent-ir" if reads == "latents" else "train-embedder with an autoencoder trains it"
+        raise UserError(f"backbone {cfg.name} reads {what_it_reads(backbone)}, {reads} are given: {hint}")
+    return backbone
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ def open_initial_weights(
     """
     parents, tensors, classifier = {}, None, None
     if backbone_path is not None:
-        loaded = load_backbone(backbone_path, cfg)
+        loaded = load_backbone(backbone_path, cfg, what_it_reads(backbone))
         if loaded.name == "onnx":
             raise UserError(f"{backbone_path} is an ONNX network, which cannot be trained further")
         if getattr(loaded.module, "is_magface", False) != getattr(backbone, "is_magface", False):

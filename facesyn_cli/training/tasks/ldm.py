@@ -21,11 +21,11 @@ from facesyn_cli.artifacts.work import Work
 from facesyn_cli.console import log
 from facesyn_cli.data.latent_cache import LatentCache
 from facesyn_cli.diffusion.flow import FlowSchedule
-from facesyn_cli.diffusion.loss import diffusion_loss
+from facesyn_cli.diffusion.loss import predict, squared_error
 from facesyn_cli.diffusion.schedule import NoiseSchedule, build_schedule
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.loading import load_autoencoder
+from facesyn_cli.models.loading import LoadedLdm, load_autoencoder, load_denoiser
 from facesyn_cli.sampling.pipeline import ChannelScale
 from facesyn_cli.training.batch_loading import read_ahead
 from facesyn_cli.training.checkpoint import check_total
@@ -33,6 +33,7 @@ from facesyn_cli.training.data_order import local_share
 from facesyn_cli.training.precision import autocast, convolution_layout
 from facesyn_cli.training.published_export import check_exportable, export_ldm
 from facesyn_cli.training.task import Task
+from facesyn_cli.training.tasks.identity_loss import IdentityLoss
 from facesyn_cli.training.tasks.ldm_batches import (
     Batch,
     BatchPlan,
@@ -101,11 +102,21 @@ class LdmTask(Task):
         self.joined = join_faces(
             images, embeddings, cfg.image_size, cfg.validation_fraction, cfg.validation_images
         )
+        self.embedder = embeddings.embedder if embeddings else None
         size = 0 if embeddings is None else embeddings.vectors.shape[1]
         self.denoiser = build_denoiser(cfg.denoiser, cfg.seed, self.latent_shape, size)
+        self.initial = None if cfg.initial_denoiser is None else self._open_initial(cfg.initial_denoiser)
         if cfg.context_dropout and not is_conditional(self.denoiser):
             raise UserError("context_dropout needs a conditional denoiser; this one is unconditional")
-        self.embedder = embeddings.embedder if embeddings else None
+        self.identity = None
+        if cfg.identity_recognizer is not None:
+            if not is_conditional(self.denoiser):
+                raise UserError("identity_recognizer needs a conditional denoiser; this one is unconditional")
+            self.identity = IdentityLoss(
+                cfg.identity_recognizer, cfg.identity, cfg.identity_contexts, section, self.embedder,
+                self.latent_shape, size, cfg.seed,
+            )
+            self.parents |= self.identity.parents
         self.judge = open_judge(cfg.judge, self.embedder, is_conditional(self.denoiser)) if has_judge else None
         self.num_images = len(images.entries)
 
@@ -113,7 +124,7 @@ class LdmTask(Task):
         """Fill the cache of latents, measure them, and build batches and monitors."""
         cfg, joined, device, self.processes = self.cfg, self.joined, processes.device, processes
         self._log_counts()
-        cache, encode = self.latent_cache(), encoder(self.autoencoder.to(device), device)
+        cache, encode = self.latent_cache(), encoder(self.autoencoder.to(device), device, cfg.latent_precision)
         if processes.from_first(lambda: self.uses_cache(cache)):
             fill_cache(cache, encode, cfg.workers, processes)
             self.latents = CachedLatents(cache)
@@ -124,11 +135,15 @@ class LdmTask(Task):
                 log.info(f"latents are encoded at every step: a cache of {size} does not fit on the disk of "
                          f"{cache.folder.parent}; latent_cache sets another folder")
         mean = std = None
-        if self.is_normalized:
+        if self.initial is not None:
+            mean, std = self.initial.config.latent_mean, self.initial.config.latent_std
+        elif self.is_normalized:
             rows = evenly(joined.train_rows, _STATISTICS_IMAGES)
             mean, std = latent_statistics(self.folder / "latent_statistics.json", self.latents, rows, processes)
         self.settings = self._settings(mean, std)
         self.scale = ChannelScale.of(mean, std, device)
+        if self.identity is not None:
+            self.identity.prepare(self.scale, device)
         self.network = self.denoiser.to(device, memory_format=convolution_layout(device)).train()
         self.modules, self.optimizers = {"model": self.network}, {}
         self.parameters = list(self.network.parameters())
@@ -143,6 +158,11 @@ class LdmTask(Task):
         )
         self.monitors = ldm_monitors(self)
 
+    def initialize(self) -> None:
+        """Load the initial weights, if any were given."""
+        if self.initial is not None:
+            self.network.load_state_dict(self.initial.module.state_dict())
+
     def batches(self, start: int) -> Iterator[Batch]:
         """Yield this process's latents, contexts and noise of every step."""
         steps = range(start, self.total_steps)
@@ -154,18 +174,22 @@ class LdmTask(Task):
         return read_ahead(batches) if is_cached else batches  # workers read ahead themselves
 
     def step(self, batch: Batch, step: int, lr: float, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
-        """Add the gradient; return `loss`."""
+        """Add the gradient; return `loss`, and with an identity loss `identity`, its mean without the weight."""
         cfg, device = self.cfg, self.processes.device
         batch = Batch(
             self.scale.normalize(batch.latents.to(device, non_blocking=True)),
             None if batch.contexts is None else batch.contexts.to(device, non_blocking=True),
             batch.draws.to(device),
         )
-        loss = accumulate_gradients(
+        identity, weight = self.identity, cfg.identity.weight_at(step)
+        drawn = {}
+        if identity is not None and identity.drawn is not None:
+            drawn = {"identity_drawn": self._add_drawn(identity, weight, step, scaler)}
+        loss, distance = accumulate_gradients(
             self.network, self.schedule, batch, cfg.batch_size, cfg.accumulate, cfg.precision, scaler,
-            cfg.min_snr_gamma, self.gradients.last_pass,
+            cfg.min_snr_gamma, self.gradients.last_pass, identity, weight,
         )
-        return {"loss": loss}
+        return {"loss": loss, **({} if identity is None else {"identity": distance}), **drawn}
 
     def write(self, folder: Path, network: nn.Module, step: int) -> None:
         """Write the denoiser with everything that `sample` needs to know."""
@@ -188,7 +212,10 @@ class LdmTask(Task):
     def latent_cache(self) -> LatentCache:
         """Return the cache of latents, which may be empty."""
         place, digest = self.cfg.latent_cache or self.folder / "latents", self.parents["autoencoder"].digest
-        return LatentCache(place, self.joined.faces, digest, self.latent_shape, has_mirror=self.cfg.flip > 0)
+        return LatentCache(
+            place, self.joined.faces, digest, self.latent_shape, has_mirror=self.cfg.flip > 0,
+            precision=self.cfg.latent_precision,
+        )
 
     def uses_cache(self, cache: LatentCache) -> bool:
         """Return whether to train on cached latents; False: they are encoded at every step."""
@@ -208,6 +235,33 @@ class LdmTask(Task):
             embedding_size=512 if contexts is None else contexts.shape[1],
         )
 
+    def _add_drawn(
+        self, identity: IdentityLoss, weight: float, step: int, scaler: torch.amp.GradScaler
+    ) -> Tensor:
+        """Add the gradient of the identity loss of the images drawn for it; return its mean without the weight."""
+        cfg, processes = self.cfg, self.processes
+        if not weight:
+            return torch.zeros((), device=processes.device)
+        with autocast(cfg.precision, processes.device):
+            distances = identity.of_drawn(self.network, self.schedule, step, processes.rank, processes.world_size)
+        if distances is None:
+            return torch.zeros((), device=processes.device)
+        scaler.scale(distances.sum() * (weight / cfg.batch_size)).backward()
+        return distances.detach().sum() / cfg.identity.images
+
+    def _open_initial(self, path: Path) -> LoadedLdm:
+        loaded = load_denoiser(path, self.cfg.denoiser)
+        config, cfg = loaded.config, self.cfg
+        if config.prediction != cfg.prediction:
+            raise UserError(f"{path} predicts {config.prediction}, prediction is {cfg.prediction}")
+        found, section = config.autoencoder or {}, self.autoencoder.section
+        if found.get("digest") not in (None, section["digest"]):
+            raise UserError(f"{path} was trained on latents of {found.get('path')}, not of {section['path']}")
+        if None not in (config.embedder, self.embedder) and config.embedder != self.embedder:
+            raise UserError(f"{path} was trained under embeddings of another recognizer than the one given")
+        self.parents["initial_denoiser"] = Parent(str(path), loaded.digest)
+        return loaded
+
     def _log_counts(self) -> None:
         joined, num_images = self.joined, self.num_images
         without = num_images - len(joined.faces)
@@ -223,8 +277,9 @@ def accumulate_gradients(
     denoiser: nn.Module, schedule: NoiseSchedule | FlowSchedule, batch: Batch, batch_size: int, passes: int,
     precision: str, scaler: torch.amp.GradScaler, min_snr_gamma: float | None = None,
     last_pass: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> Tensor:
-    """Add the gradient of a process's part of the global batch's mean loss; return that part of the loss.
+    identity: IdentityLoss | None = None, identity_weight: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Add the gradient of a process's part of the global batch's mean loss.
 
     Args:
         denoiser: The network.
@@ -236,20 +291,33 @@ def accumulate_gradients(
         scaler: Scales the losses.
         min_snr_gamma: Weight of the loss by signal-to-noise ratio; None: none.
         last_pass: Context of the last backward pass.
+        identity: The identity loss, which is added; None: none.
+        identity_weight: Its weight.
+
+    Returns:
+        This process's part of the mean squared error, and of the identity loss without its weight; scalars.
     """
     count = len(batch.latents)
     size = math.ceil(count / passes)
-    total = torch.zeros((), dtype=torch.float64, device=batch.latents.device)
+    totals = torch.zeros(2, dtype=torch.float64, device=batch.latents.device)
     for start in range(0, count, size):
         part = slice(start, start + size)
         draws = type(batch.draws)(*(None if x is None else x[part] for x in batch.draws))
         contexts = None if batch.contexts is None else batch.contexts[part]
         with autocast(precision, batch.latents.device):
-            losses = diffusion_loss(denoiser, schedule, batch.latents[part], contexts, draws, min_snr_gamma)
+            x, output = predict(denoiser, schedule, batch.latents[part], contexts, draws)
+        losses = squared_error(output, schedule, batch.latents[part], draws, min_snr_gamma)
+        distances = torch.zeros_like(losses)
+        if identity is not None and identity_weight and contexts is not None:
+            distances = identity.distances(schedule.clean_latents(x, output, draws.t), contexts)
+            distances = distances * schedule.signal_share(draws.t)
+            if draws.drop_context is not None:
+                distances = distances * ~draws.drop_context
         with last_pass() if start + size >= count else nullcontext():
-            scaler.scale(losses.sum() * (1 / batch_size)).backward()
-        total += losses.detach().double().sum()
-    return total / batch_size
+            scaler.scale((losses + identity_weight * distances).sum() * (1 / batch_size)).backward()
+        totals += torch.stack([losses.detach().double().sum(), distances.detach().double().sum()])
+    loss, distance = (totals / batch_size).unbind()
+    return loss, distance
 
 
 def _trained_autoencoder(work: Work) -> str:

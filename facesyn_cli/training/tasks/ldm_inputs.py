@@ -17,6 +17,7 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 from facesyn_cli.training.data_order import is_held_out
+from facesyn_cli.training.precision import autocast
 
 
 @dataclass(frozen=True)
@@ -129,12 +130,13 @@ def latent_shape(autoencoder: Any, image_size: int) -> tuple[int, int, int]:
     return autoencoder.latent_channels, side, side
 
 
-def encoder(autoencoder: Any, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return pixels (B, 3, S, S) on the CPU -> latents (B, c, h, w) on the CPU, always in float32."""
+def encoder(autoencoder: Any, device: torch.device, precision: str = "fp32") -> Callable[[Tensor], Tensor]:
+    """Return pixels (B, 3, S, S) on the CPU -> float32 latents (B, c, h, w) on the CPU, computed in fp32 or bf16."""
 
     @torch.no_grad()
     def encode(pixels: Tensor) -> Tensor:
-        return autoencoder.encode(pixels.to(device)).float().cpu()
+        with autocast(precision, device):
+            return autoencoder.encode(pixels.to(device)).float().cpu()
 
     return encode
 

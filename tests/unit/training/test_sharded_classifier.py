@@ -35,7 +35,7 @@ def test_a_step_over_a_sample_is_one_over_a_head_of_these_classes():
     whole.head.kernel.data = sharded.head.kernel.detach()[:, chosen].clone()
     updaters = [torch.optim.SGD(c.head.parameters(), 0.1, 0.9, weight_decay=0.01) for c in (sharded, whole)]
     sharded.begin([GROUP], step=7)
-    whole.begin([Group(0, GROUP.pixels_u8, torch.searchsorted(chosen, LABELS), GROUP.weights)], step=7)
+    whole.begin([Group(0, GROUP.inputs, torch.searchsorted(chosen, LABELS), GROUP.weights)], step=7)
     assert torch.equal(sharded.target_cosines(embeddings, 0), whole.target_cosines(embeddings, 0))
     losses, gradients = [], []
     for classifier in (sharded, whole):

@@ -74,7 +74,7 @@ def test_step_is_the_mean_loss_of_replicas_that_see_one_group_each() -> None:
     expected, gradients = np.zeros(3), None
     for group in groups:
         replica = _student()
-        out = F.normalize(replica(group.pixels_u8.movedim(-1, 1).float() / 127.5 - 1), dim=1)
+        out = F.normalize(replica(group.inputs.movedim(-1, 1).float() / 127.5 - 1), dim=1)
         cosine, relational = F.cosine_similarity(out, group.targets).mean(), relational_loss(out, group.targets)
         loss = (1 - cosine + weight * relational) / len(groups)
         own = torch.autograd.grad(loss, list(replica.parameters()))

@@ -24,7 +24,7 @@ def test_step_is_data_parallel_training_with_one_process_a_group():
     gradients: list[torch.Tensor] | None = None
     for group in groups:
         replica = _recognizer()
-        embeddings = replica.backbone(group.pixels_u8.movedim(-1, 1).float() / 127.5 - 1)
+        embeddings = replica.backbone(group.inputs.movedim(-1, 1).float() / 127.5 - 1)
         logits = replica.head(embeddings, group.labels)
         loss = sum(w * F.cross_entropy(row[None], y[None]) for w, row, y in zip(
             group.weights, logits, group.labels, strict=True)) / 12
@@ -67,7 +67,7 @@ def test_curricularface_sees_the_mean_of_the_whole_batch_before_its_first_loss()
     trained.accumulate(groups, step=0)
     cosines = []
     for group in groups:
-        embeddings = reference.backbone(group.pixels_u8.movedim(-1, 1).float() / 127.5 - 1)
+        embeddings = reference.backbone(group.inputs.movedim(-1, 1).float() / 127.5 - 1)
         cosines.append(reference.head.target_cosines(embeddings, group.labels))
     tolerance = 0.1 * rounding(products_of(trained.backbone, trained.head))
     assert trained.head.t.item() == pytest.approx(0.1 * torch.cat(cosines).mean().item(), abs=tolerance)
@@ -77,7 +77,7 @@ def test_curricularface_sees_the_mean_of_the_whole_batch_before_its_first_loss()
 def test_weights_scale_the_loss_of_their_images():
     plain, halved = _recognizer(), _recognizer()
     groups = _groups()
-    half = [Group(g.number, g.pixels_u8, g.labels, g.weights / 2) for g in groups]
+    half = [Group(g.number, g.inputs, g.labels, g.weights / 2) for g in groups]
     torch.testing.assert_close(halved.accumulate(half, 0)[0], plain.accumulate(groups, 0)[0] / 2)
     torch.testing.assert_close(halved.head.kernel.grad, plain.head.kernel.grad / 2)
 
@@ -91,7 +91,7 @@ def test_extra_losses_of_a_head_reach_loss_and_gradients_with_the_images_weights
     expected = 0.0
     replica = copy.deepcopy(extra)
     for group in groups:
-        embeddings = replica.backbone(group.pixels_u8.movedim(-1, 1).float() / 127.5 - 1)
+        embeddings = replica.backbone(group.inputs.movedim(-1, 1).float() / 127.5 - 1)
         expected = expected + (group.weights * replica.head.extra_losses(embeddings)).sum() / 12
     assert difference.item() == pytest.approx(expected.item(), rel=1e-3)
     gradient = torch.autograd.grad(expected, replica.backbone[-1].weight)[0]
@@ -106,7 +106,7 @@ def test_top1_is_judged_without_the_margin():
     with torch.no_grad():
         right = 0
         for group in groups:
-            embeddings = copy.deepcopy(trained.backbone)(group.pixels_u8.movedim(-1, 1).float() / 127.5 - 1)
+            embeddings = copy.deepcopy(trained.backbone)(group.inputs.movedim(-1, 1).float() / 127.5 - 1)
             right += (trained.head.cosines(embeddings).argmax(1) == group.labels).sum().item()
     assert trained.accumulate(groups, 0)[1].item() == pytest.approx(right / 12)
 
