@@ -35,6 +35,7 @@ from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.training.optimization import depends_on_total
 from facesyn_cli.training.sharded_tensors import Columns, read_columns
+from facesyn_cli.training.shared_settings import StepsConfig
 
 STATE = "state.json"
 _OLD_NAMES = {"optimizer": "optimiser"}  # in checkpoints of train-fr
@@ -177,17 +178,26 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, packed: dict[str, torch.T
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def check_total(folder: Path, total: int, schedule: str, setting: str = "steps") -> None:
-    """Refuse another length of a training whose earlier learning rates would have been others.
+def check_length(folder: Path, cfg: StepsConfig, other: str | None = None) -> None:
+    """Refuse other `steps` or `minutes`; arguments and errors as of `check_total`."""
+    for setting in ("steps", "minutes"):
+        check_total(folder, getattr(cfg, setting), cfg.lr_schedule.name, setting, other)
+
+
+def check_total(
+    folder: Path, total: float | None, schedule: str, setting: str = "steps", other: str | None = None
+) -> None:
+    """Refuse another length of a training whose earlier steps would have been others.
 
     Args:
         folder: Output folder of the training; may be new.
-        total: Length of the training now.
+        total: Length of the training now; None: no limit.
         schedule: Name of the learning-rate schedule.
         setting: Setting that holds the length.
+        other: Another setting that depends on the length; None: there is none.
 
     Raises:
-        UserError: The training was started with another length, and the schedule ends with training.
+        UserError: The training was started with another length, and something in it depends on that.
     """
     for path in (folder / BEGUN, folder / HEADER):
         if path.is_file():
@@ -197,6 +207,9 @@ def check_total(folder: Path, total: int, schedule: str, setting: str = "steps")
                     f"{folder} was started with {setting}={before}; lr_schedule {schedule} depends on it, so it cannot "
                     f"become {total}. Use constant, cosine-warm-restarts or milestones, or another --out"
                 )
+            if before != total and other is not None:
+                raise UserError(f"{folder} was started with {setting}={before}; {other} depends on it, so it cannot "
+                                f"become {total}; use another --out")
             return
 
 

@@ -89,16 +89,17 @@ class LrSchedule(Settings):
             raise ValueError("must be numbers in rising order, from 1")
         return milestones
 
-    def factor(self, step: int, total: int, milestone_steps: int = 1) -> float:
+    def factor(self, step: int, total: int, milestone_steps: int = 1, position: float | None = None) -> float:
         """Return the factor of the base learning rate.
 
         Args:
             step: Optimizer step, 0-based.
             total: Steps of the whole training.
             milestone_steps: Optimizer steps of one unit of `milestones`.
+            position: Share of the training that is done, in [0, 1]; None: `step` / `total`.
         """
         if self.name == "cosine":
-            value = cosine(step, total, self.minimum)
+            value = cosine(step if position is None else position * total, total, self.minimum)
         elif self.name == "cosine-warm-restarts":
             value = cosine_warm_restarts(step, self.first_cycle, self.cycle_factor, self.minimum)
         elif self.name == "milestones":
@@ -118,7 +119,7 @@ def warmup(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / steps) if steps else 1.0
 
 
-def cosine(step: int, total: int, minimum: float = 0.0) -> float:
+def cosine(step: float, total: int, minimum: float = 0.0) -> float:
     """Return half a cosine from 1 at step 0 to `minimum` at step `total` and after it."""
     return _half_cosine(min(1.0, step / total), minimum)
 

@@ -77,6 +77,10 @@ class StepsConfig(TrainingConfig):
     """Settings of a training whose length is a number of steps."""
 
     steps: int = growable(20_000, "optimizer steps", ge=1)
+    minutes: float | None = growable(
+        None, "end after these minutes of training, over all its runs, where `steps` take longer; what depends on its "
+        "length follows the time; None: no limit", gt=0
+    )
     save_steps: tuple[int, ...] = runtime_only(
         (), "steps whose weights are kept in weights/; a stop signal keeps those of its step too"
     )

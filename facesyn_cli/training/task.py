@@ -48,7 +48,8 @@ class Task(ABC):
         command: Name of the command.
         folder: Output folder.
         parents: Inputs, for the header.
-        total_steps: Length of the training.
+        total_steps: Length of the training; where `minutes` run out first, set to the steps taken before `finish`.
+        position: Share of the training that is done before the present step, in [0, 1), of its steps or its minutes.
         epoch_steps: Steps of an epoch where the training is counted in epochs (a line of metrics and a checkpoint at
             the end of each, milestones in epochs); None: it is counted in steps.
         summary: Names of metrics whose last value goes into the header, beside those that begin with `val_`.
@@ -69,6 +70,7 @@ class Task(ABC):
     folder: Path
     parents: dict[str, Parent]
     total_steps: int
+    position: float = 0.0
     epoch_steps: int | None = None
     summary: tuple[str, ...] = ("loss",)
     watched: tuple[str, ...] = ("loss",)

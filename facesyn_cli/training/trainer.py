@@ -140,6 +140,8 @@ class Trainer:
         self.most_pending = 1 if processes.device.type == "cpu" else _MOST_PENDING
         self.shown: dict[str, float] = {}         # beside the progress
         self.parts: list[dict[str, Any]] = []     # of the training, by how they ran
+        self.seconds = 0.0                        # of the training until `self.since`, over all its runs
+        self.since = time.monotonic()
         checkpoint = latest_checkpoint(task.folder / "checkpoints", processes)
         if checkpoint is None:
             task.initialize()
@@ -165,7 +167,8 @@ class Trainer:
     def run(self) -> tuple[dict[str, int], dict[str, Any]]:
         """Train to the last step and write the weights; return what the header says."""
         task, cfg, total = self.task, self.cfg, self.task.total_steps
-        metrics = None
+        limit = getattr(cfg, "minutes", None)
+        metrics, self.since = None, time.monotonic()
         if self.processes.is_first:
             metrics = MetricsLog(task.folder / METRICS, self.step, cfg.tracking, f"facesyn-{task.command}")
         logged, started = self.step, time.monotonic()
@@ -173,11 +176,16 @@ class Trainer:
             metrics or nullcontext(), progress(task.command, total, "steps", self.step) as bar,
             closing(task.batches(self.step)) as batches,
         ):
-            while self.step < total:
+            task.position = self._position(limit)
+            while task.position < 1:
                 batch = self._next(batches)
-                lr = cfg.optimizer.lr * cfg.lr_schedule.factor(self.step, total, task.epoch_steps or 1)
+                at = None if limit is None else task.position
+                lr = cfg.optimizer.lr * cfg.lr_schedule.factor(self.step, total, task.epoch_steps or 1, at)
                 self._take_step(batch, lr)
-                step, is_last = self.step, self.step == total
+                task.position = self._position(limit)
+                step, is_last = self.step, task.position >= 1
+                if limit is not None:
+                    bar.total = round(step / task.position)
                 is_epoch_end = task.epoch_steps is not None and step % task.epoch_steps == 0
                 epoch = {} if task.epoch_steps is None else {"epoch": -(-step // task.epoch_steps)}
                 is_line = step % cfg.log_every == 0 or is_epoch_end or is_last
@@ -215,8 +223,20 @@ class Trainer:
                 if is_stopping:
                     raise Stopped(signals.received() or signal.SIGTERM)
                 started += time.monotonic() - paused
+        task.total_steps = self.step
         counts, extra = task.finish(self.network)
         return counts, extra | ({"parts": self.parts} if len(self.parts) > 1 else {})
+
+    def _position(self, limit: float | None) -> float:
+        """Return the share of the training that is done, of its steps or of its `limit` in minutes. A collective."""
+        share = self.step / self.task.total_steps
+        if limit is None:
+            return share
+        return min(1.0, max(share, self.processes.from_first(self._spent) / (60 * limit)))
+
+    def _spent(self) -> float:
+        """Return the seconds of the training so far, over all its runs, without what comes before the first step."""
+        return self.seconds + time.monotonic() - self.since
 
     def _next(self, batches: Iterator[Any]) -> Any:
         """Return the next batch; an input that one process cannot read is an error in all of them."""
@@ -294,7 +314,8 @@ class Trainer:
         tensors |= {name: pack_optimizer(optimizer) for name, optimizer in self.optimizers.items()}
         tensors = join_columns(tensors, self.task.columns, self.processes)
         if self.processes.is_first:
-            state = {"metrics": self.window, "scaler": self.scaler.state_dict(), "parts": self.parts}
+            state = {"metrics": self.window, "scaler": self.scaler.state_dict(), "parts": self.parts,
+                     "seconds": self._spent()}
             save_checkpoint(self.task.folder / "checkpoints", self.step, tensors, state, self.cfg.keep_checkpoints)
         self.processes.barrier()
 
@@ -308,7 +329,7 @@ class Trainer:
             state = checkpoint.state()
             if self.scaler.is_enabled() and state["scaler"]:  # empty after steps of another precision
                 self.scaler.load_state_dict(state["scaler"])
-            self.parts = list(state.get("parts", []))
+            self.parts, self.seconds = list(state.get("parts", [])), float(state.get("seconds", 0.0))
             self.window = dict(state.get("metrics", {}))  # earlier releases counted in another way
         self.step = checkpoint.step
         log.info(f"resuming from step {self.step} of {self.task.total_steps}")

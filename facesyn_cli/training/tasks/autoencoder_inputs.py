@@ -16,7 +16,7 @@ from facesyn_cli.models.face_pca import FacePca
 from facesyn_cli.models.loading import load_autoencoder, load_backbone
 from facesyn_cli.models.onnx_torch import OnnxTorch
 from facesyn_cli.plugins import registry
-from facesyn_cli.training.checkpoint import check_total
+from facesyn_cli.training.checkpoint import check_length
 from facesyn_cli.training.tasks.autoencoder_settings import AutoencoderTrainingConfig, check_settings
 from facesyn_cli.training.tasks.drawn_latents import DrawingInputs, open_drawing
 from facesyn_cli.training.tasks.feature_distance import FeatureDistance
@@ -54,7 +54,7 @@ class AutoencoderInputs:
 
 def open_inputs(command: str, cfg: AutoencoderTrainingConfig, work: Work) -> AutoencoderInputs:
     """Open and check all inputs."""
-    check_total(cfg.out or work.folder("autoencoder"), cfg.steps, cfg.lr_schedule.name)
+    check_length(cfg.out or work.folder("autoencoder"), cfg)
     images = open_images(cfg.images or work.folder("images"))
     check_settings(cfg)
     parents: dict[str, Parent] = {}

@@ -19,7 +19,7 @@ from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.interfaces import Reads
 from facesyn_cli.training.bn_groups import copy_from_first, num_groups
-from facesyn_cli.training.checkpoint import check_total
+from facesyn_cli.training.checkpoint import check_length
 from facesyn_cli.training.data_order import EpochBatches, local_share
 from facesyn_cli.training.group_passes import groups_of_a_pass
 from facesyn_cli.training.initial_weights import build_backbone, open_initial_weights
@@ -45,7 +45,7 @@ class EmbedderTask(Task):
 
     def __init__(self, cfg: Any, work: Work) -> None:
         self.cfg, self.total_steps, self.folder = cfg, cfg.steps, cfg.out or work.folder("embedder")
-        check_total(self.folder, cfg.steps, cfg.lr_schedule.name)
+        check_length(self.folder, cfg)
         self.reads: Reads = "photos" if cfg.autoencoder is None else "latents"
         with torch.device("meta"):
             student = build_backbone(cfg.backbone, self.reads)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,27 +47,17 @@ class IdentitySettings(Settings):
     """Weight of the identity loss, and images drawn for it alone."""
 
     weight: float = Field(1.0, ge=0, description="factor of 1 - cosine, beside the squared error")
-    fall: tuple[int, int] | None = Field(
-        None, description="steps between which the weight falls linearly to zero; None: it stays"
+    fall: float = Field(
+        0.0, ge=0, le=1, description="share of the training at whose end the weight falls linearly to zero; 0: it stays"
     )
     images: int = Field(
         0, ge=0, description="images of each step that are drawn from identity_contexts for this loss alone"
     )
     steps: int = Field(8, ge=2, description="steps of the sampler that draws them, by DDIM or, in a flow, Euler")
 
-    @field_validator("fall")
-    @classmethod
-    def _falls_forward(cls, fall: tuple[int, int] | None) -> tuple[int, int] | None:
-        if fall is not None and not 0 <= fall[0] < fall[1]:
-            raise ValueError("two steps in rising order were expected")
-        return fall
-
-    def weight_at(self, step: int) -> float:
-        """Return the weight at a step, 0-based."""
-        if self.fall is None:
-            return self.weight
-        first, last = self.fall
-        return self.weight * min(1.0, max(0.0, (last - step) / (last - first)))
+    def weight_at(self, position: float) -> float:
+        """Return the weight when a share of the training in [0, 1] is done."""
+        return self.weight * min(1.0, (1 - position) / self.fall) if self.fall else self.weight
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.models.loading import LoadedLdm, load_autoencoder, load_denoiser
 from facesyn_cli.sampling.pipeline import ChannelScale
 from facesyn_cli.training.batch_loading import read_ahead
-from facesyn_cli.training.checkpoint import check_total
+from facesyn_cli.training.checkpoint import check_length
 from facesyn_cli.training.data_order import local_share
 from facesyn_cli.training.precision import autocast, convolution_layout
 from facesyn_cli.training.published_export import check_exportable, export_ldm
@@ -71,7 +71,7 @@ class LdmTask(Task):
 
     def __init__(self, cfg: Any, work: Work) -> None:
         self.cfg, self.total_steps, self.folder = cfg, cfg.steps, cfg.out or work.folder("ldm")
-        check_total(self.folder, cfg.steps, cfg.lr_schedule.name)
+        check_length(self.folder, cfg, "identity.fall" if cfg.identity.fall else None)
         if cfg.output_size > cfg.image_size:
             log.warning(f"output_size {cfg.output_size} exceeds image_size {cfg.image_size}: images will be blurred")
         images = open_images(cfg.images or work.folder("images"))
@@ -181,7 +181,7 @@ class LdmTask(Task):
             None if batch.contexts is None else batch.contexts.to(device, non_blocking=True),
             batch.draws.to(device),
         )
-        identity, weight = self.identity, cfg.identity.weight_at(step)
+        identity, weight = self.identity, cfg.identity.weight_at(self.position)
         drawn = {}
         if identity is not None and identity.drawn is not None:
             drawn = {"identity_drawn": self._add_drawn(identity, weight, step, scaler)}

@@ -122,12 +122,10 @@ def test_the_gradient_is_that_of_a_plain_loop(recognizer: Path, schedule, passes
     assert all(p.grad is None for p in identity.module.parameters())
 
 
-def test_the_weight_falls_between_two_steps():
-    settings = IdentitySettings(weight=2.0, fall=(10, 20))
-    assert [settings.weight_at(step) for step in (0, 10, 15, 20, 99)] == [2.0, 2.0, 1.0, 0.0, 0.0]
-    assert IdentitySettings(weight=0.5).weight_at(10**6) == 0.5
-    with pytest.raises(ValueError, match="rising order"):
-        IdentitySettings(fall=(20, 10))
+def test_the_weight_falls_at_the_end():
+    settings = IdentitySettings(weight=2.0, fall=0.5)
+    assert [settings.weight_at(position) for position in (0, 0.5, 0.75, 1)] == [2.0, 2.0, 1.0, 0.0]
+    assert IdentitySettings(weight=0.5).weight_at(0.99) == 0.5
 
 
 @pytest.mark.parametrize("schedule", [FLOW, V])
