@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,10 @@ from facesyn_cli.artifacts.work import Work
 from facesyn_cli.console import log
 from facesyn_cli.data.latent_cache import LatentCache
 from facesyn_cli.diffusion.flow import FlowSchedule
-from facesyn_cli.diffusion.loss import predict, squared_error
-from facesyn_cli.diffusion.schedule import NoiseSchedule, build_schedule
+from facesyn_cli.diffusion.schedule import build_schedule
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.loading import LoadedLdm, load_autoencoder, load_denoiser
+from facesyn_cli.models.loading import load_autoencoder
 from facesyn_cli.sampling.pipeline import ChannelScale
 from facesyn_cli.training.batch_loading import read_ahead
 from facesyn_cli.training.checkpoint import check_length
@@ -50,8 +47,10 @@ from facesyn_cli.training.tasks.ldm_inputs import (
     is_conditional,
     join_faces,
     latent_shape,
+    open_initial,
 )
 from facesyn_cli.training.tasks.ldm_monitors import FIGURES, ldm_monitors, open_judge
+from facesyn_cli.training.tasks.ldm_step import accumulate_gradients
 
 _STATISTICS_IMAGES = 10_000
 
@@ -105,7 +104,10 @@ class LdmTask(Task):
         self.embedder = embeddings.embedder if embeddings else None
         size = 0 if embeddings is None else embeddings.vectors.shape[1]
         self.denoiser = build_denoiser(cfg.denoiser, cfg.seed, self.latent_shape, size)
-        self.initial = None if cfg.initial_denoiser is None else self._open_initial(cfg.initial_denoiser)
+        self.initial = None
+        if cfg.initial_denoiser is not None:
+            self.initial = open_initial(cfg.initial_denoiser, self.denoiser, cfg, section, self.embedder)
+            self.parents["initial_denoiser"] = Parent(str(cfg.initial_denoiser), self.initial.digest)
         if cfg.context_dropout and not is_conditional(self.denoiser):
             raise UserError("context_dropout needs a conditional denoiser; this one is unconditional")
         self.identity = None
@@ -249,19 +251,6 @@ class LdmTask(Task):
         scaler.scale(distances.sum() * (weight / cfg.batch_size)).backward()
         return distances.detach().sum() / cfg.identity.images
 
-    def _open_initial(self, path: Path) -> LoadedLdm:
-        loaded = load_denoiser(path, self.cfg.denoiser)
-        config, cfg = loaded.config, self.cfg
-        if config.prediction != cfg.prediction:
-            raise UserError(f"{path} predicts {config.prediction}, prediction is {cfg.prediction}")
-        found, section = config.autoencoder or {}, self.autoencoder.section
-        if found.get("digest") not in (None, section["digest"]):
-            raise UserError(f"{path} was trained on latents of {found.get('path')}, not of {section['path']}")
-        if None not in (config.embedder, self.embedder) and config.embedder != self.embedder:
-            raise UserError(f"{path} was trained under embeddings of another recognizer than the one given")
-        self.parents["initial_denoiser"] = Parent(str(path), loaded.digest)
-        return loaded
-
     def _log_counts(self) -> None:
         joined, num_images = self.joined, self.num_images
         without = num_images - len(joined.faces)
@@ -271,53 +260,6 @@ class LdmTask(Task):
             + f"; {sum(p.numel() for p in self.denoiser.parameters())} parameters, "
             f"{self.total_steps * self.cfg.batch_size / len(joined.train_rows):.3g} epochs"
         )
-
-
-def accumulate_gradients(
-    denoiser: nn.Module, schedule: NoiseSchedule | FlowSchedule, batch: Batch, batch_size: int, passes: int,
-    precision: str, scaler: torch.amp.GradScaler, min_snr_gamma: float | None = None,
-    last_pass: Callable[[], AbstractContextManager[None]] = nullcontext,
-    identity: IdentityLoss | None = None, identity_weight: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Add the gradient of a process's part of the global batch's mean loss.
-
-    Args:
-        denoiser: The network.
-        schedule: Noise schedule or flow.
-        batch: This process's share, on the device, latents normalized.
-        batch_size: Images of the global batch.
-        passes: Forward and backward passes over the share.
-        precision: fp32, bf16 or fp16.
-        scaler: Scales the losses.
-        min_snr_gamma: Weight of the loss by signal-to-noise ratio; None: none.
-        last_pass: Context of the last backward pass.
-        identity: The identity loss, which is added; None: none.
-        identity_weight: Its weight.
-
-    Returns:
-        This process's part of the mean squared error, and of the identity loss without its weight; scalars.
-    """
-    count = len(batch.latents)
-    size = math.ceil(count / passes)
-    totals = torch.zeros(2, dtype=torch.float64, device=batch.latents.device)
-    for start in range(0, count, size):
-        part = slice(start, start + size)
-        draws = type(batch.draws)(*(None if x is None else x[part] for x in batch.draws))
-        contexts = None if batch.contexts is None else batch.contexts[part]
-        with autocast(precision, batch.latents.device):
-            x, output = predict(denoiser, schedule, batch.latents[part], contexts, draws)
-        losses = squared_error(output, schedule, batch.latents[part], draws, min_snr_gamma)
-        distances = torch.zeros_like(losses)
-        if identity is not None and identity_weight and contexts is not None:
-            distances = identity.distances(schedule.clean_latents(x, output, draws.t), contexts)
-            distances = distances * schedule.signal_share(draws.t)
-            if draws.drop_context is not None:
-                distances = distances * ~draws.drop_context
-        with last_pass() if start + size >= count else nullcontext():
-            scaler.scale((losses + identity_weight * distances).sum() * (1 / batch_size)).backward()
-        totals += torch.stack([losses.detach().double().sum(), distances.detach().double().sum()])
-    loss, distance = (totals / batch_size).unbind()
-    return loss, distance
 
 
 def _trained_autoencoder(work: Work) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.data.face_images import FaceImages
 from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.loading import LoadedLdm, load_denoiser
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 from facesyn_cli.training.data_order import is_held_out
@@ -109,6 +111,41 @@ def build_denoiser(cfg: PluginConfig, seed: int, latent_shape: tuple[int, int, i
             f"set denoiser.context_size={context_size}"
         )
     return denoiser
+
+
+def open_initial(
+    path: Path, denoiser: nn.Module, cfg: Any, autoencoder: dict[str, Any], embedder: str | None
+) -> LoadedLdm:
+    """Open the LDM that a training starts from.
+
+    Args:
+        path: Weights of an LDM.
+        denoiser: The network to be trained; settings that do not change its weights may differ.
+        cfg: Settings, a `TrainLdmConfig`.
+        autoencoder: Section of the autoencoder.
+        embedder: Digest of the recognizer of the embeddings; None when unknown.
+
+    Raises:
+        UserError: It is another network, predicts something else, or belongs to another autoencoder or recognizer.
+    """
+    loaded = load_denoiser(path)
+    config, name = loaded.config, loaded.config.denoiser["name"]
+    if name != cfg.denoiser.name:
+        raise UserError(f"{path} is a denoiser {name}, {cfg.denoiser.name} is to be trained")
+    have = {key: tuple(value.shape) for key, value in loaded.module.state_dict().items()}
+    wanted = {key: tuple(value.shape) for key, value in denoiser.state_dict().items()}
+    if have != wanted:
+        key = next(key for key in [*wanted, *have] if have.get(key) != wanted.get(key))
+        raise UserError(f"{path}: {key} is {have.get(key, 'missing')}, in the network to be trained it is "
+                        f"{wanted.get(key, 'missing')}; give the same denoiser settings")
+    if config.prediction != cfg.prediction:
+        raise UserError(f"{path} predicts {config.prediction}, prediction is {cfg.prediction}")
+    found = config.autoencoder or {}
+    if found.get("digest") not in (None, autoencoder["digest"]):
+        raise UserError(f"{path} was trained on latents of {found.get('path')}, not of {autoencoder['path']}")
+    if None not in (config.embedder, embedder) and config.embedder != embedder:
+        raise UserError(f"{path} was trained under embeddings of another recognizer than those given")
+    return loaded
 
 
 def is_conditional(denoiser: nn.Module) -> bool:

@@ -24,8 +24,8 @@ from facesyn_cli.plugins import registry
 from facesyn_cli.sampling.pipeline import ChannelScale
 from facesyn_cli.training.precision import loss_scaler
 from facesyn_cli.training.tasks.identity_loss import IdentityLoss, IdentitySettings
-from facesyn_cli.training.tasks.ldm import accumulate_gradients
 from facesyn_cli.training.tasks.ldm_batches import Batch
+from facesyn_cli.training.tasks.ldm_step import accumulate_gradients
 
 SHAPE, SIZE, CPU = (4, 6, 6), 16, torch.device("cpu")
 AUTOENCODER = {"name": "diffusers", "settings": {}, "path": "taesd3", "digest": "sha256:" + "a" * 64}

@@ -13,10 +13,10 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
 from facesyn_cli.training.data_order import local_share, validation_places
 from facesyn_cli.training.precision import autocast, check_precision, loss_scaler
-from facesyn_cli.training.tasks.ldm import accumulate_gradients
 from facesyn_cli.training.tasks.ldm_batches import Batch, BatchPlan, Rows, training_batches
 from facesyn_cli.training.tasks.ldm_inputs import evenly
 from facesyn_cli.training.tasks.ldm_monitors import Validation
+from facesyn_cli.training.tasks.ldm_step import accumulate_gradients
 
 SHAPE, BATCH, CPU = (3, 4, 4), 6, torch.device("cpu")
 SCHEDULE = build_schedule()
