@@ -130,14 +130,17 @@ class IdentityLoss:
 
     def prepare(self, scale: ChannelScale, device: torch.device) -> None:
         """Put the recognizer on the device; `scale` restores the latents that it reads."""
-        self.module.to(device).eval()
+        self.module.to(device, memory_format=torch.channels_last).eval()
         self.scale, self.device = scale, device
 
     def distances(self, latents: Tensor, contexts: Tensor) -> Tensor:
-        """Return 1 - cosine, (B,) float32 in [0, 2], of normalized latents (B, c, h, w) and unit contexts (B, E)."""
-        with torch.autocast(latents.device.type, enabled=False):
-            embeddings = self.module(self.scale.restore(latents.float()))
-            return 1 - F.cosine_similarity(embeddings, contexts.float(), dim=1, eps=_EPS)
+        """Return 1 - cosine, (B,) float32 in [0, 2], of normalized latents (B, c, h, w) and unit contexts (B, E).
+
+        The recognizer runs in the number format of the caller's autocast.
+        """
+        restored = self.scale.restore(latents.float()).contiguous(memory_format=torch.channels_last)
+        embeddings = self.module(restored).float()
+        return 1 - F.cosine_similarity(embeddings, contexts.float(), dim=1, eps=_EPS)
 
     def of_drawn(
         self, denoiser: nn.Module, schedule: NoiseSchedule | FlowSchedule, step: int, rank: int, world_size: int

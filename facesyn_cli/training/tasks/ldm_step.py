@@ -53,7 +53,8 @@ def accumulate_gradients(
         losses = squared_error(output, schedule, batch.latents[part], draws, min_snr_gamma)
         distances = torch.zeros_like(losses)
         if identity is not None and identity_weight and contexts is not None:
-            distances = identity.distances(schedule.clean_latents(x, output, draws.t), contexts)
+            with autocast(precision, batch.latents.device):
+                distances = identity.distances(schedule.clean_latents(x, output, draws.t), contexts)
             distances = distances * schedule.signal_share(draws.t)
             if draws.drop_context is not None:
                 distances = distances * ~draws.drop_context

@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from facesyn_cli.contexts.pca import group_means
 from facesyn_cli.contexts.source import Resources
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.errors import UserError
@@ -99,3 +100,36 @@ def test_the_recognizer_is_that_of_the_known():
 def test_what_does_not_go(count, components, wrong):
     with pytest.raises(UserError, match=wrong):
         pca(people(count), components=components)
+
+
+def two_groups(rare: int = 60, frequent: int = 2000, size: int = 8) -> np.ndarray:
+    """Unit rows around two means, one of them seldom."""
+    random = np.random.RandomState(1)
+    means = np.zeros((2, size))
+    means[0, 0], means[1, 1] = 1, 1
+    rows = np.repeat(means, (frequent, rare), axis=0) + 0.1 * random.standard_normal((frequent + rare, size))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_groups_are_drawn_in_equal_parts():
+    known = two_groups()
+    shares = [(first(pca(known, groups=groups), 0, 2000)[:, :2].argmax(axis=1) == 1).mean() for groups in (1, 2)]
+    assert shares[0] < 0.1 and 0.45 < shares[1] < 0.55
+    drawn = first(pca(known, groups=2), 0, 2000)
+    for axis in (0, 1):  # each as narrow as its own group, not as the whole set
+        own = drawn[drawn[:, :2].argmax(axis=1) == axis]
+        assert own[:, axis].mean() > 0.9
+
+
+def test_k_means_finds_means_that_do_not_move():
+    known = np.concatenate([two_groups(), -two_groups(rare=30, frequent=40)]).astype(np.float64)
+    means, own = group_means(known, 4, np.random.RandomState(3))
+    distances = np.square(known[:, None] - means[None]).sum(axis=2)
+    assert (distances.argmin(axis=1) == own).all() and set(own) == {0, 1, 2, 3}
+    for group in range(4):
+        assert np.allclose(known[own == group].mean(axis=0), means[group])
+
+
+def test_more_groups_than_people_are_refused():
+    with pytest.raises(UserError, match="30 groups, but there are 20 known embeddings"):
+        pca(people(20), groups=30)
