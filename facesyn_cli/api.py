@@ -43,8 +43,7 @@ from facesyn_cli.results import Benchmarks, Contexts, Embeddings, Images, Networ
 __all__ = [
     "Benchmarks", "Contexts", "Embeddings", "Images", "Network", "Plan", "Records", "Report", "Result", "Stopped",
     "UserError", "align", "augment", "embed", "evaluate", "gen_contexts", "open", "pack", "plan", "pull", "push",
-    "report", "run", "sample", "select", "study", "train_autoencoder", "train_decoder", "train_embedder", "train_fr",
-    "train_ldm",
+    "report", "run", "sample", "select", "study", "train_autoencoder", "train_embedder", "train_fr", "train_ldm",
 ]
 
 PathLike = str | os.PathLike[str]
@@ -53,8 +52,8 @@ T = TypeVar("T")
 
 _RESULTS: dict[str, type[Result]] = {
     "align": Images, "embed": Embeddings, "train-embedder": Network, "train-autoencoder": Network,
-    "train-ldm": Network, "train-decoder": Network, "gen-contexts": Contexts, "sample": Images, "select": Images,
-    "augment": Images, "pack": Records, "train-fr": Network, "eval": Benchmarks, "report": Report, "study": Result,
+    "train-ldm": Network, "gen-contexts": Contexts, "sample": Images, "select": Images, "augment": Images,
+    "pack": Records, "train-fr": Network, "eval": Benchmarks, "report": Report, "study": Result,
 }
 _KINDS: dict[str, type[Result]] = {  # by kind of the header
     "ImageSet": Images, "EmbeddingSet": Embeddings, "ContextSet": Contexts, "RecordSet": Records, "Weights": Network,
@@ -85,11 +84,6 @@ def train_autoencoder(work: PathLike = "work", **settings: Any) -> Network:
 def train_ldm(work: PathLike = "work", **settings: Any) -> Network:
     """Train a latent diffusion model on faces and embeddings: `facesyn train-ldm`, settings of `TrainLdmConfig`."""
     return _run("train-ldm", Network, work, settings)
-
-
-def train_decoder(work: PathLike = "work", **settings: Any) -> Network:
-    """Fine-tune a decoder on latents that an LDM draws: `facesyn train-decoder`, settings of `TrainDecoderConfig`."""
-    return _run("train-decoder", Network, work, settings)
 
 
 def gen_contexts(work: PathLike = "work", **settings: Any) -> Contexts:

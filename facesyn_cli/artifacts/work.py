@@ -11,7 +11,6 @@ FOLDERS = {
     "embeddings": "1-embeddings",
     "autoencoder": "2-autoencoder",
     "ldm": "2-ldm",
-    "decoder": "2-decoder",
     "contexts": "3-contexts",
     "samples": "4-samples",
     "augmented": "5-augmented",
@@ -22,8 +21,8 @@ FOLDERS = {
 }
 OUTPUTS = {  # stage -> the folder that it writes; the other stages write outside of the run's folder
     "align": "images", "embed": "embeddings", "train-embedder": "embedder", "train-autoencoder": "autoencoder",
-    "train-ldm": "ldm", "train-decoder": "decoder", "gen-contexts": "contexts", "sample": "samples",
-    "augment": "augmented", "pack": "records", "train-fr": "fr", "eval": "table", "report": "report",
+    "train-ldm": "ldm", "gen-contexts": "contexts", "sample": "samples", "augment": "augmented", "pack": "records",
+    "train-fr": "fr", "eval": "table", "report": "report",
 }
 
 
@@ -40,12 +39,3 @@ class Work:
     def folder(self, name: str) -> Path:
         """Return the path of one numbered folder by its short name (a key of `FOLDERS`)."""
         return self.path / FOLDERS[name]
-
-    def decoder_for(self, ldm: Path | None) -> Path | None:
-        """Return the folder of the decoder that `train-decoder` made for this run's LDM; None if there is none.
-
-        Args:
-            ldm: An explicitly given LDM, to which that decoder does not belong; None: this run's.
-        """
-        folder = self.folder("decoder")
-        return folder if ldm is None and folder.exists() else None

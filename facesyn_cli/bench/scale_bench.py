@@ -36,8 +36,8 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.untrusted.parsing import parse_json
 
 _SIDE, _LATENT = 32, 8           # pixels of an image, and side of its latent
-_DENOISER = {"name": "residual-mlp", "in_channels": 3, "grid": _LATENT, "width": 8, "blocks": 1, "modulation": 8,
-             "context_width": 8}
+_DENOISER = {"name": "dit", "in_channels": 3, "patch": _LATENT, "width": 8, "depth": 1, "heads": 1, "context_width": 8,
+             "context_tokens": 0}
 _BACKBONE = {"name": "ir-tiny", "widths": [4, 8], "blocks": [1, 1], "embedding_size": 32}
 _EMBEDDING_SIZE = 512            # of contexts and of known people
 _KNOWN_ROWS = 5                  # known people for each context, for the filter `novel`

@@ -24,8 +24,8 @@ from facesyn_cli.console import is_first_process, log
 
 _NEXT = {
     "align": "embed", "embed": "train-ldm", "train-embedder": "train-ldm", "train-autoencoder": "train-ldm",
-    "train-ldm": "gen-contexts", "train-decoder": "sample", "gen-contexts": "sample", "sample": "pack",
-    "select": "pack", "augment": "pack", "pack": "train-fr", "train-fr": "eval", "eval": "report", "study": "sample",
+    "train-ldm": "gen-contexts", "gen-contexts": "sample", "sample": "pack", "select": "pack", "augment": "pack",
+    "pack": "train-fr", "train-fr": "eval", "eval": "report", "study": "sample",
 }
 _ASIDE = ("select", "study")  # no steps on the way of a recipe
 _TAKES = {  # command -> finished stage -> option that names its folder
@@ -33,9 +33,8 @@ _TAKES = {  # command -> finished stage -> option that names its folder
     "train-embedder": {"align": "--images", "embed": "--embeddings"},
     "train-autoencoder": {"align": "--images"},
     "train-ldm": {"align": "--images", "embed": "--embeddings", "train-autoencoder": "--autoencoder"},
-    "train-decoder": {"train-ldm": "--ldm", "train-autoencoder": "--initial"},
-    "gen-contexts": {"train-ldm": "--ldm", "train-decoder": "--autoencoder"},
-    "sample": {"train-ldm": "--ldm", "train-decoder": "--autoencoder", "gen-contexts": "--contexts"},
+    "gen-contexts": {"train-ldm": "--ldm"},
+    "sample": {"train-ldm": "--ldm", "gen-contexts": "--contexts"},
     "augment": {"sample": "--in", "select": "--in"},
     "pack": {"sample": "--in", "select": "--in", "augment": "--in"},
     "train-fr": {"pack": "--in"},
@@ -188,8 +187,8 @@ def after_pull(kind: str, folder: Path) -> str | None:
     options = {
         "ImageSet": ("pack", "--in"), "RecordSet": ("train-fr", "--in"), "EmbeddingSet": ("train-ldm", "--embeddings"),
         "ContextSet": ("sample", "--contexts"), "Starter": ("sample", "--starter"), "train-ldm": ("sample", "--ldm"),
-        "train-autoencoder": ("sample", "--autoencoder"), "train-decoder": ("sample", "--autoencoder"),
-        "train-fr": ("eval", "--weights"), "train-embedder": ("embed", "--weights"),
+        "train-autoencoder": ("sample", "--autoencoder"), "train-fr": ("eval", "--weights"),
+        "train-embedder": ("embed", "--weights"),
     }
     if kind == "Report":
         return after_page(folder)

@@ -43,7 +43,6 @@ OPTIONS = {
     "select": "tree",
     "study": "tree starter seed batch_size device markdown",
     "train-autoencoder": "tree seed batch_size device",
-    "train-decoder": "seed batch_size device",
     "train-embedder": "tree seed batch_size device",
     "train-fr": "tree seed batch_size device",
     "train-ldm": "tree starter seed batch_size device",

@@ -55,11 +55,13 @@ class StageConfig(Settings):
 
     Attributes:
         renamed: Dotted key of an earlier release -> present key. The old key works with a warning.
+        removed: Dotted key of an earlier release -> its value in headers of folders that it did not affect.
         changeable: Settings that affect the result and may change while there is work to do, with a warning; the stage
             records the change.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}
+    removed: ClassVar[Mapping[str, Any]] = {}
     changeable: ClassVar[Collection[str]] = ()
 
     seed: int = affects_result(0, "seed of everything random", ge=0)
@@ -105,11 +107,15 @@ class StageConfig(Settings):
         flat: dict[str, Any] = {}
         for group in config.values():
             _merge_into(flat, group)
-        renamed = self.with_new_names(flat, is_silent=True)
-        if renamed == flat:
+        present = self.with_new_names(flat, is_silent=True)
+        for key, without_effect in self.removed.items():
+            value = _take(present, key.split("."))
+            if value not in (_ABSENT, without_effect):
+                return config
+        if present == flat:
             return config
         try:
-            return type(self).model_validate(renamed).to_json()
+            return type(self).model_validate(present).to_json()
         except ValidationError:
             return config  # the comparison then lists every difference
 

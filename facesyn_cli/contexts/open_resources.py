@@ -80,7 +80,7 @@ class ContextInputs:
         values: dict[str, Any] = {"seed": self.seed, "batch_size": batch_size, "device": self.device}
         parents: dict[str, Parent] = {}
         for need in sorted(needs | {need for need in source.may_use if paths[need] is not None}):
-            values |= getattr(self, f"_open_{need}")(paths[need], parents, work)
+            values |= getattr(self, f"_open_{need}")(paths[need], parents)
         if self.align is not None and "recognizer" in needs:
             detector = Yunet(self.align.detector)
             values["align"] = FaceAligner(detector.find, self.align)
@@ -111,35 +111,34 @@ class ContextInputs:
         if self.align is not None and "recognizer" not in used:
             log.warning(f"align is given, but source {source_name} embeds no faces")
 
-    def _open_images(self, path: Path, parents: dict[str, Parent], work: Work) -> dict[str, Any]:
+    def _open_images(self, path: Path, parents: dict[str, Parent]) -> dict[str, Any]:
         images = open_images(path)
         parents["images"] = images.parent()
         return {"images": images}
 
-    def _open_embeddings(self, path: Path, parents: dict[str, Parent], work: Work) -> dict[str, Any]:
+    def _open_embeddings(self, path: Path, parents: dict[str, Parent]) -> dict[str, Any]:
         given = read_given_vectors(path, self.given["embedding_names"])
         parents["embeddings"] = given.parent
         return {"embeddings": given}
 
-    def _open_known(self, path: Path, parents: dict[str, Parent], work: Work) -> dict[str, Any]:
+    def _open_known(self, path: Path, parents: dict[str, Parent]) -> dict[str, Any]:
         known = read_given_vectors(path)
         parents["known"] = known.parent
         return {"known": known.vectors, "known_embedder": known.embedder}
 
-    def _open_generator(self, name: str, parents: dict[str, Parent], work: Work) -> dict[str, Any]:
+    def _open_generator(self, name: str, parents: dict[str, Parent]) -> dict[str, Any]:
         folder = find_pipeline(name)
         parents["generator"] = Parent(name, path_digest(folder))
         return {"generator": load_pipeline(folder, self.device)}
 
-    def _open_ldm(self, path: Path, parents: dict[str, Parent], work: Work) -> dict[str, Any]:
-        given = self.given["autoencoder"] or work.decoder_for(self.given["ldm"])
-        ldm, autoencoder, found = open_ldm(path, given)
+    def _open_ldm(self, path: Path, parents: dict[str, Parent]) -> dict[str, Any]:
+        ldm, autoencoder, found = open_ldm(path, self.given["autoencoder"])
         section = autoencoder.section
         digest = section["digest"] or json_digest([section["name"], section["settings"]])
         parents |= {**found, "autoencoder": Parent(section["path"] or section["name"], digest)}
         return {"ldm": ldm, "autoencoder": autoencoder}
 
-    def _open_recognizer(self, path: Path, parents: dict[str, Parent], work: Work) -> dict[str, Any]:
+    def _open_recognizer(self, path: Path, parents: dict[str, Parent]) -> dict[str, Any]:
         backbone = load_backbone(path, self.backbone)
         parents["weights"] = Parent(str(path), backbone.digest)
         embedder = FaceEmbedder.of(backbone, self.device, self.batch_size)

@@ -23,7 +23,7 @@ from facesyn_cli.plugins.settings import PluginConfig
 _UNDECIDED = {"channel_order": "rgb, or bgr for weights of AdaFace"}
 _FREE = {  # settings that change how a network runs or trains, not which tensors it has
     "dropout", "component_dropout", "drop_path", "checkpoint_activations", "quantize", "head_channels", "channel_order",
-    "latent_noise", "token_drop",
+    "token_drop",
 }
 
 
@@ -60,6 +60,8 @@ def configure(kind: str, settings: dict[str, Any], where: str) -> PluginConfig:
     """Validate the settings of a network, with one line for the first that is wrong."""
     try:
         return registry.configure(kind, settings)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "settings"

@@ -13,7 +13,6 @@ unquantized.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -68,54 +67,20 @@ class TrainingPass(NamedTuple):
     penalties: dict[str, Tensor]  # (B,) each, float32: further terms of the loss
 
 
-class TrainableAutoencoder(nn.Module):
-    """What an autoencoder needs besides `models.interfaces.Autoencoder`, so that `train-autoencoder` can train it.
+class FaceAutoencoder(nn.Module):
+    """Encoder and decoder of a diffusers autoencoder, which `train-autoencoder` can train.
+
+    Args:
+        cfg: Settings.
+        parts: The diffusers autoencoder.
 
     Attributes:
-        cfg: Settings.
         hidden_layers: See `models/interfaces.py`.
 
     Shapes: B batch, S image side, c latent channels, s = S / downscale.
     """
 
-    cfg: PluginConfig
-    latent_channels: int
-    downscale: int
     hidden_layers: tuple[str, ...] = ()
-
-    def training_pass(self, pixels: Tensor, noise: Tensor) -> TrainingPass:
-        """Return differentiable reconstructions and penalties.
-
-        Args:
-            pixels: (B, 3, S, S) in [-1, 1].
-            noise: (B, c, s, s) standard normal; unused by deterministic autoencoders.
-        """
-        raise NotImplementedError
-
-    def last_layer(self) -> nn.Parameter:
-        """Return the weight of the last layer of the decoder."""
-        raise NotImplementedError
-
-    def latent_side(self) -> list[nn.Parameter]:
-        """Return the parameters that define the latent space: training the others keeps latents valid."""
-        raise NotImplementedError
-
-    def fit(self, photos: Callable[[], Iterator[Tensor]], total: Callable[[Tensor], Tensor]) -> None:
-        """Fit parameters with a closed form before the first step; by default none.
-
-        Args:
-            photos: Returns an iterator over this process's share of the photos, in batches (B, 3, S, S) in [-1, 1].
-            total: Sums a tensor over the processes.
-        """
-
-
-class FaceAutoencoder(TrainableAutoencoder):
-    """Encoder and decoder of a diffusers autoencoder.
-
-    Args:
-        cfg: Settings.
-        parts: The diffusers autoencoder.
-    """
 
     def __init__(self, cfg: FaceKlConfig, parts: nn.Module) -> None:
         super().__init__()
@@ -140,12 +105,21 @@ class FaceAutoencoder(TrainableAutoencoder):
             raise UserError(f"{self.cfg.name}: only the encoder was given; decoding latents needs the decoder too")
         return self.decoder(self.post_quant_conv(latents))
 
+    def training_pass(self, pixels: Tensor, noise: Tensor) -> TrainingPass:
+        """Return differentiable reconstructions and penalties.
+
+        Args:
+            pixels: (B, 3, S, S) in [-1, 1].
+            noise: (B, c, s, s) standard normal; not used where latents are not drawn.
+        """
+        raise NotImplementedError
+
     def last_layer(self) -> nn.Parameter:
         """Return the weight of the last layer of the decoder."""
         return self.decoder.last_layer()
 
     def latent_side(self) -> list[nn.Parameter]:
-        """Return the parameters of the encoder."""
+        """Return the parameters that define the latents, those of the encoder: training others keeps latents valid."""
         return [*self.encoder.parameters(), *self.quant_conv.parameters()]
 
     def _moments(self, pixels: Tensor) -> Tensor:

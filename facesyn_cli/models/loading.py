@@ -39,7 +39,7 @@ from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 
 LATENTS_OF = "latents_of"  # in config.json of an autoencoder: digests of others whose latents it decodes too
-_FROM_TENSORS = ("vq-f4", "kl-f4", "kl-f8", "face-kl", "face-vq", "face-pca")  # their weights lie in a file
+_FROM_TENSORS = ("vq-f4", "kl-f4", "kl-f8", "face-kl", "face-vq")  # their weights lie in a file
 
 
 @dataclass(frozen=True)
@@ -195,6 +195,7 @@ def load_autoencoder(path: Path | str | None, cfg: PluginConfig | None = None, p
     file = Path(path)
     found, digest = open_autoencoder_file(file)
     if found.name not in _FROM_TENSORS:
+        configure("autoencoder", {"name": found.name, **found.settings}, str(file))
         raise UserError(f"{file} names autoencoder {found.name!r}; one of {', '.join(_FROM_TENSORS)} was expected")
     have = found.settings.get("part", "both")
     if have not in ("both", "encoder", "decoder"):

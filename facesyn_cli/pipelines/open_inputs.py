@@ -10,7 +10,7 @@ from facesyn_cli.artifacts.work import Work
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
 
-_LOSSES = ("feature_weight", "identity_weight")  # of a training of an autoencoder; those stated need `features`
+_LOSSES = ("feature_weight", "identity_weight")  # of train-autoencoder; those stated need `features`
 
 
 class OpenInputs(UserError):
@@ -56,8 +56,7 @@ def _without_recognizer(configs: Mapping[str, Any]) -> Iterator[str]:
     for stage, key in {"embed": "weights", "report": "judges"}.items():
         if stage in configs and not getattr(configs[stage], key):
             yield f"{stage}.{key}"
-    for stage in ("train-autoencoder", "train-decoder"):
-        cfg = configs.get(stage)
-        stated = [name for name in _LOSSES if cfg is not None and name in cfg.model_fields_set and getattr(cfg, name)]
-        if stated and cfg.features is None:
-            yield f"{stage}.features"
+    cfg = configs.get("train-autoencoder")
+    if cfg is not None and cfg.features is None:
+        if any(name in cfg.model_fields_set and getattr(cfg, name) for name in _LOSSES):
+            yield "train-autoencoder.features"

@@ -25,17 +25,17 @@ from facesyn_cli.report.pipeline_picture import MOST_THUMBS, StageBox, draw_pipe
 _SIDE, _QUALITY = 88, 80          # of a face in the file; it is drawn at half the size
 _WRITES = {  # stage -> folder; select and study write to a folder of their own
     "align": "images", "embed": "embeddings", "train-embedder": "embedder", "train-autoencoder": "autoencoder",
-    "train-ldm": "ldm", "train-decoder": "decoder", "gen-contexts": "contexts", "sample": "samples",
-    "augment": "augmented", "pack": "records", "train-fr": "fr", "eval": "table", "report": "report",
+    "train-ldm": "ldm", "gen-contexts": "contexts", "sample": "samples", "augment": "augmented", "pack": "records",
+    "train-fr": "fr", "eval": "table", "report": "report",
 }
 _ABOUT = {
     "align": "cuts the face out of each photo", "embed": "describes faces by embeddings",
     "train-embedder": "distills a small recognizer", "train-autoencoder": "faces to latents and back",
-    "train-ldm": "learns to generate faces", "train-decoder": "improves the decoder",
-    "gen-contexts": "makes up new identities", "sample": "generates their images",
-    "select": "drops identities that look alike", "augment": "adds images to each identity",
-    "pack": "writes records with labels", "train-fr": "trains a recognizer on the set",
-    "eval": "verifies real faces with it", "report": "measures and shows the set", "study": "compares ways to sample",
+    "train-ldm": "learns to generate faces", "gen-contexts": "makes up new identities",
+    "sample": "generates their images", "select": "drops identities that look alike",
+    "augment": "adds images to each identity", "pack": "writes records with labels",
+    "train-fr": "trains a recognizer on the set", "eval": "verifies real faces with it",
+    "report": "measures and shows the set", "study": "compares ways to sample",
 }
 _COUNTED = ("contexts", "images", "embeddings", "steps", "pairs")  # of a header; the first of them is shown
 _FACES = ("sample", "augment")    # stages whose sets are shown; their images are generated
@@ -60,8 +60,7 @@ _READS: dict[str, tuple[_Read, ...]] = {
     "train-embedder": (_IMAGES, _EMBEDDINGS),
     "train-autoencoder": (_IMAGES,),
     "train-ldm": (_IMAGES, _EMBEDDINGS, _Read("autoencoder", "autoencoder", "autoencoder")),
-    "train-decoder": (_IMAGES, _EMBEDDINGS, _Read("initial", "autoencoder", "autoencoder"), _LDM),
-    "sample": (_CONTEXTS, _LDM, _Read("autoencoder", "decoder", "")),
+    "sample": (_CONTEXTS, _LDM, _Read("autoencoder", "", "")),
     "select": (_Read("images", "samples", "images"), _Read("embeddings", "", "embeddings")),
     "augment": (_Read("images", "samples", "images"),),
     "pack": (_Read("inputs", "augmented", "images"),),

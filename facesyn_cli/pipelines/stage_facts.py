@@ -33,10 +33,6 @@ def _train_autoencoder(cfg: Any) -> list[str]:
     return [f"{cfg.autoencoder.name}, {cfg.image_size} px", _steps(cfg)]
 
 
-def _train_decoder(cfg: Any) -> list[str]:
-    return ["decoder, on samples of the LDM", _steps(cfg)]
-
-
 def _train_ldm(cfg: Any) -> list[str]:
     return [f"{cfg.denoiser.name}, {cfg.image_size} px", _steps(cfg)]
 
@@ -99,7 +95,6 @@ def _judges(count: int) -> str:
 
 _FACTS: dict[str, Callable[[Any], list[str]]] = {
     "align": _align, "embed": _embed, "train-embedder": _train_embedder, "train-autoencoder": _train_autoencoder,
-    "train-ldm": _train_ldm, "train-decoder": _train_decoder, "gen-contexts": _gen_contexts, "sample": _sample,
-    "select": _select, "augment": _augment, "pack": _pack, "train-fr": _train_fr, "eval": _eval, "report": _report,
-    "study": _study,
+    "train-ldm": _train_ldm, "gen-contexts": _gen_contexts, "sample": _sample, "select": _select, "augment": _augment,
+    "pack": _pack, "train-fr": _train_fr, "eval": _eval, "report": _report, "study": _study,
 }

@@ -62,9 +62,7 @@ BUILTIN["head"] = {
     **{name: f"{_MODELS}.heads.fixed_margin"
        for name in ("arcface", "combined-margin", "cosface", "normface", "softmax")},
 }
-BUILTIN["denoiser"] = {
-    "idiff-unet": f"{_MODELS}.idiff_unet", "dit": f"{_MODELS}.dit", "residual-mlp": f"{_MODELS}.residual_mlp",
-}
+BUILTIN["denoiser"] = {"idiff-unet": f"{_MODELS}.idiff_unet", "dit": f"{_MODELS}.dit"}
 BUILTIN["autoencoder"] = {
     "vq-f4": f"{_MODELS}.vq_f4",
     "kl-f4": f"{_MODELS}.kl_autoencoder",
@@ -73,7 +71,6 @@ BUILTIN["autoencoder"] = {
     "pixels": f"{_MODELS}.pixel_autoencoder",
     "face-kl": f"{_MODELS}.face_autoencoder",
     "face-vq": f"{_MODELS}.face_autoencoder",
-    "face-pca": f"{_MODELS}.face_pca",
 }
 BUILTIN["scheduler"] = {
     **{
@@ -126,4 +123,10 @@ BUILTIN["record_format"] = {
 BUILTIN["benchmark"] = {
     name: "facesyn_cli.evaluation.benchmarks"
     for name in ("lfw", "cfp-fp", "cfp-ff", "cplfw", "agedb-30", "calfw", "rfw", "ijb-b", "ijb-c", "tinyface")
+}
+
+# Plugins of earlier releases -> what to do instead.
+REMOVED: dict[tuple[str, str], str] = {
+    ("autoencoder", "face-pca"): "train face-kl, or use the packaged taesd3",
+    ("denoiser", "residual-mlp"): "train dit",
 }

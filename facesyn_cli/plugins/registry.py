@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError, did_you_mean
-from facesyn_cli.plugins.builtin import BUILTIN, KINDS
+from facesyn_cli.plugins.builtin import BUILTIN, KINDS, REMOVED
 
 
 class NamedConfig(Protocol):
@@ -104,12 +104,15 @@ def get(kind: str, name: str) -> Plugin:
     """Return the plugin called `name`, importing its module (and no other) when needed.
 
     Raises:
-        UserError: There is no such plugin, two packages register the name, or its module cannot be imported.
+        UserError: There is no such plugin, or no longer; two packages register the name; or its module cannot be
+            imported.
     """
     addresses = _addresses(kind)
     if name not in addresses:
         if (kind, name) in _registered:
             return _registered[kind, name]
+        if (kind, name) in REMOVED:
+            raise UserError(f"{kind} {name!r} was removed: {REMOVED[kind, name]}")
         hint = did_you_mean(name, available(kind))
         raise UserError(f"unknown {kind} {name!r}{hint} (facesyn plugins {kind} lists all)")
     owners = addresses[name]

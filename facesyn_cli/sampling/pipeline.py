@@ -1,7 +1,7 @@
 """`LdmPipeline`: from contexts and noise to faces, by noise schedule, scheduler, guidance, denoiser and decoder.
 
 Everything that draws faces with an LDM goes through it: `sample`, `study` and `bench`, previews of training, context
-sources and filters, the latents a decoder is trained on, the check of a packed starter.
+sources and filters, the check of a packed starter.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class GenContextsConfig(ShardedConfig):
     known: Path | None = fields.input_path(None, "EmbeddingSet of real people for the filter novel; None: 1-embeddings")
     generator: str | None = fields.input_path(None, "diffusers pipeline: a folder, or a hub id, which is downloaded")
     ldm: Path | None = fields.input_path(None, "LDM for the source two-stage; None: 2-ldm")
-    autoencoder: str | None = fields.input_path(None, "its autoencoder or decoder; None: 2-decoder or that of training")
+    autoencoder: str | None = fields.input_path(None, "its autoencoder or decoder; None: that of its training")
     weights: Path | None = fields.input_path(None, "recognizer; None: the one that made 1-embeddings")
     backbone: PluginConfig | None = PluginSection("backbone", default=None)
     align: DetectFaces | None = fields.affects_result(

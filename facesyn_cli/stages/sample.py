@@ -72,7 +72,7 @@ class SampleConfig(ShardedConfig):
 
     ldm: Path | None = input_path(None, "folder written by train-ldm, or a published checkpoint; None: 2-ldm")
     autoencoder: Path | None = input_path(
-        None, "autoencoder weights, the decoder half suffices; None: 2-decoder, or what the LDM was trained with"
+        None, "autoencoder weights, the decoder half suffices; None: what the LDM was trained with"
     )
     contexts: Path | None = input_path(None, "folder written by gen-contexts, or a published .npy; None: 3-contexts")
     ids: int | None = growable(None, "how many identities, the first of the contexts; None: all", ge=1)
@@ -228,8 +228,7 @@ def _open_job(
     """
     inputs = open_inputs(
         existing_input(cfg.contexts, work, "contexts", "gen-contexts"),
-        existing_input(cfg.ldm, work, "ldm", "train-ldm"), cfg.autoencoder or work.decoder_for(cfg.ldm),
-        cfg.ids, cfg.assume_embedder,
+        existing_input(cfg.ldm, work, "ldm", "train-ldm"), cfg.autoencoder, cfg.ids, cfg.assume_embedder,
     )
     cfg = with_default_scheduler(cfg, inputs.ldm.config.prediction)
     guidance = registry.build("guidance", cfg.guidance)

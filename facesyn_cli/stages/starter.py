@@ -85,7 +85,6 @@ class Sources:
         if unknown := sorted(set(given) - set(PARTS)):
             raise UserError(f"a starter has no part {', '.join(unknown)}; its parts are {', '.join(PARTS)}")
         made = {name: work.folder(name) for name in PARTS}
-        made["autoencoder"] = work.decoder_for(None) or made["autoencoder"]
         folders = {name: Path(given.get(name, made[name])) for name in PARTS}
         absent = [f"{folder} ({_MADE_BY[name]} makes it)" for name, folder in folders.items() if not folder.is_dir()]
         if absent:

@@ -51,9 +51,7 @@ class StudyConfig(StageConfig):
     """Settings of `facesyn study`."""
 
     ldm: Path | None = input_path(None, "folder written by train-ldm, or a published checkpoint; None: 2-ldm")
-    autoencoder: Path | None = input_path(
-        None, "autoencoder weights; None: 2-decoder, or what the LDM was trained with"
-    )
+    autoencoder: Path | None = input_path(None, "autoencoder weights; None: what the LDM was trained with")
     contexts: Path | None = input_path(None, "folder written by gen-contexts, or a published .npy; None: 3-contexts")
     judge: Path | None = input_path(None, "weights of the judge: a recognizer other than the one behind the contexts")
     ids: int = affects_result(50, "identities, the first of the contexts", ge=2)
@@ -155,7 +153,7 @@ class _Study:
         self.inputs: SampleInputs = open_inputs(
             existing_input(cfg.contexts, work, "contexts", "gen-contexts"),
             existing_input(cfg.ldm, work, "ldm", "train-ldm"),
-            cfg.autoencoder or work.decoder_for(cfg.ldm),
+            cfg.autoencoder,
             cfg.ids,
             cfg.assume_embedder,
         )

@@ -1,4 +1,4 @@
-"""Trainings resume from the older checkpoint when the newest is damaged; `train-decoder`: see its own tests."""
+"""Trainings resume from the older checkpoint when the newest is damaged."""
 
 from __future__ import annotations
 

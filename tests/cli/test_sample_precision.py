@@ -14,16 +14,15 @@ from tiny_recognizer import write_recognizer, write_run_inputs
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.models import precision as formats
-from facesyn_cli.models.residual_mlp import ResidualMlp, ResidualMlpConfig
+from facesyn_cli.plugins import registry
 
-DENOISER = {"name": "residual-mlp", "in_channels": 3, "grid": 4, "width": 16, "blocks": 1, "modulation": 8,
-            "context_size": 8, "context_width": 8}
+DENOISER = {"name": "dit", "in_channels": 3, "width": 16, "depth": 1, "heads": 1, "context_size": 8, "context_width": 8}
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> tuple:
     folder = tmp_path_factory.mktemp("inputs")
-    denoiser = fill_state(ResidualMlp(ResidualMlpConfig(**DENOISER)))
+    denoiser = fill_state(registry.build("denoiser", registry.configure("denoiser", DENOISER)))
     settings = LdmSettings(
         denoiser=DENOISER, latent_size=4, image_size=16, output_size=16,
         autoencoder={"name": "pixels", "settings": {"downscale": 4}}, embedding_size=8,

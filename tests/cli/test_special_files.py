@@ -22,7 +22,6 @@ COMMANDS = {
     "train-ldm autoencoder": ["train-ldm", "--images", "FOLDER", "--embeddings", "IN", "--autoencoder", "IN"],
     "train-embedder": ["train-embedder", "--images", "IN"],
     "train-autoencoder": ["train-autoencoder", "--images", "IN"],
-    "train-decoder": ["train-decoder", "--images", "IN", "--initial", "IN", "--ldm", "IN"],
     "gen-contexts": ["gen-contexts", "--source", "embeddings", "--embeddings", "IN"],
     "gen-contexts images": ["gen-contexts", "--source", "images", "--images", "IN", "--weights", "IN"],
     "gen-contexts generator": ["gen-contexts", "--source", "guided-diffusion", "--generator", "IN", "--weights", "IN"],

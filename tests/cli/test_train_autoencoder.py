@@ -308,16 +308,18 @@ WRONG = {
     "patch that is no power of two": (["autoencoder.patch=3"], ("patch", "power of two")),
     "widths that do not divide": (["autoencoder.channels=[6]"], ("channels", "num_groups=4")),
     "size does not fit": (["image_size=17"], ("image_size 17", "divisible by 2")),
-    "not one of ours": (["autoencoder={name: kl-f8}"], ("kl-f8", "face-kl, face-vq and face-pca can")),
-    "one without weights": (["autoencoder={name: pixels}"], ("pixels", "face-kl, face-vq and face-pca can")),
+    "not one of ours": (["autoencoder={name: kl-f8}"], ("kl-f8", "face-kl and face-vq can")),
+    "one without weights": (["autoencoder={name: pixels}"], ("pixels", "face-kl and face-vq can")),
     "frozen from nothing": (["freeze_encoder=true"], ("freeze_encoder", "initial")),
-    "a mixture with nothing": (["interpolation=0.5"], ("interpolation", "initial")),
+    "a removed autoencoder": (["autoencoder={name: face-pca}"], ("'face-pca' was removed", "face-kl")),
+    "removed settings": (
+        ["interpolation=1", "adversarial.lr_factor=1"], ("unknown setting 'interpolation'", "'adversarial.lr_factor'")
+    ),
     "initial is missing": (["initial=missing"], ("missing",)),
     "initial is a recognizer": (["initial=recognizer"], ("recognizer",)),
     "features missing": (["--features", "missing"], ("missing", "does not exist")),
     "features are no recognizer": (["--features", "faces"], ("faces", "a face recognizer")),
     "weights without features": (["feature_weight=1"], ("feature_weight", "--features")),
-    "coarse eyes without a recognizer": (["features_coarsest=0.5"], ("features_coarsest", "--features")),
     "features without weights": (
         ["--features", "recognizer", "feature_weight=0", "identity_weight=0"], ("feature_weight", "both 0")
     ),

@@ -22,8 +22,8 @@ from facesyn_cli.models.loading import load_backbone, load_denoiser
 from facesyn_cli.training.trainer import Trainer
 
 FLOW = ("prediction=flow", "flow.shift=2", "context_dropout=0.3")
-MLP = ("denoiser={name: residual-mlp, in_channels: 3, grid: 8, width: 16, blocks: 1, modulation: 8, "
-       f"context_size: {EMBEDDING_SIZE}, context_width: 8}}",)
+DIT = (f"denoiser={{name: dit, in_channels: 3, width: 16, depth: 1, heads: 1, context_size: {EMBEDDING_SIZE}, "
+       "context_width: 8}",)
 UNET = {
     "name": "idiff-unet", "in_channels": 3, "channels": 32, "multipliers": [1, 1], "attention": [False, True],
     "num_blocks": 1, "context_size": 512, "context_width": 32,
@@ -95,7 +95,7 @@ def test_training_learns_and_says_what_it_predicts(trained: Path):
 
 def test_a_stopped_training_ends_with_the_same_weights(faces: Path, tmp_path: Path, run_cli, monkeypatch):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert run_cli(*train_arguments(faces, whole, *MLP, *FLOW, steps=7)).code == 0
+    assert run_cli(*train_arguments(faces, whole, *DIT, *FLOW, steps=7)).code == 0
     taken = Trainer._take_step
 
     def stop_after_four(trainer, *arguments):
@@ -105,10 +105,10 @@ def test_a_stopped_training_ends_with_the_same_weights(faces: Path, tmp_path: Pa
         return loss
 
     monkeypatch.setattr(Trainer, "_take_step", stop_after_four)
-    assert run_cli(*train_arguments(faces, stopped, *MLP, *FLOW, steps=7)).code == 143
+    assert run_cli(*train_arguments(faces, stopped, *DIT, *FLOW, steps=7)).code == 143
     signals.reset()
     monkeypatch.undo()
-    assert run_cli(*train_arguments(faces, stopped, *MLP, *FLOW, steps=7)).code == 0
+    assert run_cli(*train_arguments(faces, stopped, *DIT, *FLOW, steps=7)).code == 0
     first, second = read_tensors(whole / "model.safetensors"), read_tensors(stopped / "model.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in first)
     drawn = sample(faces, tmp_path / "drawn", "--ldm", whole, "--scheduler", "flow-heun", "--steps", 2)

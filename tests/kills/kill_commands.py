@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tiny_decoder
 import tiny_embedder
 import tiny_fr
 import tiny_ldm
@@ -89,7 +88,6 @@ def write_inputs(folder: Path) -> Path:
     np.save(folder / "contexts.npy", np.random.RandomState(0).standard_normal((40, 512)).astype(np.float32))
     tiny_ldm.write_faces(folder / "drawn")
     tiny_embedder.write_taught_faces(folder / "taught")
-    tiny_decoder.write_run(folder / "decoder")
     tiny_fr.write_faces(folder / "fr", seed=1)
     write_run(folder / "run")
     places = {f"{i}/{k}.png": folder / "faces" / f"p{i}" / f"{k}.png" for i in range(8) for k in range(4)}
@@ -221,9 +219,6 @@ COMMANDS = [
          *AUTOENCODER, "preview_every=5"]]),
     Command("train-ldm", lambda i, out: [
         tiny_ldm.train_arguments(i / "drawn", out, "preview_every=6", "ema.maximum=0.5", steps=30)]),
-    Command("train-decoder", lambda i, out: [
-        tiny_decoder.train_arguments(i / "decoder", out, *tiny_decoder.all_losses(i / "decoder"), "preview_every=5",
-                                     steps=15)]),
     Command("gen-contexts-sphere", lambda i, out: [_contexts(i, out, "sphere", "--count", 4000)]),
     Command("gen-contexts-images", lambda i, out: [
         _contexts(i, out, "images", "--images", i / "faces", "--weights", i / "judge",

@@ -20,7 +20,6 @@ from facesyn_cli.models.convert.wrappers import View
 
 ENCODER = ("encoder.", "quant_conv.")
 DECODER = ("decoder.", "quantize.", "post_quant_conv.")
-SHARED = ("transform.",)  # of face-pca: both halves need it
 _KL_CHANNELS = (6, 8)  # behind the encoders of kl-f4 and kl-f8: mean and log variance of 3 or 4
 
 
@@ -31,7 +30,7 @@ def without_loss(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def half(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     """Return the tensors of one part: encoder, decoder or both."""
-    prefixes = SHARED + {"encoder": ENCODER, "decoder": DECODER, "both": ENCODER + DECODER}[part]
+    prefixes = {"encoder": ENCODER, "decoder": DECODER, "both": ENCODER + DECODER}[part]
     return {key: value for key, value in tensors.items() if key.startswith(prefixes)}
 
 

@@ -7,7 +7,6 @@ an adversarial term.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.data.latent_cache import LatentCache
 from facesyn_cli.distributed import Processes
-from facesyn_cli.models.face_autoencoder import TrainableAutoencoder
+from facesyn_cli.models.face_autoencoder import FaceAutoencoder
 from facesyn_cli.models.loading import LATENTS_OF, latents_of
 from facesyn_cli.training.batch_loading import read_ahead
 from facesyn_cli.training.data_order import local_share
@@ -32,10 +31,8 @@ from facesyn_cli.training.tasks.autoencoder_batches import (
     DecodedFaces,
     num_bytes,
     open_faces,
-    photos_of,
 )
 from facesyn_cli.training.tasks.autoencoder_inputs import open_inputs
-from facesyn_cli.training.tasks.autoencoder_settings import AutoencoderTrainingConfig
 from facesyn_cli.training.tasks.autoencoder_step import (
     AutoencoderLoss,
     LossWeights,
@@ -47,44 +44,41 @@ from facesyn_cli.training.tasks.autoencoder_validation import (
     ReconstructionValidation,
     write_reconstructions,
 )
-from facesyn_cli.training.tasks.drawn_latents import drawn_latents
 from facesyn_cli.training.tasks.ldm_batches import fill_cache
 from facesyn_cli.training.tasks.ldm_inputs import encoder, evenly
 
 
 class AutoencoderTask(Task):
-    """The task of `train-autoencoder` and `train-decoder`.
+    """The task of `train-autoencoder`.
 
     Args:
-        command: Which of the two.
-        cfg: Settings.
+        cfg: Settings, a `TrainAutoencoderConfig`.
         work: Work folder.
 
     Raises:
         UserError: Inputs are missing, damaged or do not fit each other.
     """
 
-    cfg: AutoencoderTrainingConfig
+    command = "train-autoencoder"
 
-    def __init__(self, command: str, cfg: AutoencoderTrainingConfig, work: Work) -> None:
-        self.command, self.cfg, self.total_steps = command, cfg, cfg.steps
-        self.folder, self.inputs = cfg.out or work.folder("autoencoder"), open_inputs(command, cfg, work)
+    def __init__(self, cfg: Any, work: Work) -> None:
+        self.cfg, self.total_steps = cfg, cfg.steps
+        self.folder, self.inputs = cfg.out or work.folder("autoencoder"), open_inputs(cfg, work)
         self.parents = self.inputs.parents
 
     def full_plan(self) -> Plan:
         """Return what the training would do."""
         cfg, inputs = self.cfg, self.inputs
         num_values, num_train = sum(p.numel() for p in inputs.autoencoder.parameters()), len(inputs.joined.train_rows)
-        size, drawing = num_bytes(len(inputs.rows()), cfg.image_size), inputs.drawing
+        size = num_bytes(len(inputs.rows()), cfg.image_size)
         cache_bytes = cache.num_bytes if (cache := self.teacher_latents()) else 0
-        sampled = {"sampled_latents": min(cfg.drawn.count, len(drawing.embeddings.keys))} if drawing else {}
         return self.plan(
             {
-                "images": num_train, "validation_images": len(inputs.joined.held_out_rows), **sampled,
-                "steps": cfg.steps, "parameters": num_values,
+                "images": num_train, "validation_images": len(inputs.joined.held_out_rows), "steps": cfg.steps,
+                "parameters": num_values,
                 "trained_parameters": sum(p.numel() for p in _trained(cfg, inputs.autoencoder)),
             },
-            {"autoencoder": cfg.steps * cfg.batch_size * (2 if drawing else 1)},  # a sampled latent for every image
+            {"autoencoder": cfg.steps * cfg.batch_size},
             (cfg.keep_checkpoints + 1) * 16 * num_values + cache_bytes,
             latent="x".join(map(str, inputs.latent_shape)), epochs=round(cfg.steps * cfg.batch_size / num_train, 2),
             latent_cache_mib=round(cache_bytes / 2**20, 1),
@@ -100,13 +94,12 @@ class AutoencoderTask(Task):
         return LatentCache(self.folder / "latents", inputs.joined.faces, digest, shape, self.cfg.flip > 0)
 
     def build(self, processes: Processes) -> None:
-        """Decode images, sample latents where an LDM is given, and build networks and monitors."""
+        """Decode images, cache the latents of a teacher, and build networks and monitors."""
         cfg, inputs, device, self.processes = self.cfg, self.inputs, processes.device, processes
         self.network = inputs.autoencoder.to(device, memory_format=torch.channels_last).train().requires_grad_(False)
         self.parameters = _trained(cfg, self.network)
         for parameter in self.parameters:
             parameter.requires_grad_(True)
-        self.initial = deepcopy(self.network.state_dict()) if cfg.interpolation < 1 else {}
         self.groups = [{"params": self.parameters}]
         self.modules, self.optimizers = {"model": self.network}, {}
         self.adversary = build_adversary(cfg.adversarial, cfg.optimizer, cfg.seed, processes)
@@ -117,51 +110,36 @@ class AutoencoderTask(Task):
         if self.latents is not None:
             fill_cache(self.latents, encoder(inputs.teacher.to(device), device), cfg.workers, processes)
         self.images = open_faces(inputs.joined.faces, inputs.rows(), cfg.memory_gib, cfg.workers, processes)
-        self.drawn = None
-        if inputs.drawing is not None:
-            self.drawn = drawn_latents(inputs.drawing, cfg.drawn, cfg.seed, self.folder, processes)
         features = inputs.features
         if features is not None:
             features = features.to(device, memory_format=torch.channels_last)
         weights = LossWeights(
             cfg.l1_weight, cfg.mse_weight, cfg.feature_weight, cfg.identity_weight, cfg.kl_weight, cfg.codebook_weight,
-            cfg.commitment_weight, cfg.drawn.identity_weight if cfg.ldm is not None else 0.0,
+            cfg.commitment_weight,
         )
         self.loss = AutoencoderLoss(weights, features)
         self._build_monitors()
 
     def _build_monitors(self) -> None:
         cfg, joined, device = self.cfg, self.inputs.joined, self.processes.device
-        held_out, self.validation, self.monitors = joined.held_out_rows, None, []
+        held_out, self.monitors = joined.held_out_rows, []
         if held_out and cfg.validate_every:
             judge = self.inputs.judge.to(device) if self.inputs.judge is not None else None
             self.validation = ReconstructionValidation(
                 self.images.read(held_out), judge, cfg.batch_size, self.processes
             )
-            self.monitors.append(Monitor(cfg.validate_every, lambda network, step: self._validate(network)))
+            self.monitors.append(Monitor(cfg.validate_every, self._validate))
         self.shown = self.images.read(evenly(held_out or joined.train_rows, cfg.preview_images))
-        self.monitors.append(
-            Monitor(cfg.preview_every, lambda network, step: self._preview(network, f"step-{step:08d}"))
-        )
-
-    def initialize(self) -> None:
-        """Compute weights that have a closed form from the training images, divided over processes."""
-        if self.cfg.initial is None:
-            self.network.fit(photos_of(self.images, self.inputs.joined.train_rows, self.processes), self._total)
-
-    def _total(self, share: Tensor) -> Tensor:
-        """Return the sum over processes of a tensor on the CPU. A collective."""
-        processes = self.processes
-        return share if processes.world_size == 1 else processes.sum(share.to(processes.device)).cpu()
+        self.monitors.append(Monitor(cfg.preview_every, self._preview))
 
     def batches(self, start: int) -> Iterator[AutoencoderBatch]:
         """Yield this process's images, noise and latents of every step."""
         cfg, processes = self.cfg, self.processes
         plan = AutoencoderBatchPlan(
             cfg.seed, cfg.batch_size, local_share(cfg.batch_size, processes.rank, processes.world_size),
-            self.inputs.joined.train_rows, cfg.flip, self.inputs.latent_shape, cfg.features_coarsest,
+            self.inputs.joined.train_rows, cfg.flip, self.inputs.latent_shape,
         )
-        batches = plan.batches(self.images, range(start, self.total_steps), self.latents, self.drawn)
+        batches = plan.batches(self.images, range(start, self.total_steps), self.latents)
         return read_ahead(batches) if isinstance(self.images, DecodedFaces) else batches  # workers read ahead too
 
     def step(
@@ -170,19 +148,19 @@ class AutoencoderTask(Task):
         """Add the gradient, and take the discriminator's step; return `loss` and its terms."""
         cfg = self.cfg
         if self.adversary is not None:
-            set_lr(self.adversary.optimizer, lr * cfg.adversarial.lr_factor)
+            set_lr(self.adversary.optimizer, lr)
         return accumulate_gradients(
             self.network, self.adversary, batch, self.loss, step, cfg.batch_size, cfg.precision, scaler, self.processes,
             self.gradients.last_pass,
         )
 
-    def _validate(self, network: nn.Module) -> dict[str, float]:
+    def _validate(self, network: nn.Module, step: int) -> dict[str, float]:
         encode, decode = self._coders(network)
         return self.validation.figures(encode, decode, autocast(self.cfg.precision, self.processes.device))
 
-    def _preview(self, network: nn.Module, name: str) -> dict[str, float]:
+    def _preview(self, network: nn.Module, step: int) -> dict[str, float]:
         if self.processes.is_first:
-            path = self.folder / "previews" / f"{name}.png"
+            path = self.folder / "previews" / f"step-{step:08d}.png"
             write_reconstructions(path, *self._coders(network), self.shown, self.processes.device)
         return {}
 
@@ -208,31 +186,14 @@ class AutoencoderTask(Task):
         write_weights(folder, network.state_dict(), description)
 
     def finish(self, network: nn.Module) -> tuple[dict[str, int], dict[str, Any]]:
-        """Write the autoencoder, interpolated with the initial one where set."""
-        found: dict[str, Any] = {"autoencoder": self.inputs.autoencoder.cfg.name}
-        if self.cfg.interpolation < 1:
-            _interpolate(self.initial, network.eval(), self.cfg.interpolation)
-            if self.validation is not None:
-                found |= self._validate(network)
-            if self.cfg.preview_every:
-                self._preview(network, "interpolated")
+        """Write the autoencoder."""
         if self.processes.is_first:
             self.write(self.folder, network, self.total_steps)
-        return {"steps": self.total_steps, "images": len(self.inputs.joined.train_rows)}, found
+        counts = {"steps": self.total_steps, "images": len(self.inputs.joined.train_rows)}
+        return counts, {"autoencoder": self.inputs.autoencoder.cfg.name}
 
 
-def _trained(cfg: AutoencoderTrainingConfig, autoencoder: TrainableAutoencoder) -> list[nn.Parameter]:
+def _trained(cfg: Any, autoencoder: FaceAutoencoder) -> list[nn.Parameter]:
     """Return the parameters that are trained: all, or those of the decoder."""
     frozen = {id(p) for p in autoencoder.latent_side()} if cfg.freeze_encoder else set()
     return [p for p in autoencoder.parameters() if id(p) not in frozen]
-
-
-@torch.no_grad()
-def _interpolate(initial: dict[str, Tensor], trained: nn.Module, share: float) -> None:
-    """Make every weight (1 - share) initial + share trained, in place.
-
-    Network interpolation: Wang et al. 2018, ESRGAN, arXiv:1809.00219, section 3.4. A decoder trained
-    against a discriminator is sharp, with patterns; the one it started from is smooth.
-    """
-    for name, weight in trained.named_parameters():
-        weight.lerp_(initial[name].to(weight), 1.0 - share)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,7 +21,6 @@ from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.progress import progress
 from facesyn_cli.training.data_order import batch_rows
-from facesyn_cli.training.tasks.drawn_latents import DrawnLatents
 
 _DECODE_BATCH = 256
 
@@ -33,8 +32,6 @@ class AutoencoderBatch(NamedTuple):
     is_mirrored: Tensor     # (b,) bool
     noise: Tensor           # (b, c, s, s) standard normal
     latents: Tensor | None  # (b, c, s, s) of a teacher, of the mirrored images
-    drawn: tuple[Tensor, Tensor] | None = None  # b latents sampled from an LDM (b, c, s, s), and their contexts (b, E)
-    coarse: float = 1.0     # share of the side to which the recognizer's input is resized in this step
 
     def pixels(self, device: torch.device) -> Tensor:
         """Return (b, 3, S, S) in [-1, 1] on a device, mirrored where `is_mirrored`."""
@@ -122,19 +119,6 @@ def open_faces(
     return StoredFaces(faces, workers)
 
 
-def photos_of(
-    images: DecodedFaces | StoredFaces, rows: Sequence[int], processes: Processes
-) -> Callable[[], Iterator[Tensor]]:
-    """Return a function that yields this process's share of the photos of some rows, as (B, 3, S, S) in [-1, 1]."""
-    mine = share(row_batches(rows, _DECODE_BATCH), processes.rank, processes.world_size)
-
-    def photos() -> Iterator[Tensor]:
-        for pixels_u8 in images.stream(mine):
-            yield to_pixels(pixels_u8.to(processes.device))
-
-    return photos
-
-
 @dataclass(frozen=True)
 class AutoencoderBatchPlan:
     """Composition of the batches, apart from the images themselves.
@@ -146,7 +130,6 @@ class AutoencoderBatchPlan:
         train_rows: Rows of the images to train on.
         flip: Probability of training on the mirror image.
         latent_shape: (c, s, s).
-        coarsest: The recognizer's input in each step is resized to a share of the side, uniform between this and 1.
     """
 
     seed: int
@@ -155,7 +138,6 @@ class AutoencoderBatchPlan:
     train_rows: Sequence[int]
     flip: float
     latent_shape: tuple[int, int, int]
-    coarsest: float = 1.0
 
     def rows(self, step: int) -> list[int]:
         """Return the images of this process in one step."""
@@ -163,10 +145,9 @@ class AutoencoderBatchPlan:
         return [int(self.train_rows[order[place]]) for place in self.places]
 
     def batches(
-        self, images: DecodedFaces | StoredFaces, steps: range, latents: LatentCache | None = None,
-        drawn: DrawnLatents | None = None,
+        self, images: DecodedFaces | StoredFaces, steps: range, latents: LatentCache | None = None
     ) -> Iterator[AutoencoderBatch]:
-        """Yield the batches of some steps, with latents of a teacher and with sampled ones where there are any."""
+        """Yield the batches of some steps, with latents of a teacher where there are any."""
         waiting: deque[tuple[int, list[int]]] = deque()
 
         def rows_ahead() -> Iterator[list[int]]:
@@ -182,6 +163,4 @@ class AutoencoderBatchPlan:
             yield AutoencoderBatch(
                 pixels_u8, torch.tensor(is_mirrored), torch.from_numpy(noise).float(),
                 None if latents is None else latents.read(rows, is_mirrored),
-                None if drawn is None else drawn.read(self.seed, step, self.batch_size, self.places),
-                keyed_random("coarse", self.seed, step).uniform(self.coarsest, 1.0),
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,14 +12,11 @@ from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.face_autoencoder import FaceVq, TrainableAutoencoder
-from facesyn_cli.models.face_pca import FacePca
+from facesyn_cli.models.face_autoencoder import FaceAutoencoder, FaceVq
 from facesyn_cli.models.loading import load_autoencoder, load_backbone
 from facesyn_cli.models.onnx_torch import OnnxTorch
 from facesyn_cli.plugins import registry
 from facesyn_cli.training.checkpoint import check_length
-from facesyn_cli.training.tasks.autoencoder_settings import AutoencoderTrainingConfig, check_settings
-from facesyn_cli.training.tasks.drawn_latents import DrawingInputs, open_drawing
 from facesyn_cli.training.tasks.feature_distance import FeatureDistance
 from facesyn_cli.training.tasks.ldm_inputs import JoinedFaces, join_faces, latent_shape
 
@@ -33,17 +31,15 @@ class AutoencoderInputs:
         teacher: Autoencoder whose latents a decoder learns; None: the network's own.
         features: Recognizer of the loss; None: none.
         judge: Recognizer of the validation; None: none.
-        drawing: What latents are sampled with; None: none are.
         latent_shape: (c, h, w).
         parents: The inputs, for the header.
     """
 
     joined: JoinedFaces
-    autoencoder: TrainableAutoencoder
+    autoencoder: FaceAutoencoder
     teacher: nn.Module | None
     features: FeatureDistance | None
     judge: FeatureDistance | None
-    drawing: DrawingInputs | None
     latent_shape: tuple[int, int, int]
     parents: dict[str, Parent]
 
@@ -52,11 +48,10 @@ class AutoencoderInputs:
         return self.joined.train_rows + self.joined.held_out_rows
 
 
-def open_inputs(command: str, cfg: AutoencoderTrainingConfig, work: Work) -> AutoencoderInputs:
-    """Open and check all inputs."""
+def open_inputs(cfg: Any, work: Work) -> AutoencoderInputs:
+    """Open and check all inputs of a training with the settings `cfg`, a `TrainAutoencoderConfig`."""
     check_length(cfg.out or work.folder("autoencoder"), cfg)
     images = open_images(cfg.images or work.folder("images"))
-    check_settings(cfg)
     parents: dict[str, Parent] = {}
     teacher = None
     if cfg.teacher is not None:
@@ -72,13 +67,8 @@ def open_inputs(command: str, cfg: AutoencoderTrainingConfig, work: Work) -> Aut
         module = OnnxTorch(backbone.module) if backbone.name == "onnx" else backbone.module  # it is differentiated
         features = FeatureDistance(
             module, backbone.input_size, f"features {cfg.features}", use_maps=cfg.feature_weight > 0,
-            use_embeddings=cfg.identity_weight > 0 or (cfg.ldm is not None and cfg.drawn.identity_weight > 0),
+            use_embeddings=cfg.identity_weight > 0,
         )
-    drawing = None
-    if cfg.ldm is not None:
-        compared = parents["features"].digest if cfg.features and cfg.drawn.identity_weight else None
-        embeddings = cfg.embeddings or work.folder("embeddings")
-        drawing = open_drawing(cfg.ldm, embeddings, cfg.initial, cfg.drawn, compared, parents)
     if cfg.judge is not None:
         backbone = load_backbone(cfg.judge)
         judge = FeatureDistance(backbone.module, backbone.input_size, f"judge {cfg.judge}", use_maps=False)
@@ -86,12 +76,10 @@ def open_inputs(command: str, cfg: AutoencoderTrainingConfig, work: Work) -> Aut
         judge = FeatureDistance(features.backbone, features.input_size, "features", use_maps=False)
     parents["images"] = images.parent()
     joined = join_faces(images, None, cfg.image_size, cfg.validation_fraction, cfg.validation_images)
-    return AutoencoderInputs(joined, autoencoder, teacher, features, judge, drawing, shape, parents)
+    return AutoencoderInputs(joined, autoencoder, teacher, features, judge, shape, parents)
 
 
-def _open_autoencoder(
-    cfg: AutoencoderTrainingConfig, teacher: nn.Module | None, parents: dict[str, Parent]
-) -> TrainableAutoencoder:
+def _open_autoencoder(cfg: Any, teacher: nn.Module | None, parents: dict[str, Parent]) -> FaceAutoencoder:
     """Load the initial autoencoder, or build one whose random weights depend on the seed alone.
 
     With a teacher it is only a decoder, for the teacher's latents.
@@ -106,17 +94,17 @@ def _open_autoencoder(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.seed)
             autoencoder = registry.build("autoencoder", section)
-    if not isinstance(autoencoder, TrainableAutoencoder):
-        raise UserError(f"autoencoder {section.name} cannot be trained here; face-kl, face-vq and face-pca can")
+    if not isinstance(autoencoder, FaceAutoencoder):
+        raise UserError(f"autoencoder {section.name} cannot be trained here; face-kl and face-vq can")
     if teacher is not None:
         _check_student(autoencoder, teacher)
     return autoencoder
 
 
-def _check_student(autoencoder: nn.Module, teacher: nn.Module) -> None:
-    name = autoencoder.cfg.name
-    if isinstance(autoencoder, (FacePca, FaceVq)):
-        raise UserError(f"autoencoder {name} decodes only latents of its own; face-kl can be a teacher's decoder")
+def _check_student(autoencoder: FaceAutoencoder, teacher: nn.Module) -> None:
+    if isinstance(autoencoder, FaceVq):
+        raise UserError(f"autoencoder {autoencoder.cfg.name} decodes only latents of its own; face-kl can be a "
+                        "teacher's decoder")
     if autoencoder.latent_channels != teacher.latent_channels:
         raise UserError(f"the teacher's latents have {teacher.latent_channels} channels, the decoder is for "
                         f"{autoencoder.latent_channels}; set autoencoder.latent_channels={teacher.latent_channels}")

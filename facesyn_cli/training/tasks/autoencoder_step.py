@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facesyn_cli.distributed import Processes
@@ -41,7 +40,6 @@ class LossWeights:
         kl: Divergence from the standard normal, mean over the elements of a latent.
         codebook: Squared distance that moves codes to latents.
         commitment: Squared distance that moves latents to their codes.
-        drawn_identity: 1 - cosine of the recognizer's embedding of a face of a sampled latent, to its context.
     """
 
     l1: float
@@ -51,7 +49,6 @@ class LossWeights:
     kl: float
     codebook: float
     commitment: float
-    drawn_identity: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,13 +57,11 @@ class LossTerms:
 
     Args:
         reconstruction: (B,) weighted terms that depend on the reconstruction.
-        drawn: (D,) weighted terms of the faces decoded from sampled latents.
         penalty: (B,) weighted penalties of the latents.
-        each: Every term that was computed, by name, (B,) or (D,), not weighted, without gradient.
+        each: Every term that was computed, by name, (B,), not weighted, without gradient.
     """
 
     reconstruction: Tensor
-    drawn: Tensor
     penalty: Tensor
     each: dict[str, Tensor]
 
@@ -82,46 +77,28 @@ class AutoencoderLoss:
     def __init__(self, weights: LossWeights, features: FeatureDistance | None = None) -> None:
         self.weights, self.features = weights, features
 
-    def __call__(
-        self, made: Tensor, real: Tensor, penalties: dict[str, Tensor], contexts: Tensor | None = None,
-        coarse: float = 1.0,
-    ) -> LossTerms:
-        """Return the terms of reconstructions of `real` pixels and of faces decoded from sampled latents.
+    def __call__(self, made: Tensor, real: Tensor, penalties: dict[str, Tensor]) -> LossTerms:
+        """Return the terms of reconstructions.
 
         Args:
-            made: (B + D, 3, S, S), not clamped: the reconstructions, then the faces of sampled latents.
+            made: (B, 3, S, S) reconstructions, not clamped.
             real: (B, 3, S, S), the images in [-1, 1].
             penalties: Of the autoencoder's training pass, by name.
-            contexts: (D, E) contexts of the sampled latents; None: D is 0.
-            coarse: Share of the side to which the recognizer's input is resized.
         """
-        weights, count = self.weights, len(real)
-        difference = made[:count].float() - real.float()
-        rest: dict[str, Tensor] = {}
+        weights, difference = self.weights, made.float() - real.float()
         terms: dict[str, Tensor] = {}
-        drawn: dict[str, Tensor] = {}
         if weights.l1:
             terms["l1"] = difference.abs().mean(dim=(1, 2, 3))
         if weights.mse:
             terms["mse"] = (difference**2).mean(dim=(1, 2, 3))
         if self.features is not None:
-            with torch.no_grad():
-                real_features = self.features.extract(real, coarse)
-            made_features = self.features.extract(made, coarse)
-            terms.update(self.features.distances(made_features.first(count), real_features))
-            terms = {name: term for name, term in terms.items() if getattr(weights, name)}
-            if contexts is not None and weights.drawn_identity:
-                vectors = made_features.embeddings[count:].float()
-                drawn["drawn_identity"] = 1.0 - F.cosine_similarity(vectors, contexts.float())
-        for name, penalty in penalties.items():
-            if getattr(weights, name):
-                rest[name] = penalty
-        zero = torch.zeros(count, device=real.device)
+            terms.update(self.features(made, real))
+        penalties = {name: penalty for name, penalty in penalties.items() if getattr(weights, name)}
+        zero = torch.zeros(len(real), device=real.device)
         return LossTerms(
             sum((getattr(weights, name) * term for name, term in terms.items()), zero),
-            weights.drawn_identity * drawn.get("drawn_identity", zero[:0]),
-            sum((getattr(weights, name) * term for name, term in rest.items()), zero),
-            {name: term.detach() for name, term in {**terms, **drawn, **rest}.items()},
+            sum((getattr(weights, name) * penalty for name, penalty in penalties.items()), zero),
+            {name: term.detach() for name, term in {**terms, **penalties}.items()},
         )
 
 
@@ -167,8 +144,7 @@ def accumulate_gradients(
     Args:
         autoencoder: The network in training.
         adversary: The discriminator; None: there is none.
-        batch: This process's share; with a teacher's latents only the decoder runs. Sampled latents are decoded beside
-            the photos, and the discriminator sees both.
+        batch: This process's share; with a teacher's latents only the decoder runs.
         loss: The terms that do not learn.
         step: Number of the step, 0-based.
         batch_size: Images of the global batch.
@@ -186,16 +162,11 @@ def accumulate_gradients(
             made, penalties = autoencoder.decode(batch.latents.to(pixels.device)), {}
         else:
             made, penalties = autoencoder.training_pass(pixels, batch.noise.to(pixels.device))
-        contexts = None
-        if batch.drawn is not None:
-            drawn, contexts = (part.to(pixels.device) for part in batch.drawn)
-            made = torch.cat([made, autoencoder.decode(drawn)])
-        terms = loss(made, pixels, penalties, contexts, batch.coarse)
-        total = terms.reconstruction.sum() + terms.drawn.sum()
+        terms = loss(made, pixels, penalties)
     figures = {"loss": terms.reconstruction + terms.penalty, **terms.each}
     # From the losses to the pixels first, and from there to the weights: one backward pass through the recognizer,
     # also where the adaptive weight of the adversarial loss needs its gradient.
-    gradient = torch.autograd.grad(scaler.scale(total), made)[0]
+    gradient = torch.autograd.grad(scaler.scale(terms.reconstruction.sum()), made)[0]
     if adversary is not None and step >= adversary.settings.start:
         adversary.network.requires_grad_(False)
         with autocast(precision, pixels.device):
@@ -208,7 +179,7 @@ def accumulate_gradients(
                 for part in (gradient, adversarial_gradient)
             ]
             sums = [processes.sum(part.float()) for part in at_weight]  # the scale of fp16 cancels in their ratio
-            factor = factor * adaptive_factor(*sums, adversary.settings.largest_factor)
+            factor = factor * adaptive_factor(*sums)
         figures["adversarial_factor"] = factor.expand(len(made))
         gradient = gradient + factor.to(gradient.dtype) * adversarial_gradient
     ends: list[tuple[Tensor, Tensor | None]] = [(made, gradient / batch_size)]
@@ -218,10 +189,7 @@ def accumulate_gradients(
         torch.autograd.backward(*zip(*ends, strict=True))
     if adversary is not None:
         figures["discriminator"] = _teach(adversary, scaler, pixels, made.detach(), batch_size, precision)
-    return {
-        name: values.detach().double().sum() / (len(values) // len(pixels) * batch_size)
-        for name, values in figures.items()
-    }
+    return {name: values.detach().double().sum() / batch_size for name, values in figures.items()}
 
 
 def _teach(

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from facesyn_cli.plugins.settings import Settings
 
-_DELTA = 1e-6  # Eq. 7
+_DELTA = 1e-6          # Eq. 7
+_LARGEST_FACTOR = 1e4  # of Eq. 7 in the published code, while the discriminator's gradient is small
 
 
 class AdversarialSettings(Settings):
@@ -22,10 +23,8 @@ class AdversarialSettings(Settings):
     weight: float = Field(0.0, ge=0, description="weight of the adversarial loss; 0: no discriminator")
     start: int = Field(0, ge=0, description="steps in which only the discriminator itself learns")
     adaptive: bool = Field(True, description="multiply `weight` by Eq. 7, which balances the gradients")
-    largest_factor: float = Field(1e4, gt=0, description="bound of Eq. 7 while the discriminator's gradient is small")
     channels: int = Field(32, ge=8, multiple_of=8, description="width of the discriminator's first layer")
     layers: int = Field(3, ge=1, description="layers of the discriminator with stride 2")
-    lr_factor: float = Field(1.0, gt=0, description="learning rate of the discriminator over that of the autoencoder")
 
 
 class PatchDiscriminator(nn.Module):
@@ -65,11 +64,11 @@ def discriminator_loss(real_logits: Tensor, made_logits: Tensor) -> Tensor:
 
     Args:
         real_logits: (B, 1, n, n).
-        made_logits: (k B, 1, n, n); the mean over the k made images of each real one is taken.
+        made_logits: (B, 1, n, n).
     """
     real = F.relu(1.0 - real_logits.float()).flatten(1).mean(dim=1)
     made = F.relu(1.0 + made_logits.float()).flatten(1).mean(dim=1)
-    return 0.5 * (real + made.view(-1, len(real)).mean(dim=0))
+    return 0.5 * (real + made)
 
 
 def generator_loss(made_logits: Tensor) -> Tensor:
@@ -77,14 +76,13 @@ def generator_loss(made_logits: Tensor) -> Tensor:
     return -made_logits.float().flatten(1).mean(dim=1)
 
 
-def adaptive_factor(reconstruction_gradient: Tensor, adversarial_gradient: Tensor, largest: float = 1e4) -> Tensor:
+def adaptive_factor(reconstruction_gradient: Tensor, adversarial_gradient: Tensor) -> Tensor:
     """Return lambda of Esser et al. 2021, Eq. 7: the ratio of two gradients' norms at the last layer of the decoder.
 
     Args:
         reconstruction_gradient: Gradient of the reconstruction loss of the whole global batch.
         adversarial_gradient: Gradient of the adversarial loss of the whole global batch.
-        largest: Upper bound; 1e4 in the published code.
     """
     norm = torch.linalg.vector_norm
     ratio = norm(reconstruction_gradient) / (norm(adversarial_gradient) + _DELTA)
-    return ratio.clamp(0.0, largest).detach()
+    return ratio.clamp(0.0, _LARGEST_FACTOR).detach()

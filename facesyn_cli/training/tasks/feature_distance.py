@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,17 +9,6 @@ from torch import Tensor, nn
 from facesyn_cli.data.pixels import resize_pixels
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.feature_maps import feature_maps, has_feature_maps, unit_distance, unit_maps
-
-
-class Features(NamedTuple):
-    """Features of B images."""
-
-    maps: list[Tensor]         # (B, C_l, H_l, W_l) each, of unit length over channels; none where not used
-    embeddings: Tensor | None  # (B, E), not normalized; None where they are not used
-
-    def first(self, number: int) -> Features:
-        """Return the features of the first images."""
-        return Features([x[:number] for x in self.maps], None if self.embeddings is None else self.embeddings[:number])
 
 
 class FeatureDistance(nn.Module):
@@ -62,34 +49,28 @@ class FeatureDistance(nn.Module):
             real: (B, 3, S, S), taken as constant.
         """
         with torch.no_grad():
-            seen = self.extract(real)
-        return self.distances(self.extract(made), seen)
-
-    def distances(self, made: Features, real: Features) -> dict[str, Tensor]:
-        """Return what `forward` returns, from the features of both."""
+            real_maps, real_embeddings = self._extract(real)
+        made_maps, made_embeddings = self._extract(made)
         distances = {}
         if self.use_maps:
-            distances["feature"] = unit_distance(made.maps, real.maps)
+            distances["feature"] = unit_distance(made_maps, real_maps)
         if self.use_embeddings:
-            distances["identity"] = 1.0 - F.cosine_similarity(made.embeddings.float(), real.embeddings.float())
+            distances["identity"] = 1.0 - F.cosine_similarity(made_embeddings.float(), real_embeddings.float())
         return distances
 
-    def extract(self, pixels: Tensor, coarse: float = 1.0) -> Features:
-        """Return the features of pixels (B, 3, S, S) in [-1, 1], in one pass.
+    def _extract(self, pixels: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Return the features of pixels (B, 3, S, S), in one pass.
 
-        Args:
-            pixels: The images; gradients flow into them.
-            coarse: Share of the side to which they are downsized first; 1: not.
+        Maps, (B, C_l, H_l, W_l) each, of unit length over channels, and embeddings (B, E), not normalized; maps are
+        empty where they are not used.
         """
-        if coarse < 1:
-            pixels = resize_pixels(pixels, max(1, round(coarse * pixels.shape[-1])), antialias=True)
         pixels = resize_pixels(pixels, self.input_size, antialias=True)
         self._embeddings = None
         maps = [unit_maps(x) for x in feature_maps(self.backbone, pixels)] if self.use_maps else []
         if self.use_embeddings and self._embeddings is None:
             self.backbone(pixels)
         embeddings, self._embeddings = self._embeddings, None
-        return Features(maps, embeddings)
+        return maps, embeddings
 
     def _keep(self, backbone: nn.Module, arguments: tuple, output: Tensor) -> None:
         self._embeddings = output

@@ -34,6 +34,13 @@ def test_every_open_input_is_named_at_once_and_the_proposal_closes_them(tmp_path
     assert not open_settings("small", tmp_path, "embed.weights=x", "eval.pairs=p.txt") and len(said) == 1
 
 
+def test_a_loss_of_an_autoencoder_that_needs_a_recognizer_names_it(tmp_path: Path) -> None:
+    stated, plain = (resolve_stage("train-autoencoder", section, [], {}) for section in ({"feature_weight": 0.1}, {}))
+    with pytest.raises(OpenInputs, match="train-autoencoder.features="):
+        require_inputs({"train-autoencoder": stated}, Work(tmp_path))
+    require_inputs({"train-autoencoder": plain}, Work(tmp_path))
+
+
 @pytest.mark.parametrize(("stage", "key", "value"), [
     ("embed", "weights", "starter-embedder"), ("train-ldm", "autoencoder", "starter-autoencoder"),
     ("sample", "ldm", "starter-ldm"), ("sample", "contexts", "starter-contexts"),

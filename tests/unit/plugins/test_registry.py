@@ -10,7 +10,7 @@ import pytest
 
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
-from facesyn_cli.plugins.builtin import BUILTIN, KINDS
+from facesyn_cli.plugins.builtin import BUILTIN, KINDS, REMOVED
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -101,6 +101,12 @@ def test_unknown_names_get_the_nearest_one() -> None:
         registry.get("head", "arcfac")
     with pytest.raises(UserError, match="did you mean 'head'"):
         registry.available("heads")
+
+
+def test_removed_plugins_say_what_to_do_instead() -> None:
+    assert all(name not in BUILTIN[kind] for kind, name in REMOVED)
+    with pytest.raises(UserError, match="^denoiser 'residual-mlp' was removed: train dit$"):
+        registry.get("denoiser", "residual-mlp")
 
 
 def test_every_kind_is_in_the_table() -> None:

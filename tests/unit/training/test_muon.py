@@ -168,10 +168,10 @@ def test_hidden_matrices_are_the_layers_of_the_blocks() -> None:
 
 
 NETWORKS = [
-    *(("denoiser", name) for name in ("idiff-unet", "residual-mlp", "dit")),
+    *(("denoiser", name) for name in ("idiff-unet", "dit")),
     *(("backbone", name) for name in ("ir-18", "ir-se-50", "ir-tiny", "ir-lite", "iresnet-18", "mobilefacenet", "mbf",
                                       "mbf-large")),
-    *(("autoencoder", name) for name in ("face-kl", "face-vq", "face-pca")),
+    *(("autoencoder", name) for name in ("face-kl", "face-vq")),
 ]
 
 
@@ -186,14 +186,6 @@ def test_every_parameter_of_a_built_in_network_is_in_one_group(kind: str, name: 
     left = [p for group in optimizer.param_groups if not group["fused_matrices"] for p in group["params"]]
     assert shapes and all(p.ndim > 1 for p in shapes)
     assert any(p.ndim > 1 for p in left)                        # first and last layers, embeddings
-
-
-def test_the_modulation_of_a_residual_mlp_holds_three_matrices() -> None:
-    with torch.device("meta"):
-        network = registry.build("denoiser", registry.configure("denoiser", {"name": "residual-mlp", "blocks": 2}))
-    counts = {name: hidden_matrices(network).get(p) for name, p in network.named_parameters() if p.ndim > 1}
-    assert counts["blocks.1.modulate.weight"] == 3 and counts["blocks.1.up.weight"] == 1
-    assert counts["enter.weight"] is counts["leave.weight"] is counts["modulate.weight"] is None
 
 
 def test_both_learning_rates_follow_the_schedule() -> None:

@@ -11,7 +11,7 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.pipelines.stage import config_class_of, resolve_stage
 from facesyn_cli.training.shared_settings import TrainingConfig
 
-COMMANDS = ("train-fr", "train-ldm", "train-embedder", "train-autoencoder", "train-decoder")
+COMMANDS = ("train-fr", "train-ldm", "train-embedder", "train-autoencoder")
 SHARED = {
     "batch_size", "optimizer", "lr_schedule", "clip", "ema", "precision", "validation_fraction", "validate_every",
     "log_every", "checkpoint_every", "keep_checkpoints", "workers", "tracking",
@@ -100,6 +100,21 @@ def test_a_header_of_the_release_before_equals_one_of_today(caplog: pytest.LogCa
     assert compare_configs(cfg.upgraded(header), cfg.to_json()).problems == [
         Change("lr_schedule.milestones", "[3]", "[2]")
     ]
+
+
+def test_settings_that_were_removed_matter_only_in_headers_of_what_they_affected() -> None:
+    cfg = resolve_stage("train-autoencoder", {"adversarial": {"weight": 0.5}}, [], {})
+    header = cfg.to_json()
+    header["identity"] |= {
+        "features_coarsest": 1.0, "interpolation": 1.0,
+        "drawn": {"count": 8192, "scheduler": "unipc", "steps": 20, "guidance": 1.5, "identity_weight": 0.3},
+        "adversarial": {**header["identity"]["adversarial"], "largest_factor": 10000.0, "lr_factor": 1.0},
+    }
+    header["runtime"] |= {"ldm": None, "embeddings": None}
+    assert compare_configs(cfg.upgraded(header), cfg.to_json()).problems == []
+    header["identity"]["adversarial"]["lr_factor"] = 0.5
+    problems = compare_configs(cfg.upgraded(header), cfg.to_json()).problems
+    assert Change("adversarial.lr_factor", "0.5", "absent") in problems
 
 
 @pytest.mark.parametrize(

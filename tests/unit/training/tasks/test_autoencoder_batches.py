@@ -15,7 +15,6 @@ from tiny_ldm import SIZE, write_faces
 
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.data.face_images import FaceImages
-from facesyn_cli.data.pixels import to_pixels
 from facesyn_cli.distributed import processes
 from facesyn_cli.training.tasks import autoencoder_batches
 from facesyn_cli.training.tasks.autoencoder_batches import (
@@ -23,7 +22,6 @@ from facesyn_cli.training.tasks.autoencoder_batches import (
     DecodedFaces,
     StoredFaces,
     open_faces,
-    photos_of,
 )
 from facesyn_cli.training.tasks.autoencoder_validation import ReconstructionValidation, psnr, write_reconstructions
 
@@ -51,14 +49,6 @@ def test_shares_of_processes_join_to_the_batch(faces):
     assert not torch.equal(whole[0].noise, whole[1].noise)
     resumed = next(plan(range(6)).batches(images, range(3, 4)))
     assert torch.equal(resumed.noise, whole[3].noise) and torch.equal(resumed.pixels_u8, whole[3].pixels_u8)
-
-
-def test_how_coarsely_a_step_is_seen_is_the_same_for_all_processes(faces):
-    images = DecodedFaces(faces, list(range(2, 17)), 0, processes("cpu"))
-    parts = [[batch.coarse for batch in plan(places, coarsest=0.4).batches(images, range(30))]
-             for places in (range(2), range(2, 6))]
-    assert parts[0] == parts[1] and min(parts[0]) > 0.4 and max(parts[0]) < 1 and np.std(parts[0]) > 0.1
-    assert {batch.coarse for batch in plan(range(6)).batches(images, range(3))} == {1.0}
 
 
 def test_every_image_comes_once_an_epoch_and_about_half_are_mirrored(faces):
@@ -97,9 +87,6 @@ def test_processes_decode_a_share_each(faces, monkeypatch):
     whole = DecodedFaces(faces, rows, 0, processes("cpu")).read(rows)
     shares = [DecodedFaces(faces, rows, 0, one_of(5, rank)).read(rows) for rank in range(5)]
     assert not shares[1][:4].any() and torch.equal(sum(shares), whole)
-    stored = StoredFaces(faces, 0)
-    photos = [torch.cat(list(photos_of(stored, rows, one_of(2, rank))())) for rank in (0, 1)]
-    assert torch.equal(photos[1], to_pixels(whole[[4, 5, 6, 7, 12, 13, 14]])) and sum(map(len, photos)) == len(rows)
 
 
 def test_psnr_by_hand():

@@ -112,19 +112,6 @@ def test_a_network_that_shows_no_maps_serves_for_embeddings_only():
     assert set(distance) == {"identity"} and distance["identity"].shape == (2,)
 
 
-def test_a_recognizer_that_sees_coarsely_does_not_see_a_fine_pattern():
-    features = FeatureDistance(recognizer(), 112, "features")
-    real = golden_uniform(1, (1, 3, 4, 4)).repeat_interleave(28, dim=2).repeat_interleave(28, dim=3)
-    checks = 0.3 * (1 - 2 * ((torch.arange(112)[:, None] + torch.arange(112)) % 2)).float()
-    loss = AutoencoderLoss(weights(feature=1.0), features)
-    sharp = loss(real + checks, real, {}).each["feature"]
-    coarse = loss(real + checks, real, {}, coarse=0.4).each["feature"]
-    assert coarse < 0.1 * sharp
-    small = torch.nn.functional.interpolate(real, 45, mode="bilinear", antialias=True, align_corners=False)
-    seen, expected = features.extract(real, 0.4).embeddings, features.extract(small).embeddings
-    torch.testing.assert_close(seen, expected, rtol=0, atol=rounding(products_of(features), expected.std()))
-
-
 def test_hinge_by_hand():
     real = torch.tensor([[0.5, 2.0], [-1.0, 1.0]]).view(2, 1, 1, 2)
     made = torch.tensor([[-2.0, 0.0], [3.0, -1.0]]).view(2, 1, 1, 2)
@@ -132,32 +119,11 @@ def test_hinge_by_hand():
     assert generator_loss(made).tolist() == [1.0, -1.0]
 
 
-def test_made_images_of_one_photo_count_as_their_mean():
-    real, made = torch.full((2, 1, 1, 1), 2.0), torch.tensor([-2.0, 1.0, 0.0, -3.0]).view(4, 1, 1, 1)
-    assert discriminator_loss(real, made).tolist() == [0.5 * (0.0 + 1.0) / 2, 0.5 * (2.0 + 0.0) / 2]
-
-
-def test_faces_of_drawn_latents_are_compared_with_their_contexts_alone():
-    backbone = recognizer()
-    made, real = golden_uniform(1, (3, 3, 112, 112)), golden_uniform(2, (2, 3, 112, 112))
-    contexts = torch.nn.functional.normalize(golden_normal(3, (1, 8)))
-    features = FeatureDistance(backbone, 112, "features")
-    terms = AutoencoderLoss(weights(l1=1.0, identity=5.0, drawn_identity=7.0), features)(made, real, {}, contexts)
-    with torch.no_grad():
-        expected = 1 - torch.cosine_similarity(backbone(made[2:]), contexts)
-    tolerance = rounding(products_of(backbone))
-    assert torch.allclose(terms.each["drawn_identity"], expected, rtol=0, atol=tolerance)
-    assert torch.allclose(terms.drawn, 7 * expected, rtol=0, atol=7 * tolerance)
-    without = AutoencoderLoss(weights(l1=1.0, identity=5.0, drawn_identity=7.0), features)(made[:2], real, {})
-    assert torch.allclose(terms.reconstruction, without.reconstruction, rtol=0, atol=5 * tolerance)
-    assert without.drawn.numel() == 0
-
-
 def test_adaptive_factor_is_the_ratio_of_norms():
     ours, theirs = golden_normal(1, (4, 3, 3, 3)).double(), golden_normal(2, (4, 3, 3, 3)).double()
     expected = (ours**2).sum().sqrt() / ((theirs**2).sum().sqrt() + 1e-6)
     assert adaptive_factor(ours, theirs).item() == pytest.approx(expected.item(), rel=1e-12)
-    assert adaptive_factor(ours, 0 * theirs).item() == 1e4 and adaptive_factor(ours, 0 * theirs, 0.5).item() == 0.5
+    assert adaptive_factor(ours, 0 * theirs).item() == 1e4
     assert adaptive_factor(0 * ours, theirs).item() == 0
 
 
