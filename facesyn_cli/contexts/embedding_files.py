@@ -39,6 +39,12 @@ class GivenVectors:
     faces: list[Path | None]
     face_origin: Origin = UNKNOWN
 
+    def people(self) -> list[str] | None:
+        """Return the identity of each row: its folder, or the whole name without one; None: rows have numbers only."""
+        if self.form == "numbered":
+            return None
+        return [name.rpartition("/")[0] or name for name in self.names]
+
 
 def read_given_vectors(path: Path, names: Path | None = None) -> GivenVectors:
     """Read embeddings of any form.

@@ -124,7 +124,7 @@ class ContextInputs:
     def _open_known(self, path: Path, parents: dict[str, Parent]) -> dict[str, Any]:
         known = read_given_vectors(path)
         parents["known"] = known.parent
-        return {"known": known.vectors, "known_embedder": known.embedder}
+        return {"known": known.vectors, "known_people": known.people(), "known_embedder": known.embedder}
 
     def _open_generator(self, name: str, parents: dict[str, Parent]) -> dict[str, Any]:
         folder = find_pipeline(name)

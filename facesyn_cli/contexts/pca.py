@@ -8,9 +8,8 @@ the embeddings of known people,
 or with the `components` largest eigenvalues of C alone. Uniform directions (`sphere`) spread over all 512 dimensions,
 but real embeddings, which an LDM is trained on, do not.
 
-With `groups` there are several means, those of k-means (Lloyd 1982, started as in Arthur and Vassilvitskii 2007), and C
-is the covariance around the mean of the own group. Every group is drawn equally often, however many photos it has, so
-people of whom there are few photos are not drawn seldom.
+With `groups` there is a distribution for each pattern of identity names, with m and C of the embeddings of those people
+alone, and every one is drawn equally often, however many photos it has.
 
 # Differs from Vec2Face: the root of C is the symmetric one, which does not depend on the signs of eigenvectors, so a
 # seed means the same everywhere.
@@ -18,6 +17,7 @@ people of whom there are few photos are not drawn seldom.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 from collections.abc import Iterator
 
@@ -25,6 +25,7 @@ import numpy as np
 
 from facesyn_cli.artifacts.origins import GENERATED
 from facesyn_cli.config.fields import affects_result
+from facesyn_cli.console import log
 from facesyn_cli.contexts.endless import BLOCK, directions
 from facesyn_cli.contexts.source import CandidateBatch, ContextSource, Resources
 from facesyn_cli.diffusion.noise import keyed_random
@@ -37,8 +38,9 @@ class PcaConfig(PluginConfig):
     """Settings of the source `pca`; the embeddings are `known`."""
 
     components: int | None = affects_result(None, "principal components that vary; None: all", ge=1)
-    groups: int = affects_result(
-        1, "groups of similar people, found by k-means and drawn in equal parts; 1: as often as in `known`", ge=1
+    groups: tuple[str, ...] = affects_result(
+        (), "patterns of identity names, such as [a*, b*]: the people of each are drawn in equal parts, others not at "
+        "all; empty: all people alike"
     )
     scale: float = affects_result(1.0, "s, spread around the mean; 1: as wide as real people", gt=0)
 
@@ -68,19 +70,27 @@ class Pca(ContextSource):
         """
         super().open(resources)
         known = resources.known.astype(np.float64)
-        components = min(known.shape[1], self._cfg.components or known.shape[1])
-        if len(known) <= 1 or self._cfg.components is not None and len(known) <= components:
-            raise UserError(f"source pca: {len(known)} known embeddings are too few for {components} components")
-        if self._cfg.components is not None and self._cfg.components > known.shape[1]:
-            raise UserError(f"source pca: {self._cfg.components} components, but embeddings have {known.shape[1]}")
-        if self._cfg.groups > len(known):
-            raise UserError(f"source pca: {self._cfg.groups} groups, but there are {len(known)} known embeddings")
         self._digest = hashlib.sha256(resources.known.tobytes()).hexdigest()  # other people get other noise
-        self._means, own = group_means(known, self._cfg.groups, keyed_random("pca-groups", self._digest))
-        covariance = np.cov(known - self._means[own] if self._cfg.groups > 1 else known, rowvar=False)
-        variances, vectors = np.linalg.eigh(covariance)                      # ascending
-        variances, vectors = variances[-components:].clip(min=0), vectors[:, -components:]
-        self._root = (vectors * np.sqrt(variances)) @ vectors.T              # (E, E)
+        fits = [_fit(known[rows], self._cfg, group) for group, rows in self._groups().items()]
+        self._means, self._roots = np.stack([mean for mean, _ in fits]), np.stack([root for _, root in fits])
+
+    def _groups(self) -> dict[str, np.ndarray]:
+        """Return the rows of each group, by its pattern."""
+        people = np.array(self.resources.known_people or [], dtype=str)
+        if not self._cfg.groups:
+            return {"": np.arange(len(self.resources.known))}
+        if not len(people):
+            raise UserError("source pca: the known embeddings have no identity names, which groups need")
+        names, own = np.unique(people, return_inverse=True)
+        free, found = np.ones(len(names), dtype=bool), {}
+        for pattern in self._cfg.groups:
+            chosen = free & np.array([fnmatch.fnmatchcase(name, pattern) for name in names])
+            free &= ~chosen
+            found[pattern] = np.flatnonzero(chosen[own])
+            log.info(f"source pca: group {pattern} has {chosen.sum()} people, {len(found[pattern])} photos")
+        if free.any():
+            log.info(f"source pca: {free.sum()} people are in no group and are not drawn like")
+        return found
 
     @property
     def embedder(self) -> str | None:
@@ -93,36 +103,29 @@ class Pca(ContextSource):
 
     def _block(self, number: int) -> np.ndarray:
         random = keyed_random("pca", self.resources.seed, self._digest, number)
-        spread = self._cfg.scale * random.standard_normal((BLOCK, len(self._root))) @ self._root
-        return self._means[random.randint(len(self._means), size=BLOCK)] + spread
+        normal = self._cfg.scale * random.standard_normal((BLOCK, self._means.shape[1]))
+        if len(self._means) == 1:
+            return self._means[0] + normal @ self._roots[0]
+        drawn, group = np.empty_like(normal), random.randint(len(self._means), size=BLOCK)
+        for number, (mean, root) in enumerate(zip(self._means, self._roots, strict=True)):
+            rows = group == number
+            drawn[rows] = mean + normal[rows] @ root
+        return drawn
 
 
-def group_means(
-    vectors: np.ndarray, groups: int, random: np.random.RandomState, rounds: int = 300
-) -> tuple[np.ndarray, np.ndarray]:
-    """Divide vectors by k-means.
+def _fit(known: np.ndarray, cfg: PcaConfig, group: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean (E,) and the root of the covariance (E, E) of embeddings (M, E).
 
-    Args:
-        vectors: (N, E) float64.
-        groups: K, at most N.
-        random: Chooses the first means, each far from those before it (k-means++).
-        rounds: Most rounds of Lloyd's algorithm.
-
-    Returns:
-        Means (K, E), and the group of each vector, (N,) int.
+    Raises:
+        UserError: There are too few of them.
     """
-    means = [vectors.mean(axis=0)] if groups == 1 else [vectors[random.randint(len(vectors))]]
-    nearest = np.full(len(vectors), np.inf)
-    while len(means) < groups:
-        nearest = np.minimum(nearest, np.square(vectors - means[-1]).sum(axis=1))
-        means.append(vectors[random.choice(len(vectors), p=nearest / nearest.sum())])
-    found, own = np.stack(means), np.full(len(vectors), -1)
-    for _ in range(rounds):
-        distances = np.square(found).sum(axis=1) - 2 * vectors @ found.T     # (N, K), up to |vector|^2
-        before, own = own, distances.argmin(axis=1)
-        if (own == before).all():
-            break
-        found = np.stack([
-            vectors[own == group].mean(axis=0) if (own == group).any() else found[group] for group in range(groups)
-        ])
-    return found, own
+    size = known.shape[1]
+    components = min(size, cfg.components or size)
+    if len(known) <= 1 or cfg.components is not None and len(known) <= components:
+        where = f" of group {group}" if group else ""
+        raise UserError(f"source pca: {len(known)} known embeddings{where} are too few for {components} components")
+    if cfg.components is not None and cfg.components > size:
+        raise UserError(f"source pca: {cfg.components} components, but embeddings have {size}")
+    variances, vectors = np.linalg.eigh(np.cov(known, rowvar=False))             # ascending
+    variances, vectors = variances[-components:].clip(min=0), vectors[:, -components:]
+    return known.mean(axis=0), (vectors * np.sqrt(variances)) @ vectors.T

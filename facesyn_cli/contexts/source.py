@@ -52,6 +52,7 @@ class Resources:
         images: Faces of the user.
         embeddings: Given embeddings.
         known: (M, 512) float32 unit embeddings of known people.
+        known_people: Identity of each of them; None: they have no names.
         known_embedder: Digest of the recognizer they come from; None unknown.
         embedder: Digest of the recognizer.
         features: The recognizer: (N, 112, 112, 3) uint8 faces -> (N, 512) float64 rows, not normalized, any N.
@@ -67,6 +68,7 @@ class Resources:
     images: ImageSet | None = None
     embeddings: GivenVectors | None = None
     known: np.ndarray | None = None
+    known_people: list[str] | None = None
     known_embedder: str | None = None
     embedder: str | None = None
     features: Callable[[np.ndarray], np.ndarray] | None = None

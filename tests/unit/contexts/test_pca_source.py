@@ -7,7 +7,6 @@ import hashlib
 import numpy as np
 import pytest
 
-from facesyn_cli.contexts.pca import group_means
 from facesyn_cli.contexts.source import Resources
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.errors import UserError
@@ -22,9 +21,10 @@ def people(count: int = 4000, size: int = 16) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def pca(known: np.ndarray, seed: int = 0, batch_size: int = 32, **settings):
+def pca(known: np.ndarray, seed: int = 0, batch_size: int = 32, people: list[str] | None = None, **settings):
     source = registry.build("contexts", registry.configure("contexts", {"name": "pca", **settings}))
-    source.open(Resources(seed=seed, batch_size=batch_size, known=known, known_embedder="sha256:abc"))
+    source.open(Resources(seed=seed, batch_size=batch_size, known=known, known_people=people,
+                          known_embedder="sha256:abc"))
     return source
 
 
@@ -102,34 +102,41 @@ def test_what_does_not_go(count, components, wrong):
         pca(people(count), components=components)
 
 
-def two_groups(rare: int = 60, frequent: int = 2000, size: int = 8) -> np.ndarray:
-    """Unit rows around two means, one of them seldom."""
+def two_groups(rare: int = 60, frequent: int = 2000, size: int = 8) -> tuple[np.ndarray, list[str]]:
+    """Unit rows around two means, one of them seldom, and some around a third; names say which."""
     random = np.random.RandomState(1)
-    means = np.zeros((2, size))
-    means[0, 0], means[1, 1] = 1, 1
-    rows = np.repeat(means, (frequent, rare), axis=0) + 0.1 * random.standard_normal((frequent + rare, size))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    counts = {"a": frequent, "b": rare, "c": 100}
+    rows = np.repeat(np.eye(size)[:3], list(counts.values()), axis=0)
+    rows = rows + 0.1 * random.standard_normal(rows.shape)
+    names = [f"{name}{number // 2}" for name, count in counts.items() for number in range(count)]
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), names
 
 
-def test_groups_are_drawn_in_equal_parts():
-    known = two_groups()
-    shares = [(first(pca(known, groups=groups), 0, 2000)[:, :2].argmax(axis=1) == 1).mean() for groups in (1, 2)]
-    assert shares[0] < 0.1 and 0.45 < shares[1] < 0.55
-    drawn = first(pca(known, groups=2), 0, 2000)
-    for axis in (0, 1):  # each as narrow as its own group, not as the whole set
-        own = drawn[drawn[:, :2].argmax(axis=1) == axis]
-        assert own[:, axis].mean() > 0.9
+def test_groups_are_drawn_in_equal_parts_each_as_narrow_as_its_own_people():
+    known, names = two_groups()
+    drawn = first(pca(known, people=names, groups=["a*", "b*"]), 0, 2000)
+    nearest = drawn[:, :3].argmax(axis=1)
+    assert 0.45 < (nearest == 0).mean() < 0.55 and not (nearest == 2).any()
+    for axis in (0, 1):
+        assert drawn[nearest == axis, axis].mean() > 0.9
+    plain = first(pca(known, people=names), 0, 2000)[:, :3].argmax(axis=1)
+    assert (plain == 1).mean() < 0.15
+    some = pca(known, people=names, groups=["a*"])
+    assert np.array_equal(some._means[0], known[:2000].astype(np.float64).mean(axis=0))
 
 
-def test_k_means_finds_means_that_do_not_move():
-    known = np.concatenate([two_groups(), -two_groups(rare=30, frequent=40)]).astype(np.float64)
-    means, own = group_means(known, 4, np.random.RandomState(3))
-    distances = np.square(known[:, None] - means[None]).sum(axis=2)
-    assert (distances.argmin(axis=1) == own).all() and set(own) == {0, 1, 2, 3}
-    for group in range(4):
-        assert np.allclose(known[own == group].mean(axis=0), means[group])
+def test_the_first_pattern_that_fits_has_a_person():
+    known, names = two_groups()
+    source = pca(known, people=names, groups=["b1*", "b*", "*"])
+    rows = source._groups()
+    assert [names[row] for row in rows["b1*"]] == [name for name in names if name.startswith("b1")]
+    assert not set(rows["b1*"]) & set(rows["b*"]) and sum(map(len, rows.values())) == len(names)
 
 
-def test_more_groups_than_people_are_refused():
-    with pytest.raises(UserError, match="30 groups, but there are 20 known embeddings"):
-        pca(people(20), groups=30)
+@pytest.mark.parametrize(
+    "names, groups, wrong",
+    [(None, ["*"], "have no identity names"), (["a"] * 40, ["a", "b"], "0 known embeddings of group b are too few")],
+)
+def test_groups_without_people_are_refused(names, groups, wrong):
+    with pytest.raises(UserError, match=wrong):
+        pca(people(40), people=names, groups=groups)
