@@ -25,7 +25,7 @@ _PANELS = {  # heading of the help -> commands; command x-y is cli/x_y.py
         "demo", "init", "run", "align", "embed", "train-ldm", "gen-contexts", "sample", "select", "augment", "pack",
         "train-fr", "eval",
     ),
-    "Train parts": ("train-embedder", "train-autoencoder"),
+    "Train parts": ("train-embedder", "train-autoencoder", "train-identity"),
     "Judge": ("report", "compare", "pairs", "study", "ablate"),
     "Tools": ("guide", "models", "push", "pull", "starter", "plugins", "config", "doctor", "bench"),
 }

@@ -95,6 +95,7 @@ def _judges(count: int) -> str:
 
 _FACTS: dict[str, Callable[[Any], list[str]]] = {
     "align": _align, "embed": _embed, "train-embedder": _train_embedder, "train-autoencoder": _train_autoencoder,
+    "train-identity": _train_embedder,
     "train-ldm": _train_ldm, "gen-contexts": _gen_contexts, "sample": _sample, "select": _select, "augment": _augment,
     "pack": _pack, "train-fr": _train_fr, "eval": _eval, "report": _report, "study": _study,
 }

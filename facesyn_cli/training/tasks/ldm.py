@@ -30,7 +30,7 @@ from facesyn_cli.training.data_order import local_share
 from facesyn_cli.training.precision import autocast, convolution_layout
 from facesyn_cli.training.published_export import check_exportable, export_ldm
 from facesyn_cli.training.task import Task
-from facesyn_cli.training.tasks.identity_loss import IdentityLoss
+from facesyn_cli.training.tasks.identity_loss import IdentityLoss, find_recognizer
 from facesyn_cli.training.tasks.ldm_batches import (
     Batch,
     BatchPlan,
@@ -111,11 +111,13 @@ class LdmTask(Task):
         if cfg.context_dropout and not is_conditional(self.denoiser):
             raise UserError("context_dropout needs a conditional denoiser; this one is unconditional")
         self.identity = None
-        if cfg.identity_recognizer is not None:
+        recognizer = find_recognizer(cfg, work)
+        if recognizer is not None:
             if not is_conditional(self.denoiser):
-                raise UserError("identity_recognizer needs a conditional denoiser; this one is unconditional")
+                raise UserError("the identity loss needs a conditional denoiser, this one is unconditional: set "
+                                "identity.weight=0")
             self.identity = IdentityLoss(
-                cfg.identity_recognizer, cfg.identity, cfg.identity_contexts, section, self.embedder,
+                recognizer, cfg.identity, cfg.identity_contexts, section, self.embedder,
                 self.latent_shape, size, cfg.seed,
             )
             self.parents |= self.identity.parents

@@ -42,7 +42,8 @@ def test_a_loss_of_an_autoencoder_that_needs_a_recognizer_names_it(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("stage", "key", "value"), [
-    ("embed", "weights", "starter-embedder"), ("sample", "ldm", "starter-ldm"), ("sample", "contexts", "starter-contexts"),
+    ("embed", "weights", "starter-embedder"), ("sample", "ldm", "starter-ldm"),
+    ("sample", "contexts", "starter-contexts"),
 ])
 def test_parts_of_the_starter_have_names(stage: str, key: str, value: str) -> None:
     given = resolve_stage(stage, {key: value}, [], {})
