@@ -86,7 +86,8 @@ def _study(cfg: Any) -> list[str]:
 
 
 def _steps(cfg: Any) -> str:
-    return f"{cfg.steps:,} steps, batch {cfg.batch_size:,}"
+    limit = "" if cfg.minutes is None else f" or {cfg.minutes:g} minutes"
+    return f"{cfg.steps:,} steps{limit}, batch {cfg.batch_size:,}"
 
 
 def _judges(count: int) -> str:

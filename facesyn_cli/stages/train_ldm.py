@@ -106,7 +106,8 @@ class TrainLdmConfig(StepsConfig, CompiledConfig):
         "auto", "cache: encode all once, to disk; fly: at every step; auto: cache where it fits on the disk"
     )
     latent_cache: Path | None = runtime_only(
-        None, "folder of the cache, may be shared by runs; None: latents/ in the output"
+        None, "folder of the cache, may be shared by runs; None: that of train-identity in the run, or latents/ in the "
+        "output"
     )
     validation_images: int = runtime_only(1024, "most held-out images to validate with", ge=1)
     preview_every: int = runtime_only(2000, "steps between preview grids; 0: none", ge=0)
