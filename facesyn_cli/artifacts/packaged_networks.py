@@ -40,7 +40,8 @@ class PackagedNetwork:
 AUTOENCODERS = {
     "taesd3": PackagedNetwork(
         "autoencoder", "AutoencoderTiny, 16 latent channels, downscale 8, 2,458,899 parameters",
-        "Ollin Boer Bohan, https://github.com/madebyollin/taesd, in the package", "MIT", "train-ldm --autoencoder",
+        "Ollin Boer Bohan, https://github.com/madebyollin/taesd, in the package", "MIT",
+        "default autoencoder of train-ldm",
         {
             "config.json": "sha256:da2a3f03e5b1eaf2d484b267016d3228e5b0f386dd491c7f87e07d85c301f8a2",
             "diffusion_pytorch_model.safetensors":
