@@ -33,6 +33,7 @@ _NEXT = (
     "Start with `facesyn demo`; it needs no data of your own and no GPU.",
     "Read on with `facesyn guide`: the first hour, methods, clusters, file formats.",
 )
+# TODO-FIGURE: the time of the demo with the new starter
 _FIRST_STEPS = """\
 facesyn makes face-recognition training sets of people who do not exist.
 
