@@ -134,9 +134,12 @@ def missing(folder: Path) -> list[str]:
     """Return the parts, or single files of them, that a folder lacks to be a starter."""
     if not folder.is_dir():
         return [f"folder {folder.name}"]
-    has_index = (folder / INDEX).is_file()
-    absent = [] if has_index else [INDEX]
-    for part in _parts_of(read_json(folder / INDEX) if has_index else {}):
+    absent = [] if (folder / INDEX).is_file() else [INDEX]
+    try:
+        index = {} if absent else read_json(folder / INDEX)
+    except UserError:  # damaged, which `Starter.open` says
+        index = {}
+    for part in _parts_of(index):
         files = PARTS[part]
         gone = [name for name in files if not (folder / part / name).is_file()]
         absent += [f"{part}/"] if len(gone) == len(files) else [f"{part}/{name}" for name in gone]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from facesyn_cli.artifacts.atomic_directory import atomic_directory
-from facesyn_cli.artifacts.atomic_files import write_atomically, write_bytes, write_json, write_text
+from facesyn_cli.artifacts.atomic_files import write_atomically, write_json, write_text
 from facesyn_cli.artifacts.context_set import ROWS, VECTORS, ContextSet, write_contexts
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.embedder_match import require_same_embedder
@@ -23,7 +23,6 @@ from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.artifacts.origins import PHOTO
 from facesyn_cli.artifacts.packaged_networks import AUTOENCODERS
-from facesyn_cli.artifacts.preview_pictures import SHEET, picture_path
 from facesyn_cli.artifacts.starter_files import (
     AUTOENCODER,
     CARD,
@@ -40,17 +39,21 @@ from facesyn_cli.artifacts.starter_files import (
 from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensors, write_weights
 from facesyn_cli.artifacts.work import FOLDERS, Work
 from facesyn_cli.console import log
-from facesyn_cli.data.pixels import decode_image, encode_jpeg
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
-from facesyn_cli.models.loading import LATENTS_OF, latents_of, load_autoencoder, load_backbone, load_denoiser
+from facesyn_cli.models.loading import (
+    LATENTS_OF,
+    latents_of,
+    load_autoencoder,
+    load_backbone,
+    load_denoiser,
+    open_autoencoder,
+)
 from facesyn_cli.plugins import registry
-from facesyn_cli.report.starter_cards import About, card_of, figures_of, figures_of_samples, overview
+from facesyn_cli.report.starter_cards import About, card_of, figures_of, figures_of_samples, overview, write_sheet
 from facesyn_cli.sampling.starter_check import Networks, check_same_faces
 from facesyn_cli.training.metrics_log import read_lines
-from facesyn_cli.untrusted.input_files import MAX_IMAGE, read_bytes
 
-_SHEET_QUALITY = 88
 _MADE_BY = {"ldm": "train-ldm", "embedder": "train-embedder", "contexts": "gen-contexts",
             AUTOENCODER: "train-autoencoder"}
 _CONFIG_KEYS = {  # of config.json, what describes a network; no paths
@@ -170,7 +173,7 @@ def _pack(sources: Sources, folder: Path, about: About, count: int | None) -> di
     parts = {name: {"digest": file_digest(folder / name / PARTS[name][0]), "bytes": num_bytes(folder / name)}
              for name in sources.folders}
     write_json(folder / INDEX, {"format": FORMAT, "parts": parts, "settings": settings})
-    sheet = _write_sheet(sources.work, folder)
+    sheet = write_sheet(sources.work, folder)
     write_text(folder / CARD, overview(parts, len(contexts.identities), about.license, sheet))
     if (total := num_bytes(folder)) > MAX_BYTES:
         sizes = ", ".join(f"{name} {part['bytes'] / 1e6:.2f} MB" for name, part in parts.items())
@@ -180,24 +183,11 @@ def _pack(sources: Sources, folder: Path, about: About, count: int | None) -> di
             "settings": settings}
 
 
-def _write_sheet(work: Work, folder: Path) -> str | None:
-    """Write the contact sheet of the run's samples as JPEG; return its name, None without one."""
-    samples = work.folder("samples")
-    found = next((p for p in (picture_path(samples, SHEET), samples / SHEET) if p.is_file()), None)
-    if found is None:
-        return None
-    name = f"{Path(SHEET).stem}.jpg"
-    sheet = decode_image(read_bytes(found, MAX_IMAGE, "the contact sheet"))
-    write_bytes(folder / name, encode_jpeg(sheet, _SHEET_QUALITY))
-    return name
-
-
 def _networks(folders: Mapping[str, Path]) -> Networks:
     embedder = load_backbone(folders["embedder"])
     embed = FaceEmbedder.of(embedder, torch.device("cpu")).embed
-    ldm = load_denoiser(folders["ldm"])
-    autoencoder = load_autoencoder(folders.get(AUTOENCODER) or (ldm.config.autoencoder or {}).get("path"))
-    return Networks(ldm, autoencoder, embed)
+    ldm, own = load_denoiser(folders["ldm"]), folders.get(AUTOENCODER)
+    return Networks(ldm, load_autoencoder(own) if own else open_autoencoder(ldm.config.autoencoder), embed)
 
 
 def _check_lineage(sources: Sources, embedder: str) -> str | None:

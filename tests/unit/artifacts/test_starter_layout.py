@@ -79,7 +79,15 @@ def test_the_packaged_one_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("index", ['{"format": 1}', "[]", '{"format": 1, "parts": {}, "settings": {}}'])
 def test_a_damaged_index_is_refused(folder: Path, index: str) -> None:
     (folder / "starter.json").write_text(index)
+    assert missing(folder) == []
     with pytest.raises(UserError, match="does not describe a starter"):
+        Starter.open(folder)
+
+
+def test_an_unreadable_index_is_refused_when_the_starter_is_opened(folder: Path) -> None:
+    (folder / "starter.json").write_text("{")
+    assert missing(folder) == []
+    with pytest.raises(UserError, match="starter.json"):
         Starter.open(folder)
 
 
