@@ -43,7 +43,8 @@ from facesyn_cli.results import Benchmarks, Contexts, Embeddings, Images, Networ
 __all__ = [
     "Benchmarks", "Contexts", "Embeddings", "Images", "Network", "Plan", "Records", "Report", "Result", "Stopped",
     "UserError", "align", "augment", "embed", "evaluate", "gen_contexts", "open", "pack", "plan", "pull", "push",
-    "report", "run", "sample", "select", "study", "train_autoencoder", "train_embedder", "train_fr", "train_ldm",
+    "report", "run", "sample", "select", "study", "train_autoencoder", "train_embedder", "train_fr",
+    "train_identity", "train_ldm",
 ]
 
 PathLike = str | os.PathLike[str]
@@ -52,6 +53,7 @@ T = TypeVar("T")
 
 _RESULTS: dict[str, type[Result]] = {
     "align": Images, "embed": Embeddings, "train-embedder": Network, "train-autoencoder": Network,
+    "train-identity": Network,
     "train-ldm": Network, "gen-contexts": Contexts, "sample": Images, "select": Images, "augment": Images,
     "pack": Records, "train-fr": Network, "eval": Benchmarks, "report": Report, "study": Result,
 }
@@ -79,6 +81,11 @@ def train_embedder(work: PathLike = "work", **settings: Any) -> Network:
 def train_autoencoder(work: PathLike = "work", **settings: Any) -> Network:
     """Train an autoencoder on faces: `facesyn train-autoencoder`, settings of `TrainAutoencoderConfig`."""
     return _run("train-autoencoder", Network, work, settings)
+
+
+def train_identity(work: PathLike = "work", **settings: Any) -> Network:
+    """Train a recognizer of latents for the identity loss of `train_ldm`: `facesyn train-identity`."""
+    return _run("train-identity", Network, work, settings)
 
 
 def train_ldm(work: PathLike = "work", **settings: Any) -> Network:

@@ -34,7 +34,7 @@ def write_faces(folder: Path) -> Path:
 def embedder_arguments(folder: Path, out: Path, *more: object, steps: int = 6) -> list[str]:
     """Return the command line that trains a recognizer of the latents; `more` comes last and wins."""
     words = [
-        "train-embedder", "--images", folder / "faces", "--embeddings", folder / "embeddings", "--out", out,
+        "train-identity", "--images", folder / "faces", "--embeddings", folder / "embeddings", "--out", out,
         "--steps", steps, "--autoencoder", "taesd3", f"image_size={SIDE}", "device=cpu",
         f"backbone={{name: latent-ir, latent_size: 4, widths: [16], blocks: [1], embedding_size: {EMBEDDING_SIZE}}}",
         "batch_size=16", "norm_batch_size=8", "optimizer.lr=0.01", "lr_schedule.warmup_steps=2",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.starter_files import PACKAGED, PART_PREFIX, PARTS, find_starter
+from facesyn_cli.artifacts.starter_files import AUTOENCODER, PACKAGED, PART_PREFIX, PARTS, find_starter
 from facesyn_cli.errors import UserError
 
 
@@ -40,7 +40,8 @@ class PackagedNetwork:
 AUTOENCODERS = {
     "taesd3": PackagedNetwork(
         "autoencoder", "AutoencoderTiny, 16 latent channels, downscale 8, 2,458,899 parameters",
-        "Ollin Boer Bohan, https://github.com/madebyollin/taesd, in the package", "MIT", "train-ldm --autoencoder",
+        "Ollin Boer Bohan, https://github.com/madebyollin/taesd, in the package", "MIT",
+        "default autoencoder of train-ldm",
         {
             "config.json": "sha256:da2a3f03e5b1eaf2d484b267016d3228e5b0f386dd491c7f87e07d85c301f8a2",
             "diffusion_pytorch_model.safetensors":
@@ -79,10 +80,14 @@ def packaged_path(name: str) -> Path | None:
     """Return the folder that a name stands for, one of `AUTOENCODERS` or `starter-<part>`; None: it is no such name.
 
     Raises:
-        UserError: No starter is packaged, or a file or folder in the current folder has this name.
+        UserError: No starter is packaged, a file or folder in the current folder has this name, or the name is the
+            former `starter-autoencoder`.
     """
+    if name == f"{PART_PREFIX}{AUTOENCODER}" and not Path(name).exists():
+        raise UserError(f"{name} is no longer part of the package: the packaged starter uses the autoencoder taesd3. "
+                        "Name taesd3 instead; an LDM trained on latents of the former one needs that one's file")
     part = name.removeprefix(PART_PREFIX)
-    is_part = part != name and part in PARTS
+    is_part = part != name and part in PARTS and part != AUTOENCODER
     if not is_part and name not in AUTOENCODERS:
         return None
     if Path(name).exists():

@@ -10,6 +10,7 @@ FOLDERS = {
     "embedder": "1-embedder",
     "embeddings": "1-embeddings",
     "autoencoder": "2-autoencoder",
+    "identity": "2-identity",
     "ldm": "2-ldm",
     "contexts": "3-contexts",
     "samples": "4-samples",
@@ -21,6 +22,7 @@ FOLDERS = {
 }
 OUTPUTS = {  # stage -> the folder that it writes; the other stages write outside of the run's folder
     "align": "images", "embed": "embeddings", "train-embedder": "embedder", "train-autoencoder": "autoencoder",
+    "train-identity": "identity",
     "train-ldm": "ldm", "gen-contexts": "contexts", "sample": "samples", "augment": "augmented", "pack": "records",
     "train-fr": "fr", "eval": "table", "report": "report",
 }

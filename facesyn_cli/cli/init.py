@@ -152,7 +152,7 @@ def _choose(
     if judge is not None:
         look.look_at_recognizer(judge)
     return Choices(size, ids, per_id, found, detector is not None, detector, weights, embedding, autoencoder, latents,
-                   judge=judge)
+                   machine.bf16, judge=judge)
 
 
 def _choose_pairs(asker: _Asker, choices: "Choices", pairs: Path | None, images: Path | None) -> "Choices":

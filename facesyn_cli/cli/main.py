@@ -25,7 +25,7 @@ _PANELS = {  # heading of the help -> commands; command x-y is cli/x_y.py
         "demo", "init", "run", "align", "embed", "train-ldm", "gen-contexts", "sample", "select", "augment", "pack",
         "train-fr", "eval",
     ),
-    "Train parts": ("train-embedder", "train-autoencoder"),
+    "Train parts": ("train-embedder", "train-autoencoder", "train-identity"),
     "Judge": ("report", "compare", "pairs", "study", "ablate"),
     "Tools": ("guide", "models", "push", "pull", "starter", "plugins", "config", "doctor", "bench"),
 }
@@ -33,6 +33,7 @@ _NEXT = (
     "Start with `facesyn demo`; it needs no data of your own and no GPU.",
     "Read on with `facesyn guide`: the first hour, methods, clusters, file formats.",
 )
+# TODO-FIGURE: the time of the demo with the new starter
 _FIRST_STEPS = """\
 facesyn makes face-recognition training sets of people who do not exist.
 

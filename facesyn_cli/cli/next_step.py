@@ -24,6 +24,7 @@ from facesyn_cli.console import is_first_process, log
 
 _NEXT = {
     "align": "embed", "embed": "train-ldm", "train-embedder": "train-ldm", "train-autoencoder": "train-ldm",
+    "train-identity": "train-ldm",
     "train-ldm": "gen-contexts", "gen-contexts": "sample", "sample": "pack", "select": "pack", "augment": "pack",
     "pack": "train-fr", "train-fr": "eval", "eval": "report", "study": "sample",
 }
@@ -32,6 +33,7 @@ _TAKES = {  # command -> finished stage -> option that names its folder
     "embed": {"align": "--images"},
     "train-embedder": {"align": "--images", "embed": "--embeddings"},
     "train-autoencoder": {"align": "--images"},
+    "train-identity": {"align": "--images", "embed": "--embeddings", "train-autoencoder": "--autoencoder"},
     "train-ldm": {"align": "--images", "embed": "--embeddings", "train-autoencoder": "--autoencoder"},
     "gen-contexts": {"train-ldm": "--ldm"},
     "sample": {"train-ldm": "--ldm", "gen-contexts": "--contexts"},
@@ -44,6 +46,8 @@ _TAKES = {  # command -> finished stage -> option that names its folder
 _SHARED = {  # (finished stage, next command) -> options of the first that the second needs as well
     ("embed", "train-ldm"): ("images",), ("embed", "train-embedder"): ("images",),
     ("embed", "train-autoencoder"): ("images",), ("train-embedder", "train-ldm"): ("images", "embeddings"),
+    ("train-identity", "train-ldm"): ("images", "embeddings", "autoencoder"),
+    ("embed", "train-identity"): ("images",), ("train-autoencoder", "train-identity"): ("images",),
     ("train-embedder", "train-autoencoder"): ("images",), ("train-autoencoder", "train-ldm"): ("images",),
     ("gen-contexts", "sample"): ("ldm", "autoencoder"), ("study", "sample"): ("ldm", "autoencoder", "contexts"),
     ("sample", "augment"): ("contexts",),
@@ -74,6 +78,7 @@ _INPUTS = {
     "embed": (_FACES, _Input(("--weights", "RECOGNIZER"), "RECOGNIZER: weights of a face recognizer",
                              ("weights", "backbone"), part_of_starter=True)),
     "train-embedder": (_FACES,),
+    "train-identity": (_FACES,),
     "train-autoencoder": (_FACES,),
     "train-ldm": (_FACES, _Input(("--autoencoder", "AUTOENCODER"), "AUTOENCODER: weights of an autoencoder",
                                  ("autoencoder", "autoencoder_model"), "autoencoder", part_of_starter=True)),

@@ -45,6 +45,7 @@ OPTIONS = {
     "train-autoencoder": "tree seed batch_size device",
     "train-embedder": "tree seed batch_size device",
     "train-fr": "tree seed batch_size device",
+    "train-identity": "seed batch_size device",
     "train-ldm": "tree starter seed batch_size device",
 }
 _OPTIONAL = {"tree", "starter", "batch_size", "shard", "markdown"}

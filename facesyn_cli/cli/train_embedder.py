@@ -11,7 +11,6 @@ EXAMPLES = (
     "facesyn train-embedder --work runs/a",
     "facesyn train-embedder --images faces/ --embeddings emb/ --backbone mbf",
     "facesyn train-embedder --work runs/a --steps 50000 optimizer.lr=0.0005",
-    "facesyn train-embedder --autoencoder taesd3 --backbone latent-ir",
 )
 
 
@@ -23,9 +22,6 @@ def command(
     ] = None,
     backbone: Annotated[
         str | None, typer.Option(help="Network to train; `facesyn plugins backbone` lists all.")
-    ] = None,
-    autoencoder: Annotated[
-        str | None, typer.Option(help="Autoencoder whose latents the network reads; default: it reads photos.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
 ) -> None:

@@ -10,8 +10,8 @@ from facesyn_cli.errors import UserError, did_you_mean
 from facesyn_cli.untrusted.parsing import read_yaml
 
 STAGES = (
-    "align", "embed", "train-embedder", "train-autoencoder", "train-ldm", "gen-contexts", "sample", "augment", "pack",
-    "train-fr", "eval", "report", "select", "study",
+    "align", "embed", "train-embedder", "train-autoencoder", "train-identity", "train-ldm", "gen-contexts", "sample",
+    "augment", "pack", "train-fr", "eval", "report", "select", "study",
 )
 TABLE = "ablate"  # section with the rows of an ablation table; see `config/ablation_rows.py`
 

@@ -1,7 +1,7 @@
 """`latent-ir`: a small recognizer that reads latents of an autoencoder instead of pixels.
 
-`train-embedder` teaches it the embeddings of a recognizer of photos, `train-ldm` takes it as a judge of predicted
-latents, which need not be decoded then. Its units are those of the IR networks; see `models/ir.py`.
+`train-identity` teaches it the embeddings of a recognizer of photos, `train-ldm` takes it as a judge of
+predicted latents, which need not be decoded then. Its units are those of the IR networks; see `models/ir.py`.
 """
 
 from __future__ import annotations

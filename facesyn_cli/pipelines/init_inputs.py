@@ -19,6 +19,7 @@ from facesyn_cli.data.pixels import FORMATS
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.pairs import is_bin
 from facesyn_cli.models.loading import load_autoencoder, load_backbone
+from facesyn_cli.models.precision import WORTH, computes, matrix_gain
 
 SIDE = 112          # of faces aligned on the ArcFace template, in pixels
 _LOOKED_AT = 200    # photos whose size is read, evenly spread over the set
@@ -74,6 +75,7 @@ class Machine:
         num_gpus: Number of GPUs.
         gpu_memory: Of the first one.
         disk_free: On the disk of the current folder.
+        bf16: The device on which a training runs computes faster in bf16 than in fp32.
     """
 
     cores: int
@@ -81,6 +83,7 @@ class Machine:
     num_gpus: int
     gpu_memory: float
     disk_free: float
+    bf16: bool = False
 
     def __str__(self) -> str:
         count = f"{self.num_gpus} x " if self.num_gpus > 1 else ""
@@ -92,9 +95,10 @@ def look_at_machine() -> Machine:
     """Return cores, GPUs and free disk of this machine."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     about = torch.cuda.get_device_properties(0) if count else None
+    device = torch.device("cuda" if count else "cpu")
     return Machine(
         usable_cores(), about.name if about else None, count, about.total_memory / 2**30 if about else 0.0,
-        shutil.disk_usage(os.curdir).free / 2**30,
+        shutil.disk_usage(os.curdir).free / 2**30, computes("bf16", device) and matrix_gain("bf16", device) >= WORTH,
     )
 
 

@@ -1,6 +1,6 @@
 """The sections of the recipe that `facesyn init` writes; networks and their settings come from the built-in recipes.
 
-    small    recipe `starter`: an MLP on the latents of the packaged autoencoder, minutes on two cores
+    small    recipe `starter`: a transformer on the latents of the packaged autoencoder, ten minutes on two cores
     medium   recipe `admis`, trained for a third as long with a quarter of the batch; contexts like real embeddings
     full     recipe `admis` with its numbers
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from facesyn_cli.artifacts.header import read_header
 from facesyn_cli.artifacts.starter_files import PACKAGED, find_starter
 from facesyn_cli.config.recipe import STAGES, load_recipe
 from facesyn_cli.pipelines.init_inputs import Machine, Network, Photos
@@ -20,10 +21,10 @@ from facesyn_cli.pipelines.init_inputs import Machine, Network, Photos
 Size = Literal["small", "medium", "full"]
 COUNTS: dict[str, tuple[int, int]] = {"small": (200, 10), "medium": (1000, 20), "full": (10_000, 50)}  # ids, per_id
 STARTER_EMBEDDER, STARTER_LDM = "starter-embedder", "starter-ldm"
-_STARTER_CONTEXTS, _STARTER_AUTOENCODER = "starter-contexts", "starter-autoencoder"
+_STARTER_CONTEXTS = "starter-contexts"
 _ENOUGH_PHOTOS, _ENOUGH_GPU_GIB = 5000, 16  # from which on the published networks are proposed
-_PASSES = 60  # of `small` over the photos: with 5,900 photos the validation loss is lowest after 48, and rises later
-_FEWEST_STEPS = 300
+_PASSES, _FEWEST_STEPS = 80, 300  # of `small` over the photos; of all, where there are few
+_MINUTES = 10  # of its training at most: two cores see 24,000 to 48,000 images in them, without and with bf16
 _CONTEXT_DROPOUT = 0.1  # guidance and two-stage contexts need an LDM that knows the empty context
 _LATENT_CHANNELS = 8    # of `face-kl`
 _BYTES_PER_FACE = 23_000  # a PNG of 112 x 112
@@ -44,6 +45,7 @@ class Choices:
         embedding: That recognizer; None: the starter's.
         autoencoder: Weights of an autoencoder for medium and full; None: one is trained.
         latents: That autoencoder.
+        bf16: This machine computes faster in bf16 than in fp32.
         pairs: Verification pairs to evaluate on.
         pair_images: The images that a list of pairs names.
         judge: Weights of a recognizer that scores the set; None: the starter's.
@@ -59,6 +61,7 @@ class Choices:
     embedding: Network | None = None
     autoencoder: Path | None = None
     latents: Network | None = None
+    bf16: bool = False
     pairs: Path | None = None
     pair_images: Path | None = None
     judge: Path | None = None
@@ -91,7 +94,7 @@ def expected_disk_gib(choices: Choices, sections: dict[str, dict[str, Any]]) -> 
     added = augmentation["copies"] * (1 if augmentation["name"] == "oversample" else choices.per_id)
     total = 2 * choices.ids * (choices.per_id + added) * _BYTES_PER_FACE  # as files, and packed
     if choices.photos is not None:
-        latents = 4 * 320 if choices.size == "small" else 4 * 3 * 32 * 32
+        latents = 4 * 16 * 14 * 14 if choices.size == "small" else 4 * 3 * 32 * 32
         total += choices.photos.images * (2 * latents + (_BYTES_PER_FACE if choices.align else 0) + 4 * 512)
         total += 0.2e9 if choices.size == "small" else 15e9  # weights, optimizer states, kept checkpoints
     return total / 2**30
@@ -101,7 +104,8 @@ def _of_starter(choices: Choices) -> dict[str, dict[str, Any]]:
     base, starter = load_recipe("starter"), find_starter(PACKAGED)
     made = {stage: base[stage] for stage in ("augment", "pack", "train-fr")}
     made["sample"] = {"ldm": STARTER_LDM, **starter.settings.get("sample", base["sample"])}
-    if choices.ids <= base["gen-contexts"]["count"]:
+    header = read_header(starter.part("contexts"))
+    if header is not None and choices.ids <= header.counts["contexts"]:
         made["sample"]["contexts"] = _STARTER_CONTEXTS
     else:
         settings = starter.settings.get("gen-contexts", base["gen-contexts"])
@@ -121,9 +125,14 @@ def _of_photos(choices: Choices) -> dict[str, dict[str, Any]]:
     made["train-ldm"] |= {"denoiser": denoiser, "context_dropout": _CONTEXT_DROPOUT}
     assert choices.photos is not None
     if is_small:
-        made["train-ldm"]["autoencoder"] = _STARTER_AUTOENCODER
-        steps = choices.photos.images * _PASSES // made["train-ldm"]["batch_size"]
-        made["train-ldm"] |= {"steps": min(max(steps, _FEWEST_STEPS), made["train-ldm"]["steps"]), "preview_every": 200}
+        steps = choices.photos.images * _PASSES // base["train-ldm"]["batch_size"]
+        precision = "bf16" if choices.bf16 else "fp32"
+        made["train-ldm"] |= {
+            "steps": min(max(steps, _FEWEST_STEPS), base["train-ldm"]["steps"]), "minutes": _MINUTES,
+            "precision": precision, "latent_precision": precision, "validate_every": 200, "preview_every": 200,
+            "checkpoint_every": 100,
+        }
+        del made["train-ldm"]["identity"]  # its recognizer learns little from a few thousand photos
     else:
         made |= _own_autoencoder(choices, denoiser, made["train-ldm"])
     filters = [dict(one) for one in starter["gen-contexts"]["filters"] if one["name"] != "quality"]

@@ -45,6 +45,9 @@ _SETTINGS = {  # in place of the description of the setting, where a reader need
     "train-ldm.images": "your faces",
     "train-ldm.autoencoder": "turns faces into latents and back; the LDM belongs to it",
     "train-ldm.denoiser": "the network and its size; another size means another training",
+    "train-ldm.minutes": "ends the training after these minutes, where its steps take longer; faces get better with "
+                         "every hour",
+    "train-ldm.precision": "bf16 where this machine computes faster in it, else fp32",
     "train-ldm.steps": "optimizer steps; more help as long as the validation loss in 2-ldm/metrics.jsonl falls; later "
                        "the LDM learns its photos by heart",
     "train-ldm.batch_size": "images of one step, over all GPUs; where memory is short, add accumulate: 2 (or 4, 8) "
@@ -59,7 +62,7 @@ _SETTINGS = {  # in place of the description of the setting, where a reader need
     "gen-contexts.count": "identities; sample.ids uses the first of them. Raise both together, a finished set grows",
     "gen-contexts.known": "what the new identities are distributed like",
     "sample.ldm": "the LDM that generates the faces; starter-ldm is the packaged one",
-    "sample.contexts": "who is generated; starter-contexts are 300 people who do not exist",
+    "sample.contexts": "who is generated; starter-contexts are people who do not exist",
     "sample.ids": "identities of the set; can be raised later, a finished set grows",
     "sample.contact_sheet": "write 4-samples.contact_sheet.png, 10 x 10 of the faces to look at",
     "sample.per_id": "images of each identity; can be raised later",

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from facesyn_cli.artifacts.header import read_header
-from facesyn_cli.artifacts.starter_files import PACKAGED, find_starter, missing, packaged_folder
+from facesyn_cli.artifacts.packaged_networks import AUTOENCODERS
+from facesyn_cli.artifacts.starter_files import AUTOENCODER, PACKAGED, find_starter, missing, packaged_folder
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.fields import StageConfig
 from facesyn_cli.console import log
@@ -72,10 +73,13 @@ def _starter_settings(request: Request, work: Work, named: Path | None) -> dict[
         return {}
     settings = own if parts.keys() & {"ldm", "known"} else {}
     where = "the packaged starter" if str(named or PACKAGED) == PACKAGED else f"the starter in {starter.folder}"
-    taken = ", ".join(_TITLES[part] for part in parts.values())
+    found = {key: starter.autoencoder() if part == AUTOENCODER else str(starter.part(part))
+             for key, part in parts.items()}
+    taken = ", ".join(f"autoencoder {found[key]}" if found[key] in AUTOENCODERS else _TITLES[part]
+                      for key, part in parts.items())
     taken += f" and settings of {', '.join(settings)}" if settings else ""
     log.info(f"starter: {taken} of {where}; folders of --work and flags have priority")
-    return {**settings, **{key: str(starter.part(part)) for key, part in parts.items()}}
+    return {**settings, **found}
 
 
 def _parts(request: Request, work: Work, own: dict[str, Any], has_ldm: bool) -> dict[str, str]:

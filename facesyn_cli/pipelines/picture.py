@@ -25,12 +25,14 @@ from facesyn_cli.report.pipeline_picture import MOST_THUMBS, StageBox, draw_pipe
 _SIDE, _QUALITY = 88, 80          # of a face in the file; it is drawn at half the size
 _WRITES = {  # stage -> folder; select and study write to a folder of their own
     "align": "images", "embed": "embeddings", "train-embedder": "embedder", "train-autoencoder": "autoencoder",
+    "train-identity": "identity",
     "train-ldm": "ldm", "gen-contexts": "contexts", "sample": "samples", "augment": "augmented", "pack": "records",
     "train-fr": "fr", "eval": "table", "report": "report",
 }
 _ABOUT = {
     "align": "cuts the face out of each photo", "embed": "describes faces by embeddings",
     "train-embedder": "distills a small recognizer", "train-autoencoder": "faces to latents and back",
+    "train-identity": "recognizes people by latents",
     "train-ldm": "learns to generate faces", "gen-contexts": "makes up new identities",
     "sample": "generates their images", "select": "drops identities that look alike",
     "augment": "adds images to each identity", "pack": "writes records with labels",
@@ -59,7 +61,9 @@ _READS: dict[str, tuple[_Read, ...]] = {
     "embed": (_IMAGES, _Read("weights", "", "recognizer")),
     "train-embedder": (_IMAGES, _EMBEDDINGS),
     "train-autoencoder": (_IMAGES,),
-    "train-ldm": (_IMAGES, _EMBEDDINGS, _Read("autoencoder", "autoencoder", "autoencoder")),
+    "train-identity": (_IMAGES, _EMBEDDINGS, _Read("autoencoder", "autoencoder", "")),
+    "train-ldm": (_IMAGES, _EMBEDDINGS, _Read("autoencoder", "autoencoder", "autoencoder"),
+                  _Read("identity_recognizer", "identity", "")),
     "sample": (_CONTEXTS, _LDM, _Read("autoencoder", "", "")),
     "select": (_Read("images", "samples", "images"), _Read("embeddings", "", "embeddings")),
     "augment": (_Read("images", "samples", "images"),),

@@ -86,7 +86,8 @@ def _study(cfg: Any) -> list[str]:
 
 
 def _steps(cfg: Any) -> str:
-    return f"{cfg.steps:,} steps, batch {cfg.batch_size:,}"
+    limit = "" if cfg.minutes is None else f" or {cfg.minutes:g} minutes"
+    return f"{cfg.steps:,} steps{limit}, batch {cfg.batch_size:,}"
 
 
 def _judges(count: int) -> str:
@@ -95,6 +96,7 @@ def _judges(count: int) -> str:
 
 _FACTS: dict[str, Callable[[Any], list[str]]] = {
     "align": _align, "embed": _embed, "train-embedder": _train_embedder, "train-autoencoder": _train_autoencoder,
+    "train-identity": _train_embedder,
     "train-ldm": _train_ldm, "gen-contexts": _gen_contexts, "sample": _sample, "select": _select, "augment": _augment,
     "pack": _pack, "train-fr": _train_fr, "eval": _eval, "report": _report, "study": _study,
 }

@@ -8,15 +8,18 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from facesyn_cli.artifacts.atomic_files import read_json
+from facesyn_cli.artifacts.atomic_files import read_json, write_bytes
 from facesyn_cli.artifacts.benchmark_table import TABLE_JSON, BenchmarkTable
 from facesyn_cli.artifacts.header import Header
+from facesyn_cli.artifacts.preview_pictures import SHEET, picture_path
 from facesyn_cli.artifacts.starter_files import PARTS
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.console import log
+from facesyn_cli.data.pixels import decode_image, encode_jpeg
 from facesyn_cli.errors import UserError
 from facesyn_cli.report.contents import headline_of
 from facesyn_cli.report.rendering import render_markdown
+from facesyn_cli.untrusted.input_files import MAX_IMAGE, read_bytes
 from facesyn_cli.untrusted.parsing import read_yaml
 
 _ABOUT = {
@@ -28,6 +31,7 @@ _ABOUT = {
 _ROLES = ("identity", "recorded", "growing")  # roles of settings that affect the result
 _NO_FIGURES = ("lr", "images_per_s", "seconds", "epoch", "grad_norm")
 _NOT_STATED = "not stated"
+_SHEET_QUALITY = 88
 
 
 class About(BaseModel):
@@ -129,6 +133,18 @@ def overview(parts: dict[str, dict[str, Any]], num_contexts: int, license: str, 
     return render_markdown(
         "starter.md.j2", parts=parts, roles=_ABOUT, num_contexts=num_contexts, license=license, sheet=sheet
     )
+
+
+def write_sheet(work: Work, folder: Path) -> str | None:
+    """Write the contact sheet of the run's samples as JPEG; return its name, None without one."""
+    samples = work.folder("samples")
+    found = next((p for p in (picture_path(samples, SHEET), samples / SHEET) if p.is_file()), None)
+    if found is None:
+        return None
+    name = f"{Path(SHEET).stem}.jpg"
+    sheet = decode_image(read_bytes(found, MAX_IMAGE, "the contact sheet"))
+    write_bytes(folder / name, encode_jpeg(sheet, _SHEET_QUALITY))
+    return name
 
 
 def _is_figure(key: str, value: Any) -> bool:

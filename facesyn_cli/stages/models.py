@@ -15,10 +15,9 @@ from facesyn_cli.models.catalog import CATALOG
 from facesyn_cli.models.loaded_network import load_network
 from facesyn_cli.models.self_check import check_network
 
-_KINDS = {"autoencoder": "autoencoder", "ldm": "denoiser", "embedder": "backbone"}  # of the starter's parts
+_KINDS = {"ldm": "denoiser", "embedder": "backbone"}  # of the starter's networks
 _USE = {
-    "autoencoder": "default autoencoder of train-ldm", "ldm": "default LDM of sample and gen-contexts",
-    "embedder": "default recognizer of embed and gen-contexts",
+    "ldm": "default LDM of sample and gen-contexts", "embedder": "default recognizer of embed and gen-contexts",
 }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from facesyn_cli.artifacts.atomic_directory import atomic_directory
-from facesyn_cli.artifacts.atomic_files import write_atomically, write_bytes, write_json, write_text
+from facesyn_cli.artifacts.atomic_files import write_atomically, write_json, write_text
 from facesyn_cli.artifacts.context_set import ROWS, VECTORS, ContextSet, write_contexts
 from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.embedder_match import require_same_embedder
@@ -22,8 +22,9 @@ from facesyn_cli.artifacts.header import BEGUN, HEADER, Header, Parent, read_hea
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.artifacts.origins import PHOTO
-from facesyn_cli.artifacts.preview_pictures import SHEET, picture_path
+from facesyn_cli.artifacts.packaged_networks import AUTOENCODERS
 from facesyn_cli.artifacts.starter_files import (
+    AUTOENCODER,
     CARD,
     FORMAT,
     INDEX,
@@ -38,21 +39,25 @@ from facesyn_cli.artifacts.starter_files import (
 from facesyn_cli.artifacts.weights import CONFIG, read_config, read_tensors, write_weights
 from facesyn_cli.artifacts.work import FOLDERS, Work
 from facesyn_cli.console import log
-from facesyn_cli.data.pixels import decode_image, encode_jpeg
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.embedding import FaceEmbedder
-from facesyn_cli.models.loading import LATENTS_OF, latents_of, load_autoencoder, load_backbone, load_denoiser
+from facesyn_cli.models.loading import (
+    LATENTS_OF,
+    latents_of,
+    load_autoencoder,
+    load_backbone,
+    load_denoiser,
+    open_autoencoder,
+)
 from facesyn_cli.plugins import registry
-from facesyn_cli.report.starter_cards import About, card_of, figures_of, figures_of_samples, overview
+from facesyn_cli.report.starter_cards import About, card_of, figures_of, figures_of_samples, overview, write_sheet
 from facesyn_cli.sampling.starter_check import Networks, check_same_faces
 from facesyn_cli.training.metrics_log import read_lines
-from facesyn_cli.untrusted.input_files import MAX_IMAGE, read_bytes
 
-_SHEET_QUALITY = 88
-_MADE_BY = {"autoencoder": "train-autoencoder", "ldm": "train-ldm", "embedder": "train-embedder",
-            "contexts": "gen-contexts"}
+_MADE_BY = {"ldm": "train-ldm", "embedder": "train-embedder", "contexts": "gen-contexts",
+            AUTOENCODER: "train-autoencoder"}
 _CONFIG_KEYS = {  # of config.json, what describes a network; no paths
-    "autoencoder": ("kind", "autoencoder", LATENTS_OF),
+    AUTOENCODER: ("kind", "autoencoder", LATENTS_OF),
     "embedder": ("kind", "backbone", "input_size", "embedding_size", "distilled_from"),
 }
 _KEPT = {  # stage -> folder of the run, and settings of its header that become recommended settings
@@ -66,7 +71,7 @@ class Sources:
     """The parts before they are packed.
 
     Args:
-        folders: Part -> folder.
+        folders: Part -> folder; no autoencoder where the LDM was trained with one that comes with the package.
         given: Parts that were named with `--part`; their lineage only causes warnings.
         work: The run.
     """
@@ -84,8 +89,12 @@ class Sources:
         """
         if unknown := sorted(set(given) - set(PARTS)):
             raise UserError(f"a starter has no part {', '.join(unknown)}; its parts are {', '.join(PARTS)}")
-        made = {name: work.folder(name) for name in PARTS}
-        folders = {name: Path(given.get(name, made[name])) for name in PARTS}
+        folders = {name: Path(given.get(name, work.folder(name))) for name in PARTS}
+        if packaged := _packaged_autoencoder(folders["ldm"]):
+            if AUTOENCODER in given:
+                raise UserError(f"{folders['ldm']} was trained on the latents of {packaged}, which comes with facesyn; "
+                                f"leave --part {AUTOENCODER} out")
+            del folders[AUTOENCODER]
         absent = [f"{folder} ({_MADE_BY[name]} makes it)" for name, folder in folders.items() if not folder.is_dir()]
         if absent:
             raise UserError(f"nothing to pack: {', '.join(absent)} missing; --part NAME=FOLDER adds one")
@@ -97,6 +106,13 @@ class Sources:
     def tensors(self, name: str) -> Path:
         """Return the weights file of a part."""
         return self.folders[name] / TENSORS
+
+
+def _packaged_autoencoder(ldm: Path) -> str | None:
+    """Return the name of an LDM's autoencoder that comes with the package; None: it has another one."""
+    section = read_config(ldm).get("autoencoder") if (ldm / CONFIG).is_file() else None
+    path = section.get("path") if isinstance(section, dict) else None
+    return next((name for name in AUTOENCODERS if name == path), None)
 
 
 def show(folder: Path | None = None) -> dict[str, Any]:
@@ -127,7 +143,7 @@ def pack(
         Sizes, digests and how much half precision changes the faces.
 
     Raises:
-        UserError: A part is missing, parts do not match, weights do not fit into fp16 or 15 MB, or the packed networks
+        UserError: A part is missing, parts do not match, weights do not fit into fp16 or 40 MB, or the packed networks
             generate other faces or none.
     """
     about, sources = About.read(card), Sources.find(Work(work), given or {})
@@ -141,6 +157,8 @@ def _pack(sources: Sources, folder: Path, about: About, count: int | None) -> di
     embedder_before = file_digest(sources.tensors("embedder"))
     stands_for = _check_lineage(sources, embedder_before)
     for name, keys in _CONFIG_KEYS.items():
+        if name not in sources.folders:
+            continue
         config = read_config(sources.folders[name])
         _write_half(sources.tensors(name), folder / name, {key: config[key] for key in keys if key in config})
     embedder = file_digest(folder / "embedder" / TENSORS)
@@ -148,14 +166,14 @@ def _pack(sources: Sources, folder: Path, about: About, count: int | None) -> di
     _write_contexts(sources, folder / "contexts", embedder, count)
     settings = {stage: found for stage, (name, keys) in _KEPT.items()
                 if (found := _settings_of(sources.work.folder(name), keys))}
-    before, after = _networks(sources.folders), _networks({name: folder / name for name in PARTS})
+    before, after = _networks(sources.folders), _networks({name: folder / name for name in sources.folders})
     contexts = ContextSet.open(folder / "contexts")
     precision = check_same_faces(before, after, contexts.vectors[:4], settings.get("sample", {}))
     _write_cards(sources, folder, about, stands_for, precision)
-    parts = {name: {"digest": file_digest(folder / name / files[0]), "bytes": num_bytes(folder / name)}
-             for name, files in PARTS.items()}
+    parts = {name: {"digest": file_digest(folder / name / PARTS[name][0]), "bytes": num_bytes(folder / name)}
+             for name in sources.folders}
     write_json(folder / INDEX, {"format": FORMAT, "parts": parts, "settings": settings})
-    sheet = _write_sheet(sources.work, folder)
+    sheet = write_sheet(sources.work, folder)
     write_text(folder / CARD, overview(parts, len(contexts.identities), about.license, sheet))
     if (total := num_bytes(folder)) > MAX_BYTES:
         sizes = ", ".join(f"{name} {part['bytes'] / 1e6:.2f} MB" for name, part in parts.items())
@@ -165,22 +183,11 @@ def _pack(sources: Sources, folder: Path, about: About, count: int | None) -> di
             "settings": settings}
 
 
-def _write_sheet(work: Work, folder: Path) -> str | None:
-    """Write the contact sheet of the run's samples as JPEG; return its name, None without one."""
-    samples = work.folder("samples")
-    found = next((p for p in (picture_path(samples, SHEET), samples / SHEET) if p.is_file()), None)
-    if found is None:
-        return None
-    name = f"{Path(SHEET).stem}.jpg"
-    sheet = decode_image(read_bytes(found, MAX_IMAGE, "the contact sheet"))
-    write_bytes(folder / name, encode_jpeg(sheet, _SHEET_QUALITY))
-    return name
-
-
 def _networks(folders: Mapping[str, Path]) -> Networks:
     embedder = load_backbone(folders["embedder"])
     embed = FaceEmbedder.of(embedder, torch.device("cpu")).embed
-    return Networks(load_denoiser(folders["ldm"]), load_autoencoder(folders["autoencoder"]), embed)
+    ldm, own = load_denoiser(folders["ldm"]), folders.get(AUTOENCODER)
+    return Networks(ldm, load_autoencoder(own) if own else open_autoencoder(ldm.config.autoencoder), embed)
 
 
 def _check_lineage(sources: Sources, embedder: str) -> str | None:
@@ -193,9 +200,10 @@ def _check_lineage(sources: Sources, embedder: str) -> str | None:
     """
     settings = LdmSettings.from_json(read_config(sources.folders["ldm"]), str(sources.folders["ldm"] / CONFIG))
     trained_on = (settings.autoencoder or {}).get("digest")
-    fits = {file_digest(sources.tensors("autoencoder")), *latents_of(sources.folders["autoencoder"])}
-    if trained_on is not None and trained_on not in fits:
-        _refuse_or_warn(sources, "autoencoder", f"{sources.folders['ldm']} was trained on the latents of another one")
+    if trained_on is not None and AUTOENCODER in sources.folders:
+        fits = {file_digest(sources.tensors(AUTOENCODER)), *latents_of(sources.folders[AUTOENCODER])}
+        if trained_on not in fits:
+            _refuse_or_warn(sources, AUTOENCODER, f"{sources.folders['ldm']} was trained on the latents of another one")
     header = read_header(sources.folders["embedder"])
     teacher = header.extra.get("distilled_from") if header else None
     contexts = ContextSet.open(sources.folders["contexts"])
@@ -218,9 +226,11 @@ def _refuse_or_warn(sources: Sources, name: str, why: str) -> None:
 
 
 def _write_ldm(sources: Sources, folder: Path, embedder: str) -> None:
-    """Write the LDM, with a relative path to its autoencoder."""
+    """Write the LDM, with a relative path to its autoencoder, or the name of a packaged one."""
     settings = LdmSettings.from_json(read_config(sources.folders["ldm"]), str(sources.folders["ldm"] / CONFIG))
-    section = {**load_autoencoder(folder / "autoencoder").section, "path": "../autoencoder"}
+    section = settings.autoencoder
+    if AUTOENCODER in sources.folders:
+        section = {**load_autoencoder(folder / AUTOENCODER).section, "path": f"../{AUTOENCODER}"}
     settings = settings.model_copy(update={"autoencoder": section, "embedder": embedder})
     _write_half(sources.tensors("ldm"), folder / "ldm", settings.model_dump(mode="json"))
 
@@ -269,14 +279,17 @@ def _settings_of(folder: Path, keys: tuple[str, ...]) -> dict[str, Any]:
 def _write_cards(
     sources: Sources, folder: Path, about: About, stands_for: str | None, precision: dict[str, float]
 ) -> None:
-    for name, files in PARTS.items():
-        header = read_header(sources.folders[name])
-        found = figures_of(header, read_lines(sources.folders[name] / "metrics.jsonl"))
+    for name, source in sources.folders.items():
+        header = read_header(source)
+        found = figures_of(header, read_lines(source / "metrics.jsonl"))
         if name == "ldm":
             found |= figures_of_samples(sources.work)
             found |= {f"half precision against fp32, {key}": value for key, value in precision.items()}
         notes = []
         if name == "embedder" and stands_for:
             notes.append(f"It stands in for its teacher ({stands_for}), whose embeddings the LDM is conditioned on.")
-        text = card_of(name, about, header, found, notes, file_digest(folder / name / files[0]))
+        if name == "ldm" and AUTOENCODER not in sources.folders:
+            section = read_config(folder / "ldm")["autoencoder"]
+            notes.append(f"Its autoencoder, {section['path']} ({section['digest']}), comes with facesyn.")
+        text = card_of(name, about, header, found, notes, file_digest(folder / name / PARTS[name][0]))
         write_text(folder / name / CARD, text)

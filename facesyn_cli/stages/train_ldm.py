@@ -48,13 +48,14 @@ class TrainLdmConfig(StepsConfig, CompiledConfig):
         None, "weights of an LDM to start from, of the same autoencoder and recognizer; None: random weights"
     )
     identity_recognizer: Path | None = input_path(
-        None, "recognizer of latents that train-embedder wrote, for the identity loss; None: no such loss"
+        None, "recognizer of latents for the identity loss, by train-identity; None: 2-identity of the "
+        "run, without one no such loss; identity.weight=0 trains without the loss"
     )
     identity_contexts: Path | None = input_path(
         None, "contexts without photos for identity.images: a ContextSet or published embeddings"
     )
     identity: IdentitySettings = affects_result(
-        IdentitySettings(), "the identity loss on predicted latents, which needs identity_recognizer"
+        IdentitySettings(), "the identity loss on predicted latents, for which there must be a recognizer of latents"
     )
 
     image_size: int = affects_result(128, "side of the images the autoencoder sees, in pixels", ge=8)
@@ -105,7 +106,8 @@ class TrainLdmConfig(StepsConfig, CompiledConfig):
         "auto", "cache: encode all once, to disk; fly: at every step; auto: cache where it fits on the disk"
     )
     latent_cache: Path | None = runtime_only(
-        None, "folder of the cache, may be shared by runs; None: latents/ in the output"
+        None, "folder of the cache, may be shared by runs; None: that of train-identity in the run, or latents/ in the "
+        "output"
     )
     validation_images: int = runtime_only(1024, "most held-out images to validate with", ge=1)
     preview_every: int = runtime_only(2000, "steps between preview grids; 0: none", ge=0)
@@ -143,8 +145,6 @@ class TrainLdmConfig(StepsConfig, CompiledConfig):
 
     @model_validator(mode="after")
     def _identity_loss_is_whole(self) -> TrainLdmConfig:
-        if self.identity_recognizer is None and (self.identity != IdentitySettings() or self.identity_contexts):
-            raise ValueError("identity and identity_contexts belong to the identity loss: give identity_recognizer too")
         if (self.identity_contexts is None) != (self.identity.images == 0):
             raise ValueError("identity_contexts and identity.images, how many are drawn from them in each step, belong "
                              "together: give both or none")

@@ -33,7 +33,7 @@ def build_backbone(cfg: PluginConfig, reads: Reads = "photos") -> nn.Module:
         raise UserError("backbone onnx has fixed weights and cannot be trained; choose ir-50 or another built-in one")
     backbone = registry.build("backbone", cfg)
     if what_it_reads(backbone) != reads:
-        hint = "take latent-ir" if reads == "latents" else "train-embedder with an autoencoder trains it"
+        hint = "take latent-ir" if reads == "latents" else "train-identity trains it"
         raise UserError(f"backbone {cfg.name} reads {what_it_reads(backbone)}, {reads} are given: {hint}")
     return backbone
 

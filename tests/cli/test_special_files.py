@@ -21,6 +21,7 @@ COMMANDS = {
     "train-ldm": ["train-ldm", "--images", "IN"],
     "train-ldm autoencoder": ["train-ldm", "--images", "FOLDER", "--embeddings", "IN", "--autoencoder", "IN"],
     "train-embedder": ["train-embedder", "--images", "IN"],
+    "train-identity": ["train-identity", "--images", "IN"],
     "train-autoencoder": ["train-autoencoder", "--images", "IN"],
     "gen-contexts": ["gen-contexts", "--source", "embeddings", "--embeddings", "IN"],
     "gen-contexts images": ["gen-contexts", "--source", "images", "--images", "IN", "--weights", "IN"],

@@ -29,6 +29,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the same with a rectified flow on latents of the packaged autoencoder."""
+    folder = tmp_path_factory.mktemp("flow")
+    write_starter(folder, is_flow=True)
+    return folder
+
+
 @pytest.fixture
 def starter(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the starter as the packaged one, in a fresh working folder, where `--work` is not given."""
@@ -67,11 +75,37 @@ def test_the_ldm_finds_its_autoencoder_wherever_the_starter_lies(made: Path, tmp
     assert contexts.embedder == embedder and contexts.vectors.shape == (NUM_CONTEXTS, EMBEDDING_SIZE)
 
 
-def test_no_path_and_no_real_name_is_packed(made: Path) -> None:
-    for path in (made / "starter").rglob("*"):
+def test_an_autoencoder_of_the_package_is_named_and_not_packed(flow: Path, run_cli, tmp_path: Path) -> None:
+    starter = flow / "starter"
+    assert {path.name for path in starter.iterdir() if path.is_dir()} == {"ldm", "embedder", "contexts"}
+    config = read_config(starter / "ldm")
+    assert config["autoencoder"]["path"] == "taesd3" and config["prediction"] == "flow"
+    assert "taesd3 (sha256:" in (starter / "ldm" / "README.md").read_text()
+    assert json.loads((starter / "starter.json").read_text())["settings"]["sample"]["scheduler"]["name"] == "flow-euler"
+    words = ("--starter", shutil.copytree(starter, tmp_path / "moved"), "--work", tmp_path / "w", "--device", "cpu")
+    ran = run_cli("sample", *words, "--ids", 2, "--per-id", 2)
+    assert ran.code == 0 and len(ImageSet.open(tmp_path / "w" / "4-samples").entries) == 4, ran.err
+    assert read_header(tmp_path / "w" / "4-samples").config["identity"]["scheduler"]["name"] == "flow-euler"
+    ran = run_cli("embed", *words, "--images", tmp_path / "w" / "4-samples")
+    assert ran.code == 0, ran.err
+    ran = run_cli("train-ldm", *words, "--images", tmp_path / "w" / "4-samples", "--steps", 1, "image_size=16",
+                  "preview_every=0", "prediction=flow", "denoiser={name: dit, patch: 1, context_size: 16}", "--dry-run")
+    assert ran.code == 0 and "autoencoder taesd3 of the starter" in ran.err, ran.err
+
+
+def test_another_autoencoder_beside_it_is_refused(flow: Path, made: Path, assert_refused, tmp_path: Path) -> None:
+    other = ("--part", f"autoencoder={made / 'run' / '2-autoencoder'}")
+    says = ("2-ldm was trained on the latents of taesd3, which comes with facesyn", "leave --part autoencoder out")
+    assert_refused("starter", "pack", "--work", flow / "run", "--out", tmp_path / "out", *other, says=says)
+
+
+@pytest.mark.parametrize("is_flow", [False, True])
+def test_no_path_and_no_real_name_is_packed(made: Path, flow: Path, is_flow: bool) -> None:
+    folder = flow if is_flow else made
+    for path in (folder / "starter").rglob("*"):
         if path.is_file() and path.suffix in (".md", ".json", ".jsonl"):
             text = path.read_text(encoding="utf-8")
-            assert str(made) not in text and "somebody" not in text, path
+            assert str(folder) not in text and "somebody" not in text, path
 
 
 def test_cards_say_figures_recipe_and_what_the_maker_says(made: Path, run_cli, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""A recognizer of latents by `train-embedder`, and the identity loss of `train-ldm` that takes it."""
+"""A recognizer of latents by `train-identity`, and the identity loss of `train-ldm` that takes it."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,22 @@ def test_the_identity_loss_is_trained_resumed_and_switched_off(
     assert not same_weights(plain, straight) and not figures(plain, "identity")
 
 
+def test_the_recognizer_of_the_run_is_taken_unless_the_weight_is_zero(
+    faces: Path, recognizer: Path, tmp_path: Path, run_cli, assert_refused
+):
+    shutil.copytree(recognizer, tmp_path / "2-identity")
+    words = ldm_arguments(faces, tmp_path / "2-ldm", "--work", tmp_path, steps=2)
+    ran = run_cli(*words, "identity.weight=0.5")
+    assert ran.code == 0 and f"recognizer of latents in {tmp_path / '2-identity'}" in ran.err, ran.err
+    assert min(figures(tmp_path / "2-ldm", "identity")) > 0
+    parents = json.loads((tmp_path / "2-ldm" / "facesyn.json").read_text())["parents"]
+    assert Path(parents["identity_recognizer"]["path"]) == tmp_path / "2-identity"
+    ran = run_cli(*words, "--out", tmp_path / "without", "identity.weight=0")
+    assert ran.code == 0 and not figures(tmp_path / "without", "identity"), ran.err
+    (tmp_path / "2-identity" / "facesyn.json").rename(tmp_path / "2-identity" / "facesyn.begun.json")
+    assert_refused(*words, "--out", tmp_path / "x", says="2-identity")
+
+
 def test_a_heavy_identity_loss_falls(faces: Path, recognizer: Path, tmp_path: Path, run_cli):
     out = tmp_path / "ldm"
     more = (f"identity_recognizer={recognizer}", "identity.weight=20", "optimizer.lr=0.01", "context_dropout=0")
@@ -119,7 +136,7 @@ def test_training_starts_from_another_ldm(faces: Path, tmp_path: Path, run_cli, 
 def test_bad_settings_are_refused_in_one_line(faces: Path, recognizer: Path, tmp_path: Path, assert_refused):
     ldm = lambda *more: ldm_arguments(faces, tmp_path / "x", *more)  # noqa: E731
     given = f"identity_recognizer={recognizer}"
-    assert_refused(*ldm("identity.weight=2"), says="belong to the identity loss: give identity_recognizer too")
+    assert_refused(*ldm("identity.weight=2"), says="run train-identity first, or give identity_recognizer")
     assert_refused(*ldm(given, "identity.images=2"), says="identity_contexts and identity.images")
     assert_refused(*ldm(given, f"identity_contexts={faces / 'contexts.npy'}"), says="give both or none")
     assert_refused(*ldm(given, "image_size=40", "denoiser.patch=1"), says="reads latents (16, 4, 4)")
@@ -127,12 +144,11 @@ def test_bad_settings_are_refused_in_one_line(faces: Path, recognizer: Path, tmp
     embedder = lambda *more: embedder_arguments(faces, tmp_path / "y", *more)  # noqa: E731
     assert_refused(*embedder("backbone=ir-lite"), says="backbone ir-lite reads photos, latents are given")
     assert_refused(*embedder("image_size=64"), says="set backbone.in_channels=16 backbone.latent_size=8")
-    assert_refused(*embedder("transforms=[flip]"), says="transforms is for photos")
-    assert_refused(*embedder("decoded=fly"), says="decoded is for photos")
+    assert_refused(*embedder("decoded=fly"), says="decoded is for trainings on photos")
     photos = ("train-embedder", "--images", faces / "faces", "--embeddings", faces / "embeddings", "--out",
               tmp_path / "z")
-    assert_refused(*photos, "latent_noise=0.1", says="latent_noise is for latents: give an autoencoder too")
-    assert_refused(*photos, "--backbone", "latent-ir", says="backbone latent-ir reads latents, photos are given")
+    assert_refused(*photos, "--backbone", "latent-ir", says=("latent-ir reads latents, photos are given",
+                                                             "train-identity trains it"))
     embed = ("embed", "--images", faces / "faces", "--weights", recognizer, "--out", tmp_path / "e")
     assert_refused(*embed, says="one that reads photos was expected")
 

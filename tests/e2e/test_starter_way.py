@@ -1,4 +1,4 @@
-"""The recipe of the starter in miniature: faces and a teacher to a packed starter that draws faces."""
+"""The recipe of the starter in miniature: from photos and a teacher to a report, and to a packed starter."""
 
 from __future__ import annotations
 
@@ -10,36 +10,38 @@ from tiny_recognizer import write_recognizer, write_run_inputs
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.header import read_header
 from facesyn_cli.artifacts.image_set import ImageSet
+from facesyn_cli.artifacts.work import OUTPUTS, Work
 from facesyn_cli.config.recipe import load_recipe
 from facesyn_cli.models.loading import load_denoiser
 from facesyn_cli.pipelines.run import run_recipe
 
 STUDENT = {"name": "ir-tiny", "widths": [4, 8], "blocks": [1, 1], "embedding_size": 512}
+GROUPS = {"batch_size": 8, "norm_batch_size": 8, "workers": 0}
+FLOW = {"name": "flow-euler", "steps": 2}
 
 
-def recipe(teacher: Path) -> dict:
-    """Return the stages of the recipe `starter` up to its samples, at sizes of a test."""
+def recipe(folder: Path, pairs: Path, test_faces: Path) -> dict:
+    """Return the recipe `starter` at sizes of a test."""
+    teacher = str(write_recognizer(folder / "teacher"))
     small = {
-        "embed": {"weights": str(teacher)},
-        "train-embedder": {"backbone": STUDENT, "steps": 2, "batch_size": 8, "norm_batch_size": 8, "workers": 0},
-        "train-autoencoder": {
-            "autoencoder": {
-                "name": "face-pca", "latent_channels": 8, "patch_components": 4, "refine_channels": 8,
-                "refine_blocks": 1, "smooth": 0,
-            },
-            "features": str(teacher), "steps": 1,
-            "batch_size": 4, "validation_fraction": 0, "preview_every": 0, "adversarial": {"weight": 0},
-        },
+        "embed": {"weights": teacher},
+        "train-embedder": {"backbone": STUDENT, "steps": 2, **GROUPS},
+        "train-identity": {"backbone": {"name": "latent-ir", "widths": [8], "blocks": [1]}, "steps": 2, **GROUPS},
         "train-ldm": {
-            "denoiser": {"name": "residual-mlp", "in_channels": 8, "width": 16, "blocks": 1}, "steps": 3,
-            "batch_size": 8, "validation_fraction": 0, "validate_every": 0, "preview_every": 0,
+            "denoiser": {"name": "dit", "width": 16, "depth": 3, "heads": 2, "token_drop": 0.5}, "steps": 4,
+            "minutes": 1, "batch_size": 8, "validation_fraction": 0, "preview_every": 0,
         },
         "gen-contexts": {"count": 4, "filters": [
-            {"name": "quality", "images": 2, "lowest_cosine": -1.0, "scheduler": {"name": "ddim", "steps": 2}},
-            {"name": "unique", "r": 1.0}]},
-        "sample": {"ids": 2, "per_id": 2, "scheduler": {"name": "ddim", "steps": 2}},
+            {"name": "quality", "images": 2, "lowest_cosine": -1.0, "scheduler": FLOW}, {"name": "unique", "r": 1.0}]},
+        "sample": {"ids": 4, "per_id": 2, "scheduler": FLOW},
+        "augment": {}, "pack": {},
+        "train-fr": {"backbone": STUDENT, "epochs": 1, **GROUPS, "transforms": [],
+                     "lr_schedule": {"name": "constant"}},
+        "eval": {"pairs": [str(pairs)], "images": str(test_faces)},
+        "report": {"judges": [teacher]},
     }
     whole = load_recipe("starter")
+    assert list(small) == list(whole)
     return {stage: {**whole[stage], **settings} for stage, settings in small.items()}
 
 
@@ -47,21 +49,30 @@ def recipe(teacher: Path) -> dict:
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a work folder in which the stages of the recipe have run."""
     folder = tmp_path_factory.mktemp("starter-way")
-    write_run_inputs(folder, 6, 3)
-    run_recipe(recipe(write_recognizer(folder / "teacher")), folder, [], {"device": "cpu"})
+    run_recipe(recipe(folder, *write_run_inputs(folder, 6, 3)), folder, [], {"device": "cpu"})
     return folder
+
+
+def test_one_run_leads_from_photos_to_the_report(work: Path) -> None:
+    for stage in load_recipe("starter"):
+        assert read_header(Work(work).folder(OUTPUTS[stage])) is not None, stage
+    parents = read_header(work / "2-ldm").parents
+    assert Path(parents["identity_recognizer"].path) == work / "2-identity" and parents["autoencoder"].path == "taesd3"
+    assert '"identity"' in (work / "2-ldm" / "metrics.jsonl").read_text()
+    assert (work / "2-identity" / "latents").is_dir() and not (work / "2-ldm" / "latents").exists()
+    assert (work / "9-report" / "report.html").is_file()
 
 
 def test_a_run_is_packed_and_its_starter_draws(work: Path, tmp_path: Path, run_cli) -> None:
     starter = tmp_path / "starter"
     ran = run_cli("starter", "pack", "--work", work, "--out", starter, "--json")
     assert ran.code == 0, ran.err
+    assert set(ran.json()["parts"]) == {"ldm", "embedder", "contexts"}
     assert ran.json()["half_precision"]["least_cosine"] > 0.99
     assert load_denoiser(starter / "ldm").config.embedder == file_digest(starter / "embedder" / "model.safetensors")
     teacher = file_digest(work / "teacher" / "model.safetensors")
     assert f"stands in for its teacher ({teacher})" in (starter / "embedder" / "README.md").read_text()
-    names = {"autoencoder": "face-pca", "ldm": "residual-mlp", "embedder": "ir-tiny", "contexts": "pca"}
-    for part, said in names.items():
+    for part, said in {"ldm": "dit", "embedder": "ir-tiny", "contexts": "pca"}.items():
         assert said in (starter / part / "README.md").read_text()
     use = ("--starter", starter, "--work", tmp_path / "new", "--device", "cpu", "--json")
     ran = run_cli("sample", *use, "--ids", 3, "--per-id", 2)
@@ -82,12 +93,13 @@ def test_a_run_is_packed_and_its_starter_draws(work: Path, tmp_path: Path, run_c
         ran = run_cli(*more, "--work", tmp_path / "seen", "--out", tmp_path / f"of-{known.name}", *words)
         assert ran.code == 0 and ran.json()["source"] == "pca", ran.err
         assert Path(read_header(tmp_path / f"of-{known.name}").parents["known"].path) == known
-    ran = run_cli(*more, "--work", tmp_path / "given", f"known={starter / 'contexts'}", "source.scheduler.steps=2")
+    known = f"known={starter / 'contexts'}"
+    ran = run_cli(*more, "--work", tmp_path / "given", known, "source.scheduler.name=flow-euler")
     assert ran.code == 0 and ran.json()["source"] == "two-stage", ran.err
-    ran = run_cli(*more, "--work", tmp_path / "other", "--source", "two-stage", "source.scheduler.steps=2")
+    ran = run_cli(*more, "--work", tmp_path / "other", "--source", "two-stage")
     assert ran.code == 0 and ran.json()["source"] == "two-stage", ran.err
     assert "starter: LDM, recognizer" in ran.err
-    quality = "filters=[{name: quality, images: 2, lowest_cosine: -1, scheduler: {steps: 2}}]"
+    quality = "filters=[{name: quality, images: 2, lowest_cosine: -1, scheduler: {name: flow-euler, steps: 2}}]"
     ran = run_cli(*more, "--work", tmp_path / "judged", quality)
     assert ran.code == 0 and ran.json()["dropped"] == {"quality": 0}, ran.err
     assert "starter: contexts, LDM, recognizer" in ran.err
@@ -99,6 +111,6 @@ def test_the_plan_of_the_recipe_shows_every_stage(tmp_path: Path, run_cli) -> No
     assert ran.code == 0, ran.err
     plan = ran.json()
     assert list(plan) == list(load_recipe("starter"))
-    assert plan["train-ldm"]["settings"]["denoiser"]["name"] == "residual-mlp"
+    assert plan["train-ldm"]["settings"]["denoiser"]["name"] == "dit"
     assert plan["embed"]["state"] == "waiting" and "does not exist" in plan["embed"]["reason"]
     assert not (tmp_path / "none").exists()

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.plan import Plan
 from facesyn_cli.artifacts.record_set_images import open_images
 from facesyn_cli.artifacts.weights import write_weights
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.console import log
-from facesyn_cli.distributed import Processes
+from facesyn_cli.distributed import Processes, launched_processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.interfaces import Reads
 from facesyn_cli.training.bn_groups import copy_from_first, num_groups
@@ -42,11 +43,12 @@ class EmbedderTask(Task):
     """
 
     command = "train-embedder"
+    reads: Reads = "photos"
+    writes = "embedder"  # folder of the run
 
     def __init__(self, cfg: Any, work: Work) -> None:
-        self.cfg, self.total_steps, self.folder = cfg, cfg.steps, cfg.out or work.folder("embedder")
+        self.cfg, self.total_steps, self.folder = cfg, cfg.steps, cfg.out or work.folder(self.writes)
         check_length(self.folder, cfg)
-        self.reads: Reads = "photos" if cfg.autoencoder is None else "latents"
         with torch.device("meta"):
             student = build_backbone(cfg.backbone, self.reads)
         images = open_images(cfg.images or work.folder("images"))
@@ -58,14 +60,34 @@ class EmbedderTask(Task):
                 f"{embeddings.path} have {width} numbers; set backbone.embedding_size={width}"
             )
         self.taught = join_teacher(images, embeddings, cfg.validation_fraction, cfg.validation_images)
-        make = PhotoInputs if self.reads == "photos" else LatentInputs
-        self.inputs: StudentInputs = make(cfg, self.taught, student, self.folder)
+        self.inputs = self._inputs(student, work)
         self.initial = open_initial_weights(cfg.initial_backbone, None, cfg.backbone, student, None)
         self.parents = {
             "images": images.parent(), "embeddings": embeddings.parent(), **self.inputs.parents, **self.initial.parents
         }
         self.teacher, self.input_size = embeddings.embedder, student.input_size
         self.num_parameters = sum(p.numel() for p in student.parameters())
+
+    def _inputs(self, student: nn.Module, work: Work) -> StudentInputs:
+        return PhotoInputs(self.cfg, self.taught, student, self.folder)
+
+    def full_plan(self) -> Plan:
+        """Return what the training would do."""
+        cfg = self.cfg
+        count = num_groups(cfg.batch_size, cfg.norm_batch_size, launched_processes())
+        copies = 3 if cfg.ema is None else 4  # weights, two moments, average
+        return self.plan(
+            {
+                "images": len(self.inputs), "images_without_embedding": self.taught.num_without,
+                "validation_images": len(self.taught.held_out.entries), "steps": cfg.steps,
+                "parameters": self.num_parameters, "processes": launched_processes(),
+            },
+            {"backbone": cfg.steps * cfg.batch_size},
+            4 * self.num_parameters * (copies * (cfg.keep_checkpoints + 1) + 1) + self.inputs.cache_bytes,
+            **self.inputs.chosen(), embedding_size=self.taught.train_targets.shape[1], teacher=self.teacher,
+            epochs=round(cfg.steps * cfg.batch_size / len(self.inputs), 2), groups_per_step=count,
+            images_per_group=cfg.batch_size // count,
+        )
 
     def build(self, processes: Processes) -> None:
         """Build the student and its batches."""
@@ -87,7 +109,7 @@ class EmbedderTask(Task):
         self.groups = decay_groups(self.network, cfg.optimizer.weight_decay, False)
         self.monitors = [Monitor(cfg.validate_every, self._validate)] if taught.held_out.entries else []
         log.info(
-            f"train-embedder: {len(self.inputs)} images to train on, "
+            f"{self.command}: {len(self.inputs)} images to train on, "
             f"{len(taught.held_out.entries)} for validation"
             + (f"; {taught.num_without} have no embedding and are left out" if taught.num_without else "")
             + f"; {cfg.backbone.name} of {self.num_parameters} parameters, {cfg.steps} steps of "
@@ -140,3 +162,23 @@ class EmbedderTask(Task):
             self.inputs.finish()
         counts = {"steps": self.total_steps, "images": len(self.inputs)}
         return counts, {"backbone": self.cfg.backbone.name, "distilled_from": self.teacher}
+
+
+class IdentityRecognizerTask(EmbedderTask):
+    """The task of `train-identity`: the same, of latents.
+
+    Args:
+        cfg: Settings, a `TrainIdentityConfig`.
+        work: Work folder.
+    """
+
+    command = "train-identity"
+    reads: Reads = "latents"
+    writes = "identity"
+
+    def _inputs(self, student: nn.Module, work: Work) -> StudentInputs:
+        path = self.cfg.autoencoder
+        if path is None:
+            own = work.folder("autoencoder")
+            path = str(own.resolve()) if own.exists() else "taesd3"
+        return LatentInputs(self.cfg, path, self.taught, student, self.folder)

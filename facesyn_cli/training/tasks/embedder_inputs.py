@@ -1,4 +1,4 @@
-"""What a student of `train-embedder` reads, and the teacher's embeddings of it: photos, or their latents."""
+"""What a student reads, photos or their latents, and the teacher's embeddings of it."""
 
 from __future__ import annotations
 
@@ -214,7 +214,8 @@ class LatentInputs:
     that of the channel: an LDM's prediction of clean latents, which the student will read, is not clean either.
 
     Args:
-        cfg: Settings, a `TrainEmbedderConfig` with an autoencoder.
+        cfg: Settings, a `TrainIdentityConfig`.
+        autoencoder: File, folder or hub id of the autoencoder, or the name of a packaged one.
         taught: Photos and targets.
         student: The student, of which settings are read; it may be on "meta".
         folder: Output folder.
@@ -223,13 +224,13 @@ class LatentInputs:
         UserError: The student takes latents of another shape.
     """
 
-    def __init__(self, cfg: Any, taught: TaughtFaces, student: nn.Module, folder: Path) -> None:
+    def __init__(self, cfg: Any, autoencoder: str, taught: TaughtFaces, student: nn.Module, folder: Path) -> None:
         self.cfg, self.taught = cfg, taught
-        self.autoencoder = load_autoencoder(cfg.autoencoder, part="encoder")
+        self.autoencoder = load_autoencoder(autoencoder, part="encoder")
         shape = latent_shape(self.autoencoder, cfg.image_size)
         if shape[0] != student.in_channels or shape[1] != student.input_size:
             raise UserError(
-                f"latents of {cfg.autoencoder} have {shape[0]} channels and, with image_size={cfg.image_size}, a side "
+                f"latents of {autoencoder} have {shape[0]} channels and, with image_size={cfg.image_size}, a side "
                 f"of {shape[1]}; the backbone takes {student.in_channels} channels and a side of {student.input_size}: "
                 f"set backbone.in_channels={shape[0]} backbone.latent_size={shape[1]}"
             )

@@ -27,8 +27,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from facesyn_cli.artifacts.context_set import ContextSet
-from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.artifacts.header import Parent, require_header
 from facesyn_cli.artifacts.weights import CONFIG, read_config
+from facesyn_cli.artifacts.work import Work
+from facesyn_cli.console import log
 from facesyn_cli.diffusion.denoising_loop import denoised_to
 from facesyn_cli.diffusion.flow import FlowSchedule
 from facesyn_cli.diffusion.noise import keyed_random
@@ -94,7 +96,7 @@ class IdentityLoss:
     """A frozen recognizer of latents.
 
     Args:
-        path: Weights that `train-embedder` wrote with an autoencoder.
+        path: Weights that `train-identity` wrote.
         settings: Weight of the loss, and images drawn for it.
         contexts: Contexts for those images; None: there are none.
         autoencoder: Section of the LDM's autoencoder.
@@ -187,6 +189,29 @@ class IdentityLoss:
             raise UserError(f"{path} gives embeddings of {self.module.embedding_size} numbers, contexts have "
                             f"{context_size}")
         _check_space(f"{path} was taught embeddings", config.get("distilled_from"), embedder)
+
+
+def find_recognizer(cfg: Any, work: Work) -> Path | None:
+    """Return the recognizer of the identity loss: the given one, else that of the run; None: there is no such loss.
+
+    Args:
+        cfg: Settings, a `TrainLdmConfig`.
+        work: Work folder.
+
+    Raises:
+        UserError: The loss is described, but there is no recognizer.
+    """
+    if cfg.identity.weight == 0:
+        return None
+    own = work.folder("identity")
+    found = cfg.identity_recognizer or (own if own.exists() else None)
+    if found is None and (cfg.identity != IdentitySettings() or cfg.identity_contexts):
+        raise UserError("identity and identity_contexts describe the identity loss, which needs a recognizer of "
+                        "latents: run train-identity first, or give identity_recognizer")
+    if found is not None and cfg.identity_recognizer is None:
+        require_header(found, "Weights")
+        log.info(f"train-ldm: identity loss by the recognizer of latents in {found}")
+    return found
 
 
 def _check_space(what: str, found: str | None, expected: str | None) -> None:

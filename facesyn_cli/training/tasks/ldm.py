@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from facesyn_cli.training.data_order import local_share
 from facesyn_cli.training.precision import autocast, convolution_layout
 from facesyn_cli.training.published_export import check_exportable, export_ldm
 from facesyn_cli.training.task import Task
-from facesyn_cli.training.tasks.identity_loss import IdentityLoss
+from facesyn_cli.training.tasks.identity_loss import IdentityLoss, find_recognizer
 from facesyn_cli.training.tasks.ldm_batches import (
     Batch,
     BatchPlan,
@@ -111,11 +112,14 @@ class LdmTask(Task):
         if cfg.context_dropout and not is_conditional(self.denoiser):
             raise UserError("context_dropout needs a conditional denoiser; this one is unconditional")
         self.identity = None
-        if cfg.identity_recognizer is not None:
+        self.identity_latents = work.folder("identity") / "latents"
+        recognizer = find_recognizer(cfg, work)
+        if recognizer is not None:
             if not is_conditional(self.denoiser):
-                raise UserError("identity_recognizer needs a conditional denoiser; this one is unconditional")
+                raise UserError("the identity loss needs a conditional denoiser, this one is unconditional: set "
+                                "identity.weight=0")
             self.identity = IdentityLoss(
-                cfg.identity_recognizer, cfg.identity, cfg.identity_contexts, section, self.embedder,
+                recognizer, cfg.identity, cfg.identity_contexts, section, self.embedder,
                 self.latent_shape, size, cfg.seed,
             )
             self.parents |= self.identity.parents
@@ -212,12 +216,14 @@ class LdmTask(Task):
         return (self.cfg.keep_checkpoints + 1) * 16 * sum(p.numel() for p in self.denoiser.parameters())
 
     def latent_cache(self) -> LatentCache:
-        """Return the cache of latents, which may be empty."""
-        place, digest = self.cfg.latent_cache or self.folder / "latents", self.parents["autoencoder"].digest
-        return LatentCache(
-            place, self.joined.faces, digest, self.latent_shape, has_mirror=self.cfg.flip > 0,
-            precision=self.cfg.latent_precision,
+        """Return the cache of latents, which may be empty: that of `train-identity` where it holds these latents."""
+        in_folder = partial(
+            LatentCache, faces=self.joined.faces, autoencoder=self.parents["autoencoder"].digest,
+            latent_shape=self.latent_shape, has_mirror=self.cfg.flip > 0, precision=self.cfg.latent_precision,
         )
+        if self.cfg.latent_cache is None and (made := in_folder(self.identity_latents)).folder.exists():
+            return made
+        return in_folder(self.cfg.latent_cache or self.folder / "latents")
 
     def uses_cache(self, cache: LatentCache) -> bool:
         """Return whether to train on cached latents; False: they are encoded at every step."""

@@ -27,6 +27,14 @@ def test_names_stand_for_folders_of_the_package() -> None:
     assert packaged_name(Path("taesd3")) is packaged_name(packaged_folder()) is None
 
 
+def test_the_former_autoencoder_of_the_starter_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no longer part of the package.*taesd3"):
+        packaged_path("starter-autoencoder")
+    Path("starter-autoencoder").mkdir()
+    assert packaged_path("starter-autoencoder") is None  # a folder of the user's own
+
+
 @pytest.mark.parametrize(("name", "what"), [("taesd3", "a network of the package"),
                                             ("starter-ldm", "a part of the packaged starter")])
 def test_a_folder_of_the_same_name_is_not_guessed_about(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,24 @@ def test_what_is_missing_is_named(folder: Path, tmp_path: Path) -> None:
         Starter.open(tmp_path / "nowhere")
 
 
+def test_an_autoencoder_is_there_where_the_index_names_it(folder: Path) -> None:
+    assert Starter.open(folder).autoencoder() == str(folder / "autoencoder")
+    (folder / "autoencoder" / "config.json").unlink()
+    assert missing(folder) == ["autoencoder/config.json"]
+    index = json.loads((folder / "starter.json").read_text())
+    del index["parts"]["autoencoder"]
+    (folder / "starter.json").write_text(json.dumps({**index, "format": 2}))
+    shutil.rmtree(folder / "autoencoder")
+    found = Starter.open(folder)
+    assert set(found.digests) == set(found.describe()["parts"]) == {"ldm", "embedder", "contexts"}
+    config = folder / "ldm" / "config.json"
+    config.write_text('{"autoencoder": {"path": "taesd3"}}')
+    assert found.autoencoder() == "taesd3"
+    config.write_text('{"autoencoder": null}')
+    with pytest.raises(UserError, match="names no autoencoder"):
+        found.autoencoder()
+
+
 def test_the_packaged_one_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(starter_files, "packaged_folder", lambda: folder / "nowhere")
     assert not starter_files.is_packaged()
@@ -60,7 +79,15 @@ def test_the_packaged_one_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("index", ['{"format": 1}', "[]", '{"format": 1, "parts": {}, "settings": {}}'])
 def test_a_damaged_index_is_refused(folder: Path, index: str) -> None:
     (folder / "starter.json").write_text(index)
+    assert missing(folder) == []
     with pytest.raises(UserError, match="does not describe a starter"):
+        Starter.open(folder)
+
+
+def test_an_unreadable_index_is_refused_when_the_starter_is_opened(folder: Path) -> None:
+    (folder / "starter.json").write_text("{")
+    assert missing(folder) == []
+    with pytest.raises(UserError, match="starter.json"):
         Starter.open(folder)
 
 
@@ -69,8 +96,8 @@ def test_a_newer_format_and_a_changed_file_are_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="has changed"):
         Starter.open(folder).describe()
     index = json.loads((folder / "starter.json").read_text())
-    (folder / "starter.json").write_text(json.dumps({**index, "format": 2}))
-    with pytest.raises(UserError, match="format 2"):
+    (folder / "starter.json").write_text(json.dumps({**index, "format": 3}))
+    with pytest.raises(UserError, match="format 3"):
         Starter.open(folder)
 
 

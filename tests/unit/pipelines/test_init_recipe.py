@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from facesyn_cli.artifacts.context_set import ContextSet
+from facesyn_cli.artifacts.starter_files import packaged_folder
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.recipe import load_recipe
 from facesyn_cli.pipelines.init_inputs import Machine, Network, Photos
@@ -19,11 +21,12 @@ from facesyn_cli.pipelines.stage import resolve_stage
 PHOTOS = Photos(Path("my faces/a: b #1.zip"), 9000, 90, True, True, ("112 x 112",))
 ONNX, SHORT, LATENTS = Network("onnx", 512), Network("ir-50", 256), Network("kl-f8", 4)
 FILE = Path("some file.onnx")
+PACKED = ContextSet.open(packaged_folder() / "contexts").vectors.shape[0]
 
 
 def combinations() -> list[Choices]:
     found = [Choices(ids=ids, judge=judge, pairs=pairs, pair_images=images) for ids, judge, (pairs, images) in
-             product((20, 301), (None, FILE), ((None, None), (FILE, None), (FILE, FILE)))]
+             product((20, PACKED + 1), (None, FILE), ((None, None), (FILE, None), (FILE, FILE)))]
     recognizers = ((None, None), (FILE, ONNX), (FILE, SHORT))
     autoencoders = ((None, None), (FILE, LATENTS))
     for size, align, (weights, embedding), (autoencoder, latents), judge in product(
@@ -31,7 +34,7 @@ def combinations() -> list[Choices]:
     ):
         if autoencoder is None or size != "small":
             found.append(Choices(size, 7, 3, PHOTOS, align, FILE if align else None, weights, embedding, autoencoder,
-                                 latents, FILE, None, judge))
+                                 latents, True, FILE, None, judge))
     return found
 
 
@@ -45,7 +48,7 @@ def test_every_recipe_resolves_and_reads_back(choices: Choices, tmp_path: Path) 
     assert configs["sample"].ids == choices.ids and configs["sample"].per_id == choices.per_id
     assert ("align" in sections) == choices.align and ("eval" in sections) == (choices.pairs is not None)
     if choices.photos is None:
-        assert configs["sample"].ldm.is_dir() and ("gen-contexts" in sections) == (choices.ids == 301)
+        assert configs["sample"].ldm.is_dir() and ("gen-contexts" in sections) == (choices.ids == PACKED + 1)
     else:
         size = choices.embedding.size if choices.embedding else 512
         assert configs["train-ldm"].denoiser.context_size == size
@@ -74,10 +77,17 @@ def test_the_sizes_are_those_of_the_built_in_recipes() -> None:
     assert small["train-ldm"]["denoiser"] == load_recipe("starter")["train-ldm"]["denoiser"]
 
 
-@pytest.mark.parametrize(("photos", "steps"), [(40, 300), (6400, 1500), (10**6, 6000)])
-def test_few_photos_are_seen_about_sixty_times(photos: int, steps: int) -> None:
-    small = make_sections(Choices("small", photos=replace(PHOTOS, images=photos)))
-    assert small["train-ldm"]["batch_size"] == 256 and small["train-ldm"]["steps"] == steps
+@pytest.mark.parametrize(("photos", "steps"), [(40, 300), (6400, 4000), (10**6, 20_000)])
+def test_few_photos_are_seen_about_eighty_times_and_for_ten_minutes(photos: int, steps: int) -> None:
+    small = make_sections(Choices("small", photos=replace(PHOTOS, images=photos)))["train-ldm"]
+    assert small["batch_size"] == 128 and small["steps"] == steps and small["minutes"] == 10
+    assert small["autoencoder"] == "taesd3" and "identity" not in small
+
+
+@pytest.mark.parametrize(("bf16", "precision"), [(False, "fp32"), (True, "bf16")])
+def test_a_small_training_computes_in_the_format_that_is_faster(bf16: bool, precision: str) -> None:
+    small = make_sections(Choices("small", photos=PHOTOS, bf16=bf16))["train-ldm"]
+    assert small["precision"] == small["latent_precision"] == precision
 
 
 def test_a_gpu_and_photos_get_the_published_networks() -> None:

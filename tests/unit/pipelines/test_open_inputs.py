@@ -25,7 +25,7 @@ def open_settings(recipe: str, work: Path, *words: str) -> set[str]:
 
 
 def test_every_open_input_is_named_at_once_and_the_proposal_closes_them(tmp_path: Path, said: list[str]) -> None:
-    expected = {"embed.weights", "report.judges", "train-autoencoder.features", "train-decoder.features"}
+    expected = {"embed.weights", "report.judges"}
     assert open_settings("starter", tmp_path) == expected
     assert not open_settings("starter", tmp_path, *(f"{name}=starter-embedder" for name in expected))
     assert len(said) == 1 and "eval has no benchmark" in said[0]
@@ -42,8 +42,8 @@ def test_a_loss_of_an_autoencoder_that_needs_a_recognizer_names_it(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("stage", "key", "value"), [
-    ("embed", "weights", "starter-embedder"), ("train-ldm", "autoencoder", "starter-autoencoder"),
-    ("sample", "ldm", "starter-ldm"), ("sample", "contexts", "starter-contexts"),
+    ("embed", "weights", "starter-embedder"), ("sample", "ldm", "starter-ldm"),
+    ("sample", "contexts", "starter-contexts"),
 ])
 def test_parts_of_the_starter_have_names(stage: str, key: str, value: str) -> None:
     given = resolve_stage(stage, {key: value}, [], {})

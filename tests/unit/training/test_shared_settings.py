@@ -11,7 +11,7 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.pipelines.stage import config_class_of, resolve_stage
 from facesyn_cli.training.shared_settings import TrainingConfig
 
-COMMANDS = ("train-fr", "train-ldm", "train-embedder", "train-autoencoder")
+COMMANDS = ("train-fr", "train-ldm", "train-embedder", "train-identity", "train-autoencoder")
 SHARED = {
     "batch_size", "optimizer", "lr_schedule", "clip", "ema", "precision", "validation_fraction", "validate_every",
     "log_every", "checkpoint_every", "keep_checkpoints", "workers", "tracking",
