@@ -133,6 +133,8 @@ def _of_photos(choices: Choices) -> dict[str, dict[str, Any]]:
             "checkpoint_every": 100,
         }
         del made["train-ldm"]["identity"]  # its recognizer learns little from a few thousand photos
+        if choices.recognizer is None:  # the contexts are those of the packaged LDM, which knows many more people
+            made["train-ldm"]["initial_denoiser"] = STARTER_LDM
     else:
         made |= _own_autoencoder(choices, denoiser, made["train-ldm"])
     filters = [dict(one) for one in starter["gen-contexts"]["filters"] if one["name"] != "quality"]

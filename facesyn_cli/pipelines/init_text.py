@@ -44,6 +44,7 @@ _SETTINGS = {  # in place of the description of the setting, where a reader need
     "train-autoencoder.batch_size": "images of one step; lower it where memory is short",
     "train-ldm.images": "your faces",
     "train-ldm.autoencoder": "turns faces into latents and back; the LDM belongs to it",
+    "train-ldm.initial_denoiser": "the network to start from; starter-ldm is the packaged one, which knows many people",
     "train-ldm.denoiser": "the network and its size; another size means another training",
     "train-ldm.minutes": "ends the training after these minutes, where its steps take longer; faces get better with "
                          "every hour",

@@ -84,6 +84,13 @@ def test_few_photos_are_seen_about_eighty_times_and_for_ten_minutes(photos: int,
     assert small["autoencoder"] == "taesd3" and "identity" not in small
 
 
+def test_a_small_training_goes_on_from_the_packaged_network_where_contexts_are_those_of_its_recognizer() -> None:
+    own = {"recognizer": FILE, "embedding": Network("onnx", 512)}
+    assert make_sections(Choices("small", photos=PHOTOS))["train-ldm"]["initial_denoiser"] == "starter-ldm"
+    for choices in (Choices("small", photos=PHOTOS, **own), Choices("full", photos=PHOTOS)):
+        assert "initial_denoiser" not in make_sections(choices)["train-ldm"]
+
+
 @pytest.mark.parametrize(("bf16", "precision"), [(False, "fp32"), (True, "bf16")])
 def test_a_small_training_computes_in_the_format_that_is_faster(bf16: bool, precision: str) -> None:
     small = make_sections(Choices("small", photos=PHOTOS, bf16=bf16))["train-ldm"]
