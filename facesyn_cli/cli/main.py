@@ -33,12 +33,11 @@ _NEXT = (
     "Start with `facesyn demo`; it needs no data of your own and no GPU.",
     "Read on with `facesyn guide`: the first hour, methods, clusters, file formats.",
 )
-# TODO-FIGURE: the time of the demo with the new starter
 _FIRST_STEPS = """\
 facesyn makes face-recognition training sets of people who do not exist.
 
-  facesyn demo      Generate faces, train a recognizer, write a report: half a
-                    minute, without data of your own and without a GPU.
+  facesyn demo      Generate faces, train a recognizer, write a report: two
+                    minutes, without data of your own and without a GPU.
   facesyn init      Write a recipe for your own photos, for `facesyn run`.
   facesyn --help    List all commands.
   facesyn guide     Read on: the first hour, methods, clusters, file formats."""

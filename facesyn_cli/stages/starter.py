@@ -270,6 +270,7 @@ def _settings_of(folder: Path, keys: tuple[str, ...]) -> dict[str, Any]:
                 value = [item for item in value
                          if not registry.build("context_filter", registry.configure("context_filter", item)).needs]
             if isinstance(value, dict):
+                value = {name: part for name, part in value.items() if name != "groups"}  # packed people have no names
                 found[key] = {**found.get(key, {}), **value}
             elif value is not None:
                 found[key] = value
