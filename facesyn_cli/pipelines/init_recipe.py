@@ -133,7 +133,7 @@ def _of_photos(choices: Choices) -> dict[str, dict[str, Any]]:
             "checkpoint_every": 100,
         }
         del made["train-ldm"]["identity"]  # its recognizer learns little from a few thousand photos
-        if choices.recognizer is None:  # the contexts are those of the packaged LDM, which knows many more people
+        if "context_size" not in denoiser:  # the packaged LDM knows many more people, under embeddings of 512 numbers
             made["train-ldm"]["initial_denoiser"] = STARTER_LDM
     else:
         made |= _own_autoencoder(choices, denoiser, made["train-ldm"])

@@ -45,7 +45,7 @@ class TrainLdmConfig(StepsConfig, CompiledConfig):
     denoiser: PluginConfig = PluginSection("denoiser", default="idiff-unet")
 
     initial_denoiser: Path | None = input_path(
-        None, "weights of an LDM to start from, of the same autoencoder and recognizer; None: random weights"
+        None, "weights of an LDM to start from, of the same autoencoder; None: random weights"
     )
     identity_recognizer: Path | None = input_path(
         None, "recognizer of latents for the identity loss, by train-identity; None: 2-identity of the "

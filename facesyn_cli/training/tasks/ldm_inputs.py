@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
+from facesyn_cli.console import log
 from facesyn_cli.data.face_images import FaceImages
 from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.errors import UserError
@@ -126,7 +127,7 @@ def open_initial(
         embedder: Digest of the recognizer of the embeddings; None when unknown.
 
     Raises:
-        UserError: It is another network, predicts something else, or belongs to another autoencoder or recognizer.
+        UserError: It is another network, predicts something else, or belongs to another autoencoder.
     """
     loaded = load_denoiser(path)
     config, name = loaded.config, loaded.config.denoiser["name"]
@@ -144,7 +145,7 @@ def open_initial(
     if found.get("digest") not in (None, autoencoder["digest"]):
         raise UserError(f"{path} was trained on latents of {found.get('path')}, not of {autoencoder['path']}")
     if None not in (config.embedder, embedder) and config.embedder != embedder:
-        raise UserError(f"{path} was trained under embeddings of another recognizer than those given")
+        log.warning(f"{path} was trained under embeddings of another recognizer than those given, which it has to learn")
     return loaded
 
 

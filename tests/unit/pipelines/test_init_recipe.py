@@ -84,10 +84,12 @@ def test_few_photos_are_seen_about_eighty_times_and_for_ten_minutes(photos: int,
     assert small["autoencoder"] == "taesd3" and "identity" not in small
 
 
-def test_a_small_training_goes_on_from_the_packaged_network_where_contexts_are_those_of_its_recognizer() -> None:
-    own = {"recognizer": FILE, "embedding": Network("onnx", 512)}
-    assert make_sections(Choices("small", photos=PHOTOS))["train-ldm"]["initial_denoiser"] == "starter-ldm"
-    for choices in (Choices("small", photos=PHOTOS, **own), Choices("full", photos=PHOTOS)):
+def test_a_small_training_goes_on_from_the_packaged_network() -> None:
+    for embedding in (None, ONNX):
+        small = make_sections(Choices("small", photos=PHOTOS, recognizer=embedding and FILE, embedding=embedding))
+        assert small["train-ldm"]["initial_denoiser"] == "starter-ldm"
+    short = Choices("small", photos=PHOTOS, recognizer=FILE, embedding=SHORT)
+    for choices in (short, Choices("full", photos=PHOTOS)):
         assert "initial_denoiser" not in make_sections(choices)["train-ldm"]
 
 
