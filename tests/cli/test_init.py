@@ -128,7 +128,6 @@ def test_the_recipe_runs_as_it_stands(inputs: Path, tmp_path: Path, run_cli) -> 
     assert ran.code == 0, ran.err
     sections = load_recipe(str(file))
     sections["train-ldm"] |= {"steps": 2, "batch_size": 8, "validation_fraction": 0, "preview_every": 0}
-    sections["train-ldm"]["denoiser"] |= {"width": 16, "depth": 3, "heads": 2}
     sections["gen-contexts"]["filters"] = []
     sections["sample"]["scheduler"]["steps"] = 2
     sections["train-fr"] |= {

@@ -138,7 +138,7 @@ def open_initial(
     if have != wanted:
         key = next(key for key in [*wanted, *have] if have.get(key) != wanted.get(key))
         raise UserError(f"{path}: {key} is {have.get(key, 'missing')}, in the network to be trained it is "
-                        f"{wanted.get(key, 'missing')}; give the same denoiser settings")
+                        f"{wanted.get(key, 'missing')}; give the same denoiser settings, or leave initial_denoiser out")
     if config.prediction != cfg.prediction:
         raise UserError(f"{path} predicts {config.prediction}, prediction is {cfg.prediction}")
     found = config.autoencoder or {}
