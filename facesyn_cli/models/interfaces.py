@@ -22,7 +22,7 @@ class Backbone(Protocol):
 
     One that reads latents has attributes `reads = "latents"` and `in_channels`, and a method `normalize_by(mean, std)`
     that takes the (in_channels,) statistics of the latents; its `input_size` is the side of the latents. Only
-    `train-embedder` and `train-ldm` take it.
+    `train-identity` and `train-ldm` take it.
 
     Attributes:
         embedding_size: D, length of an embedding.
