@@ -115,7 +115,7 @@ def test_a_heavy_identity_loss_falls(faces: Path, recognizer: Path, tmp_path: Pa
     more = (f"identity_recognizer={recognizer}", "identity.weight=20", "optimizer.lr=0.01", "context_dropout=0")
     assert run_cli(*ldm_arguments(faces, out, *more, steps=60)).code == 0
     found = figures(out, "identity")
-    assert np.mean(found[-10:]) < 0.8 * np.mean(found[:10])
+    assert np.mean(found[-10:]) < 0.9 * np.mean(found[:10])
 
 
 def test_training_starts_from_another_ldm(faces: Path, tmp_path: Path, run_cli, assert_refused):
