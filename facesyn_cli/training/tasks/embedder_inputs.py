@@ -19,8 +19,8 @@ from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.data.datasets import TrainingFaces, WeightedSet
 from facesyn_cli.data.decoded_cache import file_stamps
 from facesyn_cli.data.face_images import FaceImages
-from facesyn_cli.data.latent_cache import LatentCache, channel_statistics
-from facesyn_cli.data.sharding import fixed_batches, row_batches, share
+from facesyn_cli.data.latent_cache import LatentCache
+from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.data.transforms import compose
 from facesyn_cli.diffusion.noise import keyed_random
@@ -32,10 +32,14 @@ from facesyn_cli.progress import progress
 from facesyn_cli.training.batch_loading import load_groups
 from facesyn_cli.training.data_order import is_held_out
 from facesyn_cli.training.precision import autocast
-from facesyn_cli.training.tasks.ldm_batches import fill_cache
-from facesyn_cli.training.tasks.ldm_inputs import encoder, evenly, having_embeddings, latent_shape
-
-_STATISTICS_IMAGES, _STATISTICS_BATCH = 10_000, 512
+from facesyn_cli.training.tasks.ldm_batches import CachedLatents, fill_cache, latent_statistics
+from facesyn_cli.training.tasks.ldm_inputs import (
+    autoencoder_parent,
+    encoder,
+    evenly,
+    having_embeddings,
+    latent_shape,
+)
 
 Rows = Iterable[list[tuple[int, int]]]  # (epoch, row) of the images of each group
 
@@ -225,7 +229,7 @@ class LatentInputs:
     """
 
     def __init__(self, cfg: Any, autoencoder: str, taught: TaughtFaces, student: nn.Module, folder: Path) -> None:
-        self.cfg, self.taught = cfg, taught
+        self.cfg, self.taught, self.folder = cfg, taught, folder
         self.autoencoder = load_autoencoder(autoencoder, part="encoder")
         shape = latent_shape(self.autoencoder, cfg.image_size)
         if shape[0] != student.in_channels or shape[1] != student.input_size:
@@ -235,8 +239,7 @@ class LatentInputs:
                 f"set backbone.in_channels={shape[0]} backbone.latent_size={shape[1]}"
             )
         section = self.autoencoder.section
-        digest = section["digest"] or json_digest([section["name"], section["settings"]])
-        self.parents = {"autoencoder": Parent(section["path"] or section["name"], digest)}
+        self.parents = {"autoencoder": autoencoder_parent(section)}
         self.section = {"autoencoder": section, "image_size": cfg.image_size}
         # the rows of all photos, as train-ldm has them, so that both can share a cache
         place = {entry.key: row for row, entry in enumerate(taught.entries)}
@@ -244,7 +247,8 @@ class LatentInputs:
         self.held_out_rows = [place[entry.key] for entry in taught.held_out.entries]
         faces = FaceImages(taught.train.images, taught.entries, cfg.image_size)
         self.cache = LatentCache(
-            cfg.latent_cache or folder / "latents", faces, digest, shape, precision=cfg.latent_precision
+            cfg.latent_cache or folder / "latents", faces, self.parents["autoencoder"].digest, shape,
+            precision=cfg.latent_precision,
         )
 
     def __len__(self) -> int:
@@ -261,10 +265,7 @@ class LatentInputs:
         self.processes = processes
         encode = encoder(self.autoencoder.to(processes.device), processes.device, self.cfg.latent_precision)
         fill_cache(self.cache, encode, self.cfg.workers, processes)
-        rows = evenly(self.train_rows, _STATISTICS_IMAGES)
-        mean, std = processes.from_first(lambda: channel_statistics(
-            self.cache.read(part, [False] * len(part)) for part in row_batches(rows, _STATISTICS_BATCH)
-        ))
+        mean, std = latent_statistics(self.folder, CachedLatents(self.cache), self.train_rows, processes)
         self.std = torch.tensor(std).view(-1, 1, 1)
         student.normalize_by(torch.tensor(mean), torch.tensor(std))
 

@@ -41,6 +41,7 @@ from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.plugins.settings import Settings
 from facesyn_cli.sampling.pipeline import ChannelScale
 from facesyn_cli.training.data_order import local_share
+from facesyn_cli.training.precision import autocast
 
 _EPS = 1e-6  # least product of lengths of a cosine
 
@@ -145,7 +146,8 @@ class IdentityLoss:
         return 1 - F.cosine_similarity(embeddings, contexts.float(), dim=1, eps=_EPS)
 
     def of_drawn(
-        self, denoiser: nn.Module, schedule: NoiseSchedule | FlowSchedule, step: int, rank: int, world_size: int
+        self, denoiser: nn.Module, schedule: NoiseSchedule | FlowSchedule, step: int, rank: int, world_size: int,
+        precision: str = "fp32",
     ) -> Tensor | None:
         """Return s (1 - cosine) of the images that this process draws in a step, (n,); None: it draws none.
 
@@ -155,6 +157,7 @@ class IdentityLoss:
             step: Number of the step, 0-based.
             rank: Of this process.
             world_size: Number of processes.
+            precision: fp32, bf16 or fp16.
         """
         if self.drawn is None:
             return None
@@ -166,10 +169,12 @@ class IdentityLoss:
             default_scheduler(schedule.prediction, "ddim", steps=self.drawn.steps), schedule.prediction
         )(schedule)
         denoiser.eval()
-        x, t = denoised_to(denoiser, scheduler, contexts, noise, taken)
+        with autocast(precision, self.device):
+            x, t = denoised_to(denoiser, scheduler, contexts, noise, taken)
         denoiser.train()
-        output = denoiser(x, t, contexts).float()
-        return schedule.signal_share(t) * self.distances(schedule.clean_latents(x, output, t), contexts)
+        with autocast(precision, self.device):  # a new one: weights cast without a gradient must not be used again
+            output = denoiser(x, t, contexts).float()
+            return schedule.signal_share(t) * self.distances(schedule.clean_latents(x, output, t), contexts)
 
     def _check(
         self, path: Path, autoencoder: dict[str, Any], embedder: str | None, latent_shape: tuple[int, int, int],

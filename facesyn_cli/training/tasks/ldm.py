@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.header import Parent, require_header
 from facesyn_cli.artifacts.ldm_settings import NOISE_SCHEDULE, LdmSettings
@@ -28,7 +27,7 @@ from facesyn_cli.sampling.pipeline import ChannelScale
 from facesyn_cli.training.batch_loading import read_ahead
 from facesyn_cli.training.checkpoint import check_length
 from facesyn_cli.training.data_order import local_share
-from facesyn_cli.training.precision import autocast, convolution_layout
+from facesyn_cli.training.precision import convolution_layout
 from facesyn_cli.training.published_export import check_exportable, export_ldm
 from facesyn_cli.training.task import Task
 from facesyn_cli.training.tasks.identity_loss import IdentityLoss, find_recognizer
@@ -42,9 +41,9 @@ from facesyn_cli.training.tasks.ldm_batches import (
     training_batches,
 )
 from facesyn_cli.training.tasks.ldm_inputs import (
+    autoencoder_parent,
     build_denoiser,
     encoder,
-    evenly,
     is_conditional,
     join_faces,
     latent_shape,
@@ -52,8 +51,6 @@ from facesyn_cli.training.tasks.ldm_inputs import (
 )
 from facesyn_cli.training.tasks.ldm_monitors import FIGURES, ldm_monitors, open_judge
 from facesyn_cli.training.tasks.ldm_step import accumulate_gradients
-
-_STATISTICS_IMAGES = 10_000
 
 
 class LdmTask(Task):
@@ -91,8 +88,7 @@ class LdmTask(Task):
             cfg.beta_schedule, cfg.num_timesteps, cfg.beta_start, cfg.beta_end, cfg.zero_terminal_snr, cfg.prediction
         )
         section = autoencoder.section
-        digest = section["digest"] or json_digest([section["name"], section["settings"]])
-        self.parents = {"images": images.parent(), "autoencoder": Parent(section["path"] or section["name"], digest)}
+        self.parents = {"images": images.parent(), "autoencoder": autoencoder_parent(section)}
         embeddings = None
         if getattr(cfg.denoiser, "conditioning", None) != "unconditional":
             embeddings = EmbeddingSet.open(cfg.embeddings or work.folder("embeddings"), cfg.embedding_names)
@@ -144,8 +140,7 @@ class LdmTask(Task):
         if self.initial is not None:
             mean, std = self.initial.config.latent_mean, self.initial.config.latent_std
         elif self.is_normalized:
-            rows = evenly(joined.train_rows, _STATISTICS_IMAGES)
-            mean, std = latent_statistics(self.folder / "latent_statistics.json", self.latents, rows, processes)
+            mean, std = latent_statistics(self.folder, self.latents, joined.train_rows, processes)
         self.settings = self._settings(mean, std)
         self.scale = ChannelScale.of(mean, std, device)
         if self.identity is not None:
@@ -250,8 +245,9 @@ class LdmTask(Task):
         cfg, processes = self.cfg, self.processes
         if not weight:
             return torch.zeros((), device=processes.device)
-        with autocast(cfg.precision, processes.device):
-            distances = identity.of_drawn(self.network, self.schedule, step, processes.rank, processes.world_size)
+        distances = identity.of_drawn(
+            self.network, self.schedule, step, processes.rank, processes.world_size, cfg.precision
+        )
         if distances is None:
             return torch.zeros((), device=processes.device)
         scaler.scale(distances.sum() * (weight / cfg.batch_size)).backward()

@@ -25,9 +25,10 @@ from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.progress import progress
 from facesyn_cli.training.data_order import batch_rows
+from facesyn_cli.training.tasks.ldm_inputs import evenly
 from facesyn_cli.untrusted.parsing import validated
 
-_STATISTICS_BATCH = 512
+_STATISTICS_IMAGES, _STATISTICS_BATCH = 10_000, 512
 
 
 class Rows(NamedTuple):
@@ -193,9 +194,17 @@ class _Statistics(BaseModel):
 
 
 def latent_statistics(
-    path: Path, latents: CachedLatents | EncodedLatents, rows: Sequence[int], processes: Processes
+    folder: Path, latents: CachedLatents | EncodedLatents, train_rows: Sequence[int], processes: Processes
 ) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of each channel, measured once and stored in a file. A collective."""
+    """Return mean and standard deviation of each channel, measured once and stored in a folder. A collective.
+
+    Args:
+        folder: Output folder of the training.
+        latents: The latents.
+        train_rows: Rows of the photos to train on; up to `_STATISTICS_IMAGES` of them are measured.
+        processes: Those of the training; the first one measures.
+    """
+    path, rows = folder / "latent_statistics.json", evenly(train_rows, _STATISTICS_IMAGES)
 
     def measure() -> tuple[list[float], list[float]]:
         if not path.is_file():

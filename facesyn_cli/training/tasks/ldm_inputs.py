@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
+from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
 from facesyn_cli.console import log
 from facesyn_cli.data.face_images import FaceImages
@@ -75,6 +77,12 @@ def evenly(rows: Sequence[int], count: int) -> list[int]:
     if len(rows) <= count:
         return list(rows)
     return [rows[i * len(rows) // count] for i in range(count)]
+
+
+def autoencoder_parent(section: dict[str, Any]) -> Parent:
+    """Return an autoencoder as an input for a header; one without a file has the digest of its settings."""
+    digest = section["digest"] or json_digest([section["name"], section["settings"]])
+    return Parent(section["path"] or section["name"], digest)
 
 
 def build_denoiser(cfg: PluginConfig, seed: int, latent_shape: tuple[int, int, int], context_size: int) -> nn.Module:
