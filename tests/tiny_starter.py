@@ -30,7 +30,7 @@ FLOW_DENOISER = {
 FLOW_SETTINGS = {
     "samples": {"scheduler": {"name": "flow-euler", "steps": 2}, "guidance": {"name": "cfg", "scale": 1.5},
                 "size": None},
-    "contexts": {"source": {"name": "pca"}, "filters": [{"name": "unique", "r": 1.0}]},
+    "contexts": {"source": {"name": "pca", "groups": ["a*", "b*"]}, "filters": [{"name": "unique", "r": 1.0}]},
 }
 SETTINGS = {
     "samples": {"scheduler": {"name": "ddim", "steps": 2}, "guidance": {"name": "cfg", "scale": 1.5}, "size": None},

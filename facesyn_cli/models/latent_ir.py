@@ -17,7 +17,7 @@ from facesyn_cli.plugins.registry import Card, register
 
 
 class LatentIrConfig(RecognizerConfig):
-    """Settings of `latent-ir`; the defaults cost 120 million multiply-adds per face and have 2.9 million parameters."""
+    """Settings of `latent-ir`; the defaults cost 90 million multiply-adds per face and have 2.9 million parameters."""
 
     in_channels: int = affects_result(16, "channels of the latents: 16 for TAESD3, 3 for vq-f4", ge=1)
     latent_size: int = affects_result(14, "side of the latents: that of the image over the autoencoder's factor", ge=2)

@@ -81,7 +81,9 @@ def test_an_autoencoder_of_the_package_is_named_and_not_packed(flow: Path, run_c
     config = read_config(starter / "ldm")
     assert config["autoencoder"]["path"] == "taesd3" and config["prediction"] == "flow"
     assert "taesd3 (sha256:" in (starter / "ldm" / "README.md").read_text()
-    assert json.loads((starter / "starter.json").read_text())["settings"]["sample"]["scheduler"]["name"] == "flow-euler"
+    settings = json.loads((starter / "starter.json").read_text())["settings"]
+    assert settings["sample"]["scheduler"]["name"] == "flow-euler"
+    assert settings["gen-contexts"]["source"] == {"name": "pca"}, "packed people have no names to group them by"
     words = ("--starter", shutil.copytree(starter, tmp_path / "moved"), "--work", tmp_path / "w", "--device", "cpu")
     ran = run_cli("sample", *words, "--ids", 2, "--per-id", 2)
     assert ran.code == 0 and len(ImageSet.open(tmp_path / "w" / "4-samples").entries) == 4, ran.err
