@@ -15,7 +15,7 @@ cosine above r. Scores of pairs: `score_counts.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -88,6 +88,12 @@ declare(
     Metric("identity.real_unique_share", "Unique identities of the reference", "The same for as many real people of "
         "the reference: the value to compare with. Differs from 100 % where the judge takes two people for one.",
         formula="U_class of the first C identities of the reference", unit="share"),
+    Metric("identity.fidelity", "Identity fidelity", "How similar images that were drawn from the embedding of a real "
+        "photo are to the other photos of that person in the reference.", formula="mean over identities of the mean "
+        "of cos(e, f) over its images e and the other photos f of the person", better="higher", unit="cosine"),
+    Metric("identity.real_fidelity", "Identity fidelity of the photos", "How similar the photos from which identities "
+        "were drawn are to the other photos of the same people: the value to compare with.", formula="mean over "
+        "identities of the mean of cos(p, f) over the other photos f of the person on the photo p", unit="cosine"),
     Metric("identity.scores", "Genuine and impostor scores", "How similar two images of one person are, and two "
         "images of different people. The less the two distributions overlap, the better the labels can be learned."),
     Metric("identity.nearest_center", "Nearest other identity", "For every identity, the score of the most similar "
@@ -136,6 +142,44 @@ def score_section(counts: ScoreCounts) -> Section:
         )
     section.histograms.append(_score_histogram(counts))
     section.curves += _error_curves(counts)
+    return section
+
+
+def fidelity_section(own: LabeledEmbeddings, reference: LabeledEmbeddings, photos: Mapping[str, str]) -> Section:
+    """Compare identities that were drawn from the embedding of a photo with the other photos of that person.
+
+    The photo itself shares pose, light and expression with its embedding, so it is not compared.
+
+    Args:
+        own: The set.
+        reference: Real photos.
+        photos: Key of the photo of an identity, where it was drawn from one.
+
+    Returns:
+        The fidelity of the set and that of the photos; nothing where no identity has a photo in the reference.
+    """
+    row_of = {key: row for row, key in enumerate(reference.keys)}
+    own_means, photo_means, num_known = [], [], 0
+    for identity, name in enumerate(own.identities):
+        row = row_of.get(photos.get(name, ""))
+        if row is None:
+            continue
+        num_known += 1
+        person = reference.owner[row]
+        count = reference.sizes[person] - 1
+        if not count:
+            continue
+        others = (reference.sums[person] - reference.vectors[row]) / count
+        own_means.append(float(own.sums[identity] / own.sizes[identity] @ others))
+        photo_means.append(float(reference.vectors[row] @ others))
+    if not num_known:
+        return Section()
+    of = "identities whose person has another photo"
+    section = Section([mean_over_identities("identity.fidelity", own_means, of),
+                       mean_over_identities("identity.real_fidelity", photo_means, of)])
+    if num_known > len(own_means):
+        section.notes.append(f"Identity fidelity leaves out {num_known - len(own_means):,} of {num_known:,} identities "
+                             "drawn from a photo of the reference: the reference has no other photo of the person.")
     return section
 
 

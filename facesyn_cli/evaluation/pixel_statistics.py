@@ -1,4 +1,8 @@
-"""Brightness, contrast and pose of the images of a set.
+"""Brightness, contrast, sharpness and pose of the images of a set.
+
+Sharpness is the variance of the Laplacian of an image in gray levels (Pech-Pacheco et al. 2000, ICPR, "Diatom
+autofocusing in brightfield microscopy", section 3): the four neighbors minus four times the pixel. It depends on the
+size of the image, so only sets of one size compare.
 
 Pose is measured by two ratios of five landmarks, without a network for angles.
 With the eyes' middle m, their unit direction u (left to right in the image), its perpendicular v (downwards), the
@@ -24,8 +28,9 @@ from facesyn_cli.distributed import Processes
 from facesyn_cli.evaluation.metrics import Metric, declare
 from facesyn_cli.evaluation.section import SPREAD, Figure, Histogram, Section, clustered_error, mean_over_identities
 
-MAX_IMAGES = 2000  # images of a set in the sample of poses
+MAX_IMAGES = 2000  # images of a set in the sample for sharpness and pose
 Find = Callable[[NDArray[np.uint8]], list[tuple[NDArray[np.float64], float]]]
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's mode L
 
 declare(
     Metric("pixels.brightness", "Brightness", "Mean brightness of an image: 0 is black, 1 is white.",
@@ -34,6 +39,11 @@ declare(
         formula="standard deviation of the luma / 255"),
     Metric("pixels.brightness_spread", "Brightness spread", "How much images differ in brightness.",
         formula="standard deviation over images of the brightness"),
+    Metric("pixels.sharpness", "Sharpness", "How sharp images are: blurred ones have low values, noise and hard edges "
+        "high ones. Compare sets of one image size only.", formula="median over images of the variance of the "
+        "Laplacian of the luma, in gray levels", source="Pech-Pacheco et al. 2000"),
+    Metric("pixels.face_score", "Detector score", "How sure the face detector is of the faces that it finds.",
+        formula="mean over images with a face of the highest score", better="higher"),
     Metric("pixels.faces_found", "Faces found", "Share of images in which a face detector finds a face; profiles are "
         "often missed.", formula="images with a face / images", better="higher", unit="share"),
     Metric("pixels.yaw", "Yaw", "How far faces look to the side: 0 is frontal, as a ratio and not in degrees.",
@@ -94,48 +104,74 @@ def pose_of(points: NDArray[np.float64]) -> tuple[float, float]:
     return float(nose @ u) / width, float(nose @ v) / height if height else float("nan")
 
 
-def measure_poses(
-    keys: Sequence[str], owner: NDArray, read: Callable[[str], NDArray[np.uint8] | None], find: Find, seed: int,
+def sharpness_of(pixels_u8: NDArray[np.uint8]) -> float:
+    """Return the variance of the Laplacian of an image, in squared gray levels; NaN where a side is below 3 pixels.
+
+    Args:
+        pixels_u8: (H, W, 3) uint8, RGB.
+    """
+    if min(pixels_u8.shape[:2]) < 3:
+        return float("nan")
+    gray = pixels_u8 @ _LUMA
+    around = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
+    return float((around - 4 * gray[1:-1, 1:-1]).var())
+
+
+def measure_sample(
+    keys: Sequence[str], owner: NDArray, read: Callable[[str], NDArray[np.uint8] | None], find: Find | None, seed: int,
     processes: Processes,
 ) -> NDArray[np.float64]:
-    """Return yaw and pitch of the faces of a sample of a set, (n, 2), NaN where there is none. A collective.
+    """Measure a sample of a set. A collective.
 
     Args:
         keys: (N,) keys of the images.
         owner: (N,) identity of each.
         read: From a key to (H, W, 3) uint8, or None where it cannot be read.
-        find: Finds the faces of an image, best first; see `models.yunet.Yunet.find`.
+        find: Finds the faces of an image, best first; see `models.yunet.Yunet.find`. None: there is no detector.
         seed: Seed of the sample of whole identities, where there are more than `MAX_IMAGES` images.
         processes: Those that divide the images.
+
+    Returns:
+        (n, 4): sharpness, score of the best face, yaw, pitch; NaN where an image is unreadable or has no face.
     """
     mine = []
-    for row in share(sample_of_poses(owner, seed).tolist(), processes.rank, processes.world_size):
+    for row in share(sample_rows(owner, seed).tolist(), processes.rank, processes.world_size):
         pixels_u8 = read(keys[row])
-        faces = [] if pixels_u8 is None else find(pixels_u8)
-        mine.append(pose_of(faces[0][0]) if faces else (np.nan, np.nan))
+        faces = find(pixels_u8) if find and pixels_u8 is not None else []
+        sharpness = np.nan if pixels_u8 is None else sharpness_of(pixels_u8)
+        mine.append((sharpness, faces[0][1], *pose_of(faces[0][0])) if faces else (sharpness, *[np.nan] * 3))
         signals.check()
     shares = processes.gather_objects(mine)
-    poses = np.empty((sum(map(len, shares)), 2))
+    measured = np.empty((sum(map(len, shares)), 4))
     for rank, part in enumerate(shares):
-        poses[rank::len(shares)] = np.reshape(part, (-1, 2))
-    return poses
+        measured[rank::len(shares)] = np.reshape(part, (-1, 4))
+    return measured
 
 
-def pose_section(poses: NDArray[np.float64], owner: NDArray, seed: int) -> Section:
-    """Return the spread of yaw and pitch over a set and inside identities.
+def sharpness_section(measured: NDArray[np.float64], owner: NDArray) -> Section:
+    """Return the sharpness of a set; arguments as of `pose_section`."""
+    values = measured[:, 0][np.isfinite(measured[:, 0])]
+    return Section([Figure("pixels.sharpness", float(np.median(values)) if len(values) else None, len(values), "images",
+                           len(measured) == len(owner))])
+
+
+def pose_section(measured: NDArray[np.float64], owner: NDArray, seed: int) -> Section:
+    """Return what a detector found: faces, its scores, the spread of yaw and pitch over a set and inside identities.
 
     Args:
-        poses: What `measure_poses` returned.
+        measured: What `measure_sample` returned.
         owner: (N,) identity of each image of the set.
         seed: Seed of the sample.
     """
-    chosen = sample_of_poses(owner, seed)
-    found = np.isfinite(poses).all(axis=1)
+    chosen, scores, poses = sample_rows(owner, seed), measured[:, 1], measured[:, 2:]
+    has_face, found = np.isfinite(scores), np.isfinite(poses).all(axis=1)
     is_exact, people = len(chosen) == len(owner), owner[chosen]
-    section = Section([Figure(
-        "pixels.faces_found", float(found.mean()), len(chosen), "images", is_exact,
-        clustered_error(found, people), SPREAD,
-    )])
+    section = Section([
+        Figure("pixels.faces_found", float(has_face.mean()), len(chosen), "images", is_exact,
+               clustered_error(has_face, people), SPREAD),
+        Figure("pixels.face_score", float(scores[has_face].mean()) if has_face.any() else None, int(has_face.sum()),
+               "images with a face", is_exact, clustered_error(scores[has_face], people[has_face]), SPREAD),
+    ])
     edges = {"yaw": np.linspace(-0.6, 0.6, 61), "pitch": np.linspace(0, 1.2, 61)}
     for column, name in enumerate(("yaw", "pitch")):
         values, owners = poses[found, column], people[found]
@@ -152,7 +188,7 @@ def pose_section(poses: NDArray[np.float64], owner: NDArray, seed: int) -> Secti
     return section
 
 
-def sample_of_poses(owner: NDArray, seed: int) -> NDArray[np.int64]:
+def sample_rows(owner: NDArray, seed: int) -> NDArray[np.int64]:
     """Return the rows of randomly drawn identities, up to `MAX_IMAGES`, in order; all rows where there are no more."""
     if len(owner) <= MAX_IMAGES:
         return np.arange(len(owner))

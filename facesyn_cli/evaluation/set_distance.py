@@ -1,4 +1,4 @@
-"""Distances between two sets in a feature space: Frechet and kernel distance, and nearest-neighbor metrics.
+"""Distances between two sets in a feature space: Frechet and kernel distance, nearest neighbors, a classifier.
 
 Frechet distance (Heusel et al. 2017, arXiv:1706.08500), with means m and covariances S of both sets:
 
@@ -13,6 +13,12 @@ arXiv:2002.09797, k = 5). With B(x) the ball around x that reaches its k-th near
     precision = share of generated y in some B(real x)        recall   = share of real x in some B(generated y)
     density   = mean over y of |{x : y in B(x)}| / k          coverage = share of real x with some y in B(x)
 
+Classifier two-sample test (Lopez-Paz and Oquab 2017, arXiv:1610.06545): a linear discriminant, with m the means and S
+the mean covariance of both sets, tells them apart; its scores of rows that it was not fitted to have an area under the
+ROC curve of 0.5 where the sets do not differ:
+
+    w = (0.9 S + 0.1 tr(S) / D I)^-1 (m_generated - m_real),    score(x) = w . x
+
 Order of arguments: real first, generated second.
 """
 
@@ -26,6 +32,8 @@ from facesyn_cli.evaluation.nearest import rows_at_once
 
 KERNEL_SUBSET = 1000
 KERNEL_ROUNDS = 50
+FOLDS = 5
+_LEAST = 1e-12  # of the diagonal: rows may all be equal
 
 
 def frechet_distance(real: NDArray, generated: NDArray) -> float:
@@ -130,6 +138,44 @@ def recall_of_each(real: NDArray, parts: list[NDArray], k: int) -> NDArray[np.fl
     return np.array(values, dtype=np.float64)
 
 
+def classifier_auc(
+    real: NDArray, generated: NDArray, real_owner: NDArray, generated_owner: NDArray, seed: int
+) -> NDArray[np.float64]:
+    """Return for each fold of identities how well a classifier fitted to the others tells its rows apart.
+
+    Args:
+        real: (N, D) features.
+        generated: (M, D) features.
+        real_owner: (N,) identity of each row.
+        generated_owner: (M,) identity of each row.
+        seed: Seed of the folds.
+
+    Returns:
+        (5,) areas under the ROC curve, in [0, 1]; empty where a set has fewer than 5 identities.
+    """
+    generator = np.random.default_rng(seed)
+    folds = []
+    for owner in (real_owner, generated_owner):
+        people, place = np.unique(owner, return_inverse=True)
+        if len(people) < FOLDS:
+            return np.empty(0)
+        folds.append(generator.permutation(np.arange(len(people)) % FOLDS)[place])
+    areas = []
+    for fold in range(FOLDS):
+        inside = [rows[number == fold] for rows, number in zip((real, generated), folds, strict=True)]
+        outside = [rows[number != fold] for rows, number in zip((real, generated), folds, strict=True)]
+        if min(map(len, outside)) < 2:
+            return np.empty(0)
+        (mean_a, a), (mean_b, b) = (mean_covariance(rows) for rows in outside)
+        pooled = (a + b) / 2
+        size = len(pooled)
+        shrunk = 0.9 * pooled + (0.1 * np.trace(pooled) / size + _LEAST) * np.eye(size)
+        weights = np.linalg.solve(shrunk, mean_b - mean_a)
+        areas.append(_area(*(np.asarray(rows, dtype=np.float64) @ weights for rows in inside)))
+        signals.check()
+    return np.array(areas)
+
+
 def mean_covariance(rows: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the (D,) mean and the (D, D) covariance (divided by N - 1) of (N, D) rows, in float64."""
     mean, centered = _centered(rows)
@@ -141,6 +187,13 @@ def _centered(rows: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     rows = np.asarray(rows, dtype=np.float64)
     mean = rows.mean(axis=0)
     return mean, (rows - mean) / np.sqrt(len(rows) - 1)
+
+
+def _area(low: NDArray[np.float64], high: NDArray[np.float64]) -> float:
+    """Return the share of pairs in which the second score is above the first; equal ones count half."""
+    low = np.sort(low)
+    below, up_to = (np.searchsorted(low, high, side=side) for side in ("left", "right"))
+    return float((below + up_to).mean() / (2 * len(low)))
 
 
 def _kernel(a: NDArray, b: NDArray) -> NDArray[np.float64]:

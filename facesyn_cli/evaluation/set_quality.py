@@ -17,7 +17,13 @@ from facesyn_cli import signals
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.metrics import DCFACE, PRDC, RECALL, Metric, declare
 from facesyn_cli.evaluation.section import JACKKNIFE, Figure, Section, jackknife_error, mean_over_identities
-from facesyn_cli.evaluation.set_distance import frechet_distance, kernel_distance, neighborhoods, recall_of_each
+from facesyn_cli.evaluation.set_distance import (
+    classifier_auc,
+    frechet_distance,
+    kernel_distance,
+    neighborhoods,
+    recall_of_each,
+)
 
 MAX_ROWS = 10_000        # rows of each set
 _GROUPS = 10             # of the jackknife
@@ -47,6 +53,10 @@ _METRICS = (
     Metric("quality.kernel", "Kernel distance", "As the Frechet distance, but unbiased: its expectation does not "
         "depend on the number of images.", formula="squared MMD with k(a, b) = (a.b / d + 1)^3, unbiased",
         source="Binkowski et al., arXiv:1801.01401", better="lower"),
+    Metric("quality.classifier_auc", "Real or generated (AUC)", "How well a linear classifier tells generated images "
+        "from real ones of other people than it was trained on: 50 % is guessing, 100 % is without error.",
+        formula="area under the ROC curve of a linear discriminant, mean over 5 folds of identities",
+        source="Lopez-Paz and Oquab, arXiv:1610.06545", better="lower", unit="share"),
     Metric("quality.precision", "Precision", "Share of images that look like something in the reference: fidelity.",
         formula="share of generated features within the k-nearest-neighbor radius of a real one", source=RECALL,
         better="higher", unit="share"),
@@ -119,6 +129,14 @@ def quality_section(rows: LabeledEmbeddings, reference: LabeledEmbeddings, seed:
         f"{space.prefix}.kernel", kernel, size, "images of each set", exact=is_exact and np.isnan(spread),
         error=spread, error_from="spread over subsets of 1,000",
     ))
+    aucs = classifier_auc(a, b, reference.owner[real], rows.owner[ours], seed)
+    if len(aucs):
+        section.figures.append(Figure(
+            f"{space.prefix}.classifier_auc", float(aucs.mean()), size, "images of each set", is_exact,
+            float(aucs.std(ddof=1) / np.sqrt(len(aucs))), "spread over folds",
+        ))
+    else:
+        section.notes.append("A classifier of real and generated needs 5 identities in both sets.")
     if space.is_of_people:
         a, b = (_one_each(part, generator) for part in (reference, rows))
     section.merge(_neighbors(a, b, is_exact and not space.is_of_people, space))

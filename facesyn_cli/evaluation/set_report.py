@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from facesyn_cli.evaluation.identity_quality import (
     VEC2FACE_THRESHOLD,
     KeepUnique,
     center_section,
+    fidelity_section,
     reference_section,
     score_section,
 )
@@ -46,7 +47,8 @@ class Analysis:
 
 
 def analyze(
-    own: LabeledEmbeddings, training: LabeledEmbeddings | None, training_counts: ScoreCounts | None, how: Analysis
+    own: LabeledEmbeddings, training: LabeledEmbeddings | None, training_counts: ScoreCounts | None, how: Analysis,
+    photos: Mapping[str, str] | None = None,
 ) -> dict[str, Section]:
     """Return the five sections of one set.
 
@@ -55,6 +57,7 @@ def analyze(
         training: The real reference, or None.
         training_counts: Scores of the reference.
         how: Settings.
+        photos: Key of the photo whose embedding is the context of an identity, where it is one.
     """
     log.info(f"{own.name}: {len(own.keys):,} images of {len(own.identities):,} identities")
     counts = count_scores(own, how.max_pairs, how.seed)
@@ -66,6 +69,7 @@ def analyze(
         "fairness": Section(notes=["Figures by group need a table of groups (--groups)."]),
     }
     if training is not None and training_counts is not None:
+        sections["identity"].merge(fidelity_section(own, training, photos or {}))
         sections["quality"] = quality_section(own, training, how.seed)
         signals.check()
         sections["privacy"] = privacy_section(own, training, training_counts, how.pixels, how.max_pairs, how.seed)

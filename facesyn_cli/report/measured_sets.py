@@ -15,7 +15,7 @@ from facesyn_cli.data.squares import say_cut
 from facesyn_cli.evaluation.cached_embeddings import LENGTHS, CachedArrays, embed_cached, thumbnails_cached
 from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
-from facesyn_cli.evaluation.pixel_statistics import pixel_section, pose_section
+from facesyn_cli.evaluation.pixel_statistics import pixel_section, pose_section, sharpness_section
 from facesyn_cli.evaluation.section import Section
 from facesyn_cli.models.inception import LoadedFeatures
 from facesyn_cli.models.loading import LoadedBackbone
@@ -116,21 +116,25 @@ class Measurer:
         return labeled(held.name, entries, np.flatnonzero(good), vectors)
 
 
-def pixels_of(held: NamedSet, small: Small, poses: NDArray[np.float64] | None, seed: int) -> Section:
-    """Return the figures of a set that need no judge: brightness, contrast and, with a detector, pose.
+def pixels_of(
+    held: NamedSet, small: Small, measured: NDArray[np.float64], has_detector: bool, seed: int
+) -> Section:
+    """Return the figures of a set that need no judge: brightness, contrast, sharpness and, with a detector, pose.
 
     Args:
         held: The set.
         small: Its thumbnails.
-        poses: What `measure_poses` returned; None: no detector.
-        seed: Seed of the sample of poses.
+        measured: What `measure_sample` returned.
+        has_detector: Whether that was with a detector.
+        seed: Seed of the sample.
     """
     owner = owners(held)
     section = pixel_section(small.thumbnails[small.is_readable], owner[small.is_readable])
-    if poses is None:
+    section.merge(sharpness_section(measured, owner))
+    if not has_detector:
         section.notes.append("The spread of poses needs a face detector (detector=FILE, YuNet).")
         return section
-    return section.merge(pose_section(poses, owner, seed))
+    return section.merge(pose_section(measured, owner, seed))
 
 
 def owners(held: NamedSet) -> NDArray[np.int64]:

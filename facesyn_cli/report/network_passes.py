@@ -1,7 +1,7 @@
 """What networks compute of the sets of a report, divided over processes; all of it comes before the analyses.
 
-Embeddings, features and thumbnails go to caches on disk, by parts of the set. The perceptual distances and the poses
-are of small samples and stay in memory. Analyses follow in the first process.
+Embeddings, features and thumbnails go to caches on disk, by parts of the set. Perceptual distances, sharpness and
+poses are of small samples and stay in memory. Analyses follow in the first process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from facesyn_cli.distributed import Processes
 from facesyn_cli.evaluation.fairness import Groups
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
 from facesyn_cli.evaluation.perceptual import PerceptualSpace
-from facesyn_cli.evaluation.pixel_statistics import measure_poses
+from facesyn_cli.evaluation.pixel_statistics import measure_sample
 from facesyn_cli.models.feature_maps import feature_maps, has_feature_maps
 from facesyn_cli.models.inception import LoadedFeatures
 from facesyn_cli.models.loading import LoadedBackbone
@@ -77,7 +77,7 @@ class Passes:
 
     small: dict[str, Small] = field(default_factory=dict)              # by set
     spaces: dict[str, PerceptualSpace] = field(default_factory=dict)   # by name of a judge, and of LPIPS
-    poses: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # by set
+    measured: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # of samples, by set
 
 
 def run_networks(
@@ -128,11 +128,12 @@ def run_networks(
         weights = [weight.to(device) for weight in inputs.lpips.weights]
         space = space_of("diversity.lpips", inputs.lpips.module.to(device), weights, inputs.lpips.input_size)
         measure(space, inputs.lpips.name, lambda held: readable(held, found.small[held.name]))
-    for held in inputs.sets if inputs.detector else []:
-        log.info(f"{held.name}: poses")
-        found.poses[held.name] = measure_poses(
+    for held in inputs.all_sets:
+        if inputs.detector:
+            log.info(f"{held.name}: poses")
+        found.measured[held.name] = measure_sample(
             [entry.key for entry in held.entries], owners(held), partial(pictures.pixels, held.name),
-            inputs.detector.find, samples.seed, processes,
+            inputs.detector.find if inputs.detector else None, samples.seed, processes,
         )
     return found
 

@@ -34,6 +34,7 @@ class NamedSet:
                                                               # it, when known
     faces: dict[str, Path | None] = field(default_factory=dict)  # identity -> source face of its context, where there
                                                                  # is one
+    photos: dict[str, str] = field(default_factory=dict)      # identity -> name of the embedding that is its context
 
     @staticmethod
     def open(
@@ -54,7 +55,11 @@ class NamedSet:
         header = read_header(path) if path.is_dir() else None
         embedder = (header.extra.get("embedder") if header else None) or (contexts.embedder if contexts else None)
         faces = dict(zip(contexts.identities, contexts.faces, strict=True)) if contexts else {}
-        return NamedSet(name, path, images, choose_identities(images, max_images, seed), embedder, faces)
+        photos = {
+            identity: origin["name"] for identity, origin in zip(contexts.identities, contexts.origins, strict=True)
+            if isinstance(origin.get("name"), str)
+        } if contexts else {}
+        return NamedSet(name, path, images, choose_identities(images, max_images, seed), embedder, faces, photos)
 
     @cached_property
     def by_key(self) -> dict[str, ImageEntry]:

@@ -252,7 +252,7 @@ def _analyze(
         counts = count_scores(training, cfg.max_pairs, cfg.seed) if training else None
         with_space = replace(how, perceptual=passes.spaces.get(judge_name))
         for held in inputs.sets:
-            compute = partial(analyze, faces[held.name], training, counts, with_space)
+            compute = partial(analyze, faces[held.name], training, counts, with_space, held.photos)
             found = kept.of(held.name, judge_name, compute)
             results.append({key: found[key] for key in ("set", "judge", "sections")})
             known = {(one["set"], one["text"]) for one in findings if one["section"] == "diversity"}
@@ -281,8 +281,9 @@ def _analyze(
         "headline": headline(), "results": results,
         "networks": [network.to_json() for network in networks],
         "pixels": {
-            held.name: pixels_of(held, passes.small[held.name], passes.poses.get(held.name), cfg.seed).to_json()
-            for held in inputs.sets
+            held.name: pixels_of(
+                held, passes.small[held.name], passes.measured[held.name], inputs.detector is not None, cfg.seed
+            ).to_json() for held in inputs.all_sets
         },
         "comparison": compare(results + others, names),
     }

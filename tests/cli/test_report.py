@@ -249,8 +249,11 @@ def test_groups_of_a_benchmark(report, assert_refused, inputs, tmp_path):
 
 def test_poses_need_a_detector(report, assert_refused, inputs, tmp_path):
     detector = write_detector(tmp_path / "detector.onnx")
-    found = {f["id"]: f for f in report(inputs["faces"], f"detector={detector}")["pixels"]["faces"]["figures"]}
-    assert found["pixels.faces_found"]["n"] == 24 and "pixels.yaw_within" in found
+    pixels = report(inputs["faces"], "--reference", inputs["real"], f"detector={detector}")["pixels"]
+    for name in ("faces", "reference"):
+        found = {f["id"]: f for f in pixels[name]["figures"]}
+        assert found["pixels.faces_found"]["n"] == 24 and "pixels.yaw_within" in found
+        assert found["pixels.sharpness"]["n"] == 24 and found["pixels.sharpness"]["value"] > 0
     assert_refused("report", inputs["faces"], "--judge", inputs["judge"], "detector=none.onnx", "--out",
                    tmp_path / "out2", says="YuNet")
 
@@ -280,7 +283,7 @@ def make_run(work: Path, inputs: dict[str, Path]) -> None:
         (out.folder / "faces").mkdir()
         (out.folder / "faces" / "p0.png").write_bytes(encode_png(face(0, 0)))
         faces = ["p0.png"] + [None] * 5
-        write_contexts(out.folder, [f"p{i}" for i in range(6)], np.eye(6, 8), [{}] * 6, faces)
+        write_contexts(out.folder, [f"p{i}" for i in range(6)], np.eye(6, 8), [{"name": "r50/0"}, *[{}] * 5], faces)
         out.finish({"contexts": 6}, {"embedder": digest})
     with open_output(work / "4-samples", "ImageSet", "sample", cfg, {"ldm": Parent("2-ldm", "sha256:1")}) as out:
         shutil.copytree(inputs["faces"], out.folder, dirs_exist_ok=True)
@@ -299,6 +302,7 @@ def test_a_run(run_cli, inputs, tmp_path):
     assert data["reference"]["path"] == str(work / "0-images")
     assert [stage["folder"] for stage in data["sets"][0]["chain"]] == ["3-contexts", "4-samples"]
     assert [s["context_face"] for s in data["sets"][0]["strips"]] == [True] + [False] * 5
+    assert figures(data, "4-samples")["identity.fidelity"]["n"] == 1  # drawn from a photo of the reference
     assert any("4-samples was conditioned on embeddings of judge" in f["text"] for f in data["summary"])
     assert 250 < len(data["training"]["ldm"]["lines"]) <= 500 and data["training"]["fr"] is None
     before = (work / "9-report" / "facesyn.json").read_bytes()

@@ -7,7 +7,13 @@ import pytest
 from made_embeddings import angle, labeled, people
 
 from facesyn_cli.contexts.unique import Unique
-from facesyn_cli.evaluation.identity_quality import center_section, loo_cosines, mean_genuine, score_section
+from facesyn_cli.evaluation.identity_quality import (
+    center_section,
+    fidelity_section,
+    loo_cosines,
+    mean_genuine,
+    score_section,
+)
 from facesyn_cli.evaluation.score_counts import count_scores
 
 
@@ -103,3 +109,31 @@ def test_no_person_and_one_person():
     assert figures(people(1, 3)).keys() >= {"identity.unique_share"}
     section = score_section(count_scores(people(1, 3), 10**9, 0))
     assert {f.id: f.value for f in section.figures}["identity.eer"] is None and section.curves == []
+
+
+def test_fidelity_compares_with_the_other_photos_of_the_person():
+    own, real = people(4, 3, seed=0), people(5, 4, seed=1, prefix="r")
+    photos = {"p0": "r2/1", "p2": "r0/3", "p3": "of nobody"}
+    section = fidelity_section(own, real, photos)
+    found = {figure.id: figure for figure in section.figures}
+    for name, vectors_of in (("fidelity", lambda p, row: own.vectors[own.rows_of(p)]),
+                             ("real_fidelity", lambda p, row: real.vectors[[row]])):
+        means = []
+        for identity, key in ((0, "r2/1"), (2, "r0/3")):
+            row = real.keys.index(key)
+            others = [k for k in range(20) if real.owner[k] == real.owner[row] and k != row]
+            means.append(np.mean([a @ real.vectors[k] for a in vectors_of(identity, row) for k in others]))
+        assert found[f"identity.{name}"].value == pytest.approx(np.mean(means), abs=1e-6)
+        assert found[f"identity.{name}"].n == 2
+    assert not section.notes
+
+
+def test_fidelity_says_whose_other_photos_are_missing():
+    real = labeled(angle(0, 10, 90, 200), ["a", "a", "b", "c"])
+    own = labeled(angle(0, 30, 60, 90), ["x", "x", "y", "y"])
+    section = fidelity_section(own, real, {"x": "a/0", "y": "b/2"})
+    fidelity, photos = section.figures
+    assert fidelity.n == 1 and photos.value == pytest.approx(np.cos(np.deg2rad(10)))
+    assert fidelity.value == pytest.approx((np.cos(np.deg2rad(10)) + np.cos(np.deg2rad(20))) / 2)
+    assert "leaves out 1 of 2 identities" in section.notes[0]
+    assert not fidelity_section(own, real, {}).figures and not fidelity_section(own, real, {"x": "elsewhere"}).figures

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from facesyn_cli.evaluation import nearest, set_distance
-from facesyn_cli.evaluation.set_distance import frechet_distance, kernel_distance, neighborhoods, recall_of_each
+from facesyn_cli.evaluation.set_distance import (
+    classifier_auc,
+    frechet_distance,
+    kernel_distance,
+    neighborhoods,
+    recall_of_each,
+)
 
 
 def whitened(n: int, size: int, seed: int) -> np.ndarray:
@@ -97,3 +105,32 @@ def test_recall_of_each_part():
     found = recall_of_each(real, [wide, narrow], 3)
     assert found[0] > 0.8 and found[1] < 0.05
     assert found[0] == pytest.approx(neighborhoods(real, wide, 3)["recall"])
+
+
+@pytest.mark.parametrize("distance", [0.0, 1.0, 2.5])
+def test_a_classifier_of_two_normal_distributions(distance):
+    """Two normal distributions of one covariance, d apart: the area of the best classifier is Phi(d / sqrt 2)."""
+    generator = np.random.default_rng(3)
+    shape = generator.normal(size=(6, 6))
+    a, b = generator.normal(size=(4000, 6)), generator.normal(size=(4000, 6))
+    b[:, 0] += distance
+    areas = classifier_auc(a @ shape, b @ shape, np.arange(4000), np.arange(4000), 0)
+    expected = 0.5 * (1 + math.erf(distance / 2))
+    assert len(areas) == 5 and areas.mean() == pytest.approx(expected, abs=0.02)
+
+
+def test_a_classifier_does_not_know_the_people_that_it_is_tried_on():
+    """People of one distribution, many images each: fitted to the people themselves it would tell them all apart."""
+    generator = np.random.default_rng(0)
+    centers = generator.normal(size=(40, 30))
+    rows = np.repeat(centers, 20, 0) + 0.01 * generator.normal(size=(800, 30))
+    owner = np.repeat(np.arange(20), 20)
+    assert 0.3 < classifier_auc(rows[:400], rows[400:], owner, owner, 0).mean() < 0.7
+    alone = np.arange(400)  # every image a person of its own
+    assert classifier_auc(rows[:400], rows[400:], alone, alone, 0).mean() > 0.95
+
+
+def test_a_classifier_of_equal_rows_or_few_people():
+    same, owner = np.ones((20, 4)), np.arange(20)
+    assert (classifier_auc(same, same, owner, owner, 0) == 0.5).all()
+    assert not len(classifier_auc(same, same, owner, owner % 4, 0))

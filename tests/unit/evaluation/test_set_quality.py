@@ -46,6 +46,15 @@ def test_more_people_of_the_same_kind_are_as_near_as_the_floor():
     assert near["density"].value == pytest.approx(1, abs=0.3)
 
 
+def test_a_classifier_tells_another_kind_of_people():
+    reference, same, other = (people(100, 3, seed=seed, size=8) for seed in (1, 2, 3))
+    other.vectors[:] = np.abs(other.vectors)
+    near, far = (figures(rows, reference)["classifier_auc"] for rows in (same, other))
+    assert near.value == pytest.approx(0.5, abs=0.1) and far.value > 0.95 and near.error > 0
+    few = quality_section(people(4, 5, seed=0, size=8), reference, 0)
+    assert few.value("quality.classifier_auc") is None and any("5 identities" in note for note in few.notes)
+
+
 def test_one_image_of_each_person_makes_neighbors():
     """With several images of one person the nearest neighbors would be that person, and nobody new would count."""
     rows, reference = people(60, 10, spread=0.05, seed=0, size=4), people(60, 10, spread=0.05, seed=1, size=4)
