@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import tiny_embedder
 import tiny_fr
+import tiny_latents
 import tiny_ldm
 import torch
 import yaml
@@ -89,6 +90,7 @@ def write_inputs(folder: Path) -> Path:
     tiny_ldm.write_faces(folder / "drawn")
     tiny_embedder.write_taught_faces(folder / "taught")
     tiny_fr.write_faces(folder / "fr", seed=1)
+    tiny_latents.write_faces(folder / "latents")
     write_run(folder / "run")
     places = {f"{i}/{k}.png": folder / "faces" / f"p{i}" / f"{k}.png" for i in range(8) for k in range(4)}
     images = {name: path.read_bytes() for name, path in places.items()}
@@ -214,6 +216,8 @@ COMMANDS = [
     Command("embed-aligning", lambda i, out: [_embed(i, out, f"images={i / 'photos'}",
                                                      f"align.detector={i / 'red.onnx'}")]),
     Command("train-embedder", lambda i, out: [tiny_embedder.train_arguments(i / "taught", out, steps=20)]),
+    Command("train-identity", lambda i, out: [
+        tiny_latents.embedder_arguments(i / "latents", out, f"latent_cache={out.parent / 'cache'}", steps=20)]),
     Command("train-autoencoder", lambda i, out: [
         ["train-autoencoder", "--images", i / "drawn" / "faces", "--out", out, "--steps", 25, "--batch-size", 8,
          *AUTOENCODER, "preview_every=5"]]),
