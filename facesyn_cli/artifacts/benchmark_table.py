@@ -7,7 +7,7 @@ On disk: `table.json` (fractions and distances in full precision), and the same 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -36,6 +36,13 @@ class BenchmarkRow(BaseModel):
     auc: float | None = None                     # area under the ROC curve
     eer: float | None = None                     # equal error rate
     rank: dict[str, float] = {}                  # k, for example "5" -> identification rate at rank k
+    identities: int = 0                          # people whose pairs are all compared; 0: the pairs are a list
+    gallery: int = 0                             # gallery images behind `rank`, where they are counted
+    probes: int = 0                              # probes behind `rank`, where they are counted
+    interval: dict[str, tuple[float, float]] = {}  # figure, for example "eer", "tar 1e-03", "rank 1" -> its 95 %
+                                                 # interval, by a bootstrap over identities
+    difference: dict[str, tuple[float, float, float]] = {}  # figure -> by how much it is above that of the recognizer
+                                                 # compared with, and the 95 % interval, paired by identity
     group: str | None = None                     # benchmark that this row is one group of
     problem: str | None = None                   # reason for missing results, or None
 
@@ -118,6 +125,8 @@ class BenchmarkTable(BaseModel):
         rates = sorted({rate for row in self.rows for rate in row.tar}, key=float)
         known = [rate for rate in rates if any(row.tar.get(rate) is not None for row in self.rows)]
         ranks = list(dict.fromkeys(k for row in self.rows for k in row.rank))
+        intervals = _named(dict.fromkeys(key for row in self.rows for key in row.interval))
+        changes = _named(dict.fromkeys(key for row in self.rows for key in row.difference))
         figures: list[tuple[Column, Callable[[BenchmarkRow], str]]] = [
             (Column("accuracy %"), lambda row: _percent(row.accuracy)),
             (Column("std %"), lambda row: _percent(row.accuracy_std)),
@@ -125,6 +134,10 @@ class BenchmarkTable(BaseModel):
             (Column("AUC %"), lambda row: _percent(row.auc)),
             *((Column(f"TAR@{rate} %", rank=0 if rate in known[:1] else 2), _share("tar", rate)) for rate in rates),
             *((Column(f"rank-{k} %", rank=1), _share("rank", k)) for k in ranks),
+            *((Column(f"{title} 95 %", is_text=True, rank=6), _interval(key)) for title, key in intervals),
+            *((Column(f"{title} change", is_text=True, rank=1), _change(key)) for title, key in changes),
+            *((Column(name, rank=4), _count(name)) for name in ("identities", "gallery", "probes")
+              if any(getattr(row, name) for row in self.rows)),
             (Column("pairs", rank=3), lambda row: str(row.pairs or NOT_AVAILABLE)),
             (Column("folds", rank=4), lambda row: str(row.folds or NOT_AVAILABLE)),
             (Column("distance", rank=5), lambda row: _number(row.threshold)),
@@ -142,6 +155,33 @@ class BenchmarkTable(BaseModel):
 
 def _share(figures: str, key: str) -> Callable[[BenchmarkRow], str]:
     return lambda row: _percent(getattr(row, figures).get(key))
+
+
+def _count(name: str) -> Callable[[BenchmarkRow], str]:
+    return lambda row: str(getattr(row, name) or NOT_AVAILABLE)
+
+
+def _named(keys: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the title of each key of `interval` or `difference`, and the key."""
+    titles = {"eer": "EER", "auc": "AUC"}
+    return [(titles.get(key, key.replace("tar ", "TAR@").replace("rank ", "rank-")), key) for key in keys]
+
+
+def _interval(key: str) -> Callable[[BenchmarkRow], str]:
+    def cell(row: BenchmarkRow) -> str:
+        return " to ".join(map(_percent, row.interval[key])) if key in row.interval else NOT_AVAILABLE
+
+    return cell
+
+
+def _change(key: str) -> Callable[[BenchmarkRow], str]:
+    def cell(row: BenchmarkRow) -> str:
+        if key not in row.difference:
+            return NOT_AVAILABLE
+        value, low, high = (f"{100 * number:+.2f}" for number in row.difference[key])
+        return f"{value} ({low} to {high})"
+
+    return cell
 
 
 def _percent(value: float | None) -> str:

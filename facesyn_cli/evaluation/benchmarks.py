@@ -5,6 +5,7 @@
     rfw                                           four .bin, one a group; mean and spread over the groups
     ijb-b, ijb-c                                  templates: the two meta files and aligned crops
     tinyface                                      gallery, probes and distractors
+    folder                                        any folder or zip of identities: all pairs, see `all_pairs`
 
 To add a benchmark of pairs, declare it with `_declare_pairs` and name it in the table of `plugins/builtin.py`.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from pydantic import Field
 
@@ -23,6 +24,7 @@ from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.all_pairs import FolderPairs
 from facesyn_cli.evaluation.cfp import has_cfp, read_cfp
 from facesyn_cli.evaluation.identification import FOLDERS, read_identification
 from facesyn_cli.evaluation.pairs import PairSet, is_bin, read_bin, read_pairs
@@ -43,16 +45,17 @@ class Part:
     parents: dict[str, Parent]         # the files it comes from
     load: Callable[[], EvaluationSet]  # reads them
     group: str | None = None           # benchmark of which this is one group; None: of none
+    all_pairs_of: Parent | None = None  # images of which all pairs are compared; None: the pairs are a list
 
 
 class Benchmark(Protocol):
     """What a `benchmark` plugin builds."""
 
-    def parts(self, data: Path, images: Path | None) -> list[Part]:
+    def parts(self, data: Path | None, images: Path | None) -> list[Part]:
         """Return what to evaluate, one part for each row of the table; this finds the files, `Part.load` reads them.
 
         Args:
-            data: Folder of the benchmark files.
+            data: Folder of the benchmark files; None only for benchmarks whose attribute `needs_data` is False.
             images: The images that lists name; None: they are in the data folder.
 
         Raises:
@@ -232,6 +235,40 @@ class Tinyface:
 def build_tinyface(cfg: TinyfaceConfig) -> Tinyface:
     """Build the benchmark."""
     return Tinyface(cfg)
+
+
+class FolderConfig(PluginConfig):
+    """Settings of `folder`."""
+
+    path: Path | None = Field(
+        None, description="folder or zip, one folder per identity; None: the `images` of the command, else its `data`"
+    )
+
+
+@dataclass(frozen=True)
+class Folder:
+    """All pairs of the images of a folder."""
+
+    path: Path | None         # the folder; None: that of the command
+
+    needs_data: ClassVar[bool] = False
+
+    def parts(self, data: Path | None, images: Path | None) -> list[Part]:
+        """Return the one row; see `Benchmark.parts`."""
+        path = self.path or images or data
+        if path is None:
+            raise UserError("benchmark folder: give the folder or zip of identities with --images FOLDER")
+        found = ImageSet.open(path)
+        name = path.resolve().name if path.is_dir() else path.stem
+        pairs, parent = FolderPairs(name, found), found.parent()
+        return [Part(name, {f"images of {name}": parent}, lambda: pairs, all_pairs_of=parent)]
+
+
+@register("benchmark", "folder", Card("Any folder or zip of identities: all pairs, TAR at FAR, EER and AUC with 95 % "
+                                      "intervals, rank-1 and -5.", input=_CROPS))
+def build_folder(cfg: FolderConfig) -> Folder:
+    """Build the benchmark."""
+    return Folder(cfg.path)
 
 
 def _require(exists: bool, name: str, path: Path, expected: str) -> None:

@@ -123,14 +123,19 @@ def count_scores(rows: LabeledEmbeddings, max_pairs: int, seed: int) -> ScoreCou
     impostor, by_groups, impostor_exact = _count_impostors(rows, group, num_groups, max_pairs, generator)
     return ScoreCounts(
         by_group.sum(0), impostor, genuine_exact, impostor_exact, _moments(rows, square_sums),
-        _coarse(by_group).astype(np.float64), by_groups,
+        coarse(by_group).astype(np.float64), by_groups,
     )
 
 
 def count(scores: NDArray) -> NDArray[np.int64]:
     """Return how many scores round to each value of `GRID`; (20001,)."""
+    return np.bincount(bins_of(scores), minlength=NUM_BINS)
+
+
+def bins_of(scores: NDArray) -> NDArray[np.int64]:
+    """Return the place in `GRID` to which each score rounds; flat."""
     bins = np.rint((scores.ravel() + np.float32(1)) * np.float32(1 / STEP))
-    return np.bincount(np.clip(bins, 0, NUM_BINS - 1).astype(np.int64), minlength=NUM_BINS)
+    return np.clip(bins, 0, NUM_BINS - 1).astype(np.int64)
 
 
 def error_rates(genuine: NDArray, impostor: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -216,12 +221,13 @@ def _count_impostors(
                     scores = scores[later]
                 counts += count(scores)
             total += counts
-            by_groups[a, b] = _coarse(counts)
+            by_groups[a, b] = coarse(counts)
         signals.check()
     return total, by_groups, is_exact
 
 
-def _coarse(counts: NDArray) -> NDArray:
+def coarse(counts: NDArray) -> NDArray:
+    """Return (..., 20001) counts over ten times wider bins, (..., 2001)."""
     return np.add.reduceat(counts, np.arange(0, NUM_BINS, _COARSE), axis=-1)
 
 

@@ -122,7 +122,7 @@ BUILTIN["record_format"] = {
 }
 BUILTIN["benchmark"] = {
     name: "facesyn_cli.evaluation.benchmarks"
-    for name in ("lfw", "cfp-fp", "cfp-ff", "cplfw", "agedb-30", "calfw", "rfw", "ijb-b", "ijb-c", "tinyface")
+    for name in ("lfw", "cfp-fp", "cfp-ff", "cplfw", "agedb-30", "calfw", "rfw", "ijb-b", "ijb-c", "tinyface", "folder")
 }
 
 # Plugins of earlier releases -> what to do instead.

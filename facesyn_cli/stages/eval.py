@@ -18,7 +18,7 @@ from facesyn_cli import distributed, signals
 from facesyn_cli.artifacts.atomic_files import read_json, write_atomically, write_json
 from facesyn_cli.artifacts.benchmark_table import BenchmarkRow, BenchmarkTable
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.artifacts.header import Parent, require_header
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.missing_input import missing_input
 from facesyn_cli.artifacts.outcome import Outcome
@@ -38,6 +38,7 @@ from facesyn_cli.config.fields import (
 from facesyn_cli.console import log
 from facesyn_cli.distributed import Processes, choose_device
 from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.all_pairs import compared
 from facesyn_cli.evaluation.benchmarks import Part
 from facesyn_cli.evaluation.embedding import FaceEmbedder, settle_precision
 from facesyn_cli.evaluation.pairs import PairSet, is_bin, read_bin, read_pairs
@@ -57,7 +58,12 @@ class EvalConfig(StageConfig):
     data: Path | None = input_path(None, "folder of the benchmarks' files")
     pairs: list[Path] = input_path([], "pair lists, or .bin files of any name")
     images: Path | None = input_path(
-        None, "folder or zip with the images that lists name; None: `data`, or 0-images of the run for --pairs"
+        None, "folder or zip with the images that lists name, or of the benchmark folder; None: `data`, or 0-images of "
+        "the run for --pairs"
+    )
+    against: Path | None = input_path(
+        None, "folder of an eval of another recognizer on the same images: rows of the benchmark folder get their "
+        "differences to it, with 95 % intervals"
     )
     flip: bool = affects_result(True, "flip test, as published")
     resize: bool = affects_result(False, "resize images of another size (their central squares); published: never")
@@ -144,7 +150,8 @@ def _open_inputs(cfg: EvalConfig, work: Work) -> _Inputs:
     """Find and check every input before any work."""
     if not cfg.benchmarks and not cfg.pairs:
         raise UserError(
-            "nothing to evaluate: give --benchmarks NAMES with --data FOLDER, or --pairs FILE with --images FOLDER"
+            "nothing to evaluate: give --benchmarks NAMES with --data FOLDER, --benchmarks folder or --pairs FILE with "
+            "--images FOLDER"
         )
     weights = cfg.weights or work.folder("fr")
     if not weights.exists():
@@ -156,18 +163,38 @@ def _open_inputs(cfg: EvalConfig, work: Work) -> _Inputs:
     backbone = load_backbone(weights, cfg.backbone)
     parents = {name: parent for part in parts for name, parent in part.parents.items()}
     parents["weights"] = Parent(str(weights), backbone.digest)
+    if cfg.against is not None:
+        parents["against"] = _open_against(cfg.against, parts)
     return _Inputs(backbone, parts, parents, cfg.out or work.folder("table"))
+
+
+def _open_against(folder: Path, parts: list[Part]) -> Parent:
+    """Check that another eval compared all pairs of the same images, and return it.
+
+    Raises:
+        UserError: It did not, or is unfinished.
+    """
+    header = require_header(folder, "BenchmarkTable")
+    folders = [part for part in parts if part.all_pairs_of is not None]
+    if not folders:
+        raise UserError("against compares rows of the benchmark folder: give --benchmarks folder --images FOLDER")
+    for part in folders:
+        theirs = header.parents.get(f"images of {part.name}")
+        if theirs is None or theirs.digest != part.all_pairs_of.digest:
+            raise UserError(f"against: {folder} holds no row of all pairs of the images in {part.all_pairs_of.path}; "
+                            "evaluate both recognizers with --benchmarks folder on the same images")
+    return Parent(str(folder), header.digest)
 
 
 def _benchmarks(cfg: EvalConfig) -> list[Part]:
     """Return the parts of the named benchmarks."""
-    if cfg.benchmarks and cfg.data is None:
-        names = ", ".join(settings.name for settings in cfg.benchmarks)
-        raise UserError(f"benchmarks {names} need --data, the folder of their files")
-    if cfg.benchmarks and not cfg.data.is_dir():
+    built = [(settings.name, registry.build("benchmark", settings)) for settings in cfg.benchmarks]
+    of_files = [name for name, benchmark in built if getattr(benchmark, "needs_data", True)]
+    if of_files and cfg.data is None:
+        raise UserError(f"benchmarks {', '.join(of_files)} need --data, the folder of their files")
+    if of_files and not cfg.data.is_dir():
         raise UserError(f"data: {cfg.data} is not a folder; the folder of the benchmarks' files was expected")
-    return [part for settings in cfg.benchmarks
-            for part in registry.build("benchmark", settings).parts(cfg.data, cfg.images)]
+    return [part for _, benchmark in built for part in benchmark.parts(cfg.data, cfg.images)]
 
 
 def _pair_lists(cfg: EvalConfig, work: Work) -> list[Part]:
@@ -198,6 +225,8 @@ def _evaluate(part: Part, cfg: EvalConfig, inputs: _Inputs, processes: Processes
     def evaluate() -> BenchmarkRow:
         row, found = content.evaluate(vectors)
         scores.update(found)
+        if cfg.against is not None and part.all_pairs_of is not None:
+            row = compared(row, found, cfg.against / "scores" / f"{part.name}.npz")
         return row.model_copy(update={"group": part.group})
 
     try:

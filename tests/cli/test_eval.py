@@ -183,6 +183,60 @@ def test_one_broken_benchmark_does_not_lose_the_others(run_cli, inputs, tmp_path
     assert [row.problem for row in BenchmarkTable.read(tmp_path / "out").rows] == [None, None]
 
 
+def test_all_pairs_of_a_folder(run_cli, inputs, tmp_path):
+    write_faces(tmp_path / "people", people=6, photos=3)
+    words = ("eval", "--weights", inputs / "fr", "--benchmarks", "folder")
+    ran = run_cli(*words, "--images", tmp_path / "people", "--out", tmp_path / "table", "--json")
+    assert ran.code == 0, ran.err
+    row, = ran.json()["rows"]
+    assert row["benchmark"] == "people" and row["pairs"] == 18 * 17 // 2 and row["genuine"] == 18
+    assert (row["identities"], row["gallery"], row["probes"]) == (6, 6, 12)
+    assert row["accuracy"] is None and ran.json()["average_accuracy"] is None
+    assert row["tar"] == {"1e-02": None, "1e-03": None, "1e-04": None, "1e-05": None}  # of 135 impostor pairs
+    for name, value in (("eer", row["eer"]), ("auc", row["auc"]), ("rank 1", row["rank"]["1"])):
+        low, high = row["interval"][name]
+        assert 0 <= low <= value <= high <= 1
+    assert row["auc"] > 0.9, "the recognizer tells these people"
+    table = (tmp_path / "table" / "table.md").read_text()
+    assert "EER 95 %" in table and "gallery" in table and "rank-1 %" in table
+
+
+def test_all_pairs_against_another_recognizer(run_cli, assert_refused, inputs, tmp_path):
+    people = write_faces(tmp_path / "people", people=6, photos=3)
+    for a, b in ((0, 1), (2, 3), (4, 5)):  # wrong labels, so that no recognizer is right
+        (people / f"p{a}" / "2.png").rename(people / f"p{b}" / "3.png")
+    write_recognizer(tmp_path / "other", widths=[6, 8, 12, 16])
+    folder = ("--benchmarks", "folder", "--images", tmp_path / "people")
+    first, second, again = (tmp_path / name for name in ("first", "second", "again"))
+    assert run_cli("eval", "--weights", inputs / "fr", *folder, "--out", first).code == 0
+    ran = run_cli("eval", "--weights", tmp_path / "other", *folder, "--against", first, "--out", second, "--json")
+    assert ran.code == 0, ran.err
+    row, = ran.json()["rows"]
+    before, = json.loads((first / "table.json").read_text())["rows"]
+    value, low, high = row["difference"]["auc"]
+    assert value == pytest.approx(row["auc"] - before["auc"], abs=1e-6) and low <= value <= high and value != 0
+    assert "AUC change" in (second / "table.md").read_text()
+    ran = run_cli("eval", "--weights", inputs / "fr", *folder, "--against", first, "--out", again, "--json")
+    assert all(numbers == [0, 0, 0] for numbers in ran.json()["rows"][0]["difference"].values())
+
+    new = ("--out", tmp_path / "new")
+    fewer = write_faces(tmp_path / "fewer" / "people", people=5, photos=3)
+    assert_refused("eval", "--weights", inputs / "fr", "--benchmarks", "folder", "--images", fewer, "--against", first,
+                   *new, says="no row of all pairs")
+    assert_refused(*bins(inputs, "lfw"), "--against", first, *new, says="against compares rows")
+    (first / "scores" / "people.npz").write_bytes(b"no archive")
+    assert_refused("eval", "--weights", inputs / "fr", *folder, "--against", first, *new, says="people.npz")
+
+
+def test_a_folder_without_two_people_is_refused(assert_refused, inputs, tmp_path):
+    words = ("eval", "--weights", inputs / "fr", "--benchmarks", "folder")
+    assert_refused(*words, "--out", tmp_path / "out", says="--images FOLDER")
+    for name, people, photos in (("one", 1, 3), ("singles", 4, 1)):
+        faces = write_faces(tmp_path / name, people=people, photos=photos)
+        assert_refused(*words, "--images", faces, "--out", tmp_path / "out", says="at least 2 identities")
+    assert not (tmp_path / "out").exists()
+
+
 def test_other_image_sizes_need_resize(assert_refused, run_cli, inputs, tmp_path):
     write_bin(tmp_path / "big.bin", side=140)
     arguments = ("eval", "--weights", inputs / "fr", "--pairs", tmp_path / "big.bin")
