@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from facesyn_cli.config.fields import StageConfig, affects_result, growable, input_path
+from facesyn_cli.config.fields import StageConfig, affects_result, growable, input_path, runtime_only
 from facesyn_cli.errors import UserError, did_you_mean
 from facesyn_cli.untrusted.parsing import parse_yaml
 
@@ -39,6 +39,12 @@ class AblateConfig(StageConfig):
         None, "identities of rows of real faces, unless the row sets them; None: all", ge=2
     )
     real: Path | None = input_path(None, "folder or zip of real faces, for rows with `real: true`")
+    compare: Literal["accuracy", "auc", "eer"] | None = runtime_only(
+        None, "figure whose differences are shown; None: accuracy where the benchmarks have one, else auc"
+    )
+    wanted: float = runtime_only(
+        0.01, "difference for which the table says how many seeds it needs, as a share: 0.01 is a point", gt=0, lt=1
+    )
     rows: list[dict[str, Any]] = affects_result([], "rows: a name, and settings that differ from the shared ones")
 
 

@@ -8,12 +8,21 @@ seed by seed: with d_k the difference of the two accuracies under seed k,
 where t(n - 1) is the two-sided 95 % point of Student's distribution. A step is called better or worse where the
 interval leaves zero out. The errors are those of everything that depends on the seed; that the pairs of the benchmark
 are a sample too is not in them.
+
+What a table can show: where the true difference is
+
+    (t(n - 1) + t80(n - 1)) stdev(d) / sqrt(n)
+
+with t80 the point below which 80 % of Student's distribution lies, about 80 % of tables of n seeds call the step better
+or worse (Cohen 1988, "Statistical Power Analysis", section 2.2; the noncentral distribution is approximated by a
+shifted one). Solved for n it is the number of seeds that a wanted difference needs.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,17 +30,21 @@ from typing import Any, Literal
 from facesyn_cli.artifacts import text_tables
 from facesyn_cli.artifacts.text_tables import NOT_AVAILABLE, Block, Column, Table
 
-CONFIDENCE = 0.95
-FIGURES = ("accuracy", "auc", "images", "identities", "evaluations")
+CONFIDENCE, POWER = 0.95, 0.8
+MOST_SEEDS = 1000         # more are not stated
+Compared = Literal["accuracy", "auc", "eer"]
+FIGURES = ("accuracy", "auc", "eer", "images", "identities", "evaluations")
+_TITLES: dict[str, str] = {"accuracy": "accuracy", "auc": "AUC", "eer": "EER"}
 Verdict = Literal["better", "worse", "not shown", "one seed"]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How the accuracy of a row differs from that of the row it builds on, as a share."""
+    """How a figure of a row differs from that of the row it builds on, as a share."""
 
     to: str                   # name of that row
     values: dict[int, float]  # the difference under each seed that both have
+    lower_is_better: bool = False
 
     @property
     def mean(self) -> float:
@@ -57,13 +70,35 @@ class Difference:
         if self.interval is None:
             return "one seed"
         low, high = self.interval
-        return "better" if low > 0 else "worse" if high < 0 else "not shown"
+        above, below = ("worse", "better") if self.lower_is_better else ("better", "worse")
+        return above if low > 0 else below if high < 0 else "not shown"
+
+    @property
+    def detectable(self) -> float | None:
+        """The true difference that about 80 % of tables of as many seeds would show; None of one seed."""
+        return None if self.error is None else _quantiles(len(self.values)) * self.error
+
+    def seeds_for(self, wanted: float) -> int | None:
+        """Return how many seeds would show a true difference in about 80 % of tables.
+
+        Args:
+            wanted: The difference, a share above 0.
+
+        Returns:
+            At least 2; None of one seed, or where `MOST_SEEDS` are too few.
+        """
+        if self.error is None:
+            return None
+        spread = self.error * math.sqrt(len(self.values))
+        counts = range(2, MOST_SEEDS + 1)
+        place = bisect_left(counts, True, key=lambda n: _quantiles(n) * spread / math.sqrt(n) <= wanted)
+        return counts[place] if place < len(counts) else None
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
         return {
             "to": self.to, "seeds": {str(seed): value for seed, value in self.values.items()}, "mean": self.mean,
-            "error": self.error, "interval": self.interval, "verdict": self.verdict,
+            "error": self.error, "interval": self.interval, "verdict": self.verdict, "detectable": self.detectable,
         }
 
 
@@ -76,8 +111,8 @@ class AblationRow:
     base: str | None                                          # name of the row it builds on, or None
     seeds: list[int]                                          # all seeds of the ablation
     figures: dict[int, dict[str, float | None]] = field(default_factory=dict)  # `FIGURES` under each seed that is
-                                                                               # finished; accuracy and auc as shares,
-                                                                               # None where not defined
+                                                                               # finished; accuracy, auc and eer as
+                                                                               # shares, None where not defined
     problems: dict[int, str] = field(default_factory=dict)    # what went wrong, under each seed that failed
     minutes: dict[int, float] = field(default_factory=dict)   # duration of each finished seed; shown on a terminal
                                                               # only, as the bytes of the table depend on settings and
@@ -105,18 +140,27 @@ class AblationTable:
 
     facts: dict[str, str]     # facts that all rows share; name -> text
     rows: list[AblationRow]   # in the order of the table
+    figure: Compared | None = None  # the figure of differences; None: accuracy where the rows have it, else auc
+    wanted: float = 0.01      # the difference for which the seeds are counted, a share
+
+    @property
+    def compared(self) -> Compared:
+        """The figure of differences."""
+        found = [figures for row in self.rows for figures in row.figures.values()]
+        has_accuracy = any(figures.get("accuracy") is not None for figures in found)
+        return self.figure or ("accuracy" if has_accuracy or not found else "auc")
 
     def difference(self, row: AblationRow) -> Difference | None:
         """Return the difference to the row it builds on; None where there is none, or no seed of both."""
         base = next((other for other in self.rows if other.name == row.base), None)
         if base is None:
             return None
-        values = {}
+        values, compared = {}, self.compared
         for seed, found in row.figures.items():
-            ours, theirs = found["accuracy"], base.figures.get(seed, {}).get("accuracy")
+            ours, theirs = found.get(compared), base.figures.get(seed, {}).get(compared)
             if ours is not None and theirs is not None:
                 values[seed] = ours - theirs
-        return Difference(base.name, values) if values else None
+        return Difference(base.name, values, compared == "eer") if values else None
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values, with every seed."""
@@ -130,19 +174,20 @@ class AblationTable:
                 "seeds": {str(seed): figures for seed, figures in row.figures.items()},
                 "problems": {str(seed): problem for seed, problem in row.problems.items()},
             })
-        return {**self.facts, "rows": rows}
+        return {**self.facts, "compared": self.compared, "rows": rows}
 
     def to_csv(self) -> str:
         """Return the rows as comma-separated values, accuracy, AUC and differences as shares in full precision."""
         columns = [f"{name}{suffix}" for name in FIGURES for suffix in ("", "_error")]
         lines: list[list[Any]] = [[
-            "row", "title", "base", "seeds", *columns, "difference", "difference_error", "interval_low",
-            "interval_high", "verdict", "status",
+            "row", "title", "base", "seeds", *columns, "compared", "difference", "difference_error", "interval_low",
+            "interval_high", "verdict", "detectable", "status",
         ]]
         for row in self.rows:
-            change: list[Any] = [None] * 5
+            change: list[Any] = [None] * 7
             if found := self.difference(row):
-                change = [found.mean, found.error, *(found.interval or (None, None)), found.verdict]
+                change = [self.compared, found.mean, found.error, *(found.interval or (None, None)), found.verdict,
+                          found.detectable]
             lines.append([row.name, row.title, row.base, len(row.figures),
                           *(value for name in FIGURES for value in row.mean_and_error(name)), *change, row.status])
         return text_tables.to_csv(lines)
@@ -163,9 +208,10 @@ class AblationTable:
         return {row.name: {str(seed): minutes for seed, minutes in row.minutes.items()} for row in self.rows}
 
     def _table(self, has_minutes: bool) -> Table:
+        change = "change" if self.compared == "accuracy" else f"change in {_TITLES[self.compared]}"
         columns = [
             Column("training set", is_text=True), Column("images", rank=2), Column("identities", rank=2),
-            Column("accuracy %"), Column("AUC %", rank=1), Column("change, points"),
+            Column("accuracy %"), Column("AUC %", rank=1), Column("EER %", rank=2), Column(f"{change}, points"),
             Column("network evaluations", rank=4), *([Column("minutes", rank=3)] if has_minutes else []),
             Column("state", is_text=True, rank=0 if any(row.problems for row in self.rows) else 1),
         ]
@@ -173,8 +219,9 @@ class AblationTable:
         for row in self.rows:
             difference = self.difference(row)
             lines.append([
-                row.title, _count(row, "images"), _count(row, "identities"), _percent(row, "accuracy"),
-                _percent(row, "auc"), _points(difference) if difference else "", _count(row, "evaluations"),
+                row.title, _count(row, "images"), _count(row, "identities"),
+                *(_percent(row, figure) for figure in ("accuracy", "auc", "eer")),
+                _points(difference) if difference else "", _count(row, "evaluations"),
                 *([_minutes(row)] if has_minutes else []), row.status,
             ])
         return Table(columns, lines)
@@ -192,8 +239,19 @@ class AblationTable:
             }[difference.verdict]
             interval = difference.interval
             within = f" (95 % interval {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f})" if interval else ""
-            lines.append(f"{row.title}, against {titles[difference.to]}: {_points(difference)} points{within}: {words}")
+            lines.append(f"{row.title}, against {titles[difference.to]}: {_points(difference)} points{within}: {words}"
+                         f"{self._power(difference)}")
         return lines
+
+
+    def _power(self, difference: Difference) -> str:
+        """Return what so many seeds could show, and how many the wanted difference needs; empty of one seed."""
+        if difference.detectable is None:
+            return ""
+        count, needed = len(difference.values), difference.seeds_for(self.wanted)
+        seeds = f"more than {MOST_SEEDS:,}" if needed is None else f"{needed:,}"
+        return (f"; {count} seeds show a difference of {100 * difference.detectable:.2f} points in 80 % of tables, "
+                f"{100 * self.wanted:.2f} points need {seeds} seeds")
 
 
 def mean_and_error(values: Sequence[float | None]) -> tuple[float | None, float | None]:
@@ -213,6 +271,11 @@ def student_quantile(share: float, degrees: int) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if 0.5 + _central_half(middle, degrees) < share else (low, middle)
     return math.sqrt(degrees) * math.tan(low)
+
+
+def _quantiles(seeds: int) -> float:
+    """Return the true difference that a number of seeds shows with `POWER`, in standard errors of the mean."""
+    return sum(student_quantile(share, seeds - 1) for share in (0.5 + CONFIDENCE / 2, POWER))
 
 
 def _central_half(angle: float, degrees: int) -> float:

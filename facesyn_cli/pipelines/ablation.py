@@ -124,7 +124,7 @@ class Ablation:
             problems = {chain.seed: chain.problem for chain in chains if chain.problem is not None}
             minutes = {chain.seed: chain.minutes() for chain in chains if chain.is_finished}
             rows.append(AblationRow(row.name, row.title, row.base, self.seeds, figures, problems, minutes))
-        return AblationTable(self._facts, rows)
+        return AblationTable(self._facts, rows, self.cfg.compare, self.cfg.wanted)
 
     def to_json(self, table: AblationTable) -> dict[str, Any]:
         """Return the table with the settings and the folders behind every row."""

@@ -157,10 +157,10 @@ class Chain:
     def figures(self) -> dict[str, float | None]:
         """Return the figures of the table; the chain must be finished."""
         table = BenchmarkTable.read(self.steps[-1].folder)
-        aucs = [row.auc for row in table.rows]
         return {
             "accuracy": table.average_accuracy,
-            "auc": None if None in aucs else sum(aucs) / len(aucs),
+            "auc": _mean([row.auc for row in table.rows]),
+            "eer": _mean([row.eer for row in table.rows]),
             "images": self.images,
             "identities": self.identities,
             "evaluations": sum(step.notes.get("evaluations", 0) * self._share(step) for step in self.steps),
@@ -201,6 +201,12 @@ class Chain:
         if step.stage != "sample":
             return 1
         return step.cfg.ids * step.cfg.per_id / step.notes.get("images", step.cfg.ids * step.cfg.per_id)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """Return the mean; None where a value is None."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def _run(step: Step, work: Work, per_id: int) -> None:
