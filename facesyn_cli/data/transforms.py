@@ -36,6 +36,12 @@ def _require_range(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
+def _require_shrinking(value: tuple[float, float]) -> tuple[float, float]:
+    if value[1] > 1:
+        raise ValueError("a scale of at most 1 is expected")
+    return value
+
+
 class DrawnTransform(ABC):
     """A transform whose random parameters are drawn apart from the pixels they change."""
 
@@ -225,6 +231,52 @@ class RandomErasing(DrawnTransform):
     def change_batch(self, images: Tensor, drawn: Sequence[tuple[int, int, int, int]]) -> Tensor:
         """Fill the rectangles of a batch."""
         return erase(images, drawn, self.cfg.fill)
+
+
+class LowResolutionConfig(PluginConfig):
+    """Settings of `low-resolution`."""
+
+    p: float = Field(0.2, ge=0, le=1, description="probability of changing an image")
+    scale: Annotated[Range, AfterValidator(_require_shrinking)] = Field(
+        (0.2, 1.0), description="side of the small image over side of the image, at most 1"
+    )
+
+
+@register(
+    "transform", "low-resolution",
+    Card("Shrinks the image to a random size and enlarges it again.", "Kim et al. 2022, AdaFace, arXiv:2204.00964"),
+)
+@dataclass(frozen=True)
+class LowResolution(DrawnTransform):
+    """With probability p, resize to a random side and back, bilinearly (PIL, whose filter widens for shrinking).
+
+    # Differs from AdaFace: there each of the two has a random filter of OpenCV's nearest, linear, cubic, area and
+    # Lanczos, most of which do not widen.
+    """
+
+    cfg: LowResolutionConfig
+
+    def draw(self, height: int, width: int, generator: np.random.Generator) -> tuple[int, int] | None:
+        """Return height and width of the small image in pixels; None: the image stays as it is."""
+        if generator.random() >= self.cfg.p:
+            return None
+        scale = generator.uniform(*self.cfg.scale)
+        return max(1, round(scale * height)), max(1, round(scale * width))
+
+    def change(self, pixels_u8: np.ndarray, drawn: tuple[int, int]) -> np.ndarray:
+        """Change the resolution of one image."""
+        return np.asarray(_bilinear(_bilinear(Image.fromarray(pixels_u8), drawn), pixels_u8.shape[:2]))
+
+    def change_batch(self, images: Tensor, drawn: Sequence[tuple[int, int]]) -> Tensor:
+        """Change the resolution of a batch, image by image: they have different sizes in between."""
+        pairs = zip(images.permute(0, 3, 1, 2), drawn, strict=True)
+        changed = [_bilinear(_bilinear(pixels, size), pixels.shape[1:]) for pixels, size in pairs]
+        return torch.stack(changed).permute(0, 2, 3, 1)
+
+
+def _bilinear(image: Any, size: Sequence[int]) -> Any:
+    """Resize a PIL image or a (3, H, W) tensor to (height, width)."""
+    return F.resize(image, list(size), F.InterpolationMode.BILINEAR, antialias=True)
 
 
 class PhotometricConfig(PluginConfig):

@@ -87,6 +87,7 @@ BUILTIN["guidance"] = {
 BUILTIN["contexts"] = {
     "sphere": "facesyn_cli.contexts.sphere",
     "pca": "facesyn_cli.contexts.pca",
+    "mix": "facesyn_cli.contexts.mix",
     "embeddings": "facesyn_cli.contexts.from_embeddings",
     "images": "facesyn_cli.contexts.from_images",
     "diffusers": "facesyn_cli.contexts.diffusers_pipeline",
@@ -110,7 +111,9 @@ BUILTIN["augmentation"] = {
     "photometric": "facesyn_cli.augmentations.photometric",
 }
 BUILTIN["transform"] = {
-    name: "facesyn_cli.data.transforms" for name in ("flip", "random-resized-crop", "random-erasing", "photometric")
+    name: "facesyn_cli.data.transforms" for name in (
+        "flip", "random-resized-crop", "random-erasing", "low-resolution", "photometric",
+    )
 }
 BUILTIN["record_format"] = {
     "tfrecord": "facesyn_cli.data.tfrecord",
