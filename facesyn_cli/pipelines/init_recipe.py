@@ -25,6 +25,7 @@ _STARTER_CONTEXTS = "starter-contexts"
 _ENOUGH_PHOTOS, _ENOUGH_GPU_GIB = 5000, 16  # from which on the published networks are proposed
 _PASSES, _FEWEST_STEPS = 80, 300  # of `small` over the photos; of all, where there are few
 _MINUTES = 10  # of its training at most: two cores see 24,000 to 48,000 images in them, without and with bf16
+_GUIDANCE = 1.75  # scale for an LDM without the identity loss
 _CONTEXT_DROPOUT = 0.1  # guidance and two-stage contexts need an LDM that knows the empty context
 _LATENT_CHANNELS = 8    # of `face-kl`
 _BYTES_PER_FACE = 23_000  # a PNG of 112 x 112
@@ -133,6 +134,7 @@ def _of_photos(choices: Choices) -> dict[str, dict[str, Any]]:
             "checkpoint_every": 100,
         }
         del made["train-ldm"]["identity"]  # its recognizer learns little from a few thousand photos
+        made["sample"]["guidance"] = {"name": "cfg", "scale": _GUIDANCE}  # in the place of that loss
         if "context_size" not in denoiser:  # the packaged LDM knows many more people, under embeddings of 512 numbers
             made["train-ldm"]["initial_denoiser"] = STARTER_LDM
     else:
