@@ -266,7 +266,7 @@ def test_rows_and_seeds_may_be_added(inputs, run_cli, tmp_path):
     again = [*words(inputs, tmp_path / "work"), "--config", table]
     assert run_cli(*again, "--rows", "few").code == 0
     assert [row["status"] for row in table_of(tmp_path / "work")["rows"]] == ["not run", "finished"]
-    assert "| sphere |  |  |  |  |  |  | not run |" in (tmp_path / "work/ablation/table/table.md").read_text()
+    assert "| sphere |  |  |  |  |  |  |  | not run |" in (tmp_path / "work/ablation/table/table.md").read_text()
     before = headers_of(tmp_path / "work")
     assert run_cli(*again, "--seeds", 2, "--rows", "sphere,few").code == 0
     work = tmp_path / "work"
