@@ -11,7 +11,7 @@ from facesyn_cli.plugins.builtin import BUILTIN
 EXAMPLES = (
     "facesyn eval --work runs/a --benchmarks lfw,cfp-fp,agedb-30 --data bins/",
     "facesyn eval --weights w600k_mbf.onnx --pairs pairs.txt --images lfw/",
-    "facesyn eval --weights new/ --benchmarks folder --images people/ --against old-table/",
+    "facesyn eval --benchmarks folder --images people/ --against old-table/",
     "facesyn eval --weights r50.pth --backbone ir-50 --benchmarks lfw --data bins/",
 )
 

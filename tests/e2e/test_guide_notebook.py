@@ -36,7 +36,8 @@ def test_its_cells_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         assert shown == kinds, f"cell {number} shows {shown}, the notebook has {kinds}"
         said = any(output["output_type"] == "stream" for output in cell["outputs"])
         assert bool(capsys.readouterr().out) == said, f"cell {number}"
-    assert names["table"].average_accuracy > 0.8
+    untrained = names["before"].average_accuracy
+    assert names["table"].average_accuracy > max(0.65, untrained + 0.05)
 
 
 def _run(source: str, names: dict[str, Any], title: str) -> set[str]:
