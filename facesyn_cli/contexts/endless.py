@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from facesyn_cli.artifacts.origins import GENERATED
 from facesyn_cli.contexts.faces import to_face
-from facesyn_cli.contexts.source import CandidateBatch, ContextSource
+from facesyn_cli.contexts.source import CandidateBatch, ContextSource, Resources
 from facesyn_cli.data.pixels import UnreadableImage, encode_png
 
 BLOCK = 1024  # directions drawn from one generator; part of what a seed means, never change it
@@ -43,6 +44,37 @@ class GeneratedFaces(ContextSource):
             vectors, faces = self.resources.embed(faces_u8), [encode_png(face_u8) for face_u8 in faces_u8]
             yield CandidateBatch(start, numbers.stop, vectors, origins, faces, failed)
             start = numbers.stop
+
+
+class KnownDirections(ContextSource):
+    """Base class of endless directions without a face that depend on the embeddings of known people.
+
+    A subclass draws `block`; block b of 1024 candidates depends on (seed, known, b) alone.
+
+    Attributes:
+        digest: Digest of the embeddings, for the seed: other people get other noise; known after `open`.
+    """
+
+    needs = frozenset({"known"})
+    face_origin = GENERATED
+
+    def open(self, resources: Resources) -> None:
+        """Take the known embeddings."""
+        super().open(resources)
+        self.digest = hashlib.sha256(resources.known.tobytes()).hexdigest()
+
+    @property
+    def embedder(self) -> str | None:
+        """The recognizer of the known embeddings."""
+        return self.resources.known_embedder
+
+    def candidates(self, start: int) -> Iterator[CandidateBatch]:
+        """Yield directions in batches of the size that the networks of a filter take."""
+        return directions(self.block, start, self.resources.batch_size)
+
+    def block(self, number: int) -> np.ndarray:
+        """Return the vectors of one block, (BLOCK, E) float64 of any length."""
+        raise NotImplementedError
 
 
 def directions(draw: Callable[[int], np.ndarray], start: int, at_once: int) -> Iterator[CandidateBatch]:

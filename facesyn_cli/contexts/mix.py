@@ -12,16 +12,13 @@ equal weights has a cosine of sqrt((1 + cos(c_i, c_j)) / 2) to both, 0.7 for str
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 
-from facesyn_cli.artifacts.origins import GENERATED
 from facesyn_cli.config.fields import affects_result
-from facesyn_cli.contexts.endless import BLOCK, directions
-from facesyn_cli.contexts.source import CandidateBatch, ContextSource, Resources
+from facesyn_cli.contexts.endless import BLOCK, KnownDirections
+from facesyn_cli.contexts.source import Resources
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
@@ -44,11 +41,8 @@ class MixConfig(PluginConfig):
         paper="AugGen, arXiv:2503.11544",
     ),
 )
-class Mix(ContextSource):
-    """Endless mixtures; block b of 1024 candidates is drawn from (seed, known, b)."""
-
-    needs = frozenset({"known"})
-    face_origin = GENERATED
+class Mix(KnownDirections):
+    """Endless mixtures."""
 
     def __init__(self, cfg: MixConfig) -> None:
         self._cfg = cfg
@@ -61,7 +55,6 @@ class Mix(ContextSource):
         """
         super().open(resources)
         known = resources.known.astype(np.float64)
-        self._digest = hashlib.sha256(resources.known.tobytes()).hexdigest()
         owner = np.unique(resources.known_people or np.arange(len(known)), return_inverse=True)[1]
         sums = np.zeros((int(owner.max(initial=-1)) + 1, known.shape[1]))
         np.add.at(sums, owner, known)
@@ -69,17 +62,9 @@ class Mix(ContextSource):
             raise UserError(f"source mix: the known embeddings show {len(sums)} people, at least 2 are needed")
         self._centers = sums / np.linalg.norm(sums, axis=1, keepdims=True)
 
-    @property
-    def embedder(self) -> str | None:
-        """The recognizer of the known embeddings."""
-        return self.resources.known_embedder
-
-    def candidates(self, start: int) -> Iterator[CandidateBatch]:
-        """Yield mixtures in batches of the size that the networks of a filter take."""
-        return directions(self._block, start, self.resources.batch_size)
-
-    def _block(self, number: int) -> np.ndarray:
-        first, second = self._pairs(keyed_random("mix", self.resources.seed, self._digest, number))
+    def block(self, number: int) -> np.ndarray:
+        """Return the mixtures of one block."""
+        first, second = self._pairs(keyed_random("mix", self.resources.seed, self.digest, number))
         return self._cfg.weight * self._centers[first] + (1 - self._cfg.weight) * self._centers[second]
 
     def _pairs(self, random: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:

@@ -18,16 +18,13 @@ alone, and every one is drawn equally often, however many photos it has.
 from __future__ import annotations
 
 import fnmatch
-import hashlib
-from collections.abc import Iterator
 
 import numpy as np
 
-from facesyn_cli.artifacts.origins import GENERATED
 from facesyn_cli.config.fields import affects_result
 from facesyn_cli.console import log
-from facesyn_cli.contexts.endless import BLOCK, directions
-from facesyn_cli.contexts.source import CandidateBatch, ContextSource, Resources
+from facesyn_cli.contexts.endless import BLOCK, KnownDirections
+from facesyn_cli.contexts.source import Resources
 from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.registry import Card, register
@@ -53,11 +50,8 @@ class PcaConfig(PluginConfig):
         paper="Vec2Face, Wu et al. 2025, arXiv:2409.02979",
     ),
 )
-class Pca(ContextSource):
-    """Endless directions from the fitted distribution; block b of 1024 candidates is drawn from (seed, known, b)."""
-
-    needs = frozenset({"known"})
-    face_origin = GENERATED
+class Pca(KnownDirections):
+    """Endless directions from the fitted distribution."""
 
     def __init__(self, cfg: PcaConfig) -> None:
         self._cfg = cfg
@@ -70,7 +64,6 @@ class Pca(ContextSource):
         """
         super().open(resources)
         known = resources.known.astype(np.float64)
-        self._digest = hashlib.sha256(resources.known.tobytes()).hexdigest()  # other people get other noise
         fits = [_fit(known[rows], self._cfg, group) for group, rows in self._groups().items()]
         self._means, self._roots = np.stack([mean for mean, _ in fits]), np.stack([root for _, root in fits])
 
@@ -92,17 +85,9 @@ class Pca(ContextSource):
             log.info(f"source pca: {free.sum()} people are in no group and are not drawn like")
         return found
 
-    @property
-    def embedder(self) -> str | None:
-        """The recognizer of the known embeddings."""
-        return self.resources.known_embedder
-
-    def candidates(self, start: int) -> Iterator[CandidateBatch]:
-        """Yield directions in batches of the size that the networks of a filter take."""
-        return directions(self._block, start, self.resources.batch_size)
-
-    def _block(self, number: int) -> np.ndarray:
-        random = keyed_random("pca", self.resources.seed, self._digest, number)
+    def block(self, number: int) -> np.ndarray:
+        """Return the directions of one block."""
+        random = keyed_random("pca", self.resources.seed, self.digest, number)
         normal = self._cfg.scale * random.standard_normal((BLOCK, self._means.shape[1]))
         if len(self._means) == 1:
             return self._means[0] + normal @ self._roots[0]

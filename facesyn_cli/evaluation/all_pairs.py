@@ -37,8 +37,17 @@ from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.identification import probe_ranks
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
-from facesyn_cli.evaluation.nearest import rows_at_once
-from facesyn_cli.evaluation.score_counts import GRID, NUM_BINS, bins_of, coarse, equal_error_rate, error_rates
+from facesyn_cli.evaluation.score_counts import (
+    GRID,
+    NUM_BINS,
+    bins_of,
+    coarse,
+    draws_of,
+    equal_error_rate,
+    error_rates,
+    impostors_by_group,
+    resample,
+)
 from facesyn_cli.evaluation.verification import MIN_FALSE_ACCEPTS, unit_rows
 from facesyn_cli.untrusted.arrays import read_archive
 
@@ -98,12 +107,7 @@ class AllPairs:
     @cached_property
     def resampled(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Genuine and impostor weights of sets of as many groups, drawn with replacement; (R, 2001) each."""
-        num_groups = len(self.by_group)
-        draws = draws_of(num_groups)
-        pairs = draws[:, :, None] * draws[:, None]                             # (R, g, g)
-        np.einsum("rgg->rg", pairs)[...] = draws                               # a group is not paired with its copy
-        impostor = pairs.reshape(len(draws), -1) @ self.by_groups.reshape(num_groups**2, -1)
-        return draws @ self.by_group, impostor
+        return resample(self.by_group, self.by_groups, draws_of(len(self.by_group), _RESAMPLES))
 
     @property
     def rates(self) -> list[float]:
@@ -184,48 +188,15 @@ def count_all_pairs(rows: LabeledEmbeddings) -> AllPairs:
         scores = (vectors @ vectors.T)[~np.tri(len(vectors), dtype=bool)]
         by_group[group[identity]] += np.bincount(bins_of(scores), minlength=NUM_BINS) / (len(scores) * len(several))
         signals.check()
-    impostor, by_groups = _count_impostors(rows, group, num_groups)
+    impostor, by_groups = impostors_by_group(rows, group, weight=1 / rows.sizes[rows.owner])
     num_genuine = int((sizes * (sizes - 1)).sum() / 2)
     total, inverse = sizes.sum(), 1 / sizes
-    weights = (len(sizes) * (len(sizes) - 1) / 2, (inverse.sum() ** 2 - np.square(inverse).sum()) / 2)  # of w and w^2
+    weights = len(sizes) * (len(sizes) - 1) / 2                                # sums of w and w^2 over impostor pairs
+    squares = (inverse.sum() ** 2 - np.square(inverse).sum()) / 2
     return AllPairs(
-        by_group.sum(0), impostor, coarse(by_group), by_groups, num_genuine,
-        int(total * (total - 1) / 2) - num_genuine, float(weights[0] ** 2 / weights[1]),
+        by_group.sum(0), impostor / weights, coarse(by_group), (by_groups / weights).astype(np.float32), num_genuine,
+        int(total * (total - 1) / 2) - num_genuine, float(weights**2 / squares),
     )
-
-
-def _count_impostors(
-    rows: LabeledEmbeddings, group: NDArray[np.int64], num_groups: int
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Return the weights of all impostor pairs, and those of pairs of groups in wider bins."""
-    weight = 1 / rows.sizes[rows.owner]                                        # of an image
-    parts = [np.flatnonzero(group[rows.owner] == number) for number in range(num_groups)]
-    total, wide = np.zeros(NUM_BINS), coarse(np.zeros(NUM_BINS)).shape[-1]
-    by_groups = np.zeros((num_groups, num_groups, wide), dtype=np.float32)
-    scale = 2 / (len(rows.sizes) * (len(rows.sizes) - 1))
-    for a, first in enumerate(parts):
-        vectors, owner = rows.vectors[first], rows.owner[first]
-        for b in range(a, num_groups):
-            counts, others = np.zeros(NUM_BINS), rows.vectors[parts[b]]
-            size = rows_at_once(len(parts[b]))
-            for start in range(0, len(first), size):
-                block = np.arange(start, min(start + size, len(first)))
-                weights = np.outer(weight[first[block]], weight[parts[b]])
-                bins = bins_of(vectors[block] @ others.T)
-                if a == b:
-                    later = (owner[None] != owner[block, None]) & (np.arange(len(first)) > block[:, None])
-                    bins, weights = bins[later.ravel()], weights[later]
-                counts += np.bincount(bins, weights.ravel(), NUM_BINS)
-            total += counts
-            by_groups[a, b] = coarse(counts * scale)
-            signals.check()
-    return total * scale, by_groups
-
-
-def draws_of(num_groups: int) -> NDArray[np.float64]:
-    """Return how often each group is drawn in each resampling, (R, g)."""
-    generator = np.random.default_rng(_SEED)
-    return generator.multinomial(num_groups, [1 / num_groups] * num_groups, size=_RESAMPLES).astype(np.float64)
 
 
 def identify(rows: LabeledEmbeddings) -> tuple[dict[str, float], dict[str, tuple[float, float]], int]:
@@ -240,7 +211,7 @@ def identify(rows: LabeledEmbeddings) -> tuple[dict[str, float], dict[str, tuple
     ranks = probe_ranks(rows.vectors[is_gallery], rows.owner[is_gallery], rows.vectors[~is_gallery], owner)
     group = rows.groups(_MAX_GROUPS, _SEED)
     people = np.flatnonzero(rows.sizes > 1)
-    draws = draws_of(int(group.max()) + 1)
+    draws = draws_of(int(group.max()) + 1, _RESAMPLES)
     num_people = np.bincount(group[people], minlength=draws.shape[1])
     rates, intervals = {}, {}
     for k in RANKS:

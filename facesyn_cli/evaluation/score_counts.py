@@ -86,14 +86,7 @@ class ScoreCounts:
     @cached_property
     def _resampled(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Genuine and impostor counts of sets of as many groups, drawn with replacement; (R, 2001) each."""
-        num_groups, _, num_bins = self.by_groups.shape
-        generator = np.random.default_rng(0)
-        weights = generator.multinomial(num_groups, [1 / num_groups] * num_groups, size=_RESAMPLES).astype(np.float64)
-        within = np.einsum("ggb->gb", self.by_groups)                          # pairs inside a group
-        between = (weights @ self.by_groups.reshape(num_groups, -1)).reshape(-1, num_groups, num_bins)
-        impostor = np.einsum("rg,rgb->rb", weights, between)
-        impostor += (weights - weights**2) @ within                            # a group is not paired with its copy
-        return weights @ self.by_group, np.maximum(impostor, 0)
+        return resample(self.by_group, self.by_groups, draws_of(len(self.by_group), _RESAMPLES))
 
 
 def count_scores(rows: LabeledEmbeddings, max_pairs: int, seed: int) -> ScoreCounts:
@@ -120,7 +113,7 @@ def count_scores(rows: LabeledEmbeddings, max_pairs: int, seed: int) -> ScoreCou
             by_group[group[identity]] += count(scores)
         if identity % 1000 == 0:
             signals.check()
-    impostor, by_groups, impostor_exact = _count_impostors(rows, group, num_groups, max_pairs, generator)
+    impostor, by_groups, impostor_exact = _count_impostors(rows, group, max_pairs, generator)
     return ScoreCounts(
         by_group.sum(0), impostor, genuine_exact, impostor_exact, _moments(rows, square_sums),
         coarse(by_group).astype(np.float64), by_groups,
@@ -136,6 +129,12 @@ def bins_of(scores: NDArray) -> NDArray[np.int64]:
     """Return the place in `GRID` to which each score rounds; flat."""
     bins = np.rint((scores.ravel() + np.float32(1)) * np.float32(1 / STEP))
     return np.clip(bins, 0, NUM_BINS - 1).astype(np.int64)
+
+
+def draws_of(num_groups: int, resamples: int) -> NDArray[np.float64]:
+    """Return how often each group is drawn in each resampling of a bootstrap, (R, g); the same at every call."""
+    generator = np.random.default_rng(0)
+    return generator.multinomial(num_groups, [1 / num_groups] * num_groups, size=resamples).astype(np.float64)
 
 
 def error_rates(genuine: NDArray, impostor: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -198,32 +197,67 @@ def moments_of(counts: NDArray) -> tuple[float, float]:
 
 
 def _count_impostors(
-    rows: LabeledEmbeddings, group: NDArray, num_groups: int, max_pairs: int, generator: np.random.Generator
+    rows: LabeledEmbeddings, group: NDArray, max_pairs: int, generator: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], bool]:
     num_rows = len(rows.keys)
-    is_exact = num_rows * (num_rows - 1) // 2 <= max_pairs
-    taken = np.arange(num_rows)
-    if not is_exact:
-        taken = np.sort(generator.choice(num_rows, int(np.sqrt(2 * max_pairs)), replace=False))
-    parts = [taken[group[rows.owner[taken]] == number] for number in range(num_groups)]
-    total = np.zeros(NUM_BINS, dtype=np.int64)
-    by_groups = np.zeros((num_groups, num_groups, -(-NUM_BINS // _COARSE)))
+    if num_rows * (num_rows - 1) // 2 <= max_pairs:
+        return *impostors_by_group(rows, group), True
+    taken = np.sort(generator.choice(num_rows, int(np.sqrt(2 * max_pairs)), replace=False))
+    return *impostors_by_group(rows, group, taken), False
+
+
+def impostors_by_group(
+    rows: LabeledEmbeddings, group: NDArray[np.int64], taken: NDArray[np.int64] | None = None,
+    weight: NDArray[np.float64] | None = None,
+) -> tuple[NDArray, NDArray[np.float64]]:
+    """Count the impostor scores of a set, and of each pair of groups of its identities.
+
+    Args:
+        rows: The embeddings.
+        group: (C,) group of each identity, from 0.
+        taken: (n,) rows to compare, rising; None: all.
+        weight: (N,) weight of each row, a pair has the product of two; None: pairs are counted.
+
+    Returns:
+        (20001,) counts or weights at each score of `GRID`; (g, g, 2001) those of pairs of groups, over ten times wider
+        bins and zero below the diagonal.
+    """
+    owners = rows.owner if taken is None else rows.owner[taken]
+    numbers = np.arange(len(rows.keys)) if taken is None else taken
+    parts = [numbers[group[owners] == number] for number in range(int(group.max(initial=-1)) + 1)]
+    total = np.zeros(NUM_BINS, dtype=np.int64 if weight is None else np.float64)
+    by_groups = np.zeros((len(parts), len(parts), -(-NUM_BINS // _COARSE)))
     for a, first in enumerate(parts):
         vectors, owner = rows.vectors[first], rows.owner[first]
-        for b in range(a, num_groups):
-            counts = np.zeros(NUM_BINS, dtype=np.int64)
-            others, size = rows.vectors[parts[b]], rows_at_once(len(parts[b]))
+        for b in range(a, len(parts)):
+            counts, others = np.zeros_like(total), rows.vectors[parts[b]]
+            size = rows_at_once(len(parts[b]))
             for start in range(0, len(first), size):
                 block = np.arange(start, min(start + size, len(first)))
                 scores = vectors[block] @ others.T
+                weights = None if weight is None else np.outer(weight[first[block]], weight[parts[b]])
                 if a == b:
                     later = (owner[None] != owner[block, None]) & (np.arange(len(first)) > block[:, None])
-                    scores = scores[later]
-                counts += count(scores)
+                    scores, weights = scores[later], None if weights is None else weights[later]
+                counts += np.bincount(bins_of(scores), None if weights is None else weights.ravel(), NUM_BINS)
             total += counts
             by_groups[a, b] = coarse(counts)
         signals.check()
-    return total, by_groups, is_exact
+    return total, by_groups
+
+
+def resample(by_group: NDArray, by_groups: NDArray, draws: NDArray[np.float64]) -> tuple[NDArray, NDArray]:
+    """Return genuine and impostor counts of sets whose groups were drawn with replacement; (R, B) each.
+
+    Args:
+        by_group: (g, B) genuine counts.
+        by_groups: (g, g, B) impostor counts; zero below the diagonal.
+        draws: (R, g) how often each group is drawn.
+    """
+    pairs = draws[:, :, None] * draws[:, None]                                 # (R, g, g)
+    np.einsum("rgg->rg", pairs)[...] = draws                                   # a group is not paired with its copy
+    impostor = pairs.reshape(len(draws), -1) @ by_groups.reshape(-1, by_groups.shape[-1])
+    return draws @ by_group, impostor
 
 
 def coarse(counts: NDArray) -> NDArray:

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from facesyn_cli import signals
 from facesyn_cli.evaluation.nearest import rows_at_once
+from facesyn_cli.evaluation.verification import roc_auc
 
 KERNEL_SUBSET = 1000
 KERNEL_ROUNDS = 50
@@ -171,7 +172,8 @@ def classifier_auc(
         size = len(pooled)
         shrunk = 0.9 * pooled + (0.1 * np.trace(pooled) / size + _LEAST) * np.eye(size)
         weights = np.linalg.solve(shrunk, mean_b - mean_a)
-        areas.append(_area(*(np.asarray(rows, dtype=np.float64) @ weights for rows in inside)))
+        is_generated = np.repeat([False, True], [len(rows) for rows in inside])
+        areas.append(roc_auc(-(np.concatenate(inside) @ weights), is_generated))  # a distance: the less, the more so
         signals.check()
     return np.array(areas)
 
@@ -187,13 +189,6 @@ def _centered(rows: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     rows = np.asarray(rows, dtype=np.float64)
     mean = rows.mean(axis=0)
     return mean, (rows - mean) / np.sqrt(len(rows) - 1)
-
-
-def _area(low: NDArray[np.float64], high: NDArray[np.float64]) -> float:
-    """Return the share of pairs in which the second score is above the first; equal ones count half."""
-    low = np.sort(low)
-    below, up_to = (np.searchsorted(low, high, side=side) for side in ("left", "right"))
-    return float((below + up_to).mean() / (2 * len(low)))
 
 
 def _kernel(a: NDArray, b: NDArray) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from facesyn_cli.evaluation.all_metrics import metric
@@ -137,9 +138,10 @@ def benchmark(view: ReportView) -> list[Block]:
     ]
     rows = []
     for row in content["rows"]:
-        values = [row["tar"].get(rate) for rate in rates] + [row["eer"], row["auc"]]
-        values += [row["rank"].get(rank) for rank in ranks]
-        cells = [Cell(number(row["pairs"])), _accuracy(row), *map(_share, values)]
+        figures = {**{f"tar {rate}": row["tar"].get(rate) for rate in rates}, "eer": row["eer"], "auc": row["auc"],
+                   **{f"rank {rank}": row["rank"].get(rank) for rank in ranks}}
+        cells = [Cell(number(row["pairs"])), _accuracy(row),
+                 *(_with_interval(value, row["interval"].get(name)) for name, value in figures.items())]
         if row["problem"]:
             cells = [Cell(Span(row["problem"], "quiet")), *[Cell()] * (len(words) - 2)]
         rows.append(Row(row["benchmark"], cells))
@@ -149,7 +151,7 @@ def benchmark(view: ReportView) -> list[Block]:
     if content["average_accuracy"] is not None and len(content["rows"]) > 1:
         rows.append(Row("Average", [Cell(), _share(content["average_accuracy"]), *rest], "strong"))
     about = (f"{content['backbone']}, weights {provenance.short(content['weights'])}; accuracy with its standard "
-             "deviation over the folds.")
+             "deviation over the folds, figures of all pairs with their 95 % interval over people.")
     return [Paragraph(about, "intro"), Table(words, rows)]
 
 
@@ -253,6 +255,12 @@ def _stage(stage: dict[str, Any]) -> Block:
 def _accuracy(row: dict[str, Any]) -> Cell:
     figure = {"value": row["accuracy"], "unit": "share", "error": row["accuracy_std"]}
     return Cell(value_text(figure), error_text(figure))
+
+
+def _with_interval(value: float | None, interval: Sequence[float] | None) -> Cell:
+    """Return a share and, where it is known, its 95 % interval below it."""
+    below = "" if interval is None else f"{percent(interval[0])} to {percent(interval[1])}"
+    return Cell(value_text({"value": value, "unit": "share"}), below)
 
 
 def _share(value: float | None) -> Cell:

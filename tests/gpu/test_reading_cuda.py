@@ -32,6 +32,7 @@ class _Set:
 
 @pytest.mark.parametrize(
     ("names", "gray_levels"), [(("flip", "random-erasing"), 0), (("flip", "random-resized-crop"), 1),
+                               (("flip", "low-resolution"), 2),
                                (("photometric",), 2)]
 )
 def test_groups_on_a_gpu_are_those_of_a_cpu(names: tuple[str, ...], gray_levels: int):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from made_embeddings import angle, labeled, people, unit
 
-from facesyn_cli.evaluation import all_pairs
-from facesyn_cli.evaluation.all_pairs import auc, count_all_pairs, draws_of, eer, identify, tar_at
+from facesyn_cli.evaluation import all_pairs, score_counts
+from facesyn_cli.evaluation.all_pairs import auc, count_all_pairs, eer, identify, tar_at
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
+from facesyn_cli.evaluation.score_counts import draws_of
 
 
 def uneven(num_people: int, seed: int, spread: float = 1.5, size: int = 16) -> LabeledEmbeddings:
@@ -69,7 +70,7 @@ def test_blocks_and_groups_do_not_change_the_figures(monkeypatch):
     rows = uneven(100, seed=1)
     whole = count_all_pairs(rows)
     monkeypatch.setattr(all_pairs, "_MAX_GROUPS", 7)
-    monkeypatch.setattr(all_pairs, "rows_at_once", lambda columns: 3)
+    monkeypatch.setattr(score_counts, "rows_at_once", lambda columns: 3)
     again = count_all_pairs(rows)
     assert len(again.by_group) == 7
     for name in ("genuine", "impostor"):
@@ -148,4 +149,5 @@ def test_intervals_hold_the_truth_in_95_percent_of_500_sets():
 
 
 def test_draws_depend_on_nothing_but_the_number_of_groups():
-    assert (draws_of(5) == draws_of(5)).all() and (draws_of(5).sum(1) == 5).all() and len(draws_of(5)) == 1000
+    draws = draws_of(5, 1000)
+    assert (draws == draws_of(5, 1000)).all() and (draws.sum(1) == 5).all() and len(draws) == 1000

@@ -105,7 +105,7 @@ def report(num_sets: int = 2, identity: str = HOSTILE) -> dict[str, Any]:
                       "fairness": groups,
                       "rows": [{"benchmark": f"lfw {identity}", "pairs": 6000, "accuracy": 0.9, "accuracy_std": 0.01,
                                 "tar": {"1e-03": 0.7, "1e-04": None}, "eer": 0.1, "auc": 0.95, "rank": {"5": 0.66},
-                                "problem": None}]},
+                                "interval": {}, "problem": None}]},
         "summary": [{"level": "fault", "set": names[0], "judge": f"judge {identity}", "section": "privacy",
                      "text": f"Copies of {identity}.", "figures": ["privacy.copies"], "lists": ["privacy.copies"]}],
     }

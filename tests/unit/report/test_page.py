@@ -147,6 +147,14 @@ def test_benchmark_table_has_what_is_there_and_no_empty_columns(page: str) -> No
     assert re.search(r"rfw, mean and deviation over groups.*75\.0 %.*7\.1 %", table)
 
 
+def test_intervals_of_a_benchmark_stand_below_its_figures() -> None:
+    data = report(1, "x")
+    data["benchmark"]["rows"][0]["interval"] = {"eer": [0.08, 0.125], "rank 5": [0.6, 0.7]}
+    text = " ".join(Reader(render_page(data, MadePictures())).text)
+    table = text[text.index("Recognizer trained on the images") :]
+    assert re.search(r"70 %\s+10 %\s+8 % to 12\.5 %\s+95 %\s+66 %\s+60 % to 70 %", table)
+
+
 def test_marks_of_a_histogram_are_in_the_picture() -> None:
     data = report(1, "x")
     found = data["results"][0]["sections"]["identity"]["histograms"][0]
