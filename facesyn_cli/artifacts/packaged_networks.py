@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facesyn_cli.artifacts.digest import file_digest
-from facesyn_cli.artifacts.starter_files import AUTOENCODER, PACKAGED, PART_PREFIX, PARTS, find_starter
+from facesyn_cli.artifacts.starter_files import AUTOENCODER, IDENTITY, PACKAGED, PART_PREFIX, PARTS, find_starter
 from facesyn_cli.errors import UserError
 
 
@@ -90,6 +90,8 @@ def packaged_path(name: str) -> Path | None:
     is_part = part != name and part in PARTS and part != AUTOENCODER
     if not is_part and name not in AUTOENCODERS:
         return None
+    if part == IDENTITY and part not in find_starter(PACKAGED).digests:
+        raise UserError(f"the packaged starter has no recognizer of latents; give the folder of one, not {name}")
     if Path(name).exists():
         what = "a part of the packaged starter" if is_part else "a network of the package"
         raise UserError(f"{name} is {what} and also a file or folder here; rename that, or give its whole path")

@@ -5,9 +5,11 @@
     embedder/        faces -> embeddings        model.safetensors  config.json  README.md
     contexts/        identities to generate     contexts.npy  contexts.jsonl  facesyn.json  README.md
     autoencoder/     faces <-> latents          model.safetensors  config.json  README.md
+    identity/        latents -> embeddings      model.safetensors  config.json  README.md
 
 The part `autoencoder` is there only where the LDM was trained on the latents of an autoencoder of its own; otherwise
-`ldm/config.json` names one that comes with the package, `taesd3`. `facesyn starter pack` makes such a folder from a
+`ldm/config.json` names one that comes with the package, `taesd3`. The part `identity`, for the identity loss of
+`train-ldm`, is there where the run trained one. `facesyn starter pack` makes such a folder from a
 finished run; `--starter DIR` uses it instead of the packaged one. A recipe or command line names the parts of the
 packaged one as `starter-embedder`, `starter-ldm`, ... wherever a file or folder is expected; see `packaged_networks`.
 """
@@ -37,8 +39,9 @@ PARTS: dict[str, tuple[str, ...]] = {  # part -> its files; the first one has th
     "embedder": (TENSORS, CONFIG, CARD),
     "contexts": (VECTORS, ROWS, HEADER, CARD),
     "autoencoder": (TENSORS, CONFIG, CARD),
+    "identity": (TENSORS, CONFIG, CARD),
 }
-AUTOENCODER = "autoencoder"  # the only part that may be absent
+AUTOENCODER, IDENTITY = "autoencoder", "identity"  # the parts that may be absent
 
 
 @dataclass(frozen=True)
@@ -147,9 +150,10 @@ def missing(folder: Path) -> list[str]:
 
 
 def _parts_of(index: Any) -> list[str]:
-    """Return the parts that a starter has by its index, all but the autoencoder in any case."""
+    """Return the parts that a starter has by its index; those that no starter lacks in any case."""
     named = index.get("parts") if isinstance(index, dict) else None
-    return [part for part in PARTS if part != AUTOENCODER or isinstance(named, dict) and part in named]
+    return [part for part in PARTS
+            if part not in (AUTOENCODER, IDENTITY) or isinstance(named, dict) and part in named]
 
 
 def num_bytes(folder: Path) -> int:

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from facesyn_cli.artifacts.header import read_header
-from facesyn_cli.artifacts.starter_files import PACKAGED, find_starter
+from facesyn_cli.artifacts.starter_files import IDENTITY, PACKAGED, find_starter
 from facesyn_cli.config.recipe import STAGES, load_recipe
 from facesyn_cli.pipelines.init_inputs import Machine, Network, Photos
 
 Size = Literal["small", "medium", "full"]
 COUNTS: dict[str, tuple[int, int]] = {"small": (200, 10), "medium": (1000, 20), "full": (10_000, 50)}  # ids, per_id
 STARTER_EMBEDDER, STARTER_LDM = "starter-embedder", "starter-ldm"
-_STARTER_CONTEXTS = "starter-contexts"
+_STARTER_CONTEXTS, _STARTER_IDENTITY = "starter-contexts", "starter-identity"
 _ENOUGH_PHOTOS, _ENOUGH_GPU_GIB = 5000, 16  # from which on the published networks are proposed
 _PASSES, _FEWEST_STEPS = 80, 300  # of `small` over the photos; of all, where there are few
 _MINUTES = 10  # of its training at most: two cores see 24,000 to 48,000 images in them, without and with bf16
@@ -133,8 +133,11 @@ def _of_photos(choices: Choices) -> dict[str, dict[str, Any]]:
             "precision": precision, "latent_precision": precision, "validate_every": 200, "preview_every": 200,
             "checkpoint_every": 100,
         }
-        del made["train-ldm"]["identity"]  # its recognizer learns little from a few thousand photos
-        made["sample"]["guidance"] = {"name": "cfg", "scale": _GUIDANCE}  # in the place of that loss
+        if choices.recognizer is None and IDENTITY in find_starter(PACKAGED).digests:
+            made["train-ldm"]["identity_recognizer"] = _STARTER_IDENTITY
+        else:
+            del made["train-ldm"]["identity"]  # its recognizer learns little from a few thousand photos
+            made["sample"]["guidance"] = {"name": "cfg", "scale": _GUIDANCE}  # in the place of that loss
         if "context_size" not in denoiser:  # the packaged LDM knows many more people, under embeddings of 512 numbers
             made["train-ldm"]["initial_denoiser"] = STARTER_LDM
     else:

@@ -45,6 +45,9 @@ _SETTINGS = {  # in place of the description of the setting, where a reader need
     "train-ldm.images": "your faces",
     "train-ldm.autoencoder": "turns faces into latents and back; the LDM belongs to it",
     "train-ldm.initial_denoiser": "the network to start from; starter-ldm is the packaged one, which knows many people",
+    "train-ldm.identity_recognizer": "reads who a predicted latent shows; starter-identity is the packaged one",
+    "train-ldm.identity": "loss that asks for the person of the context; a higher weight makes the images of a person "
+                          "more alike",
     "train-ldm.denoiser": "the network and its size; another size means another training",
     "train-ldm.minutes": "ends the training after these minutes, where its steps take longer; faces get better with "
                          "every hour",

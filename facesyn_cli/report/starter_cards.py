@@ -27,6 +27,7 @@ _ABOUT = {
     "ldm": "Latents of faces of the identity of an embedding.",
     "embedder": "Faces to embeddings: a recognizer.",
     "contexts": "Embeddings of people who do not exist, to draw faces of.",
+    "identity": "Latents to embeddings, for the identity loss of train-ldm.",
 }
 _ROLES = ("identity", "recorded", "growing")  # roles of settings that affect the result
 _NO_FIGURES = ("lr", "images_per_s", "seconds", "epoch", "grad_norm")

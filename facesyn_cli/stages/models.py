@@ -15,17 +15,21 @@ from facesyn_cli.models.catalog import CATALOG
 from facesyn_cli.models.loaded_network import load_network
 from facesyn_cli.models.self_check import check_network
 
-_KINDS = {"ldm": "denoiser", "embedder": "backbone"}  # of the starter's networks
+_KINDS = {"ldm": "denoiser", "embedder": "backbone", "identity": "backbone"}  # of the starter's networks
 _USE = {
     "ldm": "default LDM of sample and gen-contexts", "embedder": "default recognizer of embed and gen-contexts",
+    "identity": "identity_recognizer of train-ldm",
 }
 
 
 def list_weights() -> dict[str, dict[str, Any]]:
     """Return the parts of the packaged starter, if any, the packaged autoencoders and published weights."""
     found = {}
-    for part, kind in _KINDS.items() if is_packaged() else ():
-        folder = find_starter(PACKAGED).part(part)
+    starter = find_starter(PACKAGED) if is_packaged() else None
+    for part in starter.digests if starter else ():
+        if part not in _KINDS:
+            continue
+        kind, folder = _KINDS[part], starter.part(part)
         found[f"starter-{part}"] = {
             "kind": kind, "architecture": read_config(folder)[kind]["name"], "source": "facesyn, in the package",
             "license": f"research use; see {folder / CARD}", "where": str(folder), "use": _USE[part],

@@ -27,6 +27,7 @@ from facesyn_cli.artifacts.starter_files import (
     AUTOENCODER,
     CARD,
     FORMAT,
+    IDENTITY,
     INDEX,
     MAX_BYTES,
     PACKAGED,
@@ -55,10 +56,11 @@ from facesyn_cli.sampling.starter_check import Networks, check_same_faces
 from facesyn_cli.training.metrics_log import read_lines
 
 _MADE_BY = {"ldm": "train-ldm", "embedder": "train-embedder", "contexts": "gen-contexts",
-            AUTOENCODER: "train-autoencoder"}
+            AUTOENCODER: "train-autoencoder", IDENTITY: "train-identity"}
 _CONFIG_KEYS = {  # of config.json, what describes a network; no paths
     AUTOENCODER: ("kind", "autoencoder", LATENTS_OF),
     "embedder": ("kind", "backbone", "input_size", "embedding_size", "distilled_from"),
+    IDENTITY: ("kind", "backbone", "input_size", "embedding_size"),
 }
 _KEPT = {  # stage -> folder of the run, and settings of its header that become recommended settings
     "sample": ("samples", ("scheduler", "guidance")),
@@ -71,7 +73,8 @@ class Sources:
     """The parts before they are packed.
 
     Args:
-        folders: Part -> folder; no autoencoder where the LDM was trained with one that comes with the package.
+        folders: Part -> folder; no autoencoder where the LDM was trained with one that comes with the package, and no
+            recognizer of latents where the run has none.
         given: Parts that were named with `--part`; their lineage only causes warnings.
         work: The run.
     """
@@ -95,6 +98,8 @@ class Sources:
                 raise UserError(f"{folders['ldm']} was trained on the latents of {packaged}, which comes with facesyn; "
                                 f"leave --part {AUTOENCODER} out")
             del folders[AUTOENCODER]
+        if IDENTITY not in given and not folders[IDENTITY].exists():
+            del folders[IDENTITY]
         absent = [f"{folder} ({_MADE_BY[name]} makes it)" for name, folder in folders.items() if not folder.is_dir()]
         if absent:
             raise UserError(f"nothing to pack: {', '.join(absent)} missing; --part NAME=FOLDER adds one")
@@ -156,13 +161,7 @@ def _pack(sources: Sources, folder: Path, about: About, count: int | None) -> di
     """Write a starter into an empty folder and check it."""
     embedder_before = file_digest(sources.tensors("embedder"))
     stands_for = _check_lineage(sources, embedder_before)
-    for name, keys in _CONFIG_KEYS.items():
-        if name not in sources.folders:
-            continue
-        config = read_config(sources.folders[name])
-        _write_half(sources.tensors(name), folder / name, {key: config[key] for key in keys if key in config})
-    embedder = file_digest(folder / "embedder" / TENSORS)
-    _write_ldm(sources, folder, embedder)
+    embedder = _write_networks(sources, folder)
     _write_contexts(sources, folder / "contexts", embedder, count)
     settings = {stage: found for stage, (name, keys) in _KEPT.items()
                 if (found := _settings_of(sources.work.folder(name), keys))}
@@ -198,7 +197,7 @@ def _check_lineage(sources: Sources, embedder: str) -> str | None:
     Raises:
         UserError: LDM, contexts and networks do not match, or the contexts are of photos.
     """
-    settings = LdmSettings.from_json(read_config(sources.folders["ldm"]), str(sources.folders["ldm"] / CONFIG))
+    settings = _ldm_settings(sources)
     trained_on = (settings.autoencoder or {}).get("digest")
     if trained_on is not None and AUTOENCODER in sources.folders:
         fits = {file_digest(sources.tensors(AUTOENCODER)), *latents_of(sources.folders[AUTOENCODER])}
@@ -215,7 +214,19 @@ def _check_lineage(sources: Sources, embedder: str) -> str | None:
     if other not in (None, embedder, teacher):
         _refuse_or_warn(sources, "embedder", f"{sources.folders['ldm']} was conditioned on another one, and it is not"
                         " that one's student")
+    if IDENTITY in sources.folders:
+        _check_identity(sources, settings)
     return None if other == embedder else other
+
+
+def _check_identity(sources: Sources, settings: LdmSettings) -> None:
+    """Check that the recognizer of latents learned the embeddings and latents of the LDM."""
+    config = read_config(sources.folders[IDENTITY])
+    taught, read = config.get("distilled_from"), config.get("autoencoder")
+    if settings.embedder is not None and taught != settings.embedder:
+        _refuse_or_warn(sources, IDENTITY, f"{sources.folders['ldm']} was conditioned on embeddings of another one")
+    if settings.autoencoder is not None and (read or {}).get("digest") != settings.autoencoder.get("digest"):
+        _refuse_or_warn(sources, IDENTITY, f"{sources.folders['ldm']} was trained on latents of another autoencoder")
 
 
 def _refuse_or_warn(sources: Sources, name: str, why: str) -> None:
@@ -225,14 +236,34 @@ def _refuse_or_warn(sources: Sources, name: str, why: str) -> None:
     log.warning(text)
 
 
-def _write_ldm(sources: Sources, folder: Path, embedder: str) -> None:
-    """Write the LDM, with a relative path to its autoencoder, or the name of a packaged one."""
-    settings = LdmSettings.from_json(read_config(sources.folders["ldm"]), str(sources.folders["ldm"] / CONFIG))
+def _write_networks(sources: Sources, folder: Path) -> str:
+    """Write all networks in half precision; return the digest of the packed recognizer.
+
+    The LDM names the packed recognizer, and its autoencoder by a relative path or the name of a packaged one.
+    """
+    for name in (AUTOENCODER, "embedder"):
+        if name in sources.folders:
+            _write_half(sources.tensors(name), folder / name, _config_of(sources, name))
+    embedder = file_digest(folder / "embedder" / TENSORS)
+    settings = _ldm_settings(sources)
     section = settings.autoencoder
     if AUTOENCODER in sources.folders:
         section = {**load_autoencoder(folder / AUTOENCODER).section, "path": f"../{AUTOENCODER}"}
     settings = settings.model_copy(update={"autoencoder": section, "embedder": embedder})
     _write_half(sources.tensors("ldm"), folder / "ldm", settings.model_dump(mode="json"))
+    if IDENTITY in sources.folders:
+        config = {**_config_of(sources, IDENTITY), "distilled_from": embedder, "autoencoder": section}
+        _write_half(sources.tensors(IDENTITY), folder / IDENTITY, config)
+    return embedder
+
+
+def _ldm_settings(sources: Sources) -> LdmSettings:
+    return LdmSettings.from_json(read_config(sources.folders["ldm"]), str(sources.folders["ldm"] / CONFIG))
+
+
+def _config_of(sources: Sources, name: str) -> dict[str, Any]:
+    config = read_config(sources.folders[name])
+    return {key: config[key] for key in _CONFIG_KEYS[name] if key in config}
 
 
 def _write_half(source: Path, folder: Path, config: dict[str, Any]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from tiny_recognizer import write_recognizer, write_run_inputs
 
+from facesyn_cli.artifacts.atomic_files import read_json, write_json
 from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.header import read_header
 from facesyn_cli.artifacts.image_set import ImageSet
@@ -67,12 +69,12 @@ def test_a_run_is_packed_and_its_starter_draws(work: Path, tmp_path: Path, run_c
     starter = tmp_path / "starter"
     ran = run_cli("starter", "pack", "--work", work, "--out", starter, "--json")
     assert ran.code == 0, ran.err
-    assert set(ran.json()["parts"]) == {"ldm", "embedder", "contexts"}
+    assert set(ran.json()["parts"]) == {"ldm", "embedder", "contexts", "identity"}
     assert ran.json()["half_precision"]["least_cosine"] > 0.99
     assert load_denoiser(starter / "ldm").config.embedder == file_digest(starter / "embedder" / "model.safetensors")
     teacher = file_digest(work / "teacher" / "model.safetensors")
     assert f"stands in for its teacher ({teacher})" in (starter / "embedder" / "README.md").read_text()
-    for part, said in {"ldm": "dit", "embedder": "ir-tiny", "contexts": "pca"}.items():
+    for part, said in {"ldm": "dit", "embedder": "ir-tiny", "contexts": "pca", "identity": "latent-ir"}.items():
         assert said in (starter / part / "README.md").read_text()
     use = ("--starter", starter, "--work", tmp_path / "new", "--device", "cpu", "--json")
     ran = run_cli("sample", *use, "--ids", 3, "--per-id", 2)
@@ -103,6 +105,28 @@ def test_a_run_is_packed_and_its_starter_draws(work: Path, tmp_path: Path, run_c
     ran = run_cli(*more, "--work", tmp_path / "judged", quality)
     assert ran.code == 0 and ran.json()["dropped"] == {"quality": 0}, ran.err
     assert "starter: contexts, LDM, recognizer" in ran.err
+
+
+    trained = ("train-ldm", "--work", tmp_path / "seen", "--images", work / "0-images", "--device", "cpu", "--steps", 1,
+               "batch_size=4", "prediction=flow", "image_size=112", "preview_every=0", "validation_fraction=0",
+               "denoiser={name: dit, width: 16, depth: 1, heads: 2}", f"identity_recognizer={starter / 'identity'}")
+    ran = run_cli(*trained, "--autoencoder", "taesd3")
+    assert ran.code == 0 and '"identity"' in (tmp_path / "seen" / "2-ldm" / "metrics.jsonl").read_text(), ran.err
+
+
+def test_a_recognizer_of_other_latents_or_embeddings_is_not_packed(work: Path, tmp_path: Path, assert_refused) -> None:
+    pack = ("starter", "pack", "--work", tmp_path, "--out", tmp_path / "starter")
+    for folder in work.iterdir():
+        (tmp_path / folder.name).symlink_to(folder)
+    (tmp_path / "2-identity").unlink()
+    own = shutil.copytree(work / "2-identity", tmp_path / "2-identity", ignore=shutil.ignore_patterns("latents"))
+    config = read_json(own / "config.json")
+    write_json(own / "config.json", {**config, "distilled_from": "sha256:" + "5" * 64})
+    assert_refused(*pack, says=("2-identity", "was conditioned on embeddings of another one", "--part identity=FOLDER"))
+    write_json(own / "config.json", {**config, "autoencoder": {**config["autoencoder"], "digest": "sha256:other"}})
+    assert_refused(*pack, says=("2-identity", "was trained on latents of another autoencoder"))
+    shutil.rmtree(own)
+    assert_refused(*pack, "--part", f"identity={tmp_path / 'nothing'}", says="train-identity makes it")
 
 
 def test_the_plan_of_the_recipe_shows_every_stage(tmp_path: Path, run_cli) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from facesyn_cli.artifacts.context_set import ContextSet
-from facesyn_cli.artifacts.starter_files import packaged_folder
+from facesyn_cli.artifacts.starter_files import Starter, packaged_folder
 from facesyn_cli.artifacts.work import Work
 from facesyn_cli.config.recipe import load_recipe
 from facesyn_cli.pipelines.init_inputs import Machine, Network, Photos
@@ -81,7 +81,20 @@ def test_the_sizes_are_those_of_the_built_in_recipes() -> None:
 def test_few_photos_are_seen_about_eighty_times_and_for_ten_minutes(photos: int, steps: int) -> None:
     small = make_sections(Choices("small", photos=replace(PHOTOS, images=photos)))["train-ldm"]
     assert small["batch_size"] == 128 and small["steps"] == steps and small["minutes"] == 10
-    assert small["autoencoder"] == "taesd3" and "identity" not in small
+    assert small["autoencoder"] == "taesd3"
+
+
+def test_the_identity_loss_is_that_of_the_packaged_recognizer_of_latents(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = load_recipe("starter")
+    for digests, has_loss in (({"identity": "sha256:1"}, True), ({}, False)):
+        starter = Starter(Path(), {}, digests)
+        monkeypatch.setattr("facesyn_cli.pipelines.init_recipe.find_starter", lambda _, starter=starter: starter)
+        made = make_sections(Choices("small", photos=PHOTOS))
+        assert made["train-ldm"].get("identity_recognizer") == ("starter-identity" if has_loss else None)
+        assert made["train-ldm"].get("identity") == (base["train-ldm"]["identity"] if has_loss else None)
+        assert made["sample"]["guidance"]["scale"] == (base["sample"]["guidance"]["scale"] if has_loss else 1.75)
+        other = make_sections(Choices("small", photos=PHOTOS, recognizer=FILE, embedding=ONNX))
+        assert "identity_recognizer" not in other["train-ldm"] and "identity" not in other["train-ldm"]
 
 
 def test_a_small_training_goes_on_from_the_packaged_network() -> None:
