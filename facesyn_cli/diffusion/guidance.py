@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import model_validator
 from torch import Tensor
@@ -21,6 +21,9 @@ from torch import Tensor
 from facesyn_cli.config.fields import affects_result
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
+
+if TYPE_CHECKING:
+    from facesyn_cli.diffusion.guidance_scoremix import Partners
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ Predict = Callable[[Network, Step], Tensor]  # result of `Guidance.begin`
 class Guidance(Protocol):
     """Combines one or more network evaluations of a step into one output."""
 
-    negatives: str | None  # choice of `NegativeContexts` (`guidance_negative.py`); None: the empty context
+    negatives: str | Partners | None  # choice of `NegativeContexts` (`guidance_negative.py`), or of partners
+    # (`guidance_scoremix.py`); None: the empty context
     needs_attention: bool  # needs contexts that record and inject attention maps
 
     def evaluations(self, step: Step) -> int:
@@ -66,8 +70,8 @@ class Guidance(Protocol):
 
         Args:
             positive: Encoded contexts of the identities of the batch.
-            negative: Encoded contexts to guide away from: of other identities, or empty ones. None if every step
-                evaluates the network once.
+            negative: Encoded contexts to guide away from, or to mix with: of other identities, or empty ones. None if
+                every step evaluates the network once.
 
         Returns:
             (network, step) -> output (B, C, H, W); called once per step, in order.
@@ -118,7 +122,7 @@ class LinearGuidance:
 
     needs_attention = False
 
-    def __init__(self, scale: Callable[[Step], float], negatives: str | None = None) -> None:
+    def __init__(self, scale: Callable[[Step], float], negatives: str | Partners | None = None) -> None:
         self.negatives = negatives
         self._scale = scale
 

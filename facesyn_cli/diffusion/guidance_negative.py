@@ -27,7 +27,7 @@ from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
 CHOICES = ("close", "mid", "far", "random")
-_SAME = 1 - 1e-5  # cosine above which two contexts are the same
+SAME = 1 - 1e-5  # cosine above which two contexts are the same
 
 
 class NegativeConfig(PluginConfig):
@@ -113,7 +113,7 @@ class NegativeContexts:
 
     def _ranked_row(self, own: np.ndarray, identity: str) -> int:
         cosines = self._pool @ own                                         # (M,)
-        others = np.flatnonzero(cosines < _SAME)
+        others = np.flatnonzero(cosines < SAME)
         if not len(others):
             raise UserError(f"the contexts to guide away from hold nothing but the context of identity {identity!r}")
         order = others[np.argsort(-cosines[others], kind="stable")]        # closest first
@@ -123,6 +123,6 @@ class NegativeContexts:
         random = keyed_random("negative", self._seed, identity, sample)
         for _ in range(100):
             row = int(random.randint(len(self._pool)))
-            if self._pool[row] @ own < _SAME:
+            if self._pool[row] @ own < SAME:
                 return row
         raise UserError(f"the contexts to guide away from hold hardly anything but the context of {identity!r}")

@@ -20,6 +20,7 @@ from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.vector_files import normalize
 from facesyn_cli.diffusion.guidance import Guidance
 from facesyn_cli.diffusion.guidance_negative import NegativeContexts
+from facesyn_cli.diffusion.guidance_scoremix import PartnerContexts, Partners
 from facesyn_cli.diffusion.noise import image_noise, open_noise_file, step_noise
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
@@ -51,7 +52,7 @@ class Conditions:
         latent_shape: (C, H, W).
         given_noise: (N, per_id, C, H, W) of any float type, or None: the noise is drawn from the seed.
         variation: Gives every image a context or noise of its own; None: those of its identity.
-        negative_contexts: Chooses the negative context of each image; None: there are none.
+        negative_contexts: Chooses the negative context of each image, or its partner's; None: there are none.
 
     An image that a filter rejected is drawn again with an attempt number from 1: other noise, the same contexts.
     """
@@ -63,7 +64,7 @@ class Conditions:
     latent_shape: tuple[int, int, int]
     given_noise: np.ndarray | None = None
     variation: Variation | None = None
-    negative_contexts: NegativeContexts | None = None
+    negative_contexts: NegativeContexts | PartnerContexts | None = None
 
     def key(self, image: int) -> str:
         """Return `identity/sample` of an image."""
@@ -176,8 +177,8 @@ def open_variation(
 
 def open_negatives(
     guidance: Guidance, cfg: PluginConfig, contexts: ContextSet, seed: int
-) -> tuple[NegativeContexts | None, dict[str, Parent]]:
-    """Open the pool of negative contexts where the guidance uses one; return it and its entry for the header.
+) -> tuple[NegativeContexts | PartnerContexts | None, dict[str, Parent]]:
+    """Open the pool of negative contexts, or of partners, where the guidance uses one; return it and its header entry.
 
     Args:
         guidance: Built from `cfg`.
@@ -200,5 +201,10 @@ def open_negatives(
     require_same_embedder(
         {name: pool.embedder, str(contexts.path): contexts.embedder}, "give contexts of the same recognizer"
     )
-    negatives = NegativeContexts(normalize(pool.vectors), guidance.negatives, seed)
-    return negatives, {"negatives": Parent(str(pool.path), pool.digest)}
+    vectors, choice = normalize(pool.vectors), guidance.negatives
+    if not isinstance(choice, Partners):
+        return NegativeContexts(vectors, choice, seed), {"negatives": Parent(str(pool.path), pool.digest)}
+    rows = choice.choose(contexts.identities, normalize(contexts.vectors), vectors, seed)
+    return PartnerContexts(contexts.identities, vectors[rows]), {
+        "all_contexts": Parent(str(contexts.path), contexts.digest), "partners": Parent(str(pool.path), pool.digest)
+    }

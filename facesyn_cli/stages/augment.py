@@ -13,7 +13,7 @@ from pathlib import Path
 from facesyn_cli import signals
 from facesyn_cli.artifacts.atomic_files import write_bytes
 from facesyn_cli.artifacts.context_set import ContextSet
-from facesyn_cli.artifacts.header import Parent
+from facesyn_cli.artifacts.header import Parent, read_header
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.links import copied_location, link_entry, link_file
 from facesyn_cli.artifacts.names import check_file_names
@@ -129,6 +129,10 @@ def _open_inputs(cfg: AugmentConfig, work: Work) -> _Inputs:
     parents = {"images": images.parent()}
     if not augmentation.needs_faces:
         return _Inputs(augmentation, images, counts, {}, UNKNOWN, parents)
+    header = read_header(path)
+    if header is not None and "partners" in header.parents:
+        raise UserError(f"{path} was sampled with guidance scoremix: its people are not those of their contexts, whose "
+                        f"faces {cfg.augmentation.name} would add; augmentation.name=photometric needs none")
     if cfg.faces is not None:
         given = ImageSet.open(cfg.faces)
         parents["faces"] = given.parent()

@@ -30,6 +30,7 @@ from facesyn_cli.config.shard import ShardedConfig
 from facesyn_cli.console import log
 from facesyn_cli.data.picture_grid import contact_sheet, write_marked_png
 from facesyn_cli.data.pixels import JPEG_QUALITY, encode_jpeg, encode_png
+from facesyn_cli.diffusion.guidance_scoremix import Partners
 from facesyn_cli.diffusion.scheduler_choice import with_default_scheduler
 from facesyn_cli.distributed import Processes, choose_device
 from facesyn_cli.errors import UserError
@@ -255,6 +256,9 @@ def _open_job(
     batch_size = choose_batch_size(cfg.batch_size, device, layout.num_images, try_batch, processes)
     rejection = None
     if cfg.filter is not None:
+        if isinstance(guidance.negatives, Partners) and getattr(cfg.filter, "reference", None) == "context":
+            raise UserError("filter.reference is context, but guidance scoremix draws somebody between two contexts; "
+                            "use filter.reference=center")
         sample_filter, judge, parents["judge"] = open_filter(cfg.filter, cfg.per_id, inputs.embedder)
         rejection = RejectionSampling(
             sample_filter, FaceEmbedder.of(judge, device), inputs.vectors.numpy(), cfg.per_id, batch_size, layout.folder

@@ -34,6 +34,7 @@ METHODS = {
     "idperturb": ["variation=idperturb"],
     "gaussian": ["variation=gaussian"],
     "shared-noise": ["variation=shared-noise"],
+    "scoremix": ["guidance.name=scoremix"],
     "uiface": ["guidance.name=uiface"],
     "consistency": [],  # filled in by the fixture: it needs a judge
 }
@@ -145,6 +146,18 @@ def test_negatives_come_from_the_set_that_is_named(sample, inputs, tmp_path, ass
     assert_refused(*command(inputs, tmp_path / "new", "", *words), says="holds contexts of 4 numbers")
     np.save(tmp_path / "other.npy", other[:1])
     assert_refused(*command(inputs, tmp_path / "new", "", *words), says="2 or more contexts, there is 1")
+
+
+def test_people_who_are_mixed_are_not_those_of_their_contexts(sample, inputs, tmp_path, assert_refused):
+    assert sample(method="scoremix").code == 0
+    assert header(tmp_path / "out")["extra"]["network_evaluations_per_image"] == 2 * STEPS
+    assert {"partners", "all_contexts"} <= header(tmp_path / "out")["parents"].keys()
+    assert_refused("augment", f"images={tmp_path / 'out'}", "--contexts", inputs / "contexts.npy", "--out",
+                   tmp_path / "more", says=("out was sampled with guidance scoremix", "augmentation.name=photometric"))
+    words = [*METHODS["scoremix"], "filter.name=consistency", f"filter.judge={inputs / 'judge'}"]
+    assert_refused(*command(inputs, tmp_path / "new", "", *words, "filter.reference=context"),
+                   says=("between two contexts", "filter.reference=center"))
+    assert sample(*words, "filter.center_images=3", "filter.attempts=1", out="judged").code == 0
 
 
 def test_contexts_of_the_images_are_stored_and_make_the_set_again(sample, tmp_path, inputs, assert_refused):

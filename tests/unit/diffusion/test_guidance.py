@@ -47,6 +47,12 @@ def test_scale_is_one_plus_the_w_of_the_papers(name, w):
     torch.testing.assert_close(output, (1 + w) * OUTPUTS["positive"] - w * OUTPUTS["negative"])
 
 
+@pytest.mark.parametrize("weight", [0.25, 0.5, 0.9])
+def test_scoremix_is_a_convex_mix(weight):
+    output, _ = predict(make(name="scoremix", weight=weight))
+    torch.testing.assert_close(output, weight * OUTPUTS["positive"] + (1 - weight) * OUTPUTS["negative"])
+
+
 def test_scale_zero_is_the_empty_context():
     assert torch.equal(predict(make(name="cfg", scale=0))[0], OUTPUTS["negative"])
 
