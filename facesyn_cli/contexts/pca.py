@@ -63,9 +63,17 @@ class Pca(KnownDirections):
             UserError: There are too few embeddings for one.
         """
         super().open(resources)
-        known = resources.known.astype(np.float64)
-        fits = [_fit(known[rows], self._cfg, group) for group, rows in self._groups().items()]
+        fits = [(mean, (axes * spread) @ axes.T) for mean, axes, spread in self.fitted()]
         self._means, self._roots = np.stack([mean for mean, _ in fits]), np.stack([root for _, root in fits])
+
+    def fitted(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Return of each group the mean (E,), principal directions (E, K) and standard deviations (K,) along them.
+
+        Raises:
+            UserError: There are too few embeddings.
+        """
+        known = self.resources.known.astype(np.float64)
+        return [_fit(known[rows], self._cfg, group) for group, rows in self._groups().items()]
 
     def _groups(self) -> dict[str, np.ndarray]:
         """Return the rows of each group, by its pattern."""
@@ -98,8 +106,8 @@ class Pca(KnownDirections):
         return drawn
 
 
-def _fit(known: np.ndarray, cfg: PcaConfig, group: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean (E,) and the root of the covariance (E, E) of embeddings (M, E).
+def _fit(known: np.ndarray, cfg: PcaConfig, group: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the mean, the principal directions and the standard deviations of embeddings (M, E); see `Pca.fitted`.
 
     Raises:
         UserError: There are too few of them.
@@ -112,5 +120,4 @@ def _fit(known: np.ndarray, cfg: PcaConfig, group: str) -> tuple[np.ndarray, np.
     if cfg.components is not None and cfg.components > size:
         raise UserError(f"source pca: {cfg.components} components, but embeddings have {size}")
     variances, vectors = np.linalg.eigh(np.cov(known, rowvar=False))             # ascending
-    variances, vectors = variances[-components:].clip(min=0), vectors[:, -components:]
-    return known.mean(axis=0), (vectors * np.sqrt(variances)) @ vectors.T
+    return known.mean(axis=0), vectors[:, -components:], np.sqrt(variances[-components:].clip(min=0))

@@ -89,6 +89,7 @@ BUILTIN["contexts"] = {
     "sphere": "facesyn_cli.contexts.sphere",
     "pca": "facesyn_cli.contexts.pca",
     "mix": "facesyn_cli.contexts.mix",
+    "repulsion": "facesyn_cli.contexts.repulsion",
     "embeddings": "facesyn_cli.contexts.from_embeddings",
     "images": "facesyn_cli.contexts.from_images",
     "diffusers": "facesyn_cli.contexts.diffusers_pipeline",

@@ -1,0 +1,116 @@
+"""The source `repulsion`: people pushed apart inside the distribution of known embeddings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from facesyn_cli.contexts import repulsion
+from facesyn_cli.contexts.source import Resources
+from facesyn_cli.errors import UserError
+from facesyn_cli.plugins import registry
+
+
+def circle(size: int, count: int = 2000) -> np.ndarray:
+    """Return directions of no preference."""
+    rows = np.random.RandomState(1).standard_normal((count, size))
+    rows = np.concatenate([rows, -rows])
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def faces(count: int = 600, size: int = 24) -> np.ndarray:
+    """Return unit rows with a mean and very different variances."""
+    rows = 0.15 + np.random.RandomState(0).standard_normal((count, size)) * np.geomspace(1, 0.2, size)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def opened(known: np.ndarray, seed: int = 0, batch_size: int = 32, names: list[str] | None = None, **settings):
+    source = registry.build("contexts", registry.configure("contexts", {"name": "repulsion", **settings}))
+    source.open(Resources(seed=seed, batch_size=batch_size, known=known, known_people=names,
+                          known_embedder="sha256:abc"))
+    return source
+
+
+def rows(source, start: int = 0) -> np.ndarray:
+    return np.concatenate([batch.vectors for batch in source.candidates(start)])
+
+
+@pytest.mark.parametrize(("size", "people"), [(2, 3), (3, 4), (5, 6)])
+def test_as_many_as_a_simplex_has_corners_become_nearly_its_corners(size: int, people: int) -> None:
+    """The highest cosine of n + 1 unit vectors of n dimensions is at least -1 / n, that of the regular simplex."""
+    corner = -1 / size
+    found = rows(opened(circle(size), people=people, r=corner + 0.012, novel=None, steps=2000))
+    assert (found @ found.T)[np.triu_indices(people, 1)].max() < corner + 0.012
+    with pytest.raises(UserError, match=rf"{people} people do not fit: after 50 steps [1-9]\d* pairs are at r="):
+        rows(opened(circle(size), people=people, r=corner - 0.05, novel=None, steps=50))
+
+
+def test_nobody_is_near_another_or_a_known_person() -> None:
+    known = faces()
+    found = rows(opened(known, people=150, r=0.7, novel=0.8))
+    assert found.shape == (150, 24) and found.dtype == np.float32
+    assert np.abs(np.linalg.norm(found, axis=1) - 1).max() < 1e-6
+    drawn = rows(opened(known, people=150, r=1.0, novel=None))       # before anybody is pushed
+    for vectors, is_good in ((found, True), (drawn, False)):
+        among = (vectors @ vectors.T)[np.triu_indices(150, 1)]
+        assert (among.max() < 0.7) == is_good and ((vectors @ known.T).max() < 0.8) == is_good
+    own = (found * drawn).sum(axis=1)
+    assert np.median(own) > 0.9, "they move no farther than they must"
+
+
+def test_people_stay_on_the_shell_they_were_drawn_on() -> None:
+    known = faces()
+    sources = [opened(known, people=100, r=r, novel=novel) for r, novel in ((1.0, None), (0.7, 0.8))]
+    found = [rows(source).astype(np.float64) for source in sources]
+    mean, axes, spread = sources[0].fitted()[0]
+    # mean + axes (spread z) = length * unit: both are as far from the mean, in standard deviations
+    def radii(vectors: np.ndarray) -> np.ndarray:
+        coordinates, center = (vectors @ axes) / spread, (mean @ axes) / spread
+        lengths = np.linspace(0.2, 4, 2000)                           # of which one is that before it was made unit
+        return np.abs(np.linalg.norm(lengths[:, None, None] * coordinates - center, axis=2)[..., None]
+                      - wanted).min(axis=(0, 2))
+
+    normal = repulsion.keyed_random("repulsion", 0, sources[0].digest).standard_normal((100, 24))
+    wanted = np.linalg.norm(normal, axis=1)
+    assert np.abs(found[0] - found[1]).max() > 0.05
+    assert radii(found[1]).max() < 0.1
+
+
+def test_every_start_and_batch_size_gives_the_same_people() -> None:
+    settings = {"people": 70, "r": 0.7, "novel": 0.8}
+    source = opened(faces(), **settings)
+    assert source.num_candidates == 70
+    whole = rows(source)
+    assert np.array_equal(rows(source, 33), whole[33:])
+    assert np.array_equal(rows(opened(faces(), batch_size=7, **settings)), whole)
+    assert not np.array_equal(rows(opened(faces(), seed=1, **settings)), whole)
+    assert [o["candidate"] for batch in source.candidates(40) for o in batch.origins] == list(range(40, 70))
+
+
+def test_blocks_of_people_push_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"people": 70, "r": 0.7, "novel": 0.8}
+    whole = rows(opened(faces(), **settings))
+    monkeypatch.setattr(repulsion, "_BLOCK", 16)
+    assert np.abs(rows(opened(faces(), **settings)) - whole).max() < 1e-5
+
+
+def test_groups_and_components_are_those_of_pca() -> None:
+    known = faces()
+    names = [f"{'a' if k % 2 else 'b'}{k}" for k in range(len(known))]
+    shifted = known.copy()
+    shifted[1::2] += 2 * np.eye(24, dtype=np.float32)[3]
+    shifted /= np.linalg.norm(shifted, axis=1, keepdims=True)
+    found = rows(opened(shifted, names=names, people=60, r=1.0, novel=None, groups=["a*", "b*"]))
+    assert 15 < (found[:, 3] > 0.5).sum() < 45
+    flat = rows(opened(known, people=40, r=0.95, novel=None, components=3)).astype(np.float64)
+    assert np.linalg.matrix_rank(flat, tol=1e-4) == 4                # three components and the mean
+
+
+def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(ValidationError):
+        registry.configure("contexts", {"name": "repulsion", "r": -1})
+    with pytest.raises(UserError, match="source repulsion: 200 people do not fit: .* 0 people at novel=None|pairs are"):
+        rows(opened(faces(), people=200, r=-0.5, novel=None, steps=3))
+    with pytest.raises(UserError, match="too few"):
+        opened(faces()[:1])
