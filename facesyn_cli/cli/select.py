@@ -10,7 +10,7 @@ from facesyn_cli.cli.stage_command import stage_command
 EXAMPLES = (
     "facesyn select --work runs/a --embeddings embeddings/",
     "facesyn select --in faces/ --embeddings emb/ --collisions merge --out kept/",
-    "facesyn select --work runs/a --embeddings embeddings/ --r 0.4 --dry-run",
+    "facesyn select --work runs/a --embeddings emb/ --largest-cluster min_images=10",
 )
 
 
@@ -24,6 +24,9 @@ def command(
         float | None, typer.Option("--r", help="Cosine of two centers from which they count as one person.")
     ] = None,
     collisions: Annotated[str | None, typer.Option(help="drop or merge identities that count as one person.")] = None,
+    largest_cluster: Annotated[
+        bool | None, typer.Option("--largest-cluster", help="First leave out images unlike most of their identity.")
+    ] = None,
 ) -> None:
     """Drop or merge identities that look like one person.
 

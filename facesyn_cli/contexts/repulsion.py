@@ -110,8 +110,9 @@ class Repulsion(Pca):
                     bar.advance(1, near_pairs=pressure.near_pairs, near_known=pressure.near_known)
         raise UserError(
             f"source repulsion: {cfg.people:,} people do not fit: after {cfg.steps} steps {pressure.near_pairs:,} "
-            f"pairs are at r={cfg.r} or above (the highest at {pressure.highest:.3f}), and {pressure.near_known:,} people at "
-            f"novel={cfg.novel} or above to a known one; raise source.r or source.novel, or lower source.people"
+            f"pairs are at r={cfg.r} or above (the highest at {pressure.highest:.3f}), and {pressure.near_known:,} "
+            f"people at novel={cfg.novel} or above to a known one; raise source.r or source.novel, or lower "
+            "source.people"
         )
 
 

@@ -4,8 +4,9 @@ Contexts may be far apart and still give faces that a recognizer cannot distingu
 unit mean of the unit embeddings of its images. In the order of the set, an identity is kept when its center has a
 cosine below r to every center kept before (the unique set of DCFace, arXiv:2304.07060, on centers; Vec2Face,
 arXiv:2409.02979, calls centers separate up to a cosine of 0.40). Other identities are dropped, or their images join
-the nearest kept identity. Images are linked, never copied or edited; of a set in tar shards, shards with changes are
-written anew and all others linked.
+the nearest kept identity. With `largest_cluster`, images unlike most others of their identity are left out before
+(`evaluation/largest_cluster.py`), and so are identities of which fewer than `min_images` remain. Images are linked,
+never copied or edited; of a set in tar shards, shards with changes are written anew and all others linked.
 """
 
 from __future__ import annotations
@@ -39,11 +40,14 @@ from facesyn_cli.data.record_images import suffix_of
 from facesyn_cli.data.tar_set import TarImage, TarSet, make_shard
 from facesyn_cli.errors import UserError
 from facesyn_cli.evaluation.labeled import LabeledEmbeddings
+from facesyn_cli.evaluation.largest_cluster import ClusterSettings, largest_cluster
 from facesyn_cli.progress import Progress, progress
 
-SELECTION = "selection.csv"  # one line per identity: name, kept / dropped / merged, identity it collides with, cosine
+# one line per identity: name, kept / dropped / merged / few images, identity it collides with, cosine, images left out
+SELECTION = "selection.csv"
 _BLOCK = 1024                # identities compared at once
 _FATES = {"drop": "dropped", "merge": "merged"}
+_FEW = "few images"
 
 
 class SelectConfig(StageConfig):
@@ -55,6 +59,11 @@ class SelectConfig(StageConfig):
     collisions: Literal["drop", "merge"] = affects_result(
         "drop", "drop identities that collide with a kept one, or merge their images into it"
     )
+    largest_cluster: bool = affects_result(
+        False, "first leave out the images of each identity that are not in the largest cluster of its images"
+    )
+    cluster: ClusterSettings = affects_result(ClusterSettings(), "how that cluster is found (DBSCAN)")
+    min_images: int = affects_result(1, "leave out identities that have fewer images then", ge=1)
 
 
 @dataclass(frozen=True)
@@ -63,18 +72,24 @@ class _Selection:
 
     Args:
         names: Their names, in the order of the set.
-        into: (C,) number of the identity that each one collides with; its own where it is kept.
+        into: (C,) number of the identity that each one collides with; its own where it is kept, -1 where it has too few
+            images.
         cosines: (C,) cosine of the two centers; 1 where it is kept.
+        outside: (C,) images that are not in the largest cluster.
+        keys: Keys of the images that are in the cluster of an identity with enough of them.
     """
 
     names: list[str]
     into: np.ndarray
     cosines: np.ndarray
+    outside: np.ndarray
+    keys: frozenset[str]
 
-    @property
-    def is_kept(self) -> np.ndarray:
-        """(C,) bool."""
-        return self.into == np.arange(len(self.names))
+    def fate(self, row: int, collisions: str) -> str:
+        """Return what becomes of an identity."""
+        if self.into[row] == row:
+            return "kept"
+        return _FEW if self.into[row] < 0 else _FATES[collisions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +180,28 @@ def _open_inputs(
     vectors = embeddings.join(keys)
     rows = LabeledEmbeddings.of(keys, [entry.identity for entry in images.entries], vectors)
     parents = {"images": images.parent(), "embeddings": embeddings.parent()}
-    return images, tars, _select(rows, cfg.r), parents, _folder(cfg, work)
+    return images, tars, _select(rows, cfg), parents, _folder(cfg, work)
 
 
-def _select(rows: LabeledEmbeddings, r: float) -> _Selection:
-    centers = rows.centers
+def _select(rows: LabeledEmbeddings, cfg: SelectConfig) -> _Selection:
+    is_inside = np.ones(len(rows.keys), dtype=bool)
+    for number in range(len(rows.identities)) if cfg.largest_cluster else ():
+        own = rows.rows_of(number)
+        is_inside[own] = largest_cluster(rows.vectors[own], cfg.cluster)
+    inside = np.bincount(rows.owner[is_inside], minlength=len(rows.identities))
+    enough = np.flatnonzero(inside >= cfg.min_images)
+    if not len(enough):
+        raise UserError(f"no identity has {cfg.min_images} images left; the largest cluster has "
+                        f"{inside.max(initial=0)}")
+    left = rows.part(is_inside & (inside >= cfg.min_images)[rows.owner])
+    into, cosines = np.full(len(rows.identities), -1), np.zeros(len(rows.identities))
+    among, cosines[enough] = _collisions(left.centers, cfg.r)
+    into[enough] = enough[among]
+    return _Selection(rows.identities, into, cosines, rows.sizes - inside, frozenset(left.keys))
+
+
+def _collisions(centers: np.ndarray, r: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the number of the identity that each one collides with, its own where it is kept, and the cosines."""
     is_kept = Unique(r).select(centers)
     into, cosines = np.arange(len(centers)), np.ones(len(centers))
     kept, left_out = np.flatnonzero(is_kept), np.flatnonzero(~is_kept)
@@ -179,7 +211,7 @@ def _select(rows: LabeledEmbeddings, r: float) -> _Selection:
         found[kept[None] > block[:, None]] = -2                                # those before it only
         nearest = found.argmax(axis=1)
         into[block], cosines[block] = kept[nearest], found[np.arange(len(block)), nearest]
-    return _Selection(rows.identities, into, cosines)
+    return into, cosines
 
 
 def _kept(images: ImageSet, selection: _Selection, collisions: str, folder: Path) -> list[_Kept]:
@@ -188,9 +220,11 @@ def _kept(images: ImageSet, selection: _Selection, collisions: str, folder: Path
     Raises:
         UserError: Two images would have the same name, or one a name that is too long for a file.
     """
-    into = {name: selection.names[k] for name, k in zip(selection.names, selection.into, strict=True)}
+    into = {name: selection.names[k] for name, k in zip(selection.names, selection.into, strict=True) if k >= 0}
     kept = []
     for entry in images.entries:
+        if entry.key not in selection.keys:
+            continue
         suffix = split_suffix(entry.location)[1]
         sample = entry.sample.removesuffix(suffix)
         if into[entry.identity] == entry.identity:
@@ -206,15 +240,16 @@ def _kept(images: ImageSet, selection: _Selection, collisions: str, folder: Path
 
 
 def _counts(selection: _Selection, collisions: str) -> dict[str, int]:
-    kept = int(selection.is_kept.sum())
-    return {"identities": kept, _FATES[collisions]: len(selection.names) - kept}
+    fates = [selection.fate(row, collisions) for row in range(len(selection.names))]
+    few = {"few_images": fates.count(_FEW)} if _FEW in fates else {}
+    outside = {"outside_cluster": int(selection.outside.sum())} if selection.outside.any() else {}
+    return {"identities": fates.count("kept"), _FATES[collisions]: fates.count(_FATES[collisions]), **few, **outside}
 
 
 def _table(selection: _Selection, collisions: str) -> str:
-    lines = [("identity", "fate", "collides_with", "cosine")]
+    lines = [("identity", "fate", "collides_with", "cosine", "images_outside")]
     for row, (name, into) in enumerate(zip(selection.names, selection.into, strict=True)):
-        if into == row:
-            lines.append((name, "kept", "", ""))
-        else:
-            lines.append((name, _FATES[collisions], selection.names[into], f"{selection.cosines[row]:.6f}"))
+        fate = selection.fate(row, collisions)
+        other = (selection.names[into], f"{selection.cosines[row]:.6f}") if fate == _FATES[collisions] else ("", "")
+        lines.append((name, fate, *other, str(selection.outside[row])))
     return to_csv(lines)

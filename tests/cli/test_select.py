@@ -133,3 +133,54 @@ def _same_images(folder: Path, tars: Path) -> None:
     plain, packed = ImageSet.open(folder), open_images(tars)
     assert {e.key: plain.read(e) for e in plain.entries} == {e.key: packed.read(e) for e in packed.entries}
     assert (folder / "selection.csv").read_bytes() == (tars / "selection.csv").read_bytes()
+
+
+# images that look like somebody else
+
+
+@pytest.fixture
+def scattered(work: Path) -> Path:
+    """Add images of other directions to identity 0, and an identity whose images are all apart."""
+    keys, angles = [], []
+    for name, degrees in {"0": (-1, 0, 1, 60, 130), "1": (178, 182), "2": (200, 260, 320)}.items():
+        shutil.rmtree(work / "4-samples" / name)
+        for k, angle in enumerate(degrees):
+            path = work / "4-samples" / name / f"{k}.png"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(encode_png(np.full((8, 8, 3), k, np.uint8)))
+            keys.append(f"{name}/{k}")
+            angles.append(angle)
+    for name in ("10", "11"):
+        keys += [f"{name}/0", f"{name}/1"]
+        angles += [ANGLES[name] - 2, ANGLES[name] + 2]
+    radians = np.radians(angles)
+    shutil.rmtree(work.parent / "judged")
+    write_embedding_set(work.parent / "judged", keys, np.stack([np.cos(radians), np.sin(radians)], axis=1))
+    return work
+
+
+def test_images_outside_the_largest_cluster_are_left_out(select, scattered):
+    more = ("--largest-cluster", "cluster.distance=0.1", "cluster.rounds=0")
+    ran = select(*more)
+    assert ran.code == 0, ran.err
+    keys = [entry.key for entry in ImageSet.open(scattered / "selected").entries]
+    assert keys == ["0/0", "0/1", "0/2", "1/0", "1/1", "10/0", "10/1"]
+    counts = {"images": 7, "identities": 3, "dropped": 1, "few_images": 1, "outside_cluster": 5}
+    assert {name: ran.json()[name] for name in counts} == counts
+    found = [(row["identity"], row["fate"], row["collides_with"], row["images_outside"])
+             for row in fates(scattered / "selected")]
+    assert found == [("0", "kept", "", "2"), ("1", "kept", "", "0"), ("2", "few images", "", "3"),
+                     ("10", "kept", "", "0"), ("11", "dropped", "10", "0")]
+    few = select(*more, "min_images=3", "--out", scattered / "few")
+    assert [entry.key for entry in ImageSet.open(scattered / "few").entries] == ["0/0", "0/1", "0/2"]
+    assert few.json()["few_images"] == 4
+    plan = select(*more, "--dry-run", "--out", scattered / "dry").json()["plan"]["counts"]
+    assert (plan["images"], plan["images_left_out"]) == (7, 7)
+
+
+def test_an_identity_that_is_left_with_nothing_is_said(scattered, assert_refused):
+    assert_refused("select", "--work", scattered, "--embeddings", scattered.parent / "judged", "--largest-cluster",
+                   "cluster.distance=0.1", "cluster.rounds=0", "min_images=4",
+                   says="no identity has 4 images left; the largest cluster has 3")
+    assert_refused("select", "--work", scattered, "--embeddings", scattered.parent / "judged", "--largest-cluster",
+                   "cluster.lowest=0.9", says="lowest (0.9) must not be above highest (0.8)")

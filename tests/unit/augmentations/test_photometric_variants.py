@@ -30,6 +30,14 @@ def test_names_and_growth():
     assert all(two[name] == one[name] for name in one)
 
 
+def test_identities_are_filled_up_to_a_number():
+    assert list(rendered("a", ["0", "3"], fill_to=7)) == ["4.png", "5.png", "6.png", "7.png", "8.png"]
+    assert rendered("a", ["0", "1"], fill_to=5) == dict(list(rendered("a", ["0", "1"], copies=2).items())[:3])
+    assert rendered("a", ["0", "1"], fill_to=2) == rendered("a", ["0", "1"], fill_to=1) == {}
+    with pytest.raises(ValueError, match="fill_to takes the place of copies"):
+        configure("augmentation", {"name": "photometric", "fill_to": 5, "copies": 2})
+
+
 def test_every_variant_is_another_and_always_the_same():
     seen = {**rendered("a", ["0", "1"], copies=2), **{f"b{k}": v for k, v in rendered("b", ["0"]).items()}}
     seen |= {f"seed{k}": v for k, v in rendered("a", ["0"], seed=1).items()}
