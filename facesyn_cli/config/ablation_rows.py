@@ -45,6 +45,10 @@ class AblateConfig(StageConfig):
     wanted: float = runtime_only(
         0.01, "difference for which the table says how many seeds it needs, as a share: 0.01 is a point", gt=0, lt=1
     )
+    stop_decided: bool = runtime_only(
+        False, "make no further seeds of rows whose difference is decided: shown, or below `wanted`; as every seed is "
+        "a look at the table, intervals are wider then"
+    )
     rows: list[dict[str, Any]] = affects_result([], "rows: a name, and settings that differ from the shared ones")
 
 

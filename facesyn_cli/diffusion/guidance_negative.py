@@ -3,7 +3,8 @@
     out = (1 + w) pos - w neg = neg + s (pos - neg),    s = 1 + w
 
 * NegFaceDiff, arXiv:2508.09661: neg is the output under the context of another identity, w = 0.5 throughout.
-* AdaptDiff, arXiv:2603.29569: w(t) = w (1 - t / T), so guidance starts at 0 for pure noise.
+* AdaptDiff, arXiv:2603.29569: w(t) = w (1 - t / T), so guidance starts at 0 for pure noise. Its code also has the
+  reverse, w(t) = w t / T, which the paper does not describe: `reverse=true`.
 
 The negative identity is chosen by the cosine of its context to that of the image: "close" is read as the highest
 cosine, "far" as the lowest and "mid" as the middle rank. Works with any conditional LDM; one trained with whole-context
@@ -45,7 +46,8 @@ class NegativeConfig(PluginConfig):
 class AdaptiveConfig(NegativeConfig):
     """Settings of `adaptdiff`."""
 
-    scale: float = affects_result(2.0, "s = 1 + w at t = 0; 1 is off", ge=1)
+    scale: float = affects_result(2.0, "s = 1 + w where the guidance is strongest; 1 is off", ge=1)
+    reverse: bool = affects_result(False, "strongest at pure noise and 0 at the image, as released beside the paper's")
 
 
 @register(
@@ -65,7 +67,9 @@ def build_negfacediff(cfg: NegativeConfig) -> Guidance:
 )
 def build_adaptdiff(cfg: AdaptiveConfig) -> Guidance:
     """Return guidance with a w that increases as the noise decreases."""
-    return LinearGuidance(lambda step: 1 + (cfg.scale - 1) * (1 - step.time), _negatives(cfg))
+    return LinearGuidance(
+        lambda step: 1 + (cfg.scale - 1) * (step.time if cfg.reverse else 1 - step.time), _negatives(cfg)
+    )
 
 
 def _negatives(cfg: NegativeConfig) -> str | None:

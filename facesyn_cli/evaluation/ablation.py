@@ -16,6 +16,10 @@ What a table can show: where the true difference is
 with t80 the point below which 80 % of Student's distribution lies, about 80 % of tables of n seeds call the step better
 or worse (Cohen 1988, "Statistical Power Analysis", section 2.2; the noncentral distribution is approximated by a
 shifted one). Solved for n it is the number of seeds that a wanted difference needs.
+
+A table whose rows stop as soon as they are decided looks at each difference after every seed from the second on. With N
+seeds these are N - 1 looks, so each interval is that of 1 - 0.05 / (N - 1) (Bonferroni), and all of them hold the true
+difference in 95 % of tables.
 """
 
 from __future__ import annotations
@@ -45,6 +49,7 @@ class Difference:
     to: str                   # name of that row
     values: dict[int, float]  # the difference under each seed that both have
     lower_is_better: bool = False
+    confidence: float = CONFIDENCE  # of the interval
 
     @property
     def mean(self) -> float:
@@ -58,10 +63,10 @@ class Difference:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval; None of one seed."""
+        """The interval of the mean; None of one seed."""
         if self.error is None:
             return None
-        half = student_quantile(0.5 + CONFIDENCE / 2, len(self.values) - 1) * self.error
+        half = student_quantile(0.5 + self.confidence / 2, len(self.values) - 1) * self.error
         return self.mean - half, self.mean + half
 
     @property
@@ -73,10 +78,17 @@ class Difference:
         above, below = ("worse", "better") if self.lower_is_better else ("better", "worse")
         return above if low > 0 else below if high < 0 else "not shown"
 
+    def is_decided(self, wanted: float) -> bool:
+        """Return whether the interval leaves zero out, or lies within a difference of interest (a share above 0)."""
+        if self.interval is None:
+            return False
+        low, high = self.interval
+        return low > 0 or high < 0 or max(-low, high) < wanted
+
     @property
     def detectable(self) -> float | None:
         """The true difference that about 80 % of tables of as many seeds would show; None of one seed."""
-        return None if self.error is None else _quantiles(len(self.values)) * self.error
+        return None if self.error is None else _quantiles(len(self.values), self.confidence) * self.error
 
     def seeds_for(self, wanted: float) -> int | None:
         """Return how many seeds would show a true difference in about 80 % of tables.
@@ -91,7 +103,11 @@ class Difference:
             return None
         spread = self.error * math.sqrt(len(self.values))
         counts = range(2, MOST_SEEDS + 1)
-        place = bisect_left(counts, True, key=lambda n: _quantiles(n) * spread / math.sqrt(n) <= wanted)
+
+        def shows_it(seeds: int) -> bool:
+            return _quantiles(seeds, self.confidence) * spread / math.sqrt(seeds) <= wanted
+
+        place = bisect_left(counts, True, key=shows_it)
         return counts[place] if place < len(counts) else None
 
     def to_json(self) -> dict[str, Any]:
@@ -117,17 +133,20 @@ class AblationRow:
     minutes: dict[int, float] = field(default_factory=dict)   # duration of each finished seed; shown on a terminal
                                                               # only, as the bytes of the table depend on settings and
                                                               # inputs alone
+    is_decided: bool = False                                  # no further seeds are needed
 
     @property
     def status(self) -> str:
-        """`finished`, `1 of 3 seeds`, `not run`, or `failed: ...`."""
+        """`finished`, `1 of 3 seeds`, `decided, 2 of 3 seeds`, `not run`, or `failed: ...`."""
         if self.problems:
             seed, problem = next(iter(self.problems.items()))
             others = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
             return f"failed: seed {seed}: {problem}{others}"
         if not self.figures:
             return "not run"
-        return "finished" if len(self.figures) == len(self.seeds) else f"{len(self.figures)} of {len(self.seeds)} seeds"
+        if len(self.figures) == len(self.seeds):
+            return "finished"
+        return f"{'decided, ' if self.is_decided else ''}{len(self.figures)} of {len(self.seeds)} seeds"
 
     def mean_and_error(self, figure: str) -> tuple[float | None, float | None]:
         """Return the mean over the finished seeds and its standard error; None where they are not defined."""
@@ -142,6 +161,12 @@ class AblationTable:
     rows: list[AblationRow]   # in the order of the table
     figure: Compared | None = None  # the figure of differences; None: accuracy where the rows have it, else auc
     wanted: float = 0.01      # the difference for which the seeds are counted, a share
+    looks: int = 1            # how often a difference may be looked at before it is stated
+
+    @property
+    def confidence(self) -> float:
+        """Confidence of each interval."""
+        return 1 - (1 - CONFIDENCE) / self.looks
 
     @property
     def compared(self) -> Compared:
@@ -160,7 +185,23 @@ class AblationTable:
             ours, theirs = found.get(compared), base.figures.get(seed, {}).get(compared)
             if ours is not None and theirs is not None:
                 values[seed] = ours - theirs
-        return Difference(base.name, values, compared == "eer") if values else None
+        return Difference(base.name, values, compared == "eer", self.confidence) if values else None
+
+    def needed(self, names: set[str]) -> set[str]:
+        """Return which of some rows more seeds may decide something about: undecided ones and those they build on.
+
+        A row that builds on none, and on which none builds, is always needed.
+        """
+        rows = [row for row in self.rows if row.name in names]
+        bases = {row.base for row in rows}
+        found: set[str] = set()
+        for row in rows:
+            difference = self.difference(row)
+            if row.base is None:
+                found |= {row.name} - bases
+            elif difference is None or not difference.is_decided(self.wanted):
+                found |= {row.name, row.base}
+        return found & names
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values, with every seed."""
@@ -238,11 +279,11 @@ class AblationTable:
                 "one seed": "no error is known from one seed",
             }[difference.verdict]
             interval = difference.interval
-            within = f" (95 % interval {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f})" if interval else ""
+            within = (f" ({100 * self.confidence:.4g} % interval {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f})"
+                      if interval else "")
             lines.append(f"{row.title}, against {titles[difference.to]}: {_points(difference)} points{within}: {words}"
                          f"{self._power(difference)}")
         return lines
-
 
     def _power(self, difference: Difference) -> str:
         """Return what so many seeds could show, and how many the wanted difference needs; empty of one seed."""
@@ -273,9 +314,9 @@ def student_quantile(share: float, degrees: int) -> float:
     return math.sqrt(degrees) * math.tan(low)
 
 
-def _quantiles(seeds: int) -> float:
+def _quantiles(seeds: int, confidence: float) -> float:
     """Return the true difference that a number of seeds shows with `POWER`, in standard errors of the mean."""
-    return sum(student_quantile(share, seeds - 1) for share in (0.5 + CONFIDENCE / 2, POWER))
+    return sum(student_quantile(share, seeds - 1) for share in (0.5 + confidence / 2, POWER))
 
 
 def _central_half(angle: float, degrees: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ from facesyn_cli.pipelines.ablation_steps import (
     num_faces,
 )
 from facesyn_cli.plugins.settings import PluginConfig
+
+_FEWEST_SEEDS = 2  # before a row can be decided
 
 
 class Ablation:
@@ -105,6 +108,9 @@ class Ablation:
         for number, chain in enumerate(todo, 1):
             if chain.is_finished and not chain.was_killed:
                 continue
+            if chain.row.name not in self._needed(chain.seed):
+                log.info(f"[{number}/{len(todo)}] {chain.row.name}, seed {chain.seed}: left out, it is decided")
+                continue
             log.info(f"[{number}/{len(todo)}] {chain.row.name}, seed {chain.seed}: {chain.images} images")
             try:
                 chain.run(self.work, per_id, failed)
@@ -124,7 +130,12 @@ class Ablation:
             problems = {chain.seed: chain.problem for chain in chains if chain.problem is not None}
             minutes = {chain.seed: chain.minutes() for chain in chains if chain.is_finished}
             rows.append(AblationRow(row.name, row.title, row.base, self.seeds, figures, problems, minutes))
-        return AblationTable(self._facts, rows, self.cfg.compare, self.cfg.wanted)
+        looks = max(1, len(self.seeds) - 1) if self.cfg.stop_decided else 1
+        table = AblationTable(self._facts, rows, self.cfg.compare, self.cfg.wanted, looks)
+        if not self.cfg.stop_decided:
+            return table
+        needed = table.needed({row.name for row in self.selected})
+        return replace(table, rows=[replace(row, is_decided=row.name not in needed) for row in rows])
 
     def to_json(self, table: AblationTable) -> dict[str, Any]:
         """Return the table with the settings and the folders behind every row."""
@@ -168,6 +179,12 @@ class Ablation:
             },
             "folder": str(self.folder),
         }
+
+    def _needed(self, seed: int) -> set[str]:
+        """Return the selected rows whose run under a seed may decide something."""
+        selected = {row.name for row in self.selected}
+        is_early = self.seeds.index(seed) < _FEWEST_SEEDS
+        return selected if is_early or not self.cfg.stop_decided else self.table().needed(selected)
 
     def _chains_of(self, row: Row) -> list[Chain]:
         """Return the chains of a row under all seeds, without those with a mistake."""

@@ -282,6 +282,19 @@ def test_rows_and_seeds_may_be_added(inputs, run_cli, tmp_path):
     assert run_cli(*again, "--json").json()["rows"][0]["status"] == "finished"  # one seed is asked for again
 
 
+def test_rows_that_are_decided_get_no_further_seeds(inputs, run_cli, tmp_path):
+    table = write_table(tmp_path, [SPHERE, {"name": "same", "base": "sphere"}])
+    again = [*words(inputs, tmp_path / "work"), "--config", table, "--seeds", 3]
+    ran = run_cli(*again, "ablate.stop_decided=true")
+    assert ran.code == 0 and "same, seed 2: left out, it is decided" in ran.err, ran.err
+    rows = table_of(tmp_path / "work")["rows"]
+    assert [row["status"] for row in rows] == ["decided, 2 of 3 seeds"] * 2
+    assert [list(row["seeds"]) for row in rows] == [["0", "1"]] * 2
+    assert "97.5 % interval +0.00 to +0.00" in (tmp_path / "work/ablation/table/table.md").read_text()
+    assert run_cli(*again).code == 0
+    assert [row["status"] for row in table_of(tmp_path / "work")["rows"]] == ["finished"] * 2
+
+
 def test_seeds_made_by_several_processes_come_together(inputs, run_cli, tmp_path):
     again = [*words(inputs, tmp_path / "work"), "--config", write_table(tmp_path, [{"name": "real", "real": True,
                                                                                      "identities": 3}])]

@@ -79,6 +79,13 @@ def test_adaptdiff_grows_as_the_noise_falls(t):
     torch.testing.assert_close(output, (1 + w) * OUTPUTS["positive"] - w * OUTPUTS["negative"])
 
 
+@pytest.mark.parametrize("t", [999, 500, 0])
+def test_adaptdiff_in_reverse_falls_with_the_noise(t):
+    w = t / 1000
+    output, _ = predict(make(name="adaptdiff", reverse=True), Step(0, 10, t / 1000))
+    torch.testing.assert_close(output, (1 + w) * OUTPUTS["positive"] - w * OUTPUTS["negative"])
+
+
 def test_defaults_are_the_published_strengths():
     assert registry.configure("guidance", {"name": "negfacediff"}).scale == 1 + 0.5
     assert registry.configure("guidance", {"name": "adaptdiff"}).scale == 1 + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,48 @@ def test_a_difference_is_taken_seed_by_seed() -> None:
 )
 def test_what_an_interval_says(values: tuple[float, ...], verdict: str) -> None:
     assert Difference("plain", dict(enumerate(values))).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("values", "is_decided"),
+    [((0.05, 0.051, 0.05), True), ((-0.05, -0.051, -0.05), True), ((0.02, -0.01, 0.03), False), ((0.05,), False),
+     ((0.0, 0.0), True), ((0.001, -0.001, 0.0), True), ((0.02, -0.02, 0.0), False)],
+)
+def test_a_difference_is_decided_where_it_is_shown_or_small(values: tuple[float, ...], is_decided: bool) -> None:
+    assert Difference("plain", dict(enumerate(values))).is_decided(0.01) is is_decided
+
+
+def test_every_look_at_a_difference_costs_confidence() -> None:
+    values = {0: 0.01, 1: 0.02, 2: 0.03}
+    once, often = (replace(table(PLAIN, HELPED), looks=looks).difference(HELPED) for looks in (1, 4))
+    assert once.confidence == 0.95 and often.confidence == pytest.approx(0.9875)
+    low, high = Difference("plain", values, confidence=often.confidence).interval
+    half = student_quantile(1 - 0.05 / 8, 2) * 0.01 / math.sqrt(3)
+    assert (low, high) == pytest.approx((0.02 - half, 0.02 + half))
+    assert often.detectable > once.detectable
+
+
+def test_tables_that_stop_early_are_seldom_wrong() -> None:
+    """Without a difference, at most 5 of 100 tables of five seeds show one at any of the four looks."""
+    random = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(1000):
+        values = dict(enumerate(random.standard_normal(5)))
+        looks = [Difference("plain", {k: values[k] for k in range(n)}, confidence=1 - 0.05 / 4) for n in range(2, 6)]
+        wrong += any(look.verdict in ("better", "worse") for look in looks)
+    assert 10 <= wrong <= 60
+
+
+def test_more_seeds_are_needed_of_undecided_rows_and_of_those_they_build_on() -> None:
+    def row(name: str, base: str | None, *accuracies: float) -> AblationRow:
+        return AblationRow(name, name, base, [0, 1, 2], {k: figures(value) for k, value in enumerate(accuracies)})
+
+    rows = [row("real", None, 0.9), row("plain", None, 0.70, 0.72), row("same", "plain", 0.70, 0.72),
+            row("unclear", "plain", 0.75, 0.68), row("on top", "same", 0.80, 0.82)]
+    everything = {one.name for one in rows}
+    assert table(*rows).needed(everything) == {"real", "plain", "unclear"}
+    assert table(*rows).needed({"plain", "same"}) == set()
+    assert table(*rows[:2], row("same", "plain", 0.70)).needed({"plain", "same"}) == {"plain", "same"}, "one seed"
 
 
 def test_only_seeds_that_both_rows_have_are_compared() -> None:
