@@ -56,6 +56,7 @@ RATES = tuple(float(f"1e-{digits}") for digits in range(2, 9))  # FAR of which t
 _ALWAYS = RATES[:4]                                              # in every row, without a value where pairs are too few
 _MAX_GROUPS, _RESAMPLES, _SEED = 64, 1000, 0
 _PERCENT = (2.5, 97.5)
+_TAR_IN_TRAINING = 1e-3
 
 _ARRAYS = ("genuine", "impostor", "by_group", "by_groups", "counts")
 
@@ -285,10 +286,7 @@ class FolderPairs:
         """Return the figures, and the weights of pairs of groups; see `EvaluationSet.evaluate`."""
         if not np.isfinite(vectors).all():
             raise UserError(f"{self.name}: the network returned NaN or infinite embeddings")
-        entries = self.source.entries
-        rows = LabeledEmbeddings.of(
-            [entry.key for entry in entries], [entry.identity for entry in entries], unit_rows(vectors), self.name
-        )
+        rows = self._labeled(unit_rows(vectors))
         pairs, (ranks, intervals, num_probes) = count_all_pairs(rows), identify(rows)
         rates, figures = pairs.rates, pairs.figures
         row = BenchmarkRow(
@@ -299,3 +297,15 @@ class FolderPairs:
             interval={name: pairs.interval(figure) for name, figure in figures.items()} | intervals,
         )
         return row, pairs.arrays()
+
+    def figures(self, unit: NDArray[np.float64]) -> dict[str, float | None]:
+        """Return EER, AUC and the TAR at a FAR of 1e-3, None where the pairs are too few, of unit rows (images, D)."""
+        pairs = count_all_pairs(self._labeled(unit))
+        tar = pairs.at(tar_at(_TAR_IN_TRAINING)) if _TAR_IN_TRAINING in pairs.rates else None
+        return {"eer": pairs.at(eer), "auc": pairs.at(auc), "tar_1e-3": tar}
+
+    def _labeled(self, unit: NDArray[np.float64]) -> LabeledEmbeddings:
+        entries = self.source.entries
+        return LabeledEmbeddings.of(
+            [entry.key for entry in entries], [entry.identity for entry in entries], unit, self.name
+        )

@@ -14,6 +14,7 @@ from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.data.squares import say_cut
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.all_pairs import FolderPairs
 from facesyn_cli.evaluation.embedding import FaceEmbedder
 from facesyn_cli.evaluation.pairs import PairSet
 from facesyn_cli.evaluation.verification import roc_auc, squared_distances, unit_rows, verify_folds
@@ -120,13 +121,13 @@ def _gathered(
 
 
 def verify_in_training(
-    embedder: FaceEmbedder, pairs: PairSet, embedding_size: int, processes: Processes
+    embedder: FaceEmbedder, pairs: PairSet | FolderPairs, embedding_size: int, processes: Processes
 ) -> dict[str, float | None]:
-    """Return k-fold accuracy and AUC of a network in training. A collective: each process embeds a share.
+    """Return figures of a network in training. A collective: each process embeds a share.
 
     Args:
         embedder: The network, in eval mode.
-        pairs: The pairs.
+        pairs: Pairs, with k-fold accuracy and AUC; or a folder, with those of `FolderPairs.figures`.
         embedding_size: Width of an embedding.
         processes: All of them return the same.
 
@@ -145,6 +146,8 @@ def verify_in_training(
             bar.advance(len(batch.indices))
     processes.raise_in_all(problem, place)
     unit = unit_rows(processes.sum(vectors.to(embedder.options.device)).cpu().numpy())
+    if isinstance(pairs, FolderPairs):
+        return pairs.figures(unit)
     distance = squared_distances(unit[pairs.first], unit[pairs.second])
     accuracy = verify_folds(distance, pairs.is_same, pairs.folds).accuracy
     return {"accuracy": float(accuracy.mean()), "auc": roc_auc(distance, pairs.is_same)}

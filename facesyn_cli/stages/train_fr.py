@@ -99,6 +99,10 @@ class TrainFrConfig(GroupsConfig):
         3000, "most genuine pairs of held-out identities, and as many impostor pairs", ge=10
     )
     validation_bins: tuple[Path, ...] = runtime_only((), "verification .bin files to validate on as well")
+    validation_folders: tuple[Path, ...] = runtime_only(
+        (), "folders or zips of identities to validate on as well: all pairs of their images, each identity with equal "
+        "weight"
+    )
     validate_every: int = runtime_only(1, "epochs between validations; 0: none", ge=0)
     workers: int = runtime_only(4, "threads that read and decode, per training process", ge=0)
     log_every: int = runtime_only(100, "steps between lines of metrics.jsonl; every epoch ends with one", ge=1)

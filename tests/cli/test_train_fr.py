@@ -208,6 +208,21 @@ def test_decay_of_norms_is_the_published_quirk_under_its_own_name(faces: Path, t
     assert decayed.mean() < 0.99 * free.mean()
 
 
+def test_all_pairs_of_a_folder_are_validated_on_as_eval_does(faces: Path, tmp_path: Path, run_cli):
+    out = tmp_path / "fr"
+    ran = run_cli(*train_arguments(faces, out, f"validation_folders=[{faces}]", epochs=1))
+    assert ran.code == 0, ran.err
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    found = next(line for line in lines if f"val_{faces.name}_eer" in line)
+    ran = run_cli("eval", "--weights", out, "--benchmarks", "folder", "--images", faces, "--out", tmp_path / "table",
+                  "--device", "cpu", "--json")
+    assert ran.code == 0, ran.err
+    row = ran.json()["rows"][0]
+    assert [found[f"val_{faces.name}_{name}"] for name in ("eer", "auc")] == pytest.approx(
+        [row["eer"], row["auc"]], abs=1e-3)
+    assert (found[f"val_{faces.name}_tar_1e-3"] is None) == (row["tar"]["1e-03"] is None)
+
+
 WRONG = {
     "no such input": (["--in", "{missing}"], "missing does not exist"),
     "no images": (["--in", "{empty}"], "holds no images"),
@@ -225,6 +240,9 @@ WRONG = {
     "fp16 on CPU": (["precision=fp16"], "CUDA device only"),
     "diverging": (["optimizer.lr=1e30"], "no weights of this or a later step were written"),
     "no such bin": (["validation_bins=[{missing}]"], "missing"),
+    "no such folder": (["validation_folders=[{missing}]"], "missing"),
+    "one person to validate on": (["validation_folders=[{single}]"], "at least 2 identities, and 2 images of one"),
+    "two of one name": (["validation_folders=[{faces},{faces}]"], "two sets to validate on are called"),
     "margin": (["head.margin=2"], "head.margin"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
@@ -23,8 +24,9 @@ from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.data.transforms import compose
 from facesyn_cli.distributed import Processes
 from facesyn_cli.errors import UserError
+from facesyn_cli.evaluation.all_pairs import FolderPairs
 from facesyn_cli.evaluation.embedding import EmbedOptions, FaceEmbedder
-from facesyn_cli.evaluation.pairs import read_bin
+from facesyn_cli.evaluation.pairs import PairSet, read_bin
 from facesyn_cli.evaluation.protocol import verify_in_training
 from facesyn_cli.models.convert.tface_head import PUBLISHED
 from facesyn_cli.models.heads.class_range import ClassRange
@@ -93,8 +95,13 @@ class FrTask(Task):
             head = head.with_classes(len(self.identities), size) if cfg.initial_head else None
         self.initial = open_initial_weights(cfg.initial_backbone, cfg.initial_head, cfg.backbone, backbone, head)
         self.parents |= self.initial.parents
-        self.pairs = held_out_sets(held_out, cfg.validation_pairs, cfg.seed, cfg.validation_fraction > 0)
-        self.pairs += [read_bin(path, path.stem) for path in cfg.validation_bins]
+        self.pairs: list[PairSet | FolderPairs] = [
+            *held_out_sets(held_out, cfg.validation_pairs, cfg.seed, cfg.validation_fraction > 0),
+            *(read_bin(path, path.stem) for path in cfg.validation_bins),
+        ]
+        self.pairs += [FolderPairs(path.stem, ImageSet.open(path)) for path in cfg.validation_folders]
+        if twice := [name for name, count in Counter(pairs.name for pairs in self.pairs).items() if count > 1]:
+            raise UserError(f"two sets to validate on are called {twice[0]}; rename one of the files")
         self.num_parameters, self.embedding_size = sum(p.numel() for p in backbone.parameters()), size
         self.epoch_steps = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size).steps_per_epoch
         self.total_steps = cfg.epochs * self.epoch_steps
