@@ -61,6 +61,7 @@ class _RowConfig(BaseModel):
     real: bool | Path = False                                    # true, or a folder: a row of real faces
     identities: int | None = Field(None, ge=2)                   # of a row of real faces; None: as in the table
     images: int | None = Field(None, ge=2)                       # None: as in the table
+    beside: str | None = None                                    # a row of real faces above, whose images are added
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Row:
         base: Name of the row it overrides and is compared with, or None.
         real: False, or the folder of its real faces (True: the one of the table).
         identities: Number of identities of real faces; None: as in the table.
-        images: Number of images; None: as in the table.
+        images: Number of images, without those of `beside`; None: as in the table.
+        beside: Name of the row of real faces whose images are trained on too, or None.
         sections: All settings of its stages; empty for real faces.
     """
 
@@ -83,7 +85,13 @@ class Row:
     real: bool | Path = False
     identities: int | None = None
     images: int | None = None
+    beside: str | None = None
     sections: dict[str, Settings] = field(default_factory=dict)
+
+    @property
+    def compared(self) -> str | None:
+        """Name of the row that it is compared with: its base, or else the row of real faces it stands beside."""
+        return self.base or self.beside
 
 
 def expand_rows(raw: list[dict[str, Any]], sections: dict[str, Settings]) -> list[Row]:
@@ -194,8 +202,8 @@ def _row(settings: dict[str, Any], base: dict[str, Settings], above: dict[str, R
     if cfg.base is not None and cfg.base not in above:
         raise UserError(f"base: {cfg.base!r} is no row above it")
     if cfg.real is not False:
-        if changes or cfg.base is not None:
-            raise UserError("a row of real faces has no base and no settings of stages")
+        if changes or cfg.base is not None or cfg.beside is not None:
+            raise UserError("a row of real faces has no base, stands beside none and has no settings of stages")
         return Row(cfg.name, cfg.title or cfg.name, None, cfg.real, cfg.identities, cfg.images)
     if cfg.identities is not None:
         raise UserError("identities belongs to rows of real faces; sample.ids sets the number of generated identities")
@@ -208,5 +216,8 @@ def _row(settings: dict[str, Any], base: dict[str, Settings], above: dict[str, R
             sections.pop(stage, None)
         else:
             sections[stage] = merge_settings(sections.get(stage, {}), change)
+    if cfg.beside is not None and (cfg.beside not in above or above[cfg.beside].real is False):
+        raise UserError(f"beside: {cfg.beside!r} is no row of real faces above it")
     images = cfg.images if cfg.images is not None or parent is None else parent.images
-    return Row(cfg.name, cfg.title or cfg.name, cfg.base, False, None, images, sections)
+    beside = cfg.beside if cfg.beside is not None or parent is None else parent.beside
+    return Row(cfg.name, cfg.title or cfg.name, cfg.base, False, None, images, beside, sections)

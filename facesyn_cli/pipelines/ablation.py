@@ -129,7 +129,7 @@ class Ablation:
             figures = {chain.seed: chain.figures() for chain in chains if chain.is_finished}
             problems = {chain.seed: chain.problem for chain in chains if chain.problem is not None}
             minutes = {chain.seed: chain.minutes() for chain in chains if chain.is_finished}
-            rows.append(AblationRow(row.name, row.title, row.base, self.seeds, figures, problems, minutes))
+            rows.append(AblationRow(row.name, row.title, row.compared, self.seeds, figures, problems, minutes))
         looks = max(1, len(self.seeds) - 1) if self.cfg.stop_decided else 1
         table = AblationTable(self._facts, rows, self.cfg.compare, self.cfg.wanted, looks)
         if not self.cfg.stop_decided:

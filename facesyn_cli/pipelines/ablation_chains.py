@@ -63,8 +63,14 @@ class Chains:
             raise UserError(f"{images} images are wanted, the row has {whole}")
         choose = self._generated_faces if row.real is False else self._real_faces
         steps = choose(row, seed, images)
+        address, inputs = {"images": steps[-1].address}, (steps[-1].folder,)
+        if row.beside is not None:
+            real = next(other for other in self._rows if other.name == row.beside)
+            steps = [*self._real_faces(real, seed, self._target(real)), *steps]
+            address, inputs = {**address, "beside": steps[0].address}, (steps[0].folder, *inputs)
+            identities, images = identities + self._size(real)[0], images + self._target(real)
         cfg = self.shared["train-fr"].model_copy(update={"seed": seed})
-        steps.append(self._step("train-fr", cfg, {"images": steps[-1].address}, inputs=(steps[-1].folder,)))
+        steps.append(self._step("train-fr", cfg, address, inputs=inputs))
         cfg = self.shared["eval"]
         steps.append(self._step("eval", cfg, {"weights": steps[-1].address}, weights=steps[-1].folder))
         return Chain(row, seed, steps, identities, images)

@@ -61,12 +61,22 @@ def test_rows_build_on_the_table_and_on_each_other() -> None:
         ([{"name": "a", "identities": 3}], "sample.ids sets"),
         ([{"name": "a", "real": True, "identities": 1}], "identities"),
         ([{"name": "a", "images": "many"}], "images"),
+        ([{"name": "a", "beside": "b"}], "'b' is no row of real faces above it"),
+        ([{"name": "a"}, {"name": "b", "beside": "a"}], "'a' is no row of real faces above it"),
+        ([{"name": "a", "real": True}, {"name": "b", "real": True, "beside": "a"}], "stands beside none"),
     ],
 )
 def test_mistakes_name_their_row(rows, says) -> None:
     with pytest.raises(UserError) as caught:
         expand_rows(rows, BASE)
     assert says in str(caught.value)
+
+
+def test_rows_beside_real_faces_are_compared_with_them_unless_they_have_a_base() -> None:
+    rows = [{"name": "real", "real": True}, {"name": "plus", "beside": "real"}, {"name": "more", "base": "plus"}]
+    _, plus, more = expand_rows(rows, BASE)
+    assert (plus.beside, plus.compared) == ("real", "real")
+    assert (more.beside, more.compared) == ("real", "plus")
 
 
 def test_all_mistakes_are_told_at_once() -> None:
