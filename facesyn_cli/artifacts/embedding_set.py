@@ -1,7 +1,7 @@
 """EmbeddingSet: unit vectors by image key.
 
-On disk: `embeddings.npy` (N, 512) float32 and `keys.txt`, one key per row. Published formats can be read as well, see
-`vector_files`.
+On disk: `embeddings.npy` (N, 512) float32 and `keys.txt`, one key per row; where a detector measured it, `yaw.npy` (N,)
+float32. Published formats can be read as well, see `vector_files`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from facesyn_cli.artifacts.npy_file import write_npy_blocks
 from facesyn_cli.artifacts.vector_files import holds_vectors, normalize, read_vector_file, read_vectors, unnamed_rows
 from facesyn_cli.console import log
 from facesyn_cli.errors import UserError
+from facesyn_cli.untrusted.arrays import read_array
 from facesyn_cli.untrusted.input_files import read_lines
 
 VECTORS = "embeddings.npy"
 KEYS = "keys.txt"
+YAW = "yaw.npy"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class EmbeddingSet:
         embedder: Digest of the recognizer's weights; None when unknown.
         path: Where it was read from.
         digest: Digest of the set.
+        yaw: (N,) float32, how far each face is turned, in degrees (`data/pose.py`), NaN where none was found; None: not
+            measured.
     """
 
     keys: list[str]
@@ -43,6 +47,7 @@ class EmbeddingSet:
     embedder: str | None
     path: Path
     digest: str
+    yaw: np.ndarray | None = None
 
     @staticmethod
     def open(path: Path, names: Path | None = None) -> EmbeddingSet:
@@ -65,7 +70,11 @@ class EmbeddingSet:
         keys = read_keys(path / KEYS)
         if len(keys) != len(vectors):
             raise UserError(f"{path}: {len(keys)} keys but {len(vectors)} rows; run `facesyn embed` again")
-        return EmbeddingSet(keys, vectors, header.extra.get("embedder"), path, header.digest)
+        yaw = read_array(path / YAW, "the yaw of faces") if (path / YAW).exists() else None
+        if yaw is not None and (yaw.shape != (len(keys),) or yaw.dtype != np.float32):
+            raise UserError(f"{path / YAW} has {yaw.shape} {yaw.dtype} numbers, one of float32 was expected for each "
+                            f"of {len(keys)} keys; run `facesyn embed` again")
+        return EmbeddingSet(keys, vectors, header.extra.get("embedder"), path, header.digest, yaw)
 
     def join(self, keys: list[str]) -> np.ndarray:
         """Return the rows of the given keys, (len(keys), D); no copy if they are the keys of the set.
@@ -73,15 +82,27 @@ class EmbeddingSet:
         Raises:
             UserError: Some keys have no embedding.
         """
-        if keys == self.keys:
-            return self.vectors
+        return self.vectors if keys == self.keys else self.vectors[self._rows(keys)]
+
+    def join_yaw(self, keys: list[str]) -> np.ndarray:
+        """Return the yaw of the given keys, (len(keys),) float32.
+
+        Raises:
+            UserError: It was not measured, or some keys have no embedding.
+        """
+        if self.yaw is None:
+            raise UserError(f"{self.path} does not say how far faces are turned; make it again with facesyn embed "
+                            "pose_detector=YUNET, a detector in .onnx format")
+        return self.yaw[self._rows(keys)]
+
+    def _rows(self, keys: list[str]) -> list[int]:
         row_of = {key: row for row, key in enumerate(self.keys)}
         missing = [key for key in keys if key not in row_of]
         if missing:
             raise UserError(
                 f"{self.path} has no embedding for {len(missing)} of {len(keys)} images, first {missing[0]!r}"
             )
-        return self.vectors[[row_of[key] for key in keys]]
+        return [row_of[key] for key in keys]
 
     def parent(self) -> Parent:
         """Return this set as an input for a header."""

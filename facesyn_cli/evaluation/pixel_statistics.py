@@ -4,15 +4,8 @@ Sharpness is the variance of the Laplacian of an image in gray levels (Pech-Pach
 autofocusing in brightfield microscopy", section 3): the four neighbors minus four times the pixel. It depends on the
 size of the image, so only sets of one size compare.
 
-Pose is measured by two ratios of five landmarks, without a network for angles.
-With the eyes' middle m, their unit direction u (left to right in the image), its perpendicular v (downwards), the
-distance w of the eyes, the nose n and the mouth's middle k:
-
-    yaw   = (n - m) . u / w                    0 for a frontal face; the nose moves towards where the face looks
-    pitch = (n - m) . v / ((k - m) . v)        about one half for a level face; less when it looks up
-
-They do not change with the size, place or roll of the face. Profiles, where one eye is hidden, are mostly missed by
-detectors; the share of images with a face is therefore reported as well.
+Pose is measured by the two ratios of `data/pose.py`. Profiles, where one eye is hidden, are mostly missed by detectors;
+the share of images with a face is therefore reported as well.
 """
 
 from __future__ import annotations
@@ -23,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facesyn_cli import signals
+from facesyn_cli.data.pose import pose_of
 from facesyn_cli.data.sharding import share
 from facesyn_cli.distributed import Processes
 from facesyn_cli.evaluation.metrics import Metric, declare
@@ -82,26 +76,6 @@ def pixel_section(thumbnails: NDArray[np.uint8], owner: NDArray) -> Section:
             f"pixels.{name}", name, edges, {"images": np.histogram(values, edges)[0]}
         ))
     return section
-
-
-def pose_of(points: NDArray[np.float64]) -> tuple[float, float]:
-    """Return (yaw, pitch) of one face.
-
-    Args:
-        points: (5, 2) landmarks x, y: left eye as seen in the image, right eye, nose, corners of the mouth.
-
-    Returns:
-        NaN where eyes or mouth coincide.
-    """
-    middle, mouth = points[:2].mean(0), points[3:].mean(0)
-    across = points[1] - points[0]
-    width = float(np.linalg.norm(across))
-    if width == 0:
-        return float("nan"), float("nan")
-    u = across / width
-    v = np.array([-u[1], u[0]])
-    nose, height = points[2] - middle, float((mouth - middle) @ v)
-    return float(nose @ u) / width, float(nose @ v) / height if height else float("nan")
 
 
 def sharpness_of(pixels_u8: NDArray[np.uint8]) -> float:

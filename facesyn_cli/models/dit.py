@@ -6,7 +6,7 @@ arXiv:2310.00426, section 2.3: one projection of the condition for all blocks, a
 (adaLN-single). Queries and keys have an RMSNorm: Dehghani et al. 2023, arXiv:2302.05442, section 2.1.
 
 The face embedding acts in two ways: added to the timestep, it modulates the blocks, and as `context_tokens` tokens it
-joins the keys and values of every self-attention.
+joins the keys and values of every self-attention. With `pose` the yaw of the head is added to the timestep as well.
 
 With `token_drop` training is cheaper: a random share of the tokens bypasses the middle blocks. Krause et al. 2025,
 "TREAD: Token Routing for Efficient Architecture-agnostic Diffusion Training", arXiv:2501.04765.
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from facesyn_cli.config.fields import affects_result
 from facesyn_cli.models.dit_blocks import Block, modulated, normed, patchify, positions, unpatchify
 from facesyn_cli.models.idiff_blocks import TimeEmbedding
+from facesyn_cli.models.pose_embedding import PoseEmbedding, split_pose
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -55,6 +56,7 @@ class DitConfig(PluginConfig):
     component_dropout: float = affects_result(
         0.0, "CPD: probability of dropping a component of the projected context in training", ge=0, lt=1
     )
+    pose: bool = affects_result(False, "take the yaw of the face as a second condition")
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> DitConfig:
@@ -108,7 +110,7 @@ class DiffusionTransformer(nn.Module):
     def __init__(self, cfg: DitConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        self.in_channels, self.downscale = cfg.in_channels, cfg.patch
+        self.in_channels, self.downscale, self.takes_pose = cfg.in_channels, cfg.patch, cfg.pose
         width = cfg.width
         self.enter = nn.Linear(cfg.in_channels * cfg.patch**2, width)
         self.time_emb = TimeEmbedding(_TIME_CHANNELS, width)
@@ -117,6 +119,8 @@ class DiffusionTransformer(nn.Module):
         self.from_context = nn.Linear(cfg.context_width, width)
         if cfg.context_tokens:
             self.to_tokens = nn.Linear(cfg.context_width, cfg.context_tokens * width)
+        if cfg.pose:
+            self.pose_emb = PoseEmbedding(width)
         self.modulate = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList(
             Block(width, cfg.heads, cfg.mlp_ratio, cfg.dropout, cfg.context_tokens > 0) for _ in range(cfg.depth)
@@ -130,6 +134,8 @@ class DiffusionTransformer(nn.Module):
                     nn.init.zeros_(module.bias)
         for layer in (self.modulate, self.leave):
             nn.init.zeros_(layer.weight)
+        if cfg.pose:
+            self.pose_emb.reset()
 
     def forward(
         self, x: Tensor, t: Tensor, context: Tensor | EncodedContext | None = None,
@@ -140,8 +146,9 @@ class DiffusionTransformer(nn.Module):
         Args:
             x: (B, C, H, W) noisy latents.
             t: (B,) timesteps, unscaled.
-            context: (B, context_size) face embeddings of unit length; None for the empty context, which is learned; or
-                the result of `encode_context`, without the other arguments.
+            context: (B, context_size) face embeddings of unit length, with `pose` also (B, context_size + 1) with the
+                yaw in degrees; None for the empty context, which is learned; or the result of `encode_context`,
+                without the other arguments.
             drop_context: (B,) bool; True replaces the context of this sample by the empty one.
             component_mask: (B, E) bool, the components that CPD keeps (Boutros et al. 2023, arXiv:2308.04995), in
                 training or not; they are scaled by 1 / (1 - component_dropout). None: drawn in training from torch's
@@ -188,13 +195,17 @@ class DiffusionTransformer(nn.Module):
         batch = batch if context is None else len(context)
         if batch is None:
             raise ValueError("without a context, encode_context needs the batch size")
+        yaw = None
+        if context is not None:
+            context, yaw = split_pose(context, self.cfg.context_size, self.takes_pose)
         c = self._project(context, drop_context, component_mask, batch)
+        signal = self.from_context(c) if yaw is None else self.from_context(c) + self.pose_emb(yaw)
         if self.cfg.context_tokens:
             tokens = normed(self.to_tokens(c).unflatten(1, (self.cfg.context_tokens, -1)))       # (B, S, N)
         else:
             tokens = c.new_zeros(batch, 0, self.cfg.width)
         pairs = [block.attention.read(tokens) for block in self.blocks]
-        return EncodedContext(self.from_context(c), *(torch.stack(part, 1) for part in zip(*pairs, strict=True)))
+        return EncodedContext(signal, *(torch.stack(part, 1) for part in zip(*pairs, strict=True)))
 
     def _project(
         self, context: Tensor | None, drop_context: Tensor | None, component_mask: Tensor | None, batch: int

@@ -30,6 +30,7 @@ from facesyn_cli.models.idiff_blocks import (
     upsample,
     zeroed,
 )
+from facesyn_cli.models.pose_embedding import PoseEmbedding, split_pose
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -54,6 +55,7 @@ class UnetConfig(PluginConfig):
         0.25, "CPD: probability of dropping a component of the projected context in training", ge=0, lt=1
     )
     learn_empty_context: bool = affects_result(False, "learn the vector of the empty context; false: zeros")
+    pose: bool = affects_result(False, "take the yaw of the face as a second condition")
     checkpoint_activations: bool = runtime_only(False, "recompute blocks in the backward pass: less memory, slower")
 
     @model_validator(mode="after")
@@ -69,8 +71,9 @@ class UnetConfig(PluginConfig):
             if width % self.head_channels:
                 raise ValueError(f"the width of every level ({width}) must be divisible by head_channels "
                                  f"({self.head_channels})")
-        if self.learn_empty_context and self.conditioning == "unconditional":
-            raise ValueError("learn_empty_context needs a conditional network (conditioning ca or adagn)")
+        for name in ("learn_empty_context", "pose"):
+            if getattr(self, name) and self.conditioning == "unconditional":
+                raise ValueError(f"{name} needs a conditional network (conditioning ca or adagn)")
         return self
 
     @property
@@ -88,6 +91,7 @@ class ContextState:
 
     batch: int
     per_block: tuple[Any, ...]
+    pose: Tensor | None = None  # (B, 4 * channels), added to the embedding of the timestep; None: nothing
 
     def recording(self) -> tuple[ContextState, AttentionMaps]:
         """Return these contexts with recording of attention maps, and the recorded maps."""
@@ -109,12 +113,14 @@ class ContextState:
         def choose(a: Tensor, b: Tensor) -> Tensor:
             return torch.where(condition.view(-1, *[1] * (a.ndim - 1)), a, b)
 
-        return ContextState(self.batch, _by_tensor(choose, self.per_block, other.per_block))
+        pose = _by_tensor(choose, self.pose, other.pose)
+        return ContextState(self.batch, _by_tensor(choose, self.per_block, other.per_block), pose)
 
     def joined(self, other: ContextState) -> ContextState:
         """Return the contexts of this batch followed by those of another."""
-        per_block = _by_tensor(lambda a, b: torch.cat([a, b]), self.per_block, other.per_block)
-        return ContextState(self.batch + other.batch, per_block)
+        per_block, pose = (_by_tensor(lambda a, b: torch.cat([a, b]), *parts) for parts in
+                           ((self.per_block, other.per_block), (self.pose, other.pose)))
+        return ContextState(self.batch + other.batch, per_block, pose)
 
     def _tapped(self, taps: Callable[[int], tuple[Tap, Tap]]) -> ContextState:
         per_block = []
@@ -122,7 +128,7 @@ class ContextState:
             per_block.append(tuple(
                 TappedContext(*part[:2], *taps(number)) if isinstance(part, tuple) else part for part in parts or ()
             ))
-        return ContextState(self.batch, tuple(per_block))
+        return ContextState(self.batch, tuple(per_block), self.pose)
 
 
 def _by_tensor(combine: Callable[[Tensor, Tensor], Tensor], first: Any, other: Any) -> Any:
@@ -153,6 +159,7 @@ class ConditionalUNet(nn.Module):
         self.in_channels = cfg.in_channels
         self.downscale = 2 ** (len(cfg.multipliers) - 1)
         self.is_conditional = cfg.conditioning != "unconditional"
+        self.takes_pose = cfg.pose
         self.has_attention_maps = cfg.conditioning == "ca"  # its contexts can record and inject them
         self.checkpoint_activations = cfg.checkpoint_activations
         widths = cfg.widths
@@ -160,6 +167,8 @@ class ConditionalUNet(nn.Module):
         self.time_emb = TimeEmbedding(cfg.channels, 4 * cfg.channels)
         if self.is_conditional:
             self.context_emb = nn.Linear(cfg.context_size, cfg.context_width)
+        if cfg.pose:
+            self.pose_emb = PoseEmbedding(4 * cfg.channels)
         if cfg.learn_empty_context:
             self.empty_context_embedding = nn.Parameter(torch.empty(cfg.context_width))
             nn.init.normal_(self.empty_context_embedding)
@@ -195,8 +204,9 @@ class ConditionalUNet(nn.Module):
         Args:
             x: (B, C, H, W) noisy latents.
             t: (B,) timesteps, unscaled.
-            context: (B, context_size) face embeddings; None for the empty context; or the result of `encode_context`,
-                without the other arguments. Ignored by an unconditional network.
+            context: (B, context_size) face embeddings, with `pose` also (B, context_size + 1) with the yaw in degrees;
+                None for the empty context; or the result of `encode_context`, without the other arguments. Ignored by
+                an unconditional network.
             drop_context: (B,) bool; True replaces the context of this sample by the empty one.
             component_mask: (B, E) bool, components that CPD keeps, also in eval mode; they are scaled by
                 1 / (1 - component_dropout). None: drawn from torch's global generator in training, off in eval mode.
@@ -218,6 +228,8 @@ class ConditionalUNet(nn.Module):
         states = iter(context.per_block)
 
         time = self.time_emb(t)                                                    # (B, 4 * channels)
+        if context.pose is not None:
+            time = time + context.pose
         h = self.image_proj(x)
         skips = [h]
         for module in self.down:
@@ -242,8 +254,15 @@ class ConditionalUNet(nn.Module):
         batch = batch if context is None else len(context)
         if batch is None:
             raise ValueError("without a context, encode_context needs the batch size")
-        c = self._project(context, drop_context, component_mask, batch) if self.is_conditional else None
-        return ContextState(batch, tuple(None if c is None else block.encode_context(c) for block in self._blocks()))
+        if not self.is_conditional:
+            return ContextState(batch, tuple(None for _ in self._blocks()))
+        yaw, pose = None, None
+        if context is not None:
+            context, yaw = split_pose(context, self.cfg.context_size, self.takes_pose)
+        c = self._project(context, drop_context, component_mask, batch)
+        if self.takes_pose:  # also of unknown yaw, so that contexts with and without it can be joined
+            pose = self.pose_emb(c.new_full((batch,), math.nan) if yaw is None else yaw)
+        return ContextState(batch, tuple(block.encode_context(c) for block in self._blocks()), pose)
 
     def _project(
         self, context: Tensor | None, drop_context: Tensor | None, component_mask: Tensor | None, batch: int

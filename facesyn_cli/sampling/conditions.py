@@ -26,6 +26,7 @@ from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 from facesyn_cli.sampling.inputs import SampleInputs
+from facesyn_cli.sampling.pose import PoseSettings
 
 
 class Variation(Protocol):
@@ -53,6 +54,7 @@ class Conditions:
         given_noise: (N, per_id, C, H, W) of any float type, or None: the noise is drawn from the seed.
         variation: Gives every image a context or noise of its own; None: those of its identity.
         negative_contexts: Chooses the negative context of each image, or its partner's; None: there are none.
+        pose: How far heads are turned; None: that is left to the LDM.
 
     An image that a filter rejected is drawn again with an attempt number from 1: other noise, the same contexts.
     """
@@ -65,6 +67,7 @@ class Conditions:
     given_noise: np.ndarray | None = None
     variation: Variation | None = None
     negative_contexts: NegativeContexts | PartnerContexts | None = None
+    pose: PoseSettings | None = None
 
     def key(self, image: int) -> str:
         """Return `identity/sample` of an image."""
@@ -72,11 +75,23 @@ class Conditions:
         return f"{self.identities[row]}/{sample}"
 
     def contexts(self, images: Sequence[int]) -> Tensor:
-        """Return the contexts of B images, (B, E) float32."""
+        """Return the contexts of B images, (B, E) float32, without the yaw."""
         if self.variation is None:
             return self.vectors[[image // self.per_id for image in images]]
         varied = [self.variation.context(*divmod(image, self.per_id)) for image in images]
         return torch.from_numpy(np.stack(varied))
+
+    def yaw(self, images: Sequence[int]) -> Tensor | None:
+        """Return the yaw of B images, (B,) float32 in degrees, NaN where it is left to the LDM; None: in all."""
+        if self.pose is None:
+            return None
+        places = [divmod(image, self.per_id) for image in images]
+        return torch.tensor([self.pose.yaw(self.seed, self.identities[row], sample) for row, sample in places])
+
+    def with_yaw(self, contexts: Tensor, images: Sequence[int]) -> Tensor:
+        """Return contexts (B, E) as the denoiser takes them: (B, E + 1) where heads are turned."""
+        yaw = self.yaw(images)
+        return contexts if yaw is None else torch.cat([contexts, yaw[:, None].to(contexts.dtype)], dim=1)
 
     def negatives(self, images: Sequence[int]) -> Tensor | None:
         """Return the negative contexts of B images, (B, E) float32; None: there are none."""
@@ -121,6 +136,7 @@ def open_conditions(
     guidance: Guidance,
     guidance_cfg: PluginConfig,
     noise_file: Path | None = None,
+    pose: PoseSettings | None = None,
 ) -> tuple[Conditions, dict[str, Parent]]:
     """Build the conditions of a set; return them and the files they depend on, for the header.
 
@@ -132,16 +148,20 @@ def open_conditions(
         guidance: Built from `guidance_cfg`.
         guidance_cfg: Settings of a `guidance` plugin.
         noise_file: Starting noise, `.npy`; None: drawn from the seed.
+        pose: How far heads are turned; None: that is left to the LDM.
 
     Raises:
-        UserError: A file is not what was expected, or belongs to another recognizer.
+        UserError: A file is not what was expected, or belongs to another recognizer, or the LDM takes no poses.
     """
+    if pose is not None and not getattr(inputs.ldm.module, "takes_pose", False):
+        raise UserError("pose turns heads, which this LDM did not learn: train one with denoiser.pose=true, on "
+                        "embeddings made with pose_detector=YUNET")
     shape, num_ids = inputs.latent_shape, len(inputs.identities)
     given_noise = open_noise_file(noise_file, num_ids, per_id, shape)
     varied, parents = open_variation(variation, inputs.contexts, seed)
     negatives, more = open_negatives(guidance, guidance_cfg, inputs.contexts, seed)
     conditions = Conditions(
-        inputs.identities, inputs.vectors, per_id, seed, shape, given_noise, varied, negatives
+        inputs.identities, inputs.vectors, per_id, seed, shape, given_noise, varied, negatives, pose
     )
     return conditions, {**parents, **more}
 

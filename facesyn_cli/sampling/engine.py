@@ -17,7 +17,7 @@ from facesyn_cli.sampling.pipeline import LdmPipeline
 from facesyn_cli.sampling.workers import threads_on
 
 _Images = tuple[list[int], list[int] | None]      # numbers of a batch, and the attempt of each
-_Inputs = tuple[Tensor, Tensor | None, Tensor]    # contexts (B, E), negatives, noise (B, C, H, W)
+_Inputs = tuple[Tensor, Tensor | None, Tensor]    # contexts (B, E) or (B, E + 1), negatives, noise (B, C, H, W)
 
 
 class BatchEngine:
@@ -81,9 +81,12 @@ class BatchEngine:
     def _draw_inputs(self, images: list[int], attempts: list[int] | None) -> _Inputs:
         """Return contexts, negatives and noise of a batch on the host, in pinned memory where the device is a GPU."""
         conditions = self._conditions
-        contexts, noise = conditions.contexts(images), conditions.noise(images, attempts)
+        contexts = conditions.with_yaw(conditions.contexts(images), images)
+        noise = conditions.noise(images, attempts)
         negatives = conditions.negatives(images)
-        return self._pinned(contexts), None if negatives is None else self._pinned(negatives), self._pinned(noise)
+        if negatives is not None:
+            negatives = self._pinned(conditions.with_yaw(negatives, images))
+        return self._pinned(contexts), negatives, self._pinned(noise)
 
     def _compute(self, images: list[int], attempts: list[int] | None, inputs: _Inputs) -> Callable[[int], np.ndarray]:
         contexts, negatives, noise = inputs

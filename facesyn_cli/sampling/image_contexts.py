@@ -6,6 +6,7 @@ finished; `variation={name: given, path: .../image-contexts}` draws images from 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,7 @@ from facesyn_cli.artifacts.npy_file import write_npy_blocks
 from facesyn_cli.sampling.conditions import Conditions
 
 FOLDER = "image-contexts"
+POSES = "poses.csv"  # one line per image: key, yaw in degrees, empty where it was left to the LDM
 _BLOCK = 4096  # images whose contexts are in memory at once
 
 
@@ -42,3 +44,15 @@ def write_image_contexts(folder: Path, conditions: Conditions, num_images: int, 
     header = Header("EmbeddingSet", "sample", {}, {}, {"images": num_images}, {"embedder": embedder}, digest)
     write_json(folder / HEADER, asdict(header))
     return digest
+
+
+def write_poses(folder: Path, conditions: Conditions, num_images: int) -> None:
+    """Write the yaw of all images of the set in `folder`."""
+    lines = ["key,yaw\n"]
+    for start in range(0, num_images, _BLOCK):
+        signals.check()
+        images = range(start, min(start + _BLOCK, num_images))
+        yaw = conditions.yaw(images).tolist()
+        lines += [f"{conditions.key(image)},{'' if math.isnan(angle) else f'{angle:.2f}'}\n"
+                  for image, angle in zip(images, yaw, strict=True)]
+    write_text(folder / POSES, "".join(lines))

@@ -8,8 +8,10 @@ of runs and processes and after any number of kills.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,10 +22,11 @@ from pydantic import BeforeValidator
 
 from facesyn_cli import distributed, signals
 from facesyn_cli.artifacts.atomic_files import write_atomically, write_text
-from facesyn_cli.artifacts.embedding_set import write_embedding_blocks
+from facesyn_cli.artifacts.embedding_set import YAW, write_embedding_blocks
 from facesyn_cli.artifacts.header import Header, Parent, read_header
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.names import one_line
+from facesyn_cli.artifacts.npy_file import write_npy
 from facesyn_cli.artifacts.outcome import Outcome
 from facesyn_cli.artifacts.output import Output, check_output, open_shared_output
 from facesyn_cli.artifacts.plan import Plan
@@ -34,6 +37,8 @@ from facesyn_cli.config.fields import affects_result, batch_setting, input_path,
 from facesyn_cli.config.shard import ShardedConfig
 from facesyn_cli.console import log
 from facesyn_cli.data.alignment import DetectFaces, FaceAligner
+from facesyn_cli.data.pixels import decode_image, fit_square
+from facesyn_cli.data.pose import yaw_degrees
 from facesyn_cli.data.sharding import fixed_batches, share
 from facesyn_cli.data.squares import say_cut
 from facesyn_cli.distributed import Processes, choose_device
@@ -63,6 +68,10 @@ class EmbedConfig(ShardedConfig):
     align: DetectFaces | None = affects_result(
         None, "align.detector=FILE: the images are photos; find and align their faces"
     )
+    pose_detector: Path | None = input_path(
+        None, "YuNet, a face detector in .onnx format, to store how far each face is turned, for denoiser.pose of "
+        "train-ldm; None: it is not stored"
+    )
     precision: PrecisionOrAuto = affects_result(
         "fp32", "number format of the network; auto: bf16 where a measurement at the start pays"
     )
@@ -78,6 +87,7 @@ class _Inputs:
     parents: dict[str, Parent]
     folder: Path
     align: FaceAligner | None
+    pose_detector: Yunet | None
 
 
 def plan(cfg: EmbedConfig, work: Work) -> Plan:
@@ -130,7 +140,11 @@ def _open_inputs(cfg: EmbedConfig, work: Work) -> _Inputs:
         detector = Yunet(cfg.align.detector)
         align = FaceAligner(detector.find, cfg.align)
         parents["detector"] = Parent(str(cfg.align.detector), detector.digest)
-    return _Inputs(images, backbone, parents, cfg.out or work.folder("embeddings"), align)
+    pose_detector = None
+    if cfg.pose_detector is not None:
+        pose_detector = Yunet(cfg.pose_detector)
+        parents["pose_detector"] = Parent(str(cfg.pose_detector), pose_detector.digest)
+    return _Inputs(images, backbone, parents, cfg.out or work.folder("embeddings"), align, pose_detector)
 
 
 def _parts(cfg: EmbedConfig, inputs: _Inputs) -> list[range]:
@@ -163,7 +177,8 @@ def _embed(cfg: EmbedConfig, inputs: _Inputs, processes: Processes) -> None:
         for part, batches in zip(mine, found, strict=True):
             problems = {index: why for batch in batches for index, why in batch.problems.items()}
             vectors = np.concatenate([batch.vectors for batch in batches])
-            _write_part(folder, part, vectors, problems, sum(batch.num_cut for batch in batches))
+            yaw = _yaw_of(inputs, part, problems, cfg.workers)
+            _write_part(folder, part, vectors, problems, sum(batch.num_cut for batch in batches), yaw)
             num_left_out += len(problems)
             if num_left_out:
                 bar.advance(0, left_out=num_left_out)
@@ -173,11 +188,30 @@ def _embed(cfg: EmbedConfig, inputs: _Inputs, processes: Processes) -> None:
         log.info(f"{num_turned} photos lie on their side or upside down; their faces were found after rotation")
 
 
+def _yaw_of(inputs: _Inputs, part: range, problems: dict[int, str], workers: int) -> np.ndarray | None:
+    """Return the yaw of each image of a part, (n,) float32, NaN where there is no face; None: it is not wanted."""
+    if inputs.pose_detector is None:
+        return None
+
+    def yaw(index: int) -> float:
+        if index in problems:
+            return math.nan
+        pixels_u8 = decode_image(inputs.images.read(inputs.images.entries[index]))
+        pixels_u8 = fit_square(pixels_u8 if inputs.align is None else inputs.align(pixels_u8))
+        faces = inputs.pose_detector.find(pixels_u8)
+        return yaw_degrees(faces[0][0]) if faces else math.nan
+
+    with ThreadPoolExecutor(workers, thread_name_prefix="pose") as pool:
+        return np.array(list(pool.map(yaw, part)), dtype=np.float32)
+
+
 def _part_path(folder: Path, part: range) -> Path:
     return folder / _PARTS / f"{part.start:09d}-{part.stop:09d}.npz"
 
 
-def _write_part(folder: Path, part: range, vectors: np.ndarray, problems: dict[int, str], num_cut: int) -> None:
+def _write_part(
+    folder: Path, part: range, vectors: np.ndarray, problems: dict[int, str], num_cut: int, yaw: np.ndarray | None
+) -> None:
     lengths = np.linalg.norm(vectors, axis=1)
     for row, index in enumerate(part):
         if index not in problems and not np.isfinite(lengths[row]):
@@ -190,6 +224,7 @@ def _write_part(folder: Path, part: range, vectors: np.ndarray, problems: dict[i
             file, good=np.array(part)[is_good], vectors=normalize(vectors[is_good]),
             bad=np.array(sorted(problems), dtype=np.int64),
             reasons=np.array([problems[index] for index in sorted(problems)], dtype=np.str_), cut=np.array(num_cut),
+            **({} if yaw is None else {"yaw": yaw[is_good]}),
         )
 
 
@@ -230,6 +265,12 @@ def _join(inputs: _Inputs, parts: list[range], output: Output) -> Header | None:
         )
     blocks = (content["vectors"] for content in _finished_parts(inputs.folder, parts))
     write_embedding_blocks(inputs.folder, good, width, blocks)
+    found = {}
+    if inputs.pose_detector is not None:
+        yaw = np.concatenate([content["yaw"] for content in _finished_parts(inputs.folder, parts)])
+        with write_atomically(inputs.folder / YAW) as temporary, open(temporary, "wb") as file:
+            write_npy(file, yaw)
+        found = {"faces_found": int(np.isfinite(yaw).sum())}
     unreadable = inputs.folder / UNREADABLE
     unreadable.unlink(missing_ok=True)
     if bad:
@@ -239,7 +280,7 @@ def _join(inputs: _Inputs, parts: list[range], output: Output) -> Header | None:
         log.warning(f"{len(bad)} images could not be embedded; {unreadable} lists the reasons")
     say_cut(inputs.images.path, num_cut, len(entries))
     return output.finish(
-        counts={"images": len(entries), "embeddings": len(good), "unreadable": len(bad)},
+        counts={"images": len(entries), "embeddings": len(good), "unreadable": len(bad), **found},
         extra={"embedder": inputs.backbone.digest, "backbone": inputs.backbone.name, **inputs.images.extra(),
                **({"cut_to_square": num_cut} if num_cut else {})},
         is_whole=True,

@@ -43,12 +43,13 @@ from facesyn_cli.sampling.conditions import open_conditions
 from facesyn_cli.sampling.engine import measure
 from facesyn_cli.sampling.evaluate_once import evaluation_of
 from facesyn_cli.sampling.image_contexts import FOLDER as IMAGE_CONTEXTS
-from facesyn_cli.sampling.image_contexts import write_image_contexts
+from facesyn_cli.sampling.image_contexts import write_image_contexts, write_poses
 from facesyn_cli.sampling.image_folder import ImageFolder
 from facesyn_cli.sampling.inference import InferenceOptions
 from facesyn_cli.sampling.inputs import existing_input, open_inputs
 from facesyn_cli.sampling.job import SamplingJob
 from facesyn_cli.sampling.pipeline import LdmPipeline
+from facesyn_cli.sampling.pose import PoseSettings
 from facesyn_cli.sampling.rejection_sampling import RejectionSampling, open_filter
 from facesyn_cli.sampling.tar_shards import TarShards
 from facesyn_cli.sampling.workers import choose_batch_size, num_workers
@@ -84,6 +85,10 @@ class SampleConfig(ShardedConfig):
     scheduler: PluginConfig = PluginSection("scheduler", default="unipc")
     guidance: PluginConfig = PluginSection("guidance", default="none")
     variation: PluginConfig | None = PluginSection("context_variation", default=None)  # None: one context per identity
+    pose: PoseSettings | None = affects_result(
+        None, "turn heads: pose.lowest and pose.highest in degrees; needs an LDM with denoiser.pose; None: it is left "
+        "to the LDM"
+    )
     filter: PluginConfig | None = PluginSection("sample_filter", default=None)  # None: none is drawn again
     precision: PrecisionOrAuto = affects_result(
         "fp32", "number format of the denoiser; auto: bf16 where a measurement of it at the start of the set pays"
@@ -244,7 +249,7 @@ def _open_job(
     options.check(device)
     pipeline = LdmPipeline.of(inputs.ldm, inputs.autoencoder, cfg.scheduler, guidance, device, options, cfg.size)
     conditions, read = open_conditions(
-        inputs, cfg.per_id, cfg.seed, cfg.variation, guidance, cfg.guidance, cfg.noise.file
+        inputs, cfg.per_id, cfg.seed, cfg.variation, guidance, cfg.guidance, cfg.noise.file, cfg.pose
     )
     parents = {**inputs.parents, **read}
     if cfg.noise.file:
@@ -290,4 +295,6 @@ def _finish(job: SamplingJob, output: Output) -> None:
     if variation and variation.varies_contexts and is_last:
         digest = write_image_contexts(layout.folder, job.conditions, layout.num_images, embedder)
         extra["image_contexts"] = {"folder": IMAGE_CONTEXTS, "digest": digest}
+    if job.conditions.pose is not None and is_last:
+        write_poses(layout.folder, job.conditions, layout.num_images)
     output.finish(counts, extra=extra)

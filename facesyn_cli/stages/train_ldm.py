@@ -102,6 +102,10 @@ class TrainLdmConfig(StepsConfig, CompiledConfig):
         0.0, "probability of training an image under the empty context, for guidance", ge=0, le=1
     )
 
+    pose_dropout: float = affects_result(
+        0.1, "probability of training an image without its yaw, with denoiser.pose=true", ge=0, le=1
+    )
+
     latents: Literal["auto", "cache", "fly"] = batch_setting(
         "auto", "cache: encode all once, to disk; fly: at every step; auto: cache where it fits on the disk"
     )

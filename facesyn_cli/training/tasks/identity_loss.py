@@ -139,11 +139,12 @@ class IdentityLoss:
     def distances(self, latents: Tensor, contexts: Tensor) -> Tensor:
         """Return 1 - cosine, (B,) float32 in [0, 2], of normalized latents (B, c, h, w) and unit contexts (B, E).
 
-        The recognizer runs in the number format of the caller's autocast.
+        Numbers behind the E of a face embedding, such as a yaw, are not compared. The recognizer runs in the number
+        format of the caller's autocast.
         """
         restored = self.scale.restore(latents.float()).contiguous(memory_format=torch.channels_last)
         embeddings = self.module(restored).float()
-        return 1 - F.cosine_similarity(embeddings, contexts.float(), dim=1, eps=_EPS)
+        return 1 - F.cosine_similarity(embeddings, contexts[:, : embeddings.shape[1]].float(), dim=1, eps=_EPS)
 
     def of_drawn(
         self, denoiser: nn.Module, schedule: NoiseSchedule | FlowSchedule, step: int, rank: int, world_size: int,

@@ -96,10 +96,11 @@ class LdmTask(Task):
         elif cfg.embeddings is not None:
             raise UserError("embeddings were given, but the denoiser is unconditional; leave one of the two out")
         self.joined = join_faces(
-            images, embeddings, cfg.image_size, cfg.validation_fraction, cfg.validation_images
+            images, embeddings, cfg.image_size, cfg.validation_fraction, cfg.validation_images,
+            has_pose=getattr(cfg.denoiser, "pose", False),
         )
         self.embedder = embeddings.embedder if embeddings else None
-        size = 0 if embeddings is None else embeddings.vectors.shape[1]
+        self.context_size = size = 0 if embeddings is None else embeddings.vectors.shape[1]
         self.denoiser = build_denoiser(cfg.denoiser, cfg.seed, self.latent_shape, size)
         self.initial = None
         if cfg.initial_denoiser is not None:
@@ -155,20 +156,20 @@ class LdmTask(Task):
             joined.train_rows, cfg.flip, self.latent_shape, self.schedule,
             cfg.context_dropout if conditional else 0.0,
             getattr(cfg.denoiser, "component_dropout", 0.0) if conditional else 0.0,
-            getattr(cfg.denoiser, "context_width", 1),
+            getattr(cfg.denoiser, "context_width", 1), cfg.pose_dropout,
         )
         self.monitors = ldm_monitors(self)
 
     def initialize(self) -> None:
         """Load the initial weights, if any were given."""
         if self.initial is not None:
-            self.network.load_state_dict(self.initial.module.state_dict())
+            self.network.load_state_dict({**self.network.state_dict(), **self.initial.module.state_dict()})
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Yield this process's latents, contexts and noise of every step."""
         steps = range(start, self.total_steps)
         stream = self.latents.stream(self.plan.rows(step) for step in steps)
-        batches = training_batches(self.plan, stream, self.joined.contexts, steps)
+        batches = training_batches(self.plan, stream, self.joined.contexts, steps, self.context_size)
         if self.processes.device.type == "cuda":
             batches = (batch.pinned() for batch in batches)
         is_cached = isinstance(self.latents, CachedLatents)
@@ -226,7 +227,7 @@ class LdmTask(Task):
         return self.cfg.latents == "cache" or (is_auto and cache.fits(self.checkpoint_bytes))
 
     def _settings(self, mean: list[float] | None, std: list[float] | None) -> LdmSettings:
-        cfg, contexts = self.cfg, self.joined.contexts
+        cfg = self.cfg
         names = ("flow",) if cfg.prediction == "flow" else NOISE_SCHEDULE
         process = {name: getattr(cfg, name) for name in names}
         return LdmSettings(
@@ -235,7 +236,7 @@ class LdmTask(Task):
             latent_channels=self.latent_shape[0], latent_size=self.latent_shape[1],
             latent_mean=mean, latent_std=std, image_size=cfg.image_size, output_size=cfg.output_size,
             autoencoder=self.autoencoder.section, embedder=self.embedder,
-            embedding_size=512 if contexts is None else contexts.shape[1],
+            embedding_size=self.context_size or 512,
         )
 
     def _add_drawn(

@@ -42,7 +42,7 @@ class Batch(NamedTuple):
     """The share of one process in the global batch of one step, on the CPU."""
 
     latents: Tensor           # (b, c, h, w) as the autoencoder gives them
-    contexts: Tensor | None   # (b, E); None for an unconditional denoiser
+    contexts: Tensor | None   # (b, E), or (b, E + 1) with the yaw; None for an unconditional denoiser
     draws: TrainingNoise
 
     def pinned(self) -> Batch:
@@ -67,6 +67,7 @@ class BatchPlan:
         context_dropout: Probability that an image trains under the empty context.
         component_dropout: Probability of CPD.
         context_width: Width of the projected context.
+        pose_dropout: Probability that an image trains without its yaw.
     """
 
     seed: int
@@ -79,6 +80,7 @@ class BatchPlan:
     context_dropout: float
     component_dropout: float
     context_width: int
+    pose_dropout: float = 0.0
 
     def rows(self, step: int) -> Rows:
         """Return the images of one step."""
@@ -98,20 +100,35 @@ class BatchPlan:
         return draws if draws.component_mask is None else draws._replace(component_mask=draws.component_mask > 0)
 
 
+    def turned(self, yaw: Tensor, rows: Rows, step: int) -> Tensor:
+        """Return the yaw (b,) of the images of one step: negative for mirror images, NaN where it is dropped."""
+        is_dropped = torch.tensor([
+            bool(keyed_random("pose", self.seed, step, place).random_sample() < self.pose_dropout)
+            for place in self.places
+        ])
+        return torch.where(torch.tensor(rows.is_mirrored), -yaw, yaw).masked_fill(is_dropped, torch.nan)
+
+
 def training_batches(
-    plan: BatchPlan, latents: Iterable[Tensor], contexts: Tensor | None, steps: range
+    plan: BatchPlan, latents: Iterable[Tensor], contexts: Tensor | None, steps: range,
+    context_size: int | None = None,
 ) -> Iterator[Batch]:
     """Yield the batches of some steps.
 
     Args:
         plan: Their composition.
         latents: For every step in turn the latents of `plan.rows(step)`.
-        contexts: (N, E) context of every image of the set; None for an unconditional denoiser.
+        contexts: (N, E) context of every image of the set, or (N, E + 1) with the yaw; None for an unconditional
+            denoiser.
         steps: The steps.
+        context_size: E; None: there is no yaw.
     """
     for step, step_latents in zip(steps, latents, strict=True):
-        rows = plan.rows(step).rows
-        yield Batch(step_latents, None if contexts is None else contexts[rows], plan.draws(step))
+        rows = plan.rows(step)
+        chosen = None if contexts is None else contexts[rows.rows]
+        if chosen is not None and context_size is not None and chosen.shape[1] > context_size:
+            chosen[:, context_size] = plan.turned(chosen[:, context_size], rows, step)
+        yield Batch(step_latents, chosen, plan.draws(step))
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ class JoinedFaces:
 
     Args:
         faces: The images at training size; their order is that of the rows.
-        contexts: (N, E) float32 unit embeddings, row by row; None for an unconditional denoiser.
+        contexts: (N, E) float32 unit embeddings, row by row, for a denoiser that takes poses (N, E + 1) with the yaw;
+            None for an unconditional denoiser.
         train_rows: Rows to train on.
         held_out_rows: Rows for validation.
     """
@@ -43,7 +44,8 @@ class JoinedFaces:
 
 
 def join_faces(
-    images: ImageSet, embeddings: EmbeddingSet | None, size: int, held_out: float, max_held_out: int
+    images: ImageSet, embeddings: EmbeddingSet | None, size: int, held_out: float, max_held_out: int,
+    has_pose: bool = False,
 ) -> JoinedFaces:
     """Join images and embeddings by key and hold some images out for validation.
 
@@ -53,9 +55,10 @@ def join_faces(
         size: Side of a training image in pixels.
         held_out: Fraction of images to hold out; which ones depends on their keys only.
         max_held_out: Most images to validate with; held-out images beyond that are not used.
+        has_pose: The denoiser takes poses.
 
     Raises:
-        UserError: No image has an embedding, or none is left to train on.
+        UserError: No image has an embedding or, with `has_pose`, a yaw, or none is left to train on.
     """
     entries = images.entries if embeddings is None else having_embeddings(images, embeddings)
     say_if_not_square(images.path, lambda row: images.read(entries[row]), len(entries))
@@ -66,7 +69,13 @@ def join_faces(
         raise UserError(f"all {len(entries)} images are held out for validation; lower validation_fraction={held_out}")
     contexts = None
     if embeddings is not None:
-        contexts = torch.from_numpy(embeddings.join([entry.key for entry in entries]))
+        keys = [entry.key for entry in entries]
+        contexts = torch.from_numpy(embeddings.join(keys))
+        if has_pose:
+            yaw = torch.from_numpy(embeddings.join_yaw(keys))
+            if not yaw.isfinite().any():
+                raise UserError(f"{embeddings.path} knows the yaw of no image: the detector found no face")
+            contexts = torch.cat([contexts, yaw[:, None]], dim=1)
     return JoinedFaces(
         FaceImages(images, entries, size), contexts, train_rows, evenly(held_out_rows, max_held_out)
     )
@@ -143,6 +152,8 @@ def open_initial(
         raise UserError(f"{path} is a denoiser {name}, {cfg.denoiser.name} is to be trained")
     have = {key: tuple(value.shape) for key, value in loaded.module.state_dict().items()}
     wanted = {key: tuple(value.shape) for key, value in denoiser.state_dict().items()}
+    if getattr(denoiser, "takes_pose", False) and not getattr(loaded.module, "takes_pose", False):
+        wanted = {key: shape for key, shape in wanted.items() if not key.startswith("pose_emb.")}  # zero at first
     if have != wanted:
         key = next(key for key in [*wanted, *have] if have.get(key) != wanted.get(key))
         raise UserError(f"{path}: {key} is {have.get(key, 'missing')}, in the network to be trained it is "

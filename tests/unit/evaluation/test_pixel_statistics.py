@@ -1,55 +1,20 @@
-"""Sharpness of known pictures; poses read off landmarks: a head turned by known angles, sets of a known spread."""
+"""Sharpness of known pictures; poses of sets of a known spread."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from turned_head import head
 
 from facesyn_cli.distributed import processes
 from facesyn_cli.evaluation import pixel_statistics
 from facesyn_cli.evaluation.all_metrics import define
 from facesyn_cli.evaluation.pixel_statistics import (
     measure_sample,
-    pose_of,
     pose_section,
     sharpness_of,
     sharpness_section,
 )
-
-# eyes, nose, mouth of a head in units of the distance of its eyes; z points to the viewer, y downwards
-HEAD = np.array([[-0.5, 0, 0], [0.5, 0, 0], [0, 0.55, 0.4], [-0.35, 1.1, 0.05], [0.35, 1.1, 0.05]])
-
-
-def head(yaw: float = 0, pitch: float = 0, roll: float = 0, size: float = 40) -> np.ndarray:
-    """Landmarks of a head turned by angles in degrees, seen from far away."""
-    a, b, c = np.deg2rad([yaw, pitch, roll])
-    turn_y = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
-    turn_x = np.array([[1, 0, 0], [0, np.cos(b), np.sin(b)], [0, -np.sin(b), np.cos(b)]])
-    points = (HEAD @ turn_y.T @ turn_x.T)[:, :2]
-    turn_z = np.array([[np.cos(c), -np.sin(c)], [np.sin(c), np.cos(c)]])
-    return size * points @ turn_z.T + 56
-
-
-def test_a_turned_head():
-    assert pose_of(head()) == pytest.approx((0, 0.5))
-    # the nose stands out 0.4 and the eyes come together: 0.4 sin(a) / cos(a)
-    for degrees in (-40, -15, 20, 35):
-        assert pose_of(head(yaw=degrees))[0] == pytest.approx(0.4 * np.tan(np.deg2rad(degrees)))
-    down = (0.55 * np.cos(0.3) + 0.4 * np.sin(0.3)) / (1.1 * np.cos(0.3) + 0.05 * np.sin(0.3))
-    assert pose_of(head(pitch=np.rad2deg(0.3)))[1] == pytest.approx(down)
-    assert pose_of(head(pitch=-20))[1] < 0.5 < pose_of(head(pitch=20))[1]
-
-
-def test_size_place_and_roll_do_not_matter():
-    expected = pose_of(head(yaw=20, pitch=10))
-    for points in (head(20, 10, roll=35), head(20, 10, size=7), head(20, 10) + [30, -12]):
-        assert pose_of(points) == pytest.approx(expected)
-    mirrored = head(20, 10) * [-1, 1]
-    assert pose_of(mirrored[[1, 0, 2, 4, 3]]) == pytest.approx((-expected[0], expected[1]))
-
-
-def test_coinciding_landmarks_have_no_pose():
-    assert np.isnan(pose_of(np.ones((5, 2)))).all()
 
 
 def section_of(yaws, owner):

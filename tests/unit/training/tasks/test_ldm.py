@@ -55,6 +55,22 @@ def _batch(plan: BatchPlan, step: int = 0) -> Batch:
     return next(training_batches(plan, iter([latents[rows]]), contexts, range(step, step + 1)))
 
 
+def test_the_yaw_of_mirror_images_is_negative_and_some_are_dropped():
+    contexts = torch.cat([torch.randn(20, 8), torch.arange(1.0, 21)[:, None]], dim=1)
+    plan, found = _plan(pose_dropout=0.3), []
+    for step in range(60):
+        rows = plan.rows(step)
+        batch = next(training_batches(plan, iter([torch.zeros(BATCH, *SHAPE)]), contexts, range(step, step + 1), 8))
+        assert torch.equal(batch.contexts[:, :8], contexts[rows.rows][:, :8])
+        expected = torch.tensor([(-1.0 if mirrored else 1.0) * (row + 1)
+                                 for row, mirrored in zip(rows.rows, rows.is_mirrored, strict=True)])
+        yaw = batch.contexts[:, 8]
+        assert torch.equal(yaw[yaw.isfinite()], expected[yaw.isfinite()])
+        found += yaw.isnan().tolist()
+    assert 0.2 < sum(found) / len(found) < 0.4
+    assert torch.equal(contexts[:, 8], torch.arange(1.0, 21)), "the set itself is not changed"
+
+
 def _tolerance(denoiser: nn.Module) -> float:
     """Return what rounding may change of gradients: forth, back, and once more for the weights."""
     largest = max(p.grad.abs().max() for p in denoiser.parameters())
