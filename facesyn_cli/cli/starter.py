@@ -50,6 +50,7 @@ def pack(
         Path | None, typer.Option(help="YAML with data, split, license, figures and notes for the cards.")
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Number of contexts; default all.")] = None,
+    without: Annotated[Path | None, typer.Option(help="List of identities to leave out, one a line.")] = None,
     part: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FOLDER", help="A part from another folder; repeatable.")
     ] = None,
@@ -60,7 +61,7 @@ def pack(
     from facesyn_cli.cli import next_step
     from facesyn_cli.stages import starter
 
-    _print(starter.pack(work, out, card, count, dict(_named(word) for word in part or ())), json)
+    _print(starter.pack(work, out, card, count, dict(_named(word) for word in part or ()), without), json)
     next_step.show(next_step.line(["sample", "--starter", out, "--ids", "10", "--per-id", "10"]), json)
 
 

@@ -53,7 +53,8 @@ from facesyn_cli.models.loading import (
 from facesyn_cli.plugins import registry
 from facesyn_cli.report.starter_cards import About, card_of, figures_of, figures_of_samples, overview, write_sheet
 from facesyn_cli.sampling.starter_check import Networks, check_same_faces
-from facesyn_cli.training.metrics_log import read_lines
+from facesyn_cli.training.metrics_log import read_lines as read_metrics
+from facesyn_cli.untrusted.input_files import read_lines
 
 _MADE_BY = {"ldm": "train-ldm", "embedder": "train-embedder", "contexts": "gen-contexts",
             AUTOENCODER: "train-autoencoder", IDENTITY: "train-identity"}
@@ -133,7 +134,8 @@ def show(folder: Path | None = None) -> dict[str, Any]:
 
 
 def pack(
-    work: Path, out: Path, card: Path | None = None, count: int | None = None, given: Mapping[str, Path] | None = None
+    work: Path, out: Path, card: Path | None = None, count: int | None = None, given: Mapping[str, Path] | None = None,
+    without: Path | None = None,
 ) -> dict[str, Any]:
     """Pack a finished run as a starter; the folder appears when everything in it is written and checked.
 
@@ -143,6 +145,8 @@ def pack(
         card: YAML with data, split, license, figures and notes for the cards.
         count: Number of contexts, the first ones; None: all.
         given: Part -> folder, for parts outside the run.
+        without: List of identities to leave out, one name a line, for example of people whose faces look under age; the
+            others keep their names, and so their faces.
 
     Returns:
         Sizes, digests and how much half precision changes the faces.
@@ -153,16 +157,18 @@ def pack(
     """
     about, sources = About.read(card), Sources.find(Work(work), given or {})
     with atomic_directory(out) as folder:
-        found = _pack(sources, folder, about, count)
+        found = _pack(sources, folder, about, count, without)
     return {**found, "folder": str(out), "card": str(out / CARD)}
 
 
-def _pack(sources: Sources, folder: Path, about: About, count: int | None) -> dict[str, Any]:
+def _pack(
+    sources: Sources, folder: Path, about: About, count: int | None, without: Path | None
+) -> dict[str, Any]:
     """Write a starter into an empty folder and check it."""
     embedder_before = file_digest(sources.tensors("embedder"))
     stands_for = _check_lineage(sources, embedder_before)
     embedder = _write_networks(sources, folder)
-    _write_contexts(sources, folder / "contexts", embedder, count)
+    _write_contexts(sources, folder / "contexts", embedder, count, without)
     settings = {stage: found for stage, (name, keys) in _KEPT.items()
                 if (found := _settings_of(sources.work.folder(name), keys))}
     before, after = _networks(sources.folders), _networks({name: folder / name for name in sources.folders})
@@ -273,14 +279,23 @@ def _write_half(source: Path, folder: Path, config: dict[str, Any]) -> None:
         raise UserError(f"{source}: {error}") from error
 
 
-def _write_contexts(sources: Sources, folder: Path, embedder: str, count: int | None) -> None:
+def _write_contexts(
+    sources: Sources, folder: Path, embedder: str, count: int | None, without: Path | None
+) -> None:
     """Write the contexts in half precision, without faces and names of real images."""
     given = ContextSet.open(sources.folders["contexts"])
-    if count is not None and count > len(given.identities):
-        raise UserError(f"count is {count}, but {given.path} holds {len(given.identities)} contexts")
-    identities, vectors = given.identities[:count], given.vectors[:count]
-    origins = [{key: origin[key] for key in ("source", "candidate") if key in origin} for origin in given.origins]
-    write_contexts(folder, identities, vectors, origins[:count], [None] * len(identities))
+    left_out = {line.strip() for line in read_lines(without, "a list of identities")} - {""} if without else set()
+    if unknown := sorted(left_out - set(given.identities)):
+        raise UserError(f"{without}: {given.path} has no identity {', '.join(unknown[:5])}")
+    rows = [row for row, name in enumerate(given.identities) if name not in left_out]
+    if count is not None and count > len(rows):
+        raise UserError(f"count is {count}, but {given.path} holds {len(rows)} contexts"
+                        + (f" without those of {without}" if without else ""))
+    rows = rows[:count]
+    identities, vectors = [given.identities[row] for row in rows], given.vectors[rows]
+    origins = [{key: given.origins[row][key] for key in ("source", "candidate") if key in given.origins[row]}
+               for row in rows]
+    write_contexts(folder, identities, vectors, origins, [None] * len(identities))
     with write_atomically(folder / VECTORS) as temporary, open(temporary, "wb") as file:
         write_npy(file, vectors.astype(np.float16))
     digest = json_digest([embedder, *(file_digest(folder / name) for name in (VECTORS, ROWS))])
@@ -313,7 +328,7 @@ def _write_cards(
 ) -> None:
     for name, source in sources.folders.items():
         header = read_header(source)
-        found = figures_of(header, read_lines(source / "metrics.jsonl"))
+        found = figures_of(header, read_metrics(source / "metrics.jsonl"))
         if name == "ldm":
             found |= figures_of_samples(sources.work)
             found |= {f"half precision against fp32, {key}": value for key, value in precision.items()}

@@ -140,6 +140,20 @@ def test_the_contact_sheet_goes_along(made: Path, run_cli, tmp_path: Path) -> No
     assert "](contact_sheet.jpg)" in (out / "README.md").read_text()
 
 
+def test_people_can_be_left_out_and_the_others_keep_their_names(made: Path, run_cli, assert_refused, tmp_path) -> None:
+    (tmp_path / "out.txt").write_text("0\n 3 \n\n")
+    pack = ("starter", "pack", "--work", made / "run", "--without", tmp_path / "out.txt")
+    ran = run_cli(*pack, "--out", tmp_path / "out", "--json")
+    assert ran.code == 0 and ran.json()["contexts"] == NUM_CONTEXTS - 2, ran.err
+    whole, found = ContextSet.open(made / "starter" / "contexts"), ContextSet.open(tmp_path / "out" / "contexts")
+    assert found.identities == [name for name in whole.identities if name not in ("0", "3")]
+    assert np.array_equal(found.vectors, np.delete(whole.vectors, [0, 3], axis=0))
+    assert found.origins == [origin for k, origin in enumerate(whole.origins) if k not in (0, 3)]
+    assert_refused(*pack, "--out", tmp_path / "b", "--count", NUM_CONTEXTS - 1, says="holds 10 contexts without those")
+    (tmp_path / "out.txt").write_text("somebody\n")
+    assert_refused(*pack, "--out", tmp_path / "b", says="has no identity somebody")
+
+
 def test_settings_come_from_the_run(made: Path) -> None:
     settings = json.loads((made / "starter" / "starter.json").read_text())["settings"]
     assert settings["sample"] == {
