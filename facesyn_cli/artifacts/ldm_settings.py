@@ -72,7 +72,12 @@ class LdmSettings(BaseModel):
     output_size: int = Field(112, ge=1, le=8192)            # side of a finished image
     autoencoder: dict[str, Any] | None = None               # name, settings, path, digest; None: must be given
     embedder: str | None = None                             # digest of the recognizer of its contexts
+    teacher: str | None = None                              # digest of the one that it learned from, whose contexts fit
     embedding_size: int = Field(512, ge=1, le=65_536)
+
+    def embedder_beside(self, other: str | None) -> str | None:
+        """Return the digest to compare with that of another recognizer: the teacher's, where it is the other one."""
+        return self.teacher if other is not None and other == self.teacher else self.embedder
 
     @field_validator("denoiser")
     @classmethod

@@ -152,7 +152,7 @@ def _check_embedders(source: ContextSource, resources: Resources, parents: dict[
         advice = "give --weights of the candidates' recognizer, and an LDM conditioned on it"
         require_same_embedder({**candidates, parents["weights"].path: resources.embedder}, advice)
         if resources.ldm is not None:
-            conditioned = {parents["ldm"].path: resources.ldm.config.embedder}
+            conditioned = {parents["ldm"].path: resources.ldm.config.embedder_beside(resources.embedder)}
             require_same_embedder({**conditioned, parents["weights"].path: resources.embedder}, advice)
     if resources.known is not None:
         known = {parents["known"].path: resources.known_embedder}

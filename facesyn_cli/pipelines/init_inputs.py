@@ -59,10 +59,12 @@ class Network:
     Args:
         architecture: Its plugin name.
         size: Length of the embeddings of a recognizer, number of channels of the latents of an autoencoder.
+        digest: Digest of the weights of a recognizer; None: not known.
     """
 
     architecture: str
     size: int
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def look_at_recognizer(path: Path) -> Network:
     found = load_backbone(path)
     with torch.no_grad():
         embedding = found.module(torch.zeros(1, 3, found.input_size, found.input_size))
-    return Network(found.name, embedding.shape[1])
+    return Network(found.name, embedding.shape[1], found.digest)
 
 
 def look_at_autoencoder(path: Path) -> Network:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from facesyn_cli.artifacts.header import read_header
 from facesyn_cli.artifacts.starter_files import IDENTITY, PACKAGED, find_starter
+from facesyn_cli.artifacts.weights import read_config
 from facesyn_cli.config.recipe import STAGES, load_recipe
 from facesyn_cli.pipelines.init_inputs import Machine, Network, Photos
 
@@ -133,7 +134,7 @@ def _of_photos(choices: Choices) -> dict[str, dict[str, Any]]:
             "precision": precision, "latent_precision": precision, "validate_every": 200, "preview_every": 200,
             "checkpoint_every": 100,
         }
-        if choices.recognizer is None and IDENTITY in find_starter(PACKAGED).digests:
+        if _has_identity_recognizer(choices):
             made["train-ldm"]["identity_recognizer"] = _STARTER_IDENTITY
         else:
             del made["train-ldm"]["identity"]  # its recognizer learns little from a few thousand photos
@@ -154,6 +155,16 @@ def _of_photos(choices: Choices) -> dict[str, dict[str, Any]]:
         del made["augment"]["faces_origin"]  # the contexts say it
     _place_photos(choices, made)
     return made
+
+
+def _has_identity_recognizer(choices: Choices) -> bool:
+    """Return whether the packaged recognizer of latents knows the embeddings that condition the LDM."""
+    starter = find_starter(PACKAGED)
+    if IDENTITY not in starter.digests:
+        return False
+    teacher = read_config(starter.part(IDENTITY)).get("teacher")
+    own = choices.embedding.digest if choices.embedding else None
+    return choices.recognizer is None or own is not None and own == teacher
 
 
 def _own_autoencoder(

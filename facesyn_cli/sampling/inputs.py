@@ -79,7 +79,8 @@ def open_inputs(
             f"{contexts.path} holds contexts of {vectors.shape[1]} numbers, but {ldm_path} takes"
             f" {ldm.config.embedding_size}"
         )
-    embedders = {str(ldm_path): ldm.config.embedder, str(contexts.path): contexts.embedder}
+    beside = ldm.config.embedder_beside(contexts.embedder)
+    embedders = {str(ldm_path): beside, str(contexts.path): contexts.embedder}
     embedder = require_same_embedder(embedders, "make the contexts with the LDM's recognizer", assumed_embedder)
     silent = [name for name, digest in embedders.items() if digest is None]
     if contexts.path.is_dir() and contexts.embedder is None:

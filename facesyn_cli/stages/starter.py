@@ -167,7 +167,7 @@ def _pack(
     """Write a starter into an empty folder and check it."""
     embedder_before = file_digest(sources.tensors("embedder"))
     stands_for = _check_lineage(sources, embedder_before)
-    embedder = _write_networks(sources, folder)
+    embedder = _write_networks(sources, folder, stands_for)
     _write_contexts(sources, folder / "contexts", embedder, count, without)
     settings = {stage: found for stage, (name, keys) in _KEPT.items()
                 if (found := _settings_of(sources.work.folder(name), keys))}
@@ -215,7 +215,8 @@ def _check_lineage(sources: Sources, embedder: str) -> str | None:
     if contexts.face_origin == PHOTO:
         raise UserError(f"{contexts.path} holds embeddings of photos of real people; a starter's contexts are of "
                         "people who do not exist")
-    embedders = {str(contexts.path): contexts.embedder, str(sources.folders["ldm"]): settings.embedder}
+    beside = settings.embedder_beside(contexts.embedder)
+    embedders = {str(contexts.path): contexts.embedder, str(sources.folders["ldm"]): beside}
     other = require_same_embedder(embedders, "pack contexts of the LDM's recognizer")
     if other not in (None, embedder, teacher):
         _refuse_or_warn(sources, "embedder", f"{sources.folders['ldm']} was conditioned on another one, and it is not"
@@ -242,10 +243,11 @@ def _refuse_or_warn(sources: Sources, name: str, why: str) -> None:
     log.warning(text)
 
 
-def _write_networks(sources: Sources, folder: Path) -> str:
+def _write_networks(sources: Sources, folder: Path, teacher: str | None) -> str:
     """Write all networks in half precision; return the digest of the packed recognizer.
 
-    The LDM names the packed recognizer, and its autoencoder by a relative path or the name of a packaged one.
+    The LDM names the packed recognizer, the teacher that it stands in for, and its autoencoder by a relative path or
+    the name of a packaged one.
     """
     for name in (AUTOENCODER, "embedder"):
         if name in sources.folders:
@@ -255,11 +257,12 @@ def _write_networks(sources: Sources, folder: Path) -> str:
     section = settings.autoencoder
     if AUTOENCODER in sources.folders:
         section = {**load_autoencoder(folder / AUTOENCODER).section, "path": f"../{AUTOENCODER}"}
-    settings = settings.model_copy(update={"autoencoder": section, "embedder": embedder})
+    teacher = teacher or settings.teacher
+    settings = settings.model_copy(update={"autoencoder": section, "embedder": embedder, "teacher": teacher})
     _write_half(sources.tensors("ldm"), folder / "ldm", settings.model_dump(mode="json"))
     if IDENTITY in sources.folders:
-        config = {**_config_of(sources, IDENTITY), "distilled_from": embedder, "autoencoder": section}
-        _write_half(sources.tensors(IDENTITY), folder / IDENTITY, config)
+        config = {"distilled_from": embedder, "teacher": teacher, "autoencoder": section}
+        _write_half(sources.tensors(IDENTITY), folder / IDENTITY, {**_config_of(sources, IDENTITY), **config})
     return embedder
 
 

@@ -107,11 +107,18 @@ def test_a_run_is_packed_and_its_starter_draws(work: Path, tmp_path: Path, run_c
     assert "starter: contexts, LDM, recognizer" in ran.err
 
 
+    teacher_embeddings = ("--embeddings", work / "1-embeddings", "--out", tmp_path / "of-teacher")
     trained = ("train-ldm", "--work", tmp_path / "seen", "--images", work / "0-images", "--device", "cpu", "--steps", 1,
                "batch_size=4", "prediction=flow", "image_size=112", "preview_every=0", "validation_fraction=0",
                "denoiser={name: dit, width: 16, depth: 1, heads: 2}", f"identity_recognizer={starter / 'identity'}")
     ran = run_cli(*trained, "--autoencoder", "taesd3")
     assert ran.code == 0 and '"identity"' in (tmp_path / "seen" / "2-ldm" / "metrics.jsonl").read_text(), ran.err
+    ran = run_cli(*trained, "--autoencoder", "taesd3", *teacher_embeddings, f"initial_denoiser={starter / 'ldm'}",
+                  "denoiser.depth=3")
+    assert ran.code == 0 and "new to it" not in ran.err, ran.err  # what the packed recognizer learned from
+    ran = run_cli("sample", "--ldm", starter / "ldm", "--contexts", work / "3-contexts", "--out", tmp_path / "faces",
+                  "--device", "cpu", "--ids", 1, "--per-id", 1, "--steps", 2)
+    assert ran.code == 0, ran.err
 
 
 def test_a_recognizer_of_other_latents_or_embeddings_is_not_packed(work: Path, tmp_path: Path, assert_refused) -> None:

@@ -194,7 +194,8 @@ class IdentityLoss:
         if self.module.embedding_size != context_size:
             raise UserError(f"{path} gives embeddings of {self.module.embedding_size} numbers, contexts have "
                             f"{context_size}")
-        _check_space(f"{path} was taught embeddings", config.get("distilled_from"), embedder)
+        if embedder is None or embedder != config.get("teacher"):
+            _check_space(f"{path} was taught embeddings", config.get("distilled_from"), embedder)
 
 
 def find_recognizer(cfg: Any, work: Work) -> Path | None:

@@ -163,7 +163,7 @@ def open_initial(
     found = config.autoencoder or {}
     if found.get("digest") not in (None, autoencoder["digest"]):
         raise UserError(f"{path} was trained on latents of {found.get('path')}, not of {autoencoder['path']}")
-    if None not in (config.embedder, embedder) and config.embedder != embedder:
+    if None not in (config.embedder, embedder) and config.embedder_beside(embedder) != embedder:
         log.warning(f"{path} was trained under embeddings of another recognizer, those given are new to it")
     return loaded
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from facesyn_cli.artifacts.atomic_files import write_json
 from facesyn_cli.artifacts.context_set import ContextSet
 from facesyn_cli.artifacts.starter_files import Starter, packaged_folder
 from facesyn_cli.artifacts.work import Work
@@ -84,10 +85,13 @@ def test_few_photos_are_seen_about_eighty_times_and_for_ten_minutes(photos: int,
     assert small["autoencoder"] == "taesd3"
 
 
-def test_the_identity_loss_is_that_of_the_packaged_recognizer_of_latents(monkeypatch: pytest.MonkeyPatch) -> None:
-    base = load_recipe("starter")
+def test_the_identity_loss_is_that_of_the_packaged_recognizer_of_latents(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base, taught = load_recipe("starter"), Network("onnx", 512, "sha256:7")
+    write_json(tmp_path / "identity" / "config.json", {"teacher": "sha256:7"})
     for digests, has_loss in (({"identity": "sha256:1"}, True), ({}, False)):
-        starter = Starter(Path(), {}, digests)
+        starter = Starter(tmp_path, {}, digests)
         monkeypatch.setattr("facesyn_cli.pipelines.init_recipe.find_starter", lambda _, starter=starter: starter)
         made = make_sections(Choices("small", photos=PHOTOS))
         assert made["train-ldm"].get("identity_recognizer") == ("starter-identity" if has_loss else None)
@@ -95,6 +99,8 @@ def test_the_identity_loss_is_that_of_the_packaged_recognizer_of_latents(monkeyp
         assert made["sample"]["guidance"]["scale"] == (base["sample"]["guidance"]["scale"] if has_loss else 1.75)
         other = make_sections(Choices("small", photos=PHOTOS, recognizer=FILE, embedding=ONNX))
         assert "identity_recognizer" not in other["train-ldm"] and "identity" not in other["train-ldm"]
+        teacher = make_sections(Choices("small", photos=PHOTOS, recognizer=FILE, embedding=taught))
+        assert ("identity_recognizer" in teacher["train-ldm"]) == has_loss, "its embeddings are those that it learned"
 
 
 def test_a_small_training_goes_on_from_the_packaged_network() -> None:
