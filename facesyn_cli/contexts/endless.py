@@ -49,14 +49,16 @@ class GeneratedFaces(ContextSource):
 class KnownDirections(ContextSource):
     """Base class of endless directions without a face that depend on the embeddings of known people.
 
-    A subclass draws `block`; block b of 1024 candidates depends on (seed, known, b) alone.
+    A subclass draws `block`; block b of candidates depends on (seed, known, b) alone.
 
     Attributes:
+        block_size: Candidates of a block.
         digest: Digest of the embeddings, for the seed: other people get other noise; known after `open`.
     """
 
     needs = frozenset({"known"})
     face_origin = GENERATED
+    block_size = BLOCK
 
     def open(self, resources: Resources) -> None:
         """Take the known embeddings."""
@@ -70,26 +72,29 @@ class KnownDirections(ContextSource):
 
     def candidates(self, start: int) -> Iterator[CandidateBatch]:
         """Yield directions in batches of the size that the networks of a filter take."""
-        return directions(self.block, start, self.resources.batch_size)
+        return directions(self.block, start, self.resources.batch_size, self.block_size)
 
     def block(self, number: int) -> np.ndarray:
-        """Return the vectors of one block, (BLOCK, E) float64 of any length."""
+        """Return the vectors of one block, (block_size, E) float64 of any length."""
         raise NotImplementedError
 
 
-def directions(draw: Callable[[int], np.ndarray], start: int, at_once: int) -> Iterator[CandidateBatch]:
+def directions(
+    draw: Callable[[int], np.ndarray], start: int, at_once: int, block_size: int = BLOCK
+) -> Iterator[CandidateBatch]:
     """Yield candidates without a face, drawn in blocks so that candidate k does not depend on `start`.
 
     Args:
-        draw: Number of a block -> (BLOCK, E) float64 vectors of any length; each block depends on its number alone.
+        draw: Number of a block -> (block_size, E) float64 vectors of any length, which depend on the number alone.
         start: Number of the first candidate.
         at_once: Candidates in a batch; a batch never spans two blocks.
+        block_size: Candidates of a block.
     """
     while True:
-        block, skip = divmod(start, BLOCK)
+        block, skip = divmod(start, block_size)
         vectors = draw(block)
         vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-        for first in range(skip, BLOCK, at_once):
+        for first in range(skip, block_size, at_once):
             some = vectors[first : first + at_once]
             stop = start + len(some)
             origins = [{"candidate": k} for k in range(start, stop)]
