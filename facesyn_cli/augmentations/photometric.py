@@ -35,7 +35,6 @@ class PhotometricVariantsConfig(PluginConfig):
     contrast: float = Field(0.5, ge=0, le=1, description="contrast is multiplied by 1 - value to 1 + value")
     saturation: float = Field(0.5, ge=0, le=1, description="saturation is multiplied by 1 - value to 1 + value")
 
-
     @model_validator(mode="after")
     def _has_one_number(self) -> PhotometricVariantsConfig:
         if self.fill_to is not None and self.copies != 1:

@@ -94,8 +94,9 @@ class Repulsion(Pca):
         # noise of the embedding space, so that the signs of the principal directions do not matter
         points = [_Points(mean, axes * spread, np.flatnonzero(group == k), normal[group == k] @ axes)
                   for k, (mean, axes, spread) in enumerate(self._fits)]
-        fixed = [(known, cfg.novel) for known in (self.resources.known.astype(np.float64),) if cfg.novel is not None]
-        fixed += [(people, cfg.r) for people in self._packed]
+        fixed = [(people, cfg.r) for people in self._packed]
+        if cfg.novel is not None:
+            fixed.append((self.resources.known.astype(np.float64), cfg.novel))
         before = number * cfg.together
         with progress("repulsion", cfg.steps, "steps") as bar:
             for step in range(cfg.steps + 1):

@@ -33,7 +33,7 @@ def recipe(folder: Path, pairs: Path, test_faces: Path) -> dict:
             "denoiser": {"name": "dit", "width": 16, "depth": 3, "heads": 2, "token_drop": 0.5}, "steps": 4,
             "minutes": 1, "batch_size": 8, "validation_fraction": 0, "preview_every": 0,
         },
-        "gen-contexts": {"count": 4, "filters": [
+        "gen-contexts": {"count": 4, "source": "pca", "filters": [
             {"name": "quality", "images": 2, "lowest_cosine": -1.0, "scheduler": FLOW}, {"name": "unique", "r": 1.0}]},
         "sample": {"ids": 4, "per_id": 2, "scheduler": FLOW},
         "augment": {}, "pack": {},
