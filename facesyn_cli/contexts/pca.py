@@ -51,7 +51,12 @@ class PcaConfig(PluginConfig):
     ),
 )
 class Pca(KnownDirections):
-    """Endless directions from the fitted distribution."""
+    """Endless directions from the fitted distribution.
+
+    Attributes:
+        fits: Of each group the mean (E,), principal directions (E, K) and standard deviations (K,) along them; known
+            after `open`.
+    """
 
     def __init__(self, cfg: PcaConfig) -> None:
         self._cfg = cfg
@@ -63,17 +68,10 @@ class Pca(KnownDirections):
             UserError: There are too few embeddings for one.
         """
         super().open(resources)
-        fits = [(mean, (axes * spread) @ axes.T) for mean, axes, spread in self.fitted()]
-        self._means, self._roots = np.stack([mean for mean, _ in fits]), np.stack([root for _, root in fits])
-
-    def fitted(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Return of each group the mean (E,), principal directions (E, K) and standard deviations (K,) along them.
-
-        Raises:
-            UserError: There are too few embeddings.
-        """
-        known = self.resources.known.astype(np.float64)
-        return [_fit(known[rows], self._cfg, group) for group, rows in self._groups().items()]
+        known = resources.known.astype(np.float64)
+        self.fits = [_fit(known[rows], self._cfg, group) for group, rows in self._groups().items()]
+        self._means = np.stack([mean for mean, _, _ in self.fits])
+        self._roots = np.stack([(axes * spread) @ axes.T for _, axes, spread in self.fits])
 
     def _groups(self) -> dict[str, np.ndarray]:
         """Return the rows of each group, by its pattern."""
@@ -107,7 +105,7 @@ class Pca(KnownDirections):
 
 
 def _fit(known: np.ndarray, cfg: PcaConfig, group: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the mean, the principal directions and the standard deviations of embeddings (M, E); see `Pca.fitted`.
+    """Return the mean, the principal directions and the standard deviations of embeddings (M, E); see `Pca.fits`.
 
     Raises:
         UserError: There are too few of them.

@@ -72,7 +72,7 @@ class Repulsion(Pca):
     def open(self, resources: Resources) -> None:
         """Fit the distribution; see `Pca.open`."""
         super().open(resources)
-        self._fits, self._packed = self.fitted(), []
+        self._packed = []
 
     def block(self, number: int) -> np.ndarray:
         """Return the people of one block.
@@ -90,10 +90,10 @@ class Repulsion(Pca):
         cfg, seed, size = self._repulsion, self.resources.seed, self.resources.known.shape[1]
         random = keyed_random("repulsion", seed, self.digest, number)
         normal = cfg.scale * random.standard_normal((cfg.together, size))
-        group = random.randint(len(self._fits), size=cfg.together)
+        group = random.randint(len(self.fits), size=cfg.together)
         # noise of the embedding space, so that the signs of the principal directions do not matter
         points = [_Points(mean, axes * spread, np.flatnonzero(group == k), normal[group == k] @ axes)
-                  for k, (mean, axes, spread) in enumerate(self._fits)]
+                  for k, (mean, axes, spread) in enumerate(self.fits)]
         fixed = [(people, cfg.r) for people in self._packed]
         if cfg.novel is not None:
             fixed.append((self.resources.known.astype(np.float64), cfg.novel))

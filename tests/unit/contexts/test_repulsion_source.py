@@ -79,7 +79,7 @@ def test_people_stay_on_the_shell_they_were_drawn_on() -> None:
     known = faces()
     sources = [opened(known, together=100, r=r, novel=novel) for r, novel in ((1.0, None), (0.7, 0.8))]
     found = [rows(source, 100).astype(np.float64) for source in sources]
-    mean, axes, spread = sources[0].fitted()[0]
+    mean, axes, spread = sources[0].fits[0]
     normal = repulsion.keyed_random("repulsion", 0, sources[0].digest, 0).standard_normal((100, 24))
     wanted = np.linalg.norm(normal, axis=1)
     # mean + axes (spread z) = length c with |z| as drawn: one of these lengths is right, and gives the radius
