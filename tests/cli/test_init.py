@@ -10,6 +10,7 @@ from command_lines import check, in_lines
 from tiny_detector import photo, write_detector
 from tiny_recognizer import write_faces, write_recognizer, write_run_inputs
 
+from facesyn_cli.artifacts.digest import file_digest
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.cli import init
 from facesyn_cli.config.recipe import load_recipe
@@ -53,7 +54,8 @@ def test_json_says_what_was_found_and_decided(inputs: Path, tmp_path: Path, run_
         "path": str(inputs / "0-images"), "images": 18, "identities": 6, "has_identities": True, "is_aligned": True,
         "sizes": ["112 x 112"],
     }
-    assert made["choices"]["embedding"] == {"architecture": "ir-tiny", "size": 32}
+    digest = file_digest(inputs / "recognizer" / "model.safetensors")
+    assert made["choices"]["embedding"] == {"architecture": "ir-tiny", "size": 32, "digest": digest}
     assert made["sections"]["train-ldm"]["denoiser"]["context_size"] == 32
     assert made["sections"] == load_recipe(str(tmp_path / "a.yaml")) and made["choices"]["ids"] == 5
 
