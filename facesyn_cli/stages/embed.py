@@ -87,7 +87,7 @@ class _Inputs:
     parents: dict[str, Parent]
     folder: Path
     align: FaceAligner | None
-    pose_detector: Yunet | None
+    pose_detector: Yunet | None = None
 
 
 def plan(cfg: EmbedConfig, work: Work) -> Plan:
@@ -210,7 +210,7 @@ def _part_path(folder: Path, part: range) -> Path:
 
 
 def _write_part(
-    folder: Path, part: range, vectors: np.ndarray, problems: dict[int, str], num_cut: int, yaw: np.ndarray | None
+    folder: Path, part: range, vectors: np.ndarray, problems: dict[int, str], num_cut: int, yaw: np.ndarray | None = None
 ) -> None:
     lengths = np.linalg.norm(vectors, axis=1)
     for row, index in enumerate(part):

@@ -54,9 +54,10 @@ def test_an_autoencoder_is_there_where_the_index_names_it(folder: Path) -> None:
     (folder / "autoencoder" / "config.json").unlink()
     assert missing(folder) == ["autoencoder/config.json"]
     index = json.loads((folder / "starter.json").read_text())
-    del index["parts"]["autoencoder"]
+    for part in ("autoencoder", "identity"):  # the parts that may be absent
+        del index["parts"][part]
+        shutil.rmtree(folder / part)
     (folder / "starter.json").write_text(json.dumps({**index, "format": 2}))
-    shutil.rmtree(folder / "autoencoder")
     found = Starter.open(folder)
     assert set(found.digests) == set(found.describe()["parts"]) == {"ldm", "embedder", "contexts"}
     config = folder / "ldm" / "config.json"
