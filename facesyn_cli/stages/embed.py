@@ -210,7 +210,8 @@ def _part_path(folder: Path, part: range) -> Path:
 
 
 def _write_part(
-    folder: Path, part: range, vectors: np.ndarray, problems: dict[int, str], num_cut: int, yaw: np.ndarray | None = None
+    folder: Path, part: range, vectors: np.ndarray, problems: dict[int, str], num_cut: int,
+    yaw: np.ndarray | None = None,
 ) -> None:
     lengths = np.linalg.norm(vectors, axis=1)
     for row, index in enumerate(part):
