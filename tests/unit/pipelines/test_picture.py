@@ -96,8 +96,8 @@ def test_finished_folders_show_counts_and_generated_faces(tmp_path: Path) -> Non
 
 
 def test_the_picture_of_the_readme_is_current() -> None:
-    """Made by `sample --work starter-faces --starter packaged --ids 60 --per-id 5 guidance.scale=2.25
-    scheduler.steps=40`, `augment --work starter-faces augmentation.name=photometric` and the command in the picture."""
+    """Made by `sample --work starter-faces --starter packaged --ids 60 --per-id 5`, `augment --work starter-faces
+    augmentation.name=photometric` and the command in the picture."""
     kept, kept_groups = parse(README_PICTURE.read_text(encoding="utf-8"))
     _, groups = parse(draw_recipe("admis", resolve_recipe(load_recipe("admis"), [], {}), Work(Path("none")), ""))
     assert {name: texts_of(group) for name, group in kept_groups.items()} == {
