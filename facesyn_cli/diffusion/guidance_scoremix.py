@@ -90,15 +90,16 @@ class Partners:
             drawn = keyed_random("partner", seed, identity).randint(len(pool), size=self._count)
             for candidates in (drawn, np.arange(len(pool))):
                 cosines = pool[candidates] @ own
-                possible = [place for place in np.argsort(-self._sign * cosines, kind="stable")
-                            if cosines[place] < SAME and _pair(own, pool[candidates[place]]) not in taken]
-                if possible:
+                order = candidates[np.argsort(-self._sign * cosines, kind="stable")]
+                found = next((row for row in order
+                              if pool[row] @ own < SAME and _pair(own, pool[row]) not in taken), None)
+                if found is not None:
                     break
             else:
                 raise UserError(f"guidance scoremix: there is nobody to mix identity {identity!r} with among "
                                 f"{len(pool)} contexts; give more with guidance.contexts")
-            rows[number] = candidates[possible[0]]
-            taken.add(_pair(own, pool[rows[number]]))
+            rows[number] = found
+            taken.add(_pair(own, pool[found]))
         return rows
 
 

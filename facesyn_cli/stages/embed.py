@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, model_validator
 
 from facesyn_cli import distributed, signals
 from facesyn_cli.artifacts.atomic_files import write_atomically, write_text
@@ -78,6 +78,13 @@ class EmbedConfig(ShardedConfig):
     batch_size: int = batch_setting(64, "images a batch", ge=1)
     part_size: int = batch_setting(256, "images a part; a finished part is never computed again", ge=1)
     workers: int = runtime_only(4, "threads that read and decode, per process", ge=1)
+
+    @model_validator(mode="after")
+    def _poses_are_of_crops(self) -> EmbedConfig:
+        if self.pose_detector is not None and self.align is not None:
+            raise ValueError("pose_detector is for aligned faces, which train-ldm needs too: run facesyn align first, "
+                             "and leave align out")
+        return self
 
 
 @dataclass(frozen=True)
@@ -196,9 +203,7 @@ def _yaw_of(inputs: _Inputs, part: range, problems: dict[int, str], workers: int
     def yaw(index: int) -> float:
         if index in problems:
             return math.nan
-        pixels_u8 = decode_image(inputs.images.read(inputs.images.entries[index]))
-        pixels_u8 = fit_square(pixels_u8 if inputs.align is None else inputs.align(pixels_u8))
-        faces = inputs.pose_detector.find(pixels_u8)
+        faces = inputs.pose_detector.find(fit_square(decode_image(inputs.images.read(inputs.images.entries[index]))))
         return yaw_degrees(faces[0][0]) if faces else math.nan
 
     with ThreadPoolExecutor(workers, thread_name_prefix="pose") as pool:

@@ -191,8 +191,8 @@ def _select(rows: LabeledEmbeddings, cfg: SelectConfig) -> _Selection:
     inside = np.bincount(rows.owner[is_inside], minlength=len(rows.identities))
     enough = np.flatnonzero(inside >= cfg.min_images)
     if not len(enough):
-        raise UserError(f"no identity has {cfg.min_images} images left; the largest cluster has "
-                        f"{inside.max(initial=0)}")
+        what = "cluster" if cfg.largest_cluster else "identity"
+        raise UserError(f"no identity has {cfg.min_images} images left; the largest {what} has {inside.max(initial=0)}")
     left = rows.part(is_inside & (inside >= cfg.min_images)[rows.owner])
     into, cosines = np.full(len(rows.identities), -1), np.zeros(len(rows.identities))
     among, cosines[enough] = _collisions(left.centers, cfg.r)

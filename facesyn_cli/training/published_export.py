@@ -31,6 +31,8 @@ def check_exportable(denoiser: PluginConfig, beta_schedule: str, prediction: str
     ):
         if found != needed:
             raise UserError(f"export_published needs {what} {needed}, this one is {found}")
+    if getattr(denoiser, "pose", False):
+        raise UserError("export_published needs denoiser.pose=false; the published network takes no poses")
 
 
 def export_ldm(folder: Path, step: int, weights: Mapping[str, Tensor], schedule: NoiseSchedule) -> Path:

@@ -119,9 +119,11 @@ def test_what_lacks_the_yaw_is_refused(heads: Path, run_cli, assert_refused, tmp
               "--assume-embedder", "any")
     assert_refused(*sample, "pose.lowest=-20", says=("this LDM did not learn", "denoiser.pose=true"))
     assert_refused(*sample, "pose.lowest=20", "pose.highest=10", says="must not be above highest")
+    published = ("export_published=true", "latent_statistics=identity", "prediction=epsilon")
+    assert_refused(*arguments(heads, tmp_path / "new", "idiff-unet", *published), says="needs denoiser.pose=false")
 
 
-def test_embed_measures_the_yaw(run_cli, tmp_path: Path) -> None:
+def test_embed_measures_the_yaw(run_cli, assert_refused, tmp_path: Path) -> None:
     """The detector finds red squares, with the landmarks of a face that looks ahead."""
     detector, weights = write_detector(tmp_path / "red.onnx"), write_recognizer(tmp_path / "recognizer")
     for name, pixels_u8 in {"a/0": photo((10, 12)), "a/1": photo(), "b/0": photo((4, 5))}.items():
@@ -140,5 +142,7 @@ def test_embed_measures_the_yaw(run_cli, tmp_path: Path) -> None:
     for part in ("1/2", "2/2"):
         assert run_cli(*words, "--out", tmp_path / "parts", "--shard", part).code == 0
     assert np.array_equal(EmbeddingSet.open(tmp_path / "parts").yaw, found.yaw, equal_nan=True)
+    assert_refused(*words, "--out", tmp_path / "photos", f"align.detector={detector}",
+                   says=("pose_detector is for aligned faces", "run facesyn align first"))
     assert run_cli(*words[:-1], "--out", tmp_path / "plain").code == 0
     assert EmbeddingSet.open(tmp_path / "plain").yaw is None
