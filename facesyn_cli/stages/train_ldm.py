@@ -26,6 +26,7 @@ from facesyn_cli.training.ema import EmaSettings
 from facesyn_cli.training.optimization import LrSchedule
 from facesyn_cli.training.shared_settings import CompiledConfig, StepsConfig
 from facesyn_cli.training.tasks.identity_loss import IdentitySettings
+from facesyn_cli.training.tasks.latent_adversary import LatentAdversarialSettings
 from facesyn_cli.training.tasks.ldm import LdmTask
 from facesyn_cli.training.trainer import check_environment, join_processes, run_training
 
@@ -56,6 +57,10 @@ class TrainLdmConfig(StepsConfig, CompiledConfig):
     )
     identity: IdentitySettings = affects_result(
         IdentitySettings(), "the identity loss on predicted latents, for which there must be a recognizer of latents"
+    )
+
+    adversarial: LatentAdversarialSettings | None = affects_result(
+        None, "discriminator on features of the recognizer of latents: adversarial.weight, .start, .lr; None: none"
     )
 
     image_size: int = affects_result(128, "side of the images the autoencoder sees, in pixels", ge=8)

@@ -31,6 +31,7 @@ from facesyn_cli.training.precision import convolution_layout
 from facesyn_cli.training.published_export import check_exportable, export_ldm
 from facesyn_cli.training.task import Task
 from facesyn_cli.training.tasks.identity_loss import IdentityLoss, find_recognizer
+from facesyn_cli.training.tasks.latent_adversary import build_latent_adversary
 from facesyn_cli.training.tasks.ldm_batches import (
     Batch,
     BatchPlan,
@@ -120,6 +121,9 @@ class LdmTask(Task):
                 self.latent_shape, size, cfg.seed,
             )
             self.parents |= self.identity.parents
+        if cfg.adversarial and (self.identity is None or not self.identity.has_maps):
+            raise UserError("adversarial needs the feature maps of a recognizer of latents: run train-identity "
+                            "first, or give identity_recognizer, of backbone latent-ir")
         self.judge = open_judge(cfg.judge, self.embedder, is_conditional(self.denoiser)) if has_judge else None
         self.num_images = len(images.entries)
 
@@ -148,6 +152,13 @@ class LdmTask(Task):
             self.identity.prepare(self.scale, device)
         self.network = self.denoiser.to(device, memory_format=convolution_layout(device)).train()
         self.modules, self.optimizers = {"model": self.network}, {}
+        self.adversary = None
+        if cfg.adversarial and self.identity is not None:
+            self.adversary = build_latent_adversary(
+                cfg.adversarial, self.identity.map_widths(), self.context_size, cfg.seed, processes
+            )
+            self.modules["discriminator"] = self.adversary.network
+            self.optimizers["discriminator_optimizer"] = self.adversary.optimizer
         self.parameters = list(self.network.parameters())
         self.groups = [{"params": self.parameters}]
         conditional = is_conditional(self.network)
@@ -176,7 +187,7 @@ class LdmTask(Task):
         return read_ahead(batches) if is_cached else batches  # workers read ahead themselves
 
     def step(self, batch: Batch, step: int, lr: float, scaler: torch.amp.GradScaler) -> dict[str, Tensor]:
-        """Add the gradient; return `loss`, and with an identity loss `identity`, its mean without the weight."""
+        """Add the gradient; return `loss` and, where there are such, the means of the other losses without weights."""
         cfg, device = self.cfg, self.processes.device
         batch = Batch(
             self.scale.normalize(batch.latents.to(device, non_blocking=True)),
@@ -187,11 +198,12 @@ class LdmTask(Task):
         drawn = {}
         if identity is not None and identity.drawn is not None:
             drawn = {"identity_drawn": self._add_drawn(identity, weight, step, scaler)}
-        loss, distance = accumulate_gradients(
+        against = cfg.adversarial.weight_at(step) if cfg.adversarial else 0.0
+        figures = accumulate_gradients(
             self.network, self.schedule, batch, cfg.batch_size, cfg.accumulate, cfg.precision, scaler,
-            cfg.min_snr_gamma, self.gradients.last_pass, identity, weight,
+            cfg.min_snr_gamma, self.gradients.last_pass, identity, weight, self.adversary, against,
         )
-        return {"loss": loss, **({} if identity is None else {"identity": distance}), **drawn}
+        return figures | drawn
 
     def write(self, folder: Path, network: nn.Module, step: int) -> None:
         """Write the denoiser with everything that `sample` needs to know."""

@@ -14,6 +14,7 @@ from facesyn_cli.diffusion.loss import predict, squared_error
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.training.precision import autocast
 from facesyn_cli.training.tasks.identity_loss import IdentityLoss
+from facesyn_cli.training.tasks.latent_adversary import LatentAdversary
 from facesyn_cli.training.tasks.ldm_batches import Batch
 
 
@@ -22,8 +23,9 @@ def accumulate_gradients(
     precision: str, scaler: torch.amp.GradScaler, min_snr_gamma: float | None = None,
     last_pass: Callable[[], AbstractContextManager[None]] = nullcontext,
     identity: IdentityLoss | None = None, identity_weight: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Add the gradient of a process's part of the global batch's mean loss.
+    adversary: LatentAdversary | None = None, adversarial_weight: float = 0.0,
+) -> dict[str, Tensor]:
+    """Add the gradient of a process's part of the global batch's mean loss, and take a step of the discriminator.
 
     Args:
         denoiser: The network.
@@ -37,29 +39,49 @@ def accumulate_gradients(
         last_pass: Context of the last backward pass.
         identity: The identity loss, which is added; None: none.
         identity_weight: Its weight.
+        adversary: The discriminator of what the recognizer of `identity` reads; None: none.
+        adversarial_weight: Weight of the loss against it, which is added.
 
     Returns:
-        This process's part of the mean squared error, and of the identity loss without its weight; scalars.
+        This process's parts of means over the global batch, without weights, as scalars: `loss`, the squared error, and
+        `identity`, `discriminator` and `adversarial`, where they are computed.
     """
     count = len(batch.latents)
     size = math.ceil(count / passes)
-    totals = torch.zeros(2, dtype=torch.float64, device=batch.latents.device)
+    totals: dict[str, Tensor] = {}
     for start in range(0, count, size):
-        part = slice(start, start + size)
+        part, is_last = slice(start, start + size), start + size >= count
+        latents, contexts = batch.latents[part], None if batch.contexts is None else batch.contexts[part]
         draws = type(batch.draws)(*(None if x is None else x[part] for x in batch.draws))
-        contexts = None if batch.contexts is None else batch.contexts[part]
-        with autocast(precision, batch.latents.device):
-            x, output = predict(denoiser, schedule, batch.latents[part], contexts, draws)
-        losses = squared_error(output, schedule, batch.latents[part], draws, min_snr_gamma)
-        distances = torch.zeros_like(losses)
-        if identity is not None and identity_weight and contexts is not None:
-            with autocast(precision, batch.latents.device):
-                distances = identity.distances(schedule.clean_latents(x, output, draws.t), contexts)
-            distances = distances * schedule.signal_share(draws.t)
+        with autocast(precision, latents.device):
+            x, output = predict(denoiser, schedule, latents, contexts, draws)
+        figures = {"loss": squared_error(output, schedule, latents, draws, min_snr_gamma)}
+        total = figures["loss"]
+        if identity is not None and contexts is not None and (identity_weight or adversary):
+            share = schedule.signal_share(draws.t)
             if draws.drop_context is not None:
-                distances = distances * ~draws.drop_context
-        with last_pass() if start + size >= count else nullcontext():
-            scaler.scale((losses + identity_weight * distances).sum() * (1 / batch_size)).backward()
-        totals += torch.stack([losses.detach().double().sum(), distances.detach().double().sum()])
-    loss, distance = (totals / batch_size).unbind()
-    return loss, distance
+                share = share * ~draws.drop_context
+            with autocast(precision, latents.device):
+                seen = identity.read(schedule.clean_latents(x, output, draws.t))
+            figures["identity"] = share * identity.distances(seen, contexts)
+            total = total + identity_weight * figures["identity"]
+            if adversary is not None:
+                with torch.no_grad(), autocast(precision, latents.device):
+                    real = identity.read(latents)
+                with autocast(precision, latents.device):
+                    losses = adversary.discriminator_losses(real.maps, seen.maps, draws.t, contexts)
+                figures["discriminator"] = share * losses
+                with adversary.gradients.last_pass() if is_last else nullcontext():
+                    scaler.scale(figures["discriminator"].sum() * (1 / batch_size)).backward()
+                if adversarial_weight:
+                    with autocast(precision, latents.device):  # a new one: its copies of weights have no gradient
+                        losses = adversary.denoiser_losses(seen.maps, draws.t, contexts)
+                    figures["adversarial"] = share * losses
+                    total = total + adversarial_weight * figures["adversarial"]
+        with last_pass() if is_last else nullcontext():
+            scaler.scale(total.sum() * (1 / batch_size)).backward()
+        for name, values in figures.items():
+            totals[name] = totals.get(name, 0) + values.detach().double().sum() / batch_size
+    if adversary is not None:
+        adversary.take_step(scaler)
+    return totals

@@ -36,7 +36,7 @@ def _denoiser(**settings) -> nn.Module:
 
 def _accumulate(denoiser: nn.Module, batch: Batch, passes: int = 1, precision: str = "fp32") -> float:
     scaler = loss_scaler(precision, CPU)
-    return accumulate_gradients(denoiser, SCHEDULE, batch, BATCH, passes, precision, scaler)[0].item()
+    return accumulate_gradients(denoiser, SCHEDULE, batch, BATCH, passes, precision, scaler)["loss"].item()
 
 
 def _plan(places: range = range(BATCH), **more) -> BatchPlan:
