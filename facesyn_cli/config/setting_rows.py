@@ -6,7 +6,7 @@ import re
 import textwrap
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class SettingRow:
         doc: Its meaning.
         choices: The values that it can have, where there are few.
         plugin: Kind of plugin, for the name of one.
+        is_given: False where the section around it is None; `value` is its default in such a section.
     """
 
     key: str
@@ -43,11 +44,14 @@ class SettingRow:
     doc: str
     choices: tuple[str, ...] = ()
     plugin: str = ""
+    is_given: bool = True
 
     @property
     def value_text(self) -> str:
-        """The value as YAML on one line; empty for a section."""
-        return "" if self.type == SECTION else _yaml(self.value)
+        """The value as YAML on one line, in brackets if it is not given; empty for a section."""
+        if self.type == SECTION:
+            return ""
+        return _yaml(self.value) if self.is_given else f"({_yaml(self.value)})"
 
     @property
     def doc_text(self) -> str:
@@ -56,7 +60,10 @@ class SettingRow:
 
 
 def setting_rows(cfg: BaseModel, prefix: str = "", outer_role: str = "result") -> list[SettingRow]:
-    """Return the settings of a validated config in the order of its fields; nested sections follow their name."""
+    """Return the settings of a validated config in the order of its fields; nested sections follow their name.
+
+    Those of a section that is None are not `is_given`.
+    """
     rows = []
     for name, info in type(cfg).model_fields.items():
         key, value = f"{prefix}{name}", getattr(cfg, name, None)
@@ -69,12 +76,21 @@ def setting_rows(cfg: BaseModel, prefix: str = "", outer_role: str = "result") -
             else:
                 head = SettingRow(key, SECTION, None, role, info.description or "")
             rows += [head, *(row for row in setting_rows(value, f"{key}.", role) if row.key != head.key)]
+        elif value is None and not kind and (section := _optional_section(info.annotation)):
+            rows.append(SettingRow(key, SECTION, None, role, info.description or ""))
+            rows += [replace(row, is_given=False) for row in setting_rows(section.model_construct(), f"{key}.", role)]
         else:
             shown = f"list of {kind} plugins" if is_list else f"{kind} plugin" if kind else type_text(info.annotation)
             rows.append(
                 SettingRow(key, shown, _plain(value), role, info.description or "", choices_of(info.annotation), kind)
             )
     return rows
+
+
+def _optional_section(annotation: Any) -> type[BaseModel] | None:
+    """Return the class of a section that may be None; None for all other types."""
+    parts = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else ()
+    return next((part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)), None)
 
 
 def plugin_rows(plugin: Plugin) -> list[SettingRow]:
@@ -130,11 +146,11 @@ def yaml_section(stage: str, rows: list[SettingRow]) -> str:
             lines += [*_comment(row.doc_text, indent[2:]), f"{indent[2:]}{outer[-1]}:"]
             lines.append(f"{indent}name: {row.value}{about}")
         elif row.type == SECTION:
-            mark = "" if any(other.value is not None for other in inside) else "# "
+            mark = "" if any(other.value is not None and other.is_given for other in inside) else "# "
             lines += [*_comment(row.doc_text, indent), f"{indent}{mark}{name}:{'' if inside else ' null'}"]
         else:
-            mark = "# " if row.value is None else ""
-            lines += [*_comment(row.doc_text, indent), f"{indent}{mark}{name}: {row.value_text}{about}"]
+            mark = "# " if row.value is None or not row.is_given else ""
+            lines += [*_comment(row.doc_text, indent), f"{indent}{mark}{name}: {_yaml(row.value)}{about}"]
     return "\n".join(lines) + "\n"
 
 

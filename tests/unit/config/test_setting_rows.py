@@ -38,6 +38,16 @@ def test_rows_have_the_settings_of_the_chosen_plugins() -> None:
     assert set(ROLES) == set(GROUPS)
 
 
+def test_a_section_that_is_not_given_shows_what_it_would_hold() -> None:
+    given, absent = (
+        {row.key: row for row in setting_rows(resolve_stage("train-ldm", {}, words, {}))}
+        for words in (["adversarial.start=7"], [])
+    )
+    assert (given["adversarial.weight"].value_text, given["adversarial.start"].value_text) == ("0.1", "7")
+    assert (absent["adversarial.weight"].value_text, absent["adversarial.start"].value_text) == ("(0.1)", "(40)")
+    assert "  # adversarial:\n" in yaml_section("train-ldm", list(absent.values()))
+
+
 def test_a_list_of_plugins_shows_the_settings_that_are_not_defaults() -> None:
     cfg = resolve_stage("train-fr", {"transforms": ["flip", {"name": "random-erasing", "p": 0.25}]}, [], {})
     row = next(row for row in setting_rows(cfg) if row.key == "transforms")
