@@ -139,6 +139,11 @@ class TrainingFaces(Dataset):
         self._label_starts = np.cumsum([0] + [s.examples.num_classes for s in self.sets])
 
     @property
+    def row_ends(self) -> list[int]:
+        """Number of rows of the first set, of the first two, and so on; rows are numbered in the order of the sets."""
+        return self._row_ends.tolist()
+
+    @property
     def num_classes(self) -> int:
         """Number of identities of all sets together."""
         return int(self._label_starts[-1])

@@ -68,6 +68,10 @@ class TrainFrConfig(GroupsConfig):
 
     inputs: tuple[Path, ...] = input_path((), "record sets and image folders or zips; empty: 6-records of --work")
     input_weights: tuple[float, ...] = affects_result((), "factor of the loss of each input's images; empty: 1 each")
+    input_starts: tuple[int, ...] | None = affects_result(
+        None, "curriculum: the epoch from which each input takes part, the first from 1, then ascending; epochs before "
+        "have as many steps, on the inputs that take part; None: all from the first"
+    )
     backbone: PluginConfig = PluginSection("backbone", default="ir-50")
     head: PluginConfig = PluginSection("head", default="arcface")
     classifier: ClassifierSettings = affects_result(
@@ -120,6 +124,14 @@ class TrainFrConfig(GroupsConfig):
             raise ValueError(f"input_weights has {len(weights)} values for {max(1, len(self.inputs))} inputs")
         if any(not (math.isfinite(w) and w >= 0) for w in weights) or (weights and not any(weights)):
             raise ValueError(f"input_weights must be 0 or more and not all 0, got {list(weights)}")
+        return self
+
+    @model_validator(mode="after")
+    def _starts_ascend(self) -> TrainFrConfig:
+        starts = self.input_starts
+        if starts is not None and (starts[:1] != (1,) or list(starts) != sorted(starts) or starts[-1] > self.epochs):
+            raise ValueError(f"input_starts must begin with 1 and not decrease, up to epochs={self.epochs}, got "
+                             f"{list(starts)}")
         return self
 
 

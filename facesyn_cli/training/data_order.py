@@ -5,7 +5,8 @@ a batch may hold the end of one epoch and the beginning of the next.
 
 `EpochBatches`: batches of one epoch after the other, as recognition training is published. Each epoch is a permutation
 of the set, padded by repeating it to a multiple of the global batch; batch k of it holds places k B .. k B + B - 1,
-group g of a batch of groups of N its places g N .. g N + N - 1.
+group g of a batch of groups of N its places g N .. g N + N - 1. In a curriculum the epochs at the beginning hold the
+first rows of the set only, in as many steps: one permutation of them after the other.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from functools import lru_cache
 import numpy as np
 
 from facesyn_cli.data.sharding import fixed_batches, share
+
+_PASS = 1 << 20  # more than the epochs of a training
 
 
 def batch_rows(seed: int, step: int, batch_size: int, count: int) -> np.ndarray:
@@ -58,12 +61,15 @@ class EpochBatches:
         count: Number of rows of the set.
         batch_size: Images of the global batch; may exceed `count`.
         group_size: Images of a group; divides `batch_size`.
+        curriculum: (epoch, number of rows): from this epoch on, 0-based, so many first rows take part. Both increase.
+            Empty: all rows, from the first epoch.
     """
 
     seed: int
     count: int
     batch_size: int
     group_size: int
+    curriculum: tuple[tuple[int, int], ...] = ()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -71,11 +77,20 @@ class EpochBatches:
         return -(-self.count // self.batch_size)
 
     def rows(self, step: int, group: int) -> list[tuple[int, int]]:
-        """Return (epoch, row) of the images of one group of one step; steps count over all epochs, from 0."""
+        """Return (epoch, row) of the images of one group of one step; steps count over all epochs, from 0.
+
+        Further passes over the first rows within an epoch have numbers of epochs of their own, so that the random
+        changes of an image differ.
+        """
         epoch, place = divmod(step, self.steps_per_epoch)
         start = place * self.batch_size + group * self.group_size
-        order = epoch_order(self.seed, epoch, self.count)
-        return [(epoch, int(row)) for row in order[np.arange(start, start + self.group_size) % self.count]]
+        places = range(start, start + self.group_size)
+        count = max((rows for first, rows in self.curriculum if first <= epoch), default=self.count)
+        if count == self.count:
+            order = epoch_order(self.seed, epoch, count)
+            return [(epoch, int(order[place % count])) for place in places]
+        numbers = [(epoch + place // count * _PASS, place % count) for place in places]
+        return [(number, int(epoch_order(self.seed, number, count)[place])) for number, place in numbers]
 
     def groups(self, first_step: int, last_step: int, groups: range) -> Iterator[list[tuple[int, int]]]:
         """Yield `rows` of the given groups for every step from `first_step` up to, not including, `last_step`."""

@@ -17,6 +17,7 @@ from tiny_fr import train_arguments, write_faces
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.weights import read_tensors
+from facesyn_cli.data.datasets import TrainingFaces
 from facesyn_cli.models.convert.tface_head import read_head
 from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.training.optimization import OptimizerSettings
@@ -94,6 +95,21 @@ def test_identities_of_two_inputs_stay_distinct_and_weights_count(faces: Path, t
     half, plain = (_lines(out, "loss")[0] for out in outs)
     assert half < plain
     assert _header(outs[0])["config"]["identity"]["input_weights"] == [1.0, 0.5]
+
+
+def test_a_curriculum_shows_the_first_input_first(faces: Path, tmp_path: Path, run_cli, monkeypatch):
+    other, out, shown = write_faces(tmp_path / "other", seed=1), tmp_path / "fr", []
+    locate = TrainingFaces.locate
+
+    def record(self, epoch, row):
+        shown.append(row)
+        return locate(self, epoch, row)
+
+    monkeypatch.setattr(TrainingFaces, "locate", record)
+    ran = run_cli(*train_arguments(faces, out, epochs=2), "--in", other, "input_starts=[1,2]", "workers=0", "--json")
+    assert ran.code == 0 and ran.json()["steps"] == 12, ran.err
+    assert len(shown) == 96 and sorted(shown[:48]) == sorted([*range(24)] * 2)
+    assert sorted(shown[48:]) == list(range(48))
 
 
 @pytest.mark.parametrize("head", ["cosface", "curricularface"])
@@ -234,6 +250,8 @@ WRONG = {
     "unknown key": (["optimizer.momentun=0.9"], "momentum"),
     "groups": (["norm_batch_size=3"], "not a multiple of norm_batch_size 3"),
     "weights": (["--in", "{faces}", "--in", "{faces}=-1"], "input_weights must be 0 or more"),
+    "too few starts": (["--in", "{faces}", "--in", "{single}", "input_starts=[1]"], "has 1 epochs for 2 inputs"),
+    "a late first start": (["input_starts=[2]"], "input_starts must begin with 1"),
     "milestones": (["lr_schedule.milestones=[3,2]"], "rising order"),
     "old name of milestones": (["stages=[3,2]"], "lr_schedule.milestones"),
     "epochs": (["--epochs", "0"], "greater than or equal to 1"),

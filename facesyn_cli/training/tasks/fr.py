@@ -71,6 +71,8 @@ class FrTask(Task):
             backbone = build_backbone(cfg.backbone)
         size = embedding_size(backbone)
         paths = list(cfg.inputs) or [work.folder("records")]
+        if cfg.input_starts is not None and len(cfg.input_starts) != len(paths):
+            raise UserError(f"input_starts has {len(cfg.input_starts)} epochs for {len(paths)} inputs")
         sets, held_out, self.parents = [], [], {}
         self.identities: list[list[int | str]] = []  # [number of the input, name] of every class
         for number, path in enumerate(paths, 1):
@@ -118,7 +120,8 @@ class FrTask(Task):
             use_global_norms(self.network, processes.sum)
         count = groups_of_a_step(cfg, processes.world_size)
         self.numbers = local_share(count, processes.rank, processes.world_size)
-        self.order = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size // count)
+        curriculum = tuple(zip((start - 1 for start in cfg.input_starts or ()), self.faces.row_ends, strict=False))
+        self.order = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size // count, curriculum)
         size = groups_of_a_pass(
             cfg.groups_per_pass, self.network, self.order.group_size, len(self.numbers), processes.device
         )

@@ -63,3 +63,16 @@ def test_a_set_smaller_than_a_batch_repeats_within_it():
     rows = [row for _, row in batches.rows(0, 0)]
     assert batches.steps_per_epoch == 1
     assert sorted(rows[:3]) == [0, 1, 2] and rows[3:6] == rows[:3] and rows[6:] == rows[:2]
+
+
+def test_a_curriculum_begins_with_the_first_rows_in_as_many_steps():
+    plain, batches = (EpochBatches(3, 10, 4, 2, curriculum) for curriculum in ((), ((0, 3), (1, 7), (2, 10))))
+    groups = [pair for group in batches.groups(0, 12, range(2)) for pair in group]
+    seen = [groups[start : start + 12] for start in range(0, 48, 12)]
+    assert batches.steps_per_epoch == plain.steps_per_epoch
+    for part in range(0, 12, 3):
+        assert sorted(row for _, row in seen[0][part : part + 3]) == [0, 1, 2]
+    assert len(set(seen[0])) == 12 and len({epoch for epoch, _ in seen[0]}) == 4, "another pass, another number"
+    assert sorted(row for _, row in seen[1][:7]) == list(range(7)) and max(row for _, row in seen[1]) == 6
+    for step in range(6, 12):
+        assert [batches.rows(step, group) for group in range(2)] == [plain.rows(step, group) for group in range(2)]
