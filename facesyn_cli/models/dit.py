@@ -11,6 +11,9 @@ joins the keys and values of every self-attention. With `pose` the yaw of the he
 With `token_drop` training is cheaper: a random share of the tokens bypasses the middle blocks. Krause et al. 2025,
 "TREAD: Token Routing for Efficient Architecture-agnostic Diffusion Training", arXiv:2501.04765.
 
+A network of large patches is cheap to train, one of small patches draws better; `weights_of` begins the second with the
+first, as patches of a vision transformer are resized: Beyer et al. 2022, "FlexiViT", arXiv:2212.08013, section 3.
+
 Shapes: B batch, C latent channels, H x W latent grid, p patch, L = H/p * W/p tokens, N width, K blocks, A heads,
 D = N / A width of a head, S context tokens, E width of the projected context.
 """
@@ -39,6 +42,9 @@ class DitConfig(PluginConfig):
 
     in_channels: int = affects_result(16, "channels of the latent: 16 for TAESD3, 3 for vq-f4", ge=1)
     patch: int = affects_result(2, "side of the square of latent pixels that makes a token", ge=1)
+    position_step: float = affects_result(
+        1.0, "distance of neighboring tokens in the positions; 0.5 where the weights come from twice the patch", gt=0
+    )
     width: int = affects_result(384, "width of a token", ge=4, multiple_of=4)
     depth: int = affects_result(6, "number of blocks", ge=1)
     heads: int = affects_result(6, "attention heads; the width is divided among them", ge=1)
@@ -169,7 +175,7 @@ class DiffusionTransformer(nn.Module):
             raise ValueError(f"{len(context.signal)} contexts for {len(x)} latents")
         rows, columns = height // self.downscale, width // self.downscale
         h = self.enter(patchify(x, self.downscale))                                # (B, L, N)
-        h = h + positions(rows, columns, self.cfg.width, x.device).to(h.dtype)
+        h = h + positions(rows, columns, self.cfg.width, x.device, self.cfg.position_step).to(h.dtype)
         condition = F.silu(self.time_emb(t) + context.signal)                      # (B, N)
         modulation = self.modulate(condition).unflatten(1, (6, -1))                # (B, 6, N)
         blocks = list(zip(self.blocks, context.keys.unbind(1), context.values.unbind(1), strict=True))
@@ -206,6 +212,30 @@ class DiffusionTransformer(nn.Module):
             tokens = c.new_zeros(batch, 0, self.cfg.width)
         pairs = [block.attention.read(tokens) for block in self.blocks]
         return EncodedContext(signal, *(torch.stack(part, 1) for part in zip(*pairs, strict=True)))
+
+    def weights_of(self, other: DiffusionTransformer) -> dict[str, Tensor]:
+        """Return the weights of another network of this kind for this one, whose patches may be smaller.
+
+        A small patch gets the token of a large one that repeats it, and returns the mean of what a large one returned;
+        tokens keep the positions that they had within the large patch.
+
+        Raises:
+            ValueError: The patches do not divide, or `position_step` is not that of the other network times theirs.
+        """
+        state, times = other.state_dict(), other.cfg.patch / self.cfg.patch
+        step = other.cfg.position_step / times
+        if times != int(times) or self.cfg.position_step != step:
+            needed = f" with position_step {step:g}" if times == int(times) else " whose patch it divides"
+            raise ValueError(f"its patch is {other.cfg.patch}; a patch of {self.cfg.patch} with position_step "
+                             f"{self.cfg.position_step:g} cannot begin with it, only one{needed}")
+        if times > 1 and other.in_channels == self.in_channels:
+            parts = (self.in_channels, int(times), self.cfg.patch, int(times), self.cfg.patch)
+            enter = state["enter.weight"].unflatten(1, parts).sum((2, 4)).flatten(1)              # (N, C p^2)
+            leave, bias = (
+                state[f"leave.{name}"].unflatten(0, parts).mean((1, 3)).flatten(0, 2) for name in ("weight", "bias")
+            )
+            state |= {"enter.weight": enter, "leave.weight": leave, "leave.bias": bias}
+        return state
 
     def _project(
         self, context: Tensor | None, drop_context: Tensor | None, component_mask: Tensor | None, batch: int

@@ -133,17 +133,21 @@ def unpatchify(tokens: Tensor, rows: int, columns: int, patch: int) -> Tensor:
     return x.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
 
-def positions(rows: int, columns: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+def positions(
+    rows: int, columns: int, width: int, device: torch.device | str = "cpu", step: float = 1.0
+) -> Tensor:
     """Return the fixed positions of a grid of tokens, (rows columns, width) float32.
 
     Vaswani et al. 2017, arXiv:1706.03762, section 3.5, in two dimensions: the first half of the width has sines and
-    cosines of the row, the second half those of the column.
+    cosines of the row, the second half those of the column. Token n is at (n + 1/2) step - 1/2, so that the 1 / step
+    tokens that divide a larger one lie around it.
     """
     half = torch.arange(width // 4, device=device, dtype=torch.float32)
     frequency = torch.exp(half * (-math.log(_WAVELENGTHS) / (width // 4)))
 
     def waves(count: int) -> Tensor:
-        angle = torch.arange(count, device=device, dtype=torch.float32)[:, None] * frequency
+        place = (torch.arange(count, device=device, dtype=torch.float32) + 0.5) * step - 0.5
+        angle = place[:, None] * frequency
         return torch.cat([angle.sin(), angle.cos()], dim=1)                        # (count, width / 2)
 
     down, across = waves(rows)[:, None].expand(-1, columns, -1), waves(columns).expand(rows, -1, -1)

@@ -149,6 +149,10 @@ def test_training_starts_from_another_ldm(faces: Path, tmp_path: Path, run_cli, 
     assert json.loads((second / "facesyn.json").read_text())["parents"]["initial_denoiser"]["path"] == str(first)
     assert_refused(*ldm_arguments(faces, tmp_path / "x", *more, "prediction=v"), says="predicts flow, prediction is v")
     assert_refused(*ldm_arguments(faces, tmp_path / "x", *more, "denoiser.width=16"), says="in the network to be")
+    fine = ("denoiser.patch=1", "denoiser.position_step=0.5")
+    assert_refused(*ldm_arguments(faces, tmp_path / "x", *more, fine[0]), says="only one with position_step 0.5")
+    ran = run_cli(*ldm_arguments(faces, tmp_path / "fine", *more, *fine, steps=1))
+    assert ran.code == 0 and load_denoiser(tmp_path / "fine").module.cfg.patch == 1, ran.err
     ran = run_cli(*ldm_arguments(faces, tmp_path / "full", *more, "denoiser.dropout=0.1", steps=1))
     assert ran.code == 0, "settings that leave the weights as they are may differ"
 

@@ -174,7 +174,7 @@ class LdmTask(Task):
     def initialize(self) -> None:
         """Load the initial weights, if any were given."""
         if self.initial is not None:
-            self.network.load_state_dict({**self.network.state_dict(), **self.initial.module.state_dict()})
+            self.network.load_state_dict({**self.network.state_dict(), **self.initial.state})
 
     def batches(self, start: int) -> Iterator[Batch]:
         """Yield this process's latents, contexts and noise of every step."""

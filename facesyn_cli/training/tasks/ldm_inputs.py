@@ -14,11 +14,12 @@ from facesyn_cli.artifacts.digest import json_digest
 from facesyn_cli.artifacts.embedding_set import EmbeddingSet
 from facesyn_cli.artifacts.header import Parent
 from facesyn_cli.artifacts.image_set import ImageEntry, ImageSet
+from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.console import log
 from facesyn_cli.data.face_images import FaceImages
 from facesyn_cli.data.squares import say_if_not_square
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.loading import LoadedLdm, load_denoiser
+from facesyn_cli.models.loading import load_denoiser
 from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.settings import PluginConfig
 from facesyn_cli.training.data_order import is_held_out
@@ -131,14 +132,30 @@ def build_denoiser(cfg: PluginConfig, seed: int, latent_shape: tuple[int, int, i
     return denoiser
 
 
+@dataclass(frozen=True)
+class InitialLdm:
+    """The LDM that a training starts from.
+
+    Args:
+        config: Its settings.
+        digest: Of its folder.
+        state: Its weights, as the network to be trained takes them.
+    """
+
+    config: LdmSettings
+    digest: str
+    state: dict[str, Tensor]
+
+
 def open_initial(
     path: Path, denoiser: nn.Module, cfg: Any, autoencoder: dict[str, Any], embedder: str | None
-) -> LoadedLdm:
+) -> InitialLdm:
     """Open the LDM that a training starts from.
 
     Args:
         path: Weights of an LDM.
-        denoiser: The network to be trained; settings that do not change its weights may differ.
+        denoiser: The network to be trained; settings that do not change its weights may differ, and those for which
+            its method `weights_of` converts weights.
         cfg: Settings, a `TrainLdmConfig`.
         autoencoder: Section of the autoencoder.
         embedder: Digest of the recognizer of the embeddings; None when unknown.
@@ -150,7 +167,12 @@ def open_initial(
     config, name = loaded.config, loaded.config.denoiser["name"]
     if name != cfg.denoiser.name:
         raise UserError(f"{path} is a denoiser {name}, {cfg.denoiser.name} is to be trained")
-    have = {key: tuple(value.shape) for key, value in loaded.module.state_dict().items()}
+    try:
+        take = getattr(denoiser, "weights_of", nn.Module.state_dict)
+        state = take(loaded.module)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    have = {key: tuple(value.shape) for key, value in state.items()}
     wanted = {key: tuple(value.shape) for key, value in denoiser.state_dict().items()}
     if getattr(denoiser, "takes_pose", False) and not getattr(loaded.module, "takes_pose", False):
         wanted = {key: shape for key, shape in wanted.items() if not key.startswith("pose_emb.")}  # zero at first
@@ -165,7 +187,7 @@ def open_initial(
         raise UserError(f"{path} was trained on latents of {found.get('path')}, not of {autoencoder['path']}")
     if None not in (config.embedder, embedder) and config.embedder_beside(embedder) != embedder:
         log.warning(f"{path} was trained under embeddings of another recognizer, those given are new to it")
-    return loaded
+    return InitialLdm(config, loaded.digest, state)
 
 
 def is_conditional(denoiser: nn.Module) -> bool:

@@ -9,7 +9,9 @@ from pydantic import ValidationError
 from tolerance import products_of, rounding
 from torch import Tensor
 
+from facesyn_cli.models import dit
 from facesyn_cli.models.dit import DiffusionTransformer, DitConfig
+from facesyn_cli.models.dit_blocks import positions
 from facesyn_cli.plugins import registry
 from facesyn_cli.sampling.inference import FastDenoiser, InferenceOptions, fuse_qkv
 
@@ -87,7 +89,7 @@ def test_tokens_are_a_set_but_for_their_positions(monkeypatch):
     network = build()
     whole = network(X, T, C)
     assert not torch.allclose(network(X.roll(2, 3), T, C).roll(-2, 3), whole, atol=1e-4)
-    monkeypatch.setattr("facesyn_cli.models.dit.positions", lambda r, c, width, device: torch.zeros(r * c, width))
+    monkeypatch.setattr("facesyn_cli.models.dit.positions", lambda r, c, width, *_: torch.zeros(r * c, width))
     whole = network(X, T, C)
     torch.testing.assert_close(network(X.roll(2, 3), T, C).roll(-2, 3), whole, **near(network, whole))
 
@@ -194,3 +196,32 @@ def test_dropped_tokens_bypass_the_middle_blocks_in_training_only():
                if name != "empty_context"), "gradient passes through the tokens that stay"
     with pytest.raises(ValidationError, match="token_drop needs a depth of at least 3, got 2"):
         build(token_drop=0.5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("patches", [(2, 1), (6, 2), (2, 2)])
+def test_smaller_patches_begin_with_the_mean_of_what_larger_ones_return(patches, monkeypatch):
+    """Tokens that divide a patch are alike on latents that are constant within the parts of each, but for positions."""
+    large, small = patches
+    monkeypatch.setattr(dit, "positions", lambda rows, columns, width, *_: torch.zeros(rows * columns, width))
+    coarse = build(patch=large, context_tokens=0)
+    fine = build(patch=small, context_tokens=0, position_step=small / large)
+    fine.load_state_dict(fine.weights_of(coarse))
+    times, count = large // small, 12 // large
+    pattern = torch.randn(4, 3, count, 1, small, count, 1, small)
+    x = pattern.expand(-1, -1, -1, times, -1, -1, times, -1).reshape(4, 3, 12, 12)
+    whole = coarse(x, T, C)
+    parts = whole.view(4, 3, count, times, small, count, times, small)
+    expected = parts.mean((3, 6), keepdim=True).expand_as(parts).reshape_as(whole)
+    torch.testing.assert_close(fine(x, T, C), expected, **near(fine, whole))
+
+
+def test_weights_of_other_patches_need_their_positions():
+    coarse = build(patch=2)
+    for settings, says in (({"patch": 1}, "only one with position_step 0.5"), ({"patch": 3}, "a patch of 3 with")):
+        with pytest.raises(ValueError, match=says):
+            build(**settings).weights_of(coarse)
+    between = positions(4, 4, 24, step=0.5).view(4, 4, 24)
+    assert torch.equal(positions(2, 2, 24), positions(2, 2, 24, step=1.0))
+    for place, expected in ((2, 0.75), (3, 1.25)):
+        assert torch.allclose(between[place, 0, 0], torch.tensor(expected).sin())
