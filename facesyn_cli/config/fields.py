@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from facesyn_cli.console import log
+from facesyn_cli.errors import UserError
 from facesyn_cli.plugins.settings import PluginConfig, PluginList, PluginSection, Settings, plugin_of
 
 # Role -> group of settings in a header. Headers of all releases use these names.
@@ -101,6 +102,9 @@ class StageConfig(Settings):
     def upgraded(self, config: dict[str, Any]) -> dict[str, Any]:
         """Return the settings from a header of any release in the form that this release writes.
 
+        A setting that the release did not have gets its default, which therefore must be what was done before there was
+        the setting.
+
         Args:
             config: Settings of this class in groups, as returned by `to_json` of some release.
         """
@@ -112,11 +116,9 @@ class StageConfig(Settings):
             value = _take(present, key.split("."))
             if value not in (_ABSENT, without_effect):
                 return config
-        if present == flat:
-            return config
         try:
             return type(self).model_validate(present).to_json()
-        except ValidationError:
+        except (ValidationError, UserError):
             return config  # the comparison then lists every difference
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from facesyn_cli.artifacts.config_changes import compare_configs
 from facesyn_cli.config.fields import (
     PluginConfig,
     PluginList,
@@ -136,6 +137,19 @@ def test_a_header_of_an_earlier_release_equals_the_same_settings_now():
     before["identity"]["optimiser"] = before["identity"].pop("optimizer")
     assert now.upgraded(before) == now.to_json()
     assert now.upgraded(now.to_json()) == now.to_json()
+
+
+def test_a_setting_that_a_header_lacks_has_its_default():
+    """Folders of an earlier release can be continued, unless the new setting is used."""
+    plain, used = RenamedConfig(), RenamedConfig(head={"scale": 32}, optimizer={"width": 3})
+    before = plain.to_json()
+    before["identity"] = {**before["identity"], "optimizer": {"depth": 1}, "head": {"name": "arcface", "margin": 0.5}}
+    assert plain.upgraded(before) == plain.to_json()
+    assert compare_configs(plain.upgraded(before), plain.to_json()).problems == []
+    problems = compare_configs(used.upgraded(before), used.to_json()).problems
+    assert [change.setting for change in problems] == ["head.scale", "optimizer.width"]
+    before["identity"]["head"] = {"name": "a plugin that is gone"}
+    assert plain.upgraded(before) == before
 
 
 def test_plugins_are_configured_wherever_a_config_is_made():
