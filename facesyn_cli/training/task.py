@@ -94,6 +94,8 @@ class Task(ABC):
         """
         state = check_output(self.folder, "Weights", self.cfg, self.parents)
         inputs = {name: parent.path for name, parent in self.parents.items()}
+        if (minutes := getattr(self.cfg, "minutes", None)) is not None:  # counts are then the most there can be
+            chosen["ends_after_minutes"] = minutes
         return Plan(
             self.folder, state, inputs, counts, network_evaluations, disk_mib=num_bytes / 2**20, chosen=chosen
         )

@@ -43,6 +43,8 @@ def lines(out: Path, name: str) -> list[float]:
 
 def test_it_ends_when_the_minutes_are_over_and_the_learning_rate_follows(faces: Path, tmp_path: Path, run_cli, clock):
     more = ("minutes=0.1", "lr_schedule={name: cosine}", "optimizer.lr=1")
+    plan = run_cli(*train_arguments(faces, tmp_path / "a", *more, steps=1000), "--dry-run", "--json").json()["plan"]
+    assert plan["chosen"]["ends_after_minutes"] == 0.1
     ran = run_cli(*train_arguments(faces, tmp_path / "a", *more, steps=1000), "--json")
     assert ran.code == 0 and ran.json()["steps"] == 6, ran.err
     expected = [1.0, 0.933, 0.75, 0.5, 0.25, 0.067]  # half a cosine over six seconds
