@@ -120,7 +120,8 @@ class FrTask(Task):
             use_global_norms(self.network, processes.sum)
         count = groups_of_a_step(cfg, processes.world_size)
         self.numbers = local_share(count, processes.rank, processes.world_size)
-        curriculum = tuple(zip((start - 1 for start in cfg.input_starts or ()), self.faces.row_ends, strict=False))
+        starts = cfg.input_starts or (1,) * len(self.faces.row_ends)
+        curriculum = tuple(zip((start - 1 for start in starts), self.faces.row_ends, strict=True))
         self.order = EpochBatches(cfg.seed, len(self.faces), cfg.batch_size, cfg.batch_size // count, curriculum)
         size = groups_of_a_pass(
             cfg.groups_per_pass, self.network, self.order.group_size, len(self.numbers), processes.device
