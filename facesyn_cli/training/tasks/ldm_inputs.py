@@ -138,7 +138,7 @@ class InitialLdm:
 
     Args:
         config: Its settings.
-        digest: Of its folder.
+        digest: Of the content of its weights file.
         state: Its weights, as the network to be trained takes them.
     """
 
