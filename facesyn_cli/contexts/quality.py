@@ -12,8 +12,10 @@ arXiv:2103.06627. Typical lengths depend on the recognizer, so the filter logs t
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from pydantic import SerializeAsAny
+from pydantic import SerializeAsAny, field_validator
 
 from facesyn_cli import signals
 from facesyn_cli.artifacts.vector_files import EMBEDDING_SIZE
@@ -22,10 +24,11 @@ from facesyn_cli.console import log
 from facesyn_cli.contexts.faces import to_face
 from facesyn_cli.contexts.ldm_faces import LdmFaces
 from facesyn_cli.contexts.source import ContextFilter, Resources
-from facesyn_cli.diffusion.guidance import CfgConfig, build_cfg
+from facesyn_cli.diffusion.guidance import CfgConfig
 from facesyn_cli.errors import UserError
+from facesyn_cli.plugins import registry
 from facesyn_cli.plugins.registry import Card, register
-from facesyn_cli.plugins.settings import PluginConfig, PluginSection
+from facesyn_cli.plugins.settings import PluginConfig, PluginSection, configured
 
 _NOISE = "quality"  # image j of every candidate starts from the noise of (seed, "quality", j)
 
@@ -37,7 +40,18 @@ class QualityConfig(PluginConfig):
     lowest_length: float = affects_result(0.0, "mean length of their embeddings below which it is dropped", ge=0)
     lowest_cosine: float = affects_result(0.2, "mean cosine to the candidate below which it is dropped", ge=-1, le=1)
     scheduler: SerializeAsAny[PluginConfig] = PluginSection("scheduler", default="ddim")
-    guidance: float = affects_result(1.5, "scale of classifier-free guidance; 1: none", ge=0)
+    guidance: float | SerializeAsAny[PluginConfig] = affects_result(
+        1.5, "guidance, as in sample; a number: classifier-free guidance of this scale, 1 for none"
+    )
+
+    @field_validator("guidance", mode="before")
+    @classmethod
+    def _is_scale_or_plugin(cls, value: Any) -> Any:
+        try:
+            scale = float(value)
+        except (TypeError, ValueError):
+            return configured("guidance", value)
+        return CfgConfig(name="cfg", scale=scale).scale
 
 
 @register(
@@ -60,7 +74,8 @@ class Quality(ContextFilter):
         """Build the pipeline of the LDM.
 
         Raises:
-            UserError: The LDM is unconditional or takes contexts of another length; or as `LdmFaces`.
+            UserError: The LDM is unconditional or takes contexts of another length, or the guidance needs contexts of
+                others; or as `LdmFaces`.
         """
         super().open(resources)
         size = resources.ldm.config.embedding_size
@@ -69,7 +84,12 @@ class Quality(ContextFilter):
         if size != EMBEDDING_SIZE:
             raise UserError(f"filter quality: the LDM takes contexts of {size} numbers, candidates have "
                             f"{EMBEDDING_SIZE}")
-        guidance = build_cfg(CfgConfig(name="cfg", scale=self._cfg.guidance))
+        given = self._cfg.guidance
+        cfg = given if isinstance(given, PluginConfig) else CfgConfig(name="cfg", scale=given)
+        guidance = registry.build("guidance", cfg)
+        if guidance.negatives is not None:
+            raise UserError(f"filter quality: guidance {cfg.name} mixes with contexts of others, which there are none "
+                            "of yet; take none, cfg or internal")
         self._faces = LdmFaces(resources, "filter quality", _NOISE, self._cfg.scheduler, guidance)
         self.evaluations = {name: number * self._cfg.images for name, number in self._faces.evaluations.items()}
 

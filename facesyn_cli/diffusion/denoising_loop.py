@@ -123,6 +123,10 @@ class _BatchNetwork:
         one, other = output.chunk(2)
         return one, other
 
+    def with_early(self, context: Any) -> tuple[Tensor, Tensor]:
+        output, early = self._denoiser(self._x, self._t, context, with_early=True).float()
+        return output, early
+
 
 def _refuse_to_draw(index: int) -> Tensor:
     raise ValueError("this scheduler adds noise between its steps: sample_latents needs draw_noise")

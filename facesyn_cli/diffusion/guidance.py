@@ -51,6 +51,9 @@ class Network(Protocol):
     def pair(self, first: Any, second: Any) -> tuple[Tensor, Tensor]:
         """Return the outputs under two contexts of each image, in one pass if the denoiser supports it."""
 
+    def with_early(self, context: Any) -> tuple[Tensor, Tensor]:
+        """Return the output, and the early one of a denoiser that has it, from one pass."""
+
 
 Predict = Callable[[Network, Step], Tensor]  # result of `Guidance.begin`
 
@@ -61,6 +64,7 @@ class Guidance(Protocol):
     negatives: str | Partners | None  # choice of `NegativeContexts` (`guidance_negative.py`), or of partners
     # (`guidance_scoremix.py`); None: the empty context
     needs_attention: bool  # needs contexts that record and inject attention maps
+    needs_early_output: bool = False  # calls `Network.with_early`
 
     def evaluations(self, step: Step) -> int:
         """Return the number of network evaluations of a step."""

@@ -83,7 +83,7 @@ def diffusion_loss(
 
 def predict(
     denoiser: nn.Module, schedule: NoiseSchedule | FlowSchedule, latents: Tensor, contexts: Tensor | None,
-    draws: TrainingNoise,
+    draws: TrainingNoise, **options: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the noisy latents and the denoiser's prediction, both (B, C, H, W), the latter float32.
 
@@ -93,11 +93,14 @@ def predict(
         latents: (B, C, H, W) clean latents.
         contexts: (B, E) contexts; None for an unconditional denoiser, which takes no masks.
         draws: From `training_noise`, on the device of the latents.
+        options: Further arguments of the denoiser: `with_early=True` for two predictions, (2, B, C, H, W).
     """
     x = schedule.add_noise(latents, draws.noise, draws.t)
     if contexts is None:
-        return x, denoiser(x, draws.t, None).float()
-    output = denoiser(x, draws.t, contexts, drop_context=draws.drop_context, component_mask=draws.component_mask)
+        return x, denoiser(x, draws.t, None, **options).float()
+    output = denoiser(
+        x, draws.t, contexts, drop_context=draws.drop_context, component_mask=draws.component_mask, **options
+    )
     return x, output.float()
 
 

@@ -11,6 +11,9 @@ joins the keys and values of every self-attention. With `pose` the yaw of the he
 With `token_drop` training is cheaper: a random share of the tokens bypasses the middle blocks. Krause et al. 2025,
 "TREAD: Token Routing for Efficient Architecture-agnostic Diffusion Training", arXiv:2501.04765.
 
+With `early_output` a second, weaker prediction is read after the first blocks, in the same pass, for the guidance
+`internal`; it is trained with the network (`train-ldm early_weight`).
+
 Smaller patches cost more and lower the FID (Peebles and Xie, section 5). `weights_of` lets a network of small patches
 begin with the weights of one of large patches, which is cheaper to train.
 
@@ -55,6 +58,10 @@ class DitConfig(PluginConfig):
         0.0, "share of the tokens that bypass the middle blocks in training (TREAD); 0.5 saves a third of a step",
         ge=0, le=0.9,
     )
+    early_output: int | None = affects_result(
+        None, "number of blocks after which a second, weaker prediction is read, for guidance `internal`; None: none",
+        ge=1,
+    )
     context_size: int = affects_result(512, "size of the face embedding", ge=1)
     context_width: int = affects_result(512, "size of the projected context", ge=1)
     context_tokens: int = affects_result(
@@ -71,6 +78,11 @@ class DitConfig(PluginConfig):
             raise ValueError(f"width ({self.width}) must be divisible by heads ({self.heads})")
         if self.token_drop and self.depth < 3:
             raise ValueError(f"token_drop needs a depth of at least 3, got {self.depth}")
+        if self.early_output is not None:
+            first, last = (self.all_token_blocks, self.depth - self.all_token_blocks) if self.token_drop else (
+                1, self.depth - 1)
+            if not first <= self.early_output <= last:
+                raise ValueError(f"early_output must be from {first} to {last}, got {self.early_output}")
         return self
 
     @property
@@ -118,6 +130,7 @@ class DiffusionTransformer(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.in_channels, self.downscale, self.takes_pose = cfg.in_channels, cfg.patch, cfg.pose
+        self.has_early_output = cfg.early_output is not None
         width = cfg.width
         self.enter = nn.Linear(cfg.in_channels * cfg.patch**2, width)
         self.time_emb = TimeEmbedding(_TIME_CHANNELS, width)
@@ -134,21 +147,24 @@ class DiffusionTransformer(nn.Module):
         )
         self.last_table = nn.Parameter(torch.zeros(2, width))
         self.leave = nn.Linear(width, cfg.in_channels * cfg.patch**2)
+        if cfg.early_output is not None:
+            self.early_table = nn.Parameter(torch.zeros(2, width))
+            self.early_leave = nn.Linear(width, cfg.in_channels * cfg.patch**2)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for layer in (self.modulate, self.leave):
+        for layer in (self.modulate, self.leave, *([] if cfg.early_output is None else [self.early_leave])):
             nn.init.zeros_(layer.weight)
         if cfg.pose:
             self.pose_emb.reset()
 
     def forward(
         self, x: Tensor, t: Tensor, context: Tensor | EncodedContext | None = None,
-        drop_context: Tensor | None = None, component_mask: Tensor | None = None,
+        drop_context: Tensor | None = None, component_mask: Tensor | None = None, with_early: bool = False,
     ) -> Tensor:
-        """Return the prediction, (B, C, H, W).
+        """Return the prediction, (B, C, H, W); with the early one, (2, B, C, H, W), the early one last.
 
         Args:
             x: (B, C, H, W) noisy latents.
@@ -160,9 +176,11 @@ class DiffusionTransformer(nn.Module):
             component_mask: (B, E) bool, the components that CPD keeps (Boutros et al. 2023, arXiv:2308.04995), in
                 training or not; they are scaled by 1 / (1 - component_dropout). None: drawn in training from torch's
                 global generator, off in eval mode.
+            with_early: Also return the early prediction, which a network with `early_output` has.
 
         Raises:
-            ValueError: The latents do not fit the network, or their number is not that of the contexts.
+            ValueError: The latents do not fit the network, their number is not that of the contexts, or the network has
+                no early prediction.
         """
         height, width = x.shape[2:]
         if x.shape[1] != self.in_channels or height % self.downscale or width % self.downscale:
@@ -174,21 +192,31 @@ class DiffusionTransformer(nn.Module):
             raise ValueError("drop_context and component_mask must be given to encode_context, not with its result")
         if len(context.signal) != len(x):
             raise ValueError(f"{len(context.signal)} contexts for {len(x)} latents")
+        if with_early and not self.has_early_output:
+            raise ValueError("this network has no early prediction: early_output is None")
         rows, columns = height // self.downscale, width // self.downscale
         h = self.enter(patchify(x, self.downscale))                                # (B, L, N)
         h = h + positions(rows, columns, self.cfg.width, x.device, self.cfg.position_step).to(h.dtype)
         condition = F.silu(self.time_emb(t) + context.signal)                      # (B, N)
         modulation = self.modulate(condition).unflatten(1, (6, -1))                # (B, 6, N)
         blocks = list(zip(self.blocks, context.keys.unbind(1), context.values.unbind(1), strict=True))
+        early_at = (self.cfg.early_output or 0) if with_early else 0
         if self.training and self.cfg.token_drop:
             edge = self.cfg.all_token_blocks
-            h = _through(blocks[:edge], h, modulation)
+            h, _ = _through(blocks[:edge], h, modulation)
             kept = keep_tokens(h, self.cfg.token_drop)
-            h = h.scatter(1, kept, _through(blocks[edge:-edge], h.gather(1, kept), modulation))
-            blocks = blocks[-edge:]
-        h = _through(blocks, h, modulation)
-        shift, scale = (condition[:, None] + self.last_table).split(1, dim=1)      # 2 x (B, 1, N)
-        return unpatchify(self.leave(modulated(h, shift, scale)), rows, columns, self.downscale)
+            middle, early = _through(blocks[edge:-edge], h.gather(1, kept), modulation, early_at - edge)
+            early = h.scatter(1, kept, early)
+            h, _ = _through(blocks[-edge:], h.scatter(1, kept, middle), modulation)
+        else:
+            h, early = _through(blocks, h, modulation, early_at)
+
+        def latents(tokens: Tensor, table: Tensor, leave: nn.Module) -> Tensor:
+            shift, scale = (condition[:, None] + table).split(1, dim=1)            # 2 x (B, 1, N)
+            return unpatchify(leave(modulated(tokens, shift, scale)), rows, columns, self.downscale)
+
+        output = latents(h, self.last_table, self.leave)
+        return torch.stack([output, latents(early, self.early_table, self.early_leave)]) if with_early else output
 
     def encode_context(
         self, context: Tensor | None, drop_context: Tensor | None = None, component_mask: Tensor | None = None,
@@ -232,10 +260,9 @@ class DiffusionTransformer(nn.Module):
         if times > 1 and other.in_channels == self.in_channels:
             parts = (self.in_channels, int(times), self.cfg.patch, int(times), self.cfg.patch)
             enter = state["enter.weight"].unflatten(1, parts).sum((2, 4)).flatten(1)              # (N, C p^2)
-            leave, bias = (
-                state[f"leave.{name}"].unflatten(0, parts).mean((1, 3)).flatten(0, 2) for name in ("weight", "bias")
-            )
-            state |= {"enter.weight": enter, "leave.weight": leave, "leave.bias": bias}
+            leaves = [key for key in state if key.startswith(("leave.", "early_leave."))]
+            state |= {key: state[key].unflatten(0, parts).mean((1, 3)).flatten(0, 2) for key in leaves}
+            state["enter.weight"] = enter
         return state
 
     def _project(
@@ -265,7 +292,13 @@ def keep_tokens(h: Tensor, drop: float) -> Tensor:
     return chosen[:, :, None].expand(-1, -1, width)
 
 
-def _through(blocks: list[tuple[nn.Module, Tensor, Tensor]], h: Tensor, modulation: Tensor) -> Tensor:
-    for block, keys, values in blocks:
+def _through(
+    blocks: list[tuple[nn.Module, Tensor, Tensor]], h: Tensor, modulation: Tensor, early_at: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Return the tokens (B, L, N) after all blocks, and after the first `early_at` of them."""
+    early = h
+    for number, (block, keys, values) in enumerate(blocks, start=1):
         h = block(h, modulation, keys, values)
-    return h
+        if number == early_at:
+            early = h
+    return h, early

@@ -51,6 +51,9 @@ class Denoiser(Protocol):
     the latent), if present, are checked against the data. If there is a method `encode_context(context)`, samplers call
     it once per batch and pass its result to `forward`.
 
+    A denoiser with an early prediction, for the guidance `internal`, has an attribute `has_early_output = True` and
+    takes `with_early=True` in `forward`: it then returns (2, B, C, H, W), the early one last.
+
     Attributes:
         is_conditional: Whether it takes contexts; True if absent.
     """

@@ -82,6 +82,7 @@ BUILTIN["scheduler"] = {
 BUILTIN["guidance"] = {
     **{name: "facesyn_cli.diffusion.guidance" for name in ("none", "cfg")},
     **{name: "facesyn_cli.diffusion.guidance_negative" for name in ("negfacediff", "adaptdiff")},
+    "internal": "facesyn_cli.diffusion.guidance_internal",
     "scoremix": "facesyn_cli.diffusion.guidance_scoremix",
     "uiface": "facesyn_cli.diffusion.guidance_uiface",
 }

@@ -60,8 +60,8 @@ class Settings(BaseModel):
             return value
         kind, is_list = plugin
         if is_list:
-            return [_configured(kind, item) for item in value] if isinstance(value, list | tuple) else value
-        config = _configured(kind, _with_default(value, field.default))
+            return [configured(kind, item) for item in value] if isinstance(value, list | tuple) else value
+        config = configured(kind, _with_default(value, field.default))
         if isinstance(config, PluginConfig) and isinstance(value, dict) and "name" not in value:
             config.model_fields_set.discard("name")  # the name is the default's, it was not stated
         return config
@@ -92,7 +92,8 @@ def _with_default(value: Any, default: dict | None) -> Any:
     return {**default, **value} if value.get("name", default["name"]) == default["name"] else value
 
 
-def _configured(kind: str, value: Any) -> Any:
+def configured(kind: str, value: Any) -> Any:
+    """Return the settings of a plugin from its name or its settings, for a validator of pydantic's."""
     if value is None or isinstance(value, BaseModel):
         return value
     value = _named(value)

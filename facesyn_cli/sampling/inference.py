@@ -5,7 +5,6 @@ None of them changes the output by more than rounding. `facesyn bench sample` me
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -70,6 +69,7 @@ class FastDenoiser:
     def __init__(self, module: nn.Module, options: InferenceOptions) -> None:
         self._module, self._is_joint = module, options.joint_guidance
         self.has_attention_maps = getattr(module, "has_attention_maps", False)
+        self.has_early_output = getattr(module, "has_early_output", False)
         self.is_traced = options.compile or options.cuda_graphs
         if options.fused_qkv and not fuse_qkv(module):
             raise UserError("fused_qkv=true: this denoiser has no self-attention with separate projections")
@@ -80,21 +80,30 @@ class FastDenoiser:
             module.compile(dynamic=False)
         self._evaluate: Callable[..., Tensor] = module
         if options.cuda_graphs:
-            graphs = defaultdict(partial(CudaGraph, module))  # of each batch size: guided steps may have twice as many
-            self._evaluate = lambda x, t, context: graphs[len(x)](x, t, context)
+            # One graph for each batch size, as guided steps may have twice as many, and for each set of options.
+            graphs: dict[tuple[Any, ...], CudaGraph] = {}
+
+            def replay(x: Tensor, t: Tensor, context: Any, **options: bool) -> Tensor:
+                key = len(x), *options
+                if key not in graphs:
+                    graphs[key] = CudaGraph(partial(module, **options))
+                return graphs[key](x, t, context)
+
+            self._evaluate = replay
         if hasattr(module, "encode_context"):
             self.encode_context = self._encode_context
 
-    def __call__(self, x: Tensor, t: Tensor, context: Any) -> Tensor:
-        """Return the network's output (B, C, H, W) float32.
+    def __call__(self, x: Tensor, t: Tensor, context: Any, **options: bool) -> Tensor:
+        """Return the network's output, float32: (B, C, H, W), with the early one (2, B, C, H, W).
 
         Args:
             x: (B, C, H, W) float32.
             t: (B,) timesteps.
             context: What `encode_context` returned; (B, E) contexts or None where the network has none.
+            options: Further arguments of the network: `with_early=True`.
         """
         with exact_convolutions(self._dtype):
-            return self._evaluate(x.to(self._dtype), t, _cast(context, self._dtype)).float()
+            return self._evaluate(x.to(self._dtype), t, _cast(context, self._dtype), **options).float()
 
     def join_contexts(self, first: Any, second: Any) -> Any:
         """Return the contexts of a batch of 2 B made of two of B; None where they are to be evaluated in turn."""
@@ -150,7 +159,7 @@ class CudaGraph:
     evaluation where guidance alternates between two.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: Callable[..., Tensor]) -> None:
         self._module = module
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, Tensor, list[Tensor]]

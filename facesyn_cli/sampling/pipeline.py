@@ -58,6 +58,12 @@ class LdmPipeline:
     device: torch.device = _CPU
 
     def __post_init__(self) -> None:
+        needs_early = getattr(self.guidance, "needs_early_output", False)
+        if needs_early and not getattr(self.denoiser, "has_early_output", False):
+            raise UserError(
+                "the guidance internal needs an early prediction, which this denoiser does not have (train-ldm with"
+                " denoiser dit and denoiser.early_output is needed)"
+            )
         if self.evaluations and not self.guidance.needs_attention:
             return
         if not getattr(self.denoiser, "has_attention_maps", False):

@@ -17,7 +17,7 @@ from facesyn_cli.models.loading import LoadedLdm
 from facesyn_cli.plugins import registry
 from facesyn_cli.sampling.pipeline import LdmPipeline
 
-_SIMPLE = ("none", "cfg")  # guidances that need only contexts
+_SIMPLE = ("none", "cfg", "internal")  # guidances that need only contexts
 _LEAST_COSINE = 0.99       # of the embeddings of one face by a network before and after
 _LEAST_SPREAD = 1.0        # gray levels; below it an image is of one color
 

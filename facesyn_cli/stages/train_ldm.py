@@ -63,6 +63,10 @@ class TrainLdmConfig(StepsConfig, CompiledConfig):
         None, "discriminator on features of the recognizer of latents: adversarial.weight, .start, .lr; None: none"
     )
 
+    early_weight: float = affects_result(
+        0.5, "weight of the loss of the early prediction of a denoiser with early_output", gt=0
+    )
+
     image_size: int = affects_result(128, "side of the images the autoencoder sees, in pixels", ge=8)
     output_size: int = affects_result(112, "side of the images that `sample` will write, in pixels", ge=8)
     latent_statistics: Literal["auto", "measured", "identity"] = affects_result(

@@ -116,6 +116,31 @@ def test_inference_options_change_nothing_but_rounding(faces: Path, ldm: Path, r
         assert max(far) <= most, name
 
 
+def test_an_early_prediction_is_learned_and_guides(faces: Path, ldm: Path, run_cli, assert_refused, tmp_path: Path):
+    out = tmp_path / "early"
+    ran = run_cli(*arguments(faces, out, "prediction=v", "denoiser.early_output=1", f"initial_denoiser={ldm}"))
+    assert ran.code == 0, ran.err
+    found = losses(out, "early")
+    assert len(found) == 7 and np.isfinite(found).all() and found[-1] < found[0]
+
+    def sample(folder: Path, name: str, *guidance: object) -> tuple[object, ...]:
+        return ("sample", "--ldm", folder, "--contexts", faces / "contexts.npy", "--out", tmp_path / name, "--device",
+                "cpu", "--steps", 3, "--per-id", 2, "--assume-embedder", EMBEDDER, *guidance)
+
+    drawn = {}
+    for name, *guidance in (("plain",), ("off", "guidance={name: internal, scale: 1}"),
+                            ("on", "guidance={name: internal, scale: 2}")):
+        ran = run_cli(*sample(out, name, *guidance))
+        assert ran.code == 0, ran.err
+        header = json.loads((tmp_path / name / "facesyn.json").read_text())
+        assert header["extra"]["network_evaluations_per_image"] == 3
+        drawn[name] = pictures(tmp_path / name)
+    assert drawn["plain"] == drawn["off"] and all(drawn["on"][key] != data for key, data in drawn["plain"].items())
+    assert_refused(*sample(ldm, "without", "guidance=internal"), says="denoiser.early_output is needed")
+    assert_refused(*arguments(faces, tmp_path / "back", "prediction=v", f"initial_denoiser={out}"),
+                   says="give the same denoiser settings")
+
+
 def test_attention_maps_are_refused(faces: Path, ldm: Path, assert_refused, tmp_path: Path):
     assert_refused("sample", "--ldm", ldm, "--contexts", faces / "contexts.npy", "--out", tmp_path / "out", "--steps",
                    2, "--per-id", 1, "--assume-embedder", EMBEDDER, "--device", "cpu", "guidance=uiface",

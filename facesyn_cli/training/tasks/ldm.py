@@ -202,6 +202,7 @@ class LdmTask(Task):
         figures = accumulate_gradients(
             self.network, self.schedule, batch, cfg.batch_size, cfg.accumulate, cfg.precision, scaler,
             cfg.min_snr_gamma, self.gradients.last_pass, identity, weight, self.adversary, against,
+            cfg.early_weight if getattr(self.denoiser, "has_early_output", False) else 0.0,
         )
         return figures | drawn
 

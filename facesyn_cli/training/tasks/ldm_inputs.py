@@ -174,8 +174,9 @@ def open_initial(
         raise UserError(f"{path}: {error}") from error
     have = {key: tuple(value.shape) for key, value in state.items()}
     wanted = {key: tuple(value.shape) for key, value in denoiser.state_dict().items()}
-    if getattr(denoiser, "takes_pose", False) and not getattr(loaded.module, "takes_pose", False):
-        wanted = {key: shape for key, shape in wanted.items() if not key.startswith("pose_emb.")}  # zero at first
+    for added, layers in (("takes_pose", "pose_emb."), ("has_early_output", "early_")):
+        if getattr(denoiser, added, False) and not getattr(loaded.module, added, False):
+            wanted = {key: shape for key, shape in wanted.items() if not key.startswith(layers)}  # zero at first
     if have != wanted:
         key = next(key for key in [*wanted, *have] if have.get(key) != wanted.get(key))
         raise UserError(f"{path}: {key} is {have.get(key, 'missing')}, in the network to be trained it is "

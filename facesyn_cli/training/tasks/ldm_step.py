@@ -23,7 +23,7 @@ def accumulate_gradients(
     precision: str, scaler: torch.amp.GradScaler, min_snr_gamma: float | None = None,
     last_pass: Callable[[], AbstractContextManager[None]] = nullcontext,
     identity: IdentityLoss | None = None, identity_weight: float = 0.0,
-    adversary: LatentAdversary | None = None, adversarial_weight: float = 0.0,
+    adversary: LatentAdversary | None = None, adversarial_weight: float = 0.0, early_weight: float = 0.0,
 ) -> dict[str, Tensor]:
     """Add the gradient of a process's part of the global batch's mean loss, and take a step of the discriminator.
 
@@ -41,10 +41,11 @@ def accumulate_gradients(
         identity_weight: Its weight.
         adversary: The discriminator of what the recognizer of `identity` reads; None: none.
         adversarial_weight: Weight of the loss against it, which is added.
+        early_weight: Weight of the squared error of the denoiser's early prediction, which is added; 0: it has none.
 
     Returns:
         This process's parts of means over the global batch, without weights, as scalars: `loss`, the squared error, and
-        `identity`, `discriminator` and `adversarial`, where they are computed.
+        `early`, `identity`, `discriminator` and `adversarial`, where they are computed.
     """
     count = len(batch.latents)
     size = math.ceil(count / passes)
@@ -54,9 +55,14 @@ def accumulate_gradients(
         latents, contexts = batch.latents[part], None if batch.contexts is None else batch.contexts[part]
         draws = type(batch.draws)(*(None if x is None else x[part] for x in batch.draws))
         with autocast(precision, latents.device):
-            x, output = predict(denoiser, schedule, latents, contexts, draws)
+            options = {"with_early": True} if early_weight else {}
+            x, output = predict(denoiser, schedule, latents, contexts, draws, **options)
+        output, *early = output if early_weight else (output,)
         figures = {"loss": squared_error(output, schedule, latents, draws, min_snr_gamma)}
         total = figures["loss"]
+        for prediction in early:
+            figures["early"] = squared_error(prediction, schedule, latents, draws, min_snr_gamma)
+            total = total + early_weight * figures["early"]
         if identity is not None and contexts is not None and (identity_weight or adversary):
             share = schedule.signal_share(draws.t)
             if draws.drop_context is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.contexts.source import Resources
@@ -73,6 +74,22 @@ def test_guidance_counts():
     vectors = candidates()
     away = quality(images=2, lowest_cosine=-1, lowest_length=2.0, scheduler={"steps": 2}, guidance=2.0).select(vectors)
     assert np.array_equal(away, np.clip(2 * vectors[:, 0], -1, 1) > 0.5)  # out = 0 + 2 (context - 0)
+
+
+def test_guidance_is_a_scale_or_a_plugin():
+    vectors = candidates()
+    settings = {"images": 2, "lowest_cosine": -1, "lowest_length": 2.0, "scheduler": {"steps": 2}}
+    kept = quality(guidance=2, **settings).select(vectors)
+    assert np.array_equal(quality(guidance={"name": "cfg", "scale": 2}, **settings).select(vectors), kept)
+    assert np.array_equal(quality(guidance="none", **settings).select(vectors),
+                          quality(guidance=1, **settings).select(vectors))
+    for given in ({"name": "negfacediff"}, "scoremix"):
+        with pytest.raises(UserError, match="mixes with contexts of others"):
+            quality(guidance=given)
+    with pytest.raises(ValidationError, match="scale"):
+        quality(guidance=-1)
+    with pytest.raises(ValidationError, match="unknown guidance 'none of these'"):
+        quality(guidance="none of these")
 
 
 @pytest.mark.parametrize("images", [1, 2, 4, 8])

@@ -6,6 +6,7 @@ import torch
 from facesyn_cli.diffusion.guidance import Step
 from facesyn_cli.plugins import registry
 
+EARLY = torch.tensor([1.0, 0.25])
 OUTPUTS = {"positive": torch.tensor([2.0, -1.0]), "negative": torch.tensor([0.5, 3.0])}
 
 
@@ -29,6 +30,9 @@ def predict(guidance, at=None):
         def pair(self, first, second):
             return self(first), self(second)
 
+        def with_early(self, context):
+            return self(context), EARLY
+
     output = guidance.begin("positive", "negative")(Network(), at)
     assert guidance.evaluations(at) == len(calls)
     return output, calls
@@ -51,6 +55,20 @@ def test_scale_is_one_plus_the_w_of_the_papers(name, w):
 def test_scoremix_is_a_convex_mix(weight):
     output, _ = predict(make(name="scoremix", weight=weight))
     torch.testing.assert_close(output, weight * OUTPUTS["positive"] + (1 - weight) * OUTPUTS["negative"])
+
+
+@pytest.mark.parametrize("scale", [0, 1.5, 2])
+def test_internal_extrapolates_from_the_early_prediction_in_one_evaluation(scale):
+    output, calls = predict(make(name="internal", scale=scale))
+    torch.testing.assert_close(output, EARLY + scale * (OUTPUTS["positive"] - EARLY))
+    assert calls == ["positive"]
+
+
+def test_internal_is_off_at_scale_one_and_outside_of_its_interval():
+    assert torch.equal(predict(make(name="internal", scale=1))[0], OUTPUTS["positive"])
+    guidance = make(name="internal", scale=2, start=0.2, end=0.5)
+    guided = [not torch.equal(predict(guidance, step(i))[0], OUTPUTS["positive"]) for i in range(10)]
+    assert guided == [2 <= i < 5 for i in range(10)]
 
 
 def test_scale_zero_is_the_empty_context():

@@ -225,3 +225,55 @@ def test_weights_of_other_patches_need_their_positions():
     assert torch.equal(positions(2, 2, 24), positions(2, 2, 24, step=1.0))
     for place, expected in ((2, 0.75), (3, 1.25)):
         assert torch.allclose(between[place, 0, 0], torch.tensor(expected).sin())
+
+
+@torch.no_grad()
+def test_the_early_prediction_is_that_of_a_network_of_the_first_blocks():
+    network, short = build(depth=3, early_output=2), build(depth=2)
+    state = {key: value for key, value in network.state_dict().items() if key in short.state_dict()}
+    short.load_state_dict({**state, "last_table": network.early_table, "leave.weight": network.early_leave.weight,
+                           "leave.bias": network.early_leave.bias})
+    output, early = network(X, T, C, with_early=True)
+    assert torch.equal(output, network(X, T, C)) and torch.equal(early, short(X, T, C))
+    assert not torch.equal(output, early)
+    with pytest.raises(ValueError, match="no early prediction: early_output is None"):
+        short(X, T, C, with_early=True)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_dropped_tokens_have_an_early_prediction_too(at, monkeypatch):
+    monkeypatch.setattr(dit, "modulated", lambda h, *_: h)  # only of the tokens that leave the network
+    network = build(depth=4, token_drop=0.5, early_output=at).train()
+    seen = []
+    for block in network.blocks:
+        block.register_forward_hook(lambda _, inputs, out: seen.append(out.detach()))
+    read = []
+    network.early_leave.register_forward_hook(lambda _, inputs, out: read.append(inputs[0].detach()))
+    with_early = network(X, T, C, with_early=True)
+    (tokens,) = read
+    assert with_early.shape == (2, *X.shape) and tokens.shape == seen[0].shape
+    changed = (tokens != seen[0]).any(2).sum(1).tolist()
+    assert changed == [0 if at == 1 else 4] * 4, "4 of the 9 tokens of each image go on"
+    with_early[1].square().sum().backward()
+    assert network.early_leave.weight.grad.abs().sum() > 0
+    reached = [bool(block.attention.proj_out.weight.grad.any()) for block in network.blocks]
+    assert reached == [number <= at for number in (1, 2, 3, 4)]
+
+
+def test_places_without_an_early_prediction_are_refused():
+    for settings, says in (({"early_output": 2}, "from 1 to 1, got 2"),
+                           ({"depth": 16, "token_drop": 0.5, "early_output": 1}, "from 2 to 14, got 1"),
+                           ({"early_output": 0}, "greater than or equal to 1")):
+        with pytest.raises(ValidationError, match=says):
+            build(**settings)
+
+
+@torch.no_grad()
+def test_smaller_patches_take_the_early_prediction_with_them(monkeypatch):
+    monkeypatch.setattr(dit, "positions", lambda rows, columns, width, *_: torch.zeros(rows * columns, width))
+    coarse = build(patch=2, context_tokens=0, early_output=1)
+    fine = build(patch=1, context_tokens=0, early_output=1, position_step=0.5)
+    fine.load_state_dict(fine.weights_of(coarse))
+    x = torch.randn(4, 3, 3, 3).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    expected = F.avg_pool2d(coarse(x, T, C, with_early=True)[1], 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(fine(x, T, C, with_early=True)[1], expected, **near(fine, expected))

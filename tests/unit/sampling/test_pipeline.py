@@ -85,6 +85,8 @@ def test_what_does_not_fit_is_refused_when_the_pipeline_is_built():
         pipeline(name="ddim-admis", steps=7)
     with pytest.raises(UserError, match="attention to contexts, which this denoiser does not have"):
         pipeline().using(plugin("scheduler", name="ddim"), plugin("guidance", name="uiface"))
+    with pytest.raises(UserError, match="internal needs an early prediction, which this denoiser does not have"):
+        pipeline().using(plugin("scheduler", name="ddim"), plugin("guidance", name="internal"))
     network = Denoiser()
     network.has_attention_maps = True
     ldm = LoadedLdm(network, SETTINGS, "sha256:ldm")
