@@ -30,11 +30,13 @@ def recipe(folder: Path, pairs: Path, test_faces: Path) -> dict:
         "train-embedder": {"backbone": STUDENT, "steps": 2, **GROUPS},
         "train-identity": {"backbone": {"name": "latent-ir", "widths": [8], "blocks": [1]}, "steps": 2, **GROUPS},
         "train-ldm": {
-            "denoiser": {"name": "dit", "width": 16, "depth": 3, "heads": 2, "token_drop": 0.5}, "steps": 4,
+            "denoiser": {"name": "dit", "width": 16, "depth": 3, "heads": 2, "token_drop": 0.5,
+                         "early_output": 1}, "steps": 4,
             "minutes": 1, "batch_size": 8, "validation_fraction": 0, "preview_every": 0,
         },
         "gen-contexts": {"count": 4, "source": "pca", "filters": [
-            {"name": "quality", "images": 2, "lowest_cosine": -1.0, "scheduler": FLOW}, {"name": "unique", "r": 1.0}]},
+            {"name": "quality", "images": 2, "lowest_cosine": -1.0, "scheduler": FLOW,
+             "guidance": {"name": "internal"}}, {"name": "unique", "r": 1.0}]},
         "sample": {"ids": 4, "per_id": 2, "scheduler": FLOW},
         "augment": {}, "pack": {},
         "train-fr": {"backbone": STUDENT, "epochs": 1, **GROUPS, "transforms": [],
@@ -114,7 +116,7 @@ def test_a_run_is_packed_and_its_starter_draws(work: Path, tmp_path: Path, run_c
     ran = run_cli(*trained, "--autoencoder", "taesd3")
     assert ran.code == 0 and '"identity"' in (tmp_path / "seen" / "2-ldm" / "metrics.jsonl").read_text(), ran.err
     ran = run_cli(*trained, "--autoencoder", "taesd3", *teacher_embeddings, f"initial_denoiser={starter / 'ldm'}",
-                  "denoiser.depth=3")
+                  "denoiser.depth=3", "denoiser.early_output=1")
     assert ran.code == 0 and "new to it" not in ran.err, ran.err  # what the packed recognizer learned from
     ran = run_cli("sample", "--ldm", starter / "ldm", "--contexts", work / "3-contexts", "--out", tmp_path / "faces",
                   "--device", "cpu", "--ids", 1, "--per-id", 1, "--steps", 2)

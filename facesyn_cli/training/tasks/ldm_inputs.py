@@ -172,6 +172,9 @@ def open_initial(
         state = take(loaded.module)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
+    if getattr(loaded.module, "has_early_output", False) and not getattr(denoiser, "has_early_output", False):
+        log.info(f"{path}: its early prediction is left out, as denoiser.early_output is not set")
+        state = {key: value for key, value in state.items() if not key.startswith("early_")}
     have = {key: tuple(value.shape) for key, value in state.items()}
     wanted = {key: tuple(value.shape) for key, value in denoiser.state_dict().items()}
     for added, layers in (("takes_pose", "pose_emb."), ("has_early_output", "early_")):
