@@ -99,6 +99,10 @@ class CfgConfig(PluginConfig):
             raise ValueError(f"guidance.start ({self.start}) must be below guidance.end ({self.end})")
         return self
 
+    def scale_at(self, step: Step) -> float:
+        """Return s of a step, which is 1 outside of the interval."""
+        return self.scale if self.start <= step.index / step.num_steps < self.end else 1.0
+
 
 @register("guidance", "none", Card("the conditional model without guidance"))
 def build_none(cfg: NoGuidanceConfig) -> Guidance:
@@ -113,7 +117,7 @@ def build_none(cfg: NoGuidanceConfig) -> Guidance:
 )
 def build_cfg(cfg: CfgConfig) -> Guidance:
     """Return classifier-free guidance, optionally limited to an interval of the steps."""
-    return LinearGuidance(lambda step: cfg.scale if cfg.start <= step.index / step.num_steps < cfg.end else 1.0)
+    return LinearGuidance(cfg.scale_at)
 
 
 class LinearGuidance:

@@ -49,12 +49,12 @@ class Internal(Guidance):
 
     def begin(self, positive: Any, negative: Any) -> Predict:
         """Return the function that combines the two predictions; see `Guidance.begin`."""
-        cfg = self._cfg
 
         def predict(network: Network, step: Step) -> Tensor:
-            if cfg.scale == 1 or not cfg.start <= step.index / step.num_steps < cfg.end:
+            scale = self._cfg.scale_at(step)
+            if scale == 1:
                 return network(positive)
             output, early = network.with_early(positive)
-            return early + cfg.scale * (output - early)
+            return early + scale * (output - early)
 
         return predict

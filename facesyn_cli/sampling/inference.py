@@ -84,7 +84,7 @@ class FastDenoiser:
             graphs: dict[tuple[Any, ...], CudaGraph] = {}
 
             def replay(x: Tensor, t: Tensor, context: Any, **options: bool) -> Tensor:
-                key = len(x), *options
+                key = len(x), *options.items()
                 if key not in graphs:
                     graphs[key] = CudaGraph(partial(module, **options))
                 return graphs[key](x, t, context)
