@@ -79,8 +79,8 @@ class DitConfig(PluginConfig):
         if self.token_drop and self.depth < 3:
             raise ValueError(f"token_drop needs a depth of at least 3, got {self.depth}")
         if self.early_output is not None:
-            first, last = (self.all_token_blocks, self.depth - self.all_token_blocks) if self.token_drop else (
-                1, self.depth - 1)
+            first = self.all_token_blocks if self.token_drop else 1
+            last = self.depth - first
             if not first <= self.early_output <= last:
                 raise ValueError(f"early_output must be from {first} to {last}, got {self.early_output}")
         return self
@@ -155,8 +155,10 @@ class DiffusionTransformer(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for layer in (self.modulate, self.leave, *([] if cfg.early_output is None else [self.early_leave])):
+        for layer in (self.modulate, self.leave):
             nn.init.zeros_(layer.weight)
+        if cfg.early_output is not None:
+            nn.init.zeros_(self.early_leave.weight)
         if cfg.pose:
             self.pose_emb.reset()
 

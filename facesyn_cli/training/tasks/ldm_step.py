@@ -57,11 +57,13 @@ def accumulate_gradients(
         with autocast(precision, latents.device):
             options = {"with_early": True} if early_weight else {}
             x, output = predict(denoiser, schedule, latents, contexts, draws, **options)
-        output, *early = output if early_weight else (output,)
+        early = None
+        if early_weight:
+            output, early = output
         figures = {"loss": squared_error(output, schedule, latents, draws, min_snr_gamma)}
         total = figures["loss"]
-        for prediction in early:
-            figures["early"] = squared_error(prediction, schedule, latents, draws, min_snr_gamma)
+        if early is not None:
+            figures["early"] = squared_error(early, schedule, latents, draws, min_snr_gamma)
             total = total + early_weight * figures["early"]
         if identity is not None and contexts is not None and (identity_weight or adversary):
             share = schedule.signal_share(draws.t)
