@@ -5,8 +5,8 @@ network by a weaker one under the same context, which makes the same errors, onl
 
     out = weak + s (pos - weak)
 
-s = 1 is off. As under classifier-free guidance the images of a person get cleaner, more alike and more saturated; torn
-edges and crooked eyes get fewer than there.
+s = 1 is off. As under classifier-free guidance, a larger s makes the images of a person cleaner, more alike and more
+saturated.
 """
 
 # Differs from Karras et al.: the weaker network is no second network but a second prediction of the same one, read
