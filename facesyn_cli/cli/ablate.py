@@ -21,7 +21,7 @@ from facesyn_cli.errors import UserError
 EXAMPLES = (
     "facesyn ablate --config table1 --dry-run",
     "facesyn ablate --config table1 --real faces/ --pairs lfw.bin --work runs/a",
-    "facesyn ablate --config table2 --rows images-10 --seeds 1 train-fr.epochs=5",
+    "facesyn ablate --config table2 --rows people-80 --seeds 1 train-fr.epochs=5",
 )
 
 

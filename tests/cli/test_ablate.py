@@ -20,6 +20,9 @@ from facesyn_cli.artifacts.atomic_files import host_tag
 from facesyn_cli.artifacts.image_set import ImageSet
 from facesyn_cli.artifacts.ldm_settings import LdmSettings
 from facesyn_cli.artifacts.weights import write_weights
+from facesyn_cli.cli.ablate import EXAMPLES
+from facesyn_cli.config.ablation_rows import expand_rows, select_rows
+from facesyn_cli.config.recipe import load_sections
 from facesyn_cli.models.idiff_unet import ConditionalUNet, UnetConfig
 
 UNET = {
@@ -497,3 +500,12 @@ def test_the_tables_that_come_with_facesyn(inputs, run_cli, name, images, tmp_pa
     gflops = float(ran.json()["recognizer"].split(", ")[1].removesuffix(" GFLOP an image; cosface"))
     assert gflops <= 1
     assert ran.json()["seeds"].startswith("0, 1, 2;")
+
+
+def test_the_examples_name_rows_that_exist():
+    for example in EXAMPLES:
+        arguments = example.split()
+        table = arguments[arguments.index("--config") + 1]
+        names = arguments[arguments.index("--rows") + 1] if "--rows" in arguments else None
+        sections = load_sections(table)
+        assert select_rows(expand_rows(sections["ablate"]["rows"], sections), names)
