@@ -476,7 +476,7 @@ def test_only_one_process(assert_refused, inputs, tmp_path, monkeypatch):
     assert_refused(*words(inputs, tmp_path / "work"), says="runs in one process")
 
 
-@pytest.mark.parametrize(("name", "images"), [("table1", [800] * 7),
+@pytest.mark.parametrize(("name", "images"), [("table1", [800] * 8),
                                               ("table2", [1600] * 4 + [800, 3200]),
                                               ("table3", [800] * 6),
                                               ("table4", [800, 880, 1200, 1600, 4000, 800, 3200]),
