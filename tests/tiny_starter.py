@@ -33,7 +33,8 @@ FLOW_SETTINGS = {
     "contexts": {"source": {"name": "pca", "groups": ["a*", "b*"]}, "filters": [{"name": "unique", "r": 1.0}]},
 }
 SETTINGS = {
-    "samples": {"scheduler": {"name": "ddim", "steps": 2}, "guidance": {"name": "cfg", "scale": 1.5}, "size": None},
+    "samples": {"scheduler": {"name": "ddim", "steps": 2}, "guidance": {"name": "cfg", "scale": 1.5},
+                "variation": {"name": "idperturb", "lowest": 0.9}, "size": None},
     "contexts": {"source": {"name": "two-stage", "scheduler": {"name": "ddim", "steps": 2}},
                  "filters": [{"name": "unique", "r": 1.0}, {"name": "novel", "r": 0.5}]},
 }

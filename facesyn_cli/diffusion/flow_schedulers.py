@@ -9,6 +9,10 @@ t_i = shifted(1 - i / s), i = 0 ... s:
 
 Euler is of first order, Heun of second. (Esser et al. 2024, arXiv:2403.03206; Karras et al. 2022, arXiv:2206.00364,
 Alg. 1 without noise.)
+
+They start at temperature * n, n ~ N(0, 1). Below 1, the noise is less than the network saw in training: images are
+nearer to what is usual for their context, with fewer torn features, softer, and more alike. (Reduced-temperature
+sampling: Kingma & Dhariwal 2018, arXiv:1807.03039, section 6, for normalizing flows.)
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
 _SHIFT = "moves the steps towards noise (above 1) or towards the latents; None: as in the LDM's training"
+_TEMPERATURE = "scale of the starting noise; below 1: fewer odd images, softer and more alike"
 
 
 class FlowEulerConfig(PluginConfig):
@@ -36,6 +41,7 @@ class FlowEulerConfig(PluginConfig):
 
     steps: int = affects_result(20, "network evaluations", ge=1)
     shift: float | None = affects_result(None, _SHIFT, gt=0)
+    temperature: float = affects_result(1.0, _TEMPERATURE, gt=0, le=1)
 
 
 class FlowHeunConfig(PluginConfig):
@@ -45,6 +51,7 @@ class FlowHeunConfig(PluginConfig):
 
     steps: int = affects_result(10, "steps; s steps are 2 s - 1 network evaluations", ge=1)
     shift: float | None = affects_result(None, _SHIFT, gt=0)
+    temperature: float = affects_result(1.0, _TEMPERATURE, gt=0, le=1)
 
 
 @register(
@@ -90,8 +97,11 @@ class _FlowSolver(Scheduler):
         solver.sigmas = torch.tensor([*times, 0.0], dtype=torch.float32)
         solver.timesteps = solver.sigmas[:-1] * schedule.num_timesteps
         solver.set_begin_index(0)
-        self._solver = solver
+        self._solver, self._temperature = solver, cfg.temperature
         self.timesteps = tuple(solver.timesteps.tolist())
+
+    def start(self, noise: Tensor) -> Tensor:
+        return self._temperature * noise
 
     def step(self, output: Tensor, index: int, x: Tensor, draw_noise: Callable[[int], Tensor]) -> Tensor:
         return self._solver.step(output, self._solver.timesteps[index], x, return_dict=False)[0]

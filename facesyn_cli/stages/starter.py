@@ -64,7 +64,7 @@ _CONFIG_KEYS = {  # of config.json, what describes a network; no paths
     IDENTITY: ("kind", "backbone", "input_size", "embedding_size"),
 }
 _KEPT = {  # stage -> folder of the run, and settings of its header that become recommended settings
-    "sample": ("samples", ("scheduler", "guidance")),
+    "sample": ("samples", ("scheduler", "guidance", "variation")),
     "gen-contexts": ("contexts", ("source", "filters")),
 }
 

@@ -157,7 +157,8 @@ def test_people_can_be_left_out_and_the_others_keep_their_names(made: Path, run_
 def test_settings_come_from_the_run(made: Path) -> None:
     settings = json.loads((made / "starter" / "starter.json").read_text())["settings"]
     assert settings["sample"] == {
-        "scheduler": {"name": "ddim", "steps": 2}, "guidance": {"name": "cfg", "scale": 1.5}
+        "scheduler": {"name": "ddim", "steps": 2}, "guidance": {"name": "cfg", "scale": 1.5},
+        "variation": {"name": "idperturb", "lowest": 0.9},
     }
     assert settings["gen-contexts"]["source"]["name"] == "two-stage"
     assert [item["name"] for item in settings["gen-contexts"]["filters"]] == ["unique"], "novel needs real embeddings"

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from tolerance import rounding
 from torch import nn
 
@@ -70,6 +71,22 @@ def test_euler_with_many_steps_draws_the_data():
     torch.testing.assert_close(drawn, solved(noise.double()), rtol=0, atol=0.02)
     assert drawn.mean().item() == pytest.approx(MEAN, abs=0.02)
     assert drawn.std().item() == pytest.approx(STD, abs=0.02)
+
+
+@pytest.mark.parametrize(("name", "steps", "atol"), [("flow-euler", 400, 0.02), ("flow-heun", 100, 1e-3)])
+@pytest.mark.parametrize("temperature", [0.5, 0.85])
+def test_a_temperature_narrows_what_is_drawn(name: str, steps: int, atol: float, temperature: float):
+    """The flow of a Gaussian scales the noise, so the data are drawn with temperature times their deviation."""
+    noise = normal(256, 1, 2, 2)
+    chosen = scheduler(name, steps=steps, temperature=temperature)
+    drawn = sample_latents(Exact(), chosen, guidance("none"), None, noise).double()
+    torch.testing.assert_close(drawn, solved(temperature * noise.double()), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("temperature", [0, 1.1])
+def test_a_temperature_is_between_0_and_1(temperature: float):
+    with pytest.raises(ValidationError, match="temperature"):
+        scheduler("flow-euler", temperature=temperature)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
