@@ -27,6 +27,9 @@ _ENOUGH_PHOTOS, _ENOUGH_GPU_GIB = 5000, 16  # from which on the published networ
 _PASSES, _FEWEST_STEPS = 80, 300  # of `small` over the photos; of all, where there are few
 _MINUTES = 10  # of its training at most: two cores see 24,000 to 48,000 images in them, without and with bf16
 _GUIDANCE = 1.75  # scale for an LDM without the identity loss
+_FOR_TRAINING = {  # images that differ more than those of the starter train a better recognizer: guide starter
+    "scheduler": {"name": "flow-euler", "steps": 12}, "variation": {"name": "idperturb", "lowest": 0.6},
+}
 _CONTEXT_DROPOUT = 0.1  # guidance and two-stage contexts need an LDM that knows the empty context
 _LATENT_CHANNELS = 8    # of `face-kl`
 _BYTES_PER_FACE = 23_000  # a PNG of 112 x 112
@@ -105,7 +108,7 @@ def expected_disk_gib(choices: Choices, sections: dict[str, dict[str, Any]]) -> 
 def _of_starter(choices: Choices) -> dict[str, dict[str, Any]]:
     base, starter = load_recipe("starter"), find_starter(PACKAGED)
     made = {stage: base[stage] for stage in ("augment", "pack", "train-fr")}
-    made["sample"] = {"ldm": STARTER_LDM, **starter.settings.get("sample", base["sample"])}
+    made["sample"] = {"ldm": STARTER_LDM, **starter.settings.get("sample", base["sample"]), **_FOR_TRAINING}
     header = read_header(starter.part("contexts"))
     if header is not None and choices.ids <= header.counts["contexts"]:
         made["sample"]["contexts"] = _STARTER_CONTEXTS
@@ -134,11 +137,13 @@ def _of_photos(choices: Choices) -> dict[str, dict[str, Any]]:
             "precision": precision, "latent_precision": precision, "validate_every": 200, "preview_every": 200,
             "checkpoint_every": 100,
         }
+        made["sample"] |= _FOR_TRAINING
         if _has_identity_recognizer(choices):
             made["train-ldm"]["identity_recognizer"] = _STARTER_IDENTITY
         else:
             del made["train-ldm"]["identity"]  # its recognizer learns little from a few thousand photos
             made["sample"]["guidance"] = {"name": "cfg", "scale": _GUIDANCE}  # in the place of that loss
+            del made["sample"]["variation"]  # without the loss, faces keep too little of an identity to vary it
         if "context_size" not in denoiser:  # the packaged LDM knows many more people, under embeddings of 512 numbers
             made["train-ldm"]["initial_denoiser"] = STARTER_LDM
     else:

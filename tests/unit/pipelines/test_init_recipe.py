@@ -97,6 +97,8 @@ def test_the_identity_loss_is_that_of_the_packaged_recognizer_of_latents(
         assert made["train-ldm"].get("identity_recognizer") == ("starter-identity" if has_loss else None)
         assert made["train-ldm"].get("identity") == (base["train-ldm"]["identity"] if has_loss else None)
         assert made["sample"]["guidance"]["scale"] == (base["sample"]["guidance"]["scale"] if has_loss else 1.75)
+        assert made["sample"].get("variation") == ({"name": "idperturb", "lowest": 0.6} if has_loss else None)
+        assert made["sample"]["scheduler"] == {"name": "flow-euler", "steps": 12}
         other = make_sections(Choices("small", photos=PHOTOS, recognizer=FILE, embedding=ONNX))
         assert "identity_recognizer" not in other["train-ldm"] and "identity" not in other["train-ldm"]
         teacher = make_sections(Choices("small", photos=PHOTOS, recognizer=FILE, embedding=taught))
