@@ -132,7 +132,7 @@ def test_settings_that_do_not_apply_are_refused(words, says, faces: Path, tmp_pa
 def test_without_a_stated_scheduler_flow_euler_is_used_and_recorded(trained, faces, tmp_path, run_cli):
     ran = run_cli(*sample(faces, tmp_path / "out"))
     assert ran.code == 0 and "flow-euler with 20 steps is used in place of unipc" in ran.err
-    used = {"name": "flow-euler", "steps": 20, "shift": None}
+    used = {"name": "flow-euler", "steps": 20, "shift": None, "temperature": 1.0}
     assert header(tmp_path / "out")["config"]["identity"]["scheduler"] == used
     assert header(tmp_path / "out")["extra"]["network_evaluations_per_image"] == 20
     before = images(tmp_path / "out")
@@ -173,7 +173,7 @@ def test_two_stage_contexts_and_the_filter_quality(drawing, tmp_path, run_cli):
     ran = run_cli(*words, "--out", tmp_path / "out")
     assert ran.code == 0 and "flow-euler with 2 steps is used in place of ddim" in ran.err
     used = header(tmp_path / "out")["config"]["identity"]
-    assert used["source"]["scheduler"] == {"name": "flow-euler", "steps": 2, "shift": None}
+    assert used["source"]["scheduler"] == {"name": "flow-euler", "steps": 2, "shift": None, "temperature": 1.0}
     assert used["filters"][0]["scheduler"]["name"] == "flow-euler"
     assert run_cli(*words, "--out", tmp_path / "out").code == 0
     plan = run_cli(*words, "--out", tmp_path / "new", "--dry-run").json()["plan"]
