@@ -71,7 +71,7 @@ _SETTINGS = {  # in place of the description of the setting, where a reader need
     "sample.contact_sheet": "write 4-samples.contact_sheet.png, 10 x 10 of the faces to look at",
     "sample.per_id": "images of each identity; can be raised later",
     "sample.scheduler": "how noise becomes a face; more steps take longer in proportion",
-    "sample.guidance": "cfg: a higher scale makes the images of a person more alike and less varied; none: off",
+    "sample.guidance": "a higher scale makes the images of a person more alike and less varied; none: off",
     "sample.variation": "how the contexts of a person's images differ; a lower value makes the images differ more",
     "sample.precision": "auto: bf16 where it is faster on this machine",
     "augment.augmentation": "photometric: copies of each image with other colors and light; oversample: copies of the "

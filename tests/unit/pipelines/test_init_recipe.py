@@ -50,6 +50,7 @@ def test_every_recipe_resolves_and_reads_back(choices: Choices, tmp_path: Path) 
     assert ("align" in sections) == choices.align and ("eval" in sections) == (choices.pairs is not None)
     if choices.photos is None:
         assert configs["sample"].ldm.is_dir() and ("gen-contexts" in sections) == (choices.ids == PACKED + 1)
+        assert configs["sample"].scheduler.temperature == 1 and configs["sample"].variation.lowest == 0.6
     else:
         size = choices.embedding.size if choices.embedding else 512
         assert configs["train-ldm"].denoiser.context_size == size
