@@ -5,8 +5,9 @@ All problems are reported together, each with the key, the value and the closest
 
 from __future__ import annotations
 
+import contextlib
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, TypeVar
 
@@ -78,8 +79,14 @@ def describe_problems(error: ValidationError, config_class: type[BaseModel], set
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            known = _known_keys(config_class, settings, item["loc"][:-1])
-            hint = did_you_mean(item["loc"][-1], known)
+            *path, setting = item["loc"]
+            kind, section = _section_at(config_class, settings, path)
+            hint = did_you_mean(setting, sorted(section.model_fields) if section else [])
+            others = _with_setting(kind, setting) if kind else []
+            if others:
+                hint += f"; {' and '.join(others)} {'has' if len(others) == 1 else 'have'} it"
+                if len(path) == 1:
+                    hint += f": add {path[0]}.name={others[0]}"
             problems.append(f"unknown setting {where!r}{hint}")
         elif item["type"] == "plugin":
             problems.append(f"{where}: {item['msg']}")
@@ -134,8 +141,10 @@ def _set(settings: dict[str, Any], dotted: str, value: Any, config_class: type[B
     section[last] = value
 
 
-def _known_keys(config_class: type[BaseModel], settings: Any, path: tuple) -> list[str]:
-    """Return the valid keys at a path, which can lead into sections, plugins and lists of plugins."""
+def _section_at(
+    config_class: type[BaseModel], settings: Any, path: Sequence[str | int]
+) -> tuple[str, type[BaseModel] | None]:
+    """Return the plugin kind ("" if none) and the class of the section at a path through sections and plugins."""
     kind = ""
     for part in path:
         settings = settings.get(part) if isinstance(settings, dict) else settings[part] if isinstance(part, int) else {}
@@ -144,7 +153,7 @@ def _known_keys(config_class: type[BaseModel], settings: Any, path: tuple) -> li
             continue
         info = config_class.model_fields.get(str(part))
         if info is None:
-            return []
+            return "", None
         kind, is_list = plugin_of(info) or ("", False)
         if kind and not is_list:
             named = {**(info.default or {}), **settings} if isinstance(settings, dict) else settings
@@ -153,9 +162,19 @@ def _known_keys(config_class: type[BaseModel], settings: Any, path: tuple) -> li
             inner = [info.annotation, *typing.get_args(info.annotation)]  # a section may be optional
             models = [found for found in inner if isinstance(found, type) and issubclass(found, BaseModel)]
             if not models:
-                return []
+                return "", None
             config_class = models[0]
-    return sorted(config_class.model_fields)
+    return kind, config_class
+
+
+def _with_setting(kind: str, setting: object) -> list[str]:
+    """Return the names of the plugins of a kind that have a setting; plugins that cannot be loaded are left out."""
+    found = []
+    for name in registry.available(kind):
+        with contextlib.suppress(UserError):
+            if setting in registry.get(kind, name).config_class.model_fields:
+                found.append(name)
+    return found
 
 
 def _plugin_class(kind: str, section: Any) -> type[BaseModel] | None:
