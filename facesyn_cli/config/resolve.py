@@ -21,6 +21,7 @@ from facesyn_cli.untrusted.input_files import check_input
 from facesyn_cli.untrusted.parsing import parse_yaml
 
 C = TypeVar("C", bound=StageConfig)
+_MOST_PLUGINS = 4  # that a message names
 
 
 def resolve(
@@ -83,7 +84,7 @@ def describe_problems(error: ValidationError, config_class: type[BaseModel], set
             kind, section = _section_at(config_class, settings, path)
             hint = did_you_mean(setting, sorted(section.model_fields) if section else [])
             others = _with_setting(kind, setting) if kind else []
-            if others:
+            if 0 < len(others) <= _MOST_PLUGINS:
                 hint += f"; {' and '.join(others)} {'has' if len(others) == 1 else 'have'} it"
                 if len(path) == 1:
                     hint += f": add {path[0]}.name={others[0]}"
