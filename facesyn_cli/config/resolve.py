@@ -5,9 +5,8 @@ All problems are reported together, each with the key, the value and the closest
 
 from __future__ import annotations
 
-import contextlib
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any, TypeVar
 
@@ -21,7 +20,6 @@ from facesyn_cli.untrusted.input_files import check_input
 from facesyn_cli.untrusted.parsing import parse_yaml
 
 C = TypeVar("C", bound=StageConfig)
-_MOST_PLUGINS = 4  # that a message names
 
 
 def resolve(
@@ -80,14 +78,8 @@ def describe_problems(error: ValidationError, config_class: type[BaseModel], set
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            *path, setting = item["loc"]
-            kind, section = _section_at(config_class, settings, path)
-            hint = did_you_mean(setting, sorted(section.model_fields) if section else [])
-            others = _with_setting(kind, setting) if kind else []
-            if 0 < len(others) <= _MOST_PLUGINS:
-                hint += f"; {' and '.join(others)} {'has' if len(others) == 1 else 'have'} it"
-                if len(path) == 1:
-                    hint += f": add {path[0]}.name={others[0]}"
+            known = _known_keys(config_class, settings, item["loc"][:-1])
+            hint = did_you_mean(item["loc"][-1], known)
             problems.append(f"unknown setting {where!r}{hint}")
         elif item["type"] == "plugin":
             problems.append(f"{where}: {item['msg']}")
@@ -142,10 +134,8 @@ def _set(settings: dict[str, Any], dotted: str, value: Any, config_class: type[B
     section[last] = value
 
 
-def _section_at(
-    config_class: type[BaseModel], settings: Any, path: Sequence[str | int]
-) -> tuple[str, type[BaseModel] | None]:
-    """Return the plugin kind ("" if none) and the class of the section at a path through sections and plugins."""
+def _known_keys(config_class: type[BaseModel], settings: Any, path: tuple) -> list[str]:
+    """Return the valid keys at a path, which can lead into sections, plugins and lists of plugins."""
     kind = ""
     for part in path:
         settings = settings.get(part) if isinstance(settings, dict) else settings[part] if isinstance(part, int) else {}
@@ -154,7 +144,7 @@ def _section_at(
             continue
         info = config_class.model_fields.get(str(part))
         if info is None:
-            return "", None
+            return []
         kind, is_list = plugin_of(info) or ("", False)
         if kind and not is_list:
             named = {**(info.default or {}), **settings} if isinstance(settings, dict) else settings
@@ -163,19 +153,9 @@ def _section_at(
             inner = [info.annotation, *typing.get_args(info.annotation)]  # a section may be optional
             models = [found for found in inner if isinstance(found, type) and issubclass(found, BaseModel)]
             if not models:
-                return "", None
+                return []
             config_class = models[0]
-    return kind, config_class
-
-
-def _with_setting(kind: str, setting: object) -> list[str]:
-    """Return the names of the plugins of a kind that have a setting; plugins that cannot be loaded are left out."""
-    found = []
-    for name in registry.available(kind):
-        with contextlib.suppress(UserError):
-            if setting in registry.get(kind, name).config_class.model_fields:
-                found.append(name)
-    return found
+    return sorted(config_class.model_fields)
 
 
 def _plugin_class(kind: str, section: Any) -> type[BaseModel] | None:

@@ -110,10 +110,6 @@ def test_a_typo_shows_the_usage_line_and_the_nearest_name(arguments, usage, erro
 @pytest.mark.parametrize(("arguments", "error"), [
     (["sample", "idss=3"], "unknown setting 'idss', did you mean 'ids'? (facesyn config --stage sample lists all)"),
     (["sample", "scheduler.step=3"], "unknown setting 'scheduler.step', did you mean 'steps'?"),
-    (["sample", "scheduler.temperature=0.9"],
-     "known are name, spacing, steps; flow-euler and flow-heun have it: add scheduler.name=flow-euler (facesyn"),
-    (["gen-contexts", "filters=[{name: unique, lowest_length: 2}]"],
-     "'filters.0.lowest_length'; known are name, r; quality has it (facesyn"),
     (["train-fr", "--head", "arcfac"], "unknown head 'arcfac', did you mean 'arcface'? (facesyn plugins head"),
     (["eval", "--benchmarks", "lwf"], "did you mean 'lfw'? (facesyn plugins benchmark lists all)"),
     (["run", "--config", "smal"], "did you mean 'small'? (facesyn config lists all)"),
