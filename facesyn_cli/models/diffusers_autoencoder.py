@@ -16,6 +16,7 @@ from facesyn_cli.artifacts.digest import file_digest, json_digest
 from facesyn_cli.artifacts.weights import read_config
 from facesyn_cli.config.fields import input_path
 from facesyn_cli.errors import UserError, first_line
+from facesyn_cli.models.decoder_maps import diffusers_upsamplers, inputs_of
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -66,6 +67,12 @@ class DiffusersAutoencoder(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Return pixels, about [-1, 1] and not clamped."""
         return self.model.decode(latents).sample
+
+    def decoder_maps(self, latents: Tensor, count: int) -> list[Tensor]:
+        """Return feature maps of the decoder, of latents that are not quantized; see `models/interfaces.py`."""
+        decoder, before = self.model.decoder, getattr(self.model, "post_quant_conv", None)
+        enlarging = diffusers_upsamplers(decoder)[:count]
+        return inputs_of(enlarging, lambda: decoder(latents if before is None else before(latents)))
 
     def digest(self) -> str:
         """Return the digest of config and weights files."""

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from facesyn_cli.config.fields import affects_result
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.decoder_maps import diffusers_upsamplers, inputs_of
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -101,9 +102,18 @@ class FaceAutoencoder(nn.Module):
         Raises:
             UserError: Only the encoder is loaded.
         """
-        if self.cfg.part == "encoder":
-            raise UserError(f"{self.cfg.name}: only the encoder was given; decoding latents needs the decoder too")
+        self._check_decoder()
         return self.decoder(self.post_quant_conv(latents))
+
+    def decoder_maps(self, latents: Tensor, count: int) -> list[Tensor]:
+        """Return feature maps of the decoder, of latents that are not quantized; see `models/interfaces.py`.
+
+        Raises:
+            UserError: Only the encoder is loaded.
+        """
+        self._check_decoder()
+        enlarging = diffusers_upsamplers(self.decoder.network)[:count]
+        return inputs_of(enlarging, lambda: self.decoder(self.post_quant_conv(latents)))
 
     def training_pass(self, pixels: Tensor, noise: Tensor) -> TrainingPass:
         """Return differentiable reconstructions and penalties.
@@ -121,6 +131,10 @@ class FaceAutoencoder(nn.Module):
     def latent_side(self) -> list[nn.Parameter]:
         """Return the parameters that define the latents, those of the encoder: training others keeps latents valid."""
         return [*self.encoder.parameters(), *self.quant_conv.parameters()]
+
+    def _check_decoder(self) -> None:
+        if self.cfg.part == "encoder":
+            raise UserError(f"{self.cfg.name}: only the encoder was given; decoding latents needs the decoder too")
 
     def _moments(self, pixels: Tensor) -> Tensor:
         if self.cfg.part == "decoder":

@@ -80,6 +80,10 @@ class Denoiser(Protocol):
 class Autoencoder(Protocol):
     """Pixels to latents and back; an `nn.Module`.
 
+    One with a method `decoder_maps(latents, count)` can be trained with the perceptual loss of `train-ldm`. It returns
+    the first `count` feature maps of the decoder, (B, C_k, H_k, W_k), each the last one of its resolution, from coarse
+    to fine, and fewer where there are fewer; differentiable, so latents are not quantized.
+
     Third-party autoencoders load their own weights, given by their settings; `--autoencoder` accepts files of the
     built-in ones.
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from facesyn_cli.config.fields import affects_result
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.decoder_maps import inputs_of
 from facesyn_cli.plugins.registry import Card, register
 from facesyn_cli.plugins.settings import PluginConfig
 
@@ -87,9 +88,22 @@ class CompvisAutoencoder(nn.Module):
         Raises:
             UserError: Only the encoder is loaded.
         """
+        self._check_decoder()
+        return self.decoder(self.post_quant_conv(latents))
+
+    def decoder_maps(self, latents: Tensor, count: int) -> list[Tensor]:
+        """Return feature maps of the decoder, of latents that are not quantized; see `models/interfaces.py`.
+
+        Raises:
+            UserError: Only the encoder is loaded.
+        """
+        self._check_decoder()
+        enlarging = [stage.upsample for stage in reversed(self.decoder.up) if hasattr(stage, "upsample")]
+        return inputs_of(enlarging[:count], lambda: self.decoder(self.post_quant_conv(latents)))
+
+    def _check_decoder(self) -> None:
         if self.cfg.part == "encoder":
             raise UserError(f"{self.cfg.name}: only the encoder was given; decoding latents needs the decoder too")
-        return self.decoder(self.post_quant_conv(latents))
 
 
 @register(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -26,13 +26,15 @@ from facesyn_cli.training.ema import EmaSettings
 from facesyn_cli.training.optimization import LrSchedule
 from facesyn_cli.training.shared_settings import CompiledConfig, StepsConfig
 from facesyn_cli.training.tasks.identity_loss import IdentitySettings
-from facesyn_cli.training.tasks.latent_adversary import LatentAdversarialSettings
 from facesyn_cli.training.tasks.ldm import LdmTask
+from facesyn_cli.training.tasks.perceptual_loss import PerceptualSettings
 from facesyn_cli.training.trainer import check_environment, join_processes, run_training
 
 
 class TrainLdmConfig(StepsConfig, CompiledConfig):
     """Settings of `facesyn train-ldm`. Defaults are the published values unless the description says otherwise."""
+
+    removed: ClassVar[dict[str, Any]] = {"adversarial": None}
 
     images: Path | None = input_path(None, "folder or zip of faces; None: 0-images of the run")
     embeddings: Path | None = input_path(None, "EmbeddingSet or published embeddings; None: 1-embeddings of the run")
@@ -59,8 +61,8 @@ class TrainLdmConfig(StepsConfig, CompiledConfig):
         IdentitySettings(), "the identity loss on predicted latents, for which there must be a recognizer of latents"
     )
 
-    adversarial: LatentAdversarialSettings | None = affects_result(
-        None, "discriminator on features of the recognizer of latents: adversarial.weight, .start, .lr; None: none"
+    perceptual: PerceptualSettings | None = affects_result(
+        None, "compare predicted and true latents in the decoder: perceptual.weight, .maps, .eyes_and_mouth; None: no"
     )
 
     early_weight: float = affects_result(

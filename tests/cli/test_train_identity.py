@@ -94,26 +94,6 @@ def test_the_identity_loss_is_trained_resumed_and_switched_off(
     assert not same_weights(plain, straight) and not figures(plain, "identity")
 
 
-def test_the_adversarial_loss_is_trained_and_resumed(
-    faces: Path, recognizer: Path, tmp_path: Path, run_cli, monkeypatch
-):
-    straight, stopped, plain = tmp_path / "straight", tmp_path / "stopped", tmp_path / "plain"
-    given = f"identity_recognizer={recognizer}"
-    more = (given, "identity.weight=0", "adversarial.weight=0.2", "adversarial.start=3")
-    assert run_cli(*ldm_arguments(faces, straight, *more, steps=8)).code == 0
-    assert len(figures(straight, "discriminator")) == 8 and len(figures(straight, "adversarial")) == 5
-    asked = iter([None] * 4 + [15] * 4)
-    monkeypatch.setattr(signals, "received", lambda: next(asked))
-    assert run_cli(*ldm_arguments(faces, stopped, *more, steps=8)).code == 143
-    monkeypatch.undo()
-    assert run_cli(*ldm_arguments(faces, stopped, *more, steps=8)).code == 0
-    assert same_weights(straight, stopped)
-    assert figures(straight, "discriminator") == figures(stopped, "discriminator")
-    assert run_cli(*ldm_arguments(faces, plain, steps=8)).code == 0
-    assert figures(plain, "loss")[:4] == figures(straight, "loss")[:4], "before it starts nothing differs"
-    assert not same_weights(plain, straight)
-
-
 def test_the_recognizer_of_the_run_is_taken_unless_the_weight_is_zero(
     faces: Path, recognizer: Path, tmp_path: Path, run_cli, assert_refused
 ):
@@ -161,7 +141,6 @@ def test_bad_settings_are_refused_in_one_line(faces: Path, recognizer: Path, tmp
     ldm = lambda *more: ldm_arguments(faces, tmp_path / "x", *more)  # noqa: E731
     given = f"identity_recognizer={recognizer}"
     assert_refused(*ldm("identity.weight=2"), says="run train-identity first, or give identity_recognizer")
-    assert_refused(*ldm("adversarial.weight=0.1"), says="adversarial needs the feature maps of a recognizer")
     assert_refused(*ldm(given, "identity.images=2"), says="identity_contexts and identity.images")
     assert_refused(*ldm(given, f"identity_contexts={faces / 'contexts.npy'}"), says="give both or none")
     assert_refused(*ldm(given, "image_size=40", "denoiser.patch=1"), says="reads latents (16, 4, 4)")

@@ -35,7 +35,7 @@ def test_two_processes_equal_one(tmp_path: Path):
                                     "optimizer.eps=1e-3", steps=3), processes=count)
     assert_alike(*recognizers)
     more = (f"identity_recognizer={recognizers[0]}", f"identity_contexts={faces / 'contexts.npy'}", "identity.images=3",
-            "identity.steps=3", "optimizer.eps=1e-3", "adversarial.weight=0.1", "adversarial.start=1")
+            "identity.steps=3", "optimizer.eps=1e-3", "perceptual.weight=0.5")
     for count, out in enumerate(ldms, 1):
         trained(*ldm_arguments(faces, out, *more, steps=3), processes=count)
     assert_alike(*ldms)

@@ -37,7 +37,6 @@ from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.diffusion.scheduler_choice import build_scheduler, default_scheduler
 from facesyn_cli.errors import UserError
-from facesyn_cli.models.feature_maps import has_feature_maps, stage_ends, tapped
 from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.plugins.settings import Settings
 from facesyn_cli.sampling.pipeline import ChannelScale
@@ -94,19 +93,6 @@ class DrawnContexts:
         return self.vectors[rows], torch.from_numpy(np.stack(noise)) if noise else torch.zeros(shape), taken
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What the recognizer makes of a batch of latents.
-
-    Args:
-        embeddings: (B, E) float32, not of unit length.
-        maps: The normalized latents and the maps after the stages, (B, C_k, H_k, W_k), for a discriminator.
-    """
-
-    embeddings: Tensor
-    maps: list[Tensor]
-
-
 class IdentityLoss:
     """A frozen recognizer of latents.
 
@@ -131,7 +117,6 @@ class IdentityLoss:
         self.settings = settings
         loaded = load_backbone(path, reads="latents")
         self.module: nn.Module = loaded.module.requires_grad_(False)
-        self._stages = stage_ends(self.module) if has_feature_maps(self.module) else []
         self.parents = {"identity_recognizer": Parent(str(path), loaded.digest)}
         self._check(path, autoencoder, embedder, latent_shape, context_size)
         self.drawn: DrawnContexts | None = None
@@ -151,30 +136,21 @@ class IdentityLoss:
         self.module.to(device, memory_format=torch.channels_last).eval()
         self.scale, self.device = scale, device
 
-    @property
-    def has_maps(self) -> bool:
-        """Whether `read` returns maps of the recognizer's stages."""
-        return bool(self._stages)
+    def read(self, latents: Tensor) -> Tensor:
+        """Return embeddings (B, E) float32, not of unit length, of normalized latents (B, c, h, w).
 
-    def map_widths(self) -> list[int]:
-        """Return the channels of the maps of `read`."""
-        with torch.no_grad():
-            latents = torch.zeros(1, self.module.in_channels, *[self.module.input_size] * 2, device=self.device)
-            return [x.shape[1] for x in self.read(latents).maps]
-
-    def read(self, latents: Tensor) -> Reading:
-        """Return what the recognizer makes of normalized latents (B, c, h, w), in the caller's autocast."""
+        It computes in the caller's autocast.
+        """
         restored = self.scale.restore(latents.float()).contiguous(memory_format=torch.channels_last)
-        *maps, embeddings = tapped(self.module, [*self._stages, self.module], restored)
-        return Reading(embeddings.float(), [latents.float(), *maps])
+        return self.module(restored).float()
 
-    def distances(self, seen: Reading, contexts: Tensor) -> Tensor:
+    def distances(self, embeddings: Tensor, contexts: Tensor) -> Tensor:
         """Return 1 - cosine of embeddings and unit contexts (B, E), (B,) float32 in [0, 2].
 
         Numbers behind the E of a face embedding, such as a yaw, are not compared.
         """
-        contexts = contexts[:, : seen.embeddings.shape[1]].float()
-        return 1 - F.cosine_similarity(seen.embeddings, contexts, dim=1, eps=_EPS)
+        contexts = contexts[:, : embeddings.shape[1]].float()
+        return 1 - F.cosine_similarity(embeddings, contexts, dim=1, eps=_EPS)
 
     def of_drawn(
         self, denoiser: nn.Module, schedule: NoiseSchedule | FlowSchedule, step: int, rank: int, world_size: int,
@@ -205,8 +181,8 @@ class IdentityLoss:
         denoiser.train()
         with autocast(precision, self.device):  # a new one: weights cast without a gradient must not be used again
             output = denoiser(x, t, contexts).float()
-            seen = self.read(schedule.clean_latents(x, output, t))
-        return schedule.signal_share(t) * self.distances(seen, contexts)
+            embeddings = self.read(schedule.clean_latents(x, output, t))
+        return schedule.signal_share(t) * self.distances(embeddings, contexts)
 
     def _check(
         self, path: Path, autoencoder: dict[str, Any], embedder: str | None, latent_shape: tuple[int, int, int],
@@ -230,7 +206,7 @@ class IdentityLoss:
 
 
 def find_recognizer(cfg: Any, work: Work) -> Path | None:
-    """Return the recognizer of latents: the given one, else that of the run; None: no loss needs one, or there is none.
+    """Return the recognizer of latents: the given one, else that of the run; None: none is needed, or there is none.
 
     Args:
         cfg: Settings, a `TrainLdmConfig`.
@@ -239,7 +215,7 @@ def find_recognizer(cfg: Any, work: Work) -> Path | None:
     Raises:
         UserError: The identity loss is described, but there is no recognizer.
     """
-    if not (cfg.identity.weight or cfg.adversarial):
+    if not cfg.identity.weight:
         return None
     own = work.folder("identity")
     found = cfg.identity_recognizer or (own if own.exists() else None)

@@ -31,7 +31,6 @@ from facesyn_cli.training.precision import convolution_layout
 from facesyn_cli.training.published_export import check_exportable, export_ldm
 from facesyn_cli.training.task import Task
 from facesyn_cli.training.tasks.identity_loss import IdentityLoss, find_recognizer
-from facesyn_cli.training.tasks.latent_adversary import build_latent_adversary
 from facesyn_cli.training.tasks.ldm_batches import (
     Batch,
     BatchPlan,
@@ -45,6 +44,7 @@ from facesyn_cli.training.tasks.ldm_inputs import (
     autoencoder_parent,
     build_denoiser,
     encoder,
+    evenly,
     is_conditional,
     join_faces,
     latent_shape,
@@ -52,6 +52,7 @@ from facesyn_cli.training.tasks.ldm_inputs import (
 )
 from facesyn_cli.training.tasks.ldm_monitors import FIGURES, ldm_monitors, open_judge
 from facesyn_cli.training.tasks.ldm_step import accumulate_gradients
+from facesyn_cli.training.tasks.perceptual_loss import MEASURED, PerceptualLoss
 
 
 class LdmTask(Task):
@@ -77,7 +78,7 @@ class LdmTask(Task):
         if path is None and cfg.autoencoder_model is None:
             path = _trained_autoencoder(work)
         has_judge = cfg.judge is not None and cfg.judge_every > 0
-        part = "both" if cfg.preview_every or has_judge else "encoder"
+        part = "both" if cfg.preview_every or has_judge or cfg.perceptual else "encoder"
         autoencoder = self.autoencoder = load_autoencoder(path, cfg.autoencoder_model, part)
         self.is_normalized = cfg.latent_statistics == "measured"
         if cfg.latent_statistics == "auto":
@@ -85,6 +86,9 @@ class LdmTask(Task):
         if cfg.export_published:
             check_exportable(cfg.denoiser, cfg.beta_schedule, cfg.prediction, self.is_normalized)
         self.latent_shape = latent_shape(autoencoder, cfg.image_size)
+        self.perceptual = None
+        if cfg.perceptual is not None:
+            self.perceptual = PerceptualLoss(cfg.perceptual, autoencoder, self.latent_shape)
         self.schedule = FlowSchedule(cfg.flow) if cfg.prediction == "flow" else build_schedule(
             cfg.beta_schedule, cfg.num_timesteps, cfg.beta_start, cfg.beta_end, cfg.zero_terminal_snr, cfg.prediction
         )
@@ -121,9 +125,6 @@ class LdmTask(Task):
                 self.latent_shape, size, cfg.seed,
             )
             self.parents |= self.identity.parents
-        if cfg.adversarial and (self.identity is None or not self.identity.has_maps):
-            raise UserError("adversarial needs the feature maps of a recognizer of latents: run train-identity "
-                            "first, or give identity_recognizer, of backbone latent-ir")
         self.judge = open_judge(cfg.judge, self.embedder, is_conditional(self.denoiser)) if has_judge else None
         self.num_images = len(images.entries)
 
@@ -150,15 +151,11 @@ class LdmTask(Task):
         self.scale = ChannelScale.of(mean, std, device)
         if self.identity is not None:
             self.identity.prepare(self.scale, device)
+        if self.perceptual is not None:
+            photos = self.latents.read(evenly(joined.train_rows, MEASURED))
+            self.perceptual.prepare(self.scale, photos, device)
         self.network = self.denoiser.to(device, memory_format=convolution_layout(device)).train()
         self.modules, self.optimizers = {"model": self.network}, {}
-        self.adversary = None
-        if cfg.adversarial and self.identity is not None:
-            self.adversary = build_latent_adversary(
-                cfg.adversarial, self.identity.map_widths(), self.context_size, cfg.seed, processes
-            )
-            self.modules["discriminator"] = self.adversary.network
-            self.optimizers["discriminator_optimizer"] = self.adversary.optimizer
         self.parameters = list(self.network.parameters())
         self.groups = [{"params": self.parameters}]
         conditional = is_conditional(self.network)
@@ -198,10 +195,9 @@ class LdmTask(Task):
         drawn = {}
         if identity is not None and identity.drawn is not None:
             drawn = {"identity_drawn": self._add_drawn(identity, weight, step, scaler)}
-        against = cfg.adversarial.weight_at(step) if cfg.adversarial else 0.0
         figures = accumulate_gradients(
             self.network, self.schedule, batch, cfg.batch_size, cfg.accumulate, cfg.precision, scaler,
-            cfg.min_snr_gamma, self.gradients.last_pass, identity, weight, self.adversary, against,
+            cfg.min_snr_gamma, self.gradients.last_pass, identity, weight, self.perceptual,
             cfg.early_weight if getattr(self.denoiser, "has_early_output", False) else 0.0,
         )
         return figures | drawn

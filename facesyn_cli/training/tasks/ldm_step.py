@@ -14,8 +14,8 @@ from facesyn_cli.diffusion.loss import predict, squared_error
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.training.precision import autocast
 from facesyn_cli.training.tasks.identity_loss import IdentityLoss
-from facesyn_cli.training.tasks.latent_adversary import LatentAdversary
 from facesyn_cli.training.tasks.ldm_batches import Batch
+from facesyn_cli.training.tasks.perceptual_loss import PerceptualLoss
 
 
 def accumulate_gradients(
@@ -23,9 +23,9 @@ def accumulate_gradients(
     precision: str, scaler: torch.amp.GradScaler, min_snr_gamma: float | None = None,
     last_pass: Callable[[], AbstractContextManager[None]] = nullcontext,
     identity: IdentityLoss | None = None, identity_weight: float = 0.0,
-    adversary: LatentAdversary | None = None, adversarial_weight: float = 0.0, early_weight: float = 0.0,
+    perceptual: PerceptualLoss | None = None, early_weight: float = 0.0,
 ) -> dict[str, Tensor]:
-    """Add the gradient of a process's part of the global batch's mean loss, and take a step of the discriminator.
+    """Add the gradient of a process's part of the global batch's mean loss.
 
     Args:
         denoiser: The network.
@@ -39,13 +39,12 @@ def accumulate_gradients(
         last_pass: Context of the last backward pass.
         identity: The identity loss, which is added; None: none.
         identity_weight: Its weight.
-        adversary: The discriminator of what the recognizer of `identity` reads; None: none.
-        adversarial_weight: Weight of the loss against it, which is added.
+        perceptual: The perceptual loss, which is added with its weight; None: none.
         early_weight: Weight of the squared error of the denoiser's early prediction, which is added; 0: it has none.
 
     Returns:
         This process's parts of means over the global batch, without weights, as scalars: `loss`, the squared error, and
-        `early`, `identity`, `discriminator` and `adversarial`, where they are computed.
+        `early`, `identity` and `perceptual`, where they are computed.
     """
     count = len(batch.latents)
     size = math.ceil(count / passes)
@@ -65,31 +64,22 @@ def accumulate_gradients(
         if early is not None:
             figures["early"] = squared_error(early, schedule, latents, draws, min_snr_gamma)
             total = total + early_weight * figures["early"]
-        if identity is not None and contexts is not None and (identity_weight or adversary):
-            share = schedule.signal_share(draws.t)
-            if draws.drop_context is not None:
-                share = share * ~draws.drop_context
+        share, clean = schedule.signal_share(draws.t), schedule.clean_latents(x, output, draws.t)
+        if identity is not None and contexts is not None and identity_weight:
             with autocast(precision, latents.device):
-                seen = identity.read(schedule.clean_latents(x, output, draws.t))
-            figures["identity"] = share * identity.distances(seen, contexts)
+                embeddings = identity.read(clean)
+            kept = share if draws.drop_context is None else share * ~draws.drop_context
+            figures["identity"] = kept * identity.distances(embeddings, contexts)
             total = total + identity_weight * figures["identity"]
-            if adversary is not None:
-                with torch.no_grad(), autocast(precision, latents.device):
-                    real = identity.read(latents)
-                with autocast(precision, latents.device):
-                    losses = adversary.discriminator_losses(real.maps, seen.maps, draws.t, contexts)
-                figures["discriminator"] = share * losses
-                with adversary.gradients.last_pass() if is_last else nullcontext():
-                    scaler.scale(figures["discriminator"].sum() * (1 / batch_size)).backward()
-                if adversarial_weight:
-                    with autocast(precision, latents.device):  # a new one: its copies of weights have no gradient
-                        losses = adversary.denoiser_losses(seen.maps, draws.t, contexts)
-                    figures["adversarial"] = share * losses
-                    total = total + adversarial_weight * figures["adversarial"]
+        if perceptual is not None:
+            with torch.no_grad(), autocast(precision, latents.device):
+                real = perceptual.maps(latents)
+            with autocast(precision, latents.device):  # a new one: weights cast without a gradient are kept in it
+                predicted = perceptual.maps(clean)
+            figures["perceptual"] = share * perceptual.distances(predicted, real)
+            total = total + perceptual.settings.weight * figures["perceptual"]
         with last_pass() if is_last else nullcontext():
             scaler.scale(total.sum() * (1 / batch_size)).backward()
         for name, values in figures.items():
             totals[name] = totals.get(name, 0) + values.detach().double().sum() / batch_size
-    if adversary is not None:
-        adversary.take_step(scaler)
     return totals

@@ -41,11 +41,11 @@ def test_rows_have_the_settings_of_the_chosen_plugins() -> None:
 def test_a_section_that_is_not_given_shows_what_it_would_hold() -> None:
     given, absent = (
         {row.key: row for row in setting_rows(resolve_stage("train-ldm", {}, words, {}))}
-        for words in (["adversarial.start=7"], [])
+        for words in (["perceptual.maps=3"], [])
     )
-    assert (given["adversarial.weight"].value_text, given["adversarial.start"].value_text) == ("0.1", "7")
-    assert (absent["adversarial.weight"].value_text, absent["adversarial.start"].value_text) == ("(0.1)", "(40)")
-    assert "  # adversarial:\n" in yaml_section("train-ldm", list(absent.values()))
+    assert (given["perceptual.weight"].value_text, given["perceptual.maps"].value_text) == ("1.0", "3")
+    assert (absent["perceptual.weight"].value_text, absent["perceptual.maps"].value_text) == ("(1.0)", "(2)")
+    assert "  # perceptual:\n" in yaml_section("train-ldm", list(absent.values()))
 
 
 def test_a_list_of_plugins_shows_the_settings_that_are_not_defaults() -> None:

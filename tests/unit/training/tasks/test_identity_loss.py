@@ -19,18 +19,11 @@ from facesyn_cli.diffusion.guidance import NoGuidanceConfig, build_none
 from facesyn_cli.diffusion.loss import TrainingNoise
 from facesyn_cli.diffusion.schedule import build_schedule
 from facesyn_cli.diffusion.scheduler_choice import build_scheduler, default_scheduler
-from facesyn_cli.distributed import processes
 from facesyn_cli.errors import UserError
 from facesyn_cli.plugins import registry
 from facesyn_cli.sampling.pipeline import ChannelScale
-from facesyn_cli.training.gradient_sums import GradientSums
 from facesyn_cli.training.precision import loss_scaler
 from facesyn_cli.training.tasks.identity_loss import IdentityLoss, IdentitySettings
-from facesyn_cli.training.tasks.latent_adversary import (
-    LatentAdversarialSettings,
-    LatentAdversary,
-    build_latent_adversary,
-)
 from facesyn_cli.training.tasks.ldm_batches import Batch
 from facesyn_cli.training.tasks.ldm_step import accumulate_gradients
 
@@ -127,74 +120,6 @@ def test_the_gradient_is_that_of_a_plain_loop(recognizer: Path, schedule, passes
     for found, wanted in zip(denoiser.parameters(), plain.parameters(), strict=True):
         assert torch.allclose(found.grad, wanted.grad, rtol=1e-3, atol=1e-5 * wanted.grad.abs().max().item())
     assert all(p.grad is None for p in identity.module.parameters())
-
-
-@pytest.mark.parametrize("passes", [1, 3])
-@pytest.mark.parametrize("weight", [0.0, 0.4])
-def test_the_adversarial_gradients_are_those_of_a_plain_loop(recognizer: Path, passes: int, weight: float):
-    identity, batch, size = loss_of(recognizer), batch_of(FLOW), 6
-    settings, widths = LatentAdversarialSettings(), identity.map_widths()
-    assert widths == [4, 8, 8]
-    adversary, plain = (
-        build_latent_adversary(settings, widths, SIZE, 0, processes("cpu")).network for _ in range(2)
-    )
-    sums = GradientSums(list(adversary.parameters()), processes("cpu"))
-    against = LatentAdversary(settings, adversary, torch.optim.SGD(adversary.parameters(), 1.0), sums)
-    denoisers = Denoiser(), Denoiser()
-    figures = accumulate_gradients(
-        denoisers[0], FLOW, batch, size, passes, "fp32", loss_scaler("fp32", CPU), identity=identity,
-        identity_weight=0.7, adversary=against, adversarial_weight=weight,
-    )
-    expected = {"discriminator": 0.0, "adversarial": 0.0}
-    for row in (0, 2, 3, 4):  # 1 has no context
-        x0, n, c = batch.latents[row : row + 1], batch.draws.noise[row : row + 1], batch.contexts[row : row + 1]
-        t = batch.draws.t[row : row + 1]
-        share = 1 - t / 1000
-        x = share * x0 + (1 - share) * n
-        output = denoisers[1](x, t, c)
-        predicted = x - (1 - share) * output
-        real, made = (plain(identity.read(z).maps, t, c) for z in (x0, predicted))
-        cosine = F.cosine_similarity(identity.module(SCALE.restore(predicted)), c).squeeze()
-        loss = (output - n + x0).square().mean() + 0.7 * (1 - cosine) * share - weight * share * made.mean()
-        (loss / size).sum().backward(retain_graph=True, inputs=list(denoisers[1].parameters()))
-        hinge = share * ((1 - real).clamp(min=0) + (1 + made).clamp(min=0)).mean() / 2
-        (hinge / size).sum().backward(inputs=list(plain.parameters()))
-        expected["discriminator"] += hinge.item() / size
-        expected["adversarial"] -= (share * made.mean()).item() / size
-    (denoisers[1](batch.latents[1:2] * 0.8 + batch.draws.noise[1:2] * 0.2, batch.draws.t[1:2], 0 * batch.contexts[1:2])
-     - batch.draws.noise[1:2] + batch.latents[1:2]).square().mean().div(size).backward()
-    assert figures["discriminator"].item() == pytest.approx(expected["discriminator"], rel=1e-4)
-    assert ("adversarial" in figures) == bool(weight)
-    if weight:
-        assert figures["adversarial"].item() == pytest.approx(expected["adversarial"], rel=1e-3)
-    for found, wanted in zip(denoisers[0].parameters(), denoisers[1].parameters(), strict=True):
-        assert torch.allclose(found.grad, wanted.grad, rtol=1e-3, atol=1e-5)
-    for moved, still in zip(adversary.parameters(), plain.parameters(), strict=True):
-        assert torch.allclose(moved, still - still.grad, rtol=1e-3, atol=1e-5)
-        assert moved.grad is None
-    assert sum(p.grad.abs().max() > 0 for p in plain.parameters()) > 30
-
-
-def test_a_discriminator_learns_to_tell_and_a_context_is_one_of_its_inputs(recognizer: Path):
-    identity = loss_of(recognizer)
-    adversary = build_latent_adversary(
-        LatentAdversarialSettings(lr=0.01), identity.map_widths(), SIZE, 0, processes("cpu")
-    )
-    generator = torch.Generator().manual_seed(0)
-    contexts = F.normalize(torch.randn(32, SIZE, generator=generator), dim=1)
-    t, found = torch.full((32,), 300.0), []
-    for _ in range(40):
-        real, made = (identity.read(shift + torch.randn(32, *SHAPE, generator=generator)).maps for shift in (0, 0.5))
-        losses = adversary.discriminator_losses(real, made, t, contexts)
-        losses.mean().backward()
-        adversary.take_step(loss_scaler("fp32", CPU))
-        found.append(losses.mean().item())
-    assert found[-1] < 0.4 * found[0]
-    logits = adversary.network(real, t, contexts)
-    assert not torch.allclose(logits, adversary.network(real, t, contexts.flip(0)), atol=1e-3)
-    assert not torch.allclose(logits, adversary.network(real, t + 600, contexts), atol=1e-3)
-    more = torch.cat([contexts, torch.ones(32, 1)], dim=1)  # a yaw
-    assert torch.equal(logits, adversary.network(real, t, more))
 
 
 def test_the_weight_falls_at_the_end():
