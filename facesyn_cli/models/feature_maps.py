@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from facesyn_cli.errors import UserError
 from facesyn_cli.models.ir import IrBackbone
 from facesyn_cli.models.iresnet import IresnetBackbone
+from facesyn_cli.models.latent_ir import LatentIr
 from facesyn_cli.models.mobilefacenet import Mbf, MobileFaceNet
 from facesyn_cli.models.onnx_torch import OnnxTorch
 from facesyn_cli.models.timm_backbone import TimmBackbone
@@ -33,7 +34,7 @@ def has_feature_maps(backbone: nn.Module) -> bool:
     """Return whether `feature_maps` supports a network; ONNX networks only as torch operations."""
     if isinstance(backbone, TimmBackbone):
         return hasattr(backbone.model, "forward_intermediates")
-    return isinstance(backbone, (IrBackbone, IresnetBackbone, MobileFaceNet, Mbf, OnnxTorch))
+    return isinstance(backbone, (IrBackbone, LatentIr, IresnetBackbone, MobileFaceNet, Mbf, OnnxTorch))
 
 
 def feature_maps(backbone: nn.Module, pixels: Tensor) -> list[Tensor]:
@@ -58,7 +59,22 @@ def feature_maps(backbone: nn.Module, pixels: Tensor) -> list[Tensor]:
                         f"mbf or timm); {_title(backbone)} does not provide them")
     if isinstance(backbone, TimmBackbone):
         return _timm_maps(backbone, pixels)
-    return tapped(backbone, _taps(backbone), pixels)
+    return tapped(backbone, stage_ends(backbone), pixels)
+
+
+def stage_ends(backbone: nn.Module) -> list[nn.Module]:
+    """Return the stem and the last module of every stage, whose outputs are the maps, for `tapped`."""
+    if isinstance(backbone, OnnxTorch):
+        return backbone.taps
+    if isinstance(backbone, (IrBackbone, LatentIr)):
+        units = list(backbone.body)
+        last = [a for a, b in itertools.pairwise(units) if isinstance(b.shortcut_layer, nn.Sequential)]
+        return [backbone.input_layer, *last, units[-1]]
+    if isinstance(backbone, IresnetBackbone):
+        return [backbone.prelu, backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4]
+    if isinstance(backbone, Mbf):
+        return [backbone.layers[number] for number in (1, 3, 5, 7)]
+    return [backbone.conv2_dw, backbone.conv_3, backbone.conv_4, backbone.conv_5]
 
 
 def tapped(network: nn.Module, taps: Sequence[nn.Module], pixels: Tensor) -> list[Tensor]:
@@ -109,20 +125,6 @@ def unit_maps(x: Tensor) -> Tensor:
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     # Like F.normalize, whose division is slower in the backward pass.
     return x * torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=_EPS).reciprocal()
-
-
-def _taps(backbone: nn.Module) -> list[nn.Module]:
-    if isinstance(backbone, OnnxTorch):
-        return backbone.taps
-    if isinstance(backbone, IrBackbone):
-        units = list(backbone.body)
-        last = [a for a, b in itertools.pairwise(units) if isinstance(b.shortcut_layer, nn.Sequential)]
-        return [backbone.input_layer, *last, units[-1]]
-    if isinstance(backbone, IresnetBackbone):
-        return [backbone.prelu, backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4]
-    if isinstance(backbone, Mbf):
-        return [backbone.layers[number] for number in (1, 3, 5, 7)]
-    return [backbone.conv2_dw, backbone.conv_3, backbone.conv_4, backbone.conv_5]
 
 
 def _timm_maps(backbone: TimmBackbone, pixels: Tensor) -> list[Tensor]:

@@ -76,11 +76,12 @@ def test_the_identity_loss_is_trained_resumed_and_switched_off(
     faces: Path, recognizer: Path, tmp_path: Path, run_cli, monkeypatch
 ):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    more = (*identity(recognizer, faces), "identity.weight=2", "identity.fall=0.5", "precision=bf16")
+    more = (*identity(recognizer, faces), "identity.weight=2", "identity.fall=0.5", "precision=bf16",
+            "identity.feature_weight=0.3")
     assert run_cli(*ldm_arguments(faces, straight, *more, steps=8)).code == 0
-    for name in ("identity", "identity_drawn"):
+    for name in ("identity", "identity_drawn", "features"):
         found = figures(straight, name)
-        assert min(found) > 0 and max(found) < 2
+        assert min(found) > 0 and max(found) < 4
     header = json.loads((straight / "facesyn.json").read_text())
     assert {"identity_recognizer", "identity_contexts"} <= header["parents"].keys()
     asked = iter([None] * 4 + [15] * 4)

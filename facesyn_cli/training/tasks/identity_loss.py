@@ -7,12 +7,18 @@ For latents x_0 predicted at noise level t under a context c, and the embedding 
 added to the squared error of the image; images under the empty context have none. Nothing is decoded. s is small where
 x_t hardly tells who it is and predictions are means of many faces.
 
+`feature_weight` adds the distance of predicted and true latents in the recognizer's feature maps (`unit_distance` in
+`models/feature_maps.py`), weighed by s too: LPIPS with a network that reads latents, as LatentLPIPS of Kang et al.
+2024, "Distilling Diffusion Models into Conditional GANs", arXiv:2405.05967, section 3.2.
+
 A context needs no photo: `images` of each step are drawn from noise under contexts of their own by the network in
 training, up to a random step of a sampler, without a gradient; the prediction there has the identity loss alone, as in
 ReFL (Xu et al. 2023, "ImageReward", arXiv:2304.05977, section 4, Algorithm 1).
 """
 
 # Differs from Xu et al. 2023: the step is drawn among all but the first, each weighed by s; there among the last ones.
+# Differs from Kang et al. 2024: the network is a recognizer of faces, with one weight for all channels, and sees no
+# augmented latents.
 
 from __future__ import annotations
 
@@ -37,6 +43,7 @@ from facesyn_cli.diffusion.noise import keyed_random
 from facesyn_cli.diffusion.schedule import NoiseSchedule
 from facesyn_cli.diffusion.scheduler_choice import build_scheduler, default_scheduler
 from facesyn_cli.errors import UserError
+from facesyn_cli.models.feature_maps import has_feature_maps, stage_ends, tapped, unit_distance, unit_maps
 from facesyn_cli.models.loading import load_backbone
 from facesyn_cli.plugins.settings import Settings
 from facesyn_cli.sampling.pipeline import ChannelScale
@@ -57,6 +64,9 @@ class IdentitySettings(Settings):
         0, ge=0, description="images of each step that are drawn from identity_contexts for this loss alone"
     )
     steps: int = Field(8, ge=2, description="steps of the sampler that draws them, by DDIM or, in a flow, Euler")
+    feature_weight: float = Field(
+        0.0, ge=0, description="weight of the distance of predicted and true latents in the recognizer's feature maps"
+    )
 
     def weight_at(self, position: float) -> float:
         """Return the weight when a share of the training in [0, 1] is done."""
@@ -93,6 +103,19 @@ class DrawnContexts:
         return self.vectors[rows], torch.from_numpy(np.stack(noise)) if noise else torch.zeros(shape), taken
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What the recognizer makes of a batch of latents.
+
+    Args:
+        embeddings: (B, E) float32, not of unit length.
+        maps: Maps after the stem and the stages, (B, C_k, H_k, W_k).
+    """
+
+    embeddings: Tensor
+    maps: list[Tensor]
+
+
 class IdentityLoss:
     """A frozen recognizer of latents.
 
@@ -117,6 +140,10 @@ class IdentityLoss:
         self.settings = settings
         loaded = load_backbone(path, reads="latents")
         self.module: nn.Module = loaded.module.requires_grad_(False)
+        if settings.feature_weight and not has_feature_maps(self.module):
+            raise UserError(f"{path} ({loaded.name}) does not give its feature maps, latent-ir does: leave "
+                            "identity.feature_weight out")
+        self._stages = stage_ends(self.module) if settings.feature_weight else []
         self.parents = {"identity_recognizer": Parent(str(path), loaded.digest)}
         self._check(path, autoencoder, embedder, latent_shape, context_size)
         self.drawn: DrawnContexts | None = None
@@ -136,21 +163,23 @@ class IdentityLoss:
         self.module.to(device, memory_format=torch.channels_last).eval()
         self.scale, self.device = scale, device
 
-    def read(self, latents: Tensor) -> Tensor:
-        """Return embeddings (B, E) float32, not of unit length, of normalized latents (B, c, h, w).
-
-        It computes in the caller's autocast.
-        """
+    def read(self, latents: Tensor) -> Reading:
+        """Return what the recognizer makes of normalized latents (B, c, h, w), in the caller's autocast."""
         restored = self.scale.restore(latents.float()).contiguous(memory_format=torch.channels_last)
-        return self.module(restored).float()
+        *maps, embeddings = tapped(self.module, [*self._stages, self.module], restored)
+        return Reading(embeddings.float(), maps)
 
-    def distances(self, embeddings: Tensor, contexts: Tensor) -> Tensor:
+    def feature_distances(self, predicted: Reading, real: Reading) -> Tensor:
+        """Return the distance of feature maps, (B,) float32, at most 4 for each map."""
+        return unit_distance([unit_maps(x) for x in predicted.maps], [unit_maps(x) for x in real.maps])
+
+    def distances(self, seen: Reading, contexts: Tensor) -> Tensor:
         """Return 1 - cosine of embeddings and unit contexts (B, E), (B,) float32 in [0, 2].
 
         Numbers behind the E of a face embedding, such as a yaw, are not compared.
         """
-        contexts = contexts[:, : embeddings.shape[1]].float()
-        return 1 - F.cosine_similarity(embeddings, contexts, dim=1, eps=_EPS)
+        contexts = contexts[:, : seen.embeddings.shape[1]].float()
+        return 1 - F.cosine_similarity(seen.embeddings, contexts, dim=1, eps=_EPS)
 
     def of_drawn(
         self, denoiser: nn.Module, schedule: NoiseSchedule | FlowSchedule, step: int, rank: int, world_size: int,
@@ -181,8 +210,8 @@ class IdentityLoss:
         denoiser.train()
         with autocast(precision, self.device):  # a new one: weights cast without a gradient must not be used again
             output = denoiser(x, t, contexts).float()
-            embeddings = self.read(schedule.clean_latents(x, output, t))
-        return schedule.signal_share(t) * self.distances(embeddings, contexts)
+            seen = self.read(schedule.clean_latents(x, output, t))
+        return schedule.signal_share(t) * self.distances(seen, contexts)
 
     def _check(
         self, path: Path, autoencoder: dict[str, Any], embedder: str | None, latent_shape: tuple[int, int, int],
@@ -215,7 +244,7 @@ def find_recognizer(cfg: Any, work: Work) -> Path | None:
     Raises:
         UserError: The identity loss is described, but there is no recognizer.
     """
-    if not cfg.identity.weight:
+    if not (cfg.identity.weight or cfg.identity.feature_weight):
         return None
     own = work.folder("identity")
     found = cfg.identity_recognizer or (own if own.exists() else None)

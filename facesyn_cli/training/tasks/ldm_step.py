@@ -44,7 +44,7 @@ def accumulate_gradients(
 
     Returns:
         This process's parts of means over the global batch, without weights, as scalars: `loss`, the squared error, and
-        `early`, `identity` and `perceptual`, where they are computed.
+        `early`, `identity`, `features` and `perceptual`, where they are computed.
     """
     count = len(batch.latents)
     size = math.ceil(count / passes)
@@ -65,18 +65,25 @@ def accumulate_gradients(
             figures["early"] = squared_error(early, schedule, latents, draws, min_snr_gamma)
             total = total + early_weight * figures["early"]
         share, clean = schedule.signal_share(draws.t), schedule.clean_latents(x, output, draws.t)
-        if identity is not None and contexts is not None and identity_weight:
+        features = identity.settings.feature_weight if identity is not None else 0.0
+        if identity is not None and contexts is not None and (identity_weight or features):
+            if features:
+                with torch.no_grad(), autocast(precision, latents.device):
+                    real = identity.read(latents)
             with autocast(precision, latents.device):
-                embeddings = identity.read(clean)
+                seen = identity.read(clean)
             kept = share if draws.drop_context is None else share * ~draws.drop_context
-            figures["identity"] = kept * identity.distances(embeddings, contexts)
+            figures["identity"] = kept * identity.distances(seen, contexts)
             total = total + identity_weight * figures["identity"]
+            if features:
+                figures["features"] = share * identity.feature_distances(seen, real)
+                total = total + features * figures["features"]
         if perceptual is not None:
             with torch.no_grad(), autocast(precision, latents.device):
-                real = perceptual.maps(latents)
+                real_maps = perceptual.maps(latents)
             with autocast(precision, latents.device):  # a new one: weights cast without a gradient are kept in it
-                predicted = perceptual.maps(clean)
-            figures["perceptual"] = share * perceptual.distances(predicted, real)
+                maps = perceptual.maps(clean)
+            figures["perceptual"] = share * perceptual.distances(maps, real_maps)
             total = total + perceptual.settings.weight * figures["perceptual"]
         with last_pass() if is_last else nullcontext():
             scaler.scale(total.sum() * (1 / batch_size)).backward()

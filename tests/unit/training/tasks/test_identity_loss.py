@@ -122,6 +122,39 @@ def test_the_gradient_is_that_of_a_plain_loop(recognizer: Path, schedule, passes
     assert all(p.grad is None for p in identity.module.parameters())
 
 
+@pytest.mark.parametrize("passes", [1, 3])
+@pytest.mark.parametrize("weight", [0.0, 0.7])
+def test_the_gradient_of_the_feature_maps_is_that_of_a_plain_loop(recognizer: Path, passes: int, weight: float):
+    identity, batch, size = loss_of(recognizer, feature_weight=0.4), batch_of(FLOW), 6
+    denoisers = Denoiser(), Denoiser()
+    figures = accumulate_gradients(
+        denoisers[0], FLOW, batch, size, passes, "fp32", loss_scaler("fp32", CPU), identity=identity,
+        identity_weight=weight,
+    )
+    network, expected = identity.module, 0.0
+    for row in range(5):
+        x0, n, c = batch.latents[row : row + 1], batch.draws.noise[row : row + 1], batch.contexts[row : row + 1]
+        t, dropped = batch.draws.t[row : row + 1], batch.draws.drop_context[row : row + 1]
+        share = 1 - t / 1000
+        x = share * x0 + (1 - share) * n
+        output = denoisers[1](x, t, c, drop_context=dropped)
+        predicted = x - (1 - share) * output
+        distance = 0
+        scaled = [(SCALE.restore(z) - network.mean) / network.std for z in (predicted, x0)]
+        stems = [network.input_layer(z) for z in scaled]
+        for pair in (stems, [network.body(stem) for stem in stems]):
+            a, b = (y / y.square().sum(1, keepdim=True).sqrt() for y in pair)
+            distance = distance + (a - b).square().sum(1).mean()
+        cosine = F.cosine_similarity(network(SCALE.restore(predicted)), c).squeeze()
+        loss = (output - n + x0).square().mean() + 0.4 * share * distance + ~dropped * weight * share * (1 - cosine)
+        (loss / size).sum().backward()
+        expected += (share * distance).item() / size
+    assert figures["features"].item() == pytest.approx(expected, rel=1e-4) and expected > 0.1
+    for found, wanted in zip(denoisers[0].parameters(), denoisers[1].parameters(), strict=True):
+        assert torch.allclose(found.grad, wanted.grad, rtol=1e-3, atol=1e-5)
+    assert all(p.grad is None for p in network.parameters())
+
+
 def test_the_weight_falls_at_the_end():
     settings = IdentitySettings(weight=2.0, fall=0.5)
     assert [settings.weight_at(position) for position in (0, 0.5, 0.75, 1)] == [2.0, 2.0, 1.0, 0.0]
