@@ -44,6 +44,19 @@ def batch_rows(seed: int, step: int, batch_size: int, count: int) -> np.ndarray:
     return rows
 
 
+def continued_seed(seed: int, initial: str) -> int:
+    """Return the seed of the order and the noise of a training that starts from the weights of another one.
+
+    With the seed itself it would see the images of that training's first steps again, under the same noise, and a
+    denoiser learns such pairs by heart.
+
+    Args:
+        seed: Seed of the training.
+        initial: Digest of the weights that it starts from.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed} {initial}".encode()).digest()[:7], "big")
+
+
 @lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     """Return the (count,) permutation of one epoch."""

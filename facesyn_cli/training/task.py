@@ -84,6 +84,11 @@ class Task(ABC):
     monitors: list[Monitor]
     gradients: GradientSums
 
+    @property
+    def seed(self) -> int:
+        """Seed of what is random in the steps."""
+        return self.cfg.seed
+
     def plan(
         self, counts: dict[str, int], network_evaluations: dict[str, int], num_bytes: int, **chosen: Any
     ) -> Plan:

@@ -253,7 +253,7 @@ class Trainer:
         cfg, task = self.cfg, self.task
         set_lr(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.manual_seed(group_seed(cfg.seed, self.step, self.processes.rank))  # for layers without a seed
+        torch.manual_seed(group_seed(task.seed, self.step, self.processes.rank))  # for layers without a seed
         parts = task.step(batch, self.step, lr, self.scaler)
         self.gradients.finish()
         if task.sharded_parameters and self.scaler.is_enabled():

@@ -138,6 +138,17 @@ def test_training_starts_from_another_ldm(faces: Path, tmp_path: Path, run_cli, 
     assert ran.code == 0, "settings that leave the weights as they are may differ"
 
 
+def test_a_training_that_goes_on_sees_other_images_and_noise(faces: Path, tmp_path: Path, run_cli):
+    first, second, again, third = (tmp_path / name for name in ("first", "second", "again", "third"))
+    assert run_cli(*ldm_arguments(faces, first, "ema=null")).code == 0
+    for out, start in ((second, first), (again, first), (third, second)):
+        more = (f"initial_denoiser={start}", "ema=null", "optimizer.lr=1e-12")
+        assert run_cli(*ldm_arguments(faces, out, *more, steps=1)).code == 0
+    losses = [figures(folder, "loss")[0] for folder in (second, again, third)]  # of nearly the same weights
+    assert losses[0] == losses[1]
+    assert abs(losses[2] - losses[0]) > 1e-3
+
+
 def test_bad_settings_are_refused_in_one_line(faces: Path, recognizer: Path, tmp_path: Path, assert_refused):
     ldm = lambda *more: ldm_arguments(faces, tmp_path / "x", *more)  # noqa: E731
     given = f"identity_recognizer={recognizer}"

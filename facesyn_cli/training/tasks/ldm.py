@@ -26,7 +26,7 @@ from facesyn_cli.models.loading import load_autoencoder
 from facesyn_cli.sampling.pipeline import ChannelScale
 from facesyn_cli.training.batch_loading import read_ahead
 from facesyn_cli.training.checkpoint import check_length
-from facesyn_cli.training.data_order import local_share
+from facesyn_cli.training.data_order import continued_seed, local_share
 from facesyn_cli.training.precision import convolution_layout
 from facesyn_cli.training.published_export import check_exportable, export_ldm
 from facesyn_cli.training.task import Task
@@ -122,11 +122,17 @@ class LdmTask(Task):
                                 "identity.weight=0")
             self.identity = IdentityLoss(
                 recognizer, cfg.identity, cfg.identity_contexts, section, self.embedder,
-                self.latent_shape, size, cfg.seed,
+                self.latent_shape, size, self.seed,
             )
             self.parents |= self.identity.parents
         self.judge = open_judge(cfg.judge, self.embedder, is_conditional(self.denoiser)) if has_judge else None
         self.num_images = len(images.entries)
+
+    @property
+    def seed(self) -> int:
+        """Seed of what is random in the steps; another one for every LDM that a training starts from."""
+        seed = self.cfg.seed
+        return seed if self.initial is None else continued_seed(seed, self.initial.digest)
 
     def build(self, processes: Processes) -> None:
         """Fill the cache of latents, measure them, and build batches and monitors."""
@@ -160,7 +166,7 @@ class LdmTask(Task):
         self.groups = [{"params": self.parameters}]
         conditional = is_conditional(self.network)
         self.plan = BatchPlan(
-            cfg.seed, cfg.batch_size, local_share(cfg.batch_size, processes.rank, processes.world_size),
+            self.seed, cfg.batch_size, local_share(cfg.batch_size, processes.rank, processes.world_size),
             joined.train_rows, cfg.flip, self.latent_shape, self.schedule,
             cfg.context_dropout if conditional else 0.0,
             getattr(cfg.denoiser, "component_dropout", 0.0) if conditional else 0.0,

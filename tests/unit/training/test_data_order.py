@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facesyn_cli.training.data_order import EpochBatches, batch_rows, epoch_order, is_held_out, local_share
+from facesyn_cli.training.data_order import (
+    EpochBatches,
+    batch_rows,
+    continued_seed,
+    epoch_order,
+    is_held_out,
+    local_share,
+)
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(10, 3), (10, 10), (4, 9), (1, 5)])
@@ -18,6 +25,13 @@ def test_every_epoch_shows_every_example_once(count: int, batch_size: int):
 def test_epochs_and_seeds_differ():
     orders = {tuple(epoch_order(seed, epoch, 50)) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9
+
+
+def test_a_training_that_goes_on_has_a_seed_of_its_own():
+    seeds = {continued_seed(seed, digest) for seed in (0, 1) for digest in ("sha256:a", "sha256:b")}
+    assert len(seeds) == 4 and not seeds & {0, 1} and continued_seed(0, "sha256:a") in seeds
+    orders = {tuple(epoch_order(seed, 0, 50)) for seed in (*seeds, 0, 1)}
+    assert len(orders) == 6
 
 
 def test_one_step_can_be_asked_for_alone():
