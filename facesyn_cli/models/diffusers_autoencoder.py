@@ -69,7 +69,13 @@ class DiffusersAutoencoder(nn.Module):
         return self.model.decode(latents).sample
 
     def decoder_maps(self, latents: Tensor, count: int) -> list[Tensor]:
-        """Return feature maps of the decoder, of latents that are not quantized; see `models/interfaces.py`."""
+        """Return feature maps of the decoder, of latents that are not quantized; see `models/interfaces.py`.
+
+        Raises:
+            UserError: The decoder needs the quantized latents beside them.
+        """
+        if getattr(self.model.config, "norm_type", "group") == "spatial":
+            raise UserError(f"{self.folder}: feature maps of a decoder with spatial norms are not supported")
         decoder, before = self.model.decoder, getattr(self.model, "post_quant_conv", None)
         enlarging = diffusers_upsamplers(decoder)[:count]
         return inputs_of(enlarging, lambda: decoder(latents if before is None else before(latents)))

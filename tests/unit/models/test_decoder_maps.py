@@ -82,3 +82,12 @@ def test_an_encoder_alone_is_refused(name: str):
     autoencoder = registry.build("autoencoder", registry.configure("autoencoder", half))
     with pytest.raises(UserError, match="only the encoder was given"):
         autoencoder.decoder_maps(torch.zeros(1, 2, 4, 4), 1)
+
+
+def test_a_decoder_with_spatial_norms_is_refused(tmp_path):
+    settings = {**DIFFUSERS["VQModel"], "block_out_channels": (32,) * 3, "norm_num_groups": 32}
+    diffusers.VQModel(**settings, norm_type="spatial").save_pretrained(tmp_path)
+    autoencoder = registry.build("autoencoder", registry.configure("autoencoder", {"name": "diffusers",
+                                                                                   "path": str(tmp_path)}))
+    with pytest.raises(UserError, match="with spatial norms are not supported"):
+        autoencoder.decoder_maps(torch.zeros(1, 2, 4, 4), 1)
